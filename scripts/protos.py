@@ -118,17 +118,21 @@ def write(generated: dict[Path, bytes]) -> list[str]:
 
 
 def compare(generated: dict[Path, bytes]) -> list[str]:
-    """Returns one line per committed module that is missing, left over or different, with the first difference."""
+    """Returns one line per committed module that is missing, left over or different."""
     committed = committed_modules()
-    problems = [f"protos/{path}: missing, run `make protos`" for path in sorted(set(generated) - committed)]
-    problems += [f"protos/{path}: no proto file makes it, run `make protos`" for path in sorted(committed - set(generated))]
-    for path in sorted(set(generated) & committed):
-        old = (PROTOS / path).read_text(encoding="utf-8").splitlines()
-        new = generated[path].decode("utf-8").splitlines()
-        if old != new:
-            changed = next(line for line in difflib.unified_diff(old, new, n=0, lineterm="") if line[0] in "+-" and line[:3] not in ("+++", "---"))
-            problems.append(f"protos/{path}: stale, run `make protos` (first difference: {changed[:100]})")
-    return problems
+    problems = {path: "is missing" for path in set(generated) - committed}
+    problems |= {path: "comes from no proto file" for path in committed - set(generated)}
+    for path in set(generated) & committed:
+        difference = first_difference((PROTOS / path).read_text(encoding="utf-8"), generated[path].decode("utf-8"))
+        if difference is not None:
+            problems[path] = f"is stale ({difference[:100]})"
+    return [f"protos/{path} {problem}: run `make protos`" for path, problem in sorted(problems.items())]
+
+
+def first_difference(committed: str, generated: str) -> str | None:
+    """Returns the first line the two texts do not share, or None when they are equal."""
+    lines = difflib.unified_diff(committed.splitlines(), generated.splitlines(), n=0, lineterm="")
+    return next((line for line in lines if not line.startswith(("---", "+++", "@@"))), None)
 
 
 def stale_copies() -> list[str]:

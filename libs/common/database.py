@@ -1,0 +1,321 @@
+"""A service's door to Postgres: one pool, two ways through it, and driver errors turned into refusals.
+
+`transaction()` gives SQLAlchemy Core; `raw_transaction()` gives the driver's own connection from the same pool, for
+the measured hot paths. The body runs in the caller. Whatever happens to the caller, a commit under way is waited for,
+and a connection whose statement was cut off is thrown away rather than put back, so a cancelled call never tears a
+transaction and never hands the next caller a connection in an unknown state.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
+
+import asyncpg
+from sqlalchemy import event, exc, text
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
+from sqlalchemy.util.concurrency import greenlet_spawn
+
+from libs.common.database_errors import refusal_for
+from libs.common.database_errors import violated_constraint as violated_constraint
+from libs.common.database_url import plain_url
+from libs.common.errors import Unavailable
+
+if TYPE_CHECKING:
+    RawConnection: TypeAlias = asyncpg.Connection[asyncpg.Record]
+else:
+    RawConnection = asyncpg.Connection
+
+_CONNECT_TIMEOUT_S = 2.0
+_STATEMENT_FAILED = "statement_failed"
+_COMMAND_MARGIN_S = 3.0
+"""How much longer than the server's statement timeout the driver waits: only a dead network reaches it."""
+
+
+class Database:
+    """One pool of connections, logged in as one role, with its schema on the search path."""
+
+    def __init__(self, engine: AsyncEngine, *, schema: str) -> None:
+        self.engine = engine
+        self.schema = schema
+        self._pool = engine.sync_engine.pool
+        self._snapshots = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A READ COMMITTED transaction: commits when the body ends, rolls back when it raises."""
+        return _transaction(self.engine)
+
+    def snapshot(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A read-only transaction that sees one moment throughout, for reports and checks."""
+        return _transaction(self._snapshots)
+
+    def raw_transaction(self) -> AbstractAsyncContextManager[RawConnection]:
+        """The driver's connection inside BEGIN and COMMIT. The body must not begin or end transactions itself."""
+        return _RawTransaction(self._pool)
+
+    def raw_connection(self) -> AbstractAsyncContextManager[RawConnection]:
+        """The driver's connection with no transaction: each statement is its own. Leave none open behind."""
+        return _RawConnection(self._pool)
+
+    async def ping(self) -> None:
+        """Returns when the database answers and takes writes; raises Unavailable otherwise."""
+        async with self.raw_connection() as connection:
+            if await connection.fetchval("SELECT pg_is_in_recovery()"):
+                raise Unavailable(dependency="database")
+
+    async def warm(self, connections: int = 2) -> None:
+        """Opens connections ahead of the first calls."""
+        async with self.raw_connection():
+            if connections > 1:
+                await self.warm(connections - 1)
+
+    async def close(self) -> None:
+        """Closes the pool. Connections still in use close when they are given back."""
+        await self.engine.dispose()
+
+
+def open_database(
+    url: str,
+    *,
+    schema: str,
+    pool_size: int = 8,
+    acquire_timeout_ms: int = 1_000,
+    statement_timeout_ms: int = 2_000,
+    lock_timeout_ms: int = 500,
+    idle_in_transaction_timeout_ms: int = 5_000,
+    statement_cache_size: int = 100,
+    application_name: str | None = None,
+) -> Database:
+    """A pool for one schema. Nothing is connected until first use.
+
+    `statement_cache_size=0` turns prepared statements off everywhere, as PgBouncer's transaction pooling needs. Jobs
+    that rightly take longer, such as reports, open a small pool of their own with a longer `statement_timeout_ms`.
+    """
+    server_settings = {
+        "application_name": application_name or f"tollhouse-{schema}",
+        "idle_in_transaction_session_timeout": str(idle_in_transaction_timeout_ms),
+        "jit": "off",
+        "lock_timeout": str(lock_timeout_ms),
+        "search_path": f'"{schema}"',
+        "statement_timeout": str(statement_timeout_ms),
+        "TimeZone": "UTC",
+    }
+    dsn = plain_url(url)
+
+    async def connect(*_: object, **__: object) -> RawConnection:
+        return await asyncpg.connect(
+            dsn,
+            timeout=_CONNECT_TIMEOUT_S,
+            command_timeout=statement_timeout_ms / 1000 + _COMMAND_MARGIN_S,
+            server_settings=server_settings,
+            statement_cache_size=statement_cache_size,
+            max_cached_statement_lifetime=0,
+        )
+
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        connect_args={"async_creator_fn": connect, "prepared_statement_cache_size": statement_cache_size},
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=acquire_timeout_ms / 1000,
+        pool_use_lifo=True,
+    )
+    event.listen(engine.sync_engine.pool, "checkout", _replace_if_closed)
+    event.listen(engine.sync_engine, "handle_error", _remember_failure)
+    return Database(engine, schema=schema)
+
+
+def _replace_if_closed(driver_adapter: object, record: object, proxy: PoolProxiedConnection) -> None:
+    """Swaps a connection the server has closed meanwhile for a fresh one: the driver knows without asking."""
+    connection = getattr(driver_adapter, "driver_connection", None)
+    if connection is not None and connection.is_closed():
+        raise exc.DisconnectionError("the server closed this connection while it was idle")
+
+
+def _remember_failure(context: ExceptionContext) -> None:
+    if context.connection is not None and not context.connection.invalidated:
+        context.connection.info[_STATEMENT_FAILED] = True
+
+
+@asynccontextmanager
+async def _transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    try:
+        connection = await engine.connect()
+    except Exception as error:
+        _raise_refusal(error)
+    try:
+        await connection.begin()
+        yield connection
+        await _to_the_end(_commit(connection))
+    except BaseException as error:
+        await _to_the_end(_abandon(connection, error))
+        if isinstance(error, Exception):
+            _raise_refusal(error)
+        raise
+    await _to_the_end(connection.close())
+
+
+async def _commit(connection: AsyncConnection) -> None:
+    """Commits, after making sure there is something to commit.
+
+    Postgres answers COMMIT in a failed transaction by rolling back, which the driver takes for success. So a body that
+    caught a statement's error and went on is found out here, and nothing is acknowledged that was not kept.
+    """
+    raw = await connection.get_raw_connection()
+    if raw.info.pop(_STATEMENT_FAILED, False):
+        await connection.execute(text("SELECT 1"))
+    await connection.commit()
+
+
+async def _abandon(connection: AsyncConnection, error: BaseException) -> None:
+    """Rolls back, or throws the connection away where its state is not known for sure."""
+    try:
+        if _state_is_unknown(error):
+            await _discard(connection)
+        else:
+            await connection.rollback()
+    except Exception:
+        await _discard(connection)
+    finally:
+        await connection.close()
+
+
+async def _discard(connection: AsyncConnection) -> None:
+    if connection.invalidated or connection.closed:
+        return
+    raw = await connection.get_raw_connection()
+    if raw.driver_connection is not None:
+        raw.driver_connection.terminate()
+    await connection.invalidate()
+
+
+def _state_is_unknown(error: BaseException) -> bool:
+    """Whether the error may have cut a statement off, so that the connection cannot be used again."""
+    if not isinstance(error, Exception) or isinstance(error, TimeoutError):
+        return True
+    mapped = refusal_for(error)
+    return mapped is not None and mapped.discard
+
+
+def _raise_refusal(error: Exception) -> NoReturn:
+    """Raises what the error means to the caller; an error that means nothing special goes on as it is."""
+    mapped = refusal_for(error)
+    if mapped is not None:
+        raise mapped.refusal from error
+    raise error
+
+
+async def _to_the_end(work: Coroutine[object, object, None]) -> None:
+    """Runs the work to its end even if the caller is cancelled, and only then lets the cancellation on."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        # A second cancellation meanwhile changes nothing: the work is bounded by the driver's own time limit.
+        while not task.done():
+            try:
+                await asyncio.wait((task,))
+            except asyncio.CancelledError:
+                continue
+        if not task.cancelled():
+            task.exception()  # marks it as seen; the cancellation is what the caller learns of
+        raise
+
+
+class _RawConnection(AbstractAsyncContextManager[RawConnection]):
+    """Takes a pooled connection for the length of a block. Written out as a class since it is on the hot path."""
+
+    __slots__ = ("_connection", "_pool", "_proxy")
+
+    def __init__(self, pool: object) -> None:
+        self._pool = pool
+        self._proxy: PoolProxiedConnection
+        self._connection: RawConnection
+
+    async def __aenter__(self) -> RawConnection:
+        try:
+            self._proxy = await greenlet_spawn(self._pool.connect)  # type: ignore[attr-defined]
+        except Exception as error:
+            _raise_refusal(error)
+        connection: RawConnection = self._proxy.driver_connection  # type: ignore[assignment]
+        self._connection = connection
+        return connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None and _state_is_unknown(error):
+            self._discard()
+        else:
+            self._proxy.close()
+        if isinstance(error, Exception):
+            _raise_refusal_of_body(error)
+
+    def _discard(self) -> None:
+        self._connection.terminate()
+        self._proxy.invalidate()
+        self._proxy.close()
+
+
+class _RawTransaction(_RawConnection):
+    """The same, inside BEGIN and COMMIT."""
+
+    __slots__ = ()
+
+    async def __aenter__(self) -> RawConnection:
+        connection = await super().__aenter__()
+        try:
+            await connection.execute("BEGIN")
+        except BaseException as error:
+            self._discard()
+            if isinstance(error, Exception):
+                _raise_refusal(error)
+            raise
+        return connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            await self._commit()
+        elif _state_is_unknown(error):
+            self._discard()
+        else:
+            await self._roll_back()
+        if isinstance(error, Exception):
+            _raise_refusal_of_body(error)
+
+    async def _commit(self) -> None:
+        try:
+            await _to_the_end(self._finish("COMMIT"))
+        except Exception as error:
+            _raise_refusal(error)
+
+    async def _roll_back(self) -> None:
+        """A rollback that fails is not worth telling of: the connection is gone, and with it the transaction."""
+        try:
+            await _to_the_end(self._finish("ROLLBACK"))
+        except Exception:
+            return
+
+    async def _finish(self, command: str) -> None:
+        """Ends the transaction and gives the connection back, in one go that no cancellation can part."""
+        try:
+            done = await self._connection.execute(command)
+        except BaseException:
+            self._discard()
+            raise
+        self._proxy.close()
+        if done != command:
+            raise RuntimeError("The transaction had failed before its end, so nothing of it was kept.")
+
+
+def _raise_refusal_of_body(error: Exception) -> None:
+    """As `_raise_refusal`, from within `__aexit__`, where an error without a meaning of its own just goes on."""
+    mapped = refusal_for(error)
+    if mapped is not None:
+        raise mapped.refusal from error

@@ -1,0 +1,143 @@
+"""What every service can be told from outside, by environment variables alone.
+
+A service subclasses `ServiceSettings` and gives its prefix, e.g. `TOLLHOUSE_BILLING_`. `load_settings` reports every
+problem at once, each by the name of its variable, and never repeats a value: a misplaced secret stays out of the logs.
+"""
+
+import os
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Self, TypeVar
+
+from pydantic import AliasChoices, Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings
+
+from libs.common.database_url import InvalidDatabaseUrl, plain_url
+
+_TLS_FIELDS = ("tls_certificate_file", "tls_key_file", "tls_client_ca_file")
+
+
+class LogLevel(StrEnum):
+    """How much a service writes to its log."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
+class ServiceSettings(BaseSettings):
+    """The settings all services share. Subclasses set `model_config = SettingsConfigDict(env_prefix=…)`."""
+
+    database_url: SecretStr
+    pool_size: int = Field(default=8, ge=1, le=100)
+    statement_cache_size: int = Field(default=100, ge=0, le=10_000)
+    """0 where a transaction-pooling proxy such as PgBouncer stands before Postgres."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65_535)
+    """0 takes a free port."""
+    reuse_port: bool = False
+    """Several processes share one port; otherwise a taken port is an error."""
+    reflection: bool = True
+
+    trust_bundle_file: FilePath
+    """The public keys, as a JWK set, whose tokens callers may present."""
+    tls_certificate_file: FilePath | None = None
+    tls_key_file: FilePath | None = None
+    tls_client_ca_file: FilePath | None = None
+    """With all three files the server speaks mutual TLS; with none it speaks plain text."""
+
+    executing_max: int = Field(default=64, ge=1, le=10_000)
+    queued_max: int = Field(default=256, ge=0, le=100_000)
+    drain_grace_s: float = Field(default=10, ge=0, le=300)
+    default_deadline_ms: int = Field(default=30_000, ge=1, le=600_000)
+
+    log_level: LogLevel = LogLevel.INFO
+    otlp_endpoint: str | None = None
+    """Where traces and metrics go; `OTEL_EXPORTER_OTLP_ENDPOINT` is read when this is not set."""
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_url_is_postgres(cls, url: SecretStr) -> SecretStr:
+        try:
+            plain_url(url.get_secret_value())
+        except InvalidDatabaseUrl as error:
+            raise ValueError(str(error)) from None
+        return url
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _log_level_in_any_case(cls, level: object) -> object:
+        return level.upper() if isinstance(level, str) else level
+
+    @model_validator(mode="after")
+    def _otlp_endpoint_falls_back_to_the_standard_variable(self) -> Self:
+        if not self.otlp_endpoint:
+            self.otlp_endpoint = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None
+        return self
+
+    @property
+    def tls(self) -> tuple[Path, Path, Path] | None:
+        """Certificate, key and client authority, or None for plain text."""
+        if self.tls_certificate_file and self.tls_key_file and self.tls_client_ca_file:
+            return self.tls_certificate_file, self.tls_key_file, self.tls_client_ca_file
+        return None
+
+
+class SettingsError(Exception):
+    """Every problem found in a service's environment, one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("The settings are invalid:\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+def load_settings(settings: type[S]) -> S:
+    """The settings from the environment, or one SettingsError that lists everything wrong with them."""
+    problems = _incomplete_tls(settings)
+    from_environment: Callable[[], S] = settings  # the required fields come from the environment, not from arguments
+    loaded: S | None = None
+    try:
+        loaded = from_environment()
+    except ValidationError as error:
+        problems[:0] = [_problem(settings, detail) for detail in error.errors(include_input=False, include_url=False)]
+    if loaded is None or problems:
+        raise SettingsError(problems)
+    return loaded
+
+
+def variable_name(settings: type[ServiceSettings], field: str) -> str:
+    """The environment variable that sets a field."""
+    alias = settings.model_fields[field].validation_alias if field in settings.model_fields else None
+    if isinstance(alias, AliasChoices):
+        return str(alias.choices[0])
+    if isinstance(alias, str):
+        return alias
+    return f"{settings.model_config.get('env_prefix', '')}{field}".upper()
+
+
+def _problem(settings: type[ServiceSettings], detail: ErrorDetails) -> str:
+    where = str(detail["loc"][0]) if detail["loc"] else ""
+    name = variable_name(settings, where) if where else "the environment"
+    if detail["type"] == "missing":
+        return f"{name}: is not set"
+    return f"{name}: {detail['msg'].removeprefix('Value error, ')}"
+
+
+def _incomplete_tls(settings: type[ServiceSettings]) -> list[str]:
+    """The TLS variables still to be set, where some but not all are.
+
+    This looks at the environment itself, so that it is reported together with whatever else is wrong.
+    """
+    names = [variable_name(settings, field) for field in _TLS_FIELDS]
+    environment = {name.upper() for name, value in os.environ.items() if value}
+    missing = [name for name in names if name not in environment]
+    if not missing or len(missing) == len(names):
+        return []
+    return [f"{name}: is not set, though another TLS file is; set all three or none" for name in missing]

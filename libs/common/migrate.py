@@ -1,0 +1,171 @@
+"""Brings a context's schema up to its newest migration.
+
+Migrations are `services/<context>/migrations/*.py`, written with alembic's `op`; there is no configuration file and no
+environment script, since what those would say stands here. The version is kept inside the schema. One process at a time
+migrates a schema (an advisory lock), each migration is one transaction, and none waits long for a table's lock: it
+gives up, lets the queue behind it pass and tries again, a bounded number of times.
+"""
+
+import asyncio
+import io
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext, RevisionStep
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, pool, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from libs.common import roles
+from libs.common.database_errors import driver_error
+from libs.common.database_url import plain_url
+
+CONTEXTS = ("identity", "billing", "metering")
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
+_LOCK_TIMEOUT = "1s"
+_STATEMENT_TIMEOUT = "10min"
+_TRIES = 10
+_RETRIED = frozenset({"55P03", "40P01", "40001", "XX000", "23505"})
+"""A lock not got in time, a deadlock, and what two sessions that change one catalog row at once get to see."""
+
+
+class MigrationLocked(Exception):
+    """Another process has been migrating this schema for longer than we wait."""
+
+
+def migrations_folder(context: str) -> Path:
+    """Where a context keeps its migrations."""
+    roles.role_of(context)
+    return _REPOSITORY / "services" / context / "migrations"
+
+
+def has_migrations(context: str) -> bool:
+    """Whether the context has any migration at all."""
+    return any(migrations_folder(context).glob("[0-9]*.py"))
+
+
+async def migrate(
+    contexts: str | Sequence[str],
+    admin_url: str,
+    *,
+    passwords: Mapping[str, str] | None = None,
+    lock_wait_s: float = 60,
+) -> None:
+    """Migrates the contexts one after another; where all is done already, nothing changes.
+
+    `admin_url` logs in as the role that is to own the schemas. `passwords`, by context, are set on the contexts' login
+    roles; without one a role has no password and can come in only where the server trusts the socket.
+    """
+    for context in (contexts,) if isinstance(contexts, str) else contexts:
+        async with _connect(admin_url) as connection, _lock(connection, context, lock_wait_s):
+            password = (passwords or {}).get(context)
+            await _execute(connection, roles.create_role(context, password))
+            await _execute(connection, roles.create_schema(context))
+            await _retried(connection, lambda context=context: connection.run_sync(_upgrade, context))  # type: ignore[misc]
+            await _execute(connection, roles.protect_version_table(context))
+
+
+def render_sql(context: str) -> str:
+    """All migrations of a context as one SQL script, for review and for the migration linter."""
+    output = io.StringIO()
+    script = _script(context)
+    with EnvironmentContext(_config(output), script, fn=_steps(script), as_sql=True) as environment:
+        environment.configure(
+            dialect_name="postgresql",
+            output_buffer=output,
+            transaction_per_migration=True,
+            version_table_schema=context,
+        )
+        with environment.begin_transaction():
+            environment.run_migrations()
+    return output.getvalue()
+
+
+def _upgrade(connection: Connection, context: str) -> None:
+    script = _script(context)
+    with EnvironmentContext(_config(io.StringIO()), script, fn=_steps(script)) as environment:
+        environment.configure(connection=connection, transaction_per_migration=True, version_table_schema=context)
+        with environment.begin_transaction():
+            environment.run_migrations()
+
+
+def _script(context: str) -> ScriptDirectory:
+    folder = str(migrations_folder(context))
+    return ScriptDirectory(folder, version_locations=[folder])
+
+
+def _config(output: io.StringIO) -> Config:
+    return Config(stdout=output, output_buffer=output)
+
+
+def _steps(script: ScriptDirectory) -> Callable[[object, MigrationContext], list[RevisionStep]]:
+    def to_head(current: object, _context: MigrationContext) -> list[RevisionStep]:
+        return script._upgrade_revs("heads", current)  # type: ignore[arg-type]
+
+    return to_head
+
+
+@asynccontextmanager
+async def _connect(admin_url: str) -> AsyncIterator[AsyncConnection]:
+    """One connection outside the services' pools, with patience for the work and none for locks."""
+    settings = {
+        "application_name": "tollhouse-migrate",
+        "lock_timeout": _LOCK_TIMEOUT,
+        "statement_timeout": _STATEMENT_TIMEOUT,
+        "TimeZone": "UTC",
+    }
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        connect_args={"dsn": plain_url(admin_url), "server_settings": settings, "timeout": 5},
+        poolclass=pool.NullPool,
+    )
+    try:
+        async with engine.connect() as connection:
+            yield connection
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def _lock(connection: AsyncConnection, context: str, wait_s: float) -> AsyncIterator[None]:
+    """Holds the advisory lock of this schema on this connection. It goes with the connection, even if we are killed."""
+    key = {"name": f"tollhouse.migrate.{context}"}
+    take = text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + wait_s
+    while not await connection.scalar(take, key):
+        await connection.rollback()
+        if loop.time() >= give_up:
+            raise MigrationLocked(f"Another process has been migrating {context} for over {wait_s:g} s.")
+        await asyncio.sleep(0.1)
+    await connection.commit()
+    yield
+
+
+async def _execute(connection: AsyncConnection, statements: Sequence[str]) -> None:
+    async def run() -> None:
+        for statement in statements:
+            await connection.exec_driver_sql(statement)
+        await connection.commit()
+
+    await _retried(connection, run)
+
+
+async def _retried(connection: AsyncConnection, work: Callable[[], Awaitable[None]]) -> None:
+    """Tries again when a lock or a catalog row was taken; what was committed before stays done."""
+    for attempt in range(1, _TRIES + 1):
+        try:
+            await work()
+            return
+        except DBAPIError as error:
+            await connection.rollback()
+            state = getattr(driver_error(error), "sqlstate", None)
+            if attempt == _TRIES or state not in _RETRIED:
+                raise
+            await asyncio.sleep(random.uniform(0.05, 0.2) * attempt)

@@ -1,0 +1,1 @@
+"""Mechanics that every service needs and none of them owns: no word of the domain belongs here."""

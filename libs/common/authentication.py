@@ -1,0 +1,216 @@
+"""Callers' tokens: short-lived JWTs signed with Ed25519 (RFC 8037, RFC 9864), checked as RFC 8725 advises.
+
+One algorithm, an explicit type, an exact issuer and audience, a known key id, and an issuer that may speak only for the
+subjects the trust bundle gives it. Verified tokens are remembered until they expire: a signature check costs more than
+a whole call.
+"""
+
+import base64
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import OKPKey
+from pydantic import BaseModel, ConfigDict, Field
+
+from libs.common.access import Caller, CallerKind
+from libs.common.clock import Clock
+from libs.common.errors import Unauthenticated
+
+ALGORITHM: Final = "Ed25519"
+TOKEN_TYPE: Final = "caller+jwt"  # noqa: S105 -- the name of a token type (RFC 8725, 3.11), not a secret.
+TOKEN_MAX_LENGTH: Final = 4096
+LEEWAY_S: Final = 30
+SERVICE_TOKEN_LIFETIME: Final = timedelta(minutes=5)
+_REMEMBERED_MAX: Final = 4096
+_BEARER: Final = "Bearer "
+
+
+class TrustedIssuer(BaseModel):
+    """Who may sign, for which subjects, and with which public keys."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    issuer: str = Field(min_length=1)
+    subjects: list[str] = Field(min_length=1)
+    keys: list[dict[str, str]] = Field(min_length=1)
+
+
+class TrustBundle(BaseModel):
+    """All issuers whose tokens are believed; read from a JSON file.
+
+    A subject is `service:<name>` or `operator:<name>`; a trailing `*` stands for any rest.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    issuers: list[TrustedIssuer]
+
+    @classmethod
+    def read(cls, path: Path) -> "TrustBundle":
+        return cls.model_validate_json(path.read_bytes())
+
+
+class SigningKey(BaseModel):
+    """A private key file: the issuer and subject it signs for, and the key as a JWK (RFC 7517)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    issuer: str
+    subject: str
+    key: dict[str, str] = Field(repr=False)
+
+    @classmethod
+    def read(cls, path: Path) -> "SigningKey":
+        return cls.model_validate_json(path.read_bytes())
+
+    @classmethod
+    def generate(cls, *, issuer: str, subject: str) -> "SigningKey":
+        key = OKPKey.generate_key("Ed25519", {"kid": issuer, "use": "sig"}, auto_kid=False)
+        return cls(issuer=issuer, subject=subject, key={n: str(v) for n, v in key.as_dict(private=True).items()})
+
+    def write(self, path: Path) -> None:
+        """Write the file for its owner's eyes only."""
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(self.model_dump()))
+
+    def trusted(self, subjects: list[str] | None = None) -> TrustedIssuer:
+        """Return the public half, as it goes in a trust bundle."""
+        public = OKPKey.import_key(self.key).as_dict(private=False)
+        return TrustedIssuer(
+            issuer=self.issuer, subjects=subjects or [self.subject], keys=[{n: str(v) for n, v in public.items()}]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    caller: Caller
+    expire_s: float
+
+
+class Authenticator:
+    """Turns the `authorization` metadata of a call into a verified caller."""
+
+    def __init__(self, bundle: TrustBundle, *, audience: str, clock: Clock) -> None:
+        self._audience = audience
+        self._clock = clock
+        self._issuers = {trusted.issuer: trusted for trusted in bundle.issuers}
+        self._keys = {
+            (trusted.issuer, key["kid"]): OKPKey.import_key(key) for trusted in bundle.issuers for key in trusted.keys
+        }
+        self._remembered: OrderedDict[str, _Remembered] = OrderedDict()
+
+    def caller_of(self, authorization: str) -> Caller:
+        """Return who is calling.
+
+        Raises:
+            Unauthenticated: for whatever reason; the caller is not told which.
+        """
+        now_s = self._clock.now().timestamp()
+        remembered = self._remembered.get(authorization)
+        if remembered is not None:
+            if now_s < remembered.expire_s:
+                return remembered.caller
+            del self._remembered[authorization]
+        remembered = self._verify(authorization, now_s)
+        if len(self._remembered) >= _REMEMBERED_MAX:
+            self._remembered.popitem(last=False)
+        self._remembered[authorization] = remembered
+        return remembered.caller
+
+    def _verify(self, authorization: str, now_s: float) -> _Remembered:
+        token = authorization.removeprefix(_BEARER)
+        if len(token) == len(authorization) or len(token) > TOKEN_MAX_LENGTH:
+            raise Unauthenticated
+        try:
+            claims = self._claims(token)
+            subject, expire_s = str(claims["sub"]), _seconds(claims["exp"]) + LEEWAY_S
+            issued_s, not_before_s = _seconds(claims["iat"]), _seconds(claims.get("nbf", 0))
+        except (JoseError, KeyError, ValueError, TypeError, RecursionError):
+            raise Unauthenticated from None
+        if not now_s < expire_s or max(issued_s, not_before_s) > now_s + LEEWAY_S:
+            raise Unauthenticated
+        return _Remembered(_caller_named(subject), expire_s)
+
+    def _claims(self, token: str) -> Mapping[str, object]:
+        """Return the claims of a token whose signature, type, issuer, audience and subject are right."""
+        unverified = json.loads(_decode_segment(token.split(".")[1]))
+        issuer = self._issuers[unverified["iss"]]
+        header = json.loads(_decode_segment(token.split(".")[0]))
+        key = self._keys[(issuer.issuer, header["kid"])]
+        verified = jwt.decode(token, key, algorithms=[ALGORITHM])
+        if verified.header.get("typ") != TOKEN_TYPE:
+            raise ValueError("type")
+        claims: Mapping[str, object] = verified.claims
+        audience = claims["aud"]
+        if self._audience not in (audience if isinstance(audience, list) else [audience]):
+            raise ValueError("audience")
+        if not any(_covers(pattern, str(claims["sub"])) for pattern in issuer.subjects):
+            raise ValueError("subject")
+        return claims
+
+
+def _decode_segment(segment: str) -> bytes:
+    return base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+
+
+def _seconds(claim: object) -> float:
+    if isinstance(claim, bool) or not isinstance(claim, int | float):
+        raise TypeError("not a number of seconds")
+    return float(claim)
+
+
+def _covers(pattern: str, subject: str) -> bool:
+    if pattern.endswith("*"):
+        return subject.startswith(pattern[:-1]) and len(subject) >= len(pattern)
+    return subject == pattern
+
+
+def _caller_named(subject: str) -> Caller:
+    kind, _, name = subject.partition(":")
+    if kind == CallerKind.OPERATOR.value and name:
+        return Caller(CallerKind.OPERATOR, name)
+    if kind == CallerKind.SERVICE.value and name:
+        return Caller(CallerKind.SERVICE, name)
+    raise Unauthenticated
+
+
+def mint_token(
+    signing_key: SigningKey, *, audiences: list[str], lifetime: timedelta, clock: Clock, subject: str | None = None
+) -> str:
+    """Return a token for the audiences, such as `billing.tollhouse`, good for `lifetime` from now."""
+    now = clock.now()
+    claims = {
+        "iss": signing_key.issuer,
+        "sub": subject or signing_key.subject,
+        "aud": audiences,
+        "iat": int(now.timestamp()),
+        "exp": int((now + lifetime).timestamp()),
+    }
+    header = {"alg": ALGORITHM, "typ": TOKEN_TYPE, "kid": signing_key.key["kid"]}
+    return jwt.encode(header, claims, OKPKey.import_key(signing_key.key), algorithms=[ALGORITHM])
+
+
+class TokenSource:
+    """Tokens with which a service calls its peers: one per audience, renewed at half their life."""
+
+    def __init__(self, signing_key: SigningKey, clock: Clock) -> None:
+        self._signing_key = signing_key
+        self._clock = clock
+        self._tokens: dict[str, tuple[str, float]] = {}
+
+    def token_for(self, audience: str) -> str:
+        now_s = self._clock.now().timestamp()
+        token, renew_s = self._tokens.get(audience, ("", 0.0))
+        if now_s >= renew_s:
+            token = mint_token(
+                self._signing_key, audiences=[audience], lifetime=SERVICE_TOKEN_LIFETIME, clock=self._clock
+            )
+            self._tokens[audience] = (token, now_s + SERVICE_TOKEN_LIFETIME.total_seconds() / 2)
+        return token

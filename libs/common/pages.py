@@ -1,0 +1,46 @@
+"""Keyset page tokens: where the next page begins, sealed against use with another query."""
+
+import base64
+import binascii
+import json
+from typing import Final
+
+from libs.common.errors import FieldViolation, InvalidArgument
+
+PAGE_SIZE_DEFAULT: Final = 50
+PAGE_SIZE_MAX: Final = 1000
+_TOKEN_MAX_LENGTH: Final = 2048
+
+
+def page_size(requested: int, default: int = PAGE_SIZE_DEFAULT, maximum: int = PAGE_SIZE_MAX) -> int:
+    """Return how many rows to give: the default for zero, and never more than the maximum."""
+    if requested < 0:
+        raise InvalidArgument([FieldViolation("page_size", "must not be negative")])
+    return min(requested or default, maximum)
+
+
+def encode_page_token(*key: str, fingerprint: str) -> str:
+    """Return an opaque token for the page that follows the row with this key.
+
+    The fingerprint names the query (its filters), so that a token is refused with any other.
+    """
+    return base64.urlsafe_b64encode(json.dumps([fingerprint, *key], separators=(",", ":")).encode()).decode()
+
+
+def decode_page_token(token: str, fingerprint: str) -> tuple[str, ...]:
+    """Return the key within the token.
+
+    Raises:
+        InvalidArgument: the token is not one of ours, or belongs to another query.
+    """
+    try:
+        if len(token) > _TOKEN_MAX_LENGTH:
+            raise ValueError("too long")
+        parts = json.loads(base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True))
+        if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+            raise ValueError("not a list of texts")
+        if not parts or parts[0] != fingerprint:
+            raise ValueError("another query")
+    except (ValueError, binascii.Error, RecursionError) as error:
+        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")]) from error
+    return tuple(parts[1:])

@@ -1,0 +1,220 @@
+"""One gRPC server of one context: its servicers, health, reflection, background work and an orderly end."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Final, TypeVar
+
+import grpc
+import structlog
+from google.protobuf import descriptor_pool
+from google.protobuf.message import Message
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from libs.common.authentication import Authenticator, TrustBundle
+from libs.common.clock import Clock
+from libs.common.database import Database
+from libs.common.errors import Refusal
+from libs.common.pipeline import Limits, Pipeline
+from libs.common.settings import ServiceSettings
+from libs.common.telemetry import Telemetry
+
+_log = structlog.get_logger("server")
+_S = TypeVar("_S")
+
+RECEIVE_MAX_BYTES: Final = 4 * 1024 * 1024
+SEND_MAX_BYTES: Final = 4 * 1024 * 1024
+_METADATA_MAX_BYTES: Final = 16 * 1024
+_READINESS_EVERY_S: Final = 1.0
+_READINESS_WITHIN_S: Final = 2.0
+_DRAIN_NOTICE_S: Final = 0.2
+_RESTART_DELAY_MAX_S: Final = 30.0
+
+
+class PortTaken(Exception):
+    """Another process listens on the port already."""
+
+
+class _Registrar:
+    """Stands in for the server when a generated `add_…_to_server` function hands over its handlers."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, dict[str, grpc.RpcMethodHandler[Message, Message]]] = {}
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """The same handlers come by name as well; that is how they are taken."""
+
+    def add_registered_method_handlers(
+        self, service_name: str, handlers: "dict[str, grpc.RpcMethodHandler[Message, Message]]"
+    ) -> None:
+        self.handlers[service_name] = handlers
+
+
+class Service:
+    """A context's server. Plain constructors build it; `start` opens the port, `stop` drains."""
+
+    def __init__(
+        self,
+        context: str,
+        settings: ServiceSettings,
+        database: Database,
+        clock: Clock,
+        telemetry: Telemetry | None = None,
+    ) -> None:
+        self.context = context
+        self.domain = f"{context}.tollhouse"
+        self.database = database
+        self._settings = settings
+        self._pipeline = Pipeline(
+            domain=self.domain,
+            authenticator=Authenticator(
+                TrustBundle.read(settings.trust_bundle_file), audience=self.domain, clock=clock
+            ),
+            limits=Limits(calls_max=settings.calls_max, deadline_default_s=settings.default_deadline_ms / 1000),
+            telemetry=telemetry,
+        )
+        self._telemetry = telemetry
+        self._server = grpc.aio.server(options=_options(settings))
+        self._health = health.aio.HealthServicer()
+        self._names: list[str] = []
+        self._background: list[tuple[str, Callable[[], Coroutine[None, None, None]]]] = []
+        self._on_drain: list[Callable[[], Awaitable[None]]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def add(self, add_servicer_to_server: Callable[[_S, grpc.aio.Server], None], servicer: _S) -> None:
+        """Register a servicer with the pipeline around each of its methods.
+
+        Raises:
+            UndeclaredAccess: one of its RPCs does not say who may call it.
+        """
+        registrar = _Registrar()
+        add_servicer_to_server(servicer, registrar)  # type: ignore[arg-type]  # it only takes the handlers over.
+        for name, handlers in registrar.handlers.items():
+            descriptor = descriptor_pool.Default().FindServiceByName(name)
+            wrapped = self._pipeline.wrap(descriptor, handlers)
+            self._server.add_registered_method_handlers(name, wrapped)
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, wrapped),))
+            self._names.append(name)
+
+    def background(self, run: Callable[[], Coroutine[None, None, None]], name: str) -> None:
+        """Run a loop for as long as the server lives; it is started again, ever more slowly, should it fail."""
+        self._background.append((name, run))
+
+    def on_drain(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Call `close` once no call is being handled any more."""
+        self._on_drain.append(close)
+
+    async def start(self) -> int:
+        """Open the port and begin to serve; return the port.
+
+        Raises:
+            PortTaken: another process listens there already.
+        """
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if self._settings.reflection:
+            names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+            reflection.enable_server_reflection(names, self._server)
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        port = self._bind()
+        await self._server.start()
+        await self._check_readiness()
+        self._tasks = [asyncio.create_task(self._watch_readiness(), name="readiness")]
+        for name, run in self._background:
+            self._tasks.append(asyncio.create_task(_keep_running(name, run), name=name))
+        _log.info("serving", context=self.context, host=self._settings.host, port=port)
+        return port
+
+    def _bind(self) -> int:
+        address = f"{self._settings.host}:{self._settings.port}"
+        try:
+            if self._settings.tls is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, _server_credentials(self._settings))
+        except RuntimeError:
+            raise PortTaken(
+                f"{self.context} cannot listen on {address}: the port is taken. Choose another with "
+                f"TOLLHOUSE_{self.context.upper()}_PORT, or 0 for a free one."
+            ) from None
+
+    async def serve_until_signal(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain."""
+        loop = asyncio.get_running_loop()
+        asked_to_stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, asked_to_stop.set)
+        await asked_to_stop.wait()
+        await self.stop(self._settings.drain_grace_s)
+
+    async def stop(self, grace_s: float = 10) -> None:
+        """Turn new calls away, let those under way finish for at most `grace_s` seconds, and close everything."""
+        await self._health.enter_graceful_shutdown()
+        if self._pipeline.calls:
+            await asyncio.sleep(_DRAIN_NOTICE_S)
+        await self._server.stop(grace_s)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for close in self._on_drain:
+            await close()
+        await self.database.close()
+        if self._telemetry is not None:
+            await asyncio.to_thread(self._telemetry.shutdown)
+        _log.info("stopped", context=self.context)
+
+    async def _watch_readiness(self) -> None:
+        while True:
+            await asyncio.sleep(_READINESS_EVERY_S)
+            await self._check_readiness()
+
+    async def _check_readiness(self) -> None:
+        """Say SERVING while the database answers, NOT_SERVING while it does not."""
+        try:
+            async with asyncio.timeout(_READINESS_WITHIN_S):
+                await self.database.ping()
+        except (Refusal, TimeoutError, OSError):
+            await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        else:
+            await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in ("", *self._names):
+            await self._health.set(name, status)
+
+
+async def _keep_running(name: str, run: Callable[[], Coroutine[None, None, None]]) -> None:
+    delay_s = 0.1
+    while True:
+        try:
+            await run()
+            return
+        except Exception as error:  # noqa: BLE001 -- a loop must outlive whatever befalls one of its rounds.
+            _log.error("background work failed", work=name, again_in_s=delay_s, exc_info=error)
+        await asyncio.sleep(delay_s)
+        delay_s = min(delay_s * 2, _RESTART_DELAY_MAX_S)
+
+
+def _options(settings: ServiceSettings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", int(settings.reuse_port)),
+        ("grpc.max_receive_message_length", RECEIVE_MAX_BYTES),
+        ("grpc.max_send_message_length", SEND_MAX_BYTES),
+        ("grpc.max_metadata_size", _METADATA_MAX_BYTES),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+        ("grpc.http2.max_ping_strikes", 2),
+        # A burst waits here rather than being cancelled by the transport, which a caller would take for an answer.
+        ("grpc.server.max_pending_requests", 16_384),
+        ("grpc.server.max_pending_requests_hard_limit", 32_768),
+    ]
+
+
+def _server_credentials(settings: ServiceSettings) -> grpc.ServerCredentials:
+    assert settings.tls is not None
+    certificate, key, client_ca = settings.tls
+    return grpc.ssl_server_credentials(
+        [(key.read_bytes(), certificate.read_bytes())],
+        root_certificates=client_ca.read_bytes(),
+        require_client_auth=True,
+    )

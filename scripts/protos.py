@@ -81,8 +81,8 @@ def generate(folder: Path) -> dict[Path, bytes]:
     run_protoc(
         f"--python_out={folder}",
         f"--grpc_python_out={folder}",
-        f"--mypy_out=quiet,readable_stubs:{folder}",
-        f"--mypy_grpc_out=quiet,readable_stubs,only_async:{folder}",
+        f"--mypy_out=quiet:{folder}",
+        f"--mypy_grpc_out=quiet,only_async:{folder}",
     )
     modules = {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
     with_services = {path for path in modules if path.name.endswith("_pb2_grpc.py") and b"Servicer" in modules[path]}
@@ -120,8 +120,8 @@ def write(generated: dict[Path, bytes]) -> list[str]:
 def compare(generated: dict[Path, bytes]) -> list[str]:
     """Returns one line per committed module that is missing, left over or different."""
     committed = committed_modules()
-    problems = {path: "is missing" for path in set(generated) - committed}
-    problems |= {path: "comes from no proto file" for path in committed - set(generated)}
+    problems = dict.fromkeys(set(generated) - committed, "is missing")
+    problems |= dict.fromkeys(committed - set(generated), "comes from no proto file")
     for path in set(generated) & committed:
         difference = first_difference((PROTOS / path).read_text(encoding="utf-8"), generated[path].decode("utf-8"))
         if difference is not None:

@@ -31,33 +31,33 @@ See the [developer quickstart](https://protovalidate.com/quickstart/) to get sta
 or [C++](https://github.com/bufbuild/protovalidate-cc).
 """
 
-from collections import abc as abc
-from google.protobuf import descriptor as descriptor
-from google.protobuf import descriptor_pb2 as descriptor_pb2
-from google.protobuf import duration_pb2 as duration_pb2
-from google.protobuf import field_mask_pb2 as field_mask_pb2
-from google.protobuf import message as message
-from google.protobuf import timestamp_pb2 as timestamp_pb2
-from google.protobuf.internal import containers as containers
-from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
-from google.protobuf.internal import extension_dict as extension_dict
-import builtins as builtins
+from collections import abc as _abc
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import descriptor_pb2 as _descriptor_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
+from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf.internal import extension_dict as _extension_dict
+import builtins as _builtins
 import sys
-import typing as typing
+import typing as _typing
 
 if sys.version_info >= (3, 11):
     from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
-DESCRIPTOR: descriptor.FileDescriptor
+DESCRIPTOR: _descriptor.FileDescriptor
 
 class _Ignore:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _IgnoreEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Ignore.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _IgnoreEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Ignore.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     IGNORE_UNSPECIFIED: _Ignore.ValueType  # 0
     """Ignore rules if the field tracks presence and is unset. This is the default
     behavior.
@@ -234,13 +234,14 @@ message MyMessage {
 }
 ```
 """
+Global___Ignore: _TypeAlias = Ignore  # noqa: Y015
 
 class _KnownRegex:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _KnownRegexEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_KnownRegex.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _KnownRegexEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KnownRegex.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     KNOWN_REGEX_UNSPECIFIED: _KnownRegex.ValueType  # 0
     KNOWN_REGEX_HTTP_HEADER_NAME: _KnownRegex.ValueType  # 1
     """HTTP header name as defined by [RFC 7230](https://datatracker.ietf.org/doc/html/rfc7230#section-3.2)."""
@@ -255,9 +256,10 @@ KNOWN_REGEX_HTTP_HEADER_NAME: KnownRegex.ValueType  # 1
 """HTTP header name as defined by [RFC 7230](https://datatracker.ietf.org/doc/html/rfc7230#section-3.2)."""
 KNOWN_REGEX_HTTP_HEADER_VALUE: KnownRegex.ValueType  # 2
 """HTTP header value as defined by [RFC 7230](https://datatracker.ietf.org/doc/html/rfc7230#section-3.2.4)."""
+Global___KnownRegex: _TypeAlias = KnownRegex  # noqa: Y015
 
-@typing.final
-class Rule(message.Message):
+@_typing.final
+class Rule(_message.Message):
     """`Rule` represents a validation rule written in the Common Expression
     Language (CEL) syntax. Each Rule includes a unique identifier, an
     optional error message, and the CEL expression to evaluate. For more
@@ -275,22 +277,22 @@ class Rule(message.Message):
     ```
     """
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ID_FIELD_NUMBER: builtins.int
-    MESSAGE_FIELD_NUMBER: builtins.int
-    EXPRESSION_FIELD_NUMBER: builtins.int
-    id: builtins.str
+    ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    EXPRESSION_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
     """`id` is a string that serves as a machine-readable name for this Rule.
     It should be unique within its scope, which could be either a message or a field.
     """
-    message: builtins.str
+    message: _builtins.str
     """`message` is an optional field that provides a human-readable error message
     for this Rule when the CEL expression evaluates to false. If a
     non-empty message is provided, any strings resulting from the CEL
     expression evaluation are ignored.
     """
-    expression: builtins.str
+    expression: _builtins.str
     """`expression` is the actual CEL expression that will be evaluated for
     validation. This string must resolve to either a boolean or a string
     value. If the expression evaluates to false or a non-empty string, the
@@ -299,29 +301,31 @@ class Rule(message.Message):
     def __init__(
         self,
         *,
-        id: builtins.str | None = ...,
-        message: builtins.str | None = ...,
-        expression: builtins.str | None = ...,
+        id: _builtins.str | None = ...,
+        message: _builtins.str | None = ...,
+        expression: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["expression", b"expression", "id", b"id", "message", b"message"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["expression", b"expression", "id", b"id", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expression", b"expression", "id", b"id", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expression", b"expression", "id", b"id", "message", b"message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class MessageRules(message.Message):
+Global___Rule: _TypeAlias = Rule  # noqa: Y015
+
+@_typing.final
+class MessageRules(_message.Message):
     """MessageRules represents validation rules that are applied to the entire message.
     It includes disabling options and a list of Rule messages representing Common Expression Language (CEL) validation rules.
     """
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CEL_EXPRESSION_FIELD_NUMBER: builtins.int
-    CEL_FIELD_NUMBER: builtins.int
-    ONEOF_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def cel_expression(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    CEL_EXPRESSION_FIELD_NUMBER: _builtins.int
+    CEL_FIELD_NUMBER: _builtins.int
+    ONEOF_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cel_expression(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """`cel_expression` is a repeated field CEL expressions. Each expression specifies a validation
         rule to be applied to this message. These rules are written in Common Expression Language (CEL) syntax.
 
@@ -342,8 +346,8 @@ class MessageRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def cel(self) -> containers.RepeatedCompositeFieldContainer[Rule]:
+    @_builtins.property
+    def cel(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rule]:
         """`cel` is a repeated field of type Rule. Each Rule specifies a validation rule to be applied to this message.
         These rules are written in Common Expression Language (CEL) syntax. For more information,
         [see our documentation](https://buf.build/docs/protovalidate/schemas/custom-rules/).
@@ -362,8 +366,8 @@ class MessageRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def oneof(self) -> containers.RepeatedCompositeFieldContainer[MessageOneofRule]:
+    @_builtins.property
+    def oneof(self) -> _containers.RepeatedCompositeFieldContainer[Global___MessageOneofRule]:
         """`oneof` is a repeated field of type MessageOneofRule that specifies a list of fields
         of which at most one can be present. If `required` is also specified, then exactly one
         of the specified fields _must_ be present.
@@ -403,26 +407,28 @@ class MessageRules(message.Message):
     def __init__(
         self,
         *,
-        cel_expression: abc.Iterable[builtins.str] | None = ...,
-        cel: abc.Iterable[Rule] | None = ...,
-        oneof: abc.Iterable[MessageOneofRule] | None = ...,
+        cel_expression: _abc.Iterable[_builtins.str] | None = ...,
+        cel: _abc.Iterable[Global___Rule] | None = ...,
+        oneof: _abc.Iterable[Global___MessageOneofRule] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["cel", b"cel", "cel_expression", b"cel_expression", "oneof", b"oneof"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cel", b"cel", "cel_expression", b"cel_expression", "oneof", b"oneof"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class MessageOneofRule(message.Message):
-    DESCRIPTOR: descriptor.Descriptor
+Global___MessageRules: _TypeAlias = MessageRules  # noqa: Y015
 
-    FIELDS_FIELD_NUMBER: builtins.int
-    REQUIRED_FIELD_NUMBER: builtins.int
-    required: builtins.bool
+@_typing.final
+class MessageOneofRule(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELDS_FIELD_NUMBER: _builtins.int
+    REQUIRED_FIELD_NUMBER: _builtins.int
+    required: _builtins.bool
     """If true, one of the fields specified _must_ be set."""
-    @builtins.property
-    def fields(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """A list of field names to include in the oneof. All field names must be
         defined in the message. At least one field must be specified, and
         duplicates are not permitted.
@@ -431,25 +437,27 @@ class MessageOneofRule(message.Message):
     def __init__(
         self,
         *,
-        fields: abc.Iterable[builtins.str] | None = ...,
-        required: builtins.bool | None = ...,
+        fields: _abc.Iterable[_builtins.str] | None = ...,
+        required: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["required", b"required"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["fields", b"fields", "required", b"required"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["required", b"required"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "required", b"required"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class OneofRules(message.Message):
+Global___MessageOneofRule: _TypeAlias = MessageOneofRule  # noqa: Y015
+
+@_typing.final
+class OneofRules(_message.Message):
     """The `OneofRules` message type enables you to manage rules for
     oneof fields in your protobuf messages.
     """
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    REQUIRED_FIELD_NUMBER: builtins.int
-    required: builtins.bool
+    REQUIRED_FIELD_NUMBER: _builtins.int
+    required: _builtins.bool
     """If `required` is true, exactly one field of the oneof must be set. A
     validation error is returned if no fields in the oneof are set. Further rules
     should be placed on the fields themselves to ensure they are valid values,
@@ -470,49 +478,51 @@ class OneofRules(message.Message):
     def __init__(
         self,
         *,
-        required: builtins.bool | None = ...,
+        required: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["required", b"required"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["required", b"required"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["required", b"required"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["required", b"required"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class FieldRules(message.Message):
+Global___OneofRules: _TypeAlias = OneofRules  # noqa: Y015
+
+@_typing.final
+class FieldRules(_message.Message):
     """FieldRules encapsulates the rules for each type of field. Depending on
     the field, the correct set should be used to ensure proper validations.
     """
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CEL_EXPRESSION_FIELD_NUMBER: builtins.int
-    CEL_FIELD_NUMBER: builtins.int
-    REQUIRED_FIELD_NUMBER: builtins.int
-    IGNORE_FIELD_NUMBER: builtins.int
-    FLOAT_FIELD_NUMBER: builtins.int
-    DOUBLE_FIELD_NUMBER: builtins.int
-    INT32_FIELD_NUMBER: builtins.int
-    INT64_FIELD_NUMBER: builtins.int
-    UINT32_FIELD_NUMBER: builtins.int
-    UINT64_FIELD_NUMBER: builtins.int
-    SINT32_FIELD_NUMBER: builtins.int
-    SINT64_FIELD_NUMBER: builtins.int
-    FIXED32_FIELD_NUMBER: builtins.int
-    FIXED64_FIELD_NUMBER: builtins.int
-    SFIXED32_FIELD_NUMBER: builtins.int
-    SFIXED64_FIELD_NUMBER: builtins.int
-    BOOL_FIELD_NUMBER: builtins.int
-    STRING_FIELD_NUMBER: builtins.int
-    BYTES_FIELD_NUMBER: builtins.int
-    ENUM_FIELD_NUMBER: builtins.int
-    REPEATED_FIELD_NUMBER: builtins.int
-    MAP_FIELD_NUMBER: builtins.int
-    ANY_FIELD_NUMBER: builtins.int
-    DURATION_FIELD_NUMBER: builtins.int
-    FIELD_MASK_FIELD_NUMBER: builtins.int
-    TIMESTAMP_FIELD_NUMBER: builtins.int
-    required: builtins.bool
+    CEL_EXPRESSION_FIELD_NUMBER: _builtins.int
+    CEL_FIELD_NUMBER: _builtins.int
+    REQUIRED_FIELD_NUMBER: _builtins.int
+    IGNORE_FIELD_NUMBER: _builtins.int
+    FLOAT_FIELD_NUMBER: _builtins.int
+    DOUBLE_FIELD_NUMBER: _builtins.int
+    INT32_FIELD_NUMBER: _builtins.int
+    INT64_FIELD_NUMBER: _builtins.int
+    UINT32_FIELD_NUMBER: _builtins.int
+    UINT64_FIELD_NUMBER: _builtins.int
+    SINT32_FIELD_NUMBER: _builtins.int
+    SINT64_FIELD_NUMBER: _builtins.int
+    FIXED32_FIELD_NUMBER: _builtins.int
+    FIXED64_FIELD_NUMBER: _builtins.int
+    SFIXED32_FIELD_NUMBER: _builtins.int
+    SFIXED64_FIELD_NUMBER: _builtins.int
+    BOOL_FIELD_NUMBER: _builtins.int
+    STRING_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    ENUM_FIELD_NUMBER: _builtins.int
+    REPEATED_FIELD_NUMBER: _builtins.int
+    MAP_FIELD_NUMBER: _builtins.int
+    ANY_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    FIELD_MASK_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    required: _builtins.bool
     """If `required` is true, the field must be set. A validation error is returned
     if the field is not set.
 
@@ -570,7 +580,7 @@ class FieldRules(message.Message):
     values, the elements are always considered to be set. Consequently,
     specifying `repeated.items.required` is redundant.
     """
-    ignore: Ignore.ValueType
+    ignore: Global___Ignore.ValueType
     """Ignore validation rules on the field if its value matches the specified
     criteria. See the `Ignore` enum for details.
 
@@ -584,8 +594,8 @@ class FieldRules(message.Message):
     }
     ```
     """
-    @builtins.property
-    def cel_expression(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def cel_expression(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """`cel_expression` is a repeated field CEL expressions. Each expression specifies a validation
         rule to be applied to this message. These rules are written in Common Expression Language (CEL) syntax.
 
@@ -603,8 +613,8 @@ class FieldRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def cel(self) -> containers.RepeatedCompositeFieldContainer[Rule]:
+    @_builtins.property
+    def cel(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rule]:
         """`cel` is a repeated field used to represent a textual expression
         in the Common Expression Language (CEL) syntax. For more information,
         [see our documentation](https://buf.build/docs/protovalidate/schemas/custom-rules/).
@@ -621,105 +631,107 @@ class FieldRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def float(self) -> FloatRules:
+    @_builtins.property
+    def float(self) -> Global___FloatRules:
         """Scalar Field Types"""
 
-    @builtins.property
-    def double(self) -> DoubleRules: ...
-    @builtins.property
-    def int32(self) -> Int32Rules: ...
-    @builtins.property
-    def int64(self) -> Int64Rules: ...
-    @builtins.property
-    def uint32(self) -> UInt32Rules: ...
-    @builtins.property
-    def uint64(self) -> UInt64Rules: ...
-    @builtins.property
-    def sint32(self) -> SInt32Rules: ...
-    @builtins.property
-    def sint64(self) -> SInt64Rules: ...
-    @builtins.property
-    def fixed32(self) -> Fixed32Rules: ...
-    @builtins.property
-    def fixed64(self) -> Fixed64Rules: ...
-    @builtins.property
-    def sfixed32(self) -> SFixed32Rules: ...
-    @builtins.property
-    def sfixed64(self) -> SFixed64Rules: ...
-    @builtins.property
-    def bool(self) -> BoolRules: ...
-    @builtins.property
-    def string(self) -> StringRules: ...
-    @builtins.property
-    def bytes(self) -> BytesRules: ...
-    @builtins.property
-    def enum(self) -> EnumRules:
+    @_builtins.property
+    def double(self) -> Global___DoubleRules: ...
+    @_builtins.property
+    def int32(self) -> Global___Int32Rules: ...
+    @_builtins.property
+    def int64(self) -> Global___Int64Rules: ...
+    @_builtins.property
+    def uint32(self) -> Global___UInt32Rules: ...
+    @_builtins.property
+    def uint64(self) -> Global___UInt64Rules: ...
+    @_builtins.property
+    def sint32(self) -> Global___SInt32Rules: ...
+    @_builtins.property
+    def sint64(self) -> Global___SInt64Rules: ...
+    @_builtins.property
+    def fixed32(self) -> Global___Fixed32Rules: ...
+    @_builtins.property
+    def fixed64(self) -> Global___Fixed64Rules: ...
+    @_builtins.property
+    def sfixed32(self) -> Global___SFixed32Rules: ...
+    @_builtins.property
+    def sfixed64(self) -> Global___SFixed64Rules: ...
+    @_builtins.property
+    def bool(self) -> Global___BoolRules: ...
+    @_builtins.property
+    def string(self) -> Global___StringRules: ...
+    @_builtins.property
+    def bytes(self) -> Global___BytesRules: ...
+    @_builtins.property
+    def enum(self) -> Global___EnumRules:
         """Complex Field Types"""
 
-    @builtins.property
-    def repeated(self) -> RepeatedRules: ...
-    @builtins.property
-    def map(self) -> MapRules: ...
-    @builtins.property
-    def any(self) -> AnyRules:
+    @_builtins.property
+    def repeated(self) -> Global___RepeatedRules: ...
+    @_builtins.property
+    def map(self) -> Global___MapRules: ...
+    @_builtins.property
+    def any(self) -> Global___AnyRules:
         """Well-Known Field Types"""
 
-    @builtins.property
-    def duration(self) -> DurationRules: ...
-    @builtins.property
-    def field_mask(self) -> FieldMaskRules: ...
-    @builtins.property
-    def timestamp(self) -> TimestampRules: ...
+    @_builtins.property
+    def duration(self) -> Global___DurationRules: ...
+    @_builtins.property
+    def field_mask(self) -> Global___FieldMaskRules: ...
+    @_builtins.property
+    def timestamp(self) -> Global___TimestampRules: ...
     def __init__(
         self,
         *,
-        cel_expression: abc.Iterable[builtins.str] | None = ...,
-        cel: abc.Iterable[Rule] | None = ...,
-        required: builtins.bool | None = ...,
-        ignore: Ignore.ValueType | None = ...,
-        float: FloatRules | None = ...,
-        double: DoubleRules | None = ...,
-        int32: Int32Rules | None = ...,
-        int64: Int64Rules | None = ...,
-        uint32: UInt32Rules | None = ...,
-        uint64: UInt64Rules | None = ...,
-        sint32: SInt32Rules | None = ...,
-        sint64: SInt64Rules | None = ...,
-        fixed32: Fixed32Rules | None = ...,
-        fixed64: Fixed64Rules | None = ...,
-        sfixed32: SFixed32Rules | None = ...,
-        sfixed64: SFixed64Rules | None = ...,
-        bool: BoolRules | None = ...,
-        string: StringRules | None = ...,
-        bytes: BytesRules | None = ...,
-        enum: EnumRules | None = ...,
-        repeated: RepeatedRules | None = ...,
-        map: MapRules | None = ...,
-        any: AnyRules | None = ...,
-        duration: DurationRules | None = ...,
-        field_mask: FieldMaskRules | None = ...,
-        timestamp: TimestampRules | None = ...,
+        cel_expression: _abc.Iterable[_builtins.str] | None = ...,
+        cel: _abc.Iterable[Global___Rule] | None = ...,
+        required: _builtins.bool | None = ...,
+        ignore: Global___Ignore.ValueType | None = ...,
+        float: Global___FloatRules | None = ...,
+        double: Global___DoubleRules | None = ...,
+        int32: Global___Int32Rules | None = ...,
+        int64: Global___Int64Rules | None = ...,
+        uint32: Global___UInt32Rules | None = ...,
+        uint64: Global___UInt64Rules | None = ...,
+        sint32: Global___SInt32Rules | None = ...,
+        sint64: Global___SInt64Rules | None = ...,
+        fixed32: Global___Fixed32Rules | None = ...,
+        fixed64: Global___Fixed64Rules | None = ...,
+        sfixed32: Global___SFixed32Rules | None = ...,
+        sfixed64: Global___SFixed64Rules | None = ...,
+        bool: Global___BoolRules | None = ...,
+        string: Global___StringRules | None = ...,
+        bytes: Global___BytesRules | None = ...,
+        enum: Global___EnumRules | None = ...,
+        repeated: Global___RepeatedRules | None = ...,
+        map: Global___MapRules | None = ...,
+        any: Global___AnyRules | None = ...,
+        duration: Global___DurationRules | None = ...,
+        field_mask: Global___FieldMaskRules | None = ...,
+        timestamp: Global___TimestampRules | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["any", b"any", "bool", b"bool", "bytes", b"bytes", "double", b"double", "duration", b"duration", "enum", b"enum", "field_mask", b"field_mask", "fixed32", b"fixed32", "fixed64", b"fixed64", "float", b"float", "ignore", b"ignore", "int32", b"int32", "int64", b"int64", "map", b"map", "repeated", b"repeated", "required", b"required", "sfixed32", b"sfixed32", "sfixed64", b"sfixed64", "sint32", b"sint32", "sint64", b"sint64", "string", b"string", "timestamp", b"timestamp", "type", b"type", "uint32", b"uint32", "uint64", b"uint64"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["any", b"any", "bool", b"bool", "bytes", b"bytes", "cel", b"cel", "cel_expression", b"cel_expression", "double", b"double", "duration", b"duration", "enum", b"enum", "field_mask", b"field_mask", "fixed32", b"fixed32", "fixed64", b"fixed64", "float", b"float", "ignore", b"ignore", "int32", b"int32", "int64", b"int64", "map", b"map", "repeated", b"repeated", "required", b"required", "sfixed32", b"sfixed32", "sfixed64", b"sfixed64", "sint32", b"sint32", "sint64", b"sint64", "string", b"string", "timestamp", b"timestamp", "type", b"type", "uint32", b"uint32", "uint64", b"uint64"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["any", b"any", "bool", b"bool", "bytes", b"bytes", "double", b"double", "duration", b"duration", "enum", b"enum", "field_mask", b"field_mask", "fixed32", b"fixed32", "fixed64", b"fixed64", "float", b"float", "ignore", b"ignore", "int32", b"int32", "int64", b"int64", "map", b"map", "repeated", b"repeated", "required", b"required", "sfixed32", b"sfixed32", "sfixed64", b"sfixed64", "sint32", b"sint32", "sint64", b"sint64", "string", b"string", "timestamp", b"timestamp", "type", b"type", "uint32", b"uint32", "uint64", b"uint64"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any", b"any", "bool", b"bool", "bytes", b"bytes", "cel", b"cel", "cel_expression", b"cel_expression", "double", b"double", "duration", b"duration", "enum", b"enum", "field_mask", b"field_mask", "fixed32", b"fixed32", "fixed64", b"fixed64", "float", b"float", "ignore", b"ignore", "int32", b"int32", "int64", b"int64", "map", b"map", "repeated", b"repeated", "required", b"required", "sfixed32", b"sfixed32", "sfixed64", b"sfixed64", "sint32", b"sint32", "sint64", b"sint64", "string", b"string", "timestamp", b"timestamp", "type", b"type", "uint32", b"uint32", "uint64", b"uint64"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_type: _TypeAlias = typing.Literal["float", "double", "int32", "int64", "uint32", "uint64", "sint32", "sint64", "fixed32", "fixed64", "sfixed32", "sfixed64", "bool", "string", "bytes", "enum", "repeated", "map", "any", "duration", "field_mask", "timestamp"]  # noqa: Y015
-    _WhichOneofArgType_type: _TypeAlias = typing.Literal["type", b"type"]  # noqa: Y015
+    _WhichOneofReturnType_type: _TypeAlias = _typing.Literal["float", "double", "int32", "int64", "uint32", "uint64", "sint32", "sint64", "fixed32", "fixed64", "sfixed32", "sfixed64", "bool", "string", "bytes", "enum", "repeated", "map", "any", "duration", "field_mask", "timestamp"]  # noqa: Y015
+    _WhichOneofArgType_type: _TypeAlias = _typing.Literal["type", b"type"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_type) -> _WhichOneofReturnType_type | None: ...
 
-@typing.final
-class PredefinedRules(message.Message):
+Global___FieldRules: _TypeAlias = FieldRules  # noqa: Y015
+
+@_typing.final
+class PredefinedRules(_message.Message):
     """PredefinedRules are custom rules that can be re-used with
     multiple fields.
     """
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CEL_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def cel(self) -> containers.RepeatedCompositeFieldContainer[Rule]:
+    CEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cel(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rule]:
         """`cel` is a repeated field used to represent a textual expression
         in the Common Expression Language (CEL) syntax. For more information,
         [see our documentation](https://buf.build/docs/protovalidate/schemas/predefined-rules/).
@@ -739,32 +751,34 @@ class PredefinedRules(message.Message):
     def __init__(
         self,
         *,
-        cel: abc.Iterable[Rule] | None = ...,
+        cel: _abc.Iterable[Global___Rule] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["cel", b"cel"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cel", b"cel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class FloatRules(message.Message):
+Global___PredefinedRules: _TypeAlias = PredefinedRules  # noqa: Y015
+
+@_typing.final
+class FloatRules(_message.Message):
     """FloatRules describes the rules applied to `float` values. These
     rules may also be applied to the `google.protobuf.FloatValue` Well-Known-Type.
     """
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CONST_FIELD_NUMBER: builtins.int
-    LT_FIELD_NUMBER: builtins.int
-    LTE_FIELD_NUMBER: builtins.int
-    GT_FIELD_NUMBER: builtins.int
-    GTE_FIELD_NUMBER: builtins.int
-    IN_FIELD_NUMBER: builtins.int
-    NOT_IN_FIELD_NUMBER: builtins.int
-    FINITE_FIELD_NUMBER: builtins.int
-    EXAMPLE_FIELD_NUMBER: builtins.int
-    const: builtins.float
+    CONST_FIELD_NUMBER: _builtins.int
+    LT_FIELD_NUMBER: _builtins.int
+    LTE_FIELD_NUMBER: _builtins.int
+    GT_FIELD_NUMBER: _builtins.int
+    GTE_FIELD_NUMBER: _builtins.int
+    IN_FIELD_NUMBER: _builtins.int
+    NOT_IN_FIELD_NUMBER: _builtins.int
+    FINITE_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    const: _builtins.float
     """`const` requires the field value to exactly match the specified value. If
     the field value doesn't match, an error message is generated.
 
@@ -775,7 +789,7 @@ class FloatRules(message.Message):
     }
     ```
     """
-    lt: builtins.float
+    lt: _builtins.float
     """`lt` requires the field value to be less than the specified value (field <
     value). If the field value is equal to or greater than the specified value,
     an error message is generated.
@@ -787,7 +801,7 @@ class FloatRules(message.Message):
     }
     ```
     """
-    lte: builtins.float
+    lte: _builtins.float
     """`lte` requires the field value to be less than or equal to the specified
     value (field <= value). If the field value is greater than the specified
     value, an error message is generated.
@@ -799,7 +813,7 @@ class FloatRules(message.Message):
     }
     ```
     """
-    gt: builtins.float
+    gt: _builtins.float
     """`gt` requires the field value to be greater than the specified value
     (exclusive). If the value of `gt` is larger than a specified `lt` or
     `lte`, the range is reversed, and the field value must be outside the
@@ -819,7 +833,7 @@ class FloatRules(message.Message):
     }
     ```
     """
-    gte: builtins.float
+    gte: _builtins.float
     """`gte` requires the field value to be greater than or equal to the specified
     value (exclusive). If the value of `gte` is larger than a specified `lt`
     or `lte`, the range is reversed, and the field value must be outside the
@@ -839,12 +853,12 @@ class FloatRules(message.Message):
     }
     ```
     """
-    finite: builtins.bool
+    finite: _builtins.bool
     """`finite` requires the field value to be finite. If the field value is
     infinite or NaN, an error message is generated.
     """
-    @builtins.property
-    def not_in(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+    @_builtins.property
+    def not_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """`not_in` requires the field value to not be equal to any of the specified
         values. If the field value is one of the specified values, an error
         message is generated.
@@ -857,8 +871,8 @@ class FloatRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def example(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+    @_builtins.property
+    def example(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """`example` specifies values that the field may have. These values SHOULD
         conform to other rules. `example` values will not impact validation
         but may be used as helpful guidance on how to populate the given field.
@@ -876,46 +890,48 @@ class FloatRules(message.Message):
     def __init__(
         self,
         *,
-        const: builtins.float | None = ...,
-        lt: builtins.float | None = ...,
-        lte: builtins.float | None = ...,
-        gt: builtins.float | None = ...,
-        gte: builtins.float | None = ...,
-        not_in: abc.Iterable[builtins.float] | None = ...,
-        finite: builtins.bool | None = ...,
-        example: abc.Iterable[builtins.float] | None = ...,
+        const: _builtins.float | None = ...,
+        lt: _builtins.float | None = ...,
+        lte: _builtins.float | None = ...,
+        gt: _builtins.float | None = ...,
+        gte: _builtins.float | None = ...,
+        not_in: _abc.Iterable[_builtins.float] | None = ...,
+        finite: _builtins.bool | None = ...,
+        example: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["const", b"const", "finite", b"finite", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["const", b"const", "example", b"example", "finite", b"finite", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "finite", b"finite", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "example", b"example", "finite", b"finite", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_greater_than: _TypeAlias = typing.Literal["gt", "gte"]  # noqa: Y015
-    _WhichOneofArgType_greater_than: _TypeAlias = typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
-    _WhichOneofReturnType_less_than: _TypeAlias = typing.Literal["lt", "lte"]  # noqa: Y015
-    _WhichOneofArgType_less_than: _TypeAlias = typing.Literal["less_than", b"less_than"]  # noqa: Y015
-    @typing.overload
+    _WhichOneofReturnType_greater_than: _TypeAlias = _typing.Literal["gt", "gte"]  # noqa: Y015
+    _WhichOneofArgType_greater_than: _TypeAlias = _typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
+    _WhichOneofReturnType_less_than: _TypeAlias = _typing.Literal["lt", "lte"]  # noqa: Y015
+    _WhichOneofArgType_less_than: _TypeAlias = _typing.Literal["less_than", b"less_than"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_greater_than) -> _WhichOneofReturnType_greater_than | None: ...
-    @typing.overload
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_less_than) -> _WhichOneofReturnType_less_than | None: ...
 
-@typing.final
-class DoubleRules(message.Message):
+Global___FloatRules: _TypeAlias = FloatRules  # noqa: Y015
+
+@_typing.final
+class DoubleRules(_message.Message):
     """DoubleRules describes the rules applied to `double` values. These
     rules may also be applied to the `google.protobuf.DoubleValue` Well-Known-Type.
     """
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CONST_FIELD_NUMBER: builtins.int
-    LT_FIELD_NUMBER: builtins.int
-    LTE_FIELD_NUMBER: builtins.int
-    GT_FIELD_NUMBER: builtins.int
-    GTE_FIELD_NUMBER: builtins.int
-    IN_FIELD_NUMBER: builtins.int
-    NOT_IN_FIELD_NUMBER: builtins.int
-    FINITE_FIELD_NUMBER: builtins.int
-    EXAMPLE_FIELD_NUMBER: builtins.int
-    const: builtins.float
+    CONST_FIELD_NUMBER: _builtins.int
+    LT_FIELD_NUMBER: _builtins.int
+    LTE_FIELD_NUMBER: _builtins.int
+    GT_FIELD_NUMBER: _builtins.int
+    GTE_FIELD_NUMBER: _builtins.int
+    IN_FIELD_NUMBER: _builtins.int
+    NOT_IN_FIELD_NUMBER: _builtins.int
+    FINITE_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    const: _builtins.float
     """`const` requires the field value to exactly match the specified value. If
     the field value doesn't match, an error message is generated.
 
@@ -926,7 +942,7 @@ class DoubleRules(message.Message):
     }
     ```
     """
-    lt: builtins.float
+    lt: _builtins.float
     """`lt` requires the field value to be less than the specified value (field <
     value). If the field value is equal to or greater than the specified
     value, an error message is generated.
@@ -938,7 +954,7 @@ class DoubleRules(message.Message):
     }
     ```
     """
-    lte: builtins.float
+    lte: _builtins.float
     """`lte` requires the field value to be less than or equal to the specified value
     (field <= value). If the field value is greater than the specified value,
     an error message is generated.
@@ -950,7 +966,7 @@ class DoubleRules(message.Message):
     }
     ```
     """
-    gt: builtins.float
+    gt: _builtins.float
     """`gt` requires the field value to be greater than the specified value
     (exclusive). If the value of `gt` is larger than a specified `lt` or `lte`,
     the range is reversed, and the field value must be outside the specified
@@ -970,7 +986,7 @@ class DoubleRules(message.Message):
     }
     ```
     """
-    gte: builtins.float
+    gte: _builtins.float
     """`gte` requires the field value to be greater than or equal to the specified
     value (exclusive). If the value of `gte` is larger than a specified `lt` or
     `lte`, the range is reversed, and the field value must be outside the
@@ -990,12 +1006,12 @@ class DoubleRules(message.Message):
     }
     ```
     """
-    finite: builtins.bool
+    finite: _builtins.bool
     """`finite` requires the field value to be finite. If the field value is
     infinite or NaN, an error message is generated.
     """
-    @builtins.property
-    def not_in(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+    @_builtins.property
+    def not_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """`not_in` requires the field value to not be equal to any of the specified
         values. If the field value is one of the specified values, an error
         message is generated.
@@ -1008,8 +1024,8 @@ class DoubleRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def example(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+    @_builtins.property
+    def example(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """`example` specifies values that the field may have. These values SHOULD
         conform to other rules. `example` values will not impact validation
         but may be used as helpful guidance on how to populate the given field.
@@ -1027,45 +1043,47 @@ class DoubleRules(message.Message):
     def __init__(
         self,
         *,
-        const: builtins.float | None = ...,
-        lt: builtins.float | None = ...,
-        lte: builtins.float | None = ...,
-        gt: builtins.float | None = ...,
-        gte: builtins.float | None = ...,
-        not_in: abc.Iterable[builtins.float] | None = ...,
-        finite: builtins.bool | None = ...,
-        example: abc.Iterable[builtins.float] | None = ...,
+        const: _builtins.float | None = ...,
+        lt: _builtins.float | None = ...,
+        lte: _builtins.float | None = ...,
+        gt: _builtins.float | None = ...,
+        gte: _builtins.float | None = ...,
+        not_in: _abc.Iterable[_builtins.float] | None = ...,
+        finite: _builtins.bool | None = ...,
+        example: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["const", b"const", "finite", b"finite", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["const", b"const", "example", b"example", "finite", b"finite", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "finite", b"finite", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "example", b"example", "finite", b"finite", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_greater_than: _TypeAlias = typing.Literal["gt", "gte"]  # noqa: Y015
-    _WhichOneofArgType_greater_than: _TypeAlias = typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
-    _WhichOneofReturnType_less_than: _TypeAlias = typing.Literal["lt", "lte"]  # noqa: Y015
-    _WhichOneofArgType_less_than: _TypeAlias = typing.Literal["less_than", b"less_than"]  # noqa: Y015
-    @typing.overload
+    _WhichOneofReturnType_greater_than: _TypeAlias = _typing.Literal["gt", "gte"]  # noqa: Y015
+    _WhichOneofArgType_greater_than: _TypeAlias = _typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
+    _WhichOneofReturnType_less_than: _TypeAlias = _typing.Literal["lt", "lte"]  # noqa: Y015
+    _WhichOneofArgType_less_than: _TypeAlias = _typing.Literal["less_than", b"less_than"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_greater_than) -> _WhichOneofReturnType_greater_than | None: ...
-    @typing.overload
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_less_than) -> _WhichOneofReturnType_less_than | None: ...
 
-@typing.final
-class Int32Rules(message.Message):
+Global___DoubleRules: _TypeAlias = DoubleRules  # noqa: Y015
+
+@_typing.final
+class Int32Rules(_message.Message):
     """Int32Rules describes the rules applied to `int32` values. These
     rules may also be applied to the `google.protobuf.Int32Value` Well-Known-Type.
     """
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CONST_FIELD_NUMBER: builtins.int
-    LT_FIELD_NUMBER: builtins.int
-    LTE_FIELD_NUMBER: builtins.int
-    GT_FIELD_NUMBER: builtins.int
-    GTE_FIELD_NUMBER: builtins.int
-    IN_FIELD_NUMBER: builtins.int
-    NOT_IN_FIELD_NUMBER: builtins.int
-    EXAMPLE_FIELD_NUMBER: builtins.int
-    const: builtins.int
+    CONST_FIELD_NUMBER: _builtins.int
+    LT_FIELD_NUMBER: _builtins.int
+    LTE_FIELD_NUMBER: _builtins.int
+    GT_FIELD_NUMBER: _builtins.int
+    GTE_FIELD_NUMBER: _builtins.int
+    IN_FIELD_NUMBER: _builtins.int
+    NOT_IN_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    const: _builtins.int
     """`const` requires the field value to exactly match the specified value. If
     the field value doesn't match, an error message is generated.
 
@@ -1076,7 +1094,7 @@ class Int32Rules(message.Message):
     }
     ```
     """
-    lt: builtins.int
+    lt: _builtins.int
     """`lt` requires the field value to be less than the specified value (field
     < value). If the field value is equal to or greater than the specified
     value, an error message is generated.
@@ -1088,7 +1106,7 @@ class Int32Rules(message.Message):
     }
     ```
     """
-    lte: builtins.int
+    lte: _builtins.int
     """`lte` requires the field value to be less than or equal to the specified
     value (field <= value). If the field value is greater than the specified
     value, an error message is generated.
@@ -1100,7 +1118,7 @@ class Int32Rules(message.Message):
     }
     ```
     """
-    gt: builtins.int
+    gt: _builtins.int
     """`gt` requires the field value to be greater than the specified value
     (exclusive). If the value of `gt` is larger than a specified `lt` or
     `lte`, the range is reversed, and the field value must be outside the
@@ -1120,7 +1138,7 @@ class Int32Rules(message.Message):
     }
     ```
     """
-    gte: builtins.int
+    gte: _builtins.int
     """`gte` requires the field value to be greater than or equal to the specified value
     (exclusive). If the value of `gte` is larger than a specified `lt` or
     `lte`, the range is reversed, and the field value must be outside the
@@ -1140,8 +1158,8 @@ class Int32Rules(message.Message):
     }
     ```
     """
-    @builtins.property
-    def not_in(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def not_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`not_in` requires the field value to not be equal to any of the specified
         values. If the field value is one of the specified values, an error message
         is generated.
@@ -1154,8 +1172,8 @@ class Int32Rules(message.Message):
         ```
         """
 
-    @builtins.property
-    def example(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def example(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`example` specifies values that the field may have. These values SHOULD
         conform to other rules. `example` values will not impact validation
         but may be used as helpful guidance on how to populate the given field.
@@ -1173,44 +1191,46 @@ class Int32Rules(message.Message):
     def __init__(
         self,
         *,
-        const: builtins.int | None = ...,
-        lt: builtins.int | None = ...,
-        lte: builtins.int | None = ...,
-        gt: builtins.int | None = ...,
-        gte: builtins.int | None = ...,
-        not_in: abc.Iterable[builtins.int] | None = ...,
-        example: abc.Iterable[builtins.int] | None = ...,
+        const: _builtins.int | None = ...,
+        lt: _builtins.int | None = ...,
+        lte: _builtins.int | None = ...,
+        gt: _builtins.int | None = ...,
+        gte: _builtins.int | None = ...,
+        not_in: _abc.Iterable[_builtins.int] | None = ...,
+        example: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_greater_than: _TypeAlias = typing.Literal["gt", "gte"]  # noqa: Y015
-    _WhichOneofArgType_greater_than: _TypeAlias = typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
-    _WhichOneofReturnType_less_than: _TypeAlias = typing.Literal["lt", "lte"]  # noqa: Y015
-    _WhichOneofArgType_less_than: _TypeAlias = typing.Literal["less_than", b"less_than"]  # noqa: Y015
-    @typing.overload
+    _WhichOneofReturnType_greater_than: _TypeAlias = _typing.Literal["gt", "gte"]  # noqa: Y015
+    _WhichOneofArgType_greater_than: _TypeAlias = _typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
+    _WhichOneofReturnType_less_than: _TypeAlias = _typing.Literal["lt", "lte"]  # noqa: Y015
+    _WhichOneofArgType_less_than: _TypeAlias = _typing.Literal["less_than", b"less_than"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_greater_than) -> _WhichOneofReturnType_greater_than | None: ...
-    @typing.overload
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_less_than) -> _WhichOneofReturnType_less_than | None: ...
 
-@typing.final
-class Int64Rules(message.Message):
+Global___Int32Rules: _TypeAlias = Int32Rules  # noqa: Y015
+
+@_typing.final
+class Int64Rules(_message.Message):
     """Int64Rules describes the rules applied to `int64` values. These
     rules may also be applied to the `google.protobuf.Int64Value` Well-Known-Type.
     """
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CONST_FIELD_NUMBER: builtins.int
-    LT_FIELD_NUMBER: builtins.int
-    LTE_FIELD_NUMBER: builtins.int
-    GT_FIELD_NUMBER: builtins.int
-    GTE_FIELD_NUMBER: builtins.int
-    IN_FIELD_NUMBER: builtins.int
-    NOT_IN_FIELD_NUMBER: builtins.int
-    EXAMPLE_FIELD_NUMBER: builtins.int
-    const: builtins.int
+    CONST_FIELD_NUMBER: _builtins.int
+    LT_FIELD_NUMBER: _builtins.int
+    LTE_FIELD_NUMBER: _builtins.int
+    GT_FIELD_NUMBER: _builtins.int
+    GTE_FIELD_NUMBER: _builtins.int
+    IN_FIELD_NUMBER: _builtins.int
+    NOT_IN_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    const: _builtins.int
     """`const` requires the field value to exactly match the specified value. If
     the field value doesn't match, an error message is generated.
 
@@ -1221,7 +1241,7 @@ class Int64Rules(message.Message):
     }
     ```
     """
-    lt: builtins.int
+    lt: _builtins.int
     """`lt` requires the field value to be less than the specified value (field <
     value). If the field value is equal to or greater than the specified value,
     an error message is generated.
@@ -1233,7 +1253,7 @@ class Int64Rules(message.Message):
     }
     ```
     """
-    lte: builtins.int
+    lte: _builtins.int
     """`lte` requires the field value to be less than or equal to the specified
     value (field <= value). If the field value is greater than the specified
     value, an error message is generated.
@@ -1245,7 +1265,7 @@ class Int64Rules(message.Message):
     }
     ```
     """
-    gt: builtins.int
+    gt: _builtins.int
     """`gt` requires the field value to be greater than the specified value
     (exclusive). If the value of `gt` is larger than a specified `lt` or
     `lte`, the range is reversed, and the field value must be outside the
@@ -1265,7 +1285,7 @@ class Int64Rules(message.Message):
     }
     ```
     """
-    gte: builtins.int
+    gte: _builtins.int
     """`gte` requires the field value to be greater than or equal to the specified
     value (exclusive). If the value of `gte` is larger than a specified `lt`
     or `lte`, the range is reversed, and the field value must be outside the
@@ -1285,8 +1305,8 @@ class Int64Rules(message.Message):
     }
     ```
     """
-    @builtins.property
-    def not_in(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def not_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`not_in` requires the field value to not be equal to any of the specified
         values. If the field value is one of the specified values, an error
         message is generated.
@@ -1299,8 +1319,8 @@ class Int64Rules(message.Message):
         ```
         """
 
-    @builtins.property
-    def example(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def example(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`example` specifies values that the field may have. These values SHOULD
         conform to other rules. `example` values will not impact validation
         but may be used as helpful guidance on how to populate the given field.
@@ -1318,44 +1338,46 @@ class Int64Rules(message.Message):
     def __init__(
         self,
         *,
-        const: builtins.int | None = ...,
-        lt: builtins.int | None = ...,
-        lte: builtins.int | None = ...,
-        gt: builtins.int | None = ...,
-        gte: builtins.int | None = ...,
-        not_in: abc.Iterable[builtins.int] | None = ...,
-        example: abc.Iterable[builtins.int] | None = ...,
+        const: _builtins.int | None = ...,
+        lt: _builtins.int | None = ...,
+        lte: _builtins.int | None = ...,
+        gt: _builtins.int | None = ...,
+        gte: _builtins.int | None = ...,
+        not_in: _abc.Iterable[_builtins.int] | None = ...,
+        example: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_greater_than: _TypeAlias = typing.Literal["gt", "gte"]  # noqa: Y015
-    _WhichOneofArgType_greater_than: _TypeAlias = typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
-    _WhichOneofReturnType_less_than: _TypeAlias = typing.Literal["lt", "lte"]  # noqa: Y015
-    _WhichOneofArgType_less_than: _TypeAlias = typing.Literal["less_than", b"less_than"]  # noqa: Y015
-    @typing.overload
+    _WhichOneofReturnType_greater_than: _TypeAlias = _typing.Literal["gt", "gte"]  # noqa: Y015
+    _WhichOneofArgType_greater_than: _TypeAlias = _typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
+    _WhichOneofReturnType_less_than: _TypeAlias = _typing.Literal["lt", "lte"]  # noqa: Y015
+    _WhichOneofArgType_less_than: _TypeAlias = _typing.Literal["less_than", b"less_than"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_greater_than) -> _WhichOneofReturnType_greater_than | None: ...
-    @typing.overload
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_less_than) -> _WhichOneofReturnType_less_than | None: ...
 
-@typing.final
-class UInt32Rules(message.Message):
+Global___Int64Rules: _TypeAlias = Int64Rules  # noqa: Y015
+
+@_typing.final
+class UInt32Rules(_message.Message):
     """UInt32Rules describes the rules applied to `uint32` values. These
     rules may also be applied to the `google.protobuf.UInt32Value` Well-Known-Type.
     """
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CONST_FIELD_NUMBER: builtins.int
-    LT_FIELD_NUMBER: builtins.int
-    LTE_FIELD_NUMBER: builtins.int
-    GT_FIELD_NUMBER: builtins.int
-    GTE_FIELD_NUMBER: builtins.int
-    IN_FIELD_NUMBER: builtins.int
-    NOT_IN_FIELD_NUMBER: builtins.int
-    EXAMPLE_FIELD_NUMBER: builtins.int
-    const: builtins.int
+    CONST_FIELD_NUMBER: _builtins.int
+    LT_FIELD_NUMBER: _builtins.int
+    LTE_FIELD_NUMBER: _builtins.int
+    GT_FIELD_NUMBER: _builtins.int
+    GTE_FIELD_NUMBER: _builtins.int
+    IN_FIELD_NUMBER: _builtins.int
+    NOT_IN_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    const: _builtins.int
     """`const` requires the field value to exactly match the specified value. If
     the field value doesn't match, an error message is generated.
 
@@ -1366,7 +1388,7 @@ class UInt32Rules(message.Message):
     }
     ```
     """
-    lt: builtins.int
+    lt: _builtins.int
     """`lt` requires the field value to be less than the specified value (field <
     value). If the field value is equal to or greater than the specified value,
     an error message is generated.
@@ -1378,7 +1400,7 @@ class UInt32Rules(message.Message):
     }
     ```
     """
-    lte: builtins.int
+    lte: _builtins.int
     """`lte` requires the field value to be less than or equal to the specified
     value (field <= value). If the field value is greater than the specified
     value, an error message is generated.
@@ -1390,7 +1412,7 @@ class UInt32Rules(message.Message):
     }
     ```
     """
-    gt: builtins.int
+    gt: _builtins.int
     """`gt` requires the field value to be greater than the specified value
     (exclusive). If the value of `gt` is larger than a specified `lt` or
     `lte`, the range is reversed, and the field value must be outside the
@@ -1410,7 +1432,7 @@ class UInt32Rules(message.Message):
     }
     ```
     """
-    gte: builtins.int
+    gte: _builtins.int
     """`gte` requires the field value to be greater than or equal to the specified
     value (exclusive). If the value of `gte` is larger than a specified `lt`
     or `lte`, the range is reversed, and the field value must be outside the
@@ -1430,8 +1452,8 @@ class UInt32Rules(message.Message):
     }
     ```
     """
-    @builtins.property
-    def not_in(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def not_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`not_in` requires the field value to not be equal to any of the specified
         values. If the field value is one of the specified values, an error
         message is generated.
@@ -1444,8 +1466,8 @@ class UInt32Rules(message.Message):
         ```
         """
 
-    @builtins.property
-    def example(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def example(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`example` specifies values that the field may have. These values SHOULD
         conform to other rules. `example` values will not impact validation
         but may be used as helpful guidance on how to populate the given field.
@@ -1463,44 +1485,46 @@ class UInt32Rules(message.Message):
     def __init__(
         self,
         *,
-        const: builtins.int | None = ...,
-        lt: builtins.int | None = ...,
-        lte: builtins.int | None = ...,
-        gt: builtins.int | None = ...,
-        gte: builtins.int | None = ...,
-        not_in: abc.Iterable[builtins.int] | None = ...,
-        example: abc.Iterable[builtins.int] | None = ...,
+        const: _builtins.int | None = ...,
+        lt: _builtins.int | None = ...,
+        lte: _builtins.int | None = ...,
+        gt: _builtins.int | None = ...,
+        gte: _builtins.int | None = ...,
+        not_in: _abc.Iterable[_builtins.int] | None = ...,
+        example: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_greater_than: _TypeAlias = typing.Literal["gt", "gte"]  # noqa: Y015
-    _WhichOneofArgType_greater_than: _TypeAlias = typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
-    _WhichOneofReturnType_less_than: _TypeAlias = typing.Literal["lt", "lte"]  # noqa: Y015
-    _WhichOneofArgType_less_than: _TypeAlias = typing.Literal["less_than", b"less_than"]  # noqa: Y015
-    @typing.overload
+    _WhichOneofReturnType_greater_than: _TypeAlias = _typing.Literal["gt", "gte"]  # noqa: Y015
+    _WhichOneofArgType_greater_than: _TypeAlias = _typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
+    _WhichOneofReturnType_less_than: _TypeAlias = _typing.Literal["lt", "lte"]  # noqa: Y015
+    _WhichOneofArgType_less_than: _TypeAlias = _typing.Literal["less_than", b"less_than"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_greater_than) -> _WhichOneofReturnType_greater_than | None: ...
-    @typing.overload
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_less_than) -> _WhichOneofReturnType_less_than | None: ...
 
-@typing.final
-class UInt64Rules(message.Message):
+Global___UInt32Rules: _TypeAlias = UInt32Rules  # noqa: Y015
+
+@_typing.final
+class UInt64Rules(_message.Message):
     """UInt64Rules describes the rules applied to `uint64` values. These
     rules may also be applied to the `google.protobuf.UInt64Value` Well-Known-Type.
     """
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CONST_FIELD_NUMBER: builtins.int
-    LT_FIELD_NUMBER: builtins.int
-    LTE_FIELD_NUMBER: builtins.int
-    GT_FIELD_NUMBER: builtins.int
-    GTE_FIELD_NUMBER: builtins.int
-    IN_FIELD_NUMBER: builtins.int
-    NOT_IN_FIELD_NUMBER: builtins.int
-    EXAMPLE_FIELD_NUMBER: builtins.int
-    const: builtins.int
+    CONST_FIELD_NUMBER: _builtins.int
+    LT_FIELD_NUMBER: _builtins.int
+    LTE_FIELD_NUMBER: _builtins.int
+    GT_FIELD_NUMBER: _builtins.int
+    GTE_FIELD_NUMBER: _builtins.int
+    IN_FIELD_NUMBER: _builtins.int
+    NOT_IN_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    const: _builtins.int
     """`const` requires the field value to exactly match the specified value. If
     the field value doesn't match, an error message is generated.
 
@@ -1511,7 +1535,7 @@ class UInt64Rules(message.Message):
     }
     ```
     """
-    lt: builtins.int
+    lt: _builtins.int
     """`lt` requires the field value to be less than the specified value (field <
     value). If the field value is equal to or greater than the specified value,
     an error message is generated.
@@ -1523,7 +1547,7 @@ class UInt64Rules(message.Message):
     }
     ```
     """
-    lte: builtins.int
+    lte: _builtins.int
     """`lte` requires the field value to be less than or equal to the specified
     value (field <= value). If the field value is greater than the specified
     value, an error message is generated.
@@ -1535,7 +1559,7 @@ class UInt64Rules(message.Message):
     }
     ```
     """
-    gt: builtins.int
+    gt: _builtins.int
     """`gt` requires the field value to be greater than the specified value
     (exclusive). If the value of `gt` is larger than a specified `lt` or
     `lte`, the range is reversed, and the field value must be outside the
@@ -1555,7 +1579,7 @@ class UInt64Rules(message.Message):
     }
     ```
     """
-    gte: builtins.int
+    gte: _builtins.int
     """`gte` requires the field value to be greater than or equal to the specified
     value (exclusive). If the value of `gte` is larger than a specified `lt`
     or `lte`, the range is reversed, and the field value must be outside the
@@ -1575,8 +1599,8 @@ class UInt64Rules(message.Message):
     }
     ```
     """
-    @builtins.property
-    def not_in(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def not_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`not_in` requires the field value to not be equal to any of the specified
         values. If the field value is one of the specified values, an error
         message is generated.
@@ -1589,8 +1613,8 @@ class UInt64Rules(message.Message):
         ```
         """
 
-    @builtins.property
-    def example(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def example(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`example` specifies values that the field may have. These values SHOULD
         conform to other rules. `example` values will not impact validation
         but may be used as helpful guidance on how to populate the given field.
@@ -1608,42 +1632,44 @@ class UInt64Rules(message.Message):
     def __init__(
         self,
         *,
-        const: builtins.int | None = ...,
-        lt: builtins.int | None = ...,
-        lte: builtins.int | None = ...,
-        gt: builtins.int | None = ...,
-        gte: builtins.int | None = ...,
-        not_in: abc.Iterable[builtins.int] | None = ...,
-        example: abc.Iterable[builtins.int] | None = ...,
+        const: _builtins.int | None = ...,
+        lt: _builtins.int | None = ...,
+        lte: _builtins.int | None = ...,
+        gt: _builtins.int | None = ...,
+        gte: _builtins.int | None = ...,
+        not_in: _abc.Iterable[_builtins.int] | None = ...,
+        example: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_greater_than: _TypeAlias = typing.Literal["gt", "gte"]  # noqa: Y015
-    _WhichOneofArgType_greater_than: _TypeAlias = typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
-    _WhichOneofReturnType_less_than: _TypeAlias = typing.Literal["lt", "lte"]  # noqa: Y015
-    _WhichOneofArgType_less_than: _TypeAlias = typing.Literal["less_than", b"less_than"]  # noqa: Y015
-    @typing.overload
+    _WhichOneofReturnType_greater_than: _TypeAlias = _typing.Literal["gt", "gte"]  # noqa: Y015
+    _WhichOneofArgType_greater_than: _TypeAlias = _typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
+    _WhichOneofReturnType_less_than: _TypeAlias = _typing.Literal["lt", "lte"]  # noqa: Y015
+    _WhichOneofArgType_less_than: _TypeAlias = _typing.Literal["less_than", b"less_than"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_greater_than) -> _WhichOneofReturnType_greater_than | None: ...
-    @typing.overload
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_less_than) -> _WhichOneofReturnType_less_than | None: ...
 
-@typing.final
-class SInt32Rules(message.Message):
+Global___UInt64Rules: _TypeAlias = UInt64Rules  # noqa: Y015
+
+@_typing.final
+class SInt32Rules(_message.Message):
     """SInt32Rules describes the rules applied to `sint32` values."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CONST_FIELD_NUMBER: builtins.int
-    LT_FIELD_NUMBER: builtins.int
-    LTE_FIELD_NUMBER: builtins.int
-    GT_FIELD_NUMBER: builtins.int
-    GTE_FIELD_NUMBER: builtins.int
-    IN_FIELD_NUMBER: builtins.int
-    NOT_IN_FIELD_NUMBER: builtins.int
-    EXAMPLE_FIELD_NUMBER: builtins.int
-    const: builtins.int
+    CONST_FIELD_NUMBER: _builtins.int
+    LT_FIELD_NUMBER: _builtins.int
+    LTE_FIELD_NUMBER: _builtins.int
+    GT_FIELD_NUMBER: _builtins.int
+    GTE_FIELD_NUMBER: _builtins.int
+    IN_FIELD_NUMBER: _builtins.int
+    NOT_IN_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    const: _builtins.int
     """`const` requires the field value to exactly match the specified value. If
     the field value doesn't match, an error message is generated.
 
@@ -1654,7 +1680,7 @@ class SInt32Rules(message.Message):
     }
     ```
     """
-    lt: builtins.int
+    lt: _builtins.int
     """`lt` requires the field value to be less than the specified value (field
     < value). If the field value is equal to or greater than the specified
     value, an error message is generated.
@@ -1666,7 +1692,7 @@ class SInt32Rules(message.Message):
     }
     ```
     """
-    lte: builtins.int
+    lte: _builtins.int
     """`lte` requires the field value to be less than or equal to the specified
     value (field <= value). If the field value is greater than the specified
     value, an error message is generated.
@@ -1678,7 +1704,7 @@ class SInt32Rules(message.Message):
     }
     ```
     """
-    gt: builtins.int
+    gt: _builtins.int
     """`gt` requires the field value to be greater than the specified value
     (exclusive). If the value of `gt` is larger than a specified `lt` or
     `lte`, the range is reversed, and the field value must be outside the
@@ -1698,7 +1724,7 @@ class SInt32Rules(message.Message):
     }
     ```
     """
-    gte: builtins.int
+    gte: _builtins.int
     """`gte` requires the field value to be greater than or equal to the specified
     value (exclusive). If the value of `gte` is larger than a specified `lt`
     or `lte`, the range is reversed, and the field value must be outside the
@@ -1718,8 +1744,8 @@ class SInt32Rules(message.Message):
     }
     ```
     """
-    @builtins.property
-    def not_in(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def not_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`not_in` requires the field value to not be equal to any of the specified
         values. If the field value is one of the specified values, an error
         message is generated.
@@ -1732,8 +1758,8 @@ class SInt32Rules(message.Message):
         ```
         """
 
-    @builtins.property
-    def example(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def example(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`example` specifies values that the field may have. These values SHOULD
         conform to other rules. `example` values will not impact validation
         but may be used as helpful guidance on how to populate the given field.
@@ -1751,42 +1777,44 @@ class SInt32Rules(message.Message):
     def __init__(
         self,
         *,
-        const: builtins.int | None = ...,
-        lt: builtins.int | None = ...,
-        lte: builtins.int | None = ...,
-        gt: builtins.int | None = ...,
-        gte: builtins.int | None = ...,
-        not_in: abc.Iterable[builtins.int] | None = ...,
-        example: abc.Iterable[builtins.int] | None = ...,
+        const: _builtins.int | None = ...,
+        lt: _builtins.int | None = ...,
+        lte: _builtins.int | None = ...,
+        gt: _builtins.int | None = ...,
+        gte: _builtins.int | None = ...,
+        not_in: _abc.Iterable[_builtins.int] | None = ...,
+        example: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_greater_than: _TypeAlias = typing.Literal["gt", "gte"]  # noqa: Y015
-    _WhichOneofArgType_greater_than: _TypeAlias = typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
-    _WhichOneofReturnType_less_than: _TypeAlias = typing.Literal["lt", "lte"]  # noqa: Y015
-    _WhichOneofArgType_less_than: _TypeAlias = typing.Literal["less_than", b"less_than"]  # noqa: Y015
-    @typing.overload
+    _WhichOneofReturnType_greater_than: _TypeAlias = _typing.Literal["gt", "gte"]  # noqa: Y015
+    _WhichOneofArgType_greater_than: _TypeAlias = _typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
+    _WhichOneofReturnType_less_than: _TypeAlias = _typing.Literal["lt", "lte"]  # noqa: Y015
+    _WhichOneofArgType_less_than: _TypeAlias = _typing.Literal["less_than", b"less_than"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_greater_than) -> _WhichOneofReturnType_greater_than | None: ...
-    @typing.overload
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_less_than) -> _WhichOneofReturnType_less_than | None: ...
 
-@typing.final
-class SInt64Rules(message.Message):
+Global___SInt32Rules: _TypeAlias = SInt32Rules  # noqa: Y015
+
+@_typing.final
+class SInt64Rules(_message.Message):
     """SInt64Rules describes the rules applied to `sint64` values."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CONST_FIELD_NUMBER: builtins.int
-    LT_FIELD_NUMBER: builtins.int
-    LTE_FIELD_NUMBER: builtins.int
-    GT_FIELD_NUMBER: builtins.int
-    GTE_FIELD_NUMBER: builtins.int
-    IN_FIELD_NUMBER: builtins.int
-    NOT_IN_FIELD_NUMBER: builtins.int
-    EXAMPLE_FIELD_NUMBER: builtins.int
-    const: builtins.int
+    CONST_FIELD_NUMBER: _builtins.int
+    LT_FIELD_NUMBER: _builtins.int
+    LTE_FIELD_NUMBER: _builtins.int
+    GT_FIELD_NUMBER: _builtins.int
+    GTE_FIELD_NUMBER: _builtins.int
+    IN_FIELD_NUMBER: _builtins.int
+    NOT_IN_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    const: _builtins.int
     """`const` requires the field value to exactly match the specified value. If
     the field value doesn't match, an error message is generated.
 
@@ -1797,7 +1825,7 @@ class SInt64Rules(message.Message):
     }
     ```
     """
-    lt: builtins.int
+    lt: _builtins.int
     """`lt` requires the field value to be less than the specified value (field
     < value). If the field value is equal to or greater than the specified
     value, an error message is generated.
@@ -1809,7 +1837,7 @@ class SInt64Rules(message.Message):
     }
     ```
     """
-    lte: builtins.int
+    lte: _builtins.int
     """`lte` requires the field value to be less than or equal to the specified
     value (field <= value). If the field value is greater than the specified
     value, an error message is generated.
@@ -1821,7 +1849,7 @@ class SInt64Rules(message.Message):
     }
     ```
     """
-    gt: builtins.int
+    gt: _builtins.int
     """`gt` requires the field value to be greater than the specified value
     (exclusive). If the value of `gt` is larger than a specified `lt` or
     `lte`, the range is reversed, and the field value must be outside the
@@ -1841,7 +1869,7 @@ class SInt64Rules(message.Message):
     }
     ```
     """
-    gte: builtins.int
+    gte: _builtins.int
     """`gte` requires the field value to be greater than or equal to the specified
     value (exclusive). If the value of `gte` is larger than a specified `lt`
     or `lte`, the range is reversed, and the field value must be outside the
@@ -1861,8 +1889,8 @@ class SInt64Rules(message.Message):
     }
     ```
     """
-    @builtins.property
-    def not_in(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def not_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`not_in` requires the field value to not be equal to any of the specified
         values. If the field value is one of the specified values, an error
         message is generated.
@@ -1875,8 +1903,8 @@ class SInt64Rules(message.Message):
         ```
         """
 
-    @builtins.property
-    def example(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def example(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`example` specifies values that the field may have. These values SHOULD
         conform to other rules. `example` values will not impact validation
         but may be used as helpful guidance on how to populate the given field.
@@ -1894,42 +1922,44 @@ class SInt64Rules(message.Message):
     def __init__(
         self,
         *,
-        const: builtins.int | None = ...,
-        lt: builtins.int | None = ...,
-        lte: builtins.int | None = ...,
-        gt: builtins.int | None = ...,
-        gte: builtins.int | None = ...,
-        not_in: abc.Iterable[builtins.int] | None = ...,
-        example: abc.Iterable[builtins.int] | None = ...,
+        const: _builtins.int | None = ...,
+        lt: _builtins.int | None = ...,
+        lte: _builtins.int | None = ...,
+        gt: _builtins.int | None = ...,
+        gte: _builtins.int | None = ...,
+        not_in: _abc.Iterable[_builtins.int] | None = ...,
+        example: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_greater_than: _TypeAlias = typing.Literal["gt", "gte"]  # noqa: Y015
-    _WhichOneofArgType_greater_than: _TypeAlias = typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
-    _WhichOneofReturnType_less_than: _TypeAlias = typing.Literal["lt", "lte"]  # noqa: Y015
-    _WhichOneofArgType_less_than: _TypeAlias = typing.Literal["less_than", b"less_than"]  # noqa: Y015
-    @typing.overload
+    _WhichOneofReturnType_greater_than: _TypeAlias = _typing.Literal["gt", "gte"]  # noqa: Y015
+    _WhichOneofArgType_greater_than: _TypeAlias = _typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
+    _WhichOneofReturnType_less_than: _TypeAlias = _typing.Literal["lt", "lte"]  # noqa: Y015
+    _WhichOneofArgType_less_than: _TypeAlias = _typing.Literal["less_than", b"less_than"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_greater_than) -> _WhichOneofReturnType_greater_than | None: ...
-    @typing.overload
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_less_than) -> _WhichOneofReturnType_less_than | None: ...
 
-@typing.final
-class Fixed32Rules(message.Message):
+Global___SInt64Rules: _TypeAlias = SInt64Rules  # noqa: Y015
+
+@_typing.final
+class Fixed32Rules(_message.Message):
     """Fixed32Rules describes the rules applied to `fixed32` values."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CONST_FIELD_NUMBER: builtins.int
-    LT_FIELD_NUMBER: builtins.int
-    LTE_FIELD_NUMBER: builtins.int
-    GT_FIELD_NUMBER: builtins.int
-    GTE_FIELD_NUMBER: builtins.int
-    IN_FIELD_NUMBER: builtins.int
-    NOT_IN_FIELD_NUMBER: builtins.int
-    EXAMPLE_FIELD_NUMBER: builtins.int
-    const: builtins.int
+    CONST_FIELD_NUMBER: _builtins.int
+    LT_FIELD_NUMBER: _builtins.int
+    LTE_FIELD_NUMBER: _builtins.int
+    GT_FIELD_NUMBER: _builtins.int
+    GTE_FIELD_NUMBER: _builtins.int
+    IN_FIELD_NUMBER: _builtins.int
+    NOT_IN_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    const: _builtins.int
     """`const` requires the field value to exactly match the specified value.
     If the field value doesn't match, an error message is generated.
 
@@ -1940,7 +1970,7 @@ class Fixed32Rules(message.Message):
     }
     ```
     """
-    lt: builtins.int
+    lt: _builtins.int
     """`lt` requires the field value to be less than the specified value (field <
     value). If the field value is equal to or greater than the specified value,
     an error message is generated.
@@ -1952,7 +1982,7 @@ class Fixed32Rules(message.Message):
     }
     ```
     """
-    lte: builtins.int
+    lte: _builtins.int
     """`lte` requires the field value to be less than or equal to the specified
     value (field <= value). If the field value is greater than the specified
     value, an error message is generated.
@@ -1964,7 +1994,7 @@ class Fixed32Rules(message.Message):
     }
     ```
     """
-    gt: builtins.int
+    gt: _builtins.int
     """`gt` requires the field value to be greater than the specified value
     (exclusive). If the value of `gt` is larger than a specified `lt` or
     `lte`, the range is reversed, and the field value must be outside the
@@ -1984,7 +2014,7 @@ class Fixed32Rules(message.Message):
     }
     ```
     """
-    gte: builtins.int
+    gte: _builtins.int
     """`gte` requires the field value to be greater than or equal to the specified
     value (exclusive). If the value of `gte` is larger than a specified `lt`
     or `lte`, the range is reversed, and the field value must be outside the
@@ -2004,8 +2034,8 @@ class Fixed32Rules(message.Message):
     }
     ```
     """
-    @builtins.property
-    def not_in(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def not_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`not_in` requires the field value to not be equal to any of the specified
         values. If the field value is one of the specified values, an error
         message is generated.
@@ -2018,8 +2048,8 @@ class Fixed32Rules(message.Message):
         ```
         """
 
-    @builtins.property
-    def example(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def example(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`example` specifies values that the field may have. These values SHOULD
         conform to other rules. `example` values will not impact validation
         but may be used as helpful guidance on how to populate the given field.
@@ -2037,42 +2067,44 @@ class Fixed32Rules(message.Message):
     def __init__(
         self,
         *,
-        const: builtins.int | None = ...,
-        lt: builtins.int | None = ...,
-        lte: builtins.int | None = ...,
-        gt: builtins.int | None = ...,
-        gte: builtins.int | None = ...,
-        not_in: abc.Iterable[builtins.int] | None = ...,
-        example: abc.Iterable[builtins.int] | None = ...,
+        const: _builtins.int | None = ...,
+        lt: _builtins.int | None = ...,
+        lte: _builtins.int | None = ...,
+        gt: _builtins.int | None = ...,
+        gte: _builtins.int | None = ...,
+        not_in: _abc.Iterable[_builtins.int] | None = ...,
+        example: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_greater_than: _TypeAlias = typing.Literal["gt", "gte"]  # noqa: Y015
-    _WhichOneofArgType_greater_than: _TypeAlias = typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
-    _WhichOneofReturnType_less_than: _TypeAlias = typing.Literal["lt", "lte"]  # noqa: Y015
-    _WhichOneofArgType_less_than: _TypeAlias = typing.Literal["less_than", b"less_than"]  # noqa: Y015
-    @typing.overload
+    _WhichOneofReturnType_greater_than: _TypeAlias = _typing.Literal["gt", "gte"]  # noqa: Y015
+    _WhichOneofArgType_greater_than: _TypeAlias = _typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
+    _WhichOneofReturnType_less_than: _TypeAlias = _typing.Literal["lt", "lte"]  # noqa: Y015
+    _WhichOneofArgType_less_than: _TypeAlias = _typing.Literal["less_than", b"less_than"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_greater_than) -> _WhichOneofReturnType_greater_than | None: ...
-    @typing.overload
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_less_than) -> _WhichOneofReturnType_less_than | None: ...
 
-@typing.final
-class Fixed64Rules(message.Message):
+Global___Fixed32Rules: _TypeAlias = Fixed32Rules  # noqa: Y015
+
+@_typing.final
+class Fixed64Rules(_message.Message):
     """Fixed64Rules describes the rules applied to `fixed64` values."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CONST_FIELD_NUMBER: builtins.int
-    LT_FIELD_NUMBER: builtins.int
-    LTE_FIELD_NUMBER: builtins.int
-    GT_FIELD_NUMBER: builtins.int
-    GTE_FIELD_NUMBER: builtins.int
-    IN_FIELD_NUMBER: builtins.int
-    NOT_IN_FIELD_NUMBER: builtins.int
-    EXAMPLE_FIELD_NUMBER: builtins.int
-    const: builtins.int
+    CONST_FIELD_NUMBER: _builtins.int
+    LT_FIELD_NUMBER: _builtins.int
+    LTE_FIELD_NUMBER: _builtins.int
+    GT_FIELD_NUMBER: _builtins.int
+    GTE_FIELD_NUMBER: _builtins.int
+    IN_FIELD_NUMBER: _builtins.int
+    NOT_IN_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    const: _builtins.int
     """`const` requires the field value to exactly match the specified value. If
     the field value doesn't match, an error message is generated.
 
@@ -2083,7 +2115,7 @@ class Fixed64Rules(message.Message):
     }
     ```
     """
-    lt: builtins.int
+    lt: _builtins.int
     """`lt` requires the field value to be less than the specified value (field <
     value). If the field value is equal to or greater than the specified value,
     an error message is generated.
@@ -2095,7 +2127,7 @@ class Fixed64Rules(message.Message):
     }
     ```
     """
-    lte: builtins.int
+    lte: _builtins.int
     """`lte` requires the field value to be less than or equal to the specified
     value (field <= value). If the field value is greater than the specified
     value, an error message is generated.
@@ -2107,7 +2139,7 @@ class Fixed64Rules(message.Message):
     }
     ```
     """
-    gt: builtins.int
+    gt: _builtins.int
     """`gt` requires the field value to be greater than the specified value
     (exclusive). If the value of `gt` is larger than a specified `lt` or
     `lte`, the range is reversed, and the field value must be outside the
@@ -2127,7 +2159,7 @@ class Fixed64Rules(message.Message):
     }
     ```
     """
-    gte: builtins.int
+    gte: _builtins.int
     """`gte` requires the field value to be greater than or equal to the specified
     value (exclusive). If the value of `gte` is larger than a specified `lt`
     or `lte`, the range is reversed, and the field value must be outside the
@@ -2147,8 +2179,8 @@ class Fixed64Rules(message.Message):
     }
     ```
     """
-    @builtins.property
-    def not_in(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def not_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`not_in` requires the field value to not be equal to any of the specified
         values. If the field value is one of the specified values, an error
         message is generated.
@@ -2161,8 +2193,8 @@ class Fixed64Rules(message.Message):
         ```
         """
 
-    @builtins.property
-    def example(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def example(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`example` specifies values that the field may have. These values SHOULD
         conform to other rules. `example` values will not impact validation
         but may be used as helpful guidance on how to populate the given field.
@@ -2180,42 +2212,44 @@ class Fixed64Rules(message.Message):
     def __init__(
         self,
         *,
-        const: builtins.int | None = ...,
-        lt: builtins.int | None = ...,
-        lte: builtins.int | None = ...,
-        gt: builtins.int | None = ...,
-        gte: builtins.int | None = ...,
-        not_in: abc.Iterable[builtins.int] | None = ...,
-        example: abc.Iterable[builtins.int] | None = ...,
+        const: _builtins.int | None = ...,
+        lt: _builtins.int | None = ...,
+        lte: _builtins.int | None = ...,
+        gt: _builtins.int | None = ...,
+        gte: _builtins.int | None = ...,
+        not_in: _abc.Iterable[_builtins.int] | None = ...,
+        example: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_greater_than: _TypeAlias = typing.Literal["gt", "gte"]  # noqa: Y015
-    _WhichOneofArgType_greater_than: _TypeAlias = typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
-    _WhichOneofReturnType_less_than: _TypeAlias = typing.Literal["lt", "lte"]  # noqa: Y015
-    _WhichOneofArgType_less_than: _TypeAlias = typing.Literal["less_than", b"less_than"]  # noqa: Y015
-    @typing.overload
+    _WhichOneofReturnType_greater_than: _TypeAlias = _typing.Literal["gt", "gte"]  # noqa: Y015
+    _WhichOneofArgType_greater_than: _TypeAlias = _typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
+    _WhichOneofReturnType_less_than: _TypeAlias = _typing.Literal["lt", "lte"]  # noqa: Y015
+    _WhichOneofArgType_less_than: _TypeAlias = _typing.Literal["less_than", b"less_than"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_greater_than) -> _WhichOneofReturnType_greater_than | None: ...
-    @typing.overload
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_less_than) -> _WhichOneofReturnType_less_than | None: ...
 
-@typing.final
-class SFixed32Rules(message.Message):
+Global___Fixed64Rules: _TypeAlias = Fixed64Rules  # noqa: Y015
+
+@_typing.final
+class SFixed32Rules(_message.Message):
     """SFixed32Rules describes the rules applied to `fixed32` values."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CONST_FIELD_NUMBER: builtins.int
-    LT_FIELD_NUMBER: builtins.int
-    LTE_FIELD_NUMBER: builtins.int
-    GT_FIELD_NUMBER: builtins.int
-    GTE_FIELD_NUMBER: builtins.int
-    IN_FIELD_NUMBER: builtins.int
-    NOT_IN_FIELD_NUMBER: builtins.int
-    EXAMPLE_FIELD_NUMBER: builtins.int
-    const: builtins.int
+    CONST_FIELD_NUMBER: _builtins.int
+    LT_FIELD_NUMBER: _builtins.int
+    LTE_FIELD_NUMBER: _builtins.int
+    GT_FIELD_NUMBER: _builtins.int
+    GTE_FIELD_NUMBER: _builtins.int
+    IN_FIELD_NUMBER: _builtins.int
+    NOT_IN_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    const: _builtins.int
     """`const` requires the field value to exactly match the specified value. If
     the field value doesn't match, an error message is generated.
 
@@ -2226,7 +2260,7 @@ class SFixed32Rules(message.Message):
     }
     ```
     """
-    lt: builtins.int
+    lt: _builtins.int
     """`lt` requires the field value to be less than the specified value (field <
     value). If the field value is equal to or greater than the specified value,
     an error message is generated.
@@ -2238,7 +2272,7 @@ class SFixed32Rules(message.Message):
     }
     ```
     """
-    lte: builtins.int
+    lte: _builtins.int
     """`lte` requires the field value to be less than or equal to the specified
     value (field <= value). If the field value is greater than the specified
     value, an error message is generated.
@@ -2250,7 +2284,7 @@ class SFixed32Rules(message.Message):
     }
     ```
     """
-    gt: builtins.int
+    gt: _builtins.int
     """`gt` requires the field value to be greater than the specified value
     (exclusive). If the value of `gt` is larger than a specified `lt` or
     `lte`, the range is reversed, and the field value must be outside the
@@ -2270,7 +2304,7 @@ class SFixed32Rules(message.Message):
     }
     ```
     """
-    gte: builtins.int
+    gte: _builtins.int
     """`gte` requires the field value to be greater than or equal to the specified
     value (exclusive). If the value of `gte` is larger than a specified `lt`
     or `lte`, the range is reversed, and the field value must be outside the
@@ -2290,8 +2324,8 @@ class SFixed32Rules(message.Message):
     }
     ```
     """
-    @builtins.property
-    def not_in(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def not_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`not_in` requires the field value to not be equal to any of the specified
         values. If the field value is one of the specified values, an error
         message is generated.
@@ -2304,8 +2338,8 @@ class SFixed32Rules(message.Message):
         ```
         """
 
-    @builtins.property
-    def example(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def example(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`example` specifies values that the field may have. These values SHOULD
         conform to other rules. `example` values will not impact validation
         but may be used as helpful guidance on how to populate the given field.
@@ -2323,42 +2357,44 @@ class SFixed32Rules(message.Message):
     def __init__(
         self,
         *,
-        const: builtins.int | None = ...,
-        lt: builtins.int | None = ...,
-        lte: builtins.int | None = ...,
-        gt: builtins.int | None = ...,
-        gte: builtins.int | None = ...,
-        not_in: abc.Iterable[builtins.int] | None = ...,
-        example: abc.Iterable[builtins.int] | None = ...,
+        const: _builtins.int | None = ...,
+        lt: _builtins.int | None = ...,
+        lte: _builtins.int | None = ...,
+        gt: _builtins.int | None = ...,
+        gte: _builtins.int | None = ...,
+        not_in: _abc.Iterable[_builtins.int] | None = ...,
+        example: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_greater_than: _TypeAlias = typing.Literal["gt", "gte"]  # noqa: Y015
-    _WhichOneofArgType_greater_than: _TypeAlias = typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
-    _WhichOneofReturnType_less_than: _TypeAlias = typing.Literal["lt", "lte"]  # noqa: Y015
-    _WhichOneofArgType_less_than: _TypeAlias = typing.Literal["less_than", b"less_than"]  # noqa: Y015
-    @typing.overload
+    _WhichOneofReturnType_greater_than: _TypeAlias = _typing.Literal["gt", "gte"]  # noqa: Y015
+    _WhichOneofArgType_greater_than: _TypeAlias = _typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
+    _WhichOneofReturnType_less_than: _TypeAlias = _typing.Literal["lt", "lte"]  # noqa: Y015
+    _WhichOneofArgType_less_than: _TypeAlias = _typing.Literal["less_than", b"less_than"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_greater_than) -> _WhichOneofReturnType_greater_than | None: ...
-    @typing.overload
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_less_than) -> _WhichOneofReturnType_less_than | None: ...
 
-@typing.final
-class SFixed64Rules(message.Message):
+Global___SFixed32Rules: _TypeAlias = SFixed32Rules  # noqa: Y015
+
+@_typing.final
+class SFixed64Rules(_message.Message):
     """SFixed64Rules describes the rules applied to `fixed64` values."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CONST_FIELD_NUMBER: builtins.int
-    LT_FIELD_NUMBER: builtins.int
-    LTE_FIELD_NUMBER: builtins.int
-    GT_FIELD_NUMBER: builtins.int
-    GTE_FIELD_NUMBER: builtins.int
-    IN_FIELD_NUMBER: builtins.int
-    NOT_IN_FIELD_NUMBER: builtins.int
-    EXAMPLE_FIELD_NUMBER: builtins.int
-    const: builtins.int
+    CONST_FIELD_NUMBER: _builtins.int
+    LT_FIELD_NUMBER: _builtins.int
+    LTE_FIELD_NUMBER: _builtins.int
+    GT_FIELD_NUMBER: _builtins.int
+    GTE_FIELD_NUMBER: _builtins.int
+    IN_FIELD_NUMBER: _builtins.int
+    NOT_IN_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    const: _builtins.int
     """`const` requires the field value to exactly match the specified value. If
     the field value doesn't match, an error message is generated.
 
@@ -2369,7 +2405,7 @@ class SFixed64Rules(message.Message):
     }
     ```
     """
-    lt: builtins.int
+    lt: _builtins.int
     """`lt` requires the field value to be less than the specified value (field <
     value). If the field value is equal to or greater than the specified value,
     an error message is generated.
@@ -2381,7 +2417,7 @@ class SFixed64Rules(message.Message):
     }
     ```
     """
-    lte: builtins.int
+    lte: _builtins.int
     """`lte` requires the field value to be less than or equal to the specified
     value (field <= value). If the field value is greater than the specified
     value, an error message is generated.
@@ -2393,7 +2429,7 @@ class SFixed64Rules(message.Message):
     }
     ```
     """
-    gt: builtins.int
+    gt: _builtins.int
     """`gt` requires the field value to be greater than the specified value
     (exclusive). If the value of `gt` is larger than a specified `lt` or
     `lte`, the range is reversed, and the field value must be outside the
@@ -2413,7 +2449,7 @@ class SFixed64Rules(message.Message):
     }
     ```
     """
-    gte: builtins.int
+    gte: _builtins.int
     """`gte` requires the field value to be greater than or equal to the specified
     value (exclusive). If the value of `gte` is larger than a specified `lt`
     or `lte`, the range is reversed, and the field value must be outside the
@@ -2433,8 +2469,8 @@ class SFixed64Rules(message.Message):
     }
     ```
     """
-    @builtins.property
-    def not_in(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def not_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`not_in` requires the field value to not be equal to any of the specified
         values. If the field value is one of the specified values, an error
         message is generated.
@@ -2447,8 +2483,8 @@ class SFixed64Rules(message.Message):
         ```
         """
 
-    @builtins.property
-    def example(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def example(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`example` specifies values that the field may have. These values SHOULD
         conform to other rules. `example` values will not impact validation
         but may be used as helpful guidance on how to populate the given field.
@@ -2466,38 +2502,40 @@ class SFixed64Rules(message.Message):
     def __init__(
         self,
         *,
-        const: builtins.int | None = ...,
-        lt: builtins.int | None = ...,
-        lte: builtins.int | None = ...,
-        gt: builtins.int | None = ...,
-        gte: builtins.int | None = ...,
-        not_in: abc.Iterable[builtins.int] | None = ...,
-        example: abc.Iterable[builtins.int] | None = ...,
+        const: _builtins.int | None = ...,
+        lt: _builtins.int | None = ...,
+        lte: _builtins.int | None = ...,
+        gt: _builtins.int | None = ...,
+        gte: _builtins.int | None = ...,
+        not_in: _abc.Iterable[_builtins.int] | None = ...,
+        example: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_greater_than: _TypeAlias = typing.Literal["gt", "gte"]  # noqa: Y015
-    _WhichOneofArgType_greater_than: _TypeAlias = typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
-    _WhichOneofReturnType_less_than: _TypeAlias = typing.Literal["lt", "lte"]  # noqa: Y015
-    _WhichOneofArgType_less_than: _TypeAlias = typing.Literal["less_than", b"less_than"]  # noqa: Y015
-    @typing.overload
+    _WhichOneofReturnType_greater_than: _TypeAlias = _typing.Literal["gt", "gte"]  # noqa: Y015
+    _WhichOneofArgType_greater_than: _TypeAlias = _typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
+    _WhichOneofReturnType_less_than: _TypeAlias = _typing.Literal["lt", "lte"]  # noqa: Y015
+    _WhichOneofArgType_less_than: _TypeAlias = _typing.Literal["less_than", b"less_than"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_greater_than) -> _WhichOneofReturnType_greater_than | None: ...
-    @typing.overload
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_less_than) -> _WhichOneofReturnType_less_than | None: ...
 
-@typing.final
-class BoolRules(message.Message):
+Global___SFixed64Rules: _TypeAlias = SFixed64Rules  # noqa: Y015
+
+@_typing.final
+class BoolRules(_message.Message):
     """BoolRules describes the rules applied to `bool` values. These rules
     may also be applied to the `google.protobuf.BoolValue` Well-Known-Type.
     """
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CONST_FIELD_NUMBER: builtins.int
-    EXAMPLE_FIELD_NUMBER: builtins.int
-    const: builtins.bool
+    CONST_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    const: _builtins.bool
     """`const` requires the field value to exactly match the specified boolean value.
     If the field value doesn't match, an error message is generated.
 
@@ -2508,8 +2546,8 @@ class BoolRules(message.Message):
     }
     ```
     """
-    @builtins.property
-    def example(self) -> containers.RepeatedScalarFieldContainer[builtins.bool]:
+    @_builtins.property
+    def example(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
         """`example` specifies values that the field may have. These values SHOULD
         conform to other rules. `example` values will not impact validation
         but may be used as helpful guidance on how to populate the given field.
@@ -2527,61 +2565,63 @@ class BoolRules(message.Message):
     def __init__(
         self,
         *,
-        const: builtins.bool | None = ...,
-        example: abc.Iterable[builtins.bool] | None = ...,
+        const: _builtins.bool | None = ...,
+        example: _abc.Iterable[_builtins.bool] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["const", b"const"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["const", b"const", "example", b"example"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["const", b"const"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "example", b"example"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class StringRules(message.Message):
+Global___BoolRules: _TypeAlias = BoolRules  # noqa: Y015
+
+@_typing.final
+class StringRules(_message.Message):
     """StringRules describes the rules applied to `string` values These
     rules may also be applied to the `google.protobuf.StringValue` Well-Known-Type.
     """
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CONST_FIELD_NUMBER: builtins.int
-    LEN_FIELD_NUMBER: builtins.int
-    MIN_LEN_FIELD_NUMBER: builtins.int
-    MAX_LEN_FIELD_NUMBER: builtins.int
-    LEN_BYTES_FIELD_NUMBER: builtins.int
-    MIN_BYTES_FIELD_NUMBER: builtins.int
-    MAX_BYTES_FIELD_NUMBER: builtins.int
-    PATTERN_FIELD_NUMBER: builtins.int
-    PREFIX_FIELD_NUMBER: builtins.int
-    SUFFIX_FIELD_NUMBER: builtins.int
-    CONTAINS_FIELD_NUMBER: builtins.int
-    NOT_CONTAINS_FIELD_NUMBER: builtins.int
-    IN_FIELD_NUMBER: builtins.int
-    NOT_IN_FIELD_NUMBER: builtins.int
-    EMAIL_FIELD_NUMBER: builtins.int
-    HOSTNAME_FIELD_NUMBER: builtins.int
-    IP_FIELD_NUMBER: builtins.int
-    IPV4_FIELD_NUMBER: builtins.int
-    IPV6_FIELD_NUMBER: builtins.int
-    URI_FIELD_NUMBER: builtins.int
-    URI_REF_FIELD_NUMBER: builtins.int
-    ADDRESS_FIELD_NUMBER: builtins.int
-    UUID_FIELD_NUMBER: builtins.int
-    TUUID_FIELD_NUMBER: builtins.int
-    IP_WITH_PREFIXLEN_FIELD_NUMBER: builtins.int
-    IPV4_WITH_PREFIXLEN_FIELD_NUMBER: builtins.int
-    IPV6_WITH_PREFIXLEN_FIELD_NUMBER: builtins.int
-    IP_PREFIX_FIELD_NUMBER: builtins.int
-    IPV4_PREFIX_FIELD_NUMBER: builtins.int
-    IPV6_PREFIX_FIELD_NUMBER: builtins.int
-    HOST_AND_PORT_FIELD_NUMBER: builtins.int
-    ULID_FIELD_NUMBER: builtins.int
-    PROTOBUF_FQN_FIELD_NUMBER: builtins.int
-    PROTOBUF_DOT_FQN_FIELD_NUMBER: builtins.int
-    WELL_KNOWN_REGEX_FIELD_NUMBER: builtins.int
-    STRICT_FIELD_NUMBER: builtins.int
-    EXAMPLE_FIELD_NUMBER: builtins.int
-    const: builtins.str
+    CONST_FIELD_NUMBER: _builtins.int
+    LEN_FIELD_NUMBER: _builtins.int
+    MIN_LEN_FIELD_NUMBER: _builtins.int
+    MAX_LEN_FIELD_NUMBER: _builtins.int
+    LEN_BYTES_FIELD_NUMBER: _builtins.int
+    MIN_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    PATTERN_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
+    SUFFIX_FIELD_NUMBER: _builtins.int
+    CONTAINS_FIELD_NUMBER: _builtins.int
+    NOT_CONTAINS_FIELD_NUMBER: _builtins.int
+    IN_FIELD_NUMBER: _builtins.int
+    NOT_IN_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    HOSTNAME_FIELD_NUMBER: _builtins.int
+    IP_FIELD_NUMBER: _builtins.int
+    IPV4_FIELD_NUMBER: _builtins.int
+    IPV6_FIELD_NUMBER: _builtins.int
+    URI_FIELD_NUMBER: _builtins.int
+    URI_REF_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    UUID_FIELD_NUMBER: _builtins.int
+    TUUID_FIELD_NUMBER: _builtins.int
+    IP_WITH_PREFIXLEN_FIELD_NUMBER: _builtins.int
+    IPV4_WITH_PREFIXLEN_FIELD_NUMBER: _builtins.int
+    IPV6_WITH_PREFIXLEN_FIELD_NUMBER: _builtins.int
+    IP_PREFIX_FIELD_NUMBER: _builtins.int
+    IPV4_PREFIX_FIELD_NUMBER: _builtins.int
+    IPV6_PREFIX_FIELD_NUMBER: _builtins.int
+    HOST_AND_PORT_FIELD_NUMBER: _builtins.int
+    ULID_FIELD_NUMBER: _builtins.int
+    PROTOBUF_FQN_FIELD_NUMBER: _builtins.int
+    PROTOBUF_DOT_FQN_FIELD_NUMBER: _builtins.int
+    WELL_KNOWN_REGEX_FIELD_NUMBER: _builtins.int
+    STRICT_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    const: _builtins.str
     """`const` requires the field value to exactly match the specified value. If
     the field value doesn't match, an error message is generated.
 
@@ -2592,7 +2632,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    len: builtins.int
+    len: _builtins.int
     """`len` dictates that the field value must have the specified
     number of characters (Unicode code points), which may differ from the number
     of bytes in the string. If the field value does not meet the specified
@@ -2605,7 +2645,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    min_len: builtins.int
+    min_len: _builtins.int
     """`min_len` specifies that the field value must have at least the specified
     number of characters (Unicode code points), which may differ from the number
     of bytes in the string. If the field value contains fewer characters, an error
@@ -2618,7 +2658,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    max_len: builtins.int
+    max_len: _builtins.int
     """`max_len` specifies that the field value must have no more than the specified
     number of characters (Unicode code points), which may differ from the
     number of bytes in the string. If the field value contains more characters,
@@ -2631,7 +2671,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    len_bytes: builtins.int
+    len_bytes: _builtins.int
     """`len_bytes` dictates that the field value must have the specified number of
     bytes. If the field value does not match the specified length in bytes,
     an error message will be generated.
@@ -2643,7 +2683,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    min_bytes: builtins.int
+    min_bytes: _builtins.int
     """`min_bytes` specifies that the field value must have at least the specified
     number of bytes. If the field value contains fewer bytes, an error message
     will be generated.
@@ -2656,7 +2696,7 @@ class StringRules(message.Message):
 
     ```
     """
-    max_bytes: builtins.int
+    max_bytes: _builtins.int
     """`max_bytes` specifies that the field value must have no more than the
     specified number of bytes. If the field value contains more bytes, an
     error message will be generated.
@@ -2668,7 +2708,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    pattern: builtins.str
+    pattern: _builtins.str
     """`pattern` specifies that the field value must match the specified
     regular expression (RE2 syntax), with the expression provided without any
     delimiters. If the field value doesn't match the regular expression, an
@@ -2681,7 +2721,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    prefix: builtins.str
+    prefix: _builtins.str
     """`prefix` specifies that the field value must have the
     specified substring at the beginning of the string. If the field value
     doesn't start with the specified prefix, an error message will be
@@ -2694,7 +2734,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    suffix: builtins.str
+    suffix: _builtins.str
     """`suffix` specifies that the field value must have the
     specified substring at the end of the string. If the field value doesn't
     end with the specified suffix, an error message will be generated.
@@ -2706,7 +2746,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    contains: builtins.str
+    contains: _builtins.str
     """`contains` specifies that the field value must have the
     specified substring anywhere in the string. If the field value doesn't
     contain the specified substring, an error message will be generated.
@@ -2718,7 +2758,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    not_contains: builtins.str
+    not_contains: _builtins.str
     """`not_contains` specifies that the field value must not have the
     specified substring anywhere in the string. If the field value contains
     the specified substring, an error message will be generated.
@@ -2730,7 +2770,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    email: builtins.bool
+    email: _builtins.bool
     """`email` specifies that the field value must be a valid email address, for
     example "foo@example.com".
 
@@ -2748,7 +2788,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    hostname: builtins.bool
+    hostname: _builtins.bool
     """`hostname` specifies that the field value must be a valid hostname, for
     example "foo.example.com".
 
@@ -2769,7 +2809,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    ip: builtins.bool
+    ip: _builtins.bool
     """`ip` specifies that the field value must be a valid IP (v4 or v6) address.
 
     IPv4 addresses are expected in the dotted decimal format—for example, "192.168.5.21".
@@ -2789,7 +2829,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    ipv4: builtins.bool
+    ipv4: _builtins.bool
     """`ipv4` specifies that the field value must be a valid IPv4 address—for
     example "192.168.5.21". If the field value isn't a valid IPv4 address, an
     error message will be generated.
@@ -2801,7 +2841,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    ipv6: builtins.bool
+    ipv6: _builtins.bool
     """`ipv6` specifies that the field value must be a valid IPv6 address—for
     example "::1", or "d7a:115c:a1e0:ab12:4843:cd96:626b:430b". If the field
     value is not a valid IPv6 address, an error message will be generated.
@@ -2813,7 +2853,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    uri: builtins.bool
+    uri: _builtins.bool
     """`uri` specifies that the field value must be a valid URI, for example
     "https://example.com/foo/bar?baz=quux#frag".
 
@@ -2829,7 +2869,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    uri_ref: builtins.bool
+    uri_ref: _builtins.bool
     """`uri_ref` specifies that the field value must be a valid URI Reference—either
     a URI such as "https://example.com/foo/bar?baz=quux#frag", or a Relative
     Reference such as "./foo/bar?query".
@@ -2848,7 +2888,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    address: builtins.bool
+    address: _builtins.bool
     """`address` specifies that the field value must be either a valid hostname
     (for example, "example.com"), or a valid IP (v4 or v6) address (for example,
     "192.168.0.1", or "::1"). If the field value isn't a valid hostname or IP,
@@ -2861,7 +2901,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    uuid: builtins.bool
+    uuid: _builtins.bool
     """`uuid` specifies that the field value must be a valid UUID as defined by
     [RFC 4122](https://datatracker.ietf.org/doc/html/rfc4122#section-4.1.2). If the
     field value isn't a valid UUID, an error message will be generated.
@@ -2873,7 +2913,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    tuuid: builtins.bool
+    tuuid: _builtins.bool
     """`tuuid` (trimmed UUID) specifies that the field value must be a valid UUID as
     defined by [RFC 4122](https://datatracker.ietf.org/doc/html/rfc4122#section-4.1.2) with all dashes
     omitted. If the field value isn't a valid UUID without dashes, an error message
@@ -2886,7 +2926,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    ip_with_prefixlen: builtins.bool
+    ip_with_prefixlen: _builtins.bool
     """`ip_with_prefixlen` specifies that the field value must be a valid IP
     (v4 or v6) address with prefix length—for example, "192.168.5.21/16" or
     "2001:0DB8:ABCD:0012::F1/64". If the field value isn't a valid IP with
@@ -2899,7 +2939,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    ipv4_with_prefixlen: builtins.bool
+    ipv4_with_prefixlen: _builtins.bool
     """`ipv4_with_prefixlen` specifies that the field value must be a valid
     IPv4 address with prefix length—for example, "192.168.5.21/16". If the
     field value isn't a valid IPv4 address with prefix length, an error
@@ -2912,7 +2952,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    ipv6_with_prefixlen: builtins.bool
+    ipv6_with_prefixlen: _builtins.bool
     """`ipv6_with_prefixlen` specifies that the field value must be a valid
     IPv6 address with prefix length—for example, "2001:0DB8:ABCD:0012::F1/64".
     If the field value is not a valid IPv6 address with prefix length,
@@ -2925,7 +2965,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    ip_prefix: builtins.bool
+    ip_prefix: _builtins.bool
     """`ip_prefix` specifies that the field value must be a valid IP (v4 or v6)
     prefix—for example, "192.168.0.0/16" or "2001:0DB8:ABCD:0012::0/64".
 
@@ -2943,7 +2983,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    ipv4_prefix: builtins.bool
+    ipv4_prefix: _builtins.bool
     """`ipv4_prefix` specifies that the field value must be a valid IPv4
     prefix, for example "192.168.0.0/16".
 
@@ -2961,7 +3001,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    ipv6_prefix: builtins.bool
+    ipv6_prefix: _builtins.bool
     """`ipv6_prefix` specifies that the field value must be a valid IPv6 prefix—for
     example, "2001:0DB8:ABCD:0012::0/64".
 
@@ -2979,7 +3019,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    host_and_port: builtins.bool
+    host_and_port: _builtins.bool
     """`host_and_port` specifies that the field value must be a valid host/port
     pair—for example, "example.com:8080".
 
@@ -2991,7 +3031,7 @@ class StringRules(message.Message):
     The port is separated by a colon. It must be non-empty, with a decimal number
     in the range of 0-65535, inclusive.
     """
-    ulid: builtins.bool
+    ulid: _builtins.bool
     """`ulid` specifies that the field value must be a valid ULID (Universally Unique
     Lexicographically Sortable Identifier) as defined by the [ULID specification](https://github.com/ulid/spec).
     If the field value isn't a valid ULID, an error message will be generated.
@@ -3003,7 +3043,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    protobuf_fqn: builtins.bool
+    protobuf_fqn: _builtins.bool
     """`protobuf_fqn` specifies that the field value must be a valid fully-qualified
     Protobuf name as defined by the [Protobuf Language Specification](https://protobuf.com/docs/language-spec).
 
@@ -3028,7 +3068,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    protobuf_dot_fqn: builtins.bool
+    protobuf_dot_fqn: _builtins.bool
     """`protobuf_dot_fqn` specifies that the field value must be a valid fully-qualified
     Protobuf name with a leading dot, as defined by the
     [Protobuf Language Specification](https://protobuf.com/docs/language-spec).
@@ -3055,7 +3095,7 @@ class StringRules(message.Message):
     }
     ```
     """
-    well_known_regex: KnownRegex.ValueType
+    well_known_regex: Global___KnownRegex.ValueType
     """`well_known_regex` specifies a common well-known pattern
     defined as a regex. If the field value doesn't match the well-known
     regex, an error message will be generated.
@@ -3077,7 +3117,7 @@ class StringRules(message.Message):
     | KNOWN_REGEX_HTTP_HEADER_NAME  | 1      | HTTP header name as defined by [RFC 7230](https://datatracker.ietf.org/doc/html/rfc7230#section-3.2)  |
     | KNOWN_REGEX_HTTP_HEADER_VALUE | 2      | HTTP header value as defined by [RFC 7230](https://datatracker.ietf.org/doc/html/rfc7230#section-3.2.4) |
     """
-    strict: builtins.bool
+    strict: _builtins.bool
     """This applies to regexes `HTTP_HEADER_NAME` and `HTTP_HEADER_VALUE` to
     enable strict header validation. By default, this is true, and HTTP header
     validations are [RFC-compliant](https://datatracker.ietf.org/doc/html/rfc7230#section-3). Setting to false will enable looser
@@ -3091,8 +3131,8 @@ class StringRules(message.Message):
     }
     ```
     """
-    @builtins.property
-    def not_in(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def not_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """`not_in` specifies that the field value cannot be equal to any
         of the specified values. If the field value is one of the specified values,
         an error message will be generated.
@@ -3104,8 +3144,8 @@ class StringRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def example(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def example(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """`example` specifies values that the field may have. These values SHOULD
         conform to other rules. `example` values will not impact validation
         but may be used as helpful guidance on how to populate the given field.
@@ -3123,75 +3163,77 @@ class StringRules(message.Message):
     def __init__(
         self,
         *,
-        const: builtins.str | None = ...,
-        len: builtins.int | None = ...,
-        min_len: builtins.int | None = ...,
-        max_len: builtins.int | None = ...,
-        len_bytes: builtins.int | None = ...,
-        min_bytes: builtins.int | None = ...,
-        max_bytes: builtins.int | None = ...,
-        pattern: builtins.str | None = ...,
-        prefix: builtins.str | None = ...,
-        suffix: builtins.str | None = ...,
-        contains: builtins.str | None = ...,
-        not_contains: builtins.str | None = ...,
-        not_in: abc.Iterable[builtins.str] | None = ...,
-        email: builtins.bool | None = ...,
-        hostname: builtins.bool | None = ...,
-        ip: builtins.bool | None = ...,
-        ipv4: builtins.bool | None = ...,
-        ipv6: builtins.bool | None = ...,
-        uri: builtins.bool | None = ...,
-        uri_ref: builtins.bool | None = ...,
-        address: builtins.bool | None = ...,
-        uuid: builtins.bool | None = ...,
-        tuuid: builtins.bool | None = ...,
-        ip_with_prefixlen: builtins.bool | None = ...,
-        ipv4_with_prefixlen: builtins.bool | None = ...,
-        ipv6_with_prefixlen: builtins.bool | None = ...,
-        ip_prefix: builtins.bool | None = ...,
-        ipv4_prefix: builtins.bool | None = ...,
-        ipv6_prefix: builtins.bool | None = ...,
-        host_and_port: builtins.bool | None = ...,
-        ulid: builtins.bool | None = ...,
-        protobuf_fqn: builtins.bool | None = ...,
-        protobuf_dot_fqn: builtins.bool | None = ...,
-        well_known_regex: KnownRegex.ValueType | None = ...,
-        strict: builtins.bool | None = ...,
-        example: abc.Iterable[builtins.str] | None = ...,
+        const: _builtins.str | None = ...,
+        len: _builtins.int | None = ...,
+        min_len: _builtins.int | None = ...,
+        max_len: _builtins.int | None = ...,
+        len_bytes: _builtins.int | None = ...,
+        min_bytes: _builtins.int | None = ...,
+        max_bytes: _builtins.int | None = ...,
+        pattern: _builtins.str | None = ...,
+        prefix: _builtins.str | None = ...,
+        suffix: _builtins.str | None = ...,
+        contains: _builtins.str | None = ...,
+        not_contains: _builtins.str | None = ...,
+        not_in: _abc.Iterable[_builtins.str] | None = ...,
+        email: _builtins.bool | None = ...,
+        hostname: _builtins.bool | None = ...,
+        ip: _builtins.bool | None = ...,
+        ipv4: _builtins.bool | None = ...,
+        ipv6: _builtins.bool | None = ...,
+        uri: _builtins.bool | None = ...,
+        uri_ref: _builtins.bool | None = ...,
+        address: _builtins.bool | None = ...,
+        uuid: _builtins.bool | None = ...,
+        tuuid: _builtins.bool | None = ...,
+        ip_with_prefixlen: _builtins.bool | None = ...,
+        ipv4_with_prefixlen: _builtins.bool | None = ...,
+        ipv6_with_prefixlen: _builtins.bool | None = ...,
+        ip_prefix: _builtins.bool | None = ...,
+        ipv4_prefix: _builtins.bool | None = ...,
+        ipv6_prefix: _builtins.bool | None = ...,
+        host_and_port: _builtins.bool | None = ...,
+        ulid: _builtins.bool | None = ...,
+        protobuf_fqn: _builtins.bool | None = ...,
+        protobuf_dot_fqn: _builtins.bool | None = ...,
+        well_known_regex: Global___KnownRegex.ValueType | None = ...,
+        strict: _builtins.bool | None = ...,
+        example: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["address", b"address", "const", b"const", "contains", b"contains", "email", b"email", "host_and_port", b"host_and_port", "hostname", b"hostname", "ip", b"ip", "ip_prefix", b"ip_prefix", "ip_with_prefixlen", b"ip_with_prefixlen", "ipv4", b"ipv4", "ipv4_prefix", b"ipv4_prefix", "ipv4_with_prefixlen", b"ipv4_with_prefixlen", "ipv6", b"ipv6", "ipv6_prefix", b"ipv6_prefix", "ipv6_with_prefixlen", b"ipv6_with_prefixlen", "len", b"len", "len_bytes", b"len_bytes", "max_bytes", b"max_bytes", "max_len", b"max_len", "min_bytes", b"min_bytes", "min_len", b"min_len", "not_contains", b"not_contains", "pattern", b"pattern", "prefix", b"prefix", "protobuf_dot_fqn", b"protobuf_dot_fqn", "protobuf_fqn", b"protobuf_fqn", "strict", b"strict", "suffix", b"suffix", "tuuid", b"tuuid", "ulid", b"ulid", "uri", b"uri", "uri_ref", b"uri_ref", "uuid", b"uuid", "well_known", b"well_known", "well_known_regex", b"well_known_regex"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["address", b"address", "const", b"const", "contains", b"contains", "email", b"email", "example", b"example", "host_and_port", b"host_and_port", "hostname", b"hostname", "in", b"in", "ip", b"ip", "ip_prefix", b"ip_prefix", "ip_with_prefixlen", b"ip_with_prefixlen", "ipv4", b"ipv4", "ipv4_prefix", b"ipv4_prefix", "ipv4_with_prefixlen", b"ipv4_with_prefixlen", "ipv6", b"ipv6", "ipv6_prefix", b"ipv6_prefix", "ipv6_with_prefixlen", b"ipv6_with_prefixlen", "len", b"len", "len_bytes", b"len_bytes", "max_bytes", b"max_bytes", "max_len", b"max_len", "min_bytes", b"min_bytes", "min_len", b"min_len", "not_contains", b"not_contains", "not_in", b"not_in", "pattern", b"pattern", "prefix", b"prefix", "protobuf_dot_fqn", b"protobuf_dot_fqn", "protobuf_fqn", b"protobuf_fqn", "strict", b"strict", "suffix", b"suffix", "tuuid", b"tuuid", "ulid", b"ulid", "uri", b"uri", "uri_ref", b"uri_ref", "uuid", b"uuid", "well_known", b"well_known", "well_known_regex", b"well_known_regex"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "const", b"const", "contains", b"contains", "email", b"email", "host_and_port", b"host_and_port", "hostname", b"hostname", "ip", b"ip", "ip_prefix", b"ip_prefix", "ip_with_prefixlen", b"ip_with_prefixlen", "ipv4", b"ipv4", "ipv4_prefix", b"ipv4_prefix", "ipv4_with_prefixlen", b"ipv4_with_prefixlen", "ipv6", b"ipv6", "ipv6_prefix", b"ipv6_prefix", "ipv6_with_prefixlen", b"ipv6_with_prefixlen", "len", b"len", "len_bytes", b"len_bytes", "max_bytes", b"max_bytes", "max_len", b"max_len", "min_bytes", b"min_bytes", "min_len", b"min_len", "not_contains", b"not_contains", "pattern", b"pattern", "prefix", b"prefix", "protobuf_dot_fqn", b"protobuf_dot_fqn", "protobuf_fqn", b"protobuf_fqn", "strict", b"strict", "suffix", b"suffix", "tuuid", b"tuuid", "ulid", b"ulid", "uri", b"uri", "uri_ref", b"uri_ref", "uuid", b"uuid", "well_known", b"well_known", "well_known_regex", b"well_known_regex"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "const", b"const", "contains", b"contains", "email", b"email", "example", b"example", "host_and_port", b"host_and_port", "hostname", b"hostname", "in", b"in", "ip", b"ip", "ip_prefix", b"ip_prefix", "ip_with_prefixlen", b"ip_with_prefixlen", "ipv4", b"ipv4", "ipv4_prefix", b"ipv4_prefix", "ipv4_with_prefixlen", b"ipv4_with_prefixlen", "ipv6", b"ipv6", "ipv6_prefix", b"ipv6_prefix", "ipv6_with_prefixlen", b"ipv6_with_prefixlen", "len", b"len", "len_bytes", b"len_bytes", "max_bytes", b"max_bytes", "max_len", b"max_len", "min_bytes", b"min_bytes", "min_len", b"min_len", "not_contains", b"not_contains", "not_in", b"not_in", "pattern", b"pattern", "prefix", b"prefix", "protobuf_dot_fqn", b"protobuf_dot_fqn", "protobuf_fqn", b"protobuf_fqn", "strict", b"strict", "suffix", b"suffix", "tuuid", b"tuuid", "ulid", b"ulid", "uri", b"uri", "uri_ref", b"uri_ref", "uuid", b"uuid", "well_known", b"well_known", "well_known_regex", b"well_known_regex"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_well_known: _TypeAlias = typing.Literal["email", "hostname", "ip", "ipv4", "ipv6", "uri", "uri_ref", "address", "uuid", "tuuid", "ip_with_prefixlen", "ipv4_with_prefixlen", "ipv6_with_prefixlen", "ip_prefix", "ipv4_prefix", "ipv6_prefix", "host_and_port", "ulid", "protobuf_fqn", "protobuf_dot_fqn", "well_known_regex"]  # noqa: Y015
-    _WhichOneofArgType_well_known: _TypeAlias = typing.Literal["well_known", b"well_known"]  # noqa: Y015
+    _WhichOneofReturnType_well_known: _TypeAlias = _typing.Literal["email", "hostname", "ip", "ipv4", "ipv6", "uri", "uri_ref", "address", "uuid", "tuuid", "ip_with_prefixlen", "ipv4_with_prefixlen", "ipv6_with_prefixlen", "ip_prefix", "ipv4_prefix", "ipv6_prefix", "host_and_port", "ulid", "protobuf_fqn", "protobuf_dot_fqn", "well_known_regex"]  # noqa: Y015
+    _WhichOneofArgType_well_known: _TypeAlias = _typing.Literal["well_known", b"well_known"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_well_known) -> _WhichOneofReturnType_well_known | None: ...
 
-@typing.final
-class BytesRules(message.Message):
+Global___StringRules: _TypeAlias = StringRules  # noqa: Y015
+
+@_typing.final
+class BytesRules(_message.Message):
     """BytesRules describe the rules applied to `bytes` values. These rules
     may also be applied to the `google.protobuf.BytesValue` Well-Known-Type.
     """
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CONST_FIELD_NUMBER: builtins.int
-    LEN_FIELD_NUMBER: builtins.int
-    MIN_LEN_FIELD_NUMBER: builtins.int
-    MAX_LEN_FIELD_NUMBER: builtins.int
-    PATTERN_FIELD_NUMBER: builtins.int
-    PREFIX_FIELD_NUMBER: builtins.int
-    SUFFIX_FIELD_NUMBER: builtins.int
-    CONTAINS_FIELD_NUMBER: builtins.int
-    IN_FIELD_NUMBER: builtins.int
-    NOT_IN_FIELD_NUMBER: builtins.int
-    IP_FIELD_NUMBER: builtins.int
-    IPV4_FIELD_NUMBER: builtins.int
-    IPV6_FIELD_NUMBER: builtins.int
-    UUID_FIELD_NUMBER: builtins.int
-    EXAMPLE_FIELD_NUMBER: builtins.int
-    const: builtins.bytes
+    CONST_FIELD_NUMBER: _builtins.int
+    LEN_FIELD_NUMBER: _builtins.int
+    MIN_LEN_FIELD_NUMBER: _builtins.int
+    MAX_LEN_FIELD_NUMBER: _builtins.int
+    PATTERN_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
+    SUFFIX_FIELD_NUMBER: _builtins.int
+    CONTAINS_FIELD_NUMBER: _builtins.int
+    IN_FIELD_NUMBER: _builtins.int
+    NOT_IN_FIELD_NUMBER: _builtins.int
+    IP_FIELD_NUMBER: _builtins.int
+    IPV4_FIELD_NUMBER: _builtins.int
+    IPV6_FIELD_NUMBER: _builtins.int
+    UUID_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    const: _builtins.bytes
     """`const` requires the field value to exactly match the specified bytes
     value. If the field value doesn't match, an error message is generated.
 
@@ -3202,7 +3244,7 @@ class BytesRules(message.Message):
     }
     ```
     """
-    len: builtins.int
+    len: _builtins.int
     """`len` requires the field value to have the specified length in bytes.
     If the field value doesn't match, an error message is generated.
 
@@ -3213,7 +3255,7 @@ class BytesRules(message.Message):
     }
     ```
     """
-    min_len: builtins.int
+    min_len: _builtins.int
     """`min_len` requires the field value to have at least the specified minimum
     length in bytes.
     If the field value doesn't meet the requirement, an error message is generated.
@@ -3225,7 +3267,7 @@ class BytesRules(message.Message):
     }
     ```
     """
-    max_len: builtins.int
+    max_len: _builtins.int
     """`max_len` requires the field value to have at most the specified maximum
     length in bytes.
     If the field value exceeds the requirement, an error message is generated.
@@ -3237,7 +3279,7 @@ class BytesRules(message.Message):
     }
     ```
     """
-    pattern: builtins.str
+    pattern: _builtins.str
     """`pattern` requires the field value to match the specified regular
     expression ([RE2 syntax](https://github.com/google/re2/wiki/Syntax)).
     The value of the field must be valid UTF-8 or validation will fail with a
@@ -3251,7 +3293,7 @@ class BytesRules(message.Message):
     }
     ```
     """
-    prefix: builtins.bytes
+    prefix: _builtins.bytes
     """`prefix` requires the field value to have the specified bytes at the
     beginning of the string.
     If the field value doesn't meet the requirement, an error message is generated.
@@ -3263,7 +3305,7 @@ class BytesRules(message.Message):
     }
     ```
     """
-    suffix: builtins.bytes
+    suffix: _builtins.bytes
     """`suffix` requires the field value to have the specified bytes at the end
     of the string.
     If the field value doesn't meet the requirement, an error message is generated.
@@ -3275,7 +3317,7 @@ class BytesRules(message.Message):
     }
     ```
     """
-    contains: builtins.bytes
+    contains: _builtins.bytes
     """`contains` requires the field value to have the specified bytes anywhere in
     the string.
     If the field value doesn't meet the requirement, an error message is generated.
@@ -3287,7 +3329,7 @@ class BytesRules(message.Message):
     }
     ```
     """
-    ip: builtins.bool
+    ip: _builtins.bool
     """`ip` ensures that the field `value` is a valid IP address (v4 or v6) in byte format.
     If the field value doesn't meet this rule, an error message is generated.
 
@@ -3298,7 +3340,7 @@ class BytesRules(message.Message):
     }
     ```
     """
-    ipv4: builtins.bool
+    ipv4: _builtins.bool
     """`ipv4` ensures that the field `value` is a valid IPv4 address in byte format.
     If the field value doesn't meet this rule, an error message is generated.
 
@@ -3309,7 +3351,7 @@ class BytesRules(message.Message):
     }
     ```
     """
-    ipv6: builtins.bool
+    ipv6: _builtins.bool
     """`ipv6` ensures that the field `value` is a valid IPv6 address in byte format.
     If the field value doesn't meet this rule, an error message is generated.
     ```proto
@@ -3319,7 +3361,7 @@ class BytesRules(message.Message):
     }
     ```
     """
-    uuid: builtins.bool
+    uuid: _builtins.bool
     """`uuid` ensures that the field value encodes 128-bit UUID data as defined
     by [RFC 4122](https://datatracker.ietf.org/doc/html/rfc4122#section-4.1.2).
     The field must contain exactly 16 bytes representing the UUID. If the
@@ -3332,8 +3374,8 @@ class BytesRules(message.Message):
     }
     ```
     """
-    @builtins.property
-    def not_in(self) -> containers.RepeatedScalarFieldContainer[builtins.bytes]:
+    @_builtins.property
+    def not_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """`not_in` requires the field value to be not equal to any of the specified
         values.
         If the field value matches any of the specified values, an error message is
@@ -3347,8 +3389,8 @@ class BytesRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def example(self) -> containers.RepeatedScalarFieldContainer[builtins.bytes]:
+    @_builtins.property
+    def example(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """`example` specifies values that the field may have. These values SHOULD
         conform to other rules. `example` values will not impact validation
         but may be used as helpful guidance on how to populate the given field.
@@ -3366,41 +3408,43 @@ class BytesRules(message.Message):
     def __init__(
         self,
         *,
-        const: builtins.bytes | None = ...,
-        len: builtins.int | None = ...,
-        min_len: builtins.int | None = ...,
-        max_len: builtins.int | None = ...,
-        pattern: builtins.str | None = ...,
-        prefix: builtins.bytes | None = ...,
-        suffix: builtins.bytes | None = ...,
-        contains: builtins.bytes | None = ...,
-        not_in: abc.Iterable[builtins.bytes] | None = ...,
-        ip: builtins.bool | None = ...,
-        ipv4: builtins.bool | None = ...,
-        ipv6: builtins.bool | None = ...,
-        uuid: builtins.bool | None = ...,
-        example: abc.Iterable[builtins.bytes] | None = ...,
+        const: _builtins.bytes | None = ...,
+        len: _builtins.int | None = ...,
+        min_len: _builtins.int | None = ...,
+        max_len: _builtins.int | None = ...,
+        pattern: _builtins.str | None = ...,
+        prefix: _builtins.bytes | None = ...,
+        suffix: _builtins.bytes | None = ...,
+        contains: _builtins.bytes | None = ...,
+        not_in: _abc.Iterable[_builtins.bytes] | None = ...,
+        ip: _builtins.bool | None = ...,
+        ipv4: _builtins.bool | None = ...,
+        ipv6: _builtins.bool | None = ...,
+        uuid: _builtins.bool | None = ...,
+        example: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["const", b"const", "contains", b"contains", "ip", b"ip", "ipv4", b"ipv4", "ipv6", b"ipv6", "len", b"len", "max_len", b"max_len", "min_len", b"min_len", "pattern", b"pattern", "prefix", b"prefix", "suffix", b"suffix", "uuid", b"uuid", "well_known", b"well_known"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["const", b"const", "contains", b"contains", "example", b"example", "in", b"in", "ip", b"ip", "ipv4", b"ipv4", "ipv6", b"ipv6", "len", b"len", "max_len", b"max_len", "min_len", b"min_len", "not_in", b"not_in", "pattern", b"pattern", "prefix", b"prefix", "suffix", b"suffix", "uuid", b"uuid", "well_known", b"well_known"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "contains", b"contains", "ip", b"ip", "ipv4", b"ipv4", "ipv6", b"ipv6", "len", b"len", "max_len", b"max_len", "min_len", b"min_len", "pattern", b"pattern", "prefix", b"prefix", "suffix", b"suffix", "uuid", b"uuid", "well_known", b"well_known"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "contains", b"contains", "example", b"example", "in", b"in", "ip", b"ip", "ipv4", b"ipv4", "ipv6", b"ipv6", "len", b"len", "max_len", b"max_len", "min_len", b"min_len", "not_in", b"not_in", "pattern", b"pattern", "prefix", b"prefix", "suffix", b"suffix", "uuid", b"uuid", "well_known", b"well_known"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_well_known: _TypeAlias = typing.Literal["ip", "ipv4", "ipv6", "uuid"]  # noqa: Y015
-    _WhichOneofArgType_well_known: _TypeAlias = typing.Literal["well_known", b"well_known"]  # noqa: Y015
+    _WhichOneofReturnType_well_known: _TypeAlias = _typing.Literal["ip", "ipv4", "ipv6", "uuid"]  # noqa: Y015
+    _WhichOneofArgType_well_known: _TypeAlias = _typing.Literal["well_known", b"well_known"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_well_known) -> _WhichOneofReturnType_well_known | None: ...
 
-@typing.final
-class EnumRules(message.Message):
+Global___BytesRules: _TypeAlias = BytesRules  # noqa: Y015
+
+@_typing.final
+class EnumRules(_message.Message):
     """EnumRules describe the rules applied to `enum` values."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CONST_FIELD_NUMBER: builtins.int
-    DEFINED_ONLY_FIELD_NUMBER: builtins.int
-    IN_FIELD_NUMBER: builtins.int
-    NOT_IN_FIELD_NUMBER: builtins.int
-    EXAMPLE_FIELD_NUMBER: builtins.int
-    const: builtins.int
+    CONST_FIELD_NUMBER: _builtins.int
+    DEFINED_ONLY_FIELD_NUMBER: _builtins.int
+    IN_FIELD_NUMBER: _builtins.int
+    NOT_IN_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    const: _builtins.int
     """`const` requires the field value to exactly match the specified enum value.
     If the field value doesn't match, an error message is generated.
 
@@ -3417,7 +3461,7 @@ class EnumRules(message.Message):
     }
     ```
     """
-    defined_only: builtins.bool
+    defined_only: _builtins.bool
     """`defined_only` requires the field value to be one of the defined values for
     this enum, failing on any undefined value.
 
@@ -3434,8 +3478,8 @@ class EnumRules(message.Message):
     }
     ```
     """
-    @builtins.property
-    def not_in(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def not_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`not_in` requires the field value to be not equal to any of the
         specified enum values. If the field value matches one of the specified
         values, an error message is generated.
@@ -3454,8 +3498,8 @@ class EnumRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def example(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def example(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """`example` specifies values that the field may have. These values SHOULD
         conform to other rules. `example` values will not impact validation
         but may be used as helpful guidance on how to populate the given field.
@@ -3479,28 +3523,30 @@ class EnumRules(message.Message):
     def __init__(
         self,
         *,
-        const: builtins.int | None = ...,
-        defined_only: builtins.bool | None = ...,
-        not_in: abc.Iterable[builtins.int] | None = ...,
-        example: abc.Iterable[builtins.int] | None = ...,
+        const: _builtins.int | None = ...,
+        defined_only: _builtins.bool | None = ...,
+        not_in: _abc.Iterable[_builtins.int] | None = ...,
+        example: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["const", b"const", "defined_only", b"defined_only"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["const", b"const", "defined_only", b"defined_only", "example", b"example", "in", b"in", "not_in", b"not_in"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "defined_only", b"defined_only"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "defined_only", b"defined_only", "example", b"example", "in", b"in", "not_in", b"not_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class RepeatedRules(message.Message):
+Global___EnumRules: _TypeAlias = EnumRules  # noqa: Y015
+
+@_typing.final
+class RepeatedRules(_message.Message):
     """RepeatedRules describe the rules applied to `repeated` values."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    MIN_ITEMS_FIELD_NUMBER: builtins.int
-    MAX_ITEMS_FIELD_NUMBER: builtins.int
-    UNIQUE_FIELD_NUMBER: builtins.int
-    ITEMS_FIELD_NUMBER: builtins.int
-    min_items: builtins.int
+    MIN_ITEMS_FIELD_NUMBER: _builtins.int
+    MAX_ITEMS_FIELD_NUMBER: _builtins.int
+    UNIQUE_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    min_items: _builtins.int
     """`min_items` requires that this field must contain at least the specified
     minimum number of items.
 
@@ -3513,7 +3559,7 @@ class RepeatedRules(message.Message):
     }
     ```
     """
-    max_items: builtins.int
+    max_items: _builtins.int
     """`max_items` denotes that this field must not exceed a
     certain number of items as the upper limit. If the field contains more
     items than specified, an error message will be generated, requiring the
@@ -3526,7 +3572,7 @@ class RepeatedRules(message.Message):
     }
     ```
     """
-    unique: builtins.bool
+    unique: _builtins.bool
     """`unique` indicates that all elements in this field must
     be unique. This rule is strictly applicable to scalar and enum
     types, with message types not being supported.
@@ -3538,8 +3584,8 @@ class RepeatedRules(message.Message):
     }
     ```
     """
-    @builtins.property
-    def items(self) -> FieldRules:
+    @_builtins.property
+    def items(self) -> Global___FieldRules:
         """`items` details the rules to be applied to each item
         in the field. Even for repeated message fields, validation is executed
         against each item unless `ignore` is specified.
@@ -3563,28 +3609,30 @@ class RepeatedRules(message.Message):
     def __init__(
         self,
         *,
-        min_items: builtins.int | None = ...,
-        max_items: builtins.int | None = ...,
-        unique: builtins.bool | None = ...,
-        items: FieldRules | None = ...,
+        min_items: _builtins.int | None = ...,
+        max_items: _builtins.int | None = ...,
+        unique: _builtins.bool | None = ...,
+        items: Global___FieldRules | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["items", b"items", "max_items", b"max_items", "min_items", b"min_items", "unique", b"unique"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["items", b"items", "max_items", b"max_items", "min_items", b"min_items", "unique", b"unique"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "max_items", b"max_items", "min_items", b"min_items", "unique", b"unique"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "max_items", b"max_items", "min_items", b"min_items", "unique", b"unique"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class MapRules(message.Message):
+Global___RepeatedRules: _TypeAlias = RepeatedRules  # noqa: Y015
+
+@_typing.final
+class MapRules(_message.Message):
     """MapRules describe the rules applied to `map` values."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    MIN_PAIRS_FIELD_NUMBER: builtins.int
-    MAX_PAIRS_FIELD_NUMBER: builtins.int
-    KEYS_FIELD_NUMBER: builtins.int
-    VALUES_FIELD_NUMBER: builtins.int
-    min_pairs: builtins.int
+    MIN_PAIRS_FIELD_NUMBER: _builtins.int
+    MAX_PAIRS_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    min_pairs: _builtins.int
     """Specifies the minimum number of key-value pairs allowed. If the field has
     fewer key-value pairs than specified, an error message is generated.
 
@@ -3595,7 +3643,7 @@ class MapRules(message.Message):
     }
     ```
     """
-    max_pairs: builtins.int
+    max_pairs: _builtins.int
     """Specifies the maximum number of key-value pairs allowed. If the field has
     more key-value pairs than specified, an error message is generated.
 
@@ -3606,8 +3654,8 @@ class MapRules(message.Message):
     }
     ```
     """
-    @builtins.property
-    def keys(self) -> FieldRules:
+    @_builtins.property
+    def keys(self) -> Global___FieldRules:
         """Specifies the rules to be applied to each key in the field.
 
         ```proto
@@ -3625,8 +3673,8 @@ class MapRules(message.Message):
         Note that the `required` rule does not apply. Map keys cannot be unset.
         """
 
-    @builtins.property
-    def values(self) -> FieldRules:
+    @_builtins.property
+    def values(self) -> Global___FieldRules:
         """Specifies the rules to be applied to the value of each key in the
         field. Message values will still have their validations evaluated unless
         `ignore` is specified.
@@ -3648,27 +3696,29 @@ class MapRules(message.Message):
     def __init__(
         self,
         *,
-        min_pairs: builtins.int | None = ...,
-        max_pairs: builtins.int | None = ...,
-        keys: FieldRules | None = ...,
-        values: FieldRules | None = ...,
+        min_pairs: _builtins.int | None = ...,
+        max_pairs: _builtins.int | None = ...,
+        keys: Global___FieldRules | None = ...,
+        values: Global___FieldRules | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["keys", b"keys", "max_pairs", b"max_pairs", "min_pairs", b"min_pairs", "values", b"values"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["keys", b"keys", "max_pairs", b"max_pairs", "min_pairs", b"min_pairs", "values", b"values"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "max_pairs", b"max_pairs", "min_pairs", b"min_pairs", "values", b"values"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "max_pairs", b"max_pairs", "min_pairs", b"min_pairs", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class AnyRules(message.Message):
+Global___MapRules: _TypeAlias = MapRules  # noqa: Y015
+
+@_typing.final
+class AnyRules(_message.Message):
     """AnyRules describe rules applied exclusively to the `google.protobuf.Any` well-known type."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    IN_FIELD_NUMBER: builtins.int
-    NOT_IN_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def not_in(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    IN_FIELD_NUMBER: _builtins.int
+    NOT_IN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def not_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """`not_in` requires the field's type_url to be not equal to any of the specified values. If it matches any of the specified values, an error message is generated.
 
         ```proto
@@ -3684,30 +3734,32 @@ class AnyRules(message.Message):
     def __init__(
         self,
         *,
-        not_in: abc.Iterable[builtins.str] | None = ...,
+        not_in: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["in", b"in", "not_in", b"not_in"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in", b"in", "not_in", b"not_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class DurationRules(message.Message):
+Global___AnyRules: _TypeAlias = AnyRules  # noqa: Y015
+
+@_typing.final
+class DurationRules(_message.Message):
     """DurationRules describe the rules applied exclusively to the `google.protobuf.Duration` well-known type."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CONST_FIELD_NUMBER: builtins.int
-    LT_FIELD_NUMBER: builtins.int
-    LTE_FIELD_NUMBER: builtins.int
-    GT_FIELD_NUMBER: builtins.int
-    GTE_FIELD_NUMBER: builtins.int
-    IN_FIELD_NUMBER: builtins.int
-    NOT_IN_FIELD_NUMBER: builtins.int
-    EXAMPLE_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def const(self) -> duration_pb2.Duration:
+    CONST_FIELD_NUMBER: _builtins.int
+    LT_FIELD_NUMBER: _builtins.int
+    LTE_FIELD_NUMBER: _builtins.int
+    GT_FIELD_NUMBER: _builtins.int
+    GTE_FIELD_NUMBER: _builtins.int
+    IN_FIELD_NUMBER: _builtins.int
+    NOT_IN_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def const(self) -> _duration_pb2.Duration:
         """`const` dictates that the field must match the specified value of the `google.protobuf.Duration` type exactly.
         If the field's value deviates from the specified value, an error message
         will be generated.
@@ -3720,8 +3772,8 @@ class DurationRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def lt(self) -> duration_pb2.Duration:
+    @_builtins.property
+    def lt(self) -> _duration_pb2.Duration:
         """`lt` stipulates that the field must be less than the specified value of the `google.protobuf.Duration` type,
         exclusive. If the field's value is greater than or equal to the specified
         value, an error message will be generated.
@@ -3734,8 +3786,8 @@ class DurationRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def lte(self) -> duration_pb2.Duration:
+    @_builtins.property
+    def lte(self) -> _duration_pb2.Duration:
         """`lte` indicates that the field must be less than or equal to the specified
         value of the `google.protobuf.Duration` type, inclusive. If the field's value is greater than the specified value,
         an error message will be generated.
@@ -3748,8 +3800,8 @@ class DurationRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def gt(self) -> duration_pb2.Duration:
+    @_builtins.property
+    def gt(self) -> _duration_pb2.Duration:
         """`gt` requires the duration field value to be greater than the specified
         value (exclusive). If the value of `gt` is larger than a specified `lt`
         or `lte`, the range is reversed, and the field value must be outside the
@@ -3770,8 +3822,8 @@ class DurationRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def gte(self) -> duration_pb2.Duration:
+    @_builtins.property
+    def gte(self) -> _duration_pb2.Duration:
         """`gte` requires the duration field value to be greater than or equal to the
         specified value (exclusive). If the value of `gte` is larger than a
         specified `lt` or `lte`, the range is reversed, and the field value must
@@ -3792,8 +3844,8 @@ class DurationRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def not_in(self) -> containers.RepeatedCompositeFieldContainer[duration_pb2.Duration]:
+    @_builtins.property
+    def not_in(self) -> _containers.RepeatedCompositeFieldContainer[_duration_pb2.Duration]:
         """`not_in` denotes that the field must not be equal to
         any of the specified values of the `google.protobuf.Duration` type.
         If the field's value matches any of these values, an error message will be
@@ -3809,8 +3861,8 @@ class DurationRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def example(self) -> containers.RepeatedCompositeFieldContainer[duration_pb2.Duration]:
+    @_builtins.property
+    def example(self) -> _containers.RepeatedCompositeFieldContainer[_duration_pb2.Duration]:
         """`example` specifies values that the field may have. These values SHOULD
         conform to other rules. `example` values will not impact validation
         but may be used as helpful guidance on how to populate the given field.
@@ -3828,39 +3880,41 @@ class DurationRules(message.Message):
     def __init__(
         self,
         *,
-        const: duration_pb2.Duration | None = ...,
-        lt: duration_pb2.Duration | None = ...,
-        lte: duration_pb2.Duration | None = ...,
-        gt: duration_pb2.Duration | None = ...,
-        gte: duration_pb2.Duration | None = ...,
-        not_in: abc.Iterable[duration_pb2.Duration] | None = ...,
-        example: abc.Iterable[duration_pb2.Duration] | None = ...,
+        const: _duration_pb2.Duration | None = ...,
+        lt: _duration_pb2.Duration | None = ...,
+        lte: _duration_pb2.Duration | None = ...,
+        gt: _duration_pb2.Duration | None = ...,
+        gte: _duration_pb2.Duration | None = ...,
+        not_in: _abc.Iterable[_duration_pb2.Duration] | None = ...,
+        example: _abc.Iterable[_duration_pb2.Duration] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lte", b"lte"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gte", b"gte", "in", b"in", "less_than", b"less_than", "lt", b"lt", "lte", b"lte", "not_in", b"not_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_greater_than: _TypeAlias = typing.Literal["gt", "gte"]  # noqa: Y015
-    _WhichOneofArgType_greater_than: _TypeAlias = typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
-    _WhichOneofReturnType_less_than: _TypeAlias = typing.Literal["lt", "lte"]  # noqa: Y015
-    _WhichOneofArgType_less_than: _TypeAlias = typing.Literal["less_than", b"less_than"]  # noqa: Y015
-    @typing.overload
+    _WhichOneofReturnType_greater_than: _TypeAlias = _typing.Literal["gt", "gte"]  # noqa: Y015
+    _WhichOneofArgType_greater_than: _TypeAlias = _typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
+    _WhichOneofReturnType_less_than: _TypeAlias = _typing.Literal["lt", "lte"]  # noqa: Y015
+    _WhichOneofArgType_less_than: _TypeAlias = _typing.Literal["less_than", b"less_than"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_greater_than) -> _WhichOneofReturnType_greater_than | None: ...
-    @typing.overload
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_less_than) -> _WhichOneofReturnType_less_than | None: ...
 
-@typing.final
-class FieldMaskRules(message.Message):
+Global___DurationRules: _TypeAlias = DurationRules  # noqa: Y015
+
+@_typing.final
+class FieldMaskRules(_message.Message):
     """FieldMaskRules describe rules applied exclusively to the `google.protobuf.FieldMask` well-known type."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CONST_FIELD_NUMBER: builtins.int
-    IN_FIELD_NUMBER: builtins.int
-    NOT_IN_FIELD_NUMBER: builtins.int
-    EXAMPLE_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def const(self) -> field_mask_pb2.FieldMask:
+    CONST_FIELD_NUMBER: _builtins.int
+    IN_FIELD_NUMBER: _builtins.int
+    NOT_IN_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def const(self) -> _field_mask_pb2.FieldMask:
         """`const` dictates that the field must match the specified value of the `google.protobuf.FieldMask` type exactly.
         If the field's value deviates from the specified value, an error message
         will be generated.
@@ -3875,8 +3929,8 @@ class FieldMaskRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def not_in(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def not_in(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """`not_in` requires the field value to not contain paths matching specified
         values or their subpaths.
         If any of the field value's paths matches the rule,
@@ -3893,8 +3947,8 @@ class FieldMaskRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def example(self) -> containers.RepeatedCompositeFieldContainer[field_mask_pb2.FieldMask]:
+    @_builtins.property
+    def example(self) -> _containers.RepeatedCompositeFieldContainer[_field_mask_pb2.FieldMask]:
         """`example` specifies values that the field may have. These values SHOULD
         conform to other rules. `example` values will not impact validation
         but may be used as helpful guidance on how to populate the given field.
@@ -3912,32 +3966,34 @@ class FieldMaskRules(message.Message):
     def __init__(
         self,
         *,
-        const: field_mask_pb2.FieldMask | None = ...,
-        not_in: abc.Iterable[builtins.str] | None = ...,
-        example: abc.Iterable[field_mask_pb2.FieldMask] | None = ...,
+        const: _field_mask_pb2.FieldMask | None = ...,
+        not_in: _abc.Iterable[_builtins.str] | None = ...,
+        example: _abc.Iterable[_field_mask_pb2.FieldMask] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["const", b"const"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["const", b"const", "example", b"example", "in", b"in", "not_in", b"not_in"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["const", b"const"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "example", b"example", "in", b"in", "not_in", b"not_in"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class TimestampRules(message.Message):
+Global___FieldMaskRules: _TypeAlias = FieldMaskRules  # noqa: Y015
+
+@_typing.final
+class TimestampRules(_message.Message):
     """TimestampRules describe the rules applied exclusively to the `google.protobuf.Timestamp` well-known type."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CONST_FIELD_NUMBER: builtins.int
-    LT_FIELD_NUMBER: builtins.int
-    LTE_FIELD_NUMBER: builtins.int
-    LT_NOW_FIELD_NUMBER: builtins.int
-    GT_FIELD_NUMBER: builtins.int
-    GTE_FIELD_NUMBER: builtins.int
-    GT_NOW_FIELD_NUMBER: builtins.int
-    WITHIN_FIELD_NUMBER: builtins.int
-    EXAMPLE_FIELD_NUMBER: builtins.int
-    lt_now: builtins.bool
+    CONST_FIELD_NUMBER: _builtins.int
+    LT_FIELD_NUMBER: _builtins.int
+    LTE_FIELD_NUMBER: _builtins.int
+    LT_NOW_FIELD_NUMBER: _builtins.int
+    GT_FIELD_NUMBER: _builtins.int
+    GTE_FIELD_NUMBER: _builtins.int
+    GT_NOW_FIELD_NUMBER: _builtins.int
+    WITHIN_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    lt_now: _builtins.bool
     """`lt_now` specifies that this field, of the `google.protobuf.Timestamp` type, must be less than the current time. `lt_now` can only be used with the `within` rule.
 
     ```proto
@@ -3947,7 +4003,7 @@ class TimestampRules(message.Message):
     }
     ```
     """
-    gt_now: builtins.bool
+    gt_now: _builtins.bool
     """`gt_now` specifies that this field, of the `google.protobuf.Timestamp` type, must be greater than the current time. `gt_now` can only be used with the `within` rule.
 
     ```proto
@@ -3957,8 +4013,8 @@ class TimestampRules(message.Message):
     }
     ```
     """
-    @builtins.property
-    def const(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def const(self) -> _timestamp_pb2.Timestamp:
         """`const` dictates that this field, of the `google.protobuf.Timestamp` type, must exactly match the specified value. If the field value doesn't correspond to the specified timestamp, an error message will be generated.
 
         ```proto
@@ -3969,8 +4025,8 @@ class TimestampRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def lt(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def lt(self) -> _timestamp_pb2.Timestamp:
         """`lt` requires the timestamp field value to be less than the specified value (field < value). If the field value doesn't meet the required conditions, an error message is generated.
 
         ```proto
@@ -3981,8 +4037,8 @@ class TimestampRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def lte(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def lte(self) -> _timestamp_pb2.Timestamp:
         """`lte` requires the timestamp field value to be less than or equal to the specified value (field <= value). If the field value doesn't meet the required conditions, an error message is generated.
 
         ```proto
@@ -3993,8 +4049,8 @@ class TimestampRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def gt(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def gt(self) -> _timestamp_pb2.Timestamp:
         """`gt` requires the timestamp field value to be greater than the specified
         value (exclusive). If the value of `gt` is larger than a specified `lt`
         or `lte`, the range is reversed, and the field value must be outside the
@@ -4015,8 +4071,8 @@ class TimestampRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def gte(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def gte(self) -> _timestamp_pb2.Timestamp:
         """`gte` requires the timestamp field value to be greater than or equal to the
         specified value (exclusive). If the value of `gte` is larger than a
         specified `lt` or `lte`, the range is reversed, and the field value
@@ -4037,8 +4093,8 @@ class TimestampRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def within(self) -> duration_pb2.Duration:
+    @_builtins.property
+    def within(self) -> _duration_pb2.Duration:
         """`within` specifies that this field, of the `google.protobuf.Timestamp` type, must be within the specified duration of the current time. If the field value isn't within the duration, an error message is generated.
 
         ```proto
@@ -4049,8 +4105,8 @@ class TimestampRules(message.Message):
         ```
         """
 
-    @builtins.property
-    def example(self) -> containers.RepeatedCompositeFieldContainer[timestamp_pb2.Timestamp]:
+    @_builtins.property
+    def example(self) -> _containers.RepeatedCompositeFieldContainer[_timestamp_pb2.Timestamp]:
         """`example` specifies values that the field may have. These values SHOULD
         conform to other rules. `example` values will not impact validation
         but may be used as helpful guidance on how to populate the given field.
@@ -4068,56 +4124,60 @@ class TimestampRules(message.Message):
     def __init__(
         self,
         *,
-        const: timestamp_pb2.Timestamp | None = ...,
-        lt: timestamp_pb2.Timestamp | None = ...,
-        lte: timestamp_pb2.Timestamp | None = ...,
-        lt_now: builtins.bool | None = ...,
-        gt: timestamp_pb2.Timestamp | None = ...,
-        gte: timestamp_pb2.Timestamp | None = ...,
-        gt_now: builtins.bool | None = ...,
-        within: duration_pb2.Duration | None = ...,
-        example: abc.Iterable[timestamp_pb2.Timestamp] | None = ...,
+        const: _timestamp_pb2.Timestamp | None = ...,
+        lt: _timestamp_pb2.Timestamp | None = ...,
+        lte: _timestamp_pb2.Timestamp | None = ...,
+        lt_now: _builtins.bool | None = ...,
+        gt: _timestamp_pb2.Timestamp | None = ...,
+        gte: _timestamp_pb2.Timestamp | None = ...,
+        gt_now: _builtins.bool | None = ...,
+        within: _duration_pb2.Duration | None = ...,
+        example: _abc.Iterable[_timestamp_pb2.Timestamp] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gt_now", b"gt_now", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lt_now", b"lt_now", "lte", b"lte", "within", b"within"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gt_now", b"gt_now", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lt_now", b"lt_now", "lte", b"lte", "within", b"within"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "greater_than", b"greater_than", "gt", b"gt", "gt_now", b"gt_now", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lt_now", b"lt_now", "lte", b"lte", "within", b"within"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["const", b"const", "example", b"example", "greater_than", b"greater_than", "gt", b"gt", "gt_now", b"gt_now", "gte", b"gte", "less_than", b"less_than", "lt", b"lt", "lt_now", b"lt_now", "lte", b"lte", "within", b"within"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_greater_than: _TypeAlias = typing.Literal["gt", "gte", "gt_now"]  # noqa: Y015
-    _WhichOneofArgType_greater_than: _TypeAlias = typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
-    _WhichOneofReturnType_less_than: _TypeAlias = typing.Literal["lt", "lte", "lt_now"]  # noqa: Y015
-    _WhichOneofArgType_less_than: _TypeAlias = typing.Literal["less_than", b"less_than"]  # noqa: Y015
-    @typing.overload
+    _WhichOneofReturnType_greater_than: _TypeAlias = _typing.Literal["gt", "gte", "gt_now"]  # noqa: Y015
+    _WhichOneofArgType_greater_than: _TypeAlias = _typing.Literal["greater_than", b"greater_than"]  # noqa: Y015
+    _WhichOneofReturnType_less_than: _TypeAlias = _typing.Literal["lt", "lte", "lt_now"]  # noqa: Y015
+    _WhichOneofArgType_less_than: _TypeAlias = _typing.Literal["less_than", b"less_than"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_greater_than) -> _WhichOneofReturnType_greater_than | None: ...
-    @typing.overload
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_less_than) -> _WhichOneofReturnType_less_than | None: ...
 
-@typing.final
-class Violations(message.Message):
+Global___TimestampRules: _TypeAlias = TimestampRules  # noqa: Y015
+
+@_typing.final
+class Violations(_message.Message):
     """`Violations` is a collection of `Violation` messages. This message type is returned by
     Protovalidate when a proto message fails to meet the requirements set by the `Rule` validation rules.
     Each individual violation is represented by a `Violation` message.
     """
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    VIOLATIONS_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def violations(self) -> containers.RepeatedCompositeFieldContainer[Violation]:
+    VIOLATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Violation]:
         """`violations` is a repeated field that contains all the `Violation` messages corresponding to the violations detected."""
 
     def __init__(
         self,
         *,
-        violations: abc.Iterable[Violation] | None = ...,
+        violations: _abc.Iterable[Global___Violation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["violations", b"violations"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["violations", b"violations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class Violation(message.Message):
+Global___Violations: _TypeAlias = Violations  # noqa: Y015
+
+@_typing.final
+class Violation(_message.Message):
     """`Violation` represents a single instance where a validation rule, expressed
     as a `Rule`, was not met. It provides information about the field that
     caused the violation, the specific rule that wasn't fulfilled, and a
@@ -4163,25 +4223,25 @@ class Violation(message.Message):
     ```
     """
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    FIELD_FIELD_NUMBER: builtins.int
-    RULE_FIELD_NUMBER: builtins.int
-    RULE_ID_FIELD_NUMBER: builtins.int
-    MESSAGE_FIELD_NUMBER: builtins.int
-    FOR_KEY_FIELD_NUMBER: builtins.int
-    rule_id: builtins.str
+    FIELD_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    RULE_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FOR_KEY_FIELD_NUMBER: _builtins.int
+    rule_id: _builtins.str
     """`rule_id` is the unique identifier of the `Rule` that was not fulfilled.
     This is the same `id` that was specified in the `Rule` message, allowing easy tracing of which rule was violated.
     """
-    message: builtins.str
+    message: _builtins.str
     """`message` is a human-readable error message that describes the nature of the violation.
     This can be the default error message from the violated `Rule`, or it can be a custom message that gives more context about the violation.
     """
-    for_key: builtins.bool
+    for_key: _builtins.bool
     """`for_key` indicates whether the violation was caused by a map key, rather than a value."""
-    @builtins.property
-    def field(self) -> FieldPath:
+    @_builtins.property
+    def field(self) -> Global___FieldPath:
         """`field` is a machine-readable path to the field that failed validation.
         This could be a nested field, in which case the path will include all the parent fields leading to the actual field that caused the violation.
 
@@ -4203,8 +4263,8 @@ class Violation(message.Message):
         ```
         """
 
-    @builtins.property
-    def rule(self) -> FieldPath:
+    @_builtins.property
+    def rule(self) -> Global___FieldPath:
         """`rule` is a machine-readable path that points to the specific rule that failed validation.
         This will be a nested field starting from the FieldRules of the field that failed validation.
         For custom rules, this will provide the path of the rule, e.g. `cel[0]`.
@@ -4238,46 +4298,50 @@ class Violation(message.Message):
     def __init__(
         self,
         *,
-        field: FieldPath | None = ...,
-        rule: FieldPath | None = ...,
-        rule_id: builtins.str | None = ...,
-        message: builtins.str | None = ...,
-        for_key: builtins.bool | None = ...,
+        field: Global___FieldPath | None = ...,
+        rule: Global___FieldPath | None = ...,
+        rule_id: _builtins.str | None = ...,
+        message: _builtins.str | None = ...,
+        for_key: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["field", b"field", "for_key", b"for_key", "message", b"message", "rule", b"rule", "rule_id", b"rule_id"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["field", b"field", "for_key", b"for_key", "message", b"message", "rule", b"rule", "rule_id", b"rule_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "for_key", b"for_key", "message", b"message", "rule", b"rule", "rule_id", b"rule_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "for_key", b"for_key", "message", b"message", "rule", b"rule", "rule_id", b"rule_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class FieldPath(message.Message):
+Global___Violation: _TypeAlias = Violation  # noqa: Y015
+
+@_typing.final
+class FieldPath(_message.Message):
     """`FieldPath` provides a path to a nested protobuf field.
 
     This message provides enough information to render a dotted field path even without protobuf descriptors.
     It also provides enough information to resolve a nested field through unknown wire data.
     """
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ELEMENTS_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def elements(self) -> containers.RepeatedCompositeFieldContainer[FieldPathElement]:
+    ELEMENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def elements(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldPathElement]:
         """`elements` contains each element of the path, starting from the root and recursing downward."""
 
     def __init__(
         self,
         *,
-        elements: abc.Iterable[FieldPathElement] | None = ...,
+        elements: _abc.Iterable[Global___FieldPathElement] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["elements", b"elements"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elements", b"elements"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class FieldPathElement(message.Message):
+Global___FieldPath: _TypeAlias = FieldPath  # noqa: Y015
+
+@_typing.final
+class FieldPathElement(_message.Message):
     """`FieldPathElement` provides enough information to nest through a single protobuf field.
 
     If the selected field is a map or repeated field, the `subscript` value selects a specific element from it.
@@ -4285,25 +4349,25 @@ class FieldPathElement(message.Message):
     The `field_type` field allows unambiguous resolution of a field even if descriptors are not available.
     """
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    FIELD_NUMBER_FIELD_NUMBER: builtins.int
-    FIELD_NAME_FIELD_NUMBER: builtins.int
-    FIELD_TYPE_FIELD_NUMBER: builtins.int
-    KEY_TYPE_FIELD_NUMBER: builtins.int
-    VALUE_TYPE_FIELD_NUMBER: builtins.int
-    INDEX_FIELD_NUMBER: builtins.int
-    BOOL_KEY_FIELD_NUMBER: builtins.int
-    INT_KEY_FIELD_NUMBER: builtins.int
-    UINT_KEY_FIELD_NUMBER: builtins.int
-    STRING_KEY_FIELD_NUMBER: builtins.int
-    field_number: builtins.int
+    FIELD_NUMBER_FIELD_NUMBER: _builtins.int
+    FIELD_NAME_FIELD_NUMBER: _builtins.int
+    FIELD_TYPE_FIELD_NUMBER: _builtins.int
+    KEY_TYPE_FIELD_NUMBER: _builtins.int
+    VALUE_TYPE_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    BOOL_KEY_FIELD_NUMBER: _builtins.int
+    INT_KEY_FIELD_NUMBER: _builtins.int
+    UINT_KEY_FIELD_NUMBER: _builtins.int
+    STRING_KEY_FIELD_NUMBER: _builtins.int
+    field_number: _builtins.int
     """`field_number` is the field number this path element refers to."""
-    field_name: builtins.str
+    field_name: _builtins.str
     """`field_name` contains the field name this path element refers to.
     This can be used to display a human-readable path even if the field number is unknown.
     """
-    field_type: descriptor_pb2.FieldDescriptorProto.Type.ValueType
+    field_type: _descriptor_pb2.FieldDescriptorProto.Type.ValueType
     """`field_type` specifies the type of this field. When using reflection, this value is not needed.
 
     This value is provided to make it possible to traverse unknown fields through wire data.
@@ -4315,64 +4379,66 @@ class FieldPathElement(message.Message):
     N.B.: Although groups are deprecated, the corresponding delimited encoding scheme is not, and
     can be explicitly used in Protocol Buffers 2023 Edition.
     """
-    key_type: descriptor_pb2.FieldDescriptorProto.Type.ValueType
+    key_type: _descriptor_pb2.FieldDescriptorProto.Type.ValueType
     """`key_type` specifies the map key type of this field. This value is useful when traversing
     unknown fields through wire data: specifically, it allows handling the differences between
     different integer encodings.
     """
-    value_type: descriptor_pb2.FieldDescriptorProto.Type.ValueType
+    value_type: _descriptor_pb2.FieldDescriptorProto.Type.ValueType
     """`value_type` specifies map value type of this field. This is useful if you want to display a
     value inside unknown fields through wire data.
     """
-    index: builtins.int
+    index: _builtins.int
     """`index` specifies a 0-based index into a repeated field."""
-    bool_key: builtins.bool
+    bool_key: _builtins.bool
     """`bool_key` specifies a map key of type bool."""
-    int_key: builtins.int
+    int_key: _builtins.int
     """`int_key` specifies a map key of type int32, int64, sint32, sint64, sfixed32 or sfixed64."""
-    uint_key: builtins.int
+    uint_key: _builtins.int
     """`uint_key` specifies a map key of type uint32, uint64, fixed32 or fixed64."""
-    string_key: builtins.str
+    string_key: _builtins.str
     """`string_key` specifies a map key of type string."""
     def __init__(
         self,
         *,
-        field_number: builtins.int | None = ...,
-        field_name: builtins.str | None = ...,
-        field_type: descriptor_pb2.FieldDescriptorProto.Type.ValueType | None = ...,
-        key_type: descriptor_pb2.FieldDescriptorProto.Type.ValueType | None = ...,
-        value_type: descriptor_pb2.FieldDescriptorProto.Type.ValueType | None = ...,
-        index: builtins.int | None = ...,
-        bool_key: builtins.bool | None = ...,
-        int_key: builtins.int | None = ...,
-        uint_key: builtins.int | None = ...,
-        string_key: builtins.str | None = ...,
+        field_number: _builtins.int | None = ...,
+        field_name: _builtins.str | None = ...,
+        field_type: _descriptor_pb2.FieldDescriptorProto.Type.ValueType | None = ...,
+        key_type: _descriptor_pb2.FieldDescriptorProto.Type.ValueType | None = ...,
+        value_type: _descriptor_pb2.FieldDescriptorProto.Type.ValueType | None = ...,
+        index: _builtins.int | None = ...,
+        bool_key: _builtins.bool | None = ...,
+        int_key: _builtins.int | None = ...,
+        uint_key: _builtins.int | None = ...,
+        string_key: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["bool_key", b"bool_key", "field_name", b"field_name", "field_number", b"field_number", "field_type", b"field_type", "index", b"index", "int_key", b"int_key", "key_type", b"key_type", "string_key", b"string_key", "subscript", b"subscript", "uint_key", b"uint_key", "value_type", b"value_type"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["bool_key", b"bool_key", "field_name", b"field_name", "field_number", b"field_number", "field_type", b"field_type", "index", b"index", "int_key", b"int_key", "key_type", b"key_type", "string_key", b"string_key", "subscript", b"subscript", "uint_key", b"uint_key", "value_type", b"value_type"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bool_key", b"bool_key", "field_name", b"field_name", "field_number", b"field_number", "field_type", b"field_type", "index", b"index", "int_key", b"int_key", "key_type", b"key_type", "string_key", b"string_key", "subscript", b"subscript", "uint_key", b"uint_key", "value_type", b"value_type"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bool_key", b"bool_key", "field_name", b"field_name", "field_number", b"field_number", "field_type", b"field_type", "index", b"index", "int_key", b"int_key", "key_type", b"key_type", "string_key", b"string_key", "subscript", b"subscript", "uint_key", b"uint_key", "value_type", b"value_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_subscript: _TypeAlias = typing.Literal["index", "bool_key", "int_key", "uint_key", "string_key"]  # noqa: Y015
-    _WhichOneofArgType_subscript: _TypeAlias = typing.Literal["subscript", b"subscript"]  # noqa: Y015
+    _WhichOneofReturnType_subscript: _TypeAlias = _typing.Literal["index", "bool_key", "int_key", "uint_key", "string_key"]  # noqa: Y015
+    _WhichOneofArgType_subscript: _TypeAlias = _typing.Literal["subscript", b"subscript"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_subscript) -> _WhichOneofReturnType_subscript | None: ...
 
-MESSAGE_FIELD_NUMBER: builtins.int
-ONEOF_FIELD_NUMBER: builtins.int
-FIELD_FIELD_NUMBER: builtins.int
-PREDEFINED_FIELD_NUMBER: builtins.int
-message: extension_dict._ExtensionFieldDescriptor[descriptor_pb2.MessageOptions, MessageRules]
+Global___FieldPathElement: _TypeAlias = FieldPathElement  # noqa: Y015
+
+MESSAGE_FIELD_NUMBER: _builtins.int
+ONEOF_FIELD_NUMBER: _builtins.int
+FIELD_FIELD_NUMBER: _builtins.int
+PREDEFINED_FIELD_NUMBER: _builtins.int
+message: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, Global___MessageRules]
 """Rules specify the validations to be performed on this message. By default,
 no validation is performed against a message.
 """
-oneof: extension_dict._ExtensionFieldDescriptor[descriptor_pb2.OneofOptions, OneofRules]
+oneof: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.OneofOptions, Global___OneofRules]
 """Rules specify the validations to be performed on this oneof. By default,
 no validation is performed against a oneof.
 """
-field: extension_dict._ExtensionFieldDescriptor[descriptor_pb2.FieldOptions, FieldRules]
+field: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___FieldRules]
 """Rules specify the validations to be performed on this field. By default,
 no validation is performed against a field.
 """
-predefined: extension_dict._ExtensionFieldDescriptor[descriptor_pb2.FieldOptions, PredefinedRules]
+predefined: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___PredefinedRules]
 """Specifies predefined rules. When extending a standard rule message,
 this adds additional CEL expressions that apply when the extension is used.
 

@@ -1,0 +1,131 @@
+"""The rules of the house that the linters have no words for.
+
+Which layer may import which is in `.importlinter`; names, sizes and what may stand where are here.
+"""
+
+import ast
+from pathlib import Path
+
+from tests.contract.sources import ROOT, called_name, sources
+
+FILE_LINES_MAX = 450
+FUNCTION_LINES_MAX = 70
+
+NAMES_THAT_SAY_NOTHING = {"base", "common", "helper", "helpers", "manager", "managers", "misc", "util", "utils"}
+COMMON_FOLDERS = {Path("libs/common"), Path("tests/common")}
+
+# What runs a statement, and what makes one of text.
+STATEMENT_TAKERS = {
+    *("execute", "executemany", "exec_driver_sql", "fetch", "fetchrow", "fetchval", "fetchmany"),
+    *("prepare", "cursor", "stream", "text"),
+}
+
+# Statements that name a role, a database or a partition: an identifier cannot be a bound parameter.
+MAY_NAME_IDENTIFIERS: dict[str, str] = {}
+
+
+def test_module_names_say_what_is_inside() -> None:
+    vague = [
+        source.name
+        for source in sources()
+        for part in source.path.relative_to(ROOT).parents
+        if part.name in NAMES_THAT_SAY_NOTHING and part not in COMMON_FOLDERS
+    ]
+    vague += [source.name for source in sources() if source.path.stem in NAMES_THAT_SAY_NOTHING]
+    assert vague == []
+
+
+def test_imports_are_absolute() -> None:
+    relative = [
+        source.place(node)
+        for source in sources()
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.ImportFrom) and node.level > 0
+    ]
+    assert relative == []
+
+
+def test_files_keep_to_one_subject() -> None:
+    long = [(source.name, source.text.count("\n")) for source in sources()]
+    assert [f"{name}: {lines} lines" for name, lines in long if lines > FILE_LINES_MAX] == []
+
+
+def test_functions_fit_a_screen() -> None:
+    long = [
+        f"{source.place(node)} {node.name}: {_lines(node)} lines"
+        for source in sources()
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and _lines(node) > FUNCTION_LINES_MAX
+    ]
+    assert long == []
+
+
+def test_statements_are_never_built_from_text() -> None:
+    built = [
+        source.place(call)
+        for source in sources("libs", "services", "benchmarks", "scripts")
+        if source.name not in MAY_NAME_IDENTIFIERS
+        for call in source.calls()
+        if called_name(call) in STATEMENT_TAKERS and call.args and _is_built_text(call.args[0])
+    ]
+    assert built == []
+
+
+def test_nothing_is_mocked_skipped_or_expected_to_fail() -> None:
+    forbidden = {"unittest.mock", "mock", "pytest.skip", "pytest.xfail", "pytest.importorskip"}
+    imported = [
+        source.place(node)
+        for source in sources()
+        for node, name in source.imports()
+        if name in forbidden or name.startswith(("unittest.mock.", "mock."))
+    ]
+    marked = [
+        source.place(node)
+        for source in sources("tests")
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Attribute) and node.attr in {"skip", "skipif", "xfail", "importorskip"}
+    ]
+    assert imported + marked == []
+
+
+def test_nothing_is_promised_for_later() -> None:
+    words = ("TO" + "DO", "FIX" + "ME", "X" + "XX", "NotImplemented" + "Error")
+    promises = [
+        f"{source.name}:{number}"
+        for source in sources()
+        for number, line in enumerate(source.text.splitlines(), start=1)
+        if any(word in line for word in words)
+    ]
+    assert promises == []
+
+
+def test_money_never_meets_a_float() -> None:
+    floats = [
+        source.place(call)
+        for source in sources("services")
+        for call in source.calls()
+        if isinstance(call.func, ast.Name) and call.func.id == "float"
+    ]
+    assert floats == []
+
+
+def _lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """The lines of a function without its docstring."""
+    first = function.body[0]
+    docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    skipped = (first.end_lineno or first.lineno) - first.lineno + 1 if docstring else 0
+    return (function.end_lineno or function.lineno) - function.lineno + 1 - skipped
+
+
+def _is_built_text(argument: ast.expr) -> bool:
+    match argument:
+        case ast.JoinedStr(values=values):
+            return any(isinstance(value, ast.FormattedValue) for value in values)
+        case ast.BinOp(op=ast.Add() | ast.Mod()):
+            return True
+        case ast.Call(func=ast.Attribute(attr="format" | "join" | "replace")):
+            return True
+        case ast.Call() as call:
+            return called_name(call) == "text" and bool(call.args) and _is_built_text(call.args[0])
+        case _:
+            return False

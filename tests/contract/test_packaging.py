@@ -1,0 +1,72 @@
+"""What a clone installs from, and what a wheel carries."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.contract.sources import ROOT
+
+PACKAGES = ("libs", "services", "protos/tollhouse", "protos/buf")
+CARRIED_SUFFIXES = {".py", ".pyi", ".proto", ".typed", ".mako", ".sql", ".json", ".yaml"}
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "package-lock.json"])
+def test_lock_files_name_no_address(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert re.findall(r"\w+://|--(?:index|extra-index|find-links|trusted-host)\S*|\"resolved\"", text) == []
+
+
+def test_every_locked_requirement_is_exact_and_hashed() -> None:
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", " ")
+    loose = [line for line in lock.splitlines() if line and not re.match(r"^[a-z0-9-]+==\S+ .*--hash=sha256:", line)]
+    assert loose == []
+
+
+def test_every_package_of_the_npm_lock_is_hashed() -> None:
+    packages = json.loads((ROOT / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+    assert [name for name, package in packages.items() if name and "integrity" not in package] == []
+
+
+def test_every_declared_requirement_is_locked() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = project["dependencies"] + project["optional-dependencies"]["dev"]
+    names = {re.split(r"[\[<>=~! ]", requirement)[0].lower() for requirement in declared}
+    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE))
+    assert names - locked == set()
+
+
+def test_wheel_carries_every_package_stub_proto_and_migration(tmp_path: Path) -> None:
+    copy = tmp_path / "clone"
+    copy.mkdir()
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, copy / name)
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--quiet",
+        "-w",
+        str(tmp_path),
+    ]
+    built = subprocess.run([*command, str(copy)], capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    with zipfile.ZipFile(next(tmp_path.glob("tollhouse-*.whl"))) as wheel:
+        carried = set(wheel.namelist())
+    assert _expected_files() - carried == set()
+
+
+def _expected_files() -> set[str]:
+    files = {path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.suffix in CARRIED_SUFFIXES}
+    return {path.relative_to(ROOT).as_posix().removeprefix("protos/") for path in files}

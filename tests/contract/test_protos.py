@@ -1,0 +1,198 @@
+"""What the contract promises everywhere, read from its own descriptors."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from buf.validate import validate_pb2
+from google.api import annotations_pb2, http_pb2
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorSet, MethodDescriptorProto, MethodOptions
+
+from scripts import protos
+from tests.contract import contract
+from tollhouse.common.v1 import access_pb2
+
+STRING = FieldDescriptorProto.TYPE_STRING
+REPEATED = FieldDescriptorProto.LABEL_REPEATED
+FLOATING = {FieldDescriptorProto.TYPE_DOUBLE, FieldDescriptorProto.TYPE_FLOAT}
+
+
+def test_every_element_carries_a_comment_in_full_sentences() -> None:
+    silent = [
+        element.name
+        for element in contract.elements()
+        if not element.comment.endswith((".", ":", "`")) or len(element.comment) < 8
+    ]
+    assert silent == []
+
+
+def test_every_rpc_declares_who_may_call() -> None:
+    open_to_nobody = []
+    for name, method in contract.methods():
+        access = method.options.Extensions[access_pb2.access]
+        if not (access.public or access.operators or access.services):
+            open_to_nobody.append(name)
+    assert open_to_nobody == []
+
+
+def test_every_rpc_says_whether_it_may_be_repeated() -> None:
+    silent = [
+        name
+        for name, method in contract.methods()
+        if method.options.idempotency_level == MethodOptions.IDEMPOTENCY_UNKNOWN and not method.client_streaming
+    ]
+    assert silent == []
+
+
+def test_every_unary_rpc_maps_to_rest_on_a_route_of_its_own() -> None:
+    routes: Counter[str] = Counter()
+    problems = []
+    for name, method in contract.methods():
+        if method.client_streaming or method.server_streaming:
+            continue
+        rule = _rest_mapping(method)
+        verb, path = _route(rule)
+        routes[f"{verb} {re.sub(r'{[^}]*}', '{}', path)}"] += 1
+        problems += [f"{name}: {problem}" for problem in _route_problems(method, verb, path, rule.body)]
+    problems += [f"{route} is mapped {count} times" for route, count in routes.items() if count > 1]
+    assert problems == []
+
+
+def test_request_and_response_belong_to_one_rpc_alone() -> None:
+    shared = [
+        name
+        for name, method in contract.methods()
+        if not method.input_type.endswith(f".{method.name}Request")
+        or not method.output_type.endswith(f".{method.name}Response")
+    ]
+    used = Counter(kind for _, method in contract.methods() for kind in (method.input_type, method.output_type))
+    assert shared + [kind for kind, count in used.items() if count > 1] == []
+
+
+def test_lists_are_read_in_pages() -> None:
+    unpaged = []
+    for name, method in contract.methods():
+        if method.name.startswith("List"):
+            missing = {"page_size", "page_token"} - _fields_of(method.input_type)
+            missing |= {"next_page_token"} - _fields_of(method.output_type)
+            unpaged += [f"{name}: {field}" for field in sorted(missing)]
+    assert unpaged == []
+
+
+def test_every_change_is_keyed_so_that_a_repeat_is_safe() -> None:
+    keys = {"request_id", "operation_id"}
+    unkeyed = []
+    for name, method in contract.methods():
+        if method.options.idempotency_level == MethodOptions.NO_SIDE_EFFECTS or method.client_streaming:
+            continue
+        request = contract.messages()[method.input_type.removeprefix(".")]
+        items = {field.type_name for field in request.field if field.label == REPEATED and field.type_name}
+        named = _fields_of(method.input_type).union(*(_fields_of(item) for item in items))
+        if not named & keys:
+            unkeyed.append(name)
+    assert unkeyed == []
+
+
+def test_enum_values_carry_the_name_of_their_enum_and_start_unspecified() -> None:
+    wrong = []
+    for name, enum in contract.enums():
+        prefix = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", enum.name).upper() + "_"
+        wrong += [f"{name}.{value.name}" for value in enum.value if not value.name.startswith(prefix)]
+        if (enum.value[0].name, enum.value[0].number) != (f"{prefix}UNSPECIFIED", 0):
+            wrong.append(name)
+    assert wrong == []
+
+
+def test_moments_are_timestamps_named_time() -> None:
+    wrong = [
+        name
+        for name, field in contract.fields()
+        if (field.type_name == ".google.protobuf.Timestamp") != field.name.endswith(("_time", "_times"))
+        or field.name.endswith("_at")
+    ]
+    assert wrong == []
+
+
+def test_nothing_is_a_floating_point_number() -> None:
+    assert [name for name, field in contract.fields() if field.type in FLOATING] == []
+
+
+def test_every_text_list_and_map_of_a_request_is_bounded() -> None:
+    unbounded = {
+        name
+        for _, method in contract.methods()
+        for name, field in contract.fields_reachable_from(method.input_type.removeprefix("."))
+        if not _is_bounded(field)
+    }
+    assert sorted(unbounded) == []
+
+
+def test_ids_are_checked_where_they_enter() -> None:
+    unchecked = set()
+    for _, method in contract.methods():
+        for name, field in contract.fields_reachable_from(method.input_type.removeprefix(".")):
+            rules = field.options.Extensions[validate_pb2.field].string
+            if field.name in {"operation_id", "request_id"} and not (rules.pattern and rules.max_len == 128):
+                unchecked.add(name)
+            if field.name in {"organization_id", "project_id", "user_id", "api_key_id"} and not rules.uuid:
+                unchecked.add(name)
+    assert sorted(unchecked) == []
+
+
+def test_no_released_field_changes_its_number_type_or_name() -> None:
+    """buf compares more than this; these are the changes that would silently misread a message on the wire."""
+    released = FileDescriptorSet.FromString(Path(protos.PROTOS / "released.binpb").read_bytes())
+    broken = []
+    for file in released.file:
+        if not file.package.startswith("tollhouse."):
+            continue
+        for message in file.message_type:
+            name = f"{file.package}.{message.name}"
+            now = contract.messages().get(name)
+            kept = {_on_the_wire(field) for field in now.field} if now else set()
+            broken += [f"{name}.{field.name}" for field in message.field if _on_the_wire(field) not in kept]
+    assert broken == []
+
+
+def _on_the_wire(field: FieldDescriptorProto) -> tuple[str, int, int, int, str]:
+    return field.name, field.number, field.type, field.label, field.type_name
+
+
+def _fields_of(message_name: str) -> set[str]:
+    message = contract.messages().get(message_name.removeprefix("."))
+    return {field.name for field in message.field} if message else set()
+
+
+def _rest_mapping(method: MethodDescriptorProto) -> http_pb2.HttpRule:
+    # The stub of the googleapis distribution gives its extension the type of a plain descriptor.
+    rule: http_pb2.HttpRule = method.options.Extensions[annotations_pb2.http]  # type: ignore[index]
+    return rule
+
+
+def _route(rule: http_pb2.HttpRule) -> tuple[str, str]:
+    verb = rule.WhichOneof("pattern") or ""
+    return verb, str(getattr(rule, verb)) if verb else ""
+
+
+def _route_problems(method: MethodDescriptorProto, verb: str, path: str, body: str) -> list[str]:
+    problems = [] if path.startswith("/v1/") else [f"its route is {verb} {path}"]
+    variables = {variable.split(".")[0] for variable in re.findall(r"{([a-z_.]+)", path)}
+    unknown = variables - _fields_of(method.input_type)
+    problems += [f"its route names {variable}, which the request has not" for variable in sorted(unknown)]
+    if body not in {"", "*"} | _fields_of(method.input_type):
+        problems.append(f"its body names {body}, which the request has not")
+    if (verb in {"get", "delete"}) == bool(body):
+        problems.append(f"{verb} {'with' if body else 'without'} a body")
+    return problems
+
+
+def _is_bounded(field: FieldDescriptorProto) -> bool:
+    rules = field.options.Extensions[validate_pb2.field]
+    if field.label == REPEATED:
+        return bool(rules.repeated.max_items or rules.map.max_pairs)
+    if field.type == FieldDescriptorProto.TYPE_BYTES:
+        return bool(rules.bytes.max_len or rules.bytes.len)
+    if field.type != STRING:
+        return True
+    text = rules.string
+    return bool(text.max_len or text.max_bytes or text.len or text.uuid or text.const or getattr(text, "in"))

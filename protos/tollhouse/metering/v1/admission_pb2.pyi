@@ -3,33 +3,33 @@
 isort:skip_file
 """
 
-from collections import abc as abc
-from google.protobuf import descriptor as descriptor
-from google.protobuf import duration_pb2 as duration_pb2
-from google.protobuf import message as message
-from google.protobuf import timestamp_pb2 as timestamp_pb2
-from google.protobuf.internal import containers as containers
-from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
-from tollhouse.common.v1 import amount_pb2 as amount_pb2
-from tollhouse.metering.v1 import model_pb2 as model_pb2
-from tollhouse.metering.v1 import usage_pb2 as usage_pb2
-import builtins as builtins
+from collections import abc as _abc
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tollhouse.common.v1 import amount_pb2 as _amount_pb2
+from tollhouse.metering.v1 import model_pb2 as _model_pb2
+from tollhouse.metering.v1 import usage_pb2 as _usage_pb2
+import builtins as _builtins
 import sys
-import typing as typing
+import typing as _typing
 
 if sys.version_info >= (3, 11):
     from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
-DESCRIPTOR: descriptor.FileDescriptor
+DESCRIPTOR: _descriptor.FileDescriptor
 
 class _Decision:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _DecisionEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Decision.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _DecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decision.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     DECISION_UNSPECIFIED: _Decision.ValueType  # 0
     """Never sent."""
     DECISION_ALLOWED: _Decision.ValueType  # 1
@@ -46,13 +46,14 @@ DECISION_ALLOWED: Decision.ValueType  # 1
 """The call may begin."""
 DECISION_DENIED: Decision.ValueType  # 2
 """The call may not begin; the denial says why."""
+Global___Decision: _TypeAlias = Decision  # noqa: Y015
 
 class _DenialReason:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _DenialReasonEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_DenialReason.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _DenialReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DenialReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     DENIAL_REASON_UNSPECIFIED: _DenialReason.ValueType  # 0
     """Never sent."""
     DENIAL_REASON_KEY_NOT_FOUND: _DenialReason.ValueType  # 1
@@ -113,84 +114,87 @@ DENIAL_REASON_CURRENCY_MISMATCH: DenialReason.ValueType  # 12
 """The account keeps another currency than the price."""
 DENIAL_REASON_ACCOUNT_CLOSED: DenialReason.ValueType  # 13
 """The account is closed or frozen."""
+Global___DenialReason: _TypeAlias = DenialReason  # noqa: Y015
 
-@typing.final
-class Principal(message.Message):
+@_typing.final
+class Principal(_message.Message):
     """On whose behalf a call is made."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    PROJECT_ID_FIELD_NUMBER: builtins.int
-    USER_ID_FIELD_NUMBER: builtins.int
-    SERVICE_ACCOUNT_ID_FIELD_NUMBER: builtins.int
-    API_KEY_ID_FIELD_NUMBER: builtins.int
-    SCOPES_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that pays."""
-    project_id: builtins.str
+    project_id: _builtins.str
     """The project, where the key belongs to one."""
-    user_id: builtins.str
+    user_id: _builtins.str
     """The user who owns the key; empty for a service account's."""
-    service_account_id: builtins.str
+    service_account_id: _builtins.str
     """The service account that owns the key; empty for a user's."""
-    api_key_id: builtins.str
+    api_key_id: _builtins.str
     """The key."""
-    @builtins.property
-    def scopes(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the key may be used for. Only answered, never read."""
 
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        project_id: builtins.str = ...,
-        user_id: builtins.str = ...,
-        service_account_id: builtins.str = ...,
-        api_key_id: builtins.str = ...,
-        scopes: abc.Iterable[builtins.str] | None = ...,
+        organization_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        service_account_id: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["api_key_id", b"api_key_id", "organization_id", b"organization_id", "project_id", b"project_id", "scopes", b"scopes", "service_account_id", b"service_account_id", "user_id", b"user_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "organization_id", b"organization_id", "project_id", b"project_id", "scopes", b"scopes", "service_account_id", b"service_account_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class Denial(message.Message):
+Global___Principal: _TypeAlias = Principal  # noqa: Y015
+
+@_typing.final
+class Denial(_message.Message):
     """Why a call may not begin."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @typing.final
-    class FactsEntry(message.Message):
-        DESCRIPTOR: descriptor.Descriptor
+    @_typing.final
+    class FactsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
 
-        KEY_FIELD_NUMBER: builtins.int
-        VALUE_FIELD_NUMBER: builtins.int
-        key: builtins.str
-        value: builtins.str
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: builtins.str = ...,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    REASON_FIELD_NUMBER: builtins.int
-    MESSAGE_FIELD_NUMBER: builtins.int
-    FACTS_FIELD_NUMBER: builtins.int
-    reason: DenialReason.ValueType
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
+    reason: Global___DenialReason.ValueType
     """The reason, for programs."""
-    message: builtins.str
+    message: _builtins.str
     """The reason, for people."""
-    @builtins.property
-    def facts(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+    @_builtins.property
+    def facts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The numbers behind the reason. INSUFFICIENT_BALANCE has posted, held, available, needed, currency_code and, where
         an open hold could free money, earliest_release_time.
         """
@@ -198,396 +202,412 @@ class Denial(message.Message):
     def __init__(
         self,
         *,
-        reason: DenialReason.ValueType = ...,
-        message: builtins.str = ...,
-        facts: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        reason: Global___DenialReason.ValueType = ...,
+        message: _builtins.str = ...,
+        facts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["facts", b"facts", "message", b"message", "reason", b"reason"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "message", b"message", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class LimitStatus(message.Message):
+Global___Denial: _TypeAlias = Denial  # noqa: Y015
+
+@_typing.final
+class LimitStatus(_message.Message):
     """Where one limit stands after this call."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    NAME_FIELD_NUMBER: builtins.int
-    LIMIT_FIELD_NUMBER: builtins.int
-    USED_FIELD_NUMBER: builtins.int
-    REMAINING_FIELD_NUMBER: builtins.int
-    RESET_TIME_FIELD_NUMBER: builtins.int
-    name: builtins.str
+    NAME_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
+    RESET_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
     """The limit's name."""
-    limit: builtins.int
+    limit: _builtins.int
     """The most that is allowed in a window."""
-    used: builtins.int
+    used: _builtins.int
     """What is used up in the window that runs."""
-    remaining: builtins.int
+    remaining: _builtins.int
     """What is left in the window that runs."""
-    @builtins.property
-    def reset_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def reset_time(self) -> _timestamp_pb2.Timestamp:
         """When the window ends."""
 
     def __init__(
         self,
         *,
-        name: builtins.str = ...,
-        limit: builtins.int = ...,
-        used: builtins.int = ...,
-        remaining: builtins.int = ...,
-        reset_time: timestamp_pb2.Timestamp | None = ...,
+        name: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        used: _builtins.int = ...,
+        remaining: _builtins.int = ...,
+        reset_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["reset_time", b"reset_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["limit", b"limit", "name", b"name", "remaining", b"remaining", "reset_time", b"reset_time", "used", b"used"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reset_time", b"reset_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "name", b"name", "remaining", b"remaining", "reset_time", b"reset_time", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class AuthorizeRequest(message.Message):
+Global___LimitStatus: _TypeAlias = LimitStatus  # noqa: Y015
+
+@_typing.final
+class AuthorizeRequest(_message.Message):
     """What Authorize needs."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    API_KEY_FIELD_NUMBER: builtins.int
-    PRINCIPAL_FIELD_NUMBER: builtins.int
-    MODEL_FIELD_NUMBER: builtins.int
-    INPUT_TOKENS_FIELD_NUMBER: builtins.int
-    MAX_OUTPUT_TOKENS_FIELD_NUMBER: builtins.int
-    ENDPOINT_FIELD_NUMBER: builtins.int
-    REQUIRED_SCOPES_FIELD_NUMBER: builtins.int
-    MIN_REVISION_FIELD_NUMBER: builtins.int
-    HOLD_TTL_FIELD_NUMBER: builtins.int
-    operation_id: builtins.str
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    REQUIRED_SCOPES_FIELD_NUMBER: _builtins.int
+    MIN_REVISION_FIELD_NUMBER: _builtins.int
+    HOLD_TTL_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
     """The caller's name for the work, unique within the organization for ever: 1 to 128 letters, digits and `. _ : / -`."""
-    api_key: builtins.str
+    api_key: _builtins.str
     """The secret API key, as the end user presented it. It is verified and never stored."""
-    model: builtins.str
+    model: _builtins.str
     """The model's id in the catalogue."""
-    input_tokens: builtins.int
+    input_tokens: _builtins.int
     """How many input tokens the call has, 0 to 1,000,000,000."""
-    max_output_tokens: builtins.int
+    max_output_tokens: _builtins.int
     """The most output tokens the call may produce. When absent the model's max_output_tokens is taken, or 4096 when that
     is not known.
     """
-    endpoint: builtins.str
+    endpoint: _builtins.str
     """The endpoint of the platform that was called, up to 256 characters."""
-    min_revision: builtins.int
+    min_revision: _builtins.int
     """The least revision of identity's data the key must be verified with; zero when up to 5 seconds' delay is fine."""
-    @builtins.property
-    def principal(self) -> Principal:
+    @_builtins.property
+    def principal(self) -> Global___Principal:
         """A principal the caller has verified by itself."""
 
-    @builtins.property
-    def required_scopes(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def required_scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The scopes the key must have, at most 32."""
 
-    @builtins.property
-    def hold_ttl(self) -> duration_pb2.Duration:
+    @_builtins.property
+    def hold_ttl(self) -> _duration_pb2.Duration:
         """How long the money stays held, 1 second to 1 hour; 10 minutes when absent."""
 
     def __init__(
         self,
         *,
-        operation_id: builtins.str = ...,
-        api_key: builtins.str = ...,
-        principal: Principal | None = ...,
-        model: builtins.str = ...,
-        input_tokens: builtins.int = ...,
-        max_output_tokens: builtins.int | None = ...,
-        endpoint: builtins.str = ...,
-        required_scopes: abc.Iterable[builtins.str] | None = ...,
-        min_revision: builtins.int = ...,
-        hold_ttl: duration_pb2.Duration | None = ...,
+        operation_id: _builtins.str = ...,
+        api_key: _builtins.str = ...,
+        principal: Global___Principal | None = ...,
+        model: _builtins.str = ...,
+        input_tokens: _builtins.int = ...,
+        max_output_tokens: _builtins.int | None = ...,
+        endpoint: _builtins.str = ...,
+        required_scopes: _abc.Iterable[_builtins.str] | None = ...,
+        min_revision: _builtins.int = ...,
+        hold_ttl: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_max_output_tokens", b"_max_output_tokens", "api_key", b"api_key", "caller", b"caller", "hold_ttl", b"hold_ttl", "max_output_tokens", b"max_output_tokens", "principal", b"principal"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_max_output_tokens", b"_max_output_tokens", "api_key", b"api_key", "caller", b"caller", "endpoint", b"endpoint", "hold_ttl", b"hold_ttl", "input_tokens", b"input_tokens", "max_output_tokens", b"max_output_tokens", "min_revision", b"min_revision", "model", b"model", "operation_id", b"operation_id", "principal", b"principal", "required_scopes", b"required_scopes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "api_key", b"api_key", "caller", b"caller", "hold_ttl", b"hold_ttl", "max_output_tokens", b"max_output_tokens", "principal", b"principal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "api_key", b"api_key", "caller", b"caller", "endpoint", b"endpoint", "hold_ttl", b"hold_ttl", "input_tokens", b"input_tokens", "max_output_tokens", b"max_output_tokens", "min_revision", b"min_revision", "model", b"model", "operation_id", b"operation_id", "principal", b"principal", "required_scopes", b"required_scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__max_output_tokens: _TypeAlias = typing.Literal["max_output_tokens"]  # noqa: Y015
-    _WhichOneofArgType__max_output_tokens: _TypeAlias = typing.Literal["_max_output_tokens", b"_max_output_tokens"]  # noqa: Y015
-    _WhichOneofReturnType_caller: _TypeAlias = typing.Literal["api_key", "principal"]  # noqa: Y015
-    _WhichOneofArgType_caller: _TypeAlias = typing.Literal["caller", b"caller"]  # noqa: Y015
-    @typing.overload
+    _WhichOneofReturnType__max_output_tokens: _TypeAlias = _typing.Literal["max_output_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_output_tokens: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens"]  # noqa: Y015
+    _WhichOneofReturnType_caller: _TypeAlias = _typing.Literal["api_key", "principal"]  # noqa: Y015
+    _WhichOneofArgType_caller: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_output_tokens) -> _WhichOneofReturnType__max_output_tokens | None: ...
-    @typing.overload
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_caller) -> _WhichOneofReturnType_caller | None: ...
 
-@typing.final
-class AuthorizeResponse(message.Message):
+Global___AuthorizeRequest: _TypeAlias = AuthorizeRequest  # noqa: Y015
+
+@_typing.final
+class AuthorizeResponse(_message.Message):
     """What Authorize answers."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    DECISION_FIELD_NUMBER: builtins.int
-    DENIAL_FIELD_NUMBER: builtins.int
-    PRINCIPAL_FIELD_NUMBER: builtins.int
-    HOLD_ID_FIELD_NUMBER: builtins.int
-    HELD_AMOUNT_FIELD_NUMBER: builtins.int
-    EXPIRE_TIME_FIELD_NUMBER: builtins.int
-    LIMITS_FIELD_NUMBER: builtins.int
-    PRICE_VERSION_ID_FIELD_NUMBER: builtins.int
-    MAX_OUTPUT_TOKENS_FIELD_NUMBER: builtins.int
-    REPLAYED_FIELD_NUMBER: builtins.int
-    decision: Decision.ValueType
+    DECISION_FIELD_NUMBER: _builtins.int
+    DENIAL_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    HOLD_ID_FIELD_NUMBER: _builtins.int
+    HELD_AMOUNT_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    PRICE_VERSION_ID_FIELD_NUMBER: _builtins.int
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    decision: Global___Decision.ValueType
     """Whether the call may begin."""
-    hold_id: builtins.str
+    hold_id: _builtins.str
     """The hold in billing; empty when denied or when the estimate is zero."""
-    price_version_id: builtins.str
+    price_version_id: _builtins.str
     """The price version the call will be settled with."""
-    max_output_tokens: builtins.int
+    max_output_tokens: _builtins.int
     """How many output tokens the estimate is for."""
-    replayed: builtins.bool
+    replayed: _builtins.bool
     """Whether the operation had been authorized before."""
-    @builtins.property
-    def denial(self) -> Denial:
+    @_builtins.property
+    def denial(self) -> Global___Denial:
         """Why it may not; absent when allowed."""
 
-    @builtins.property
-    def principal(self) -> Principal:
+    @_builtins.property
+    def principal(self) -> Global___Principal:
         """On whose behalf the call is; absent when the key is not good."""
 
-    @builtins.property
-    def held_amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def held_amount(self) -> _amount_pb2.Amount:
         """The estimate, which is held."""
 
-    @builtins.property
-    def expire_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the hold ends by itself."""
 
-    @builtins.property
-    def limits(self) -> containers.RepeatedCompositeFieldContainer[LimitStatus]:
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitStatus]:
         """The limits that apply to the call."""
 
     def __init__(
         self,
         *,
-        decision: Decision.ValueType = ...,
-        denial: Denial | None = ...,
-        principal: Principal | None = ...,
-        hold_id: builtins.str = ...,
-        held_amount: amount_pb2.Amount | None = ...,
-        expire_time: timestamp_pb2.Timestamp | None = ...,
-        limits: abc.Iterable[LimitStatus] | None = ...,
-        price_version_id: builtins.str = ...,
-        max_output_tokens: builtins.int = ...,
-        replayed: builtins.bool = ...,
+        decision: Global___Decision.ValueType = ...,
+        denial: Global___Denial | None = ...,
+        principal: Global___Principal | None = ...,
+        hold_id: _builtins.str = ...,
+        held_amount: _amount_pb2.Amount | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        limits: _abc.Iterable[Global___LimitStatus] | None = ...,
+        price_version_id: _builtins.str = ...,
+        max_output_tokens: _builtins.int = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["denial", b"denial", "expire_time", b"expire_time", "held_amount", b"held_amount", "principal", b"principal"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["decision", b"decision", "denial", b"denial", "expire_time", b"expire_time", "held_amount", b"held_amount", "hold_id", b"hold_id", "limits", b"limits", "max_output_tokens", b"max_output_tokens", "price_version_id", b"price_version_id", "principal", b"principal", "replayed", b"replayed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["denial", b"denial", "expire_time", b"expire_time", "held_amount", b"held_amount", "principal", b"principal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "denial", b"denial", "expire_time", b"expire_time", "held_amount", b"held_amount", "hold_id", b"hold_id", "limits", b"limits", "max_output_tokens", b"max_output_tokens", "price_version_id", b"price_version_id", "principal", b"principal", "replayed", b"replayed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class SettleRequest(message.Message):
+Global___AuthorizeResponse: _TypeAlias = AuthorizeResponse  # noqa: Y015
+
+@_typing.final
+class SettleRequest(_message.Message):
     """What Settle needs. The fields are those of RecordUsageRequest, without backfill."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @typing.final
-    class LabelsEntry(message.Message):
-        DESCRIPTOR: descriptor.Descriptor
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
 
-        KEY_FIELD_NUMBER: builtins.int
-        VALUE_FIELD_NUMBER: builtins.int
-        key: builtins.str
-        value: builtins.str
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: builtins.str = ...,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    PROJECT_ID_FIELD_NUMBER: builtins.int
-    USER_ID_FIELD_NUMBER: builtins.int
-    API_KEY_ID_FIELD_NUMBER: builtins.int
-    SUBSCRIPTION_ID_FIELD_NUMBER: builtins.int
-    MODEL_FIELD_NUMBER: builtins.int
-    TOKENS_FIELD_NUMBER: builtins.int
-    OCCUR_TIME_FIELD_NUMBER: builtins.int
-    LATENCY_MS_FIELD_NUMBER: builtins.int
-    STATUS_CODE_FIELD_NUMBER: builtins.int
-    ERROR_MESSAGE_FIELD_NUMBER: builtins.int
-    ENDPOINT_FIELD_NUMBER: builtins.int
-    CONVERSATION_ID_FIELD_NUMBER: builtins.int
-    LABELS_FIELD_NUMBER: builtins.int
-    PARTIAL_FIELD_NUMBER: builtins.int
-    operation_id: builtins.str
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    OCCUR_TIME_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    STATUS_CODE_FIELD_NUMBER: _builtins.int
+    ERROR_MESSAGE_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
     """The operation_id of the Authorize."""
-    organization_id: builtins.str
+    organization_id: _builtins.str
     """The organization of the principal."""
-    project_id: builtins.str
+    project_id: _builtins.str
     """The project that used; the authorization's when empty. Whatever is given here, an authorized call is charged to
     the account that its hold is on.
     """
-    user_id: builtins.str
+    user_id: _builtins.str
     """The user that used; the authorization's when empty."""
-    api_key_id: builtins.str
+    api_key_id: _builtins.str
     """The API key the work was asked for with; the authorization's when empty."""
-    subscription_id: builtins.str
+    subscription_id: _builtins.str
     """The subscription the work falls under."""
-    model: builtins.str
+    model: _builtins.str
     """The model that did the work. Another than the authorized one is charged at its own price of the occur_time."""
-    latency_ms: builtins.int
+    latency_ms: _builtins.int
     """How long the work took, in milliseconds, up to one day."""
-    status_code: builtins.int
+    status_code: _builtins.int
     """How the work ended, an HTTP or gRPC status number. 400 and above counts as an error."""
-    error_message: builtins.str
+    error_message: _builtins.str
     """The error of work that failed, up to 1024 characters. A usage with an error message counts as an error."""
-    endpoint: builtins.str
+    endpoint: _builtins.str
     """The endpoint of the platform that was called, up to 256 characters; the authorization's when empty."""
-    conversation_id: builtins.str
+    conversation_id: _builtins.str
     """The conversation the work belongs to, up to 128 characters."""
-    partial: builtins.bool
+    partial: _builtins.bool
     """Whether the work was broken off, so that the counts are what had been produced by then."""
-    @builtins.property
-    def tokens(self) -> model_pb2.TokenCounts:
+    @_builtins.property
+    def tokens(self) -> _model_pb2.TokenCounts:
         """The tokens used. Absent means none."""
 
-    @builtins.property
-    def occur_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def occur_time(self) -> _timestamp_pb2.Timestamp:
         """When the work happened; now when absent. At most 35 days ago and 5 minutes ahead."""
 
-    @builtins.property
-    def labels(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's own facts: at most 16, keys up to 64, values up to 256 characters."""
 
     def __init__(
         self,
         *,
-        operation_id: builtins.str = ...,
-        organization_id: builtins.str = ...,
-        project_id: builtins.str = ...,
-        user_id: builtins.str = ...,
-        api_key_id: builtins.str = ...,
-        subscription_id: builtins.str = ...,
-        model: builtins.str = ...,
-        tokens: model_pb2.TokenCounts | None = ...,
-        occur_time: timestamp_pb2.Timestamp | None = ...,
-        latency_ms: builtins.int | None = ...,
-        status_code: builtins.int | None = ...,
-        error_message: builtins.str = ...,
-        endpoint: builtins.str = ...,
-        conversation_id: builtins.str = ...,
-        labels: abc.Mapping[builtins.str, builtins.str] | None = ...,
-        partial: builtins.bool = ...,
+        operation_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        tokens: _model_pb2.TokenCounts | None = ...,
+        occur_time: _timestamp_pb2.Timestamp | None = ...,
+        latency_ms: _builtins.int | None = ...,
+        status_code: _builtins.int | None = ...,
+        error_message: _builtins.str = ...,
+        endpoint: _builtins.str = ...,
+        conversation_id: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        partial: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "latency_ms", b"latency_ms", "occur_time", b"occur_time", "status_code", b"status_code", "tokens", b"tokens"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "api_key_id", b"api_key_id", "conversation_id", b"conversation_id", "endpoint", b"endpoint", "error_message", b"error_message", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "project_id", b"project_id", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "latency_ms", b"latency_ms", "occur_time", b"occur_time", "status_code", b"status_code", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "api_key_id", b"api_key_id", "conversation_id", b"conversation_id", "endpoint", b"endpoint", "error_message", b"error_message", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "project_id", b"project_id", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__latency_ms: _TypeAlias = typing.Literal["latency_ms"]  # noqa: Y015
-    _WhichOneofArgType__latency_ms: _TypeAlias = typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
-    _WhichOneofReturnType__status_code: _TypeAlias = typing.Literal["status_code"]  # noqa: Y015
-    _WhichOneofArgType__status_code: _TypeAlias = typing.Literal["_status_code", b"_status_code"]  # noqa: Y015
-    @typing.overload
+    _WhichOneofReturnType__latency_ms: _TypeAlias = _typing.Literal["latency_ms"]  # noqa: Y015
+    _WhichOneofArgType__latency_ms: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
+    _WhichOneofReturnType__status_code: _TypeAlias = _typing.Literal["status_code"]  # noqa: Y015
+    _WhichOneofArgType__status_code: _TypeAlias = _typing.Literal["_status_code", b"_status_code"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_ms) -> _WhichOneofReturnType__latency_ms | None: ...
-    @typing.overload
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__status_code) -> _WhichOneofReturnType__status_code | None: ...
 
-@typing.final
-class SettleResponse(message.Message):
+Global___SettleRequest: _TypeAlias = SettleRequest  # noqa: Y015
+
+@_typing.final
+class SettleResponse(_message.Message):
     """What Settle answers."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    USAGE_FIELD_NUMBER: builtins.int
-    RELEASED_AMOUNT_FIELD_NUMBER: builtins.int
-    OVERRUN_AMOUNT_FIELD_NUMBER: builtins.int
-    BALANCE_FIELD_NUMBER: builtins.int
-    REPLAYED_FIELD_NUMBER: builtins.int
-    replayed: builtins.bool
+    USAGE_FIELD_NUMBER: _builtins.int
+    RELEASED_AMOUNT_FIELD_NUMBER: _builtins.int
+    OVERRUN_AMOUNT_FIELD_NUMBER: _builtins.int
+    BALANCE_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
     """Whether the usage had been recorded before."""
-    @builtins.property
-    def usage(self) -> usage_pb2.UsageRecord:
+    @_builtins.property
+    def usage(self) -> _usage_pb2.UsageRecord:
         """The recorded usage."""
 
-    @builtins.property
-    def released_amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def released_amount(self) -> _amount_pb2.Amount:
         """What was given back of the hold; absent when this call captured none."""
 
-    @builtins.property
-    def overrun_amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def overrun_amount(self) -> _amount_pb2.Amount:
         """What the cost exceeds the hold by; absent when this call captured none."""
 
-    @builtins.property
-    def balance(self) -> usage_pb2.AccountBalance:
+    @_builtins.property
+    def balance(self) -> _usage_pb2.AccountBalance:
         """The charged account, when this call charged it; absent on repeats, free usage and anything pending."""
 
     def __init__(
         self,
         *,
-        usage: usage_pb2.UsageRecord | None = ...,
-        released_amount: amount_pb2.Amount | None = ...,
-        overrun_amount: amount_pb2.Amount | None = ...,
-        balance: usage_pb2.AccountBalance | None = ...,
-        replayed: builtins.bool = ...,
+        usage: _usage_pb2.UsageRecord | None = ...,
+        released_amount: _amount_pb2.Amount | None = ...,
+        overrun_amount: _amount_pb2.Amount | None = ...,
+        balance: _usage_pb2.AccountBalance | None = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["balance", b"balance", "overrun_amount", b"overrun_amount", "released_amount", b"released_amount", "usage", b"usage"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["balance", b"balance", "overrun_amount", b"overrun_amount", "released_amount", b"released_amount", "replayed", b"replayed", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "overrun_amount", b"overrun_amount", "released_amount", b"released_amount", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "overrun_amount", b"overrun_amount", "released_amount", b"released_amount", "replayed", b"replayed", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class CancelRequest(message.Message):
+Global___SettleResponse: _TypeAlias = SettleResponse  # noqa: Y015
+
+@_typing.final
+class CancelRequest(_message.Message):
     """What Cancel needs."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization of the principal."""
-    operation_id: builtins.str
+    operation_id: _builtins.str
     """The operation_id of the Authorize."""
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        operation_id: builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["operation_id", b"operation_id", "organization_id", b"organization_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id", "organization_id", b"organization_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class CancelResponse(message.Message):
+Global___CancelRequest: _TypeAlias = CancelRequest  # noqa: Y015
+
+@_typing.final
+class CancelResponse(_message.Message):
     """What Cancel answers."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    RELEASED_AMOUNT_FIELD_NUMBER: builtins.int
-    REPLAYED_FIELD_NUMBER: builtins.int
-    replayed: builtins.bool
+    RELEASED_AMOUNT_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
     """Whether the operation had been cancelled before."""
-    @builtins.property
-    def released_amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def released_amount(self) -> _amount_pb2.Amount:
         """What was held until now; zero when the hold had ended already or there was none."""
 
     def __init__(
         self,
         *,
-        released_amount: amount_pb2.Amount | None = ...,
-        replayed: builtins.bool = ...,
+        released_amount: _amount_pb2.Amount | None = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["released_amount", b"released_amount"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["released_amount", b"released_amount", "replayed", b"replayed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["released_amount", b"released_amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["released_amount", b"released_amount", "replayed", b"replayed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelResponse: _TypeAlias = CancelResponse  # noqa: Y015

@@ -3,10 +3,10 @@
 isort:skip_file
 """
 
-from collections import abc as abc
-from grpc import aio as aio
-from tollhouse.metering.v1 import admission_pb2 as admission_pb2
-import abc as abc_1
+from collections import abc as _abc
+from grpc import aio as _aio
+from tollhouse.metering.v1 import admission_pb2 as _admission_pb2
+import abc as _abc_1
 
 
 GRPC_GENERATED_VERSION: str
@@ -15,8 +15,8 @@ GRPC_VERSION: str
 class AdmissionServiceStub:
     """Lets a call through before the work, and settles it after."""
 
-    def __init__(self, channel: aio.Channel) -> None: ...
-    Authorize: aio.UnaryUnaryMultiCallable[admission_pb2.AuthorizeRequest, admission_pb2.AuthorizeResponse]
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Authorize: _aio.UnaryUnaryMultiCallable[_admission_pb2.AuthorizeRequest, _admission_pb2.AuthorizeResponse]
     """Decides whether a call may begin: the key is good, the model is known, active and priced, and the account has the
     money for the estimate, which is held.
 
@@ -25,14 +25,14 @@ class AdmissionServiceStub:
     decided anew each time. Fails with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, when the operation_id was
     authorized with other fields, and with UNAVAILABLE when identity or billing can not be reached: nothing may begin.
     """
-    Settle: aio.UnaryUnaryMultiCallable[admission_pb2.SettleRequest, admission_pb2.SettleResponse]
+    Settle: _aio.UnaryUnaryMultiCallable[_admission_pb2.SettleRequest, _admission_pb2.SettleResponse]
     """Records the usage of an authorized call, captures its cost from the hold and releases the rest.
 
     Charges with the price that was in force at Authorize, even when it changed since. A cost above the hold is charged
     in full. Without an authorization, or with one that was cancelled or has expired, it works like RecordUsage; so do
     repeats, failures and what happens while billing can not be reached.
     """
-    Cancel: aio.UnaryUnaryMultiCallable[admission_pb2.CancelRequest, admission_pb2.CancelResponse]
+    Cancel: _aio.UnaryUnaryMultiCallable[_admission_pb2.CancelRequest, _admission_pb2.CancelResponse]
     """Gives up an authorized call that did no work, and releases its hold.
 
     Safe to repeat. Fails with NOT_FOUND for an operation that was never authorized, with FAILED_PRECONDITION, reason
@@ -40,15 +40,15 @@ class AdmissionServiceStub:
     ends by itself at its expire time.
     """
 
-class AdmissionServiceServicer(metaclass=abc_1.ABCMeta):
+class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Lets a call through before the work, and settles it after."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def Authorize(
         self,
-        request: admission_pb2.AuthorizeRequest,
-        context: aio.ServicerContext[admission_pb2.AuthorizeRequest, abc.Awaitable[admission_pb2.AuthorizeResponse]],
-    ) -> abc.Awaitable[admission_pb2.AuthorizeResponse]:
+        request: _admission_pb2.AuthorizeRequest,
+        context: _aio.ServicerContext[_admission_pb2.AuthorizeRequest, _abc.Awaitable[_admission_pb2.AuthorizeResponse]],
+    ) -> _abc.Awaitable[_admission_pb2.AuthorizeResponse]:
         """Decides whether a call may begin: the key is good, the model is known, active and priced, and the account has the
         money for the estimate, which is held.
 
@@ -58,12 +58,12 @@ class AdmissionServiceServicer(metaclass=abc_1.ABCMeta):
         authorized with other fields, and with UNAVAILABLE when identity or billing can not be reached: nothing may begin.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def Settle(
         self,
-        request: admission_pb2.SettleRequest,
-        context: aio.ServicerContext[admission_pb2.SettleRequest, abc.Awaitable[admission_pb2.SettleResponse]],
-    ) -> abc.Awaitable[admission_pb2.SettleResponse]:
+        request: _admission_pb2.SettleRequest,
+        context: _aio.ServicerContext[_admission_pb2.SettleRequest, _abc.Awaitable[_admission_pb2.SettleResponse]],
+    ) -> _abc.Awaitable[_admission_pb2.SettleResponse]:
         """Records the usage of an authorized call, captures its cost from the hold and releases the rest.
 
         Charges with the price that was in force at Authorize, even when it changed since. A cost above the hold is charged
@@ -71,12 +71,12 @@ class AdmissionServiceServicer(metaclass=abc_1.ABCMeta):
         repeats, failures and what happens while billing can not be reached.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def Cancel(
         self,
-        request: admission_pb2.CancelRequest,
-        context: aio.ServicerContext[admission_pb2.CancelRequest, abc.Awaitable[admission_pb2.CancelResponse]],
-    ) -> abc.Awaitable[admission_pb2.CancelResponse]:
+        request: _admission_pb2.CancelRequest,
+        context: _aio.ServicerContext[_admission_pb2.CancelRequest, _abc.Awaitable[_admission_pb2.CancelResponse]],
+    ) -> _abc.Awaitable[_admission_pb2.CancelResponse]:
         """Gives up an authorized call that did no work, and releases its hold.
 
         Safe to repeat. Fails with NOT_FOUND for an operation that was never authorized, with FAILED_PRECONDITION, reason
@@ -84,4 +84,4 @@ class AdmissionServiceServicer(metaclass=abc_1.ABCMeta):
         ends by itself at its expire time.
         """
 
-def add_AdmissionServiceServicer_to_server(servicer: AdmissionServiceServicer, server: aio.Server) -> None: ...
+def add_AdmissionServiceServicer_to_server(servicer: AdmissionServiceServicer, server: _aio.Server) -> None: ...

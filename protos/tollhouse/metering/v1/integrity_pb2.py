@@ -29,17 +29,21 @@ from tollhouse.common.v1 import access_pb2 as tollhouse_dot_common_dot_v1_dot_ac
 from tollhouse.common.v1 import amount_pb2 as tollhouse_dot_common_dot_v1_dot_amount__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tollhouse/metering/v1/integrity.proto\x12\x15tollhouse.metering.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\x1a tollhouse/common/v1/amount.proto\"d\n\x07\x46inding\x12\x11\n\tinvariant\x18\x01 \x01(\t\x12\x0c\n\x04rule\x18\x02 \x01(\t\x12\x17\n\x0forganization_id\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"\x97\x01\n\x10InvariantSummary\x12\x37\n\x07results\x18\x01 \x03(\x0b\x32&.tollhouse.metering.v1.InvariantResult\x12\x17\n\x0fviolation_count\x18\x02 \x01(\x03\x12\x31\n\rsnapshot_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"K\n\x0fInvariantResult\x12\x11\n\tinvariant\x18\x01 \x01(\t\x12\x0c\n\x04rule\x18\x02 \x01(\t\x12\x17\n\x0fviolation_count\x18\x03 \x01(\x03\"\xc7\x01\n\x06\x43harge\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12+\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".tollhouse.metering.v1.ChargeState\x12.\n\noccur_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb8\x02\n\rPendingCharge\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12+\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".tollhouse.metering.v1.ChargeState\x12\x15\n\rattempt_count\x18\x05 \x01(\x05\x12\x19\n\x11last_error_reason\x18\x06 \x01(\t\x12\x35\n\x11next_attempt_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x17VerifyInvariantsRequest\x12/\n\ninvariants\x18\x01 \x03(\tB\x1b\xbaH\x18\x92\x01\x15\x10 \"\x11r\x0f\x32\r^M[0-9]{1,2}$\"\x92\x01\n\x18VerifyInvariantsResponse\x12\x31\n\x07\x66inding\x18\x01 \x01(\x0b\x32\x1e.tollhouse.metering.v1.FindingH\x00\x12:\n\x07summary\x18\x02 \x01(\x0b\x32\'.tollhouse.metering.v1.InvariantSummaryH\x00\x42\x07\n\x05\x65vent\"<\n\x14StreamChargesRequest\x12$\n\x0forganization_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"G\n\x15StreamChargesResponse\x12.\n\x07\x63harges\x18\x01 \x03(\x0b\x32\x1d.tollhouse.metering.v1.Charge\"k\n\x19ListPendingChargesRequest\x12\x11\n\tdead_only\x18\x01 \x01(\x08\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"t\n\x1aListPendingChargesResponse\x12=\n\x0fpending_charges\x18\x01 \x03(\x0b\x32$.tollhouse.metering.v1.PendingCharge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x81\x01\n\x13RetryChargesRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12G\n\roperation_ids\x18\x02 \x03(\tB0\xbaH-\x92\x01*\x10\xc8\x01\"%r#\x18\x80\x01\x32\x1e^[A-Za-z0-9][A-Za-z0-9._:/-]*$\",\n\x14RetryChargesResponse\x12\x14\n\x0c\x63harge_count\x18\x01 \x01(\x05*v\n\x0b\x43hargeState\x12\x1c\n\x18\x43HARGE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43HARGE_STATE_PENDING\x10\x01\x12\x18\n\x14\x43HARGE_STATE_SETTLED\x10\x02\x12\x15\n\x11\x43HARGE_STATE_DEAD\x10\x03\x32\xc7\x04\n\x10IntegrityService\x12\x80\x01\n\x10VerifyInvariants\x12..tollhouse.metering.v1.VerifyInvariantsRequest\x1a/.tollhouse.metering.v1.VerifyInvariantsResponse\"\t\x90\x02\x01\xaa\xbb\x18\x02\x08\x01\x30\x01\x12w\n\rStreamCharges\x12+.tollhouse.metering.v1.StreamChargesRequest\x1a,.tollhouse.metering.v1.StreamChargesResponse\"\t\x90\x02\x01\xaa\xbb\x18\x02\x08\x01\x30\x01\x12\x9e\x01\n\x12ListPendingCharges\x12\x30.tollhouse.metering.v1.ListPendingChargesRequest\x1a\x31.tollhouse.metering.v1.ListPendingChargesResponse\"#\x90\x02\x01\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/pendingCharges\x12\x95\x01\n\x0cRetryCharges\x12*.tollhouse.metering.v1.RetryChargesRequest\x1a+.tollhouse.metering.v1.RetryChargesResponse\",\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/pendingCharges:retry:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tollhouse/metering/v1/integrity.proto\x12\x15tollhouse.metering.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\x1a tollhouse/common/v1/amount.proto\"W\n\x07\x46inding\x12\x11\n\tinvariant\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x10\n\x08resource\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"a\n\x0eInvariantCheck\x12\x11\n\tinvariant\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x15\n\rrows_examined\x18\x03 \x01(\x03\x12\x10\n\x08\x66indings\x18\x04 \x01(\x03\"\xc7\x01\n\x06\x43harge\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12+\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".tollhouse.metering.v1.ChargeState\x12.\n\noccur_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb8\x02\n\rPendingCharge\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12+\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".tollhouse.metering.v1.ChargeState\x12\x15\n\rattempt_count\x18\x05 \x01(\x05\x12\x19\n\x11last_error_reason\x18\x06 \x01(\t\x12\x35\n\x11next_attempt_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"?\n\x17VerifyInvariantsRequest\x12$\n\x0forganization_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x99\x01\n\x18VerifyInvariantsResponse\x12\x31\n\x07\x66inding\x18\x01 \x01(\x0b\x32\x1e.tollhouse.metering.v1.FindingH\x00\x12\x41\n\x07summary\x18\x02 \x01(\x0b\x32..tollhouse.metering.v1.VerifyInvariantsSummaryH\x00\x42\x07\n\x05piece\"\x83\x01\n\x17VerifyInvariantsSummary\x12\x35\n\x06\x63hecks\x18\x01 \x03(\x0b\x32%.tollhouse.metering.v1.InvariantCheck\x12\x31\n\rsnapshot_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x12ListChargesRequest\x12$\n\x0forganization_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"^\n\x13ListChargesResponse\x12.\n\x07\x63harges\x18\x01 \x03(\x0b\x32\x1d.tollhouse.metering.v1.Charge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"k\n\x19ListPendingChargesRequest\x12\x11\n\tdead_only\x18\x01 \x01(\x08\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"t\n\x1aListPendingChargesResponse\x12=\n\x0fpending_charges\x18\x01 \x03(\x0b\x32$.tollhouse.metering.v1.PendingCharge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x81\x01\n\x13RetryChargesRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12G\n\roperation_ids\x18\x02 \x03(\tB0\xbaH-\x92\x01*\x10\xc8\x01\"%r#\x18\x80\x01\x32\x1e^[A-Za-z0-9][A-Za-z0-9._:/-]*$\",\n\x14RetryChargesResponse\x12\x14\n\x0c\x63harge_count\x18\x01 \x01(\x05*v\n\x0b\x43hargeState\x12\x1c\n\x18\x43HARGE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43HARGE_STATE_PENDING\x10\x01\x12\x18\n\x14\x43HARGE_STATE_SETTLED\x10\x02\x12\x15\n\x11\x43HARGE_STATE_DEAD\x10\x03\x32\x88\x05\n\x10IntegrityService\x12\xa9\x01\n\x10VerifyInvariants\x12..tollhouse.metering.v1.VerifyInvariantsRequest\x1a/.tollhouse.metering.v1.VerifyInvariantsResponse\"2\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02 \x12\x1e/v1/metering/invariants:verify0\x01\x12\x8e\x01\n\x0bListCharges\x12).tollhouse.metering.v1.ListChargesRequest\x1a*.tollhouse.metering.v1.ListChargesResponse\"(\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/metering/charges\x12\x9e\x01\n\x12ListPendingCharges\x12\x30.tollhouse.metering.v1.ListPendingChargesRequest\x1a\x31.tollhouse.metering.v1.ListPendingChargesResponse\"#\x90\x02\x01\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/pendingCharges\x12\x95\x01\n\x0cRetryCharges\x12*.tollhouse.metering.v1.RetryChargesRequest\x1a+.tollhouse.metering.v1.RetryChargesResponse\",\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/pendingCharges:retry:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tollhouse.metering.v1.integrity_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERIFYINVARIANTSREQUEST'].fields_by_name['invariants']._loaded_options = None
-  _globals['_VERIFYINVARIANTSREQUEST'].fields_by_name['invariants']._serialized_options = b'\272H\030\222\001\025\020 \"\021r\0172\r^M[0-9]{1,2}$'
-  _globals['_STREAMCHARGESREQUEST'].fields_by_name['organization_id']._loaded_options = None
-  _globals['_STREAMCHARGESREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_VERIFYINVARIANTSREQUEST'].fields_by_name['organization_id']._loaded_options = None
+  _globals['_VERIFYINVARIANTSREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_LISTCHARGESREQUEST'].fields_by_name['organization_id']._loaded_options = None
+  _globals['_LISTCHARGESREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_LISTCHARGESREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTCHARGESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\220N(\000'
+  _globals['_LISTCHARGESREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTCHARGESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
   _globals['_LISTPENDINGCHARGESREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTPENDINGCHARGESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTPENDINGCHARGESREQUEST'].fields_by_name['page_token']._loaded_options = None
@@ -49,41 +53,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RETRYCHARGESREQUEST'].fields_by_name['operation_ids']._loaded_options = None
   _globals['_RETRYCHARGESREQUEST'].fields_by_name['operation_ids']._serialized_options = b'\272H-\222\001*\020\310\001\"%r#\030\200\0012\036^[A-Za-z0-9][A-Za-z0-9._:/-]*$'
   _globals['_INTEGRITYSERVICE'].methods_by_name['VerifyInvariants']._loaded_options = None
-  _globals['_INTEGRITYSERVICE'].methods_by_name['VerifyInvariants']._serialized_options = b'\220\002\001\252\273\030\002\010\001'
-  _globals['_INTEGRITYSERVICE'].methods_by_name['StreamCharges']._loaded_options = None
-  _globals['_INTEGRITYSERVICE'].methods_by_name['StreamCharges']._serialized_options = b'\220\002\001\252\273\030\002\010\001'
+  _globals['_INTEGRITYSERVICE'].methods_by_name['VerifyInvariants']._serialized_options = b'\220\002\001\252\273\030\005\010\001\022\001*\202\323\344\223\002 \022\036/v1/metering/invariants:verify'
+  _globals['_INTEGRITYSERVICE'].methods_by_name['ListCharges']._loaded_options = None
+  _globals['_INTEGRITYSERVICE'].methods_by_name['ListCharges']._serialized_options = b'\220\002\001\252\273\030\005\010\001\022\001*\202\323\344\223\002\026\022\024/v1/metering/charges'
   _globals['_INTEGRITYSERVICE'].methods_by_name['ListPendingCharges']._loaded_options = None
   _globals['_INTEGRITYSERVICE'].methods_by_name['ListPendingCharges']._serialized_options = b'\220\002\001\252\273\030\002\010\001\202\323\344\223\002\024\022\022/v1/pendingCharges'
   _globals['_INTEGRITYSERVICE'].methods_by_name['RetryCharges']._loaded_options = None
   _globals['_INTEGRITYSERVICE'].methods_by_name['RetryCharges']._serialized_options = b'\220\002\002\252\273\030\002\010\001\202\323\344\223\002\035\"\030/v1/pendingCharges:retry:\001*'
-  _globals['_CHARGESTATE']._serialized_start=1839
-  _globals['_CHARGESTATE']._serialized_end=1957
+  _globals['_CHARGESTATE']._serialized_start=1906
+  _globals['_CHARGESTATE']._serialized_end=2024
   _globals['_FINDING']._serialized_start=224
-  _globals['_FINDING']._serialized_end=324
-  _globals['_INVARIANTSUMMARY']._serialized_start=327
-  _globals['_INVARIANTSUMMARY']._serialized_end=478
-  _globals['_INVARIANTRESULT']._serialized_start=480
-  _globals['_INVARIANTRESULT']._serialized_end=555
-  _globals['_CHARGE']._serialized_start=558
-  _globals['_CHARGE']._serialized_end=757
-  _globals['_PENDINGCHARGE']._serialized_start=760
-  _globals['_PENDINGCHARGE']._serialized_end=1072
-  _globals['_VERIFYINVARIANTSREQUEST']._serialized_start=1074
-  _globals['_VERIFYINVARIANTSREQUEST']._serialized_end=1148
-  _globals['_VERIFYINVARIANTSRESPONSE']._serialized_start=1151
-  _globals['_VERIFYINVARIANTSRESPONSE']._serialized_end=1297
-  _globals['_STREAMCHARGESREQUEST']._serialized_start=1299
-  _globals['_STREAMCHARGESREQUEST']._serialized_end=1359
-  _globals['_STREAMCHARGESRESPONSE']._serialized_start=1361
-  _globals['_STREAMCHARGESRESPONSE']._serialized_end=1432
-  _globals['_LISTPENDINGCHARGESREQUEST']._serialized_start=1434
-  _globals['_LISTPENDINGCHARGESREQUEST']._serialized_end=1541
-  _globals['_LISTPENDINGCHARGESRESPONSE']._serialized_start=1543
-  _globals['_LISTPENDINGCHARGESRESPONSE']._serialized_end=1659
-  _globals['_RETRYCHARGESREQUEST']._serialized_start=1662
-  _globals['_RETRYCHARGESREQUEST']._serialized_end=1791
-  _globals['_RETRYCHARGESRESPONSE']._serialized_start=1793
-  _globals['_RETRYCHARGESRESPONSE']._serialized_end=1837
-  _globals['_INTEGRITYSERVICE']._serialized_start=1960
-  _globals['_INTEGRITYSERVICE']._serialized_end=2543
+  _globals['_FINDING']._serialized_end=311
+  _globals['_INVARIANTCHECK']._serialized_start=313
+  _globals['_INVARIANTCHECK']._serialized_end=410
+  _globals['_CHARGE']._serialized_start=413
+  _globals['_CHARGE']._serialized_end=612
+  _globals['_PENDINGCHARGE']._serialized_start=615
+  _globals['_PENDINGCHARGE']._serialized_end=927
+  _globals['_VERIFYINVARIANTSREQUEST']._serialized_start=929
+  _globals['_VERIFYINVARIANTSREQUEST']._serialized_end=992
+  _globals['_VERIFYINVARIANTSRESPONSE']._serialized_start=995
+  _globals['_VERIFYINVARIANTSRESPONSE']._serialized_end=1148
+  _globals['_VERIFYINVARIANTSSUMMARY']._serialized_start=1151
+  _globals['_VERIFYINVARIANTSSUMMARY']._serialized_end=1282
+  _globals['_LISTCHARGESREQUEST']._serialized_start=1284
+  _globals['_LISTCHARGESREQUEST']._serialized_end=1403
+  _globals['_LISTCHARGESRESPONSE']._serialized_start=1405
+  _globals['_LISTCHARGESRESPONSE']._serialized_end=1499
+  _globals['_LISTPENDINGCHARGESREQUEST']._serialized_start=1501
+  _globals['_LISTPENDINGCHARGESREQUEST']._serialized_end=1608
+  _globals['_LISTPENDINGCHARGESRESPONSE']._serialized_start=1610
+  _globals['_LISTPENDINGCHARGESRESPONSE']._serialized_end=1726
+  _globals['_RETRYCHARGESREQUEST']._serialized_start=1729
+  _globals['_RETRYCHARGESREQUEST']._serialized_end=1858
+  _globals['_RETRYCHARGESRESPONSE']._serialized_start=1860
+  _globals['_RETRYCHARGESRESPONSE']._serialized_end=1904
+  _globals['_INTEGRITYSERVICE']._serialized_start=2027
+  _globals['_INTEGRITYSERVICE']._serialized_end=2675
 # @@protoc_insertion_point(module_scope)

@@ -3,30 +3,30 @@
 isort:skip_file
 """
 
-from collections import abc as abc
-from google.protobuf import descriptor as descriptor
-from google.protobuf import message as message
-from google.protobuf import timestamp_pb2 as timestamp_pb2
-from google.protobuf.internal import containers as containers
-from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
-from tollhouse.common.v1 import amount_pb2 as amount_pb2
-import builtins as builtins
+from collections import abc as _abc
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tollhouse.common.v1 import amount_pb2 as _amount_pb2
+import builtins as _builtins
 import sys
-import typing as typing
+import typing as _typing
 
 if sys.version_info >= (3, 11):
     from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
-DESCRIPTOR: descriptor.FileDescriptor
+DESCRIPTOR: _descriptor.FileDescriptor
 
 class _ChargeState:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _ChargeStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ChargeState.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _ChargeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChargeState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     CHARGE_STATE_UNSPECIFIED: _ChargeState.ValueType  # 0
     """Never sent."""
     CHARGE_STATE_PENDING: _ChargeState.ValueType  # 1
@@ -47,387 +47,420 @@ CHARGE_STATE_SETTLED: ChargeState.ValueType  # 2
 """Billing has confirmed it."""
 CHARGE_STATE_DEAD: ChargeState.ValueType  # 3
 """Billing refused it for a reason that time does not heal. It waits for an operator."""
+Global___ChargeState: _TypeAlias = ChargeState  # noqa: Y015
 
-@typing.final
-class Finding(message.Message):
-    """Something that violates an invariant."""
+@_typing.final
+class Finding(_message.Message):
+    """One violation of one invariant."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    INVARIANT_FIELD_NUMBER: builtins.int
-    RULE_FIELD_NUMBER: builtins.int
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    SUBJECT_FIELD_NUMBER: builtins.int
-    DETAIL_FIELD_NUMBER: builtins.int
-    invariant: builtins.str
-    """The invariant's name, such as `M1`."""
-    rule: builtins.str
-    """What the invariant says."""
-    organization_id: builtins.str
+    INVARIANT_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    invariant: _builtins.str
+    """The invariant's name, such as `M2_priced_usage_is_charged`."""
+    organization_id: _builtins.str
     """The organization concerned; empty where there is none."""
-    subject: builtins.str
-    """What violates it, such as an operation_id or the name of a partition."""
-    detail: builtins.str
-    """The facts, for people."""
+    resource: _builtins.str
+    """What is wrong, such as `usages/call-7`."""
+    detail: _builtins.str
+    """How it is wrong, for people."""
     def __init__(
         self,
         *,
-        invariant: builtins.str = ...,
-        rule: builtins.str = ...,
-        organization_id: builtins.str = ...,
-        subject: builtins.str = ...,
-        detail: builtins.str = ...,
+        invariant: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        resource: _builtins.str = ...,
+        detail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["detail", b"detail", "invariant", b"invariant", "organization_id", b"organization_id", "rule", b"rule", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "invariant", b"invariant", "organization_id", b"organization_id", "resource", b"resource"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class InvariantSummary(message.Message):
-    """The verdict over all invariants."""
+Global___Finding: _TypeAlias = Finding  # noqa: Y015
 
-    DESCRIPTOR: descriptor.Descriptor
+@_typing.final
+class InvariantCheck(_message.Message):
+    """What one invariant's check covered."""
 
-    RESULTS_FIELD_NUMBER: builtins.int
-    VIOLATION_COUNT_FIELD_NUMBER: builtins.int
-    SNAPSHOT_TIME_FIELD_NUMBER: builtins.int
-    violation_count: builtins.int
-    """How many violations there are in all."""
-    @builtins.property
-    def results(self) -> containers.RepeatedCompositeFieldContainer[InvariantResult]:
-        """The invariants that were checked, in order."""
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @builtins.property
-    def snapshot_time(self) -> timestamp_pb2.Timestamp:
-        """The moment the checked snapshot was taken."""
-
-    def __init__(
-        self,
-        *,
-        results: abc.Iterable[InvariantResult] | None = ...,
-        violation_count: builtins.int = ...,
-        snapshot_time: timestamp_pb2.Timestamp | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["snapshot_time", b"snapshot_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["results", b"results", "snapshot_time", b"snapshot_time", "violation_count", b"violation_count"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-@typing.final
-class InvariantResult(message.Message):
-    """The verdict over one invariant."""
-
-    DESCRIPTOR: descriptor.Descriptor
-
-    INVARIANT_FIELD_NUMBER: builtins.int
-    RULE_FIELD_NUMBER: builtins.int
-    VIOLATION_COUNT_FIELD_NUMBER: builtins.int
-    invariant: builtins.str
+    INVARIANT_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    ROWS_EXAMINED_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    invariant: _builtins.str
     """The invariant's name."""
-    rule: builtins.str
-    """What the invariant says."""
-    violation_count: builtins.int
-    """How many violations there are."""
+    description: _builtins.str
+    """What it demands, for people."""
+    rows_examined: _builtins.int
+    """How many rows were looked at."""
+    findings: _builtins.int
+    """How many violations were reported, at most 1000."""
     def __init__(
         self,
         *,
-        invariant: builtins.str = ...,
-        rule: builtins.str = ...,
-        violation_count: builtins.int = ...,
+        invariant: _builtins.str = ...,
+        description: _builtins.str = ...,
+        rows_examined: _builtins.int = ...,
+        findings: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["invariant", b"invariant", "rule", b"rule", "violation_count", b"violation_count"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "findings", b"findings", "invariant", b"invariant", "rows_examined", b"rows_examined"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class Charge(message.Message):
+Global___InvariantCheck: _TypeAlias = InvariantCheck  # noqa: Y015
+
+@_typing.final
+class Charge(_message.Message):
     """One charge that metering has asked billing for."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    AMOUNT_FIELD_NUMBER: builtins.int
-    STATE_FIELD_NUMBER: builtins.int
-    OCCUR_TIME_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    OCCUR_TIME_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that pays."""
-    operation_id: builtins.str
+    operation_id: _builtins.str
     """The operation, the same in billing."""
-    state: ChargeState.ValueType
+    state: Global___ChargeState.ValueType
     """Whether billing has confirmed it."""
-    @builtins.property
-    def amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def amount(self) -> _amount_pb2.Amount:
         """What is charged."""
 
-    @builtins.property
-    def occur_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def occur_time(self) -> _timestamp_pb2.Timestamp:
         """When the work happened."""
 
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        operation_id: builtins.str = ...,
-        amount: amount_pb2.Amount | None = ...,
-        state: ChargeState.ValueType = ...,
-        occur_time: timestamp_pb2.Timestamp | None = ...,
+        organization_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+        amount: _amount_pb2.Amount | None = ...,
+        state: Global___ChargeState.ValueType = ...,
+        occur_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "occur_time", b"occur_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "occur_time", b"occur_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class PendingCharge(message.Message):
+Global___Charge: _TypeAlias = Charge  # noqa: Y015
+
+@_typing.final
+class PendingCharge(_message.Message):
     """A charge billing has not confirmed."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    AMOUNT_FIELD_NUMBER: builtins.int
-    STATE_FIELD_NUMBER: builtins.int
-    ATTEMPT_COUNT_FIELD_NUMBER: builtins.int
-    LAST_ERROR_REASON_FIELD_NUMBER: builtins.int
-    NEXT_ATTEMPT_TIME_FIELD_NUMBER: builtins.int
-    CREATE_TIME_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_REASON_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that pays."""
-    operation_id: builtins.str
+    operation_id: _builtins.str
     """The operation, the same in billing."""
-    state: ChargeState.ValueType
+    state: Global___ChargeState.ValueType
     """Whether it is still being sent, or parked."""
-    attempt_count: builtins.int
+    attempt_count: _builtins.int
     """How often it was sent."""
-    last_error_reason: builtins.str
+    last_error_reason: _builtins.str
     """The reason of the last failure; empty before the first."""
-    @builtins.property
-    def amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def amount(self) -> _amount_pb2.Amount:
         """What is charged."""
 
-    @builtins.property
-    def next_attempt_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def next_attempt_time(self) -> _timestamp_pb2.Timestamp:
         """When it is sent again."""
 
-    @builtins.property
-    def create_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the usage was recorded."""
 
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        operation_id: builtins.str = ...,
-        amount: amount_pb2.Amount | None = ...,
-        state: ChargeState.ValueType = ...,
-        attempt_count: builtins.int = ...,
-        last_error_reason: builtins.str = ...,
-        next_attempt_time: timestamp_pb2.Timestamp | None = ...,
-        create_time: timestamp_pb2.Timestamp | None = ...,
+        organization_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+        amount: _amount_pb2.Amount | None = ...,
+        state: Global___ChargeState.ValueType = ...,
+        attempt_count: _builtins.int = ...,
+        last_error_reason: _builtins.str = ...,
+        next_attempt_time: _timestamp_pb2.Timestamp | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "create_time", b"create_time", "next_attempt_time", b"next_attempt_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "attempt_count", b"attempt_count", "create_time", b"create_time", "last_error_reason", b"last_error_reason", "next_attempt_time", b"next_attempt_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time", "next_attempt_time", b"next_attempt_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "attempt_count", b"attempt_count", "create_time", b"create_time", "last_error_reason", b"last_error_reason", "next_attempt_time", b"next_attempt_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class VerifyInvariantsRequest(message.Message):
+Global___PendingCharge: _TypeAlias = PendingCharge  # noqa: Y015
+
+@_typing.final
+class VerifyInvariantsRequest(_message.Message):
     """What VerifyInvariants needs."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    INVARIANTS_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def invariants(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The invariants to check, such as `M1`; all of them when empty."""
-
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Only this organization's rows, when given."""
     def __init__(
         self,
         *,
-        invariants: abc.Iterable[builtins.str] | None = ...,
+        organization_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["invariants", b"invariants"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class VerifyInvariantsResponse(message.Message):
-    """One message of the verdict."""
+Global___VerifyInvariantsRequest: _TypeAlias = VerifyInvariantsRequest  # noqa: Y015
 
-    DESCRIPTOR: descriptor.Descriptor
+@_typing.final
+class VerifyInvariantsResponse(_message.Message):
+    """One piece of the report."""
 
-    FINDING_FIELD_NUMBER: builtins.int
-    SUMMARY_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def finding(self) -> Finding:
-        """Something that violates an invariant."""
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @builtins.property
-    def summary(self) -> InvariantSummary:
-        """The verdict."""
+    FINDING_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def finding(self) -> Global___Finding:
+        """A violation."""
+
+    @_builtins.property
+    def summary(self) -> Global___VerifyInvariantsSummary:
+        """What was checked. Always the last message."""
 
     def __init__(
         self,
         *,
-        finding: Finding | None = ...,
-        summary: InvariantSummary | None = ...,
+        finding: Global___Finding | None = ...,
+        summary: Global___VerifyInvariantsSummary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["event", b"event", "finding", b"finding", "summary", b"summary"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["event", b"event", "finding", b"finding", "summary", b"summary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "piece", b"piece", "summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "piece", b"piece", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = typing.Literal["finding", "summary"]  # noqa: Y015
-    _WhichOneofArgType_event: _TypeAlias = typing.Literal["event", b"event"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+    _WhichOneofReturnType_piece: _TypeAlias = _typing.Literal["finding", "summary"]  # noqa: Y015
+    _WhichOneofArgType_piece: _TypeAlias = _typing.Literal["piece", b"piece"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_piece) -> _WhichOneofReturnType_piece | None: ...
 
-@typing.final
-class StreamChargesRequest(message.Message):
-    """What StreamCharges needs."""
+Global___VerifyInvariantsResponse: _TypeAlias = VerifyInvariantsResponse  # noqa: Y015
 
-    DESCRIPTOR: descriptor.Descriptor
+@_typing.final
+class VerifyInvariantsSummary(_message.Message):
+    """What was checked."""
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
-    """Only this organization's, when given."""
-    def __init__(
-        self,
-        *,
-        organization_id: builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["organization_id", b"organization_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    DESCRIPTOR: _descriptor.Descriptor
 
-@typing.final
-class StreamChargesResponse(message.Message):
-    """Some charges, in order."""
+    CHECKS_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvariantCheck]:
+        """Every check, in the order it was made."""
 
-    DESCRIPTOR: descriptor.Descriptor
-
-    CHARGES_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def charges(self) -> containers.RepeatedCompositeFieldContainer[Charge]:
-        """Up to 500 charges."""
+    @_builtins.property
+    def snapshot_time(self) -> _timestamp_pb2.Timestamp:
+        """The moment the report is about."""
 
     def __init__(
         self,
         *,
-        charges: abc.Iterable[Charge] | None = ...,
+        checks: _abc.Iterable[Global___InvariantCheck] | None = ...,
+        snapshot_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["charges", b"charges"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot_time", b"snapshot_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "snapshot_time", b"snapshot_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ListPendingChargesRequest(message.Message):
-    """What ListPendingCharges needs."""
+Global___VerifyInvariantsSummary: _TypeAlias = VerifyInvariantsSummary  # noqa: Y015
 
-    DESCRIPTOR: descriptor.Descriptor
+@_typing.final
+class ListChargesRequest(_message.Message):
+    """What ListCharges needs."""
 
-    DEAD_ONLY_FIELD_NUMBER: builtins.int
-    PAGE_SIZE_FIELD_NUMBER: builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    dead_only: builtins.bool
-    """Only parked charges."""
-    page_size: builtins.int
-    """How many to return: 50 when zero, at most 1000."""
-    page_token: builtins.str
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """Only this organization's charges; every organization's when empty."""
+    page_size: _builtins.int
+    """How many to return: 1000 when zero, at most 10,000."""
+    page_token: _builtins.str
     """The next_page_token of the page before, with the other fields unchanged."""
     def __init__(
         self,
         *,
-        dead_only: builtins.bool = ...,
-        page_size: builtins.int = ...,
-        page_token: builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["dead_only", b"dead_only", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ListPendingChargesResponse(message.Message):
+Global___ListChargesRequest: _TypeAlias = ListChargesRequest  # noqa: Y015
+
+@_typing.final
+class ListChargesResponse(_message.Message):
+    """What ListCharges answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHARGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Names the next page; empty on the last one."""
+    @_builtins.property
+    def charges(self) -> _containers.RepeatedCompositeFieldContainer[Global___Charge]:
+        """The charges. A page may hold fewer than asked for even when more follow."""
+
+    def __init__(
+        self,
+        *,
+        charges: _abc.Iterable[Global___Charge] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charges", b"charges", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListChargesResponse: _TypeAlias = ListChargesResponse  # noqa: Y015
+
+@_typing.final
+class ListPendingChargesRequest(_message.Message):
+    """What ListPendingCharges needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEAD_ONLY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    dead_only: _builtins.bool
+    """Only parked charges."""
+    page_size: _builtins.int
+    """How many to return: 50 when zero, at most 1000."""
+    page_token: _builtins.str
+    """The next_page_token of the page before, with the other fields unchanged."""
+    def __init__(
+        self,
+        *,
+        dead_only: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead_only", b"dead_only", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPendingChargesRequest: _TypeAlias = ListPendingChargesRequest  # noqa: Y015
+
+@_typing.final
+class ListPendingChargesResponse(_message.Message):
     """What ListPendingCharges answers."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    PENDING_CHARGES_FIELD_NUMBER: builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    next_page_token: builtins.str
+    PENDING_CHARGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
     """Names the next page; empty on the last one."""
-    @builtins.property
-    def pending_charges(self) -> containers.RepeatedCompositeFieldContainer[PendingCharge]:
+    @_builtins.property
+    def pending_charges(self) -> _containers.RepeatedCompositeFieldContainer[Global___PendingCharge]:
         """The charges."""
 
     def __init__(
         self,
         *,
-        pending_charges: abc.Iterable[PendingCharge] | None = ...,
-        next_page_token: builtins.str = ...,
+        pending_charges: _abc.Iterable[Global___PendingCharge] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["next_page_token", b"next_page_token", "pending_charges", b"pending_charges"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "pending_charges", b"pending_charges"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class RetryChargesRequest(message.Message):
+Global___ListPendingChargesResponse: _TypeAlias = ListPendingChargesResponse  # noqa: Y015
+
+@_typing.final
+class RetryChargesRequest(_message.Message):
     """What RetryCharges needs."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    OPERATION_IDS_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_IDS_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization whose charges to send again."""
-    @builtins.property
-    def operation_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def operation_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The operations to send again, at most 200; all the organization's parked charges, at most 1000, when empty."""
 
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        operation_ids: abc.Iterable[builtins.str] | None = ...,
+        organization_id: _builtins.str = ...,
+        operation_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["operation_ids", b"operation_ids", "organization_id", b"organization_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_ids", b"operation_ids", "organization_id", b"organization_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class RetryChargesResponse(message.Message):
+Global___RetryChargesRequest: _TypeAlias = RetryChargesRequest  # noqa: Y015
+
+@_typing.final
+class RetryChargesResponse(_message.Message):
     """What RetryCharges answers."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CHARGE_COUNT_FIELD_NUMBER: builtins.int
-    charge_count: builtins.int
+    CHARGE_COUNT_FIELD_NUMBER: _builtins.int
+    charge_count: _builtins.int
     """How many charges are due now."""
     def __init__(
         self,
         *,
-        charge_count: builtins.int = ...,
+        charge_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["charge_count", b"charge_count"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charge_count", b"charge_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryChargesResponse: _TypeAlias = RetryChargesResponse  # noqa: Y015

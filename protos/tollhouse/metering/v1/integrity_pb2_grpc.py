@@ -40,10 +40,10 @@ class IntegrityServiceStub:
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_integrity__pb2.VerifyInvariantsRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_metering_dot_v1_dot_integrity__pb2.VerifyInvariantsResponse.FromString,
                 _registered_method=True)
-        self.StreamCharges = channel.unary_stream(
-                '/tollhouse.metering.v1.IntegrityService/StreamCharges',
-                request_serializer=tollhouse_dot_metering_dot_v1_dot_integrity__pb2.StreamChargesRequest.SerializeToString,
-                response_deserializer=tollhouse_dot_metering_dot_v1_dot_integrity__pb2.StreamChargesResponse.FromString,
+        self.ListCharges = channel.unary_unary(
+                '/tollhouse.metering.v1.IntegrityService/ListCharges',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_integrity__pb2.ListChargesRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_integrity__pb2.ListChargesResponse.FromString,
                 _registered_method=True)
         self.ListPendingCharges = channel.unary_unary(
                 '/tollhouse.metering.v1.IntegrityService/ListPendingCharges',
@@ -62,19 +62,20 @@ class IntegrityServiceServicer:
     """
 
     def VerifyInvariants(self, request, context):
-        """Checks every invariant over one snapshot and streams what violates them, then a summary.
+        """Checks every invariant of metering over one snapshot, and streams one message per violation, then one summary.
 
-        Reads only. Sends at most 1000 findings per invariant; the summary counts them all.
+        Reads only. At most 1000 violations are reported per invariant; the summary counts those reported. Reads everything:
+        meant for operators, tests and nightly runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def StreamCharges(self, request, context):
-        """Streams every charge that metering has asked billing for, over one snapshot, in the byte order of
-        (organization_id, operation_id), so that two such streams can be merged.
+    def ListCharges(self, request, context):
+        """Lists every charge that metering has asked billing for, in the byte order of (organization_id, operation_id), so that
+        two such lists can be merged.
 
-        Usage without cost and usage that waits for its price are left out.
+        Usage that costs nothing and usage that waits for its price are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,10 +105,10 @@ def add_IntegrityServiceServicer_to_server(servicer, server):
                     request_deserializer=tollhouse_dot_metering_dot_v1_dot_integrity__pb2.VerifyInvariantsRequest.FromString,
                     response_serializer=tollhouse_dot_metering_dot_v1_dot_integrity__pb2.VerifyInvariantsResponse.SerializeToString,
             ),
-            'StreamCharges': grpc.unary_stream_rpc_method_handler(
-                    servicer.StreamCharges,
-                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_integrity__pb2.StreamChargesRequest.FromString,
-                    response_serializer=tollhouse_dot_metering_dot_v1_dot_integrity__pb2.StreamChargesResponse.SerializeToString,
+            'ListCharges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCharges,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_integrity__pb2.ListChargesRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_integrity__pb2.ListChargesResponse.SerializeToString,
             ),
             'ListPendingCharges': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPendingCharges,
@@ -159,7 +160,7 @@ class IntegrityService:
             _registered_method=True)
 
     @staticmethod
-    def StreamCharges(request,
+    def ListCharges(request,
             target,
             options=(),
             channel_credentials=None,
@@ -169,12 +170,12 @@ class IntegrityService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_stream(
+        return grpc.experimental.unary_unary(
             request,
             target,
-            '/tollhouse.metering.v1.IntegrityService/StreamCharges',
-            tollhouse_dot_metering_dot_v1_dot_integrity__pb2.StreamChargesRequest.SerializeToString,
-            tollhouse_dot_metering_dot_v1_dot_integrity__pb2.StreamChargesResponse.FromString,
+            '/tollhouse.metering.v1.IntegrityService/ListCharges',
+            tollhouse_dot_metering_dot_v1_dot_integrity__pb2.ListChargesRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_integrity__pb2.ListChargesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,10 +3,10 @@
 isort:skip_file
 """
 
-from collections import abc as abc
-from grpc import aio as aio
-from tollhouse.metering.v1 import integrity_pb2 as integrity_pb2
-import abc as abc_1
+from collections import abc as _abc
+from grpc import aio as _aio
+from tollhouse.metering.v1 import integrity_pb2 as _integrity_pb2
+import abc as _abc_1
 
 
 GRPC_GENERATED_VERSION: str
@@ -15,69 +15,71 @@ GRPC_VERSION: str
 class IntegrityServiceStub:
     """Shows that what metering keeps is consistent, and opens its charges to a comparison with billing."""
 
-    def __init__(self, channel: aio.Channel) -> None: ...
-    VerifyInvariants: aio.UnaryStreamMultiCallable[integrity_pb2.VerifyInvariantsRequest, integrity_pb2.VerifyInvariantsResponse]
-    """Checks every invariant over one snapshot and streams what violates them, then a summary.
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    VerifyInvariants: _aio.UnaryStreamMultiCallable[_integrity_pb2.VerifyInvariantsRequest, _integrity_pb2.VerifyInvariantsResponse]
+    """Checks every invariant of metering over one snapshot, and streams one message per violation, then one summary.
 
-    Reads only. Sends at most 1000 findings per invariant; the summary counts them all.
+    Reads only. At most 1000 violations are reported per invariant; the summary counts those reported. Reads everything:
+    meant for operators, tests and nightly runs.
     """
-    StreamCharges: aio.UnaryStreamMultiCallable[integrity_pb2.StreamChargesRequest, integrity_pb2.StreamChargesResponse]
-    """Streams every charge that metering has asked billing for, over one snapshot, in the byte order of
-    (organization_id, operation_id), so that two such streams can be merged.
+    ListCharges: _aio.UnaryUnaryMultiCallable[_integrity_pb2.ListChargesRequest, _integrity_pb2.ListChargesResponse]
+    """Lists every charge that metering has asked billing for, in the byte order of (organization_id, operation_id), so that
+    two such lists can be merged.
 
-    Usage without cost and usage that waits for its price are left out.
+    Usage that costs nothing and usage that waits for its price are left out.
     """
-    ListPendingCharges: aio.UnaryUnaryMultiCallable[integrity_pb2.ListPendingChargesRequest, integrity_pb2.ListPendingChargesResponse]
+    ListPendingCharges: _aio.UnaryUnaryMultiCallable[_integrity_pb2.ListPendingChargesRequest, _integrity_pb2.ListPendingChargesResponse]
     """Lists the charges billing has not confirmed yet, the longest waiting first, parked ones included."""
-    RetryCharges: aio.UnaryUnaryMultiCallable[integrity_pb2.RetryChargesRequest, integrity_pb2.RetryChargesResponse]
+    RetryCharges: _aio.UnaryUnaryMultiCallable[_integrity_pb2.RetryChargesRequest, _integrity_pb2.RetryChargesResponse]
     """Makes charges due at once, parked ones too.
 
     Safe to repeat: a charge that is sent again is still made once.
     """
 
-class IntegrityServiceServicer(metaclass=abc_1.ABCMeta):
+class IntegrityServiceServicer(metaclass=_abc_1.ABCMeta):
     """Shows that what metering keeps is consistent, and opens its charges to a comparison with billing."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def VerifyInvariants(
         self,
-        request: integrity_pb2.VerifyInvariantsRequest,
-        context: aio.ServicerContext[integrity_pb2.VerifyInvariantsRequest, abc.AsyncIterator[integrity_pb2.VerifyInvariantsResponse]],
-    ) -> abc.AsyncIterator[integrity_pb2.VerifyInvariantsResponse]:
-        """Checks every invariant over one snapshot and streams what violates them, then a summary.
+        request: _integrity_pb2.VerifyInvariantsRequest,
+        context: _aio.ServicerContext[_integrity_pb2.VerifyInvariantsRequest, _abc.AsyncIterator[_integrity_pb2.VerifyInvariantsResponse]],
+    ) -> _abc.AsyncIterator[_integrity_pb2.VerifyInvariantsResponse]:
+        """Checks every invariant of metering over one snapshot, and streams one message per violation, then one summary.
 
-        Reads only. Sends at most 1000 findings per invariant; the summary counts them all.
+        Reads only. At most 1000 violations are reported per invariant; the summary counts those reported. Reads everything:
+        meant for operators, tests and nightly runs.
         """
 
-    @abc_1.abstractmethod
-    def StreamCharges(
+    @_abc_1.abstractmethod
+    def ListCharges(
         self,
-        request: integrity_pb2.StreamChargesRequest,
-        context: aio.ServicerContext[integrity_pb2.StreamChargesRequest, abc.AsyncIterator[integrity_pb2.StreamChargesResponse]],
-    ) -> abc.AsyncIterator[integrity_pb2.StreamChargesResponse]:
-        """Streams every charge that metering has asked billing for, over one snapshot, in the byte order of
-        (organization_id, operation_id), so that two such streams can be merged.
+        request: _integrity_pb2.ListChargesRequest,
+        context: _aio.ServicerContext[_integrity_pb2.ListChargesRequest, _abc.Awaitable[_integrity_pb2.ListChargesResponse]],
+    ) -> _abc.Awaitable[_integrity_pb2.ListChargesResponse]:
+        """Lists every charge that metering has asked billing for, in the byte order of (organization_id, operation_id), so that
+        two such lists can be merged.
 
-        Usage without cost and usage that waits for its price are left out.
+        Usage that costs nothing and usage that waits for its price are left out.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def ListPendingCharges(
         self,
-        request: integrity_pb2.ListPendingChargesRequest,
-        context: aio.ServicerContext[integrity_pb2.ListPendingChargesRequest, abc.Awaitable[integrity_pb2.ListPendingChargesResponse]],
-    ) -> abc.Awaitable[integrity_pb2.ListPendingChargesResponse]:
+        request: _integrity_pb2.ListPendingChargesRequest,
+        context: _aio.ServicerContext[_integrity_pb2.ListPendingChargesRequest, _abc.Awaitable[_integrity_pb2.ListPendingChargesResponse]],
+    ) -> _abc.Awaitable[_integrity_pb2.ListPendingChargesResponse]:
         """Lists the charges billing has not confirmed yet, the longest waiting first, parked ones included."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def RetryCharges(
         self,
-        request: integrity_pb2.RetryChargesRequest,
-        context: aio.ServicerContext[integrity_pb2.RetryChargesRequest, abc.Awaitable[integrity_pb2.RetryChargesResponse]],
-    ) -> abc.Awaitable[integrity_pb2.RetryChargesResponse]:
+        request: _integrity_pb2.RetryChargesRequest,
+        context: _aio.ServicerContext[_integrity_pb2.RetryChargesRequest, _abc.Awaitable[_integrity_pb2.RetryChargesResponse]],
+    ) -> _abc.Awaitable[_integrity_pb2.RetryChargesResponse]:
         """Makes charges due at once, parked ones too.
 
         Safe to repeat: a charge that is sent again is still made once.
         """
 
-def add_IntegrityServiceServicer_to_server(servicer: IntegrityServiceServicer, server: aio.Server) -> None: ...
+def add_IntegrityServiceServicer_to_server(servicer: IntegrityServiceServicer, server: _aio.Server) -> None: ...

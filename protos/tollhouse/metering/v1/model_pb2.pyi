@@ -3,31 +3,31 @@
 isort:skip_file
 """
 
-from collections import abc as abc
-from google.protobuf import descriptor as descriptor
-from google.protobuf import field_mask_pb2 as field_mask_pb2
-from google.protobuf import message as message
-from google.protobuf import timestamp_pb2 as timestamp_pb2
-from google.protobuf.internal import containers as containers
-from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
-from tollhouse.common.v1 import amount_pb2 as amount_pb2
-import builtins as builtins
+from collections import abc as _abc
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
+from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tollhouse.common.v1 import amount_pb2 as _amount_pb2
+import builtins as _builtins
 import sys
-import typing as typing
+import typing as _typing
 
 if sys.version_info >= (3, 11):
     from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
-DESCRIPTOR: descriptor.FileDescriptor
+DESCRIPTOR: _descriptor.FileDescriptor
 
 class _ImportResult:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _ImportResultEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ImportResult.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _ImportResultEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImportResult.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     IMPORT_RESULT_UNSPECIFIED: _ImportResult.ValueType  # 0
     """Never sent."""
     IMPORT_RESULT_IMPORTED: _ImportResult.ValueType  # 1
@@ -48,729 +48,760 @@ IMPORT_RESULT_UNCHANGED: ImportResult.ValueType  # 2
 """The price in force is the same already; nothing was added."""
 IMPORT_RESULT_SKIPPED: ImportResult.ValueType  # 3
 """The entry can not be used; the reason says why."""
+Global___ImportResult: _TypeAlias = ImportResult  # noqa: Y015
 
-@typing.final
-class Model(message.Message):
+@_typing.final
+class Model(_message.Message):
     """One model of the catalogue."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @typing.final
-    class MetadataEntry(message.Message):
-        DESCRIPTOR: descriptor.Descriptor
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
 
-        KEY_FIELD_NUMBER: builtins.int
-        VALUE_FIELD_NUMBER: builtins.int
-        key: builtins.str
-        value: builtins.str
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: builtins.str = ...,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    MODEL_ID_FIELD_NUMBER: builtins.int
-    PROVIDER_FIELD_NUMBER: builtins.int
-    DISPLAY_NAME_FIELD_NUMBER: builtins.int
-    DESCRIPTION_FIELD_NUMBER: builtins.int
-    CAPABILITIES_FIELD_NUMBER: builtins.int
-    CONTEXT_LENGTH_FIELD_NUMBER: builtins.int
-    MAX_OUTPUT_TOKENS_FIELD_NUMBER: builtins.int
-    ACTIVE_FIELD_NUMBER: builtins.int
-    METADATA_FIELD_NUMBER: builtins.int
-    CREATE_TIME_FIELD_NUMBER: builtins.int
-    UPDATE_TIME_FIELD_NUMBER: builtins.int
-    ETAG_FIELD_NUMBER: builtins.int
-    model_id: builtins.str
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
+    CONTEXT_LENGTH_FIELD_NUMBER: _builtins.int
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
     """The name callers give in usage, such as `gpt-4o`: 1 to 128 letters, digits and `. _ : / @ + -`, beginning with a
     letter or digit. Case-sensitive and never changed.
     """
-    provider: builtins.str
+    provider: _builtins.str
     """Who runs the model, such as `openai`; may be empty."""
-    display_name: builtins.str
+    display_name: _builtins.str
     """A name for people; may be empty."""
-    description: builtins.str
+    description: _builtins.str
     """A text for people; may be empty."""
-    context_length: builtins.int
+    context_length: _builtins.int
     """The most tokens of input and output together; zero when not known."""
-    max_output_tokens: builtins.int
+    max_output_tokens: _builtins.int
     """The most tokens of output in one call; zero when not known. `Authorize` reserves for it when the caller names no
     maximum.
     """
-    active: builtins.bool
+    active: _builtins.bool
     """Whether `Authorize` lets calls to the model through. Usage of an inactive model is still recorded and charged."""
-    etag: builtins.str
+    etag: _builtins.str
     """Changes with every change of the model; give it to UpdateModel to refuse a lost update."""
-    @builtins.property
-    def capabilities(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the model can do, such as `vision` or `function_calling`, sorted."""
 
-    @builtins.property
-    def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Facts of the operator's own, at most 32."""
 
-    @builtins.property
-    def create_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the model came into the catalogue."""
 
-    @builtins.property
-    def update_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
         """When the model last changed."""
 
     def __init__(
         self,
         *,
-        model_id: builtins.str = ...,
-        provider: builtins.str = ...,
-        display_name: builtins.str = ...,
-        description: builtins.str = ...,
-        capabilities: abc.Iterable[builtins.str] | None = ...,
-        context_length: builtins.int = ...,
-        max_output_tokens: builtins.int = ...,
-        active: builtins.bool = ...,
-        metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
-        create_time: timestamp_pb2.Timestamp | None = ...,
-        update_time: timestamp_pb2.Timestamp | None = ...,
-        etag: builtins.str = ...,
+        model_id: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        context_length: _builtins.int = ...,
+        max_output_tokens: _builtins.int = ...,
+        active: _builtins.bool = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["active", b"active", "capabilities", b"capabilities", "context_length", b"context_length", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "etag", b"etag", "max_output_tokens", b"max_output_tokens", "metadata", b"metadata", "model_id", b"model_id", "provider", b"provider", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "capabilities", b"capabilities", "context_length", b"context_length", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "etag", b"etag", "max_output_tokens", b"max_output_tokens", "metadata", b"metadata", "model_id", b"model_id", "provider", b"provider", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class TokenCounts(message.Message):
+Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class TokenCounts(_message.Message):
     """How many tokens of each class were used. The classes are exclusive pools: a token counts in exactly one of them, so
     `input` excludes what was read from or written to a cache, and `output` excludes reasoning.
     """
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    INPUT_FIELD_NUMBER: builtins.int
-    OUTPUT_FIELD_NUMBER: builtins.int
-    CACHE_READ_FIELD_NUMBER: builtins.int
-    CACHE_WRITE_FIELD_NUMBER: builtins.int
-    REASONING_FIELD_NUMBER: builtins.int
-    AUDIO_INPUT_FIELD_NUMBER: builtins.int
-    AUDIO_OUTPUT_FIELD_NUMBER: builtins.int
-    IMAGE_FIELD_NUMBER: builtins.int
-    input: builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    CACHE_READ_FIELD_NUMBER: _builtins.int
+    CACHE_WRITE_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
+    AUDIO_INPUT_FIELD_NUMBER: _builtins.int
+    AUDIO_OUTPUT_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    input: _builtins.int
     """Plain input tokens, 0 to 1,000,000,000, like every count below."""
-    output: builtins.int
+    output: _builtins.int
     """Plain output tokens."""
-    cache_read: builtins.int
+    cache_read: _builtins.int
     """Input tokens read from the provider's prompt cache."""
-    cache_write: builtins.int
+    cache_write: _builtins.int
     """Input tokens written to the provider's prompt cache."""
-    reasoning: builtins.int
+    reasoning: _builtins.int
     """Output tokens spent on hidden reasoning."""
-    audio_input: builtins.int
+    audio_input: _builtins.int
     """Input tokens of audio."""
-    audio_output: builtins.int
+    audio_output: _builtins.int
     """Output tokens of audio."""
-    image: builtins.int
+    image: _builtins.int
     """Input tokens of images."""
     def __init__(
         self,
         *,
-        input: builtins.int = ...,
-        output: builtins.int = ...,
-        cache_read: builtins.int = ...,
-        cache_write: builtins.int = ...,
-        reasoning: builtins.int = ...,
-        audio_input: builtins.int = ...,
-        audio_output: builtins.int = ...,
-        image: builtins.int = ...,
+        input: _builtins.int = ...,
+        output: _builtins.int = ...,
+        cache_read: _builtins.int = ...,
+        cache_write: _builtins.int = ...,
+        reasoning: _builtins.int = ...,
+        audio_input: _builtins.int = ...,
+        audio_output: _builtins.int = ...,
+        image: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["audio_input", b"audio_input", "audio_output", b"audio_output", "cache_read", b"cache_read", "cache_write", b"cache_write", "image", b"image", "input", b"input", "output", b"output", "reasoning", b"reasoning"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_input", b"audio_input", "audio_output", b"audio_output", "cache_read", b"cache_read", "cache_write", b"cache_write", "image", b"image", "input", b"input", "output", b"output", "reasoning", b"reasoning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class TokenPrices(message.Message):
+Global___TokenCounts: _TypeAlias = TokenCounts  # noqa: Y015
+
+@_typing.final
+class TokenPrices(_message.Message):
     """Prices in one currency as plain decimals, such as `2.5`: at most 9 integer and 9 fraction digits, never negative.
 
     An empty class has no price of its own and falls back: cache_read, cache_write, audio_input and image to input;
     reasoning and audio_output to output. A price of `0` is a price: that class is free.
     """
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    INPUT_FIELD_NUMBER: builtins.int
-    OUTPUT_FIELD_NUMBER: builtins.int
-    CACHE_READ_FIELD_NUMBER: builtins.int
-    CACHE_WRITE_FIELD_NUMBER: builtins.int
-    REASONING_FIELD_NUMBER: builtins.int
-    AUDIO_INPUT_FIELD_NUMBER: builtins.int
-    AUDIO_OUTPUT_FIELD_NUMBER: builtins.int
-    IMAGE_FIELD_NUMBER: builtins.int
-    PER_REQUEST_FIELD_NUMBER: builtins.int
-    input: builtins.str
+    INPUT_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    CACHE_READ_FIELD_NUMBER: _builtins.int
+    CACHE_WRITE_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
+    AUDIO_INPUT_FIELD_NUMBER: _builtins.int
+    AUDIO_OUTPUT_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    PER_REQUEST_FIELD_NUMBER: _builtins.int
+    input: _builtins.str
     """Per million plain input tokens. Required."""
-    output: builtins.str
+    output: _builtins.str
     """Per million plain output tokens. Required."""
-    cache_read: builtins.str
+    cache_read: _builtins.str
     """Per million tokens read from a cache."""
-    cache_write: builtins.str
+    cache_write: _builtins.str
     """Per million tokens written to a cache."""
-    reasoning: builtins.str
+    reasoning: _builtins.str
     """Per million reasoning tokens."""
-    audio_input: builtins.str
+    audio_input: _builtins.str
     """Per million audio input tokens."""
-    audio_output: builtins.str
+    audio_output: _builtins.str
     """Per million audio output tokens."""
-    image: builtins.str
+    image: _builtins.str
     """Per million image input tokens."""
-    per_request: builtins.str
+    per_request: _builtins.str
     """For every request, whatever its tokens. Empty means none."""
     def __init__(
         self,
         *,
-        input: builtins.str = ...,
-        output: builtins.str = ...,
-        cache_read: builtins.str = ...,
-        cache_write: builtins.str = ...,
-        reasoning: builtins.str = ...,
-        audio_input: builtins.str = ...,
-        audio_output: builtins.str = ...,
-        image: builtins.str = ...,
-        per_request: builtins.str = ...,
+        input: _builtins.str = ...,
+        output: _builtins.str = ...,
+        cache_read: _builtins.str = ...,
+        cache_write: _builtins.str = ...,
+        reasoning: _builtins.str = ...,
+        audio_input: _builtins.str = ...,
+        audio_output: _builtins.str = ...,
+        image: _builtins.str = ...,
+        per_request: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["audio_input", b"audio_input", "audio_output", b"audio_output", "cache_read", b"cache_read", "cache_write", b"cache_write", "image", b"image", "input", b"input", "output", b"output", "per_request", b"per_request", "reasoning", b"reasoning"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_input", b"audio_input", "audio_output", b"audio_output", "cache_read", b"cache_read", "cache_write", b"cache_write", "image", b"image", "input", b"input", "output", b"output", "per_request", b"per_request", "reasoning", b"reasoning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class PriceVersion(message.Message):
+Global___TokenPrices: _TypeAlias = TokenPrices  # noqa: Y015
+
+@_typing.final
+class PriceVersion(_message.Message):
     """The price of one model from a moment on, until the next version of the same model and organization begins."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    PRICE_VERSION_ID_FIELD_NUMBER: builtins.int
-    MODEL_ID_FIELD_NUMBER: builtins.int
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    CURRENCY_CODE_FIELD_NUMBER: builtins.int
-    PRICES_FIELD_NUMBER: builtins.int
-    EFFECTIVE_TIME_FIELD_NUMBER: builtins.int
-    CREATE_TIME_FIELD_NUMBER: builtins.int
-    SOURCE_FIELD_NUMBER: builtins.int
-    price_version_id: builtins.str
+    PRICE_VERSION_ID_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    PRICES_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    price_version_id: _builtins.str
     """The version's id, a UUID in lower case."""
-    model_id: builtins.str
+    model_id: _builtins.str
     """The priced model."""
-    organization_id: builtins.str
+    organization_id: _builtins.str
     """The organization whose usage this price is for; empty for everybody without a price of their own."""
-    currency_code: builtins.str
+    currency_code: _builtins.str
     """The currency of the prices and of every charge made with them."""
-    source: builtins.str
+    source: _builtins.str
     """Where the price came from: `SetPrice`, `litellm` or `catalogue`."""
-    @builtins.property
-    def prices(self) -> TokenPrices:
+    @_builtins.property
+    def prices(self) -> Global___TokenPrices:
         """The prices."""
 
-    @builtins.property
-    def effective_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def effective_time(self) -> _timestamp_pb2.Timestamp:
         """When the price comes into force: usage that occurs at this moment is already charged with it."""
 
-    @builtins.property
-    def create_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the version was added."""
 
     def __init__(
         self,
         *,
-        price_version_id: builtins.str = ...,
-        model_id: builtins.str = ...,
-        organization_id: builtins.str = ...,
-        currency_code: builtins.str = ...,
-        prices: TokenPrices | None = ...,
-        effective_time: timestamp_pb2.Timestamp | None = ...,
-        create_time: timestamp_pb2.Timestamp | None = ...,
-        source: builtins.str = ...,
+        price_version_id: _builtins.str = ...,
+        model_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        currency_code: _builtins.str = ...,
+        prices: Global___TokenPrices | None = ...,
+        effective_time: _timestamp_pb2.Timestamp | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        source: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "effective_time", b"effective_time", "prices", b"prices"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "currency_code", b"currency_code", "effective_time", b"effective_time", "model_id", b"model_id", "organization_id", b"organization_id", "price_version_id", b"price_version_id", "prices", b"prices", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "effective_time", b"effective_time", "prices", b"prices"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "currency_code", b"currency_code", "effective_time", b"effective_time", "model_id", b"model_id", "organization_id", b"organization_id", "price_version_id", b"price_version_id", "prices", b"prices", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class CreateModelRequest(message.Message):
+Global___PriceVersion: _TypeAlias = PriceVersion  # noqa: Y015
+
+@_typing.final
+class CreateModelRequest(_message.Message):
     """What CreateModel needs."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @typing.final
-    class MetadataEntry(message.Message):
-        DESCRIPTOR: descriptor.Descriptor
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
 
-        KEY_FIELD_NUMBER: builtins.int
-        VALUE_FIELD_NUMBER: builtins.int
-        key: builtins.str
-        value: builtins.str
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: builtins.str = ...,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    REQUEST_ID_FIELD_NUMBER: builtins.int
-    MODEL_ID_FIELD_NUMBER: builtins.int
-    PROVIDER_FIELD_NUMBER: builtins.int
-    DISPLAY_NAME_FIELD_NUMBER: builtins.int
-    DESCRIPTION_FIELD_NUMBER: builtins.int
-    CAPABILITIES_FIELD_NUMBER: builtins.int
-    CONTEXT_LENGTH_FIELD_NUMBER: builtins.int
-    MAX_OUTPUT_TOKENS_FIELD_NUMBER: builtins.int
-    INACTIVE_FIELD_NUMBER: builtins.int
-    METADATA_FIELD_NUMBER: builtins.int
-    request_id: builtins.str
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
+    CONTEXT_LENGTH_FIELD_NUMBER: _builtins.int
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    INACTIVE_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
     """Names this request so that a retry is recognised: 1 to 128 letters, digits and `. _ : / -`."""
-    model_id: builtins.str
+    model_id: _builtins.str
     """The new model's id; see Model."""
-    provider: builtins.str
+    provider: _builtins.str
     """Who runs the model."""
-    display_name: builtins.str
+    display_name: _builtins.str
     """A name for people."""
-    description: builtins.str
+    description: _builtins.str
     """A text for people."""
-    context_length: builtins.int
+    context_length: _builtins.int
     """The most tokens of input and output together; zero when not known."""
-    max_output_tokens: builtins.int
+    max_output_tokens: _builtins.int
     """The most tokens of output in one call; zero when not known."""
-    inactive: builtins.bool
+    inactive: _builtins.bool
     """Whether the model is switched off from the start."""
-    @builtins.property
-    def capabilities(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the model can do, at most 64, each 1 to 64 characters."""
 
-    @builtins.property
-    def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Facts of the operator's own: at most 32, keys up to 64, values up to 512 characters."""
 
     def __init__(
         self,
         *,
-        request_id: builtins.str = ...,
-        model_id: builtins.str = ...,
-        provider: builtins.str = ...,
-        display_name: builtins.str = ...,
-        description: builtins.str = ...,
-        capabilities: abc.Iterable[builtins.str] | None = ...,
-        context_length: builtins.int = ...,
-        max_output_tokens: builtins.int = ...,
-        inactive: builtins.bool = ...,
-        metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+        model_id: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        context_length: _builtins.int = ...,
+        max_output_tokens: _builtins.int = ...,
+        inactive: _builtins.bool = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["capabilities", b"capabilities", "context_length", b"context_length", "description", b"description", "display_name", b"display_name", "inactive", b"inactive", "max_output_tokens", b"max_output_tokens", "metadata", b"metadata", "model_id", b"model_id", "provider", b"provider", "request_id", b"request_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "context_length", b"context_length", "description", b"description", "display_name", b"display_name", "inactive", b"inactive", "max_output_tokens", b"max_output_tokens", "metadata", b"metadata", "model_id", b"model_id", "provider", b"provider", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class CreateModelResponse(message.Message):
+Global___CreateModelRequest: _TypeAlias = CreateModelRequest  # noqa: Y015
+
+@_typing.final
+class CreateModelResponse(_message.Message):
     """What CreateModel answers."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    MODEL_FIELD_NUMBER: builtins.int
-    REPLAYED_FIELD_NUMBER: builtins.int
-    replayed: builtins.bool
+    MODEL_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
     """Whether an earlier request with the same request_id made it."""
-    @builtins.property
-    def model(self) -> Model:
+    @_builtins.property
+    def model(self) -> Global___Model:
         """The new model."""
 
     def __init__(
         self,
         *,
-        model: Model | None = ...,
-        replayed: builtins.bool = ...,
+        model: Global___Model | None = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["model", b"model"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["model", b"model", "replayed", b"replayed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "replayed", b"replayed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class GetModelRequest(message.Message):
+Global___CreateModelResponse: _TypeAlias = CreateModelResponse  # noqa: Y015
+
+@_typing.final
+class GetModelRequest(_message.Message):
     """What GetModel needs."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    MODEL_ID_FIELD_NUMBER: builtins.int
-    model_id: builtins.str
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
     """The model's id."""
     def __init__(
         self,
         *,
-        model_id: builtins.str = ...,
+        model_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["model_id", b"model_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class GetModelResponse(message.Message):
+Global___GetModelRequest: _TypeAlias = GetModelRequest  # noqa: Y015
+
+@_typing.final
+class GetModelResponse(_message.Message):
     """What GetModel answers."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    MODEL_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def model(self) -> Model:
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> Global___Model:
         """The model."""
 
     def __init__(
         self,
         *,
-        model: Model | None = ...,
+        model: Global___Model | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["model", b"model"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ListModelsRequest(message.Message):
+Global___GetModelResponse: _TypeAlias = GetModelResponse  # noqa: Y015
+
+@_typing.final
+class ListModelsRequest(_message.Message):
     """What ListModels needs."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    PROVIDER_FIELD_NUMBER: builtins.int
-    ACTIVE_ONLY_FIELD_NUMBER: builtins.int
-    PAGE_SIZE_FIELD_NUMBER: builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    provider: builtins.str
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    ACTIVE_ONLY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
     """Only models of this provider, when given."""
-    active_only: builtins.bool
+    active_only: _builtins.bool
     """Whether models that are switched off are left out."""
-    page_size: builtins.int
+    page_size: _builtins.int
     """How many to return: 50 when zero, at most 1000."""
-    page_token: builtins.str
+    page_token: _builtins.str
     """The next_page_token of the page before, with the other fields unchanged."""
     def __init__(
         self,
         *,
-        provider: builtins.str = ...,
-        active_only: builtins.bool = ...,
-        page_size: builtins.int = ...,
-        page_token: builtins.str = ...,
+        provider: _builtins.str = ...,
+        active_only: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["active_only", b"active_only", "page_size", b"page_size", "page_token", b"page_token", "provider", b"provider"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_only", b"active_only", "page_size", b"page_size", "page_token", b"page_token", "provider", b"provider"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ListModelsResponse(message.Message):
+Global___ListModelsRequest: _TypeAlias = ListModelsRequest  # noqa: Y015
+
+@_typing.final
+class ListModelsResponse(_message.Message):
     """What ListModels answers."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    MODELS_FIELD_NUMBER: builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    next_page_token: builtins.str
+    MODELS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
     """Names the next page; empty on the last one."""
-    @builtins.property
-    def models(self) -> containers.RepeatedCompositeFieldContainer[Model]:
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
         """The models, in the order of their ids."""
 
     def __init__(
         self,
         *,
-        models: abc.Iterable[Model] | None = ...,
-        next_page_token: builtins.str = ...,
+        models: _abc.Iterable[Global___Model] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["models", b"models", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class UpdateModelRequest(message.Message):
+Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateModelRequest(_message.Message):
     """What UpdateModel needs."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @typing.final
-    class MetadataEntry(message.Message):
-        DESCRIPTOR: descriptor.Descriptor
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
 
-        KEY_FIELD_NUMBER: builtins.int
-        VALUE_FIELD_NUMBER: builtins.int
-        key: builtins.str
-        value: builtins.str
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: builtins.str = ...,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    REQUEST_ID_FIELD_NUMBER: builtins.int
-    MODEL_ID_FIELD_NUMBER: builtins.int
-    UPDATE_MASK_FIELD_NUMBER: builtins.int
-    ETAG_FIELD_NUMBER: builtins.int
-    PROVIDER_FIELD_NUMBER: builtins.int
-    DISPLAY_NAME_FIELD_NUMBER: builtins.int
-    DESCRIPTION_FIELD_NUMBER: builtins.int
-    CAPABILITIES_FIELD_NUMBER: builtins.int
-    CONTEXT_LENGTH_FIELD_NUMBER: builtins.int
-    MAX_OUTPUT_TOKENS_FIELD_NUMBER: builtins.int
-    ACTIVE_FIELD_NUMBER: builtins.int
-    METADATA_FIELD_NUMBER: builtins.int
-    request_id: builtins.str
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
+    CONTEXT_LENGTH_FIELD_NUMBER: _builtins.int
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
     """Names this request so that a retry is recognised: 1 to 128 letters, digits and `. _ : / -`."""
-    model_id: builtins.str
+    model_id: _builtins.str
     """The model's id."""
-    etag: builtins.str
+    etag: _builtins.str
     """The model's etag as last read; empty to change it whatever it is now."""
-    provider: builtins.str
+    provider: _builtins.str
     """Who runs the model."""
-    display_name: builtins.str
+    display_name: _builtins.str
     """A name for people."""
-    description: builtins.str
+    description: _builtins.str
     """A text for people."""
-    context_length: builtins.int
+    context_length: _builtins.int
     """The most tokens of input and output together; zero when not known."""
-    max_output_tokens: builtins.int
+    max_output_tokens: _builtins.int
     """The most tokens of output in one call; zero when not known."""
-    active: builtins.bool
+    active: _builtins.bool
     """Whether `Authorize` lets calls to the model through."""
-    @builtins.property
-    def update_mask(self) -> field_mask_pb2.FieldMask:
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
         """The fields to change, out of provider, display_name, description, capabilities, context_length, max_output_tokens,
         active and metadata. Required.
         """
 
-    @builtins.property
-    def capabilities(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the model can do, at most 64, each 1 to 64 characters."""
 
-    @builtins.property
-    def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Facts of the operator's own: at most 32, keys up to 64, values up to 512 characters. Replaces all of them."""
 
     def __init__(
         self,
         *,
-        request_id: builtins.str = ...,
-        model_id: builtins.str = ...,
-        update_mask: field_mask_pb2.FieldMask | None = ...,
-        etag: builtins.str = ...,
-        provider: builtins.str = ...,
-        display_name: builtins.str = ...,
-        description: builtins.str = ...,
-        capabilities: abc.Iterable[builtins.str] | None = ...,
-        context_length: builtins.int = ...,
-        max_output_tokens: builtins.int = ...,
-        active: builtins.bool = ...,
-        metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+        model_id: _builtins.str = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        etag: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        context_length: _builtins.int = ...,
+        max_output_tokens: _builtins.int = ...,
+        active: _builtins.bool = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["active", b"active", "capabilities", b"capabilities", "context_length", b"context_length", "description", b"description", "display_name", b"display_name", "etag", b"etag", "max_output_tokens", b"max_output_tokens", "metadata", b"metadata", "model_id", b"model_id", "provider", b"provider", "request_id", b"request_id", "update_mask", b"update_mask"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "capabilities", b"capabilities", "context_length", b"context_length", "description", b"description", "display_name", b"display_name", "etag", b"etag", "max_output_tokens", b"max_output_tokens", "metadata", b"metadata", "model_id", b"model_id", "provider", b"provider", "request_id", b"request_id", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class UpdateModelResponse(message.Message):
+Global___UpdateModelRequest: _TypeAlias = UpdateModelRequest  # noqa: Y015
+
+@_typing.final
+class UpdateModelResponse(_message.Message):
     """What UpdateModel answers."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    MODEL_FIELD_NUMBER: builtins.int
-    REPLAYED_FIELD_NUMBER: builtins.int
-    replayed: builtins.bool
+    MODEL_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
     """Whether an earlier request with the same request_id made the change."""
-    @builtins.property
-    def model(self) -> Model:
+    @_builtins.property
+    def model(self) -> Global___Model:
         """The model after the change."""
 
     def __init__(
         self,
         *,
-        model: Model | None = ...,
-        replayed: builtins.bool = ...,
+        model: Global___Model | None = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["model", b"model"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["model", b"model", "replayed", b"replayed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "replayed", b"replayed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ImportModelsRequest(message.Message):
+Global___UpdateModelResponse: _TypeAlias = UpdateModelResponse  # noqa: Y015
+
+@_typing.final
+class ImportModelsRequest(_message.Message):
     """What ImportModels needs."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    LITELLM_JSON_FIELD_NUMBER: builtins.int
-    YAML_FIELD_NUMBER: builtins.int
-    EFFECTIVE_TIME_FIELD_NUMBER: builtins.int
-    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
-    MODEL_IDS_FIELD_NUMBER: builtins.int
-    litellm_json: builtins.bytes
+    LITELLM_JSON_FIELD_NUMBER: _builtins.int
+    YAML_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    MODEL_IDS_FIELD_NUMBER: _builtins.int
+    litellm_json: _builtins.bytes
     """LiteLLM's public price map, the JSON file `model_prices_and_context_window.json`: one object per model name with
     prices per token in US dollars.
     """
-    yaml: builtins.bytes
+    yaml: _builtins.bytes
     """This platform's own YAML: a list `models`, each with `model_id`, `currency_code`, `prices` (per million tokens,
     keyed as in TokenPrices) and optionally `provider`, `display_name`, `description`, `capabilities`,
     `context_length`, `max_output_tokens`, `metadata`. Prices are quoted text or plain decimals.
     """
-    validate_only: builtins.bool
+    validate_only: _builtins.bool
     """Whether to report the outcomes and change nothing."""
-    @builtins.property
-    def effective_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def effective_time(self) -> _timestamp_pb2.Timestamp:
         """When the prices come into force; now when absent."""
 
-    @builtins.property
-    def model_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def model_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these models of the list, when any are given; at most 1000."""
 
     def __init__(
         self,
         *,
-        litellm_json: builtins.bytes = ...,
-        yaml: builtins.bytes = ...,
-        effective_time: timestamp_pb2.Timestamp | None = ...,
-        validate_only: builtins.bool = ...,
-        model_ids: abc.Iterable[builtins.str] | None = ...,
+        litellm_json: _builtins.bytes = ...,
+        yaml: _builtins.bytes = ...,
+        effective_time: _timestamp_pb2.Timestamp | None = ...,
+        validate_only: _builtins.bool = ...,
+        model_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["document", b"document", "effective_time", b"effective_time", "litellm_json", b"litellm_json", "yaml", b"yaml"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["document", b"document", "effective_time", b"effective_time", "litellm_json", b"litellm_json", "model_ids", b"model_ids", "validate_only", b"validate_only", "yaml", b"yaml"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "effective_time", b"effective_time", "litellm_json", b"litellm_json", "yaml", b"yaml"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "effective_time", b"effective_time", "litellm_json", b"litellm_json", "model_ids", b"model_ids", "validate_only", b"validate_only", "yaml", b"yaml"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_document: _TypeAlias = typing.Literal["litellm_json", "yaml"]  # noqa: Y015
-    _WhichOneofArgType_document: _TypeAlias = typing.Literal["document", b"document"]  # noqa: Y015
+    _WhichOneofReturnType_document: _TypeAlias = _typing.Literal["litellm_json", "yaml"]  # noqa: Y015
+    _WhichOneofArgType_document: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_document) -> _WhichOneofReturnType_document | None: ...
 
-@typing.final
-class ImportOutcome(message.Message):
+Global___ImportModelsRequest: _TypeAlias = ImportModelsRequest  # noqa: Y015
+
+@_typing.final
+class ImportOutcome(_message.Message):
     """What became of one entry of a price list."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    MODEL_ID_FIELD_NUMBER: builtins.int
-    RESULT_FIELD_NUMBER: builtins.int
-    REASON_FIELD_NUMBER: builtins.int
-    PRICE_VERSION_ID_FIELD_NUMBER: builtins.int
-    model_id: builtins.str
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    PRICE_VERSION_ID_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
     """The entry's name in the list, cut to 128 characters."""
-    result: ImportResult.ValueType
+    result: Global___ImportResult.ValueType
     """What happened to it."""
-    reason: builtins.str
+    reason: _builtins.str
     """Why the entry was skipped; empty otherwise."""
-    price_version_id: builtins.str
+    price_version_id: _builtins.str
     """The version that was added, or that was in force already; empty when skipped or validate_only."""
     def __init__(
         self,
         *,
-        model_id: builtins.str = ...,
-        result: ImportResult.ValueType = ...,
-        reason: builtins.str = ...,
-        price_version_id: builtins.str = ...,
+        model_id: _builtins.str = ...,
+        result: Global___ImportResult.ValueType = ...,
+        reason: _builtins.str = ...,
+        price_version_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["model_id", b"model_id", "price_version_id", b"price_version_id", "reason", b"reason", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "price_version_id", b"price_version_id", "reason", b"reason", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ImportModelsResponse(message.Message):
+Global___ImportOutcome: _TypeAlias = ImportOutcome  # noqa: Y015
+
+@_typing.final
+class ImportModelsResponse(_message.Message):
     """What ImportModels answers."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    OUTCOMES_FIELD_NUMBER: builtins.int
-    IMPORTED_COUNT_FIELD_NUMBER: builtins.int
-    UNCHANGED_COUNT_FIELD_NUMBER: builtins.int
-    SKIPPED_COUNT_FIELD_NUMBER: builtins.int
-    imported_count: builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    IMPORTED_COUNT_FIELD_NUMBER: _builtins.int
+    UNCHANGED_COUNT_FIELD_NUMBER: _builtins.int
+    SKIPPED_COUNT_FIELD_NUMBER: _builtins.int
+    imported_count: _builtins.int
     """How many entries brought a new price version."""
-    unchanged_count: builtins.int
+    unchanged_count: _builtins.int
     """How many entries had the price that is in force already."""
-    skipped_count: builtins.int
+    skipped_count: _builtins.int
     """How many entries were skipped."""
-    @builtins.property
-    def outcomes(self) -> containers.RepeatedCompositeFieldContainer[ImportOutcome]:
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImportOutcome]:
         """One outcome per entry, in the order of the list."""
 
     def __init__(
         self,
         *,
-        outcomes: abc.Iterable[ImportOutcome] | None = ...,
-        imported_count: builtins.int = ...,
-        unchanged_count: builtins.int = ...,
-        skipped_count: builtins.int = ...,
+        outcomes: _abc.Iterable[Global___ImportOutcome] | None = ...,
+        imported_count: _builtins.int = ...,
+        unchanged_count: _builtins.int = ...,
+        skipped_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["imported_count", b"imported_count", "outcomes", b"outcomes", "skipped_count", b"skipped_count", "unchanged_count", b"unchanged_count"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["imported_count", b"imported_count", "outcomes", b"outcomes", "skipped_count", b"skipped_count", "unchanged_count", b"unchanged_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class SetPriceRequest(message.Message):
+Global___ImportModelsResponse: _TypeAlias = ImportModelsResponse  # noqa: Y015
+
+@_typing.final
+class SetPriceRequest(_message.Message):
     """What SetPrice needs."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    REQUEST_ID_FIELD_NUMBER: builtins.int
-    MODEL_ID_FIELD_NUMBER: builtins.int
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    CURRENCY_CODE_FIELD_NUMBER: builtins.int
-    PRICES_FIELD_NUMBER: builtins.int
-    EFFECTIVE_TIME_FIELD_NUMBER: builtins.int
-    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
-    request_id: builtins.str
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    PRICES_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
     """Names this request so that a retry is recognised: 1 to 128 letters, digits and `. _ : / -`."""
-    model_id: builtins.str
+    model_id: _builtins.str
     """The model to price; it must be in the catalogue."""
-    organization_id: builtins.str
+    organization_id: _builtins.str
     """The organization the price is for; empty for everybody."""
-    currency_code: builtins.str
+    currency_code: _builtins.str
     """The currency of the prices: two to twelve upper-case letters or digits, beginning with a letter."""
-    validate_only: builtins.bool
+    validate_only: _builtins.bool
     """Whether to check the request and change nothing."""
-    @builtins.property
-    def prices(self) -> TokenPrices:
+    @_builtins.property
+    def prices(self) -> Global___TokenPrices:
         """The prices."""
 
-    @builtins.property
-    def effective_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def effective_time(self) -> _timestamp_pb2.Timestamp:
         """When the price comes into force; now when absent. A time in the past prices usage that waits for a price; it never
         changes a charge already made.
         """
@@ -778,196 +809,210 @@ class SetPriceRequest(message.Message):
     def __init__(
         self,
         *,
-        request_id: builtins.str = ...,
-        model_id: builtins.str = ...,
-        organization_id: builtins.str = ...,
-        currency_code: builtins.str = ...,
-        prices: TokenPrices | None = ...,
-        effective_time: timestamp_pb2.Timestamp | None = ...,
-        validate_only: builtins.bool = ...,
+        request_id: _builtins.str = ...,
+        model_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        currency_code: _builtins.str = ...,
+        prices: Global___TokenPrices | None = ...,
+        effective_time: _timestamp_pb2.Timestamp | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["effective_time", b"effective_time", "prices", b"prices"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["currency_code", b"currency_code", "effective_time", b"effective_time", "model_id", b"model_id", "organization_id", b"organization_id", "prices", b"prices", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time", "prices", b"prices"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "effective_time", b"effective_time", "model_id", b"model_id", "organization_id", b"organization_id", "prices", b"prices", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class SetPriceResponse(message.Message):
+Global___SetPriceRequest: _TypeAlias = SetPriceRequest  # noqa: Y015
+
+@_typing.final
+class SetPriceResponse(_message.Message):
     """What SetPrice answers."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    PRICE_VERSION_FIELD_NUMBER: builtins.int
-    REPLAYED_FIELD_NUMBER: builtins.int
-    replayed: builtins.bool
+    PRICE_VERSION_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
     """Whether an earlier request with the same request_id added it."""
-    @builtins.property
-    def price_version(self) -> PriceVersion:
+    @_builtins.property
+    def price_version(self) -> Global___PriceVersion:
         """The new version; without an id when validate_only."""
 
     def __init__(
         self,
         *,
-        price_version: PriceVersion | None = ...,
-        replayed: builtins.bool = ...,
+        price_version: Global___PriceVersion | None = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["price_version", b"price_version"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["price_version", b"price_version", "replayed", b"replayed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["price_version", b"price_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["price_version", b"price_version", "replayed", b"replayed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ListPricesRequest(message.Message):
+Global___SetPriceResponse: _TypeAlias = SetPriceResponse  # noqa: Y015
+
+@_typing.final
+class ListPricesRequest(_message.Message):
     """What ListPrices needs."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    MODEL_ID_FIELD_NUMBER: builtins.int
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    PAGE_SIZE_FIELD_NUMBER: builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    model_id: builtins.str
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
     """The model."""
-    organization_id: builtins.str
+    organization_id: _builtins.str
     """Lists the organization's own prices when given, else those for everybody."""
-    page_size: builtins.int
+    page_size: _builtins.int
     """How many to return: 50 when zero, at most 1000."""
-    page_token: builtins.str
+    page_token: _builtins.str
     """The next_page_token of the page before, with the other fields unchanged."""
     def __init__(
         self,
         *,
-        model_id: builtins.str = ...,
-        organization_id: builtins.str = ...,
-        page_size: builtins.int = ...,
-        page_token: builtins.str = ...,
+        model_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["model_id", b"model_id", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ListPricesResponse(message.Message):
+Global___ListPricesRequest: _TypeAlias = ListPricesRequest  # noqa: Y015
+
+@_typing.final
+class ListPricesResponse(_message.Message):
     """What ListPrices answers."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    PRICE_VERSIONS_FIELD_NUMBER: builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    next_page_token: builtins.str
+    PRICE_VERSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
     """Names the next page; empty on the last one."""
-    @builtins.property
-    def price_versions(self) -> containers.RepeatedCompositeFieldContainer[PriceVersion]:
+    @_builtins.property
+    def price_versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriceVersion]:
         """The versions, the latest effective time first."""
 
     def __init__(
         self,
         *,
-        price_versions: abc.Iterable[PriceVersion] | None = ...,
-        next_page_token: builtins.str = ...,
+        price_versions: _abc.Iterable[Global___PriceVersion] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["next_page_token", b"next_page_token", "price_versions", b"price_versions"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "price_versions", b"price_versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class EstimateCostRequest(message.Message):
+Global___ListPricesResponse: _TypeAlias = ListPricesResponse  # noqa: Y015
+
+@_typing.final
+class EstimateCostRequest(_message.Message):
     """What EstimateCost needs."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    MODEL_ID_FIELD_NUMBER: builtins.int
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    TOKENS_FIELD_NUMBER: builtins.int
-    OCCUR_TIME_FIELD_NUMBER: builtins.int
-    model_id: builtins.str
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    OCCUR_TIME_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
     """The model."""
-    organization_id: builtins.str
+    organization_id: _builtins.str
     """The organization whose own prices apply, where it has any."""
-    @builtins.property
-    def tokens(self) -> TokenCounts:
+    @_builtins.property
+    def tokens(self) -> Global___TokenCounts:
         """The tokens to price."""
 
-    @builtins.property
-    def occur_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def occur_time(self) -> _timestamp_pb2.Timestamp:
         """The moment whose price to use; now when absent."""
 
     def __init__(
         self,
         *,
-        model_id: builtins.str = ...,
-        organization_id: builtins.str = ...,
-        tokens: TokenCounts | None = ...,
-        occur_time: timestamp_pb2.Timestamp | None = ...,
+        model_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        tokens: Global___TokenCounts | None = ...,
+        occur_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["occur_time", b"occur_time", "tokens", b"tokens"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["model_id", b"model_id", "occur_time", b"occur_time", "organization_id", b"organization_id", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["occur_time", b"occur_time", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "occur_time", b"occur_time", "organization_id", b"organization_id", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class CostLine(message.Message):
+Global___EstimateCostRequest: _TypeAlias = EstimateCostRequest  # noqa: Y015
+
+@_typing.final
+class CostLine(_message.Message):
     """One token class of an estimate."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    TOKEN_CLASS_FIELD_NUMBER: builtins.int
-    QUANTITY_FIELD_NUMBER: builtins.int
-    UNIT_PRICE_FIELD_NUMBER: builtins.int
-    token_class: builtins.str
+    TOKEN_CLASS_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    UNIT_PRICE_FIELD_NUMBER: _builtins.int
+    token_class: _builtins.str
     """The class, named as in TokenCounts, or `request` for the price per request."""
-    quantity: builtins.int
+    quantity: _builtins.int
     """How many tokens, or requests."""
-    unit_price: builtins.str
+    unit_price: _builtins.str
     """The price per million tokens, or per request, as a plain decimal; fallbacks are already applied."""
     def __init__(
         self,
         *,
-        token_class: builtins.str = ...,
-        quantity: builtins.int = ...,
-        unit_price: builtins.str = ...,
+        token_class: _builtins.str = ...,
+        quantity: _builtins.int = ...,
+        unit_price: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["quantity", b"quantity", "token_class", b"token_class", "unit_price", b"unit_price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quantity", b"quantity", "token_class", b"token_class", "unit_price", b"unit_price"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class EstimateCostResponse(message.Message):
+Global___CostLine: _TypeAlias = CostLine  # noqa: Y015
+
+@_typing.final
+class EstimateCostResponse(_message.Message):
     """What EstimateCost answers."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    COST_FIELD_NUMBER: builtins.int
-    PRICE_VERSION_ID_FIELD_NUMBER: builtins.int
-    LINES_FIELD_NUMBER: builtins.int
-    price_version_id: builtins.str
+    COST_FIELD_NUMBER: _builtins.int
+    PRICE_VERSION_ID_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    price_version_id: _builtins.str
     """The version the cost was computed with."""
-    @builtins.property
-    def cost(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def cost(self) -> _amount_pb2.Amount:
         """The cost, rounded half to even at 9 fraction digits, as a charge would be."""
 
-    @builtins.property
-    def lines(self) -> containers.RepeatedCompositeFieldContainer[CostLine]:
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___CostLine]:
         """The classes with any tokens, and the price per request where there is one."""
 
     def __init__(
         self,
         *,
-        cost: amount_pb2.Amount | None = ...,
-        price_version_id: builtins.str = ...,
-        lines: abc.Iterable[CostLine] | None = ...,
+        cost: _amount_pb2.Amount | None = ...,
+        price_version_id: _builtins.str = ...,
+        lines: _abc.Iterable[Global___CostLine] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["cost", b"cost"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["cost", b"cost", "lines", b"lines", "price_version_id", b"price_version_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "lines", b"lines", "price_version_id", b"price_version_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateCostResponse: _TypeAlias = EstimateCostResponse  # noqa: Y015

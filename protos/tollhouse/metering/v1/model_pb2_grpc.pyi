@@ -3,10 +3,10 @@
 isort:skip_file
 """
 
-from collections import abc as abc
-from grpc import aio as aio
-from tollhouse.metering.v1 import model_pb2 as model_pb2
-import abc as abc_1
+from collections import abc as _abc
+from grpc import aio as _aio
+from tollhouse.metering.v1 import model_pb2 as _model_pb2
+import abc as _abc_1
 
 
 GRPC_GENERATED_VERSION: str
@@ -19,110 +19,110 @@ class ModelServiceStub:
     with a later effective time, so every past charge can be derived again.
     """
 
-    def __init__(self, channel: aio.Channel) -> None: ...
-    CreateModel: aio.UnaryUnaryMultiCallable[model_pb2.CreateModelRequest, model_pb2.CreateModelResponse]
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateModel: _aio.UnaryUnaryMultiCallable[_model_pb2.CreateModelRequest, _model_pb2.CreateModelResponse]
     """Adds a model to the catalogue.
 
     Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `MODEL_EXISTS`, when another request made
     the model.
     """
-    GetModel: aio.UnaryUnaryMultiCallable[model_pb2.GetModelRequest, model_pb2.GetModelResponse]
+    GetModel: _aio.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.GetModelResponse]
     """Returns one model. Fails with NOT_FOUND."""
-    ListModels: aio.UnaryUnaryMultiCallable[model_pb2.ListModelsRequest, model_pb2.ListModelsResponse]
+    ListModels: _aio.UnaryUnaryMultiCallable[_model_pb2.ListModelsRequest, _model_pb2.ListModelsResponse]
     """Lists the catalogue in the order of model ids."""
-    UpdateModel: aio.UnaryUnaryMultiCallable[model_pb2.UpdateModelRequest, model_pb2.UpdateModelResponse]
+    UpdateModel: _aio.UnaryUnaryMultiCallable[_model_pb2.UpdateModelRequest, _model_pb2.UpdateModelResponse]
     """Changes the fields of a model that the mask names.
 
     Safe to retry with the same request_id. Fails with NOT_FOUND, and with ABORTED, reason `ETAG_MISMATCH`, when an etag
     is given and the model has changed since.
     """
-    ImportModels: aio.UnaryUnaryMultiCallable[model_pb2.ImportModelsRequest, model_pb2.ImportModelsResponse]
+    ImportModels: _aio.UnaryUnaryMultiCallable[_model_pb2.ImportModelsRequest, _model_pb2.ImportModelsResponse]
     """Reads a price list, adds the models it does not know, and adds a price version where the price differs from the one
     in force.
 
     One bad entry never stops the others: each entry has its outcome. Importing the same list again changes nothing.
     """
-    SetPrice: aio.UnaryUnaryMultiCallable[model_pb2.SetPriceRequest, model_pb2.SetPriceResponse]
+    SetPrice: _aio.UnaryUnaryMultiCallable[_model_pb2.SetPriceRequest, _model_pb2.SetPriceResponse]
     """Adds a price version, for everybody or for one organization.
 
     Safe to retry with the same request_id. Usage that waits for a price of that time is charged soon after. Fails with
     NOT_FOUND for an unknown model, and with ALREADY_EXISTS, reason `PRICE_VERSION_EXISTS`, when the model already has a
     version with that effective time for the same organization.
     """
-    ListPrices: aio.UnaryUnaryMultiCallable[model_pb2.ListPricesRequest, model_pb2.ListPricesResponse]
+    ListPrices: _aio.UnaryUnaryMultiCallable[_model_pb2.ListPricesRequest, _model_pb2.ListPricesResponse]
     """Lists the price versions of a model, the latest effective time first."""
-    EstimateCost: aio.UnaryUnaryMultiCallable[model_pb2.EstimateCostRequest, model_pb2.EstimateCostResponse]
+    EstimateCost: _aio.UnaryUnaryMultiCallable[_model_pb2.EstimateCostRequest, _model_pb2.EstimateCostResponse]
     """Computes what some usage would cost, without recording anything.
 
     Fails with NOT_FOUND for an unknown model, and with FAILED_PRECONDITION, reason `PRICE_UNKNOWN`, when no price is in
     force at that time.
     """
 
-class ModelServiceServicer(metaclass=abc_1.ABCMeta):
+class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """The platform's catalogue of models and the price versions their use is charged at.
 
     Models belong to the platform, not to an organization. A price version is never changed: a new price is a new version
     with a later effective time, so every past charge can be derived again.
     """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def CreateModel(
         self,
-        request: model_pb2.CreateModelRequest,
-        context: aio.ServicerContext[model_pb2.CreateModelRequest, abc.Awaitable[model_pb2.CreateModelResponse]],
-    ) -> abc.Awaitable[model_pb2.CreateModelResponse]:
+        request: _model_pb2.CreateModelRequest,
+        context: _aio.ServicerContext[_model_pb2.CreateModelRequest, _abc.Awaitable[_model_pb2.CreateModelResponse]],
+    ) -> _abc.Awaitable[_model_pb2.CreateModelResponse]:
         """Adds a model to the catalogue.
 
         Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `MODEL_EXISTS`, when another request made
         the model.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def GetModel(
         self,
-        request: model_pb2.GetModelRequest,
-        context: aio.ServicerContext[model_pb2.GetModelRequest, abc.Awaitable[model_pb2.GetModelResponse]],
-    ) -> abc.Awaitable[model_pb2.GetModelResponse]:
+        request: _model_pb2.GetModelRequest,
+        context: _aio.ServicerContext[_model_pb2.GetModelRequest, _abc.Awaitable[_model_pb2.GetModelResponse]],
+    ) -> _abc.Awaitable[_model_pb2.GetModelResponse]:
         """Returns one model. Fails with NOT_FOUND."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def ListModels(
         self,
-        request: model_pb2.ListModelsRequest,
-        context: aio.ServicerContext[model_pb2.ListModelsRequest, abc.Awaitable[model_pb2.ListModelsResponse]],
-    ) -> abc.Awaitable[model_pb2.ListModelsResponse]:
+        request: _model_pb2.ListModelsRequest,
+        context: _aio.ServicerContext[_model_pb2.ListModelsRequest, _abc.Awaitable[_model_pb2.ListModelsResponse]],
+    ) -> _abc.Awaitable[_model_pb2.ListModelsResponse]:
         """Lists the catalogue in the order of model ids."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def UpdateModel(
         self,
-        request: model_pb2.UpdateModelRequest,
-        context: aio.ServicerContext[model_pb2.UpdateModelRequest, abc.Awaitable[model_pb2.UpdateModelResponse]],
-    ) -> abc.Awaitable[model_pb2.UpdateModelResponse]:
+        request: _model_pb2.UpdateModelRequest,
+        context: _aio.ServicerContext[_model_pb2.UpdateModelRequest, _abc.Awaitable[_model_pb2.UpdateModelResponse]],
+    ) -> _abc.Awaitable[_model_pb2.UpdateModelResponse]:
         """Changes the fields of a model that the mask names.
 
         Safe to retry with the same request_id. Fails with NOT_FOUND, and with ABORTED, reason `ETAG_MISMATCH`, when an etag
         is given and the model has changed since.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def ImportModels(
         self,
-        request: model_pb2.ImportModelsRequest,
-        context: aio.ServicerContext[model_pb2.ImportModelsRequest, abc.Awaitable[model_pb2.ImportModelsResponse]],
-    ) -> abc.Awaitable[model_pb2.ImportModelsResponse]:
+        request: _model_pb2.ImportModelsRequest,
+        context: _aio.ServicerContext[_model_pb2.ImportModelsRequest, _abc.Awaitable[_model_pb2.ImportModelsResponse]],
+    ) -> _abc.Awaitable[_model_pb2.ImportModelsResponse]:
         """Reads a price list, adds the models it does not know, and adds a price version where the price differs from the one
         in force.
 
         One bad entry never stops the others: each entry has its outcome. Importing the same list again changes nothing.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def SetPrice(
         self,
-        request: model_pb2.SetPriceRequest,
-        context: aio.ServicerContext[model_pb2.SetPriceRequest, abc.Awaitable[model_pb2.SetPriceResponse]],
-    ) -> abc.Awaitable[model_pb2.SetPriceResponse]:
+        request: _model_pb2.SetPriceRequest,
+        context: _aio.ServicerContext[_model_pb2.SetPriceRequest, _abc.Awaitable[_model_pb2.SetPriceResponse]],
+    ) -> _abc.Awaitable[_model_pb2.SetPriceResponse]:
         """Adds a price version, for everybody or for one organization.
 
         Safe to retry with the same request_id. Usage that waits for a price of that time is charged soon after. Fails with
@@ -130,24 +130,24 @@ class ModelServiceServicer(metaclass=abc_1.ABCMeta):
         version with that effective time for the same organization.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def ListPrices(
         self,
-        request: model_pb2.ListPricesRequest,
-        context: aio.ServicerContext[model_pb2.ListPricesRequest, abc.Awaitable[model_pb2.ListPricesResponse]],
-    ) -> abc.Awaitable[model_pb2.ListPricesResponse]:
+        request: _model_pb2.ListPricesRequest,
+        context: _aio.ServicerContext[_model_pb2.ListPricesRequest, _abc.Awaitable[_model_pb2.ListPricesResponse]],
+    ) -> _abc.Awaitable[_model_pb2.ListPricesResponse]:
         """Lists the price versions of a model, the latest effective time first."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def EstimateCost(
         self,
-        request: model_pb2.EstimateCostRequest,
-        context: aio.ServicerContext[model_pb2.EstimateCostRequest, abc.Awaitable[model_pb2.EstimateCostResponse]],
-    ) -> abc.Awaitable[model_pb2.EstimateCostResponse]:
+        request: _model_pb2.EstimateCostRequest,
+        context: _aio.ServicerContext[_model_pb2.EstimateCostRequest, _abc.Awaitable[_model_pb2.EstimateCostResponse]],
+    ) -> _abc.Awaitable[_model_pb2.EstimateCostResponse]:
         """Computes what some usage would cost, without recording anything.
 
         Fails with NOT_FOUND for an unknown model, and with FAILED_PRECONDITION, reason `PRICE_UNKNOWN`, when no price is in
         force at that time.
         """
 
-def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: aio.Server) -> None: ...
+def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _aio.Server) -> None: ...

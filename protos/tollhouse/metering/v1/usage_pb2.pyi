@@ -3,32 +3,32 @@
 isort:skip_file
 """
 
-from collections import abc as abc
-from google.protobuf import descriptor as descriptor
-from google.protobuf import message as message
-from google.protobuf import timestamp_pb2 as timestamp_pb2
-from google.protobuf.internal import containers as containers
-from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
-from google.rpc import status_pb2 as status_pb2
-from tollhouse.common.v1 import amount_pb2 as amount_pb2
-from tollhouse.metering.v1 import model_pb2 as model_pb2
-import builtins as builtins
+from collections import abc as _abc
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
+from tollhouse.common.v1 import amount_pb2 as _amount_pb2
+from tollhouse.metering.v1 import model_pb2 as _model_pb2
+import builtins as _builtins
 import sys
-import typing as typing
+import typing as _typing
 
 if sys.version_info >= (3, 11):
     from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
-DESCRIPTOR: descriptor.FileDescriptor
+DESCRIPTOR: _descriptor.FileDescriptor
 
 class _Settlement:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _SettlementEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Settlement.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _SettlementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Settlement.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     SETTLEMENT_UNSPECIFIED: _Settlement.ValueType  # 0
     """Never sent."""
     SETTLEMENT_PENDING: _Settlement.ValueType  # 1
@@ -49,13 +49,14 @@ SETTLEMENT_SETTLED: Settlement.ValueType  # 2
 """Billing has charged the cost, or there was nothing to charge."""
 SETTLEMENT_PENDING_PRICE: Settlement.ValueType  # 3
 """No price is known for the model at that time. It is charged when a price is set."""
+Global___Settlement: _TypeAlias = Settlement  # noqa: Y015
 
 class _UsageWindow:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _UsageWindowEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_UsageWindow.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _UsageWindowEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageWindow.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     USAGE_WINDOW_UNSPECIFIED: _UsageWindow.ValueType  # 0
     """One window over the whole query."""
     USAGE_WINDOW_HOUR: _UsageWindow.ValueType  # 1
@@ -76,13 +77,14 @@ USAGE_WINDOW_DAY: UsageWindow.ValueType  # 2
 """Calendar days of the query's time zone."""
 USAGE_WINDOW_MONTH: UsageWindow.ValueType  # 3
 """Calendar months of the query's time zone."""
+Global___UsageWindow: _TypeAlias = UsageWindow  # noqa: Y015
 
 class _UsageDimension:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _UsageDimensionEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_UsageDimension.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _UsageDimensionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageDimension.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     USAGE_DIMENSION_UNSPECIFIED: _UsageDimension.ValueType  # 0
     """Never valid."""
     USAGE_DIMENSION_MODEL: _UsageDimension.ValueType  # 1
@@ -107,742 +109,773 @@ USAGE_DIMENSION_USER: UsageDimension.ValueType  # 3
 """The user."""
 USAGE_DIMENSION_API_KEY: UsageDimension.ValueType  # 4
 """The API key."""
+Global___UsageDimension: _TypeAlias = UsageDimension  # noqa: Y015
 
-@typing.final
-class UsageRecord(message.Message):
+@_typing.final
+class UsageRecord(_message.Message):
     """What one call used. Never changed once recorded, except for its settlement and the cost of usage that had no price."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @typing.final
-    class LabelsEntry(message.Message):
-        DESCRIPTOR: descriptor.Descriptor
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
 
-        KEY_FIELD_NUMBER: builtins.int
-        VALUE_FIELD_NUMBER: builtins.int
-        key: builtins.str
-        value: builtins.str
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: builtins.str = ...,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    USAGE_ID_FIELD_NUMBER: builtins.int
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    PROJECT_ID_FIELD_NUMBER: builtins.int
-    USER_ID_FIELD_NUMBER: builtins.int
-    API_KEY_ID_FIELD_NUMBER: builtins.int
-    SUBSCRIPTION_ID_FIELD_NUMBER: builtins.int
-    MODEL_FIELD_NUMBER: builtins.int
-    TOKENS_FIELD_NUMBER: builtins.int
-    OCCUR_TIME_FIELD_NUMBER: builtins.int
-    LATENCY_MS_FIELD_NUMBER: builtins.int
-    STATUS_CODE_FIELD_NUMBER: builtins.int
-    ERROR_MESSAGE_FIELD_NUMBER: builtins.int
-    ENDPOINT_FIELD_NUMBER: builtins.int
-    CONVERSATION_ID_FIELD_NUMBER: builtins.int
-    LABELS_FIELD_NUMBER: builtins.int
-    PARTIAL_FIELD_NUMBER: builtins.int
-    COST_FIELD_NUMBER: builtins.int
-    PRICE_VERSION_ID_FIELD_NUMBER: builtins.int
-    SETTLEMENT_FIELD_NUMBER: builtins.int
-    CREATE_TIME_FIELD_NUMBER: builtins.int
-    usage_id: builtins.str
+    USAGE_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    OCCUR_TIME_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    STATUS_CODE_FIELD_NUMBER: _builtins.int
+    ERROR_MESSAGE_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    PRICE_VERSION_ID_FIELD_NUMBER: _builtins.int
+    SETTLEMENT_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    usage_id: _builtins.str
     """The record's id, a UUID in lower case."""
-    operation_id: builtins.str
+    operation_id: _builtins.str
     """The caller's name for the work; the same in billing."""
-    organization_id: builtins.str
+    organization_id: _builtins.str
     """The organization that used."""
-    project_id: builtins.str
+    project_id: _builtins.str
     """The project, empty when none was named."""
-    user_id: builtins.str
+    user_id: _builtins.str
     """The user, empty when none was named."""
-    api_key_id: builtins.str
+    api_key_id: _builtins.str
     """The API key, empty when none was named."""
-    subscription_id: builtins.str
+    subscription_id: _builtins.str
     """The subscription, empty when none was named."""
-    model: builtins.str
+    model: _builtins.str
     """The model's name as the caller gave it."""
-    latency_ms: builtins.int
+    latency_ms: _builtins.int
     """How long the work took, in milliseconds."""
-    status_code: builtins.int
+    status_code: _builtins.int
     """How the work ended, an HTTP or gRPC status number. 400 and above counts as an error."""
-    error_message: builtins.str
+    error_message: _builtins.str
     """The error of work that failed, in the caller's words."""
-    endpoint: builtins.str
+    endpoint: _builtins.str
     """The endpoint of the platform that was called."""
-    conversation_id: builtins.str
+    conversation_id: _builtins.str
     """The conversation the work belongs to."""
-    partial: builtins.bool
+    partial: _builtins.bool
     """Whether the work was broken off, so that the counts are what had been produced by then."""
-    price_version_id: builtins.str
+    price_version_id: _builtins.str
     """The price version the cost was computed with; empty while the settlement is PENDING_PRICE."""
-    settlement: Settlement.ValueType
+    settlement: Global___Settlement.ValueType
     """Whether the cost has been charged."""
-    @builtins.property
-    def tokens(self) -> model_pb2.TokenCounts:
+    @_builtins.property
+    def tokens(self) -> _model_pb2.TokenCounts:
         """The tokens used."""
 
-    @builtins.property
-    def occur_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def occur_time(self) -> _timestamp_pb2.Timestamp:
         """When the work happened."""
 
-    @builtins.property
-    def labels(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's own facts."""
 
-    @builtins.property
-    def cost(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def cost(self) -> _amount_pb2.Amount:
         """What the usage costs; absent while the settlement is PENDING_PRICE."""
 
-    @builtins.property
-    def create_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the usage was recorded."""
 
     def __init__(
         self,
         *,
-        usage_id: builtins.str = ...,
-        operation_id: builtins.str = ...,
-        organization_id: builtins.str = ...,
-        project_id: builtins.str = ...,
-        user_id: builtins.str = ...,
-        api_key_id: builtins.str = ...,
-        subscription_id: builtins.str = ...,
-        model: builtins.str = ...,
-        tokens: model_pb2.TokenCounts | None = ...,
-        occur_time: timestamp_pb2.Timestamp | None = ...,
-        latency_ms: builtins.int | None = ...,
-        status_code: builtins.int | None = ...,
-        error_message: builtins.str = ...,
-        endpoint: builtins.str = ...,
-        conversation_id: builtins.str = ...,
-        labels: abc.Mapping[builtins.str, builtins.str] | None = ...,
-        partial: builtins.bool = ...,
-        cost: amount_pb2.Amount | None = ...,
-        price_version_id: builtins.str = ...,
-        settlement: Settlement.ValueType = ...,
-        create_time: timestamp_pb2.Timestamp | None = ...,
+        usage_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        tokens: _model_pb2.TokenCounts | None = ...,
+        occur_time: _timestamp_pb2.Timestamp | None = ...,
+        latency_ms: _builtins.int | None = ...,
+        status_code: _builtins.int | None = ...,
+        error_message: _builtins.str = ...,
+        endpoint: _builtins.str = ...,
+        conversation_id: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        partial: _builtins.bool = ...,
+        cost: _amount_pb2.Amount | None = ...,
+        price_version_id: _builtins.str = ...,
+        settlement: Global___Settlement.ValueType = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "cost", b"cost", "create_time", b"create_time", "latency_ms", b"latency_ms", "occur_time", b"occur_time", "status_code", b"status_code", "tokens", b"tokens"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "api_key_id", b"api_key_id", "conversation_id", b"conversation_id", "cost", b"cost", "create_time", b"create_time", "endpoint", b"endpoint", "error_message", b"error_message", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "price_version_id", b"price_version_id", "project_id", b"project_id", "settlement", b"settlement", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "usage_id", b"usage_id", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "cost", b"cost", "create_time", b"create_time", "latency_ms", b"latency_ms", "occur_time", b"occur_time", "status_code", b"status_code", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "api_key_id", b"api_key_id", "conversation_id", b"conversation_id", "cost", b"cost", "create_time", b"create_time", "endpoint", b"endpoint", "error_message", b"error_message", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "price_version_id", b"price_version_id", "project_id", b"project_id", "settlement", b"settlement", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "usage_id", b"usage_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__latency_ms: _TypeAlias = typing.Literal["latency_ms"]  # noqa: Y015
-    _WhichOneofArgType__latency_ms: _TypeAlias = typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
-    _WhichOneofReturnType__status_code: _TypeAlias = typing.Literal["status_code"]  # noqa: Y015
-    _WhichOneofArgType__status_code: _TypeAlias = typing.Literal["_status_code", b"_status_code"]  # noqa: Y015
-    @typing.overload
+    _WhichOneofReturnType__latency_ms: _TypeAlias = _typing.Literal["latency_ms"]  # noqa: Y015
+    _WhichOneofArgType__latency_ms: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
+    _WhichOneofReturnType__status_code: _TypeAlias = _typing.Literal["status_code"]  # noqa: Y015
+    _WhichOneofArgType__status_code: _TypeAlias = _typing.Literal["_status_code", b"_status_code"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_ms) -> _WhichOneofReturnType__latency_ms | None: ...
-    @typing.overload
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__status_code) -> _WhichOneofReturnType__status_code | None: ...
 
-@typing.final
-class AccountBalance(message.Message):
+Global___UsageRecord: _TypeAlias = UsageRecord  # noqa: Y015
+
+@_typing.final
+class AccountBalance(_message.Message):
     """The charged account after a charge, as billing reported it."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    POSTED_FIELD_NUMBER: builtins.int
-    HELD_FIELD_NUMBER: builtins.int
-    AVAILABLE_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def posted(self) -> amount_pb2.Amount:
+    POSTED_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    AVAILABLE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def posted(self) -> _amount_pb2.Amount:
         """The sum of all movements."""
 
-    @builtins.property
-    def held(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def held(self) -> _amount_pb2.Amount:
         """What open holds keep back."""
 
-    @builtins.property
-    def available(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def available(self) -> _amount_pb2.Amount:
         """What can be spent: posted less held plus the overdraft limit. Negative when work cost more than there was."""
 
     def __init__(
         self,
         *,
-        posted: amount_pb2.Amount | None = ...,
-        held: amount_pb2.Amount | None = ...,
-        available: amount_pb2.Amount | None = ...,
+        posted: _amount_pb2.Amount | None = ...,
+        held: _amount_pb2.Amount | None = ...,
+        available: _amount_pb2.Amount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["available", b"available", "held", b"held", "posted", b"posted"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["available", b"available", "held", b"held", "posted", b"posted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "held", b"held", "posted", b"posted"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "held", b"held", "posted", b"posted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class RecordUsageRequest(message.Message):
+Global___AccountBalance: _TypeAlias = AccountBalance  # noqa: Y015
+
+@_typing.final
+class RecordUsageRequest(_message.Message):
     """What RecordUsage needs."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @typing.final
-    class LabelsEntry(message.Message):
-        DESCRIPTOR: descriptor.Descriptor
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
 
-        KEY_FIELD_NUMBER: builtins.int
-        VALUE_FIELD_NUMBER: builtins.int
-        key: builtins.str
-        value: builtins.str
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: builtins.str = ...,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    PROJECT_ID_FIELD_NUMBER: builtins.int
-    USER_ID_FIELD_NUMBER: builtins.int
-    API_KEY_ID_FIELD_NUMBER: builtins.int
-    SUBSCRIPTION_ID_FIELD_NUMBER: builtins.int
-    MODEL_FIELD_NUMBER: builtins.int
-    TOKENS_FIELD_NUMBER: builtins.int
-    OCCUR_TIME_FIELD_NUMBER: builtins.int
-    LATENCY_MS_FIELD_NUMBER: builtins.int
-    STATUS_CODE_FIELD_NUMBER: builtins.int
-    ERROR_MESSAGE_FIELD_NUMBER: builtins.int
-    ENDPOINT_FIELD_NUMBER: builtins.int
-    CONVERSATION_ID_FIELD_NUMBER: builtins.int
-    LABELS_FIELD_NUMBER: builtins.int
-    PARTIAL_FIELD_NUMBER: builtins.int
-    BACKFILL_FIELD_NUMBER: builtins.int
-    operation_id: builtins.str
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    OCCUR_TIME_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    STATUS_CODE_FIELD_NUMBER: _builtins.int
+    ERROR_MESSAGE_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
+    BACKFILL_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
     """The caller's name for the work, unique within the organization for ever: 1 to 128 letters, digits and `. _ : / -`."""
-    organization_id: builtins.str
+    organization_id: _builtins.str
     """The organization that used."""
-    project_id: builtins.str
+    project_id: _builtins.str
     """The project that used. Its account pays where it has one, else the organization's."""
-    user_id: builtins.str
+    user_id: _builtins.str
     """The user that used."""
-    api_key_id: builtins.str
+    api_key_id: _builtins.str
     """The API key the work was asked for with."""
-    subscription_id: builtins.str
+    subscription_id: _builtins.str
     """The subscription the work falls under."""
-    model: builtins.str
+    model: _builtins.str
     """The model's id in the catalogue. A model that is not there is recorded and waits for its price."""
-    latency_ms: builtins.int
+    latency_ms: _builtins.int
     """How long the work took, in milliseconds, up to one day."""
-    status_code: builtins.int
+    status_code: _builtins.int
     """How the work ended, an HTTP or gRPC status number. 400 and above counts as an error."""
-    error_message: builtins.str
+    error_message: _builtins.str
     """The error of work that failed, up to 1024 characters. A usage with an error message counts as an error."""
-    endpoint: builtins.str
+    endpoint: _builtins.str
     """The endpoint of the platform that was called, up to 256 characters."""
-    conversation_id: builtins.str
+    conversation_id: _builtins.str
     """The conversation the work belongs to, up to 128 characters."""
-    partial: builtins.bool
+    partial: _builtins.bool
     """Whether the work was broken off, so that the counts are what had been produced by then."""
-    backfill: builtins.bool
+    backfill: _builtins.bool
     """Lifts the 35 days, for loading history. Operators only, else PERMISSION_DENIED. No part of the repeat check."""
-    @builtins.property
-    def tokens(self) -> model_pb2.TokenCounts:
+    @_builtins.property
+    def tokens(self) -> _model_pb2.TokenCounts:
         """The tokens used. Absent means none."""
 
-    @builtins.property
-    def occur_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def occur_time(self) -> _timestamp_pb2.Timestamp:
         """When the work happened; now when absent. At most 35 days ago and 5 minutes ahead."""
 
-    @builtins.property
-    def labels(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's own facts: at most 16, keys up to 64, values up to 256 characters."""
 
     def __init__(
         self,
         *,
-        operation_id: builtins.str = ...,
-        organization_id: builtins.str = ...,
-        project_id: builtins.str = ...,
-        user_id: builtins.str = ...,
-        api_key_id: builtins.str = ...,
-        subscription_id: builtins.str = ...,
-        model: builtins.str = ...,
-        tokens: model_pb2.TokenCounts | None = ...,
-        occur_time: timestamp_pb2.Timestamp | None = ...,
-        latency_ms: builtins.int | None = ...,
-        status_code: builtins.int | None = ...,
-        error_message: builtins.str = ...,
-        endpoint: builtins.str = ...,
-        conversation_id: builtins.str = ...,
-        labels: abc.Mapping[builtins.str, builtins.str] | None = ...,
-        partial: builtins.bool = ...,
-        backfill: builtins.bool = ...,
+        operation_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        tokens: _model_pb2.TokenCounts | None = ...,
+        occur_time: _timestamp_pb2.Timestamp | None = ...,
+        latency_ms: _builtins.int | None = ...,
+        status_code: _builtins.int | None = ...,
+        error_message: _builtins.str = ...,
+        endpoint: _builtins.str = ...,
+        conversation_id: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        partial: _builtins.bool = ...,
+        backfill: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "latency_ms", b"latency_ms", "occur_time", b"occur_time", "status_code", b"status_code", "tokens", b"tokens"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "api_key_id", b"api_key_id", "backfill", b"backfill", "conversation_id", b"conversation_id", "endpoint", b"endpoint", "error_message", b"error_message", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "project_id", b"project_id", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "latency_ms", b"latency_ms", "occur_time", b"occur_time", "status_code", b"status_code", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "api_key_id", b"api_key_id", "backfill", b"backfill", "conversation_id", b"conversation_id", "endpoint", b"endpoint", "error_message", b"error_message", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "project_id", b"project_id", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__latency_ms: _TypeAlias = typing.Literal["latency_ms"]  # noqa: Y015
-    _WhichOneofArgType__latency_ms: _TypeAlias = typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
-    _WhichOneofReturnType__status_code: _TypeAlias = typing.Literal["status_code"]  # noqa: Y015
-    _WhichOneofArgType__status_code: _TypeAlias = typing.Literal["_status_code", b"_status_code"]  # noqa: Y015
-    @typing.overload
+    _WhichOneofReturnType__latency_ms: _TypeAlias = _typing.Literal["latency_ms"]  # noqa: Y015
+    _WhichOneofArgType__latency_ms: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
+    _WhichOneofReturnType__status_code: _TypeAlias = _typing.Literal["status_code"]  # noqa: Y015
+    _WhichOneofArgType__status_code: _TypeAlias = _typing.Literal["_status_code", b"_status_code"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_ms) -> _WhichOneofReturnType__latency_ms | None: ...
-    @typing.overload
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__status_code) -> _WhichOneofReturnType__status_code | None: ...
 
-@typing.final
-class RecordUsageResponse(message.Message):
+Global___RecordUsageRequest: _TypeAlias = RecordUsageRequest  # noqa: Y015
+
+@_typing.final
+class RecordUsageResponse(_message.Message):
     """What RecordUsage answers."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    USAGE_FIELD_NUMBER: builtins.int
-    BALANCE_FIELD_NUMBER: builtins.int
-    REPLAYED_FIELD_NUMBER: builtins.int
-    replayed: builtins.bool
+    USAGE_FIELD_NUMBER: _builtins.int
+    BALANCE_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
     """Whether the usage had been recorded before."""
-    @builtins.property
-    def usage(self) -> UsageRecord:
+    @_builtins.property
+    def usage(self) -> Global___UsageRecord:
         """The recorded usage."""
 
-    @builtins.property
-    def balance(self) -> AccountBalance:
+    @_builtins.property
+    def balance(self) -> Global___AccountBalance:
         """The charged account, when this call charged it; absent on repeats, free usage and anything pending."""
 
     def __init__(
         self,
         *,
-        usage: UsageRecord | None = ...,
-        balance: AccountBalance | None = ...,
-        replayed: builtins.bool = ...,
+        usage: Global___UsageRecord | None = ...,
+        balance: Global___AccountBalance | None = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["balance", b"balance", "usage", b"usage"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["balance", b"balance", "replayed", b"replayed", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "replayed", b"replayed", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class BatchRecordUsageRequest(message.Message):
+Global___RecordUsageResponse: _TypeAlias = RecordUsageResponse  # noqa: Y015
+
+@_typing.final
+class BatchRecordUsageRequest(_message.Message):
     """What BatchRecordUsage needs."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    USAGES_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def usages(self) -> containers.RepeatedCompositeFieldContainer[RecordUsageRequest]:
+    USAGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def usages(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordUsageRequest]:
         """The calls to record, 1 to 500. Each is checked on its own."""
 
     def __init__(
         self,
         *,
-        usages: abc.Iterable[RecordUsageRequest] | None = ...,
+        usages: _abc.Iterable[Global___RecordUsageRequest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["usages", b"usages"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["usages", b"usages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class UsageOutcome(message.Message):
+Global___BatchRecordUsageRequest: _TypeAlias = BatchRecordUsageRequest  # noqa: Y015
+
+@_typing.final
+class UsageOutcome(_message.Message):
     """What became of one recorded call."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    RECORDED_FIELD_NUMBER: builtins.int
-    REFUSED_FIELD_NUMBER: builtins.int
-    operation_id: builtins.str
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    RECORDED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
     """The operation_id of the request."""
-    @builtins.property
-    def recorded(self) -> RecordUsageResponse:
+    @_builtins.property
+    def recorded(self) -> Global___RecordUsageResponse:
         """The answer RecordUsage would have given."""
 
-    @builtins.property
-    def refused(self) -> status_pb2.Status:
+    @_builtins.property
+    def refused(self) -> _status_pb2.Status:
         """The status RecordUsage would have failed with, details included."""
 
     def __init__(
         self,
         *,
-        operation_id: builtins.str = ...,
-        recorded: RecordUsageResponse | None = ...,
-        refused: status_pb2.Status | None = ...,
+        operation_id: _builtins.str = ...,
+        recorded: Global___RecordUsageResponse | None = ...,
+        refused: _status_pb2.Status | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["outcome", b"outcome", "recorded", b"recorded", "refused", b"refused"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["operation_id", b"operation_id", "outcome", b"outcome", "recorded", b"recorded", "refused", b"refused"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "recorded", b"recorded", "refused", b"refused"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id", "outcome", b"outcome", "recorded", b"recorded", "refused", b"refused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_outcome: _TypeAlias = typing.Literal["recorded", "refused"]  # noqa: Y015
-    _WhichOneofArgType_outcome: _TypeAlias = typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["recorded", "refused"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
-@typing.final
-class BatchRecordUsageResponse(message.Message):
+Global___UsageOutcome: _TypeAlias = UsageOutcome  # noqa: Y015
+
+@_typing.final
+class BatchRecordUsageResponse(_message.Message):
     """What BatchRecordUsage answers."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    OUTCOMES_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def outcomes(self) -> containers.RepeatedCompositeFieldContainer[UsageOutcome]:
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageOutcome]:
         """One outcome per request, in the order of the request."""
 
     def __init__(
         self,
         *,
-        outcomes: abc.Iterable[UsageOutcome] | None = ...,
+        outcomes: _abc.Iterable[Global___UsageOutcome] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class StreamUsageRequest(message.Message):
+Global___BatchRecordUsageResponse: _TypeAlias = BatchRecordUsageResponse  # noqa: Y015
+
+@_typing.final
+class StreamUsageRequest(_message.Message):
     """One message of the usage stream."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    USAGE_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def usage(self) -> RecordUsageRequest:
-        """The call to record."""
+    USAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def usage(self) -> Global___RecordUsageRequest:
+        """The call to record. Checked by itself: a bad one is answered as refused and the stream goes on."""
 
     def __init__(
         self,
         *,
-        usage: RecordUsageRequest | None = ...,
+        usage: Global___RecordUsageRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["usage", b"usage"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class StreamUsageResponse(message.Message):
+Global___StreamUsageRequest: _TypeAlias = StreamUsageRequest  # noqa: Y015
+
+@_typing.final
+class StreamUsageResponse(_message.Message):
     """One acknowledgement of the usage stream."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    OUTCOME_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def outcome(self) -> UsageOutcome:
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcome(self) -> Global___UsageOutcome:
         """What became of the call that its operation_id names."""
 
     def __init__(
         self,
         *,
-        outcome: UsageOutcome | None = ...,
+        outcome: Global___UsageOutcome | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["outcome", b"outcome"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class GetUsageRequest(message.Message):
+Global___StreamUsageResponse: _TypeAlias = StreamUsageResponse  # noqa: Y015
+
+@_typing.final
+class GetUsageRequest(_message.Message):
     """What GetUsage needs."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization."""
-    operation_id: builtins.str
+    operation_id: _builtins.str
     """The operation_id the usage was recorded with."""
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        operation_id: builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["operation_id", b"operation_id", "organization_id", b"organization_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id", "organization_id", b"organization_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class GetUsageResponse(message.Message):
+Global___GetUsageRequest: _TypeAlias = GetUsageRequest  # noqa: Y015
+
+@_typing.final
+class GetUsageResponse(_message.Message):
     """What GetUsage answers."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    USAGE_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def usage(self) -> UsageRecord:
+    USAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def usage(self) -> Global___UsageRecord:
         """The usage."""
 
     def __init__(
         self,
         *,
-        usage: UsageRecord | None = ...,
+        usage: Global___UsageRecord | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["usage", b"usage"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ListUsageRequest(message.Message):
+Global___GetUsageResponse: _TypeAlias = GetUsageResponse  # noqa: Y015
+
+@_typing.final
+class ListUsageRequest(_message.Message):
     """What ListUsage needs."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    START_TIME_FIELD_NUMBER: builtins.int
-    END_TIME_FIELD_NUMBER: builtins.int
-    PROJECT_ID_FIELD_NUMBER: builtins.int
-    USER_ID_FIELD_NUMBER: builtins.int
-    API_KEY_ID_FIELD_NUMBER: builtins.int
-    MODEL_FIELD_NUMBER: builtins.int
-    PAGE_SIZE_FIELD_NUMBER: builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization."""
-    project_id: builtins.str
+    project_id: _builtins.str
     """Only this project's, when given."""
-    user_id: builtins.str
+    user_id: _builtins.str
     """Only this user's, when given."""
-    api_key_id: builtins.str
+    api_key_id: _builtins.str
     """Only this API key's, when given."""
-    model: builtins.str
+    model: _builtins.str
     """Only this model's, when given."""
-    page_size: builtins.int
+    page_size: _builtins.int
     """How many to return: 50 when zero, at most 1000. A page may hold fewer even when more follow."""
-    page_token: builtins.str
+    page_token: _builtins.str
     """The next_page_token of the page before, with the other fields unchanged."""
-    @builtins.property
-    def start_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
         """Only usage at or after this time; 35 days before end_time when absent."""
 
-    @builtins.property
-    def end_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
         """Only usage before this time; now and 5 minutes when absent. At most 400 days after start_time."""
 
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        start_time: timestamp_pb2.Timestamp | None = ...,
-        end_time: timestamp_pb2.Timestamp | None = ...,
-        project_id: builtins.str = ...,
-        user_id: builtins.str = ...,
-        api_key_id: builtins.str = ...,
-        model: builtins.str = ...,
-        page_size: builtins.int = ...,
-        page_token: builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        project_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["api_key_id", b"api_key_id", "end_time", b"end_time", "model", b"model", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "start_time", b"start_time", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "end_time", b"end_time", "model", b"model", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "start_time", b"start_time", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ListUsageResponse(message.Message):
+Global___ListUsageRequest: _TypeAlias = ListUsageRequest  # noqa: Y015
+
+@_typing.final
+class ListUsageResponse(_message.Message):
     """What ListUsage answers."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    USAGES_FIELD_NUMBER: builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    next_page_token: builtins.str
+    USAGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
     """Names the next page; empty on the last one."""
-    @builtins.property
-    def usages(self) -> containers.RepeatedCompositeFieldContainer[UsageRecord]:
+    @_builtins.property
+    def usages(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageRecord]:
         """The records, the latest occur_time first."""
 
     def __init__(
         self,
         *,
-        usages: abc.Iterable[UsageRecord] | None = ...,
-        next_page_token: builtins.str = ...,
+        usages: _abc.Iterable[Global___UsageRecord] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["next_page_token", b"next_page_token", "usages", b"usages"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "usages", b"usages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class QueryUsageRequest(message.Message):
+Global___ListUsageResponse: _TypeAlias = ListUsageResponse  # noqa: Y015
+
+@_typing.final
+class QueryUsageRequest(_message.Message):
     """What QueryUsage needs."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    START_TIME_FIELD_NUMBER: builtins.int
-    END_TIME_FIELD_NUMBER: builtins.int
-    WINDOW_FIELD_NUMBER: builtins.int
-    GROUP_BY_FIELD_NUMBER: builtins.int
-    MODELS_FIELD_NUMBER: builtins.int
-    PROJECT_IDS_FIELD_NUMBER: builtins.int
-    USER_IDS_FIELD_NUMBER: builtins.int
-    API_KEY_IDS_FIELD_NUMBER: builtins.int
-    TIME_ZONE_FIELD_NUMBER: builtins.int
-    PAGE_SIZE_FIELD_NUMBER: builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    PROJECT_IDS_FIELD_NUMBER: _builtins.int
+    USER_IDS_FIELD_NUMBER: _builtins.int
+    API_KEY_IDS_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization."""
-    window: UsageWindow.ValueType
+    window: Global___UsageWindow.ValueType
     """The length of a row's window."""
-    time_zone: builtins.str
+    time_zone: _builtins.str
     """The IANA time zone whose days and months the windows follow, such as `Europe/Berlin`; UTC when empty. Hours are
     hours of UTC, so a zone that is off by part of an hour is refused for days and months.
     """
-    page_size: builtins.int
+    page_size: _builtins.int
     """How many rows to return: 50 when zero, at most 1000."""
-    page_token: builtins.str
+    page_token: _builtins.str
     """The next_page_token of the page before, with the other fields unchanged."""
-    @builtins.property
-    def start_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
         """The beginning, cut down to the full hour of UTC."""
 
-    @builtins.property
-    def end_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
         """The end, not included, rounded up to the full hour of UTC. At most 3660 days after start_time."""
 
-    @builtins.property
-    def group_by(self) -> containers.RepeatedScalarFieldContainer[UsageDimension.ValueType]:
+    @_builtins.property
+    def group_by(self) -> _containers.RepeatedScalarFieldContainer[Global___UsageDimension.ValueType]:
         """The dimensions to keep apart; everything is added up when empty. Currencies are always kept apart."""
 
-    @builtins.property
-    def models(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these models, when any are given; at most 100."""
 
-    @builtins.property
-    def project_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def project_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these projects, when any are given; at most 100."""
 
-    @builtins.property
-    def user_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these users, when any are given; at most 100."""
 
-    @builtins.property
-    def api_key_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def api_key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these API keys, when any are given; at most 100."""
 
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        start_time: timestamp_pb2.Timestamp | None = ...,
-        end_time: timestamp_pb2.Timestamp | None = ...,
-        window: UsageWindow.ValueType = ...,
-        group_by: abc.Iterable[UsageDimension.ValueType] | None = ...,
-        models: abc.Iterable[builtins.str] | None = ...,
-        project_ids: abc.Iterable[builtins.str] | None = ...,
-        user_ids: abc.Iterable[builtins.str] | None = ...,
-        api_key_ids: abc.Iterable[builtins.str] | None = ...,
-        time_zone: builtins.str = ...,
-        page_size: builtins.int = ...,
-        page_token: builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        window: Global___UsageWindow.ValueType = ...,
+        group_by: _abc.Iterable[Global___UsageDimension.ValueType] | None = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+        project_ids: _abc.Iterable[_builtins.str] | None = ...,
+        user_ids: _abc.Iterable[_builtins.str] | None = ...,
+        api_key_ids: _abc.Iterable[_builtins.str] | None = ...,
+        time_zone: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["api_key_ids", b"api_key_ids", "end_time", b"end_time", "group_by", b"group_by", "models", b"models", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "project_ids", b"project_ids", "start_time", b"start_time", "time_zone", b"time_zone", "user_ids", b"user_ids", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_ids", b"api_key_ids", "end_time", b"end_time", "group_by", b"group_by", "models", b"models", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "project_ids", b"project_ids", "start_time", b"start_time", "time_zone", b"time_zone", "user_ids", b"user_ids", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class UsageSummary(message.Message):
+Global___QueryUsageRequest: _TypeAlias = QueryUsageRequest  # noqa: Y015
+
+@_typing.final
+class UsageSummary(_message.Message):
     """One sum of usage."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    START_TIME_FIELD_NUMBER: builtins.int
-    END_TIME_FIELD_NUMBER: builtins.int
-    MODEL_FIELD_NUMBER: builtins.int
-    PROJECT_ID_FIELD_NUMBER: builtins.int
-    USER_ID_FIELD_NUMBER: builtins.int
-    API_KEY_ID_FIELD_NUMBER: builtins.int
-    REQUEST_COUNT_FIELD_NUMBER: builtins.int
-    ERROR_COUNT_FIELD_NUMBER: builtins.int
-    TOKENS_FIELD_NUMBER: builtins.int
-    COST_FIELD_NUMBER: builtins.int
-    LATENCY_FIELD_NUMBER: builtins.int
-    model: builtins.str
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_COUNT_FIELD_NUMBER: _builtins.int
+    ERROR_COUNT_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    LATENCY_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
     """The model, when grouped by it."""
-    project_id: builtins.str
+    project_id: _builtins.str
     """The project, when grouped by it; empty for usage without one."""
-    user_id: builtins.str
+    user_id: _builtins.str
     """The user, when grouped by it; empty for usage without one."""
-    api_key_id: builtins.str
+    api_key_id: _builtins.str
     """The API key, when grouped by it; empty for usage without one."""
-    request_count: builtins.int
+    request_count: _builtins.int
     """How many calls."""
-    error_count: builtins.int
+    error_count: _builtins.int
     """How many of them failed."""
-    @builtins.property
-    def start_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
         """The beginning of the window; the query's beginning when there are no windows."""
 
-    @builtins.property
-    def end_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
         """The end of the window, not included."""
 
-    @builtins.property
-    def tokens(self) -> model_pb2.TokenCounts:
+    @_builtins.property
+    def tokens(self) -> _model_pb2.TokenCounts:
         """The tokens, per class."""
 
-    @builtins.property
-    def cost(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def cost(self) -> _amount_pb2.Amount:
         """What it costs; absent for usage that still waits for its price."""
 
-    @builtins.property
-    def latency(self) -> LatencySummary:
+    @_builtins.property
+    def latency(self) -> Global___LatencySummary:
         """How long the calls took."""
 
     def __init__(
         self,
         *,
-        start_time: timestamp_pb2.Timestamp | None = ...,
-        end_time: timestamp_pb2.Timestamp | None = ...,
-        model: builtins.str = ...,
-        project_id: builtins.str = ...,
-        user_id: builtins.str = ...,
-        api_key_id: builtins.str = ...,
-        request_count: builtins.int = ...,
-        error_count: builtins.int = ...,
-        tokens: model_pb2.TokenCounts | None = ...,
-        cost: amount_pb2.Amount | None = ...,
-        latency: LatencySummary | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        model: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
+        request_count: _builtins.int = ...,
+        error_count: _builtins.int = ...,
+        tokens: _model_pb2.TokenCounts | None = ...,
+        cost: _amount_pb2.Amount | None = ...,
+        latency: Global___LatencySummary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["cost", b"cost", "end_time", b"end_time", "latency", b"latency", "start_time", b"start_time", "tokens", b"tokens"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["api_key_id", b"api_key_id", "cost", b"cost", "end_time", b"end_time", "error_count", b"error_count", "latency", b"latency", "model", b"model", "project_id", b"project_id", "request_count", b"request_count", "start_time", b"start_time", "tokens", b"tokens", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "end_time", b"end_time", "latency", b"latency", "start_time", b"start_time", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "cost", b"cost", "end_time", b"end_time", "error_count", b"error_count", "latency", b"latency", "model", b"model", "project_id", b"project_id", "request_count", b"request_count", "start_time", b"start_time", "tokens", b"tokens", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class LatencySummary(message.Message):
+Global___UsageSummary: _TypeAlias = UsageSummary  # noqa: Y015
+
+@_typing.final
+class LatencySummary(_message.Message):
     """How long calls took, of those that reported it."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    COUNT_FIELD_NUMBER: builtins.int
-    SUM_MS_FIELD_NUMBER: builtins.int
-    BUCKETS_FIELD_NUMBER: builtins.int
-    count: builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    SUM_MS_FIELD_NUMBER: _builtins.int
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
     """How many calls reported their latency."""
-    sum_ms: builtins.int
+    sum_ms: _builtins.int
     """The sum of the latencies, in milliseconds."""
-    @builtins.property
-    def buckets(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+    @_builtins.property
+    def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """How many calls were in each bucket. The buckets end, each included, at 10, 25, 50, 100, 250, 500, 1000, 2500, 5000,
         10000, 30000 and 60000 milliseconds; the last has no end.
         """
@@ -850,38 +883,42 @@ class LatencySummary(message.Message):
     def __init__(
         self,
         *,
-        count: builtins.int = ...,
-        sum_ms: builtins.int = ...,
-        buckets: abc.Iterable[builtins.int] | None = ...,
+        count: _builtins.int = ...,
+        sum_ms: _builtins.int = ...,
+        buckets: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["buckets", b"buckets", "count", b"count", "sum_ms", b"sum_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "count", b"count", "sum_ms", b"sum_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class QueryUsageResponse(message.Message):
+Global___LatencySummary: _TypeAlias = LatencySummary  # noqa: Y015
+
+@_typing.final
+class QueryUsageResponse(_message.Message):
     """What QueryUsage answers."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    SUMMARIES_FIELD_NUMBER: builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    next_page_token: builtins.str
+    SUMMARIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
     """Names the next page; empty on the last one."""
-    @builtins.property
-    def summaries(self) -> containers.RepeatedCompositeFieldContainer[UsageSummary]:
+    @_builtins.property
+    def summaries(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageSummary]:
         """The sums, in the order of their windows; windows without usage are left out."""
 
     def __init__(
         self,
         *,
-        summaries: abc.Iterable[UsageSummary] | None = ...,
-        next_page_token: builtins.str = ...,
+        summaries: _abc.Iterable[Global___UsageSummary] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["next_page_token", b"next_page_token", "summaries", b"summaries"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "summaries", b"summaries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryUsageResponse: _TypeAlias = QueryUsageResponse  # noqa: Y015

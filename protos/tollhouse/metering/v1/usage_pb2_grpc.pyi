@@ -3,10 +3,10 @@
 isort:skip_file
 """
 
-from collections import abc as abc
-from grpc import aio as aio
-from tollhouse.metering.v1 import usage_pb2 as usage_pb2
-import abc as abc_1
+from collections import abc as _abc
+from grpc import aio as _aio
+from tollhouse.metering.v1 import usage_pb2 as _usage_pb2
+import abc as _abc_1
 
 
 GRPC_GENERATED_VERSION: str
@@ -19,8 +19,8 @@ class UsageServiceStub:
     not be reached the usage is recorded all the same, answered as pending, and charged as soon as billing is back.
     """
 
-    def __init__(self, channel: aio.Channel) -> None: ...
-    RecordUsage: aio.UnaryUnaryMultiCallable[usage_pb2.RecordUsageRequest, usage_pb2.RecordUsageResponse]
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    RecordUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.RecordUsageRequest, _usage_pb2.RecordUsageResponse]
     """Records one call's usage and charges it.
 
     Repeating it with the same operation_id and fields gives the stored answer with replayed set. Fails with
@@ -28,42 +28,42 @@ class UsageServiceStub:
     INVALID_ARGUMENT for an occur_time more than 35 days ago or 5 minutes ahead. An unknown model or a missing price is
     no failure: the settlement is PENDING_PRICE. Work that is done is charged even beyond the account's funds.
     """
-    BatchRecordUsage: aio.UnaryUnaryMultiCallable[usage_pb2.BatchRecordUsageRequest, usage_pb2.BatchRecordUsageResponse]
+    BatchRecordUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.BatchRecordUsageRequest, _usage_pb2.BatchRecordUsageResponse]
     """Records up to 500 calls' usage, of any organizations, in one go.
 
     Not all-or-nothing: every item has its own outcome, and a bad item never stops the others. Repeating the batch is
     safe, as for RecordUsage.
     """
-    StreamUsage: aio.StreamStreamMultiCallable[usage_pb2.StreamUsageRequest, usage_pb2.StreamUsageResponse]
+    StreamUsage: _aio.StreamStreamMultiCallable[_usage_pb2.StreamUsageRequest, _usage_pb2.StreamUsageResponse]
     """Records usage as it is sent, and acknowledges every message, in any order, by its operation_id.
 
     At most 256 messages of a stream are in progress; the server reads on as they are acknowledged. What was sent and
     not acknowledged when the stream breaks is sent again under the same operation_id.
     """
-    GetUsage: aio.UnaryUnaryMultiCallable[usage_pb2.GetUsageRequest, usage_pb2.GetUsageResponse]
+    GetUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetUsageRequest, _usage_pb2.GetUsageResponse]
     """Returns one usage record by its operation_id. Fails with NOT_FOUND, for another organization's record as well."""
-    ListUsage: aio.UnaryUnaryMultiCallable[usage_pb2.ListUsageRequest, usage_pb2.ListUsageResponse]
+    ListUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListUsageRequest, _usage_pb2.ListUsageResponse]
     """Lists an organization's usage records, the latest first."""
-    QueryUsage: aio.UnaryUnaryMultiCallable[usage_pb2.QueryUsageRequest, usage_pb2.QueryUsageResponse]
+    QueryUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.QueryUsageRequest, _usage_pb2.QueryUsageResponse]
     """Sums an organization's usage by window and dimension.
 
     Answers come from hourly summaries that are written together with the usage, so they are exact at once and a
     question about last year costs what a question about today costs.
     """
 
-class UsageServiceServicer(metaclass=abc_1.ABCMeta):
+class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Records what was used, charges it exactly once, and answers how much was used.
 
     A usage record is final when it is acknowledged. It is charged in billing under the same operation_id; when billing can
     not be reached the usage is recorded all the same, answered as pending, and charged as soon as billing is back.
     """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def RecordUsage(
         self,
-        request: usage_pb2.RecordUsageRequest,
-        context: aio.ServicerContext[usage_pb2.RecordUsageRequest, abc.Awaitable[usage_pb2.RecordUsageResponse]],
-    ) -> abc.Awaitable[usage_pb2.RecordUsageResponse]:
+        request: _usage_pb2.RecordUsageRequest,
+        context: _aio.ServicerContext[_usage_pb2.RecordUsageRequest, _abc.Awaitable[_usage_pb2.RecordUsageResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.RecordUsageResponse]:
         """Records one call's usage and charges it.
 
         Repeating it with the same operation_id and fields gives the stored answer with replayed set. Fails with
@@ -72,56 +72,56 @@ class UsageServiceServicer(metaclass=abc_1.ABCMeta):
         no failure: the settlement is PENDING_PRICE. Work that is done is charged even beyond the account's funds.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def BatchRecordUsage(
         self,
-        request: usage_pb2.BatchRecordUsageRequest,
-        context: aio.ServicerContext[usage_pb2.BatchRecordUsageRequest, abc.Awaitable[usage_pb2.BatchRecordUsageResponse]],
-    ) -> abc.Awaitable[usage_pb2.BatchRecordUsageResponse]:
+        request: _usage_pb2.BatchRecordUsageRequest,
+        context: _aio.ServicerContext[_usage_pb2.BatchRecordUsageRequest, _abc.Awaitable[_usage_pb2.BatchRecordUsageResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.BatchRecordUsageResponse]:
         """Records up to 500 calls' usage, of any organizations, in one go.
 
         Not all-or-nothing: every item has its own outcome, and a bad item never stops the others. Repeating the batch is
         safe, as for RecordUsage.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def StreamUsage(
         self,
-        request_iterator: abc.AsyncIterator[usage_pb2.StreamUsageRequest],
-        context: aio.ServicerContext[abc.AsyncIterator[usage_pb2.StreamUsageRequest], abc.AsyncIterator[usage_pb2.StreamUsageResponse]],
-    ) -> abc.AsyncIterator[usage_pb2.StreamUsageResponse]:
+        request_iterator: _abc.AsyncIterator[_usage_pb2.StreamUsageRequest],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_usage_pb2.StreamUsageRequest], _abc.AsyncIterator[_usage_pb2.StreamUsageResponse]],
+    ) -> _abc.AsyncIterator[_usage_pb2.StreamUsageResponse]:
         """Records usage as it is sent, and acknowledges every message, in any order, by its operation_id.
 
         At most 256 messages of a stream are in progress; the server reads on as they are acknowledged. What was sent and
         not acknowledged when the stream breaks is sent again under the same operation_id.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def GetUsage(
         self,
-        request: usage_pb2.GetUsageRequest,
-        context: aio.ServicerContext[usage_pb2.GetUsageRequest, abc.Awaitable[usage_pb2.GetUsageResponse]],
-    ) -> abc.Awaitable[usage_pb2.GetUsageResponse]:
+        request: _usage_pb2.GetUsageRequest,
+        context: _aio.ServicerContext[_usage_pb2.GetUsageRequest, _abc.Awaitable[_usage_pb2.GetUsageResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.GetUsageResponse]:
         """Returns one usage record by its operation_id. Fails with NOT_FOUND, for another organization's record as well."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def ListUsage(
         self,
-        request: usage_pb2.ListUsageRequest,
-        context: aio.ServicerContext[usage_pb2.ListUsageRequest, abc.Awaitable[usage_pb2.ListUsageResponse]],
-    ) -> abc.Awaitable[usage_pb2.ListUsageResponse]:
+        request: _usage_pb2.ListUsageRequest,
+        context: _aio.ServicerContext[_usage_pb2.ListUsageRequest, _abc.Awaitable[_usage_pb2.ListUsageResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.ListUsageResponse]:
         """Lists an organization's usage records, the latest first."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def QueryUsage(
         self,
-        request: usage_pb2.QueryUsageRequest,
-        context: aio.ServicerContext[usage_pb2.QueryUsageRequest, abc.Awaitable[usage_pb2.QueryUsageResponse]],
-    ) -> abc.Awaitable[usage_pb2.QueryUsageResponse]:
+        request: _usage_pb2.QueryUsageRequest,
+        context: _aio.ServicerContext[_usage_pb2.QueryUsageRequest, _abc.Awaitable[_usage_pb2.QueryUsageResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.QueryUsageResponse]:
         """Sums an organization's usage by window and dimension.
 
         Answers come from hourly summaries that are written together with the usage, so they are exact at once and a
         question about last year costs what a question about today costs.
         """
 
-def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: aio.Server) -> None: ...
+def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _aio.Server) -> None: ...

@@ -39,7 +39,7 @@ class TrustedIssuer(BaseModel):
 
     issuer: str = Field(min_length=1)
     subjects: list[str] = Field(min_length=1)
-    keys: list[dict[str, str]] = Field(min_length=1)
+    keys: list[dict[str, str | list[str]]] = Field(min_length=1)
 
 
 class TrustBundle(BaseModel):
@@ -64,7 +64,7 @@ class SigningKey(BaseModel):
 
     issuer: str
     subject: str
-    key: dict[str, str] = Field(repr=False)
+    key: dict[str, str | list[str]] = Field(repr=False)
 
     @classmethod
     def read(cls, path: Path) -> "SigningKey":
@@ -102,7 +102,9 @@ class Authenticator:
         self._clock = clock
         self._issuers = {trusted.issuer: trusted for trusted in bundle.issuers}
         self._keys = {
-            (trusted.issuer, key["kid"]): OKPKey.import_key(key) for trusted in bundle.issuers for key in trusted.keys
+            (trusted.issuer, str(key["kid"])): OKPKey.import_key(key)
+            for trusted in bundle.issuers
+            for key in trusted.keys
         }
         self._remembered: OrderedDict[str, _Remembered] = OrderedDict()
 

@@ -1,17 +1,19 @@
 """Channels to peers: credentials, deadline and trace context are added to every call, and safe calls are retried."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import grpc
-from google.protobuf.message import Message
 
 from libs.common.authentication import TokenSource
 from libs.common.deadline import time_for_peer_s
 from libs.common.telemetry import TRACEPARENT, outbound_traceparent
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
 
 _RECEIVE_MAX_BYTES: Final = 4 * 1024 * 1024
 
@@ -84,15 +86,15 @@ class _Outbound:
     audience: str
     longest_call_s: float
 
-    def details(
-        self, details: grpc.aio.ClientCallDetails, longest_s: float | None
-    ) -> grpc.aio.ClientCallDetails:
+    def details(self, details: grpc.aio.ClientCallDetails, longest_s: float | None) -> grpc.aio.ClientCallDetails:
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
         metadata.add("authorization", f"Bearer {self.caller.token_for(self.audience)}")
         traceparent = outbound_traceparent()
         if traceparent:
             metadata.add(TRACEPARENT, traceparent)
-        timeout_s = details.timeout if longest_s is None else time_for_peer_s(min(details.timeout or longest_s, longest_s))
+        timeout_s = (
+            details.timeout if longest_s is None else time_for_peer_s(min(details.timeout or longest_s, longest_s))
+        )
         return grpc.aio.ClientCallDetails(
             method=details.method,
             timeout=timeout_s,
@@ -102,28 +104,31 @@ class _Outbound:
         )
 
 
-class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor[Message, Message]):
+class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
     def __init__(self, outbound: _Outbound) -> None:
         self._outbound = outbound
 
     async def intercept_unary_unary(
         self,
-        continuation: Callable[[grpc.aio.ClientCallDetails, Message], grpc.aio.UnaryUnaryCall[Message, Message]],
+        continuation: Callable[
+            [grpc.aio.ClientCallDetails, _Request], Awaitable[grpc.aio.UnaryUnaryCall[_Request, _Response]]
+        ],
         client_call_details: grpc.aio.ClientCallDetails,
-        request: Message,
-    ) -> grpc.aio.UnaryUnaryCall[Message, Message]:
-        details = self._outbound.details(client_call_details, self._outbound.longest_call_s)
-        return await continuation(details, request)
+        request: _Request,
+    ) -> grpc.aio.UnaryUnaryCall[_Request, _Response] | _Response:
+        return await continuation(self._outbound.details(client_call_details, self._outbound.longest_call_s), request)
 
 
-class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor[Message, Message]):
+class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
     def __init__(self, outbound: _Outbound) -> None:
         self._outbound = outbound
 
     async def intercept_unary_stream(
         self,
-        continuation: Callable[[grpc.aio.ClientCallDetails, Message], grpc.aio.UnaryStreamCall[Message, Message]],
+        continuation: Callable[
+            [grpc.aio.ClientCallDetails, _Request], Awaitable[grpc.aio.UnaryStreamCall[_Request, _Response]]
+        ],
         client_call_details: grpc.aio.ClientCallDetails,
-        request: Message,
-    ) -> grpc.aio.UnaryStreamCall[Message, Message] | AsyncIterator[Message]:
+        request: _Request,
+    ) -> AsyncIterator[_Response] | grpc.aio.UnaryStreamCall[_Request, _Response]:
         return await continuation(self._outbound.details(client_call_details, None), request)

@@ -9,8 +9,9 @@ call, which costs more than all of the above.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeAlias, cast
 
 import grpc
 import structlog
@@ -34,15 +35,14 @@ _AUTHORIZATION: Final = "authorization"
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 Context = grpc.aio.ServicerContext[bytes, Message]
-Unary = Callable[[Message, Context], Awaitable[Message]]
-Streaming = Callable[[Message, Context], AsyncIterator[Message]]
-_T = TypeVar("_T")
+Handler: TypeAlias = "grpc.RpcMethodHandler[Message, Message]"
+WrappedHandler: TypeAlias = "grpc.RpcMethodHandler[bytes, Message]"
 
-
-class Handlers(Protocol):
-    """What the generated `add_…_to_server` functions hand over: one method handler a name."""
-
-    def __getitem__(self, name: str) -> "grpc.RpcMethodHandler[Message, Message]": ...
+# The four shapes a servicer's method can have. The library's own types know the synchronous ones only.
+UnaryUnary = Callable[[Message, Context], Awaitable[Message]]
+UnaryStream = Callable[[Message, Context], AsyncIterator[Message]]
+StreamUnary = Callable[[AsyncIterator[Message], Context], Awaitable[Message]]
+StreamStream = Callable[[AsyncIterator[Message], Context], AsyncIterator[Message]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,7 @@ class Pipeline:
         """How many calls are being handled now."""
         return self._calls
 
-    def wrap(
-        self, service: ServiceDescriptor, handlers: Mapping[str, "grpc.RpcMethodHandler[Message, Message]"]
-    ) -> dict[str, "grpc.RpcMethodHandler[bytes, Message]"]:
+    def wrap(self, service: ServiceDescriptor, handlers: Mapping[str, Handler]) -> dict[str, WrappedHandler]:
         """Return the handlers of one proto service with the pipeline around each.
 
         Raises:
@@ -97,90 +95,108 @@ class Pipeline:
             for name, handler in handlers.items()
         }
 
-    def _wrap_method(
-        self, method: _Method, handler: "grpc.RpcMethodHandler[Message, Message]"
-    ) -> "grpc.RpcMethodHandler[bytes, Message]":
+    def _wrap_method(self, method: _Method, handler: Handler) -> WrappedHandler:
         serialize = handler.response_serializer
+        wrapped: object
         if handler.request_streaming and handler.response_streaming:
-            stream = self._streaming(method, self._with_stream(method, handler.stream_stream))
-            return grpc.stream_stream_rpc_method_handler(stream, response_serializer=serialize)
-        if handler.response_streaming:
-            stream = self._streaming(method, self._with_message(method, handler.unary_stream))
-            return grpc.unary_stream_rpc_method_handler(stream, response_serializer=serialize)
-        if handler.request_streaming:
-            unary = self._unary(method, self._with_stream(method, handler.stream_unary))
-            return grpc.stream_unary_rpc_method_handler(unary, response_serializer=serialize)
-        unary = self._unary(method, self._with_message(method, handler.unary_unary))
-        return grpc.unary_unary_rpc_method_handler(unary, response_serializer=serialize)
+            wrapped = grpc.stream_stream_rpc_method_handler(
+                self._stream_stream(method, cast(StreamStream, handler.stream_stream)), None, serialize
+            )
+        elif handler.response_streaming:
+            wrapped = grpc.unary_stream_rpc_method_handler(
+                self._unary_stream(method, cast(UnaryStream, handler.unary_stream)), None, serialize
+            )
+        elif handler.request_streaming:
+            wrapped = grpc.stream_unary_rpc_method_handler(
+                self._stream_unary(method, cast(StreamUnary, handler.stream_unary)), None, serialize
+            )
+        else:
+            answer = self._unary_unary(method, cast(UnaryUnary, handler.unary_unary))
+            if self._telemetry is not None:
+                answer = self._traced(method, self._telemetry, answer)
+            wrapped = grpc.unary_unary_rpc_method_handler(answer, None, serialize)
+        return cast("WrappedHandler", wrapped)
 
-    def _with_message(
-        self, method: _Method, handle: Callable[[Message, Context], _T]
-    ) -> Callable[[bytes, Context], _T]:
-        def with_message(data: bytes, context: Context) -> _T:
-            return handle(_parse(method, data), context)
+    def _unary_unary(self, method: _Method, handle: UnaryUnary) -> Callable[[bytes, Context], Awaitable[Message]]:
+        """Lay everything around the commonest kind of call, in one coroutine: each more would cost as much again."""
+        calls_max, longest_s = self._limits.calls_max, self._limits.deadline_default_s
 
-        return with_message
-
-    def _with_stream(
-        self, method: _Method, handle: Callable[[AsyncIterator[Message], Context], _T]
-    ) -> Callable[[AsyncIterator[bytes], Context], _T]:
-        async def parsed(stream: AsyncIterator[bytes]) -> AsyncIterator[Message]:
-            async for data in stream:
-                yield _parse(method, data)
-
-        def with_stream(stream: AsyncIterator[bytes], context: Context) -> _T:
-            return handle(parsed(stream), context)
-
-        return with_stream
-
-    def _unary(
-        self, method: _Method, handle: Callable[..., Awaitable[Message]]
-    ) -> Callable[..., Awaitable[Message]]:
-        limits, longest_s = self._limits, self._limits.deadline_default_s
-
-        async def answer(data: object, context: Context) -> Message:
-            began_s = time.perf_counter()
-            if self._telemetry is None:
-                return await guarded(data, context, began_s)
-            with self._span(method, context) as span:
-                try:
-                    return await guarded(data, context, began_s)
-                finally:
-                    self._measure(method, context, began_s, span)
-
-        async def guarded(data: object, context: Context, began_s: float) -> Message:
+        async def answer(data: bytes, context: Context) -> Message:
             self._calls += 1
             try:
-                if self._calls > limits.calls_max:
+                if self._calls > calls_max:
                     raise Overloaded
                 remaining_s = self._enter(method, context)
+                request = _parse(method, data)
                 if remaining_s is None or remaining_s > longest_s:
                     enter_deadline(longest_s)
                     async with asyncio.timeout(longest_s):
-                        return await handle(data, context)
+                        return await handle(request, context)
                 enter_deadline(remaining_s)
-                return await handle(data, context)
+                return await handle(request, context)
             except Exception as error:  # noqa: BLE001 -- the border: nothing internal may pass it.
-                return await self._refuse(method, context, error, began_s)
+                return await self._refuse(method, context, error)
             finally:
                 self._calls -= 1
 
         return answer
 
-    def _streaming(
-        self, method: _Method, handle: Callable[..., AsyncIterator[Message]]
-    ) -> Callable[..., AsyncIterator[Message]]:
-        async def answer(data: object, context: Context) -> AsyncIterator[Message]:
-            began_s = time.perf_counter()
+    def _stream_unary(
+        self, method: _Method, handle: StreamUnary
+    ) -> Callable[[AsyncIterator[bytes], Context], Awaitable[Message]]:
+        async def answer(stream: AsyncIterator[bytes], context: Context) -> Message:
             try:
                 self._enter(method, context)
-                async for message in handle(data, context):
+                return await handle(_parse_each(method, stream), context)
+            except Exception as error:  # noqa: BLE001 -- the border: nothing internal may pass it.
+                return await self._refuse(method, context, error)
+
+        return answer
+
+    def _unary_stream(self, method: _Method, handle: UnaryStream) -> Callable[[bytes, Context], AsyncIterator[Message]]:
+        async def answer(data: bytes, context: Context) -> AsyncIterator[Message]:
+            try:
+                self._enter(method, context)
+                async for message in handle(_parse(method, data), context):
                     yield message
             except Exception as error:  # noqa: BLE001 -- the border: nothing internal may pass it.
-                await self._refuse(method, context, error, began_s)
-            finally:
-                if self._telemetry is not None:
-                    self._measure(method, context, began_s, None)
+                await self._refuse(method, context, error)
+
+        return answer
+
+    def _stream_stream(
+        self, method: _Method, handle: StreamStream
+    ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[Message]]:
+        async def answer(stream: AsyncIterator[bytes], context: Context) -> AsyncIterator[Message]:
+            try:
+                self._enter(method, context)
+                async for message in handle(_parse_each(method, stream), context):
+                    yield message
+            except Exception as error:  # noqa: BLE001 -- the border: nothing internal may pass it.
+                await self._refuse(method, context, error)
+
+        return answer
+
+    def _traced(
+        self,
+        method: _Method,
+        telemetry: Telemetry,
+        handle: Callable[[bytes, Context], Awaitable[Message]],
+    ) -> Callable[[bytes, Context], Awaitable[Message]]:
+        """Measure a call, and make it a span of the trace it came with."""
+
+        async def answer(data: bytes, context: Context) -> Message:
+            began_s = time.perf_counter()
+            with _span(method, telemetry, context) as span:
+                try:
+                    return await handle(data, context)
+                finally:
+                    code = _code_name(context)
+                    attributes = {"rpc.system.name": "grpc", "rpc.method": method.name}
+                    attributes["rpc.response.status_code"] = code
+                    telemetry.call_duration.record(time.perf_counter() - began_s, attributes)
+                    if span.is_recording():
+                        span.set_attribute("rpc.response.status_code", code)
 
         return answer
 
@@ -206,48 +222,17 @@ class Pipeline:
             return ANONYMOUS
         raise Unauthenticated
 
-    async def _refuse(self, method: _Method, context: Context, error: Exception, began_s: float) -> Message:
+    async def _refuse(self, method: _Method, context: Context, error: Exception) -> Message:
+        """Answer with the refusal; anything else is a bug, whose particulars only the log gets."""
         if isinstance(error, grpc.aio.AbortError | grpc.aio.UsageError):
             raise error
         if isinstance(error, TimeoutError):
             error = DeadlineExceeded()
         if isinstance(error, Refusal):
-            status = status_of(error, self._domain)
-        else:
-            status = self._internal(method, error, began_s)
-        return await _abort(context, status)
-
-    def _internal(self, method: _Method, error: Exception, began_s: float) -> status_pb2.Status:
+            return await _abort(context, status_of(error, self._domain))
         error_id = new_id()
-        _log.error(
-            "call failed",
-            rpc=method.name,
-            error_id=error_id,
-            duration_ms=round((time.perf_counter() - began_s) * 1000),
-            exc_info=error,
-        )
-        return internal_status(error_id, self._domain)
-
-    def _span(self, method: _Method, context: Context) -> "trace._agnosticcontextmanager._AgnosticContextManager[trace.Span]":
-        assert self._telemetry is not None
-        traceparent = ""
-        for key, value in context.invocation_metadata() or ():
-            if key == TRACEPARENT:
-                traceparent = str(value)
-        return self._telemetry.tracer.start_as_current_span(
-            method.name,
-            context=inbound_context(traceparent),
-            kind=trace.SpanKind.SERVER,
-            attributes={"rpc.system.name": "grpc", "rpc.method": method.name},
-        )
-
-    def _measure(self, method: _Method, context: Context, began_s: float, span: trace.Span | None) -> None:
-        assert self._telemetry is not None
-        code = _CODES[context.code() or 0].name
-        attributes = {"rpc.system.name": "grpc", "rpc.method": method.name, "rpc.response.status_code": code}
-        self._telemetry.call_duration.record(time.perf_counter() - began_s, attributes)
-        if span is not None and span.is_recording():
-            span.set_attribute("rpc.response.status_code", code)
+        _log.error("call failed", rpc=method.name, error_id=error_id, exc_info=error)
+        return await _abort(context, internal_status(error_id, self._domain))
 
 
 def _parse(method: _Method, data: bytes) -> Message:
@@ -259,6 +244,11 @@ def _parse(method: _Method, data: bytes) -> Message:
     return request
 
 
+async def _parse_each(method: _Method, stream: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+    async for data in stream:
+        yield _parse(method, data)
+
+
 async def _abort(context: Context, status: status_pb2.Status) -> Message:
     await context.abort(
         _CODES[status.code],
@@ -266,3 +256,21 @@ async def _abort(context: Context, status: status_pb2.Status) -> Message:
         trailing_metadata=((STATUS_DETAILS_KEY, status.SerializeToString()),),
     )
     raise AssertionError("abort always raises")
+
+
+def _span(method: _Method, telemetry: Telemetry, context: Context) -> AbstractContextManager[trace.Span]:
+    traceparent = next((str(value) for key, value in context.invocation_metadata() or () if key == TRACEPARENT), "")
+    return telemetry.tracer.start_as_current_span(
+        method.name,
+        context=inbound_context(traceparent),
+        kind=trace.SpanKind.SERVER,
+        attributes={"rpc.system.name": "grpc", "rpc.method": method.name},
+        record_exception=False,  # An exception's text may hold what a trace must not.
+        set_status_on_exception=False,
+    )
+
+
+def _code_name(context: Context) -> str:
+    """Return the name of the code a call ended with; gRPC keeps it as a number, or as nothing before it is set."""
+    code: object = context.code()
+    return _CODES[code].name if isinstance(code, int) else grpc.StatusCode.OK.name

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Final, TypeVar
 
 import grpc
@@ -130,7 +131,7 @@ class Service:
         try:
             if self._settings.tls is None:
                 return self._server.add_insecure_port(address)
-            return self._server.add_secure_port(address, _server_credentials(self._settings))
+            return self._server.add_secure_port(address, _server_credentials(*self._settings.tls))
         except RuntimeError:
             raise PortTaken(
                 f"{self.context} cannot listen on {address}: the port is taken. Choose another with "
@@ -177,7 +178,7 @@ class Service:
         else:
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
-    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+    async def _set_health(self, status: int) -> None:
         for name in ("", *self._names):
             await self._health.set(name, status)
 
@@ -210,9 +211,7 @@ def _options(settings: ServiceSettings) -> list[tuple[str, int]]:
     ]
 
 
-def _server_credentials(settings: ServiceSettings) -> grpc.ServerCredentials:
-    assert settings.tls is not None
-    certificate, key, client_ca = settings.tls
+def _server_credentials(certificate: Path, key: Path, client_ca: Path) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials(
         [(key.read_bytes(), certificate.read_bytes())],
         root_certificates=client_ca.read_bytes(),

@@ -45,7 +45,8 @@ def status_of(refusal: Refusal, domain: str) -> status_pb2.Status:
 def internal_status(error_id: str, domain: str) -> status_pb2.Status:
     """Render a bug: a fixed text and the id under which the log has the rest."""
     status = status_pb2.Status(
-        code=grpc.StatusCode.INTERNAL.value[0], message="Something went wrong inside; the log has it under the error id."
+        code=grpc.StatusCode.INTERNAL.value[0],
+        message="Something went wrong inside; the log has it under the error id.",
     )
     info = error_details_pb2.ErrorInfo(reason=INTERNAL_REASON, domain=domain, metadata={"error_id": error_id})
     _pack(status, info)
@@ -78,9 +79,8 @@ def status_in(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
 def error_info_in(status: status_pb2.Status) -> error_details_pb2.ErrorInfo | None:
     """Return the ErrorInfo of a status, or None where there is none."""
     for detail in status.details:
-        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
-            info = error_details_pb2.ErrorInfo()
-            detail.Unpack(info)
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info):
             return info
     return None
 
@@ -101,8 +101,7 @@ def field_violations(error: grpc.aio.AioRpcError) -> dict[str, str]:
     """Return the fields a server found at fault, each with what is wrong; empty where it named none."""
     status = status_in(error)
     for detail in status.details if status else ():
-        if detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
-            bad_request = error_details_pb2.BadRequest()
-            detail.Unpack(bad_request)
+        bad_request = error_details_pb2.BadRequest()
+        if detail.Unpack(bad_request):
             return {violation.field: violation.description for violation in bad_request.field_violations}
     return {}

@@ -16,10 +16,10 @@ def check(request: Message) -> None:
 
 
 def _field_violation(violation: protovalidate.Violation) -> FieldViolation:
-    parts: list[str] = []
-    for element in violation.proto.field.elements:
-        parts.append(element.field_name + _subscript(element))
-    return FieldViolation(".".join(parts), violation.proto.message or violation.proto.rule_id)
+    field = violation.proto.field
+    elements = field.elements if field else ()
+    path = ".".join(element.field_name + _subscript(element) for element in elements)
+    return FieldViolation(path, violation.proto.message or violation.proto.rule_id)
 
 
 def _subscript(element: protovalidate.FieldPathElementPb) -> str:

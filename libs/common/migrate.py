@@ -73,7 +73,8 @@ async def migrate(
 
 def render_sql(context: str) -> str:
     """All migrations of a context as one SQL script, for review and for the migration linter."""
-    output = io.StringIO()
+    output = io.StringIO(f"SET lock_timeout = '{_LOCK_TIMEOUT}';\nSET statement_timeout = '{_STATEMENT_TIMEOUT}';\n\n")
+    output.seek(0, io.SEEK_END)
     script = _script(context)
     with EnvironmentContext(_config(output), script, fn=_steps(script), as_sql=True) as environment:
         environment.configure(

@@ -1,0 +1,70 @@
+"""Fixtures for every test.
+
+postgres            the server, one for each test process (under pytest-xdist each worker has its own); session
+template_database   the name of a database with every context migrated, made once; session
+database_admin_url  a clone of the template for this test alone, logged in as the owner of the schemas
+database_urls       the same clone, by context: the URL by which that context's service logs in
+identity_database   the same clone, opened as identity's service opens it; so also
+billing_database    and
+metering_database
+
+Set TOLLHOUSE_TEST_DATABASE_URL to test on a real server instead of an embedded one.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from libs.common.database import Database, open_database
+from libs.common.database_url import database_name
+from libs.common.databases import create_database, drop_database
+from tests.support.database import TestPostgres, migrated_contexts, new_database_name, open_server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[TestPostgres]:
+    with open_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def template_database(postgres: TestPostgres) -> AsyncIterator[str]:
+    name = new_database_name()
+    await create_database(postgres.admin_url, name)
+    await postgres.migrate(name)
+    yield name
+    await drop_database(postgres.admin_url, name)
+
+
+@pytest.fixture
+async def database_admin_url(postgres: TestPostgres, template_database: str) -> AsyncIterator[str]:
+    name = new_database_name()
+    yield await create_database(postgres.admin_url, name, template_database)
+    await drop_database(postgres.admin_url, name)
+
+
+@pytest.fixture
+def database_urls(postgres: TestPostgres, database_admin_url: str) -> dict[str, str]:
+    name = database_name(database_admin_url)
+    return {context: postgres.url(name, context) for context in migrated_contexts()}
+
+
+@pytest.fixture
+async def identity_database(database_urls: dict[str, str]) -> AsyncIterator[Database]:
+    database = open_database(database_urls["identity"], schema="identity")
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def billing_database(database_urls: dict[str, str]) -> AsyncIterator[Database]:
+    database = open_database(database_urls["billing"], schema="billing")
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def metering_database(database_urls: dict[str, str]) -> AsyncIterator[Database]:
+    database = open_database(database_urls["metering"], schema="metering")
+    yield database
+    await database.close()

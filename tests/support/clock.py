@@ -1,0 +1,26 @@
+"""A clock that stands still until a test moves it."""
+
+from datetime import UTC, datetime, timedelta
+
+DEFAULT_NOW = datetime(2026, 3, 15, 12, 0, tzinfo=UTC)
+
+
+class FixedClock:
+    """The clock of tests about time: nothing but the test decides what time it is."""
+
+    def __init__(self, now: datetime = DEFAULT_NOW) -> None:
+        if now.tzinfo is None:
+            raise ValueError("A time without a zone is no time.")
+        self._now = now
+
+    def now(self) -> datetime:
+        return self._now
+
+    def advance(self, by: timedelta) -> None:
+        """Moves on, or back where `by` is negative, as a corrected system clock does."""
+        self._now += by
+
+    def set(self, now: datetime) -> None:
+        if now.tzinfo is None:
+            raise ValueError("A time without a zone is no time.")
+        self._now = now

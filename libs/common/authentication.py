@@ -134,7 +134,7 @@ class Authenticator:
             claims = self._claims(token)
             subject, expire_s = str(claims["sub"]), _seconds(claims["exp"]) + LEEWAY_S
             issued_s, not_before_s = _seconds(claims["iat"]), _seconds(claims.get("nbf", 0))
-        except (JoseError, KeyError, ValueError, TypeError, RecursionError):
+        except (JoseError, LookupError, ValueError, TypeError, RecursionError):
             raise Unauthenticated from None
         if not now_s < expire_s or max(issued_s, not_before_s) > now_s + LEEWAY_S:
             raise Unauthenticated

@@ -1,0 +1,168 @@
+"""Tokens: what is believed, and that nothing else is (RFC 8725)."""
+
+import base64
+import hashlib
+import hmac
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from joserfc import jwt
+from joserfc.jwk import OKPKey
+
+from libs.common.access import Caller, CallerKind
+from libs.common.authentication import Authenticator, SigningKey
+from libs.common.errors import Unauthenticated
+from tests.support.callers import Callers
+from tests.support.clock import FixedClock
+
+AUDIENCE = "billing.tollhouse"
+
+
+class World:
+    """An authenticator, the callers it believes, and a clock both share."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = FixedClock(datetime(2026, 3, 1, tzinfo=UTC))
+        self.callers = Callers(folder, self.clock)
+        self.authenticator = Authenticator(self.callers.bundle, audience=AUDIENCE, clock=self.clock)
+
+    def caller(self, token: str) -> Caller:
+        return self.authenticator.caller_of(f"Bearer {token}")
+
+    def refused(self, token: str) -> bool:
+        try:
+            self.caller(token)
+        except Unauthenticated:
+            return True
+        return False
+
+    def signed(self, header: dict[str, object], claims: dict[str, object]) -> str:
+        """Return a token of the operators' own key with some of its parts replaced."""
+        key = self.callers.operator_key
+        now = int(self.clock.now().timestamp())
+        full_header = {"alg": "Ed25519", "typ": "caller+jwt", "kid": key.key["kid"], **header}
+        full_claims = {
+            "iss": key.issuer,
+            "sub": key.subject,
+            "aud": AUDIENCE,
+            "iat": now,
+            "exp": now + 300,
+            **claims,
+        }
+        return jwt.encode(
+            {name: value for name, value in full_header.items() if value is not None},
+            {name: value for name, value in full_claims.items() if value is not None},
+            OKPKey.import_key(key.key),
+            algorithms=["Ed25519"],
+        )
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_token_of_a_trusted_issuer_names_its_caller(world: World) -> None:
+    assert world.caller(world.callers.token(world.callers.operator_key)) == Caller(CallerKind.OPERATOR, "alice")
+    assert world.caller(world.callers.token(world.callers.service_keys["metering"])) == Caller(
+        CallerKind.SERVICE, "metering"
+    )
+
+
+def test_remembered_token_is_refused_once_it_expires(world: World) -> None:
+    token = world.callers.token(world.callers.operator_key, lifetime=timedelta(minutes=5))
+    world.caller(token)
+
+    world.clock.advance(timedelta(minutes=5, seconds=29))
+    assert not world.refused(token)
+    world.clock.advance(timedelta(seconds=2))
+    assert world.refused(token)
+
+
+def test_token_for_several_audiences_is_good_for_each(world: World) -> None:
+    assert not world.refused(world.signed({}, {"aud": ["metering.tollhouse", AUDIENCE]}))
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"aud": "metering.tollhouse"},
+        {"aud": None},
+        {"aud": []},
+        {"exp": None},
+        {"iat": None},
+        {"sub": None},
+        {"sub": "service:metering"},
+        {"sub": "operator:"},
+        {"sub": "root"},
+        {"iss": "nobody"},
+        {"iss": None},
+        {"exp": 0},
+        {"exp": "9999999999"},
+        {"exp": True},
+        {"iat": 4102444800},
+        {"nbf": 4102444800},
+    ],
+    ids=str,
+)
+def test_wrong_or_missing_claim_is_refused(world: World, claims: dict[str, object]) -> None:
+    assert world.refused(world.signed({}, claims))
+
+
+@pytest.mark.parametrize(
+    "header", [{"typ": None}, {"typ": "JWT"}, {"kid": None}, {"kid": "../operators.test"}], ids=str
+)
+def test_wrong_or_missing_header_is_refused(world: World, header: dict[str, object]) -> None:
+    assert world.refused(world.signed(header, {}))
+
+
+def encode(part: bytes) -> str:
+    return base64.urlsafe_b64encode(part).rstrip(b"=").decode()
+
+
+def test_unsigned_token_is_refused(world: World) -> None:
+    header, claims, _ = world.callers.token(world.callers.operator_key).split(".")
+    none = encode(json.dumps({"alg": "none", "typ": "caller+jwt", "kid": "operators.test"}).encode())
+
+    assert world.refused(f"{none}.{claims}.")
+    assert world.refused(f"{header}.{claims}.")
+
+
+def test_public_key_used_as_a_shared_secret_is_refused(world: World) -> None:
+    claims = world.callers.token(world.callers.operator_key).split(".")[1]
+    public = str(world.callers.operator_key.key["x"]).encode()
+    header = encode(json.dumps({"alg": "HS256", "typ": "caller+jwt", "kid": "operators.test"}).encode())
+    signature = encode(hmac.digest(public, f"{header}.{claims}".encode(), hashlib.sha256))
+
+    assert world.refused(f"{header}.{claims}.{signature}")
+
+
+def test_key_of_one_issuer_does_not_sign_for_another(world: World) -> None:
+    stranger = SigningKey.generate(issuer="operators.test", subject="operator:mallory")
+
+    assert world.refused(world.callers.token(stranger))
+
+
+@pytest.mark.parametrize("token", ["", ".", "..", "a.b.c", "é.é.é", "x" * 5000, "." * 4000, "e30.e30.e30"])
+def test_garbage_is_refused(world: World, token: str) -> None:
+    assert world.refused(token)
+
+
+def test_other_schemes_are_refused(world: World) -> None:
+    token = world.callers.token(world.callers.operator_key)
+
+    for authorization in (token, f"Basic {token}", f"bearer{token}"):
+        with pytest.raises(Unauthenticated):
+            world.authenticator.caller_of(authorization)
+
+
+def test_service_renews_its_token_before_it_expires(world: World) -> None:
+    source = world.callers.token_source("metering")
+    first = source.token_for(AUDIENCE)
+
+    assert source.token_for(AUDIENCE) == first
+    world.clock.advance(timedelta(minutes=3))
+    assert source.token_for(AUDIENCE) != first
+    assert not world.refused(first)

@@ -1,0 +1,58 @@
+"""Callers for tests: signing keys, the trust bundle that believes them, and tokens good and bad."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from libs.common.authentication import SigningKey, TokenSource, TrustBundle, mint_token
+from libs.common.clock import Clock, SystemClock
+
+CONTEXTS = ("identity", "billing", "metering")
+SERVICES = (*CONTEXTS, "gateway")
+Metadata = tuple[tuple[str, str], ...]
+
+
+class Callers:
+    """One operator and every service, each with a key of its own."""
+
+    def __init__(self, folder: Path, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self.operator_key = SigningKey.generate(issuer="operators.test", subject="operator:alice")
+        self.service_keys = {
+            name: SigningKey.generate(issuer=f"{name}.test", subject=f"service:{name}") for name in SERVICES
+        }
+        issuers = [self.operator_key.trusted(["operator:*"]), *(key.trusted() for key in self.service_keys.values())]
+        self.bundle = TrustBundle(issuers=issuers)
+        self.bundle_file = folder / "trust.json"
+        self.bundle_file.write_text(self.bundle.model_dump_json())
+
+    def signing_key_file(self, service: str, folder: Path) -> Path:
+        """Return the private key file of a service, for settings that name one."""
+        path = folder / f"{service}.key.json"
+        self.service_keys[service].write(path)
+        return path
+
+    def token_source(self, service: str) -> TokenSource:
+        return TokenSource(self.service_keys[service], self._clock)
+
+    def token(
+        self,
+        key: SigningKey,
+        *,
+        audiences: list[str] | None = None,
+        lifetime: timedelta = timedelta(hours=1),
+        subject: str | None = None,
+    ) -> str:
+        audiences = audiences or [f"{context}.tollhouse" for context in CONTEXTS]
+        return mint_token(key, audiences=audiences, lifetime=lifetime, clock=self._clock, subject=subject)
+
+    def operator(self) -> Metadata:
+        """Return the metadata with which an operator calls any of the services."""
+        return bearer(self.token(self.operator_key))
+
+    def service(self, name: str) -> Metadata:
+        """Return the metadata with which a service calls any other."""
+        return bearer(self.token(self.service_keys[name]))
+
+
+def bearer(token: str) -> Metadata:
+    return (("authorization", f"Bearer {token}"),)

@@ -107,7 +107,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
         database,  # type: ignore[arg-type]  # only `ping` and `close` are asked of it here.
         SystemClock(),
     )
-    service.add(rpc.add_LedgerServiceServicer_to_server, Probe())
+    service.add(rpc.add_LedgerServiceServicer_to_server, Probe())  # type: ignore[abstract]  # one RPC is enough here.
     running = Running(service, await service.start(), callers, database)
     yield running
     await running.channel.close()
@@ -142,7 +142,9 @@ async def test_every_broken_field_is_named_at_once(running: Running) -> None:
 
 
 async def test_bytes_that_are_no_message_are_an_invalid_argument(running: Running) -> None:
-    raw = running.channel.unary_unary("/tollhouse.billing.v1.LedgerService/Debit")
+    raw: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = running.channel.unary_unary(
+        "/tollhouse.billing.v1.LedgerService/Debit"
+    )
 
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await raw(b"\xff\xff\xff", metadata=running.callers.operator())

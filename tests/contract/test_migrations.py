@@ -1,0 +1,67 @@
+"""The migrations make the tables the code declares, and make them without stopping a busy database."""
+
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Index, MetaData, PrimaryKeyConstraint, Table, UniqueConstraint
+
+from libs.common.declared import declared_differences
+from libs.common.migrate import CONTEXTS, render_sql
+from tests.contract.sources import ROOT
+from tests.support.database import TestPostgres
+
+# The migration tool's own table, made once, before there is anything to lock.
+VERSION_TABLE = re.compile(r"CREATE TABLE \w+\.alembic_version \(.*?\);", re.DOTALL)
+
+
+Key = PrimaryKeyConstraint | UniqueConstraint | Index
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+async def test_migrated_tables_equal_declared_ones(context: str, postgres: TestPostgres) -> None:
+    assert await declared_differences(context, postgres.admin_url) == []
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_migrations_take_no_lock_that_stops_traffic(context: str, tmp_path: Path) -> None:
+    script = tmp_path / f"{context}.sql"
+    script.write_text(VERSION_TABLE.sub("", render_sql(context)), encoding="utf-8")
+    squawk = Path(sys.executable).with_name("squawk")
+    command = [str(squawk), "--config", str(ROOT / ".squawk.toml"), "--reporter", "gcc", str(script)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_migrations_use_no_trigger_and_no_cascade(context: str) -> None:
+    sql = render_sql(context).upper()
+    assert [word for word in ("CREATE TRIGGER", "ON DELETE CASCADE", "ON UPDATE CASCADE") if word in sql] == []
+
+
+@pytest.mark.parametrize("context", ["billing", "metering"])
+def test_organization_leads_every_key_and_index_of_its_rows(context: str) -> None:
+    """The tenant comes first, so that tables can be spread over machines by tenant without a rewrite."""
+    metadata: MetaData = importlib.import_module(f"services.{context}.tables").metadata
+    elsewhere = [
+        f"{table.name}: {key.name} leads with {_first_column(key)}"
+        for table in metadata.sorted_tables
+        if "organization_id" in table.columns and not table.columns["organization_id"].nullable
+        for key in _keys(table)
+        if _first_column(key) != "organization_id"
+    ]
+    assert elsewhere == []
+
+
+def _keys(table: Table) -> Iterator[Key]:
+    yield from (key for key in table.constraints if isinstance(key, PrimaryKeyConstraint | UniqueConstraint))
+    yield from table.indexes
+
+
+def _first_column(key: Key) -> str:
+    columns = key.expressions if isinstance(key, Index) else key.columns
+    return next((str(column).rpartition(".")[2] for column in columns), "nothing")

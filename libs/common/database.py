@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 else:
     RawConnection = asyncpg.Connection
 
+_DRIVER_ERRORS = (
+    exc.SQLAlchemyError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
 _CONNECT_TIMEOUT_S = 2.0
 _STATEMENT_FAILED = "statement_failed"
 _COMMAND_MARGIN_S = 3.0
@@ -42,23 +49,25 @@ class Database:
         self.engine = engine
         self.schema = schema
         self._pool = engine.sync_engine.pool
+        self._opened = False
+        self._opening: asyncio.Future[None] | None = None
         self._snapshots = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """A READ COMMITTED transaction: commits when the body ends, rolls back when it raises."""
-        return _transaction(self.engine)
+        return _transaction(self, self.engine)
 
     def snapshot(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """A read-only transaction that sees one moment throughout, for reports and checks."""
-        return _transaction(self._snapshots)
+        return _transaction(self, self._snapshots)
 
     def raw_transaction(self) -> AbstractAsyncContextManager[RawConnection]:
         """The driver's connection inside BEGIN and COMMIT. The body must not begin or end transactions itself."""
-        return _RawTransaction(self._pool)
+        return _RawTransaction(self)
 
     def raw_connection(self) -> AbstractAsyncContextManager[RawConnection]:
         """The driver's connection with no transaction: each statement is its own. Leave none open behind."""
-        return _RawConnection(self._pool)
+        return _RawConnection(self)
 
     async def ping(self) -> None:
         """Returns when the database answers and takes writes; raises Unavailable otherwise."""
@@ -71,6 +80,25 @@ class Database:
         async with self.raw_connection():
             if connections > 1:
                 await self.warm(connections - 1)
+
+    async def open(self) -> None:
+        """Makes the first connection, on which the dialect learns about the server; later calls do nothing.
+
+        That must not be cut off halfway, so it belongs to no caller: all who come meanwhile wait for the same attempt.
+        """
+        if self._opened:
+            return
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(greenlet_spawn(self._touch))
+            self._opening.add_done_callback(self._note_opened)
+        await asyncio.shield(self._opening)
+
+    def _touch(self) -> None:
+        self._pool.connect().close()
+
+    def _note_opened(self, attempt: asyncio.Future[None]) -> None:
+        self._opened = not attempt.cancelled() and attempt.exception() is None
+        self._opening = None
 
     async def close(self) -> None:
         """Closes the pool. Connections still in use close when they are given back."""
@@ -123,6 +151,7 @@ def open_database(
         max_overflow=0,
         pool_timeout=acquire_timeout_ms / 1000,
         pool_use_lifo=True,
+        hide_parameters=True,
     )
     event.listen(engine.sync_engine.pool, "checkout", _replace_if_closed)
     event.listen(engine.sync_engine, "handle_error", _remember_failure)
@@ -142,10 +171,11 @@ def _remember_failure(context: ExceptionContext) -> None:
 
 
 @asynccontextmanager
-async def _transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+async def _transaction(database: Database, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     try:
+        await database.open()
         connection = await engine.connect()
-    except Exception as error:
+    except _DRIVER_ERRORS as error:
         _raise_refusal(error)
     try:
         await connection.begin()
@@ -178,7 +208,7 @@ async def _abandon(connection: AsyncConnection, error: BaseException) -> None:
             await _discard(connection)
         else:
             await connection.rollback()
-    except Exception:
+    except _DRIVER_ERRORS:
         await _discard(connection)
     finally:
         await connection.close()
@@ -229,17 +259,18 @@ async def _to_the_end(work: Coroutine[object, object, None]) -> None:
 class _RawConnection(AbstractAsyncContextManager[RawConnection]):
     """Takes a pooled connection for the length of a block. Written out as a class since it is on the hot path."""
 
-    __slots__ = ("_connection", "_pool", "_proxy")
+    __slots__ = ("_connection", "_database", "_proxy")
 
-    def __init__(self, pool: object) -> None:
-        self._pool = pool
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._proxy: PoolProxiedConnection
         self._connection: RawConnection
 
     async def __aenter__(self) -> RawConnection:
         try:
-            self._proxy = await greenlet_spawn(self._pool.connect)  # type: ignore[attr-defined]
-        except Exception as error:
+            await self._database.open()
+            self._proxy = await greenlet_spawn(self._database.engine.sync_engine.pool.connect)
+        except _DRIVER_ERRORS as error:
             _raise_refusal(error)
         connection: RawConnection = self._proxy.driver_connection  # type: ignore[assignment]
         self._connection = connection
@@ -292,14 +323,14 @@ class _RawTransaction(_RawConnection):
     async def _commit(self) -> None:
         try:
             await _to_the_end(self._finish("COMMIT"))
-        except Exception as error:
+        except _DRIVER_ERRORS as error:
             _raise_refusal(error)
 
     async def _roll_back(self) -> None:
         """A rollback that fails is not worth telling of: the connection is gone, and with it the transaction."""
         try:
             await _to_the_end(self._finish("ROLLBACK"))
-        except Exception:
+        except _DRIVER_ERRORS:
             return
 
     async def _finish(self, command: str) -> None:

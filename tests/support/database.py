@@ -41,7 +41,7 @@ class TestPostgres:
 
     async def migrate(self, database: str) -> None:
         """Migrates every context that has migrations."""
-        passwords = {context: self.password for context in CONTEXTS} if self.password else None
+        passwords = dict.fromkeys(CONTEXTS, self.password) if self.password else None
         await migrate(migrated_contexts(), self.admin_url_of(database), passwords=passwords)
 
 

@@ -1,0 +1,284 @@
+"""What Database promises its callers when statements fail, calls are cancelled and servers go away."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+from sqlalchemy import exc, text
+
+from libs.common.database import Database, open_database, violated_constraint
+from libs.common.databases import create_database, drop_database, execute
+from libs.common.errors import Conflict, DeadlineExceeded, Unavailable
+from tests.support.database import TestPostgres, new_database_name
+
+_TABLE = [
+    "CREATE SCHEMA room",
+    "CREATE TABLE room.thing (id int CONSTRAINT thing_unique UNIQUE, size int CONSTRAINT thing_size CHECK (size > 0))",
+]
+
+
+@pytest.fixture
+async def url(postgres: TestPostgres) -> AsyncIterator[str]:
+    name = new_database_name()
+    created = await create_database(postgres.admin_url, name)
+    await execute(created, _TABLE)
+    yield created
+    await drop_database(postgres.admin_url, name)
+
+
+@pytest.fixture
+async def database(url: str) -> AsyncIterator[Database]:
+    database = open_database(url, schema="room", pool_size=2, statement_timeout_ms=300, lock_timeout_ms=100)
+    yield database
+    await database.close()
+
+
+async def count(database: Database) -> int:
+    async with database.raw_connection() as connection:
+        return int(await connection.fetchval("SELECT count(*) FROM thing"))
+
+
+async def end_all_sessions(url: str) -> None:
+    others = "pid <> pg_backend_pid() AND datname = current_database()"
+    await execute(url, [f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"])  # noqa: S608
+
+
+async def test_session_settings_are_ours(database: Database) -> None:
+    async with database.raw_connection() as connection:
+        names = ("TimeZone", "statement_timeout", "lock_timeout", "search_path", "application_name")
+        found = [await connection.fetchval("SELECT current_setting($1)", name) for name in names]
+    assert found == ["UTC", "300ms", "100ms", '"room"', "tollhouse-room"]
+
+
+async def test_transaction_commits_when_the_body_ends(database: Database) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(text("INSERT INTO thing VALUES (1, 1)"))
+    async with database.raw_transaction() as raw:
+        await raw.execute("INSERT INTO thing VALUES (2, 1)")
+    assert await count(database) == 2
+
+
+async def test_transaction_rolls_back_when_the_body_raises(database: Database) -> None:
+    async def core() -> None:
+        async with database.transaction() as connection:
+            await connection.execute(text("INSERT INTO thing VALUES (1, 1)"))
+            raise LookupError
+
+    async def raw() -> None:
+        async with database.raw_transaction() as connection:
+            await connection.execute("INSERT INTO thing VALUES (1, 1)")
+            raise LookupError
+
+    for body in (core, raw):
+        with pytest.raises(LookupError):
+            await body()
+    assert await count(database) == 0
+
+
+async def test_violated_constraint_is_named_on_both_ways(database: Database) -> None:
+    with pytest.raises(exc.IntegrityError) as core:
+        async with database.transaction() as connection:
+            await connection.execute(text("INSERT INTO thing VALUES (1, 0)"))
+    with pytest.raises(Exception, match="thing_unique") as raw_error:
+        async with database.raw_transaction() as raw:
+            await raw.execute("INSERT INTO thing VALUES (1, 1), (1, 1)")
+    assert violated_constraint(core.value) == "thing_size"
+    assert violated_constraint(raw_error.value) == "thing_unique"
+    assert violated_constraint(LookupError()) is None
+
+
+async def test_swallowed_statement_error_is_never_taken_for_a_commit(database: Database) -> None:
+    async def core() -> None:
+        async with database.transaction() as connection:
+            await connection.execute(text("INSERT INTO thing VALUES (1, 1)"))
+            with pytest.raises(exc.IntegrityError):
+                await connection.execute(text("INSERT INTO thing VALUES (2, 0)"))
+
+    async def raw() -> None:
+        async with database.raw_transaction() as connection:
+            with pytest.raises(asyncpg.CheckViolationError):
+                await connection.execute("INSERT INTO thing VALUES (2, 0)")
+
+    with pytest.raises(exc.DBAPIError):
+        await core()
+    with pytest.raises(RuntimeError):
+        await raw()
+    assert await count(database) == 0
+
+
+async def test_savepoint_keeps_what_stands_outside_it(database: Database) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(text("INSERT INTO thing VALUES (1, 1)"))
+        with pytest.raises(exc.IntegrityError):
+            async with connection.begin_nested():
+                await connection.execute(text("INSERT INTO thing VALUES (2, 0)"))
+    assert await count(database) == 1
+
+
+async def test_snapshot_is_read_only_and_sees_one_moment(database: Database) -> None:
+    async with database.snapshot() as connection:
+        before = await connection.scalar(text("SELECT count(*) FROM thing"))
+        async with database.raw_transaction() as raw:
+            await raw.execute("INSERT INTO thing VALUES (1, 1)")
+        assert await connection.scalar(text("SELECT count(*) FROM thing")) == before
+    with pytest.raises(Unavailable):
+        async with database.snapshot() as connection:
+            await connection.execute(text("INSERT INTO thing VALUES (2, 1)"))
+
+
+async def test_slow_statement_becomes_deadline_exceeded(database: Database) -> None:
+    with pytest.raises(DeadlineExceeded):
+        async with database.transaction() as connection:
+            await connection.execute(text("SELECT pg_sleep(2)"))
+    with pytest.raises(DeadlineExceeded):
+        async with database.raw_connection() as raw:
+            await raw.execute("SELECT pg_sleep(2)")
+    await database.ping()
+
+
+async def test_lock_not_got_becomes_conflict(database: Database) -> None:
+    async with database.raw_transaction() as holder:
+        await holder.execute("LOCK TABLE thing")
+        with pytest.raises(Conflict):
+            async with database.transaction() as connection:
+                await connection.execute(text("INSERT INTO thing VALUES (1, 1)"))
+        with pytest.raises(Conflict):
+            async with database.raw_transaction() as raw:
+                await raw.execute("INSERT INTO thing VALUES (1, 1)")
+
+
+async def test_full_pool_becomes_unavailable(url: str) -> None:
+    database = open_database(url, schema="room", pool_size=1, acquire_timeout_ms=50)
+    async with database.raw_connection():
+        with pytest.raises(Unavailable):
+            async with database.raw_connection():
+                pass
+        with pytest.raises(Unavailable):
+            async with database.transaction():
+                pass
+    await database.ping()
+    await database.close()
+
+
+async def test_unreachable_server_becomes_unavailable(url: str) -> None:
+    database = open_database("postgresql://nobody@127.0.0.1:1/nothing", schema="room")
+    with pytest.raises(Unavailable):
+        await database.ping()
+    await database.close()
+
+
+async def test_lost_session_becomes_unavailable_and_the_next_call_works(database: Database, url: str) -> None:
+    async def core() -> None:
+        async with database.transaction() as connection:
+            await end_all_sessions(url)
+            await connection.execute(text("SELECT 1"))
+
+    async def raw() -> None:
+        async with database.raw_transaction() as connection:
+            await end_all_sessions(url)
+            await connection.execute("SELECT 1")
+
+    for body in (core, raw):
+        with pytest.raises(Unavailable):
+            await body()
+    await database.ping()
+
+
+async def test_session_lost_while_idle_is_replaced_unseen(database: Database, url: str) -> None:
+    await database.warm(2)
+    await end_all_sessions(url)
+    await asyncio.sleep(0.05)
+    for _ in range(3):
+        await database.ping()
+
+
+async def test_changed_table_under_a_prepared_statement_becomes_conflict(database: Database, url: str) -> None:
+    statement = "SELECT * FROM thing"
+    async with database.raw_transaction() as raw:
+        await raw.fetch(statement)
+    await execute(url, ["ALTER TABLE room.thing ADD COLUMN colour text"])
+    with pytest.raises(Conflict):
+        async with database.raw_transaction() as raw:
+            await raw.fetch(statement)
+    async with database.raw_transaction() as raw:
+        await raw.fetch(statement)
+
+
+@pytest.mark.parametrize("way", ["core", "raw"])
+async def test_cancelled_statement_leaves_no_trace_and_a_sound_pool(database: Database, way: str) -> None:
+    async def core() -> None:
+        async with database.transaction() as connection:
+            await connection.execute(text("INSERT INTO thing VALUES (1, 1)"))
+            await connection.execute(text("SELECT pg_sleep(0.2)"))
+
+    async def raw() -> None:
+        async with database.raw_transaction() as connection:
+            await connection.execute("INSERT INTO thing VALUES (1, 1)")
+            await connection.execute("SELECT pg_sleep(0.2)")
+
+    for _ in range(5):
+        task = asyncio.create_task(core() if way == "core" else raw())
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert await count(database) == 0
+    await asyncio.gather(*(count(database) for _ in range(6)))
+
+
+@pytest.mark.parametrize("way", ["core", "raw"])
+async def test_cancellation_at_any_moment_keeps_all_or_nothing(database: Database, way: str) -> None:
+    """Both rows or none, wherever the cancellation falls; and every connection goes on being usable."""
+
+    async def core(number: int) -> None:
+        async with database.transaction() as connection:
+            await connection.execute(text("INSERT INTO thing VALUES (:id, 1)"), {"id": 2 * number})
+            await connection.execute(text("INSERT INTO thing VALUES (:id, 1)"), {"id": 2 * number + 1})
+
+    async def raw(number: int) -> None:
+        async with database.raw_transaction() as connection:
+            await connection.execute("INSERT INTO thing VALUES ($1, 1)", 2 * number)
+            await connection.execute("INSERT INTO thing VALUES ($1, 1)", 2 * number + 1)
+
+    finished = set()
+    for number in range(120):
+        task = asyncio.create_task(core(number) if way == "core" else raw(number))
+        for _ in range(number % 40):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0 if number % 3 else 0.001)
+        task.cancel()
+        try:
+            await task
+            finished.add(number)
+        except asyncio.CancelledError:
+            pass
+    async with database.raw_connection() as connection:
+        rows = await connection.fetch("SELECT id / 2 AS number, count(*) AS rows FROM thing GROUP BY 1")
+    assert {row["rows"] for row in rows} <= {2}
+    assert finished <= {row["number"] for row in rows}
+    await asyncio.gather(*(database.ping() for _ in range(6)))
+
+
+async def test_cancellation_during_commit_waits_for_its_outcome(database: Database) -> None:
+    """Whoever cancels and waits may look at the table at once: the commit is no longer under way behind its back."""
+    async with database.raw_connection() as connection:
+        await connection.execute(
+            "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql "
+            "AS 'BEGIN PERFORM pg_sleep(0.15); RETURN NULL; END'"
+        )
+        await connection.execute(
+            "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON thing DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION wait()"
+        )
+
+    async def insert() -> None:
+        async with database.raw_transaction() as raw:
+            await raw.execute("INSERT INTO thing VALUES (1, 1)")
+
+    task = asyncio.create_task(insert())
+    await asyncio.sleep(0.08)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await count(database) == 1

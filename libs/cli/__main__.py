@@ -1,0 +1,51 @@
+"""The `tollhouse` command: its groups, and how it ends when something is wrong."""
+
+import sys
+
+import grpc
+import typer
+from rich.console import Console
+
+from libs.cli.failures import CommandFailed
+from libs.cli.migrate import migrate
+from libs.cli.serve import serve
+from libs.cli.token import token
+from libs.cli.up import up
+from libs.common.database_url import InvalidDatabaseUrl
+from libs.common.migrate import MigrationLocked
+from libs.common.postgres import PostgresError
+
+app = typer.Typer(
+    name="tollhouse",
+    help="Identity, metering and billing: every metered call charged exactly once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (up, serve, migrate, token):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command; whatever goes wrong is one line on standard error and an exit status of 1, or 2 for misuse."""
+    try:
+        app()
+    except CommandFailed as error:
+        _end_with(str(error), error.exit_code)
+    except (PostgresError, MigrationLocked) as error:
+        _end_with(str(error), 1)
+    except InvalidDatabaseUrl as error:
+        _end_with(f"The database URL {error}.", 2)
+    except grpc.aio.AioRpcError as error:
+        _end_with(f"The call was refused: {error.code().name}: {error.details()}", 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _end_with(message: str, status: int) -> None:
+    Console(stderr=True, highlight=False).print(f"tollhouse: {message}", soft_wrap=True, markup=False)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""What a service is told when it is started: the settings of each context, as environment variables."""
+
+import os
+import random
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from libs.cli.data_folder import CONTEXTS, DataFolder
+from libs.cli.failures import CommandFailed
+
+# Below the range from which the system takes ports for outgoing connections: a service that is started again finds
+# its port free, whatever was connected meanwhile.
+_PORTS: Final = range(20_000, 30_000)
+_PORT_TRIES: Final = 200
+
+
+def free_port(host: str) -> int:
+    """Return a port that nobody listens on now."""
+    for port in random.sample(_PORTS, _PORT_TRIES):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return port
+    raise CommandFailed(f"No free port was found on {host} between {_PORTS.start} and {_PORTS.stop}.")
+
+
+def service_environment(
+    context: str,
+    *,
+    folder: DataFolder,
+    database_url: str,
+    host: str,
+    ports: Mapping[str, int],
+    reuse_port: bool,
+) -> dict[str, str]:
+    """Return the whole environment of a service's process; what the caller's own says besides is passed on."""
+    own = {
+        "DATABASE_URL": database_url,
+        "HOST": host,
+        "PORT": str(ports[context]),
+        "REUSE_PORT": str(reuse_port).lower(),
+        "TRUST_BUNDLE_FILE": str(folder.trust_bundle_file),
+        **_of_context(context, folder, {name: f"{host}:{ports[name]}" for name in CONTEXTS}),
+    }
+    return dict(os.environ) | {f"TOLLHOUSE_{context.upper()}_{name}": value for name, value in own.items()}
+
+
+def _of_context(context: str, folder: DataFolder, targets: Mapping[str, str]) -> dict[str, str]:
+    if context == "identity":
+        return {"PEPPERS": str(folder.pepper_file)}
+    if context == "metering":
+        return {
+            "SIGNING_KEY_FILE": str(folder.signing_key_file("metering")),
+            "IDENTITY_TARGET": targets["identity"],
+            "BILLING_TARGET": targets["billing"],
+        }
+    return {}
+
+
+def reserve_shared_port(host: str, port: int) -> tuple[socket.socket, int]:
+    """Hold a port for several processes that are to share it; it stays ours for as long as the socket is open."""
+    holder = socket.socket()
+    try:
+        # First without sharing, or an unrelated group of processes on the port would go unnoticed.
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind((host, port))
+    except OSError:
+        holder.close()
+        raise CommandFailed(f"The port {port} on {host} is taken.") from None
+    taken: int = holder.getsockname()[1]
+    return holder, taken
+
+
+def repository() -> Path:
+    """The folder that holds libs, services and protos."""
+    return Path(__file__).resolve().parents[2]

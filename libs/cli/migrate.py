@@ -1,0 +1,48 @@
+"""`tollhouse migrate [CONTEXT]`: the schemas brought up to their newest migration."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import asyncpg
+import typer
+from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
+
+from libs.cli.connection import DEFAULT_DATA_DIR
+from libs.cli.data_folder import CONTEXTS, DataFolder
+from libs.cli.failures import CommandFailed
+from libs.cli.serve import known_context
+from libs.cli.stack import DATABASE
+from libs.common import migrate as migrations
+from libs.common import postgres
+from libs.common.databases import ensure_database
+
+
+def migrate(
+    context: Annotated[str | None, typer.Argument(help="identity, billing or metering; all three if left out.")] = None,
+    data_dir: Annotated[
+        Path, typer.Option(envvar="TOLLHOUSE_DATA_DIR", help="Where keys and the embedded Postgres are kept.")
+    ] = DEFAULT_DATA_DIR,
+    database_url: Annotated[
+        str | None, typer.Option(envvar="DATABASE_URL", help="The login that is to own the schemas.")
+    ] = None,
+) -> None:
+    """Bring the schemas up to their newest migration; done again, it changes nothing."""
+    contexts = (known_context(context),) if context else CONTEXTS
+    folder = DataFolder(data_dir)
+    folder.prepare()
+    asyncio.run(_migrate(contexts, folder, database_url or None))
+    Console(stderr=True).print(f"Migrated: {', '.join(contexts)}.")
+
+
+async def _migrate(contexts: tuple[str, ...], folder: DataFolder, database_url: str | None) -> None:
+    server = None if database_url else await asyncio.to_thread(postgres.start, folder.postgres)
+    try:
+        url = database_url or await ensure_database(server.admin_url if server else "", DATABASE)
+        await migrations.migrate(contexts, url, passwords=folder.passwords())
+    except (OSError, SQLAlchemyError, asyncpg.PostgresError) as error:
+        raise CommandFailed(f"The migration failed: {str(error).splitlines()[0]}") from None
+    finally:
+        if server is not None and server.started:
+            await asyncio.to_thread(server.stop)

@@ -7,6 +7,7 @@ gives up, lets the queue behind it pass and tries again, a bounded number of tim
 """
 
 import asyncio
+import functools
 import io
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -27,7 +28,9 @@ from libs.common.database_url import plain_url
 
 CONTEXTS = ("identity", "billing", "metering")
 
-_REPOSITORY = Path(__file__).resolve().parents[2]
+SERVICES = Path(__file__).resolve().parents[2] / "services"
+"""The folder in which each context has its own."""
+
 _LOCK_TIMEOUT = "1s"
 _STATEMENT_TIMEOUT = "10min"
 _TRIES = 10
@@ -39,10 +42,10 @@ class MigrationLocked(Exception):
     """Another process has been migrating this schema for longer than we wait."""
 
 
-def migrations_folder(context: str) -> Path:
+def migrations_folder(context: str, services: Path = SERVICES) -> Path:
     """Where a context keeps its migrations."""
     roles.role_of(context)
-    return _REPOSITORY / "services" / context / "migrations"
+    return services / context / "migrations"
 
 
 def has_migrations(context: str) -> bool:
@@ -56,6 +59,7 @@ async def migrate(
     *,
     passwords: Mapping[str, str] | None = None,
     lock_wait_s: float = 60,
+    services: Path = SERVICES,
 ) -> None:
     """Migrates the contexts one after another; where all is done already, nothing changes.
 
@@ -67,7 +71,8 @@ async def migrate(
             password = (passwords or {}).get(context)
             await _execute(connection, roles.create_role(context, password))
             await _execute(connection, roles.create_schema(context))
-            await _retried(connection, lambda context=context: connection.run_sync(_upgrade, context))  # type: ignore[misc]
+            script = _script(context, services)
+            await _retried(connection, functools.partial(connection.run_sync, _upgrade, context, script))
             await _execute(connection, roles.protect_version_table(context))
 
 
@@ -75,7 +80,7 @@ def render_sql(context: str) -> str:
     """All migrations of a context as one SQL script, for review and for the migration linter."""
     output = io.StringIO(f"SET lock_timeout = '{_LOCK_TIMEOUT}';\nSET statement_timeout = '{_STATEMENT_TIMEOUT}';\n\n")
     output.seek(0, io.SEEK_END)
-    script = _script(context)
+    script = _script(context, SERVICES)
     with EnvironmentContext(_config(output), script, fn=_steps(script), as_sql=True) as environment:
         environment.configure(
             dialect_name="postgresql",
@@ -88,16 +93,15 @@ def render_sql(context: str) -> str:
     return output.getvalue()
 
 
-def _upgrade(connection: Connection, context: str) -> None:
-    script = _script(context)
+def _upgrade(connection: Connection, context: str, script: ScriptDirectory) -> None:
     with EnvironmentContext(_config(io.StringIO()), script, fn=_steps(script)) as environment:
         environment.configure(connection=connection, transaction_per_migration=True, version_table_schema=context)
         with environment.begin_transaction():
             environment.run_migrations()
 
 
-def _script(context: str) -> ScriptDirectory:
-    folder = str(migrations_folder(context))
+def _script(context: str, services: Path) -> ScriptDirectory:
+    folder = str(migrations_folder(context, services))
     return ScriptDirectory(folder, version_locations=[folder])
 
 

@@ -1,0 +1,56 @@
+"""`python -m benchmarks [--only P1,P3] [--out FILE]`: measures, prints the table, and says what was missed.
+
+The exit status is 0 when everything could be measured and verified, whether or not a target was met: a figure that
+misses is reported as it is.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.deployment import Deployment
+from benchmarks.load import LoadError
+from benchmarks.measure import Figure
+from benchmarks.measures import Bench
+from benchmarks.report import print_figure, print_table, print_versions, write_figures
+
+NAMES = ("P1", "P2", "P3", "P4", "P5", "P6", "P7")
+
+
+def main() -> int:
+    """Runs the measures asked for; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed, side by side with peers.")
+    parser.add_argument("--only", type=_names, default=NAMES, help="measures to run, as in P1,P3")
+    parser.add_argument("--out", type=Path, help="a file for the figures, as JSON")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each side; the median ratio counts")
+    arguments = parser.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    figures: dict[str, Figure] = {}
+    with Deployment() as deployment:
+        print_versions(console, str(deployment.postgres), deployment.server_settings())
+        bench = Bench(deployment, arguments.rounds)
+        for name in arguments.only:
+            try:
+                figures[name] = bench.measures[name]()
+            except LoadError as error:
+                console.print(f"{name}  could not be measured: {error}", highlight=False, markup=False)
+            else:
+                print_figure(console, name, figures[name])
+    print_table(console, figures)
+    if arguments.out is not None:
+        write_figures(arguments.out, figures)
+    return 0 if len(figures) == len(arguments.only) else 1
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(text.upper().split(","))
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: choose from {', '.join(NAMES)}")
+    return names
+
+
+if __name__ == "__main__":
+    sys.exit(main())

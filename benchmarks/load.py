@@ -1,0 +1,146 @@
+"""The client: one process that calls a server as fast as it is answered, the same for a peer and for what is measured.
+
+A round prepares its requests before the clock starts and looks at the replies after it has stopped, so that inside the
+clock both sides are asked for the same work: serialize, call, parse.
+"""
+
+import asyncio
+import gc
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import grpc
+from google.protobuf.message import Message
+
+CALL_DEADLINE_S = 20.0
+ROUND_LIMIT_S = 60.0
+
+Caller: TypeAlias = grpc.aio.UnaryUnaryMultiCallable[Message, Message]
+Exchange: TypeAlias = tuple[Message, ...]
+"""The requests, or the replies, of one call of a script: one message a step."""
+
+
+class LoadError(Exception):
+    """A server did not do what a round asked of it, so the round measures nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One RPC: its path, and the type its reply is parsed as."""
+
+    path: str
+    reply: type[Message]
+
+
+class Script(Protocol):
+    """What is called. It is sent to the client process, so it holds plain values only."""
+
+    def steps(self) -> tuple[Step, ...]:
+        """The RPCs of one call, made one after another."""
+
+    def requests(self, first: int, count: int) -> list[Exchange]:
+        """The requests of `count` calls, numbered from `first`; a number is never used twice against one server."""
+
+    def check(self, requests: Sequence[Exchange], replies: Sequence[Exchange]) -> None:
+        """Raises LoadError where a reply is not what it must be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A bounded number of calls at a constant number in flight."""
+
+    target: str
+    token: str
+    script: Script
+    first: int
+    warm_up: int
+    count: int
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long a round took, and each of its calls, in the order they ended."""
+
+    calls: int
+    elapsed_s: float
+    client_cpu_s: float
+    """Processor time the client itself used inside the clock."""
+    latencies_s: tuple[float, ...]
+
+    @property
+    def rate_per_s(self) -> float:
+        return self.calls / self.elapsed_s
+
+    def percentile_ms(self, percent: float) -> float:
+        ordered = sorted(self.latencies_s)
+        return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] * 1000
+
+
+def run_round(round_: Round) -> Timing:
+    """Runs one round on a channel of its own; called in the client process."""
+    return asyncio.run(_run(round_))
+
+
+async def _run(round_: Round) -> Timing:
+    script = round_.script
+    requests = script.requests(round_.first, round_.warm_up + round_.count)
+    async with grpc.aio.insecure_channel(round_.target) as channel:
+        await asyncio.wait_for(channel.channel_ready(), CALL_DEADLINE_S)
+        callers = [_caller(channel, step) for step in script.steps()]
+        warm_up = _Loop(round_, callers, requests[: round_.warm_up])
+        await warm_up.run()
+        gc.collect()
+        timed = _Loop(round_, callers, requests[round_.warm_up :])
+        cpu_s = time.process_time()
+        elapsed_s = await timed.run()
+        cpu_s = time.process_time() - cpu_s
+    script.check(requests, warm_up.replies + timed.replies)
+    return Timing(round_.count, elapsed_s, cpu_s, tuple(timed.latencies_s))
+
+
+def _caller(channel: grpc.aio.Channel, step: Step) -> Caller:
+    caller: Caller = channel.unary_unary(
+        step.path, request_serializer=_serialize, response_deserializer=step.reply.FromString
+    )
+    return caller
+
+
+def _serialize(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+class _Loop:
+    """So many workers, each of which makes its next call when it has been answered."""
+
+    def __init__(self, round_: Round, callers: Sequence[Caller], requests: Sequence[Exchange]) -> None:
+        self.replies: list[Exchange] = [()] * len(requests)
+        self.latencies_s: list[float] = []
+        self._in_flight = min(round_.in_flight, len(requests))
+        self._metadata = (("authorization", f"Bearer {round_.token}"),)
+        self._callers = callers
+        self._queue = iter(enumerate(requests))
+
+    async def run(self) -> float:
+        """Returns the seconds all calls together took."""
+        began_s = time.perf_counter()
+        try:
+            async with asyncio.timeout(ROUND_LIMIT_S), asyncio.TaskGroup() as workers:
+                for _ in range(self._in_flight):
+                    workers.create_task(self._work(self._queue))
+        except* grpc.aio.AioRpcError as errors:
+            first = errors.exceptions[0]
+            raise LoadError(f"a call failed: {first}") from None
+        return time.perf_counter() - began_s
+
+    async def _work(self, queue: Iterator[tuple[int, Exchange]]) -> None:
+        callers, metadata = self._callers, self._metadata
+        for number, requests in queue:
+            began_s = time.perf_counter()
+            replies = []
+            for caller, request in zip(callers, requests, strict=True):
+                replies.append(await caller(request, timeout=CALL_DEADLINE_S, metadata=metadata))
+            self.latencies_s.append(time.perf_counter() - began_s)
+            self.replies[number] = tuple(replies)

@@ -1,0 +1,187 @@
+"""How two sides are compared: short rounds of one and the other in turn, and the median of the ratios.
+
+A shared machine is faster in one minute than in the next. Two rounds beside each other share the minute, so their ratio
+holds still where the rates do not.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Protocol
+
+from benchmarks.deployment import Deployment
+from benchmarks.load import Round, Script, Timing
+from benchmarks.pgbench import Pgbench
+from benchmarks.traffic import Echo
+
+_ROUND_S = 1.3
+_FIRST_ROUND_CALLS = 400
+_LATENCY_CALLS = 200
+_WARM_UP_CALLS = 64
+_CALLS_MAX = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the table."""
+
+    measured: str
+    against: str
+    unit: str
+    target: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    rate_per_s: float
+    peer_rate_per_s: float
+    p50_ms_at_1: float
+    p99_ms_at_64: float
+    cpu_us: dict[str, float]
+    """Processor time per unit, by process, while the measured side ran."""
+
+    @property
+    def met(self) -> bool:
+        return self.ratio >= self.target
+
+
+class Peer(Protocol):
+    """What a service is compared to."""
+
+    def rate_per_s(self) -> float:
+        """Runs one round and returns its rate."""
+
+
+class Side:
+    """A server under load by one script. It hands out the numbers of the calls, so none is used twice."""
+
+    def __init__(self, deployment: Deployment, target: str, script: Script, in_flight: int = 64) -> None:
+        self._deployment = deployment
+        self._target = target
+        self._script = script
+        self._in_flight = in_flight
+        self._round_calls = _FIRST_ROUND_CALLS
+        self.calls = 0
+        """How many calls have been made and answered."""
+
+    def calibrate(self) -> None:
+        """Warms the server, and finds how many calls make a round of about the wanted length."""
+        for _ in range(2):
+            rate_per_s = self.run(self._round_calls, self._in_flight).rate_per_s
+            self._round_calls = max(self._in_flight * 2, min(_CALLS_MAX, int(rate_per_s * _ROUND_S)))
+
+    def round(self) -> Timing:
+        """Runs one round of the usual length."""
+        return self.run(self._round_calls, self._in_flight)
+
+    def run(self, count: int, in_flight: int) -> Timing:
+        """Runs so many calls after a short warm-up of the channel."""
+        warm_up = min(_WARM_UP_CALLS, count)
+        round_ = Round(self._target, self._deployment.token, self._script, self.calls, warm_up, count, in_flight)
+        timing = self._deployment.run(round_)
+        self.calls += warm_up + count
+        return timing
+
+    def run_all(self, count: int) -> None:
+        """Makes the calls 0 to `count`, each once and untimed."""
+        round_ = Round(self._target, self._deployment.token, self._script, 0, 0, count, self._in_flight)
+        self._deployment.run(round_)
+
+    def rate_per_s(self) -> float:
+        return self.round().rate_per_s
+
+
+class PgbenchPeer:
+    """A design in plain SQL, with the number of clients that suits it best."""
+
+    def __init__(self, pgbench: Pgbench) -> None:
+        self._pgbench = pgbench
+        self.clients = pgbench.choose_clients()
+
+    def rate_per_s(self) -> float:
+        return self._pgbench.run(self.clients, seconds=2).rate_per_s
+
+
+def echo_of(deployment: Deployment, script: Script) -> Side:
+    """Returns an echo server of its own under the same load as the script's first RPC, warmed."""
+    echo = Echo(script)
+    side = Side(deployment, deployment.echo((echo.method(),)), echo)
+    side.calibrate()
+    return side
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a measure compares, and in which units."""
+
+    measured: str
+    against: str
+    unit: str
+    target: float
+    units_per_call: int = 1
+
+
+def compare(deployment: Deployment, comparison: Comparison, side: Side, peer: Peer, rounds: int) -> Figure:
+    """Runs both sides in turn and returns the figure."""
+    units = comparison.units_per_call
+    side.calibrate()
+    alone = side.run(_LATENCY_CALLS, 1)
+    ratios, rates, peer_rates, timings = [], [], [], []
+    cpu = _CpuMeter(deployment.cpu_seconds)
+    for number in range(rounds):
+        # The order is turned round each time, so that neither side always follows the other.
+        peer_first = number % 2 == 0
+        peer_rate = peer.rate_per_s() if peer_first else 0.0
+        with cpu:
+            timing = side.round()
+        peer_rate = peer_rate or peer.rate_per_s()
+        timings.append(timing)
+        rates.append(timing.rate_per_s * units)
+        peer_rates.append(peer_rate)
+        ratios.append(timing.rate_per_s * units / peer_rate)
+    joined = _joined(timings)
+    crowded = side.run(_LATENCY_CALLS * 2, 64) if units > 1 else joined
+    return Figure(
+        measured=comparison.measured,
+        against=comparison.against,
+        unit=comparison.unit,
+        target=comparison.target,
+        ratio=median(ratios),
+        ratio_low=min(ratios),
+        ratio_high=max(ratios),
+        rate_per_s=median(rates),
+        peer_rate_per_s=median(peer_rates),
+        p50_ms_at_1=alone.percentile_ms(50),
+        p99_ms_at_64=crowded.percentile_ms(99),
+        cpu_us=_cpu_us(cpu.used_s, joined, rounds, units),
+    )
+
+
+class _CpuMeter:
+    """Adds up the processor time of each process while it is entered."""
+
+    def __init__(self, read: Callable[[], dict[str, float]]) -> None:
+        self.used_s: dict[str, float] = {}
+        self._read = read
+        self._before: dict[str, float] = {}
+
+    def __enter__(self) -> None:
+        self._before = self._read()
+
+    def __exit__(self, *_: object) -> None:
+        for name, now_s in self._read().items():
+            used_s = now_s - self._before.get(name, now_s)
+            self.used_s[name] = self.used_s.get(name, 0.0) + used_s
+
+
+def _joined(timings: list[Timing]) -> Timing:
+    latencies_s = tuple(latency for timing in timings for latency in timing.latencies_s)
+    elapsed_s = sum(timing.elapsed_s for timing in timings)
+    client_cpu_s = sum(timing.client_cpu_s for timing in timings)
+    return Timing(len(latencies_s), elapsed_s, client_cpu_s, latencies_s)
+
+
+def _cpu_us(used_s: dict[str, float], joined: Timing, rounds: int, units: int) -> dict[str, float]:
+    """Returns microseconds per unit. The client counts its own inside the clock: it also prepares and checks."""
+    made = joined.calls + rounds * _WARM_UP_CALLS
+    spent_us = {name: seconds * 1_000_000 / (made * units) for name, seconds in used_s.items()}
+    return spent_us | {"client": joined.client_cpu_s * 1_000_000 / (joined.calls * units)}

@@ -1,0 +1,167 @@
+"""The measures P1 to P7: what each sets up, compares and verifies."""
+
+from collections import Counter
+from collections.abc import Callable
+from decimal import Decimal
+
+from benchmarks.api_keys import load_tenants
+from benchmarks.deployment import Deployment
+from benchmarks.load import Script
+from benchmarks.measure import Comparison, Figure, PgbenchPeer, Side, compare, echo_of
+from benchmarks.pgbench import Pgbench
+from benchmarks.preparation import Balances, Credits, Expected, PriceList, cost_of
+from benchmarks.traffic import (
+    DEBIT_VALUE,
+    MODELS,
+    DebitBatches,
+    Debits,
+    KeyChecks,
+    MeteredCalls,
+    Tenant,
+    UsageBatches,
+    UsageRecords,
+)
+from libs.common.ids import new_id
+
+ACCOUNTS = 10_000
+API_KEYS = 100_000
+ACTIVE_KEYS = 1_000
+TENANTS = 20
+BATCH = 100
+BATCHES_IN_FLIGHT = 8
+ECHO = "bare grpc.aio echo, same client"
+
+
+class Bench:
+    """The measures, over one deployment that starts what they need when they first need it."""
+
+    def __init__(self, deployment: Deployment, rounds: int) -> None:
+        self._deployment = deployment
+        self._rounds = rounds
+        self._tenants: tuple[Tenant, ...] = ()
+        self._priced = False
+        self.measures: dict[str, Callable[[], Figure]] = {
+            "P1": self.debit_of_one_account,
+            "P2": self.debit_of_many_accounts,
+            "P3": self.debit_in_batches,
+            "P4": self.key_check,
+            "P5": self.usage_record,
+            "P6": self.usage_in_batches,
+            "P7": self.metered_call,
+        }
+
+    def debit_of_one_account(self) -> Figure:
+        return self._debits("Debit, one hot account", target=0.75, accounts=1)
+
+    def debit_of_many_accounts(self) -> Figure:
+        return self._debits(f"Debit, {ACCOUNTS} accounts", target=0.70, accounts=ACCOUNTS)
+
+    def _debits(self, measured: str, *, target: float, accounts: int) -> Figure:
+        script = Debits(self._open_accounts(accounts), f"single-{accounts}")
+        side = Side(self._deployment, self._deployment.service("billing"), script)
+        echo = echo_of(self._deployment, script)
+        comparison = Comparison(measured, ECHO, "debits", target)
+        figure = compare(self._deployment, comparison, side, echo, self._rounds)
+        self._check_debits(script, side.calls)
+        return figure
+
+    def debit_in_batches(self) -> Figure:
+        pgbench = self._pgbench("peer_row_lock", "row_lock_deduction.sql", {"tokens": 3})
+        pgbench.prepare("row_lock_tables.sql")
+        peer = PgbenchPeer(pgbench)
+        debits = Debits(self._open_accounts(1), "batched")
+        side = self._side("billing", DebitBatches(debits, BATCH), BATCHES_IN_FLIGHT)
+        against = f"SELECT … FOR UPDATE, one hot row, pgbench with {peer.clients} clients"
+        comparison = Comparison(f"BatchDebit of {BATCH}, hot account", against, "debits", 30, units_per_call=BATCH)
+        figure = compare(self._deployment, comparison, side, peer, self._rounds)
+        self._check_debits(debits, side.calls * BATCH)
+        return figure
+
+    def key_check(self) -> Figure:
+        script = KeyChecks(self._load_keys()[:ACTIVE_KEYS])
+        side = self._side("identity", script, in_flight=64)
+        side.run(ACTIVE_KEYS * 2, in_flight=64)
+        echo = echo_of(self._deployment, script)
+        comparison = Comparison(f"VerifyApiKey, warm, {API_KEYS} keys loaded", ECHO, "checks", 0.85)
+        return compare(self._deployment, comparison, side, echo, self._rounds)
+
+    def usage_record(self) -> Figure:
+        script = UsageRecords(self._fund_tenants(), "record")
+        side = self._side("metering", script, in_flight=64)
+        echo = echo_of(self._deployment, script)
+        comparison = Comparison("RecordUsage, charged, durable in both", ECHO, "calls", 0.35)
+        figure = compare(self._deployment, comparison, side, echo, self._rounds)
+        self._check_charges(script.tenants, side.calls)
+        return figure
+
+    def usage_in_batches(self) -> Figure:
+        pgbench = self._pgbench("peer_trigger", "trigger_insert.sql", {"models": len(MODELS), "tenants": TENANTS})
+        pgbench.prepare("trigger_tables.sql")
+        peer = PgbenchPeer(pgbench)
+        records = UsageRecords(self._fund_tenants(), "batch")
+        side = self._side("metering", UsageBatches(records, BATCH), BATCHES_IN_FLIGHT)
+        against = f"AFTER INSERT trigger, single rows, pgbench with {peer.clients} clients"
+        comparison = Comparison(f"BatchRecordUsage of {BATCH}, charged", against, "calls", 8, units_per_call=BATCH)
+        figure = compare(self._deployment, comparison, side, peer, self._rounds)
+        self._check_charges(records.tenants, side.calls * BATCH)
+        return figure
+
+    def metered_call(self) -> Figure:
+        script = MeteredCalls(self._fund_tenants(), "metered")
+        side = self._side("metering", script, in_flight=64)
+        echo = echo_of(self._deployment, script)
+        comparison = Comparison("Authorize + Settle, pairs", ECHO, "pairs", 0.20)
+        figure = compare(self._deployment, comparison, side, echo, self._rounds)
+        self._check_charges(script.tenants, side.calls)
+        return figure
+
+    def _side(self, context: str, script: Script, in_flight: int) -> Side:
+        return Side(self._deployment, self._deployment.service(context), script, in_flight)
+
+    def _pgbench(self, database: str, script: str, variables: dict[str, int]) -> Pgbench:
+        url = self._deployment.peer_database(database)
+        return Pgbench(self._deployment.binaries.folder, url, script, variables)
+
+    def _open_accounts(self, count: int) -> tuple[str, ...]:
+        organization_ids = tuple(new_id() for _ in range(count))
+        self._once("billing", Credits(organization_ids), count)
+        return organization_ids
+
+    def _load_keys(self) -> tuple[Tenant, ...]:
+        if not self._tenants:
+            self._tenants = load_tenants(self._deployment.database_url, self._deployment.peppers_file, API_KEYS)
+        return self._tenants
+
+    def _fund_tenants(self) -> tuple[Tenant, ...]:
+        """Gives each measure tenants of its own, so that each can foretell their balances."""
+        taken, keys = TENANTS, self._load_keys()
+        tenants, self._tenants = keys[-taken:], keys[:-taken]
+        self._once("billing", Credits(tuple(tenant.organization_id for tenant in tenants)), taken)
+        if not self._priced:
+            self._once("metering", PriceList(), 1)
+            self._priced = True
+        return tenants
+
+    def _once(self, context: str, script: Script, calls: int) -> None:
+        """Makes each call of a script once."""
+        self._side(context, script, in_flight=64).run_all(calls)
+
+    def _check_debits(self, debits: Debits, made: int) -> None:
+        accounts = Counter(number % len(debits.organization_ids) for number in range(made))
+        expected = (
+            Expected(organization_id, accounts[place], accounts[place] * Decimal(DEBIT_VALUE))
+            for place, organization_id in enumerate(debits.organization_ids)
+        )
+        self._once("billing", Balances(tuple(expected)), len(debits.organization_ids))
+
+    def _check_charges(self, tenants: tuple[Tenant, ...], made: int) -> None:
+        calls: Counter[int] = Counter()
+        spent: dict[int, Decimal] = dict.fromkeys(range(len(tenants)), Decimal(0))
+        for number in range(made):
+            place = number % len(tenants)
+            calls[place] += 1
+            spent[place] += cost_of(number, len(tenants))
+        expected = (
+            Expected(tenant.organization_id, calls[place], spent[place]) for place, tenant in enumerate(tenants)
+        )
+        self._once("billing", Balances(tuple(expected)), len(tenants))

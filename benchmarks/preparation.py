@@ -1,0 +1,104 @@
+"""What must be there before the clock starts, and what must be true when all rounds are over.
+
+These are scripts too, so that one client does everything.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from benchmarks.load import Exchange, LoadError, Step
+from benchmarks.traffic import CURRENCY, MODELS, model_of, tokens_of
+from tollhouse.billing.v1 import account_pb2, ledger_pb2
+from tollhouse.common.v1 import amount_pb2
+from tollhouse.metering.v1 import model_pb2
+
+FUNDS = Decimal(1_000_000_000)
+
+# Dollars per million tokens, for input and output. With three decimals no charge needs rounding.
+PRICES = {model: (Decimal(step) * 5 / 4, Decimal(step) * 5) for step, model in enumerate(MODELS, start=1)}
+
+
+@dataclass(frozen=True, slots=True)
+class Credits:
+    """Opens each organization's account by paying money in."""
+
+    organization_ids: tuple[str, ...]
+
+    def steps(self) -> tuple[Step, ...]:
+        return (Step("/tollhouse.billing.v1.LedgerService/Credit", ledger_pb2.CreditResponse),)
+
+    def requests(self, first: int, count: int) -> list[Exchange]:
+        return [(self._request(organization_id),) for organization_id in self.organization_ids[first : first + count]]
+
+    def _request(self, organization_id: str) -> ledger_pb2.CreditRequest:
+        amount = amount_pb2.Amount(currency_code=CURRENCY, value=str(FUNDS))
+        return ledger_pb2.CreditRequest(organization_id=organization_id, operation_id="opening", amount=amount)
+
+    def check(self, requests: Sequence[Exchange], replies: Sequence[Exchange]) -> None:
+        for (reply,) in replies:
+            if not isinstance(reply, ledger_pb2.CreditResponse) or reply.balance.sequence != 1:
+                raise LoadError(f"an account was not new: {reply}")
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What an organization's account must have come to, beginning with one payment of `FUNDS`."""
+
+    organization_id: str
+    movements: int
+    spent: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Balances:
+    """Looks whether each account holds exactly what it must."""
+
+    expected: tuple[Expected, ...]
+
+    def steps(self) -> tuple[Step, ...]:
+        return (Step("/tollhouse.billing.v1.AccountService/GetBalance", account_pb2.GetBalanceResponse),)
+
+    def requests(self, first: int, count: int) -> list[Exchange]:
+        return [
+            (account_pb2.GetBalanceRequest(organization_id=account.organization_id, currency_code=CURRENCY),)
+            for account in self.expected[first : first + count]
+        ]
+
+    def check(self, requests: Sequence[Exchange], replies: Sequence[Exchange]) -> None:
+        for account, (reply,) in zip(self.expected, replies, strict=True):
+            if not isinstance(reply, account_pb2.GetBalanceResponse):
+                raise LoadError(f"no balance: {reply}")
+            balance = reply.balance
+            if balance.sequence != account.movements + 1:
+                raise LoadError(f"{balance.sequence - 1} movements where {account.movements} were acknowledged")
+            if Decimal(balance.posted.value) != FUNDS - account.spent or Decimal(balance.held.value) != 0:
+                raise LoadError(f"{account.spent} was charged, but the account says {balance}")
+
+
+@dataclass(frozen=True, slots=True)
+class PriceList:
+    """Brings the models and their prices in."""
+
+    def steps(self) -> tuple[Step, ...]:
+        return (Step("/tollhouse.metering.v1.ModelService/ImportModels", model_pb2.ImportModelsResponse),)
+
+    def requests(self, first: int, count: int) -> list[Exchange]:
+        lines = ["models:"]
+        for model, (input_price, output_price) in PRICES.items():
+            lines.append(f"  - model_id: {model}")
+            lines.append(f"    currency_code: {CURRENCY}")
+            lines.append(f'    prices: {{input: "{input_price}", output: "{output_price}"}}')
+        return [(model_pb2.ImportModelsRequest(yaml="\n".join(lines).encode()),)]
+
+    def check(self, requests: Sequence[Exchange], replies: Sequence[Exchange]) -> None:
+        for (reply,) in replies:
+            if not isinstance(reply, model_pb2.ImportModelsResponse) or reply.imported_count != len(PRICES):
+                raise LoadError(f"the price list was not taken: {reply}")
+
+
+def cost_of(number: int, tenants: int) -> Decimal:
+    """Returns what a call must cost, worked out here and not asked of the service."""
+    tokens = tokens_of(number)
+    input_price, output_price = PRICES[model_of(number, tenants)]
+    return (tokens.input * input_price + tokens.output * output_price) / 1_000_000

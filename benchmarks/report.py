@@ -1,0 +1,79 @@
+"""The table, and the same figures for a program."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import Figure
+
+
+def print_versions(console: Console, postgres: str, settings: Mapping[str, str]) -> None:
+    """Prints what ran: figures without it cannot be compared."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("grpcio", "protobuf", "asyncpg", "sqlalchemy"))
+    durability = ", ".join(f"{name}={value}" for name, value in sorted(settings.items()))
+    console.print(f"{platform.python_implementation()} {sys.version.split()[0]}, {packages}")
+    console.print(f"{postgres}; {durability}")
+    console.print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors")
+
+
+def print_figure(console: Console, name: str, figure: Figure) -> None:
+    """Prints a line as soon as it is known, with where the processor time went."""
+    spent = ", ".join(f"{who} {us:.0f}" for who, us in figure.cpu_us.items() if us >= 1)
+    line = f"{name}  ratio {figure.ratio:.2f}, target {figure.target:g}; processor µs per unit: {spent}"
+    console.print(line, highlight=False)
+
+
+def print_table(console: Console, figures: Mapping[str, Figure]) -> None:
+    """Prints all figures."""
+    table = Table(box=box.SIMPLE_HEAD, title="Ratios within one run")
+    for heading in ("", "measured", "against"):
+        table.add_column(heading)
+    for heading in ("per s", "peer per s", "ratio", "spread", "target", "p50 ms at 1", "p99 ms at 64", ""):
+        table.add_column(heading, justify="right")
+    for name, figure in figures.items():
+        table.add_row(
+            name,
+            figure.measured,
+            figure.against,
+            f"{figure.rate_per_s:,.0f}",
+            f"{figure.peer_rate_per_s:,.0f}",
+            f"{figure.ratio:.2f}",
+            f"{figure.ratio_low:.2f} to {figure.ratio_high:.2f}",
+            f"≥ {figure.target:g}",
+            f"{figure.p50_ms_at_1:.2f}",
+            f"{figure.p99_ms_at_64:.1f}",
+            "met" if figure.met else "missed",
+        )
+    console.print(table)
+
+
+def write_figures(path: Path, figures: Mapping[str, Figure]) -> None:
+    """Writes the figures as JSON, by measure."""
+    content = {name: _plain(figure) for name, figure in figures.items()}
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _plain(figure: Figure) -> dict[str, object]:
+    return {
+        "ratio": round(figure.ratio, 3),
+        "target": figure.target,
+        "met": figure.met,
+        "ratio_low": round(figure.ratio_low, 3),
+        "ratio_high": round(figure.ratio_high, 3),
+        "rate_per_s": round(figure.rate_per_s, 1),
+        "peer_rate_per_s": round(figure.peer_rate_per_s, 1),
+        "p50_ms_at_1": round(figure.p50_ms_at_1, 3),
+        "p99_ms_at_64": round(figure.p99_ms_at_64, 3),
+        "measured": figure.measured,
+        "against": figure.against,
+        "unit": figure.unit,
+        "cpu_us": {name: round(spent, 1) for name, spent in figure.cpu_us.items()},
+    }

@@ -1,6 +1,7 @@
 """`tollhouse migrate [CONTEXT]`: the schemas brought up to their newest migration."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -27,20 +28,26 @@ def migrate(
     database_url: Annotated[
         str | None, typer.Option(envvar="DATABASE_URL", help="The login that is to own the schemas.")
     ] = None,
+    keep_passwords: Annotated[
+        bool, typer.Option("--keep-passwords", help="Leave the passwords of the services' roles as they are.")
+    ] = False,
 ) -> None:
     """Bring the schemas up to their newest migration; done again, it changes nothing."""
     contexts = (known_context(context),) if context else CONTEXTS
     folder = DataFolder(data_dir)
     folder.prepare()
-    asyncio.run(_migrate(contexts, folder, database_url or None))
+    passwords = {} if keep_passwords else folder.passwords()
+    asyncio.run(_migrate(contexts, folder, database_url or None, passwords))
     Console(stderr=True).print(f"Migrated: {', '.join(contexts)}.")
 
 
-async def _migrate(contexts: tuple[str, ...], folder: DataFolder, database_url: str | None) -> None:
+async def _migrate(
+    contexts: tuple[str, ...], folder: DataFolder, database_url: str | None, passwords: Mapping[str, str]
+) -> None:
     server = None if database_url else await asyncio.to_thread(postgres.start, folder.postgres)
     try:
         url = database_url or await ensure_database(server.admin_url if server else "", DATABASE)
-        await migrations.migrate(contexts, url, passwords=folder.passwords())
+        await migrations.migrate(contexts, url, passwords=passwords)
     except (OSError, SQLAlchemyError, asyncpg.PostgresError) as error:
         raise CommandFailed(f"The migration failed: {str(error).splitlines()[0]}") from None
     finally:

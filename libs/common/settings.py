@@ -50,8 +50,8 @@ class ServiceSettings(BaseSettings):
     tls_client_ca_file: FilePath | None = None
     """With all three files the server speaks mutual TLS; with none it speaks plain text."""
 
-    executing_max: int = Field(default=64, ge=1, le=10_000)
-    queued_max: int = Field(default=256, ge=0, le=100_000)
+    calls_max: int = Field(default=4096, ge=1, le=100_000)
+    """Calls one process handles at a time; a further one is told at once that the service is overloaded."""
     drain_grace_s: float = Field(default=10, ge=0, le=300)
     default_deadline_ms: int = Field(default=30_000, ge=1, le=600_000)
 

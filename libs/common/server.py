@@ -80,6 +80,7 @@ class Service:
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
         self._background: list[tuple[str, Callable[[], Coroutine[None, None, None]]]] = []
+        self._before_drain: list[Callable[[], Awaitable[None]]] = []
         self._on_drain: list[Callable[[], Awaitable[None]]] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -101,6 +102,10 @@ class Service:
     def background(self, run: Callable[[], Coroutine[None, None, None]], name: str) -> None:
         """Run a loop for as long as the server lives; it is started again, ever more slowly, should it fail."""
         self._background.append((name, run))
+
+    def before_drain(self, end: Callable[[], Awaitable[None]]) -> None:
+        """Call `end` as soon as the server is to stop: it ends streams that would last for the whole grace."""
+        self._before_drain.append(end)
 
     def on_drain(self, close: Callable[[], Awaitable[None]]) -> None:
         """Call `close` once no call is being handled any more."""
@@ -150,6 +155,8 @@ class Service:
     async def stop(self, grace_s: float = 10) -> None:
         """Turn new calls away, let those under way finish for at most `grace_s` seconds, and close everything."""
         await self._health.enter_graceful_shutdown()
+        for end in self._before_drain:
+            await end()
         if self._pipeline.calls:
             await asyncio.sleep(_DRAIN_NOTICE_S)
         await self._server.stop(grace_s)

@@ -3,29 +3,29 @@
 isort:skip_file
 """
 
-from collections import abc as abc
-from google.protobuf import descriptor as descriptor
-from google.protobuf import message as message
-from google.protobuf import timestamp_pb2 as timestamp_pb2
-from google.protobuf.internal import containers as containers
-from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
-import builtins as builtins
+from collections import abc as _abc
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+import builtins as _builtins
 import sys
-import typing as typing
+import typing as _typing
 
 if sys.version_info >= (3, 11):
     from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
-DESCRIPTOR: descriptor.FileDescriptor
+DESCRIPTOR: _descriptor.FileDescriptor
 
 class _ApiKeyEnvironment:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _ApiKeyEnvironmentEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ApiKeyEnvironment.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _ApiKeyEnvironmentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApiKeyEnvironment.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     API_KEY_ENVIRONMENT_UNSPECIFIED: _ApiKeyEnvironment.ValueType  # 0
     """Not said; CreateApiKey takes it as live."""
     API_KEY_ENVIRONMENT_LIVE: _ApiKeyEnvironment.ValueType  # 1
@@ -42,13 +42,14 @@ API_KEY_ENVIRONMENT_LIVE: ApiKeyEnvironment.ValueType  # 1
 """Real work."""
 API_KEY_ENVIRONMENT_TEST: ApiKeyEnvironment.ValueType  # 2
 """Trying things out."""
+Global___ApiKeyEnvironment: _TypeAlias = ApiKeyEnvironment  # noqa: Y015
 
 class _ApiKeyState:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _ApiKeyStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ApiKeyState.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _ApiKeyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApiKeyState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     API_KEY_STATE_UNSPECIFIED: _ApiKeyState.ValueType  # 0
     """Not said; never returned."""
     API_KEY_STATE_ACTIVE: _ApiKeyState.ValueType  # 1
@@ -73,13 +74,14 @@ API_KEY_STATE_REVOKED: ApiKeyState.ValueType  # 3
 """The key was revoked, for ever."""
 API_KEY_STATE_EXPIRED: ApiKeyState.ValueType  # 4
 """The key's time is over."""
+Global___ApiKeyState: _TypeAlias = ApiKeyState  # noqa: Y015
 
 class _ApiKeyChangeKind:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _ApiKeyChangeKindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ApiKeyChangeKind.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _ApiKeyChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApiKeyChangeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     API_KEY_CHANGE_KIND_UNSPECIFIED: _ApiKeyChangeKind.ValueType  # 0
     """Not said; never sent. A subscriber treats kinds it does not know like any other change."""
     API_KEY_CHANGE_KIND_CREATED: _ApiKeyChangeKind.ValueType  # 1
@@ -116,13 +118,14 @@ API_KEY_CHANGE_KIND_OWNER_REACTIVATED: ApiKeyChangeKind.ValueType  # 6
 """An owner was reactivated."""
 API_KEY_CHANGE_KIND_MEMBER_REMOVED: ApiKeyChangeKind.ValueType  # 7
 """A member was removed from an organization."""
+Global___ApiKeyChangeKind: _TypeAlias = ApiKeyChangeKind  # noqa: Y015
 
 class _VerifyApiKeyCode:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _VerifyApiKeyCodeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_VerifyApiKeyCode.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _VerifyApiKeyCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VerifyApiKeyCode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     VERIFY_API_KEY_CODE_UNSPECIFIED: _VerifyApiKeyCode.ValueType  # 0
     """Not said; never returned."""
     VERIFY_API_KEY_CODE_VALID: _VerifyApiKeyCode.ValueType  # 1
@@ -163,734 +166,767 @@ VERIFY_API_KEY_CODE_INSUFFICIENT_SCOPE: VerifyApiKeyCode.ValueType  # 7
 """The key lacks a required scope."""
 VERIFY_API_KEY_CODE_MODEL_NOT_ALLOWED: VerifyApiKeyCode.ValueType  # 8
 """The key may not be used with the model."""
+Global___VerifyApiKeyCode: _TypeAlias = VerifyApiKeyCode  # noqa: Y015
 
-@typing.final
-class ApiKey(message.Message):
+@_typing.final
+class ApiKey(_message.Message):
     """A key that acts for its owner in one organization. The secret is not part of it."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @typing.final
-    class MetadataEntry(message.Message):
-        DESCRIPTOR: descriptor.Descriptor
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
 
-        KEY_FIELD_NUMBER: builtins.int
-        VALUE_FIELD_NUMBER: builtins.int
-        key: builtins.str
-        value: builtins.str
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: builtins.str = ...,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    API_KEY_ID_FIELD_NUMBER: builtins.int
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    PROJECT_ID_FIELD_NUMBER: builtins.int
-    USER_ID_FIELD_NUMBER: builtins.int
-    SERVICE_ACCOUNT_ID_FIELD_NUMBER: builtins.int
-    NAME_FIELD_NUMBER: builtins.int
-    ENVIRONMENT_FIELD_NUMBER: builtins.int
-    SECRET_PREFIX_FIELD_NUMBER: builtins.int
-    SECRET_SUFFIX_FIELD_NUMBER: builtins.int
-    SCOPES_FIELD_NUMBER: builtins.int
-    ALLOWED_MODELS_FIELD_NUMBER: builtins.int
-    METADATA_FIELD_NUMBER: builtins.int
-    EXTERNAL_ID_FIELD_NUMBER: builtins.int
-    STATE_FIELD_NUMBER: builtins.int
-    EXPIRE_TIME_FIELD_NUMBER: builtins.int
-    DISABLE_TIME_FIELD_NUMBER: builtins.int
-    REVOKE_TIME_FIELD_NUMBER: builtins.int
-    LAST_USED_TIME_FIELD_NUMBER: builtins.int
-    CREATE_TIME_FIELD_NUMBER: builtins.int
-    UPDATE_TIME_FIELD_NUMBER: builtins.int
-    api_key_id: builtins.str
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    SECRET_PREFIX_FIELD_NUMBER: _builtins.int
+    SECRET_SUFFIX_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    ALLOWED_MODELS_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    DISABLE_TIME_FIELD_NUMBER: _builtins.int
+    REVOKE_TIME_FIELD_NUMBER: _builtins.int
+    LAST_USED_TIME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    api_key_id: _builtins.str
     """The id, a UUIDv7 in lower case. It is no secret."""
-    organization_id: builtins.str
+    organization_id: _builtins.str
     """The organization the key acts in."""
-    project_id: builtins.str
+    project_id: _builtins.str
     """The only project the key acts in; empty when it is bound to none."""
-    user_id: builtins.str
+    user_id: _builtins.str
     """The user who owns the key."""
-    service_account_id: builtins.str
+    service_account_id: _builtins.str
     """The service account that owns the key."""
-    name: builtins.str
+    name: _builtins.str
     """The name for people to read; may be empty."""
-    environment: ApiKeyEnvironment.ValueType
+    environment: Global___ApiKeyEnvironment.ValueType
     """Whether the key is for real work or for trying things out."""
-    secret_prefix: builtins.str
+    secret_prefix: _builtins.str
     """The first 12 characters of the secret, to recognise it by."""
-    secret_suffix: builtins.str
+    secret_suffix: _builtins.str
     """The last 4 characters of the secret, to recognise it by."""
-    external_id: builtins.str
+    external_id: _builtins.str
     """The caller's own id for whoever uses the key; may be empty."""
-    state: ApiKeyState.ValueType
+    state: Global___ApiKeyState.ValueType
     """Whether the key works now, as far as the key itself says."""
-    @builtins.property
-    def scopes(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the key may do, sorted. A key without scopes passes only where no scope is required."""
 
-    @builtins.property
-    def allowed_models(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def allowed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The models the key may use, sorted; an entry ending in `*` stands for every model that begins with the rest.
         Every model when empty.
         """
 
-    @builtins.property
-    def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What the owner wants to get back with each verification."""
 
-    @builtins.property
-    def expire_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the key stops working by itself; absent when it never does."""
 
-    @builtins.property
-    def disable_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def disable_time(self) -> _timestamp_pb2.Timestamp:
         """When the key was disabled; absent while enabled."""
 
-    @builtins.property
-    def revoke_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def revoke_time(self) -> _timestamp_pb2.Timestamp:
         """When the key was revoked; absent while it is not."""
 
-    @builtins.property
-    def last_used_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def last_used_time(self) -> _timestamp_pb2.Timestamp:
         """When the key last passed a verification; absent before the first. It lags by some seconds and may miss the last uses
         before a crash.
         """
 
-    @builtins.property
-    def create_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the key was created."""
 
-    @builtins.property
-    def update_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
         """When the key last changed; use does not count."""
 
     def __init__(
         self,
         *,
-        api_key_id: builtins.str = ...,
-        organization_id: builtins.str = ...,
-        project_id: builtins.str = ...,
-        user_id: builtins.str = ...,
-        service_account_id: builtins.str = ...,
-        name: builtins.str = ...,
-        environment: ApiKeyEnvironment.ValueType = ...,
-        secret_prefix: builtins.str = ...,
-        secret_suffix: builtins.str = ...,
-        scopes: abc.Iterable[builtins.str] | None = ...,
-        allowed_models: abc.Iterable[builtins.str] | None = ...,
-        metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
-        external_id: builtins.str = ...,
-        state: ApiKeyState.ValueType = ...,
-        expire_time: timestamp_pb2.Timestamp | None = ...,
-        disable_time: timestamp_pb2.Timestamp | None = ...,
-        revoke_time: timestamp_pb2.Timestamp | None = ...,
-        last_used_time: timestamp_pb2.Timestamp | None = ...,
-        create_time: timestamp_pb2.Timestamp | None = ...,
-        update_time: timestamp_pb2.Timestamp | None = ...,
+        api_key_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        service_account_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        environment: Global___ApiKeyEnvironment.ValueType = ...,
+        secret_prefix: _builtins.str = ...,
+        secret_suffix: _builtins.str = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        allowed_models: _abc.Iterable[_builtins.str] | None = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        external_id: _builtins.str = ...,
+        state: Global___ApiKeyState.ValueType = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        disable_time: _timestamp_pb2.Timestamp | None = ...,
+        revoke_time: _timestamp_pb2.Timestamp | None = ...,
+        last_used_time: _timestamp_pb2.Timestamp | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "disable_time", b"disable_time", "expire_time", b"expire_time", "last_used_time", b"last_used_time", "owner", b"owner", "revoke_time", b"revoke_time", "service_account_id", b"service_account_id", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["allowed_models", b"allowed_models", "api_key_id", b"api_key_id", "create_time", b"create_time", "disable_time", b"disable_time", "environment", b"environment", "expire_time", b"expire_time", "external_id", b"external_id", "last_used_time", b"last_used_time", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "owner", b"owner", "project_id", b"project_id", "revoke_time", b"revoke_time", "scopes", b"scopes", "secret_prefix", b"secret_prefix", "secret_suffix", b"secret_suffix", "service_account_id", b"service_account_id", "state", b"state", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "disable_time", b"disable_time", "expire_time", b"expire_time", "last_used_time", b"last_used_time", "owner", b"owner", "revoke_time", b"revoke_time", "service_account_id", b"service_account_id", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_models", b"allowed_models", "api_key_id", b"api_key_id", "create_time", b"create_time", "disable_time", b"disable_time", "environment", b"environment", "expire_time", b"expire_time", "external_id", b"external_id", "last_used_time", b"last_used_time", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "owner", b"owner", "project_id", b"project_id", "revoke_time", b"revoke_time", "scopes", b"scopes", "secret_prefix", b"secret_prefix", "secret_suffix", b"secret_suffix", "service_account_id", b"service_account_id", "state", b"state", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_owner: _TypeAlias = typing.Literal["user_id", "service_account_id"]  # noqa: Y015
-    _WhichOneofArgType_owner: _TypeAlias = typing.Literal["owner", b"owner"]  # noqa: Y015
+    _WhichOneofReturnType_owner: _TypeAlias = _typing.Literal["user_id", "service_account_id"]  # noqa: Y015
+    _WhichOneofArgType_owner: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_owner) -> _WhichOneofReturnType_owner | None: ...
 
-@typing.final
-class Principal(message.Message):
+Global___ApiKey: _TypeAlias = ApiKey  # noqa: Y015
+
+@_typing.final
+class Principal(_message.Message):
     """For whom a verified key acts and what it may do."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    PROJECT_ID_FIELD_NUMBER: builtins.int
-    USER_ID_FIELD_NUMBER: builtins.int
-    SERVICE_ACCOUNT_ID_FIELD_NUMBER: builtins.int
-    API_KEY_ID_FIELD_NUMBER: builtins.int
-    SCOPES_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization."""
-    project_id: builtins.str
+    project_id: _builtins.str
     """The only project; empty when the key is bound to none."""
-    user_id: builtins.str
+    user_id: _builtins.str
     """The user who owns the key."""
-    service_account_id: builtins.str
+    service_account_id: _builtins.str
     """The service account that owns the key."""
-    api_key_id: builtins.str
+    api_key_id: _builtins.str
     """The key."""
-    @builtins.property
-    def scopes(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the key may do, sorted."""
 
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        project_id: builtins.str = ...,
-        user_id: builtins.str = ...,
-        service_account_id: builtins.str = ...,
-        api_key_id: builtins.str = ...,
-        scopes: abc.Iterable[builtins.str] | None = ...,
+        organization_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        service_account_id: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["actor", b"actor", "service_account_id", b"service_account_id", "user_id", b"user_id"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["actor", b"actor", "api_key_id", b"api_key_id", "organization_id", b"organization_id", "project_id", b"project_id", "scopes", b"scopes", "service_account_id", b"service_account_id", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "service_account_id", b"service_account_id", "user_id", b"user_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "api_key_id", b"api_key_id", "organization_id", b"organization_id", "project_id", b"project_id", "scopes", b"scopes", "service_account_id", b"service_account_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_actor: _TypeAlias = typing.Literal["user_id", "service_account_id"]  # noqa: Y015
-    _WhichOneofArgType_actor: _TypeAlias = typing.Literal["actor", b"actor"]  # noqa: Y015
+    _WhichOneofReturnType_actor: _TypeAlias = _typing.Literal["user_id", "service_account_id"]  # noqa: Y015
+    _WhichOneofArgType_actor: _TypeAlias = _typing.Literal["actor", b"actor"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_actor) -> _WhichOneofReturnType_actor | None: ...
 
-@typing.final
-class ApiKeyChange(message.Message):
+Global___Principal: _TypeAlias = Principal  # noqa: Y015
+
+@_typing.final
+class ApiKeyChange(_message.Message):
     """A change that can alter answers of VerifyApiKey. It names what changed by exactly one of its ids, beside the
     organization where the change stays within one; an answer that carries the named id is out of date.
     """
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    REVISION_FIELD_NUMBER: builtins.int
-    KIND_FIELD_NUMBER: builtins.int
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    API_KEY_ID_FIELD_NUMBER: builtins.int
-    USER_ID_FIELD_NUMBER: builtins.int
-    SERVICE_ACCOUNT_ID_FIELD_NUMBER: builtins.int
-    PROJECT_ID_FIELD_NUMBER: builtins.int
-    CHANGED_ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    CHANGE_TIME_FIELD_NUMBER: builtins.int
-    revision: builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    CHANGED_ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    CHANGE_TIME_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
     """The number of the change."""
-    kind: ApiKeyChangeKind.ValueType
+    kind: Global___ApiKeyChangeKind.ValueType
     """What happened."""
-    organization_id: builtins.str
+    organization_id: _builtins.str
     """The organization the change stays within; empty when it reaches across organizations."""
-    api_key_id: builtins.str
+    api_key_id: _builtins.str
     """One key changed."""
-    user_id: builtins.str
+    user_id: _builtins.str
     """A user changed, and with it every key they own."""
-    service_account_id: builtins.str
+    service_account_id: _builtins.str
     """A service account changed, and with it every key it owns."""
-    project_id: builtins.str
+    project_id: _builtins.str
     """A project changed, and with it every key bound to it."""
-    changed_organization_id: builtins.str
+    changed_organization_id: _builtins.str
     """The organization itself changed, and with it every key in it."""
-    @builtins.property
-    def change_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def change_time(self) -> _timestamp_pb2.Timestamp:
         """When the change was made."""
 
     def __init__(
         self,
         *,
-        revision: builtins.int = ...,
-        kind: ApiKeyChangeKind.ValueType = ...,
-        organization_id: builtins.str = ...,
-        api_key_id: builtins.str = ...,
-        user_id: builtins.str = ...,
-        service_account_id: builtins.str = ...,
-        project_id: builtins.str = ...,
-        changed_organization_id: builtins.str = ...,
-        change_time: timestamp_pb2.Timestamp | None = ...,
+        revision: _builtins.int = ...,
+        kind: Global___ApiKeyChangeKind.ValueType = ...,
+        organization_id: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        service_account_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        changed_organization_id: _builtins.str = ...,
+        change_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["api_key_id", b"api_key_id", "change_time", b"change_time", "changed_organization_id", b"changed_organization_id", "project_id", b"project_id", "service_account_id", b"service_account_id", "subject", b"subject", "user_id", b"user_id"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["api_key_id", b"api_key_id", "change_time", b"change_time", "changed_organization_id", b"changed_organization_id", "kind", b"kind", "organization_id", b"organization_id", "project_id", b"project_id", "revision", b"revision", "service_account_id", b"service_account_id", "subject", b"subject", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "change_time", b"change_time", "changed_organization_id", b"changed_organization_id", "project_id", b"project_id", "service_account_id", b"service_account_id", "subject", b"subject", "user_id", b"user_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "change_time", b"change_time", "changed_organization_id", b"changed_organization_id", "kind", b"kind", "organization_id", b"organization_id", "project_id", b"project_id", "revision", b"revision", "service_account_id", b"service_account_id", "subject", b"subject", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_subject: _TypeAlias = typing.Literal["api_key_id", "user_id", "service_account_id", "project_id", "changed_organization_id"]  # noqa: Y015
-    _WhichOneofArgType_subject: _TypeAlias = typing.Literal["subject", b"subject"]  # noqa: Y015
+    _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["api_key_id", "user_id", "service_account_id", "project_id", "changed_organization_id"]  # noqa: Y015
+    _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_subject) -> _WhichOneofReturnType_subject | None: ...
 
-@typing.final
-class CreateApiKeyRequest(message.Message):
+Global___ApiKeyChange: _TypeAlias = ApiKeyChange  # noqa: Y015
+
+@_typing.final
+class CreateApiKeyRequest(_message.Message):
     """Asks for a new API key."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @typing.final
-    class MetadataEntry(message.Message):
-        DESCRIPTOR: descriptor.Descriptor
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
 
-        KEY_FIELD_NUMBER: builtins.int
-        VALUE_FIELD_NUMBER: builtins.int
-        key: builtins.str
-        value: builtins.str
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: builtins.str = ...,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    REQUEST_ID_FIELD_NUMBER: builtins.int
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    PROJECT_ID_FIELD_NUMBER: builtins.int
-    USER_ID_FIELD_NUMBER: builtins.int
-    NAME_FIELD_NUMBER: builtins.int
-    ENVIRONMENT_FIELD_NUMBER: builtins.int
-    SCOPES_FIELD_NUMBER: builtins.int
-    ALLOWED_MODELS_FIELD_NUMBER: builtins.int
-    EXPIRE_TIME_FIELD_NUMBER: builtins.int
-    METADATA_FIELD_NUMBER: builtins.int
-    EXTERNAL_ID_FIELD_NUMBER: builtins.int
-    request_id: builtins.str
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    ALLOWED_MODELS_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
     """Makes the call safe to repeat: the same id with the same body returns the key made by the first call, without its
     secret. The same id with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
     """
-    organization_id: builtins.str
+    organization_id: _builtins.str
     """The organization the key acts in."""
-    project_id: builtins.str
+    project_id: _builtins.str
     """The only project the key may act in. Optional."""
-    user_id: builtins.str
+    user_id: _builtins.str
     """The member of the organization who owns the key."""
-    name: builtins.str
+    name: _builtins.str
     """The name, at most 200 characters without control characters. Optional."""
-    environment: ApiKeyEnvironment.ValueType
+    environment: Global___ApiKeyEnvironment.ValueType
     """Whether the key is for real work; live when unspecified."""
-    external_id: builtins.str
+    external_id: _builtins.str
     """The caller's own id for whoever uses the key, at most 200 characters without control characters. Optional."""
-    @builtins.property
-    def scopes(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the key may do: at most 64 different names such as `usage:write`. None when empty."""
 
-    @builtins.property
-    def allowed_models(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def allowed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The models the key may use: at most 200 different names, where a trailing `*` stands for any rest. Every model when
         empty.
         """
 
-    @builtins.property
-    def expire_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the key stops working by itself; must lie ahead. Never when absent."""
 
-    @builtins.property
-    def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What to return with each verification: at most 50 pairs, keys of 1 to 64 and values of at most 500 characters."""
 
     def __init__(
         self,
         *,
-        request_id: builtins.str = ...,
-        organization_id: builtins.str = ...,
-        project_id: builtins.str = ...,
-        user_id: builtins.str = ...,
-        name: builtins.str = ...,
-        environment: ApiKeyEnvironment.ValueType = ...,
-        scopes: abc.Iterable[builtins.str] | None = ...,
-        allowed_models: abc.Iterable[builtins.str] | None = ...,
-        expire_time: timestamp_pb2.Timestamp | None = ...,
-        metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
-        external_id: builtins.str = ...,
+        request_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        environment: Global___ApiKeyEnvironment.ValueType = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        allowed_models: _abc.Iterable[_builtins.str] | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        external_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["expire_time", b"expire_time", "owner", b"owner", "user_id", b"user_id"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["allowed_models", b"allowed_models", "environment", b"environment", "expire_time", b"expire_time", "external_id", b"external_id", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "owner", b"owner", "project_id", b"project_id", "request_id", b"request_id", "scopes", b"scopes", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "owner", b"owner", "user_id", b"user_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_models", b"allowed_models", "environment", b"environment", "expire_time", b"expire_time", "external_id", b"external_id", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "owner", b"owner", "project_id", b"project_id", "request_id", b"request_id", "scopes", b"scopes", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_owner: _TypeAlias = typing.Literal["user_id"]  # noqa: Y015
-    _WhichOneofArgType_owner: _TypeAlias = typing.Literal["owner", b"owner"]  # noqa: Y015
+    _WhichOneofReturnType_owner: _TypeAlias = _typing.Literal["user_id"]  # noqa: Y015
+    _WhichOneofArgType_owner: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_owner) -> _WhichOneofReturnType_owner | None: ...
 
-@typing.final
-class CreateApiKeyResponse(message.Message):
+Global___CreateApiKeyRequest: _TypeAlias = CreateApiKeyRequest  # noqa: Y015
+
+@_typing.final
+class CreateApiKeyResponse(_message.Message):
     """The new API key."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    API_KEY_FIELD_NUMBER: builtins.int
-    SECRET_FIELD_NUMBER: builtins.int
-    REPLAYED_FIELD_NUMBER: builtins.int
-    REVISION_FIELD_NUMBER: builtins.int
-    secret: builtins.str
+    API_KEY_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    secret: _builtins.str
     """What the owner presents. Shown this once; empty when `replayed`."""
-    replayed: builtins.bool
+    replayed: _builtins.bool
     """Whether an earlier call with the same `request_id` made the key."""
-    revision: builtins.int
+    revision: _builtins.int
     """A revision that holds the key; as `min_revision` it makes VerifyApiKey see it at once."""
-    @builtins.property
-    def api_key(self) -> ApiKey:
+    @_builtins.property
+    def api_key(self) -> Global___ApiKey:
         """The key as it is now."""
 
     def __init__(
         self,
         *,
-        api_key: ApiKey | None = ...,
-        secret: builtins.str = ...,
-        replayed: builtins.bool = ...,
-        revision: builtins.int = ...,
+        api_key: Global___ApiKey | None = ...,
+        secret: _builtins.str = ...,
+        replayed: _builtins.bool = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["api_key", b"api_key"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["api_key", b"api_key", "replayed", b"replayed", "revision", b"revision", "secret", b"secret"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "replayed", b"replayed", "revision", b"revision", "secret", b"secret"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class GetApiKeyRequest(message.Message):
+Global___CreateApiKeyResponse: _TypeAlias = CreateApiKeyResponse  # noqa: Y015
+
+@_typing.final
+class GetApiKeyRequest(_message.Message):
     """Names the API key to return."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    API_KEY_ID_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization."""
-    api_key_id: builtins.str
+    api_key_id: _builtins.str
     """The id of the key."""
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        api_key_id: builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["api_key_id", b"api_key_id", "organization_id", b"organization_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "organization_id", b"organization_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class GetApiKeyResponse(message.Message):
+Global___GetApiKeyRequest: _TypeAlias = GetApiKeyRequest  # noqa: Y015
+
+@_typing.final
+class GetApiKeyResponse(_message.Message):
     """The API key asked for."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    API_KEY_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def api_key(self) -> ApiKey:
+    API_KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def api_key(self) -> Global___ApiKey:
         """The key."""
 
     def __init__(
         self,
         *,
-        api_key: ApiKey | None = ...,
+        api_key: Global___ApiKey | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["api_key", b"api_key"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["api_key", b"api_key"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ListApiKeysRequest(message.Message):
+Global___GetApiKeyResponse: _TypeAlias = GetApiKeyResponse  # noqa: Y015
+
+@_typing.final
+class ListApiKeysRequest(_message.Message):
     """Asks for one page of API keys."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    PAGE_SIZE_FIELD_NUMBER: builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    PROJECT_ID_FIELD_NUMBER: builtins.int
-    USER_ID_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization."""
-    page_size: builtins.int
+    page_size: _builtins.int
     """The most keys to return: 50 when zero, never more than 1,000."""
-    page_token: builtins.str
+    page_token: _builtins.str
     """The `next_page_token` of the page before, with the same filters; empty for the first page."""
-    project_id: builtins.str
+    project_id: _builtins.str
     """Keeps only keys bound to this project. Optional."""
-    user_id: builtins.str
+    user_id: _builtins.str
     """Keeps only keys this user owns. Optional."""
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        page_size: builtins.int = ...,
-        page_token: builtins.str = ...,
-        project_id: builtins.str = ...,
-        user_id: builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "user_id", b"user_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ListApiKeysResponse(message.Message):
+Global___ListApiKeysRequest: _TypeAlias = ListApiKeysRequest  # noqa: Y015
+
+@_typing.final
+class ListApiKeysResponse(_message.Message):
     """One page of API keys."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    API_KEYS_FIELD_NUMBER: builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    next_page_token: builtins.str
+    API_KEYS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
     """Asks for the next page; empty on the last one."""
-    @builtins.property
-    def api_keys(self) -> containers.RepeatedCompositeFieldContainer[ApiKey]:
+    @_builtins.property
+    def api_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApiKey]:
         """The keys, newest first."""
 
     def __init__(
         self,
         *,
-        api_keys: abc.Iterable[ApiKey] | None = ...,
-        next_page_token: builtins.str = ...,
+        api_keys: _abc.Iterable[Global___ApiKey] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["api_keys", b"api_keys", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_keys", b"api_keys", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class DisableApiKeyRequest(message.Message):
+Global___ListApiKeysResponse: _TypeAlias = ListApiKeysResponse  # noqa: Y015
+
+@_typing.final
+class DisableApiKeyRequest(_message.Message):
     """Names the API key to disable."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    API_KEY_ID_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization."""
-    api_key_id: builtins.str
+    api_key_id: _builtins.str
     """The id of the key."""
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        api_key_id: builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["api_key_id", b"api_key_id", "organization_id", b"organization_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "organization_id", b"organization_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class DisableApiKeyResponse(message.Message):
+Global___DisableApiKeyRequest: _TypeAlias = DisableApiKeyRequest  # noqa: Y015
+
+@_typing.final
+class DisableApiKeyResponse(_message.Message):
     """The disabled API key."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    API_KEY_FIELD_NUMBER: builtins.int
-    REVISION_FIELD_NUMBER: builtins.int
-    revision: builtins.int
+    API_KEY_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
     """A revision that holds the change; as `min_revision` it makes VerifyApiKey see it at once."""
-    @builtins.property
-    def api_key(self) -> ApiKey:
+    @_builtins.property
+    def api_key(self) -> Global___ApiKey:
         """The key as it is now."""
 
     def __init__(
         self,
         *,
-        api_key: ApiKey | None = ...,
-        revision: builtins.int = ...,
+        api_key: Global___ApiKey | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["api_key", b"api_key"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["api_key", b"api_key", "revision", b"revision"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class EnableApiKeyRequest(message.Message):
+Global___DisableApiKeyResponse: _TypeAlias = DisableApiKeyResponse  # noqa: Y015
+
+@_typing.final
+class EnableApiKeyRequest(_message.Message):
     """Names the API key to enable."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    API_KEY_ID_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization."""
-    api_key_id: builtins.str
+    api_key_id: _builtins.str
     """The id of the key."""
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        api_key_id: builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["api_key_id", b"api_key_id", "organization_id", b"organization_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "organization_id", b"organization_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class EnableApiKeyResponse(message.Message):
+Global___EnableApiKeyRequest: _TypeAlias = EnableApiKeyRequest  # noqa: Y015
+
+@_typing.final
+class EnableApiKeyResponse(_message.Message):
     """The enabled API key."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    API_KEY_FIELD_NUMBER: builtins.int
-    REVISION_FIELD_NUMBER: builtins.int
-    revision: builtins.int
+    API_KEY_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
     """A revision that holds the change; as `min_revision` it makes VerifyApiKey see it at once."""
-    @builtins.property
-    def api_key(self) -> ApiKey:
+    @_builtins.property
+    def api_key(self) -> Global___ApiKey:
         """The key as it is now."""
 
     def __init__(
         self,
         *,
-        api_key: ApiKey | None = ...,
-        revision: builtins.int = ...,
+        api_key: Global___ApiKey | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["api_key", b"api_key"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["api_key", b"api_key", "revision", b"revision"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class RevokeApiKeyRequest(message.Message):
+Global___EnableApiKeyResponse: _TypeAlias = EnableApiKeyResponse  # noqa: Y015
+
+@_typing.final
+class RevokeApiKeyRequest(_message.Message):
     """Names the API key to revoke."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    API_KEY_ID_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization."""
-    api_key_id: builtins.str
+    api_key_id: _builtins.str
     """The id of the key."""
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        api_key_id: builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["api_key_id", b"api_key_id", "organization_id", b"organization_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "organization_id", b"organization_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class RevokeApiKeyResponse(message.Message):
+Global___RevokeApiKeyRequest: _TypeAlias = RevokeApiKeyRequest  # noqa: Y015
+
+@_typing.final
+class RevokeApiKeyResponse(_message.Message):
     """The revoked API key."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    API_KEY_FIELD_NUMBER: builtins.int
-    REVISION_FIELD_NUMBER: builtins.int
-    revision: builtins.int
+    API_KEY_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
     """A revision that holds the change; as `min_revision` it makes VerifyApiKey see it at once."""
-    @builtins.property
-    def api_key(self) -> ApiKey:
+    @_builtins.property
+    def api_key(self) -> Global___ApiKey:
         """The key as it is now."""
 
     def __init__(
         self,
         *,
-        api_key: ApiKey | None = ...,
-        revision: builtins.int = ...,
+        api_key: Global___ApiKey | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["api_key", b"api_key"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["api_key", b"api_key", "revision", b"revision"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class VerifyApiKeyRequest(message.Message):
+Global___RevokeApiKeyResponse: _TypeAlias = RevokeApiKeyResponse  # noqa: Y015
+
+@_typing.final
+class VerifyApiKeyRequest(_message.Message):
     """Presents a secret."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    KEY_FIELD_NUMBER: builtins.int
-    REQUIRED_SCOPES_FIELD_NUMBER: builtins.int
-    MODEL_FIELD_NUMBER: builtins.int
-    MIN_REVISION_FIELD_NUMBER: builtins.int
-    key: builtins.str
+    KEY_FIELD_NUMBER: _builtins.int
+    REQUIRED_SCOPES_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    MIN_REVISION_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
     """The secret as it was presented, 1 to 256 characters."""
-    model: builtins.str
+    model: _builtins.str
     """The model the key is to be used with, at most 200 characters. Not checked when empty."""
-    min_revision: builtins.int
+    min_revision: _builtins.int
     """The answer reflects every change up to this revision, at the price of a read where the cache is older. Zero takes
     the cache as it is.
     """
-    @builtins.property
-    def required_scopes(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def required_scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The scopes the key must all have, at most 32. None when empty."""
 
     def __init__(
         self,
         *,
-        key: builtins.str = ...,
-        required_scopes: abc.Iterable[builtins.str] | None = ...,
-        model: builtins.str = ...,
-        min_revision: builtins.int = ...,
+        key: _builtins.str = ...,
+        required_scopes: _abc.Iterable[_builtins.str] | None = ...,
+        model: _builtins.str = ...,
+        min_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "min_revision", b"min_revision", "model", b"model", "required_scopes", b"required_scopes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "min_revision", b"min_revision", "model", b"model", "required_scopes", b"required_scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class VerifyApiKeyResponse(message.Message):
+Global___VerifyApiKeyRequest: _TypeAlias = VerifyApiKeyRequest  # noqa: Y015
+
+@_typing.final
+class VerifyApiKeyResponse(_message.Message):
     """What the presented secret is good for."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @typing.final
-    class MetadataEntry(message.Message):
-        DESCRIPTOR: descriptor.Descriptor
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
 
-        KEY_FIELD_NUMBER: builtins.int
-        VALUE_FIELD_NUMBER: builtins.int
-        key: builtins.str
-        value: builtins.str
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: builtins.str = ...,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    CODE_FIELD_NUMBER: builtins.int
-    PRINCIPAL_FIELD_NUMBER: builtins.int
-    METADATA_FIELD_NUMBER: builtins.int
-    EXTERNAL_ID_FIELD_NUMBER: builtins.int
-    ENVIRONMENT_FIELD_NUMBER: builtins.int
-    API_KEY_ID_FIELD_NUMBER: builtins.int
-    REVISION_FIELD_NUMBER: builtins.int
-    EXPIRE_TIME_FIELD_NUMBER: builtins.int
-    ALLOWED_MODELS_FIELD_NUMBER: builtins.int
-    code: VerifyApiKeyCode.ValueType
+    CODE_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    ALLOWED_MODELS_FIELD_NUMBER: _builtins.int
+    code: Global___VerifyApiKeyCode.ValueType
     """The decision."""
-    external_id: builtins.str
+    external_id: _builtins.str
     """The owner's own id for whoever uses the key; only when the code is VALID."""
-    environment: ApiKeyEnvironment.ValueType
+    environment: Global___ApiKeyEnvironment.ValueType
     """Whether the key is for real work; only when the code is VALID."""
-    api_key_id: builtins.str
+    api_key_id: _builtins.str
     """The key that was presented, for logs and explanations; empty when the code is NOT_FOUND."""
-    revision: builtins.int
+    revision: _builtins.int
     """The answer reflects every change up to this revision, and maybe later ones. Zero when the secret was malformed and no
     state was looked at.
     """
-    @builtins.property
-    def principal(self) -> Principal:
+    @_builtins.property
+    def principal(self) -> Global___Principal:
         """Who acts; present only when the code is VALID."""
 
-    @builtins.property
-    def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What the owner attached to the key; only when the code is VALID."""
 
-    @builtins.property
-    def expire_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the key stops working by itself; only when the code is VALID, absent when it never does. Whoever caches the
         answer must not keep it longer.
         """
 
-    @builtins.property
-    def allowed_models(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+    @_builtins.property
+    def allowed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The models the key may use, as in ApiKey; only when the code is VALID. Whoever caches the answer can decide about
         another model with it.
         """
@@ -898,70 +934,76 @@ class VerifyApiKeyResponse(message.Message):
     def __init__(
         self,
         *,
-        code: VerifyApiKeyCode.ValueType = ...,
-        principal: Principal | None = ...,
-        metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
-        external_id: builtins.str = ...,
-        environment: ApiKeyEnvironment.ValueType = ...,
-        api_key_id: builtins.str = ...,
-        revision: builtins.int = ...,
-        expire_time: timestamp_pb2.Timestamp | None = ...,
-        allowed_models: abc.Iterable[builtins.str] | None = ...,
+        code: Global___VerifyApiKeyCode.ValueType = ...,
+        principal: Global___Principal | None = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        external_id: _builtins.str = ...,
+        environment: Global___ApiKeyEnvironment.ValueType = ...,
+        api_key_id: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        allowed_models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["expire_time", b"expire_time", "principal", b"principal"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["allowed_models", b"allowed_models", "api_key_id", b"api_key_id", "code", b"code", "environment", b"environment", "expire_time", b"expire_time", "external_id", b"external_id", "metadata", b"metadata", "principal", b"principal", "revision", b"revision"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "principal", b"principal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_models", b"allowed_models", "api_key_id", b"api_key_id", "code", b"code", "environment", b"environment", "expire_time", b"expire_time", "external_id", b"external_id", "metadata", b"metadata", "principal", b"principal", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class WatchApiKeysRequest(message.Message):
+Global___VerifyApiKeyResponse: _TypeAlias = VerifyApiKeyResponse  # noqa: Y015
+
+@_typing.final
+class WatchApiKeysRequest(_message.Message):
     """Asks for changes."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    AFTER_REVISION_FIELD_NUMBER: builtins.int
-    after_revision: builtins.int
+    AFTER_REVISION_FIELD_NUMBER: _builtins.int
+    after_revision: _builtins.int
     """The last revision the subscriber knows; changes after it follow. Zero starts from now: the first message tells the
     current revision, and nothing cached before it may be kept.
     """
     def __init__(
         self,
         *,
-        after_revision: builtins.int = ...,
+        after_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["after_revision", b"after_revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_revision", b"after_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class WatchApiKeysResponse(message.Message):
+Global___WatchApiKeysRequest: _TypeAlias = WatchApiKeysRequest  # noqa: Y015
+
+@_typing.final
+class WatchApiKeysResponse(_message.Message):
     """Changes, or a heartbeat when there are none."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    REVISION_FIELD_NUMBER: builtins.int
-    CHANGES_FIELD_NUMBER: builtins.int
-    RESYNC_FIELD_NUMBER: builtins.int
-    revision: builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    RESYNC_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
     """Every change up to this revision has now been sent."""
-    resync: builtins.bool
+    resync: _builtins.bool
     """Whether changes up to `revision` were left out, so that whatever was cached must be dropped."""
-    @builtins.property
-    def changes(self) -> containers.RepeatedCompositeFieldContainer[ApiKeyChange]:
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApiKeyChange]:
         """The changes, in the order of their revisions; at most 500."""
 
     def __init__(
         self,
         *,
-        revision: builtins.int = ...,
-        changes: abc.Iterable[ApiKeyChange] | None = ...,
-        resync: builtins.bool = ...,
+        revision: _builtins.int = ...,
+        changes: _abc.Iterable[Global___ApiKeyChange] | None = ...,
+        resync: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["changes", b"changes", "resync", b"resync", "revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "resync", b"resync", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchApiKeysResponse: _TypeAlias = WatchApiKeysResponse  # noqa: Y015

@@ -3,10 +3,10 @@
 isort:skip_file
 """
 
-from collections import abc as abc
-from grpc import aio as aio
-from tollhouse.identity.v1 import api_key_pb2 as api_key_pb2
-import abc as abc_1
+from collections import abc as _abc
+from grpc import aio as _aio
+from tollhouse.identity.v1 import api_key_pb2 as _api_key_pb2
+import abc as _abc_1
 
 
 GRPC_GENERATED_VERSION: str
@@ -25,38 +25,38 @@ class ApiKeyServiceStub:
     A key of another organization answers exactly like one that does not exist.
     """
 
-    def __init__(self, channel: aio.Channel) -> None: ...
-    CreateApiKey: aio.UnaryUnaryMultiCallable[api_key_pb2.CreateApiKeyRequest, api_key_pb2.CreateApiKeyResponse]
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.CreateApiKeyRequest, _api_key_pb2.CreateApiKeyResponse]
     """Creates an API key and shows its secret, this once.
 
     Fails with NOT_FOUND when there is no such organization, project or member. With a `request_id` the call is safe to
     repeat, but a repeat returns the key without its secret, which nobody can show again: who lost the first answer
     revokes the key and makes another.
     """
-    GetApiKey: aio.UnaryUnaryMultiCallable[api_key_pb2.GetApiKeyRequest, api_key_pb2.GetApiKeyResponse]
+    GetApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.GetApiKeyRequest, _api_key_pb2.GetApiKeyResponse]
     """Returns one API key without its secret. Fails with NOT_FOUND when the organization has none with this id."""
-    ListApiKeys: aio.UnaryUnaryMultiCallable[api_key_pb2.ListApiKeysRequest, api_key_pb2.ListApiKeysResponse]
+    ListApiKeys: _aio.UnaryUnaryMultiCallable[_api_key_pb2.ListApiKeysRequest, _api_key_pb2.ListApiKeysResponse]
     """Lists the API keys of an organization, newest first, revoked and expired ones included.
 
     Fails with NOT_FOUND when there is no such organization.
     """
-    DisableApiKey: aio.UnaryUnaryMultiCallable[api_key_pb2.DisableApiKeyRequest, api_key_pb2.DisableApiKeyResponse]
+    DisableApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.DisableApiKeyRequest, _api_key_pb2.DisableApiKeyResponse]
     """Stops an API key until EnableApiKey. Disabling a disabled key changes nothing and succeeds.
 
     Fails with FAILED_PRECONDITION and reason `API_KEY_REVOKED` when the key is revoked.
     """
-    EnableApiKey: aio.UnaryUnaryMultiCallable[api_key_pb2.EnableApiKeyRequest, api_key_pb2.EnableApiKeyResponse]
+    EnableApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.EnableApiKeyRequest, _api_key_pb2.EnableApiKeyResponse]
     """Lets a disabled API key work again. Enabling an enabled key changes nothing and succeeds.
 
     Fails with FAILED_PRECONDITION and reason `API_KEY_REVOKED` when the key is revoked.
     """
-    RevokeApiKey: aio.UnaryUnaryMultiCallable[api_key_pb2.RevokeApiKeyRequest, api_key_pb2.RevokeApiKeyResponse]
+    RevokeApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.RevokeApiKeyRequest, _api_key_pb2.RevokeApiKeyResponse]
     """Stops an API key for ever. Revoking a revoked key changes nothing and succeeds.
 
     VerifyApiKey refuses the key at once where `min_revision` carries the returned revision, and within five seconds
     everywhere else.
     """
-    VerifyApiKey: aio.UnaryUnaryMultiCallable[api_key_pb2.VerifyApiKeyRequest, api_key_pb2.VerifyApiKeyResponse]
+    VerifyApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.VerifyApiKeyRequest, _api_key_pb2.VerifyApiKeyResponse]
     """Says whose secret was presented and whether it may be used now.
 
     A refusal is an answer, not an error: it arrives in `code`. The codes are tried in the order in which the enum lists
@@ -64,7 +64,7 @@ class ApiKeyServiceStub:
     Fails with FAILED_PRECONDITION and reason `REVISION_NOT_REACHED` when `min_revision` lies ahead of every change, and
     with UNAVAILABLE when the state cannot be read: callers then refuse their own callers.
     """
-    WatchApiKeys: aio.UnaryStreamMultiCallable[api_key_pb2.WatchApiKeysRequest, api_key_pb2.WatchApiKeysResponse]
+    WatchApiKeys: _aio.UnaryStreamMultiCallable[_api_key_pb2.WatchApiKeysRequest, _api_key_pb2.WatchApiKeysResponse]
     """Streams the changes that can alter an answer of VerifyApiKey, so that callers can cache answers.
 
     Each message says up to which revision the subscriber now knows every change; without changes it comes once a second
@@ -75,7 +75,7 @@ class ApiKeyServiceStub:
     Fails with RESOURCE_EXHAUSTED and reason `TOO_MANY_WATCHERS` when a process serves as many streams as it may.
     """
 
-class ApiKeyServiceServicer(metaclass=abc_1.ABCMeta):
+class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps API keys and answers, on every metered call, whose key was presented and what it may do.
 
     A secret looks like `th_live_` or `th_test_`, then 43 base62 characters that hold 256 random bits, then 6 base62
@@ -88,12 +88,12 @@ class ApiKeyServiceServicer(metaclass=abc_1.ABCMeta):
     A key of another organization answers exactly like one that does not exist.
     """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def CreateApiKey(
         self,
-        request: api_key_pb2.CreateApiKeyRequest,
-        context: aio.ServicerContext[api_key_pb2.CreateApiKeyRequest, abc.Awaitable[api_key_pb2.CreateApiKeyResponse]],
-    ) -> abc.Awaitable[api_key_pb2.CreateApiKeyResponse]:
+        request: _api_key_pb2.CreateApiKeyRequest,
+        context: _aio.ServicerContext[_api_key_pb2.CreateApiKeyRequest, _abc.Awaitable[_api_key_pb2.CreateApiKeyResponse]],
+    ) -> _abc.Awaitable[_api_key_pb2.CreateApiKeyResponse]:
         """Creates an API key and shows its secret, this once.
 
         Fails with NOT_FOUND when there is no such organization, project or member. With a `request_id` the call is safe to
@@ -101,65 +101,65 @@ class ApiKeyServiceServicer(metaclass=abc_1.ABCMeta):
         revokes the key and makes another.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def GetApiKey(
         self,
-        request: api_key_pb2.GetApiKeyRequest,
-        context: aio.ServicerContext[api_key_pb2.GetApiKeyRequest, abc.Awaitable[api_key_pb2.GetApiKeyResponse]],
-    ) -> abc.Awaitable[api_key_pb2.GetApiKeyResponse]:
+        request: _api_key_pb2.GetApiKeyRequest,
+        context: _aio.ServicerContext[_api_key_pb2.GetApiKeyRequest, _abc.Awaitable[_api_key_pb2.GetApiKeyResponse]],
+    ) -> _abc.Awaitable[_api_key_pb2.GetApiKeyResponse]:
         """Returns one API key without its secret. Fails with NOT_FOUND when the organization has none with this id."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def ListApiKeys(
         self,
-        request: api_key_pb2.ListApiKeysRequest,
-        context: aio.ServicerContext[api_key_pb2.ListApiKeysRequest, abc.Awaitable[api_key_pb2.ListApiKeysResponse]],
-    ) -> abc.Awaitable[api_key_pb2.ListApiKeysResponse]:
+        request: _api_key_pb2.ListApiKeysRequest,
+        context: _aio.ServicerContext[_api_key_pb2.ListApiKeysRequest, _abc.Awaitable[_api_key_pb2.ListApiKeysResponse]],
+    ) -> _abc.Awaitable[_api_key_pb2.ListApiKeysResponse]:
         """Lists the API keys of an organization, newest first, revoked and expired ones included.
 
         Fails with NOT_FOUND when there is no such organization.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def DisableApiKey(
         self,
-        request: api_key_pb2.DisableApiKeyRequest,
-        context: aio.ServicerContext[api_key_pb2.DisableApiKeyRequest, abc.Awaitable[api_key_pb2.DisableApiKeyResponse]],
-    ) -> abc.Awaitable[api_key_pb2.DisableApiKeyResponse]:
+        request: _api_key_pb2.DisableApiKeyRequest,
+        context: _aio.ServicerContext[_api_key_pb2.DisableApiKeyRequest, _abc.Awaitable[_api_key_pb2.DisableApiKeyResponse]],
+    ) -> _abc.Awaitable[_api_key_pb2.DisableApiKeyResponse]:
         """Stops an API key until EnableApiKey. Disabling a disabled key changes nothing and succeeds.
 
         Fails with FAILED_PRECONDITION and reason `API_KEY_REVOKED` when the key is revoked.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def EnableApiKey(
         self,
-        request: api_key_pb2.EnableApiKeyRequest,
-        context: aio.ServicerContext[api_key_pb2.EnableApiKeyRequest, abc.Awaitable[api_key_pb2.EnableApiKeyResponse]],
-    ) -> abc.Awaitable[api_key_pb2.EnableApiKeyResponse]:
+        request: _api_key_pb2.EnableApiKeyRequest,
+        context: _aio.ServicerContext[_api_key_pb2.EnableApiKeyRequest, _abc.Awaitable[_api_key_pb2.EnableApiKeyResponse]],
+    ) -> _abc.Awaitable[_api_key_pb2.EnableApiKeyResponse]:
         """Lets a disabled API key work again. Enabling an enabled key changes nothing and succeeds.
 
         Fails with FAILED_PRECONDITION and reason `API_KEY_REVOKED` when the key is revoked.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def RevokeApiKey(
         self,
-        request: api_key_pb2.RevokeApiKeyRequest,
-        context: aio.ServicerContext[api_key_pb2.RevokeApiKeyRequest, abc.Awaitable[api_key_pb2.RevokeApiKeyResponse]],
-    ) -> abc.Awaitable[api_key_pb2.RevokeApiKeyResponse]:
+        request: _api_key_pb2.RevokeApiKeyRequest,
+        context: _aio.ServicerContext[_api_key_pb2.RevokeApiKeyRequest, _abc.Awaitable[_api_key_pb2.RevokeApiKeyResponse]],
+    ) -> _abc.Awaitable[_api_key_pb2.RevokeApiKeyResponse]:
         """Stops an API key for ever. Revoking a revoked key changes nothing and succeeds.
 
         VerifyApiKey refuses the key at once where `min_revision` carries the returned revision, and within five seconds
         everywhere else.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def VerifyApiKey(
         self,
-        request: api_key_pb2.VerifyApiKeyRequest,
-        context: aio.ServicerContext[api_key_pb2.VerifyApiKeyRequest, abc.Awaitable[api_key_pb2.VerifyApiKeyResponse]],
-    ) -> abc.Awaitable[api_key_pb2.VerifyApiKeyResponse]:
+        request: _api_key_pb2.VerifyApiKeyRequest,
+        context: _aio.ServicerContext[_api_key_pb2.VerifyApiKeyRequest, _abc.Awaitable[_api_key_pb2.VerifyApiKeyResponse]],
+    ) -> _abc.Awaitable[_api_key_pb2.VerifyApiKeyResponse]:
         """Says whose secret was presented and whether it may be used now.
 
         A refusal is an answer, not an error: it arrives in `code`. The codes are tried in the order in which the enum lists
@@ -168,12 +168,12 @@ class ApiKeyServiceServicer(metaclass=abc_1.ABCMeta):
         with UNAVAILABLE when the state cannot be read: callers then refuse their own callers.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def WatchApiKeys(
         self,
-        request: api_key_pb2.WatchApiKeysRequest,
-        context: aio.ServicerContext[api_key_pb2.WatchApiKeysRequest, abc.AsyncIterator[api_key_pb2.WatchApiKeysResponse]],
-    ) -> abc.AsyncIterator[api_key_pb2.WatchApiKeysResponse]:
+        request: _api_key_pb2.WatchApiKeysRequest,
+        context: _aio.ServicerContext[_api_key_pb2.WatchApiKeysRequest, _abc.AsyncIterator[_api_key_pb2.WatchApiKeysResponse]],
+    ) -> _abc.AsyncIterator[_api_key_pb2.WatchApiKeysResponse]:
         """Streams the changes that can alter an answer of VerifyApiKey, so that callers can cache answers.
 
         Each message says up to which revision the subscriber now knows every change; without changes it comes once a second
@@ -184,4 +184,4 @@ class ApiKeyServiceServicer(metaclass=abc_1.ABCMeta):
         Fails with RESOURCE_EXHAUSTED and reason `TOO_MANY_WATCHERS` when a process serves as many streams as it may.
         """
 
-def add_ApiKeyServiceServicer_to_server(servicer: ApiKeyServiceServicer, server: aio.Server) -> None: ...
+def add_ApiKeyServiceServicer_to_server(servicer: ApiKeyServiceServicer, server: _aio.Server) -> None: ...

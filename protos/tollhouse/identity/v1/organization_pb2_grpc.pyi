@@ -3,10 +3,10 @@
 isort:skip_file
 """
 
-from collections import abc as abc
-from grpc import aio as aio
-from tollhouse.identity.v1 import organization_pb2 as organization_pb2
-import abc as abc_1
+from collections import abc as _abc
+from grpc import aio as _aio
+from tollhouse.identity.v1 import organization_pb2 as _organization_pb2
+import abc as _abc_1
 
 
 GRPC_GENERATED_VERSION: str
@@ -15,115 +15,115 @@ GRPC_VERSION: str
 class OrganizationServiceStub:
     """Keeps organizations, the tenants of the platform, and who belongs to them."""
 
-    def __init__(self, channel: aio.Channel) -> None: ...
-    CreateOrganization: aio.UnaryUnaryMultiCallable[organization_pb2.CreateOrganizationRequest, organization_pb2.CreateOrganizationResponse]
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateOrganization: _aio.UnaryUnaryMultiCallable[_organization_pb2.CreateOrganizationRequest, _organization_pb2.CreateOrganizationResponse]
     """Creates an organization with its first owner.
 
     Fails with NOT_FOUND when there is no such user. Names of organizations need not be unique. With a `request_id` the
     call is safe to repeat.
     """
-    GetOrganization: aio.UnaryUnaryMultiCallable[organization_pb2.GetOrganizationRequest, organization_pb2.GetOrganizationResponse]
+    GetOrganization: _aio.UnaryUnaryMultiCallable[_organization_pb2.GetOrganizationRequest, _organization_pb2.GetOrganizationResponse]
     """Returns one organization. Fails with NOT_FOUND when there is none."""
-    ListOrganizations: aio.UnaryUnaryMultiCallable[organization_pb2.ListOrganizationsRequest, organization_pb2.ListOrganizationsResponse]
+    ListOrganizations: _aio.UnaryUnaryMultiCallable[_organization_pb2.ListOrganizationsRequest, _organization_pb2.ListOrganizationsResponse]
     """Lists organizations, newest first, in pages that stay stable while organizations are added."""
-    AddMember: aio.UnaryUnaryMultiCallable[organization_pb2.AddMemberRequest, organization_pb2.AddMemberResponse]
+    AddMember: _aio.UnaryUnaryMultiCallable[_organization_pb2.AddMemberRequest, _organization_pb2.AddMemberResponse]
     """Adds a user to an organization.
 
     Fails with ALREADY_EXISTS and reason `MEMBER_ALREADY_EXISTS` when the user belongs to it, and with NOT_FOUND when
     there is no such organization or user. With a `request_id` the call is safe to repeat.
     """
-    UpdateMember: aio.UnaryUnaryMultiCallable[organization_pb2.UpdateMemberRequest, organization_pb2.UpdateMemberResponse]
+    UpdateMember: _aio.UnaryUnaryMultiCallable[_organization_pb2.UpdateMemberRequest, _organization_pb2.UpdateMemberResponse]
     """Changes the role of a member.
 
     Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave the organization without an owner.
     """
-    RemoveMember: aio.UnaryUnaryMultiCallable[organization_pb2.RemoveMemberRequest, organization_pb2.RemoveMemberResponse]
+    RemoveMember: _aio.UnaryUnaryMultiCallable[_organization_pb2.RemoveMemberRequest, _organization_pb2.RemoveMemberResponse]
     """Takes a user out of an organization and revokes the API keys they own in it, for ever.
 
     Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave the organization without an owner, and
     with NOT_FOUND when the user does not belong to it.
     """
-    ListMembers: aio.UnaryUnaryMultiCallable[organization_pb2.ListMembersRequest, organization_pb2.ListMembersResponse]
+    ListMembers: _aio.UnaryUnaryMultiCallable[_organization_pb2.ListMembersRequest, _organization_pb2.ListMembersResponse]
     """Lists the members of an organization, in the order of their user ids.
 
     Fails with NOT_FOUND when there is no such organization.
     """
 
-class OrganizationServiceServicer(metaclass=abc_1.ABCMeta):
+class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps organizations, the tenants of the platform, and who belongs to them."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def CreateOrganization(
         self,
-        request: organization_pb2.CreateOrganizationRequest,
-        context: aio.ServicerContext[organization_pb2.CreateOrganizationRequest, abc.Awaitable[organization_pb2.CreateOrganizationResponse]],
-    ) -> abc.Awaitable[organization_pb2.CreateOrganizationResponse]:
+        request: _organization_pb2.CreateOrganizationRequest,
+        context: _aio.ServicerContext[_organization_pb2.CreateOrganizationRequest, _abc.Awaitable[_organization_pb2.CreateOrganizationResponse]],
+    ) -> _abc.Awaitable[_organization_pb2.CreateOrganizationResponse]:
         """Creates an organization with its first owner.
 
         Fails with NOT_FOUND when there is no such user. Names of organizations need not be unique. With a `request_id` the
         call is safe to repeat.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def GetOrganization(
         self,
-        request: organization_pb2.GetOrganizationRequest,
-        context: aio.ServicerContext[organization_pb2.GetOrganizationRequest, abc.Awaitable[organization_pb2.GetOrganizationResponse]],
-    ) -> abc.Awaitable[organization_pb2.GetOrganizationResponse]:
+        request: _organization_pb2.GetOrganizationRequest,
+        context: _aio.ServicerContext[_organization_pb2.GetOrganizationRequest, _abc.Awaitable[_organization_pb2.GetOrganizationResponse]],
+    ) -> _abc.Awaitable[_organization_pb2.GetOrganizationResponse]:
         """Returns one organization. Fails with NOT_FOUND when there is none."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def ListOrganizations(
         self,
-        request: organization_pb2.ListOrganizationsRequest,
-        context: aio.ServicerContext[organization_pb2.ListOrganizationsRequest, abc.Awaitable[organization_pb2.ListOrganizationsResponse]],
-    ) -> abc.Awaitable[organization_pb2.ListOrganizationsResponse]:
+        request: _organization_pb2.ListOrganizationsRequest,
+        context: _aio.ServicerContext[_organization_pb2.ListOrganizationsRequest, _abc.Awaitable[_organization_pb2.ListOrganizationsResponse]],
+    ) -> _abc.Awaitable[_organization_pb2.ListOrganizationsResponse]:
         """Lists organizations, newest first, in pages that stay stable while organizations are added."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def AddMember(
         self,
-        request: organization_pb2.AddMemberRequest,
-        context: aio.ServicerContext[organization_pb2.AddMemberRequest, abc.Awaitable[organization_pb2.AddMemberResponse]],
-    ) -> abc.Awaitable[organization_pb2.AddMemberResponse]:
+        request: _organization_pb2.AddMemberRequest,
+        context: _aio.ServicerContext[_organization_pb2.AddMemberRequest, _abc.Awaitable[_organization_pb2.AddMemberResponse]],
+    ) -> _abc.Awaitable[_organization_pb2.AddMemberResponse]:
         """Adds a user to an organization.
 
         Fails with ALREADY_EXISTS and reason `MEMBER_ALREADY_EXISTS` when the user belongs to it, and with NOT_FOUND when
         there is no such organization or user. With a `request_id` the call is safe to repeat.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def UpdateMember(
         self,
-        request: organization_pb2.UpdateMemberRequest,
-        context: aio.ServicerContext[organization_pb2.UpdateMemberRequest, abc.Awaitable[organization_pb2.UpdateMemberResponse]],
-    ) -> abc.Awaitable[organization_pb2.UpdateMemberResponse]:
+        request: _organization_pb2.UpdateMemberRequest,
+        context: _aio.ServicerContext[_organization_pb2.UpdateMemberRequest, _abc.Awaitable[_organization_pb2.UpdateMemberResponse]],
+    ) -> _abc.Awaitable[_organization_pb2.UpdateMemberResponse]:
         """Changes the role of a member.
 
         Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave the organization without an owner.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def RemoveMember(
         self,
-        request: organization_pb2.RemoveMemberRequest,
-        context: aio.ServicerContext[organization_pb2.RemoveMemberRequest, abc.Awaitable[organization_pb2.RemoveMemberResponse]],
-    ) -> abc.Awaitable[organization_pb2.RemoveMemberResponse]:
+        request: _organization_pb2.RemoveMemberRequest,
+        context: _aio.ServicerContext[_organization_pb2.RemoveMemberRequest, _abc.Awaitable[_organization_pb2.RemoveMemberResponse]],
+    ) -> _abc.Awaitable[_organization_pb2.RemoveMemberResponse]:
         """Takes a user out of an organization and revokes the API keys they own in it, for ever.
 
         Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave the organization without an owner, and
         with NOT_FOUND when the user does not belong to it.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def ListMembers(
         self,
-        request: organization_pb2.ListMembersRequest,
-        context: aio.ServicerContext[organization_pb2.ListMembersRequest, abc.Awaitable[organization_pb2.ListMembersResponse]],
-    ) -> abc.Awaitable[organization_pb2.ListMembersResponse]:
+        request: _organization_pb2.ListMembersRequest,
+        context: _aio.ServicerContext[_organization_pb2.ListMembersRequest, _abc.Awaitable[_organization_pb2.ListMembersResponse]],
+    ) -> _abc.Awaitable[_organization_pb2.ListMembersResponse]:
         """Lists the members of an organization, in the order of their user ids.
 
         Fails with NOT_FOUND when there is no such organization.
         """
 
-def add_OrganizationServiceServicer_to_server(servicer: OrganizationServiceServicer, server: aio.Server) -> None: ...
+def add_OrganizationServiceServicer_to_server(servicer: OrganizationServiceServicer, server: _aio.Server) -> None: ...

@@ -3,10 +3,10 @@
 isort:skip_file
 """
 
-from collections import abc as abc
-from grpc import aio as aio
-from tollhouse.identity.v1 import project_pb2 as project_pb2
-import abc as abc_1
+from collections import abc as _abc
+from grpc import aio as _aio
+from tollhouse.identity.v1 import project_pb2 as _project_pb2
+import abc as _abc_1
 
 
 GRPC_GENERATED_VERSION: str
@@ -18,31 +18,31 @@ class ProjectServiceStub:
     A project of another organization answers exactly like one that does not exist.
     """
 
-    def __init__(self, channel: aio.Channel) -> None: ...
-    CreateProject: aio.UnaryUnaryMultiCallable[project_pb2.CreateProjectRequest, project_pb2.CreateProjectResponse]
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateProject: _aio.UnaryUnaryMultiCallable[_project_pb2.CreateProjectRequest, _project_pb2.CreateProjectResponse]
     """Creates a project.
 
     Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has a project of this name,
     without regard to case, and with NOT_FOUND when there is no such organization. With a `request_id` the call is safe
     to repeat.
     """
-    GetProject: aio.UnaryUnaryMultiCallable[project_pb2.GetProjectRequest, project_pb2.GetProjectResponse]
+    GetProject: _aio.UnaryUnaryMultiCallable[_project_pb2.GetProjectRequest, _project_pb2.GetProjectResponse]
     """Returns one project. Fails with NOT_FOUND when the organization has none with this id."""
-    ListProjects: aio.UnaryUnaryMultiCallable[project_pb2.ListProjectsRequest, project_pb2.ListProjectsResponse]
+    ListProjects: _aio.UnaryUnaryMultiCallable[_project_pb2.ListProjectsRequest, _project_pb2.ListProjectsResponse]
     """Lists the projects of an organization, newest first. Fails with NOT_FOUND when there is no such organization."""
 
-class ProjectServiceServicer(metaclass=abc_1.ABCMeta):
+class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps projects, the parts an organization divides its keys, usage and money into.
 
     A project of another organization answers exactly like one that does not exist.
     """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def CreateProject(
         self,
-        request: project_pb2.CreateProjectRequest,
-        context: aio.ServicerContext[project_pb2.CreateProjectRequest, abc.Awaitable[project_pb2.CreateProjectResponse]],
-    ) -> abc.Awaitable[project_pb2.CreateProjectResponse]:
+        request: _project_pb2.CreateProjectRequest,
+        context: _aio.ServicerContext[_project_pb2.CreateProjectRequest, _abc.Awaitable[_project_pb2.CreateProjectResponse]],
+    ) -> _abc.Awaitable[_project_pb2.CreateProjectResponse]:
         """Creates a project.
 
         Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has a project of this name,
@@ -50,20 +50,20 @@ class ProjectServiceServicer(metaclass=abc_1.ABCMeta):
         to repeat.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def GetProject(
         self,
-        request: project_pb2.GetProjectRequest,
-        context: aio.ServicerContext[project_pb2.GetProjectRequest, abc.Awaitable[project_pb2.GetProjectResponse]],
-    ) -> abc.Awaitable[project_pb2.GetProjectResponse]:
+        request: _project_pb2.GetProjectRequest,
+        context: _aio.ServicerContext[_project_pb2.GetProjectRequest, _abc.Awaitable[_project_pb2.GetProjectResponse]],
+    ) -> _abc.Awaitable[_project_pb2.GetProjectResponse]:
         """Returns one project. Fails with NOT_FOUND when the organization has none with this id."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def ListProjects(
         self,
-        request: project_pb2.ListProjectsRequest,
-        context: aio.ServicerContext[project_pb2.ListProjectsRequest, abc.Awaitable[project_pb2.ListProjectsResponse]],
-    ) -> abc.Awaitable[project_pb2.ListProjectsResponse]:
+        request: _project_pb2.ListProjectsRequest,
+        context: _aio.ServicerContext[_project_pb2.ListProjectsRequest, _abc.Awaitable[_project_pb2.ListProjectsResponse]],
+    ) -> _abc.Awaitable[_project_pb2.ListProjectsResponse]:
         """Lists the projects of an organization, newest first. Fails with NOT_FOUND when there is no such organization."""
 
-def add_ProjectServiceServicer_to_server(servicer: ProjectServiceServicer, server: aio.Server) -> None: ...
+def add_ProjectServiceServicer_to_server(servicer: ProjectServiceServicer, server: _aio.Server) -> None: ...

@@ -3,10 +3,10 @@
 isort:skip_file
 """
 
-from collections import abc as abc
-from grpc import aio as aio
-from tollhouse.identity.v1 import user_pb2 as user_pb2
-import abc as abc_1
+from collections import abc as _abc
+from grpc import aio as _aio
+from tollhouse.identity.v1 import user_pb2 as _user_pb2
+import abc as _abc_1
 
 
 GRPC_GENERATED_VERSION: str
@@ -15,79 +15,79 @@ GRPC_VERSION: str
 class UserServiceStub:
     """Keeps the people who own organizations and API keys."""
 
-    def __init__(self, channel: aio.Channel) -> None: ...
-    CreateUser: aio.UnaryUnaryMultiCallable[user_pb2.CreateUserRequest, user_pb2.CreateUserResponse]
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.CreateUserRequest, _user_pb2.CreateUserResponse]
     """Creates a user.
 
     Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email or the username belongs to another user;
     the fact `field` names which. With a `request_id` the call is safe to repeat.
     """
-    GetUser: aio.UnaryUnaryMultiCallable[user_pb2.GetUserRequest, user_pb2.GetUserResponse]
+    GetUser: _aio.UnaryUnaryMultiCallable[_user_pb2.GetUserRequest, _user_pb2.GetUserResponse]
     """Returns one user. Fails with NOT_FOUND when there is none."""
-    ListUsers: aio.UnaryUnaryMultiCallable[user_pb2.ListUsersRequest, user_pb2.ListUsersResponse]
+    ListUsers: _aio.UnaryUnaryMultiCallable[_user_pb2.ListUsersRequest, _user_pb2.ListUsersResponse]
     """Lists users, newest first, in pages that stay stable while users are added."""
-    DeactivateUser: aio.UnaryUnaryMultiCallable[user_pb2.DeactivateUserRequest, user_pb2.DeactivateUserResponse]
+    DeactivateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.DeactivateUserRequest, _user_pb2.DeactivateUserResponse]
     """Stops a user: from the returned revision on, each of their API keys answers OWNER_INACTIVE.
 
     Deactivating an inactive user changes nothing and succeeds.
     """
-    ReactivateUser: aio.UnaryUnaryMultiCallable[user_pb2.ReactivateUserRequest, user_pb2.ReactivateUserResponse]
+    ReactivateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.ReactivateUserRequest, _user_pb2.ReactivateUserResponse]
     """Lets a deactivated user and their API keys work again.
 
     Reactivating an active user changes nothing and succeeds.
     """
 
-class UserServiceServicer(metaclass=abc_1.ABCMeta):
+class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps the people who own organizations and API keys."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def CreateUser(
         self,
-        request: user_pb2.CreateUserRequest,
-        context: aio.ServicerContext[user_pb2.CreateUserRequest, abc.Awaitable[user_pb2.CreateUserResponse]],
-    ) -> abc.Awaitable[user_pb2.CreateUserResponse]:
+        request: _user_pb2.CreateUserRequest,
+        context: _aio.ServicerContext[_user_pb2.CreateUserRequest, _abc.Awaitable[_user_pb2.CreateUserResponse]],
+    ) -> _abc.Awaitable[_user_pb2.CreateUserResponse]:
         """Creates a user.
 
         Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email or the username belongs to another user;
         the fact `field` names which. With a `request_id` the call is safe to repeat.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def GetUser(
         self,
-        request: user_pb2.GetUserRequest,
-        context: aio.ServicerContext[user_pb2.GetUserRequest, abc.Awaitable[user_pb2.GetUserResponse]],
-    ) -> abc.Awaitable[user_pb2.GetUserResponse]:
+        request: _user_pb2.GetUserRequest,
+        context: _aio.ServicerContext[_user_pb2.GetUserRequest, _abc.Awaitable[_user_pb2.GetUserResponse]],
+    ) -> _abc.Awaitable[_user_pb2.GetUserResponse]:
         """Returns one user. Fails with NOT_FOUND when there is none."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def ListUsers(
         self,
-        request: user_pb2.ListUsersRequest,
-        context: aio.ServicerContext[user_pb2.ListUsersRequest, abc.Awaitable[user_pb2.ListUsersResponse]],
-    ) -> abc.Awaitable[user_pb2.ListUsersResponse]:
+        request: _user_pb2.ListUsersRequest,
+        context: _aio.ServicerContext[_user_pb2.ListUsersRequest, _abc.Awaitable[_user_pb2.ListUsersResponse]],
+    ) -> _abc.Awaitable[_user_pb2.ListUsersResponse]:
         """Lists users, newest first, in pages that stay stable while users are added."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def DeactivateUser(
         self,
-        request: user_pb2.DeactivateUserRequest,
-        context: aio.ServicerContext[user_pb2.DeactivateUserRequest, abc.Awaitable[user_pb2.DeactivateUserResponse]],
-    ) -> abc.Awaitable[user_pb2.DeactivateUserResponse]:
+        request: _user_pb2.DeactivateUserRequest,
+        context: _aio.ServicerContext[_user_pb2.DeactivateUserRequest, _abc.Awaitable[_user_pb2.DeactivateUserResponse]],
+    ) -> _abc.Awaitable[_user_pb2.DeactivateUserResponse]:
         """Stops a user: from the returned revision on, each of their API keys answers OWNER_INACTIVE.
 
         Deactivating an inactive user changes nothing and succeeds.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def ReactivateUser(
         self,
-        request: user_pb2.ReactivateUserRequest,
-        context: aio.ServicerContext[user_pb2.ReactivateUserRequest, abc.Awaitable[user_pb2.ReactivateUserResponse]],
-    ) -> abc.Awaitable[user_pb2.ReactivateUserResponse]:
+        request: _user_pb2.ReactivateUserRequest,
+        context: _aio.ServicerContext[_user_pb2.ReactivateUserRequest, _abc.Awaitable[_user_pb2.ReactivateUserResponse]],
+    ) -> _abc.Awaitable[_user_pb2.ReactivateUserResponse]:
         """Lets a deactivated user and their API keys work again.
 
         Reactivating an active user changes nothing and succeeds.
         """
 
-def add_UserServiceServicer_to_server(servicer: UserServiceServicer, server: aio.Server) -> None: ...
+def add_UserServiceServicer_to_server(servicer: UserServiceServicer, server: _aio.Server) -> None: ...

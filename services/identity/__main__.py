@@ -1,0 +1,103 @@
+"""Identity as a process: settings, objects, server."""
+
+import asyncio
+
+from libs.common.clock import Clock, SystemClock
+from libs.common.database import open_database
+from libs.common.logs import configure_logs
+from libs.common.server import Service
+from libs.common.settings import load_settings
+from libs.common.telemetry import start_process_telemetry
+from services.identity.api_key.api_keys import ApiKeys
+from services.identity.api_key.cache import KeyCache
+from services.identity.api_key.feed import ChangeFeed
+from services.identity.api_key.last_used import LastUsed
+from services.identity.api_key.reader import KeyReader
+from services.identity.api_key.rendering import render_valid
+from services.identity.api_key.secret import Peppers
+from services.identity.api_key.servicer import ApiKeyServicer
+from services.identity.api_key.verification import Verifier
+from services.identity.api_key.watch import Watchers
+from services.identity.housekeeping import Housekeeping
+from services.identity.integrity.servicer import IntegrityServicer
+from services.identity.integrity.verification import Integrity
+from services.identity.organization.organizations import Organizations
+from services.identity.organization.servicer import OrganizationServicer
+from services.identity.project.projects import Projects
+from services.identity.project.servicer import ProjectServicer
+from services.identity.settings import IdentitySettings
+from services.identity.tables import SCHEMA
+from services.identity.user.servicer import UserServicer
+from services.identity.user.users import Users
+from tollhouse.identity.v1 import (
+    api_key_pb2,
+    api_key_pb2_grpc,
+    integrity_pb2_grpc,
+    organization_pb2_grpc,
+    project_pb2_grpc,
+    user_pb2_grpc,
+)
+
+_CHECK_TIMEOUT_MS = 60_000
+
+
+async def build(settings: IdentitySettings, clock: Clock | None = None) -> Service:
+    """Build identity's server with all that stands behind it; nothing runs yet."""
+    clock = clock or SystemClock()
+    url = settings.database_url.get_secret_value()
+    cache_size = settings.statement_cache_size
+    database = open_database(url, schema=SCHEMA, pool_size=settings.pool_size, statement_cache_size=cache_size)
+    # Checks of everything may take their time, on a connection of their own.
+    reports = open_database(
+        url, schema=SCHEMA, pool_size=1, statement_timeout_ms=_CHECK_TIMEOUT_MS, statement_cache_size=cache_size
+    )
+    telemetry = start_process_telemetry("tollhouse-identity", settings.otlp_endpoint)
+    service = Service("identity", settings, database, clock, telemetry)
+
+    peppers = Peppers.read(settings.peppers)
+    cache = KeyCache[api_key_pb2.VerifyApiKeyResponse](settings.cache_entries_max)
+    watchers = Watchers(database, settings.watchers_max)
+    feed = ChangeFeed(database, [cache, watchers])
+    reader = KeyReader(database)
+    last_used = LastUsed(database, settings.last_used_flush_s)
+    verifier = Verifier(
+        peppers=peppers, cache=cache, reader=reader, last_used=last_used, clock=clock, prepare=render_valid
+    )
+
+    service.add(user_pb2_grpc.add_UserServiceServicer_to_server, UserServicer(Users(database, clock)))
+    service.add(
+        organization_pb2_grpc.add_OrganizationServiceServicer_to_server,
+        OrganizationServicer(Organizations(database, clock)),
+    )
+    service.add(project_pb2_grpc.add_ProjectServiceServicer_to_server, ProjectServicer(Projects(database, clock)))
+    service.add(
+        api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server,
+        ApiKeyServicer(ApiKeys(database, clock, peppers), verifier, watchers, clock),
+    )
+    service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(Integrity(reports, clock)))
+    service.background(feed.run, "change feed")
+    service.background(last_used.run, "times of last use")
+    service.background(Housekeeping(database, clock).run, "housekeeping")
+    service.before_drain(watchers.close)
+    service.on_drain(reader.close)
+    service.on_drain(last_used.flush)
+    service.on_drain(reports.close)
+    return service
+
+
+async def serve() -> None:
+    """Serve until told to stop."""
+    settings = load_settings(IdentitySettings)
+    configure_logs("identity", settings.log_level)
+    service = await build(settings)
+    await service.start()
+    await service.serve_until_signal()
+
+
+def main() -> None:
+    """Run identity from the environment's settings."""
+    asyncio.run(serve())
+
+
+if __name__ == "__main__":
+    main()

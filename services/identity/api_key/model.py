@@ -1,0 +1,149 @@
+"""What a key is, and the one decision about a presented one."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class Environment(StrEnum):
+    """What a key is for."""
+
+    LIVE = "live"
+    TEST = "test"
+
+
+class State(StrEnum):
+    """Whether a key works, as far as it says itself."""
+
+    ACTIVE = "active"
+    DISABLED = "disabled"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+
+
+class Verdict(StrEnum):
+    """The decision about a presented key, in the order in which they are tried; what none forbids is valid."""
+
+    VALID = "valid"
+    NOT_FOUND = "not_found"
+    REVOKED = "revoked"
+    DISABLED = "disabled"
+    EXPIRED = "expired"
+    OWNER_INACTIVE = "owner_inactive"
+    INSUFFICIENT_SCOPE = "insufficient_scope"
+    MODEL_NOT_ALLOWED = "model_not_allowed"
+
+
+@dataclass(frozen=True, slots=True)
+class NewApiKey:
+    """What is said about a key when it is created."""
+
+    organization_id: str
+    project_id: str | None
+    user_id: str
+    name: str
+    environment: Environment
+    scopes: tuple[str, ...]
+    allowed_models: tuple[str, ...]
+    metadata: Mapping[str, str]
+    external_id: str
+    expire_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key as people see it, without its secret."""
+
+    organization_id: str
+    api_key_id: str
+    project_id: str | None
+    user_id: str | None
+    service_account_id: str | None
+    name: str
+    environment: Environment
+    secret_prefix: str
+    secret_suffix: str
+    scopes: tuple[str, ...]
+    allowed_models: tuple[str, ...]
+    metadata: Mapping[str, str]
+    external_id: str
+    create_time: datetime
+    update_time: datetime
+    expire_time: datetime | None
+    disable_time: datetime | None
+    revoke_time: datetime | None
+    last_used_time: datetime | None
+
+    def state_at(self, now: datetime) -> State:
+        if self.revoke_time is not None:
+            return State.REVOKED
+        if self.disable_time is not None:
+            return State.DISABLED
+        if self.expire_time is not None and self.expire_time <= now:
+            return State.EXPIRED
+        return State.ACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """All that decides about a key, as one moment shows it."""
+
+    organization_id: str
+    api_key_id: str
+    project_id: str | None
+    user_id: str | None
+    service_account_id: str | None
+    environment: Environment
+    scopes: tuple[str, ...]
+    allowed_models: tuple[str, ...]
+    metadata: Mapping[str, str]
+    external_id: str
+    expire_time: datetime | None
+    disabled: bool
+    revoked: bool
+    owner_active: bool
+
+    def subjects(self) -> tuple[str, ...]:
+        """Return the ids of everything whose change alters the decision."""
+        ids = (self.api_key_id, self.user_id, self.service_account_id, self.project_id, self.organization_id)
+        return tuple(id_ for id_ in ids if id_ is not None)
+
+
+class AllowedModels:
+    """A model allow-list, made quick to ask. A trailing `*` stands for any rest; an empty list allows every model."""
+
+    __slots__ = ("_all", "_exact", "_prefixes")
+
+    def __init__(self, patterns: Collection[str]) -> None:
+        self._all = not patterns
+        self._exact = frozenset(pattern for pattern in patterns if not pattern.endswith("*"))
+        self._prefixes = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*"))
+
+    def allow(self, model: str) -> bool:
+        return self._all or model in self._exact or model.startswith(self._prefixes)
+
+
+def decide(
+    record: KeyRecord,
+    *,
+    scopes: frozenset[str],
+    models: AllowedModels,
+    required_scopes: Collection[str],
+    model: str,
+    now: datetime,
+) -> Verdict:
+    """Decide about a known key. Nothing here may be remembered between calls: time, scopes and model change."""
+    if record.revoked:
+        return Verdict.REVOKED
+    if record.disabled:
+        return Verdict.DISABLED
+    if record.expire_time is not None and record.expire_time <= now:
+        return Verdict.EXPIRED
+    if not record.owner_active:
+        return Verdict.OWNER_INACTIVE
+    if required_scopes and not scopes.issuperset(required_scopes):
+        return Verdict.INSUFFICIENT_SCOPE
+    if model and not models.allow(model):
+        return Verdict.MODEL_NOT_ALLOWED
+    return Verdict.VALID

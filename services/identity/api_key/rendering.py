@@ -1,0 +1,123 @@
+"""Keys, verdicts and changes as messages."""
+
+from typing import Final
+
+from services.identity.api_key.model import ApiKey, Environment, KeyRecord, State, Verdict
+from services.identity.api_key.watch import News
+from services.identity.revisions import Change, ChangeKind, SubjectType
+from services.identity.timestamps import render_time
+from tollhouse.identity.v1 import api_key_pb2 as pb
+
+ENVIRONMENTS: Final = {Environment.LIVE: pb.API_KEY_ENVIRONMENT_LIVE, Environment.TEST: pb.API_KEY_ENVIRONMENT_TEST}
+CODES: Final = {
+    Verdict.VALID: pb.VERIFY_API_KEY_CODE_VALID,
+    Verdict.NOT_FOUND: pb.VERIFY_API_KEY_CODE_NOT_FOUND,
+    Verdict.REVOKED: pb.VERIFY_API_KEY_CODE_REVOKED,
+    Verdict.DISABLED: pb.VERIFY_API_KEY_CODE_DISABLED,
+    Verdict.EXPIRED: pb.VERIFY_API_KEY_CODE_EXPIRED,
+    Verdict.OWNER_INACTIVE: pb.VERIFY_API_KEY_CODE_OWNER_INACTIVE,
+    Verdict.INSUFFICIENT_SCOPE: pb.VERIFY_API_KEY_CODE_INSUFFICIENT_SCOPE,
+    Verdict.MODEL_NOT_ALLOWED: pb.VERIFY_API_KEY_CODE_MODEL_NOT_ALLOWED,
+}
+_STATES: Final = {
+    State.ACTIVE: pb.API_KEY_STATE_ACTIVE,
+    State.DISABLED: pb.API_KEY_STATE_DISABLED,
+    State.REVOKED: pb.API_KEY_STATE_REVOKED,
+    State.EXPIRED: pb.API_KEY_STATE_EXPIRED,
+}
+_KINDS: Final = {
+    ChangeKind.CREATED: pb.API_KEY_CHANGE_KIND_CREATED,
+    ChangeKind.DISABLED: pb.API_KEY_CHANGE_KIND_DISABLED,
+    ChangeKind.ENABLED: pb.API_KEY_CHANGE_KIND_ENABLED,
+    ChangeKind.REVOKED: pb.API_KEY_CHANGE_KIND_REVOKED,
+    ChangeKind.OWNER_DEACTIVATED: pb.API_KEY_CHANGE_KIND_OWNER_DEACTIVATED,
+    ChangeKind.OWNER_REACTIVATED: pb.API_KEY_CHANGE_KIND_OWNER_REACTIVATED,
+    ChangeKind.MEMBER_REMOVED: pb.API_KEY_CHANGE_KIND_MEMBER_REMOVED,
+    ChangeKind.OTHER: pb.API_KEY_CHANGE_KIND_UNSPECIFIED,
+}
+
+
+def render_api_key(api_key: ApiKey, state: State) -> pb.ApiKey:
+    rendered = pb.ApiKey(
+        api_key_id=api_key.api_key_id,
+        organization_id=api_key.organization_id,
+        project_id=api_key.project_id or "",
+        name=api_key.name,
+        environment=ENVIRONMENTS[api_key.environment],
+        secret_prefix=api_key.secret_prefix,
+        secret_suffix=api_key.secret_suffix,
+        scopes=api_key.scopes,
+        allowed_models=api_key.allowed_models,
+        metadata=dict(api_key.metadata),
+        external_id=api_key.external_id,
+        state=_STATES[state],
+        expire_time=render_time(api_key.expire_time),
+        disable_time=render_time(api_key.disable_time),
+        revoke_time=render_time(api_key.revoke_time),
+        last_used_time=render_time(api_key.last_used_time),
+        create_time=render_time(api_key.create_time),
+        update_time=render_time(api_key.update_time),
+    )
+    if api_key.user_id is not None:
+        rendered.user_id = api_key.user_id
+    if api_key.service_account_id is not None:
+        rendered.service_account_id = api_key.service_account_id
+    return rendered
+
+
+def render_valid(record: KeyRecord, revision: int) -> pb.VerifyApiKeyResponse:
+    """Return the answer about a valid key. It is made once for many calls, so nobody may change it."""
+    return pb.VerifyApiKeyResponse(
+        code=pb.VERIFY_API_KEY_CODE_VALID,
+        principal=_principal(record),
+        metadata=dict(record.metadata),
+        external_id=record.external_id,
+        environment=ENVIRONMENTS[record.environment],
+        api_key_id=record.api_key_id,
+        revision=revision,
+        expire_time=render_time(record.expire_time),
+        allowed_models=record.allowed_models,
+    )
+
+
+def _principal(record: KeyRecord) -> pb.Principal:
+    principal = pb.Principal(
+        organization_id=record.organization_id,
+        project_id=record.project_id or "",
+        api_key_id=record.api_key_id,
+        scopes=record.scopes,
+    )
+    if record.user_id is not None:
+        principal.user_id = record.user_id
+    if record.service_account_id is not None:
+        principal.service_account_id = record.service_account_id
+    return principal
+
+
+def render_news(news: News) -> pb.WatchApiKeysResponse:
+    return pb.WatchApiKeysResponse(
+        revision=news.revision, changes=[_change(change) for change in news.changes], resync=news.resync
+    )
+
+
+def _change(change: Change) -> pb.ApiKeyChange:
+    rendered = pb.ApiKeyChange(
+        revision=change.revision,
+        kind=_KINDS[change.kind],
+        organization_id=change.organization_id or "",
+        change_time=render_time(change.change_time),
+    )
+    match change.subject_type:
+        case SubjectType.API_KEY:
+            rendered.api_key_id = change.subject_id
+        case SubjectType.USER:
+            rendered.user_id = change.subject_id
+        case SubjectType.SERVICE_ACCOUNT:
+            rendered.service_account_id = change.subject_id
+        case SubjectType.PROJECT:
+            rendered.project_id = change.subject_id
+        case SubjectType.ORGANIZATION:
+            rendered.changed_organization_id = change.subject_id
+        case SubjectType.OTHER:
+            pass  # The kind stays unspecified too, which tells a subscriber that it cannot know what changed.
+    return rendered

@@ -1,0 +1,103 @@
+"""What a secret looks like, and the digest under which it is known.
+
+`th_live_` or `th_test_`, 43 base62 characters that hold 256 random bits, and 6 base62 characters of a CRC-32 over all
+before them. A scanner finds leaked secrets by their shape, and what was mistyped or made up is turned away by the check
+without a look at the database. Secrets are random enough that a fast keyed hash protects them; the key of the hash (the
+pepper) stays out of the database, so a stolen table verifies nothing.
+"""
+
+import hmac
+import json
+import secrets
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+_ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_PAIRS: Final = [high + low for high in _ALPHABET for low in _ALPHABET]
+_PAIR: Final = len(_PAIRS)
+_RANDOM_BYTES: Final = 32
+_RANDOM_LENGTH: Final = 43
+_CHECK_LENGTH: Final = 6
+_PREFIXES: Final = ("th_live_", "th_test_")
+_PREFIX_LENGTH: Final = 8
+SECRET_LENGTH: Final = _PREFIX_LENGTH + _RANDOM_LENGTH + _CHECK_LENGTH
+_PEPPER_MIN_BYTES: Final = 32
+
+
+def new_secret(*, live: bool) -> str:
+    """Return a secret with 256 bits from the operating system's random source."""
+    number = int.from_bytes(secrets.token_bytes(_RANDOM_BYTES))
+    digits: list[str] = []
+    for _ in range(_RANDOM_LENGTH):
+        number, digit = divmod(number, len(_ALPHABET))
+        digits.append(_ALPHABET[digit])
+    body = _PREFIXES[0 if live else 1] + "".join(reversed(digits))
+    return body + _check(body)
+
+
+def is_well_formed(key: str) -> bool:
+    """Tell whether the text has the shape of a secret and its check is right."""
+    return (
+        len(key) == SECRET_LENGTH
+        and key.startswith(_PREFIXES)
+        and key.isascii()
+        and key[_PREFIX_LENGTH:].isalnum()
+        and key[-_CHECK_LENGTH:] == _check(key[:-_CHECK_LENGTH])
+    )
+
+
+def visible_parts(secret: str) -> tuple[str, str]:
+    """Return the beginning and the end by which people recognise a secret."""
+    return secret[:12], secret[-4:]
+
+
+def _check(body: str) -> str:
+    rest, low = divmod(zlib.crc32(body.encode()), _PAIR)
+    high, middle = divmod(rest, _PAIR)
+    return _PAIRS[high] + _PAIRS[middle] + _PAIRS[low]
+
+
+class InvalidPeppers(Exception):
+    """The pepper file cannot be used. The message never repeats what is in it."""
+
+
+class Peppers:
+    """The keys of the digests, by version. The highest is current; older ones still recognise what they digested."""
+
+    __slots__ = ("_current", "_older", "current_version")
+
+    def __init__(self, peppers: Mapping[int, bytes]) -> None:
+        if not peppers:
+            raise InvalidPeppers("holds no pepper")
+        if any(len(pepper) < _PEPPER_MIN_BYTES for pepper in peppers.values()):
+            raise InvalidPeppers(f"holds a pepper of fewer than {_PEPPER_MIN_BYTES} bytes")
+        versions = sorted(peppers, reverse=True)
+        self.current_version = versions[0]
+        self._current = peppers[versions[0]]
+        self._older = tuple((version, peppers[version]) for version in versions[1:])
+
+    @classmethod
+    def read(cls, path: Path) -> "Peppers":
+        """Read the JSON file `{"<version>": "<hex>"}`.
+
+        Raises:
+            InvalidPeppers: the file is not that, or a pepper is too short.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            peppers = {int(version): bytes.fromhex(pepper) for version, pepper in content.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            raise InvalidPeppers('is not a JSON object of the form {"<version>": "<hex>"}') from None
+        if any(version < 1 for version in peppers):
+            raise InvalidPeppers("holds a version below 1")
+        return cls(peppers)
+
+    def digest(self, key: str) -> bytes:
+        """Return the digest of the exact bytes presented, under the current pepper."""
+        return hmac.digest(self._current, key.encode(), "sha256")
+
+    def older_digests(self, key: str) -> dict[bytes, int]:
+        """Return the digests a secret may still be stored under, with the versions of their peppers."""
+        return {hmac.digest(pepper, key.encode(), "sha256"): version for version, pepper in self._older}

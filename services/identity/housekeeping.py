@@ -1,0 +1,40 @@
+"""What identity forgets: request ids nobody repeats any more, and changes no watcher may still ask for."""
+
+import asyncio
+from datetime import timedelta
+from typing import Final
+
+import structlog
+
+from libs.common.clock import Clock
+from libs.common.database import Database
+from libs.common.errors import Refusal
+from services.identity.api_key.verification_store import forget_changes, forget_requests
+
+_log = structlog.get_logger("housekeeping")
+_ROUND_S: Final = 60.0
+_ROWS_AT_ONCE: Final = 5_000
+REQUESTS_KEPT: Final = timedelta(days=30)
+CHANGES_KEPT: Final = timedelta(days=7)
+
+
+class Housekeeping:
+    """Deletes a bounded number of old rows every minute."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(_ROUND_S)
+            try:
+                await self.forget()
+            except Refusal as refusal:
+                _log.warning("old rows stay for another round", reason=refusal.reason)
+
+    async def forget(self) -> None:
+        """Delete what is past its time."""
+        now = self._clock.now()
+        await forget_changes(self._database, now - CHANGES_KEPT, _ROWS_AT_ONCE)
+        await forget_requests(self._database, now - REQUESTS_KEPT, _ROWS_AT_ONCE)

@@ -1,0 +1,1 @@
+"""IntegrityService: whether what identity stores still makes sense."""

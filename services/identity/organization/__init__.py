@@ -1,0 +1,1 @@
+"""OrganizationService: the tenants and who belongs to them."""

@@ -1,0 +1,37 @@
+"""What identity can be told from outside, beyond what every service can."""
+
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field, FilePath, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from libs.common.settings import ServiceSettings
+from services.identity.api_key.secret import InvalidPeppers, Peppers
+
+PREFIX: Final = "TOLLHOUSE_IDENTITY_"
+
+
+class IdentitySettings(ServiceSettings):
+    """Settings under `TOLLHOUSE_IDENTITY_…`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX)
+
+    peppers: FilePath
+    """A JSON file `{"<version>": "<hex>"}` with the keys of the digests under which secrets are stored, each of at
+    least 32 bytes. The highest version digests new secrets; the others still recognise old ones."""
+    cache_entries_max: int = Field(default=100_000, ge=1, le=10_000_000)
+    """How many verified keys one process remembers."""
+    last_used_flush_s: float = Field(default=5, ge=0.05, le=300)
+    """How often the times of last use are written down."""
+    watchers_max: int = Field(default=256, ge=1, le=10_000)
+    """How many change streams one process serves."""
+
+    @field_validator("peppers")
+    @classmethod
+    def _peppers_are_usable(cls, path: Path) -> Path:
+        try:
+            Peppers.read(path)
+        except InvalidPeppers as error:
+            raise ValueError(str(error)) from None
+        return path

@@ -1,0 +1,192 @@
+"""The tables of the schema `identity`, as the newest migration leaves them."""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
+
+SCHEMA: Final = "identity"
+CHANGES_CHANNEL: Final = "tollhouse_identity_changes"
+"""Where Postgres announces each new revision."""
+
+metadata: Final = MetaData(schema=SCHEMA)
+
+
+def _id(name: str, *, nullable: bool = False) -> Column[str]:
+    return Column(name, Uuid(as_uuid=False), nullable=nullable)
+
+
+def _time(name: str, *, nullable: bool = False) -> Column[object]:
+    return Column(name, TIMESTAMP(timezone=True), nullable=nullable)
+
+
+users: Final = Table(
+    "users",
+    metadata,
+    _id("user_id"),
+    Column("email", Text, nullable=False),
+    Column("email_folded", Text, nullable=False),
+    Column("username", Text),
+    Column("username_folded", Text),
+    Column("full_name", Text, nullable=False),
+    Column("picture_url", Text, nullable=False),
+    _time("create_time"),
+    _time("update_time"),
+    _time("deactivate_time", nullable=True),
+    _time("delete_time", nullable=True),
+    PrimaryKeyConstraint("user_id", name="users_pkey"),
+)
+Index("users_email_once", users.c.email_folded, unique=True, postgresql_where=text("delete_time IS NULL"))
+Index("users_username_once", users.c.username_folded, unique=True, postgresql_where=text("delete_time IS NULL"))
+
+organizations: Final = Table(
+    "organizations",
+    metadata,
+    _id("organization_id"),
+    Column("name", Text, nullable=False),
+    _time("create_time"),
+    _time("update_time"),
+    _time("delete_time", nullable=True),
+    PrimaryKeyConstraint("organization_id", name="organizations_pkey"),
+)
+
+members: Final = Table(
+    "members",
+    metadata,
+    _id("organization_id"),
+    _id("user_id"),
+    Column("role", Text, nullable=False),
+    _time("create_time"),
+    _time("update_time"),
+    PrimaryKeyConstraint("organization_id", "user_id", name="members_pkey"),
+    ForeignKeyConstraint(["organization_id"], ["identity.organizations.organization_id"], name="members_organization"),
+    ForeignKeyConstraint(["user_id"], ["identity.users.user_id"], name="members_user"),
+    CheckConstraint("role IN ('owner', 'admin', 'member', 'billing', 'viewer')", name="members_role_known"),
+)
+Index("members_by_user", members.c.user_id, members.c.organization_id)
+
+projects: Final = Table(
+    "projects",
+    metadata,
+    _id("organization_id"),
+    _id("project_id"),
+    Column("name", Text, nullable=False),
+    Column("name_folded", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    _time("create_time"),
+    _time("update_time"),
+    _time("delete_time", nullable=True),
+    PrimaryKeyConstraint("organization_id", "project_id", name="projects_pkey"),
+    ForeignKeyConstraint(["organization_id"], ["identity.organizations.organization_id"], name="projects_organization"),
+)
+Index(
+    "projects_name_once",
+    projects.c.organization_id,
+    projects.c.name_folded,
+    unique=True,
+    postgresql_where=text("delete_time IS NULL"),
+)
+
+api_keys: Final = Table(
+    "api_keys",
+    metadata,
+    _id("organization_id"),
+    _id("api_key_id"),
+    _id("project_id", nullable=True),
+    _id("user_id", nullable=True),
+    _id("service_account_id", nullable=True),
+    Column("name", Text, nullable=False),
+    Column("environment", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("pepper_version", Integer, nullable=False),
+    Column("secret_prefix", Text, nullable=False),
+    Column("secret_suffix", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("allowed_models", ARRAY(Text), nullable=False),
+    Column("metadata", JSONB, nullable=False),
+    Column("external_id", Text, nullable=False),
+    _time("create_time"),
+    _time("update_time"),
+    _time("expire_time", nullable=True),
+    _time("disable_time", nullable=True),
+    _time("revoke_time", nullable=True),
+    _time("last_used_time", nullable=True),
+    PrimaryKeyConstraint("organization_id", "api_key_id", name="api_keys_pkey"),
+    UniqueConstraint("api_key_id", name="api_keys_id_once"),
+    UniqueConstraint("digest", name="api_keys_digest_once"),
+    ForeignKeyConstraint(["organization_id"], ["identity.organizations.organization_id"], name="api_keys_organization"),
+    ForeignKeyConstraint(
+        ["organization_id", "project_id"],
+        ["identity.projects.organization_id", "identity.projects.project_id"],
+        name="api_keys_project_of_organization",
+    ),
+    ForeignKeyConstraint(["user_id"], ["identity.users.user_id"], name="api_keys_user"),
+    CheckConstraint("num_nonnulls(user_id, service_account_id) = 1", name="api_keys_one_owner"),
+    CheckConstraint("environment IN ('live', 'test')", name="api_keys_environment_known"),
+    CheckConstraint("octet_length(digest) = 32", name="api_keys_digest_only"),
+    CheckConstraint(
+        "char_length(secret_prefix) = 12 AND char_length(secret_suffix) = 4", name="api_keys_hint_is_short"
+    ),
+    # Room on each page lets the time of last use be rewritten in place, without touching an index.
+    postgresql_with={"fillfactor": "80"},
+)
+Index("api_keys_by_user", api_keys.c.user_id, api_keys.c.organization_id, api_keys.c.api_key_id)
+Index("api_keys_by_project", api_keys.c.organization_id, api_keys.c.project_id, api_keys.c.api_key_id)
+
+revision_counter: Final = Table(
+    "revision_counter",
+    metadata,
+    Column("single", Boolean, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    PrimaryKeyConstraint("single", name="revision_counter_pkey"),
+    CheckConstraint("single", name="revision_counter_single"),
+)
+"""One row. Its lock is held until commit, which makes the order of revisions the order of commits."""
+
+key_changes: Final = Table(
+    "key_changes",
+    metadata,
+    Column("revision", BigInteger, nullable=False, autoincrement=False),
+    Column("kind", Text, nullable=False),
+    Column("subject_type", Text, nullable=False),
+    _id("subject_id"),
+    _id("organization_id", nullable=True),
+    _time("change_time"),
+    PrimaryKeyConstraint("revision", name="key_changes_pkey"),
+    CheckConstraint(
+        "subject_type IN ('api_key', 'user', 'service_account', 'project', 'organization')",
+        name="key_changes_subject_type_known",
+    ),
+)
+Index("key_changes_by_time", key_changes.c.change_time)
+
+requests: Final = Table(
+    "requests",
+    metadata,
+    _id("organization_id"),
+    Column("method", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("field_digests", JSONB, nullable=False),
+    _id("resource_id"),
+    _time("create_time"),
+    PrimaryKeyConstraint("organization_id", "method", "request_id", name="requests_pkey"),
+)
+"""Creates that named a request id. The organization is the zero id where the resource belongs to none."""
+
+Index("requests_by_time", requests.c.create_time)

@@ -1,0 +1,1 @@
+"""UserService: the people who own organizations and keys."""

@@ -1,0 +1,35 @@
+"""Identity's server for tests: real, on a free port, before a database of its own."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.identity.support import Identity, open_identity
+from tests.support.callers import Callers
+
+OpenIdentity = Callable[[], Awaitable[Identity]]
+
+
+@pytest.fixture(scope="session")
+def callers(tmp_path_factory: pytest.TempPathFactory) -> Callers:
+    return Callers(tmp_path_factory.mktemp("callers"))
+
+
+@pytest.fixture
+async def start_identity(
+    callers: Callers, database_urls: dict[str, str], tmp_path: Path
+) -> AsyncIterator[OpenIdentity]:
+    """Starts one more process's worth of identity before the test's database, each time it is called."""
+    async with AsyncExitStack() as stack:
+
+        async def start() -> Identity:
+            return await stack.enter_async_context(open_identity(callers, database_urls["identity"], tmp_path))
+
+        yield start
+
+
+@pytest.fixture
+async def identity(start_identity: OpenIdentity) -> Identity:
+    return await start_identity()

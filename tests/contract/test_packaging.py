@@ -7,13 +7,15 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
-from tests.contract.sources import ROOT
+from tests.contract.sources import ROOT, sources
 
 PACKAGES = ("libs", "services", "protos/tollhouse", "protos/buf")
+OUR_PACKAGES = {"benchmarks", "buf", "libs", "scripts", "services", "tests", "tollhouse"}
 CARRIED_SUFFIXES = {".py", ".pyi", ".proto", ".typed", ".mako", ".sql", ".json", ".yaml"}
 
 
@@ -40,6 +42,28 @@ def test_every_declared_requirement_is_locked() -> None:
     names = {re.split(r"[\[<>=~! ]", requirement)[0].lower() for requirement in declared}
     locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE))
     assert names - locked == set()
+
+
+@pytest.mark.parametrize(
+    ("folders", "extras"), [(("libs", "services"), ()), (("scripts", "tests", "benchmarks"), ("dev",))]
+)
+def test_every_imported_distribution_is_declared(folders: tuple[str, ...], extras: tuple[str, ...]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = [
+        *project["dependencies"],
+        *(line for extra in extras for line in project["optional-dependencies"][extra]),
+    ]
+    names = {re.split(r"[\[<>=~! ]", requirement)[0].lower() for requirement in declared}
+    providers = packages_distributions()
+    undeclared = {
+        f"{source.name}: {name}"
+        for source in sources(*folders)
+        for _, module in source.imports()
+        if (name := module.partition(".")[0]) in providers
+        and not {distribution.lower().replace("_", "-") for distribution in providers[name]} & names
+        and name not in OUR_PACKAGES
+    }
+    assert sorted(undeclared) == []
 
 
 def test_wheel_carries_every_package_stub_proto_and_migration(tmp_path: Path) -> None:

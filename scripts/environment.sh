@@ -17,8 +17,8 @@ choose_python() {
             return
         fi
     done
-    found=$("${PYTHON:-python3}" --version 2>&1 || echo "no ${PYTHON:-python3} on the PATH")
-    echo "Tollhouse needs Python 3.11 or newer, found: $found." >&2
+    found=$("${PYTHON:-python3}" --version 2>/dev/null | head -n 1)
+    echo "Tollhouse needs Python 3.11 or newer; ${PYTHON:-python3} is ${found:-not there}." >&2
     echo "Install one, or name it: make demo PYTHON=/path/to/python3.12" >&2
     exit 1
 }

@@ -1,16 +1,20 @@
 """The `tollhouse` command: its groups, and how it ends when something is wrong."""
 
+import asyncio
 import sys
 
 import grpc
 import typer
 from rich.console import Console
 
+from libs.cli.demo import demo
 from libs.cli.failures import CommandFailed
 from libs.cli.migrate import migrate
+from libs.cli.replay import replay
 from libs.cli.serve import serve
 from libs.cli.token import token
 from libs.cli.up import up
+from libs.cli.verify import verify
 from libs.common.database_url import InvalidDatabaseUrl
 from libs.common.migrate import MigrationLocked
 from libs.common.postgres import PostgresError
@@ -22,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (up, serve, migrate, token):
+for command in (up, serve, migrate, token, replay, verify, demo):
     app.command()(command)
 
 
@@ -38,7 +42,7 @@ def main() -> None:
         _end_with(f"The database URL {error}.", 2)
     except grpc.aio.AioRpcError as error:
         _end_with(f"The call was refused: {error.code().name}: {error.details()}", 1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(130)
 
 

@@ -3,32 +3,32 @@
 isort:skip_file
 """
 
-from collections import abc as abc
-from google.protobuf import descriptor as descriptor
-from google.protobuf import field_mask_pb2 as field_mask_pb2
-from google.protobuf import message as message
-from google.protobuf import timestamp_pb2 as timestamp_pb2
-from google.protobuf.internal import containers as containers
-from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
-from tollhouse.billing.v1 import ledger_pb2 as ledger_pb2
-from tollhouse.common.v1 import amount_pb2 as amount_pb2
-import builtins as builtins
+from collections import abc as _abc
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
+from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tollhouse.billing.v1 import ledger_pb2 as _ledger_pb2
+from tollhouse.common.v1 import amount_pb2 as _amount_pb2
+import builtins as _builtins
 import sys
-import typing as typing
+import typing as _typing
 
 if sys.version_info >= (3, 11):
     from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
-DESCRIPTOR: descriptor.FileDescriptor
+DESCRIPTOR: _descriptor.FileDescriptor
 
 class _AccountState:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _AccountStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_AccountState.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _AccountStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AccountState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     ACCOUNT_STATE_UNSPECIFIED: _AccountState.ValueType  # 0
     """Never the state of an account."""
     ACCOUNT_STATE_OPEN: _AccountState.ValueType  # 1
@@ -45,593 +45,626 @@ ACCOUNT_STATE_OPEN: AccountState.ValueType  # 1
 """It takes everything."""
 ACCOUNT_STATE_CLOSED: AccountState.ValueType  # 2
 """It takes only charges for work already done."""
+Global___AccountState: _TypeAlias = AccountState  # noqa: Y015
 
-@typing.final
-class Account(message.Message):
+@_typing.final
+class Account(_message.Message):
     """Money of one owner in one currency."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @typing.final
-    class MetadataEntry(message.Message):
-        DESCRIPTOR: descriptor.Descriptor
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
 
-        KEY_FIELD_NUMBER: builtins.int
-        VALUE_FIELD_NUMBER: builtins.int
-        key: builtins.str
-        value: builtins.str
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: builtins.str = ...,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    ACCOUNT_ID_FIELD_NUMBER: builtins.int
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    PROJECT_ID_FIELD_NUMBER: builtins.int
-    CURRENCY_CODE_FIELD_NUMBER: builtins.int
-    STATE_FIELD_NUMBER: builtins.int
-    BALANCE_FIELD_NUMBER: builtins.int
-    OVERDRAFT_LIMIT_FIELD_NUMBER: builtins.int
-    ETAG_FIELD_NUMBER: builtins.int
-    CREATE_TIME_FIELD_NUMBER: builtins.int
-    UPDATE_TIME_FIELD_NUMBER: builtins.int
-    METADATA_FIELD_NUMBER: builtins.int
-    account_id: builtins.str
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    BALANCE_FIELD_NUMBER: _builtins.int
+    OVERDRAFT_LIMIT_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
     """The account's UUIDv7, in lower case."""
-    organization_id: builtins.str
+    organization_id: _builtins.str
     """The organization the money belongs to."""
-    project_id: builtins.str
+    project_id: _builtins.str
     """The project the account is an allocation for; empty for the organization's own account."""
-    currency_code: builtins.str
+    currency_code: _builtins.str
     """The currency of everything in the account."""
-    state: AccountState.ValueType
+    state: Global___AccountState.ValueType
     """Whether new work is taken."""
-    etag: builtins.str
+    etag: _builtins.str
     """Changes whenever the terms change; movements do not change it."""
-    @builtins.property
-    def balance(self) -> ledger_pb2.Balance:
+    @_builtins.property
+    def balance(self) -> _ledger_pb2.Balance:
         """What the account holds. Output only."""
 
-    @builtins.property
-    def overdraft_limit(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def overdraft_limit(self) -> _amount_pb2.Amount:
         """How far below zero guarded debits and holds may go: zero or more, in the account's currency."""
 
-    @builtins.property
-    def create_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was opened."""
 
-    @builtins.property
-    def update_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
         """When its terms last changed."""
 
-    @builtins.property
-    def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
-        """The caller's labels."""
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The caller's labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
 
     def __init__(
         self,
         *,
-        account_id: builtins.str = ...,
-        organization_id: builtins.str = ...,
-        project_id: builtins.str = ...,
-        currency_code: builtins.str = ...,
-        state: AccountState.ValueType = ...,
-        balance: ledger_pb2.Balance | None = ...,
-        overdraft_limit: amount_pb2.Amount | None = ...,
-        etag: builtins.str = ...,
-        create_time: timestamp_pb2.Timestamp | None = ...,
-        update_time: timestamp_pb2.Timestamp | None = ...,
-        metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        account_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        currency_code: _builtins.str = ...,
+        state: Global___AccountState.ValueType = ...,
+        balance: _ledger_pb2.Balance | None = ...,
+        overdraft_limit: _amount_pb2.Amount | None = ...,
+        etag: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["balance", b"balance", "create_time", b"create_time", "overdraft_limit", b"overdraft_limit", "update_time", b"update_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "balance", b"balance", "create_time", b"create_time", "currency_code", b"currency_code", "etag", b"etag", "metadata", b"metadata", "organization_id", b"organization_id", "overdraft_limit", b"overdraft_limit", "project_id", b"project_id", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "create_time", b"create_time", "overdraft_limit", b"overdraft_limit", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "balance", b"balance", "create_time", b"create_time", "currency_code", b"currency_code", "etag", b"etag", "metadata", b"metadata", "organization_id", b"organization_id", "overdraft_limit", b"overdraft_limit", "project_id", b"project_id", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class StatementEntry(message.Message):
+Global___Account: _TypeAlias = Account  # noqa: Y015
+
+@_typing.final
+class StatementEntry(_message.Message):
     """One movement, seen from the account whose statement it is on."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    SEQUENCE_FIELD_NUMBER: builtins.int
-    TRANSACTION_ID_FIELD_NUMBER: builtins.int
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    KIND_FIELD_NUMBER: builtins.int
-    AMOUNT_FIELD_NUMBER: builtins.int
-    BALANCE_AFTER_FIELD_NUMBER: builtins.int
-    DESCRIPTION_FIELD_NUMBER: builtins.int
-    CREATE_TIME_FIELD_NUMBER: builtins.int
-    sequence: builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    BALANCE_AFTER_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
     """The movement's gap-free number within the account."""
-    transaction_id: builtins.str
+    transaction_id: _builtins.str
     """The transaction."""
-    operation_id: builtins.str
+    operation_id: _builtins.str
     """The caller's name for the work."""
-    kind: ledger_pb2.TransactionKind.ValueType
+    kind: _ledger_pb2.TransactionKind.ValueType
     """What moved the money."""
-    description: builtins.str
+    description: _builtins.str
     """The line for people."""
-    @builtins.property
-    def amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def amount(self) -> _amount_pb2.Amount:
         """What it changed: negative where the account gave."""
 
-    @builtins.property
-    def balance_after(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def balance_after(self) -> _amount_pb2.Amount:
         """The posted balance after it."""
 
-    @builtins.property
-    def create_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was posted."""
 
     def __init__(
         self,
         *,
-        sequence: builtins.int = ...,
-        transaction_id: builtins.str = ...,
-        operation_id: builtins.str = ...,
-        kind: ledger_pb2.TransactionKind.ValueType = ...,
-        amount: amount_pb2.Amount | None = ...,
-        balance_after: amount_pb2.Amount | None = ...,
-        description: builtins.str = ...,
-        create_time: timestamp_pb2.Timestamp | None = ...,
+        sequence: _builtins.int = ...,
+        transaction_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+        kind: _ledger_pb2.TransactionKind.ValueType = ...,
+        amount: _amount_pb2.Amount | None = ...,
+        balance_after: _amount_pb2.Amount | None = ...,
+        description: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "balance_after", b"balance_after", "create_time", b"create_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "balance_after", b"balance_after", "create_time", b"create_time", "description", b"description", "kind", b"kind", "operation_id", b"operation_id", "sequence", b"sequence", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "balance_after", b"balance_after", "create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "balance_after", b"balance_after", "create_time", b"create_time", "description", b"description", "kind", b"kind", "operation_id", b"operation_id", "sequence", b"sequence", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class OpenAccountRequest(message.Message):
+Global___StatementEntry: _TypeAlias = StatementEntry  # noqa: Y015
+
+@_typing.final
+class OpenAccountRequest(_message.Message):
     """Asks to open an account."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @typing.final
-    class MetadataEntry(message.Message):
-        DESCRIPTOR: descriptor.Descriptor
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
 
-        KEY_FIELD_NUMBER: builtins.int
-        VALUE_FIELD_NUMBER: builtins.int
-        key: builtins.str
-        value: builtins.str
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: builtins.str = ...,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    PROJECT_ID_FIELD_NUMBER: builtins.int
-    CURRENCY_CODE_FIELD_NUMBER: builtins.int
-    OVERDRAFT_LIMIT_FIELD_NUMBER: builtins.int
-    METADATA_FIELD_NUMBER: builtins.int
-    REQUEST_ID_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    OVERDRAFT_LIMIT_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
-    project_id: builtins.str
+    project_id: _builtins.str
     """The project the account is for. Empty for the organization's own account."""
-    currency_code: builtins.str
+    currency_code: _builtins.str
     """The currency: an ISO 4217 code or a custom unit such as `CREDIT`."""
-    request_id: builtins.str
+    request_id: _builtins.str
     """Makes the request safe to repeat. Optional."""
-    @builtins.property
-    def overdraft_limit(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def overdraft_limit(self) -> _amount_pb2.Amount:
         """How far below zero guarded debits may go: zero or more. Zero when unset."""
 
-    @builtins.property
-    def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
 
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        project_id: builtins.str = ...,
-        currency_code: builtins.str = ...,
-        overdraft_limit: amount_pb2.Amount | None = ...,
-        metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
-        request_id: builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        currency_code: _builtins.str = ...,
+        overdraft_limit: _amount_pb2.Amount | None = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["overdraft_limit", b"overdraft_limit"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["currency_code", b"currency_code", "metadata", b"metadata", "organization_id", b"organization_id", "overdraft_limit", b"overdraft_limit", "project_id", b"project_id", "request_id", b"request_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["overdraft_limit", b"overdraft_limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "metadata", b"metadata", "organization_id", b"organization_id", "overdraft_limit", b"overdraft_limit", "project_id", b"project_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class OpenAccountResponse(message.Message):
+Global___OpenAccountRequest: _TypeAlias = OpenAccountRequest  # noqa: Y015
+
+@_typing.final
+class OpenAccountResponse(_message.Message):
     """The account that was opened."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ACCOUNT_FIELD_NUMBER: builtins.int
-    REPLAYED_FIELD_NUMBER: builtins.int
-    replayed: builtins.bool
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
     """Whether an earlier request with the same request_id opened it."""
-    @builtins.property
-    def account(self) -> Account:
+    @_builtins.property
+    def account(self) -> Global___Account:
         """The account."""
 
     def __init__(
         self,
         *,
-        account: Account | None = ...,
-        replayed: builtins.bool = ...,
+        account: Global___Account | None = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "replayed", b"replayed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "replayed", b"replayed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class GetAccountRequest(message.Message):
+Global___OpenAccountResponse: _TypeAlias = OpenAccountResponse  # noqa: Y015
+
+@_typing.final
+class GetAccountRequest(_message.Message):
     """Names an account."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    ACCOUNT_ID_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
-    account_id: builtins.str
+    account_id: _builtins.str
     """The account."""
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        account_id: builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "organization_id", b"organization_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "organization_id", b"organization_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class GetAccountResponse(message.Message):
+Global___GetAccountRequest: _TypeAlias = GetAccountRequest  # noqa: Y015
+
+@_typing.final
+class GetAccountResponse(_message.Message):
     """The account."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ACCOUNT_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def account(self) -> Account:
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def account(self) -> Global___Account:
         """The account as it is now."""
 
     def __init__(
         self,
         *,
-        account: Account | None = ...,
+        account: Global___Account | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ListAccountsRequest(message.Message):
+Global___GetAccountResponse: _TypeAlias = GetAccountResponse  # noqa: Y015
+
+@_typing.final
+class ListAccountsRequest(_message.Message):
     """Asks for a page of accounts."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    PROJECT_ID_FIELD_NUMBER: builtins.int
-    PAGE_SIZE_FIELD_NUMBER: builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
-    project_id: builtins.str
+    project_id: _builtins.str
     """Only accounts of this project. Empty for all."""
-    page_size: builtins.int
+    page_size: _builtins.int
     """How many accounts to return, at most 1000; 50 when zero."""
-    page_token: builtins.str
+    page_token: _builtins.str
     """The `next_page_token` of the previous page; empty for the first one."""
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        project_id: builtins.str = ...,
-        page_size: builtins.int = ...,
-        page_token: builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ListAccountsResponse(message.Message):
+Global___ListAccountsRequest: _TypeAlias = ListAccountsRequest  # noqa: Y015
+
+@_typing.final
+class ListAccountsResponse(_message.Message):
     """A page of accounts."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ACCOUNTS_FIELD_NUMBER: builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    next_page_token: builtins.str
+    ACCOUNTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
     """The token of the next page; empty on the last."""
-    @builtins.property
-    def accounts(self) -> containers.RepeatedCompositeFieldContainer[Account]:
+    @_builtins.property
+    def accounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Account]:
         """The accounts."""
 
     def __init__(
         self,
         *,
-        accounts: abc.Iterable[Account] | None = ...,
-        next_page_token: builtins.str = ...,
+        accounts: _abc.Iterable[Global___Account] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["accounts", b"accounts", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class UpdateAccountRequest(message.Message):
+Global___ListAccountsResponse: _TypeAlias = ListAccountsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateAccountRequest(_message.Message):
     """Asks to change an account's terms."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    ACCOUNT_FIELD_NUMBER: builtins.int
-    UPDATE_MASK_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
-    @builtins.property
-    def account(self) -> Account:
+    @_builtins.property
+    def account(self) -> Global___Account:
         """The account, with account_id, the fields to change, and the etag read before. An empty etag changes whatever is there."""
 
-    @builtins.property
-    def update_mask(self) -> field_mask_pb2.FieldMask:
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Which fields change: `overdraft_limit`, `metadata`."""
 
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        account: Account | None = ...,
-        update_mask: field_mask_pb2.FieldMask | None = ...,
+        organization_id: _builtins.str = ...,
+        account: Global___Account | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account", "update_mask", b"update_mask"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account", "organization_id", b"organization_id", "update_mask", b"update_mask"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "organization_id", b"organization_id", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class UpdateAccountResponse(message.Message):
+Global___UpdateAccountRequest: _TypeAlias = UpdateAccountRequest  # noqa: Y015
+
+@_typing.final
+class UpdateAccountResponse(_message.Message):
     """The changed account."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ACCOUNT_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def account(self) -> Account:
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def account(self) -> Global___Account:
         """The account."""
 
     def __init__(
         self,
         *,
-        account: Account | None = ...,
+        account: Global___Account | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class CloseAccountRequest(message.Message):
+Global___UpdateAccountResponse: _TypeAlias = UpdateAccountResponse  # noqa: Y015
+
+@_typing.final
+class CloseAccountRequest(_message.Message):
     """Names an account to close."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    ACCOUNT_ID_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
-    account_id: builtins.str
+    account_id: _builtins.str
     """The account."""
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        account_id: builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "organization_id", b"organization_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "organization_id", b"organization_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class CloseAccountResponse(message.Message):
+Global___CloseAccountRequest: _TypeAlias = CloseAccountRequest  # noqa: Y015
+
+@_typing.final
+class CloseAccountResponse(_message.Message):
     """The closed account."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ACCOUNT_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def account(self) -> Account:
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def account(self) -> Global___Account:
         """The account."""
 
     def __init__(
         self,
         *,
-        account: Account | None = ...,
+        account: Global___Account | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["account", b"account"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account", b"account"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class GetBalanceRequest(message.Message):
+Global___CloseAccountResponse: _TypeAlias = CloseAccountResponse  # noqa: Y015
+
+@_typing.final
+class GetBalanceRequest(_message.Message):
     """Asks what an account holds."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    PROJECT_ID_FIELD_NUMBER: builtins.int
-    CURRENCY_CODE_FIELD_NUMBER: builtins.int
-    ACCOUNT_ID_FIELD_NUMBER: builtins.int
-    AS_OF_TIME_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
-    project_id: builtins.str
+    project_id: _builtins.str
     """The project whose usage is meant: its own account where it has one, else the organization's. Not with account_id."""
-    currency_code: builtins.str
+    currency_code: _builtins.str
     """The currency, needed only where the owner has several."""
-    account_id: builtins.str
+    account_id: _builtins.str
     """The account itself, instead of naming its owner."""
-    @builtins.property
-    def as_of_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
         """The moment asked about, not in the future. Now when unset. The overdraft limit is always today's."""
 
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        project_id: builtins.str = ...,
-        currency_code: builtins.str = ...,
-        account_id: builtins.str = ...,
-        as_of_time: timestamp_pb2.Timestamp | None = ...,
+        organization_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        currency_code: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "as_of_time", b"as_of_time", "currency_code", b"currency_code", "organization_id", b"organization_id", "project_id", b"project_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "as_of_time", b"as_of_time", "currency_code", b"currency_code", "organization_id", b"organization_id", "project_id", b"project_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class GetBalanceResponse(message.Message):
+Global___GetBalanceRequest: _TypeAlias = GetBalanceRequest  # noqa: Y015
+
+@_typing.final
+class GetBalanceResponse(_message.Message):
     """What the account holds."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    BALANCE_FIELD_NUMBER: builtins.int
-    ACCOUNT_ID_FIELD_NUMBER: builtins.int
-    AS_OF_TIME_FIELD_NUMBER: builtins.int
-    account_id: builtins.str
+    BALANCE_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
     """The account it is of."""
-    @builtins.property
-    def balance(self) -> ledger_pb2.Balance:
+    @_builtins.property
+    def balance(self) -> _ledger_pb2.Balance:
         """The balance."""
 
-    @builtins.property
-    def as_of_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
         """The moment it is of."""
 
     def __init__(
         self,
         *,
-        balance: ledger_pb2.Balance | None = ...,
-        account_id: builtins.str = ...,
-        as_of_time: timestamp_pb2.Timestamp | None = ...,
+        balance: _ledger_pb2.Balance | None = ...,
+        account_id: _builtins.str = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["as_of_time", b"as_of_time", "balance", b"balance"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "as_of_time", b"as_of_time", "balance", b"balance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "balance", b"balance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "as_of_time", b"as_of_time", "balance", b"balance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class GetStatementRequest(message.Message):
+Global___GetBalanceResponse: _TypeAlias = GetBalanceResponse  # noqa: Y015
+
+@_typing.final
+class GetStatementRequest(_message.Message):
     """Asks for a page of a statement."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    ACCOUNT_ID_FIELD_NUMBER: builtins.int
-    START_TIME_FIELD_NUMBER: builtins.int
-    END_TIME_FIELD_NUMBER: builtins.int
-    PAGE_SIZE_FIELD_NUMBER: builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
-    account_id: builtins.str
+    account_id: _builtins.str
     """The account."""
-    page_size: builtins.int
+    page_size: _builtins.int
     """How many entries to return, at most 1000; 50 when zero."""
-    page_token: builtins.str
+    page_token: _builtins.str
     """The `next_page_token` of the previous page; empty for the first one."""
-    @builtins.property
-    def start_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
         """Movements posted at or after this time. From the beginning when unset."""
 
-    @builtins.property
-    def end_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
         """Movements posted before this time. Until now when unset."""
 
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        account_id: builtins.str = ...,
-        start_time: timestamp_pb2.Timestamp | None = ...,
-        end_time: timestamp_pb2.Timestamp | None = ...,
-        page_size: builtins.int = ...,
-        page_token: builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "end_time", b"end_time", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "end_time", b"end_time", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class GetStatementResponse(message.Message):
+Global___GetStatementRequest: _TypeAlias = GetStatementRequest  # noqa: Y015
+
+@_typing.final
+class GetStatementResponse(_message.Message):
     """A page of a statement."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ENTRIES_FIELD_NUMBER: builtins.int
-    OPENING_BALANCE_FIELD_NUMBER: builtins.int
-    CLOSING_BALANCE_FIELD_NUMBER: builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    next_page_token: builtins.str
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    OPENING_BALANCE_FIELD_NUMBER: _builtins.int
+    CLOSING_BALANCE_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
     """The token of the next page; empty on the last."""
-    @builtins.property
-    def entries(self) -> containers.RepeatedCompositeFieldContainer[StatementEntry]:
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatementEntry]:
         """The movements, oldest first."""
 
-    @builtins.property
-    def opening_balance(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def opening_balance(self) -> _amount_pb2.Amount:
         """The posted balance just before the range, the same on every page."""
 
-    @builtins.property
-    def closing_balance(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def closing_balance(self) -> _amount_pb2.Amount:
         """The posted balance at the end of the range, the same on every page of an ended range."""
 
     def __init__(
         self,
         *,
-        entries: abc.Iterable[StatementEntry] | None = ...,
-        opening_balance: amount_pb2.Amount | None = ...,
-        closing_balance: amount_pb2.Amount | None = ...,
-        next_page_token: builtins.str = ...,
+        entries: _abc.Iterable[Global___StatementEntry] | None = ...,
+        opening_balance: _amount_pb2.Amount | None = ...,
+        closing_balance: _amount_pb2.Amount | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["closing_balance", b"closing_balance", "opening_balance", b"opening_balance"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["closing_balance", b"closing_balance", "entries", b"entries", "next_page_token", b"next_page_token", "opening_balance", b"opening_balance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["closing_balance", b"closing_balance", "opening_balance", b"opening_balance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closing_balance", b"closing_balance", "entries", b"entries", "next_page_token", b"next_page_token", "opening_balance", b"opening_balance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatementResponse: _TypeAlias = GetStatementResponse  # noqa: Y015

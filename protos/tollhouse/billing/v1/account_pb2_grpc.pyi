@@ -3,10 +3,10 @@
 isort:skip_file
 """
 
-from collections import abc as abc
-from grpc import aio as aio
-from tollhouse.billing.v1 import account_pb2 as account_pb2
-import abc as abc_1
+from collections import abc as _abc
+from grpc import aio as _aio
+from tollhouse.billing.v1 import account_pb2 as _account_pb2
+import abc as _abc_1
 
 
 GRPC_GENERATED_VERSION: str
@@ -18,89 +18,89 @@ class AccountServiceStub:
     Accounts open by themselves on first use; this service opens them with terms of their own, and answers what they hold.
     """
 
-    def __init__(self, channel: aio.Channel) -> None: ...
-    OpenAccount: aio.UnaryUnaryMultiCallable[account_pb2.OpenAccountRequest, account_pb2.OpenAccountResponse]
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    OpenAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.OpenAccountRequest, _account_pb2.OpenAccountResponse]
     """Opens an account, for a first or a further currency or for a project. Reopens one that was closed.
 
     ALREADY_EXISTS `ACCOUNT_EXISTS` where the owner has an open account in this currency, unless it was opened by this
     request_id; another body under the same request_id is `REQUEST_ID_REUSED`.
     """
-    GetAccount: aio.UnaryUnaryMultiCallable[account_pb2.GetAccountRequest, account_pb2.GetAccountResponse]
+    GetAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.GetAccountRequest, _account_pb2.GetAccountResponse]
     """Returns an account. NOT_FOUND where the organization has none of this id."""
-    ListAccounts: aio.UnaryUnaryMultiCallable[account_pb2.ListAccountsRequest, account_pb2.ListAccountsResponse]
+    ListAccounts: _aio.UnaryUnaryMultiCallable[_account_pb2.ListAccountsRequest, _account_pb2.ListAccountsResponse]
     """Lists the accounts of an organization in the order they were opened."""
-    UpdateAccount: aio.UnaryUnaryMultiCallable[account_pb2.UpdateAccountRequest, account_pb2.UpdateAccountResponse]
+    UpdateAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.UpdateAccountRequest, _account_pb2.UpdateAccountResponse]
     """Changes an account's terms. ABORTED `ETAG_MISMATCH` where the etag given is not the current one.
 
     Lowering the overdraft limit below what is used is allowed: available becomes negative and new work is refused.
     """
-    CloseAccount: aio.UnaryUnaryMultiCallable[account_pb2.CloseAccountRequest, account_pb2.CloseAccountResponse]
+    CloseAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.CloseAccountRequest, _account_pb2.CloseAccountResponse]
     """Closes an empty account. Closing a closed account succeeds and changes nothing.
 
     FAILED_PRECONDITION `ACCOUNT_NOT_EMPTY` with the facts posted and held while there is money or debt in it. A closed
     account takes no new work; charges for work already done still post. A project whose accounts are all closed is charged
     to its organization again.
     """
-    GetBalance: aio.UnaryUnaryMultiCallable[account_pb2.GetBalanceRequest, account_pb2.GetBalanceResponse]
+    GetBalance: _aio.UnaryUnaryMultiCallable[_account_pb2.GetBalanceRequest, _account_pb2.GetBalanceResponse]
     """Returns what an account holds, now or at an earlier time.
 
     NOT_FOUND where there is no such account; with currency_code left out, FAILED_PRECONDITION `CURRENCY_REQUIRED` where
     the owner has accounts in several currencies.
     """
-    GetStatement: aio.UnaryUnaryMultiCallable[account_pb2.GetStatementRequest, account_pb2.GetStatementResponse]
+    GetStatement: _aio.UnaryUnaryMultiCallable[_account_pb2.GetStatementRequest, _account_pb2.GetStatementResponse]
     """Returns the movements of an account over a time range, oldest first, with the balance before and after the range."""
 
-class AccountServiceServicer(metaclass=abc_1.ABCMeta):
+class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps the accounts money is in: one per organization, or per project of it, and currency.
 
     Accounts open by themselves on first use; this service opens them with terms of their own, and answers what they hold.
     """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def OpenAccount(
         self,
-        request: account_pb2.OpenAccountRequest,
-        context: aio.ServicerContext[account_pb2.OpenAccountRequest, abc.Awaitable[account_pb2.OpenAccountResponse]],
-    ) -> abc.Awaitable[account_pb2.OpenAccountResponse]:
+        request: _account_pb2.OpenAccountRequest,
+        context: _aio.ServicerContext[_account_pb2.OpenAccountRequest, _abc.Awaitable[_account_pb2.OpenAccountResponse]],
+    ) -> _abc.Awaitable[_account_pb2.OpenAccountResponse]:
         """Opens an account, for a first or a further currency or for a project. Reopens one that was closed.
 
         ALREADY_EXISTS `ACCOUNT_EXISTS` where the owner has an open account in this currency, unless it was opened by this
         request_id; another body under the same request_id is `REQUEST_ID_REUSED`.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def GetAccount(
         self,
-        request: account_pb2.GetAccountRequest,
-        context: aio.ServicerContext[account_pb2.GetAccountRequest, abc.Awaitable[account_pb2.GetAccountResponse]],
-    ) -> abc.Awaitable[account_pb2.GetAccountResponse]:
+        request: _account_pb2.GetAccountRequest,
+        context: _aio.ServicerContext[_account_pb2.GetAccountRequest, _abc.Awaitable[_account_pb2.GetAccountResponse]],
+    ) -> _abc.Awaitable[_account_pb2.GetAccountResponse]:
         """Returns an account. NOT_FOUND where the organization has none of this id."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def ListAccounts(
         self,
-        request: account_pb2.ListAccountsRequest,
-        context: aio.ServicerContext[account_pb2.ListAccountsRequest, abc.Awaitable[account_pb2.ListAccountsResponse]],
-    ) -> abc.Awaitable[account_pb2.ListAccountsResponse]:
+        request: _account_pb2.ListAccountsRequest,
+        context: _aio.ServicerContext[_account_pb2.ListAccountsRequest, _abc.Awaitable[_account_pb2.ListAccountsResponse]],
+    ) -> _abc.Awaitable[_account_pb2.ListAccountsResponse]:
         """Lists the accounts of an organization in the order they were opened."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def UpdateAccount(
         self,
-        request: account_pb2.UpdateAccountRequest,
-        context: aio.ServicerContext[account_pb2.UpdateAccountRequest, abc.Awaitable[account_pb2.UpdateAccountResponse]],
-    ) -> abc.Awaitable[account_pb2.UpdateAccountResponse]:
+        request: _account_pb2.UpdateAccountRequest,
+        context: _aio.ServicerContext[_account_pb2.UpdateAccountRequest, _abc.Awaitable[_account_pb2.UpdateAccountResponse]],
+    ) -> _abc.Awaitable[_account_pb2.UpdateAccountResponse]:
         """Changes an account's terms. ABORTED `ETAG_MISMATCH` where the etag given is not the current one.
 
         Lowering the overdraft limit below what is used is allowed: available becomes negative and new work is refused.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def CloseAccount(
         self,
-        request: account_pb2.CloseAccountRequest,
-        context: aio.ServicerContext[account_pb2.CloseAccountRequest, abc.Awaitable[account_pb2.CloseAccountResponse]],
-    ) -> abc.Awaitable[account_pb2.CloseAccountResponse]:
+        request: _account_pb2.CloseAccountRequest,
+        context: _aio.ServicerContext[_account_pb2.CloseAccountRequest, _abc.Awaitable[_account_pb2.CloseAccountResponse]],
+    ) -> _abc.Awaitable[_account_pb2.CloseAccountResponse]:
         """Closes an empty account. Closing a closed account succeeds and changes nothing.
 
         FAILED_PRECONDITION `ACCOUNT_NOT_EMPTY` with the facts posted and held while there is money or debt in it. A closed
@@ -108,24 +108,24 @@ class AccountServiceServicer(metaclass=abc_1.ABCMeta):
         to its organization again.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def GetBalance(
         self,
-        request: account_pb2.GetBalanceRequest,
-        context: aio.ServicerContext[account_pb2.GetBalanceRequest, abc.Awaitable[account_pb2.GetBalanceResponse]],
-    ) -> abc.Awaitable[account_pb2.GetBalanceResponse]:
+        request: _account_pb2.GetBalanceRequest,
+        context: _aio.ServicerContext[_account_pb2.GetBalanceRequest, _abc.Awaitable[_account_pb2.GetBalanceResponse]],
+    ) -> _abc.Awaitable[_account_pb2.GetBalanceResponse]:
         """Returns what an account holds, now or at an earlier time.
 
         NOT_FOUND where there is no such account; with currency_code left out, FAILED_PRECONDITION `CURRENCY_REQUIRED` where
         the owner has accounts in several currencies.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def GetStatement(
         self,
-        request: account_pb2.GetStatementRequest,
-        context: aio.ServicerContext[account_pb2.GetStatementRequest, abc.Awaitable[account_pb2.GetStatementResponse]],
-    ) -> abc.Awaitable[account_pb2.GetStatementResponse]:
+        request: _account_pb2.GetStatementRequest,
+        context: _aio.ServicerContext[_account_pb2.GetStatementRequest, _abc.Awaitable[_account_pb2.GetStatementResponse]],
+    ) -> _abc.Awaitable[_account_pb2.GetStatementResponse]:
         """Returns the movements of an account over a time range, oldest first, with the balance before and after the range."""
 
-def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: aio.Server) -> None: ...
+def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: _aio.Server) -> None: ...

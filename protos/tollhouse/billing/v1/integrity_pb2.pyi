@@ -3,260 +3,276 @@
 isort:skip_file
 """
 
-from collections import abc as abc
-from google.protobuf import descriptor as descriptor
-from google.protobuf import message as message
-from google.protobuf import timestamp_pb2 as timestamp_pb2
-from google.protobuf.internal import containers as containers
-from tollhouse.billing.v1 import ledger_pb2 as ledger_pb2
-from tollhouse.common.v1 import amount_pb2 as amount_pb2
-import builtins as builtins
+from collections import abc as _abc
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from tollhouse.billing.v1 import ledger_pb2 as _ledger_pb2
+from tollhouse.common.v1 import amount_pb2 as _amount_pb2
+import builtins as _builtins
 import sys
-import typing as typing
+import typing as _typing
 
 if sys.version_info >= (3, 11):
     from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
-DESCRIPTOR: descriptor.FileDescriptor
+DESCRIPTOR: _descriptor.FileDescriptor
 
-@typing.final
-class Finding(message.Message):
+@_typing.final
+class Finding(_message.Message):
     """One violation of one invariant."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    INVARIANT_FIELD_NUMBER: builtins.int
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    RESOURCE_FIELD_NUMBER: builtins.int
-    DETAIL_FIELD_NUMBER: builtins.int
-    invariant: builtins.str
+    INVARIANT_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    invariant: _builtins.str
     """The invariant's name, such as `accounts_posted_equals_movements`."""
-    organization_id: builtins.str
+    organization_id: _builtins.str
     """The organization concerned."""
-    resource: builtins.str
+    resource: _builtins.str
     """What is wrong, such as `accounts/0198…` or `operations/call-7`."""
-    detail: builtins.str
+    detail: _builtins.str
     """How it is wrong, for people."""
     def __init__(
         self,
         *,
-        invariant: builtins.str = ...,
-        organization_id: builtins.str = ...,
-        resource: builtins.str = ...,
-        detail: builtins.str = ...,
+        invariant: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        resource: _builtins.str = ...,
+        detail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["detail", b"detail", "invariant", b"invariant", "organization_id", b"organization_id", "resource", b"resource"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "invariant", b"invariant", "organization_id", b"organization_id", "resource", b"resource"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class InvariantCheck(message.Message):
+Global___Finding: _TypeAlias = Finding  # noqa: Y015
+
+@_typing.final
+class InvariantCheck(_message.Message):
     """What one invariant's check covered."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    INVARIANT_FIELD_NUMBER: builtins.int
-    DESCRIPTION_FIELD_NUMBER: builtins.int
-    ROWS_EXAMINED_FIELD_NUMBER: builtins.int
-    FINDINGS_FIELD_NUMBER: builtins.int
-    invariant: builtins.str
+    INVARIANT_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    ROWS_EXAMINED_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    invariant: _builtins.str
     """The invariant's name."""
-    description: builtins.str
+    description: _builtins.str
     """What it demands, for people."""
-    rows_examined: builtins.int
+    rows_examined: _builtins.int
     """How many rows it was checked over."""
-    findings: builtins.int
+    findings: _builtins.int
     """How many violations were reported."""
     def __init__(
         self,
         *,
-        invariant: builtins.str = ...,
-        description: builtins.str = ...,
-        rows_examined: builtins.int = ...,
-        findings: builtins.int = ...,
+        invariant: _builtins.str = ...,
+        description: _builtins.str = ...,
+        rows_examined: _builtins.int = ...,
+        findings: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["description", b"description", "findings", b"findings", "invariant", b"invariant", "rows_examined", b"rows_examined"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "findings", b"findings", "invariant", b"invariant", "rows_examined", b"rows_examined"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class Charge(message.Message):
+Global___InvariantCheck: _TypeAlias = InvariantCheck  # noqa: Y015
+
+@_typing.final
+class Charge(_message.Message):
     """One charge of one operation."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    AMOUNT_FIELD_NUMBER: builtins.int
-    TRANSACTION_ID_FIELD_NUMBER: builtins.int
-    KIND_FIELD_NUMBER: builtins.int
-    CREATE_TIME_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that was charged."""
-    operation_id: builtins.str
+    operation_id: _builtins.str
     """The work it was charged for."""
-    transaction_id: builtins.str
+    transaction_id: _builtins.str
     """The transaction that charged it."""
-    kind: ledger_pb2.TransactionKind.ValueType
+    kind: _ledger_pb2.TransactionKind.ValueType
     """DEBIT or CAPTURE."""
-    @builtins.property
-    def amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def amount(self) -> _amount_pb2.Amount:
         """What was charged, before reversals. May be zero."""
 
-    @builtins.property
-    def create_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was posted."""
 
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        operation_id: builtins.str = ...,
-        amount: amount_pb2.Amount | None = ...,
-        transaction_id: builtins.str = ...,
-        kind: ledger_pb2.TransactionKind.ValueType = ...,
-        create_time: timestamp_pb2.Timestamp | None = ...,
+        organization_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+        amount: _amount_pb2.Amount | None = ...,
+        transaction_id: _builtins.str = ...,
+        kind: _ledger_pb2.TransactionKind.ValueType = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "create_time", b"create_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "create_time", b"create_time", "kind", b"kind", "operation_id", b"operation_id", "organization_id", b"organization_id", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time", "kind", b"kind", "operation_id", b"operation_id", "organization_id", b"organization_id", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class VerifyInvariantsRequest(message.Message):
+Global___Charge: _TypeAlias = Charge  # noqa: Y015
+
+@_typing.final
+class VerifyInvariantsRequest(_message.Message):
     """Asks for a check of everything."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """Only what belongs to this organization. Empty for all."""
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
+        organization_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["organization_id", b"organization_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class VerifyInvariantsResponse(message.Message):
+Global___VerifyInvariantsRequest: _TypeAlias = VerifyInvariantsRequest  # noqa: Y015
+
+@_typing.final
+class VerifyInvariantsResponse(_message.Message):
     """One piece of the verdict."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    FINDING_FIELD_NUMBER: builtins.int
-    SUMMARY_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def finding(self) -> Finding:
+    FINDING_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def finding(self) -> Global___Finding:
         """A violation."""
 
-    @builtins.property
-    def summary(self) -> VerifyInvariantsSummary:
+    @_builtins.property
+    def summary(self) -> Global___VerifyInvariantsSummary:
         """What was checked: the last message of the stream."""
 
     def __init__(
         self,
         *,
-        finding: Finding | None = ...,
-        summary: VerifyInvariantsSummary | None = ...,
+        finding: Global___Finding | None = ...,
+        summary: Global___VerifyInvariantsSummary | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["finding", b"finding", "piece", b"piece", "summary", b"summary"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["finding", b"finding", "piece", b"piece", "summary", b"summary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "piece", b"piece", "summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "piece", b"piece", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_piece: _TypeAlias = typing.Literal["finding", "summary"]  # noqa: Y015
-    _WhichOneofArgType_piece: _TypeAlias = typing.Literal["piece", b"piece"]  # noqa: Y015
+    _WhichOneofReturnType_piece: _TypeAlias = _typing.Literal["finding", "summary"]  # noqa: Y015
+    _WhichOneofArgType_piece: _TypeAlias = _typing.Literal["piece", b"piece"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_piece) -> _WhichOneofReturnType_piece | None: ...
 
-@typing.final
-class VerifyInvariantsSummary(message.Message):
+Global___VerifyInvariantsResponse: _TypeAlias = VerifyInvariantsResponse  # noqa: Y015
+
+@_typing.final
+class VerifyInvariantsSummary(_message.Message):
     """What was checked."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CHECKS_FIELD_NUMBER: builtins.int
-    SNAPSHOT_TIME_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def checks(self) -> containers.RepeatedCompositeFieldContainer[InvariantCheck]:
+    CHECKS_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvariantCheck]:
         """Every invariant checked."""
 
-    @builtins.property
-    def snapshot_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def snapshot_time(self) -> _timestamp_pb2.Timestamp:
         """The moment the stored state was looked at."""
 
     def __init__(
         self,
         *,
-        checks: abc.Iterable[InvariantCheck] | None = ...,
-        snapshot_time: timestamp_pb2.Timestamp | None = ...,
+        checks: _abc.Iterable[Global___InvariantCheck] | None = ...,
+        snapshot_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["snapshot_time", b"snapshot_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["checks", b"checks", "snapshot_time", b"snapshot_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot_time", b"snapshot_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "snapshot_time", b"snapshot_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ListChargesRequest(message.Message):
+Global___VerifyInvariantsSummary: _TypeAlias = VerifyInvariantsSummary  # noqa: Y015
+
+@_typing.final
+class ListChargesRequest(_message.Message):
     """Asks for a page of charges."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    PAGE_SIZE_FIELD_NUMBER: builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """Only this organization's charges. Empty for all."""
-    page_size: builtins.int
+    page_size: _builtins.int
     """How many charges to return, at most 10000; 1000 when zero."""
-    page_token: builtins.str
+    page_token: _builtins.str
     """The `next_page_token` of the previous page; empty for the first one."""
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        page_size: builtins.int = ...,
-        page_token: builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ListChargesResponse(message.Message):
+Global___ListChargesRequest: _TypeAlias = ListChargesRequest  # noqa: Y015
+
+@_typing.final
+class ListChargesResponse(_message.Message):
     """A page of charges."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    CHARGES_FIELD_NUMBER: builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    next_page_token: builtins.str
+    CHARGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
     """The token of the next page; empty on the last."""
-    @builtins.property
-    def charges(self) -> containers.RepeatedCompositeFieldContainer[Charge]:
+    @_builtins.property
+    def charges(self) -> _containers.RepeatedCompositeFieldContainer[Global___Charge]:
         """The charges."""
 
     def __init__(
         self,
         *,
-        charges: abc.Iterable[Charge] | None = ...,
-        next_page_token: builtins.str = ...,
+        charges: _abc.Iterable[Global___Charge] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["charges", b"charges", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charges", b"charges", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListChargesResponse: _TypeAlias = ListChargesResponse  # noqa: Y015

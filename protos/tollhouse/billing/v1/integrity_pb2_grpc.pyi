@@ -3,10 +3,10 @@
 isort:skip_file
 """
 
-from collections import abc as abc
-from grpc import aio as aio
-from tollhouse.billing.v1 import integrity_pb2 as integrity_pb2
-import abc as abc_1
+from collections import abc as _abc
+from grpc import aio as _aio
+from tollhouse.billing.v1 import integrity_pb2 as _integrity_pb2
+import abc as _abc_1
 
 
 GRPC_GENERATED_VERSION: str
@@ -15,41 +15,41 @@ GRPC_VERSION: str
 class IntegrityServiceStub:
     """Answers whether what billing has stored is consistent, with itself and with other services."""
 
-    def __init__(self, channel: aio.Channel) -> None: ...
-    VerifyInvariants: aio.UnaryStreamMultiCallable[integrity_pb2.VerifyInvariantsRequest, integrity_pb2.VerifyInvariantsResponse]
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    VerifyInvariants: _aio.UnaryStreamMultiCallable[_integrity_pb2.VerifyInvariantsRequest, _integrity_pb2.VerifyInvariantsResponse]
     """Checks every invariant of billing over one snapshot, and streams one message per violation, then one summary.
 
     A healthy ledger yields the summary only. At most 1000 violations are reported per invariant; the summary counts those
     reported. Reads everything: meant for operators, tests and nightly runs.
     """
-    ListCharges: aio.UnaryUnaryMultiCallable[integrity_pb2.ListChargesRequest, integrity_pb2.ListChargesResponse]
+    ListCharges: _aio.UnaryUnaryMultiCallable[_integrity_pb2.ListChargesRequest, _integrity_pb2.ListChargesResponse]
     """Lists charges (debits and captures) in the order of (organization_id, operation_id), to be compared with what other
     services say was charged.
     """
 
-class IntegrityServiceServicer(metaclass=abc_1.ABCMeta):
+class IntegrityServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers whether what billing has stored is consistent, with itself and with other services."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def VerifyInvariants(
         self,
-        request: integrity_pb2.VerifyInvariantsRequest,
-        context: aio.ServicerContext[integrity_pb2.VerifyInvariantsRequest, abc.AsyncIterator[integrity_pb2.VerifyInvariantsResponse]],
-    ) -> abc.AsyncIterator[integrity_pb2.VerifyInvariantsResponse]:
+        request: _integrity_pb2.VerifyInvariantsRequest,
+        context: _aio.ServicerContext[_integrity_pb2.VerifyInvariantsRequest, _abc.AsyncIterator[_integrity_pb2.VerifyInvariantsResponse]],
+    ) -> _abc.AsyncIterator[_integrity_pb2.VerifyInvariantsResponse]:
         """Checks every invariant of billing over one snapshot, and streams one message per violation, then one summary.
 
         A healthy ledger yields the summary only. At most 1000 violations are reported per invariant; the summary counts those
         reported. Reads everything: meant for operators, tests and nightly runs.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def ListCharges(
         self,
-        request: integrity_pb2.ListChargesRequest,
-        context: aio.ServicerContext[integrity_pb2.ListChargesRequest, abc.Awaitable[integrity_pb2.ListChargesResponse]],
-    ) -> abc.Awaitable[integrity_pb2.ListChargesResponse]:
+        request: _integrity_pb2.ListChargesRequest,
+        context: _aio.ServicerContext[_integrity_pb2.ListChargesRequest, _abc.Awaitable[_integrity_pb2.ListChargesResponse]],
+    ) -> _abc.Awaitable[_integrity_pb2.ListChargesResponse]:
         """Lists charges (debits and captures) in the order of (organization_id, operation_id), to be compared with what other
         services say was charged.
         """
 
-def add_IntegrityServiceServicer_to_server(servicer: IntegrityServiceServicer, server: aio.Server) -> None: ...
+def add_IntegrityServiceServicer_to_server(servicer: IntegrityServiceServicer, server: _aio.Server) -> None: ...

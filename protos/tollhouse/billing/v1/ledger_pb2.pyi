@@ -3,32 +3,32 @@
 isort:skip_file
 """
 
-from collections import abc as abc
-from google.protobuf import descriptor as descriptor
-from google.protobuf import duration_pb2 as duration_pb2
-from google.protobuf import message as message
-from google.protobuf import timestamp_pb2 as timestamp_pb2
-from google.protobuf.internal import containers as containers
-from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
-from google.rpc import status_pb2 as status_pb2
-from tollhouse.common.v1 import amount_pb2 as amount_pb2
-import builtins as builtins
+from collections import abc as _abc
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
+from tollhouse.common.v1 import amount_pb2 as _amount_pb2
+import builtins as _builtins
 import sys
-import typing as typing
+import typing as _typing
 
 if sys.version_info >= (3, 11):
     from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
-DESCRIPTOR: descriptor.FileDescriptor
+DESCRIPTOR: _descriptor.FileDescriptor
 
 class _TransactionKind:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _TransactionKindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_TransactionKind.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _TransactionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TransactionKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     TRANSACTION_KIND_UNSPECIFIED: _TransactionKind.ValueType  # 0
     """Any kind, where it filters; never the kind of a transaction."""
     TRANSACTION_KIND_DEBIT: _TransactionKind.ValueType  # 1
@@ -57,13 +57,14 @@ TRANSACTION_KIND_CAPTURE: TransactionKind.ValueType  # 4
 """The charge that ended a hold."""
 TRANSACTION_KIND_REVERSAL: TransactionKind.ValueType  # 5
 """The undoing of another transaction."""
+Global___TransactionKind: _TypeAlias = TransactionKind  # noqa: Y015
 
 class _Direction:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _DirectionEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Direction.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _DirectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Direction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     DIRECTION_UNSPECIFIED: _Direction.ValueType  # 0
     """Never the direction of a transaction."""
     DIRECTION_DEBIT: _Direction.ValueType  # 1
@@ -80,13 +81,14 @@ DIRECTION_DEBIT: Direction.ValueType  # 1
 """The account gave: its balance fell."""
 DIRECTION_CREDIT: Direction.ValueType  # 2
 """The account received: its balance rose."""
+Global___Direction: _TypeAlias = Direction  # noqa: Y015
 
 class _DebitMode:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _DebitModeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_DebitMode.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _DebitModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DebitMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     DEBIT_MODE_UNSPECIFIED: _DebitMode.ValueType  # 0
     """GUARDED in a request; in a transaction, that it is no debit."""
     DEBIT_MODE_GUARDED: _DebitMode.ValueType  # 1
@@ -107,13 +109,14 @@ DEBIT_MODE_MUST_POST: DebitMode.ValueType  # 2
 """Post it all the same, because the work is done: to the overdraft limit and beyond, flagged."""
 DEBIT_MODE_BEST_EFFORT: DebitMode.ValueType  # 3
 """Post what is left, which may be nothing."""
+Global___DebitMode: _TypeAlias = DebitMode  # noqa: Y015
 
 class _CreditSource:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _CreditSourceEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_CreditSource.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _CreditSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CreditSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     CREDIT_SOURCE_UNSPECIFIED: _CreditSource.ValueType  # 0
     """PAYMENT."""
     CREDIT_SOURCE_PAYMENT: _CreditSource.ValueType  # 1
@@ -134,13 +137,14 @@ CREDIT_SOURCE_GRANT: CreditSource.ValueType  # 2
 """It is given, as a promotion or with a plan."""
 CREDIT_SOURCE_ADJUSTMENT: CreditSource.ValueType  # 3
 """An operator corrects the balance."""
+Global___CreditSource: _TypeAlias = CreditSource  # noqa: Y015
 
 class _SystemAccount:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _SystemAccountEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_SystemAccount.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _SystemAccountEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SystemAccount.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     SYSTEM_ACCOUNT_UNSPECIFIED: _SystemAccount.ValueType  # 0
     """None: the movement is a transfer."""
     SYSTEM_ACCOUNT_REVENUE: _SystemAccount.ValueType  # 1
@@ -169,13 +173,14 @@ SYSTEM_ACCOUNT_EXPIRED: SystemAccount.ValueType  # 4
 """What customers were given and did not use in time."""
 SYSTEM_ACCOUNT_ADJUSTMENTS: SystemAccount.ValueType  # 5
 """What operators corrected."""
+Global___SystemAccount: _TypeAlias = SystemAccount  # noqa: Y015
 
 class _HoldState:
-    ValueType = typing.NewType("ValueType", builtins.int)
+    ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _HoldStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_HoldState.ValueType], builtins.type):
-    DESCRIPTOR: descriptor.EnumDescriptor
+class _HoldStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HoldState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
     HOLD_STATE_UNSPECIFIED: _HoldState.ValueType  # 0
     """Any state, where it filters; never the state of a hold."""
     HOLD_STATE_OPEN: _HoldState.ValueType  # 1
@@ -200,1503 +205,1576 @@ HOLD_STATE_RELEASED: HoldState.ValueType  # 3
 """It was given back."""
 HOLD_STATE_EXPIRED: HoldState.ValueType  # 4
 """Its time ran out."""
+Global___HoldState: _TypeAlias = HoldState  # noqa: Y015
 
-@typing.final
-class Balance(message.Message):
+@_typing.final
+class Balance(_message.Message):
     """What an account holds at one moment. `available = posted - held + overdraft_limit`."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    POSTED_FIELD_NUMBER: builtins.int
-    HELD_FIELD_NUMBER: builtins.int
-    AVAILABLE_FIELD_NUMBER: builtins.int
-    OVERDRAFT_LIMIT_FIELD_NUMBER: builtins.int
-    SEQUENCE_FIELD_NUMBER: builtins.int
-    sequence: builtins.int
+    POSTED_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    AVAILABLE_FIELD_NUMBER: _builtins.int
+    OVERDRAFT_LIMIT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
     """The number of movements so far; the next one gets this plus one."""
-    @builtins.property
-    def posted(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def posted(self) -> _amount_pb2.Amount:
         """The sum of all movements so far. Negative while overdrawn."""
 
-    @builtins.property
-    def held(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def held(self) -> _amount_pb2.Amount:
         """The sum of the open holds that have not expired. Never negative."""
 
-    @builtins.property
-    def available(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def available(self) -> _amount_pb2.Amount:
         """What a guarded debit or a new hold can take."""
 
-    @builtins.property
-    def overdraft_limit(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def overdraft_limit(self) -> _amount_pb2.Amount:
         """How far below zero guarded debits may go. Never negative."""
 
     def __init__(
         self,
         *,
-        posted: amount_pb2.Amount | None = ...,
-        held: amount_pb2.Amount | None = ...,
-        available: amount_pb2.Amount | None = ...,
-        overdraft_limit: amount_pb2.Amount | None = ...,
-        sequence: builtins.int = ...,
+        posted: _amount_pb2.Amount | None = ...,
+        held: _amount_pb2.Amount | None = ...,
+        available: _amount_pb2.Amount | None = ...,
+        overdraft_limit: _amount_pb2.Amount | None = ...,
+        sequence: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["available", b"available", "held", b"held", "overdraft_limit", b"overdraft_limit", "posted", b"posted"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["available", b"available", "held", b"held", "overdraft_limit", b"overdraft_limit", "posted", b"posted", "sequence", b"sequence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "held", b"held", "overdraft_limit", b"overdraft_limit", "posted", b"posted"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "held", b"held", "overdraft_limit", b"overdraft_limit", "posted", b"posted", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class Transaction(message.Message):
+Global___Balance: _TypeAlias = Balance  # noqa: Y015
+
+@_typing.final
+class Transaction(_message.Message):
     """One immutable movement of money, seen from the customer account it names first."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @typing.final
-    class MetadataEntry(message.Message):
-        DESCRIPTOR: descriptor.Descriptor
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
 
-        KEY_FIELD_NUMBER: builtins.int
-        VALUE_FIELD_NUMBER: builtins.int
-        key: builtins.str
-        value: builtins.str
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: builtins.str = ...,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    TRANSACTION_ID_FIELD_NUMBER: builtins.int
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    PROJECT_ID_FIELD_NUMBER: builtins.int
-    ACCOUNT_ID_FIELD_NUMBER: builtins.int
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    SEQUENCE_FIELD_NUMBER: builtins.int
-    KIND_FIELD_NUMBER: builtins.int
-    DIRECTION_FIELD_NUMBER: builtins.int
-    AMOUNT_FIELD_NUMBER: builtins.int
-    BALANCE_AFTER_FIELD_NUMBER: builtins.int
-    CREATE_TIME_FIELD_NUMBER: builtins.int
-    REQUESTED_AMOUNT_FIELD_NUMBER: builtins.int
-    MODE_FIELD_NUMBER: builtins.int
-    OVERDRAWN_FIELD_NUMBER: builtins.int
-    SYSTEM_ACCOUNT_FIELD_NUMBER: builtins.int
-    COUNTER_ACCOUNT_ID_FIELD_NUMBER: builtins.int
-    COUNTER_PROJECT_ID_FIELD_NUMBER: builtins.int
-    COUNTER_SEQUENCE_FIELD_NUMBER: builtins.int
-    COUNTER_BALANCE_AFTER_FIELD_NUMBER: builtins.int
-    REVERSES_TRANSACTION_ID_FIELD_NUMBER: builtins.int
-    HELD_AMOUNT_FIELD_NUMBER: builtins.int
-    DESCRIPTION_FIELD_NUMBER: builtins.int
-    METADATA_FIELD_NUMBER: builtins.int
-    transaction_id: builtins.str
+    TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    BALANCE_AFTER_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    REQUESTED_AMOUNT_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    OVERDRAWN_FIELD_NUMBER: _builtins.int
+    SYSTEM_ACCOUNT_FIELD_NUMBER: _builtins.int
+    COUNTER_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    COUNTER_PROJECT_ID_FIELD_NUMBER: _builtins.int
+    COUNTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    COUNTER_BALANCE_AFTER_FIELD_NUMBER: _builtins.int
+    REVERSES_TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    HELD_AMOUNT_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    transaction_id: _builtins.str
     """The transaction's UUIDv7, in lower case. Empty in the answer to `validate_only`."""
-    organization_id: builtins.str
+    organization_id: _builtins.str
     """The organization whose account moved."""
-    project_id: builtins.str
+    project_id: _builtins.str
     """The project named in the request; empty for none. The account may still be the organization's."""
-    account_id: builtins.str
+    account_id: _builtins.str
     """The customer account. For a transfer, its source."""
-    operation_id: builtins.str
+    operation_id: _builtins.str
     """The caller's name for the work."""
-    sequence: builtins.int
+    sequence: _builtins.int
     """The movement's gap-free number within the account, from 1."""
-    kind: TransactionKind.ValueType
+    kind: Global___TransactionKind.ValueType
     """What moved the money."""
-    direction: Direction.ValueType
+    direction: Global___Direction.ValueType
     """Whether the account gave or received."""
-    mode: DebitMode.ValueType
+    mode: Global___DebitMode.ValueType
     """How a debit treated a balance too small. Unspecified for other kinds."""
-    overdrawn: builtins.bool
+    overdrawn: _builtins.bool
     """Whether the movement left the account below its overdraft limit, counting holds: available is negative."""
-    system_account: SystemAccount.ValueType
+    system_account: Global___SystemAccount.ValueType
     """The other side, where it is one of the system's accounts."""
-    counter_account_id: builtins.str
+    counter_account_id: _builtins.str
     """The other side, where it is a customer account: the destination of a transfer."""
-    counter_project_id: builtins.str
+    counter_project_id: _builtins.str
     """The project that owns the other side of a transfer; empty where the organization does."""
-    counter_sequence: builtins.int
+    counter_sequence: _builtins.int
     """The movement's number within the other account of a transfer."""
-    reverses_transaction_id: builtins.str
+    reverses_transaction_id: _builtins.str
     """The transaction this one undoes, for a reversal."""
-    description: builtins.str
+    description: _builtins.str
     """The line for people given with the request."""
-    @builtins.property
-    def amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def amount(self) -> _amount_pb2.Amount:
         """What moved. Zero only for a BEST_EFFORT debit that found nothing, or work that cost nothing."""
 
-    @builtins.property
-    def balance_after(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def balance_after(self) -> _amount_pb2.Amount:
         """The posted balance of the account after the movement."""
 
-    @builtins.property
-    def create_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was posted. Never before an earlier movement of the same account."""
 
-    @builtins.property
-    def requested_amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def requested_amount(self) -> _amount_pb2.Amount:
         """What was asked for. Above `amount` only for a BEST_EFFORT debit; unset for the reversal of a whole rest."""
 
-    @builtins.property
-    def counter_balance_after(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def counter_balance_after(self) -> _amount_pb2.Amount:
         """The posted balance of the other account of a transfer."""
 
-    @builtins.property
-    def held_amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def held_amount(self) -> _amount_pb2.Amount:
         """What the captured hold still kept aside when it was captured, for a capture."""
 
-    @builtins.property
-    def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's labels given with the request."""
 
     def __init__(
         self,
         *,
-        transaction_id: builtins.str = ...,
-        organization_id: builtins.str = ...,
-        project_id: builtins.str = ...,
-        account_id: builtins.str = ...,
-        operation_id: builtins.str = ...,
-        sequence: builtins.int = ...,
-        kind: TransactionKind.ValueType = ...,
-        direction: Direction.ValueType = ...,
-        amount: amount_pb2.Amount | None = ...,
-        balance_after: amount_pb2.Amount | None = ...,
-        create_time: timestamp_pb2.Timestamp | None = ...,
-        requested_amount: amount_pb2.Amount | None = ...,
-        mode: DebitMode.ValueType = ...,
-        overdrawn: builtins.bool = ...,
-        system_account: SystemAccount.ValueType = ...,
-        counter_account_id: builtins.str = ...,
-        counter_project_id: builtins.str = ...,
-        counter_sequence: builtins.int = ...,
-        counter_balance_after: amount_pb2.Amount | None = ...,
-        reverses_transaction_id: builtins.str = ...,
-        held_amount: amount_pb2.Amount | None = ...,
-        description: builtins.str = ...,
-        metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        transaction_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        kind: Global___TransactionKind.ValueType = ...,
+        direction: Global___Direction.ValueType = ...,
+        amount: _amount_pb2.Amount | None = ...,
+        balance_after: _amount_pb2.Amount | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        requested_amount: _amount_pb2.Amount | None = ...,
+        mode: Global___DebitMode.ValueType = ...,
+        overdrawn: _builtins.bool = ...,
+        system_account: Global___SystemAccount.ValueType = ...,
+        counter_account_id: _builtins.str = ...,
+        counter_project_id: _builtins.str = ...,
+        counter_sequence: _builtins.int = ...,
+        counter_balance_after: _amount_pb2.Amount | None = ...,
+        reverses_transaction_id: _builtins.str = ...,
+        held_amount: _amount_pb2.Amount | None = ...,
+        description: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "balance_after", b"balance_after", "counter_balance_after", b"counter_balance_after", "create_time", b"create_time", "held_amount", b"held_amount", "requested_amount", b"requested_amount"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "amount", b"amount", "balance_after", b"balance_after", "counter_account_id", b"counter_account_id", "counter_balance_after", b"counter_balance_after", "counter_project_id", b"counter_project_id", "counter_sequence", b"counter_sequence", "create_time", b"create_time", "description", b"description", "direction", b"direction", "held_amount", b"held_amount", "kind", b"kind", "metadata", b"metadata", "mode", b"mode", "operation_id", b"operation_id", "organization_id", b"organization_id", "overdrawn", b"overdrawn", "project_id", b"project_id", "requested_amount", b"requested_amount", "reverses_transaction_id", b"reverses_transaction_id", "sequence", b"sequence", "system_account", b"system_account", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "balance_after", b"balance_after", "counter_balance_after", b"counter_balance_after", "create_time", b"create_time", "held_amount", b"held_amount", "requested_amount", b"requested_amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "amount", b"amount", "balance_after", b"balance_after", "counter_account_id", b"counter_account_id", "counter_balance_after", b"counter_balance_after", "counter_project_id", b"counter_project_id", "counter_sequence", b"counter_sequence", "create_time", b"create_time", "description", b"description", "direction", b"direction", "held_amount", b"held_amount", "kind", b"kind", "metadata", b"metadata", "mode", b"mode", "operation_id", b"operation_id", "organization_id", b"organization_id", "overdrawn", b"overdrawn", "project_id", b"project_id", "requested_amount", b"requested_amount", "reverses_transaction_id", b"reverses_transaction_id", "sequence", b"sequence", "system_account", b"system_account", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class Hold(message.Message):
+Global___Transaction: _TypeAlias = Transaction  # noqa: Y015
+
+@_typing.final
+class Hold(_message.Message):
     """An amount kept aside for the work of one operation."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @typing.final
-    class MetadataEntry(message.Message):
-        DESCRIPTOR: descriptor.Descriptor
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
 
-        KEY_FIELD_NUMBER: builtins.int
-        VALUE_FIELD_NUMBER: builtins.int
-        key: builtins.str
-        value: builtins.str
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: builtins.str = ...,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    HOLD_ID_FIELD_NUMBER: builtins.int
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    PROJECT_ID_FIELD_NUMBER: builtins.int
-    ACCOUNT_ID_FIELD_NUMBER: builtins.int
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    AMOUNT_FIELD_NUMBER: builtins.int
-    STATE_FIELD_NUMBER: builtins.int
-    CREATE_TIME_FIELD_NUMBER: builtins.int
-    EXPIRE_TIME_FIELD_NUMBER: builtins.int
-    END_TIME_FIELD_NUMBER: builtins.int
-    DESCRIPTION_FIELD_NUMBER: builtins.int
-    METADATA_FIELD_NUMBER: builtins.int
-    hold_id: builtins.str
+    HOLD_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    hold_id: _builtins.str
     """The hold's UUIDv7, in lower case. Empty in the answer to `validate_only`."""
-    organization_id: builtins.str
+    organization_id: _builtins.str
     """The organization whose account is held."""
-    project_id: builtins.str
+    project_id: _builtins.str
     """The project named in the request; empty for none."""
-    account_id: builtins.str
+    account_id: _builtins.str
     """The account whose funds are kept aside."""
-    operation_id: builtins.str
+    operation_id: _builtins.str
     """The caller's name for the work."""
-    state: HoldState.ValueType
+    state: Global___HoldState.ValueType
     """Where the hold is in its life. A hold past its expire_time is EXPIRED at once."""
-    description: builtins.str
+    description: _builtins.str
     """The line for people given with the request."""
-    @builtins.property
-    def amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def amount(self) -> _amount_pb2.Amount:
         """What is, or was, kept aside."""
 
-    @builtins.property
-    def create_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was placed."""
 
-    @builtins.property
-    def expire_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When it stops counting by itself."""
 
-    @builtins.property
-    def end_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it was captured, released or expired; unset while open."""
 
-    @builtins.property
-    def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's labels given with the request."""
 
     def __init__(
         self,
         *,
-        hold_id: builtins.str = ...,
-        organization_id: builtins.str = ...,
-        project_id: builtins.str = ...,
-        account_id: builtins.str = ...,
-        operation_id: builtins.str = ...,
-        amount: amount_pb2.Amount | None = ...,
-        state: HoldState.ValueType = ...,
-        create_time: timestamp_pb2.Timestamp | None = ...,
-        expire_time: timestamp_pb2.Timestamp | None = ...,
-        end_time: timestamp_pb2.Timestamp | None = ...,
-        description: builtins.str = ...,
-        metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        hold_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+        amount: _amount_pb2.Amount | None = ...,
+        state: Global___HoldState.ValueType = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        description: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "amount", b"amount", "create_time", b"create_time", "description", b"description", "end_time", b"end_time", "expire_time", b"expire_time", "hold_id", b"hold_id", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "state", b"state"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "amount", b"amount", "create_time", b"create_time", "description", b"description", "end_time", b"end_time", "expire_time", b"expire_time", "hold_id", b"hold_id", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class DebitRequest(message.Message):
+Global___Hold: _TypeAlias = Hold  # noqa: Y015
+
+@_typing.final
+class DebitRequest(_message.Message):
     """Asks to charge an account once."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @typing.final
-    class MetadataEntry(message.Message):
-        DESCRIPTOR: descriptor.Descriptor
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
 
-        KEY_FIELD_NUMBER: builtins.int
-        VALUE_FIELD_NUMBER: builtins.int
-        key: builtins.str
-        value: builtins.str
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: builtins.str = ...,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    PROJECT_ID_FIELD_NUMBER: builtins.int
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    AMOUNT_FIELD_NUMBER: builtins.int
-    MODE_FIELD_NUMBER: builtins.int
-    DESCRIPTION_FIELD_NUMBER: builtins.int
-    METADATA_FIELD_NUMBER: builtins.int
-    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
-    project_id: builtins.str
+    project_id: _builtins.str
     """The project that used what is charged. Empty for the organization itself."""
-    operation_id: builtins.str
+    operation_id: _builtins.str
     """Names the work; at most one movement ever carries it within the organization."""
-    mode: DebitMode.ValueType
+    mode: Global___DebitMode.ValueType
     """What to do when less than the amount is available. Unspecified means GUARDED."""
-    description: builtins.str
+    description: _builtins.str
     """A line for people, at most 256 characters. Part of the request's identity."""
-    validate_only: builtins.bool
+    validate_only: _builtins.bool
     """Whether to answer what would happen without doing it. Nothing is written and the operation id stays free."""
-    @builtins.property
-    def amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def amount(self) -> _amount_pb2.Amount:
         """How much to charge: greater than zero."""
 
-    @builtins.property
-    def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
 
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        project_id: builtins.str = ...,
-        operation_id: builtins.str = ...,
-        amount: amount_pb2.Amount | None = ...,
-        mode: DebitMode.ValueType = ...,
-        description: builtins.str = ...,
-        metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
-        validate_only: builtins.bool = ...,
+        organization_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+        amount: _amount_pb2.Amount | None = ...,
+        mode: Global___DebitMode.ValueType = ...,
+        description: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["amount", b"amount"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "mode", b"mode", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "mode", b"mode", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class DebitResponse(message.Message):
+Global___DebitRequest: _TypeAlias = DebitRequest  # noqa: Y015
+
+@_typing.final
+class DebitResponse(_message.Message):
     """The charge as it was posted."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    TRANSACTION_FIELD_NUMBER: builtins.int
-    BALANCE_FIELD_NUMBER: builtins.int
-    POSTED_AMOUNT_FIELD_NUMBER: builtins.int
-    REPLAYED_FIELD_NUMBER: builtins.int
-    replayed: builtins.bool
+    TRANSACTION_FIELD_NUMBER: _builtins.int
+    BALANCE_FIELD_NUMBER: _builtins.int
+    POSTED_AMOUNT_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
     """Whether this repeats the stored answer of an earlier request with the same operation id."""
-    @builtins.property
-    def transaction(self) -> Transaction:
+    @_builtins.property
+    def transaction(self) -> Global___Transaction:
         """The movement."""
 
-    @builtins.property
-    def balance(self) -> Balance:
+    @_builtins.property
+    def balance(self) -> Global___Balance:
         """The account after this command. When replayed: posted and sequence as they stood then, held as it is now."""
 
-    @builtins.property
-    def posted_amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def posted_amount(self) -> _amount_pb2.Amount:
         """What was really charged: less than asked for only with BEST_EFFORT."""
 
     def __init__(
         self,
         *,
-        transaction: Transaction | None = ...,
-        balance: Balance | None = ...,
-        posted_amount: amount_pb2.Amount | None = ...,
-        replayed: builtins.bool = ...,
+        transaction: Global___Transaction | None = ...,
+        balance: Global___Balance | None = ...,
+        posted_amount: _amount_pb2.Amount | None = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["balance", b"balance", "posted_amount", b"posted_amount", "transaction", b"transaction"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["balance", b"balance", "posted_amount", b"posted_amount", "replayed", b"replayed", "transaction", b"transaction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "posted_amount", b"posted_amount", "transaction", b"transaction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "posted_amount", b"posted_amount", "replayed", b"replayed", "transaction", b"transaction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class BatchDebitRequest(message.Message):
+Global___DebitResponse: _TypeAlias = DebitResponse  # noqa: Y015
+
+@_typing.final
+class BatchDebitRequest(_message.Message):
     """Asks for several charges at once."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    REQUESTS_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def requests(self) -> containers.RepeatedCompositeFieldContainer[DebitRequest]:
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___DebitRequest]:
         """The debits, decided in this order: 1 to 200."""
 
     def __init__(
         self,
         *,
-        requests: abc.Iterable[DebitRequest] | None = ...,
+        requests: _abc.Iterable[Global___DebitRequest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["requests", b"requests"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class BatchDebitResponse(message.Message):
+Global___BatchDebitRequest: _TypeAlias = BatchDebitRequest  # noqa: Y015
+
+@_typing.final
+class BatchDebitResponse(_message.Message):
     """What became of each debit."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    OUTCOMES_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def outcomes(self) -> containers.RepeatedCompositeFieldContainer[DebitOutcome]:
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___DebitOutcome]:
         """One outcome per request, in the same order."""
 
     def __init__(
         self,
         *,
-        outcomes: abc.Iterable[DebitOutcome] | None = ...,
+        outcomes: _abc.Iterable[Global___DebitOutcome] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class DebitOutcome(message.Message):
+Global___BatchDebitResponse: _TypeAlias = BatchDebitResponse  # noqa: Y015
+
+@_typing.final
+class DebitOutcome(_message.Message):
     """What became of one debit of a batch."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    RESPONSE_FIELD_NUMBER: builtins.int
-    ERROR_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def response(self) -> DebitResponse:
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> Global___DebitResponse:
         """The charge, where it was posted."""
 
-    @builtins.property
-    def error(self) -> status_pb2.Status:
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
         """The refusal, with the same details as that of a single `Debit`."""
 
     def __init__(
         self,
         *,
-        response: DebitResponse | None = ...,
-        error: status_pb2.Status | None = ...,
+        response: Global___DebitResponse | None = ...,
+        error: _status_pb2.Status | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_outcome: _TypeAlias = typing.Literal["response", "error"]  # noqa: Y015
-    _WhichOneofArgType_outcome: _TypeAlias = typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
-@typing.final
-class CreditRequest(message.Message):
+Global___DebitOutcome: _TypeAlias = DebitOutcome  # noqa: Y015
+
+@_typing.final
+class CreditRequest(_message.Message):
     """Asks to add money to an account."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @typing.final
-    class MetadataEntry(message.Message):
-        DESCRIPTOR: descriptor.Descriptor
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
 
-        KEY_FIELD_NUMBER: builtins.int
-        VALUE_FIELD_NUMBER: builtins.int
-        key: builtins.str
-        value: builtins.str
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: builtins.str = ...,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    PROJECT_ID_FIELD_NUMBER: builtins.int
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    AMOUNT_FIELD_NUMBER: builtins.int
-    SOURCE_FIELD_NUMBER: builtins.int
-    DESCRIPTION_FIELD_NUMBER: builtins.int
-    METADATA_FIELD_NUMBER: builtins.int
-    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
-    project_id: builtins.str
+    project_id: _builtins.str
     """The project whose account receives. Empty for the organization's own account."""
-    operation_id: builtins.str
+    operation_id: _builtins.str
     """Names the top-up; at most one movement ever carries it within the organization."""
-    source: CreditSource.ValueType
+    source: Global___CreditSource.ValueType
     """Where the money comes from. Unspecified means PAYMENT."""
-    description: builtins.str
+    description: _builtins.str
     """A line for people, at most 256 characters. Part of the request's identity."""
-    validate_only: builtins.bool
+    validate_only: _builtins.bool
     """Whether to answer what would happen without doing it. Nothing is written and the operation id stays free."""
-    @builtins.property
-    def amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def amount(self) -> _amount_pb2.Amount:
         """How much to add: greater than zero."""
 
-    @builtins.property
-    def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
 
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        project_id: builtins.str = ...,
-        operation_id: builtins.str = ...,
-        amount: amount_pb2.Amount | None = ...,
-        source: CreditSource.ValueType = ...,
-        description: builtins.str = ...,
-        metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
-        validate_only: builtins.bool = ...,
+        organization_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+        amount: _amount_pb2.Amount | None = ...,
+        source: Global___CreditSource.ValueType = ...,
+        description: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["amount", b"amount"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "source", b"source", "validate_only", b"validate_only"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "source", b"source", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class CreditResponse(message.Message):
+Global___CreditRequest: _TypeAlias = CreditRequest  # noqa: Y015
+
+@_typing.final
+class CreditResponse(_message.Message):
     """The credit as it was posted."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    TRANSACTION_FIELD_NUMBER: builtins.int
-    BALANCE_FIELD_NUMBER: builtins.int
-    REPLAYED_FIELD_NUMBER: builtins.int
-    replayed: builtins.bool
+    TRANSACTION_FIELD_NUMBER: _builtins.int
+    BALANCE_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
     """Whether this repeats the stored answer of an earlier request with the same operation id."""
-    @builtins.property
-    def transaction(self) -> Transaction:
+    @_builtins.property
+    def transaction(self) -> Global___Transaction:
         """The movement."""
 
-    @builtins.property
-    def balance(self) -> Balance:
+    @_builtins.property
+    def balance(self) -> Global___Balance:
         """The account after this command. When replayed: posted and sequence as they stood then, held as it is now."""
 
     def __init__(
         self,
         *,
-        transaction: Transaction | None = ...,
-        balance: Balance | None = ...,
-        replayed: builtins.bool = ...,
+        transaction: Global___Transaction | None = ...,
+        balance: Global___Balance | None = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["balance", b"balance", "transaction", b"transaction"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["balance", b"balance", "replayed", b"replayed", "transaction", b"transaction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "transaction", b"transaction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "replayed", b"replayed", "transaction", b"transaction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class TransferRequest(message.Message):
+Global___CreditResponse: _TypeAlias = CreditResponse  # noqa: Y015
+
+@_typing.final
+class TransferRequest(_message.Message):
     """Asks to move money between two accounts of an organization."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @typing.final
-    class MetadataEntry(message.Message):
-        DESCRIPTOR: descriptor.Descriptor
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
 
-        KEY_FIELD_NUMBER: builtins.int
-        VALUE_FIELD_NUMBER: builtins.int
-        key: builtins.str
-        value: builtins.str
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: builtins.str = ...,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    SOURCE_PROJECT_ID_FIELD_NUMBER: builtins.int
-    DESTINATION_PROJECT_ID_FIELD_NUMBER: builtins.int
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    AMOUNT_FIELD_NUMBER: builtins.int
-    DESCRIPTION_FIELD_NUMBER: builtins.int
-    METADATA_FIELD_NUMBER: builtins.int
-    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_PROJECT_ID_FIELD_NUMBER: _builtins.int
+    DESTINATION_PROJECT_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
-    source_project_id: builtins.str
+    source_project_id: _builtins.str
     """The project whose account gives. Empty for the organization's own account."""
-    destination_project_id: builtins.str
+    destination_project_id: _builtins.str
     """The project whose account receives. Empty for the organization's own account. Differs from the source."""
-    operation_id: builtins.str
+    operation_id: _builtins.str
     """Names the transfer; at most one movement ever carries it within the organization."""
-    description: builtins.str
+    description: _builtins.str
     """A line for people, at most 256 characters. Part of the request's identity."""
-    validate_only: builtins.bool
+    validate_only: _builtins.bool
     """Whether to answer what would happen without doing it. Nothing is written and the operation id stays free."""
-    @builtins.property
-    def amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def amount(self) -> _amount_pb2.Amount:
         """How much to move: greater than zero."""
 
-    @builtins.property
-    def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
 
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        source_project_id: builtins.str = ...,
-        destination_project_id: builtins.str = ...,
-        operation_id: builtins.str = ...,
-        amount: amount_pb2.Amount | None = ...,
-        description: builtins.str = ...,
-        metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
-        validate_only: builtins.bool = ...,
+        organization_id: _builtins.str = ...,
+        source_project_id: _builtins.str = ...,
+        destination_project_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+        amount: _amount_pb2.Amount | None = ...,
+        description: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["amount", b"amount"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "description", b"description", "destination_project_id", b"destination_project_id", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "source_project_id", b"source_project_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "destination_project_id", b"destination_project_id", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "source_project_id", b"source_project_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class TransferResponse(message.Message):
+Global___TransferRequest: _TypeAlias = TransferRequest  # noqa: Y015
+
+@_typing.final
+class TransferResponse(_message.Message):
     """The transfer as it was posted."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    TRANSACTION_FIELD_NUMBER: builtins.int
-    SOURCE_BALANCE_FIELD_NUMBER: builtins.int
-    DESTINATION_BALANCE_FIELD_NUMBER: builtins.int
-    REPLAYED_FIELD_NUMBER: builtins.int
-    replayed: builtins.bool
+    TRANSACTION_FIELD_NUMBER: _builtins.int
+    SOURCE_BALANCE_FIELD_NUMBER: _builtins.int
+    DESTINATION_BALANCE_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
     """Whether this repeats the stored answer of an earlier request with the same operation id."""
-    @builtins.property
-    def transaction(self) -> Transaction:
+    @_builtins.property
+    def transaction(self) -> Global___Transaction:
         """The movement, seen from the source."""
 
-    @builtins.property
-    def source_balance(self) -> Balance:
+    @_builtins.property
+    def source_balance(self) -> Global___Balance:
         """The giving account after the transfer."""
 
-    @builtins.property
-    def destination_balance(self) -> Balance:
+    @_builtins.property
+    def destination_balance(self) -> Global___Balance:
         """The receiving account after the transfer."""
 
     def __init__(
         self,
         *,
-        transaction: Transaction | None = ...,
-        source_balance: Balance | None = ...,
-        destination_balance: Balance | None = ...,
-        replayed: builtins.bool = ...,
+        transaction: Global___Transaction | None = ...,
+        source_balance: Global___Balance | None = ...,
+        destination_balance: Global___Balance | None = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["destination_balance", b"destination_balance", "source_balance", b"source_balance", "transaction", b"transaction"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["destination_balance", b"destination_balance", "replayed", b"replayed", "source_balance", b"source_balance", "transaction", b"transaction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["destination_balance", b"destination_balance", "source_balance", b"source_balance", "transaction", b"transaction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_balance", b"destination_balance", "replayed", b"replayed", "source_balance", b"source_balance", "transaction", b"transaction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class CreateHoldRequest(message.Message):
+Global___TransferResponse: _TypeAlias = TransferResponse  # noqa: Y015
+
+@_typing.final
+class CreateHoldRequest(_message.Message):
     """Asks to keep an amount aside."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @typing.final
-    class MetadataEntry(message.Message):
-        DESCRIPTOR: descriptor.Descriptor
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
 
-        KEY_FIELD_NUMBER: builtins.int
-        VALUE_FIELD_NUMBER: builtins.int
-        key: builtins.str
-        value: builtins.str
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: builtins.str = ...,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    PROJECT_ID_FIELD_NUMBER: builtins.int
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    AMOUNT_FIELD_NUMBER: builtins.int
-    TTL_FIELD_NUMBER: builtins.int
-    DESCRIPTION_FIELD_NUMBER: builtins.int
-    METADATA_FIELD_NUMBER: builtins.int
-    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
-    project_id: builtins.str
+    project_id: _builtins.str
     """The project that will use what is held. Empty for the organization itself."""
-    operation_id: builtins.str
+    operation_id: _builtins.str
     """Names the work; its capture carries the same id."""
-    description: builtins.str
+    description: _builtins.str
     """A line for people, at most 256 characters. Part of the request's identity."""
-    validate_only: builtins.bool
+    validate_only: _builtins.bool
     """Whether to answer what would happen without doing it. Nothing is written and the operation id stays free."""
-    @builtins.property
-    def amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def amount(self) -> _amount_pb2.Amount:
         """How much to keep aside: greater than zero."""
 
-    @builtins.property
-    def ttl(self) -> duration_pb2.Duration:
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
         """How long the hold lives unless it ends earlier: more than zero, at most a day. Ten minutes when unset."""
 
-    @builtins.property
-    def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
 
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        project_id: builtins.str = ...,
-        operation_id: builtins.str = ...,
-        amount: amount_pb2.Amount | None = ...,
-        ttl: duration_pb2.Duration | None = ...,
-        description: builtins.str = ...,
-        metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
-        validate_only: builtins.bool = ...,
+        organization_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+        amount: _amount_pb2.Amount | None = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        description: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "ttl", b"ttl"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "ttl", b"ttl", "validate_only", b"validate_only"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "ttl", b"ttl", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class CreateHoldResponse(message.Message):
+Global___CreateHoldRequest: _TypeAlias = CreateHoldRequest  # noqa: Y015
+
+@_typing.final
+class CreateHoldResponse(_message.Message):
     """The hold as it was placed."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    HOLD_FIELD_NUMBER: builtins.int
-    BALANCE_FIELD_NUMBER: builtins.int
-    REPLAYED_FIELD_NUMBER: builtins.int
-    replayed: builtins.bool
+    HOLD_FIELD_NUMBER: _builtins.int
+    BALANCE_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
     """Whether this repeats the stored answer of an earlier request with the same operation id."""
-    @builtins.property
-    def hold(self) -> Hold:
+    @_builtins.property
+    def hold(self) -> Global___Hold:
         """The hold."""
 
-    @builtins.property
-    def balance(self) -> Balance:
+    @_builtins.property
+    def balance(self) -> Global___Balance:
         """The account after this command. When replayed: posted and sequence as they stood then, held as it is now."""
 
     def __init__(
         self,
         *,
-        hold: Hold | None = ...,
-        balance: Balance | None = ...,
-        replayed: builtins.bool = ...,
+        hold: Global___Hold | None = ...,
+        balance: Global___Balance | None = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["balance", b"balance", "hold", b"hold"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["balance", b"balance", "hold", b"hold", "replayed", b"replayed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "hold", b"hold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "hold", b"hold", "replayed", b"replayed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class BatchCreateHoldRequest(message.Message):
+Global___CreateHoldResponse: _TypeAlias = CreateHoldResponse  # noqa: Y015
+
+@_typing.final
+class BatchCreateHoldRequest(_message.Message):
     """Asks for several holds at once."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    REQUESTS_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def requests(self) -> containers.RepeatedCompositeFieldContainer[CreateHoldRequest]:
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___CreateHoldRequest]:
         """The holds, decided in this order: 1 to 200."""
 
     def __init__(
         self,
         *,
-        requests: abc.Iterable[CreateHoldRequest] | None = ...,
+        requests: _abc.Iterable[Global___CreateHoldRequest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["requests", b"requests"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class BatchCreateHoldResponse(message.Message):
+Global___BatchCreateHoldRequest: _TypeAlias = BatchCreateHoldRequest  # noqa: Y015
+
+@_typing.final
+class BatchCreateHoldResponse(_message.Message):
     """What became of each hold."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    OUTCOMES_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def outcomes(self) -> containers.RepeatedCompositeFieldContainer[CreateHoldOutcome]:
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___CreateHoldOutcome]:
         """One outcome per request, in the same order."""
 
     def __init__(
         self,
         *,
-        outcomes: abc.Iterable[CreateHoldOutcome] | None = ...,
+        outcomes: _abc.Iterable[Global___CreateHoldOutcome] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class CreateHoldOutcome(message.Message):
+Global___BatchCreateHoldResponse: _TypeAlias = BatchCreateHoldResponse  # noqa: Y015
+
+@_typing.final
+class CreateHoldOutcome(_message.Message):
     """What became of one hold of a batch."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    RESPONSE_FIELD_NUMBER: builtins.int
-    ERROR_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def response(self) -> CreateHoldResponse:
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> Global___CreateHoldResponse:
         """The hold, where it was placed."""
 
-    @builtins.property
-    def error(self) -> status_pb2.Status:
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
         """The refusal, with the same details as that of a single `CreateHold`."""
 
     def __init__(
         self,
         *,
-        response: CreateHoldResponse | None = ...,
-        error: status_pb2.Status | None = ...,
+        response: Global___CreateHoldResponse | None = ...,
+        error: _status_pb2.Status | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_outcome: _TypeAlias = typing.Literal["response", "error"]  # noqa: Y015
-    _WhichOneofArgType_outcome: _TypeAlias = typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
-@typing.final
-class CaptureHoldRequest(message.Message):
+Global___CreateHoldOutcome: _TypeAlias = CreateHoldOutcome  # noqa: Y015
+
+@_typing.final
+class CaptureHoldRequest(_message.Message):
     """Asks to charge the work of a hold."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @typing.final
-    class MetadataEntry(message.Message):
-        DESCRIPTOR: descriptor.Descriptor
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
 
-        KEY_FIELD_NUMBER: builtins.int
-        VALUE_FIELD_NUMBER: builtins.int
-        key: builtins.str
-        value: builtins.str
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: builtins.str = ...,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    AMOUNT_FIELD_NUMBER: builtins.int
-    DESCRIPTION_FIELD_NUMBER: builtins.int
-    METADATA_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
-    operation_id: builtins.str
+    operation_id: _builtins.str
     """The operation id the hold was placed under."""
-    description: builtins.str
+    description: _builtins.str
     """A line for people, at most 256 characters. Part of the request's identity."""
-    @builtins.property
-    def amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def amount(self) -> _amount_pb2.Amount:
         """What the work cost: zero or more, also more than the hold. In the hold's currency."""
 
-    @builtins.property
-    def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
 
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        operation_id: builtins.str = ...,
-        amount: amount_pb2.Amount | None = ...,
-        description: builtins.str = ...,
-        metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        organization_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+        amount: _amount_pb2.Amount | None = ...,
+        description: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["amount", b"amount"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class CaptureHoldResponse(message.Message):
+Global___CaptureHoldRequest: _TypeAlias = CaptureHoldRequest  # noqa: Y015
+
+@_typing.final
+class CaptureHoldResponse(_message.Message):
     """The charge and what became of the hold."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    TRANSACTION_FIELD_NUMBER: builtins.int
-    BALANCE_FIELD_NUMBER: builtins.int
-    RELEASED_AMOUNT_FIELD_NUMBER: builtins.int
-    OVERRUN_AMOUNT_FIELD_NUMBER: builtins.int
-    REPLAYED_FIELD_NUMBER: builtins.int
-    replayed: builtins.bool
+    TRANSACTION_FIELD_NUMBER: _builtins.int
+    BALANCE_FIELD_NUMBER: _builtins.int
+    RELEASED_AMOUNT_FIELD_NUMBER: _builtins.int
+    OVERRUN_AMOUNT_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
     """Whether this repeats the stored answer of an earlier request with the same operation id."""
-    @builtins.property
-    def transaction(self) -> Transaction:
+    @_builtins.property
+    def transaction(self) -> Global___Transaction:
         """The movement."""
 
-    @builtins.property
-    def balance(self) -> Balance:
+    @_builtins.property
+    def balance(self) -> Global___Balance:
         """The account after this command. When replayed: posted and sequence as they stood then, held as it is now."""
 
-    @builtins.property
-    def released_amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def released_amount(self) -> _amount_pb2.Amount:
         """The part of the hold given back."""
 
-    @builtins.property
-    def overrun_amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def overrun_amount(self) -> _amount_pb2.Amount:
         """The part of the charge the hold did not cover; the whole of it where the hold had already ended."""
 
     def __init__(
         self,
         *,
-        transaction: Transaction | None = ...,
-        balance: Balance | None = ...,
-        released_amount: amount_pb2.Amount | None = ...,
-        overrun_amount: amount_pb2.Amount | None = ...,
-        replayed: builtins.bool = ...,
+        transaction: Global___Transaction | None = ...,
+        balance: Global___Balance | None = ...,
+        released_amount: _amount_pb2.Amount | None = ...,
+        overrun_amount: _amount_pb2.Amount | None = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["balance", b"balance", "overrun_amount", b"overrun_amount", "released_amount", b"released_amount", "transaction", b"transaction"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["balance", b"balance", "overrun_amount", b"overrun_amount", "released_amount", b"released_amount", "replayed", b"replayed", "transaction", b"transaction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "overrun_amount", b"overrun_amount", "released_amount", b"released_amount", "transaction", b"transaction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "overrun_amount", b"overrun_amount", "released_amount", b"released_amount", "replayed", b"replayed", "transaction", b"transaction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class BatchCaptureHoldRequest(message.Message):
+Global___CaptureHoldResponse: _TypeAlias = CaptureHoldResponse  # noqa: Y015
+
+@_typing.final
+class BatchCaptureHoldRequest(_message.Message):
     """Asks for several captures at once."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    REQUESTS_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def requests(self) -> containers.RepeatedCompositeFieldContainer[CaptureHoldRequest]:
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaptureHoldRequest]:
         """The captures, decided in this order: 1 to 200."""
 
     def __init__(
         self,
         *,
-        requests: abc.Iterable[CaptureHoldRequest] | None = ...,
+        requests: _abc.Iterable[Global___CaptureHoldRequest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["requests", b"requests"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class BatchCaptureHoldResponse(message.Message):
+Global___BatchCaptureHoldRequest: _TypeAlias = BatchCaptureHoldRequest  # noqa: Y015
+
+@_typing.final
+class BatchCaptureHoldResponse(_message.Message):
     """What became of each capture."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    OUTCOMES_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def outcomes(self) -> containers.RepeatedCompositeFieldContainer[CaptureHoldOutcome]:
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaptureHoldOutcome]:
         """One outcome per request, in the same order."""
 
     def __init__(
         self,
         *,
-        outcomes: abc.Iterable[CaptureHoldOutcome] | None = ...,
+        outcomes: _abc.Iterable[Global___CaptureHoldOutcome] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class CaptureHoldOutcome(message.Message):
+Global___BatchCaptureHoldResponse: _TypeAlias = BatchCaptureHoldResponse  # noqa: Y015
+
+@_typing.final
+class CaptureHoldOutcome(_message.Message):
     """What became of one capture of a batch."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    RESPONSE_FIELD_NUMBER: builtins.int
-    ERROR_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def response(self) -> CaptureHoldResponse:
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> Global___CaptureHoldResponse:
         """The charge, where it was posted."""
 
-    @builtins.property
-    def error(self) -> status_pb2.Status:
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
         """The refusal, with the same details as that of a single `CaptureHold`."""
 
     def __init__(
         self,
         *,
-        response: CaptureHoldResponse | None = ...,
-        error: status_pb2.Status | None = ...,
+        response: Global___CaptureHoldResponse | None = ...,
+        error: _status_pb2.Status | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_outcome: _TypeAlias = typing.Literal["response", "error"]  # noqa: Y015
-    _WhichOneofArgType_outcome: _TypeAlias = typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
-@typing.final
-class ReleaseHoldRequest(message.Message):
+Global___CaptureHoldOutcome: _TypeAlias = CaptureHoldOutcome  # noqa: Y015
+
+@_typing.final
+class ReleaseHoldRequest(_message.Message):
     """Asks to give a hold back."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
-    operation_id: builtins.str
+    operation_id: _builtins.str
     """The operation id the hold was placed under."""
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        operation_id: builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["operation_id", b"operation_id", "organization_id", b"organization_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id", "organization_id", b"organization_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ReleaseHoldResponse(message.Message):
+Global___ReleaseHoldRequest: _TypeAlias = ReleaseHoldRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseHoldResponse(_message.Message):
     """The hold after its release."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    HOLD_FIELD_NUMBER: builtins.int
-    BALANCE_FIELD_NUMBER: builtins.int
-    RELEASED_AMOUNT_FIELD_NUMBER: builtins.int
-    REPLAYED_FIELD_NUMBER: builtins.int
-    replayed: builtins.bool
+    HOLD_FIELD_NUMBER: _builtins.int
+    BALANCE_FIELD_NUMBER: _builtins.int
+    RELEASED_AMOUNT_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
     """Whether the hold had already been released."""
-    @builtins.property
-    def hold(self) -> Hold:
+    @_builtins.property
+    def hold(self) -> Global___Hold:
         """The hold: RELEASED, or EXPIRED where it had already expired."""
 
-    @builtins.property
-    def balance(self) -> Balance:
+    @_builtins.property
+    def balance(self) -> Global___Balance:
         """The account after this command. When replayed: posted and sequence as they stood then, held as it is now."""
 
-    @builtins.property
-    def released_amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def released_amount(self) -> _amount_pb2.Amount:
         """What this release gave back. Unset when replayed or when the hold had expired."""
 
     def __init__(
         self,
         *,
-        hold: Hold | None = ...,
-        balance: Balance | None = ...,
-        released_amount: amount_pb2.Amount | None = ...,
-        replayed: builtins.bool = ...,
+        hold: Global___Hold | None = ...,
+        balance: Global___Balance | None = ...,
+        released_amount: _amount_pb2.Amount | None = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["balance", b"balance", "hold", b"hold", "released_amount", b"released_amount"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["balance", b"balance", "hold", b"hold", "released_amount", b"released_amount", "replayed", b"replayed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "hold", b"hold", "released_amount", b"released_amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "hold", b"hold", "released_amount", b"released_amount", "replayed", b"replayed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ExtendHoldRequest(message.Message):
+Global___ReleaseHoldResponse: _TypeAlias = ReleaseHoldResponse  # noqa: Y015
+
+@_typing.final
+class ExtendHoldRequest(_message.Message):
     """Asks to let a hold live longer."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    TTL_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
-    operation_id: builtins.str
+    operation_id: _builtins.str
     """The operation id the hold was placed under."""
-    @builtins.property
-    def ttl(self) -> duration_pb2.Duration:
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
         """How long the hold lives from now on: more than zero, at most a day. Without effect where it lives longer already."""
 
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        operation_id: builtins.str = ...,
-        ttl: duration_pb2.Duration | None = ...,
+        organization_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+        ttl: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["ttl", b"ttl"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["operation_id", b"operation_id", "organization_id", b"organization_id", "ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id", "organization_id", b"organization_id", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ExtendHoldResponse(message.Message):
+Global___ExtendHoldRequest: _TypeAlias = ExtendHoldRequest  # noqa: Y015
+
+@_typing.final
+class ExtendHoldResponse(_message.Message):
     """The hold with its new expiry."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    HOLD_FIELD_NUMBER: builtins.int
-    BALANCE_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def hold(self) -> Hold:
+    HOLD_FIELD_NUMBER: _builtins.int
+    BALANCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hold(self) -> Global___Hold:
         """The hold."""
 
-    @builtins.property
-    def balance(self) -> Balance:
+    @_builtins.property
+    def balance(self) -> Global___Balance:
         """The account, which an extension does not change."""
 
     def __init__(
         self,
         *,
-        hold: Hold | None = ...,
-        balance: Balance | None = ...,
+        hold: Global___Hold | None = ...,
+        balance: Global___Balance | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["balance", b"balance", "hold", b"hold"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["balance", b"balance", "hold", b"hold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "hold", b"hold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "hold", b"hold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class GetHoldRequest(message.Message):
+Global___ExtendHoldResponse: _TypeAlias = ExtendHoldResponse  # noqa: Y015
+
+@_typing.final
+class GetHoldRequest(_message.Message):
     """Names a hold."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
-    operation_id: builtins.str
+    operation_id: _builtins.str
     """The operation id the hold was placed under."""
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        operation_id: builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["operation_id", b"operation_id", "organization_id", b"organization_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id", "organization_id", b"organization_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class GetHoldResponse(message.Message):
+Global___GetHoldRequest: _TypeAlias = GetHoldRequest  # noqa: Y015
+
+@_typing.final
+class GetHoldResponse(_message.Message):
     """The hold."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    HOLD_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def hold(self) -> Hold:
+    HOLD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hold(self) -> Global___Hold:
         """The hold as it is now."""
 
     def __init__(
         self,
         *,
-        hold: Hold | None = ...,
+        hold: Global___Hold | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["hold", b"hold"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["hold", b"hold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ListHoldsRequest(message.Message):
+Global___GetHoldResponse: _TypeAlias = GetHoldResponse  # noqa: Y015
+
+@_typing.final
+class ListHoldsRequest(_message.Message):
     """Asks for a page of holds."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    ACCOUNT_ID_FIELD_NUMBER: builtins.int
-    STATE_FIELD_NUMBER: builtins.int
-    PAGE_SIZE_FIELD_NUMBER: builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
-    account_id: builtins.str
+    account_id: _builtins.str
     """Only holds of this account. Empty for all."""
-    state: HoldState.ValueType
+    state: Global___HoldState.ValueType
     """Only holds in this state. Unspecified for all."""
-    page_size: builtins.int
+    page_size: _builtins.int
     """How many holds to return, at most 1000; 50 when zero."""
-    page_token: builtins.str
+    page_token: _builtins.str
     """The `next_page_token` of the previous page; empty for the first one."""
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        account_id: builtins.str = ...,
-        state: HoldState.ValueType = ...,
-        page_size: builtins.int = ...,
-        page_token: builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+        state: Global___HoldState.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ListHoldsResponse(message.Message):
+Global___ListHoldsRequest: _TypeAlias = ListHoldsRequest  # noqa: Y015
+
+@_typing.final
+class ListHoldsResponse(_message.Message):
     """A page of holds."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    HOLDS_FIELD_NUMBER: builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    next_page_token: builtins.str
+    HOLDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
     """The token of the next page; empty on the last."""
-    @builtins.property
-    def holds(self) -> containers.RepeatedCompositeFieldContainer[Hold]:
+    @_builtins.property
+    def holds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hold]:
         """The holds."""
 
     def __init__(
         self,
         *,
-        holds: abc.Iterable[Hold] | None = ...,
-        next_page_token: builtins.str = ...,
+        holds: _abc.Iterable[Global___Hold] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["holds", b"holds", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holds", b"holds", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ReverseTransactionRequest(message.Message):
+Global___ListHoldsResponse: _TypeAlias = ListHoldsResponse  # noqa: Y015
+
+@_typing.final
+class ReverseTransactionRequest(_message.Message):
     """Asks to undo a transaction."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    @typing.final
-    class MetadataEntry(message.Message):
-        DESCRIPTOR: descriptor.Descriptor
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
 
-        KEY_FIELD_NUMBER: builtins.int
-        VALUE_FIELD_NUMBER: builtins.int
-        key: builtins.str
-        value: builtins.str
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
         def __init__(
             self,
             *,
-            key: builtins.str = ...,
-            value: builtins.str = ...,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    TRANSACTION_ID_FIELD_NUMBER: builtins.int
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    AMOUNT_FIELD_NUMBER: builtins.int
-    DESCRIPTION_FIELD_NUMBER: builtins.int
-    METADATA_FIELD_NUMBER: builtins.int
-    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
-    transaction_id: builtins.str
+    transaction_id: _builtins.str
     """The transaction to undo."""
-    operation_id: builtins.str
+    operation_id: _builtins.str
     """Names the reversal itself: not the operation id of the transaction it undoes."""
-    description: builtins.str
+    description: _builtins.str
     """A line for people, at most 256 characters. Part of the request's identity."""
-    validate_only: builtins.bool
+    validate_only: _builtins.bool
     """Whether to answer what would happen without doing it. Nothing is written and the operation id stays free."""
-    @builtins.property
-    def amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def amount(self) -> _amount_pb2.Amount:
         """How much to undo: greater than zero. Everything not yet undone when unset."""
 
-    @builtins.property
-    def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's own labels: at most 16, keys of 1 to 64 and values of at most 256 characters."""
 
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        transaction_id: builtins.str = ...,
-        operation_id: builtins.str = ...,
-        amount: amount_pb2.Amount | None = ...,
-        description: builtins.str = ...,
-        metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
-        validate_only: builtins.bool = ...,
+        organization_id: _builtins.str = ...,
+        transaction_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+        amount: _amount_pb2.Amount | None = ...,
+        description: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["amount", b"amount"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "transaction_id", b"transaction_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "transaction_id", b"transaction_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ReverseTransactionResponse(message.Message):
+Global___ReverseTransactionRequest: _TypeAlias = ReverseTransactionRequest  # noqa: Y015
+
+@_typing.final
+class ReverseTransactionResponse(_message.Message):
     """The reversal as it was posted."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    TRANSACTION_FIELD_NUMBER: builtins.int
-    BALANCE_FIELD_NUMBER: builtins.int
-    REMAINING_AMOUNT_FIELD_NUMBER: builtins.int
-    REPLAYED_FIELD_NUMBER: builtins.int
-    replayed: builtins.bool
+    TRANSACTION_FIELD_NUMBER: _builtins.int
+    BALANCE_FIELD_NUMBER: _builtins.int
+    REMAINING_AMOUNT_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
     """Whether this repeats the stored answer of an earlier request with the same operation id."""
-    @builtins.property
-    def transaction(self) -> Transaction:
+    @_builtins.property
+    def transaction(self) -> Global___Transaction:
         """The movement, linked to the one it undoes."""
 
-    @builtins.property
-    def balance(self) -> Balance:
+    @_builtins.property
+    def balance(self) -> Global___Balance:
         """The account after this command. When replayed: posted and sequence as they stood then, held as it is now."""
 
-    @builtins.property
-    def remaining_amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def remaining_amount(self) -> _amount_pb2.Amount:
         """What can still be undone of the original transaction. Unset when replayed."""
 
     def __init__(
         self,
         *,
-        transaction: Transaction | None = ...,
-        balance: Balance | None = ...,
-        remaining_amount: amount_pb2.Amount | None = ...,
-        replayed: builtins.bool = ...,
+        transaction: Global___Transaction | None = ...,
+        balance: Global___Balance | None = ...,
+        remaining_amount: _amount_pb2.Amount | None = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["balance", b"balance", "remaining_amount", b"remaining_amount", "transaction", b"transaction"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["balance", b"balance", "remaining_amount", b"remaining_amount", "replayed", b"replayed", "transaction", b"transaction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "remaining_amount", b"remaining_amount", "transaction", b"transaction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "remaining_amount", b"remaining_amount", "replayed", b"replayed", "transaction", b"transaction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class GetTransactionRequest(message.Message):
+Global___ReverseTransactionResponse: _TypeAlias = ReverseTransactionResponse  # noqa: Y015
+
+@_typing.final
+class GetTransactionRequest(_message.Message):
     """Names a transaction."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    TRANSACTION_ID_FIELD_NUMBER: builtins.int
-    OPERATION_ID_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
-    transaction_id: builtins.str
+    transaction_id: _builtins.str
     """The transaction's id. Exactly one of this and operation_id is set."""
-    operation_id: builtins.str
+    operation_id: _builtins.str
     """The operation id it was posted under. Exactly one of this and transaction_id is set."""
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        transaction_id: builtins.str = ...,
-        operation_id: builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        transaction_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["operation_id", b"operation_id", "organization_id", b"organization_id", "transaction_id", b"transaction_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id", "organization_id", b"organization_id", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class GetTransactionResponse(message.Message):
+Global___GetTransactionRequest: _TypeAlias = GetTransactionRequest  # noqa: Y015
+
+@_typing.final
+class GetTransactionResponse(_message.Message):
     """The transaction."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    TRANSACTION_FIELD_NUMBER: builtins.int
-    REVERSED_AMOUNT_FIELD_NUMBER: builtins.int
-    @builtins.property
-    def transaction(self) -> Transaction:
+    TRANSACTION_FIELD_NUMBER: _builtins.int
+    REVERSED_AMOUNT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def transaction(self) -> Global___Transaction:
         """The movement."""
 
-    @builtins.property
-    def reversed_amount(self) -> amount_pb2.Amount:
+    @_builtins.property
+    def reversed_amount(self) -> _amount_pb2.Amount:
         """How much of it has been undone by reversals."""
 
     def __init__(
         self,
         *,
-        transaction: Transaction | None = ...,
-        reversed_amount: amount_pb2.Amount | None = ...,
+        transaction: Global___Transaction | None = ...,
+        reversed_amount: _amount_pb2.Amount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["reversed_amount", b"reversed_amount", "transaction", b"transaction"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["reversed_amount", b"reversed_amount", "transaction", b"transaction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reversed_amount", b"reversed_amount", "transaction", b"transaction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reversed_amount", b"reversed_amount", "transaction", b"transaction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ListTransactionsRequest(message.Message):
+Global___GetTransactionResponse: _TypeAlias = GetTransactionResponse  # noqa: Y015
+
+@_typing.final
+class ListTransactionsRequest(_message.Message):
     """Asks for a page of transactions."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    ORGANIZATION_ID_FIELD_NUMBER: builtins.int
-    ACCOUNT_ID_FIELD_NUMBER: builtins.int
-    KIND_FIELD_NUMBER: builtins.int
-    START_TIME_FIELD_NUMBER: builtins.int
-    END_TIME_FIELD_NUMBER: builtins.int
-    PAGE_SIZE_FIELD_NUMBER: builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    organization_id: builtins.str
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
-    account_id: builtins.str
+    account_id: _builtins.str
     """Only movements of this account, on either side. Empty for all."""
-    kind: TransactionKind.ValueType
+    kind: Global___TransactionKind.ValueType
     """Only movements of this kind. Unspecified for all."""
-    page_size: builtins.int
+    page_size: _builtins.int
     """How many transactions to return, at most 1000; 50 when zero."""
-    page_token: builtins.str
+    page_token: _builtins.str
     """The `next_page_token` of the previous page; empty for the first one."""
-    @builtins.property
-    def start_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
         """Only movements posted at or after this time."""
 
-    @builtins.property
-    def end_time(self) -> timestamp_pb2.Timestamp:
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
         """Only movements posted before this time."""
 
     def __init__(
         self,
         *,
-        organization_id: builtins.str = ...,
-        account_id: builtins.str = ...,
-        kind: TransactionKind.ValueType = ...,
-        start_time: timestamp_pb2.Timestamp | None = ...,
-        end_time: timestamp_pb2.Timestamp | None = ...,
-        page_size: builtins.int = ...,
-        page_token: builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+        kind: Global___TransactionKind.ValueType = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "end_time", b"end_time", "kind", b"kind", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "end_time", b"end_time", "kind", b"kind", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-@typing.final
-class ListTransactionsResponse(message.Message):
+Global___ListTransactionsRequest: _TypeAlias = ListTransactionsRequest  # noqa: Y015
+
+@_typing.final
+class ListTransactionsResponse(_message.Message):
     """A page of transactions."""
 
-    DESCRIPTOR: descriptor.Descriptor
+    DESCRIPTOR: _descriptor.Descriptor
 
-    TRANSACTIONS_FIELD_NUMBER: builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
-    next_page_token: builtins.str
+    TRANSACTIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
     """The token of the next page; empty on the last."""
-    @builtins.property
-    def transactions(self) -> containers.RepeatedCompositeFieldContainer[Transaction]:
+    @_builtins.property
+    def transactions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Transaction]:
         """The transactions, newest first."""
 
     def __init__(
         self,
         *,
-        transactions: abc.Iterable[Transaction] | None = ...,
-        next_page_token: builtins.str = ...,
+        transactions: _abc.Iterable[Global___Transaction] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["next_page_token", b"next_page_token", "transactions", b"transactions"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "transactions", b"transactions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTransactionsResponse: _TypeAlias = ListTransactionsResponse  # noqa: Y015

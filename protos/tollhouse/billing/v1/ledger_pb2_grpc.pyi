@@ -3,10 +3,10 @@
 isort:skip_file
 """
 
-from collections import abc as abc
-from grpc import aio as aio
-from tollhouse.billing.v1 import ledger_pb2 as ledger_pb2
-import abc as abc_1
+from collections import abc as _abc
+from grpc import aio as _aio
+from tollhouse.billing.v1 import ledger_pb2 as _ledger_pb2
+import abc as _abc_1
 
 
 GRPC_GENERATED_VERSION: str
@@ -25,8 +25,8 @@ class LedgerServiceStub:
     full and nothing was taken up.
     """
 
-    def __init__(self, channel: aio.Channel) -> None: ...
-    Debit: aio.UnaryUnaryMultiCallable[ledger_pb2.DebitRequest, ledger_pb2.DebitResponse]
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Debit: _aio.UnaryUnaryMultiCallable[_ledger_pb2.DebitRequest, _ledger_pb2.DebitResponse]
     """Charges an account once.
 
     With a project_id the project's account is charged where the project has one, else the organization's. An organization
@@ -35,65 +35,65 @@ class LedgerServiceStub:
     `INSUFFICIENT_BALANCE` with the facts posted, held, available, needed and earliest_release_time; this decline is final
     for the operation id, even after a top-up. A closed account takes MUST_POST debits only (`ACCOUNT_CLOSED`).
     """
-    BatchDebit: aio.UnaryUnaryMultiCallable[ledger_pb2.BatchDebitRequest, ledger_pb2.BatchDebitResponse]
+    BatchDebit: _aio.UnaryUnaryMultiCallable[_ledger_pb2.BatchDebitRequest, _ledger_pb2.BatchDebitResponse]
     """Decides up to 200 debits in order, each as `Debit` would, each with an outcome of its own.
 
     Items may belong to different organizations. One refused item does not affect the others.
     """
-    Credit: aio.UnaryUnaryMultiCallable[ledger_pb2.CreditRequest, ledger_pb2.CreditResponse]
+    Credit: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CreditRequest, _ledger_pb2.CreditResponse]
     """Adds money to exactly the named owner's account, opening it where the owner has none.
 
     Refuses with `CURRENCY_MISMATCH` where the owner has accounts in other currencies only, and with `ACCOUNT_CLOSED`.
     """
-    Transfer: aio.UnaryUnaryMultiCallable[ledger_pb2.TransferRequest, ledger_pb2.TransferResponse]
+    Transfer: _aio.UnaryUnaryMultiCallable[_ledger_pb2.TransferRequest, _ledger_pb2.TransferResponse]
     """Moves money between two accounts of one organization: its own and those of its projects.
 
     The source must exist (NOT_FOUND `ACCOUNT_NOT_FOUND`) and have the amount available (`INSUFFICIENT_BALANCE`). The
     destination is opened where its owner has none, from when on the project's usage is charged to it.
     """
-    CreateHold: aio.UnaryUnaryMultiCallable[ledger_pb2.CreateHoldRequest, ledger_pb2.CreateHoldResponse]
+    CreateHold: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CreateHoldRequest, _ledger_pb2.CreateHoldResponse]
     """Keeps an amount aside for work whose price is not known yet.
 
     Refused with `INSUFFICIENT_BALANCE` while less than the amount is available, so also while the account is overdrawn; the
     decline is final for the operation id. The account is found as in `Debit`.
     """
-    BatchCreateHold: aio.UnaryUnaryMultiCallable[ledger_pb2.BatchCreateHoldRequest, ledger_pb2.BatchCreateHoldResponse]
+    BatchCreateHold: _aio.UnaryUnaryMultiCallable[_ledger_pb2.BatchCreateHoldRequest, _ledger_pb2.BatchCreateHoldResponse]
     """Decides up to 200 holds in order, each as `CreateHold` would, each with an outcome of its own."""
-    CaptureHold: aio.UnaryUnaryMultiCallable[ledger_pb2.CaptureHoldRequest, ledger_pb2.CaptureHoldResponse]
+    CaptureHold: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CaptureHoldRequest, _ledger_pb2.CaptureHoldResponse]
     """Ends a hold by charging what the work really cost, and gives the rest of the hold back.
 
     Work that was done is always charged: an amount above the hold, or a hold that has expired or was released, overdraws the
     account if need be. NOT_FOUND `HOLD_NOT_FOUND` where no hold of this operation id was ever placed: charge such work with
     a MUST_POST `Debit` under the same operation id.
     """
-    BatchCaptureHold: aio.UnaryUnaryMultiCallable[ledger_pb2.BatchCaptureHoldRequest, ledger_pb2.BatchCaptureHoldResponse]
+    BatchCaptureHold: _aio.UnaryUnaryMultiCallable[_ledger_pb2.BatchCaptureHoldRequest, _ledger_pb2.BatchCaptureHoldResponse]
     """Decides up to 200 captures in order, each as `CaptureHold` would, each with an outcome of its own."""
-    ReleaseHold: aio.UnaryUnaryMultiCallable[ledger_pb2.ReleaseHoldRequest, ledger_pb2.ReleaseHoldResponse]
+    ReleaseHold: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ReleaseHoldRequest, _ledger_pb2.ReleaseHoldResponse]
     """Gives a hold back without charging.
 
     Releasing a released or expired hold changes nothing and succeeds; a captured one is FAILED_PRECONDITION `HOLD_ENDED`.
     """
-    ExtendHold: aio.UnaryUnaryMultiCallable[ledger_pb2.ExtendHoldRequest, ledger_pb2.ExtendHoldResponse]
+    ExtendHold: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ExtendHoldRequest, _ledger_pb2.ExtendHoldResponse]
     """Lets a hold live longer, for work that takes longer than foreseen. Never shortens it.
 
     A hold that has ended in any way is FAILED_PRECONDITION `HOLD_ENDED`.
     """
-    GetHold: aio.UnaryUnaryMultiCallable[ledger_pb2.GetHoldRequest, ledger_pb2.GetHoldResponse]
+    GetHold: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetHoldRequest, _ledger_pb2.GetHoldResponse]
     """Returns the hold of an operation. NOT_FOUND `HOLD_NOT_FOUND` where there is none."""
-    ListHolds: aio.UnaryUnaryMultiCallable[ledger_pb2.ListHoldsRequest, ledger_pb2.ListHoldsResponse]
+    ListHolds: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListHoldsRequest, _ledger_pb2.ListHoldsResponse]
     """Lists holds of an organization in the order of their operation ids. A page may be short, or even empty, before the last."""
-    ReverseTransaction: aio.UnaryUnaryMultiCallable[ledger_pb2.ReverseTransactionRequest, ledger_pb2.ReverseTransactionResponse]
+    ReverseTransaction: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ReverseTransactionRequest, _ledger_pb2.ReverseTransactionResponse]
     """Undoes all or part of a transaction with a linked one in the other direction.
 
     All reversals of one transaction together never exceed it (FAILED_PRECONDITION `REVERSAL_EXCEEDS_TRANSACTION`), and a
     reversal cannot be reversed (`REVERSAL_OF_REVERSAL`). Taking back a credit that is already spent overdraws the account.
     """
-    GetTransaction: aio.UnaryUnaryMultiCallable[ledger_pb2.GetTransactionRequest, ledger_pb2.GetTransactionResponse]
+    GetTransaction: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetTransactionRequest, _ledger_pb2.GetTransactionResponse]
     """Returns one transaction by its id or by its operation id. NOT_FOUND `TRANSACTION_NOT_FOUND` where there is none."""
-    ListTransactions: aio.UnaryUnaryMultiCallable[ledger_pb2.ListTransactionsRequest, ledger_pb2.ListTransactionsResponse]
+    ListTransactions: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListTransactionsRequest, _ledger_pb2.ListTransactionsResponse]
     """Lists transactions of an organization, newest first. A page may be short, or even empty, before the last."""
 
-class LedgerServiceServicer(metaclass=abc_1.ABCMeta):
+class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Moves money. Every movement is one immutable transaction that takes from one account and gives to another.
 
     All commands are keyed by (organization_id, operation_id), for ever. The same id with the same body returns the stored
@@ -106,12 +106,12 @@ class LedgerServiceServicer(metaclass=abc_1.ABCMeta):
     full and nothing was taken up.
     """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def Debit(
         self,
-        request: ledger_pb2.DebitRequest,
-        context: aio.ServicerContext[ledger_pb2.DebitRequest, abc.Awaitable[ledger_pb2.DebitResponse]],
-    ) -> abc.Awaitable[ledger_pb2.DebitResponse]:
+        request: _ledger_pb2.DebitRequest,
+        context: _aio.ServicerContext[_ledger_pb2.DebitRequest, _abc.Awaitable[_ledger_pb2.DebitResponse]],
+    ) -> _abc.Awaitable[_ledger_pb2.DebitResponse]:
         """Charges an account once.
 
         With a project_id the project's account is charged where the project has one, else the organization's. An organization
@@ -121,66 +121,66 @@ class LedgerServiceServicer(metaclass=abc_1.ABCMeta):
         for the operation id, even after a top-up. A closed account takes MUST_POST debits only (`ACCOUNT_CLOSED`).
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def BatchDebit(
         self,
-        request: ledger_pb2.BatchDebitRequest,
-        context: aio.ServicerContext[ledger_pb2.BatchDebitRequest, abc.Awaitable[ledger_pb2.BatchDebitResponse]],
-    ) -> abc.Awaitable[ledger_pb2.BatchDebitResponse]:
+        request: _ledger_pb2.BatchDebitRequest,
+        context: _aio.ServicerContext[_ledger_pb2.BatchDebitRequest, _abc.Awaitable[_ledger_pb2.BatchDebitResponse]],
+    ) -> _abc.Awaitable[_ledger_pb2.BatchDebitResponse]:
         """Decides up to 200 debits in order, each as `Debit` would, each with an outcome of its own.
 
         Items may belong to different organizations. One refused item does not affect the others.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def Credit(
         self,
-        request: ledger_pb2.CreditRequest,
-        context: aio.ServicerContext[ledger_pb2.CreditRequest, abc.Awaitable[ledger_pb2.CreditResponse]],
-    ) -> abc.Awaitable[ledger_pb2.CreditResponse]:
+        request: _ledger_pb2.CreditRequest,
+        context: _aio.ServicerContext[_ledger_pb2.CreditRequest, _abc.Awaitable[_ledger_pb2.CreditResponse]],
+    ) -> _abc.Awaitable[_ledger_pb2.CreditResponse]:
         """Adds money to exactly the named owner's account, opening it where the owner has none.
 
         Refuses with `CURRENCY_MISMATCH` where the owner has accounts in other currencies only, and with `ACCOUNT_CLOSED`.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def Transfer(
         self,
-        request: ledger_pb2.TransferRequest,
-        context: aio.ServicerContext[ledger_pb2.TransferRequest, abc.Awaitable[ledger_pb2.TransferResponse]],
-    ) -> abc.Awaitable[ledger_pb2.TransferResponse]:
+        request: _ledger_pb2.TransferRequest,
+        context: _aio.ServicerContext[_ledger_pb2.TransferRequest, _abc.Awaitable[_ledger_pb2.TransferResponse]],
+    ) -> _abc.Awaitable[_ledger_pb2.TransferResponse]:
         """Moves money between two accounts of one organization: its own and those of its projects.
 
         The source must exist (NOT_FOUND `ACCOUNT_NOT_FOUND`) and have the amount available (`INSUFFICIENT_BALANCE`). The
         destination is opened where its owner has none, from when on the project's usage is charged to it.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def CreateHold(
         self,
-        request: ledger_pb2.CreateHoldRequest,
-        context: aio.ServicerContext[ledger_pb2.CreateHoldRequest, abc.Awaitable[ledger_pb2.CreateHoldResponse]],
-    ) -> abc.Awaitable[ledger_pb2.CreateHoldResponse]:
+        request: _ledger_pb2.CreateHoldRequest,
+        context: _aio.ServicerContext[_ledger_pb2.CreateHoldRequest, _abc.Awaitable[_ledger_pb2.CreateHoldResponse]],
+    ) -> _abc.Awaitable[_ledger_pb2.CreateHoldResponse]:
         """Keeps an amount aside for work whose price is not known yet.
 
         Refused with `INSUFFICIENT_BALANCE` while less than the amount is available, so also while the account is overdrawn; the
         decline is final for the operation id. The account is found as in `Debit`.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def BatchCreateHold(
         self,
-        request: ledger_pb2.BatchCreateHoldRequest,
-        context: aio.ServicerContext[ledger_pb2.BatchCreateHoldRequest, abc.Awaitable[ledger_pb2.BatchCreateHoldResponse]],
-    ) -> abc.Awaitable[ledger_pb2.BatchCreateHoldResponse]:
+        request: _ledger_pb2.BatchCreateHoldRequest,
+        context: _aio.ServicerContext[_ledger_pb2.BatchCreateHoldRequest, _abc.Awaitable[_ledger_pb2.BatchCreateHoldResponse]],
+    ) -> _abc.Awaitable[_ledger_pb2.BatchCreateHoldResponse]:
         """Decides up to 200 holds in order, each as `CreateHold` would, each with an outcome of its own."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def CaptureHold(
         self,
-        request: ledger_pb2.CaptureHoldRequest,
-        context: aio.ServicerContext[ledger_pb2.CaptureHoldRequest, abc.Awaitable[ledger_pb2.CaptureHoldResponse]],
-    ) -> abc.Awaitable[ledger_pb2.CaptureHoldResponse]:
+        request: _ledger_pb2.CaptureHoldRequest,
+        context: _aio.ServicerContext[_ledger_pb2.CaptureHoldRequest, _abc.Awaitable[_ledger_pb2.CaptureHoldResponse]],
+    ) -> _abc.Awaitable[_ledger_pb2.CaptureHoldResponse]:
         """Ends a hold by charging what the work really cost, and gives the rest of the hold back.
 
         Work that was done is always charged: an amount above the hold, or a hold that has expired or was released, overdraws the
@@ -188,78 +188,78 @@ class LedgerServiceServicer(metaclass=abc_1.ABCMeta):
         a MUST_POST `Debit` under the same operation id.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def BatchCaptureHold(
         self,
-        request: ledger_pb2.BatchCaptureHoldRequest,
-        context: aio.ServicerContext[ledger_pb2.BatchCaptureHoldRequest, abc.Awaitable[ledger_pb2.BatchCaptureHoldResponse]],
-    ) -> abc.Awaitable[ledger_pb2.BatchCaptureHoldResponse]:
+        request: _ledger_pb2.BatchCaptureHoldRequest,
+        context: _aio.ServicerContext[_ledger_pb2.BatchCaptureHoldRequest, _abc.Awaitable[_ledger_pb2.BatchCaptureHoldResponse]],
+    ) -> _abc.Awaitable[_ledger_pb2.BatchCaptureHoldResponse]:
         """Decides up to 200 captures in order, each as `CaptureHold` would, each with an outcome of its own."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def ReleaseHold(
         self,
-        request: ledger_pb2.ReleaseHoldRequest,
-        context: aio.ServicerContext[ledger_pb2.ReleaseHoldRequest, abc.Awaitable[ledger_pb2.ReleaseHoldResponse]],
-    ) -> abc.Awaitable[ledger_pb2.ReleaseHoldResponse]:
+        request: _ledger_pb2.ReleaseHoldRequest,
+        context: _aio.ServicerContext[_ledger_pb2.ReleaseHoldRequest, _abc.Awaitable[_ledger_pb2.ReleaseHoldResponse]],
+    ) -> _abc.Awaitable[_ledger_pb2.ReleaseHoldResponse]:
         """Gives a hold back without charging.
 
         Releasing a released or expired hold changes nothing and succeeds; a captured one is FAILED_PRECONDITION `HOLD_ENDED`.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def ExtendHold(
         self,
-        request: ledger_pb2.ExtendHoldRequest,
-        context: aio.ServicerContext[ledger_pb2.ExtendHoldRequest, abc.Awaitable[ledger_pb2.ExtendHoldResponse]],
-    ) -> abc.Awaitable[ledger_pb2.ExtendHoldResponse]:
+        request: _ledger_pb2.ExtendHoldRequest,
+        context: _aio.ServicerContext[_ledger_pb2.ExtendHoldRequest, _abc.Awaitable[_ledger_pb2.ExtendHoldResponse]],
+    ) -> _abc.Awaitable[_ledger_pb2.ExtendHoldResponse]:
         """Lets a hold live longer, for work that takes longer than foreseen. Never shortens it.
 
         A hold that has ended in any way is FAILED_PRECONDITION `HOLD_ENDED`.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def GetHold(
         self,
-        request: ledger_pb2.GetHoldRequest,
-        context: aio.ServicerContext[ledger_pb2.GetHoldRequest, abc.Awaitable[ledger_pb2.GetHoldResponse]],
-    ) -> abc.Awaitable[ledger_pb2.GetHoldResponse]:
+        request: _ledger_pb2.GetHoldRequest,
+        context: _aio.ServicerContext[_ledger_pb2.GetHoldRequest, _abc.Awaitable[_ledger_pb2.GetHoldResponse]],
+    ) -> _abc.Awaitable[_ledger_pb2.GetHoldResponse]:
         """Returns the hold of an operation. NOT_FOUND `HOLD_NOT_FOUND` where there is none."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def ListHolds(
         self,
-        request: ledger_pb2.ListHoldsRequest,
-        context: aio.ServicerContext[ledger_pb2.ListHoldsRequest, abc.Awaitable[ledger_pb2.ListHoldsResponse]],
-    ) -> abc.Awaitable[ledger_pb2.ListHoldsResponse]:
+        request: _ledger_pb2.ListHoldsRequest,
+        context: _aio.ServicerContext[_ledger_pb2.ListHoldsRequest, _abc.Awaitable[_ledger_pb2.ListHoldsResponse]],
+    ) -> _abc.Awaitable[_ledger_pb2.ListHoldsResponse]:
         """Lists holds of an organization in the order of their operation ids. A page may be short, or even empty, before the last."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def ReverseTransaction(
         self,
-        request: ledger_pb2.ReverseTransactionRequest,
-        context: aio.ServicerContext[ledger_pb2.ReverseTransactionRequest, abc.Awaitable[ledger_pb2.ReverseTransactionResponse]],
-    ) -> abc.Awaitable[ledger_pb2.ReverseTransactionResponse]:
+        request: _ledger_pb2.ReverseTransactionRequest,
+        context: _aio.ServicerContext[_ledger_pb2.ReverseTransactionRequest, _abc.Awaitable[_ledger_pb2.ReverseTransactionResponse]],
+    ) -> _abc.Awaitable[_ledger_pb2.ReverseTransactionResponse]:
         """Undoes all or part of a transaction with a linked one in the other direction.
 
         All reversals of one transaction together never exceed it (FAILED_PRECONDITION `REVERSAL_EXCEEDS_TRANSACTION`), and a
         reversal cannot be reversed (`REVERSAL_OF_REVERSAL`). Taking back a credit that is already spent overdraws the account.
         """
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def GetTransaction(
         self,
-        request: ledger_pb2.GetTransactionRequest,
-        context: aio.ServicerContext[ledger_pb2.GetTransactionRequest, abc.Awaitable[ledger_pb2.GetTransactionResponse]],
-    ) -> abc.Awaitable[ledger_pb2.GetTransactionResponse]:
+        request: _ledger_pb2.GetTransactionRequest,
+        context: _aio.ServicerContext[_ledger_pb2.GetTransactionRequest, _abc.Awaitable[_ledger_pb2.GetTransactionResponse]],
+    ) -> _abc.Awaitable[_ledger_pb2.GetTransactionResponse]:
         """Returns one transaction by its id or by its operation id. NOT_FOUND `TRANSACTION_NOT_FOUND` where there is none."""
 
-    @abc_1.abstractmethod
+    @_abc_1.abstractmethod
     def ListTransactions(
         self,
-        request: ledger_pb2.ListTransactionsRequest,
-        context: aio.ServicerContext[ledger_pb2.ListTransactionsRequest, abc.Awaitable[ledger_pb2.ListTransactionsResponse]],
-    ) -> abc.Awaitable[ledger_pb2.ListTransactionsResponse]:
+        request: _ledger_pb2.ListTransactionsRequest,
+        context: _aio.ServicerContext[_ledger_pb2.ListTransactionsRequest, _abc.Awaitable[_ledger_pb2.ListTransactionsResponse]],
+    ) -> _abc.Awaitable[_ledger_pb2.ListTransactionsResponse]:
         """Lists transactions of an organization, newest first. A page may be short, or even empty, before the last."""
 
-def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: aio.Server) -> None: ...
+def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _aio.Server) -> None: ...

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 else:
     RawConnection = asyncpg.Connection
 
+Transaction: TypeAlias = AsyncConnection
+"""What a use case hands on to its stores, by a name that does not tie it to the driver."""
+ConstraintViolation: TypeAlias = asyncpg.IntegrityConstraintViolationError
+"""What a raw connection raises when a statement runs into a constraint; `violated_constraint` tells into which."""
+
 _DRIVER_ERRORS = (
     exc.SQLAlchemyError,
     asyncpg.PostgresError,

@@ -72,6 +72,13 @@ def test_imports_are_absolute() -> None:
     assert relative == []
 
 
+def test_every_room_has_its_layers_written_down() -> None:
+    written = (ROOT / ".importlinter").read_text(encoding="utf-8").split()
+    rooms = {source.module for source in sources("services") if source.path.name == "__init__.py"} - {"services"}
+    single = {room for room in rooms if not any(s.module.startswith(f"{room}.") for s in sources("services"))}
+    assert sorted(room for room in rooms - single if room not in written) == []
+
+
 def test_the_wire_is_known_at_the_border_alone() -> None:
     assert _imports_elsewhere(WIRE_PACKAGES, MAY_KNOW_THE_WIRE) == []
 

@@ -1,0 +1,70 @@
+"""Billing as a process: settings, objects, server."""
+
+import asyncio
+from typing import Final
+
+from libs.common.clock import Clock, SystemClock
+from libs.common.database import open_database
+from libs.common.logs import configure_logs
+from libs.common.server import Service
+from libs.common.settings import load_settings
+from libs.common.telemetry import start_process_telemetry
+from services.billing.account.accounts import Accounts
+from services.billing.account.servicer import AccountServicer
+from services.billing.integrity.servicer import IntegrityServicer
+from services.billing.integrity.verification import Integrity
+from services.billing.ledger.engine import Engine
+from services.billing.ledger.history import History
+from services.billing.ledger.servicer import LedgerServicer
+from services.billing.ledger.sweeper import Sweeper
+from services.billing.settings import BillingSettings
+from services.billing.tables import SCHEMA
+from tollhouse.billing.v1 import account_pb2_grpc, integrity_pb2_grpc, ledger_pb2_grpc
+
+_CHECK_TIMEOUT_MS: Final = 300_000
+
+
+async def build(settings: BillingSettings, clock: Clock | None = None) -> Service:
+    """Build billing's server with all that stands behind it; nothing runs yet."""
+    clock = clock or SystemClock()
+    url = settings.database_url.get_secret_value()
+    cache_size = settings.statement_cache_size
+    database = open_database(
+        url, schema=SCHEMA, pool_size=settings.pool_size, statement_cache_size=cache_size, plan_every_time=True
+    )
+    # Checks of everything may take their time, on connections of their own.
+    reports = open_database(
+        url, schema=SCHEMA, pool_size=2, statement_timeout_ms=_CHECK_TIMEOUT_MS, statement_cache_size=cache_size
+    )
+    telemetry = start_process_telemetry("tollhouse-billing", settings.otlp_endpoint)
+    service = Service("billing", settings, database, clock, telemetry)
+
+    engine = Engine(
+        database, clock, batch_max=settings.batch_max, queue_max=settings.queue_max, lanes=settings.lanes
+    )
+    accounts = Accounts(database, clock)
+    service.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(engine, History(database, clock)))
+    service.add(account_pb2_grpc.add_AccountServiceServicer_to_server, AccountServicer(accounts))
+    service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(Integrity(reports, clock)))
+    service.background(Sweeper(database, clock, settings.sweep_every_s).run, "expired holds")
+    service.on_drain(engine.drain)
+    service.on_drain(reports.close)
+    return service
+
+
+async def serve() -> None:
+    """Serve until told to stop."""
+    settings = load_settings(BillingSettings)
+    configure_logs("billing", settings.log_level)
+    service = await build(settings)
+    await service.start()
+    await service.serve_until_signal()
+
+
+def main() -> None:
+    """Run billing from the environment's settings."""
+    asyncio.run(serve())
+
+
+if __name__ == "__main__":
+    main()

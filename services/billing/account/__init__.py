@@ -1,0 +1,1 @@
+"""Accounts: opening, terms, balances and statements."""

@@ -1,0 +1,155 @@
+"""AccountService over gRPC."""
+
+from decimal import Decimal
+from typing import Final
+
+import grpc
+
+from libs.common.amount import parse_amount, render_amount
+from libs.common.errors import FieldViolation, InvalidArgument
+from services.billing import errors
+from services.billing.account.accounts import Accounts
+from services.billing.account.model import AccountTerms
+from services.billing.ledger.rendering import parse_time, render_balance, render_kind, render_time
+from tollhouse.billing.v1 import account_pb2 as pb
+from tollhouse.billing.v1 import account_pb2_grpc as rpc
+from tollhouse.common.v1 import amount_pb2
+
+_Context = grpc.aio.ServicerContext
+_CHANGEABLE: Final = ("overdraft_limit", "metadata")
+
+
+class AccountServicer(rpc.AccountServiceServicer):
+    """Parses and renders what `Accounts` does."""
+
+    def __init__(self, accounts: Accounts) -> None:
+        self._accounts = accounts
+
+    async def OpenAccount(self, request: pb.OpenAccountRequest, context: _Context) -> pb.OpenAccountResponse:
+        violations: list[FieldViolation] = []
+        limit = Decimal(0)
+        if request.HasField("overdraft_limit"):
+            limit = _limit("overdraft_limit", request.overdraft_limit, violations)
+        if request.project_id and request.project_id.lower() == request.organization_id.lower():
+            violations.append(FieldViolation("project_id", "must not be the organization's own id"))
+        if violations:
+            raise InvalidArgument(violations)
+        code = request.overdraft_limit.currency_code
+        if code and code != request.currency_code:
+            raise errors.CurrencyMismatch(currency_code=code, account_currency_code=request.currency_code)
+        account, replayed = await self._accounts.open(
+            request.organization_id.lower(),
+            project_id=request.project_id.lower() or None,
+            currency_code=request.currency_code,
+            overdraft_limit=limit,
+            metadata=dict(request.metadata) or None,
+            request_id=request.request_id or None,
+        )
+        return pb.OpenAccountResponse(account=_render(account), replayed=replayed)
+
+    async def GetAccount(self, request: pb.GetAccountRequest, context: _Context) -> pb.GetAccountResponse:
+        account = await self._accounts.get(request.organization_id.lower(), request.account_id.lower())
+        return pb.GetAccountResponse(account=_render(account))
+
+    async def ListAccounts(self, request: pb.ListAccountsRequest, context: _Context) -> pb.ListAccountsResponse:
+        accounts, next_page_token = await self._accounts.page(
+            request.organization_id.lower(),
+            project_id=request.project_id.lower() or None,
+            size=request.page_size,
+            page_token=request.page_token,
+        )
+        return pb.ListAccountsResponse(
+            accounts=[_render(account) for account in accounts], next_page_token=next_page_token
+        )
+
+    async def UpdateAccount(self, request: pb.UpdateAccountRequest, context: _Context) -> pb.UpdateAccountResponse:
+        violations: list[FieldViolation] = []
+        paths = list(request.update_mask.paths)
+        if not paths or any(path not in _CHANGEABLE for path in paths):
+            violations.append(FieldViolation("update_mask", f"must name some of {', '.join(_CHANGEABLE)}"))
+        limit, code = None, None
+        if "overdraft_limit" in paths:
+            limit = _limit("account.overdraft_limit", request.account.overdraft_limit, violations)
+            code = request.account.overdraft_limit.currency_code
+        if not request.account.account_id:
+            violations.append(FieldViolation("account.account_id", "is required"))
+        if violations:
+            raise InvalidArgument(violations)
+        account = await self._accounts.update(
+            request.organization_id.lower(),
+            request.account.account_id.lower(),
+            etag=request.account.etag,
+            overdraft_limit=limit,
+            currency_code=code,
+            metadata=dict(request.account.metadata) if "metadata" in paths else None,
+        )
+        return pb.UpdateAccountResponse(account=_render(account))
+
+    async def CloseAccount(self, request: pb.CloseAccountRequest, context: _Context) -> pb.CloseAccountResponse:
+        account = await self._accounts.close(request.organization_id.lower(), request.account_id.lower())
+        return pb.CloseAccountResponse(account=_render(account))
+
+    async def GetBalance(self, request: pb.GetBalanceRequest, context: _Context) -> pb.GetBalanceResponse:
+        if request.account_id and request.project_id:
+            raise InvalidArgument([FieldViolation("project_id", "must be empty where account_id is set")])
+        account, moment = await self._accounts.balance(
+            request.organization_id.lower(),
+            project_id=request.project_id.lower() or None,
+            currency_code=request.currency_code or None,
+            account_id=request.account_id.lower() or None,
+            as_of_time=parse_time("as_of_time", request.as_of_time) if request.HasField("as_of_time") else None,
+        )
+        return pb.GetBalanceResponse(
+            balance=render_balance(account.balance), account_id=account.account_id, as_of_time=render_time(moment)
+        )
+
+    async def GetStatement(self, request: pb.GetStatementRequest, context: _Context) -> pb.GetStatementResponse:
+        statement = await self._accounts.statement(
+            request.organization_id.lower(),
+            request.account_id.lower(),
+            start_time=parse_time("start_time", request.start_time) if request.HasField("start_time") else None,
+            end_time=parse_time("end_time", request.end_time) if request.HasField("end_time") else None,
+            size=request.page_size,
+            page_token=request.page_token,
+        )
+        code = statement.currency_code
+        entries = [
+            pb.StatementEntry(
+                sequence=entry.sequence,
+                transaction_id=entry.transaction_id,
+                operation_id=entry.operation_id,
+                kind=render_kind(entry.kind),
+                amount=render_amount(code, entry.amount),
+                balance_after=render_amount(code, entry.balance_after),
+                description=entry.description,
+                create_time=render_time(entry.create_time),
+            )
+            for entry in statement.entries
+        ]
+        return pb.GetStatementResponse(
+            entries=entries,
+            opening_balance=render_amount(code, statement.opening_balance),
+            closing_balance=render_amount(code, statement.closing_balance),
+            next_page_token=statement.next_page_token,
+        )
+
+
+def _limit(field: str, amount: amount_pb2.Amount, violations: list[FieldViolation]) -> Decimal:
+    return parse_amount(field, amount, violations, minimum=Decimal(0)).copy_abs()
+
+
+def _render(account: AccountTerms) -> pb.Account:
+    balance = account.balance
+    return pb.Account(
+        account_id=account.account_id,
+        organization_id=account.organization_id,
+        project_id=account.project_id or "",
+        currency_code=balance.currency_code,
+        state=pb.ACCOUNT_STATE_CLOSED if account.closed else pb.ACCOUNT_STATE_OPEN,
+        balance=render_balance(balance),
+        overdraft_limit=render_amount(balance.currency_code, balance.overdraft_limit),
+        etag=account.etag,
+        create_time=render_time(account.create_time),
+        update_time=render_time(account.update_time),
+        metadata=account.metadata,
+    )

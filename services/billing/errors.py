@@ -1,0 +1,107 @@
+"""The ways in which billing says no, beyond those every service shares."""
+
+from libs.common.errors import Kind, Refusal
+
+
+class InsufficientBalance(Refusal):
+    """A guarded command wants more than is available; final for its operation id."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "INSUFFICIENT_BALANCE"
+    template = "{needed} {currency_code} is needed and {available} is available ({posted} posted, {held} held)."
+
+
+class CurrencyMismatch(Refusal):
+    """The account there is keeps another currency."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "CURRENCY_MISMATCH"
+    template = "The account is in {account_currency_code}, not in {currency_code}; open another account first."
+
+
+class CurrencyRequired(Refusal):
+    """The owner has accounts in several currencies and the request names none."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "CURRENCY_REQUIRED"
+    template = "The owner has accounts in {account_currency_codes}; name one."
+
+
+class AccountClosed(Refusal):
+    """The account takes no new work."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "ACCOUNT_CLOSED"
+    template = "The account {account_id} is closed."
+
+
+class AccountNotEmpty(Refusal):
+    """An account with money, debt or holds in it cannot be closed."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "ACCOUNT_NOT_EMPTY"
+    template = "The account still has {posted} {currency_code} posted and {held} held."
+
+
+class AccountExists(Refusal):
+    """The owner has an open account in this currency."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "ACCOUNT_EXISTS"
+    template = "The owner has the account {account_id} in {currency_code} already."
+
+
+class AccountNotFound(Refusal):
+    """There is no such account, or it belongs to another organization."""
+
+    kind = Kind.NOT_FOUND
+    reason = "ACCOUNT_NOT_FOUND"
+    template = "There is no such account."
+
+
+class HoldNotFound(Refusal):
+    """No hold was ever placed under this operation id."""
+
+    kind = Kind.NOT_FOUND
+    reason = "HOLD_NOT_FOUND"
+    template = "There is no hold of the operation {operation_id}."
+
+
+class HoldEnded(Refusal):
+    """The hold was captured, released or has expired."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "HOLD_ENDED"
+    template = "The hold of the operation {operation_id} has ended: it is {state}."
+
+
+class TransactionNotFound(Refusal):
+    """There is no such transaction, or it belongs to another organization."""
+
+    kind = Kind.NOT_FOUND
+    reason = "TRANSACTION_NOT_FOUND"
+    template = "There is no such transaction."
+
+
+class ReversalExceedsTransaction(Refusal):
+    """Less of the transaction is left to undo."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "REVERSAL_EXCEEDS_TRANSACTION"
+    template = "Of the transaction {remaining} is left to reverse."
+
+
+class ReversalOfReversal(Refusal):
+    """A reversal is final."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "REVERSAL_OF_REVERSAL"
+    template = "The transaction {transaction_id} is a reversal itself."
+
+
+class BalanceOutOfRange(Refusal):
+    """The balance would leave the range that amounts can be written in."""
+
+    kind = Kind.OUT_OF_RANGE
+    reason = "BALANCE_OUT_OF_RANGE"
+    template = "The balance would exceed the largest amount there is."

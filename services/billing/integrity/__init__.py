@@ -1,0 +1,1 @@
+"""Integrity: whether what is stored still adds up."""

@@ -1,0 +1,189 @@
+"""The invariants of billing, each as one statement whose rows are its violations.
+
+Each reads whole tables; they run in one snapshot, on a connection that may take its time. `:organization_id` narrows a
+statement to one organization where it is not null, `:now` is the moment of the check.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """A rule, the statement that finds what breaks it, and the table whose rows it is checked over."""
+
+    name: str
+    description: str
+    violations: str
+    table: str
+
+
+# Both sides of every movement, each as its account sees it.
+_ENTRIES: Final = """
+    SELECT organization_id, account_id, sequence, currency_code, create_time, balance_after,
+        CASE direction WHEN 'DEBIT' THEN -amount ELSE amount END AS amount
+    FROM transactions WHERE (CAST(:organization_id AS uuid) IS NULL OR organization_id = :organization_id)
+    UNION ALL
+    SELECT organization_id, counter_account_id, counter_sequence, currency_code, create_time, counter_balance_after,
+        CASE direction WHEN 'DEBIT' THEN amount ELSE -amount END
+    FROM transactions
+    WHERE counter_account_id IS NOT NULL
+        AND (CAST(:organization_id AS uuid) IS NULL OR organization_id = :organization_id)
+"""
+
+INVARIANTS: Final[Sequence[Invariant]] = (
+    Invariant(
+        "transactions_have_two_sides",
+        "Every transaction takes from one account and gives to another, and says all there is to say of either.",
+        """
+        SELECT t.organization_id, 'operations/' || t.operation_id AS resource,
+            'the other side of the ' || t.kind || ' is incomplete' AS detail
+        FROM transactions t
+        WHERE (CAST(:organization_id AS uuid) IS NULL OR t.organization_id = :organization_id) AND (
+            num_nulls(t.counter_account_id, t.counter_sequence, t.counter_balance_after) NOT IN (0, 3)
+            OR (t.system_account IS NULL) = (t.counter_account_id IS NULL)
+            OR t.kind IN ('DEBIT', 'CAPTURE')
+                AND (t.system_account IS DISTINCT FROM 'REVENUE' OR t.direction <> 'DEBIT')
+            OR t.kind = 'CREDIT' AND (t.system_account IS NULL OR t.direction <> 'CREDIT')
+            OR t.kind = 'TRANSFER' AND (t.counter_account_id IS NULL OR t.direction <> 'DEBIT'))
+        """,
+        "transactions",
+    ),
+    Invariant(
+        "accounts_equal_their_movements",
+        "An account's posted balance and sequence are the sum and the number of its movements, in its own currency.",
+        f"""
+        SELECT coalesce(a.organization_id, e.organization_id) AS organization_id,
+            'accounts/' || coalesce(a.account_id, e.account_id) AS resource,
+            CASE WHEN a.account_id IS NULL THEN 'it has movements and does not exist'
+                ELSE 'posted ' || a.posted || ' at ' || a.sequence || ', but its ' || coalesce(e.movements, 0)
+                    || ' movements sum to ' || coalesce(e.total, 0) END AS detail
+        FROM (
+            SELECT * FROM accounts
+            WHERE (CAST(:organization_id AS uuid) IS NULL OR organization_id = :organization_id)
+        ) a
+        FULL JOIN (
+            SELECT organization_id, account_id, sum(amount) AS total, count(*) AS movements,
+                min(currency_code) AS currency_from, max(currency_code) AS currency_to
+            FROM ({_ENTRIES}) AS entries GROUP BY organization_id, account_id
+        ) e USING (organization_id, account_id)
+        WHERE a.account_id IS NULL OR a.posted <> coalesce(e.total, 0) OR a.sequence <> coalesce(e.movements, 0)
+            OR e.currency_from <> a.currency_code OR e.currency_to <> a.currency_code
+        """,  # noqa: S608 -- made of constants of ours alone.
+        "accounts",
+    ),
+    Invariant(
+        "movements_follow_each_other",
+        "Within an account the sequence has no gap, each balance follows from the last, and time never runs back.",
+        f"""
+        SELECT organization_id, 'accounts/' || account_id AS resource,
+            'movement ' || sequence || ' does not follow from movement ' || before AS detail
+        FROM (
+            SELECT organization_id, account_id, sequence, amount, balance_after, create_time,
+                lag(sequence, 1, CAST(0 AS bigint)) OVER w AS before,
+                lag(balance_after, 1, CAST(0 AS numeric)) OVER w AS balance_before,
+                lag(create_time) OVER w AS time_before
+            FROM ({_ENTRIES}) AS entries
+            WINDOW w AS (PARTITION BY organization_id, account_id ORDER BY sequence)
+        ) AS chained
+        WHERE sequence <> before + 1 OR balance_after <> balance_before + amount OR create_time < time_before
+        """,  # noqa: S608 -- made of constants of ours alone.
+        "transactions",
+    ),
+    Invariant(
+        "accounts_held_equals_open_holds",
+        "What an account has held is the sum of its open holds, in its own currency.",
+        """
+        SELECT a.organization_id, 'accounts/' || a.account_id AS resource,
+            'held ' || a.held || ', but its open holds sum to ' || coalesce(sum(h.amount), 0) AS detail
+        FROM accounts a
+        LEFT JOIN holds h ON h.organization_id = a.organization_id AND h.account_id = a.account_id AND h.state = 'OPEN'
+        WHERE (CAST(:organization_id AS uuid) IS NULL OR a.organization_id = :organization_id)
+        GROUP BY a.organization_id, a.account_id
+        HAVING a.held <> coalesce(sum(h.amount), 0) OR a.held < 0 OR bool_or(h.currency_code <> a.currency_code)
+            OR min(h.expire_time) < a.hold_expiry_from OR count(h.hold_id) > 0 AND a.hold_expiry_from IS NULL
+        """,
+        "accounts",
+    ),
+    Invariant(
+        "holds_end_once",
+        "A hold is captured exactly if a capture took up what it held, and none stays open long past its time.",
+        """
+        SELECT h.organization_id, 'holds/' || h.operation_id AS resource,
+            'it is ' || h.state || CASE WHEN t.operation_id IS NULL THEN ' without a capture'
+                ELSE ' and a capture took up ' || coalesce(t.held_amount, 0) END AS detail
+        FROM holds h
+        LEFT JOIN transactions t
+            ON t.organization_id = h.organization_id AND t.operation_id = h.operation_id AND t.kind = 'CAPTURE'
+        WHERE (CAST(:organization_id AS uuid) IS NULL OR h.organization_id = :organization_id) AND (
+            (h.state = 'CAPTURED') <> (t.held_amount IS NOT NULL AND t.held_amount > 0)
+            OR h.state = 'CAPTURED' AND t.held_amount <> h.amount
+            OR h.state = 'OPEN' AND t.operation_id IS NOT NULL
+            OR h.account_id <> t.account_id
+            OR h.state = 'OPEN' AND h.expire_time < CAST(:now AS timestamptz) - interval '1 hour')
+        """,
+        "holds",
+    ),
+    Invariant(
+        "captures_have_holds",
+        "Every capture is of a hold.",
+        """
+        SELECT t.organization_id, 'operations/' || t.operation_id AS resource, 'it captures no hold' AS detail
+        FROM transactions t
+        WHERE (CAST(:organization_id AS uuid) IS NULL OR t.organization_id = :organization_id) AND t.kind = 'CAPTURE'
+            AND (t.held_amount IS NULL OR NOT EXISTS (
+                SELECT FROM holds h WHERE h.organization_id = t.organization_id AND h.operation_id = t.operation_id))
+        """,
+        "transactions",
+    ),
+    Invariant(
+        "declines_moved_nothing",
+        "What was declined has neither moved money nor held any.",
+        """
+        SELECT d.organization_id, 'operations/' || d.operation_id AS resource,
+            'its ' || lower(d.slot) || ' was declined and exists' AS detail
+        FROM declines d
+        WHERE (CAST(:organization_id AS uuid) IS NULL OR d.organization_id = :organization_id) AND (
+            d.slot = 'MOVEMENT' AND EXISTS (
+                SELECT FROM transactions t
+                WHERE t.organization_id = d.organization_id AND t.operation_id = d.operation_id)
+            OR d.slot = 'HOLD' AND EXISTS (
+                SELECT FROM holds h WHERE h.organization_id = d.organization_id AND h.operation_id = d.operation_id))
+        """,
+        "declines",
+    ),
+    Invariant(
+        "guarded_movements_keep_the_limit",
+        "A guarded debit and a transfer never overdraw, and every movement is of what was asked for unless it said so.",
+        """
+        SELECT t.organization_id, 'operations/' || t.operation_id AS resource,
+            'it moved ' || t.amount || ' of ' || coalesce(t.requested_amount, t.amount)
+                || CASE WHEN t.overdrawn THEN ' and overdrew' ELSE '' END AS detail
+        FROM transactions t
+        WHERE (CAST(:organization_id AS uuid) IS NULL OR t.organization_id = :organization_id) AND (
+            t.overdrawn AND (t.mode IN ('GUARDED', 'BEST_EFFORT') OR t.kind IN ('CREDIT', 'TRANSFER'))
+            OR t.amount <> t.requested_amount AND t.mode IS DISTINCT FROM 'BEST_EFFORT'
+            OR t.amount > t.requested_amount)
+        """,
+        "transactions",
+    ),
+    Invariant(
+        "reversals_undo_their_transactions",
+        "The reversals of a transaction go the other way between the same accounts and never exceed it.",
+        """
+        SELECT r.organization_id, 'transactions/' || r.reverses_transaction_id AS resource,
+            'reversed by ' || sum(r.amount) || ' of ' || coalesce(CAST(min(t.amount) AS text), 'nothing') AS detail
+        FROM transactions r
+        LEFT JOIN transactions t
+            ON t.organization_id = r.organization_id AND t.transaction_id = r.reverses_transaction_id
+        WHERE (CAST(:organization_id AS uuid) IS NULL OR r.organization_id = :organization_id) AND r.kind = 'REVERSAL'
+        GROUP BY r.organization_id, r.reverses_transaction_id
+        HAVING count(t.transaction_id) < count(*) OR sum(r.amount) > min(t.amount)
+            OR bool_or(r.direction = t.direction OR r.account_id <> t.account_id OR t.kind = 'REVERSAL'
+                OR r.counter_account_id IS DISTINCT FROM t.counter_account_id
+                OR r.system_account IS DISTINCT FROM t.system_account)
+        """,
+        "transactions",
+    ),
+)

@@ -1,0 +1,1 @@
+"""The ledger: every movement of money and every hold, through one group-commit engine."""

@@ -1,0 +1,34 @@
+"""The statements behind looking things up: keyset pages along a unique key, each bounded."""
+
+from typing import Final
+
+from libs.common.database import RawConnection
+from services.billing.ledger.model import Hold, Movement
+from services.billing.ledger.store import HOLD_COLUMNS, MOVEMENT_COLUMNS, hold_of, movement_of
+
+# A range of the primary key.
+_HOLDS_AFTER: Final = f"""
+    SELECT {HOLD_COLUMNS} FROM holds
+    WHERE organization_id = $1::uuid AND ($2::text IS NULL OR operation_id > $2)
+    ORDER BY operation_id LIMIT $3
+"""  # noqa: S608 -- made of constants of ours alone.
+
+# A range of the unique transaction id, which sorts by time.
+_MOVEMENTS_BEFORE: Final = f"""
+    SELECT {MOVEMENT_COLUMNS} FROM transactions
+    WHERE organization_id = $1::uuid AND ($2::uuid IS NULL OR transaction_id < $2)
+    ORDER BY transactions.transaction_id DESC LIMIT $3
+"""  # noqa: S608 -- made of constants of ours alone.
+
+
+async def holds_after(
+    connection: RawConnection, organization_id: str, operation_id: str | None, limit: int
+) -> list[Hold]:
+    return [hold_of(row) for row in await connection.fetch(_HOLDS_AFTER, organization_id, operation_id, limit)]
+
+
+async def movements_before(
+    connection: RawConnection, organization_id: str, transaction_id: str | None, limit: int
+) -> list[Movement]:
+    rows = await connection.fetch(_MOVEMENTS_BEFORE, organization_id, transaction_id, limit)
+    return [movement_of(row) for row in rows]

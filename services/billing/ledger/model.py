@@ -1,0 +1,341 @@
+"""What the ledger knows and is asked: commands, records, and the books one batch is decided over.
+
+Commands, movements and accounts are made by the tens of thousands a second, so they are plain slotted classes; nothing
+changes a command or a movement once it is made.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Final, TypeAlias
+
+ZERO: Final = Decimal(0)
+
+Metadata: TypeAlias = dict[str, str]
+OperationKey: TypeAlias = tuple[str, str]
+"""(organization_id, operation_id)"""
+
+
+class Kind(StrEnum):
+    """What moves money."""
+
+    DEBIT = "DEBIT"
+    CREDIT = "CREDIT"
+    TRANSFER = "TRANSFER"
+    CAPTURE = "CAPTURE"
+    REVERSAL = "REVERSAL"
+
+
+class Direction(StrEnum):
+    """Whether the account gives or receives."""
+
+    DEBIT = "DEBIT"
+    CREDIT = "CREDIT"
+
+    @property
+    def opposite(self) -> "Direction":
+        return Direction.CREDIT if self is Direction.DEBIT else Direction.DEBIT
+
+
+class Mode(StrEnum):
+    """What a debit does when less than its amount is available."""
+
+    GUARDED = "GUARDED"
+    MUST_POST = "MUST_POST"
+    BEST_EFFORT = "BEST_EFFORT"
+
+
+class SystemAccount(StrEnum):
+    """The other side of a movement with only one customer account."""
+
+    REVENUE = "REVENUE"
+    PAYMENTS = "PAYMENTS"
+    GRANTS = "GRANTS"
+    EXPIRED = "EXPIRED"
+    ADJUSTMENTS = "ADJUSTMENTS"
+
+
+class HoldState(StrEnum):
+    """Where a hold is in its life."""
+
+    OPEN = "OPEN"
+    CAPTURED = "CAPTURED"
+    RELEASED = "RELEASED"
+    EXPIRED = "EXPIRED"
+
+
+class Slot(StrEnum):
+    """What of an operation was declined: the hold before the work, or the movement."""
+
+    MOVEMENT = "MOVEMENT"
+    HOLD = "HOLD"
+
+
+@dataclass(slots=True)
+class Debit:
+    """Charge an account."""
+
+    organization_id: str
+    operation_id: str
+    project_id: str | None
+    currency_code: str
+    amount: Decimal
+    mode: Mode
+    description: str
+    metadata: Metadata | None
+    validate_only: bool = False
+
+
+@dataclass(slots=True)
+class Credit:
+    """Add money to exactly the owner's account."""
+
+    organization_id: str
+    operation_id: str
+    project_id: str | None
+    currency_code: str
+    amount: Decimal
+    source: SystemAccount
+    description: str
+    metadata: Metadata | None
+    validate_only: bool = False
+
+
+@dataclass(slots=True)
+class Transfer:
+    """Move money between two accounts of an organization; None stands for the organization's own."""
+
+    organization_id: str
+    operation_id: str
+    source_project_id: str | None
+    destination_project_id: str | None
+    currency_code: str
+    amount: Decimal
+    description: str
+    metadata: Metadata | None
+    validate_only: bool = False
+
+
+@dataclass(slots=True)
+class Place:
+    """Keep an amount aside."""
+
+    organization_id: str
+    operation_id: str
+    project_id: str | None
+    currency_code: str
+    amount: Decimal
+    ttl_ms: int
+    description: str
+    metadata: Metadata | None
+    validate_only: bool = False
+
+
+@dataclass(slots=True)
+class Capture:
+    """Charge the work of a hold."""
+
+    organization_id: str
+    operation_id: str
+    currency_code: str
+    amount: Decimal
+    description: str
+    metadata: Metadata | None
+    validate_only: bool = False
+
+
+@dataclass(slots=True)
+class Release:
+    """Give a hold back."""
+
+    organization_id: str
+    operation_id: str
+    validate_only: bool = False
+
+
+@dataclass(slots=True)
+class Extend:
+    """Let a hold live longer."""
+
+    organization_id: str
+    operation_id: str
+    ttl_ms: int
+    validate_only: bool = False
+
+
+@dataclass(slots=True)
+class Reverse:
+    """Undo a transaction, or `amount` of it."""
+
+    organization_id: str
+    operation_id: str
+    transaction_id: str
+    currency_code: str | None
+    amount: Decimal | None
+    description: str
+    metadata: Metadata | None
+    validate_only: bool = False
+
+
+Command: TypeAlias = Debit | Credit | Transfer | Place | Capture | Release | Extend | Reverse
+
+
+@dataclass(slots=True)
+class Account:
+    """An account as it stands while a batch is decided; the only record that changes."""
+
+    organization_id: str
+    account_id: str
+    owner_id: str
+    currency_code: str
+    posted: Decimal
+    held: Decimal
+    sequence: int
+    overdraft_limit: Decimal
+    closed: bool
+    hold_expiry_from: datetime | None
+    last_movement_time: datetime | None
+    is_new: bool = False
+
+    @property
+    def available(self) -> Decimal:
+        return self.posted - self.held + self.overdraft_limit
+
+    def balance(self) -> "Balance":
+        return Balance(self.currency_code, self.posted, self.held, self.overdraft_limit, self.sequence)
+
+
+@dataclass(slots=True)
+class Balance:
+    """What an account held at one moment."""
+
+    currency_code: str
+    posted: Decimal
+    held: Decimal
+    overdraft_limit: Decimal
+    sequence: int
+
+    @property
+    def available(self) -> Decimal:
+        return self.posted - self.held + self.overdraft_limit
+
+
+@dataclass(slots=True)
+class Movement:
+    """One immutable movement of money: a row of `transactions`."""
+
+    organization_id: str
+    operation_id: str
+    transaction_id: str
+    kind: Kind
+    project_id: str | None
+    account_id: str
+    sequence: int
+    direction: Direction
+    currency_code: str
+    amount: Decimal
+    balance_after: Decimal
+    requested_amount: Decimal | None
+    mode: Mode | None
+    overdrawn: bool
+    system_account: SystemAccount | None
+    description: str
+    metadata: Metadata | None
+    create_time: datetime
+    counter_account_id: str | None = None
+    counter_project_id: str | None = None
+    counter_sequence: int | None = None
+    counter_balance_after: Decimal | None = None
+    reverses_transaction_id: str | None = None
+    held_amount: Decimal | None = None
+
+
+@dataclass(slots=True)
+class Hold:
+    """An amount kept aside; its state and expiry change, nothing else."""
+
+    organization_id: str
+    operation_id: str
+    hold_id: str
+    project_id: str | None
+    account_id: str
+    currency_code: str
+    amount: Decimal
+    ttl_ms: int
+    state: HoldState
+    description: str
+    metadata: Metadata | None
+    create_time: datetime
+    expire_time: datetime
+    end_time: datetime | None = None
+
+
+Request: TypeAlias = dict[str, str | int | Metadata | None]
+"""What identifies a request: its fields in the order they are compared."""
+
+
+@dataclass(slots=True)
+class Decline:
+    """A final no: the request as it was, and the balance that refused it."""
+
+    organization_id: str
+    operation_id: str
+    slot: Slot
+    request: Request
+    account_id: str
+    needed: Decimal
+    balance: Balance
+    create_time: datetime
+    earliest_release_time: datetime | None = None
+    is_new: bool = True
+
+
+@dataclass(slots=True)
+class Posted:
+    """A movement that stands, and its account after it (for a transfer, also the other one)."""
+
+    movement: Movement
+    balance: Balance
+    counter_balance: Balance | None = None
+    replayed: bool = False
+    remaining: Decimal | None = None
+    """For a new reversal: what can still be undone."""
+
+
+@dataclass(slots=True)
+class Placed:
+    """A hold as it stands, and its account."""
+
+    hold: Hold
+    balance: Balance
+    replayed: bool = False
+    released: Decimal | None = None
+
+
+Outcome: TypeAlias = Posted | Placed | Decline
+
+
+@dataclass(slots=True)
+class Books:
+    """All that a batch touches, locked: what was known before, and what the batch adds to it."""
+
+    owned: dict[tuple[str, str], list[Account]] = field(default_factory=dict)
+    """Accounts by (organization_id, owner_id)."""
+    accounts: dict[str, Account] = field(default_factory=dict)
+    movements: dict[OperationKey, Movement] = field(default_factory=dict)
+    holds: dict[OperationKey, Hold] = field(default_factory=dict)
+    declines: dict[tuple[str, str, Slot], Decline] = field(default_factory=dict)
+    originals: dict[tuple[str, str], Movement] = field(default_factory=dict)
+    """Movements to be reversed, by (organization_id, transaction_id)."""
+    reversed: dict[tuple[str, str], Decimal] = field(default_factory=dict)
+
+    new_movements: list[Movement] = field(default_factory=list)
+    new_holds: list[Hold] = field(default_factory=list)
+    changed_holds: dict[OperationKey, Hold] = field(default_factory=dict)
+    new_declines: list[Decline] = field(default_factory=list)
+    changed_accounts: dict[str, Account] = field(default_factory=dict)
+
+    def add_account(self, account: Account) -> None:
+        self.accounts[account.account_id] = account
+        self.owned.setdefault((account.organization_id, account.owner_id), []).append(account)

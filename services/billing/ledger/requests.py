@@ -1,0 +1,89 @@
+"""What identifies a request, so that a repeat is told from another request under the same operation id.
+
+Everything a request says is kept with what became of it. So no digest is needed: the stored request itself is compared,
+and the first field that differs can be named.
+"""
+
+from dataclasses import asdict
+from decimal import Decimal
+
+from services.billing.ledger.model import (
+    Command,
+    Hold,
+    Kind,
+    Metadata,
+    Movement,
+    Request,
+)
+
+_KINDS = {"Debit": "DEBIT", "Credit": "CREDIT", "Transfer": "TRANSFER", "Capture": "CAPTURE", "Reverse": "REVERSAL"}
+_NOT_COMPARED = ("organization_id", "operation_id", "validate_only")
+
+
+def request_of(command: Command) -> Request:
+    """The command as it is compared, in the order in which differences are named."""
+    fields: Request = {"kind": _KINDS.get(type(command).__name__, "HOLD")}
+    for name, value in asdict(command).items():
+        if name not in _NOT_COMPARED:
+            fields[name] = _plain(value)
+    return fields
+
+
+def request_of_movement(movement: Movement) -> Request:
+    """The request that a stored movement came from."""
+    metadata = movement.metadata or None
+    amount = movement.requested_amount
+    currency_code = None if amount is None else movement.currency_code
+    request: Request = {"kind": movement.kind.value}
+    match movement.kind:
+        case Kind.DEBIT:
+            request |= {"project_id": movement.project_id, "mode": movement.mode}
+        case Kind.CREDIT:
+            request |= {"project_id": movement.project_id, "source": movement.system_account}
+        case Kind.TRANSFER:
+            request["source_project_id"] = movement.project_id
+            request["destination_project_id"] = movement.counter_project_id
+        case Kind.REVERSAL:
+            request["transaction_id"] = movement.reverses_transaction_id
+        case Kind.CAPTURE:
+            pass
+    return request | {
+        "currency_code": currency_code,
+        "amount": None if amount is None else _plain(amount),
+        "description": movement.description,
+        "metadata": metadata,
+    }
+
+
+def request_of_hold(hold: Hold) -> Request:
+    """The request that a stored hold came from."""
+    return {
+        "kind": "HOLD",
+        "project_id": hold.project_id,
+        "currency_code": hold.currency_code,
+        "amount": _plain(hold.amount),
+        "ttl_ms": hold.ttl_ms,
+        "description": hold.description,
+        "metadata": hold.metadata or None,
+    }
+
+
+def first_difference(known: Request, asked: Request) -> str | None:
+    """The field, by its name in the proto, in which the request differs from the known one; None for a repeat."""
+    for name in asked if asked["kind"] == known["kind"] else ("kind",):
+        if asked[name] != known.get(name):
+            return {"currency_code": "amount", "ttl_ms": "ttl"}.get(name, name)
+    return None
+
+
+def _plain(value: object) -> str | int | Metadata | None:
+    """The value as JSON keeps it; amounts that are equal read the same."""
+    if isinstance(value, Decimal):
+        return format(value.normalize(), "f")
+    if isinstance(value, dict):
+        return {str(key): str(label) for key, label in value.items()} or None
+    if value is None or isinstance(value, int):
+        return value
+    return str(value)
+
+

@@ -1,0 +1,228 @@
+"""LedgerService over gRPC: requests in, commands through the engine, answers out."""
+
+from typing import Final, TypeVar
+
+import grpc
+import structlog
+from google.rpc import status_pb2
+
+from libs.common.amount import render_amount
+from libs.common.errors import FieldViolation, InvalidArgument, Refusal
+from libs.common.ids import new_id
+from libs.common.status import internal_status, status_of
+from services.billing.ledger import parsing, rendering
+from services.billing.ledger.engine import Answer, Engine
+from services.billing.ledger.history import History
+from services.billing.ledger.model import Command, Decline, HoldState, Kind, Placed, Posted
+from tollhouse.billing.v1 import ledger_pb2 as pb
+from tollhouse.billing.v1 import ledger_pb2_grpc as rpc
+
+_log = structlog.get_logger("ledger")
+DOMAIN: Final = "billing.tollhouse"
+_Context = grpc.aio.ServicerContext
+_R = TypeVar("_R")
+
+
+class LedgerServicer(rpc.LedgerServiceServicer):
+    """Every command goes through the engine; reads go past it."""
+
+    def __init__(self, engine: Engine, history: History) -> None:
+        self._engine = engine
+        self._history = history
+
+    async def Debit(self, request: pb.DebitRequest, context: _Context) -> pb.DebitResponse:
+        command = parsing.parse(parsing.parse_debit, request)
+        posted = await self._post(command)
+        return _without_id(rendering.render_debit(posted), command)
+
+    async def BatchDebit(self, request: pb.BatchDebitRequest, context: _Context) -> pb.BatchDebitResponse:
+        answers = await self._engine.submit(parsing.parse_all(parsing.parse_debit, request.requests))
+        outcomes = []
+        for item, answer in zip(request.requests, answers, strict=True):
+            if isinstance(answer, Posted):
+                response = rendering.render_debit(answer)
+                if item.validate_only and not answer.replayed:
+                    response.transaction.transaction_id = ""
+                outcomes.append(pb.DebitOutcome(response=response))
+            else:
+                outcomes.append(pb.DebitOutcome(error=_status_of(answer)))
+        return pb.BatchDebitResponse(outcomes=outcomes)
+
+    async def Credit(self, request: pb.CreditRequest, context: _Context) -> pb.CreditResponse:
+        command = parsing.parse(parsing.parse_credit, request)
+        posted = await self._post(command)
+        response = pb.CreditResponse(
+            transaction=rendering.render_transaction(posted.movement),
+            balance=rendering.render_balance(posted.balance),
+            replayed=posted.replayed,
+        )
+        return _without_id(response, command)
+
+    async def Transfer(self, request: pb.TransferRequest, context: _Context) -> pb.TransferResponse:
+        command = parsing.parse(parsing.parse_transfer, request)
+        posted = await self._post(command)
+        destination = posted.counter_balance
+        response = pb.TransferResponse(
+            transaction=rendering.render_transaction(posted.movement),
+            source_balance=rendering.render_balance(posted.balance),
+            destination_balance=None if destination is None else rendering.render_balance(destination),
+            replayed=posted.replayed,
+        )
+        return _without_id(response, command)
+
+    async def CreateHold(self, request: pb.CreateHoldRequest, context: _Context) -> pb.CreateHoldResponse:
+        placed = await self._place(parsing.parse(parsing.parse_place, request))
+        response = rendering.render_hold_created(placed)
+        if request.validate_only and not placed.replayed:
+            response.hold.hold_id = ""
+        return response
+
+    async def BatchCreateHold(
+        self, request: pb.BatchCreateHoldRequest, context: _Context
+    ) -> pb.BatchCreateHoldResponse:
+        answers = await self._engine.submit(parsing.parse_all(parsing.parse_place, request.requests))
+        outcomes = [
+            pb.CreateHoldOutcome(response=rendering.render_hold_created(answer))
+            if isinstance(answer, Placed)
+            else pb.CreateHoldOutcome(error=_status_of(answer))
+            for answer in answers
+        ]
+        for item, outcome in zip(request.requests, outcomes, strict=True):
+            if item.validate_only and outcome.HasField("response") and not outcome.response.replayed:
+                outcome.response.hold.hold_id = ""
+        return pb.BatchCreateHoldResponse(outcomes=outcomes)
+
+    async def CaptureHold(self, request: pb.CaptureHoldRequest, context: _Context) -> pb.CaptureHoldResponse:
+        return rendering.render_capture(await self._post(parsing.parse(parsing.parse_capture, request)))
+
+    async def BatchCaptureHold(
+        self, request: pb.BatchCaptureHoldRequest, context: _Context
+    ) -> pb.BatchCaptureHoldResponse:
+        answers = await self._engine.submit(parsing.parse_all(parsing.parse_capture, request.requests))
+        return pb.BatchCaptureHoldResponse(
+            outcomes=[
+                pb.CaptureHoldOutcome(response=rendering.render_capture(answer))
+                if isinstance(answer, Posted)
+                else pb.CaptureHoldOutcome(error=_status_of(answer))
+                for answer in answers
+            ]
+        )
+
+    async def ReleaseHold(self, request: pb.ReleaseHoldRequest, context: _Context) -> pb.ReleaseHoldResponse:
+        placed = await self._place(parsing.parse(parsing.parse_release, request))
+        return pb.ReleaseHoldResponse(
+            hold=rendering.render_hold(placed.hold),
+            balance=rendering.render_balance(placed.balance),
+            released_amount=rendering.render_optional_amount(placed.hold.currency_code, placed.released),
+            replayed=placed.replayed,
+        )
+
+    async def ExtendHold(self, request: pb.ExtendHoldRequest, context: _Context) -> pb.ExtendHoldResponse:
+        placed = await self._place(parsing.parse(parsing.parse_extend, request))
+        return pb.ExtendHoldResponse(
+            hold=rendering.render_hold(placed.hold), balance=rendering.render_balance(placed.balance)
+        )
+
+    async def GetHold(self, request: pb.GetHoldRequest, context: _Context) -> pb.GetHoldResponse:
+        hold = await self._history.hold(request.organization_id.lower(), request.operation_id)
+        return pb.GetHoldResponse(hold=rendering.render_hold(hold))
+
+    async def ListHolds(self, request: pb.ListHoldsRequest, context: _Context) -> pb.ListHoldsResponse:
+        holds, next_page_token = await self._history.holds(
+            request.organization_id.lower(),
+            account_id=request.account_id.lower() or None,
+            state=_state_of(request.state),
+            page_size=request.page_size,
+            page_token=request.page_token,
+        )
+        return pb.ListHoldsResponse(
+            holds=[rendering.render_hold(hold) for hold in holds], next_page_token=next_page_token
+        )
+
+    async def ReverseTransaction(
+        self, request: pb.ReverseTransactionRequest, context: _Context
+    ) -> pb.ReverseTransactionResponse:
+        command = parsing.parse(parsing.parse_reverse, request)
+        posted = await self._post(command)
+        response = pb.ReverseTransactionResponse(
+            transaction=rendering.render_transaction(posted.movement),
+            balance=rendering.render_balance(posted.balance),
+            remaining_amount=rendering.render_optional_amount(posted.movement.currency_code, posted.remaining),
+            replayed=posted.replayed,
+        )
+        return _without_id(response, command)
+
+    async def GetTransaction(self, request: pb.GetTransactionRequest, context: _Context) -> pb.GetTransactionResponse:
+        if bool(request.transaction_id) == bool(request.operation_id):
+            raise InvalidArgument([FieldViolation("transaction_id", "exactly one of this and operation_id is needed")])
+        movement, reversed_amount = await self._history.transaction(
+            request.organization_id.lower(),
+            transaction_id=request.transaction_id.lower() or None,
+            operation_id=request.operation_id or None,
+        )
+        return pb.GetTransactionResponse(
+            transaction=rendering.render_transaction(movement),
+            reversed_amount=render_amount(movement.currency_code, reversed_amount),
+        )
+
+    async def ListTransactions(
+        self, request: pb.ListTransactionsRequest, context: _Context
+    ) -> pb.ListTransactionsResponse:
+        parse_time = rendering.parse_time
+        movements, next_page_token = await self._history.transactions(
+            request.organization_id.lower(),
+            account_id=request.account_id.lower() or None,
+            kind=_kind_of(request.kind),
+            start_time=parse_time("start_time", request.start_time) if request.HasField("start_time") else None,
+            end_time=parse_time("end_time", request.end_time) if request.HasField("end_time") else None,
+            page_size=request.page_size,
+            page_token=request.page_token,
+        )
+        return pb.ListTransactionsResponse(
+            transactions=[rendering.render_transaction(movement) for movement in movements],
+            next_page_token=next_page_token,
+        )
+
+    async def _post(self, command: Command) -> Posted:
+        return await self._one(command, Posted)
+
+    async def _place(self, command: Command) -> Placed:
+        return await self._one(command, Placed)
+
+    async def _one(self, command: Command, expected: type[_R]) -> _R:
+        """Has one command decided; raises what refuses it."""
+        answer = (await self._engine.submit((command,)))[0]
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, Decline):
+            raise rendering.refusal_of(answer)
+        assert isinstance(answer, expected), "each command has one kind of outcome"
+        return answer
+
+
+def _without_id(response: _R, command: Command) -> _R:
+    """What was only asked about has no id: there is nothing to look up by it."""
+    if command.validate_only and not response.replayed:  # type: ignore[attr-defined]  # every response here has it.
+        response.transaction.transaction_id = ""  # type: ignore[attr-defined]  # and this.
+    return response
+
+
+def _status_of(answer: Answer) -> status_pb2.Status:
+    """The refusal of one item; a bug says no more than a single call would."""
+    if isinstance(answer, Decline):
+        return status_of(rendering.refusal_of(answer), DOMAIN)
+    if isinstance(answer, Refusal):
+        return status_of(answer, DOMAIN)
+    error_id = new_id()
+    _log.error("item failed", error_id=error_id, exc_info=answer if isinstance(answer, Exception) else None)
+    return internal_status(error_id, DOMAIN)
+
+
+def _state_of(state: pb.HoldState.ValueType) -> HoldState | None:
+    return HoldState(pb.HoldState.Name(state).removeprefix("HOLD_STATE_")) if state else None
+
+
+def _kind_of(kind: pb.TransactionKind.ValueType) -> Kind | None:
+    return Kind(pb.TransactionKind.Name(kind).removeprefix("TRANSACTION_KIND_")) if kind else None
+
+

@@ -1,0 +1,538 @@
+"""The engine's statements: what a batch locks and reads, and the set-based writes of what it decided.
+
+Everything runs on the driver's own connection inside the batch's transaction. Keys go in as arrays; each is looked up
+by a lateral subquery of its own, which pins the plan to one index probe a key however the planner sees the tables.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Final, TypeAlias
+
+import asyncpg
+
+from libs.common.database import RawConnection
+from services.billing.ledger.model import (
+    Account,
+    Balance,
+    Decline,
+    Direction,
+    Hold,
+    HoldState,
+    Kind,
+    Metadata,
+    Mode,
+    Movement,
+    OperationKey,
+    Slot,
+    SystemAccount,
+)
+
+Key: TypeAlias = tuple[str, str]
+
+_ACCOUNT_COLUMNS: Final = """
+    a.organization_id::text, a.account_id::text, a.owner_id::text, a.currency_code, a.posted, a.held, a.sequence,
+    a.overdraft_limit, a.state = 'CLOSED', a.hold_expiry_from, a.last_movement_time
+"""
+
+# Locks in the order of the accounts' ids, so that two batches never wait for each other. An account opened by another
+# batch meanwhile is not seen here; opening it again then fails on its unique key, and the batch is tried anew.
+_LOCK_OWNED: Final = f"""
+    SELECT {_ACCOUNT_COLUMNS}
+    FROM (
+        SELECT DISTINCT found.organization_id, found.account_id
+        FROM unnest($1::uuid[], $2::uuid[]) AS k (organization_id, owner_id)
+        CROSS JOIN LATERAL (
+            SELECT organization_id, account_id FROM accounts
+            WHERE organization_id = k.organization_id AND owner_id = k.owner_id
+            OFFSET 0
+        ) AS found
+        ORDER BY 1, 2
+    ) AS wanted
+    CROSS JOIN LATERAL (
+        SELECT * FROM accounts
+        WHERE organization_id = wanted.organization_id AND account_id = wanted.account_id
+        FOR UPDATE
+    ) AS a
+"""  # noqa: S608 -- made of the constants above alone.
+
+# The same for batches that also name accounts by way of holds and of transactions to reverse.
+_LOCK_ALL: Final = f"""
+    SELECT {_ACCOUNT_COLUMNS}
+    FROM (
+        SELECT organization_id, account_id FROM (
+            SELECT found.organization_id, found.account_id
+            FROM unnest($1::uuid[], $2::uuid[]) AS k (organization_id, owner_id)
+            CROSS JOIN LATERAL (
+                SELECT organization_id, account_id FROM accounts
+                WHERE organization_id = k.organization_id AND owner_id = k.owner_id
+                OFFSET 0
+            ) AS found
+            UNION ALL
+            SELECT found.organization_id, found.account_id
+            FROM unnest($3::uuid[], $4::text[]) AS k (organization_id, operation_id)
+            CROSS JOIN LATERAL (
+                SELECT organization_id, account_id FROM holds
+                WHERE organization_id = k.organization_id AND operation_id = k.operation_id
+                OFFSET 0
+            ) AS found
+            UNION ALL
+            SELECT found.organization_id, unnest(ARRAY[found.account_id, found.counter_account_id])
+            FROM unnest($5::uuid[], $6::uuid[]) AS k (organization_id, transaction_id)
+            CROSS JOIN LATERAL (
+                SELECT organization_id, account_id, counter_account_id FROM transactions
+                WHERE organization_id = k.organization_id AND transaction_id = k.transaction_id
+                OFFSET 0
+            ) AS found
+        ) AS named
+        GROUP BY organization_id, account_id
+        ORDER BY organization_id, account_id
+    ) AS wanted
+    CROSS JOIN LATERAL (
+        SELECT * FROM accounts
+        WHERE organization_id = wanted.organization_id AND account_id = wanted.account_id
+        FOR UPDATE
+    ) AS a
+"""  # noqa: S608 -- made of the constants above alone.
+
+MOVEMENT_COLUMNS: Final = """
+    organization_id::text, operation_id, transaction_id::text, kind, project_id::text, account_id::text, sequence,
+    direction, currency_code, amount, balance_after, requested_amount, mode, overdrawn, system_account, description,
+    metadata::text, create_time, counter_account_id::text, counter_project_id::text, counter_sequence,
+    counter_balance_after, reverses_transaction_id::text, held_amount
+"""
+
+# One probe of the primary key an operation.
+_MOVEMENTS: Final = f"""
+    SELECT t.*
+    FROM unnest($1::uuid[], $2::text[]) AS k (organization_id, operation_id)
+    CROSS JOIN LATERAL (
+        SELECT {MOVEMENT_COLUMNS} FROM transactions
+        WHERE organization_id = k.organization_id AND operation_id = k.operation_id
+        OFFSET 0
+    ) AS t
+"""  # noqa: S608 -- made of the constants above alone.
+
+# One probe of the unique transaction id a reversal, and one index range for what was reversed before.
+_ORIGINALS: Final = f"""
+    SELECT t.*, (
+        SELECT coalesce(sum(r.amount), 0) FROM transactions r
+        WHERE r.organization_id = k.organization_id AND r.reverses_transaction_id = k.transaction_id
+    )
+    FROM unnest($1::uuid[], $2::uuid[]) AS k (organization_id, transaction_id)
+    CROSS JOIN LATERAL (
+        SELECT {MOVEMENT_COLUMNS} FROM transactions
+        WHERE organization_id = k.organization_id AND transaction_id = k.transaction_id
+        OFFSET 0
+    ) AS t
+"""  # noqa: S608 -- made of the constants above alone.
+
+# One probe of the primary key an operation; both slots come along.
+_DECLINES: Final = """
+    SELECT d.*
+    FROM unnest($1::uuid[], $2::text[]) AS k (organization_id, operation_id)
+    CROSS JOIN LATERAL (
+        SELECT organization_id::text, operation_id, slot, request::text, facts::text, create_time FROM declines
+        WHERE organization_id = k.organization_id AND operation_id = k.operation_id
+        OFFSET 0
+    ) AS d
+"""
+
+HOLD_COLUMNS: Final = """
+    organization_id::text, operation_id, hold_id::text, project_id::text, account_id::text, currency_code, amount,
+    ttl_ms, state, description, metadata::text, create_time, expire_time, end_time
+"""
+
+# One probe of the primary key an operation.
+_HOLDS: Final = f"""
+    SELECT h.*
+    FROM unnest($1::uuid[], $2::text[]) AS k (organization_id, operation_id)
+    CROSS JOIN LATERAL (
+        SELECT {HOLD_COLUMNS} FROM holds
+        WHERE organization_id = k.organization_id AND operation_id = k.operation_id
+        OFFSET 0
+    ) AS h
+"""  # noqa: S608 -- made of the constants above alone.
+
+# Accounts in use are passed over: whoever has them tidies them. The partial index holds open holds alone.
+_LOCK_DUE: Final = f"""
+    SELECT {_ACCOUNT_COLUMNS}
+    FROM (
+        SELECT DISTINCT organization_id, account_id FROM holds WHERE state = 'OPEN' AND expire_time <= $1 LIMIT $2
+    ) AS due
+    CROSS JOIN LATERAL (
+        SELECT * FROM accounts
+        WHERE organization_id = due.organization_id AND account_id = due.account_id
+        FOR UPDATE SKIP LOCKED
+    ) AS a
+"""  # noqa: S608 -- made of constants of ours alone.
+
+# The accounts are locked already, which keeps anybody else from ending these holds. Partial index on open holds.
+_EXPIRE: Final = """
+    WITH ended AS (
+        UPDATE holds h SET state = 'EXPIRED', end_time = expire_time
+        FROM unnest($1::uuid[], $2::uuid[]) AS k (organization_id, account_id)
+        WHERE h.organization_id = k.organization_id AND h.account_id = k.account_id
+            AND h.state = 'OPEN' AND h.expire_time <= $3
+        RETURNING h.account_id, h.amount
+    )
+    SELECT k.account_id::text, coalesce((SELECT sum(amount) FROM ended e WHERE e.account_id = k.account_id), 0), (
+        SELECT min(expire_time) FROM holds h
+        WHERE h.organization_id = k.organization_id AND h.account_id = k.account_id
+            AND h.state = 'OPEN' AND h.expire_time > $3
+    )
+    FROM unnest($1::uuid[], $2::uuid[]) AS k (organization_id, account_id)
+"""
+
+_EARLIEST_EXPIRY: Final = """
+    SELECT k.account_id::text, h.expire_time
+    FROM unnest($1::uuid[], $2::uuid[]) AS k (organization_id, account_id)
+    CROSS JOIN LATERAL (
+        SELECT min(expire_time) AS expire_time FROM holds
+        WHERE organization_id = k.organization_id AND account_id = k.account_id AND state = 'OPEN'
+    ) AS h
+"""
+
+_INSERT_ACCOUNTS: Final = """
+    INSERT INTO accounts (
+        organization_id, account_id, owner_id, currency_code, posted, held, sequence, overdraft_limit, state,
+        hold_expiry_from, last_movement_time, version, create_time, update_time
+    )
+    SELECT v.organization_id, v.account_id, v.owner_id, v.currency_code, v.posted, v.held, v.sequence, 0, 'OPEN',
+        v.hold_expiry_from, v.last_movement_time, 1, $9, $9
+    FROM unnest(
+        $1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::numeric[], $6::numeric[], $7::bigint[],
+        $8::timestamptz[], $10::timestamptz[]
+    ) AS v (
+        organization_id, account_id, owner_id, currency_code, posted, held, sequence, hold_expiry_from,
+        last_movement_time
+    )
+"""
+
+# Rows are locked since the batch began; no indexed column changes.
+_UPDATE_ACCOUNTS: Final = """
+    UPDATE accounts a SET posted = v.posted, held = v.held, sequence = v.sequence,
+        hold_expiry_from = v.hold_expiry_from, last_movement_time = v.last_movement_time
+    FROM unnest(
+        $1::uuid[], $2::uuid[], $3::numeric[], $4::numeric[], $5::bigint[], $6::timestamptz[], $7::timestamptz[]
+    ) AS v (organization_id, account_id, posted, held, sequence, hold_expiry_from, last_movement_time)
+    WHERE a.organization_id = v.organization_id AND a.account_id = v.account_id
+"""
+
+_INSERT_MOVEMENTS: Final = """
+    INSERT INTO transactions (
+        organization_id, operation_id, transaction_id, kind, project_id, account_id, sequence, direction,
+        currency_code, amount, balance_after, requested_amount, mode, overdrawn, system_account, description, metadata,
+        create_time, counter_account_id, counter_project_id, counter_sequence, counter_balance_after,
+        reverses_transaction_id, held_amount
+    )
+    SELECT v.c1, v.c2, v.c3, v.c4, v.c5, v.c6, v.c7, v.c8, v.c9, v.c10::numeric, v.c11::numeric, v.c12::numeric,
+        v.c13, v.c14, v.c15, v.c16, v.c17::jsonb, v.c18, v.c19, v.c20, v.c21, v.c22::numeric, v.c23, v.c24::numeric
+    FROM unnest(
+        $1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::uuid[], $6::uuid[], $7::bigint[], $8::text[], $9::text[],
+        $10::text[], $11::text[], $12::text[], $13::text[], $14::boolean[], $15::text[], $16::text[],
+        $17::text[], $18::timestamptz[], $19::uuid[], $20::uuid[], $21::bigint[], $22::text[], $23::uuid[],
+        $24::text[]
+    ) AS v (
+        c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, c17, c18, c19, c20, c21, c22, c23, c24
+    )
+"""
+
+# Charges, which are most movements, have neither another account nor a transaction to reverse.
+_INSERT_CHARGES: Final = """
+    INSERT INTO transactions (
+        organization_id, operation_id, transaction_id, kind, project_id, account_id, sequence, direction,
+        currency_code, amount, balance_after, requested_amount, mode, overdrawn, system_account, description, metadata,
+        create_time, held_amount
+    )
+    SELECT v.c1, v.c2, v.c3, v.c4, v.c5, v.c6, v.c7, 'DEBIT', v.c8, v.c9::numeric, v.c10::numeric, v.c11::numeric,
+        v.c12, v.c13, 'REVENUE', v.c14, v.c15::jsonb, v.c16, v.c17::numeric
+    FROM unnest(
+        $1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::uuid[], $6::uuid[], $7::bigint[], $8::text[], $9::text[],
+        $10::text[], $11::text[], $12::text[], $13::boolean[], $14::text[], $15::text[], $16::timestamptz[],
+        $17::text[]
+    ) AS v (c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, c17)
+"""
+
+_INSERT_HOLDS: Final = """
+    INSERT INTO holds (
+        organization_id, operation_id, hold_id, project_id, account_id, currency_code, amount, ttl_ms, state,
+        description, metadata, create_time, expire_time, end_time
+    )
+    SELECT v.c1, v.c2, v.c3, v.c4, v.c5, v.c6, v.c7::numeric, v.c8, v.c9, v.c10, v.c11::jsonb, v.c12, v.c13, v.c14
+    FROM unnest(
+        $1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::text[], $7::text[], $8::bigint[], $9::text[],
+        $10::text[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[]
+    ) AS v (c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14)
+"""
+
+_UPDATE_HOLDS: Final = """
+    UPDATE holds h SET state = v.state, expire_time = v.expire_time, end_time = v.end_time
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
+        AS v (organization_id, operation_id, state, expire_time, end_time)
+    WHERE h.organization_id = v.organization_id AND h.operation_id = v.operation_id
+"""
+
+_INSERT_DECLINES: Final = """
+    INSERT INTO declines (organization_id, operation_id, slot, reason, request, facts, create_time)
+    SELECT v.c1, v.c2, v.c3, 'INSUFFICIENT_BALANCE', v.c4::jsonb, v.c5::jsonb, v.c6
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])
+        AS v (c1, c2, c3, c4, c5, c6)
+"""
+
+
+async def lock_accounts(
+    connection: RawConnection,
+    owners: Collection[Key],
+    *,
+    holds: Collection[OperationKey] = (),
+    transactions: Collection[Key] = (),
+) -> list[Account]:
+    """Locks every account the batch may touch: of these owners, of these holds, of these transactions."""
+    if holds or transactions:
+        rows = await connection.fetch(_LOCK_ALL, *_columns(owners), *_columns(holds), *_columns(transactions))
+    else:
+        rows = await connection.fetch(_LOCK_OWNED, *_columns(owners))
+    return [Account(*row) for row in rows]
+
+
+async def find_movements(connection: RawConnection, keys: Collection[OperationKey]) -> list[Movement]:
+    """The movements that these operations stand for already."""
+    return [movement_of(row) for row in await connection.fetch(_MOVEMENTS, *_columns(keys))]
+
+
+async def find_originals(connection: RawConnection, keys: Collection[Key]) -> list[tuple[Movement, Decimal]]:
+    """Transactions by their id, each with the sum of its reversals."""
+    return [(movement_of(row), row[-1]) for row in await connection.fetch(_ORIGINALS, *_columns(keys))]
+
+
+async def find_declines(connection: RawConnection, keys: Collection[OperationKey]) -> list[Decline]:
+    """What was declined of these operations."""
+    return [_decline_of(row) for row in await connection.fetch(_DECLINES, *_columns(keys))]
+
+
+async def find_holds(connection: RawConnection, keys: Collection[OperationKey]) -> list[Hold]:
+    """The holds of these operations."""
+    return [hold_of(row) for row in await connection.fetch(_HOLDS, *_columns(keys))]
+
+
+async def expire_holds(connection: RawConnection, accounts: Sequence[Account], now: datetime) -> None:
+    """Ends the holds of these locked accounts whose time is up, and enters it in the accounts given."""
+    keys = [(account.organization_id, account.account_id) for account in accounts]
+    by_id = {account.account_id: account for account in accounts}
+    for account_id, amount, expiry_from in await connection.fetch(_EXPIRE, *_columns(keys), now):
+        by_id[account_id].held -= amount
+        by_id[account_id].hold_expiry_from = expiry_from
+
+
+async def lock_due_accounts(connection: RawConnection, now: datetime, limit: int) -> list[Account]:
+    """Locks accounts with holds whose time may be up, passing over those in use."""
+    return [Account(*row) for row in await connection.fetch(_LOCK_DUE, now, limit)]
+
+
+async def earliest_expiries(connection: RawConnection, accounts: Collection[Key]) -> dict[str, datetime | None]:
+    """When the next open hold of each account ends by itself."""
+    return {row[0]: row[1] for row in await connection.fetch(_EARLIEST_EXPIRY, *_columns(accounts))}
+
+
+async def insert_accounts(connection: RawConnection, accounts: Collection[Account], now: datetime) -> None:
+    """Opens accounts as they stand after the batch."""
+    await connection.execute(
+        _INSERT_ACCOUNTS,
+        [a.organization_id for a in accounts],
+        [a.account_id for a in accounts],
+        [a.owner_id for a in accounts],
+        [a.currency_code for a in accounts],
+        [a.posted for a in accounts],
+        [a.held for a in accounts],
+        [a.sequence for a in accounts],
+        [a.hold_expiry_from for a in accounts],
+        now,
+        [a.last_movement_time for a in accounts],
+    )
+
+
+async def update_accounts(connection: RawConnection, accounts: Collection[Account]) -> None:
+    """Writes accounts as they stand after the batch."""
+    await connection.execute(
+        _UPDATE_ACCOUNTS,
+        [a.organization_id for a in accounts],
+        [a.account_id for a in accounts],
+        [a.posted for a in accounts],
+        [a.held for a in accounts],
+        [a.sequence for a in accounts],
+        [a.hold_expiry_from for a in accounts],
+        [a.last_movement_time for a in accounts],
+    )
+
+
+async def insert_charges(connection: RawConnection, movements: Sequence[Movement]) -> None:
+    """Writes debits and captures: the hot path of the whole service."""
+    await connection.execute(
+        _INSERT_CHARGES,
+        [m.organization_id for m in movements],
+        [m.operation_id for m in movements],
+        [m.transaction_id for m in movements],
+        [m.kind for m in movements],
+        [m.project_id for m in movements],
+        [m.account_id for m in movements],
+        [m.sequence for m in movements],
+        [m.currency_code for m in movements],
+        [str(m.amount) for m in movements],
+        [str(m.balance_after) for m in movements],
+        [str(m.requested_amount) for m in movements],
+        [m.mode for m in movements],
+        [m.overdrawn for m in movements],
+        [m.description or None for m in movements],
+        [_json(m.metadata) for m in movements],
+        [m.create_time for m in movements],
+        [None if m.held_amount is None else str(m.held_amount) for m in movements],
+    )
+
+
+async def insert_movements(connection: RawConnection, movements: Sequence[Movement]) -> None:
+    """Writes movements of any kind."""
+    await connection.execute(_INSERT_MOVEMENTS, *zip(*map(_movement_row, movements), strict=True))
+
+
+async def insert_holds(connection: RawConnection, holds: Sequence[Hold]) -> None:
+    """Writes holds placed by the batch, in the state they are in at its end."""
+    await connection.execute(_INSERT_HOLDS, *zip(*map(_hold_row, holds), strict=True))
+
+
+async def update_holds(connection: RawConnection, holds: Iterable[Hold]) -> None:
+    """Writes holds that were there before, as they are at the end of the batch."""
+    rows = [(h.organization_id, h.operation_id, h.state, h.expire_time, h.end_time) for h in holds]
+    await connection.execute(_UPDATE_HOLDS, *zip(*rows, strict=True))
+
+
+async def insert_declines(connection: RawConnection, declines: Sequence[Decline]) -> None:
+    """Writes what was declined, for ever."""
+    rows = [
+        (d.organization_id, d.operation_id, d.slot, json.dumps(d.request), json.dumps(_facts(d)), d.create_time)
+        for d in declines
+    ]
+    await connection.execute(_INSERT_DECLINES, *zip(*rows, strict=True))
+
+
+def movement_of(row: asyncpg.Record) -> Movement:
+    """A movement from a row of MOVEMENT_COLUMNS."""
+    movement = Movement(*row[:24])
+    movement.kind = Kind(movement.kind)
+    movement.direction = Direction(movement.direction)
+    movement.mode = None if movement.mode is None else Mode(movement.mode)
+    movement.system_account = None if movement.system_account is None else SystemAccount(movement.system_account)
+    movement.description = movement.description or ""
+    movement.metadata = _metadata_of(row[16])
+    return movement
+
+
+def hold_of(row: asyncpg.Record) -> Hold:
+    """A hold from a row of HOLD_COLUMNS."""
+    hold = Hold(*row)
+    hold.state = HoldState(hold.state)
+    hold.description = hold.description or ""
+    hold.metadata = _metadata_of(row[10])
+    return hold
+
+
+def _columns(keys: Collection[Key]) -> tuple[list[str], list[str]]:
+    return [key[0] for key in keys], [key[1] for key in keys]
+
+
+def _movement_row(m: Movement) -> tuple[object, ...]:
+    return (
+        m.organization_id,
+        m.operation_id,
+        m.transaction_id,
+        m.kind,
+        m.project_id,
+        m.account_id,
+        m.sequence,
+        m.direction,
+        m.currency_code,
+        str(m.amount),
+        str(m.balance_after),
+        _text(m.requested_amount),
+        m.mode,
+        m.overdrawn,
+        m.system_account,
+        m.description or None,
+        _json(m.metadata),
+        m.create_time,
+        m.counter_account_id,
+        m.counter_project_id,
+        m.counter_sequence,
+        _text(m.counter_balance_after),
+        m.reverses_transaction_id,
+        _text(m.held_amount),
+    )
+
+
+def _hold_row(h: Hold) -> tuple[object, ...]:
+    return (
+        h.organization_id,
+        h.operation_id,
+        h.hold_id,
+        h.project_id,
+        h.account_id,
+        h.currency_code,
+        str(h.amount),
+        h.ttl_ms,
+        h.state,
+        h.description or None,
+        _json(h.metadata),
+        h.create_time,
+        h.expire_time,
+        h.end_time,
+    )
+
+
+def _facts(decline: Decline) -> dict[str, str | int | None]:
+    balance, release = decline.balance, decline.earliest_release_time
+    return {
+        "account_id": decline.account_id,
+        "currency_code": balance.currency_code,
+        "needed": str(decline.needed),
+        "posted": str(balance.posted),
+        "held": str(balance.held),
+        "overdraft_limit": str(balance.overdraft_limit),
+        "sequence": balance.sequence,
+        "earliest_release_time": None if release is None else release.isoformat(),
+    }
+
+
+def _decline_of(row: asyncpg.Record) -> Decline:
+    facts = json.loads(row[4])
+    release = facts["earliest_release_time"]
+    return Decline(
+        organization_id=row[0],
+        operation_id=row[1],
+        slot=Slot(row[2]),
+        request=json.loads(row[3]),
+        account_id=facts["account_id"],
+        needed=Decimal(facts["needed"]),
+        balance=Balance(
+            facts["currency_code"],
+            Decimal(facts["posted"]),
+            Decimal(facts["held"]),
+            Decimal(facts["overdraft_limit"]),
+            facts["sequence"],
+        ),
+        create_time=row[5],
+        earliest_release_time=None if release is None else datetime.fromisoformat(release),
+        is_new=False,
+    )
+
+
+def _text(amount: Decimal | None) -> str | None:
+    return None if amount is None else str(amount)
+
+
+def _json(metadata: Metadata | None) -> str | None:
+    return json.dumps(metadata) if metadata else None
+
+
+def _metadata_of(text: str | None) -> Metadata | None:
+    return json.loads(text) if text else None

@@ -1,0 +1,170 @@
+"""Billing's tables, as its migrations make them.
+
+The organization leads every key and every index. Text columns that are an enumeration hold the proto's value without
+its prefix. Nothing here is ever deleted.
+"""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    MetaData,
+    Numeric,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+SCHEMA: Final = "billing"
+metadata: Final = MetaData(schema=SCHEMA)
+
+_ID: Final = Uuid(as_uuid=False)
+_AMOUNT: Final = Numeric(28, 9)
+_TIME: Final = DateTime(timezone=True)
+
+accounts: Final = Table(
+    "accounts",
+    metadata,
+    Column("organization_id", _ID, nullable=False),
+    Column("account_id", _ID, nullable=False),
+    # The project's id for a project's account, the organization's own id for its own: never null, so always unique.
+    Column("owner_id", _ID, nullable=False),
+    Column("currency_code", Text, nullable=False),
+    Column("posted", _AMOUNT, nullable=False),
+    Column("held", _AMOUNT, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("overdraft_limit", _AMOUNT, nullable=False),
+    Column("state", Text, nullable=False),
+    # No open hold expires before this moment; null when none is open. It may be too early, never too late.
+    Column("hold_expiry_from", _TIME),
+    Column("last_movement_time", _TIME),
+    Column("version", BigInteger, nullable=False),
+    Column("request_id", Text),
+    Column("request", JSONB),
+    Column("metadata", JSONB),
+    Column("create_time", _TIME, nullable=False),
+    Column("update_time", _TIME, nullable=False),
+    PrimaryKeyConstraint("organization_id", "account_id", name="accounts_pkey"),
+    UniqueConstraint("organization_id", "owner_id", "currency_code", name="accounts_owner_currency_once"),
+    CheckConstraint("held >= 0", name="accounts_held_not_negative"),
+    CheckConstraint("overdraft_limit >= 0", name="accounts_overdraft_limit_not_negative"),
+    CheckConstraint("state IN ('OPEN', 'CLOSED')", name="accounts_state_known"),
+    Index(
+        "accounts_request_once",
+        "organization_id",
+        "request_id",
+        unique=True,
+        postgresql_where=text("request_id IS NOT NULL"),
+    ),
+    # Movements change no indexed column, and the free space lets Postgres keep the new version on the same page.
+    postgresql_with={"fillfactor": "60"},
+)
+
+transactions: Final = Table(
+    "transactions",
+    metadata,
+    Column("organization_id", _ID, nullable=False),
+    Column("operation_id", Text, nullable=False),
+    Column("transaction_id", _ID, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("project_id", _ID),
+    Column("account_id", _ID, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("direction", Text, nullable=False),
+    Column("currency_code", Text, nullable=False),
+    Column("amount", _AMOUNT, nullable=False),
+    Column("balance_after", _AMOUNT, nullable=False),
+    # Null for the reversal of everything that is left.
+    Column("requested_amount", _AMOUNT),
+    Column("mode", Text),
+    Column("overdrawn", Boolean, nullable=False),
+    Column("system_account", Text),
+    Column("counter_account_id", _ID),
+    Column("counter_project_id", _ID),
+    Column("counter_sequence", BigInteger),
+    Column("counter_balance_after", _AMOUNT),
+    Column("reverses_transaction_id", _ID),
+    Column("held_amount", _AMOUNT),
+    Column("description", Text),
+    Column("metadata", JSONB),
+    Column("create_time", _TIME, nullable=False),
+    PrimaryKeyConstraint("organization_id", "operation_id", name="transactions_operation_once"),
+    UniqueConstraint("organization_id", "transaction_id", name="transactions_transaction_once"),
+    UniqueConstraint("organization_id", "account_id", "sequence", name="transactions_sequence_once"),
+    Index(
+        "transactions_counter_sequence_once",
+        "organization_id",
+        "counter_account_id",
+        "counter_sequence",
+        unique=True,
+        postgresql_where=text("counter_account_id IS NOT NULL"),
+    ),
+    Index(
+        "transactions_reverses",
+        "organization_id",
+        "reverses_transaction_id",
+        postgresql_where=text("reverses_transaction_id IS NOT NULL"),
+    ),
+    CheckConstraint("amount >= 0", name="transactions_amount_not_negative"),
+    CheckConstraint("direction IN ('DEBIT', 'CREDIT')", name="transactions_direction_known"),
+    CheckConstraint(
+        "kind IN ('DEBIT', 'CREDIT', 'TRANSFER', 'CAPTURE', 'REVERSAL')", name="transactions_kind_known"
+    ),
+    CheckConstraint(
+        "(system_account IS NULL) = (counter_account_id IS NOT NULL)", name="transactions_one_other_side"
+    ),
+)
+
+holds: Final = Table(
+    "holds",
+    metadata,
+    Column("organization_id", _ID, nullable=False),
+    Column("operation_id", Text, nullable=False),
+    Column("hold_id", _ID, nullable=False),
+    Column("project_id", _ID),
+    Column("account_id", _ID, nullable=False),
+    Column("currency_code", Text, nullable=False),
+    Column("amount", _AMOUNT, nullable=False),
+    Column("ttl_ms", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("description", Text),
+    Column("metadata", JSONB),
+    Column("create_time", _TIME, nullable=False),
+    Column("expire_time", _TIME, nullable=False),
+    Column("end_time", _TIME),
+    PrimaryKeyConstraint("organization_id", "operation_id", name="holds_operation_once"),
+    Index(
+        "holds_open",
+        "organization_id",
+        "account_id",
+        "expire_time",
+        postgresql_where=text("state = 'OPEN'"),
+    ),
+    CheckConstraint("amount > 0", name="holds_amount_positive"),
+    CheckConstraint("state IN ('OPEN', 'CAPTURED', 'RELEASED', 'EXPIRED')", name="holds_state_known"),
+    CheckConstraint("(state = 'OPEN') = (end_time IS NULL)", name="holds_end_once"),
+)
+
+declines: Final = Table(
+    "declines",
+    metadata,
+    Column("organization_id", _ID, nullable=False),
+    Column("operation_id", Text, nullable=False),
+    # A hold and a movement of one operation are declined apart from each other.
+    Column("slot", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("request", JSONB, nullable=False),
+    Column("facts", JSONB, nullable=False),
+    Column("create_time", _TIME, nullable=False),
+    PrimaryKeyConstraint("organization_id", "operation_id", "slot", name="declines_operation_once"),
+    CheckConstraint("slot IN ('MOVEMENT', 'HOLD')", name="declines_slot_known"),
+)

@@ -30,7 +30,6 @@ from services.identity.tables import SCHEMA
 from services.identity.user.servicer import UserServicer
 from services.identity.user.users import Users
 from tollhouse.identity.v1 import (
-    api_key_pb2,
     api_key_pb2_grpc,
     integrity_pb2_grpc,
     organization_pb2_grpc,
@@ -55,7 +54,7 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     service = Service("identity", settings, database, clock, telemetry)
 
     peppers = Peppers.read(settings.peppers)
-    cache = KeyCache[api_key_pb2.VerifyApiKeyResponse](settings.cache_entries_max)
+    cache = KeyCache[bytes](settings.cache_entries_max)
     watchers = Watchers(database, settings.watchers_max)
     feed = ChangeFeed(database, [cache, watchers])
     reader = KeyReader(database)

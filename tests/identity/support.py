@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from libs.common.clock import Clock
 from libs.common.ids import new_id
+from libs.common.server import Service
 from services.identity.__main__ import build
 from services.identity.settings import IdentitySettings
 from tests.support.callers import Callers, Metadata
@@ -31,7 +32,8 @@ PEPPERS = {"1": "11" * 32}
 class Identity:
     """Stubs to one server; every call is an operator's."""
 
-    def __init__(self, channel: grpc.aio.Channel, metadata: Metadata) -> None:
+    def __init__(self, service: Service, channel: grpc.aio.Channel, metadata: Metadata) -> None:
+        self.service = service
         self.metadata = metadata
         self.users = user_pb2_grpc.UserServiceStub(channel)
         self.organizations = organization_pb2_grpc.OrganizationServiceStub(channel)
@@ -54,7 +56,9 @@ class Identity:
         request = project_pb2.CreateProjectRequest(organization_id=organization_id, name=name)
         return (await self.projects.CreateProject(request, metadata=self.metadata)).project
 
-    async def create_key(self, request: api_key_pb2.CreateApiKeyRequest | None = None) -> api_key_pb2.CreateApiKeyResponse:
+    async def create_key(
+        self, request: api_key_pb2.CreateApiKeyRequest | None = None
+    ) -> api_key_pb2.CreateApiKeyResponse:
         """Create a key, in an organization of its own unless the request says otherwise."""
         request = request or api_key_pb2.CreateApiKeyRequest()
         if not request.organization_id:
@@ -102,6 +106,6 @@ async def open_identity(
     port = await service.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield Identity(channel, callers.operator())
+            yield Identity(service, channel, callers.operator())
     finally:
         await service.stop(grace_s=1)

@@ -118,15 +118,18 @@ async def test_another_organizations_ids_look_exactly_like_missing_ones(identity
     ours, owner = await identity.create_organization()
     missing = new_id()
 
+    async def revoke(api_key_id: str) -> None:
+        request = pb.RevokeApiKeyRequest(organization_id=ours, api_key_id=api_key_id)
+        await identity.api_keys.RevokeApiKey(request, metadata=identity.metadata)
+
+    async def bind(project_id: str, user_id: str) -> None:
+        request = pb.CreateApiKeyRequest(organization_id=ours, project_id=project_id, user_id=user_id)
+        await identity.create_key(request)
+
     async def refusal(api_key_id: str = "", project_id: str = "", user_id: str = "") -> tuple[object, str | None, str]:
+        call = revoke(api_key_id) if api_key_id else bind(project_id, user_id or owner)
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            if api_key_id:
-                request = pb.RevokeApiKeyRequest(organization_id=ours, api_key_id=api_key_id)
-                await identity.api_keys.RevokeApiKey(request, metadata=identity.metadata)
-            else:
-                await identity.create_key(
-                    pb.CreateApiKeyRequest(organization_id=ours, project_id=project_id, user_id=user_id or owner)
-                )
+            await call
         return refused.value.code(), reason_of(refused.value), refused.value.details() or ""
 
     assert await refusal(api_key_id=theirs.api_key_id) == await refusal(api_key_id=missing)

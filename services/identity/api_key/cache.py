@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from services.identity.api_key.model import AllowedModels, KeyRecord
+from services.identity.api_key.model import Standing
 from services.identity.revisions import Change, ChangeKind
 
 STALE_MAX_S: Final = 5.0
@@ -31,15 +31,13 @@ A = TypeVar("A")
 
 @dataclass(frozen=True, slots=True)
 class Entry(Generic[A]):
-    """A key as it was at a revision, with what is worth preparing for each answer about it."""
+    """A key as it was at a revision, with the answer for whenever it is valid. `subjects` begins with the key's id."""
 
     digest: bytes
-    record: KeyRecord
+    standing: Standing
     revision: int
     read_s: float
     subjects: tuple[str, ...]
-    scopes: frozenset[str]
-    models: AllowedModels
     answer: A
 
 

@@ -1,9 +1,11 @@
 """What a key is, and the one decision about a presented one."""
 
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 
 
 class Environment(StrEnum):
@@ -107,7 +109,8 @@ class KeyRecord:
     def subjects(self) -> tuple[str, ...]:
         """Return the ids of everything whose change alters the decision."""
         ids = (self.api_key_id, self.user_id, self.service_account_id, self.project_id, self.organization_id)
-        return tuple(id_ for id_ in ids if id_ is not None)
+        # Many keys share an owner and an organization, and so should the texts in memory.
+        return tuple(sys.intern(id_) for id_ in ids if id_ is not None)
 
 
 class AllowedModels:
@@ -124,26 +127,47 @@ class AllowedModels:
         return self._all or model in self._exact or model.startswith(self._prefixes)
 
 
-def decide(
-    record: KeyRecord,
-    *,
-    scopes: frozenset[str],
-    models: AllowedModels,
-    required_scopes: Collection[str],
-    model: str,
-    now: datetime,
-) -> Verdict:
-    """Decide about a known key. Nothing here may be remembered between calls: time, scopes and model change."""
-    if record.revoked:
-        return Verdict.REVOKED
-    if record.disabled:
-        return Verdict.DISABLED
-    if record.expire_time is not None and record.expire_time <= now:
-        return Verdict.EXPIRED
-    if not record.owner_active:
-        return Verdict.OWNER_INACTIVE
-    if required_scopes and not scopes.issuperset(required_scopes):
-        return Verdict.INSUFFICIENT_SCOPE
-    if model and not models.allow(model):
-        return Verdict.MODEL_NOT_ALLOWED
-    return Verdict.VALID
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """All of a key that a decision depends on. Most keys of an organization stand alike and share one."""
+
+    revoked: bool
+    disabled: bool
+    owner_active: bool
+    expire_time: datetime | None
+    scopes: frozenset[str]
+    models: AllowedModels
+
+    def decide(self, *, required_scopes: Collection[str], model: str, now: datetime) -> Verdict:
+        """Decide about the key. The verdict is never remembered: time, scopes and model differ from call to call."""
+        if self.revoked:
+            return Verdict.REVOKED
+        if self.disabled:
+            return Verdict.DISABLED
+        if self.expire_time is not None and self.expire_time <= now:
+            return Verdict.EXPIRED
+        if not self.owner_active:
+            return Verdict.OWNER_INACTIVE
+        if required_scopes and not self.scopes.issuperset(required_scopes):
+            return Verdict.INSUFFICIENT_SCOPE
+        if model and not self.models.allow(model):
+            return Verdict.MODEL_NOT_ALLOWED
+        return Verdict.VALID
+
+
+def standing_of(record: KeyRecord) -> Standing:
+    return _standing(
+        record.revoked, record.disabled, record.owner_active, record.expire_time, record.scopes, record.allowed_models
+    )
+
+
+@lru_cache(maxsize=8_192)
+def _standing(
+    revoked: bool,
+    disabled: bool,
+    owner_active: bool,
+    expire_time: datetime | None,
+    scopes: tuple[str, ...],
+    allowed_models: tuple[str, ...],
+) -> Standing:
+    return Standing(revoked, disabled, owner_active, expire_time, frozenset(scopes), AllowedModels(allowed_models))

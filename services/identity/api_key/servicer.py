@@ -30,9 +30,7 @@ _MALFORMED: Final = pb.VerifyApiKeyResponse(code=pb.VERIFY_API_KEY_CODE_NOT_FOUN
 class ApiKeyServicer(rpc.ApiKeyServiceServicer):
     """Reads requests into what keys, verifier and watchers take, and renders what they give."""
 
-    def __init__(
-        self, api_keys: ApiKeys, verifier: Verifier[pb.VerifyApiKeyResponse], watchers: Watchers, clock: Clock
-    ) -> None:
+    def __init__(self, api_keys: ApiKeys, verifier: Verifier[bytes], watchers: Watchers, clock: Clock) -> None:
         self._api_keys = api_keys
         self._verifier = verifier
         self._watchers = watchers
@@ -94,8 +92,8 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
         if entry is None:
             return pb.VerifyApiKeyResponse(code=CODES[verdict], revision=revision) if revision else _MALFORMED
         if verdict is Verdict.VALID:
-            return entry.answer
-        return pb.VerifyApiKeyResponse(code=CODES[verdict], api_key_id=entry.record.api_key_id, revision=revision)
+            return pb.VerifyApiKeyResponse.FromString(entry.answer)
+        return pb.VerifyApiKeyResponse(code=CODES[verdict], api_key_id=entry.subjects[0], revision=revision)
 
     async def WatchApiKeys(
         self, request: pb.WatchApiKeysRequest, context: grpc.aio.ServicerContext

@@ -10,7 +10,7 @@ from typing import Final, Generic, TypeVar
 from libs.common.clock import Clock
 from services.identity.api_key.cache import Entry, KeyCache
 from services.identity.api_key.last_used import LastUsed
-from services.identity.api_key.model import AllowedModels, KeyRecord, Verdict, decide
+from services.identity.api_key.model import KeyRecord, Verdict, standing_of
 from services.identity.api_key.reader import KeyReader, Reading
 from services.identity.api_key.secret import Peppers, is_well_formed
 from services.identity.errors import RevisionNotReached
@@ -92,12 +92,10 @@ class Verifier(Generic[A]):
     def _entry(self, digest: bytes, reading: Reading, record: KeyRecord) -> Entry[A]:
         return Entry(
             digest=digest,
-            record=record,
+            standing=standing_of(record),
             revision=reading.revision,
             read_s=reading.read_s,
             subjects=record.subjects(),
-            scopes=frozenset(record.scopes),
-            models=AllowedModels(record.allowed_models),
             answer=self._prepare(record, reading.revision),
         )
 
@@ -105,14 +103,7 @@ class Verifier(Generic[A]):
         self, entry: Entry[A], required_scopes: Collection[str], model: str
     ) -> tuple[Verdict, Entry[A] | None, int]:
         now = self._clock.now()
-        verdict = decide(
-            entry.record,
-            scopes=entry.scopes,
-            models=entry.models,
-            required_scopes=required_scopes,
-            model=model,
-            now=now,
-        )
+        verdict = entry.standing.decide(required_scopes=required_scopes, model=model, now=now)
         if verdict is Verdict.VALID:
-            self._last_used.note(entry.record.api_key_id, now)
+            self._last_used.note(entry.subjects[0], now)
         return verdict, entry, entry.revision

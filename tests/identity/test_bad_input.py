@@ -1,0 +1,112 @@
+"""Bad input is refused with every field at fault, and changes nothing."""
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from libs.common.status import field_violations
+from tests.identity.support import Identity
+from tollhouse.identity.v1 import api_key_pb2, organization_pb2, project_pb2, user_pb2
+
+ID = "0198f0aa-0000-7000-8000-000000000001"
+KEY = api_key_pb2.CreateApiKeyRequest
+USER = user_pb2.CreateUserRequest
+LONG = "x" * 300
+
+CASES: list[tuple[str, Message, set[str]]] = [
+    ("users/CreateUser", USER(), {"email"}),
+    ("users/CreateUser", USER(email="nobody"), {"email"}),
+    ("users/CreateUser", USER(email="a@example.com", username="a b", picture_url="x"), {"username", "picture_url"}),
+    ("users/CreateUser", USER(email="a@example.com", full_name="a\x00b"), {"full_name"}),
+    ("users/CreateUser", USER(email="a@example.com", full_name=LONG), {"full_name"}),
+    ("users/CreateUser", USER(email="a@example.com", request_id="has space"), {"request_id"}),
+    ("users/CreateUser", USER(email=f"{LONG}@example.com"), {"email"}),
+    ("users/CreateUser", USER(email="a@example.com", picture_url="javascript:alert(1)"), {"picture_url"}),
+    ("users/GetUser", user_pb2.GetUserRequest(), {"user_id"}),
+    ("users/GetUser", user_pb2.GetUserRequest(user_id="' OR 1=1 --"), {"user_id"}),
+    ("users/ListUsers", user_pb2.ListUsersRequest(page_size=-1), {"page_size"}),
+    ("users/ListUsers", user_pb2.ListUsersRequest(page_size=1001), {"page_size"}),
+    ("users/ListUsers", user_pb2.ListUsersRequest(page_token="bm90IG91cnM="), {"page_token"}),
+    ("users/ListUsers", user_pb2.ListUsersRequest(page_token="\N{SNOWMAN}"), {"page_token"}),
+    ("users/ListUsers", user_pb2.ListUsersRequest(email="a\x00b"), {"email"}),
+    (
+        "organizations/CreateOrganization",
+        organization_pb2.CreateOrganizationRequest(name=" \t"),
+        {"name", "owner_user_id"},
+    ),
+    (
+        "organizations/AddMember",
+        organization_pb2.AddMemberRequest(organization_id=ID, user_id="7"),
+        {"user_id", "role"},
+    ),
+    (
+        "organizations/AddMember",
+        organization_pb2.AddMemberRequest(organization_id=ID, user_id=ID, role=99),  # type: ignore[arg-type]  # unknown.
+        {"role"},
+    ),
+    (
+        "organizations/UpdateMember",
+        organization_pb2.UpdateMemberRequest(organization_id=ID, user_id=ID),
+        {"role"},
+    ),
+    ("projects/CreateProject", project_pb2.CreateProjectRequest(name=""), {"organization_id", "name"}),
+    ("projects/CreateProject", project_pb2.CreateProjectRequest(organization_id=ID, name=LONG), {"name"}),
+    ("projects/GetProject", project_pb2.GetProjectRequest(organization_id=ID, project_id=ID[:-1]), {"project_id"}),
+    ("api_keys/CreateApiKey", KEY(organization_id=ID), {"owner"}),
+    ("api_keys/CreateApiKey", KEY(organization_id=ID, user_id=ID, project_id="p"), {"project_id"}),
+    ("api_keys/CreateApiKey", KEY(organization_id=ID, user_id=ID, scopes=["a", "a"]), {"scopes"}),
+    ("api_keys/CreateApiKey", KEY(organization_id=ID, user_id=ID, scopes=["Usage Write"]), {"scopes[0]"}),
+    ("api_keys/CreateApiKey", KEY(organization_id=ID, user_id=ID, scopes=[f"s{n}" for n in range(65)]), {"scopes"}),
+    ("api_keys/CreateApiKey", KEY(organization_id=ID, user_id=ID, allowed_models=["a*b"]), {"allowed_models[0]"}),
+    ("api_keys/CreateApiKey", KEY(organization_id=ID, user_id=ID, metadata={"k": LONG * 2}), {"metadata[k]"}),
+    ("api_keys/CreateApiKey", KEY(organization_id=ID, user_id=ID, external_id="a\x00"), {"external_id"}),
+    ("api_keys/CreateApiKey", KEY(organization_id=ID, user_id=ID, environment=9), {"environment"}),  # type: ignore[arg-type]  # unknown.
+    (
+        "api_keys/CreateApiKey",
+        KEY(organization_id=ID, user_id=ID, expire_time=Timestamp(seconds=10**15)),
+        {"expire_time"},
+    ),
+    (
+        "api_keys/CreateApiKey",
+        KEY(organization_id=ID, user_id=ID, expire_time=Timestamp(nanos=-5)),
+        {"expire_time"},
+    ),
+    ("api_keys/VerifyApiKey", api_key_pb2.VerifyApiKeyRequest(), {"key"}),
+    ("api_keys/VerifyApiKey", api_key_pb2.VerifyApiKeyRequest(key=LONG), {"key"}),
+    ("api_keys/VerifyApiKey", api_key_pb2.VerifyApiKeyRequest(key="k", min_revision=-1), {"min_revision"}),
+    ("api_keys/VerifyApiKey", api_key_pb2.VerifyApiKeyRequest(key="k", required_scopes=[""]), {"required_scopes[0]"}),
+    ("api_keys/RevokeApiKey", api_key_pb2.RevokeApiKeyRequest(), {"organization_id", "api_key_id"}),
+]
+
+
+@pytest.mark.parametrize(("rpc", "request_", "fields"), CASES)
+async def test_bad_field_is_named(identity: Identity, rpc: str, request_: Message, fields: set[str]) -> None:
+    stub, _, method = rpc.partition("/")
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await getattr(getattr(identity, stub), method)(request_, metadata=identity.metadata)
+
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert set(field_violations(refused.value)) == fields
+
+
+async def test_negative_watch_revision_is_refused(identity: Identity) -> None:
+    stream = identity.api_keys.WatchApiKeys(
+        api_key_pb2.WatchApiKeysRequest(after_revision=-1), metadata=identity.metadata
+    )
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await anext(aiter(stream))
+
+    assert set(field_violations(refused.value)) == {"after_revision"}
+
+
+async def test_expiry_in_the_past_is_refused(identity: Identity) -> None:
+    organization_id, owner = await identity.create_organization()
+    request = KEY(organization_id=organization_id, user_id=owner, expire_time=Timestamp(seconds=1))
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await identity.create_key(request)
+
+    assert set(field_violations(refused.value)) == {"expire_time"}

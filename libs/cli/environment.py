@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from libs.cli.data_folder import CONTEXTS, DataFolder
+from libs.cli.data_folder import DataFolder
 from libs.cli.failures import CommandFailed
 
 # Below the range from which the system takes ports for outgoing connections: a service that is started again finds
@@ -16,15 +16,21 @@ _PORTS: Final = range(20_000, 30_000)
 _PORT_TRIES: Final = 200
 
 
+def is_free(host: str, port: int) -> bool:
+    """Whether nobody listens on the port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
 def free_port(host: str) -> int:
     """Return a port that nobody listens on now."""
     for port in random.sample(_PORTS, _PORT_TRIES):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError:
-                continue
+        if is_free(host, port):
             return port
     raise CommandFailed(f"No free port was found on {host} between {_PORTS.start} and {_PORTS.stop}.")
 
@@ -45,7 +51,7 @@ def service_environment(
         "PORT": str(ports[context]),
         "REUSE_PORT": str(reuse_port).lower(),
         "TRUST_BUNDLE_FILE": str(folder.trust_bundle_file),
-        **_of_context(context, folder, {name: f"{host}:{ports[name]}" for name in CONTEXTS}),
+        **_of_context(context, folder, {name: f"{host}:{ports[name]}" for name in ports}),
     }
     return dict(os.environ) | {f"TOLLHOUSE_{context.upper()}_{name}": value for name, value in own.items()}
 
@@ -64,17 +70,12 @@ def _of_context(context: str, folder: DataFolder, targets: Mapping[str, str]) ->
 
 def reserve_shared_port(host: str, port: int) -> tuple[socket.socket, int]:
     """Hold a port for several processes that are to share it; it stays ours for as long as the socket is open."""
+    # Asked without sharing first, or an unrelated group of processes on the port would go unnoticed.
+    if not is_free(host, port):
+        raise CommandFailed(f"The port {port} on {host} is taken.")
     holder = socket.socket()
-    try:
-        # First without sharing, or an unrelated group of processes on the port would go unnoticed.
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        holder.bind((host, port))
-    except OSError:
-        holder.close()
-        raise CommandFailed(f"The port {port} on {host} is taken.") from None
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    holder.bind((host, port))
     taken: int = holder.getsockname()[1]
     return holder, taken
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from libs.cli.data_folder import CONTEXTS, DataFolder, write_private
-from libs.cli.environment import free_port, service_environment
+from libs.cli.environment import free_port, is_free, service_environment
 from libs.cli.failures import CommandFailed
 from libs.cli.health import wait_until_serving
 from libs.cli.processes import ChildProcess, end_leftover, service_program, tail
@@ -79,6 +79,9 @@ class Stack:
         for file in self._ready_files:
             file.unlink(missing_ok=True)
         await asyncio.to_thread(self._end_leftovers)
+        for context, port in self._ports.items():
+            if not is_free(self._options.host, port):
+                raise CommandFailed(f"The port {port} on {self._options.host}, meant for {context}, is taken.")
         await self._open_database()
         try:
             await migrate(CONTEXTS, self._database_url, passwords=self.folder.passwords())

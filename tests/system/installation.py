@@ -1,0 +1,182 @@
+"""A running `tollhouse up`, and the command given to it."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from libs.cli.bill import Bill, read_bill
+from libs.cli.connection import Channels, Connection, find_connection
+from libs.cli.data_folder import DataFolder
+from libs.cli.environment import repository
+from libs.cli.population import Population, make_population
+from libs.cli.trace import Trace
+
+READY_WITHIN_S = 60
+ENDED_WITHIN_S = 40
+COMMAND_WITHIN_S = 100
+
+
+@dataclass
+class Installation:
+    """One data folder and the `tollhouse up` that runs on it, if one does."""
+
+    folder: Path
+    options: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def data_dir(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def ready_file(self) -> Path:
+        return self.folder / "ready.json"
+
+    @property
+    def data(self) -> DataFolder:
+        return DataFolder(self.data_dir)
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        self.ready_file.unlink(missing_ok=True)
+        with self._output() as output:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "libs.cli", "up"),
+                    *("--data-dir", str(self.data_dir), "--ready-file", str(self.ready_file), *self.options),
+                ],
+                cwd=repository(),
+                env=dict(os.environ) | dict(self.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        give_up = time.monotonic() + READY_WITHIN_S
+        while not self.ready_file.exists():
+            assert self.process.poll() is None, self.output()
+            assert time.monotonic() < give_up, self.output()
+            time.sleep(0.05)
+
+    def stop(self) -> int:
+        """Ask it to stop, wait, and return its exit status."""
+        if self.process is None:
+            return 0
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(ENDED_WITHIN_S)
+        self.process = None
+        return status
+
+    def kill(self) -> None:
+        """Kill it without warning; what it started is left to notice."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(ENDED_WITHIN_S)
+        self.process = None
+
+    def ready(self) -> dict[str, object]:
+        document: dict[str, object] = json.loads(self.ready_file.read_bytes())
+        return document
+
+    def pids(self) -> dict[str, int]:
+        pids = self.ready()["pids"]
+        assert isinstance(pids, dict)
+        return pids
+
+    def endpoints(self) -> dict[str, str]:
+        endpoints = self.ready()["endpoints"]
+        assert isinstance(endpoints, dict)
+        return endpoints
+
+    def connection(self) -> Connection:
+        return find_connection(self.ready_file, None, None, None, None)
+
+    def log(self, context: str) -> str:
+        """Everything the processes of a service have written."""
+        return "".join(path.read_text() for path in sorted(self.data.logs.glob(f"{context}*.log*")))
+
+    def output(self) -> str:
+        return (self.folder / "up.log").read_text()
+
+    def _output(self) -> IO[bytes]:
+        return (self.folder / "up.log").open("ab")
+
+    def start_command(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start `tollhouse ARGUMENT…` against this installation."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "libs.cli", *arguments],
+            cwd=repository(),
+            env=dict(os.environ) | {"TOLLHOUSE_READY_FILE": str(self.ready_file)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `tollhouse ARGUMENT…` against this installation to its end."""
+        process = self.start_command(*arguments)
+        try:
+            output, errors = process.communicate(timeout=COMMAND_WITHIN_S)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+
+    def verify(self) -> dict[str, object]:
+        """Return the verdict of `tollhouse verify`, which says by its exit status what it says in its text."""
+        done = self.command("verify", "--json")
+        assert done.stdout, done.stderr
+        verdict: dict[str, object] = json.loads(done.stdout)
+        assert (done.returncode == 0) == (verdict["violations"] == 0), done.stderr
+        return verdict
+
+    async def bill(self, trace: Trace, prefix: str) -> Bill:
+        """What has been metered and charged in the hours in which the trace was replayed, however far it came."""
+        async with self.connection().open() as channels:
+            population = await make_population(channels)
+            return await bill_of(channels, population, trace, prefix)
+
+
+async def bill_of(channels: Channels, population: Population, trace: Trace, prefix: str) -> Bill:
+    """Ask for the bill of a replay that ended within the last hour or so."""
+    now = datetime.now(UTC)
+    start = now - (trace.end - trace.start) - timedelta(hours=2)
+    return await read_bill(channels, population.organizations, start=start, end=now, prefix=prefix)
+
+
+@asynccontextmanager
+async def running(installation: Installation) -> AsyncIterator[Installation]:
+    """Keep it up for as long as the context lasts, and leave no process behind whatever happens."""
+    installation.start()
+    try:
+        yield installation
+    finally:
+        await asyncio.to_thread(installation.stop)
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process lives; one that only waits to be collected does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def until(condition: Callable[[], Awaitable[bool]], within_s: float, what: str) -> None:
+    """Look again and again until it is so."""
+    give_up = time.monotonic() + within_s
+    while not await condition():
+        assert time.monotonic() < give_up, f"not within {within_s:g} s: {what}"
+        await asyncio.sleep(0.05)

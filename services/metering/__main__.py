@@ -1,0 +1,94 @@
+"""Metering as a process: settings, objects, server."""
+
+import asyncio
+from datetime import timedelta
+
+from libs.common.authentication import SigningKey, TokenSource
+from libs.common.channel import open_channel
+from libs.common.clock import Clock, SystemClock
+from libs.common.database import open_database
+from libs.common.logs import configure_logs
+from libs.common.server import Service
+from libs.common.settings import load_settings
+from libs.common.telemetry import start_process_telemetry
+from services.metering.admission.admission import Admission
+from services.metering.admission.servicer import AdmissionServicer
+from services.metering.clients.billing import BillingClient
+from services.metering.clients.identity import IdentityClient
+from services.metering.integrity.integrity import Integrity
+from services.metering.integrity.servicer import IntegrityServicer
+from services.metering.model.catalogue import Catalogue
+from services.metering.model.models import Models
+from services.metering.model.servicer import ModelServicer
+from services.metering.settings import MeteringSettings
+from services.metering.tables import SCHEMA
+from services.metering.usage.engine import UsageEngine
+from services.metering.usage.months import Months
+from services.metering.usage.pricing import LatePricing
+from services.metering.usage.relay import Relay
+from services.metering.usage.servicer import UsageServicer
+from services.metering.usage.usages import Usages
+from tollhouse.metering.v1 import admission_pb2_grpc, integrity_pb2_grpc, model_pb2_grpc, usage_pb2_grpc
+
+_CHECK_TIMEOUT_MS = 60_000
+
+
+async def build(settings: MeteringSettings, clock: Clock | None = None) -> Service:
+    """Build metering's server with all that stands behind it; nothing runs yet, and no peer is needed for it."""
+    clock = clock or SystemClock()
+    url, cache_size = settings.database_url.get_secret_value(), settings.statement_cache_size
+    database = open_database(url, schema=SCHEMA, pool_size=settings.pool_size, statement_cache_size=cache_size)
+    # Checks of everything may take their time, on connections of their own.
+    reports = open_database(
+        url, schema=SCHEMA, pool_size=2, statement_timeout_ms=_CHECK_TIMEOUT_MS, statement_cache_size=cache_size
+    )
+    telemetry = start_process_telemetry("tollhouse-metering", settings.otlp_endpoint)
+    service = Service("metering", settings, database, clock, telemetry)
+
+    tokens = TokenSource(SigningKey.read(settings.signing_key_file), clock)
+    to_billing = open_channel(settings.billing_target, caller=tokens, audience="billing.tollhouse")
+    to_identity = open_channel(settings.identity_target, caller=tokens, audience="identity.tollhouse")
+    billing = BillingClient(to_billing)
+    identity = IdentityClient(to_identity, clock, ttl_s=settings.key_answer_ttl_s, answers_max=settings.key_answers_max)
+
+    catalogue = Catalogue(database)
+    relay_after = timedelta(seconds=settings.relay_after_s)
+    engine = UsageEngine(database, catalogue, billing, clock, queue_max=settings.queue_max, relay_after=relay_after)
+    months = Months(database, clock)
+    usages = Usages(database, engine, months, clock)
+    relay = Relay(database, billing, engine, clock, every_s=settings.relay_every_s)
+    admission = Admission(database, catalogue, identity, billing, engine, clock, queue_max=settings.queue_max)
+
+    service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, ModelServicer(Models(database, catalogue, clock)))
+    service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageServicer(usages))
+    service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, AdmissionServicer(admission, usages))
+    service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(Integrity(reports, clock)))
+
+    service.background(relay.run, "relay")
+    service.background(LatePricing(database, catalogue, clock).run, "late pricing")
+    service.background(months.run, "months")
+    service.background(identity.watch, "key changes")
+    service.on_drain(admission.close)
+    service.on_drain(engine.close)
+    service.on_drain(to_billing.close)
+    service.on_drain(to_identity.close)
+    service.on_drain(reports.close)
+    return service
+
+
+async def serve() -> None:
+    """Serve until told to stop."""
+    settings = load_settings(MeteringSettings)
+    configure_logs("metering", settings.log_level)
+    service = await build(settings)
+    await service.start()
+    await service.serve_until_signal()
+
+
+def main() -> None:
+    """Run metering from the environment's settings."""
+    asyncio.run(serve())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Lets calls through before the work and settles them after."""

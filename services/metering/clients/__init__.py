@@ -1,0 +1,1 @@
+"""The peers metering calls: billing for money, identity for keys."""

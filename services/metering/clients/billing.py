@@ -1,0 +1,295 @@
+"""Billing, as metering sees it: charges, holds and releases, each many at a time.
+
+What comes back are plain facts. A charge is either done, to be tried again, or refused for good; an unreachable billing
+is the second for every charge of the call, never an exception.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, NamedTuple
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import status_pb2
+
+from libs.common.errors import Unavailable
+from libs.common.status import error_info_in, reason_of
+from services.metering.timestamps import read_time
+from tollhouse.billing.v1 import ledger_pb2 as pb
+from tollhouse.billing.v1 import ledger_pb2_grpc as rpc
+from tollhouse.common.v1 import amount_pb2
+
+DEBIT: Final = "DEBIT"
+CAPTURE: Final = "CAPTURE"
+
+BATCH_MAX: Final = 200
+_CHARGE_WITHIN_S: Final = 3.0
+_HOLD_WITHIN_S: Final = 2.0
+_PAUSE_AFTER_FAILURE_S: Final = 0.5
+_HOLD_NOT_FOUND: Final = "HOLD_NOT_FOUND"
+_PASSING: Final = {
+    grpc.StatusCode.UNAVAILABLE.value[0],
+    grpc.StatusCode.ABORTED.value[0],
+    grpc.StatusCode.DEADLINE_EXCEEDED.value[0],
+    grpc.StatusCode.CANCELLED.value[0],
+    grpc.StatusCode.RESOURCE_EXHAUSTED.value[0],
+    grpc.StatusCode.INTERNAL.value[0],
+    grpc.StatusCode.UNKNOWN.value[0],
+    grpc.StatusCode.UNAUTHENTICATED.value[0],
+    grpc.StatusCode.PERMISSION_DENIED.value[0],
+    grpc.StatusCode.UNIMPLEMENTED.value[0],
+}
+"""What may be over by the next attempt, trouble with deployment and credentials included."""
+
+
+class Charge(NamedTuple):
+    """One cost to be charged, under the operation id of its usage."""
+
+    organization_id: str
+    operation_id: str
+    kind: str
+    amount: str
+    currency_code: str
+    project_id: str | None
+    description: str
+
+
+class AccountBalance(NamedTuple):
+    """An account after a movement, in plain decimals."""
+
+    currency_code: str
+    posted: str
+    held: str
+    available: str
+
+
+class Charged(NamedTuple):
+    """Billing has made the charge, now or before."""
+
+    balance: AccountBalance
+    released: str | None
+    overrun: str | None
+
+
+class NotCharged(NamedTuple):
+    """Billing has not made the charge."""
+
+    reason: str
+    final: bool
+    """Whether trying again is of no use."""
+
+
+class HoldRequest(NamedTuple):
+    """An estimate to be held."""
+
+    organization_id: str
+    operation_id: str
+    project_id: str | None
+    amount: str
+    currency_code: str
+    ttl_ms: int
+    description: str
+
+
+class Held(NamedTuple):
+    """The estimate is held."""
+
+    hold_id: str
+    expire_time: datetime
+    replayed: bool
+
+
+class NotHeld(NamedTuple):
+    """Billing declined the hold, for a reason of its own."""
+
+    reason: str
+    message: str
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What a release gave back; nothing where no hold was open."""
+
+    amount: str | None
+
+
+class BillingClient:
+    """Calls billing's ledger."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._ledger: rpc.LedgerServiceStub = rpc.LedgerServiceStub(channel)
+        self._pause_until_s = 0.0
+
+    @property
+    def seems_down(self) -> bool:
+        """Whether billing could not be reached a moment ago, so that callers need not wait to learn it again."""
+        return time.monotonic() < self._pause_until_s
+
+    async def charge(self, charges: Sequence[Charge]) -> list[Charged | NotCharged]:
+        """Make the charges; one result for each, in their order."""
+        results: list[Charged | NotCharged | None] = [None] * len(charges)
+        await asyncio.gather(
+            *(self._charge_some(charges, some, results) for some in _parts(charges, DEBIT)),
+            *(self._capture_some(charges, some, results) for some in _parts(charges, CAPTURE)),
+        )
+        return [result or NotCharged("MISSING", final=False) for result in results]
+
+    async def hold(self, requests: Sequence[HoldRequest]) -> list[Held | NotHeld]:
+        """Place up to 200 holds; one result for each, in their order.
+
+        Raises:
+            Unavailable: billing cannot be reached, or could not decide one of them.
+        """
+        try:
+            response = await self._ledger.BatchCreateHold(
+                pb.BatchCreateHoldRequest(requests=[_hold_request(request) for request in requests]),
+                timeout=_HOLD_WITHIN_S,
+            )
+        except grpc.aio.AioRpcError as error:
+            raise Unavailable(dependency="billing") from error
+        return [_held(outcome) for outcome in response.outcomes]
+
+    async def release(self, organization_id: str, operation_id: str) -> Released:
+        """Release a hold, if it is still open.
+
+        Raises:
+            Unavailable: billing cannot be reached.
+        """
+        request = pb.ReleaseHoldRequest(organization_id=organization_id, operation_id=operation_id)
+        try:
+            response = await self._ledger.ReleaseHold(request, timeout=_HOLD_WITHIN_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):
+                return Released(None)
+            raise Unavailable(dependency="billing") from error
+        return Released(response.released_amount.value)
+
+    async def _charge_some(
+        self, charges: Sequence[Charge], some: Sequence[int], results: list[Charged | NotCharged | None]
+    ) -> None:
+        request = pb.BatchDebitRequest(requests=[_debit_request(charges[i]) for i in some])
+        try:
+            response = await self._ledger.BatchDebit(request, timeout=_CHARGE_WITHIN_S)
+        except grpc.aio.AioRpcError as error:
+            await self._take_failure(error, charges, some, results, self._charge_some)
+            return
+        self._pause_until_s = 0.0
+        for i, outcome in zip(some, response.outcomes, strict=False):
+            if outcome.HasField("response"):
+                results[i] = Charged(_balance(outcome.response.balance), None, None)
+            else:
+                results[i] = _not_charged(outcome.error)
+
+    async def _capture_some(
+        self, charges: Sequence[Charge], some: Sequence[int], results: list[Charged | NotCharged | None]
+    ) -> None:
+        request = pb.BatchCaptureHoldRequest(requests=[_capture_request(charges[i]) for i in some])
+        try:
+            response = await self._ledger.BatchCaptureHold(request, timeout=_CHARGE_WITHIN_S)
+        except grpc.aio.AioRpcError as error:
+            await self._take_failure(error, charges, some, results, self._capture_some)
+            return
+        self._pause_until_s = 0.0
+        never_held: list[int] = []
+        for i, outcome in zip(some, response.outcomes, strict=False):
+            if outcome.HasField("response"):
+                captured = outcome.response
+                balance = _balance(captured.balance)
+                results[i] = Charged(balance, captured.released_amount.value, captured.overrun_amount.value)
+                continue
+            results[i] = refused = _not_charged(outcome.error)
+            if refused.reason == _HOLD_NOT_FOUND:
+                never_held.append(i)
+        await self._charge_never_held(charges, never_held, results)
+
+    async def _charge_never_held(
+        self, charges: Sequence[Charge], some: Sequence[int], results: list[Charged | NotCharged | None]
+    ) -> None:
+        """Debit what was done without a hold; what costs nothing has nothing to release either."""
+        for i in some:
+            if charges[i].amount == "0":
+                results[i] = Charged(AccountBalance(charges[i].currency_code, "", "", ""), None, None)
+        costly = [i for i in some if charges[i].amount != "0"]
+        if costly:
+            await self._charge_some(charges, costly, results)
+
+    async def _take_failure(
+        self,
+        error: grpc.aio.AioRpcError,
+        charges: Sequence[Charge],
+        some: Sequence[int],
+        results: list[Charged | NotCharged | None],
+        again: Callable[..., Awaitable[None]],
+    ) -> None:
+        """Note a failed call. One malformed charge fails a whole call, so the charges of such a call go one by one."""
+        passing = error.code().value[0] in _PASSING
+        if not passing and len(some) > 1:
+            for i in some:
+                await again(charges, [i], results)
+            return
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            self._pause_until_s = time.monotonic() + _PAUSE_AFTER_FAILURE_S
+        reason = reason_of(error) or error.code().name
+        for i in some:
+            results[i] = NotCharged(reason, final=not passing)
+
+
+def _parts(charges: Sequence[Charge], kind: str) -> list[list[int]]:
+    """Return the positions of the charges of a kind, in parts that fit a call."""
+    positions = [i for i, charge in enumerate(charges) if charge.kind == kind]
+    return [positions[start : start + BATCH_MAX] for start in range(0, len(positions), BATCH_MAX)]
+
+
+def _debit_request(charge: Charge) -> pb.DebitRequest:
+    return pb.DebitRequest(
+        organization_id=charge.organization_id,
+        project_id=charge.project_id or "",
+        operation_id=charge.operation_id,
+        amount=amount_pb2.Amount(currency_code=charge.currency_code, value=charge.amount),
+        mode=pb.DEBIT_MODE_MUST_POST,
+        description=charge.description,
+    )
+
+
+def _capture_request(charge: Charge) -> pb.CaptureHoldRequest:
+    return pb.CaptureHoldRequest(
+        organization_id=charge.organization_id,
+        operation_id=charge.operation_id,
+        amount=amount_pb2.Amount(currency_code=charge.currency_code, value=charge.amount),
+        description=charge.description,
+    )
+
+
+def _hold_request(request: HoldRequest) -> pb.CreateHoldRequest:
+    return pb.CreateHoldRequest(
+        organization_id=request.organization_id,
+        project_id=request.project_id or "",
+        operation_id=request.operation_id,
+        amount=amount_pb2.Amount(currency_code=request.currency_code, value=request.amount),
+        ttl=Duration(seconds=request.ttl_ms // 1000, nanos=request.ttl_ms % 1000 * 1_000_000),
+        description=request.description,
+    )
+
+
+def _balance(balance: pb.Balance) -> AccountBalance:
+    posted = balance.posted
+    return AccountBalance(posted.currency_code, posted.value, balance.held.value, balance.available.value)
+
+
+def _not_charged(status: status_pb2.Status) -> NotCharged:
+    info = error_info_in(status)
+    return NotCharged(info.reason if info else "UNKNOWN", final=status.code not in _PASSING)
+
+
+def _held(outcome: pb.CreateHoldOutcome) -> Held | NotHeld:
+    if outcome.HasField("response"):
+        hold = outcome.response.hold
+        return Held(hold.hold_id, read_time("expire_time", hold.expire_time, []), outcome.response.replayed)
+    info = error_info_in(outcome.error)
+    if info is None or outcome.error.code in _PASSING:
+        raise Unavailable(dependency="billing")
+    return NotHeld(info.reason, outcome.error.message, dict(info.metadata))

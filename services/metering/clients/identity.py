@@ -1,0 +1,203 @@
+"""Identity, as metering sees it: who a key belongs to, and whether it may be used now.
+
+Good answers are kept for at most five seconds, and dropped at once when identity's change stream names the key or
+anything it hangs on. An answer that is older than a change already seen is used once and not kept.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+import structlog
+
+from libs.common.clock import Clock
+from libs.common.deadline import leave_deadline
+from libs.common.errors import Unavailable
+from services.metering.timestamps import read_time
+from tollhouse.identity.v1 import api_key_pb2 as pb
+from tollhouse.identity.v1 import api_key_pb2_grpc as rpc
+
+_log = structlog.get_logger("keys")
+
+_VERIFY_WITHIN_S: Final = 1.0
+_WATCH_AGAIN_AFTER_S: Final = 0.2
+_WATCH_AGAIN_AFTER_MAX_S: Final = 5.0
+_SECRET_MAX: Final = 256
+
+VALID: Final = "VALID"
+_WILDCARD: Final = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPrincipal:
+    """On whose behalf a key acts."""
+
+    organization_id: str
+    project_id: str | None
+    user_id: str | None
+    service_account_id: str | None
+    api_key_id: str | None
+    scopes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KeyAnswer:
+    """What identity says of a key; the code is VALID or the reason why it may not be used."""
+
+    code: str
+    principal: KeyPrincipal | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    principal: KeyPrincipal
+    allowed_models: tuple[str, ...]
+    revision: int
+    good_until_s: float
+    expire_s: float | None
+
+
+class IdentityClient:
+    """Verifies keys, and remembers for a moment."""
+
+    def __init__(self, channel: grpc.aio.Channel, clock: Clock, *, ttl_s: float, answers_max: int) -> None:
+        self._keys: rpc.ApiKeyServiceStub = rpc.ApiKeyServiceStub(channel)
+        self._clock = clock
+        self._ttl_s = ttl_s
+        self._answers_max = answers_max
+        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._by_subject: dict[str, set[bytes]] = {}
+        self._changed_revision = 0
+        self._watched_revision = 0
+
+    async def verify(self, secret: str, *, model: str, required_scopes: Sequence[str], min_revision: int) -> KeyAnswer:
+        """Return what the key is good for.
+
+        Raises:
+            Unavailable: identity cannot be reached, and nothing fresh enough is known.
+        """
+        if len(secret) > _SECRET_MAX:
+            return KeyAnswer("NOT_FOUND", None)
+        digest = hashlib.sha256(secret.encode()).digest()
+        kept = self._fresh(digest, min_revision)
+        if kept is None:
+            answer = await self._ask(secret, min_revision)
+            if answer.code != pb.VERIFY_API_KEY_CODE_VALID:
+                return KeyAnswer(pb.VerifyApiKeyCode.Name(answer.code).removeprefix("VERIFY_API_KEY_CODE_"), None)
+            kept = self._keep(digest, answer)
+        return _decide(kept, model, required_scopes)
+
+    async def watch(self) -> None:
+        """Follow identity's changes for good; between streams the answers' short life is enough."""
+        leave_deadline()
+        delay_s = _WATCH_AGAIN_AFTER_S
+        while True:
+            try:
+                request = pb.WatchApiKeysRequest(after_revision=self._watched_revision)
+                async for message in self._keys.WatchApiKeys(request):
+                    self._take_in(message)
+                    delay_s = _WATCH_AGAIN_AFTER_S
+            except grpc.aio.AioRpcError as error:
+                _log.warning("the stream of key changes broke", code=error.code().name, again_in_s=delay_s)
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, _WATCH_AGAIN_AFTER_MAX_S)
+
+    def _fresh(self, digest: bytes, min_revision: int) -> _Kept | None:
+        kept = self._kept.get(digest)
+        if kept is None:
+            return None
+        over = kept.expire_s is not None and self._clock.now().timestamp() >= kept.expire_s
+        if over or time.monotonic() >= kept.good_until_s or kept.revision < min_revision:
+            self._forget(digest)
+            return None
+        return kept
+
+    async def _ask(self, secret: str, min_revision: int) -> pb.VerifyApiKeyResponse:
+        request = pb.VerifyApiKeyRequest(key=secret, min_revision=min_revision)
+        try:
+            return await self._keys.VerifyApiKey(request, timeout=_VERIFY_WITHIN_S)
+        except grpc.aio.AioRpcError as error:
+            raise Unavailable(dependency="identity") from error
+
+    def _keep(self, digest: bytes, answer: pb.VerifyApiKeyResponse) -> _Kept:
+        principal = answer.principal
+        expire_s = None
+        if answer.HasField("expire_time"):
+            expire_s = read_time("expire_time", answer.expire_time, []).timestamp()
+        kept = _Kept(
+            principal=KeyPrincipal(
+                organization_id=principal.organization_id,
+                project_id=principal.project_id or None,
+                user_id=principal.user_id or None,
+                service_account_id=principal.service_account_id or None,
+                api_key_id=principal.api_key_id or None,
+                scopes=tuple(principal.scopes),
+            ),
+            allowed_models=tuple(answer.allowed_models),
+            revision=answer.revision,
+            good_until_s=time.monotonic() + self._ttl_s,
+            expire_s=expire_s,
+        )
+        if answer.revision >= self._changed_revision:
+            self._kept[digest] = kept
+            for subject in _subjects(kept.principal):
+                self._by_subject.setdefault(subject, set()).add(digest)
+            if len(self._kept) > self._answers_max:
+                self._forget(next(iter(self._kept)))
+        return kept
+
+    def _take_in(self, message: pb.WatchApiKeysResponse) -> None:
+        if message.resync or not self._watched_revision:
+            self._kept.clear()
+            self._by_subject.clear()
+        self._watched_revision = max(self._watched_revision, message.revision)
+        for change in message.changes:
+            self._changed_revision = max(self._changed_revision, change.revision)
+            subject = change.WhichOneof("subject")
+            changed = getattr(change, subject) if subject else change.organization_id
+            for digest in list(self._by_subject.get(changed, ())):
+                self._forget(digest)
+        if message.resync:
+            self._changed_revision = max(self._changed_revision, message.revision)
+
+    def _forget(self, digest: bytes) -> None:
+        kept = self._kept.pop(digest, None)
+        if kept is None:
+            return
+        for subject in _subjects(kept.principal):
+            digests = self._by_subject.get(subject)
+            if digests is not None:
+                digests.discard(digest)
+                if not digests:
+                    del self._by_subject[subject]
+
+
+def _subjects(principal: KeyPrincipal) -> list[str]:
+    """Return the ids by which a change names a key."""
+    ids = (
+        principal.api_key_id,
+        principal.user_id,
+        principal.service_account_id,
+        principal.project_id,
+        principal.organization_id,
+    )
+    return [id_ for id_ in ids if id_]
+
+
+def _decide(kept: _Kept, model: str, required_scopes: Sequence[str]) -> KeyAnswer:
+    if not set(required_scopes) <= set(kept.principal.scopes):
+        return KeyAnswer("INSUFFICIENT_SCOPE", kept.principal)
+    if kept.allowed_models and not any(_covers(pattern, model) for pattern in kept.allowed_models):
+        return KeyAnswer("MODEL_NOT_ALLOWED", kept.principal)
+    return KeyAnswer(VALID, kept.principal)
+
+
+def _covers(pattern: str, model: str) -> bool:
+    if pattern.endswith(_WILDCARD):
+        return model.startswith(pattern[:-1])
+    return model == pattern

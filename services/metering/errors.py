@@ -1,0 +1,51 @@
+"""Metering's own refusals."""
+
+from libs.common.errors import Kind, Refusal
+
+
+class ModelExists(Refusal):
+    """Another request made a model of this id."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "MODEL_EXISTS"
+    template = "The model {model_id} exists already."
+
+
+class PriceVersionExists(Refusal):
+    """The model has a price version of this moment already; versions are never changed."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "PRICE_VERSION_EXISTS"
+    template = "The model {model_id} has a price version effective at {effective_time} already."
+
+
+class PriceUnknown(Refusal):
+    """No price version was in force at the asked moment."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "PRICE_UNKNOWN"
+    template = "The model {model_id} has no price in force at {occur_time}."
+
+
+class AlreadySettled(Refusal):
+    """The work was done and recorded, so it cannot be called off."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "ALREADY_SETTLED"
+    template = "The usage of the operation {operation_id} is recorded; it can not be cancelled."
+
+
+class BackfillForOperatorsOnly(Refusal):
+    """Only operators load history."""
+
+    kind = Kind.PERMISSION_DENIED
+    reason = "BACKFILL_FOR_OPERATORS_ONLY"
+    template = "Only operators may set backfill."
+
+
+class StreamBroken(Refusal):
+    """The usage stream holds something that is no usage."""
+
+    kind = Kind.INVALID_ARGUMENT
+    reason = "STREAM_BROKEN"
+    template = "The stream holds a message without usage."

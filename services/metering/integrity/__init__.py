@@ -1,0 +1,1 @@
+"""Shows that what metering keeps is consistent."""

@@ -1,0 +1,159 @@
+"""The invariants, each as one statement that returns its violations and counts what it looked at.
+
+Every statement takes the organization as its one parameter, null for all of them, and runs in one snapshot.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from services.metering.tables import TOKEN_CLASSES
+from services.metering.usage.statements import HOUR_KEY, HOUR_SUMS, hour_key, hour_sums
+
+FINDINGS_MAX: Final = 1000
+LAG_MAX_S: Final = 60
+
+_MINE: Final = "(CAST(:organization_id AS uuid) IS NULL OR organization_id = CAST(:organization_id AS uuid))"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One invariant: `violations` gives organization, resource and detail; `examined` the number of rows."""
+
+    name: str
+    description: str
+    violations: str
+    examined: str
+
+
+def _prices() -> str:
+    fallbacks = {
+        "input": "v.input",
+        "output": "v.output",
+        "cache_read": "coalesce(v.cache_read, v.input)",
+        "cache_write": "coalesce(v.cache_write, v.input)",
+        "reasoning": "coalesce(v.reasoning, v.output)",
+        "audio_input": "coalesce(v.audio_input, v.input)",
+        "audio_output": "coalesce(v.audio_output, v.output)",
+        "image": "coalesce(v.image, v.input)",
+    }
+    return " + ".join(f"r.{token_class} * {fallbacks[token_class]}" for token_class in TOKEN_CLASSES)
+
+
+# Half-even at nine digits, as an integer rule: Postgres itself rounds half away from zero.
+_EXACT: Final = f"(({_prices()}) * 1000)"
+_ROUNDED: Final = (
+    f"(CASE WHEN {_EXACT} - floor({_EXACT}) = 0.5 THEN 2 * round(floor({_EXACT} + 1) / 2 - 0.25) ELSE round({_EXACT}) END"
+    " / 1000000000 + coalesce(v.per_request, 0))"
+)
+
+_USAGE_WITH_COST: Final = f"""
+    SELECT r.*, coalesce(r.cost, p.cost) AS final_cost,
+        coalesce(r.currency_code, p.currency_code, '') AS final_currency_code,
+        coalesce(r.price_version_id, p.price_version_id) AS final_version_id,
+        coalesce(r.charge_kind, p.charge_kind) AS final_kind
+    FROM (SELECT * FROM usage_records WHERE {_MINE}) r
+    LEFT JOIN usage_pricings p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id
+"""
+
+_COUNT_USAGE: Final = f"SELECT count(*) FROM usage_records WHERE {_MINE}"
+_COUNT_OUTBOX: Final = f"SELECT count(*) FROM outbox WHERE {_MINE}"
+
+CHECKS: Final = (
+    Check(
+        "M1_operations_are_usage",
+        "Every operation has exactly one usage record, and every usage record its operation.",
+        f"""
+        SELECT coalesce(o.organization_id, r.organization_id)::text,
+            'usages/' || coalesce(o.operation_id, r.operation_id),
+            CASE WHEN o.usage_id IS NULL THEN 'the usage has no operation' ELSE 'the operation has no usage' END
+        FROM (SELECT * FROM usage_operations WHERE {_MINE}) o
+        FULL JOIN (SELECT * FROM usage_records WHERE {_MINE}) r
+            ON r.organization_id = o.organization_id AND r.occur_time = o.occur_time AND r.usage_id = o.usage_id
+            AND r.operation_id = o.operation_id
+        WHERE o.usage_id IS NULL OR r.usage_id IS NULL
+        """,
+        f"SELECT count(*) FROM usage_operations WHERE {_MINE}",
+    ),
+    Check(
+        "M2_charges_come_from_usage",
+        "Every charge in the outbox is the cost of one usage, in its currency, and none is parked.",
+        f"""
+        SELECT x.organization_id::text, 'charges/' || x.operation_id,
+            CASE WHEN u.usage_id IS NULL THEN 'the charge has no usage'
+                WHEN u.final_kind IS NULL THEN 'the usage is not to be charged'
+                WHEN x.state = 'DEAD' THEN 'parked: ' || coalesce(x.last_error_reason, 'unknown')
+                ELSE 'the charge differs from the cost of the usage' END
+        FROM (SELECT * FROM outbox WHERE {_MINE}) x
+        LEFT JOIN usage_operations o ON o.organization_id = x.organization_id AND o.operation_id = x.operation_id
+        LEFT JOIN ({_USAGE_WITH_COST}) u
+            ON u.organization_id = o.organization_id AND u.occur_time = o.occur_time AND u.usage_id = o.usage_id
+        WHERE u.usage_id IS NULL OR u.final_kind IS NULL OR x.state = 'DEAD'
+            OR (x.amount, x.currency_code) IS DISTINCT FROM (u.final_cost, u.final_currency_code)
+        """,
+        _COUNT_OUTBOX,
+    ),
+    Check(
+        "M3_charges_do_not_wait",
+        f"No charge waits for billing for more than {LAG_MAX_S} seconds.",
+        f"""
+        SELECT organization_id::text, 'charges/' || operation_id,
+            'waits since ' || create_time || ', last reason ' || coalesce(last_error_reason, 'none')
+        FROM outbox WHERE {_MINE} AND state = 'PENDING' AND create_time < CAST(:now AS timestamptz) - interval '{LAG_MAX_S} s'
+        """,
+        _COUNT_OUTBOX,
+    ),
+    Check(
+        "M4_summaries_equal_usage",
+        "The hourly summaries are the sums of the usage records.",
+        f"""
+        WITH usage AS ({_USAGE_WITH_COST}), summed AS (
+            SELECT {hour_key("final_currency_code")}, {hour_sums("final_cost")} FROM usage GROUP BY 1, 2, 3, 4, 5, 6, 7
+        ), kept AS (SELECT * FROM usage_hours WHERE {_MINE})
+        SELECT coalesce(k.organization_id, s.organization_id)::text,
+            'hours/' || coalesce(k.hour, s.hour) || '/' || coalesce(k.model, s.model),
+            format('summary has %s requests and cost %s, usage has %s and %s', k.requests, k.cost, s.requests, s.cost)
+        FROM kept k FULL JOIN summed s USING ({", ".join(HOUR_KEY)})
+        WHERE {" OR ".join(f"coalesce(k.{name}, 0) <> coalesce(s.{name}, 0)" for name in HOUR_SUMS)}
+        """,
+        f"SELECT count(*) FROM usage_hours WHERE {_MINE}",
+    ),
+    Check(
+        "M5_months_are_ready",
+        "No usage is in the default partition, and the months around the present have their partitions.",
+        f"""
+        SELECT organization_id::text, 'usages/' || operation_id, 'in the default partition at ' || occur_time
+        FROM usage_records_default WHERE {_MINE}
+        UNION ALL
+        SELECT '', 'partitions/' || to_char(month, 'YYYY_MM'), 'is missing'
+        FROM generate_series(date_trunc('month', CAST(:now AS timestamptz), 'UTC'),
+            date_trunc('month', CAST(:now AS timestamptz), 'UTC') + interval '3 months', interval '1 month') AS month
+        WHERE to_regclass('usage_records_' || to_char(month AT TIME ZONE 'UTC', 'YYYY_MM')) IS NULL
+        """,
+        f"SELECT count(*) FROM usage_records_default WHERE {_MINE}",
+    ),
+    Check(
+        "M6_costs_derive_from_prices",
+        "Every cost is what its price version makes of its tokens.",
+        f"""
+        SELECT r.organization_id::text, 'usages/' || r.operation_id,
+            format('cost %s, price version makes %s', r.final_cost, {_ROUNDED})
+        FROM ({_USAGE_WITH_COST}) r LEFT JOIN price_versions v ON v.price_version_id = r.final_version_id
+        WHERE r.final_cost IS NOT NULL AND (v.price_version_id IS NULL OR r.final_cost IS DISTINCT FROM {_ROUNDED}
+            OR r.final_currency_code <> v.currency_code)
+        """,
+        _COUNT_USAGE,
+    ),
+    Check(
+        "M7_unpriced_usage_waits",
+        "Usage without a cost waits for a price, and nothing else does.",
+        f"""
+        SELECT coalesce(u.organization_id, w.organization_id)::text, 'usages/' || coalesce(u.usage_id, w.usage_id),
+            CASE WHEN w.usage_id IS NULL THEN 'has no cost and does not wait' ELSE 'waits though it has a cost' END
+        FROM (SELECT * FROM ({_USAGE_WITH_COST}) c WHERE final_cost IS NULL) u
+        FULL JOIN (SELECT * FROM unpriced_usages WHERE {_MINE}) w
+            ON w.organization_id = u.organization_id AND w.usage_id = u.usage_id
+        WHERE u.usage_id IS NULL OR w.usage_id IS NULL
+        """,
+        f"SELECT count(*) FROM unpriced_usages WHERE {_MINE}",
+    ),
+)

@@ -1,0 +1,287 @@
+"""The use cases of the catalogue: who may change it is decided before, what a change means is decided here."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from libs.common.clock import Clock
+from libs.common.database import Database
+from libs.common.errors import NotFound, RequestIdReused, StaleEtag
+from libs.common.ids import new_id
+from services.metering.errors import ModelExists, PriceUnknown, PriceVersionExists
+from services.metering.model import store
+from services.metering.model.catalogue import Catalogue, Timelines
+from services.metering.model.model import CostLine, Model, Prices, PriceVersion, Tokens, cost_lines, cost_nanos
+from services.metering.model.price_list import ListedModel, PriceList, SkippedEntry
+
+IMPORTED: Final = "IMPORTED"
+UNCHANGED: Final = "UNCHANGED"
+SKIPPED: Final = "SKIPPED"
+
+
+@dataclass(frozen=True, slots=True)
+class Repeatable:
+    """A change that is made once however often it is asked for."""
+
+    request_id: str
+    rpc: str
+    request: bytes
+    differing_field: Callable[[bytes], str]
+    """Names the first field in which an earlier request, given as it was kept, differs from this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOutcome:
+    """What became of one entry of a price list."""
+
+    model_id: str
+    result: str
+    reason: str = ""
+    price_version_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What some usage would cost."""
+
+    version: PriceVersion
+    cost_nanos: int
+    lines: Sequence[CostLine]
+
+
+class Models:
+    """Changes and answers questions about the catalogue."""
+
+    def __init__(self, database: Database, catalogue: Catalogue, clock: Clock) -> None:
+        self._database = database
+        self._catalogue = catalogue
+        self._clock = clock
+
+    async def create(
+        self, model: Model, repeatable: Repeatable, render: Callable[[Model], bytes]
+    ) -> tuple[bytes, bool]:
+        """Add a model; return the rendered answer, and whether it is a repeat's."""
+
+        async def add(connection: AsyncConnection) -> bytes:
+            revision, now = await store.take_next_revision(connection), self._clock.now()
+            new = replace(model, revision=revision, create_time=now, update_time=now)
+            if not await store.add_models(connection, [new]):
+                raise ModelExists(model_id=model.model_id)
+            return render(new)
+
+        return await self._once(repeatable, add)
+
+    async def update(
+        self,
+        model_id: str,
+        changes: Mapping[str, object],
+        etag: str,
+        repeatable: Repeatable,
+        render: Callable[[Model], bytes],
+    ) -> tuple[bytes, bool]:
+        """Change some fields of a model; return the rendered answer, and whether it is a repeat's."""
+
+        async def change(connection: AsyncConnection) -> bytes:
+            revision = await store.take_next_revision(connection)
+            model = await store.find_model(connection, model_id, lock=True)
+            if model is None:
+                raise NotFound(resource_type="model", resource_name=model_id)
+            if etag and etag != str(model.revision):
+                raise StaleEtag(resource_type="model")
+            changed = replace(model, **changes, revision=revision, update_time=self._clock.now())  # type: ignore[arg-type]
+            await store.replace_model(connection, changed)
+            return render(changed)
+
+        return await self._once(repeatable, change)
+
+    async def set_price(
+        self,
+        *,
+        model_id: str,
+        organization_id: str | None,
+        prices: Prices,
+        effective_time: datetime | None,
+        repeatable: Repeatable,
+        render: Callable[[PriceVersion], bytes],
+    ) -> tuple[bytes, bool]:
+        """Add a price version; return the rendered answer, and whether it is a repeat's."""
+
+        async def add(connection: AsyncConnection) -> bytes:
+            version = self._new_version(
+                model_id, organization_id, prices, effective_time or self._clock.now(), "SetPrice"
+            )
+            revision = await store.take_next_revision(connection)
+            if await store.find_model(connection, model_id) is None:
+                raise NotFound(resource_type="model", resource_name=model_id)
+            if not await store.add_price_versions(connection, [version], revision):
+                raise PriceVersionExists(model_id=model_id, effective_time=version.effective_time)
+            return render(version)
+
+        return await self._once(repeatable, add)
+
+    async def check_price(self, model_id: str, organization_id: str | None, effective_time: datetime | None) -> None:
+        """Refuse what `set_price` would refuse, and change nothing."""
+        async with self._database.transaction() as connection:
+            if await store.find_model(connection, model_id) is None:
+                raise NotFound(resource_type="model", resource_name=model_id)
+            if effective_time is None:
+                return
+            latest = await store.list_price_versions(
+                connection,
+                model_id=model_id,
+                organization_id=organization_id,
+                before=(effective_time, "ffffffff-ffff-ffff-ffff-ffffffffffff"),
+                limit=1,
+            )
+            if latest and latest[0].effective_time == effective_time:
+                raise PriceVersionExists(model_id=model_id, effective_time=effective_time)
+
+    async def get(self, model_id: str) -> Model:
+        async with self._database.transaction() as connection:
+            model = await store.find_model(connection, model_id)
+        if model is None:
+            raise NotFound(resource_type="model", resource_name=model_id)
+        return model
+
+    async def list_models(self, *, after: str, provider: str, active_only: bool, limit: int) -> Sequence[Model]:
+        async with self._database.transaction() as connection:
+            return await store.list_models(
+                connection, after=after, provider=provider, active_only=active_only, limit=limit
+            )
+
+    async def list_prices(
+        self, *, model_id: str, organization_id: str | None, before: tuple[datetime, str] | None, limit: int
+    ) -> Sequence[PriceVersion]:
+        async with self._database.transaction() as connection:
+            return await store.list_price_versions(
+                connection, model_id=model_id, organization_id=organization_id, before=before, limit=limit
+            )
+
+    async def estimate(
+        self, *, model_id: str, organization_id: str, tokens: Tokens, occur_time: datetime | None
+    ) -> Estimate:
+        """Price some usage.
+
+        Raises:
+            NotFound: the model is not in the catalogue.
+            PriceUnknown: it has no price in force at that time.
+        """
+        await self._catalogue.refresh()
+        moment = occur_time or self._clock.now()
+        version = self._catalogue.price(model_id, organization_id, moment)
+        if version is None:
+            await self._catalogue.refresh_for_unknown()
+            version = self._catalogue.price(model_id, organization_id, moment)
+        if self._catalogue.model(model_id) is None:
+            raise NotFound(resource_type="model", resource_name=model_id)
+        if version is None:
+            raise PriceUnknown(model_id=model_id, occur_time=moment)
+        return Estimate(version, cost_nanos(version, tokens), cost_lines(version, tokens))
+
+    async def import_list(
+        self, entries: PriceList, *, source: str, effective_time: datetime | None, validate_only: bool
+    ) -> list[ImportOutcome]:
+        """Add the models of a price list that are unknown, and the prices that differ from those in force."""
+        now = self._clock.now()
+        moment = effective_time or now
+        async with self._database.transaction() as connection:
+            # The lock comes first, so that the comparison sees whatever another change has just added.
+            revision = await store.take_next_revision(connection)
+            current = Timelines()
+            current.take_in(await store.price_versions_since(connection, -1))
+            outcomes, versions = self._compare(entries, current, moment, source)
+            if validate_only or not versions:
+                await connection.rollback()
+                return [replace(o, price_version_id="") if o.result == IMPORTED else o for o in outcomes]
+            listed = [entry for entry in entries if isinstance(entry, ListedModel)]
+            await store.add_models(connection, [_model(entry, revision, now) for entry in listed])
+            added = await store.add_price_versions(connection, versions, revision)
+        await self._catalogue.reload()
+        return [_as_added(outcome, added) for outcome in outcomes]
+
+    def _compare(
+        self, entries: PriceList, current: Timelines, moment: datetime, source: str
+    ) -> tuple[list[ImportOutcome], list[PriceVersion]]:
+        outcomes: list[ImportOutcome] = []
+        versions: list[PriceVersion] = []
+        for entry in entries:
+            if isinstance(entry, SkippedEntry):
+                outcomes.append(ImportOutcome(entry.model_id, SKIPPED, entry.reason))
+                continue
+            in_force = current.price(entry.model_id, "", moment)
+            if in_force is not None and in_force.prices == entry.prices:
+                outcomes.append(ImportOutcome(entry.model_id, UNCHANGED, "", in_force.price_version_id))
+                continue
+            version = self._new_version(entry.model_id, None, entry.prices, moment, source)
+            versions.append(version)
+            outcomes.append(ImportOutcome(entry.model_id, IMPORTED, "", version.price_version_id))
+        return outcomes, versions
+
+    def _new_version(
+        self, model_id: str, organization_id: str | None, prices: Prices, effective_time: datetime, source: str
+    ) -> PriceVersion:
+        return PriceVersion(
+            price_version_id=new_id(),
+            model_id=model_id,
+            organization_id=organization_id,
+            prices=prices,
+            effective_time=effective_time,
+            create_time=self._clock.now(),
+            source=source,
+        )
+
+    async def _once(
+        self, repeatable: Repeatable, work: Callable[[AsyncConnection], Awaitable[bytes]]
+    ) -> tuple[bytes, bool]:
+        async with self._database.transaction() as connection:
+            await store.lock_request(connection, repeatable.request_id)
+            known = await store.find_request(connection, repeatable.request_id)
+            if known is not None:
+                return self._known_answer(repeatable, *known), True
+            response = await work(connection)
+            await store.keep_request(
+                connection,
+                request_id=repeatable.request_id,
+                rpc=repeatable.rpc,
+                request=repeatable.request,
+                response=response,
+                now=self._clock.now(),
+            )
+        await self._catalogue.reload()
+        return response, False
+
+    @staticmethod
+    def _known_answer(repeatable: Repeatable, rpc: str, request: bytes, response: bytes) -> bytes:
+        if rpc != repeatable.rpc:
+            raise RequestIdReused(request_id=repeatable.request_id, field="rpc")
+        if request != repeatable.request:
+            field = repeatable.differing_field(request)
+            raise RequestIdReused(request_id=repeatable.request_id, field=field)
+        return response
+
+
+def _as_added(outcome: ImportOutcome, added: set[str]) -> ImportOutcome:
+    if outcome.result == IMPORTED and outcome.price_version_id not in added:
+        reason = "another price takes effect at the same moment"
+        return ImportOutcome(outcome.model_id, SKIPPED, reason)
+    return outcome
+
+
+def _model(entry: ListedModel, revision: int, now: datetime) -> Model:
+    return Model(
+        model_id=entry.model_id,
+        provider=entry.provider,
+        display_name=entry.display_name,
+        description=entry.description,
+        capabilities=entry.capabilities,
+        context_length=entry.context_length,
+        max_output_tokens=entry.max_output_tokens,
+        active=True,
+        metadata=entry.metadata,
+        revision=revision,
+        create_time=now,
+        update_time=now,
+    )

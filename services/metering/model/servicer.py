@@ -1,0 +1,305 @@
+"""Proto in, use case, proto out."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from decimal import Decimal
+from typing import Final, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from libs.common.amount import format_amount
+from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.ids import is_id
+from libs.common.pages import decode_page_token, encode_page_token, page_size
+from services.metering.model.model import Model, Prices, PriceVersion, Tokens, format_nanos
+from services.metering.model.models import ImportOutcome, Models, Repeatable
+from services.metering.model.price_list import read_litellm, read_yaml
+from services.metering.tables import TOKEN_CLASSES
+from services.metering.timestamps import read_optional_time, render_time, time_of_text, time_text
+from tollhouse.common.v1 import amount_pb2
+from tollhouse.metering.v1 import model_pb2 as pb
+from tollhouse.metering.v1 import model_pb2_grpc as rpc
+
+_M = TypeVar("_M", bound=Message)
+_UPDATABLE: Final = (
+    "provider",
+    "display_name",
+    "description",
+    "capabilities",
+    "context_length",
+    "max_output_tokens",
+    "active",
+    "metadata",
+)
+
+
+class ModelServicer(rpc.ModelServiceServicer):
+    """Serves the catalogue."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    async def CreateModel(
+        self, request: pb.CreateModelRequest, context: grpc.aio.ServicerContext
+    ) -> pb.CreateModelResponse:
+        answer, replayed = await self._models.create(
+            _new_model(request),
+            _repeatable(request.request_id, "CreateModel", request),
+            lambda model: pb.CreateModelResponse(model=render_model(model)).SerializeToString(),
+        )
+        response = pb.CreateModelResponse.FromString(answer)
+        response.replayed = replayed
+        return response
+
+    async def GetModel(self, request: pb.GetModelRequest, context: grpc.aio.ServicerContext) -> pb.GetModelResponse:
+        return pb.GetModelResponse(model=render_model(await self._models.get(request.model_id)))
+
+    async def ListModels(
+        self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListModelsResponse:
+        fingerprint = f"models/{request.provider}/{request.active_only}"
+        (after,) = decode_page_token(request.page_token, fingerprint) if request.page_token else ("",)
+        limit = page_size(request.page_size)
+        models = await self._models.list_models(
+            after=after, provider=request.provider, active_only=request.active_only, limit=limit
+        )
+        token = encode_page_token(models[-1].model_id, fingerprint=fingerprint) if len(models) == limit else ""
+        return pb.ListModelsResponse(models=map(render_model, models), next_page_token=token)
+
+    async def UpdateModel(
+        self, request: pb.UpdateModelRequest, context: grpc.aio.ServicerContext
+    ) -> pb.UpdateModelResponse:
+        unknown = sorted(set(request.update_mask.paths) - set(_UPDATABLE))
+        if unknown or not request.update_mask.paths:
+            raise InvalidArgument([FieldViolation("update_mask", f"must name fields out of {', '.join(_UPDATABLE)}")])
+        answer, replayed = await self._models.update(
+            request.model_id,
+            {path: _plain(path, request) for path in request.update_mask.paths},
+            request.etag,
+            _repeatable(request.request_id, "UpdateModel", request),
+            lambda model: pb.UpdateModelResponse(model=render_model(model)).SerializeToString(),
+        )
+        response = pb.UpdateModelResponse.FromString(answer)
+        response.replayed = replayed
+        return response
+
+    async def ImportModels(
+        self, request: pb.ImportModelsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ImportModelsResponse:
+        effective_time = _effective_time(request)
+        # A whole price map takes a tenth of a second to read, which the other calls need not wait for.
+        if request.WhichOneof("document") == "litellm_json":
+            entries = await asyncio.to_thread(read_litellm, request.litellm_json, list(request.model_ids))
+            source = "litellm"
+        else:
+            entries = await asyncio.to_thread(read_yaml, request.yaml, list(request.model_ids))
+            source = "catalogue"
+        outcomes = await self._models.import_list(
+            entries, source=source, effective_time=effective_time, validate_only=request.validate_only
+        )
+        rendered = [_render_outcome(outcome) for outcome in outcomes]
+        counts = {value: sum(o.result == value for o in rendered) for value in pb.ImportResult.values()}
+        return pb.ImportModelsResponse(
+            outcomes=rendered,
+            imported_count=counts[pb.IMPORT_RESULT_IMPORTED],
+            unchanged_count=counts[pb.IMPORT_RESULT_UNCHANGED],
+            skipped_count=counts[pb.IMPORT_RESULT_SKIPPED],
+        )
+
+    async def SetPrice(self, request: pb.SetPriceRequest, context: grpc.aio.ServicerContext) -> pb.SetPriceResponse:
+        effective_time = _effective_time(request)
+        prices = _read_prices(request.currency_code, request.prices)
+        organization_id = request.organization_id.lower() or None
+        if request.validate_only:
+            await self._models.check_price(request.model_id, organization_id, effective_time)
+            return pb.SetPriceResponse(price_version=_preview(request))
+        answer, replayed = await self._models.set_price(
+            model_id=request.model_id,
+            organization_id=organization_id,
+            prices=prices,
+            effective_time=effective_time,
+            repeatable=_repeatable(request.request_id, "SetPrice", request),
+            render=lambda version: pb.SetPriceResponse(price_version=render_version(version)).SerializeToString(),
+        )
+        response = pb.SetPriceResponse.FromString(answer)
+        response.replayed = replayed
+        return response
+
+    async def ListPrices(
+        self, request: pb.ListPricesRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListPricesResponse:
+        fingerprint = f"prices/{request.model_id}/{request.organization_id}"
+        limit = page_size(request.page_size)
+        versions = await self._models.list_prices(
+            model_id=request.model_id,
+            organization_id=request.organization_id.lower() or None,
+            before=_read_price_token(request.page_token, fingerprint),
+            limit=limit,
+        )
+        token = ""
+        if len(versions) == limit:
+            last = versions[-1]
+            token = encode_page_token(time_text(last.effective_time), last.price_version_id, fingerprint=fingerprint)
+        return pb.ListPricesResponse(price_versions=map(render_version, versions), next_page_token=token)
+
+    async def EstimateCost(
+        self, request: pb.EstimateCostRequest, context: grpc.aio.ServicerContext
+    ) -> pb.EstimateCostResponse:
+        estimate = await self._models.estimate(
+            model_id=request.model_id,
+            organization_id=request.organization_id.lower(),
+            tokens=read_tokens(request.tokens),
+            occur_time=read_optional_time("occur_time", request.occur_time, present=request.HasField("occur_time")),
+        )
+        return pb.EstimateCostResponse(
+            cost=render_nanos(estimate.version.prices.currency_code, estimate.cost_nanos),
+            price_version_id=estimate.version.price_version_id,
+            lines=[
+                pb.CostLine(
+                    token_class=line.token_class, quantity=line.quantity, unit_price=format_amount(line.unit_price)
+                )
+                for line in estimate.lines
+            ],
+        )
+
+
+def read_tokens(tokens: pb.TokenCounts) -> Tokens:
+    return (
+        tokens.input,
+        tokens.output,
+        tokens.cache_read,
+        tokens.cache_write,
+        tokens.reasoning,
+        tokens.audio_input,
+        tokens.audio_output,
+        tokens.image,
+    )
+
+
+def render_tokens(tokens: Tokens) -> pb.TokenCounts:
+    return pb.TokenCounts(**{name: count for name, count in zip(TOKEN_CLASSES, tokens, strict=True) if count})
+
+
+def render_nanos(currency_code: str, nanos: int) -> amount_pb2.Amount:
+    return amount_pb2.Amount(currency_code=currency_code, value=format_nanos(nanos))
+
+
+def render_model(model: Model) -> pb.Model:
+    return pb.Model(
+        model_id=model.model_id,
+        provider=model.provider,
+        display_name=model.display_name,
+        description=model.description,
+        capabilities=model.capabilities,
+        context_length=model.context_length,
+        max_output_tokens=model.max_output_tokens,
+        active=model.active,
+        metadata=model.metadata,
+        create_time=render_time(model.create_time),
+        update_time=render_time(model.update_time),
+        etag=str(model.revision),
+    )
+
+
+def render_version(version: PriceVersion) -> pb.PriceVersion:
+    prices = pb.TokenPrices()
+    for token_class, price in zip(TOKEN_CLASSES, version.prices.by_class, strict=True):
+        if price is not None:
+            setattr(prices, token_class, format_amount(price))
+    if version.prices.per_request is not None:
+        prices.per_request = format_amount(version.prices.per_request)
+    return pb.PriceVersion(
+        price_version_id=version.price_version_id,
+        model_id=version.model_id,
+        organization_id=version.organization_id or "",
+        currency_code=version.prices.currency_code,
+        prices=prices,
+        effective_time=render_time(version.effective_time),
+        create_time=render_time(version.create_time),
+        source=version.source,
+    )
+
+
+def _new_model(request: pb.CreateModelRequest) -> Model:
+    nothing = datetime.min
+    return Model(
+        model_id=request.model_id,
+        provider=request.provider,
+        display_name=request.display_name,
+        description=request.description,
+        capabilities=tuple(sorted(request.capabilities)),
+        context_length=request.context_length,
+        max_output_tokens=request.max_output_tokens,
+        active=not request.inactive,
+        metadata=dict(request.metadata),
+        revision=0,
+        create_time=nothing,
+        update_time=nothing,
+    )
+
+
+def _plain(path: str, request: pb.UpdateModelRequest) -> object:
+    value: object = getattr(request, path)
+    if path == "capabilities":
+        return tuple(sorted(request.capabilities))
+    if path == "metadata":
+        return dict(request.metadata)
+    return value
+
+
+def _read_prices(currency_code: str, prices: pb.TokenPrices) -> Prices:
+    def read(name: str) -> Decimal | None:
+        text: str = getattr(prices, name)
+        return Decimal(text) if text else None
+
+    return Prices(currency_code, tuple(read(token_class) for token_class in TOKEN_CLASSES), read("per_request"))
+
+
+def _effective_time(request: pb.SetPriceRequest | pb.ImportModelsRequest) -> datetime | None:
+    return read_optional_time("effective_time", request.effective_time, present=request.HasField("effective_time"))
+
+
+def _preview(request: pb.SetPriceRequest) -> pb.PriceVersion:
+    return pb.PriceVersion(
+        model_id=request.model_id,
+        organization_id=request.organization_id.lower(),
+        currency_code=request.currency_code,
+        prices=request.prices,
+        effective_time=request.effective_time if request.HasField("effective_time") else None,
+        source="SetPrice",
+    )
+
+
+def _read_price_token(token: str, fingerprint: str) -> tuple[datetime, str] | None:
+    if not token:
+        return None
+    moment, price_version_id = decode_page_token(token, fingerprint)
+    if not moment.isdigit() or not is_id(price_version_id):
+        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+    return time_of_text(moment), price_version_id
+
+
+def _render_outcome(outcome: ImportOutcome) -> pb.ImportOutcome:
+    return pb.ImportOutcome(
+        model_id=outcome.model_id,
+        result=pb.ImportResult.Value(f"IMPORT_RESULT_{outcome.result}"),
+        reason=outcome.reason,
+        price_version_id=outcome.price_version_id,
+    )
+
+
+def _repeatable(request_id: str, name: str, request: _M) -> Repeatable:
+    return Repeatable(request_id, name, request.SerializeToString(deterministic=True), _differing_field(request))
+
+
+def _differing_field(request: _M) -> Callable[[bytes], str]:
+    def find(earlier: bytes) -> str:
+        before = type(request).FromString(earlier)
+        for descriptor in request.DESCRIPTOR.fields:
+            if getattr(before, descriptor.name) != getattr(request, descriptor.name):
+                return descriptor.name
+        return "body"
+
+    return find

@@ -1,0 +1,176 @@
+"""The statements of the catalogue. All of them touch small reference tables."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Row, select, text, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.metering.model.model import Model, Prices, PriceVersion
+from services.metering.tables import (
+    TOKEN_CLASSES,
+    catalogue_requests,
+    catalogue_state,
+    models,
+    price_versions,
+)
+
+_STATE_REVISION: Final = select(catalogue_state.c.revision)
+_NEXT_REVISION: Final = (
+    update(catalogue_state).values(revision=catalogue_state.c.revision + 1).returning(catalogue_state.c.revision)
+)
+_LOCK_REQUEST: Final = text("SELECT pg_advisory_xact_lock(hashtextextended('metering.request.' || :request_id, 0))")
+
+
+async def take_next_revision(connection: AsyncConnection) -> int:
+    """Number a change of the catalogue. Locks the one row, so changes are made, and become visible, one by one."""
+    return int((await connection.execute(_NEXT_REVISION)).scalar_one())
+
+
+async def read_revision(connection: AsyncConnection) -> int:
+    return int((await connection.execute(_STATE_REVISION)).scalar_one())
+
+
+async def lock_request(connection: AsyncConnection, request_id: str) -> None:
+    """Let repeats of one request wait for each other, until the transaction ends."""
+    await connection.execute(_LOCK_REQUEST, {"request_id": request_id})
+
+
+async def find_request(connection: AsyncConnection, request_id: str) -> tuple[str, bytes, bytes] | None:
+    """Return the RPC, request and response kept under a request id; by primary key."""
+    c = catalogue_requests.c
+    row = (await connection.execute(select(c.rpc, c.request, c.response).where(c.request_id == request_id))).first()
+    return None if row is None else (row.rpc, row.request, row.response)
+
+
+async def keep_request(
+    connection: AsyncConnection, *, request_id: str, rpc: str, request: bytes, response: bytes, now: datetime
+) -> None:
+    await connection.execute(
+        insert(catalogue_requests).values(
+            request_id=request_id, rpc=rpc, request=request, response=response, create_time=now
+        )
+    )
+
+
+async def models_since(connection: AsyncConnection, revision: int) -> list[Model]:
+    """Return the models changed after a revision; by the index on revisions."""
+    rows = await connection.execute(select(models).where(models.c.revision > revision))
+    return [_model(row) for row in rows]
+
+
+async def price_versions_since(connection: AsyncConnection, revision: int) -> list[PriceVersion]:
+    """Return the versions added after a revision; by the index on revisions."""
+    rows = await connection.execute(select(price_versions).where(price_versions.c.revision > revision))
+    return [_price_version(row) for row in rows]
+
+
+async def find_model(connection: AsyncConnection, model_id: str, *, lock: bool = False) -> Model | None:
+    """Return a model, locked against other changes if asked for; by primary key."""
+    statement = select(models).where(models.c.model_id == model_id)
+    row = (await connection.execute(statement.with_for_update() if lock else statement)).first()
+    return None if row is None else _model(row)
+
+
+async def list_models(
+    connection: AsyncConnection, *, after: str, provider: str, active_only: bool, limit: int
+) -> list[Model]:
+    """Return models in the order of their ids; along the primary key."""
+    statement = select(models).where(models.c.model_id > after).order_by(models.c.model_id).limit(limit)
+    if provider:
+        statement = statement.where(models.c.provider == provider)
+    if active_only:
+        statement = statement.where(models.c.active)
+    return [_model(row) for row in await connection.execute(statement)]
+
+
+async def add_models(connection: AsyncConnection, added: Sequence[Model]) -> set[str]:
+    """Add the models that are not there yet and return their ids."""
+    if not added:
+        return set()
+    values = [{column: getattr(model, column) for column in models.c.keys()} for model in added]
+    for value in values:
+        value["capabilities"] = list(value["capabilities"])
+    new: set[str] = set()
+    # A statement takes at most 32,767 parameters.
+    for start in range(0, len(values), 1000):
+        statement = insert(models).values(values[start : start + 1000]).on_conflict_do_nothing()
+        new.update((await connection.execute(statement.returning(models.c.model_id))).scalars())
+    return new
+
+
+async def replace_model(connection: AsyncConnection, model: Model) -> None:
+    """Write a model that is locked; by primary key."""
+    values = {column: getattr(model, column) for column in models.c.keys() if column != "model_id"}
+    values["capabilities"] = list(model.capabilities)
+    await connection.execute(update(models).where(models.c.model_id == model.model_id).values(values))
+
+
+async def add_price_versions(connection: AsyncConnection, versions: Sequence[PriceVersion], revision: int) -> set[str]:
+    """Add the versions whose moment is free, and return their ids."""
+    new: set[str] = set()
+    values = [_price_values(version, revision) for version in versions]
+    for start in range(0, len(values), 1000):
+        statement = (
+            insert(price_versions)
+            .values(values[start : start + 1000])
+            .on_conflict_do_nothing(constraint="price_versions_one_at_a_time")
+        )
+        new.update((await connection.execute(statement.returning(price_versions.c.price_version_id))).scalars())
+    return new
+
+
+async def list_price_versions(
+    connection: AsyncConnection,
+    *,
+    model_id: str,
+    organization_id: str | None,
+    before: tuple[datetime, str] | None,
+    limit: int,
+) -> list[PriceVersion]:
+    """Return versions, the latest first; along the unique key on organization, model and time."""
+    c = price_versions.c
+    owner = c.organization_id == organization_id if organization_id else c.organization_id.is_(None)
+    statement = select(price_versions).where(owner, c.model_id == model_id)
+    if before is not None:
+        statement = statement.where(tuple_(c.effective_time, c.price_version_id) < tuple_(*before))
+    statement = statement.order_by(c.effective_time.desc(), c.price_version_id.desc()).limit(limit)
+    return [_price_version(row) for row in await connection.execute(statement)]
+
+
+def _model(row: Row[tuple[object, ...]]) -> Model:
+    values: Mapping[str, object] = dict(row._mapping)
+    return Model(**{**values, "capabilities": tuple(row.capabilities)})  # type: ignore[arg-type]
+
+
+def _price_version(row: Row[tuple[object, ...]]) -> PriceVersion:
+    return PriceVersion(
+        price_version_id=row.price_version_id,
+        model_id=row.model_id,
+        organization_id=row.organization_id,
+        prices=Prices(
+            currency_code=row.currency_code,
+            by_class=tuple(row._mapping[token_class] for token_class in TOKEN_CLASSES),
+            per_request=row.per_request,
+        ),
+        effective_time=row.effective_time,
+        create_time=row.create_time,
+        source=row.source,
+    )
+
+
+def _price_values(version: PriceVersion, revision: int) -> dict[str, object]:
+    return {
+        "price_version_id": version.price_version_id,
+        "organization_id": version.organization_id,
+        "model_id": version.model_id,
+        "currency_code": version.prices.currency_code,
+        **dict(zip(TOKEN_CLASSES, version.prices.by_class, strict=True)),
+        "per_request": version.prices.per_request,
+        "effective_time": version.effective_time,
+        "create_time": version.create_time,
+        "source": version.source,
+        "revision": revision,
+    }

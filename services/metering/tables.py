@@ -1,0 +1,294 @@
+"""Metering's tables, as its migrations make them.
+
+The organization leads every key of usage and of what it causes; the catalogue belongs to the platform and is the same
+for everybody. Usage, dedupe, prices and pricings are written once: the service's own role may not change them.
+"""
+
+from typing import Final
+
+from sqlalchemy import (
+    ARRAY,
+    DDL,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    event,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+SCHEMA: Final = "metering"
+metadata: Final = MetaData(schema=SCHEMA)
+
+TOKEN_CLASSES: Final = (
+    "input",
+    "output",
+    "cache_read",
+    "cache_write",
+    "reasoning",
+    "audio_input",
+    "audio_output",
+    "image",
+)
+LATENCY_BOUNDS_MS: Final = (10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000)
+LATENCY_BUCKETS: Final = (
+    *(f"latency_le_{bound}_ms" for bound in LATENCY_BOUNDS_MS),
+    f"latency_over_{LATENCY_BOUNDS_MS[-1]}_ms",
+)
+
+_ID: Final = Uuid(as_uuid=False)
+_AMOUNT: Final = Numeric(28, 9)
+_TIME: Final = DateTime(timezone=True)
+# Keys and operation ids sort by their bytes: quicker, and the same on every machine.
+_KEY: Final = Text(collation="C")
+
+
+def _token_columns() -> list[Column[int]]:
+    return [Column(token_class, BigInteger, nullable=False) for token_class in TOKEN_CLASSES]
+
+
+# Counts the changes of the catalogue, so that a process can ask for what it does not know yet. Taking the next number
+# locks the row, so the numbers become visible in their order.
+catalogue_state: Final = Table(
+    "catalogue_state",
+    metadata,
+    Column("singleton", Boolean, nullable=False, server_default=text("true")),
+    Column("revision", BigInteger, nullable=False),
+    PrimaryKeyConstraint("singleton", name="catalogue_state_pkey"),
+    CheckConstraint("singleton", name="catalogue_state_one_row"),
+)
+
+models: Final = Table(
+    "models",
+    metadata,
+    Column("model_id", _KEY, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("display_name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("capabilities", ARRAY(Text), nullable=False),
+    Column("context_length", BigInteger, nullable=False),
+    Column("max_output_tokens", BigInteger, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("metadata", JSONB, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("create_time", _TIME, nullable=False),
+    Column("update_time", _TIME, nullable=False),
+    PrimaryKeyConstraint("model_id", name="models_pkey"),
+    Index("models_changes", "revision"),
+)
+
+price_versions: Final = Table(
+    "price_versions",
+    metadata,
+    Column("price_version_id", _ID, nullable=False),
+    Column("organization_id", _ID),
+    Column("model_id", _KEY, nullable=False),
+    Column("currency_code", Text, nullable=False),
+    Column("input", _AMOUNT, nullable=False),
+    Column("output", _AMOUNT, nullable=False),
+    *(Column(token_class, _AMOUNT) for token_class in TOKEN_CLASSES[2:]),
+    Column("per_request", _AMOUNT),
+    Column("effective_time", _TIME, nullable=False),
+    Column("create_time", _TIME, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    PrimaryKeyConstraint("price_version_id", name="price_versions_pkey"),
+    UniqueConstraint(
+        "organization_id",
+        "model_id",
+        "effective_time",
+        name="price_versions_one_at_a_time",
+        postgresql_nulls_not_distinct=True,
+    ),
+    ForeignKeyConstraint(["model_id"], [models.c.model_id], name="price_versions_model_known"),
+    CheckConstraint(
+        "least(input, output, cache_read, cache_write, reasoning, audio_input, audio_output, image, per_request) >= 0",
+        name="price_versions_not_negative",
+    ),
+    Index("price_versions_changes", "revision"),
+)
+
+catalogue_requests: Final = Table(
+    "catalogue_requests",
+    metadata,
+    Column("request_id", _KEY, nullable=False),
+    Column("rpc", Text, nullable=False),
+    Column("request", LargeBinary, nullable=False),
+    Column("response", LargeBinary, nullable=False),
+    Column("create_time", _TIME, nullable=False),
+    PrimaryKeyConstraint("request_id", name="catalogue_requests_pkey"),
+)
+
+# Who used an operation id first. A table of its own, since a unique key of a table partitioned by time holds the time.
+usage_operations: Final = Table(
+    "usage_operations",
+    metadata,
+    Column("organization_id", _ID, nullable=False),
+    Column("operation_id", _KEY, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("usage_id", _ID, nullable=False),
+    Column("occur_time", _TIME, nullable=False),
+    PrimaryKeyConstraint("organization_id", "operation_id", name="usage_operations_pkey"),
+)
+
+usage_records: Final = Table(
+    "usage_records",
+    metadata,
+    Column("organization_id", _ID, nullable=False),
+    Column("occur_time", _TIME, nullable=False),
+    Column("usage_id", _ID, nullable=False),
+    Column("operation_id", _KEY, nullable=False),
+    Column("project_id", _ID),
+    Column("user_id", _ID),
+    Column("api_key_id", _ID),
+    Column("subscription_id", _ID),
+    Column("model", Text, nullable=False),
+    *_token_columns(),
+    Column("latency_ms", BigInteger),
+    Column("status_code", Integer),
+    Column("error_message", Text),
+    Column("endpoint", Text),
+    Column("conversation_id", Text),
+    Column("labels", JSONB),
+    Column("partial", Boolean, nullable=False),
+    Column("cost", _AMOUNT),
+    Column("currency_code", Text),
+    Column("price_version_id", _ID),
+    # How billing is asked for the cost; null where there is nothing to ask.
+    Column("charge_kind", Text),
+    Column("create_time", _TIME, nullable=False),
+    PrimaryKeyConstraint("organization_id", "occur_time", "usage_id", name="usage_records_pkey"),
+    CheckConstraint(
+        "least(input, output, cache_read, cache_write, reasoning, audio_input, audio_output, image) >= 0",
+        name="usage_records_not_negative",
+    ),
+    CheckConstraint("num_nulls(cost, currency_code, price_version_id) IN (0, 3)", name="usage_records_cost_whole"),
+    CheckConstraint("charge_kind IN ('DEBIT', 'CAPTURE')", name="usage_records_charge_kind"),
+    postgresql_partition_by="RANGE (occur_time)",
+)
+event.listen(
+    usage_records,
+    "after_create",
+    DDL(  # type: ignore[no-untyped-call]  # SQLAlchemy leaves its constructor without types.
+        "CREATE TABLE metering.usage_records_default PARTITION OF metering.usage_records DEFAULT"
+    ),
+)
+
+# One row per hour and combination of dimensions. Ids are never null here, since a key cannot hold nulls: the nil UUID
+# stands for none, as the empty currency does for usage without a price.
+usage_hours: Final = Table(
+    "usage_hours",
+    metadata,
+    Column("organization_id", _ID, nullable=False),
+    Column("hour", _TIME, nullable=False),
+    Column("model", _KEY, nullable=False),
+    Column("project_id", _ID, nullable=False),
+    Column("user_id", _ID, nullable=False),
+    Column("api_key_id", _ID, nullable=False),
+    Column("currency_code", _KEY, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    *_token_columns(),
+    Column("cost", _AMOUNT, nullable=False),
+    Column("latency_count", BigInteger, nullable=False),
+    Column("latency_sum_ms", BigInteger, nullable=False),
+    *(Column(bucket, BigInteger, nullable=False) for bucket in LATENCY_BUCKETS),
+    PrimaryKeyConstraint(
+        "organization_id",
+        "hour",
+        "model",
+        "project_id",
+        "user_id",
+        "api_key_id",
+        "currency_code",
+        name="usage_hours_pkey",
+    ),
+    # Room on each page for the new version of a row that is added to all the time.
+    postgresql_with={"fillfactor": 70},
+)
+
+# Charges billing has not confirmed. A row goes when it does, so the table is as long as the backlog.
+outbox: Final = Table(
+    "outbox",
+    metadata,
+    Column("organization_id", _ID, nullable=False),
+    Column("operation_id", _KEY, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("amount", _AMOUNT, nullable=False),
+    Column("currency_code", Text, nullable=False),
+    Column("project_id", _ID),
+    Column("description", Text, nullable=False),
+    Column("attempt_count", Integer, nullable=False),
+    Column("last_error_reason", Text),
+    Column("next_attempt_time", _TIME, nullable=False),
+    Column("create_time", _TIME, nullable=False),
+    PrimaryKeyConstraint("organization_id", "operation_id", name="outbox_pkey"),
+    CheckConstraint("kind IN ('DEBIT', 'CAPTURE')", name="outbox_kind"),
+    CheckConstraint("state IN ('PENDING', 'DEAD')", name="outbox_state"),
+    postgresql_with={"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.0, "autovacuum_vacuum_threshold": 5000},
+)
+
+# Usage that waits for a price.
+unpriced_usages: Final = Table(
+    "unpriced_usages",
+    metadata,
+    Column("organization_id", _ID, nullable=False),
+    Column("usage_id", _ID, nullable=False),
+    Column("occur_time", _TIME, nullable=False),
+    Column("model", _KEY, nullable=False),
+    PrimaryKeyConstraint("organization_id", "usage_id", name="unpriced_usages_pkey"),
+)
+
+# The cost of usage that had no price when it was recorded.
+usage_pricings: Final = Table(
+    "usage_pricings",
+    metadata,
+    Column("organization_id", _ID, nullable=False),
+    Column("usage_id", _ID, nullable=False),
+    Column("cost", _AMOUNT, nullable=False),
+    Column("currency_code", Text, nullable=False),
+    Column("price_version_id", _ID, nullable=False),
+    Column("charge_kind", Text),
+    Column("create_time", _TIME, nullable=False),
+    PrimaryKeyConstraint("organization_id", "usage_id", name="usage_pricings_pkey"),
+    CheckConstraint("charge_kind IN ('DEBIT', 'CAPTURE')", name="usage_pricings_charge_kind"),
+)
+
+authorizations: Final = Table(
+    "authorizations",
+    metadata,
+    Column("organization_id", _ID, nullable=False),
+    Column("operation_id", _KEY, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("project_id", _ID),
+    Column("user_id", _ID),
+    Column("service_account_id", _ID),
+    Column("api_key_id", _ID),
+    Column("model", Text, nullable=False),
+    Column("endpoint", Text),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("max_output_tokens", BigInteger, nullable=False),
+    Column("hold_ttl_ms", BigInteger, nullable=False),
+    # The price the work will be settled with, whatever happens to prices meanwhile.
+    Column("price_version_id", _ID, nullable=False),
+    Column("currency_code", Text, nullable=False),
+    Column("amount", _AMOUNT, nullable=False),
+    Column("cancelled", Boolean, nullable=False, server_default=text("false")),
+    Column("create_time", _TIME, nullable=False),
+    PrimaryKeyConstraint("organization_id", "operation_id", name="authorizations_pkey"),
+    CheckConstraint("amount >= 0", name="authorizations_amount_not_negative"),
+)

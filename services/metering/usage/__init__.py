@@ -1,0 +1,1 @@
+"""Usage records: written once, summed by the hour, charged in billing exactly once."""

@@ -1,0 +1,105 @@
+"""Sends the charges again that billing has not confirmed, for as long as it takes.
+
+A charge that was recorded is in the outbox until billing says that it is made. Whoever recorded it tries first; what is
+still there some seconds later is the relay's, after a crash or while billing is away. Billing knows the operation id, so
+a charge that is sent again is made once.
+"""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+
+from libs.common.clock import Clock
+from libs.common.database import Database
+from services.metering.clients.billing import BATCH_MAX, BillingClient, Charged, NotCharged
+from services.metering.usage import store
+from services.metering.usage.engine import UsageEngine
+from services.metering.usage.store import DueCharge, Key
+
+_log = structlog.get_logger("relay")
+
+LEASE: Final = timedelta(seconds=10)
+BACKOFF_FIRST_S: Final = 0.2
+BACKOFF_MAX_S: Final = 60.0
+_DOUBLINGS_MAX: Final = 9
+
+
+class Relay:
+    """Looks through the outbox, again and again."""
+
+    def __init__(
+        self, database: Database, billing: BillingClient, engine: UsageEngine, clock: Clock, *, every_s: float
+    ) -> None:
+        self._database = database
+        self._billing = billing
+        self._engine = engine
+        self._clock = clock
+        self._every_s = every_s
+
+    async def run(self) -> None:
+        """Go round until cancelled."""
+        while True:
+            await asyncio.sleep(self._every_s)
+            await self._engine.flush()
+            await self.go_round()
+
+    async def go_round(self) -> None:
+        """Send whatever is due, window by window, and stop early when billing is away."""
+        after: Key = store.FIRST_KEY
+        while True:
+            async with self._database.raw_connection() as connection:
+                until = await store.window_end(connection, after)
+            while True:
+                due = await self._take(after, until)
+                if due and not await self._send(due):
+                    return
+                if len(due) < BATCH_MAX:
+                    break
+            if until is None:
+                return
+            after = until
+
+    async def _take(self, after: Key, until: Key | None) -> Sequence[DueCharge]:
+        now = self._clock.now()
+        async with self._database.raw_connection() as connection:
+            return await store.take_due(
+                connection, after=after, until=until, now=now, lease_time=now + LEASE, limit=BATCH_MAX
+            )
+
+    async def _send(self, due: Sequence[DueCharge]) -> bool:
+        """Send charges and note what became of each; tell whether billing answered."""
+        results = await self._billing.charge([charge for charge, _ in due])
+        done: list[Key] = []
+        failed: dict[Key, tuple[str, str, datetime]] = {}
+        now = self._clock.now()
+        for (charge, attempt_count), result in zip(due, results, strict=True):
+            key = (charge.organization_id, charge.operation_id)
+            if isinstance(result, Charged):
+                done.append(key)
+            elif result.final:
+                failed[key] = ("DEAD", result.reason, now)
+            else:
+                failed[key] = ("PENDING", result.reason, now + backoff(attempt_count))
+        async with self._database.raw_transaction() as connection:
+            if done:
+                await store.finish(connection, done)
+            if failed:
+                await store.put_back(connection, failed)
+        if failed:
+            reasons = sorted({reason for _, reason, _ in failed.values()})
+            _log.warning("charges not made", charges=len(failed), reasons=reasons)
+        return any(isinstance(result, Charged) or _is_final(result) for result in results)
+
+
+def _is_final(result: Charged | NotCharged) -> bool:
+    return isinstance(result, NotCharged) and result.final
+
+
+def backoff(attempt_count: int) -> timedelta:
+    """Return how long to wait after the attempt of this number: longer each time, and never alike."""
+    ceiling_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(attempt_count, _DOUBLINGS_MAX))
+    return timedelta(seconds=random.uniform(0, ceiling_s))

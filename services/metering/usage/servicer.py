@@ -1,0 +1,359 @@
+"""Proto in, use case, proto out."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import grpc
+
+from libs.common import validation
+from libs.common.access import is_operator
+from libs.common.amount import format_amount
+from libs.common.errors import FieldViolation, InvalidArgument, Refusal
+from libs.common.ids import is_id
+from libs.common.pages import decode_page_token, encode_page_token, page_size
+from libs.common.status import status_of
+from services.metering.clients.billing import AccountBalance
+from services.metering.errors import BackfillForOperatorsOnly
+from services.metering.model.servicer import read_tokens, render_tokens
+from services.metering.tables import TOKEN_CLASSES
+from services.metering.timestamps import read_optional_time, read_time, render_time, time_of_text, time_text
+from services.metering.usage.model import EARLY_MAX, LATE_MAX, Accepted, Outcome, Recorded, Work
+from services.metering.usage.store import label_text
+from services.metering.usage.summaries import (
+    DAY,
+    HOUR,
+    MONTH,
+    RANGE_MAX,
+    Query,
+    Summary,
+    keeps_whole_hours,
+    zone_named,
+)
+from services.metering.usage.usages import LIST_RANGE_MAX, Usages
+from tollhouse.common.v1 import amount_pb2
+from tollhouse.metering.v1 import admission_pb2, model_pb2
+from tollhouse.metering.v1 import usage_pb2 as pb
+from tollhouse.metering.v1 import usage_pb2_grpc as rpc
+
+DOMAIN: Final = "metering.tollhouse"
+STREAM_IN_PROGRESS_MAX: Final = 256
+_FINGERPRINT_BYTES: Final = 16
+_WINDOWS: Final = {
+    pb.USAGE_WINDOW_UNSPECIFIED: None,
+    pb.USAGE_WINDOW_HOUR: HOUR,
+    pb.USAGE_WINDOW_DAY: DAY,
+    pb.USAGE_WINDOW_MONTH: MONTH,
+}
+_DIMENSIONS: Final = {
+    pb.USAGE_DIMENSION_MODEL: "model",
+    pb.USAGE_DIMENSION_PROJECT: "project_id",
+    pb.USAGE_DIMENSION_USER: "user_id",
+    pb.USAGE_DIMENSION_API_KEY: "api_key_id",
+}
+
+
+class UsageServicer(rpc.UsageServiceServicer):
+    """Serves usage."""
+
+    def __init__(self, usages: Usages) -> None:
+        self._usages = usages
+
+    async def RecordUsage(
+        self, request: pb.RecordUsageRequest, context: grpc.aio.ServicerContext
+    ) -> pb.RecordUsageResponse:
+        work = read_usage(request, self._usages)
+        (outcome,) = await self._usages.record([work], history=[work.occur_time] if request.backfill else ())
+        if isinstance(outcome, Refusal):
+            raise outcome
+        return render_accepted(outcome)
+
+    async def BatchRecordUsage(
+        self, request: pb.BatchRecordUsageRequest, context: grpc.aio.ServicerContext
+    ) -> pb.BatchRecordUsageResponse:
+        outcomes = await self._record_each(request.usages)
+        return pb.BatchRecordUsageResponse(outcomes=outcomes)
+
+    async def StreamUsage(
+        self, request_iterator: AsyncIterator[pb.StreamUsageRequest], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.StreamUsageResponse]:
+        acknowledged: asyncio.Queue[pb.UsageOutcome | None] = asyncio.Queue(STREAM_IN_PROGRESS_MAX)
+        places = asyncio.Semaphore(STREAM_IN_PROGRESS_MAX)
+
+        async def record(usage: pb.RecordUsageRequest) -> None:
+            try:
+                (outcome,) = await self._record_each([usage])
+            except Refusal as refusal:
+                outcome = _refused(usage, refusal)
+            await acknowledged.put(outcome)
+
+        async def read() -> None:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    async for request in request_iterator:
+                        await places.acquire()
+                        group.create_task(record(request.usage))
+            finally:
+                await acknowledged.put(None)
+
+        reader = asyncio.create_task(read())
+        try:
+            while (outcome := await acknowledged.get()) is not None:
+                places.release()
+                yield pb.StreamUsageResponse(outcome=outcome)
+            await reader
+        finally:
+            reader.cancel()
+
+    async def GetUsage(self, request: pb.GetUsageRequest, context: grpc.aio.ServicerContext) -> pb.GetUsageResponse:
+        recorded = await self._usages.get(request.organization_id.lower(), request.operation_id)
+        return pb.GetUsageResponse(usage=render_usage(recorded))
+
+    async def ListUsage(self, request: pb.ListUsageRequest, context: grpc.aio.ServicerContext) -> pb.ListUsageResponse:
+        start_time, end_time = self._list_range(request)
+        filters = (request.project_id, request.user_id, request.api_key_id)
+        fingerprint = "/".join(("usage", request.organization_id.lower(), *filters, request.model))
+        usages, following = await self._usages.list_usages(
+            organization_id=request.organization_id.lower(),
+            start_time=start_time,
+            end_time=end_time,
+            after=_read_list_token(request.page_token, fingerprint),
+            filters=(*(value.lower() or None for value in filters), request.model or None),
+            limit=page_size(request.page_size),
+        )
+        token = encode_page_token(time_text(following[0]), following[1], fingerprint=fingerprint) if following else ""
+        return pb.ListUsageResponse(usages=map(render_usage, usages), next_page_token=token)
+
+    async def QueryUsage(
+        self, request: pb.QueryUsageRequest, context: grpc.aio.ServicerContext
+    ) -> pb.QueryUsageResponse:
+        query = _read_query(request)
+        unpaged = pb.QueryUsageRequest()
+        unpaged.CopyFrom(request)
+        unpaged.ClearField("page_token")
+        unpaged.ClearField("page_size")
+        fingerprint = hashlib.blake2b(unpaged.SerializeToString(deterministic=True), digest_size=8).hexdigest()
+        limit = page_size(request.page_size)
+        after = decode_page_token(request.page_token, fingerprint) if request.page_token else None
+        summaries = await self._usages.query(query, after=after, limit=limit)
+        token = encode_page_token(*summaries[-1].key, fingerprint=fingerprint) if len(summaries) == limit else ""
+        return pb.QueryUsageResponse(summaries=map(_render_summary, summaries), next_page_token=token)
+
+    async def _record_each(self, requests: Sequence[pb.RecordUsageRequest]) -> list[pb.UsageOutcome]:
+        """Record what is well formed, and say of the rest what is wrong with it."""
+        outcomes: dict[int, pb.UsageOutcome] = {}
+        works: list[Work] = []
+        places: list[int] = []
+        history: list[datetime] = []
+        for place, request in enumerate(requests):
+            try:
+                validation.check(request)
+                work = read_usage(request, self._usages)
+            except Refusal as refusal:
+                outcomes[place] = _refused(request, refusal)
+                continue
+            works.append(work)
+            places.append(place)
+            if request.backfill:
+                history.append(work.occur_time)
+        if works:
+            recorded = await self._usages.record(works, history=history)
+            for place, outcome in zip(places, recorded, strict=True):
+                outcomes[place] = _render_outcome(requests[place], outcome)
+        return [outcomes[place] for place in range(len(requests))]
+
+    def _list_range(self, request: pb.ListUsageRequest) -> tuple[datetime, datetime]:
+        end_time = read_optional_time("end_time", request.end_time, present=request.HasField("end_time"))
+        start_time = read_optional_time("start_time", request.start_time, present=request.HasField("start_time"))
+        end_time = end_time or self._usages.now() + EARLY_MAX
+        start_time = start_time or end_time - LATE_MAX
+        if not start_time <= end_time <= start_time + LIST_RANGE_MAX:
+            raise InvalidArgument([FieldViolation("end_time", "must be at most 400 days after start_time")])
+        return start_time, end_time
+
+
+def read_usage(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usages: Usages) -> Work:
+    """Read what was used. Both requests have the same fields under the same numbers, so a repeat of one as the other
+    is known as a repeat.
+
+    Raises:
+        InvalidArgument: the time is out of bounds.
+        BackfillForOperatorsOnly: another than an operator wants to load history.
+    """
+    settles = isinstance(request, admission_pb2.SettleRequest)
+    backfill = isinstance(request, pb.RecordUsageRequest) and request.backfill
+    if backfill and not is_operator():
+        raise BackfillForOperatorsOnly
+    return Work(
+        organization_id=request.organization_id.lower(),
+        operation_id=request.operation_id,
+        fingerprint=_fingerprint(request, backfill),
+        occur_time=_occur_time(request, usages, backfill),
+        project_id=request.project_id.lower() or None,
+        user_id=request.user_id.lower() or None,
+        api_key_id=request.api_key_id.lower() or None,
+        subscription_id=request.subscription_id.lower() or None,
+        model=request.model,
+        tokens=read_tokens(request.tokens),
+        latency_ms=request.latency_ms if request.HasField("latency_ms") else None,
+        status_code=request.status_code if request.HasField("status_code") else None,
+        error_message=request.error_message or None,
+        endpoint=request.endpoint or None,
+        conversation_id=request.conversation_id or None,
+        labels=label_text(request.labels) if request.labels else None,
+        partial=request.partial,
+        settles=settles,
+    )
+
+
+def _fingerprint(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, backfill: bool) -> bytes:
+    if backfill and isinstance(request, pb.RecordUsageRequest):
+        plain = pb.RecordUsageRequest()
+        plain.CopyFrom(request)
+        plain.ClearField("backfill")
+        request = plain
+    body = request.SerializeToString(deterministic=True)
+    return hashlib.blake2b(body, digest_size=_FINGERPRINT_BYTES).digest()
+
+
+def _occur_time(
+    request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usages: Usages, backfill: bool
+) -> datetime:
+    if not request.HasField("occur_time"):
+        return usages.now()
+    violations: list[FieldViolation] = []
+    occur_time = read_time("occur_time", request.occur_time, violations)
+    if not violations:
+        usages.check_time(occur_time, backfill=backfill, violations=violations)
+    if violations:
+        raise InvalidArgument(violations)
+    return occur_time
+
+
+def render_accepted(accepted: Accepted) -> pb.RecordUsageResponse:
+    return pb.RecordUsageResponse(
+        usage=render_usage(accepted.recorded),
+        balance=render_balance(accepted.balance),
+        replayed=accepted.replayed,
+    )
+
+
+def render_usage(recorded: Recorded) -> pb.UsageRecord:
+    work, cost = recorded.work, recorded.cost
+    return pb.UsageRecord(
+        usage_id=recorded.usage_id,
+        operation_id=work.operation_id,
+        organization_id=work.organization_id,
+        project_id=work.project_id or "",
+        user_id=work.user_id or "",
+        api_key_id=work.api_key_id or "",
+        subscription_id=work.subscription_id or "",
+        model=work.model,
+        tokens=render_tokens(work.tokens),
+        occur_time=render_time(work.occur_time),
+        latency_ms=work.latency_ms,
+        status_code=work.status_code,
+        error_message=work.error_message or "",
+        endpoint=work.endpoint or "",
+        conversation_id=work.conversation_id or "",
+        labels=json.loads(work.labels) if work.labels else None,
+        partial=work.partial,
+        cost=amount_pb2.Amount(currency_code=cost.currency_code, value=cost.amount) if cost else None,
+        price_version_id=cost.price_version_id if cost else "",
+        settlement=_SETTLEMENTS[recorded.settlement],
+        create_time=render_time(recorded.create_time),
+    )
+
+
+_SETTLEMENTS: Final = {
+    "PENDING": pb.SETTLEMENT_PENDING,
+    "SETTLED": pb.SETTLEMENT_SETTLED,
+    "PENDING_PRICE": pb.SETTLEMENT_PENDING_PRICE,
+}
+
+
+def render_balance(balance: AccountBalance | None) -> pb.AccountBalance | None:
+    if balance is None:
+        return None
+    code = balance.currency_code
+    return pb.AccountBalance(
+        posted=amount_pb2.Amount(currency_code=code, value=balance.posted),
+        held=amount_pb2.Amount(currency_code=code, value=balance.held),
+        available=amount_pb2.Amount(currency_code=code, value=balance.available),
+    )
+
+
+def _render_outcome(request: pb.RecordUsageRequest, outcome: Outcome) -> pb.UsageOutcome:
+    if isinstance(outcome, Refusal):
+        return _refused(request, outcome)
+    return pb.UsageOutcome(operation_id=request.operation_id, recorded=render_accepted(outcome))
+
+
+def _refused(request: pb.RecordUsageRequest, refusal: Refusal) -> pb.UsageOutcome:
+    return pb.UsageOutcome(operation_id=request.operation_id[:128], refused=status_of(refusal, DOMAIN))
+
+
+def _read_list_token(token: str, fingerprint: str) -> tuple[datetime, str] | None:
+    if not token:
+        return None
+    parts = decode_page_token(token, fingerprint)
+    if len(parts) != 2 or not parts[0].isdigit() or not is_id(parts[1]):
+        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+    return time_of_text(parts[0]), parts[1]
+
+
+def _read_query(request: pb.QueryUsageRequest) -> Query:
+    violations: list[FieldViolation] = []
+    start_time = read_time("start_time", request.start_time, violations)
+    end_time = read_time("end_time", request.end_time, violations)
+    if violations:
+        raise InvalidArgument(violations)
+    if not start_time < end_time <= start_time + RANGE_MAX:
+        raise InvalidArgument([FieldViolation("end_time", "must be after start_time, at most 3660 days")])
+    zone, window = zone_named(request.time_zone), _WINDOWS[request.window]
+    if window in (DAY, MONTH) and not keeps_whole_hours(zone, start_time, end_time):
+        raise InvalidArgument([FieldViolation("time_zone", "is off UTC by part of an hour; ask by HOUR")])
+    group_by = set(request.group_by)
+    return Query(
+        organization_id=request.organization_id.lower(),
+        start_time=start_time.replace(minute=0, second=0, microsecond=0),
+        end_time=_full_hour_after(end_time),
+        window=window,
+        group_by=tuple(name for dimension, name in _DIMENSIONS.items() if dimension in group_by),
+        filters={
+            "model": list(request.models),
+            "project_id": [value.lower() for value in request.project_ids],
+            "user_id": [value.lower() for value in request.user_ids],
+            "api_key_id": [value.lower() for value in request.api_key_ids],
+        },
+        zone=zone,
+    )
+
+
+def _full_hour_after(moment: datetime) -> datetime:
+    hour = moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    return hour if hour == moment else hour + timedelta(hours=1)
+
+
+def _render_summary(summary: Summary) -> pb.UsageSummary:
+    cost = None
+    if summary.currency_code:
+        cost = amount_pb2.Amount(currency_code=summary.currency_code, value=format_amount(summary.cost))
+    return pb.UsageSummary(
+        start_time=render_time(summary.start_time),
+        end_time=render_time(summary.end_time),
+        model=summary.dimensions.get("model", ""),
+        project_id=summary.dimensions.get("project_id", ""),
+        user_id=summary.dimensions.get("user_id", ""),
+        api_key_id=summary.dimensions.get("api_key_id", ""),
+        request_count=summary.requests,
+        error_count=summary.errors,
+        tokens=model_pb2.TokenCounts(**dict(zip(TOKEN_CLASSES, summary.tokens, strict=True))),
+        cost=cost,
+        latency=pb.LatencySummary(
+            count=summary.latency_count, sum_ms=summary.latency_sum_ms, buckets=summary.latency_buckets
+        ),
+    )

@@ -1,0 +1,222 @@
+"""The text of the statements on the measured path, put together once from the names of the columns."""
+
+from typing import Final
+
+from services.metering.tables import LATENCY_BOUNDS_MS, LATENCY_BUCKETS, TOKEN_CLASSES
+
+# The columns of one usage, in the order in which they are sent, with the types of the arrays they are sent as.
+ROW: Final = (
+    ("organization_id", "uuid"),
+    ("operation_id", "text"),
+    ("fingerprint", "bytea"),
+    ("usage_id", "uuid"),
+    ("occur_time", "timestamptz"),
+    ("project_id", "uuid"),
+    ("user_id", "uuid"),
+    ("api_key_id", "uuid"),
+    ("subscription_id", "uuid"),
+    ("model", "text"),
+    *((token_class, "bigint") for token_class in TOKEN_CLASSES),
+    ("latency_ms", "bigint"),
+    ("status_code", "int"),
+    ("error_message", "text"),
+    ("endpoint", "text"),
+    ("conversation_id", "text"),
+    ("labels", "text"),
+    ("partial", "bool"),
+    ("cost", "text"),
+    ("currency_code", "text"),
+    ("price_version_id", "uuid"),
+    ("charge_kind", "text"),
+)
+_COLUMNS: Final = ", ".join(name for name, _ in ROW)
+_ARRAYS: Final = ", ".join(f"${number}::{kind}[]" for number, (_, kind) in enumerate(ROW, start=1))
+_NOW: Final = f"${len(ROW) + 1}::timestamptz"
+_DUE: Final = f"${len(ROW) + 2}::timestamptz"
+_DONE_ORGANIZATIONS: Final = f"${len(ROW) + 3}::uuid[]"
+_DONE_OPERATIONS: Final = f"${len(ROW) + 4}::text[]"
+
+_STORED: Final = tuple(name for name, _ in ROW if name != "fingerprint")
+_PLAIN: Final = tuple(
+    (name, kind)
+    for name, kind in ROW
+    if name not in ("fingerprint", "cost", "currency_code", "price_version_id", "charge_kind")
+)
+_CASTS: Final = {"labels": "labels::jsonb", "cost": "cost::numeric"}
+
+NIL: Final = "'00000000-0000-0000-0000-000000000000'::uuid"
+HOUR_KEY: Final = ("organization_id", "hour", "model", "project_id", "user_id", "api_key_id", "currency_code")
+HOUR_SUMS: Final = (
+    "requests",
+    "errors",
+    *TOKEN_CLASSES,
+    "cost",
+    "latency_count",
+    "latency_sum_ms",
+    *LATENCY_BUCKETS,
+)
+
+IS_ERROR: Final = "(coalesce(status_code, 0) >= 400 OR error_message IS NOT NULL)"
+_BUCKET: Final = (
+    f"width_bucket(latency_ms - 1, ARRAY[{', '.join(str(bound) for bound in LATENCY_BOUNDS_MS)}]::bigint[])"
+)
+
+
+def hour_key(currency_code: str, prefix: str = "") -> str:
+    """Return the expressions of a usage's key among the hours."""
+    return (
+        f"{prefix}organization_id, date_trunc('hour', {prefix}occur_time, 'UTC') AS hour, {prefix}model,"
+        f" coalesce({prefix}project_id, {NIL}) AS project_id, coalesce({prefix}user_id, {NIL}) AS user_id,"
+        f" coalesce({prefix}api_key_id, {NIL}) AS api_key_id, {currency_code} AS currency_code"
+    )
+
+
+def hour_sums(cost: str, sign: str = "") -> str:
+    """Return the sums over a group of usages, in the order of HOUR_SUMS."""
+    counted = [
+        "count(*)",
+        f"count(*) FILTER (WHERE {IS_ERROR})",
+        *(f"sum({token_class})" for token_class in TOKEN_CLASSES),
+        f"coalesce(sum({cost}), 0)",
+        "count(latency_ms)",
+        "coalesce(sum(latency_ms), 0)",
+        *(f"count(*) FILTER (WHERE latency_ms IS NOT NULL AND {_BUCKET} = {number})" for number in _bucket_numbers()),
+    ]
+    return ", ".join(f"{sign}{expression} AS {name}" for expression, name in zip(counted, HOUR_SUMS, strict=True))
+
+
+def _bucket_numbers() -> range:
+    return range(len(LATENCY_BUCKETS))
+
+
+ADD_TO_HOURS: Final = (
+    "ON CONFLICT ("
+    + ", ".join(HOUR_KEY)
+    + ") DO UPDATE SET "
+    + ", ".join(f"{name} = h.{name} + excluded.{name}" for name in HOUR_SUMS)
+)
+_INTO_HOURS: Final = f"INSERT INTO usage_hours AS h ({', '.join((*HOUR_KEY, *HOUR_SUMS))})"
+_ORDER: Final = "ORDER BY 1, 2, 3, 4, 5, 6, 7"
+
+# One statement, one round trip, one transaction. The dedupe rows are claimed first and in the order of their keys, and
+# everything else is made from what was claimed: a repeat writes nothing. The hours follow in the order of their keys, so
+# that two processes wait for each other and never for ever. Charges that billing has confirmed meanwhile go along.
+RECORD: Final = f"""
+WITH item AS (
+    SELECT * FROM unnest({_ARRAYS}) AS t({_COLUMNS})
+), claimed AS (
+    INSERT INTO usage_operations (organization_id, operation_id, fingerprint, usage_id, occur_time)
+    SELECT organization_id, operation_id, fingerprint, usage_id, occur_time FROM item ORDER BY 1, 2
+    ON CONFLICT DO NOTHING RETURNING usage_id
+), fresh AS MATERIALIZED (
+    SELECT item.* FROM item JOIN claimed USING (usage_id)
+), recorded AS (
+    INSERT INTO usage_records ({", ".join(_STORED)}, create_time)
+    SELECT {", ".join(_CASTS.get(name, name) for name in _STORED)}, {_NOW} FROM fresh
+), summed AS (
+    {_INTO_HOURS}
+    SELECT {hour_key("coalesce(currency_code, '')")}, {hour_sums("cost::numeric")} FROM fresh
+    GROUP BY 1, 2, 3, 4, 5, 6, 7 {_ORDER} {ADD_TO_HOURS}
+), queued AS (
+    INSERT INTO outbox (organization_id, operation_id, kind, state, amount, currency_code, project_id, description,
+        attempt_count, next_attempt_time, create_time)
+    SELECT organization_id, operation_id, charge_kind, 'PENDING', cost::numeric, currency_code, project_id, model,
+        0, {_DUE}, {_NOW}
+    FROM fresh WHERE charge_kind IS NOT NULL
+), parked AS (
+    INSERT INTO unpriced_usages (organization_id, usage_id, occur_time, model)
+    SELECT organization_id, usage_id, occur_time, model FROM fresh WHERE cost IS NULL
+), finished AS (
+    DELETE FROM outbox USING unnest({_DONE_ORGANIZATIONS}, {_DONE_OPERATIONS}) AS done(organization_id, operation_id)
+    WHERE outbox.organization_id = done.organization_id AND outbox.operation_id = done.operation_id
+)
+SELECT usage_id::text FROM claimed
+"""
+
+# Moves usage from the column without a price to the one of its currency, once: whoever deletes the waiting row does it.
+PRICE: Final = f"""
+WITH item AS (
+    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::text[])
+        AS t(organization_id, usage_id, cost, currency_code, price_version_id, charge_kind)
+), freed AS (
+    DELETE FROM unpriced_usages u USING item
+    WHERE u.organization_id = item.organization_id AND u.usage_id = item.usage_id
+    RETURNING item.*, u.occur_time
+), priced AS (
+    INSERT INTO usage_pricings
+        (organization_id, usage_id, cost, currency_code, price_version_id, charge_kind, create_time)
+    SELECT organization_id, usage_id, cost::numeric, currency_code, price_version_id, charge_kind, $7::timestamptz
+    FROM freed
+), usage AS MATERIALIZED (
+    SELECT r.*, f.cost::numeric AS new_cost, f.currency_code AS new_currency_code, f.charge_kind AS new_charge_kind
+    FROM freed f JOIN usage_records r USING (organization_id, occur_time, usage_id)
+), queued AS (
+    INSERT INTO outbox (organization_id, operation_id, kind, state, amount, currency_code, project_id, description,
+        attempt_count, next_attempt_time, create_time)
+    SELECT organization_id, operation_id, new_charge_kind, 'PENDING', new_cost, new_currency_code, project_id, model,
+        0, $7::timestamptz, $7::timestamptz
+    FROM usage WHERE new_charge_kind IS NOT NULL
+), summed AS (
+    {_INTO_HOURS}
+    SELECT {hour_key("''")}, {hour_sums("0", "-")} FROM usage GROUP BY 1, 2, 3, 4, 5, 6, 7
+    UNION ALL
+    SELECT {hour_key("new_currency_code")}, {hour_sums("new_cost")} FROM usage GROUP BY 1, 2, 3, 4, 5, 6, 7
+    {_ORDER} {ADD_TO_HOURS}
+)
+SELECT count(*) FROM freed
+"""
+
+USAGE: Final = f"""
+SELECT {", ".join(f"r.{name}" + ("::text" if kind == "uuid" else "") for name, kind in _PLAIN)},
+    r.create_time, coalesce(r.cost, p.cost) AS cost, coalesce(r.currency_code, p.currency_code) AS currency_code,
+    coalesce(r.price_version_id, p.price_version_id)::text AS price_version_id,
+    coalesce(r.charge_kind, p.charge_kind) AS charge_kind, x.operation_id IS NOT NULL AS pending
+"""
+"""The columns of a stored usage `r`, with its later pricing `p` and its charge `x`."""
+
+_JOINS: Final = """
+LEFT JOIN usage_pricings p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id AND r.cost IS NULL
+LEFT JOIN outbox x ON x.organization_id = r.organization_id AND x.operation_id = r.operation_id
+"""
+
+# By primary keys: the dedupe row knows the month's partition.
+FIND: Final = f"""
+{USAGE}, o.fingerprint
+FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
+JOIN usage_operations o USING (organization_id, operation_id)
+JOIN usage_records r
+    ON r.organization_id = o.organization_id AND r.occur_time = o.occur_time AND r.usage_id = o.usage_id
+{_JOINS}
+"""
+
+# Along the primary key of the months concerned, backwards.
+LIST: Final = f"""
+{USAGE}
+FROM (
+    SELECT * FROM usage_records
+    WHERE organization_id = $1::uuid AND occur_time >= $2::timestamptz
+        AND (occur_time, usage_id) < ($3::timestamptz, $4::uuid)
+        AND ($5::timestamptz IS NULL OR (occur_time, usage_id) >= ($5::timestamptz, $6::uuid))
+        AND ($7::uuid IS NULL OR project_id = $7) AND ($8::uuid IS NULL OR user_id = $8)
+        AND ($9::uuid IS NULL OR api_key_id = $9) AND ($10::text IS NULL OR model = $10)
+    ORDER BY occur_time DESC, usage_id DESC LIMIT $11
+) r
+{_JOINS}
+ORDER BY r.occur_time DESC, r.usage_id DESC
+"""
+
+# Where a filtered page ends at the latest, so that a rare filter never makes it read a whole year.
+LIST_BOUND: Final = """
+SELECT occur_time, usage_id::text FROM usage_records
+WHERE organization_id = $1::uuid AND occur_time >= $2::timestamptz
+    AND (occur_time, usage_id) < ($3::timestamptz, $4::uuid)
+ORDER BY occur_time DESC, usage_id DESC OFFSET $5 LIMIT 1
+"""
+
+# By primary keys.
+AUTHORIZATIONS: Final = """
+SELECT a.organization_id::text, a.operation_id, project_id::text, user_id::text, api_key_id::text, model, endpoint,
+    price_version_id::text, currency_code, amount
+FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
+JOIN authorizations a USING (organization_id, operation_id)
+"""

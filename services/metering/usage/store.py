@@ -1,0 +1,264 @@
+"""The statements of usage, on the driver's own connection; the text of the long ones is in `statements`."""
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+import asyncpg
+
+from libs.common.amount import format_amount
+from libs.common.database import RawConnection
+from services.metering.clients.billing import Charge
+from services.metering.tables import TOKEN_CLASSES
+from services.metering.usage import statements
+from services.metering.usage.model import (
+    NIL,
+    PENDING,
+    PENDING_PRICE,
+    SETTLED,
+    Authorization,
+    Cost,
+    Recorded,
+    Work,
+)
+
+Key = tuple[str, str]
+"""The organization and the operation id, which together name a usage and its charge."""
+
+SCAN_MAX: Final = 5_000
+_NO_COST: Final = (None, None, None, None)
+
+
+class Unpriced(NamedTuple):
+    """Usage that waits for a price."""
+
+    organization_id: str
+    usage_id: str
+    occur_time: datetime
+    model: str
+    tokens: tuple[int, ...]
+    authorized: bool
+
+
+class Pricing(NamedTuple):
+    """What usage that had no price turns out to cost."""
+
+    organization_id: str
+    usage_id: str
+    cost: Cost
+
+
+class DueCharge(NamedTuple):
+    """A charge to be sent, with the number of this attempt."""
+
+    charge: Charge
+    attempt_count: int
+
+
+async def record(
+    connection: RawConnection,
+    recorded: Sequence[Recorded],
+    *,
+    now: datetime,
+    due_time: datetime,
+    done: Collection[Key],
+) -> set[str]:
+    """Write usages with all that follows from them, in one statement; return the ids of those that were new."""
+    columns: Iterable[Sequence[object]] = zip(*map(_row, recorded), strict=True)
+    done_keys = list(done)
+    rows = await connection.fetch(
+        statements.RECORD,
+        *columns,
+        now,
+        due_time,
+        [organization_id for organization_id, _ in done_keys],
+        [operation_id for _, operation_id in done_keys],
+    )
+    return {row[0] for row in rows}
+
+
+async def find(connection: RawConnection, keys: Sequence[Key]) -> dict[Key, tuple[Recorded, bytes]]:
+    """Return the stored usages of some operations, each with its fingerprint."""
+    rows = await connection.fetch(statements.FIND, [key[0] for key in keys], [key[1] for key in keys])
+    found = ((_recorded(row), row["fingerprint"]) for row in rows)
+    return {(recorded.work.organization_id, recorded.work.operation_id): (recorded, mark) for recorded, mark in found}
+
+
+async def find_authorizations(connection: RawConnection, keys: Sequence[Key]) -> list[Authorization]:
+    """Return the authorizations of some operations, of those that have one."""
+    rows = await connection.fetch(statements.AUTHORIZATIONS, [key[0] for key in keys], [key[1] for key in keys])
+    return [Authorization(*row) for row in rows]
+
+
+async def list_usages(
+    connection: RawConnection,
+    *,
+    organization_id: str,
+    start_time: datetime,
+    before: tuple[datetime, str],
+    filters: Sequence[str | None],
+    limit: int,
+) -> tuple[list[Recorded], tuple[datetime, str] | None]:
+    """Return a page of usages, the latest first, and where the next begins; None when there is no more."""
+    bound = None
+    if any(filters):
+        row = await connection.fetchrow(
+            statements.LIST_BOUND, organization_id, start_time, *before, max(SCAN_MAX, limit) - 1
+        )
+        bound = None if row is None else (row[0], row[1])
+    rows = await connection.fetch(
+        statements.LIST, organization_id, start_time, *before, *(bound or (None, None)), *filters, limit
+    )
+    usages = [_recorded(row) for row in rows]
+    if len(usages) == limit:
+        return usages, (usages[-1].work.occur_time, usages[-1].usage_id)
+    return usages, bound
+
+
+_NEXT_UNPRICED: Final = f"""
+SELECT u.organization_id::text, u.usage_id::text, u.occur_time, u.model, {", ".join(f"r.{c}" for c in TOKEN_CLASSES)},
+    coalesce(a.amount > 0, false) AS authorized
+FROM (
+    SELECT * FROM unpriced_usages WHERE (organization_id, usage_id) > ($1::uuid, $2::uuid)
+    ORDER BY organization_id, usage_id LIMIT $3
+) u
+JOIN usage_records r USING (organization_id, occur_time, usage_id)
+LEFT JOIN authorizations a ON a.organization_id = r.organization_id AND a.operation_id = r.operation_id
+ORDER BY u.organization_id, u.usage_id
+"""  # noqa: S608 -- put together from the names of columns.
+
+
+async def next_unpriced(connection: RawConnection, *, after: Key, limit: int) -> list[Unpriced]:
+    """Return usages that wait for a price, in the order of their primary key."""
+    rows = await connection.fetch(_NEXT_UNPRICED, *after, limit)
+    return [Unpriced(row[0], row[1], row[2], row[3], tuple(row[4:12]), row[12]) for row in rows]
+
+
+async def price(connection: RawConnection, pricings: Sequence[Pricing], now: datetime) -> int:
+    """Charge usages that waited for a price; of two processes that try, one does it. Returns how many."""
+    return int(
+        await connection.fetchval(
+            statements.PRICE,
+            [pricing.organization_id for pricing in pricings],
+            [pricing.usage_id for pricing in pricings],
+            [pricing.cost.amount for pricing in pricings],
+            [pricing.cost.currency_code for pricing in pricings],
+            [pricing.cost.price_version_id for pricing in pricings],
+            [pricing.cost.charge_kind for pricing in pricings],
+            now,
+        )
+        or 0
+    )
+
+
+_WINDOW_END: Final = """
+SELECT organization_id::text, operation_id FROM outbox WHERE (organization_id, operation_id) > ($1::uuid, $2::text)
+ORDER BY organization_id, operation_id OFFSET $3 LIMIT 1
+"""
+
+# Rows that another process holds are passed over, so that two relays share the work.
+_TAKE_DUE: Final = """
+WITH due AS (
+    SELECT organization_id, operation_id FROM outbox
+    WHERE (organization_id, operation_id) > ($1::uuid, $2::text)
+        AND ($3::uuid IS NULL OR (organization_id, operation_id) <= ($3::uuid, $4::text))
+        AND state = 'PENDING' AND next_attempt_time <= $5::timestamptz
+    ORDER BY organization_id, operation_id LIMIT $6 FOR UPDATE SKIP LOCKED
+)
+UPDATE outbox o SET next_attempt_time = $7::timestamptz, attempt_count = o.attempt_count + 1
+FROM due WHERE o.organization_id = due.organization_id AND o.operation_id = due.operation_id
+RETURNING o.organization_id::text, o.operation_id, o.kind, o.amount, o.currency_code, o.project_id::text, o.description,
+    o.attempt_count
+"""
+
+
+async def window_end(connection: RawConnection, after: Key) -> Key | None:
+    """Return the key up to which the outbox is looked through next; None when the rest is short."""
+    row = await connection.fetchrow(_WINDOW_END, *after, SCAN_MAX - 1)
+    return None if row is None else (row[0], row[1])
+
+
+async def take_due(
+    connection: RawConnection, *, after: Key, until: Key | None, now: datetime, lease_time: datetime, limit: int
+) -> list[DueCharge]:
+    """Take due charges of a window for as long as the lease; who dies with them lets another have them then."""
+    rows = await connection.fetch(_TAKE_DUE, *after, *(until or (None, None)), now, limit, lease_time)
+    return [
+        DueCharge(Charge(row[0], row[1], row[2], format_amount(row[3]), row[4], row[5], row[6]), row[7]) for row in rows
+    ]
+
+
+_FINISH: Final = """
+DELETE FROM outbox USING unnest($1::uuid[], $2::text[]) AS done(organization_id, operation_id)
+WHERE outbox.organization_id = done.organization_id AND outbox.operation_id = done.operation_id
+"""
+
+_PUT_BACK: Final = """
+UPDATE outbox o SET state = failed.state, last_error_reason = failed.reason, next_attempt_time = failed.next_attempt_time
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
+    AS failed(organization_id, operation_id, state, reason, next_attempt_time)
+WHERE o.organization_id = failed.organization_id AND o.operation_id = failed.operation_id
+"""
+
+
+async def finish(connection: RawConnection, keys: Collection[Key]) -> None:
+    """Delete charges that billing has confirmed; by primary key."""
+    await connection.execute(_FINISH, [key[0] for key in keys], [key[1] for key in keys])
+
+
+async def put_back(connection: RawConnection, failed: Mapping[Key, tuple[str, str, datetime]]) -> None:
+    """Note the state, the reason and the next attempt of charges that failed; by primary key."""
+    values = list(failed.values())
+    await connection.execute(
+        _PUT_BACK,
+        [key[0] for key in failed],
+        [key[1] for key in failed],
+        [value[0] for value in values],
+        [value[1] for value in values],
+        [value[2] for value in values],
+    )
+
+
+async def ensure_month(connection: RawConnection, moment: datetime) -> bool:
+    """Make the partition of a month, if it is missing; waits shortly for a lock on the default partition."""
+    return bool(await connection.fetchval("SELECT ensure_usage_month($1::timestamptz)", moment))
+
+
+def _row(recorded: Recorded) -> tuple[object, ...]:
+    work = recorded.work
+    return (
+        *work[:3],
+        recorded.usage_id,
+        *work[3:9],
+        *work.tokens,
+        *work[10:17],
+        *(recorded.cost or _NO_COST),
+    )
+
+
+def _recorded(row: asyncpg.Record) -> Recorded:
+    (organization_id, operation_id, usage_id, occur_time), dimensions = row[:4], row[4:9]
+    labels = row["labels"]
+    work = Work._make(
+        (
+            *(organization_id, operation_id, b"", occur_time, *dimensions, tuple(row[9:17]), *row[17:22]),
+            None if labels is None else label_text(json.loads(labels)),
+            row["partial"],
+            False,
+        )
+    )
+    cost = None
+    if row["cost"] is not None:
+        amount = format_amount(row["cost"])
+        cost = Cost(amount, row["currency_code"], row["price_version_id"], row["charge_kind"])
+    settlement = PENDING_PRICE if cost is None else PENDING if row["pending"] else SETTLED
+    return Recorded(work, usage_id, cost, row["create_time"], settlement)
+
+
+def label_text(labels: Mapping[str, str]) -> str:
+    """Return labels as the one JSON text that equal labels have."""
+    return json.dumps(dict(labels), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+FIRST_KEY: Final = (NIL, "")

@@ -24,7 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed, side by side with peers.")
     parser.add_argument("--only", type=_names, default=NAMES, help="measures to run, as in P1,P3")
     parser.add_argument("--out", type=Path, help="a file for the figures, as JSON")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each side; the median ratio counts")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of each side; the median ratio counts")
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 180)
     figures: dict[str, Figure] = {}

@@ -14,7 +14,7 @@ from benchmarks.load import Round, Script, Timing
 from benchmarks.pgbench import Pgbench
 from benchmarks.traffic import Echo
 
-_ROUND_S = 1.3
+_ROUND_S = 0.8
 _FIRST_ROUND_CALLS = 400
 _LATENCY_CALLS = 200
 _WARM_UP_CALLS = 64
@@ -38,17 +38,28 @@ class Figure:
     p99_ms_at_64: float
     cpu_us: dict[str, float]
     """Processor time per unit, by process, while the measured side ran."""
+    peer_cpu_us: dict[str, float]
+    """The same while the peer ran."""
 
     @property
     def met(self) -> bool:
         return self.ratio >= self.target
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one round of a peer did."""
+
+    made: int
+    rate_per_s: float
+    client_cpu_s: float
+
+
 class Peer(Protocol):
     """What a service is compared to."""
 
-    def rate_per_s(self) -> float:
-        """Runs one round and returns its rate."""
+    def outcome(self) -> Outcome:
+        """Runs one round."""
 
 
 class Side:
@@ -86,8 +97,10 @@ class Side:
         round_ = Round(self._target, self._deployment.token, self._script, 0, 0, count, self._in_flight)
         self._deployment.run(round_)
 
-    def rate_per_s(self) -> float:
-        return self.round().rate_per_s
+    def outcome(self) -> Outcome:
+        """Runs one round, as a peer."""
+        timing = self.round()
+        return Outcome(timing.calls + _WARM_UP_CALLS, timing.rate_per_s, timing.client_cpu_s)
 
 
 class PgbenchPeer:
@@ -97,8 +110,10 @@ class PgbenchPeer:
         self._pgbench = pgbench
         self.clients = pgbench.choose_clients()
 
-    def rate_per_s(self) -> float:
-        return self._pgbench.run(self.clients, seconds=2).rate_per_s
+    def outcome(self) -> Outcome:
+        """Runs for two seconds."""
+        run = self._pgbench.run(self.clients, seconds=2)
+        return Outcome(run.transactions, run.rate_per_s, 0.0)
 
 
 def echo_of(deployment: Deployment, script: Script) -> Side:
@@ -125,21 +140,22 @@ def compare(deployment: Deployment, comparison: Comparison, side: Side, peer: Pe
     units = comparison.units_per_call
     side.calibrate()
     alone = side.run(_LATENCY_CALLS, 1)
-    ratios, rates, peer_rates, timings = [], [], [], []
-    cpu = _CpuMeter(deployment.cpu_seconds)
-    for number in range(rounds):
-        # The order is turned round each time, so that neither side always follows the other.
-        peer_first = number % 2 == 0
-        peer_rate = peer.rate_per_s() if peer_first else 0.0
-        with cpu:
-            timing = side.round()
-        peer_rate = peer_rate or peer.rate_per_s()
-        timings.append(timing)
-        rates.append(timing.rate_per_s * units)
-        peer_rates.append(peer_rate)
-        ratios.append(timing.rate_per_s * units / peer_rate)
-    joined = _joined(timings)
-    crowded = side.run(_LATENCY_CALLS * 2, 64) if units > 1 else joined
+    timings: list[Timing] = []
+    outcomes: list[Outcome] = []
+    cpu, peer_cpu = _CpuMeter(deployment.cpu_seconds), _CpuMeter(deployment.cpu_seconds)
+    for number in range(rounds * 2):
+        # The order turns round every time (A B, B A, A B …), so that neither side always follows the other.
+        if number % 4 in (0, 3):
+            with peer_cpu:
+                outcomes.append(peer.outcome())
+        else:
+            with cpu:
+                timings.append(side.round())
+    ratios = [timing.rate_per_s * units / outcome.rate_per_s for timing, outcome in zip(timings, outcomes, strict=True)]
+    together = _joined(timings)
+    crowded = side.run(_LATENCY_CALLS * 2, 64) if units > 1 else together
+    made = (together.calls + rounds * _WARM_UP_CALLS) * units
+    peer_client_s = sum(outcome.client_cpu_s for outcome in outcomes)
     return Figure(
         measured=comparison.measured,
         against=comparison.against,
@@ -148,11 +164,12 @@ def compare(deployment: Deployment, comparison: Comparison, side: Side, peer: Pe
         ratio=median(ratios),
         ratio_low=min(ratios),
         ratio_high=max(ratios),
-        rate_per_s=median(rates),
-        peer_rate_per_s=median(peer_rates),
+        rate_per_s=median(timing.rate_per_s * units for timing in timings),
+        peer_rate_per_s=median(outcome.rate_per_s for outcome in outcomes),
         p50_ms_at_1=alone.percentile_ms(50),
         p99_ms_at_64=crowded.percentile_ms(99),
-        cpu_us=_cpu_us(cpu.used_s, joined, rounds, units),
+        cpu_us=cpu.per_unit_us(made, together.client_cpu_s),
+        peer_cpu_us=peer_cpu.per_unit_us(sum(outcome.made for outcome in outcomes), peer_client_s),
     )
 
 
@@ -160,8 +177,8 @@ class _CpuMeter:
     """Adds up the processor time of each process while it is entered."""
 
     def __init__(self, read: Callable[[], dict[str, float]]) -> None:
-        self.used_s: dict[str, float] = {}
         self._read = read
+        self._used_s: dict[str, float] = {}
         self._before: dict[str, float] = {}
 
     def __enter__(self) -> None:
@@ -170,7 +187,12 @@ class _CpuMeter:
     def __exit__(self, *_: object) -> None:
         for name, now_s in self._read().items():
             used_s = now_s - self._before.get(name, now_s)
-            self.used_s[name] = self.used_s.get(name, 0.0) + used_s
+            self._used_s[name] = self._used_s.get(name, 0.0) + used_s
+
+    def per_unit_us(self, made: int, client_s: float) -> dict[str, float]:
+        """Returns microseconds per unit. The client counts its own inside the clock: it also prepares and checks."""
+        used_s = self._used_s | {"client": client_s}
+        return {name: seconds * 1_000_000 / made for name, seconds in used_s.items() if seconds > 0}
 
 
 def _joined(timings: list[Timing]) -> Timing:
@@ -178,10 +200,3 @@ def _joined(timings: list[Timing]) -> Timing:
     elapsed_s = sum(timing.elapsed_s for timing in timings)
     client_cpu_s = sum(timing.client_cpu_s for timing in timings)
     return Timing(len(latencies_s), elapsed_s, client_cpu_s, latencies_s)
-
-
-def _cpu_us(used_s: dict[str, float], joined: Timing, rounds: int, units: int) -> dict[str, float]:
-    """Returns microseconds per unit. The client counts its own inside the clock: it also prepares and checks."""
-    made = joined.calls + rounds * _WARM_UP_CALLS
-    spent_us = {name: seconds * 1_000_000 / (made * units) for name, seconds in used_s.items()}
-    return spent_us | {"client": joined.client_cpu_s * 1_000_000 / (joined.calls * units)}

@@ -26,9 +26,9 @@ def print_versions(console: Console, postgres: str, settings: Mapping[str, str])
 
 def print_figure(console: Console, name: str, figure: Figure) -> None:
     """Prints a line as soon as it is known, with where the processor time went."""
-    spent = ", ".join(f"{who} {us:.0f}" for who, us in figure.cpu_us.items() if us >= 1)
+    spent, peer_spent = _spent(figure.cpu_us), _spent(figure.peer_cpu_us)
     line = f"{name}  ratio {figure.ratio:.2f}, target {figure.target:g}; processor µs per unit: {spent}"
-    console.print(line, highlight=False)
+    console.print(f"{line}; of the peer: {peer_spent}", highlight=False)
 
 
 def print_table(console: Console, figures: Mapping[str, Figure]) -> None:
@@ -55,6 +55,10 @@ def print_table(console: Console, figures: Mapping[str, Figure]) -> None:
     console.print(table)
 
 
+def _spent(cpu_us: Mapping[str, float]) -> str:
+    return ", ".join(f"{who} {us:.0f}" for who, us in cpu_us.items() if us >= 1)
+
+
 def write_figures(path: Path, figures: Mapping[str, Figure]) -> None:
     """Writes the figures as JSON, by measure."""
     content = {name: _plain(figure) for name, figure in figures.items()}
@@ -75,5 +79,6 @@ def _plain(figure: Figure) -> dict[str, object]:
         "measured": figure.measured,
         "against": figure.against,
         "unit": figure.unit,
-        "cpu_us": {name: round(spent, 1) for name, spent in figure.cpu_us.items()},
+        "cpu_us": {who: round(us, 1) for who, us in figure.cpu_us.items()},
+        "peer_cpu_us": {who: round(us, 1) for who, us in figure.peer_cpu_us.items()},
     }

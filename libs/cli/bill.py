@@ -150,29 +150,37 @@ async def _read_charged(channels: Channels, organization_id: str) -> Decimal:
 
 
 def print_bill(console: Console, bill: Bill) -> None:
-    """Print a line for each model of each organization, and the ledger's totals under them."""
+    """Print a line for each model of each organization, and under them where the accounts stand."""
     table = Table(title="Bill", title_justify="left")
-    table.add_column("organization", no_wrap=True)
-    table.add_column("model", no_wrap=True)
+    table.add_column("organization, model", no_wrap=True)
     for heading in ("calls", "input tokens", "output tokens", f"cost, {CURRENCY}"):
         table.add_column(heading, justify="right", no_wrap=True)
     for organization in bill.organizations:
-        name = organization.name
+        table.add_row(organization.name, *_numbers(organization.lines), style="bold")
         for line in organization.lines:
-            numbers = (f"{line.requests:,}", f"{line.input_tokens:,}", f"{line.output_tokens:,}", f"{line.cost:,f}")
-            table.add_row(name, line.model, *numbers)
-            name = ""
-        table.add_row("", "", "", "", "", f"[bold]{organization.cost:,f}[/bold]", end_section=True)
-    totals = (f"{bill.requests:,}", f"{bill.input_tokens:,}", f"{bill.output_tokens:,}", f"{bill.cost:,f}")
-    table.add_row("all", "", *totals, style="bold")
+            table.add_row(f"  {line.model}", *_numbers([line]))
+        table.add_section()
+    table.add_row("all", *_numbers([line for one in bill.organizations for line in one.lines]), style="bold")
     console.print(table)
     ledger = Table(title=f"Ledger, {CURRENCY}", title_justify="left")
     ledger.add_column("organization", no_wrap=True)
     for heading in ("paid in", "charged", "balance"):
         ledger.add_column(heading, justify="right", no_wrap=True)
     for organization in bill.organizations:
-        amounts = (organization.paid_in, organization.charged, organization.balance)
-        ledger.add_row(organization.name, *(f"{amount:,f}" for amount in amounts))
+        ledger.add_row(organization.name, *_exact(organization.paid_in, organization.charged, organization.balance))
     ledger.add_section()
-    ledger.add_row("all", *(f"{amount:,f}" for amount in (bill.paid_in, bill.charged, bill.balance)), style="bold")
+    ledger.add_row("all", *_exact(bill.paid_in, bill.charged, bill.balance), style="bold")
     console.print(ledger)
+
+
+def _numbers(lines: Sequence[Line]) -> tuple[str, str, str, str]:
+    return (
+        f"{sum(line.requests for line in lines):,}",
+        f"{sum(line.input_tokens for line in lines):,}",
+        f"{sum(line.output_tokens for line in lines):,}",
+        f"{sum((line.cost for line in lines), Decimal(0)):,.6f}",
+    )
+
+
+def _exact(*amounts: Decimal) -> list[str]:
+    return [f"{amount:,.9f}" for amount in amounts]

@@ -28,6 +28,7 @@ from libs.cli.synthetic import write_synthetic_trace
 from libs.cli.trace import Trace, read_trace
 from libs.cli.verify import print_verdict
 from libs.common import postgres
+from libs.common.amount import format_amount
 
 _FOLDERS: Final = "demo-"
 _MEBIBYTE: Final = 1024
@@ -82,7 +83,7 @@ async def _demonstrate(console: Console, trace: Trace, folder: Path, out: Path |
     print_bill(console, outcome.bill)
     print_verdict(console, outcome.verdict)
     memory = ", ".join(f"{name} {sum(sizes):.0f} MiB" for name, sizes in resident.items())
-    console.print(f"Resident memory: {memory}. {time.monotonic() - started_s:.1f} s in all.")
+    console.print(f"Resident memory: {memory}. {time.monotonic() - started_s:.1f} s in all.", soft_wrap=True)
     problems = _problems(trace, outcome)
     if out is not None:
         _write_totals(out, outcome, problems)
@@ -96,7 +97,8 @@ async def _meter_and_reconcile(console: Console, channels: Channels, trace: Trac
     elapsed_s = time.monotonic() - started_s
     console.print(
         f"{replayed.tally.requests:,} calls metered and charged ({ways}) in {elapsed_s:.1f} s, "
-        f"{replayed.tally.requests / elapsed_s:,.0f} a second."
+        f"{replayed.tally.requests / elapsed_s:,.0f} a second.",
+        soft_wrap=True,
     )
     organizations = replayed.population.organizations
     bill = await read_bill(channels, organizations, start=replayed.start, end=replayed.end, prefix=replayed.prefix)
@@ -125,7 +127,7 @@ def _write_totals(out: Path, outcome: _Outcome, problems: list[str]) -> None:
         "requests": outcome.bill.requests,
         "input_tokens": outcome.bill.input_tokens,
         "output_tokens": outcome.bill.output_tokens,
-        "charged": f"{outcome.bill.charged:f}",
+        "charged": format_amount(outcome.bill.charged),
         "violations": max(outcome.verdict.violation_count, len(problems)),
     }
     out.write_text(json.dumps(totals) + "\n")

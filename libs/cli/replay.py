@@ -28,6 +28,7 @@ from libs.cli.persistence import Persistence
 from libs.cli.population import Population, import_missing_models, make_population
 from libs.cli.recording import Recorder, Shift, Tally
 from libs.cli.trace import Trace, read_trace
+from libs.common.amount import format_amount
 from tollhouse.metering.v1 import integrity_pb2, integrity_pb2_grpc
 
 PATIENCE_S: Final = 60.0
@@ -154,8 +155,9 @@ def _print_tally(console: Console, replayed: Replayed) -> None:
     console.print(
         f"{tally.requests:,} calls ({ways}), of them {tally.replayed:,} metered before; "
         f"{tally.input_tokens:,} input and {tally.output_tokens:,} output tokens; "
-        f"cost {tally.cost:f} USD; operation ids {replayed.prefix}:…",
+        f"cost {format_amount(tally.cost)} USD; operation ids {replayed.prefix}:…",
         markup=False,
+        soft_wrap=True,
     )
     for count, what in (
         (tally.unpriced, "wait for a price"),

@@ -58,8 +58,8 @@ class Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
 async def receiver(spans: Spans, metrics: Metrics) -> AsyncIterator[str]:
     """An OTLP endpoint."""
     server = grpc.aio.server()
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(spans, server)
-    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(metrics, server)
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(spans, server)  # type: ignore[no-untyped-call]
+    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(metrics, server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port(f"127.0.0.1:{free_port('127.0.0.1')}")
     await server.start()
     try:

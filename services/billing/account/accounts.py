@@ -4,10 +4,8 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
-import asyncpg
-
 from libs.common.clock import Clock
-from libs.common.database import Database, RawConnection
+from libs.common.database import ConstraintViolation, Database, RawConnection, violated_constraint
 from libs.common.errors import Conflict, FieldViolation, InvalidArgument, RequestIdReused, StaleEtag
 from libs.common.ids import new_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size
@@ -15,6 +13,9 @@ from services.billing import errors
 from services.billing.account import store
 from services.billing.account.model import AccountTerms, Statement
 from services.billing.ledger.model import Metadata
+
+# Another request opened the account, or took the request id, first.
+_LOST_RACES = frozenset({"accounts_owner_currency_once", "accounts_request_once"})
 
 
 class Accounts:
@@ -79,7 +80,9 @@ class Accounts:
                 else:
                     raise errors.AccountExists(account_id=existing.account_id, currency_code=currency_code)
                 return await self._get(connection, organization_id, account_id), False
-        except asyncpg.UniqueViolationError:
+        except ConstraintViolation as error:
+            if violated_constraint(error) not in _LOST_RACES:
+                raise
             raise Conflict from None
 
     async def get(self, organization_id: str, account_id: str) -> AccountTerms:
@@ -93,9 +96,7 @@ class Accounts:
         after = decode_page_token(page_token, fingerprint)[0] if page_token else None
         size = page_size(size)
         async with self._database.raw_connection() as connection:
-            found = await store.find_page(
-                connection, organization_id, project_id, after, size + 1, self._clock.now()
-            )
+            found = await store.find_page(connection, organization_id, project_id, after, size + 1, self._clock.now())
         page = found[:size]
         more = len(found) > size
         return page, encode_page_token(page[-1].account_id, fingerprint=fingerprint) if more else ""

@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
 
-import asyncpg
-
 from libs.common.clock import Clock
-from libs.common.database import Database, RawConnection, violated_constraint
+from libs.common.database import ConstraintViolation, Database, RawConnection, violated_constraint
 from libs.common.errors import Conflict, DeadlineExceeded, Overloaded, Refusal, Unavailable
 from services.billing.ledger import store
 from services.billing.ledger.decisions import decide
@@ -150,7 +148,7 @@ class Engine:
             except _TRANSIENT:
                 if not tries_left:
                     raise
-            except asyncpg.IntegrityConstraintViolationError as error:
+            except ConstraintViolation as error:
                 # Another process opened the account or took the operation id first: look again.
                 if not tries_left or violated_constraint(error) not in _LOST_RACES:
                     raise

@@ -5,10 +5,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from libs.common.clock import Clock
-from libs.common.database import Database
+from libs.common.database import Database, Transaction
 from libs.common.errors import NotFound, RequestIdReused, StaleEtag
 from libs.common.ids import new_id
 from services.metering.errors import ModelExists, PriceUnknown, PriceVersionExists
@@ -65,7 +63,7 @@ class Models:
     ) -> tuple[bytes, bool]:
         """Add a model; return the rendered answer, and whether it is a repeat's."""
 
-        async def add(connection: AsyncConnection) -> bytes:
+        async def add(connection: Transaction) -> bytes:
             revision, now = await store.take_next_revision(connection), self._clock.now()
             new = replace(model, revision=revision, create_time=now, update_time=now)
             if not await store.add_models(connection, [new]):
@@ -84,7 +82,7 @@ class Models:
     ) -> tuple[bytes, bool]:
         """Change some fields of a model; return the rendered answer, and whether it is a repeat's."""
 
-        async def change(connection: AsyncConnection) -> bytes:
+        async def change(connection: Transaction) -> bytes:
             revision = await store.take_next_revision(connection)
             model = await store.find_model(connection, model_id, lock=True)
             if model is None:
@@ -109,7 +107,7 @@ class Models:
     ) -> tuple[bytes, bool]:
         """Add a price version; return the rendered answer, and whether it is a repeat's."""
 
-        async def add(connection: AsyncConnection) -> bytes:
+        async def add(connection: Transaction) -> bytes:
             version = self._new_version(
                 model_id, organization_id, prices, effective_time or self._clock.now(), "SetPrice"
             )
@@ -234,7 +232,7 @@ class Models:
         )
 
     async def _once(
-        self, repeatable: Repeatable, work: Callable[[AsyncConnection], Awaitable[bytes]]
+        self, repeatable: Repeatable, work: Callable[[Transaction], Awaitable[bytes]]
     ) -> tuple[bytes, bool]:
         async with self._database.transaction() as connection:
             await store.lock_request(connection, repeatable.request_id)

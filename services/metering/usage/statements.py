@@ -167,7 +167,7 @@ SELECT count(*) FROM freed
 """
 
 USAGE: Final = f"""
-SELECT {", ".join(f"r.{name}" + ("::text" if kind == "uuid" else "") for name, kind in _PLAIN)},
+SELECT {", ".join(f"r.{name}" + ("::text" if kind == "uuid" or name == "labels" else "") for name, kind in _PLAIN)},
     r.create_time, coalesce(r.cost, p.cost) AS cost, coalesce(r.currency_code, p.currency_code) AS currency_code,
     coalesce(r.price_version_id, p.price_version_id)::text AS price_version_id,
     coalesce(r.charge_kind, p.charge_kind) AS charge_kind, x.operation_id IS NOT NULL AS pending

@@ -1,0 +1,1 @@
+"""Metering, with real billing and identity behind it."""

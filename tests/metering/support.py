@@ -1,0 +1,299 @@
+"""The three services in one process, each on its port, with stubs and requests in one line each."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import TypeVar
+
+import asyncpg
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import SecretStr
+
+from libs.common.clock import Clock, SystemClock
+from libs.common.database_url import plain_url
+from libs.common.ids import new_id
+from libs.common.server import Service
+from libs.common.status import reason_of
+from services.billing.__main__ import build as build_billing
+from services.billing.settings import BillingSettings
+from services.identity.__main__ import build as build_identity
+from services.metering.__main__ import build as build_metering
+from services.metering.settings import MeteringSettings
+from tests.billing.support import Ledger
+from tests.identity.support import PEPPERS, Identity, identity_settings
+from tests.support.callers import Callers
+from tollhouse.billing.v1 import account_pb2, integrity_pb2
+from tollhouse.common.v1.amount_pb2 import Amount
+from tollhouse.metering.v1 import (
+    admission_pb2,
+    admission_pb2_grpc,
+    integrity_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    usage_pb2,
+    usage_pb2_grpc,
+)
+from tollhouse.metering.v1 import integrity_pb2 as metering_integrity_pb2
+
+_T = TypeVar("_T")
+WITHIN_S = 20.0
+
+
+def free_port() -> int:
+    """Return a port nobody listens on now, for servers that must come back on the same one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Metering:
+    """Stubs to metering; every call is an operator's unless it says otherwise."""
+
+    def __init__(self, service: Service, channel: grpc.aio.Channel, callers: Callers) -> None:
+        self.service = service
+        self.callers = callers
+        self.operator = callers.operator()
+        self.gateway = callers.service("gateway")
+        self.models = model_pb2_grpc.ModelServiceStub(channel)
+        self.usage = usage_pb2_grpc.UsageServiceStub(channel)
+        self.admission = admission_pb2_grpc.AdmissionServiceStub(channel)
+        self.integrity = integrity_pb2_grpc.IntegrityServiceStub(channel)
+
+    async def add_model(self, model_id: str = "gpt-4o", **fields: object) -> model_pb2.Model:
+        request = model_pb2.CreateModelRequest(request_id=new_id(), model_id=model_id, **fields)  # type: ignore[arg-type]
+        return (await self.models.CreateModel(request, metadata=self.operator)).model
+
+    async def set_price(
+        self,
+        model_id: str = "gpt-4o",
+        *,
+        price_in: str = "2.5",
+        price_out: str = "10",
+        currency_code: str = "USD",
+        organization_id: str = "",
+        effective_time: Timestamp | None = None,
+        **prices: str,
+    ) -> model_pb2.PriceVersion:
+        request = model_pb2.SetPriceRequest(
+            request_id=new_id(),
+            model_id=model_id,
+            organization_id=organization_id,
+            currency_code=currency_code,
+            prices=model_pb2.TokenPrices(input=price_in, output=price_out, **prices),
+            effective_time=effective_time or Timestamp(seconds=1),
+        )
+        return (await self.models.SetPrice(request, metadata=self.operator)).price_version
+
+    async def record(self, request: usage_pb2.RecordUsageRequest) -> usage_pb2.RecordUsageResponse:
+        return await self.usage.RecordUsage(request, metadata=self.operator)
+
+    async def record_batch(self, requests: Sequence[usage_pb2.RecordUsageRequest]) -> list[usage_pb2.UsageOutcome]:
+        request = usage_pb2.BatchRecordUsageRequest(usages=requests)
+        return list((await self.usage.BatchRecordUsage(request, metadata=self.operator)).outcomes)
+
+    async def get(self, organization_id: str, operation_id: str) -> usage_pb2.UsageRecord:
+        request = usage_pb2.GetUsageRequest(organization_id=organization_id, operation_id=operation_id)
+        return (await self.usage.GetUsage(request, metadata=self.operator)).usage
+
+    async def authorize(self, request: admission_pb2.AuthorizeRequest) -> admission_pb2.AuthorizeResponse:
+        return await self.admission.Authorize(request, metadata=self.gateway)
+
+    async def settle(self, request: admission_pb2.SettleRequest) -> admission_pb2.SettleResponse:
+        return await self.admission.Settle(request, metadata=self.gateway)
+
+    async def findings(self) -> list[str]:
+        """What VerifyInvariants finds, as `invariant resource`."""
+        request = metering_integrity_pb2.VerifyInvariantsRequest()
+        found, summarized = [], False
+        async for piece in self.integrity.VerifyInvariants(request, metadata=self.operator):
+            summarized = piece.HasField("summary")
+            if piece.HasField("finding"):
+                found.append(f"{piece.finding.invariant} {piece.finding.resource}: {piece.finding.detail}")
+        assert summarized
+        return found
+
+    async def charges(self) -> dict[tuple[str, str], Decimal]:
+        """All charges metering has asked for."""
+        result: dict[tuple[str, str], Decimal] = {}
+        token = ""
+        while True:
+            request = metering_integrity_pb2.ListChargesRequest(page_size=7, page_token=token)
+            page = await self.integrity.ListCharges(request, metadata=self.operator)
+            for charge in page.charges:
+                result[charge.organization_id, charge.operation_id] = Decimal(charge.amount.value)
+            token = page.next_page_token
+            if not token:
+                return result
+
+
+class Platform:
+    """The three services, which can be stopped and started again one by one."""
+
+    def __init__(self, callers: Callers, urls: dict[str, str], admin_url: str, folder: Path, clock: Clock) -> None:
+        self.callers = callers
+        self.clock = clock
+        self.urls = urls
+        self.admin_url = admin_url
+        self.folder = folder
+        self.billing_port, self.identity_port = free_port(), free_port()
+        self.billing_service: Service | None = None
+        self.metering_service: Service | None = None
+        self.ledger: Ledger
+        self.metering: Metering
+        self.identity: Identity
+        self._stack = AsyncExitStack()
+
+    async def start(self) -> None:
+        await self.start_billing()
+        await self.start_metering()
+
+    async def close(self) -> None:
+        if self.metering_service is not None:
+            await self.metering_service.stop(1)
+        await self.stop_billing()
+        await self._stack.aclose()
+
+    async def start_billing(self) -> None:
+        settings = BillingSettings(
+            database_url=SecretStr(self.urls["billing"]),
+            trust_bundle_file=self.callers.bundle_file,
+            port=self.billing_port,
+            reflection=False,
+        )
+        self.billing_service = await build_billing(settings, self.clock)
+        await self.billing_service.start()
+        channel = await self._stack.enter_async_context(self._channel(self.billing_port))
+        self.ledger = Ledger(channel, self.callers.operator())
+
+    async def stop_billing(self) -> None:
+        if self.billing_service is not None:
+            await self.billing_service.stop(0)
+            self.billing_service = None
+
+    async def start_identity(self) -> Identity:
+        settings = identity_settings(self.callers, self.urls["identity"], self.folder, PEPPERS)
+        service = await build_identity(settings.model_copy(update={"port": self.identity_port}), self.clock)
+        await service.start()
+        self._stack.push_async_callback(service.stop, 1)
+        channel = await self._stack.enter_async_context(self._channel(self.identity_port))
+        self.identity = Identity(service, channel, self.callers.operator())
+        return self.identity
+
+    async def start_metering(self) -> Metering:
+        """Start a process's worth of metering; the stubs lead to the last one started."""
+        settings = MeteringSettings(
+            database_url=SecretStr(self.urls["metering"]),
+            trust_bundle_file=self.callers.bundle_file,
+            signing_key_file=self.callers.signing_key_file("metering", self.folder),
+            billing_target=f"127.0.0.1:{self.billing_port}",
+            identity_target=f"127.0.0.1:{self.identity_port}",
+            relay_every_s=0.05,
+            relay_after_s=0.3,
+            reflection=False,
+        )
+        self.metering_service = await build_metering(settings, self.clock)
+        port = await self.metering_service.start()
+        channel = await self._stack.enter_async_context(self._channel(port))
+        self.metering = Metering(self.metering_service, channel, self.callers)
+        return self.metering
+
+    async def stop_metering(self) -> None:
+        if self.metering_service is not None:
+            await self.metering_service.stop(0)
+            self.metering_service = None
+
+    async def fund(self, organization_id: str, value: str = "1000", *, project_id: str = "") -> None:
+        await self.ledger.credit(organization_id, f"fund-{new_id()}", value, project_id=project_id)
+
+    async def posted(self, organization_id: str, project_id: str = "") -> Decimal:
+        request = account_pb2.GetBalanceRequest(organization_id=organization_id, project_id=project_id)
+        response = await self.ledger.accounts.GetBalance(request, metadata=self.ledger.metadata)
+        return Decimal(response.balance.posted.value)
+
+    async def billing_charges(self) -> dict[tuple[str, str], Decimal]:
+        """All debits and captures billing knows of."""
+        request = integrity_pb2.ListChargesRequest(page_size=10_000)
+        page = await self.ledger.integrity.ListCharges(request, metadata=self.ledger.metadata)
+        assert not page.next_page_token
+        return {(c.organization_id, c.operation_id): Decimal(c.amount.value) for c in page.charges}
+
+    async def execute(self, statement: str, *values: object) -> None:
+        """Run a statement as the owner of the schemas, to plant damage or age what is stored."""
+        connection = await asyncpg.connect(plain_url(self.admin_url))
+        try:
+            await connection.execute(statement, *values)
+        finally:
+            await connection.close()
+
+    async def value(self, statement: str, *values: object) -> object:
+        connection = await asyncpg.connect(plain_url(self.admin_url))
+        try:
+            return await connection.fetchval(statement, *values)
+        finally:
+            await connection.close()
+
+    async def settled(self) -> None:
+        """Return when no charge waits any more."""
+        await eventually(lambda: self.value("SELECT count(*) FROM metering.outbox"), lambda count: count == 0)
+
+    @asynccontextmanager
+    async def _channel(self, port: int) -> AsyncIterator[grpc.aio.Channel]:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield channel
+
+
+async def eventually(ask: Callable[[], Awaitable[_T]], good: Callable[[_T], bool]) -> _T:
+    """Return the first good answer; fail when there is none within 20 seconds."""
+    async with asyncio.timeout(WITHIN_S):
+        while not good(answer := await ask()):
+            await asyncio.sleep(0.05)
+    return answer
+
+
+async def refused(call: Awaitable[object]) -> tuple[grpc.StatusCode, str | None]:
+    """Return the code and reason a call is refused with."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return error.code(), reason_of(error)
+    raise AssertionError("The call was not refused.")
+
+
+def usage(organization_id: str, operation_id: str = "", **fields: object) -> usage_pb2.RecordUsageRequest:
+    """Return 1,000 input and 100 output tokens of gpt-4o, which cost 0.0035 at the price of `set_price`."""
+    request = usage_pb2.RecordUsageRequest(
+        organization_id=organization_id,
+        operation_id=operation_id or f"op-{new_id()}",
+        model="gpt-4o",
+        tokens=model_pb2.TokenCounts(input=1000, output=100),
+    )
+    request.MergeFrom(usage_pb2.RecordUsageRequest(**fields))  # type: ignore[arg-type]
+    return request
+
+
+def settlement(organization_id: str, operation_id: str, **fields: object) -> admission_pb2.SettleRequest:
+    request = admission_pb2.SettleRequest(
+        organization_id=organization_id,
+        operation_id=operation_id,
+        model="gpt-4o",
+        tokens=model_pb2.TokenCounts(input=1000, output=100),
+    )
+    request.MergeFrom(admission_pb2.SettleRequest(**fields))  # type: ignore[arg-type]
+    return request
+
+
+def stamp(clock: Clock | None = None, **delta: float) -> Timestamp:
+    """Return the moment that is so far from now."""
+    moment = Timestamp()
+    moment.FromDatetime((clock or SystemClock()).now() + timedelta(**delta))
+    return moment
+
+
+def usd(value: str) -> Amount:
+    return Amount(currency_code="USD", value=value)

@@ -15,7 +15,7 @@ from services.identity.api_key.verification_store import write_last_used
 
 _log = structlog.get_logger("last_used")
 _NOTED_MAX: Final = 100_000
-_ROWS_AT_ONCE: Final = 5_000
+_ROWS_AT_ONCE: Final = 1_000
 
 
 class LastUsed:

@@ -40,13 +40,14 @@ _READ_CHANGES: Final = """
     ORDER BY n.revision
 """
 
-# Rows another transaction holds are left for the next round, so that this never waits and never deadlocks.
+# Rows another transaction holds are left for their next use, so that this never waits and never deadlocks; rows written
+# within the last minute stay as they are, so that a busy key is written once a minute and not once a round.
 _WRITE_LAST_USED: Final = """
     WITH used AS (
         SELECT k.organization_id, k.api_key_id, n.used_time
         FROM unnest($1::uuid[], $2::timestamptz[]) AS n (api_key_id, used_time)
         JOIN identity.api_keys k ON k.api_key_id = n.api_key_id
-        WHERE k.last_used_time IS NULL OR k.last_used_time < n.used_time
+        WHERE k.last_used_time IS NULL OR k.last_used_time < n.used_time - interval '60 s'
         FOR UPDATE OF k SKIP LOCKED
     )
     UPDATE identity.api_keys k SET last_used_time = used.used_time

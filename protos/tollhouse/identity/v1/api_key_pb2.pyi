@@ -264,8 +264,8 @@ class ApiKey(_message.Message):
 
     @_builtins.property
     def last_used_time(self) -> _timestamp_pb2.Timestamp:
-        """When the key last passed a verification; absent before the first. It lags by some seconds and may miss the last uses
-        before a crash.
+        """When the key last passed a verification; absent before the first. It is true to about a minute and may
+        miss the last uses before a crash.
         """
 
     @_builtins.property

@@ -1,0 +1,166 @@
+"""Billing for tests: a real server, real stubs, and requests in one line each."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from typing import TypeVar
+
+import grpc
+from pydantic import SecretStr
+
+from libs.common.authentication import mint_token
+from libs.common.clock import Clock
+from libs.common.ids import new_id
+from libs.common.status import error_info
+from services.billing.__main__ import build
+from services.billing.settings import BillingSettings
+from tests.support.callers import Callers, Metadata, bearer
+from tollhouse.billing.v1 import account_pb2_grpc, integrity_pb2, integrity_pb2_grpc, ledger_pb2_grpc
+from tollhouse.billing.v1 import ledger_pb2 as pb
+from tollhouse.common.v1.amount_pb2 import Amount
+
+_T = TypeVar("_T")
+
+Refused = tuple[grpc.StatusCode, str, dict[str, str]]
+
+
+def usd(value: str | Decimal) -> Amount:
+    return Amount(currency_code="USD", value=str(value))
+
+
+class Ledger:
+    """A server of billing with stubs that call it as an operator."""
+
+    def __init__(self, channel: grpc.aio.Channel, credentials: Callable[[], Metadata]) -> None:
+        self._credentials = credentials
+        self.ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
+        self.accounts = account_pb2_grpc.AccountServiceStub(channel)
+        self.integrity = integrity_pb2_grpc.IntegrityServiceStub(channel)
+
+    @property
+    def metadata(self) -> Metadata:
+        return self._credentials()
+
+    async def debit(self, organization_id: str, operation_id: str, value: str, **fields: object) -> pb.DebitResponse:
+        request = pb.DebitRequest(
+            organization_id=organization_id, operation_id=operation_id, amount=usd(value), **fields  # type: ignore[arg-type]
+        )
+        return await self.ledger.Debit(request, metadata=self.metadata, timeout=20)
+
+    async def credit(self, organization_id: str, operation_id: str, value: str, **fields: object) -> pb.CreditResponse:
+        request = pb.CreditRequest(
+            organization_id=organization_id, operation_id=operation_id, amount=usd(value), **fields  # type: ignore[arg-type]
+        )
+        return await self.ledger.Credit(request, metadata=self.metadata, timeout=20)
+
+    async def hold(
+        self, organization_id: str, operation_id: str, value: str, **fields: object
+    ) -> pb.CreateHoldResponse:
+        request = pb.CreateHoldRequest(
+            organization_id=organization_id, operation_id=operation_id, amount=usd(value), **fields  # type: ignore[arg-type]
+        )
+        return await self.ledger.CreateHold(request, metadata=self.metadata, timeout=20)
+
+    async def capture(self, organization_id: str, operation_id: str, value: str) -> pb.CaptureHoldResponse:
+        request = pb.CaptureHoldRequest(organization_id=organization_id, operation_id=operation_id, amount=usd(value))
+        return await self.ledger.CaptureHold(request, metadata=self.metadata, timeout=20)
+
+    async def release(self, organization_id: str, operation_id: str) -> pb.ReleaseHoldResponse:
+        request = pb.ReleaseHoldRequest(organization_id=organization_id, operation_id=operation_id)
+        return await self.ledger.ReleaseHold(request, metadata=self.metadata, timeout=20)
+
+    async def transfer(
+        self, organization_id: str, operation_id: str, value: str, source: str, destination: str
+    ) -> pb.TransferResponse:
+        request = pb.TransferRequest(
+            organization_id=organization_id,
+            operation_id=operation_id,
+            amount=usd(value),
+            source_project_id=source,
+            destination_project_id=destination,
+        )
+        return await self.ledger.Transfer(request, metadata=self.metadata, timeout=20)
+
+    async def reverse(
+        self, organization_id: str, operation_id: str, transaction_id: str, value: str | None = None
+    ) -> pb.ReverseTransactionResponse:
+        request = pb.ReverseTransactionRequest(
+            organization_id=organization_id,
+            operation_id=operation_id,
+            transaction_id=transaction_id,
+            amount=None if value is None else usd(value),
+        )
+        return await self.ledger.ReverseTransaction(request, metadata=self.metadata, timeout=20)
+
+    async def findings(self) -> list[str]:
+        """What VerifyInvariants finds; the summary must come last and cover every check."""
+        pieces = [
+            piece
+            async for piece in self.integrity.VerifyInvariants(
+                integrity_pb2.VerifyInvariantsRequest(), metadata=self.metadata, timeout=60
+            )
+        ]
+        assert pieces[-1].WhichOneof("piece") == "summary"
+        assert all(check.invariant for check in pieces[-1].summary.checks)
+        return [f"{p.finding.invariant}: {p.finding.resource}: {p.finding.detail}" for p in pieces[:-1]]
+
+
+async def refusal(call: Awaitable[_T]) -> Refused:
+    """The status, reason and facts with which a call is refused."""
+    try:
+        answer = await call
+    except grpc.aio.AioRpcError as error:
+        info = error_info(error)
+        return error.code(), info.reason if info else "", dict(info.metadata) if info else {}
+    raise AssertionError(f"not refused: {answer}")
+
+
+async def until_answered(call: Callable[[], Awaitable[_T]]) -> _T:
+    """Repeats a keyed call while its outcome is unknown, as callers are told to."""
+    unknown = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED, grpc.StatusCode.DEADLINE_EXCEEDED)
+    for _ in range(50):
+        try:
+            return await call()
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in unknown:
+                raise
+    raise AssertionError("no definite answer after fifty tries")
+
+
+@dataclass(frozen=True, slots=True)
+class BillingServer:
+    """One more server process's worth of billing, on a clock that tests may move."""
+
+    callers: Callers
+    database_url: str
+
+    @asynccontextmanager
+    async def start(self, clock: Clock | None = None, **changes: object) -> AsyncIterator[Ledger]:
+        settings = BillingSettings(
+            database_url=SecretStr(self.database_url),
+            trust_bundle_file=self.callers.bundle_file,
+            **changes,  # type: ignore[arg-type]  # the settings validate them.
+        )
+        service = await build(settings, clock)
+        port = await service.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                standing = self.callers.operator()
+                yield Ledger(channel, lambda: standing if clock is None else self._credentials_at(clock))
+        finally:
+            await service.stop(grace_s=2)
+
+    def _credentials_at(self, clock: Clock) -> Metadata:
+        """An operator's credentials that are good at the time the server takes it to be."""
+        audiences = ["billing.tollhouse"]
+        return bearer(
+            mint_token(self.callers.operator_key, audiences=audiences, lifetime=timedelta(minutes=5), clock=clock)
+        )
+
+
+def organization() -> str:
+    return new_id()
+
+

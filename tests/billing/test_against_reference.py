@@ -1,0 +1,200 @@
+"""The ledger, through gRPC, does what the plain reference says, whatever sequence of commands Hypothesis thinks of."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from decimal import Decimal
+from typing import TypeVar
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
+
+from libs.common.ids import new_id
+from libs.common.status import reason_of
+from tests.billing.reference import OWN, Answer, Reference
+from tests.billing.support import BillingServer, Ledger, organization
+from tests.support.clock import FixedClock
+from tollhouse.billing.v1 import account_pb2
+from tollhouse.billing.v1 import ledger_pb2 as pb
+from tollhouse.common.v1.amount_pb2 import Amount
+
+_T = TypeVar("_T")
+
+OWNERS = st.sampled_from([OWN, "project"])
+CENTS = st.integers(min_value=1, max_value=1_000)
+MODES = st.sampled_from(["GUARDED", "MUST_POST", "BEST_EFFORT"])
+# Few names, so that repeats, changed repeats and clashes between commands are common.
+OPERATIONS = st.sampled_from([f"operation-{number}" for number in range(12)])
+
+
+def _cents(amount: Amount) -> int:
+    cents = Decimal(amount.value) * 100
+    assert cents == int(cents)
+    return int(cents)
+
+
+def _text(cents: int) -> str:
+    return str(Decimal(cents) / 100)
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Sends every command to both and compares the answers; after each step, the balances."""
+
+    posted = Bundle("posted")
+    loop: asyncio.AbstractEventLoop
+    ledger: Ledger
+    clock: FixedClock
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reference = Reference()
+        self.organization_id = organization()
+        self.projects = {OWN: "", "project": new_id()}
+
+    def real(self, call: Coroutine[object, object, _T], read: Callable[[_T], Answer]) -> Answer:
+        async def answer() -> Answer:
+            try:
+                return read(await call)
+            except grpc.aio.AioRpcError as error:
+                return ("refused", reason_of(error))
+
+        return asyncio.run_coroutine_threadsafe(answer(), self.loop).result(30)
+
+    @rule(target=posted, operation=OPERATIONS, owner=OWNERS, cents=CENTS, mode=MODES)
+    def debit(self, operation: str, owner: str, cents: int, mode: str) -> object:
+        expected = self.reference.debit(operation, owner, cents, mode)
+        call = self.ledger.debit(
+            self.organization_id,
+            operation,
+            _text(cents),
+            project_id=self.projects[owner],
+            mode=pb.DebitMode.Value(f"DEBIT_MODE_{mode}"),
+        )
+        assert self.real(call, lambda a: _moved(a.transaction)) == expected
+        return operation if expected[0] == "ok" else multiple()
+
+    @rule(target=posted, operation=OPERATIONS, owner=OWNERS, cents=CENTS)
+    def credit(self, operation: str, owner: str, cents: int) -> object:
+        expected = self.reference.credit(operation, owner, cents)
+        call = self.ledger.credit(
+            self.organization_id, operation, _text(cents), project_id=self.projects[owner]
+        )
+        assert self.real(call, lambda a: _moved(a.transaction)) == expected
+        return operation if expected[0] == "ok" else multiple()
+
+    @rule(target=posted, operation=OPERATIONS, source=OWNERS, cents=CENTS)
+    def transfer(self, operation: str, source: str, cents: int) -> object:
+        destination = "project" if source == OWN else OWN
+        expected = self.reference.transfer(operation, source, destination, cents)
+        call = self.ledger.transfer(
+            self.organization_id, operation, _text(cents), self.projects[source], self.projects[destination]
+        )
+        assert self.real(call, lambda a: _moved(a.transaction)) == expected
+        return operation if expected[0] == "ok" else multiple()
+
+    @rule(operation=OPERATIONS, owner=OWNERS, cents=CENTS, ttl=st.sampled_from([10, 60]))
+    def hold(self, operation: str, owner: str, cents: int, ttl: int) -> None:
+        expected = self.reference.hold(operation, owner, cents, ttl)
+        call = self.ledger.hold(
+            self.organization_id,
+            operation,
+            _text(cents),
+            project_id=self.projects[owner],
+            ttl=Duration(seconds=ttl),
+        )
+        assert self.real(call, lambda a: ("ok", _cents(a.hold.amount))) == expected
+
+    @rule(target=posted, operation=OPERATIONS, cents=st.integers(min_value=0, max_value=1_500))
+    def capture(self, operation: str, cents: int) -> object:
+        expected = self.reference.capture(operation, cents)
+        call = self.ledger.capture(self.organization_id, operation, _text(cents))
+        answer = self.real(
+            call, lambda a: (*_moved(a.transaction), _cents(a.released_amount), _cents(a.overrun_amount))
+        )
+        assert answer == expected
+        return operation if expected[0] == "ok" else multiple()
+
+    @rule(operation=OPERATIONS)
+    def release(self, operation: str) -> None:
+        expected = self.reference.release(operation)
+        call = self.ledger.release(self.organization_id, operation)
+        read = lambda a: ("ok", pb.HoldState.Name(a.hold.state).removeprefix("HOLD_STATE_"))  # noqa: E731
+        assert self.real(call, read) == expected
+
+    @rule(target=posted, operation=OPERATIONS, original=posted, cents=st.none() | CENTS)
+    def reverse(self, operation: str, original: str, cents: int | None) -> object:
+        expected = self.reference.reverse(operation, original, cents)
+
+        async def call() -> pb.ReverseTransactionResponse:
+            request = pb.GetTransactionRequest(organization_id=self.organization_id, operation_id=original)
+            found = await self.ledger.ledger.GetTransaction(request, metadata=self.ledger.metadata)
+            value = None if cents is None else _text(cents)
+            return await self.ledger.reverse(
+                self.organization_id, operation, found.transaction.transaction_id, value
+            )
+
+        assert self.real(call(), lambda a: _moved(a.transaction)) == expected
+        return operation if expected[0] == "ok" else multiple()
+
+    @rule(seconds=st.sampled_from([1, 10, 60]))
+    def wait(self, seconds: int) -> None:
+        self.reference.now += seconds
+        self.clock.advance(timedelta(seconds=seconds))
+
+    @invariant()
+    def balances_agree(self) -> None:
+        if not self.reference.posted:
+            return
+
+        async def accounts() -> account_pb2.ListAccountsResponse:
+            request = account_pb2.ListAccountsRequest(organization_id=self.organization_id)
+            return await self.ledger.accounts.ListAccounts(request, metadata=self.ledger.metadata)
+
+        expected = tuple(
+            sorted(
+                (self.projects[owner], cents, self.reference.held(owner), self.reference.sequence[owner])
+                for owner, cents in self.reference.posted.items()
+            )
+        )
+        assert self.real(accounts(), _balances) == expected
+
+
+def _balances(answer: account_pb2.ListAccountsResponse) -> Answer:
+    return tuple(
+        sorted(
+            (a.project_id, _cents(a.balance.posted), _cents(a.balance.held), a.balance.sequence)
+            for a in answer.accounts
+        )
+    )
+
+
+def _moved(transaction: pb.Transaction) -> Answer:
+    return (
+        "ok",
+        _cents(transaction.amount),
+        _cents(transaction.balance_after),
+        transaction.sequence,
+        transaction.overdrawn,
+    )
+
+
+async def test_ledger_does_what_the_reference_says(server: BillingServer) -> None:
+    clock = FixedClock()
+    async with server.start(clock) as ledger:
+        running, live_ledger = asyncio.get_running_loop(), ledger
+
+        class Machine(LedgerMachine):
+            loop = running
+
+        Machine.ledger, Machine.clock = live_ledger, clock
+        chosen = settings(
+            max_examples=60,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        await asyncio.to_thread(run_state_machine_as_test, Machine, settings=chosen)
+        assert await ledger.findings() == []

@@ -1,0 +1,92 @@
+"""Bad input is INVALID_ARGUMENT with every field at fault named, and changes nothing."""
+
+import grpc
+import pytest
+
+from libs.common.ids import new_id
+from libs.common.status import field_violations
+from tests.billing.support import Ledger, usd
+from tollhouse.billing.v1 import ledger_pb2 as pb
+from tollhouse.common.v1.amount_pb2 import Amount
+
+ORG = new_id()
+GOOD = pb.DebitRequest(organization_id=ORG, operation_id="call", amount=usd("1"))
+
+BAD_FIELDS = [
+    ({"organization_id": ""}, "organization_id"),
+    ({"organization_id": "acme"}, "organization_id"),
+    ({"project_id": "not-an-id"}, "project_id"),
+    ({"project_id": ORG}, "project_id"),
+    ({"operation_id": ""}, "operation_id"),
+    ({"operation_id": "-starts-badly"}, "operation_id"),
+    ({"operation_id": "a b"}, "operation_id"),
+    ({"operation_id": "x" * 129}, "operation_id"),
+    ({"amount": None}, "amount"),
+    ({"mode": 77}, "mode"),
+    ({"description": "x" * 257}, "description"),
+    ({"metadata": {"": "x"}}, "metadata"),
+    ({"metadata": {"k": "x" * 257}}, "metadata"),
+    ({"metadata": {f"k{n}": "" for n in range(17)}}, "metadata"),
+    *(
+        ({"amount": Amount(currency_code="USD", value=value)}, "amount.value")
+        for value in ("", "0", "0.000", "-1", "NaN", "Infinity", "1e3", "+1", "1.0000000001", "1" + "0" * 15, "\u0661")
+    ),
+    *(
+        ({"amount": Amount(currency_code=code, value="1")}, "amount.currency_code")
+        for code in ("", "usd", "U", "US DOLLAR", "X" * 13)
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "field"), BAD_FIELDS)
+async def test_bad_field_is_named(ledger: Ledger, change: dict[str, object], field: str) -> None:
+    request = pb.DebitRequest()
+    request.CopyFrom(GOOD)
+    for name, value in change.items():
+        request.ClearField(name)  # type: ignore[arg-type]  # the table names real fields.
+        if value is not None:
+            request.MergeFrom(pb.DebitRequest(**{name: value}))  # type: ignore[arg-type]
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ledger.ledger.Debit(request, metadata=ledger.metadata)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert any(name.startswith(field) for name in field_violations(refused.value))
+
+
+async def test_every_field_at_fault_is_named_at_once(ledger: Ledger) -> None:
+    request = pb.DebitRequest(organization_id="x", operation_id="", amount=Amount(currency_code="usd", value="NaN"))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ledger.ledger.Debit(request, metadata=ledger.metadata)
+    named = field_violations(refused.value)
+    assert {"organization_id", "operation_id", "amount.currency_code", "amount.value"} <= set(named)
+
+
+@pytest.mark.parametrize("count", [0, 201])
+async def test_batch_outside_its_limits_is_refused(ledger: Ledger, count: int) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ledger.ledger.BatchDebit(pb.BatchDebitRequest(requests=[GOOD] * count), metadata=ledger.metadata)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "requests" in field_violations(refused.value)
+
+
+async def test_bad_item_names_its_place_in_the_batch(ledger: Ledger) -> None:
+    bad = pb.DebitRequest(organization_id=ORG, operation_id="b", amount=usd("0"))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ledger.ledger.BatchDebit(pb.BatchDebitRequest(requests=[GOOD, bad]), metadata=ledger.metadata)
+    assert list(field_violations(refused.value)) == ["requests[1].amount.value"]
+
+
+async def test_transfer_to_itself_and_negative_capture_are_refused(ledger: Ledger) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ledger.transfer(ORG, "t", "1", "", "")
+    assert list(field_violations(refused.value)) == ["destination_project_id"]
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ledger.capture(ORG, "c", "-1")
+    assert list(field_violations(refused.value)) == ["amount.value"]
+
+
+async def test_page_token_of_another_list_is_refused(ledger: Ledger) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ledger.ledger.ListHolds(
+            pb.ListHoldsRequest(organization_id=ORG, page_token="abc"), metadata=ledger.metadata
+        )
+    assert list(field_violations(refused.value)) == ["page_token"]

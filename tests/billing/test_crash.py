@@ -1,0 +1,85 @@
+"""Whatever is cut, an answer is true and a repeat finds it: lost connections, several processes, callers that leave."""
+
+import asyncio
+import random
+
+import asyncpg
+import grpc
+
+from libs.common.database_url import plain_url
+from tests.billing.support import BillingServer, Ledger, organization, until_answered, usd
+from tollhouse.billing.v1 import ledger_pb2 as pb
+
+
+async def _kill_connections(admin_url: str, rounds: int) -> int:
+    connection = await asyncpg.connect(plain_url(admin_url))
+    killed = 0
+    for _ in range(rounds):
+        await asyncio.sleep(random.uniform(0.005, 0.05))
+        killed += await connection.fetchval(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND usename = 'tollhouse_billing'"
+        )
+    await connection.close()
+    return killed
+
+
+async def test_connections_killed_mid_batch_lose_and_double_nothing(ledger: Ledger, database_admin_url: str) -> None:
+    org = organization()
+    await ledger.credit(org, "top-up", "1000")
+    killer = asyncio.create_task(_kill_connections(database_admin_url, 20))
+    done = 0
+    while not killer.done():
+        calls = [
+            until_answered(lambda name=f"call-{done + n}": ledger.debit(org, name, "0.01"))  # type: ignore[misc]
+            for n in range(40)
+        ]
+        answers = await asyncio.gather(*calls)
+        assert all(answer.posted_amount == usd("0.01") for answer in answers)
+        done += len(calls)
+    assert await killer > 0
+    last = await ledger.credit(org, "end", "0.01")
+    assert last.transaction.sequence == done + 2
+
+
+async def test_two_servers_share_one_account_and_one_set_of_operation_ids(server: BillingServer) -> None:
+    org = organization()
+    async with server.start() as one, server.start() as two:
+
+        async def charge(ledger: Ledger, number: int) -> bool:
+            try:
+                return not (await until_answered(lambda: ledger.debit(org, f"call-{number}", "1"))).replayed
+            except grpc.aio.AioRpcError as error:
+                return error.code() is not grpc.StatusCode.FAILED_PRECONDITION
+
+        await asyncio.gather(one.credit(org, "a", "100"), two.credit(org, "b", "100"))
+        new = await asyncio.gather(*(charge(ledger, n) for n in range(300) for ledger in (one, two)))
+        assert sum(new) == 200
+        last = await one.credit(org, "end", "1")
+        assert (last.balance.posted, last.transaction.sequence) == (usd("1"), 203)
+        assert await two.findings() == []
+
+
+async def test_callers_that_leave_tear_nothing(ledger: Ledger) -> None:
+    org = organization()
+    await ledger.credit(org, "top-up", "1000")
+    calls = [asyncio.create_task(ledger.debit(org, f"call-{n}", "1")) for n in range(200)]
+    await asyncio.sleep(0.02)
+    for call in random.sample(calls, 100):
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    again = await asyncio.gather(*(ledger.debit(org, f"call-{n}", "1") for n in range(200)))
+    assert len({answer.transaction.transaction_id for answer in again}) == 200
+    assert (await ledger.credit(org, "end", "1")).balance.posted == usd("801")
+
+
+async def test_a_poisoned_command_fails_alone(ledger: Ledger) -> None:
+    """A label that Postgres cannot store passes every rule of the contract and breaks the batch it is in."""
+    org = organization()
+    await ledger.credit(org, "top-up", "10")
+    items = [
+        pb.DebitRequest(organization_id=org, operation_id=f"call-{n}", amount=usd("1"), description=text)
+        for n, text in enumerate(["fine", "nul \x00", "fine"])
+    ]
+    answer = await ledger.ledger.BatchDebit(pb.BatchDebitRequest(requests=items), metadata=ledger.metadata)
+    assert [outcome.WhichOneof("outcome") for outcome in answer.outcomes] == ["response", "error", "response"]

@@ -1,0 +1,110 @@
+"""The rules by themselves: no database, no server."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from libs.common.errors import OperationIdReused
+from libs.common.ids import new_id
+from services.billing import errors
+from services.billing.ledger.decisions import BALANCE_MAX, decide, new_account
+from services.billing.ledger.model import (
+    Account,
+    Books,
+    Capture,
+    Debit,
+    Decline,
+    HoldState,
+    Mode,
+    Place,
+    Placed,
+    Posted,
+    Release,
+)
+
+ORG = new_id()
+NOW = datetime(2026, 3, 15, tzinfo=UTC)
+
+
+def _books(posted: str, limit: str = "0") -> tuple[Books, Account]:
+    books, account = Books(), new_account(ORG, ORG, "USD")
+    account.posted, account.overdraft_limit, account.is_new = Decimal(posted), Decimal(limit), False
+    books.add_account(account)
+    return books, account
+
+
+def _debit(operation_id: str, amount: str, mode: Mode = Mode.GUARDED, *, validate_only: bool = False) -> Debit:
+    return Debit(ORG, operation_id, None, "USD", Decimal(amount), mode, "", None, validate_only)
+
+
+@pytest.mark.parametrize(
+    ("mode", "amount", "posted_amount", "overdrawn"),
+    [
+        (Mode.GUARDED, "12", "12", False),
+        (Mode.MUST_POST, "13", "13", True),
+        (Mode.BEST_EFFORT, "13", "12", False),
+    ],
+)
+def test_debit_by_mode(mode: Mode, amount: str, posted_amount: str, overdrawn: bool) -> None:
+    books, account = _books("10", limit="2")
+    outcome = decide(books, _debit("a", amount, mode), NOW)
+    assert isinstance(outcome, Posted)
+    assert (outcome.movement.amount, outcome.movement.overdrawn) == (Decimal(posted_amount), overdrawn)
+    assert account.posted == Decimal(10) - Decimal(posted_amount)
+
+
+def test_commands_of_one_batch_see_each_other() -> None:
+    books, account = _books("10")
+    outcomes = [decide(books, _debit(name, "6"), NOW) for name in ("a", "a", "b", "b")]
+    assert [isinstance(outcome, Decline) for outcome in outcomes] == [False, False, True, True]
+    assert isinstance(outcomes[1], Posted)
+    assert outcomes[1].replayed
+    assert (account.posted, account.sequence, len(books.new_movements), len(books.new_declines)) == (4, 1, 1, 1)
+    with pytest.raises(OperationIdReused):
+        decide(books, _debit("a", "7"), NOW)
+
+
+def test_asking_leaves_no_trace() -> None:
+    books, account = _books("10")
+    decide(books, _debit("a", "6", validate_only=True), NOW)
+    decide(books, _debit("b", "60", validate_only=True), NOW)
+    assert (account.posted, books.new_movements, books.new_declines, books.changed_accounts) == (10, [], [], {})
+
+
+def test_hold_placed_captured_and_released_in_one_batch() -> None:
+    books, account = _books("10")
+    placed = decide(books, Place(ORG, "a", None, "USD", Decimal(4), 1_000, "", None), NOW)
+    assert isinstance(placed, Placed)
+    assert placed.hold.expire_time == NOW + timedelta(seconds=1)
+    decide(books, Place(ORG, "b", None, "USD", Decimal(6), 1_000, "", None), NOW)
+    assert account.available == 0
+    captured = decide(books, Capture(ORG, "a", "USD", Decimal(5), "", None), NOW)
+    decide(books, Release(ORG, "b"), NOW)
+    assert isinstance(captured, Posted)
+    assert captured.movement.overdrawn
+    assert (account.posted, account.held) == (5, 0)
+    assert [hold.state for hold in books.new_holds] == [HoldState.CAPTURED, HoldState.RELEASED]
+
+
+def test_time_never_runs_against_the_sequence() -> None:
+    books, account = _books("10")
+    account.last_movement_time = NOW + timedelta(seconds=5)
+    outcome = decide(books, _debit("a", "1"), NOW)
+    assert isinstance(outcome, Posted)
+    assert outcome.movement.create_time == NOW + timedelta(seconds=5)
+
+
+def test_balance_stays_within_what_can_be_written() -> None:
+    books, account = _books(str(1 - BALANCE_MAX))
+    with pytest.raises(errors.BalanceOutOfRange):
+        decide(books, _debit("a", "1", Mode.MUST_POST), NOW)
+    assert account.sequence == 0
+
+
+def test_closed_account_takes_must_post_alone() -> None:
+    books, account = _books("10")
+    account.closed = True
+    with pytest.raises(errors.AccountClosed):
+        decide(books, _debit("a", "1"), NOW)
+    assert isinstance(decide(books, _debit("b", "1", Mode.MUST_POST), NOW), Posted)

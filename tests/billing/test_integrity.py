@@ -1,0 +1,68 @@
+"""The invariants are silent on good books and fire on each kind of damage."""
+
+import asyncpg
+import pytest
+
+from libs.common.database_url import plain_url
+from tests.billing.support import BillingServer, Ledger, organization, usd
+from tollhouse.billing.v1 import integrity_pb2 as pb
+
+DAMAGE = {
+    "accounts_equal_their_movements": "UPDATE billing.accounts SET posted = posted + 1",
+    "movements_follow_each_other": "UPDATE billing.transactions SET sequence = 9 WHERE operation_id = 'late'",
+    "accounts_held_equals_open_holds": "UPDATE billing.accounts SET held = held + 1",
+    "holds_end_once": "UPDATE billing.holds SET state = 'RELEASED' WHERE operation_id = 'captured'",
+    "captures_have_holds": "DELETE FROM billing.holds WHERE operation_id = 'captured'",
+    "declines_moved_nothing": (
+        "UPDATE billing.declines SET operation_id = 'late' WHERE operation_id = 'declined'"
+    ),
+    "guarded_movements_keep_the_limit": "UPDATE billing.transactions SET overdrawn = true WHERE operation_id = 'late'",
+    "reversals_undo_their_transactions": "UPDATE billing.transactions SET amount = 9 WHERE operation_id = 'undo'",
+    "transactions_have_two_sides": "UPDATE billing.transactions SET system_account = 'GRANTS' WHERE kind = 'DEBIT'",
+}
+
+
+async def _live(ledger: Ledger) -> str:
+    org = organization()
+    await ledger.credit(org, "top-up", "10")
+    debit = await ledger.debit(org, "work", "2")
+    await ledger.reverse(org, "undo", debit.transaction.transaction_id, "1")
+    await ledger.hold(org, "captured", "3")
+    await ledger.capture(org, "captured", "2")
+    await ledger.hold(org, "open", "1")
+    with pytest.raises(Exception, match="needed"):
+        await ledger.debit(org, "declined", "100")
+    await ledger.debit(org, "late", "1")
+    return org
+
+
+@pytest.mark.parametrize("invariant", DAMAGE)
+async def test_planted_damage_is_found(server: BillingServer, database_admin_url: str, invariant: str) -> None:
+    async with server.start() as ledger:
+        await _live(ledger)
+        assert await ledger.findings() == []
+        connection = await asyncpg.connect(plain_url(database_admin_url))
+        await connection.execute(DAMAGE[invariant])
+        await connection.close()
+        assert invariant in {finding.split(":")[0] for finding in await ledger.findings()}
+
+
+async def test_every_invariant_has_its_damage(ledger: Ledger) -> None:
+    pieces = [
+        piece
+        async for piece in ledger.integrity.VerifyInvariants(pb.VerifyInvariantsRequest(), metadata=ledger.metadata)
+    ]
+    assert {check.invariant for check in pieces[-1].summary.checks} == set(DAMAGE)
+
+
+async def test_charges_are_listed_in_pages_by_operation(ledger: Ledger) -> None:
+    org = await _live(ledger)
+    found = []
+    request = pb.ListChargesRequest(organization_id=org, page_size=2)
+    while True:
+        page = await ledger.integrity.ListCharges(request, metadata=ledger.metadata)
+        found += [(charge.operation_id, charge.amount) for charge in page.charges]
+        request.page_token = page.next_page_token
+        if not page.next_page_token:
+            break
+    assert found == [("captured", usd("2")), ("late", usd("1")), ("work", usd("2"))]

@@ -237,7 +237,8 @@ BEGIN
         RETURN false;
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('metering.ensure_usage_month', 0));
-    IF to_regclass(format('metering.%I', partition)) IS NOT NULL THEN
+    -- Asked of the catalogue itself: the answer above may be remembered from before the lock was waited for.
+    IF EXISTS (SELECT FROM pg_class WHERE relname = partition AND relnamespace = 'metering'::regnamespace) THEN
         RETURN false;
     END IF;
     EXECUTE format('CREATE TABLE metering.%I (LIKE metering.usage_records INCLUDING ALL)', partition);

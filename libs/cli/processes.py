@@ -51,8 +51,8 @@ class ChildProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process id, or None between a death and the next start."""
-        return self._process.pid if self._process and self._process.returncode is None else None
+        """The id of the process that runs, or ran last; None before the first start."""
+        return self._process.pid if self._process else None
 
     async def start(self) -> None:
         await self._spawn()
@@ -74,7 +74,7 @@ class ChildProcess:
             handler.close()
 
     def _signal(self, number: signal.Signals) -> None:
-        if self.pid is not None and self._process is not None:
+        if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)
 
     async def _keep_running(self) -> None:
@@ -123,7 +123,6 @@ class ChildProcess:
                 break
             self._log.info("%s", line.decode(errors="replace").rstrip("\n"))
         await process.wait()
-        self._on_change()
 
     def _exit_status(self) -> int | None:
         return self._process.returncode if self._process else None

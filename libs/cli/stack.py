@@ -70,7 +70,7 @@ class Stack:
         return self._token
 
     def service_pids(self) -> dict[str, list[int]]:
-        """The process ids of each service that run now."""
+        """The process ids of each service."""
         return {name: [child.pid for child in children if child.pid] for name, children in self._children.items()}
 
     async def start(self) -> None:

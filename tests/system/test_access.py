@@ -101,15 +101,15 @@ async def outcome(channel: grpc.aio.Channel, method: MethodDescriptor, token: st
     parse = GetMessageClass(method.output_type).FromString
     try:
         if method.client_streaming:
-            sending = channel.stream_stream(path, Message.SerializeToString, parse)
+            sending = channel.stream_stream(path, _serialize, parse)
             async for _ in sending(iter([request]), metadata=metadata, timeout=STREAM_S):
                 break
         elif method.server_streaming:
-            receiving = channel.unary_stream(path, Message.SerializeToString, parse)
+            receiving = channel.unary_stream(path, _serialize, parse)
             async for _ in receiving(request, metadata=metadata, timeout=STREAM_S):
                 break
         else:
-            await channel.unary_unary(path, Message.SerializeToString, parse)(request, metadata=metadata, timeout=20)
+            await channel.unary_unary(path, _serialize, parse)(request, metadata=metadata, timeout=20)
     except grpc.aio.AioRpcError as error:
         return error.code()
     return grpc.StatusCode.OK
@@ -160,3 +160,7 @@ def _is_right(call: Call, code: grpc.StatusCode) -> bool:
     if wanted is None:
         return code not in {UNAUTHENTICATED, PERMISSION_DENIED, *NEVER}
     return code is wanted
+
+
+def _serialize(message: Message) -> bytes:
+    return message.SerializeToString()

@@ -18,7 +18,7 @@ WORKERS ?= 2
 
 help:
 	@echo "make demo [TRACE=file.csv] [OUT=bill.json]   meter and charge a usage trace, print the bill, verify it"
-	@echo "make up                                      run the three services and Postgres until Ctrl-C"
+	@echo "make up                                      run the services on ports 7001 to 7003 until Ctrl-C"
 	@echo "make test [TESTS=tests/billing]              run the tests on a Postgres of their own"
 	@echo "make check                                   lint, types, borders, contract, generated code, migrations"
 	@echo "make bench [OUT=figures.json]                measure, side by side with the peers"
@@ -30,7 +30,7 @@ demo: $(READY)
 	@$(VENV)/bin/tollhouse demo $(if $(TRACE),--trace "$(TRACE)") $(if $(OUT),--out "$(OUT)")
 
 up: $(READY)
-	@$(VENV)/bin/tollhouse up
+	@$(VENV)/bin/tollhouse up --identity-port 7001 --billing-port 7002 --metering-port 7003
 
 test: $(READY)
 	@$(RUN) pytest -n $(WORKERS) $(TESTS)

@@ -39,9 +39,7 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     telemetry = start_process_telemetry("tollhouse-billing", settings.otlp_endpoint)
     service = Service("billing", settings, database, clock, telemetry)
 
-    engine = Engine(
-        database, clock, batch_max=settings.batch_max, queue_max=settings.queue_max, lanes=settings.lanes
-    )
+    engine = Engine(database, clock, batch_max=settings.batch_max, queue_max=settings.queue_max, lanes=settings.lanes)
     accounts = Accounts(database, clock)
     service.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(engine, History(database, clock)))
     service.add(account_pb2_grpc.add_AccountServiceServicer_to_server, AccountServicer(accounts))

@@ -116,12 +116,8 @@ transactions: Final = Table(
     ),
     CheckConstraint("amount >= 0", name="transactions_amount_not_negative"),
     CheckConstraint("direction IN ('DEBIT', 'CREDIT')", name="transactions_direction_known"),
-    CheckConstraint(
-        "kind IN ('DEBIT', 'CREDIT', 'TRANSFER', 'CAPTURE', 'REVERSAL')", name="transactions_kind_known"
-    ),
-    CheckConstraint(
-        "(system_account IS NULL) = (counter_account_id IS NOT NULL)", name="transactions_one_other_side"
-    ),
+    CheckConstraint("kind IN ('DEBIT', 'CREDIT', 'TRANSFER', 'CAPTURE', 'REVERSAL')", name="transactions_kind_known"),
+    CheckConstraint("(system_account IS NULL) = (counter_account_id IS NOT NULL)", name="transactions_one_other_side"),
 )
 
 holds: Final = Table(

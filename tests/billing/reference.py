@@ -53,7 +53,7 @@ class Reference:
                 self._open(payer)
                 return ("refused", "INSUFFICIENT_BALANCE")
             posted = min(cents, max(left, 0)) if mode == "BEST_EFFORT" else cents
-            return self._move(operation, "DEBIT", {payer: -posted}, posted, posted > left)
+            return self._move(operation, "DEBIT", {payer: -posted}, posted, posted > max(left, 0))
 
         return self._once("movement", operation, ("DEBIT", owner, cents, mode), decide)
 
@@ -97,7 +97,7 @@ class Reference:
             if hold.state == "OPEN":
                 hold.state, covered = "CAPTURED", hold.cents
             left = self.available(hold.owner)
-            moved = self._move(operation, "CAPTURE", {hold.owner: -cents}, cents, cents > left)
+            moved = self._move(operation, "CAPTURE", {hold.owner: -cents}, cents, cents > max(left, 0))
             return (*moved, max(covered - cents, 0), max(cents - covered, 0))
 
         return self._once("movement", operation, ("CAPTURE", cents), decide)

@@ -45,13 +45,19 @@ class Ledger:
 
     async def debit(self, organization_id: str, operation_id: str, value: str, **fields: object) -> pb.DebitResponse:
         request = pb.DebitRequest(
-            organization_id=organization_id, operation_id=operation_id, amount=usd(value), **fields  # type: ignore[arg-type]
+            organization_id=organization_id,
+            operation_id=operation_id,
+            amount=usd(value),
+            **fields,  # type: ignore[arg-type]
         )
         return await self.ledger.Debit(request, metadata=self.metadata, timeout=20)
 
     async def credit(self, organization_id: str, operation_id: str, value: str, **fields: object) -> pb.CreditResponse:
         request = pb.CreditRequest(
-            organization_id=organization_id, operation_id=operation_id, amount=usd(value), **fields  # type: ignore[arg-type]
+            organization_id=organization_id,
+            operation_id=operation_id,
+            amount=usd(value),
+            **fields,  # type: ignore[arg-type]
         )
         return await self.ledger.Credit(request, metadata=self.metadata, timeout=20)
 
@@ -59,7 +65,10 @@ class Ledger:
         self, organization_id: str, operation_id: str, value: str, **fields: object
     ) -> pb.CreateHoldResponse:
         request = pb.CreateHoldRequest(
-            organization_id=organization_id, operation_id=operation_id, amount=usd(value), **fields  # type: ignore[arg-type]
+            organization_id=organization_id,
+            operation_id=operation_id,
+            amount=usd(value),
+            **fields,  # type: ignore[arg-type]
         )
         return await self.ledger.CreateHold(request, metadata=self.metadata, timeout=20)
 
@@ -162,5 +171,3 @@ class BillingServer:
 
 def organization() -> str:
     return new_id()
-
-

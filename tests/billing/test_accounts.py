@@ -65,9 +65,7 @@ async def test_update_is_guarded_by_the_etag(ledger: Ledger) -> None:
     assert updated.balance.available == usd("5")
     stale = await refusal(ledger.accounts.UpdateAccount(request, metadata=ledger.metadata))
     assert stale[0] is grpc.StatusCode.ABORTED
-    listed = await ledger.accounts.ListAccounts(
-        pb.ListAccountsRequest(organization_id=org), metadata=ledger.metadata
-    )
+    listed = await ledger.accounts.ListAccounts(pb.ListAccountsRequest(organization_id=org), metadata=ledger.metadata)
     assert list(listed.accounts) == [updated]
 
 
@@ -94,9 +92,9 @@ async def test_balance_and_statement_of_other_days(timed: Ledger, clock: FixedCl
     account_id = moved.transaction.account_id
     for day in range(5):
         moment = _time(start + timedelta(days=day))
-        request = pb.GetBalanceRequest(organization_id=org, as_of_time=moment)
-        balance = (await timed.accounts.GetBalance(request, metadata=timed.metadata)).balance
-        assert (balance.posted, balance.sequence) == (usd(9 * (day + 1)), 2 * (day + 1))
+        asked = pb.GetBalanceRequest(organization_id=org, as_of_time=moment)
+        balance = (await timed.accounts.GetBalance(asked, metadata=timed.metadata)).balance
+        assert (balance.posted, balance.sequence) == (usd(str(9 * (day + 1))), 2 * (day + 1))
     request = pb.GetStatementRequest(
         organization_id=org,
         account_id=account_id,

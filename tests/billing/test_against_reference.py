@@ -79,9 +79,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(target=posted, operation=OPERATIONS, owner=OWNERS, cents=CENTS)
     def credit(self, operation: str, owner: str, cents: int) -> object:
         expected = self.reference.credit(operation, owner, cents)
-        call = self.ledger.credit(
-            self.organization_id, operation, _text(cents), project_id=self.projects[owner]
-        )
+        call = self.ledger.credit(self.organization_id, operation, _text(cents), project_id=self.projects[owner])
         assert self.real(call, lambda a: _moved(a.transaction)) == expected
         return operation if expected[0] == "ok" else multiple()
 
@@ -132,9 +130,7 @@ class LedgerMachine(RuleBasedStateMachine):
             request = pb.GetTransactionRequest(organization_id=self.organization_id, operation_id=original)
             found = await self.ledger.ledger.GetTransaction(request, metadata=self.ledger.metadata)
             value = None if cents is None else _text(cents)
-            return await self.ledger.reverse(
-                self.organization_id, operation, found.transaction.transaction_id, value
-            )
+            return await self.ledger.reverse(self.organization_id, operation, found.transaction.transaction_id, value)
 
         assert self.real(call(), lambda a: _moved(a.transaction)) == expected
         return operation if expected[0] == "ok" else multiple()
@@ -191,7 +187,7 @@ async def test_ledger_does_what_the_reference_says(server: BillingServer) -> Non
 
         Machine.ledger, Machine.clock = live_ledger, clock
         chosen = settings(
-            max_examples=60,
+            max_examples=25,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),

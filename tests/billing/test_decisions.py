@@ -8,7 +8,8 @@ import pytest
 from libs.common.errors import OperationIdReused
 from libs.common.ids import new_id
 from services.billing import errors
-from services.billing.ledger.decisions import BALANCE_MAX, decide, new_account
+from services.billing.ledger.bookkeeping import BALANCE_MAX, new_account
+from services.billing.ledger.decisions import decide
 from services.billing.ledger.model import (
     Account,
     Books,
@@ -60,7 +61,7 @@ def test_commands_of_one_batch_see_each_other() -> None:
     assert [isinstance(outcome, Decline) for outcome in outcomes] == [False, False, True, True]
     assert isinstance(outcomes[1], Posted)
     assert outcomes[1].replayed
-    assert (account.posted, account.sequence, len(books.new_movements), len(books.new_declines)) == (4, 1, 1, 1)
+    assert (account.posted, account.sequence, len(books.new_movements), len(books.new_declines)) == (Decimal(4), 1, 1, 1)
     with pytest.raises(OperationIdReused):
         decide(books, _debit("a", "7"), NOW)
 
@@ -69,7 +70,8 @@ def test_asking_leaves_no_trace() -> None:
     books, account = _books("10")
     decide(books, _debit("a", "6", validate_only=True), NOW)
     decide(books, _debit("b", "60", validate_only=True), NOW)
-    assert (account.posted, books.new_movements, books.new_declines, books.changed_accounts) == (10, [], [], {})
+    assert account.posted == 10
+    assert not (books.new_movements or books.new_declines or books.changed_accounts)
 
 
 def test_hold_placed_captured_and_released_in_one_batch() -> None:
@@ -83,7 +85,7 @@ def test_hold_placed_captured_and_released_in_one_batch() -> None:
     decide(books, Release(ORG, "b"), NOW)
     assert isinstance(captured, Posted)
     assert captured.movement.overdrawn
-    assert (account.posted, account.held) == (5, 0)
+    assert (account.posted, account.held) == (Decimal(5), Decimal(0))
     assert [hold.state for hold in books.new_holds] == [HoldState.CAPTURED, HoldState.RELEASED]
 
 

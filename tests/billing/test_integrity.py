@@ -13,9 +13,7 @@ DAMAGE = {
     "accounts_held_equals_open_holds": "UPDATE billing.accounts SET held = held + 1",
     "holds_end_once": "UPDATE billing.holds SET state = 'RELEASED' WHERE operation_id = 'captured'",
     "captures_have_holds": "DELETE FROM billing.holds WHERE operation_id = 'captured'",
-    "declines_moved_nothing": (
-        "UPDATE billing.declines SET operation_id = 'late' WHERE operation_id = 'declined'"
-    ),
+    "declines_moved_nothing": ("UPDATE billing.declines SET operation_id = 'late' WHERE operation_id = 'declined'"),
     "guarded_movements_keep_the_limit": "UPDATE billing.transactions SET overdrawn = true WHERE operation_id = 'late'",
     "reversals_undo_their_transactions": "UPDATE billing.transactions SET amount = 9 WHERE operation_id = 'undo'",
     "transactions_have_two_sides": "UPDATE billing.transactions SET system_account = 'GRANTS' WHERE kind = 'DEBIT'",

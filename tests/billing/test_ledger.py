@@ -9,6 +9,7 @@ from libs.common.ids import new_id
 from libs.common.status import error_info_in
 from tests.billing.support import Ledger, organization, refusal, until_answered, usd
 from tollhouse.billing.v1 import ledger_pb2 as pb
+from tollhouse.common.v1.amount_pb2 import Amount
 
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 EXISTS = grpc.StatusCode.ALREADY_EXISTS
@@ -133,7 +134,8 @@ async def test_transfer_needs_a_source_with_enough(ledger: Ledger) -> None:
 async def test_another_currency_needs_an_account_of_its_own(ledger: Ledger) -> None:
     org = organization()
     await ledger.credit(org, "top-up", "1")
-    request = pb.DebitRequest(organization_id=org, operation_id="x", amount={"currency_code": "EUR", "value": "1"})
+    eur = Amount(currency_code="EUR", value="1")
+    request = pb.DebitRequest(organization_id=org, operation_id="x", amount=eur)
     code, reason, facts = await refusal(ledger.ledger.Debit(request, metadata=ledger.metadata))
     assert (code, reason, facts["account_currency_code"]) == (PRECONDITION, "CURRENCY_MISMATCH", "USD")
 

@@ -208,9 +208,7 @@ async def entry_at(connection: RawConnection, account: AccountTerms, sequence: i
     return row[0], row[1]
 
 
-async def entries(
-    connection: RawConnection, account: AccountTerms, *, after: int, up_to: int
-) -> list[StatementEntry]:
+async def entries(connection: RawConnection, account: AccountTerms, *, after: int, up_to: int) -> list[StatementEntry]:
     rows = await connection.fetch(_ENTRIES, account.organization_id, account.account_id, after, up_to)
     return [StatementEntry(row[0], row[1], row[2], Kind(row[3]), *row[4:]) for row in rows]
 

@@ -19,7 +19,7 @@ from typing import Final, TypeAlias
 from libs.common.clock import Clock
 from libs.common.database import ConstraintViolation, Database, RawConnection, violated_constraint
 from libs.common.errors import Conflict, DeadlineExceeded, Overloaded, Refusal, Unavailable
-from services.billing.ledger import store
+from services.billing.ledger import posting_store, store
 from services.billing.ledger.decisions import decide
 from services.billing.ledger.model import (
     Books,
@@ -247,21 +247,21 @@ async def _close_books(connection: RawConnection, books: Books, now: datetime) -
     changed = books.changed_accounts.values()
     opened = [account for account in changed if account.is_new]
     if opened:
-        await store.insert_accounts(connection, opened, now)
+        await posting_store.insert_accounts(connection, opened, now)
     charges = [m for m in books.new_movements if m.kind is Kind.DEBIT or m.kind is Kind.CAPTURE]
     if charges:
-        await store.insert_charges(connection, charges)
+        await posting_store.insert_charges(connection, charges)
     if len(charges) < len(books.new_movements):
         others = [m for m in books.new_movements if m.kind is not Kind.DEBIT and m.kind is not Kind.CAPTURE]
-        await store.insert_movements(connection, others)
+        await posting_store.insert_movements(connection, others)
     if len(opened) < len(changed):
-        await store.update_accounts(connection, [account for account in changed if not account.is_new])
+        await posting_store.update_accounts(connection, [account for account in changed if not account.is_new])
     if books.new_holds:
-        await store.insert_holds(connection, books.new_holds)
+        await posting_store.insert_holds(connection, books.new_holds)
         for hold in books.new_holds:
             books.changed_holds.pop((hold.organization_id, hold.operation_id), None)
     if books.changed_holds:
-        await store.update_holds(connection, books.changed_holds.values())
+        await posting_store.update_holds(connection, books.changed_holds.values())
 
 
 async def _close_declines(connection: RawConnection, books: Books, answers: Sequence[Answer]) -> None:
@@ -272,4 +272,4 @@ async def _close_declines(connection: RawConnection, books: Books, answers: Sequ
         for decline in waiting:
             decline.earliest_release_time = expiries.get(decline.account_id)
     if books.new_declines:
-        await store.insert_declines(connection, books.new_declines)
+        await posting_store.insert_declines(connection, books.new_declines)

@@ -33,7 +33,6 @@ _SYSTEM_ACCOUNTS = {a: pb.SystemAccount.Value(f"SYSTEM_ACCOUNT_{a.value}") for a
 _HOLD_STATES = {state: pb.HoldState.Value(f"HOLD_STATE_{state.value}") for state in HoldState}
 
 
-
 @lru_cache(maxsize=1024)
 def render_time(moment: datetime) -> Timestamp:
     """A moment as a message that must not be changed: all commands of a batch share it."""
@@ -73,9 +72,7 @@ def render_balance(balance: Balance, posted: amount_pb2.Amount | None = None) ->
     posted = posted or render_amount(currency_code, balance.posted)
     zero = _zero(currency_code)
     if not held and not limit:
-        return pb.Balance(
-            posted=posted, held=zero, available=posted, overdraft_limit=zero, sequence=balance.sequence
-        )
+        return pb.Balance(posted=posted, held=zero, available=posted, overdraft_limit=zero, sequence=balance.sequence)
     return pb.Balance(
         posted=posted,
         held=render_amount(currency_code, held) if held else zero,

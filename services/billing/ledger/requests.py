@@ -85,5 +85,3 @@ def _plain(value: object) -> str | int | Metadata | None:
     if value is None or isinstance(value, int):
         return value
     return str(value)
-
-

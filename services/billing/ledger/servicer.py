@@ -224,5 +224,3 @@ def _state_of(state: pb.HoldState.ValueType) -> HoldState | None:
 
 def _kind_of(kind: pb.TransactionKind.ValueType) -> Kind | None:
     return Kind(pb.TransactionKind.Name(kind).removeprefix("TRANSACTION_KIND_")) if kind else None
-
-

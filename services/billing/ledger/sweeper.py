@@ -10,7 +10,7 @@ from typing import Final
 from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import Conflict
-from services.billing.ledger import store
+from services.billing.ledger import posting_store, store
 
 _ACCOUNTS_MAX: Final = 200
 """How many accounts one transaction tidies: short enough to keep nobody waiting."""
@@ -38,5 +38,5 @@ class Sweeper:
             due = await store.lock_due_accounts(connection, now, _ACCOUNTS_MAX)
             if due:
                 await store.expire_holds(connection, due, now)
-                await store.update_accounts(connection, due)
+                await posting_store.update_accounts(connection, due)
         return len(due)

@@ -321,7 +321,7 @@ class Transaction(_message.Message):
     mode: Global___DebitMode.ValueType
     """How a debit treated a balance too small. Unspecified for other kinds."""
     overdrawn: _builtins.bool
-    """Whether the movement left the account below its overdraft limit, counting holds: available is negative."""
+    """Whether the movement took more than was available: the account is below its overdraft limit, counting holds."""
     system_account: Global___SystemAccount.ValueType
     """The other side, where it is one of the system's accounts."""
     counter_account_id: _builtins.str

@@ -1,0 +1,189 @@
+"""What the rules share: finding what an operation stands for and which account is meant, and entering effects."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+from libs.common.errors import OperationIdReused
+from libs.common.ids import new_id
+from services.billing import errors
+from services.billing.ledger.model import (
+    ZERO,
+    Account,
+    Balance,
+    Books,
+    Capture,
+    Command,
+    Credit,
+    Debit,
+    Decline,
+    Extend,
+    Hold,
+    HoldState,
+    Movement,
+    Outcome,
+    Place,
+    Posted,
+    Release,
+    Request,
+    Reverse,
+    Slot,
+    Transfer,
+)
+from services.billing.ledger.requests import first_difference, request_of, request_of_movement
+
+BALANCE_MAX: Final = Decimal(10) ** 15
+
+
+def known_movement(books: Books, command: Debit | Credit | Transfer | Capture | Reverse) -> Outcome | None:
+    """The stored answer, where the operation id already stands for a movement or for a refused one."""
+    key = (command.organization_id, command.operation_id)
+    movement = books.movements.get(key)
+    if movement is not None:
+        require_same(command, request_of_movement(movement))
+        return _replay(books, movement)
+    declined = books.declines.get((*key, Slot.MOVEMENT))
+    if declined is not None:
+        require_same(command, declined.request)
+    return declined
+
+
+def require_same(command: Command, known: Request) -> None:
+    difference = first_difference(known, request_of(command))
+    if difference is not None:
+        raise OperationIdReused(operation_id=command.operation_id, field=difference)
+
+
+def _replay(books: Books, movement: Movement) -> Posted:
+    """The answer of then, but for what is held, which is that of now."""
+    account = books.accounts[movement.account_id]
+    balance = account.balance()
+    balance.posted, balance.sequence = movement.balance_after, movement.sequence
+    counter_balance = None
+    if movement.counter_account_id is not None:
+        counter_balance = books.accounts[movement.counter_account_id].balance()
+        counter_balance.posted = movement.counter_balance_after or ZERO
+        counter_balance.sequence = movement.counter_sequence or 0
+    return Posted(movement, balance, counter_balance, replayed=True)
+
+
+def charged_account(
+    books: Books, organization_id: str, project_id: str | None, currency_code: str, now: datetime
+) -> Account:
+    """The account that pays: the project's where it has one, else the organization's, which opens on first use."""
+    if project_id is not None:
+        candidates = [a for a in books.owned.get((organization_id, project_id), ()) if not a.closed]
+        if candidates:
+            return _in_currency(candidates, currency_code)
+    candidates = books.owned.get((organization_id, organization_id), [])
+    if candidates:
+        return _in_currency(candidates, currency_code)
+    return new_account(organization_id, organization_id, currency_code)
+
+
+def owners_account(books: Books, organization_id: str, owner_id: str, currency_code: str) -> Account | None:
+    """Exactly the owner's account, or None where the owner has none at all."""
+    candidates = books.owned.get((organization_id, owner_id))
+    return _in_currency(candidates, currency_code) if candidates else None
+
+
+def _in_currency(candidates: list[Account], currency_code: str) -> Account:
+    for account in candidates:
+        if account.currency_code == currency_code:
+            return account
+    raise mismatch(currency_code, [account.currency_code for account in candidates])
+
+
+def mismatch(currency_code: str, account_currency_codes: list[str]) -> errors.CurrencyMismatch:
+    return errors.CurrencyMismatch(
+        currency_code=currency_code, account_currency_code=", ".join(sorted(account_currency_codes))
+    )
+
+
+def new_account(organization_id: str, owner_id: str, currency_code: str) -> Account:
+    """An empty account, not in any books yet."""
+    return Account(
+        organization_id, new_id(), owner_id, currency_code, ZERO, ZERO, 0, ZERO, False, None, None, is_new=True
+    )
+
+
+def hold_named(books: Books, command: Capture | Release | Extend) -> Hold:
+    hold = books.holds.get((command.organization_id, command.operation_id))
+    if hold is None:
+        raise errors.HoldNotFound(operation_id=command.operation_id)
+    return hold
+
+
+def end_hold(books: Books, hold: Hold, state: HoldState, account: Account, now: datetime) -> None:
+    hold.state, hold.end_time = state, now
+    account.held -= hold.amount
+    books.changed_holds[hold.organization_id, hold.operation_id] = hold
+    touch(books, account)
+
+
+def enter_decline(
+    books: Books, command: Debit | Transfer | Place, slot: Slot, account: Account, now: datetime
+) -> Decline:
+    decline = Decline(
+        command.organization_id,
+        command.operation_id,
+        slot,
+        request_of(command),
+        account.account_id,
+        command.amount,
+        account.balance(),
+        now,
+    )
+    if not command.validate_only:
+        if account.is_new:
+            touch(books, account)
+        books.declines[command.organization_id, command.operation_id, slot] = decline
+        books.new_declines.append(decline)
+    return decline
+
+
+def post(
+    books: Books, command: Command, movement: Movement, account: Account, counter: Account | None = None
+) -> Posted:
+    """Enters a movement, unless the command only asks; the balances in the answer are those after it."""
+    require_in_range(movement)
+    balance = Balance(
+        account.currency_code, movement.balance_after, account.held, account.overdraft_limit, movement.sequence
+    )
+    counter_balance = None
+    if counter is not None:
+        counter_balance = counter.balance()
+        counter_balance.posted = movement.counter_balance_after or ZERO
+        counter_balance.sequence = movement.counter_sequence or 0
+    if not command.validate_only:
+        _move(books, account, balance, movement.create_time)
+        if counter is not None and counter_balance is not None:
+            _move(books, counter, counter_balance, movement.create_time)
+        books.movements[movement.organization_id, movement.operation_id] = movement
+        books.new_movements.append(movement)
+    return Posted(movement, balance, counter_balance)
+
+
+def _move(books: Books, account: Account, after: Balance, time: datetime) -> None:
+    account.posted, account.sequence, account.last_movement_time = after.posted, after.sequence, time
+    touch(books, account)
+
+
+def touch(books: Books, account: Account) -> None:
+    books.changed_accounts[account.account_id] = account
+    if account.is_new and account.account_id not in books.accounts:
+        books.add_account(account)
+
+
+def not_before(account: Account, now: datetime) -> datetime:
+    """The time of the account's next movement: times never run against the sequence, whatever the clocks do."""
+    last = account.last_movement_time
+    return now if last is None or now > last else last
+
+
+def require_in_range(movement: Movement) -> None:
+    counter = movement.counter_balance_after
+    if not -BALANCE_MAX < movement.balance_after < BALANCE_MAX or (
+        counter is not None and not -BALANCE_MAX < counter < BALANCE_MAX
+    ):
+        raise errors.BalanceOutOfRange

@@ -36,6 +36,7 @@ ConstraintViolation: TypeAlias = asyncpg.IntegrityConstraintViolationError
 
 _DRIVER_ERRORS = (
     exc.SQLAlchemyError,
+    exc.EmulatedDBAPIException,
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,

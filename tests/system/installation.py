@@ -131,7 +131,7 @@ class Installation:
         try:
             output, errors = process.communicate(timeout=COMMAND_WITHIN_S)
         finally:
-            process.kill()
+            end(process)
         return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
 
     def verify(self) -> dict[str, object]:
@@ -147,6 +147,12 @@ class Installation:
         async with self.connection().open() as channels:
             population = await make_population(channels)
             return await bill_of(channels, population, trace, prefix)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Kill a command, if it still runs, and close what it wrote to."""
+    with process:
+        process.kill()
 
 
 async def bill_of(channels: Channels, population: Population, trace: Trace, prefix: str) -> Bill:

@@ -9,13 +9,14 @@ import time
 from decimal import Decimal
 from pathlib import Path
 
+import grpc
 import pytest
 
 from libs.cli.funding import costs, list_prices
 from libs.cli.population import make_population
 from libs.cli.synthetic import write_synthetic_trace
 from libs.cli.trace import Trace, read_trace
-from tests.system.installation import Installation, running, until
+from tests.system.installation import Installation, end, running, until
 
 SEED = int(os.environ.get("TOLLHOUSE_TEST_SEED", "20231116"))
 KILLS = int(os.environ.get("TOLLHOUSE_TEST_KILLS", "16"))
@@ -25,6 +26,7 @@ CALLS = 6_000
 LASTS_S = 45
 PAUSE_S = (0.8, 2.6)
 BACK_WITHIN_S = 20
+UNDER_WAY_WITHIN_S = 40
 
 
 async def kill(installation: Installation, target: str) -> None:
@@ -77,19 +79,16 @@ async def test_killing_anything_at_any_moment_charges_every_call_exactly_once(tm
             for target in targets:
                 await asyncio.sleep(chance.uniform(*PAUSE_S))
                 if target == "replay":
-                    replay.kill()
-                    replay.wait()
+                    end(replay)
                     replay = start_replay(installation, path, rate)
                 else:
                     await kill(installation, target)
                 kills += 1
                 assert replay.poll() in (None, 0), (await asyncio.to_thread(replay.communicate))[1]
-            # What is left goes as fast as it can.
-            replay.kill()
         finally:
-            replay.kill()
-            replay.wait()
+            end(replay)
         assert kills == KILLS
+        # What is left goes as fast as it can.
         last = await asyncio.to_thread(installation.command, "replay", str(path), "--operation-prefix", "crash")
         assert last.returncode == 0, last.stderr
         assert f"{CALLS:,} calls" in last.stderr
@@ -104,12 +103,19 @@ async def test_whole_installation_killed_in_the_middle_of_a_replay_goes_on_where
     installation = Installation(tmp_path)
     installation.start()
     replay = start_replay(installation, path, (trace.end - trace.start).total_seconds() / 6)
-    await asyncio.sleep(4)
+
+    async def is_under_way() -> bool:
+        """Whether a good part is metered already."""
+        try:
+            return (await installation.bill(trace, "crash")).requests >= 300
+        except grpc.aio.AioRpcError:
+            return False
+
+    await until(is_under_way, UNDER_WAY_WITHIN_S, "some of the trace is metered")
     postmaster = installation.pids()["postgres"]
     installation.kill()
     os.kill(postmaster, signal.SIGKILL)
-    replay.kill()
-    replay.wait()
+    end(replay)
     started_s = time.monotonic()
     async with running(installation):
         assert time.monotonic() - started_s < BACK_WITHIN_S

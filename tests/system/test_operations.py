@@ -129,7 +129,8 @@ async def test_sigterm_lets_calls_under_way_finish(installation: Installation) -
         assert set(failures) <= {grpc.StatusCode.UNAVAILABLE}
         assert answered
         for operation_id in answered[-50:]:
-            await stub.GetUsage(usage_pb2.GetUsageRequest(organization_id=organization_id, operation_id=operation_id))
+            request = usage_pb2.GetUsageRequest(organization_id=organization_id, operation_id=operation_id)
+            await stub.GetUsage(request, wait_for_ready=True)
     assert '"event": "died", "exit": 0' in installation.log("metering")
     assert '"event": "stopped"' in installation.log("metering")
 

@@ -36,6 +36,13 @@ def render_time(moment: datetime) -> Timestamp:
     return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
 
 
+def fill_time(timestamp: Timestamp, moment: datetime) -> None:
+    """Write a time into a message where it stands."""
+    since = moment - _EPOCH
+    timestamp.seconds = since.days * 86_400 + since.seconds
+    timestamp.nanos = since.microseconds * 1000
+
+
 def time_text(moment: datetime) -> str:
     """Return a time as text that reads back exactly, for page tokens."""
     return str((moment - _EPOCH) // _MICROSECOND)

@@ -169,7 +169,7 @@ class Platform:
         self.billing_service = await build_billing(settings, self.clock)
         await self.billing_service.start()
         channel = await self._stack.enter_async_context(self._channel(self.billing_port))
-        self.ledger = Ledger(channel, self.callers.operator())
+        self.ledger = Ledger(channel, self.callers.operator)
 
     async def stop_billing(self) -> None:
         if self.billing_service is not None:

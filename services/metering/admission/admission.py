@@ -36,6 +36,8 @@ from services.metering.usage.model import Authorization
 
 _TRIES_MAX: Final = 4
 _BATCHES_IN_FLIGHT_MAX: Final = 16
+_BATCHES_AT_EASE: Final = 2
+_GATHER_WITHIN_S: Final = 0.02
 _FACTS: Final = ("posted", "held", "available", "needed", "currency_code", "earliest_release_time")
 _KEY_MESSAGES: Final = {
     "NOT_FOUND": "There is no such key.",
@@ -209,6 +211,9 @@ class Admission:
                 self._deciding.add(task)
                 task.add_done_callback(self._deciding.discard)
                 await written.wait()
+                if len(self._deciding) >= _BATCHES_AT_EASE:
+                    # Larger batches cost less, and a slow billing still holds nobody up.
+                    await asyncio.wait(self._deciding, timeout=_GATHER_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._writer = None
 

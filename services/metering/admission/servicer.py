@@ -8,7 +8,7 @@ from services.metering.admission.admission import Admission, Request
 from services.metering.admission.model import HOLD_TTL_DEFAULT_MS, Decision, Denied
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.timestamps import render_time
-from services.metering.usage.servicer import read_usage, render_balance, render_usage
+from services.metering.usage.servicer import fill_balance, fill_usage, read_usage
 from services.metering.usage.usages import Usages
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import admission_pb2 as pb
@@ -30,13 +30,14 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
         if isinstance(outcome, Refusal):
             raise outcome
         code = outcome.recorded.cost.currency_code if outcome.recorded.cost else ""
-        return pb.SettleResponse(
-            usage=render_usage(outcome.recorded),
+        response = pb.SettleResponse(
             released_amount=_amount(code, outcome.released),
             overrun_amount=_amount(code, outcome.overrun),
-            balance=render_balance(outcome.balance),
             replayed=outcome.replayed,
         )
+        fill_usage(response.usage, outcome.recorded)
+        fill_balance(response.balance, outcome.balance)
+        return response
 
     async def Cancel(self, request: pb.CancelRequest, context: grpc.aio.ServicerContext) -> pb.CancelResponse:
         code, released, replayed = await self._admission.cancel(request.organization_id.lower(), request.operation_id)

@@ -178,10 +178,6 @@ def read_tokens(tokens: pb.TokenCounts) -> Tokens:
     )
 
 
-def render_tokens(tokens: Tokens) -> pb.TokenCounts:
-    return pb.TokenCounts(**{name: count for name, count in zip(TOKEN_CLASSES, tokens, strict=True) if count})
-
-
 def render_nanos(currency_code: str, nanos: int) -> amount_pb2.Amount:
     return amount_pb2.Amount(currency_code=currency_code, value=format_nanos(nanos))
 

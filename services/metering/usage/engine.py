@@ -45,6 +45,8 @@ BATCH_MAX: Final = 500
 TRIES_MAX: Final = 4
 DONE_MAX: Final = 2_000
 _BATCHES_IN_FLIGHT_MAX: Final = 16
+_BATCHES_AT_EASE: Final = 2
+_GATHER_WITHIN_S: Final = 0.02
 _AUTHORIZATIONS_REMEMBERED_MAX: Final = 50_000
 
 
@@ -147,8 +149,14 @@ class UsageEngine:
                 self._charging.add(task)
                 task.add_done_callback(self._charging.discard)
                 await written.wait()
+                await self._let_some_gather()
         finally:
             self._writer = None
+
+    async def _let_some_gather(self) -> None:
+        """Wait shortly while enough batches are with billing: larger batches cost less. A slow billing holds nobody up."""
+        if len(self._charging) >= _BATCHES_AT_EASE:
+            await asyncio.wait(self._charging, timeout=_GATHER_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
 
     def _take(self) -> list[_Submission]:
         """Take what is queued, as far as it fits a batch; a single submission always does."""

@@ -18,9 +18,9 @@ from libs.common.pages import decode_page_token, encode_page_token, page_size
 from libs.common.status import status_of
 from services.metering.clients.billing import AccountBalance
 from services.metering.errors import BackfillForOperatorsOnly
-from services.metering.model.servicer import read_tokens, render_tokens
+from services.metering.model.servicer import read_tokens
 from services.metering.tables import TOKEN_CLASSES
-from services.metering.timestamps import read_optional_time, read_time, render_time, time_of_text, time_text
+from services.metering.timestamps import fill_time, read_optional_time, read_time, render_time, time_of_text, time_text
 from services.metering.usage.model import EARLY_MAX, LATE_MAX, Accepted, Outcome, Recorded, Work
 from services.metering.usage.store import label_text
 from services.metering.usage.summaries import (
@@ -74,21 +74,27 @@ class UsageServicer(rpc.UsageServiceServicer):
     async def BatchRecordUsage(
         self, request: pb.BatchRecordUsageRequest, context: grpc.aio.ServicerContext
     ) -> pb.BatchRecordUsageResponse:
+        response = pb.BatchRecordUsageResponse()
         outcomes = await self._record_each(request.usages)
-        return pb.BatchRecordUsageResponse(outcomes=outcomes)
+        for usage, outcome in zip(request.usages, outcomes, strict=True):
+            _fill_outcome(response.outcomes.add(), usage.operation_id, outcome)
+        return response
 
     async def StreamUsage(
         self, request_iterator: AsyncIterator[pb.StreamUsageRequest], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.StreamUsageResponse]:
-        acknowledged: asyncio.Queue[pb.UsageOutcome | None] = asyncio.Queue(STREAM_IN_PROGRESS_MAX)
+        acknowledged: asyncio.Queue[pb.StreamUsageResponse | None] = asyncio.Queue(STREAM_IN_PROGRESS_MAX)
         places = asyncio.Semaphore(STREAM_IN_PROGRESS_MAX)
 
         async def record(usage: pb.RecordUsageRequest) -> None:
+            outcome: Outcome
             try:
                 (outcome,) = await self._record_each([usage])
             except Refusal as refusal:
-                outcome = _refused(usage, refusal)
-            await acknowledged.put(outcome)
+                outcome = refusal
+            response = pb.StreamUsageResponse()
+            _fill_outcome(response.outcome, usage.operation_id, outcome)
+            await acknowledged.put(response)
 
         async def read() -> None:
             try:
@@ -101,9 +107,9 @@ class UsageServicer(rpc.UsageServiceServicer):
 
         reader = asyncio.create_task(read())
         try:
-            while (outcome := await acknowledged.get()) is not None:
+            while (response := await acknowledged.get()) is not None:
                 places.release()
-                yield pb.StreamUsageResponse(outcome=outcome)
+                yield response
             await reader
         finally:
             reader.cancel()
@@ -142,9 +148,9 @@ class UsageServicer(rpc.UsageServiceServicer):
         token = encode_page_token(*summaries[-1].key, fingerprint=fingerprint) if len(summaries) == limit else ""
         return pb.QueryUsageResponse(summaries=map(_render_summary, summaries), next_page_token=token)
 
-    async def _record_each(self, requests: Sequence[pb.RecordUsageRequest]) -> list[pb.UsageOutcome]:
+    async def _record_each(self, requests: Sequence[pb.RecordUsageRequest]) -> list[Outcome]:
         """Record what is well formed, and say of the rest what is wrong with it."""
-        outcomes: dict[int, pb.UsageOutcome] = {}
+        outcomes: dict[int, Outcome] = {}
         works: list[Work] = []
         places: list[int] = []
         history: list[datetime] = []
@@ -153,7 +159,7 @@ class UsageServicer(rpc.UsageServiceServicer):
                 validation.check(request)
                 work = read_usage(request, self._usages)
             except Refusal as refusal:
-                outcomes[place] = _refused(request, refusal)
+                outcomes[place] = refusal
                 continue
             works.append(work)
             places.append(place)
@@ -161,8 +167,7 @@ class UsageServicer(rpc.UsageServiceServicer):
                 history.append(work.occur_time)
         if works:
             recorded = await self._usages.record(works, history=history)
-            for place, outcome in zip(places, recorded, strict=True):
-                outcomes[place] = _render_outcome(requests[place], outcome)
+            outcomes.update(zip(places, recorded, strict=True))
         return [outcomes[place] for place in range(len(requests))]
 
     def _list_range(self, request: pb.ListUsageRequest) -> tuple[datetime, datetime]:
@@ -234,40 +239,57 @@ def _occur_time(
 
 
 def render_accepted(accepted: Accepted) -> pb.RecordUsageResponse:
-    return pb.RecordUsageResponse(
-        usage=render_usage(accepted.recorded),
-        balance=render_balance(accepted.balance),
-        replayed=accepted.replayed,
-    )
+    response = pb.RecordUsageResponse(replayed=accepted.replayed)
+    fill_usage(response.usage, accepted.recorded)
+    fill_balance(response.balance, accepted.balance)
+    return response
 
 
 def render_usage(recorded: Recorded) -> pb.UsageRecord:
+    record = pb.UsageRecord()
+    fill_usage(record, recorded)
+    return record
+
+
+def fill_usage(record: pb.UsageRecord, recorded: Recorded) -> None:
+    """Write usage into a message where it stands: copying it through every level of an answer would cost as much."""
     work, cost = recorded.work, recorded.cost
-    return pb.UsageRecord(
-        usage_id=recorded.usage_id,
-        operation_id=work.operation_id,
-        organization_id=work.organization_id,
-        project_id=work.project_id or "",
-        user_id=work.user_id or "",
-        api_key_id=work.api_key_id or "",
-        subscription_id=work.subscription_id or "",
-        model=work.model,
-        tokens=render_tokens(work.tokens),
-        occur_time=render_time(work.occur_time),
-        latency_ms=work.latency_ms,
-        status_code=work.status_code,
-        error_message=work.error_message or "",
-        endpoint=work.endpoint or "",
-        conversation_id=work.conversation_id or "",
-        labels=json.loads(work.labels) if work.labels else None,
-        partial=work.partial,
-        cost=amount_pb2.Amount(currency_code=cost.currency_code, value=cost.amount) if cost else None,
-        price_version_id=cost.price_version_id if cost else "",
-        settlement=_SETTLEMENTS[recorded.settlement],
-        create_time=render_time(recorded.create_time),
-    )
+    record.usage_id = recorded.usage_id
+    record.operation_id = work.operation_id
+    record.organization_id = work.organization_id
+    record.model = work.model
+    for name in _OPTIONAL_TEXTS:
+        text = getattr(work, name)
+        if text is not None:
+            setattr(record, name, text)
+    for name, count in zip(TOKEN_CLASSES, work.tokens, strict=True):
+        if count:
+            setattr(record.tokens, name, count)
+    fill_time(record.occur_time, work.occur_time)
+    fill_time(record.create_time, recorded.create_time)
+    if work.latency_ms is not None:
+        record.latency_ms = work.latency_ms
+    if work.status_code is not None:
+        record.status_code = work.status_code
+    if work.labels:
+        record.labels.update(json.loads(work.labels))
+    record.partial = work.partial
+    if cost is not None:
+        record.cost.currency_code = cost.currency_code
+        record.cost.value = cost.amount
+        record.price_version_id = cost.price_version_id
+    record.settlement = _SETTLEMENTS[recorded.settlement]
 
 
+_OPTIONAL_TEXTS: Final = (
+    "project_id",
+    "user_id",
+    "api_key_id",
+    "subscription_id",
+    "error_message",
+    "endpoint",
+    "conversation_id",
+)
 _SETTLEMENTS: Final = {
     "PENDING": pb.SETTLEMENT_PENDING,
     "SETTLED": pb.SETTLEMENT_SETTLED,
@@ -275,25 +297,27 @@ _SETTLEMENTS: Final = {
 }
 
 
-def render_balance(balance: AccountBalance | None) -> pb.AccountBalance | None:
+def fill_balance(message: pb.AccountBalance, balance: AccountBalance | None) -> None:
+    """Write a balance into a message where it stands; the message stays absent where there is none."""
     if balance is None:
-        return None
-    code = balance.currency_code
-    return pb.AccountBalance(
-        posted=amount_pb2.Amount(currency_code=code, value=balance.posted),
-        held=amount_pb2.Amount(currency_code=code, value=balance.held),
-        available=amount_pb2.Amount(currency_code=code, value=balance.available),
-    )
+        return
+    for amount, value in (
+        (message.posted, balance.posted),
+        (message.held, balance.held),
+        (message.available, balance.available),
+    ):
+        amount.currency_code = balance.currency_code
+        amount.value = value
 
 
-def _render_outcome(request: pb.RecordUsageRequest, outcome: Outcome) -> pb.UsageOutcome:
+def _fill_outcome(target: pb.UsageOutcome, operation_id: str, outcome: Outcome) -> None:
+    target.operation_id = operation_id[:128]
     if isinstance(outcome, Refusal):
-        return _refused(request, outcome)
-    return pb.UsageOutcome(operation_id=request.operation_id, recorded=render_accepted(outcome))
-
-
-def _refused(request: pb.RecordUsageRequest, refusal: Refusal) -> pb.UsageOutcome:
-    return pb.UsageOutcome(operation_id=request.operation_id[:128], refused=status_of(refusal, DOMAIN))
+        target.refused.CopyFrom(status_of(outcome, DOMAIN))
+        return
+    target.recorded.replayed = outcome.replayed
+    fill_usage(target.recorded.usage, outcome.recorded)
+    fill_balance(target.recorded.balance, outcome.balance)
 
 
 def _read_list_token(token: str, fingerprint: str) -> tuple[datetime, str] | None:

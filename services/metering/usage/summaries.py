@@ -80,7 +80,11 @@ async def summarize(
     """Return sums in the order of window and dimensions; reads a range of the primary key of the hours."""
     c = usage_hours.c
     start = _window_start(query)
-    groups: list[ColumnElement[datetime] | ColumnElement[str]] = [start, *(c[name] for name in query.group_by), c.currency_code]
+    groups: list[ColumnElement[datetime] | ColumnElement[str]] = [
+        start,
+        *(c[name] for name in query.group_by),
+        c.currency_code,
+    ]
     statement = (
         select(*groups, *(func.sum(c[name]).label(name) for name in _SUMS))
         .where(c.organization_id == query.organization_id, c.hour >= query.start_time, c.hour < query.end_time)

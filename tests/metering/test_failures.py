@@ -1,0 +1,171 @@
+from decimal import Decimal
+
+import grpc
+
+from libs.common.ids import new_id
+from tests.metering.support import Metering, Platform, eventually, refused, settlement, usage
+from tollhouse.metering.v1 import admission_pb2, integrity_pb2, usage_pb2
+
+
+async def test_usage_is_recorded_while_billing_is_down_and_charged_once_when_it_is_back(
+    platform: Platform, metering: Metering, organization_id: str
+) -> None:
+    await platform.fund(organization_id, "10")
+    await platform.stop_billing()
+
+    pending = [await metering.record(usage(organization_id, f"call-{number}")) for number in range(5)]
+    assert {answer.usage.settlement for answer in pending} == {usage_pb2.SETTLEMENT_PENDING}
+    assert not any(answer.HasField("balance") for answer in pending)
+    await platform.start_billing()
+    await platform.settled()
+
+    repeat = await metering.record(usage(organization_id, "call-0"))
+    assert (repeat.replayed, repeat.usage.settlement) == (True, usage_pb2.SETTLEMENT_SETTLED)
+    assert await platform.posted(organization_id) == Decimal("10") - 5 * Decimal("0.0035")
+    assert await metering.charges() == await platform.billing_charges()
+    assert await metering.findings() == []
+
+
+async def test_crash_between_the_commit_and_the_charge_ends_in_one_charge(
+    platform: Platform, metering: Metering, organization_id: str
+) -> None:
+    await platform.stop_billing()
+    await metering.record(usage(organization_id, "call-1"))
+    await platform.stop_metering()
+    await platform.start_billing()
+
+    await platform.start_metering()
+    await platform.settled()
+
+    assert await platform.posted(organization_id) == Decimal("-0.0035")
+    assert await platform.metering.findings() == []
+
+
+async def test_charge_whose_confirmation_was_lost_is_not_made_twice(
+    platform: Platform, metering: Metering, organization_id: str
+) -> None:
+    await metering.record(usage(organization_id, "call-1"))
+    await platform.settled()
+    await platform.execute(
+        "INSERT INTO metering.outbox SELECT organization_id, operation_id, 'DEBIT', 'PENDING', cost, currency_code,"
+        " project_id, model, 0, NULL, now(), now() FROM metering.usage_records"
+    )
+
+    await platform.settled()
+
+    assert await platform.posted(organization_id) == Decimal("-0.0035")
+    assert await metering.findings() == []
+
+
+async def test_charge_that_billing_refuses_for_good_is_parked_reported_and_can_be_tried_again(
+    platform: Platform, metering: Metering, organization_id: str
+) -> None:
+    await metering.set_price(price_in="1", price_out="1", currency_code="CREDIT", organization_id=organization_id)
+    await platform.fund(organization_id, "10")
+
+    answer = await metering.record(usage(organization_id, "call-1"))
+    await eventually(lambda: _dead(metering), lambda charges: len(charges) == 1)
+
+    assert answer.usage.settlement == usage_pb2.SETTLEMENT_PENDING
+    (parked,) = await _dead(metering)
+    assert (parked.operation_id, parked.last_error_reason) == ("call-1", "CURRENCY_MISMATCH")
+    assert [finding.split(" ")[0] for finding in await metering.findings()] == ["M2_charges_come_from_usage"]
+    retried = await metering.integrity.RetryCharges(
+        integrity_pb2.RetryChargesRequest(organization_id=organization_id), metadata=metering.operator
+    )
+    assert retried.charge_count == 1
+    await eventually(lambda: _dead(metering), lambda charges: len(charges) == 1)
+
+
+async def _dead(metering: Metering) -> list[integrity_pb2.PendingCharge]:
+    request = integrity_pb2.ListPendingChargesRequest(dead_only=True)
+    return list((await metering.integrity.ListPendingCharges(request, metadata=metering.operator)).pending_charges)
+
+
+async def test_capture_without_a_hold_becomes_a_debit(
+    platform: Platform, metering: Metering, organization_id: str
+) -> None:
+    request = admission_pb2.AuthorizeRequest(
+        operation_id="call-1",
+        principal=admission_pb2.Principal(organization_id=organization_id),
+        model="gpt-4o",
+        input_tokens=1000,
+    )
+    denied = await metering.authorize(request)
+    assert denied.denial.reason == admission_pb2.DENIAL_REASON_INSUFFICIENT_BALANCE
+
+    settled = await metering.settle(settlement(organization_id, "call-1"))
+
+    assert settled.usage.settlement == usage_pb2.SETTLEMENT_SETTLED
+    assert await platform.posted(organization_id) == Decimal("-0.0035")
+    assert await metering.findings() == []
+
+
+async def test_authorize_fails_closed_while_a_peer_is_down(
+    platform: Platform, metering: Metering, organization_id: str
+) -> None:
+    with_key = admission_pb2.AuthorizeRequest(operation_id="a", api_key="th_live_x", model="gpt-4o")
+    with_principal = admission_pb2.AuthorizeRequest(
+        operation_id="b",
+        principal=admission_pb2.Principal(organization_id=organization_id),
+        model="gpt-4o",
+        input_tokens=10,
+    )
+
+    no_identity = await refused(metering.authorize(with_key))
+    await platform.stop_billing()
+    no_billing = await refused(metering.authorize(with_principal))
+
+    assert no_identity == (grpc.StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE")
+    assert no_billing == (grpc.StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE")
+
+
+async def test_two_processes_with_the_same_operations_charge_each_once(
+    platform: Platform, metering: Metering, organization_id: str
+) -> None:
+    service = platform.metering_service
+    assert service is not None
+    other = await platform.start_metering()
+    try:
+        requests = [usage(organization_id, f"call-{number}") for number in range(100)]
+
+        outcomes = await metering.record_batch(requests), await other.record_batch(requests[::-1])
+
+        assert all(outcome.HasField("recorded") for batch in outcomes for outcome in batch)
+        await platform.settled()
+        assert await platform.posted(organization_id) == -100 * Decimal("0.0035")
+        assert await metering.findings() == []
+    finally:
+        await service.stop(0)
+
+
+PLANTED = {
+    "M1": "DELETE FROM metering.usage_operations WHERE operation_id = 'call-1'",
+    "M2": "INSERT INTO metering.outbox SELECT organization_id, 'ghost', 'DEBIT', 'PENDING', 1, 'USD', NULL, 'm', 0, NULL,"
+    " now() + interval '1 hour', now() FROM metering.usage_records LIMIT 1",
+    "M3": "INSERT INTO metering.outbox SELECT organization_id, operation_id, 'DEBIT', 'PENDING', cost, 'USD', NULL, 'm', 0,"
+    " NULL, now() + interval '1 hour', now() - interval '2 min' FROM metering.usage_records WHERE operation_id = 'call-1'",
+    "M4": "UPDATE metering.usage_hours SET output = output + 1",
+    "M5": "INSERT INTO metering.usage_records (organization_id, occur_time, usage_id, operation_id, model, input, output,"
+    " cache_read, cache_write, reasoning, audio_input, audio_output, image, partial, create_time)"
+    " VALUES (gen_random_uuid(), '2001-01-01', gen_random_uuid(), 'old', 'm', 0, 0, 0, 0, 0, 0, 0, 0, false, now())",
+    "M6": "UPDATE metering.usage_records SET cost = cost + 0.000000001 WHERE operation_id = 'call-1'",
+    "M7": "INSERT INTO metering.unpriced_usages SELECT organization_id, usage_id, '2001-01-01', model"
+    " FROM metering.usage_records WHERE operation_id = 'call-1'",
+}
+
+
+async def test_every_invariant_fires_on_planted_damage_and_is_silent_before(
+    platform: Platform, metering: Metering, organization_id: str
+) -> None:
+    await metering.record_batch([usage(organization_id, f"call-{number}") for number in range(3)])
+    await metering.record(usage(new_id(), "free", model="mystery"))
+    await platform.settled()
+    assert await metering.findings() == []
+
+    fired = set()
+    for statement in PLANTED.values():
+        await platform.execute(statement)
+        fired |= {finding.split("_")[0] for finding in await metering.findings()}
+
+    assert fired >= set(PLANTED)

@@ -6,6 +6,7 @@ import json
 from typing import Final
 
 from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.ids import is_id
 
 PAGE_SIZE_DEFAULT: Final = 50
 PAGE_SIZE_MAX: Final = 1000
@@ -44,3 +45,17 @@ def decode_page_token(token: str, fingerprint: str) -> tuple[str, ...]:
     except (ValueError, binascii.Error, RecursionError) as error:
         raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")]) from error
     return tuple(parts[1:])
+
+
+def id_in_token(token: str, fingerprint: str) -> str | None:
+    """Return the id after which the page of a list that runs along one id begins, or None for the first page.
+
+    Raises:
+        InvalidArgument: the token is not one of ours, or belongs to another query.
+    """
+    if not token:
+        return None
+    key = decode_page_token(token, fingerprint)
+    if len(key) != 1 or not is_id(key[0]):
+        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+    return key[0]

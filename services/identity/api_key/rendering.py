@@ -2,10 +2,10 @@
 
 from typing import Final
 
+from libs.common.timestamps import render_optional_time, render_time
 from services.identity.api_key.model import ApiKey, Environment, KeyRecord, State, Verdict
 from services.identity.api_key.watch import News
 from services.identity.revisions import Change, ChangeKind, SubjectType
-from services.identity.timestamps import render_time
 from tollhouse.identity.v1 import api_key_pb2 as pb
 
 ENVIRONMENTS: Final = {Environment.LIVE: pb.API_KEY_ENVIRONMENT_LIVE, Environment.TEST: pb.API_KEY_ENVIRONMENT_TEST}
@@ -51,10 +51,10 @@ def render_api_key(api_key: ApiKey, state: State) -> pb.ApiKey:
         metadata=dict(api_key.metadata),
         external_id=api_key.external_id,
         state=_STATES[state],
-        expire_time=render_time(api_key.expire_time),
-        disable_time=render_time(api_key.disable_time),
-        revoke_time=render_time(api_key.revoke_time),
-        last_used_time=render_time(api_key.last_used_time),
+        expire_time=render_optional_time(api_key.expire_time),
+        disable_time=render_optional_time(api_key.disable_time),
+        revoke_time=render_optional_time(api_key.revoke_time),
+        last_used_time=render_optional_time(api_key.last_used_time),
         create_time=render_time(api_key.create_time),
         update_time=render_time(api_key.update_time),
     )
@@ -75,7 +75,7 @@ def render_valid(record: KeyRecord, revision: int) -> bytes:
         environment=ENVIRONMENTS[record.environment],
         api_key_id=record.api_key_id,
         revision=revision,
-        expire_time=render_time(record.expire_time),
+        expire_time=render_optional_time(record.expire_time),
         allowed_models=record.allowed_models,
     )
     return answer.SerializeToString()

@@ -8,14 +8,14 @@ import grpc
 from libs.common import pages
 from libs.common.clock import Clock
 from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.pages import id_in_token
+from libs.common.timestamps import parse_time
 from services.identity.api_key.api_keys import ApiKeys
 from services.identity.api_key.model import ApiKey, Environment, NewApiKey, Verdict
 from services.identity.api_key.rendering import CODES, render_api_key, render_news
 from services.identity.api_key.verification import Verifier
 from services.identity.api_key.watch import Watchers
-from services.identity.keys_of_pages import id_in_token
 from services.identity.revisions import ChangeKind
-from services.identity.timestamps import parse_time
 from tollhouse.identity.v1 import api_key_pb2 as pb
 from tollhouse.identity.v1 import api_key_pb2_grpc as rpc
 

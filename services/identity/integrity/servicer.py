@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 
 import grpc
 
+from libs.common.timestamps import render_time
 from services.identity.integrity.model import Finding, Summary
 from services.identity.integrity.verification import Integrity
-from services.identity.timestamps import render_time
 from tollhouse.identity.v1 import integrity_pb2 as pb
 from tollhouse.identity.v1 import integrity_pb2_grpc as rpc
 

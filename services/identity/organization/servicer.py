@@ -5,10 +5,10 @@ from typing import Final
 import grpc
 
 from libs.common import pages
-from services.identity.keys_of_pages import id_in_token
+from libs.common.pages import id_in_token
+from libs.common.timestamps import render_time
 from services.identity.organization.model import Member, Organization, Role
 from services.identity.organization.organizations import Organizations
-from services.identity.timestamps import render_time
 from tollhouse.identity.v1 import organization_pb2 as pb
 from tollhouse.identity.v1 import organization_pb2_grpc as rpc
 

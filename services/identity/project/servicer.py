@@ -3,10 +3,10 @@
 import grpc
 
 from libs.common import pages
-from services.identity.keys_of_pages import id_in_token
+from libs.common.pages import id_in_token
+from libs.common.timestamps import render_time
 from services.identity.project.model import Project
 from services.identity.project.projects import Projects
-from services.identity.timestamps import render_time
 from tollhouse.identity.v1 import project_pb2 as pb
 from tollhouse.identity.v1 import project_pb2_grpc as rpc
 

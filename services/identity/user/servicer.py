@@ -3,8 +3,8 @@
 import grpc
 
 from libs.common import pages
-from services.identity.keys_of_pages import id_in_token
-from services.identity.timestamps import render_time
+from libs.common.pages import id_in_token
+from libs.common.timestamps import render_optional_time, render_time
 from services.identity.user.model import NewUser, User
 from services.identity.user.users import Users
 from tollhouse.identity.v1 import user_pb2 as pb
@@ -65,5 +65,5 @@ def _render(user: User) -> pb.User:
         active=user.deactivate_time is None,
         create_time=render_time(user.create_time),
         update_time=render_time(user.update_time),
-        deactivate_time=render_time(user.deactivate_time),
+        deactivate_time=render_optional_time(user.deactivate_time),
     )

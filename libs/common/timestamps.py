@@ -1,0 +1,51 @@
+"""Moments between protobuf and Python: aware, in UTC, to the microsecond, and kept as text in page tokens."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from libs.common.errors import FieldViolation
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SECONDS_MAX: Final = 253_370_764_800  # The beginning of the year 9999.
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def parse_time(field: str, timestamp: Timestamp, violations: list[FieldViolation]) -> datetime:
+    """Read a moment from 1970 on; what is wrong with it is added to `violations` and reads as 1970."""
+    if not 0 <= timestamp.seconds < _SECONDS_MAX or not 0 <= timestamp.nanos < 10**9:
+        violations.append(FieldViolation(field, "must be a time between the years 1970 and 9999"))
+        return EPOCH
+    return EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
+
+
+def render_time(moment: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    fill_time(timestamp, moment)
+    return timestamp
+
+
+def render_optional_time(moment: datetime | None) -> Timestamp | None:
+    """Return the moment as a message; None stays None, which leaves a field absent."""
+    return None if moment is None else render_time(moment)
+
+
+def fill_time(timestamp: Timestamp, moment: datetime) -> None:
+    """Write a moment into a message where it stands."""
+    since = moment - EPOCH
+    timestamp.seconds = since.days * 86_400 + since.seconds
+    timestamp.nanos = since.microseconds * 1000
+
+
+def time_text(moment: datetime) -> str:
+    """Return the moment as text that reads back exactly."""
+    return str((moment - EPOCH) // _MICROSECOND)
+
+
+def time_of_text(text: str) -> datetime:
+    """Return the moment a text stands for; raises ValueError for a text that is none, or one beyond the calendar."""
+    try:
+        return EPOCH + timedelta(microseconds=int(text))
+    except OverflowError:
+        raise ValueError(text) from None

@@ -56,7 +56,7 @@ def violated_constraint(error: BaseException) -> str | None:
 
 
 def driver_error(error: BaseException) -> BaseException:
-    """The driver's own error, from under what SQLAlchemy wraps around it; a failed connect comes with one layer less."""
+    """The driver's own error, from under what SQLAlchemy wraps around it; a failed connect has one layer less."""
     if isinstance(error, exc.DBAPIError) and error.orig is not None:
         return error.orig.__cause__ or error.orig
     if isinstance(error, exc.EmulatedDBAPIException):

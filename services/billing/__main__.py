@@ -1,13 +1,11 @@
 """Billing as a process: settings, objects, server."""
 
-import asyncio
 from typing import Final
 
 from libs.common.clock import Clock, SystemClock
 from libs.common.database import open_database
-from libs.common.logs import configure_logs
+from libs.common.process import run_service
 from libs.common.server import Service
-from libs.common.settings import load_settings
 from libs.common.telemetry import start_process_telemetry
 from services.billing.account.accounts import Accounts
 from services.billing.account.servicer import AccountServicer
@@ -50,18 +48,9 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     return service
 
 
-async def serve() -> None:
-    """Serve until told to stop."""
-    settings = load_settings(BillingSettings)
-    configure_logs("billing", settings.log_level)
-    service = await build(settings)
-    await service.start()
-    await service.serve_until_signal()
-
-
 def main() -> None:
     """Run billing from the environment's settings."""
-    asyncio.run(serve())
+    run_service("billing", BillingSettings, build)
 
 
 if __name__ == "__main__":

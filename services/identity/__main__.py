@@ -1,12 +1,10 @@
 """Identity as a process: settings, objects, server."""
 
-import asyncio
 
 from libs.common.clock import Clock, SystemClock
 from libs.common.database import open_database
-from libs.common.logs import configure_logs
+from libs.common.process import run_service
 from libs.common.server import Service
-from libs.common.settings import load_settings
 from libs.common.telemetry import start_process_telemetry
 from services.identity.api_key.api_keys import ApiKeys
 from services.identity.api_key.cache import KeyCache
@@ -84,18 +82,9 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     return service
 
 
-async def serve() -> None:
-    """Serve until told to stop."""
-    settings = load_settings(IdentitySettings)
-    configure_logs("identity", settings.log_level)
-    service = await build(settings)
-    await service.start()
-    await service.serve_until_signal()
-
-
 def main() -> None:
     """Run identity from the environment's settings."""
-    asyncio.run(serve())
+    run_service("identity", IdentitySettings, build)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
 """Metering as a process: settings, objects, server."""
 
-import asyncio
 from datetime import timedelta
 
 from libs.common.authentication import SigningKey, TokenSource
 from libs.common.channel import open_channel
 from libs.common.clock import Clock, SystemClock
 from libs.common.database import open_database
-from libs.common.logs import configure_logs
+from libs.common.process import run_service
 from libs.common.server import Service
-from libs.common.settings import load_settings
 from libs.common.telemetry import start_process_telemetry
 from services.metering.admission.admission import Admission
 from services.metering.admission.servicer import AdmissionServicer
@@ -76,18 +74,9 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     return service
 
 
-async def serve() -> None:
-    """Serve until told to stop."""
-    settings = load_settings(MeteringSettings)
-    configure_logs("metering", settings.log_level)
-    service = await build(settings)
-    await service.start()
-    await service.serve_until_signal()
-
-
 def main() -> None:
     """Run metering from the environment's settings."""
-    asyncio.run(serve())
+    run_service("metering", MeteringSettings, build)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,9 @@ def refusal_for(error: BaseException) -> MappedError | None:
         return MappedError(DeadlineExceeded(), discard=True)
     if isinstance(cause, OSError) or (isinstance(cause, asyncpg.InterfaceError) and _is_closed(cause)):
         return MappedError(Unavailable(dependency="database"), discard=True)
+    if isinstance(cause, asyncpg.InternalClientError):
+        # The driver was caught between two states when the server ended the connection: nothing is left of it.
+        return MappedError(Unavailable(dependency="database"), discard=True)
     return None
 
 

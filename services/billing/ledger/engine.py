@@ -227,11 +227,11 @@ class _Named:
 
 async def _read_known(connection: RawConnection, books: Books, named: _Named) -> None:
     """Reads what the operations stand for already."""
-    if named.movements:
-        for movement in await store.find_movements(connection, named.movements):
+    keys = named.movements | named.placed
+    if keys and await store.any_known(connection, keys):
+        for movement in await store.find_movements(connection, keys):
             books.movements[movement.organization_id, movement.operation_id] = movement
-    if named.movements or named.placed:
-        for decline in await store.find_declines(connection, named.movements | named.placed):
+        for decline in await store.find_declines(connection, keys):
             books.declines[decline.organization_id, decline.operation_id, decline.slot] = decline
     if named.placed or named.held:
         for hold in await store.find_holds(connection, named.placed | named.held):

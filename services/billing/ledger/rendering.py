@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from libs.common.amount import render_amount
+from libs.common.amount import format_amount, render_amount
 from libs.common.errors import FieldViolation, InvalidArgument
 from services.billing import errors
 from services.billing.ledger.model import (
@@ -92,6 +92,51 @@ def render_debit(posted: Posted) -> pb.DebitResponse:
         posted_amount=amount,
         replayed=posted.replayed,
     )
+
+
+class DebitOutcomes:
+    """Renders the debits of a batch: what those of one account have in common is rendered once and copied.
+
+    Most debits of a batch differ in a few fields only, and copying a message is several times cheaper than making one.
+    """
+
+    def __init__(self) -> None:
+        self.response = pb.BatchDebitResponse()
+        self._common: dict[tuple[object, ...], pb.DebitOutcome] = {}
+
+    def add(self, posted: Posted) -> None:
+        m = posted.movement
+        if posted.replayed or m.amount != m.requested_amount:
+            self.response.outcomes.add().response.CopyFrom(render_debit(posted))
+            return
+        key = (m.organization_id, m.account_id, m.project_id, m.mode, m.overdrawn, m.create_time)
+        common = self._common.get(key)
+        if common is None:
+            common = self._common[key] = pb.DebitOutcome(response=render_debit(posted))
+            common.response.transaction.ClearField("metadata")
+        outcome = self.response.outcomes.add()
+        outcome.CopyFrom(common)
+        _make_own(outcome.response, m, posted.balance)
+
+
+def _make_own(response: pb.DebitResponse, m: Movement, balance: Balance) -> None:
+    """Sets what one debit does not share with others of the same account, mode and time."""
+    transaction, shown = response.transaction, response.balance
+    transaction.transaction_id = m.transaction_id
+    transaction.operation_id = m.operation_id
+    transaction.sequence = shown.sequence = m.sequence
+    amount, after = format_amount(m.amount), format_amount(m.balance_after)
+    transaction.amount.value = transaction.requested_amount.value = response.posted_amount.value = amount
+    transaction.balance_after.value = shown.posted.value = after
+    if balance.held or balance.overdraft_limit:
+        shown.held.value = format_amount(balance.held)
+        shown.available.value = format_amount(balance.available)
+    else:
+        shown.held.value = "0"
+        shown.available.value = after
+    transaction.description = m.description
+    if m.metadata:
+        transaction.metadata.update(m.metadata)
 
 
 def render_capture(posted: Posted) -> pb.CaptureHoldResponse:

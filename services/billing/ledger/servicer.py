@@ -37,16 +37,15 @@ class LedgerServicer(rpc.LedgerServiceServicer):
 
     async def BatchDebit(self, request: pb.BatchDebitRequest, context: _Context) -> pb.BatchDebitResponse:
         answers = await self._engine.submit(parsing.parse_all(parsing.parse_debit, request.requests))
-        outcomes = []
+        outcomes = rendering.DebitOutcomes()
         for item, answer in zip(request.requests, answers, strict=True):
-            if isinstance(answer, Posted):
-                response = rendering.render_debit(answer)
-                if item.validate_only and not answer.replayed:
-                    response.transaction.transaction_id = ""
-                outcomes.append(pb.DebitOutcome(response=response))
-            else:
-                outcomes.append(pb.DebitOutcome(error=_status_of(answer)))
-        return pb.BatchDebitResponse(outcomes=outcomes)
+            if not isinstance(answer, Posted):
+                outcomes.response.outcomes.add().error.CopyFrom(_status_of(answer))
+                continue
+            outcomes.add(answer)
+            if item.validate_only and not answer.replayed:
+                outcomes.response.outcomes[-1].response.transaction.transaction_id = ""
+        return outcomes.response
 
     async def Credit(self, request: pb.CreditRequest, context: _Context) -> pb.CreditResponse:
         command = parsing.parse(parsing.parse_credit, request)

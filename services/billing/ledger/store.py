@@ -103,6 +103,18 @@ MOVEMENT_COLUMNS: Final = """
     counter_balance_after, reverses_transaction_id::text, held_amount
 """
 
+# Most operations are new, and then this is all there is to read: two probes of primary keys an operation.
+_COUNT_KNOWN: Final = """
+    SELECT count(*)
+    FROM unnest($1::uuid[], $2::text[]) AS k (organization_id, operation_id)
+    CROSS JOIN LATERAL (
+        SELECT 1 FROM transactions WHERE organization_id = k.organization_id AND operation_id = k.operation_id
+        UNION ALL
+        SELECT 1 FROM declines WHERE organization_id = k.organization_id AND operation_id = k.operation_id
+        LIMIT 1
+    ) AS known
+"""
+
 # One probe of the primary key an operation.
 _MOVEMENTS: Final = f"""
     SELECT t.*
@@ -208,6 +220,11 @@ async def lock_accounts(
     else:
         rows = await connection.fetch(_LOCK_OWNED, *_columns(owners))
     return [Account(*row) for row in rows]
+
+
+async def any_known(connection: RawConnection, keys: Collection[OperationKey]) -> bool:
+    """Whether any of these operations has moved money or was declined before."""
+    return bool(await connection.fetchval(_COUNT_KNOWN, *_columns(keys)))
 
 
 async def find_movements(connection: RawConnection, keys: Collection[OperationKey]) -> list[Movement]:

@@ -29,6 +29,8 @@ BATCH_MAX: Final = 200
 _CHARGE_WITHIN_S: Final = 3.0
 _HOLD_WITHIN_S: Final = 2.0
 _PAUSE_AFTER_FAILURE_S: Final = 0.5
+_SOURCE: Final = {"source": "metering"}
+"""Tells the charges behind which usage stands from those that people make by hand."""
 _HOLD_NOT_FOUND: Final = "HOLD_NOT_FOUND"
 _PASSING: Final = {
     grpc.StatusCode.UNAVAILABLE.value[0],
@@ -252,6 +254,7 @@ def _debit_request(charge: Charge) -> pb.DebitRequest:
         amount=amount_pb2.Amount(currency_code=charge.currency_code, value=charge.amount),
         mode=pb.DEBIT_MODE_MUST_POST,
         description=charge.description,
+        metadata=_SOURCE,
     )
 
 
@@ -261,6 +264,7 @@ def _capture_request(charge: Charge) -> pb.CaptureHoldRequest:
         operation_id=charge.operation_id,
         amount=amount_pb2.Amount(currency_code=charge.currency_code, value=charge.amount),
         description=charge.description,
+        metadata=_SOURCE,
     )
 
 

@@ -1,0 +1,69 @@
+"""`tollhouse verify` finds damage that no service can see by itself, and leaves what operators do by hand alone."""
+
+import asyncio
+from pathlib import Path
+
+import asyncpg
+
+from libs.common.ids import new_id
+from tests.system.installation import Installation, running
+from tollhouse.billing.v1 import ledger_pb2, ledger_pb2_grpc
+from tollhouse.common.v1 import amount_pb2
+
+PREFIX = "verified"
+
+
+async def damage(installation: Installation, *statements: str) -> None:
+    """Change rows as the owner of the database, which no service can."""
+    connection = await asyncpg.connect(str(installation.ready()["database_url"]))
+    try:
+        for statement in statements:
+            assert await connection.execute(statement) != "DELETE 0"
+    finally:
+        await connection.close()
+
+
+def findings(installation: Installation) -> set[tuple[str, str]]:
+    """The invariants that only a comparison of the services can find violated, with the operations concerned."""
+    found = installation.verify()["findings"]
+    assert isinstance(found, list)
+    return {(one["invariant"], one["subject"]) for one in found if one["invariant"].startswith("X")}
+
+
+async def charge_by_hand(installation: Installation) -> None:
+    async with installation.connection().open() as channels:
+        stub = ledger_pb2_grpc.LedgerServiceStub(channels.billing)
+        organization_id, amount = new_id(), amount_pb2.Amount(currency_code="USD", value="3.5")
+        await stub.Credit(ledger_pb2.CreditRequest(organization_id=organization_id, operation_id="in", amount=amount))
+        await stub.Debit(
+            ledger_pb2.DebitRequest(
+                organization_id=organization_id,
+                operation_id="out",
+                amount=amount,
+                mode=ledger_pb2.DEBIT_MODE_MUST_POST,
+            )
+        )
+
+
+async def test_verify_compares_metering_with_billing_both_ways(tmp_path: Path, small_trace: Path) -> None:
+    async with running(Installation(tmp_path)) as installation:
+        done = await asyncio.to_thread(installation.command, "replay", str(small_trace), "--operation-prefix", PREFIX)
+        assert done.returncode == 0, done.stderr
+        await charge_by_hand(installation)
+        assert installation.verify()["violations"] == 0
+        await damage(
+            installation,
+            # A charge that went missing, one behind which no usage stands any more, and one of another amount.
+            f"DELETE FROM billing.transactions WHERE operation_id = '{PREFIX}:2'",
+            f"DELETE FROM metering.usage_operations WHERE operation_id = '{PREFIX}:3'",
+            f"DELETE FROM metering.usage_records WHERE operation_id = '{PREFIX}:3'",
+            f"UPDATE billing.transactions SET amount = amount + 1 WHERE operation_id = '{PREFIX}:4'",
+        )
+        assert findings(installation) == {
+            ("X2_settled_is_charged", f"{PREFIX}:2"),
+            ("X1_charges_agree", f"{PREFIX}:3"),
+            ("X1_charges_agree", f"{PREFIX}:4"),
+        }
+        shown = installation.command("verify")
+        assert shown.returncode == 1
+        assert f"{PREFIX}:4: costs" in shown.stdout

@@ -49,7 +49,8 @@ class Deployment(AbstractContextManager["Deployment"]):
         with self._stack:
             data_dir = self.folder / "postgres"
             self._stack.callback(postgres.server.remove, data_dir)
-            self.postgres = postgres.start(data_dir)
+            # The peers are tried with many clients beside the services' own connections.
+            self.postgres = postgres.start(data_dir, settings={"max_connections": "150"})
             self.binaries = postgres.find_binaries()
             self._write_credentials()
             asyncio.run(self._prepare_database())
@@ -168,7 +169,9 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _cpu_s(process: psutil.Process) -> float:
-    total = 0.0
+    # What ended sessions used stands with their parent.
+    own = process.cpu_times()
+    total = own.children_user + own.children_system
     for member in (process, *process.children(recursive=True)):
         try:
             times = member.cpu_times()

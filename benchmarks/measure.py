@@ -34,6 +34,7 @@ class Figure:
     ratio_high: float
     rate_per_s: float
     peer_rate_per_s: float
+    peer_rate_per_s_at_64: float
     p50_ms_at_1: float
     p99_ms_at_64: float
     cpu_us: dict[str, float]
@@ -60,6 +61,9 @@ class Peer(Protocol):
 
     def outcome(self) -> Outcome:
         """Runs one round."""
+
+    def rate_per_s_at_64(self) -> float | None:
+        """Returns its rate with 64 at a time, or None where that is how it runs anyway."""
 
 
 class Side:
@@ -102,6 +106,9 @@ class Side:
         timing = self.round()
         return Outcome(timing.calls + _WARM_UP_CALLS, timing.rate_per_s, timing.client_cpu_s)
 
+    def rate_per_s_at_64(self) -> None:
+        """Returns nothing: an echo is always called so."""
+
 
 class PgbenchPeer:
     """A design in plain SQL, with the number of clients that suits it best."""
@@ -114,6 +121,10 @@ class PgbenchPeer:
         """Runs for two seconds."""
         run = self._pgbench.run(self.clients, seconds=2)
         return Outcome(run.transactions, run.rate_per_s, 0.0)
+
+    def rate_per_s_at_64(self) -> float:
+        """Returns its rate when as many want it as are in flight on our side."""
+        return self._pgbench.run(clients=64, seconds=2).rate_per_s
 
 
 def echo_of(deployment: Deployment, script: Script) -> Side:
@@ -156,6 +167,7 @@ def compare(deployment: Deployment, comparison: Comparison, side: Side, peer: Pe
     crowded = side.run(_LATENCY_CALLS * 2, 64) if units > 1 else together
     made = (together.calls + rounds * _WARM_UP_CALLS) * units
     peer_client_s = sum(outcome.client_cpu_s for outcome in outcomes)
+    peer_rate_per_s = median(outcome.rate_per_s for outcome in outcomes)
     return Figure(
         measured=comparison.measured,
         against=comparison.against,
@@ -165,7 +177,8 @@ def compare(deployment: Deployment, comparison: Comparison, side: Side, peer: Pe
         ratio_low=min(ratios),
         ratio_high=max(ratios),
         rate_per_s=median(timing.rate_per_s * units for timing in timings),
-        peer_rate_per_s=median(outcome.rate_per_s for outcome in outcomes),
+        peer_rate_per_s=peer_rate_per_s,
+        peer_rate_per_s_at_64=peer.rate_per_s_at_64() or peer_rate_per_s,
         p50_ms_at_1=alone.percentile_ms(50),
         p99_ms_at_64=crowded.percentile_ms(99),
         cpu_us=cpu.per_unit_us(made, together.client_cpu_s),

@@ -17,7 +17,9 @@ from benchmarks.measure import Figure
 
 def print_versions(console: Console, postgres: str, settings: Mapping[str, str]) -> None:
     """Prints what ran: figures without it cannot be compared."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("grpcio", "protobuf", "asyncpg", "sqlalchemy"))
+    packages = ", ".join(
+        f"{name} {version(name)}" for name in ("grpcio", "protobuf", "asyncpg", "sqlalchemy", "uvloop")
+    )
     durability = ", ".join(f"{name}={value}" for name, value in sorted(settings.items()))
     console.print(f"{platform.python_implementation()} {sys.version.split()[0]}, {packages}")
     console.print(f"{postgres}; {durability}")
@@ -29,6 +31,8 @@ def print_figure(console: Console, name: str, figure: Figure) -> None:
     spent, peer_spent = _spent(figure.cpu_us), _spent(figure.peer_cpu_us)
     line = f"{name}  ratio {figure.ratio:.2f}, target {figure.target:g}; processor µs per unit: {spent}"
     console.print(f"{line}; of the peer: {peer_spent}", highlight=False)
+    if figure.peer_rate_per_s_at_64 != figure.peer_rate_per_s:
+        console.print(f"    the peer with 64 clients: {figure.peer_rate_per_s_at_64:,.0f} per s", highlight=False)
 
 
 def print_table(console: Console, figures: Mapping[str, Figure]) -> None:
@@ -74,6 +78,7 @@ def _plain(figure: Figure) -> dict[str, object]:
         "ratio_high": round(figure.ratio_high, 3),
         "rate_per_s": round(figure.rate_per_s, 1),
         "peer_rate_per_s": round(figure.peer_rate_per_s, 1),
+        "peer_rate_per_s_at_64": round(figure.peer_rate_per_s_at_64, 1),
         "p50_ms_at_1": round(figure.p50_ms_at_1, 3),
         "p99_ms_at_64": round(figure.p99_ms_at_64, 3),
         "measured": figure.measured,

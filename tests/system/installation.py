@@ -25,7 +25,7 @@ from libs.cli.trace import Trace
 
 READY_WITHIN_S = 60
 ENDED_WITHIN_S = 40
-COMMAND_WITHIN_S = 100
+COMMAND_WITHIN_S = 200
 
 
 @dataclass

@@ -55,6 +55,7 @@ async def test_demo_of_a_small_trace_prints_a_bill_that_adds_up(
     assert Decimal(charged) > 0
 
 
+@pytest.mark.timeout(300)
 async def test_replay_of_real_usage_accounts_for_every_token(installation: Installation, tmp_path: Path) -> None:
     """The published trace where it is at hand, else a synthetic one of the same size."""
     path, wanted = REAL_TRACE, REAL_TOTALS

@@ -13,12 +13,12 @@ from tollhouse.common.v1 import amount_pb2
 PREFIX = "verified"
 
 
-async def damage(installation: Installation, *statements: str) -> None:
+async def damage(installation: Installation, *damages: tuple[str, str]) -> None:
     """Change rows as the owner of the database, which no service can."""
     connection = await asyncpg.connect(str(installation.ready()["database_url"]))
     try:
-        for statement in statements:
-            assert await connection.execute(statement) != "DELETE 0"
+        for statement, operation_id in damages:
+            assert (await connection.execute(statement, operation_id)).endswith(" 1")
     finally:
         await connection.close()
 
@@ -54,10 +54,10 @@ async def test_verify_compares_metering_with_billing_both_ways(tmp_path: Path, s
         await damage(
             installation,
             # A charge that went missing, one behind which no usage stands any more, and one of another amount.
-            f"DELETE FROM billing.transactions WHERE operation_id = '{PREFIX}:2'",
-            f"DELETE FROM metering.usage_operations WHERE operation_id = '{PREFIX}:3'",
-            f"DELETE FROM metering.usage_records WHERE operation_id = '{PREFIX}:3'",
-            f"UPDATE billing.transactions SET amount = amount + 1 WHERE operation_id = '{PREFIX}:4'",
+            ("DELETE FROM billing.transactions WHERE operation_id = $1", f"{PREFIX}:2"),
+            ("DELETE FROM metering.usage_operations WHERE operation_id = $1", f"{PREFIX}:3"),
+            ("DELETE FROM metering.usage_records WHERE operation_id = $1", f"{PREFIX}:3"),
+            ("UPDATE billing.transactions SET amount = amount + 1 WHERE operation_id = $1", f"{PREFIX}:4"),
         )
         assert findings(installation) == {
             ("X2_settled_is_charged", f"{PREFIX}:2"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -250,10 +251,13 @@ class Platform:
 
 async def eventually(ask: Callable[[], Awaitable[_T]], good: Callable[[_T], bool]) -> _T:
     """Return the first good answer; fail when there is none within 20 seconds."""
-    async with asyncio.timeout(WITHIN_S):
-        while not good(answer := await ask()):
-            await asyncio.sleep(0.05)
-    return answer
+    deadline_s = time.monotonic() + WITHIN_S
+    for _ in iter(lambda: time.monotonic() < deadline_s, False):
+        answer = await ask()
+        if good(answer):
+            return answer
+        await asyncio.sleep(0.05)
+    raise AssertionError("It did not come about in time.")
 
 
 async def refused(call: Awaitable[object]) -> tuple[grpc.StatusCode, str | None]:

@@ -144,9 +144,9 @@ async def test_settle_above_the_hold_charges_everything(
     tokens = model_pb2.TokenCounts(output=9_900)
     settled = await metering.settle(settlement(organization_id, "call-1", tokens=tokens))
 
-    assert settled.usage.cost.value == "0.1025"
-    assert settled.overrun_amount.value == "0.09"
-    assert await platform.posted(organization_id) == Decimal("-0.09")
+    assert settled.usage.cost.value == "0.1015"
+    assert settled.overrun_amount.value == "0.089"
+    assert await platform.posted(organization_id) == Decimal("-0.089")
 
 
 async def test_settle_without_an_authorization_works_like_record_usage(

@@ -21,7 +21,7 @@ async def test_usage_is_recorded_while_billing_is_down_and_charged_once_when_it_
 
     repeat = await metering.record(usage(organization_id, "call-0"))
     assert (repeat.replayed, repeat.usage.settlement) == (True, usage_pb2.SETTLEMENT_SETTLED)
-    assert await platform.posted(organization_id) == Decimal("10") - 5 * Decimal("0.0035")
+    assert await platform.posted(organization_id) == Decimal(10) - 5 * Decimal("0.0035")
     assert await metering.charges() == await platform.billing_charges()
     assert await metering.findings() == []
 
@@ -141,13 +141,15 @@ async def test_two_processes_with_the_same_operations_charge_each_once(
 
 PLANTED = {
     "M1": "DELETE FROM metering.usage_operations WHERE operation_id = 'call-1'",
-    "M2": "INSERT INTO metering.outbox SELECT organization_id, 'ghost', 'DEBIT', 'PENDING', 1, 'USD', NULL, 'm', 0, NULL,"
+    "M2": "INSERT INTO metering.outbox SELECT organization_id, 'ghost', 'DEBIT', 'PENDING', 1, 'USD', NULL, 'm', 0,"
+    " NULL,"
     " now() + interval '1 hour', now() FROM metering.usage_records LIMIT 1",
-    "M3": "INSERT INTO metering.outbox SELECT organization_id, operation_id, 'DEBIT', 'PENDING', cost, 'USD', NULL, 'm', 0,"
-    " NULL, now() + interval '1 hour', now() - interval '2 min' FROM metering.usage_records WHERE operation_id = 'call-1'",
+    "M3": "INSERT INTO metering.outbox SELECT organization_id, operation_id, 'DEBIT', 'PENDING', cost, 'USD', NULL,"
+    " 'm', 0, NULL, now() + interval '1 hour', now() - interval '2 min' FROM metering.usage_records"
+    " WHERE operation_id = 'call-1'",
     "M4": "UPDATE metering.usage_hours SET output = output + 1",
-    "M5": "INSERT INTO metering.usage_records (organization_id, occur_time, usage_id, operation_id, model, input, output,"
-    " cache_read, cache_write, reasoning, audio_input, audio_output, image, partial, create_time)"
+    "M5": "INSERT INTO metering.usage_records (organization_id, occur_time, usage_id, operation_id, model, input,"
+    " output, cache_read, cache_write, reasoning, audio_input, audio_output, image, partial, create_time)"
     " VALUES (gen_random_uuid(), '2001-01-01', gen_random_uuid(), 'old', 'm', 0, 0, 0, 0, 0, 0, 0, 0, false, now())",
     "M6": "UPDATE metering.usage_records SET cost = cost + 0.000000001 WHERE operation_id = 'call-1'",
     "M7": "INSERT INTO metering.unpriced_usages SELECT organization_id, usage_id, '2001-01-01', model"

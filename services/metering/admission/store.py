@@ -16,10 +16,11 @@ _ADD: Final = """
 INSERT INTO authorizations (organization_id, operation_id, project_id, user_id, service_account_id, api_key_id, model,
     endpoint, input_tokens, max_output_tokens, hold_ttl_ms, fingerprint, price_version_id, currency_code, amount,
     create_time)
-SELECT organization_id, operation_id, project_id, user_id, service_account_id, api_key_id, model, endpoint, input_tokens,
-    max_output_tokens, hold_ttl_ms, fingerprint, price_version_id, currency_code, amount::numeric, create_time
-FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::text[], $9::bigint[],
-    $10::bigint[], $11::bigint[], $12::bytea[], $13::uuid[], $14::text[], $15::text[], $16::timestamptz[])
+SELECT organization_id, operation_id, project_id, user_id, service_account_id, api_key_id, model, endpoint,
+    input_tokens, max_output_tokens, hold_ttl_ms, fingerprint, price_version_id, currency_code, amount::numeric,
+    create_time
+FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::text[],
+    $9::bigint[], $10::bigint[], $11::bigint[], $12::bytea[], $13::uuid[], $14::text[], $15::text[], $16::timestamptz[])
     AS t(organization_id, operation_id, project_id, user_id, service_account_id, api_key_id, model, endpoint,
     input_tokens, max_output_tokens, hold_ttl_ms, fingerprint, price_version_id, currency_code, amount, create_time)
 ORDER BY organization_id, operation_id
@@ -28,8 +29,8 @@ ON CONFLICT DO NOTHING RETURNING organization_id::text, operation_id
 
 _FIND: Final = """
 SELECT a.organization_id::text, a.operation_id, project_id::text, user_id::text, service_account_id::text,
-    api_key_id::text, model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, fingerprint, price_version_id::text,
-    currency_code, amount, create_time, cancelled
+    api_key_id::text, model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, fingerprint,
+    price_version_id::text, currency_code, amount, create_time, cancelled
 FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
 JOIN authorizations a USING (organization_id, operation_id)
 """

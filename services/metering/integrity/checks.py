@@ -1,3 +1,4 @@
+# ruff: noqa: S608 -- the statements are put together from names of columns, once; values are bound.
 """The invariants, each as one statement that returns its violations and counts what it looked at.
 
 Every statement takes the organization as its one parameter, null for all of them, and runs in one snapshot.
@@ -42,8 +43,8 @@ def _prices() -> str:
 # Half-even at nine digits, as an integer rule: Postgres itself rounds half away from zero.
 _EXACT: Final = f"(({_prices()}) * 1000)"
 _ROUNDED: Final = (
-    f"(CASE WHEN {_EXACT} - floor({_EXACT}) = 0.5 THEN 2 * round(floor({_EXACT} + 1) / 2 - 0.25) ELSE round({_EXACT}) END"
-    " / 1000000000 + coalesce(v.per_request, 0))"
+    f"(CASE WHEN {_EXACT} - floor({_EXACT}) = 0.5 THEN 2 * round(floor({_EXACT} + 1) / 2 - 0.25)"
+    f" ELSE round({_EXACT}) END / 1000000000 + coalesce(v.per_request, 0))"
 )
 
 _USAGE_WITH_COST: Final = f"""
@@ -98,7 +99,9 @@ CHECKS: Final = (
         f"""
         SELECT organization_id::text, 'charges/' || operation_id,
             'waits since ' || create_time || ', last reason ' || coalesce(last_error_reason, 'none')
-        FROM outbox WHERE {_MINE} AND state = 'PENDING' AND create_time < CAST(:now AS timestamptz) - interval '{LAG_MAX_S} s'
+        FROM outbox
+        WHERE {_MINE} AND state = 'PENDING'
+            AND create_time < CAST(:now AS timestamptz) - interval '{LAG_MAX_S} s'
         """,
         _COUNT_OUTBOX,
     ),

@@ -64,8 +64,9 @@ WITH page AS MATERIALIZED (
         AND (CAST(:organization_id AS uuid) IS NULL OR organization_id = CAST(:organization_id AS uuid))
     ORDER BY organization_id, operation_id LIMIT :limit
 )
-SELECT page.organization_id::text, page.operation_id, coalesce(r.cost, p.cost), coalesce(r.currency_code, p.currency_code),
-    coalesce(x.state, 'SETTLED'), page.occur_time, coalesce(r.charge_kind, p.charge_kind)
+SELECT page.organization_id::text, page.operation_id, coalesce(r.cost, p.cost),
+    coalesce(r.currency_code, p.currency_code), coalesce(x.state, 'SETTLED'), page.occur_time,
+    coalesce(r.charge_kind, p.charge_kind)
 FROM page
 JOIN usage_records r USING (organization_id, occur_time, usage_id)
 LEFT JOIN usage_pricings p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id AND r.cost IS NULL

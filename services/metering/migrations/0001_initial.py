@@ -222,9 +222,9 @@ CREATE TABLE metering.authorizations (
 );
 """
 
-# The service's own role may not create tables. This function makes the one kind it needs, with the rights of the schema's
-# owner. Rows that reached the default partition meanwhile move over in the same transaction; attaching takes a lock that
-# lets reads and writes of other months go on.
+# The service's own role may not create tables. This function makes the one kind it needs, with the rights of the
+# schema's owner. Rows that reached the default partition meanwhile move over in the same transaction; attaching takes a
+# lock that lets reads and writes of other months go on.
 _MONTHS_FUNCTION = """
 CREATE FUNCTION metering.ensure_usage_month(moment timestamptz) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = metering, pg_temp SET timezone = 'UTC' AS $$
@@ -245,7 +245,8 @@ BEGIN
     EXECUTE format('REVOKE UPDATE, DELETE, TRUNCATE ON metering.%I FROM tollhouse_metering', partition);
     LOCK TABLE metering.usage_records_default IN ACCESS EXCLUSIVE MODE;
     EXECUTE format(
-        'WITH moved AS (DELETE FROM metering.usage_records_default WHERE occur_time >= $1 AND occur_time < $2 RETURNING *)'
+        'WITH moved AS (DELETE FROM metering.usage_records_default'
+        ' WHERE occur_time >= $1 AND occur_time < $2 RETURNING *)'
         ' INSERT INTO metering.%I SELECT * FROM moved', partition) USING beginning, ending;
     EXECUTE format(
         'ALTER TABLE metering.usage_records ATTACH PARTITION metering.%I FOR VALUES FROM (%L) TO (%L)',

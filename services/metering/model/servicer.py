@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final, TypeVar
 
@@ -219,7 +219,7 @@ def render_version(version: PriceVersion) -> pb.PriceVersion:
 
 
 def _new_model(request: pb.CreateModelRequest) -> Model:
-    nothing = datetime.min
+    unset = datetime.min.replace(tzinfo=UTC)  # the use case sets both times.
     return Model(
         model_id=request.model_id,
         provider=request.provider,
@@ -231,8 +231,8 @@ def _new_model(request: pb.CreateModelRequest) -> Model:
         active=not request.inactive,
         metadata=dict(request.metadata),
         revision=0,
-        create_time=nothing,
-        update_time=nothing,
+        create_time=unset,
+        update_time=unset,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Row, select, text, tuple_, update
+from sqlalchemy import Row, Tuple, literal, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -135,9 +135,16 @@ async def list_price_versions(
     owner = c.organization_id == organization_id if organization_id else c.organization_id.is_(None)
     statement = select(price_versions).where(owner, c.model_id == model_id)
     if before is not None:
-        statement = statement.where(tuple_(c.effective_time, c.price_version_id) < tuple_(*before))
+        statement = statement.where(tuple_(c.effective_time, c.price_version_id) < _bound(*before))
     statement = statement.order_by(c.effective_time.desc(), c.price_version_id.desc()).limit(limit)
     return [_price_version(row) for row in await connection.execute(statement)]
+
+
+def _bound(moment: datetime, price_version_id: str) -> Tuple:
+    return tuple_(
+        literal(moment, price_versions.c.effective_time.type),
+        literal(price_version_id, price_versions.c.price_version_id.type),
+    )
 
 
 def _model(row: Row[tuple[object, ...]]) -> Model:

@@ -45,7 +45,7 @@ BATCH_MAX: Final = 500
 TRIES_MAX: Final = 4
 DONE_MAX: Final = 2_000
 _BATCHES_IN_FLIGHT_MAX: Final = 16
-_BATCHES_AT_EASE: Final = 2
+_BATCHES_AT_EASE: Final = 1
 _GATHER_WITHIN_S: Final = 0.02
 _AUTHORIZATIONS_REMEMBERED_MAX: Final = 50_000
 
@@ -154,7 +154,7 @@ class UsageEngine:
             self._writer = None
 
     async def _let_some_gather(self) -> None:
-        """Wait shortly while enough batches are with billing: larger batches cost less. A slow billing holds nobody up."""
+        """Wait shortly while a batch is with billing: larger batches cost less, and a slow billing holds nobody up."""
         if len(self._charging) >= _BATCHES_AT_EASE:
             await asyncio.wait(self._charging, timeout=_GATHER_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
 

@@ -1,8 +1,8 @@
 """Sends the charges again that billing has not confirmed, for as long as it takes.
 
 A charge that was recorded is in the outbox until billing says that it is made. Whoever recorded it tries first; what is
-still there some seconds later is the relay's, after a crash or while billing is away. Billing knows the operation id, so
-a charge that is sent again is made once.
+still there some seconds later is the relay's, after a crash or while billing is away. Billing knows the operation id,
+so a charge that is sent again is made once.
 """
 
 import asyncio

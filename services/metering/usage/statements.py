@@ -1,3 +1,4 @@
+# ruff: noqa: S608 -- the statements are put together from names of columns, once; values are bound.
 """The text of the statements on the measured path, put together once from the names of the columns."""
 
 from typing import Final
@@ -99,8 +100,8 @@ _INTO_HOURS: Final = f"INSERT INTO usage_hours AS h ({', '.join((*HOUR_KEY, *HOU
 _ORDER: Final = "ORDER BY 1, 2, 3, 4, 5, 6, 7"
 
 # One statement, one round trip, one transaction. The dedupe rows are claimed first and in the order of their keys, and
-# everything else is made from what was claimed: a repeat writes nothing. The hours follow in the order of their keys, so
-# that two processes wait for each other and never for ever. Charges that billing has confirmed meanwhile go along.
+# everything else is made from what was claimed: a repeat writes nothing. The hours follow in the order of their keys,
+# so that two processes wait for each other and never for ever. Charges that billing has confirmed meanwhile go along.
 RECORD: Final = f"""
 WITH item AS (
     SELECT * FROM unnest({_ARRAYS}) AS t({_COLUMNS})

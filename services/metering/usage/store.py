@@ -195,7 +195,8 @@ WHERE outbox.organization_id = done.organization_id AND outbox.operation_id = do
 """
 
 _PUT_BACK: Final = """
-UPDATE outbox o SET state = failed.state, last_error_reason = failed.reason, next_attempt_time = failed.next_attempt_time
+UPDATE outbox o
+SET state = failed.state, last_error_reason = failed.reason, next_attempt_time = failed.next_attempt_time
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
     AS failed(organization_id, operation_id, state, reason, next_attempt_time)
 WHERE o.organization_id = failed.organization_id AND o.operation_id = failed.operation_id

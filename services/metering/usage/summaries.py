@@ -118,7 +118,7 @@ def _summary(query: Query, row: tuple[object, ...]) -> Summary:
     start_time, currency_code = row[0], row[1 + len(query.group_by)]
     assert isinstance(start_time, datetime)
     sums = dict(zip(_SUMS, row[2 + len(query.group_by) :], strict=True))
-    counts = {name: int(str(value)) for name, value in sums.items() if name != "cost"}
+    counts = {name: int(Decimal(str(value))) for name, value in sums.items() if name != "cost"}
     start_time = start_time.astimezone(UTC)
     return Summary(
         key=(start_time.isoformat(), *dimensions.values(), str(currency_code)),

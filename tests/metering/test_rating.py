@@ -1,0 +1,120 @@
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_EVEN, Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from libs.common.errors import InvalidArgument
+from services.metering.model import price_list
+from services.metering.model.model import (
+    NO_TOKENS,
+    Prices,
+    PriceVersion,
+    cost_lines,
+    cost_nanos,
+    format_nanos,
+)
+from services.metering.model.price_list import ListedModel, SkippedEntry, read_litellm, read_yaml
+from services.metering.tables import TOKEN_CLASSES
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+PRICE = st.decimals(min_value=0, max_value=10**6, places=9, allow_nan=False)
+
+
+def version(*by_class: Decimal | None, per_request: Decimal | None = None) -> PriceVersion:
+    filled = (*by_class, *(None,) * (len(TOKEN_CLASSES) - len(by_class)))
+    return PriceVersion("v", "m", None, Prices("USD", filled, per_request), NOW, NOW, "SetPrice")
+
+
+@given(
+    st.tuples(PRICE, PRICE, *[st.none() | PRICE] * 6),
+    st.tuples(*[st.integers(0, 10**9)] * 8),
+    st.none() | PRICE,
+)
+def test_cost_is_the_exact_sum_rounded_once_half_to_even(
+    by_class: tuple[Decimal | None, ...], tokens: tuple[int, ...], per_request: Decimal | None
+) -> None:
+    priced = version(*by_class, per_request=per_request)
+    exact = sum((count * priced.prices.of(name) for name, count in zip(TOKEN_CLASSES, tokens, strict=True)), Decimal(0))
+    expected = (exact.scaleb(-6)).quantize(Decimal("1E-9"), ROUND_HALF_EVEN) + (per_request or 0)
+
+    assert Decimal(format_nanos(cost_nanos(priced, tokens))) == expected
+
+
+def test_exact_halves_round_to_even() -> None:
+    half = version(Decimal("0.0005"), Decimal(0))
+
+    assert [cost_nanos(half, (count, *NO_TOKENS[1:])) for count in (1, 3, 5)] == [0, 2, 2]
+
+
+def test_classes_without_a_price_fall_back() -> None:
+    priced = version(Decimal(1), Decimal(2))
+
+    assert [priced.prices.of(name) for name in TOKEN_CLASSES] == [1, 2, 1, 1, 2, 1, 2, 1]
+    assert [line.token_class for line in cost_lines(version(Decimal(1), Decimal(2), per_request=Decimal(3)), NO_TOKENS)]
+
+
+LITELLM = b"""{
+ "sample_spec": {"input_cost_per_token": 0.0},
+ "gpt-4o": {"input_cost_per_token": 2.5e-06, "output_cost_per_token": 1e-05, "cache_read_input_token_cost": 1.25e-06,
+  "max_input_tokens": 128000, "max_output_tokens": 16384, "litellm_provider": "openai", "mode": "chat",
+  "supports_vision": true, "supports_audio_input": false},
+ "tiny": {"input_cost_per_token": 1e-15, "output_cost_per_token": 1.1e-07, "mode": "chat"},
+ "too-fine": {"input_cost_per_token": 1e-16, "output_cost_per_token": 0, "mode": "chat"},
+ "text-embedding-3-small": {"input_cost_per_token": 2e-08, "mode": "embedding"},
+ "dall-e-3": {"output_cost_per_image": 0.04, "mode": "image_generation"},
+ "chat-without-output": {"input_cost_per_token": 1e-06, "mode": "chat"},
+ "negative": {"input_cost_per_token": -1e-06, "output_cost_per_token": 0},
+ "1024 x 1024": {"input_cost_per_token": 1e-06, "output_cost_per_token": 0},
+ "text-price": {"input_cost_per_token": "abc", "output_cost_per_token": 0}
+}"""
+
+
+def test_litellm_prices_are_read_exactly_and_the_rest_is_skipped_with_a_reason() -> None:
+    entries = {entry.model_id: entry for entry in read_litellm(LITELLM, [])}
+
+    gpt = entries["gpt-4o"]
+    assert isinstance(gpt, ListedModel)
+    assert gpt.prices.by_class[:3] == (Decimal("2.5"), Decimal(10), Decimal("1.25"))
+    assert (gpt.provider, gpt.capabilities, gpt.context_length) == ("openai", ("vision",), 128000)
+    tiny, embedding = entries["tiny"], entries["text-embedding-3-small"]
+    assert isinstance(tiny, ListedModel)
+    assert isinstance(embedding, ListedModel)
+    assert tiny.prices.by_class[:2] == (Decimal("1E-9"), Decimal("0.11"))
+    assert embedding.prices.by_class[:2] == (Decimal("0.02"), Decimal(0))
+    skipped = {name for name, entry in entries.items() if isinstance(entry, SkippedEntry) and entry.reason}
+    assert skipped == {
+        *("sample_spec", "too-fine", "dall-e-3", "chat-without-output", "negative", "1024 x 1024", "text-price")
+    }
+
+
+@pytest.mark.parametrize("document", [b"", b"[]", b"{", b"[" * 100_000, b"\xff"])
+def test_what_is_no_price_map_is_refused(document: bytes) -> None:
+    with pytest.raises(InvalidArgument):
+        read_litellm(document, [])
+
+
+@pytest.mark.parametrize("document", [b"", b"- a", b"models: 3", b"a: [", b"!!python/object:os.system {}"])
+def test_what_is_no_yaml_list_is_refused(document: bytes) -> None:
+    with pytest.raises(InvalidArgument):
+        read_yaml(document, [])
+
+
+def test_yaml_numbers_never_become_floats() -> None:
+    (entry,) = read_yaml(
+        b"models: [{model_id: m, currency_code: CREDIT, prices: {input: 0.1, output: 1, image: '0.000000003'}}]", []
+    )
+
+    assert isinstance(entry, ListedModel)
+    assert entry.prices.by_class == (Decimal("0.1"), Decimal(1), *(None,) * 5, Decimal("3E-9"))
+
+
+def test_every_model_of_the_shipped_catalogue_can_be_imported() -> None:
+    document = (Path(price_list.__file__).parent / "catalogue.yaml").read_bytes()
+
+    entries = read_yaml(document, [])
+
+    assert len(entries) > 8
+    assert [entry for entry in entries if isinstance(entry, SkippedEntry)] == []

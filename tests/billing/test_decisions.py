@@ -61,7 +61,8 @@ def test_commands_of_one_batch_see_each_other() -> None:
     assert [isinstance(outcome, Decline) for outcome in outcomes] == [False, False, True, True]
     assert isinstance(outcomes[1], Posted)
     assert outcomes[1].replayed
-    assert (account.posted, account.sequence, len(books.new_movements), len(books.new_declines)) == (Decimal(4), 1, 1, 1)
+    assert (account.posted, account.sequence) == (Decimal(4), 1)
+    assert (len(books.new_movements), len(books.new_declines)) == (1, 1)
     with pytest.raises(OperationIdReused):
         decide(books, _debit("a", "7"), NOW)
 
@@ -71,7 +72,7 @@ def test_asking_leaves_no_trace() -> None:
     decide(books, _debit("a", "6", validate_only=True), NOW)
     decide(books, _debit("b", "60", validate_only=True), NOW)
     assert account.posted == 10
-    assert not (books.new_movements or books.new_declines or books.changed_accounts)
+    assert [*books.new_movements, *books.new_declines, *books.changed_accounts] == []
 
 
 def test_hold_placed_captured_and_released_in_one_batch() -> None:

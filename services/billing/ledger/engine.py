@@ -41,6 +41,7 @@ Answer: TypeAlias = Outcome | Exception
 """What became of a command: an outcome, or the refusal (or the bug) that kept it from having one."""
 
 _TRIES: Final = 5
+_GATHER_TURNS: Final = 32
 _BACKOFF_S: Final = 0.02
 _TRANSIENT: Final = (Conflict, Unavailable, DeadlineExceeded)
 _LOST_RACES: Final = frozenset(
@@ -102,11 +103,20 @@ class Engine:
         lane = asyncio.current_task()
         try:
             while self._queue:
+                await self._let_more_arrive()
                 entries = self._take()
                 if entries:
                     await self._run_entries(entries)
         finally:
             self._lanes = {other for other in self._lanes if other is not lane}
+
+    async def _let_more_arrive(self) -> None:
+        """Lets calls that are being read in right now join the batch, for as long as each turn brings some."""
+        for _ in range(_GATHER_TURNS):
+            queued = self._queued
+            await asyncio.sleep(0)
+            if not queued < self._queued < self._batch_max:
+                return
 
     def _take(self) -> list[_Entry]:
         """The next batch: whole entries, at least one, without those whose caller is gone."""

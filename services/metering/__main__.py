@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from libs.common.authentication import SigningKey, TokenSource
-from libs.common.channel import open_channel
+from libs.common.channel import ClientTls, open_channel
 from libs.common.clock import Clock, SystemClock
 from libs.common.database import open_database
 from libs.common.process import run_service
@@ -44,8 +44,9 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     service = Service("metering", settings, database, clock, telemetry)
 
     tokens = TokenSource(SigningKey.read(settings.signing_key_file), clock)
-    to_billing = open_channel(settings.billing_target, caller=tokens, audience="billing.tollhouse")
-    to_identity = open_channel(settings.identity_target, caller=tokens, audience="identity.tollhouse")
+    tls = ClientTls(*settings.tls) if settings.tls else None
+    to_billing = open_channel(settings.billing_target, caller=tokens, audience="billing.tollhouse", tls=tls)
+    to_identity = open_channel(settings.identity_target, caller=tokens, audience="identity.tollhouse", tls=tls)
     billing = BillingClient(to_billing)
     identity = IdentityClient(to_identity, clock, ttl_s=settings.key_answer_ttl_s, answers_max=settings.key_answers_max)
 

@@ -41,11 +41,3 @@ class BackfillForOperatorsOnly(Refusal):
     kind = Kind.PERMISSION_DENIED
     reason = "BACKFILL_FOR_OPERATORS_ONLY"
     template = "Only operators may set backfill."
-
-
-class StreamBroken(Refusal):
-    """The usage stream holds something that is no usage."""
-
-    kind = Kind.INVALID_ARGUMENT
-    reason = "STREAM_BROKEN"
-    template = "The stream holds a message without usage."

@@ -80,7 +80,7 @@ BAD = {
     "labels": ["labels", usage(new_id(), labels={str(n): "" for n in range(17)})],
     "label value": ["labels[a]", usage(new_id(), labels={"a": "x" * 257})],
     "past": ["occur_time", usage(new_id(), occur_time=stamp(days=-36))],
-    "future": ["occur_time", usage(new_id(), occur_time=stamp(minutes=6))],
+    "future": ["occur_time", usage(new_id(), occur_time=stamp(hours=1))],
 }
 
 

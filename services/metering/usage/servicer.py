@@ -97,11 +97,17 @@ class UsageServicer(rpc.UsageServiceServicer):
             await acknowledged.put(response)
 
         async def read() -> None:
+            broken: Refusal | None = None
             try:
                 async with asyncio.TaskGroup() as group:
-                    async for request in request_iterator:
-                        await places.acquire()
-                        group.create_task(record(request.usage))
+                    try:
+                        async for request in request_iterator:
+                            await places.acquire()
+                            group.create_task(record(request.usage))
+                    except Refusal as refusal:
+                        broken = refusal
+                if broken is not None:
+                    raise broken
             finally:
                 await acknowledged.put(None)
 

@@ -4,14 +4,18 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
+import structlog
+
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.errors import FieldViolation, NotFound
+from libs.common.errors import FieldViolation, NotFound, Refusal
 from services.metering.usage import store
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.model import EARLY_MAX, LATE_MAX, NIL, Outcome, Recorded, Work
 from services.metering.usage.months import Months
 from services.metering.usage.summaries import Query, Summary, summarize
+
+_log = structlog.get_logger("usage")
 
 LIST_RANGE_MAX: Final = timedelta(days=400)
 
@@ -40,7 +44,10 @@ class Usages:
     async def record(self, works: Sequence[Work], *, history: Sequence[datetime] = ()) -> list[Outcome]:
         """Record works; the months of `history` are made first."""
         if history:
-            await self._months.ensure(history)
+            try:
+                await self._months.ensure(history)
+            except Refusal as refusal:
+                _log.warning("months not made; their usage goes to the default partition", reason=refusal.reason)
         return await self._engine.record(works)
 
     async def get(self, organization_id: str, operation_id: str) -> Recorded:

@@ -37,7 +37,7 @@ from services.metering.usage.model import Authorization
 _TRIES_MAX: Final = 4
 _BATCHES_IN_FLIGHT_MAX: Final = 16
 _BATCHES_AT_EASE: Final = 1
-_GATHER_WITHIN_S: Final = 0.02
+_GATHER_WITHIN_S: Final = 0.05
 _FACTS: Final = ("posted", "held", "available", "needed", "currency_code", "earliest_release_time")
 _KEY_MESSAGES: Final = {
     "NOT_FOUND": "There is no such key.",

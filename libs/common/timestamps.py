@@ -5,7 +5,7 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from libs.common.errors import FieldViolation
+from libs.common.errors import FieldViolation, InvalidArgument
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS_MAX: Final = 253_370_764_800  # The beginning of the year 9999.
@@ -18,6 +18,21 @@ def parse_time(field: str, timestamp: Timestamp, violations: list[FieldViolation
         violations.append(FieldViolation(field, "must be a time between the years 1970 and 9999"))
         return EPOCH
     return EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
+
+
+def parse_optional_time(field: str, timestamp: Timestamp, *, present: bool) -> datetime | None:
+    """Read a moment that may be absent.
+
+    Raises:
+        InvalidArgument: it is there and makes no sense.
+    """
+    if not present:
+        return None
+    violations: list[FieldViolation] = []
+    moment = parse_time(field, timestamp, violations)
+    if violations:
+        raise InvalidArgument(violations)
+    return moment
 
 
 def render_time(moment: datetime) -> Timestamp:

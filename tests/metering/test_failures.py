@@ -69,7 +69,7 @@ async def test_charge_that_billing_refuses_for_good_is_parked_reported_and_can_b
     assert answer.usage.settlement == usage_pb2.SETTLEMENT_PENDING
     (parked,) = await _dead(metering)
     assert (parked.operation_id, parked.last_error_reason) == ("call-1", "CURRENCY_MISMATCH")
-    assert [finding.split(" ")[0] for finding in await metering.findings()] == ["M2_charges_come_from_usage"]
+    assert [finding.split(" ")[0] for finding in await metering.findings()] == ["charges_come_from_usage"]
     retried = await metering.integrity.RetryCharges(
         integrity_pb2.RetryChargesRequest(organization_id=organization_id), metadata=metering.operator
     )
@@ -140,19 +140,19 @@ async def test_two_processes_with_the_same_operations_charge_each_once(
 
 
 PLANTED = {
-    "M1": "DELETE FROM metering.usage_operations WHERE operation_id = 'call-1'",
-    "M2": "INSERT INTO metering.outbox SELECT organization_id, 'ghost', 'DEBIT', 'PENDING', 1, 'USD', NULL, 'm', 0,"
+    "operations_are_usage": "DELETE FROM metering.usage_operations WHERE operation_id = 'call-1'",
+    "charges_come_from_usage": "INSERT INTO metering.outbox SELECT organization_id, 'ghost', 'DEBIT', 'PENDING', 1, 'USD', NULL, 'm', 0,"
     " NULL,"
     " now() + interval '1 hour', now() FROM metering.usage_records LIMIT 1",
-    "M3": "INSERT INTO metering.outbox SELECT organization_id, operation_id, 'DEBIT', 'PENDING', cost, 'USD', NULL,"
+    "charges_do_not_wait": "INSERT INTO metering.outbox SELECT organization_id, operation_id, 'DEBIT', 'PENDING', cost, 'USD', NULL,"
     " 'm', 0, NULL, now() + interval '1 hour', now() - interval '2 min' FROM metering.usage_records"
     " WHERE operation_id = 'call-1'",
-    "M4": "UPDATE metering.usage_hours SET output = output + 1",
-    "M5": "INSERT INTO metering.usage_records (organization_id, occur_time, usage_id, operation_id, model, input,"
+    "summaries_equal_usage": "UPDATE metering.usage_hours SET output = output + 1",
+    "months_are_ready": "INSERT INTO metering.usage_records (organization_id, occur_time, usage_id, operation_id, model, input,"
     " output, cache_read, cache_write, reasoning, audio_input, audio_output, image, partial, create_time)"
     " VALUES (gen_random_uuid(), '2001-01-01', gen_random_uuid(), 'old', 'm', 0, 0, 0, 0, 0, 0, 0, 0, false, now())",
-    "M6": "UPDATE metering.usage_records SET cost = cost + 0.000000001 WHERE operation_id = 'call-1'",
-    "M7": "INSERT INTO metering.unpriced_usages SELECT organization_id, usage_id, '2001-01-01', model"
+    "costs_derive_from_prices": "UPDATE metering.usage_records SET cost = cost + 0.000000001 WHERE operation_id = 'call-1'",
+    "unpriced_usage_waits": "INSERT INTO metering.unpriced_usages SELECT organization_id, usage_id, '2001-01-01', model"
     " FROM metering.usage_records WHERE operation_id = 'call-1'",
 }
 
@@ -168,6 +168,6 @@ async def test_every_invariant_fires_on_planted_damage_and_is_silent_before(
     fired = set()
     for statement in PLANTED.values():
         await platform.execute(statement)
-        fired |= {finding.split("_")[0] for finding in await metering.findings()}
+        fired |= {finding.split(" ")[0] for finding in await metering.findings()}
 
     assert fired >= set(PLANTED)

@@ -4,10 +4,10 @@ import grpc
 
 from libs.common.amount import render_amount
 from libs.common.errors import Refusal
+from libs.common.timestamps import render_time
 from services.metering.admission.admission import Admission, Request
 from services.metering.admission.model import HOLD_TTL_DEFAULT_MS, Decision, Denied
 from services.metering.clients.identity import KeyPrincipal
-from services.metering.timestamps import render_time
 from services.metering.usage.servicer import fill_balance, fill_usage, read_usage
 from services.metering.usage.usages import Usages
 from tollhouse.common.v1 import amount_pb2

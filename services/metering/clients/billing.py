@@ -17,7 +17,7 @@ from google.rpc import status_pb2
 
 from libs.common.errors import Unavailable
 from libs.common.status import error_info_in, reason_of
-from services.metering.timestamps import read_time
+from libs.common.timestamps import parse_time
 from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.billing.v1 import ledger_pb2_grpc as rpc
 from tollhouse.common.v1 import amount_pb2
@@ -292,7 +292,7 @@ def _not_charged(status: status_pb2.Status) -> NotCharged:
 def _held(outcome: pb.CreateHoldOutcome) -> Held | NotHeld:
     if outcome.HasField("response"):
         hold = outcome.response.hold
-        return Held(hold.hold_id, read_time("expire_time", hold.expire_time, []), outcome.response.replayed)
+        return Held(hold.hold_id, parse_time("expire_time", hold.expire_time, []), outcome.response.replayed)
     info = error_info_in(outcome.error)
     if info is None or outcome.error.code in _PASSING:
         raise Unavailable(dependency="billing")

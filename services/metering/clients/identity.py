@@ -18,7 +18,7 @@ import structlog
 from libs.common.clock import Clock
 from libs.common.deadline import leave_deadline
 from libs.common.errors import Unavailable
-from services.metering.timestamps import read_time
+from libs.common.timestamps import parse_time
 from tollhouse.identity.v1 import api_key_pb2 as pb
 from tollhouse.identity.v1 import api_key_pb2_grpc as rpc
 
@@ -128,7 +128,7 @@ class IdentityClient:
         principal = answer.principal
         expire_s = None
         if answer.HasField("expire_time"):
-            expire_s = read_time("expire_time", answer.expire_time, []).timestamp()
+            expire_s = parse_time("expire_time", answer.expire_time, []).timestamp()
         kept = _Kept(
             principal=KeyPrincipal(
                 organization_id=principal.organization_id,

@@ -61,7 +61,7 @@ _COUNT_OUTBOX: Final = f"SELECT count(*) FROM outbox WHERE {_MINE}"
 
 CHECKS: Final = (
     Check(
-        "M1_operations_are_usage",
+        "operations_are_usage",
         "Every operation has exactly one usage record, and every usage record its operation.",
         f"""
         SELECT coalesce(o.organization_id, r.organization_id)::text,
@@ -76,7 +76,7 @@ CHECKS: Final = (
         f"SELECT count(*) FROM usage_operations WHERE {_MINE}",
     ),
     Check(
-        "M2_charges_come_from_usage",
+        "charges_come_from_usage",
         "Every charge in the outbox is the cost of one usage, in its currency, and none is parked.",
         f"""
         SELECT x.organization_id::text, 'charges/' || x.operation_id,
@@ -94,7 +94,7 @@ CHECKS: Final = (
         _COUNT_OUTBOX,
     ),
     Check(
-        "M3_charges_do_not_wait",
+        "charges_do_not_wait",
         f"No charge waits for billing for more than {LAG_MAX_S} seconds.",
         f"""
         SELECT organization_id::text, 'charges/' || operation_id,
@@ -106,7 +106,7 @@ CHECKS: Final = (
         _COUNT_OUTBOX,
     ),
     Check(
-        "M4_summaries_equal_usage",
+        "summaries_equal_usage",
         "The hourly summaries are the sums of the usage records.",
         f"""
         WITH usage AS ({_USAGE_WITH_COST}), summed AS (
@@ -121,7 +121,7 @@ CHECKS: Final = (
         f"SELECT count(*) FROM usage_hours WHERE {_MINE}",
     ),
     Check(
-        "M5_months_are_ready",
+        "months_are_ready",
         "No usage is in the default partition, and the months around the present have their partitions.",
         f"""
         SELECT organization_id::text, 'usages/' || operation_id, 'in the default partition at ' || occur_time
@@ -135,7 +135,7 @@ CHECKS: Final = (
         f"SELECT count(*) FROM usage_records_default WHERE {_MINE}",
     ),
     Check(
-        "M6_costs_derive_from_prices",
+        "costs_derive_from_prices",
         "Every cost is what its price version makes of its tokens.",
         f"""
         SELECT r.organization_id::text, 'usages/' || r.operation_id,
@@ -147,7 +147,7 @@ CHECKS: Final = (
         _COUNT_USAGE,
     ),
     Check(
-        "M7_unpriced_usage_waits",
+        "unpriced_usage_waits",
         "Usage without a cost waits for a price, and nothing else does.",
         f"""
         SELECT coalesce(u.organization_id, w.organization_id)::text, 'usages/' || coalesce(u.usage_id, w.usage_id),

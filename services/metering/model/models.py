@@ -25,6 +25,7 @@ class Repeatable:
     """A change that is made once however often it is asked for."""
 
     request_id: str
+    """Empty where the caller will not repeat the request."""
     rpc: str
     request: bytes
     differing_field: Callable[[bytes], str]
@@ -235,19 +236,21 @@ class Models:
         self, repeatable: Repeatable, work: Callable[[Transaction], Awaitable[bytes]]
     ) -> tuple[bytes, bool]:
         async with self._database.transaction() as connection:
-            await store.lock_request(connection, repeatable.request_id)
-            known = await store.find_request(connection, repeatable.request_id)
-            if known is not None:
-                return self._known_answer(repeatable, *known), True
+            if repeatable.request_id:
+                await store.lock_request(connection, repeatable.request_id)
+                known = await store.find_request(connection, repeatable.request_id)
+                if known is not None:
+                    return self._known_answer(repeatable, *known), True
             response = await work(connection)
-            await store.keep_request(
-                connection,
-                request_id=repeatable.request_id,
-                rpc=repeatable.rpc,
-                request=repeatable.request,
-                response=response,
-                now=self._clock.now(),
-            )
+            if repeatable.request_id:
+                await store.keep_request(
+                    connection,
+                    request_id=repeatable.request_id,
+                    rpc=repeatable.rpc,
+                    request=repeatable.request,
+                    response=response,
+                    now=self._clock.now(),
+                )
         await self._catalogue.reload()
         return response, False
 

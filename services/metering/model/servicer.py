@@ -13,11 +13,11 @@ from libs.common.amount import format_amount
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import is_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size
+from libs.common.timestamps import parse_optional_time, render_time, time_of_text, time_text
 from services.metering.model.model import Model, Prices, PriceVersion, Tokens, format_nanos
 from services.metering.model.models import ImportOutcome, Models, Repeatable
 from services.metering.model.price_list import read_litellm, read_yaml
 from services.metering.tables import TOKEN_CLASSES
-from services.metering.timestamps import read_optional_time, render_time, time_of_text, time_text
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import model_pb2 as pb
 from tollhouse.metering.v1 import model_pb2_grpc as rpc
@@ -151,7 +151,7 @@ class ModelServicer(rpc.ModelServiceServicer):
             model_id=request.model_id,
             organization_id=request.organization_id.lower(),
             tokens=read_tokens(request.tokens),
-            occur_time=read_optional_time("occur_time", request.occur_time, present=request.HasField("occur_time")),
+            occur_time=parse_optional_time("occur_time", request.occur_time, present=request.HasField("occur_time")),
         )
         return pb.EstimateCostResponse(
             cost=render_nanos(estimate.version.prices.currency_code, estimate.cost_nanos),
@@ -254,7 +254,7 @@ def _read_prices(currency_code: str, prices: pb.TokenPrices) -> Prices:
 
 
 def _effective_time(request: pb.SetPriceRequest | pb.ImportModelsRequest) -> datetime | None:
-    return read_optional_time("effective_time", request.effective_time, present=request.HasField("effective_time"))
+    return parse_optional_time("effective_time", request.effective_time, present=request.HasField("effective_time"))
 
 
 def _preview(request: pb.SetPriceRequest) -> pb.PriceVersion:

@@ -16,11 +16,11 @@ from libs.common.errors import FieldViolation, InvalidArgument, Refusal
 from libs.common.ids import is_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size
 from libs.common.status import status_of
+from libs.common.timestamps import fill_time, parse_optional_time, parse_time, render_time, time_of_text, time_text
 from services.metering.clients.billing import AccountBalance
 from services.metering.errors import BackfillForOperatorsOnly
 from services.metering.model.servicer import read_tokens
 from services.metering.tables import TOKEN_CLASSES
-from services.metering.timestamps import fill_time, read_optional_time, read_time, render_time, time_of_text, time_text
 from services.metering.usage.model import EARLY_MAX, LATE_MAX, Accepted, Outcome, Recorded, Work
 from services.metering.usage.store import label_text
 from services.metering.usage.summaries import (
@@ -177,8 +177,8 @@ class UsageServicer(rpc.UsageServiceServicer):
         return [outcomes[place] for place in range(len(requests))]
 
     def _list_range(self, request: pb.ListUsageRequest) -> tuple[datetime, datetime]:
-        end_time = read_optional_time("end_time", request.end_time, present=request.HasField("end_time"))
-        start_time = read_optional_time("start_time", request.start_time, present=request.HasField("start_time"))
+        end_time = parse_optional_time("end_time", request.end_time, present=request.HasField("end_time"))
+        start_time = parse_optional_time("start_time", request.start_time, present=request.HasField("start_time"))
         end_time = end_time or self._usages.now() + EARLY_MAX
         start_time = start_time or end_time - LATE_MAX
         if not start_time <= end_time <= start_time + LIST_RANGE_MAX:
@@ -236,7 +236,7 @@ def _occur_time(
     if not request.HasField("occur_time"):
         return usages.now()
     violations: list[FieldViolation] = []
-    occur_time = read_time("occur_time", request.occur_time, violations)
+    occur_time = parse_time("occur_time", request.occur_time, violations)
     if not violations:
         usages.check_time(occur_time, backfill=backfill, violations=violations)
     if violations:
@@ -337,8 +337,8 @@ def _read_list_token(token: str, fingerprint: str) -> tuple[datetime, str] | Non
 
 def _read_query(request: pb.QueryUsageRequest) -> Query:
     violations: list[FieldViolation] = []
-    start_time = read_time("start_time", request.start_time, violations)
-    end_time = read_time("end_time", request.end_time, violations)
+    start_time = parse_time("start_time", request.start_time, violations)
+    end_time = parse_time("end_time", request.end_time, violations)
     if violations:
         raise InvalidArgument(violations)
     if not start_time < end_time <= start_time + RANGE_MAX:

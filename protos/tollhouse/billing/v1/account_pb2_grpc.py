@@ -105,7 +105,7 @@ class AccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateAccount(self, request, context):
-        """Changes an account's terms. ABORTED `ETAG_MISMATCH` where the etag given is not the current one.
+        """Changes an account's terms. ABORTED `STALE_ETAG` where the etag given is not the current one.
 
         Lowering the overdraft limit below what is used is allowed: available becomes negative and new work is refused.
         """

@@ -30,7 +30,7 @@ class AccountServiceStub:
     ListAccounts: _aio.UnaryUnaryMultiCallable[_account_pb2.ListAccountsRequest, _account_pb2.ListAccountsResponse]
     """Lists the accounts of an organization in the order they were opened."""
     UpdateAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.UpdateAccountRequest, _account_pb2.UpdateAccountResponse]
-    """Changes an account's terms. ABORTED `ETAG_MISMATCH` where the etag given is not the current one.
+    """Changes an account's terms. ABORTED `STALE_ETAG` where the etag given is not the current one.
 
     Lowering the overdraft limit below what is used is allowed: available becomes negative and new work is refused.
     """
@@ -90,7 +90,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_pb2.UpdateAccountRequest,
         context: _aio.ServicerContext[_account_pb2.UpdateAccountRequest, _abc.Awaitable[_account_pb2.UpdateAccountResponse]],
     ) -> _abc.Awaitable[_account_pb2.UpdateAccountResponse]:
-        """Changes an account's terms. ABORTED `ETAG_MISMATCH` where the etag given is not the current one.
+        """Changes an account's terms. ABORTED `STALE_ETAG` where the etag given is not the current one.
 
         Lowering the overdraft limit below what is used is allowed: available becomes negative and new work is refused.
         """

@@ -351,7 +351,7 @@ class CreateModelRequest(_message.Message):
     INACTIVE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Names this request so that a retry is recognised: 1 to 128 letters, digits and `. _ : / -`."""
+    """Makes the request safe to repeat: at most 128 letters, digits and `. _ : / -`. Optional."""
     model_id: _builtins.str
     """The new model's id; see Model."""
     provider: _builtins.str
@@ -571,7 +571,7 @@ class UpdateModelRequest(_message.Message):
     ACTIVE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Names this request so that a retry is recognised: 1 to 128 letters, digits and `. _ : / -`."""
+    """Makes the request safe to repeat: at most 128 letters, digits and `. _ : / -`. Optional."""
     model_id: _builtins.str
     """The model's id."""
     etag: _builtins.str
@@ -787,7 +787,7 @@ class SetPriceRequest(_message.Message):
     EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Names this request so that a retry is recognised: 1 to 128 letters, digits and `. _ : / -`."""
+    """Makes the request safe to repeat: at most 128 letters, digits and `. _ : / -`. Optional."""
     model_id: _builtins.str
     """The model to price; it must be in the catalogue."""
     organization_id: _builtins.str

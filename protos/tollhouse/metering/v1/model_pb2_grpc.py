@@ -114,7 +114,7 @@ class ModelServiceServicer:
     def UpdateModel(self, request, context):
         """Changes the fields of a model that the mask names.
 
-        Safe to retry with the same request_id. Fails with NOT_FOUND, and with ABORTED, reason `ETAG_MISMATCH`, when an etag
+        Safe to retry with the same request_id. Fails with NOT_FOUND, and with ABORTED, reason `STALE_ETAG`, when an etag
         is given and the model has changed since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

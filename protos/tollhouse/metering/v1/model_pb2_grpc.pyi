@@ -33,7 +33,7 @@ class ModelServiceStub:
     UpdateModel: _aio.UnaryUnaryMultiCallable[_model_pb2.UpdateModelRequest, _model_pb2.UpdateModelResponse]
     """Changes the fields of a model that the mask names.
 
-    Safe to retry with the same request_id. Fails with NOT_FOUND, and with ABORTED, reason `ETAG_MISMATCH`, when an etag
+    Safe to retry with the same request_id. Fails with NOT_FOUND, and with ABORTED, reason `STALE_ETAG`, when an etag
     is given and the model has changed since.
     """
     ImportModels: _aio.UnaryUnaryMultiCallable[_model_pb2.ImportModelsRequest, _model_pb2.ImportModelsResponse]
@@ -101,7 +101,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_model_pb2.UpdateModelResponse]:
         """Changes the fields of a model that the mask names.
 
-        Safe to retry with the same request_id. Fails with NOT_FOUND, and with ABORTED, reason `ETAG_MISMATCH`, when an etag
+        Safe to retry with the same request_id. Fails with NOT_FOUND, and with ABORTED, reason `STALE_ETAG`, when an etag
         is given and the model has changed since.
         """
 

@@ -5,6 +5,7 @@ misses is reported as it is.
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def main() -> int:
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 180)
     figures: dict[str, Figure] = {}
+    # Told to stop, the run still takes down what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with Deployment() as deployment:
         print_versions(console, str(deployment.postgres), deployment.server_settings())
         bench = Bench(deployment, arguments.rounds)

@@ -17,8 +17,9 @@ _Response = TypeVar("_Response")
 
 _RECEIVE_MAX_BYTES: Final = 4 * 1024 * 1024
 
-# Every RPC of ours is either a read or carries an id that makes it safe to send again, so all may be retried; only
-# UNAVAILABLE is, because it alone says that waiting helps (AIP-194). Amplification is capped by the throttle.
+# Every RPC of ours is either a read or carries an id that makes it safe to send again, so all may be retried.
+# UNAVAILABLE says that waiting helps (AIP-194); CANCELLED, from a server, is a call that a closing or overrun transport
+# dropped. Amplification is capped by the throttle.
 _SERVICE_CONFIG: Final = json.dumps(
     {
         "methodConfig": [
@@ -29,7 +30,7 @@ _SERVICE_CONFIG: Final = json.dumps(
                     "initialBackoff": "0.05s",
                     "maxBackoff": "0.5s",
                     "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
+                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
                 },
             }
         ],

@@ -143,6 +143,15 @@ class Overloaded(Refusal):
     retry_after_ms = 100
 
 
+class ShuttingDown(Refusal):
+    """The service is about to stop and takes nothing up any more; another process of it does."""
+
+    kind = Kind.UNAVAILABLE
+    reason = "SHUTTING_DOWN"
+    template = "The service is shutting down; repeat the call."
+    retry_after_ms = 500
+
+
 class DeadlineExceeded(Refusal):
     """The work did not finish in the time there was; the outcome of a keyed call is learnt by repeating it."""
 

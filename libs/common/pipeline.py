@@ -25,7 +25,15 @@ from libs.common import validation
 from libs.common.access import ANONYMOUS, AccessRule, Caller, enter_as
 from libs.common.authentication import Authenticator
 from libs.common.deadline import enter_deadline
-from libs.common.errors import DeadlineExceeded, FieldViolation, InvalidArgument, Overloaded, Refusal, Unauthenticated
+from libs.common.errors import (
+    DeadlineExceeded,
+    FieldViolation,
+    InvalidArgument,
+    Overloaded,
+    Refusal,
+    ShuttingDown,
+    Unauthenticated,
+)
 from libs.common.ids import new_id
 from libs.common.status import STATUS_DETAILS_KEY, internal_status, status_of
 from libs.common.telemetry import TRACEPARENT, Telemetry, inbound_context, remember_inbound
@@ -78,11 +86,23 @@ class Pipeline:
         self._limits = limits
         self._telemetry = telemetry
         self._calls = 0
+        self._turning_away = False
 
     @property
     def calls(self) -> int:
         """How many calls are being handled now."""
         return self._calls
+
+    def turn_away(self) -> None:
+        """Refuse every call from now on; those under way go on."""
+        self._turning_away = True
+
+    def _admit(self) -> None:
+        """Take one more call on, or refuse it. The caller of this method counts it."""
+        if self._turning_away:
+            raise ShuttingDown
+        if self._calls > self._limits.calls_max:
+            raise Overloaded
 
     def wrap(self, service: ServiceDescriptor, handlers: Mapping[str, Handler]) -> dict[str, WrappedHandler]:
         """Return the handlers of one proto service with the pipeline around each.
@@ -119,13 +139,12 @@ class Pipeline:
 
     def _unary_unary(self, method: _Method, handle: UnaryUnary) -> Callable[[bytes, Context], Awaitable[Message]]:
         """Lay everything around the commonest kind of call, in one coroutine: each more would cost as much again."""
-        calls_max, longest_s = self._limits.calls_max, self._limits.deadline_default_s
+        longest_s = self._limits.deadline_default_s
 
         async def answer(data: bytes, context: Context) -> Message:
             self._calls += 1
             try:
-                if self._calls > calls_max:
-                    raise Overloaded
+                self._admit()
                 remaining_s = self._enter(method, context)
                 request = _parse(method, data)
                 if remaining_s is None or remaining_s > longest_s:
@@ -145,22 +164,30 @@ class Pipeline:
         self, method: _Method, handle: StreamUnary
     ) -> Callable[[AsyncIterator[bytes], Context], Awaitable[Message]]:
         async def answer(stream: AsyncIterator[bytes], context: Context) -> Message:
+            self._calls += 1
             try:
+                self._admit()
                 self._enter(method, context)
                 return await handle(_parse_each(method, stream), context)
             except Exception as error:  # noqa: BLE001 -- the border: nothing internal may pass it.
                 return await self._refuse(method, context, error)
+            finally:
+                self._calls -= 1
 
         return answer
 
     def _unary_stream(self, method: _Method, handle: UnaryStream) -> Callable[[bytes, Context], AsyncIterator[Message]]:
         async def answer(data: bytes, context: Context) -> AsyncIterator[Message]:
+            self._calls += 1
             try:
+                self._admit()
                 self._enter(method, context)
                 async for message in handle(_parse(method, data), context):
                     yield message
             except Exception as error:  # noqa: BLE001 -- the border: nothing internal may pass it.
                 await self._refuse(method, context, error)
+            finally:
+                self._calls -= 1
 
         return answer
 
@@ -168,12 +195,16 @@ class Pipeline:
         self, method: _Method, handle: StreamStream
     ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[Message]]:
         async def answer(stream: AsyncIterator[bytes], context: Context) -> AsyncIterator[Message]:
+            self._calls += 1
             try:
+                self._admit()
                 self._enter(method, context)
                 async for message in handle(_parse_each(method, stream), context):
                     yield message
             except Exception as error:  # noqa: BLE001 -- the border: nothing internal may pass it.
                 await self._refuse(method, context, error)
+            finally:
+                self._calls -= 1
 
         return answer
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Final, TypeVar
@@ -30,6 +31,9 @@ _METADATA_MAX_BYTES: Final = 16 * 1024
 _READINESS_EVERY_S: Final = 1.0
 _READINESS_WITHIN_S: Final = 2.0
 _DRAIN_NOTICE_S: Final = 0.2
+_IDLE_LOOK_EVERY_S: Final = 0.02
+_IDLE_LOOKS: Final = 5
+_CLOSING_GRACE_S: Final = 0.5
 _RESTART_DELAY_MAX_S: Final = 30.0
 
 
@@ -159,7 +163,9 @@ class Service:
             await end()
         if self._pipeline.calls:
             await asyncio.sleep(_DRAIN_NOTICE_S)
-        await self._server.stop(grace_s)
+        # Whoever still comes is told plainly to go elsewhere, so that the door closes on nobody.
+        self._pipeline.turn_away()
+        await self._close_the_door(grace_s)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -169,6 +175,24 @@ class Service:
         if self._telemetry is not None:
             await asyncio.to_thread(self._telemetry.shutdown)
         _log.info("stopped", context=self.context)
+
+    async def _close_the_door(self, grace_s: float) -> None:
+        """Stop the transport once every call handed over is answered.
+
+        In the moment of closing gRPC may accept a call that it never hands over. Nothing was done for such a call: it
+        is cut off after a moment, rather than after the whole grace, and its caller repeats it.
+        """
+        if grace_s:
+            await self._idle(grace_s)
+        await self._server.stop(min(grace_s, _CLOSING_GRACE_S))
+
+    async def _idle(self, within_s: float) -> None:
+        """Return when no call has been under way for a moment, and after `within_s` seconds at the latest."""
+        until_s = time.monotonic() + within_s
+        idle_looks = 0
+        while idle_looks < _IDLE_LOOKS and time.monotonic() < until_s:
+            await asyncio.sleep(_IDLE_LOOK_EVERY_S)
+            idle_looks = 0 if self._pipeline.calls else idle_looks + 1
 
     async def _watch_readiness(self) -> None:
         while True:

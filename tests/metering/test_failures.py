@@ -140,20 +140,30 @@ async def test_two_processes_with_the_same_operations_charge_each_once(
 
 
 PLANTED = {
-    "operations_are_usage": "DELETE FROM metering.usage_operations WHERE operation_id = 'call-1'",
-    "charges_come_from_usage": "INSERT INTO metering.outbox SELECT organization_id, 'ghost', 'DEBIT', 'PENDING', 1, 'USD', NULL, 'm', 0,"
-    " NULL,"
-    " now() + interval '1 hour', now() FROM metering.usage_records LIMIT 1",
-    "charges_do_not_wait": "INSERT INTO metering.outbox SELECT organization_id, operation_id, 'DEBIT', 'PENDING', cost, 'USD', NULL,"
-    " 'm', 0, NULL, now() + interval '1 hour', now() - interval '2 min' FROM metering.usage_records"
-    " WHERE operation_id = 'call-1'",
-    "summaries_equal_usage": "UPDATE metering.usage_hours SET output = output + 1",
-    "months_are_ready": "INSERT INTO metering.usage_records (organization_id, occur_time, usage_id, operation_id, model, input,"
-    " output, cache_read, cache_write, reasoning, audio_input, audio_output, image, partial, create_time)"
-    " VALUES (gen_random_uuid(), '2001-01-01', gen_random_uuid(), 'old', 'm', 0, 0, 0, 0, 0, 0, 0, 0, false, now())",
-    "costs_derive_from_prices": "UPDATE metering.usage_records SET cost = cost + 0.000000001 WHERE operation_id = 'call-1'",
-    "unpriced_usage_waits": "INSERT INTO metering.unpriced_usages SELECT organization_id, usage_id, '2001-01-01', model"
-    " FROM metering.usage_records WHERE operation_id = 'call-1'",
+    "operations_are_usage": ("DELETE FROM metering.usage_operations WHERE operation_id = 'call-1'"),
+    "charges_come_from_usage": (
+        "INSERT INTO metering.outbox SELECT organization_id, 'ghost', 'DEBIT', 'PENDING', 1, 'USD', NULL, 'm', 0,"
+        " NULL,"
+        " now() + interval '1 hour', now() FROM metering.usage_records LIMIT 1"
+    ),
+    "charges_do_not_wait": (
+        "INSERT INTO metering.outbox SELECT organization_id, operation_id, 'DEBIT', 'PENDING', cost, 'USD', NULL,"
+        " 'm', 0, NULL, now() + interval '1 hour', now() - interval '2 min' FROM metering.usage_records"
+        " WHERE operation_id = 'call-1'"
+    ),
+    "summaries_equal_usage": ("UPDATE metering.usage_hours SET output = output + 1"),
+    "months_are_ready": (
+        "INSERT INTO metering.usage_records (organization_id, occur_time, usage_id, operation_id, model, input,"
+        " output, cache_read, cache_write, reasoning, audio_input, audio_output, image, partial, create_time)"
+        " VALUES (gen_random_uuid(), '2001-01-01', gen_random_uuid(), 'old', 'm', 0, 0, 0, 0, 0, 0, 0, 0, false, now())"
+    ),
+    "costs_derive_from_prices": (
+        "UPDATE metering.usage_records SET cost = cost + 0.000000001 WHERE operation_id = 'call-1'"
+    ),
+    "unpriced_usage_waits": (
+        "INSERT INTO metering.unpriced_usages SELECT organization_id, usage_id, '2001-01-01', model"
+        " FROM metering.usage_records WHERE operation_id = 'call-1'"
+    ),
 }
 
 

@@ -10,7 +10,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +29,7 @@ TOKEN_MAX_LENGTH: Final = 4096
 LEEWAY_S: Final = 30
 SERVICE_TOKEN_LIFETIME: Final = timedelta(minutes=5)
 _REMEMBERED_MAX: Final = 4096
+_TIME_MAX_S: Final = 253_370_764_800.0  # The beginning of the year 9999, for tokens that never expire.
 _BEARER: Final = "Bearer "
 
 
@@ -91,7 +92,7 @@ class SigningKey(BaseModel):
 @dataclass(frozen=True, slots=True)
 class _Remembered:
     caller: Caller
-    expire_s: float
+    expire_time: datetime
 
 
 class Authenticator:
@@ -114,13 +115,13 @@ class Authenticator:
         Raises:
             Unauthenticated: for whatever reason; the caller is not told which.
         """
-        now_s = self._clock.now().timestamp()
+        now = self._clock.now()
         remembered = self._remembered.get(authorization)
         if remembered is not None:
-            if now_s < remembered.expire_s:
+            if now < remembered.expire_time:
                 return remembered.caller
             del self._remembered[authorization]
-        remembered = self._verify(authorization, now_s)
+        remembered = self._verify(authorization, now.timestamp())
         if len(self._remembered) >= _REMEMBERED_MAX:
             self._remembered.popitem(last=False)
         self._remembered[authorization] = remembered
@@ -138,7 +139,7 @@ class Authenticator:
             raise Unauthenticated from None
         if not now_s < expire_s or max(issued_s, not_before_s) > now_s + LEEWAY_S:
             raise Unauthenticated
-        return _Remembered(_caller_named(subject), expire_s)
+        return _Remembered(_caller_named(subject), datetime.fromtimestamp(min(expire_s, _TIME_MAX_S), UTC))
 
     def _claims(self, token: str) -> Mapping[str, object]:
         """Return the claims of a token whose signature, type, issuer, audience and subject are right."""

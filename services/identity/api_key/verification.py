@@ -1,6 +1,7 @@
 """Whose secret was presented, and whether it may be used now.
 
-What is remembered is the state of keys, never a decision: expiry, scopes, model and the rest are decided on every call.
+On the way to an answer memory comes first, then the shape of the secret, then the database: what is remembered was
+well formed, and what is malformed never reaches the database. What is remembered is the state of keys, never a decision: expiry, scopes, model and the rest are decided on every call.
 """
 
 import time
@@ -12,7 +13,7 @@ from services.identity.api_key.cache import Entry, KeyCache
 from services.identity.api_key.last_used import LastUsed
 from services.identity.api_key.model import KeyRecord, Verdict, standing_of
 from services.identity.api_key.reader import KeyReader, Reading
-from services.identity.api_key.secret import Peppers, is_well_formed
+from services.identity.api_key.secret import MemoryDigests, Peppers, is_well_formed
 from services.identity.errors import RevisionNotReached
 
 _READS_MAX: Final = 3
@@ -21,7 +22,7 @@ A = TypeVar("A")
 
 
 class Verifier(Generic[A]):
-    """Verifies secrets: shape, then memory, then the database.
+    """Verifies secrets: memory, then shape, then the database.
 
     `prepare` makes what goes out for a valid key; it is called once per read rather than once per call.
     """
@@ -38,6 +39,7 @@ class Verifier(Generic[A]):
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._peppers = peppers
+        self._memory = MemoryDigests()
         self._cache = cache
         self._reader = reader
         self._last_used = last_used
@@ -49,13 +51,13 @@ class Verifier(Generic[A]):
         self, key: str, required_scopes: Collection[str], model: str, min_revision: int
     ) -> tuple[Verdict, Entry[A] | None, int] | None:
         """Return verdict, entry and revision as `verify` does, if that takes no read; never waits."""
-        if not is_well_formed(key):
-            return Verdict.NOT_FOUND, None, 0
-        digest = self._peppers.digest(key)
+        digest = self._memory.digest(key)
         now_s = self._monotonic_s()
         entry = self._cache.find(digest, now_s=now_s, min_revision=min_revision)
         if entry is not None:
             return self._decide(entry, required_scopes, model)
+        if not is_well_formed(key):
+            return Verdict.NOT_FOUND, None, 0
         missing_at = self._cache.knows_missing(digest, now_s=now_s, min_revision=min_revision)
         return None if missing_at is None else (Verdict.NOT_FOUND, None, missing_at)
 
@@ -71,8 +73,8 @@ class Verifier(Generic[A]):
         known = self.verify_from_memory(key, required_scopes, model, min_revision)
         if known is not None:
             return known
-        digest = self._peppers.digest(key)
-        digests = (digest, *self._peppers.older_digests(key))
+        digest = self._memory.digest(key)
+        digests = (self._peppers.digest(key), *self._peppers.older_digests(key))
         reading = await self._reader.read(digests)
         for _ in range(_READS_MAX):
             if reading.revision < min_revision:

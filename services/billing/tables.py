@@ -48,6 +48,8 @@ accounts: Final = Table(
     Column("hold_expiry_from", _TIME),
     Column("last_movement_time", _TIME),
     Column("version", BigInteger, nullable=False),
+    # Every change of the row adds one, so that a writer can tell whether it is still as it was seen.
+    Column("revision", BigInteger, nullable=False),
     Column("request_id", Text),
     Column("request", JSONB),
     Column("metadata", JSONB),

@@ -52,23 +52,24 @@ _BY_REQUEST: Final = """
 _INSERT: Final = """
     INSERT INTO accounts (
         organization_id, account_id, owner_id, currency_code, posted, held, sequence, overdraft_limit, state, version,
-        request_id, request, metadata, create_time, update_time
-    ) VALUES ($1::uuid, $2::uuid, $3::uuid, $4, 0, 0, 0, $5, 'OPEN', 1, $6, $7::jsonb, $8::jsonb, $9, $9)
+        revision, request_id, request, metadata, create_time, update_time
+    ) VALUES ($1::uuid, $2::uuid, $3::uuid, $4, 0, 0, 0, $5, 'OPEN', 1, 0, $6, $7::jsonb, $8::jsonb, $9, $9)
 """
 
 _REOPEN: Final = """
     UPDATE accounts SET state = 'OPEN', overdraft_limit = $3, request_id = $4, request = $5::jsonb,
-        metadata = $6::jsonb, version = version + 1, update_time = $7
+        metadata = $6::jsonb, version = version + 1, revision = revision + 1, update_time = $7
     WHERE organization_id = $1::uuid AND account_id = $2::uuid
 """
 
 _UPDATE: Final = """
-    UPDATE accounts SET overdraft_limit = $3, metadata = $4::jsonb, version = version + 1, update_time = $5
+    UPDATE accounts SET overdraft_limit = $3, metadata = $4::jsonb, version = version + 1,
+        revision = revision + 1, update_time = $5
     WHERE organization_id = $1::uuid AND account_id = $2::uuid
 """
 
 _CLOSE: Final = """
-    UPDATE accounts SET state = 'CLOSED', version = version + 1, update_time = $3
+    UPDATE accounts SET state = 'CLOSED', version = version + 1, revision = revision + 1, update_time = $3
     WHERE organization_id = $1::uuid AND account_id = $2::uuid
 """
 

@@ -3,6 +3,11 @@
 Callers queue commands and wait. A lane takes whatever is queued, up to a limit, and decides and posts it in one
 transaction; what arrives meanwhile is the next batch. There is no timer: the busier it is, the larger the batches.
 
+There are two ways to run a batch. The careful one locks the accounts, looks up what the operations stand for, decides
+and writes. The quick one, for debits of accounts this process has just had, takes for granted that the accounts are as
+it left them and the operations new, and has Postgres check both in the one statement that writes. Whatever was not as
+expected, and whatever would be refused, is decided the careful way: a no is always said on what was read under lock.
+
 A caller that goes away takes nothing with it: its commands are decided all the same, or dropped before their batch
 begins. Operation ids make it safe to run a batch again when its commit is in doubt: the second run finds what the first
 one wrote. Row locks and unique keys hold when several processes do this side by side.
@@ -19,7 +24,7 @@ from typing import Final, TypeAlias
 from libs.common.clock import Clock
 from libs.common.database import ConstraintViolation, Database, RawConnection, violated_constraint
 from libs.common.errors import Conflict, DeadlineExceeded, Overloaded, Refusal, Unavailable
-from services.billing.ledger import posting_store, store
+from services.billing.ledger import posting_store, standing_store, store
 from services.billing.ledger.decisions import decide
 from services.billing.ledger.model import (
     Books,
@@ -32,17 +37,23 @@ from services.billing.ledger.model import (
     Kind,
     Outcome,
     Place,
+    Posted,
     Release,
     Reverse,
     Transfer,
 )
+from services.billing.ledger.standing import StandingAccounts
 
 Answer: TypeAlias = Outcome | Exception
 """What became of a command: an outcome, or the refusal (or the bug) that kept it from having one."""
 
 _TRIES: Final = 5
-_GATHER_TURNS: Final = 32
+_GATHER_TURNS_MAX: Final = 256
+_QUIET_TURNS: Final = 8
+"""Turns of the loop without a new command after which a batch begins: a call is read in over several turns."""
 _BACKOFF_S: Final = 0.02
+_CAREFUL_BATCHES: Final = 32
+"""How many batches run the careful way after one that found something other than expected: more may follow."""
 _TRANSIENT: Final = (Conflict, Unavailable, DeadlineExceeded)
 _LOST_RACES: Final = frozenset(
     {
@@ -76,6 +87,8 @@ class Engine:
         self._queued = 0
         self._lanes: set[asyncio.Task[None]] = set()
         self._draining = False
+        self._standing = StandingAccounts()
+        self._careful_batches = 0
 
     async def submit(self, commands: Sequence[Command]) -> list[Answer]:
         """Has the commands decided in their order and returns what became of each, once it is durable.
@@ -111,11 +124,15 @@ class Engine:
             self._lanes = {other for other in self._lanes if other is not lane}
 
     async def _let_more_arrive(self) -> None:
-        """Lets calls that are being read in right now join the batch, for as long as each turn brings some."""
-        for _ in range(_GATHER_TURNS):
+        """Lets calls that are being read in right now join the batch, for as long as they keep coming."""
+        quiet_turns = 0
+        for _ in range(_GATHER_TURNS_MAX):
             queued = self._queued
             await asyncio.sleep(0)
-            if not queued < self._queued < self._batch_max:
+            if self._queued >= self._batch_max:
+                return
+            quiet_turns = 0 if self._queued > queued else quiet_turns + 1
+            if quiet_turns == _QUIET_TURNS:
                 return
 
     def _take(self) -> list[_Entry]:
@@ -166,16 +183,46 @@ class Engine:
         raise AssertionError("the last try returns or raises")
 
     async def _run_once(self, commands: Sequence[Command]) -> list[Answer]:
+        if self._careful_batches:
+            self._careful_batches -= 1
+            return await self._run_carefully(commands)
+        return await self._run_quickly(commands) or await self._run_carefully(commands)
+
+    async def _run_quickly(self, commands: Sequence[Command]) -> list[Answer] | None:
+        """Posts the batch if all is as expected; None where it must be run the careful way. Nothing is written then."""
+        now = self._clock.now()
+        books = self._standing.take(commands, now)
+        if books is None:
+            return None
+        answers = _decide_all(books, commands, now)
+        if not all(isinstance(answer, Posted) for answer in answers):
+            return None
+        changed = books.changed_accounts.values()
+        try:
+            async with self._database.raw_connection() as connection:
+                await standing_store.post_debits(connection, changed, books.new_movements)
+        except ConstraintViolation:
+            self._careful_batches = _CAREFUL_BATCHES
+            return None
+        self._keep(books)
+        return answers
+
+    def _keep(self, books: Books) -> None:
+        """Remembers the accounts of a batch that is durable."""
+        for account in books.changed_accounts.values():
+            if account.is_new:
+                account.is_new = False
+            else:
+                account.revision += 1
+        self._standing.keep(books.accounts.values())
+
+    async def _run_carefully(self, commands: Sequence[Command]) -> list[Answer]:
         async with self._database.raw_transaction() as connection:
             books, now = await self._open_books(connection, commands)
-            answers: list[Answer] = []
-            for command in commands:
-                try:
-                    answers.append(decide(books, command, now))
-                except Refusal as refusal:
-                    answers.append(refusal)
+            answers = _decide_all(books, commands, now)
             await _close_books(connection, books, now)
             await _close_declines(connection, books, answers)
+        self._keep(books)
         return answers
 
     async def _open_books(self, connection: RawConnection, commands: Sequence[Command]) -> tuple[Books, datetime]:
@@ -233,6 +280,16 @@ class _Named:
             case Reverse():
                 self.movements.add(operation)
                 self.originals.add((organization_id, command.transaction_id))
+
+
+def _decide_all(books: Books, commands: Sequence[Command], now: datetime) -> list[Answer]:
+    answers: list[Answer] = []
+    for command in commands:
+        try:
+            answers.append(decide(books, command, now))
+        except Refusal as refusal:
+            answers.append(refusal)
+    return answers
 
 
 async def _read_known(connection: RawConnection, books: Books, named: _Named) -> None:

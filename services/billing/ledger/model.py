@@ -196,6 +196,8 @@ class Account:
     closed: bool
     hold_expiry_from: datetime | None
     last_movement_time: datetime | None
+    revision: int = 0
+    """How often the row has been changed, by whomever."""
     is_new: bool = False
 
     @property

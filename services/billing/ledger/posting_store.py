@@ -12,10 +12,10 @@ from services.billing.ledger.model import Account, Decline, Hold, Metadata, Move
 _INSERT_ACCOUNTS: Final = """
     INSERT INTO accounts (
         organization_id, account_id, owner_id, currency_code, posted, held, sequence, overdraft_limit, state,
-        hold_expiry_from, last_movement_time, version, create_time, update_time
+        hold_expiry_from, last_movement_time, version, revision, create_time, update_time
     )
     SELECT v.organization_id, v.account_id, v.owner_id, v.currency_code, v.posted, v.held, v.sequence, 0, 'OPEN',
-        v.hold_expiry_from, v.last_movement_time, 1, $9, $9
+        v.hold_expiry_from, v.last_movement_time, 1, 0, $9, $9
     FROM unnest(
         $1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::numeric[], $6::numeric[], $7::bigint[],
         $8::timestamptz[], $10::timestamptz[]
@@ -28,7 +28,8 @@ _INSERT_ACCOUNTS: Final = """
 # Rows are locked since the batch began; no indexed column changes.
 _UPDATE_ACCOUNTS: Final = """
     UPDATE accounts a SET posted = v.posted, held = v.held, sequence = v.sequence,
-        hold_expiry_from = v.hold_expiry_from, last_movement_time = v.last_movement_time
+        hold_expiry_from = v.hold_expiry_from, last_movement_time = v.last_movement_time,
+        revision = a.revision + 1
     FROM unnest(
         $1::uuid[], $2::uuid[], $3::numeric[], $4::numeric[], $5::bigint[], $6::timestamptz[], $7::timestamptz[]
     ) AS v (organization_id, account_id, posted, held, sequence, hold_expiry_from, last_movement_time)

@@ -33,7 +33,7 @@ Key: TypeAlias = tuple[str, str]
 
 _ACCOUNT_COLUMNS: Final = """
     a.organization_id::text, a.account_id::text, a.owner_id::text, a.currency_code, a.posted, a.held, a.sequence,
-    a.overdraft_limit, a.state = 'CLOSED', a.hold_expiry_from, a.last_movement_time
+    a.overdraft_limit, a.state = 'CLOSED', a.hold_expiry_from, a.last_movement_time, a.revision
 """
 
 # Locks in the order of the accounts' ids, so that two batches never wait for each other. An account opened by another

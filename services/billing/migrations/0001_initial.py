@@ -20,6 +20,7 @@ _STATEMENTS = (
         hold_expiry_from TIMESTAMP WITH TIME ZONE,
         last_movement_time TIMESTAMP WITH TIME ZONE,
         version BIGINT NOT NULL,
+        revision BIGINT NOT NULL,
         request_id TEXT,
         request JSONB,
         metadata JSONB,

@@ -1,0 +1,102 @@
+"""The one statement that posts a batch of debits decided over accounts as this process last left them.
+
+It is its own transaction: one round trip and one commit. Everything the batch took for granted is looked at here, where
+it cannot change any more, and the statement fails as a whole if anything is not so.
+"""
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Final, TypeAlias
+
+from libs.common.database import RawConnection
+from services.billing.ledger.model import Account, Movement
+
+# Updating the accounts locks them; one that has moved on meanwhile is not at its revision and is not updated. Whether
+# an operation was declined is read after that, one probe of the primary key each. If either was not as taken for
+# granted, there is no operation id to write, which its column refuses. That an operation moved money before is refused
+# by the primary key. What debits have in common, such as their account, is sent once and joined to each.
+_POST_DEBITS: Final = """
+    WITH moved AS (
+        UPDATE accounts a SET posted = v.posted::numeric, sequence = v.sequence,
+            last_movement_time = v.last_movement_time, revision = v.revision + 1
+        FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::timestamptz[])
+            AS v (organization_id, account_id, revision, posted, sequence, last_movement_time)
+        WHERE a.organization_id = v.organization_id AND a.account_id = v.account_id AND a.revision = v.revision
+        RETURNING 1
+    ),
+    assumed AS MATERIALIZED (
+        SELECT (SELECT count(*) FROM moved) = cardinality($1::uuid[]) AND NOT EXISTS (
+            SELECT FROM unnest($7::uuid[], $8::text[]) AS k (organization_id, operation_id)
+            CROSS JOIN LATERAL (
+                SELECT FROM declines d
+                WHERE d.organization_id = k.organization_id AND d.operation_id = k.operation_id
+                    AND d.slot = 'MOVEMENT'
+                OFFSET 0
+            ) AS declined
+        ) AS holds
+    )
+    INSERT INTO transactions (
+        organization_id, operation_id, transaction_id, kind, project_id, account_id, sequence, direction,
+        currency_code, amount, balance_after, requested_amount, mode, overdrawn, system_account, description, metadata,
+        create_time
+    )
+    SELECT v.organization_id, CASE WHEN assumed.holds THEN v.operation_id END, v.transaction_id, 'DEBIT', c.project_id,
+        c.account_id, v.sequence, 'DEBIT', c.currency_code, v.amount::numeric, v.balance_after::numeric,
+        coalesce(c.requested_amount, v.amount)::numeric, c.mode, c.overdrawn, 'REVENUE', c.description,
+        c.metadata::jsonb, c.create_time
+    FROM assumed
+    CROSS JOIN unnest($7::uuid[], $8::text[], $9::uuid[], $10::bigint[], $11::text[], $12::text[], $13::integer[])
+        AS v (organization_id, operation_id, transaction_id, sequence, amount, balance_after, common)
+    JOIN unnest(
+        $14::uuid[], $15::uuid[], $16::text[], $17::text[], $18::text[], $19::boolean[], $20::text[], $21::text[],
+        $22::timestamptz[]
+    ) WITH ORDINALITY AS c (
+        account_id, project_id, currency_code, requested_amount, mode, overdrawn, description, metadata, create_time,
+        number
+    ) ON c.number = v.common
+"""
+
+_Common: TypeAlias = tuple[object, ...]
+
+
+async def post_debits(connection: RawConnection, accounts: Collection[Account], debits: Sequence[Movement]) -> None:
+    """Posts debits and their accounts as they stand after them.
+
+    Raises:
+        ConstraintViolation: an account or an operation is not as the batch took it to be; nothing was written.
+    """
+    ordered = sorted(accounts, key=lambda account: (account.organization_id, account.account_id))
+    numbers: dict[_Common, int] = {}
+    common = [numbers.setdefault(_common_of(debit), len(numbers) + 1) for debit in debits]
+    await connection.execute(
+        _POST_DEBITS,
+        [a.organization_id for a in ordered],
+        [a.account_id for a in ordered],
+        [a.revision for a in ordered],
+        [str(a.posted) for a in ordered],
+        [a.sequence for a in ordered],
+        [a.last_movement_time for a in ordered],
+        [m.organization_id for m in debits],
+        [m.operation_id for m in debits],
+        [m.transaction_id for m in debits],
+        [m.sequence for m in debits],
+        [str(m.amount) for m in debits],
+        [str(m.balance_after) for m in debits],
+        common,
+        *zip(*numbers, strict=True),
+    )
+
+
+def _common_of(m: Movement) -> _Common:
+    """What a debit is likely to share with others of its account."""
+    return (
+        m.account_id,
+        m.project_id,
+        m.currency_code,
+        None if m.requested_amount == m.amount else str(m.requested_amount),
+        m.mode,
+        m.overdrawn,
+        m.description or None,
+        json.dumps(m.metadata) if m.metadata else None,
+        m.create_time,
+    )

@@ -34,7 +34,8 @@ class Figure:
     ratio_high: float
     rate_per_s: float
     peer_rate_per_s: float
-    peer_rate_per_s_at_64: float
+    peer_best_rate_per_s: float
+    """The peer's rate with the number of clients that suits it best; the same where there is only one way to run it."""
     p50_ms_at_1: float
     p99_ms_at_64: float
     cpu_us: dict[str, float]
@@ -62,8 +63,8 @@ class Peer(Protocol):
     def outcome(self) -> Outcome:
         """Runs one round."""
 
-    def rate_per_s_at_64(self) -> float | None:
-        """Returns its rate with 64 at a time, or None where that is how it runs anyway."""
+    def best_rate_per_s(self) -> float | None:
+        """Returns its rate in the circumstances that suit it best, or None where there is one way to run it only."""
 
 
 class Side:
@@ -106,25 +107,25 @@ class Side:
         timing = self.round()
         return Outcome(timing.calls + _WARM_UP_CALLS, timing.rate_per_s, timing.client_cpu_s)
 
-    def rate_per_s_at_64(self) -> None:
-        """Returns nothing: an echo is always called so."""
+    def best_rate_per_s(self) -> None:
+        """Returns nothing: an echo is always called in the same way."""
 
 
 class PgbenchPeer:
-    """A design in plain SQL, with the number of clients that suits it best."""
+    """A design in plain SQL, asked by so many clients at once."""
 
-    def __init__(self, pgbench: Pgbench) -> None:
+    def __init__(self, pgbench: Pgbench, clients: int) -> None:
         self._pgbench = pgbench
-        self.clients = pgbench.choose_clients()
+        self._clients = clients
 
     def outcome(self) -> Outcome:
         """Runs for two seconds."""
-        run = self._pgbench.run(self.clients, seconds=2)
+        run = self._pgbench.run(self._clients, seconds=2)
         return Outcome(run.transactions, run.rate_per_s, 0.0)
 
-    def rate_per_s_at_64(self) -> float:
-        """Returns its rate when as many want it as are in flight on our side."""
-        return self._pgbench.run(clients=64, seconds=2).rate_per_s
+    def best_rate_per_s(self) -> float:
+        """Returns its rate with the number of clients at which it is fastest."""
+        return self._pgbench.best_rate_per_s()
 
 
 def echo_of(deployment: Deployment, script: Script) -> Side:
@@ -178,7 +179,7 @@ def compare(deployment: Deployment, comparison: Comparison, side: Side, peer: Pe
         ratio_high=max(ratios),
         rate_per_s=median(timing.rate_per_s * units for timing in timings),
         peer_rate_per_s=peer_rate_per_s,
-        peer_rate_per_s_at_64=peer.rate_per_s_at_64() or peer_rate_per_s,
+        peer_best_rate_per_s=max(peer_rate_per_s, peer.best_rate_per_s() or 0.0),
         p50_ms_at_1=alone.percentile_ms(50),
         p99_ms_at_64=crowded.percentile_ms(99),
         cpu_us=cpu.per_unit_us(made, together.client_cpu_s),

@@ -29,6 +29,8 @@ ACTIVE_KEYS = 1_000
 TENANTS = 20
 BATCH = 100
 BATCHES_IN_FLIGHT = 8
+CROWD = 64
+"""How many clients want the hot row at once, as many as are in flight in the other measures."""
 ECHO = "bare grpc.aio echo, same client"
 
 
@@ -68,10 +70,10 @@ class Bench:
     def debit_in_batches(self) -> Figure:
         pgbench = self._pgbench("peer_row_lock", "row_lock_deduction.sql", {"tokens": 3})
         pgbench.prepare("row_lock_tables.sql")
-        peer = PgbenchPeer(pgbench)
+        peer = PgbenchPeer(pgbench, CROWD)
         debits = Debits(self._open_accounts(1), "batched")
         side = self._side("billing", DebitBatches(debits, BATCH), BATCHES_IN_FLIGHT)
-        against = f"SELECT … FOR UPDATE, one hot row, pgbench with {peer.clients} clients"
+        against = f"SELECT … FOR UPDATE, one hot row, pgbench, {CROWD} clients"
         comparison = Comparison(f"BatchDebit of {BATCH}, hot account", against, "debits", 30, units_per_call=BATCH)
         figure = compare(self._deployment, comparison, side, peer, self._rounds)
         self._check_debits(debits, side.calls * BATCH)
@@ -97,10 +99,10 @@ class Bench:
     def usage_in_batches(self) -> Figure:
         pgbench = self._pgbench("peer_trigger", "trigger_insert.sql", {"models": len(MODELS), "tenants": TENANTS})
         pgbench.prepare("trigger_tables.sql")
-        peer = PgbenchPeer(pgbench)
+        peer = PgbenchPeer(pgbench, clients=1)
         records = UsageRecords(self._fund_tenants(), "batch")
         side = self._side("metering", UsageBatches(records, BATCH), BATCHES_IN_FLIGHT)
-        against = f"AFTER INSERT trigger, single rows, pgbench with {peer.clients} clients"
+        against = "AFTER INSERT trigger, one row at a time, pgbench, 1 client"
         comparison = Comparison(f"BatchRecordUsage of {BATCH}, charged", against, "calls", 8, units_per_call=BATCH)
         figure = compare(self._deployment, comparison, side, peer, self._rounds)
         self._check_charges(records.tenants, side.calls * BATCH)

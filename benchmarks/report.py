@@ -31,8 +31,13 @@ def print_figure(console: Console, name: str, figure: Figure) -> None:
     spent, peer_spent = _spent(figure.cpu_us), _spent(figure.peer_cpu_us)
     line = f"{name}  ratio {figure.ratio:.2f}, target {figure.target:g}; processor µs per unit: {spent}"
     console.print(f"{line}; of the peer: {peer_spent}", highlight=False)
-    if figure.peer_rate_per_s_at_64 != figure.peer_rate_per_s:
-        console.print(f"    the peer with 64 clients: {figure.peer_rate_per_s_at_64:,.0f} per s", highlight=False)
+    if figure.peer_best_rate_per_s != figure.peer_rate_per_s:
+        at_best = figure.rate_per_s / figure.peer_best_rate_per_s
+        console.print(
+            "    with the number of clients that suits it best the peer makes "
+            f"{figure.peer_best_rate_per_s:,.0f} per s: ratio {at_best:.1f}",
+            highlight=False,
+        )
 
 
 def print_table(console: Console, figures: Mapping[str, Figure]) -> None:
@@ -78,7 +83,8 @@ def _plain(figure: Figure) -> dict[str, object]:
         "ratio_high": round(figure.ratio_high, 3),
         "rate_per_s": round(figure.rate_per_s, 1),
         "peer_rate_per_s": round(figure.peer_rate_per_s, 1),
-        "peer_rate_per_s_at_64": round(figure.peer_rate_per_s_at_64, 1),
+        "peer_best_rate_per_s": round(figure.peer_best_rate_per_s, 1),
+        "ratio_to_peer_best": round(figure.rate_per_s / figure.peer_best_rate_per_s, 3),
         "p50_ms_at_1": round(figure.p50_ms_at_1, 3),
         "p99_ms_at_64": round(figure.p99_ms_at_64, 3),
         "measured": figure.measured,

@@ -1,4 +1,8 @@
-"""The ledger's records on the wire. This is on the hot path: equal amounts are rendered once and shared."""
+"""The ledger's records on the wire.
+
+Answers of the hot path are filled in from the top down. A message that is made first and then put into another is
+serialized and parsed again on its way in, at every level, which costs more than all else here.
+"""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -57,41 +61,42 @@ def render_kind(kind: Kind) -> pb.TransactionKind.ValueType:
     return _KINDS[kind]
 
 
-@lru_cache(maxsize=256)
-def _zero(currency_code: str) -> amount_pb2.Amount:
-    return render_amount(currency_code, ZERO)
-
-
 def render_optional_amount(currency_code: str, value: Decimal | None) -> amount_pb2.Amount | None:
     return None if value is None else render_amount(currency_code, value)
 
 
-def render_balance(balance: Balance, posted: amount_pb2.Amount | None = None) -> pb.Balance:
-    """The balance; `posted` where it has been rendered already."""
-    currency_code, held, limit = balance.currency_code, balance.held, balance.overdraft_limit
-    posted = posted or render_amount(currency_code, balance.posted)
-    zero = _zero(currency_code)
-    if not held and not limit:
-        return pb.Balance(posted=posted, held=zero, available=posted, overdraft_limit=zero, sequence=balance.sequence)
-    return pb.Balance(
-        posted=posted,
-        held=render_amount(currency_code, held) if held else zero,
-        available=render_amount(currency_code, balance.available),
-        overdraft_limit=render_amount(currency_code, limit) if limit else zero,
-        sequence=balance.sequence,
-    )
+def render_balance(balance: Balance) -> pb.Balance:
+    message = pb.Balance()
+    _fill_balance(message, balance, format_amount(balance.posted))
+    return message
 
 
-def render_debit(posted: Posted) -> pb.DebitResponse:
-    movement = posted.movement
-    amount = render_amount(movement.currency_code, movement.amount)
-    after = render_amount(movement.currency_code, movement.balance_after)
-    return pb.DebitResponse(
-        transaction=_render_charge(movement, amount, after),
-        balance=render_balance(posted.balance, after),
-        posted_amount=amount,
-        replayed=posted.replayed,
-    )
+def fill_debit(response: pb.DebitResponse, posted: Posted) -> None:
+    m = posted.movement
+    amount, after = format_amount(m.amount), format_amount(m.balance_after)
+    _fill_charge(response.transaction, m, amount, after)
+    if m.mode is not None:
+        response.transaction.mode = _MODES[m.mode]
+    _fill_balance(response.balance, posted.balance, after)
+    _fill_amount(response.posted_amount, m.currency_code, amount)
+    response.replayed = posted.replayed
+
+
+def fill_capture(response: pb.CaptureHoldResponse, posted: Posted) -> None:
+    m, held = posted.movement, posted.movement.held_amount or ZERO
+    after = format_amount(m.balance_after)
+    _fill_charge(response.transaction, m, format_amount(m.amount), after)
+    _fill_amount(response.transaction.held_amount, m.currency_code, format_amount(held))
+    _fill_balance(response.balance, posted.balance, after)
+    _fill_amount(response.released_amount, m.currency_code, format_amount(max(held - m.amount, ZERO)))
+    _fill_amount(response.overrun_amount, m.currency_code, format_amount(max(m.amount - held, ZERO)))
+    response.replayed = posted.replayed
+
+
+def fill_hold_created(response: pb.CreateHoldResponse, placed: Placed) -> None:
+    _fill_hold(response.hold, placed.hold)
+    _fill_balance(response.balance, placed.balance, format_amount(placed.balance.posted))
+    response.replayed = placed.replayed
 
 
 class DebitOutcomes:
@@ -107,12 +112,13 @@ class DebitOutcomes:
     def add(self, posted: Posted) -> None:
         m = posted.movement
         if posted.replayed or m.amount != m.requested_amount:
-            self.response.outcomes.add().response.CopyFrom(render_debit(posted))
+            fill_debit(self.response.outcomes.add().response, posted)
             return
         key = (m.organization_id, m.account_id, m.project_id, m.mode, m.overdrawn, m.create_time)
         common = self._common.get(key)
         if common is None:
-            common = self._common[key] = pb.DebitOutcome(response=render_debit(posted))
+            common = self._common[key] = pb.DebitOutcome()
+            fill_debit(common.response, posted)
             common.response.transaction.ClearField("metadata")
         outcome = self.response.outcomes.add()
         outcome.CopyFrom(common)
@@ -139,58 +145,47 @@ def _make_own(response: pb.DebitResponse, m: Movement, balance: Balance) -> None
         transaction.metadata.update(m.metadata)
 
 
-def render_capture(posted: Posted) -> pb.CaptureHoldResponse:
-    movement = posted.movement
-    held = movement.held_amount or ZERO
-    amount = render_amount(movement.currency_code, movement.amount)
-    after = render_amount(movement.currency_code, movement.balance_after)
-    transaction = _render_charge(movement, amount, after)
-    transaction.held_amount.CopyFrom(render_amount(movement.currency_code, held))
-    return pb.CaptureHoldResponse(
-        transaction=transaction,
-        balance=render_balance(posted.balance, after),
-        released_amount=render_amount(movement.currency_code, max(held - movement.amount, ZERO)),
-        overrun_amount=render_amount(movement.currency_code, max(movement.amount - held, ZERO)),
-        replayed=posted.replayed,
-    )
+def _fill_amount(message: amount_pb2.Amount, currency_code: str, value: str) -> None:
+    message.currency_code = currency_code
+    message.value = value
 
 
-def render_hold_created(placed: Placed) -> pb.CreateHoldResponse:
-    return pb.CreateHoldResponse(
-        hold=render_hold(placed.hold), balance=render_balance(placed.balance), replayed=placed.replayed
-    )
+def _fill_balance(message: pb.Balance, balance: Balance, posted: str) -> None:
+    currency_code, held, limit = balance.currency_code, balance.held, balance.overdraft_limit
+    available = format_amount(balance.available) if held or limit else posted
+    _fill_amount(message.posted, currency_code, posted)
+    _fill_amount(message.held, currency_code, format_amount(held) if held else "0")
+    _fill_amount(message.available, currency_code, available)
+    _fill_amount(message.overdraft_limit, currency_code, format_amount(limit) if limit else "0")
+    message.sequence = balance.sequence
 
 
-def _render_charge(m: Movement, amount: amount_pb2.Amount, after: amount_pb2.Amount) -> pb.Transaction:
-    """A debit or a capture: what they have, and nothing else."""
-    requested = amount if m.requested_amount == m.amount else render_amount(m.currency_code, m.requested_amount or ZERO)
-    return pb.Transaction(
-        transaction_id=m.transaction_id,
-        organization_id=m.organization_id,
-        project_id=m.project_id or "",
-        account_id=m.account_id,
-        operation_id=m.operation_id,
-        sequence=m.sequence,
-        kind=_KINDS[m.kind],
-        direction=_DIRECTIONS[m.direction],
-        amount=amount,
-        balance_after=after,
-        create_time=render_time(m.create_time),
-        requested_amount=requested,
-        mode=pb.DEBIT_MODE_UNSPECIFIED if m.mode is None else _MODES[m.mode],
-        overdrawn=m.overdrawn,
-        system_account=pb.SYSTEM_ACCOUNT_REVENUE,
-        description=m.description,
-        metadata=m.metadata,
-    )
+def _fill_charge(message: pb.Transaction, m: Movement, amount: str, after: str) -> None:
+    """What a debit and a capture have in common."""
+    message.transaction_id = m.transaction_id
+    message.organization_id = m.organization_id
+    if m.project_id is not None:
+        message.project_id = m.project_id
+    message.account_id = m.account_id
+    message.operation_id = m.operation_id
+    message.sequence = m.sequence
+    message.kind = _KINDS[m.kind]
+    message.direction = pb.DIRECTION_DEBIT
+    _fill_amount(message.amount, m.currency_code, amount)
+    _fill_amount(message.balance_after, m.currency_code, after)
+    message.create_time.CopyFrom(render_time(m.create_time))
+    requested = amount if m.requested_amount == m.amount else format_amount(m.requested_amount or ZERO)
+    _fill_amount(message.requested_amount, m.currency_code, requested)
+    message.overdrawn = m.overdrawn
+    message.system_account = pb.SYSTEM_ACCOUNT_REVENUE
+    if m.description:
+        message.description = m.description
+    if m.metadata:
+        message.metadata.update(m.metadata)
 
 
 def render_transaction(m: Movement) -> pb.Transaction:
     """A movement of any kind."""
-    amount = render_amount(m.currency_code, m.amount)
-    after = render_amount(m.currency_code, m.balance_after)
-    if m.kind is Kind.DEBIT:
-        return _render_charge(m, amount, after)
     return pb.Transaction(
         transaction_id=m.transaction_id,
         organization_id=m.organization_id,
@@ -200,10 +195,11 @@ def render_transaction(m: Movement) -> pb.Transaction:
         sequence=m.sequence,
         kind=_KINDS[m.kind],
         direction=_DIRECTIONS[m.direction],
-        amount=amount,
-        balance_after=after,
+        amount=render_amount(m.currency_code, m.amount),
+        balance_after=render_amount(m.currency_code, m.balance_after),
         create_time=render_time(m.create_time),
         requested_amount=render_optional_amount(m.currency_code, m.requested_amount),
+        mode=pb.DEBIT_MODE_UNSPECIFIED if m.mode is None else _MODES[m.mode],
         overdrawn=m.overdrawn,
         system_account=_SYSTEM_ACCOUNTS[m.system_account] if m.system_account else pb.SYSTEM_ACCOUNT_UNSPECIFIED,
         counter_account_id=m.counter_account_id or "",
@@ -218,20 +214,28 @@ def render_transaction(m: Movement) -> pb.Transaction:
 
 
 def render_hold(hold: Hold) -> pb.Hold:
-    return pb.Hold(
-        hold_id=hold.hold_id,
-        organization_id=hold.organization_id,
-        project_id=hold.project_id or "",
-        account_id=hold.account_id,
-        operation_id=hold.operation_id,
-        amount=render_amount(hold.currency_code, hold.amount),
-        state=_HOLD_STATES[hold.state],
-        create_time=render_time(hold.create_time),
-        expire_time=render_time(hold.expire_time),
-        end_time=None if hold.end_time is None else render_time(hold.end_time),
-        description=hold.description,
-        metadata=hold.metadata,
-    )
+    message = pb.Hold()
+    _fill_hold(message, hold)
+    return message
+
+
+def _fill_hold(message: pb.Hold, hold: Hold) -> None:
+    message.hold_id = hold.hold_id
+    message.organization_id = hold.organization_id
+    if hold.project_id is not None:
+        message.project_id = hold.project_id
+    message.account_id = hold.account_id
+    message.operation_id = hold.operation_id
+    _fill_amount(message.amount, hold.currency_code, format_amount(hold.amount))
+    message.state = _HOLD_STATES[hold.state]
+    message.create_time.CopyFrom(render_time(hold.create_time))
+    message.expire_time.CopyFrom(render_time(hold.expire_time))
+    if hold.end_time is not None:
+        message.end_time.CopyFrom(render_time(hold.end_time))
+    if hold.description:
+        message.description = hold.description
+    if hold.metadata:
+        message.metadata.update(hold.metadata)
 
 
 def refusal_of(decline: Decline) -> errors.InsufficientBalance:

@@ -32,8 +32,9 @@ class LedgerServicer(rpc.LedgerServiceServicer):
 
     async def Debit(self, request: pb.DebitRequest, context: _Context) -> pb.DebitResponse:
         command = parsing.parse(parsing.parse_debit, request)
-        posted = await self._post(command)
-        return _without_id(rendering.render_debit(posted), command)
+        response = pb.DebitResponse()
+        rendering.fill_debit(response, await self._post(command))
+        return _without_id(response, command)
 
     async def BatchDebit(self, request: pb.BatchDebitRequest, context: _Context) -> pb.BatchDebitResponse:
         answers = await self._engine.submit(parsing.parse_all(parsing.parse_debit, request.requests))
@@ -71,7 +72,8 @@ class LedgerServicer(rpc.LedgerServiceServicer):
 
     async def CreateHold(self, request: pb.CreateHoldRequest, context: _Context) -> pb.CreateHoldResponse:
         placed = await self._place(parsing.parse(parsing.parse_place, request))
-        response = rendering.render_hold_created(placed)
+        response = pb.CreateHoldResponse()
+        rendering.fill_hold_created(response, placed)
         if request.validate_only and not placed.replayed:
             response.hold.hold_id = ""
         return response
@@ -80,32 +82,34 @@ class LedgerServicer(rpc.LedgerServiceServicer):
         self, request: pb.BatchCreateHoldRequest, context: _Context
     ) -> pb.BatchCreateHoldResponse:
         answers = await self._engine.submit(parsing.parse_all(parsing.parse_place, request.requests))
-        outcomes = [
-            pb.CreateHoldOutcome(response=rendering.render_hold_created(answer))
-            if isinstance(answer, Placed)
-            else pb.CreateHoldOutcome(error=_status_of(answer))
-            for answer in answers
-        ]
-        for item, outcome in zip(request.requests, outcomes, strict=True):
-            if item.validate_only and outcome.HasField("response") and not outcome.response.replayed:
+        response = pb.BatchCreateHoldResponse()
+        for item, answer in zip(request.requests, answers, strict=True):
+            outcome = response.outcomes.add()
+            if not isinstance(answer, Placed):
+                outcome.error.CopyFrom(_status_of(answer))
+                continue
+            rendering.fill_hold_created(outcome.response, answer)
+            if item.validate_only and not answer.replayed:
                 outcome.response.hold.hold_id = ""
-        return pb.BatchCreateHoldResponse(outcomes=outcomes)
+        return response
 
     async def CaptureHold(self, request: pb.CaptureHoldRequest, context: _Context) -> pb.CaptureHoldResponse:
-        return rendering.render_capture(await self._post(parsing.parse(parsing.parse_capture, request)))
+        response = pb.CaptureHoldResponse()
+        rendering.fill_capture(response, await self._post(parsing.parse(parsing.parse_capture, request)))
+        return response
 
     async def BatchCaptureHold(
         self, request: pb.BatchCaptureHoldRequest, context: _Context
     ) -> pb.BatchCaptureHoldResponse:
         answers = await self._engine.submit(parsing.parse_all(parsing.parse_capture, request.requests))
-        return pb.BatchCaptureHoldResponse(
-            outcomes=[
-                pb.CaptureHoldOutcome(response=rendering.render_capture(answer))
-                if isinstance(answer, Posted)
-                else pb.CaptureHoldOutcome(error=_status_of(answer))
-                for answer in answers
-            ]
-        )
+        response = pb.BatchCaptureHoldResponse()
+        for answer in answers:
+            outcome = response.outcomes.add()
+            if isinstance(answer, Posted):
+                rendering.fill_capture(outcome.response, answer)
+            else:
+                outcome.error.CopyFrom(_status_of(answer))
+        return response
 
     async def ReleaseHold(self, request: pb.ReleaseHoldRequest, context: _Context) -> pb.ReleaseHoldResponse:
         placed = await self._place(parsing.parse(parsing.parse_release, request))

@@ -153,14 +153,16 @@ def print_bill(console: Console, bill: Bill) -> None:
     """Print a line for each model of each organization, and under them where the accounts stand."""
     table = Table(title="Bill", title_justify="left")
     table.add_column("organization, model", no_wrap=True)
-    for heading in ("calls", "input tokens", "output tokens", f"cost, {CURRENCY}"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    totals = _numbers([line for one in bill.organizations for line in one.lines])
+    for heading, total in zip(("calls", "input tokens", "output tokens", f"cost, {CURRENCY}"), totals, strict=True):
+        # However narrow the terminal, a figure is never cut short: names are.
+        table.add_column(heading, justify="right", no_wrap=True, min_width=len(total))
     for organization in bill.organizations:
         table.add_row(organization.name, *_numbers(organization.lines), style="bold")
         for line in organization.lines:
             table.add_row(f"  {line.model}", *_numbers([line]))
         table.add_section()
-    table.add_row("all", *_numbers([line for one in bill.organizations for line in one.lines]), style="bold")
+    table.add_row("all", *totals, style="bold")
     console.print(table)
     ledger = Table(title=f"Ledger, {CURRENCY}", title_justify="left")
     ledger.add_column("organization", no_wrap=True)

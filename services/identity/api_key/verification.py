@@ -1,7 +1,8 @@
 """Whose secret was presented, and whether it may be used now.
 
 On the way to an answer memory comes first, then the shape of the secret, then the database: what is remembered was
-well formed, and what is malformed never reaches the database. What is remembered is the state of keys, never a decision: expiry, scopes, model and the rest are decided on every call.
+well formed, and what is malformed never reaches the database. What is remembered is the state of keys, never a
+decision: expiry, scopes, model and the rest are decided on every call.
 """
 
 import time

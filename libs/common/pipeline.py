@@ -37,9 +37,12 @@ from libs.common.errors import (
 from libs.common.ids import new_id
 from libs.common.status import STATUS_DETAILS_KEY, internal_status, status_of
 from libs.common.telemetry import TRACEPARENT, Telemetry, inbound_context, remember_inbound
+from tollhouse.common.v1 import access_pb2
 
 _log = structlog.get_logger("call")
 _AUTHORIZATION: Final = "authorization"
+REQUEST_MAX_BYTES: Final = 262_144
+"""The largest request of an RPC whose proto names no other limit."""
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 Context = grpc.aio.ServicerContext[bytes, Message]
@@ -68,11 +71,13 @@ class _Method:
     name: str
     access: AccessRule
     parse: Callable[[bytes], Message]
+    request_max_bytes: int
 
     @classmethod
     def of(cls, descriptor: MethodDescriptor) -> "_Method":
         request_class = GetMessageClass(descriptor.input_type)
-        return cls(descriptor.full_name, AccessRule.of(descriptor), request_class.FromString)
+        request_max_bytes = descriptor.GetOptions().Extensions[access_pb2.request_max_bytes] or REQUEST_MAX_BYTES
+        return cls(descriptor.full_name, AccessRule.of(descriptor), request_class.FromString, request_max_bytes)
 
 
 class Pipeline:
@@ -267,6 +272,8 @@ class Pipeline:
 
 
 def _parse(method: _Method, data: bytes) -> Message:
+    if len(data) > method.request_max_bytes:
+        raise InvalidArgument([FieldViolation("", f"the request is larger than {method.request_max_bytes} bytes")])
     try:
         request = method.parse(data)
     except DecodeError:

@@ -151,6 +151,13 @@ async def test_bytes_that_are_no_message_are_an_invalid_argument(running: Runnin
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+async def test_request_beyond_the_size_its_rpc_takes_is_an_invalid_argument(running: Running) -> None:
+    error = await running.refusal("x" * 300_000)
+
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "262144 bytes" in (error.details() or "")
+
+
 async def test_refusal_carries_its_reason_facts_and_details(running: Running) -> None:
     error = await running.refusal("not found")
     status = status_in(error)

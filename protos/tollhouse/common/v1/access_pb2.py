@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tollhouse/common/v1/access.proto\x12\x13tollhouse.common.v1\x1a google/protobuf/descriptor.proto\"=\n\x06\x41\x63\x63\x65ss\x12\x11\n\toperators\x18\x01 \x01(\x08\x12\x10\n\x08services\x18\x02 \x03(\t\x12\x0e\n\x06public\x18\x03 \x01(\x08:M\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Accessb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tollhouse/common/v1/access.proto\x12\x13tollhouse.common.v1\x1a google/protobuf/descriptor.proto\"=\n\x06\x41\x63\x63\x65ss\x12\x11\n\toperators\x18\x01 \x01(\x08\x12\x10\n\x08services\x18\x02 \x03(\t\x12\x0e\n\x06public\x18\x03 \x01(\x08:M\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Access:;\n\x11request_max_bytes\x12\x1e.google.protobuf.MethodOptions\x18\xb6\x87\x03 \x01(\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)

@@ -57,7 +57,12 @@ class Access(_message.Message):
 Global___Access: _TypeAlias = Access  # noqa: Y015
 
 ACCESS_FIELD_NUMBER: _builtins.int
+REQUEST_MAX_BYTES_FIELD_NUMBER: _builtins.int
 access: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Access]
 """Who may call an RPC. Everything is denied by default, and a service refuses to start while one of its RPCs declares
 no access.
+"""
+request_max_bytes: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.int]
+"""The largest request an RPC takes, in bytes; 262,144 where it says nothing. A larger one is INVALID_ARGUMENT, and no
+RPC takes more than 4,194,304.
 """

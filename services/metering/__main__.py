@@ -35,7 +35,9 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     """Build metering's server with all that stands behind it; nothing runs yet, and no peer is needed for it."""
     clock = clock or SystemClock()
     url, cache_size = settings.database_url.get_secret_value(), settings.statement_cache_size
-    database = open_database(url, schema=SCHEMA, pool_size=settings.pool_size, statement_cache_size=cache_size)
+    database = open_database(
+        url, schema=SCHEMA, pool_size=settings.pool_size, statement_cache_size=cache_size, plan_by_key=True
+    )
     # Checks of everything may take their time, on connections of their own.
     reports = open_database(
         url, schema=SCHEMA, pool_size=2, statement_timeout_ms=_CHECK_TIMEOUT_MS, statement_cache_size=cache_size

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.metering.tables import TOKEN_CLASSES
-from services.metering.usage.statements import HOUR_KEY, HOUR_SUMS, hour_key, hour_sums
+from services.metering.usage.statements import HOUR_KEY, HOUR_SUMS, LATENCY_BUCKET, hour_key, hour_sums
 
 FINDINGS_MAX: Final = 1000
 LAG_MAX_S: Final = 60
@@ -48,7 +48,7 @@ _ROUNDED: Final = (
 )
 
 _USAGE_WITH_COST: Final = f"""
-    SELECT r.*, coalesce(r.cost, p.cost) AS final_cost,
+    SELECT r.*, {LATENCY_BUCKET}, coalesce(r.cost, p.cost) AS final_cost,
         coalesce(r.currency_code, p.currency_code, '') AS final_currency_code,
         coalesce(r.price_version_id, p.price_version_id) AS final_version_id,
         coalesce(r.charge_kind, p.charge_kind) AS final_kind

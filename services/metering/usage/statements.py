@@ -1,49 +1,71 @@
 # ruff: noqa: S608 -- the statements are put together from names of columns, once; values are bound.
 """The text of the statements on the measured path, put together once from the names of the columns."""
 
-from typing import Final
+from types import EllipsisType
+from typing import Final, NamedTuple
 
 from services.metering.tables import LATENCY_BOUNDS_MS, LATENCY_BUCKETS, TOKEN_CLASSES
 
-# The columns of one usage, in the order in which they are sent, with the types of the arrays they are sent as.
+
+class Sent(NamedTuple):
+    """A column of usage, and how it is sent: as an array of this type, or not at all where all rows have `absent`."""
+
+    name: str
+    kind: str
+    absent: int | bool | EllipsisType | None = None
+
+
+# The columns of one usage, in the order in which they are sent. An array costs the driver and the server by its
+# elements, and most usage leaves most columns alone: those are sent as empty arrays, which `unnest` fills with nulls.
 ROW: Final = (
-    ("organization_id", "uuid"),
-    ("operation_id", "text"),
-    ("fingerprint", "bytea"),
-    ("usage_id", "uuid"),
-    ("occur_time", "timestamptz"),
-    ("project_id", "uuid"),
-    ("user_id", "uuid"),
-    ("api_key_id", "uuid"),
-    ("subscription_id", "uuid"),
-    ("model", "text"),
-    *((token_class, "bigint") for token_class in TOKEN_CLASSES),
-    ("latency_ms", "bigint"),
-    ("status_code", "int"),
-    ("error_message", "text"),
-    ("endpoint", "text"),
-    ("conversation_id", "text"),
-    ("labels", "text"),
-    ("partial", "bool"),
-    ("cost", "text"),
-    ("currency_code", "text"),
-    ("price_version_id", "uuid"),
-    ("charge_kind", "text"),
+    Sent("organization_id", "uuid", ...),
+    Sent("operation_id", "text", ...),
+    Sent("fingerprint", "bytea", ...),
+    Sent("usage_id", "uuid", ...),
+    Sent("occur_time", "timestamptz", ...),
+    Sent("project_id", "uuid"),
+    Sent("user_id", "uuid"),
+    Sent("api_key_id", "uuid"),
+    Sent("subscription_id", "uuid"),
+    Sent("model", "text", ...),
+    *(Sent(token_class, "bigint", 0) for token_class in TOKEN_CLASSES),
+    Sent("latency_ms", "bigint"),
+    Sent("status_code", "int"),
+    Sent("error_message", "text"),
+    Sent("endpoint", "text"),
+    Sent("conversation_id", "text"),
+    Sent("labels", "text"),
+    Sent("partial", "bool", False),
+    Sent("cost", "text"),
+    Sent("currency_code", "text"),
+    Sent("price_version_id", "uuid"),
+    Sent("charge_kind", "text"),
 )
-_COLUMNS: Final = ", ".join(name for name, _ in ROW)
-_ARRAYS: Final = ", ".join(f"${number}::{kind}[]" for number, (_, kind) in enumerate(ROW, start=1))
+_COLUMNS: Final = ", ".join(column.name for column in ROW)
+_ARRAYS: Final = ", ".join(f"${number}::{column.kind}[]" for number, column in enumerate(ROW, start=1))
 _NOW: Final = f"${len(ROW) + 1}::timestamptz"
 _DUE: Final = f"${len(ROW) + 2}::timestamptz"
 _DONE_ORGANIZATIONS: Final = f"${len(ROW) + 3}::uuid[]"
 _DONE_OPERATIONS: Final = f"${len(ROW) + 4}::text[]"
 
-_STORED: Final = tuple(name for name, _ in ROW if name != "fingerprint")
+
+def _received(column: Sent) -> str:
+    if column.name == "cost":
+        return "cost::numeric AS cost"
+    if column.name == "labels":
+        return "labels::jsonb AS labels"
+    if column.absent is None or column.absent is ...:
+        return column.name
+    return f"coalesce({column.name}, {str(column.absent).lower()}) AS {column.name}"
+
+
+_RECEIVED: Final = ", ".join(map(_received, ROW))
+_STORED: Final = ", ".join(column.name for column in ROW if column.name != "fingerprint")
 _PLAIN: Final = tuple(
-    (name, kind)
-    for name, kind in ROW
-    if name not in ("fingerprint", "cost", "currency_code", "price_version_id", "charge_kind")
+    column
+    for column in ROW
+    if column.name not in ("fingerprint", "cost", "currency_code", "price_version_id", "charge_kind")
 )
-_CASTS: Final = {"labels": "labels::jsonb", "cost": "cost::numeric"}
 
 NIL: Final = "'00000000-0000-0000-0000-000000000000'::uuid"
 HOUR_KEY: Final = ("organization_id", "hour", "model", "project_id", "user_id", "api_key_id", "currency_code")
@@ -58,8 +80,10 @@ HOUR_SUMS: Final = (
 )
 
 IS_ERROR: Final = "(coalesce(status_code, 0) >= 400 OR error_message IS NOT NULL)"
-_BUCKET: Final = (
+# Worked out once for each usage, before the sums ask for it once for each bucket.
+LATENCY_BUCKET: Final = (
     f"width_bucket(latency_ms - 1, ARRAY[{', '.join(str(bound) for bound in LATENCY_BOUNDS_MS)}]::bigint[])"
+    " AS latency_bucket"
 )
 
 
@@ -73,7 +97,7 @@ def hour_key(currency_code: str, prefix: str = "") -> str:
 
 
 def hour_sums(cost: str, sign: str = "") -> str:
-    """Return the sums over a group of usages, in the order of HOUR_SUMS."""
+    """Return the sums over a group of usages with their LATENCY_BUCKET, in the order of HOUR_SUMS."""
     counted = [
         "count(*)",
         f"count(*) FILTER (WHERE {IS_ERROR})",
@@ -81,13 +105,9 @@ def hour_sums(cost: str, sign: str = "") -> str:
         f"coalesce(sum({cost}), 0)",
         "count(latency_ms)",
         "coalesce(sum(latency_ms), 0)",
-        *(f"count(*) FILTER (WHERE latency_ms IS NOT NULL AND {_BUCKET} = {number})" for number in _bucket_numbers()),
+        *(f"count(*) FILTER (WHERE latency_bucket = {number})" for number in range(len(LATENCY_BUCKETS))),
     ]
     return ", ".join(f"{sign}{expression} AS {name}" for expression, name in zip(counted, HOUR_SUMS, strict=True))
-
-
-def _bucket_numbers() -> range:
-    return range(len(LATENCY_BUCKETS))
 
 
 ADD_TO_HOURS: Final = (
@@ -102,26 +122,27 @@ _ORDER: Final = "ORDER BY 1, 2, 3, 4, 5, 6, 7"
 # One statement, one round trip, one transaction. The dedupe rows are claimed first and in the order of their keys, and
 # everything else is made from what was claimed: a repeat writes nothing. The hours follow in the order of their keys,
 # so that two processes wait for each other and never for ever. Charges that billing has confirmed meanwhile go along.
+# The answer is null where everything was new, as it nearly always is. IS TRUE keeps the planner from making a join of
+# the question what was claimed: it is looked up in a hash table however large the batch.
 RECORD: Final = f"""
 WITH item AS (
-    SELECT * FROM unnest({_ARRAYS}) AS t({_COLUMNS})
+    SELECT {_RECEIVED} FROM unnest({_ARRAYS}) AS t({_COLUMNS})
 ), claimed AS (
     INSERT INTO usage_operations (organization_id, operation_id, fingerprint, usage_id, occur_time)
     SELECT organization_id, operation_id, fingerprint, usage_id, occur_time FROM item ORDER BY 1, 2
     ON CONFLICT DO NOTHING RETURNING usage_id
 ), fresh AS MATERIALIZED (
-    SELECT item.* FROM item JOIN claimed USING (usage_id)
+    SELECT item.*, {LATENCY_BUCKET} FROM item WHERE (usage_id IN (SELECT usage_id FROM claimed)) IS TRUE
 ), recorded AS (
-    INSERT INTO usage_records ({", ".join(_STORED)}, create_time)
-    SELECT {", ".join(_CASTS.get(name, name) for name in _STORED)}, {_NOW} FROM fresh
+    INSERT INTO usage_records ({_STORED}, create_time) SELECT {_STORED}, {_NOW} FROM fresh
 ), summed AS (
     {_INTO_HOURS}
-    SELECT {hour_key("coalesce(currency_code, '')")}, {hour_sums("cost::numeric")} FROM fresh
+    SELECT {hour_key("coalesce(currency_code, '')")}, {hour_sums("cost")} FROM fresh
     GROUP BY 1, 2, 3, 4, 5, 6, 7 {_ORDER} {ADD_TO_HOURS}
 ), queued AS (
     INSERT INTO outbox (organization_id, operation_id, kind, state, amount, currency_code, project_id, description,
         attempt_count, next_attempt_time, create_time)
-    SELECT organization_id, operation_id, charge_kind, 'PENDING', cost::numeric, currency_code, project_id, model,
+    SELECT organization_id, operation_id, charge_kind, 'PENDING', cost, currency_code, project_id, model,
         0, {_DUE}, {_NOW}
     FROM fresh WHERE charge_kind IS NOT NULL
 ), parked AS (
@@ -131,7 +152,7 @@ WITH item AS (
     DELETE FROM outbox USING unnest({_DONE_ORGANIZATIONS}, {_DONE_OPERATIONS}) AS done(organization_id, operation_id)
     WHERE outbox.organization_id = done.organization_id AND outbox.operation_id = done.operation_id
 )
-SELECT usage_id::text FROM claimed
+SELECT CASE WHEN count(*) < cardinality($1) THEN coalesce(array_agg(usage_id::text), '{{}}') END FROM claimed
 """
 
 # Moves usage from the column without a price to the one of its currency, once: whoever deletes the waiting row does it.
@@ -149,7 +170,8 @@ WITH item AS (
     SELECT organization_id, usage_id, cost::numeric, currency_code, price_version_id, charge_kind, $7::timestamptz
     FROM freed
 ), usage AS MATERIALIZED (
-    SELECT r.*, f.cost::numeric AS new_cost, f.currency_code AS new_currency_code, f.charge_kind AS new_charge_kind
+    SELECT r.*, {LATENCY_BUCKET}, f.cost::numeric AS new_cost, f.currency_code AS new_currency_code,
+        f.charge_kind AS new_charge_kind
     FROM freed f JOIN usage_records r USING (organization_id, occur_time, usage_id)
 ), queued AS (
     INSERT INTO outbox (organization_id, operation_id, kind, state, amount, currency_code, project_id, description,
@@ -167,8 +189,13 @@ WITH item AS (
 SELECT count(*) FROM freed
 """
 
+
+def _read(column: Sent) -> str:
+    return f"r.{column.name}" + ("::text" if column.kind == "uuid" or column.name == "labels" else "")
+
+
 USAGE: Final = f"""
-SELECT {", ".join(f"r.{name}" + ("::text" if kind == "uuid" or name == "labels" else "") for name, kind in _PLAIN)},
+SELECT {", ".join(map(_read, _PLAIN))},
     r.create_time, coalesce(r.cost, p.cost) AS cost, coalesce(r.currency_code, p.currency_code) AS currency_code,
     coalesce(r.price_version_id, p.price_version_id)::text AS price_version_id,
     coalesce(r.charge_kind, p.charge_kind) AS charge_kind, x.operation_id IS NOT NULL AS pending

@@ -1,7 +1,7 @@
 """The statements of usage, on the driver's own connection; the text of the long ones is in `statements`."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -65,17 +65,16 @@ async def record(
     done: Collection[Key],
 ) -> set[str]:
     """Write usages with all that follows from them, in one statement; return the ids of those that were new."""
-    columns: Iterable[Sequence[object]] = zip(*map(_row, recorded), strict=True)
     done_keys = list(done)
-    rows = await connection.fetch(
+    new = await connection.fetchval(
         statements.RECORD,
-        *columns,
+        *_columns(recorded),
         now,
         due_time,
         [organization_id for organization_id, _ in done_keys],
         [operation_id for _, operation_id in done_keys],
     )
-    return {row[0] for row in rows}
+    return {one.usage_id for one in recorded} if new is None else set(new)
 
 
 async def find(connection: RawConnection, keys: Sequence[Key]) -> dict[Key, tuple[Recorded, bytes]]:
@@ -224,6 +223,12 @@ async def put_back(connection: RawConnection, failed: Mapping[Key, tuple[str, st
 async def ensure_month(connection: RawConnection, moment: datetime) -> bool:
     """Make the partition of a month, if it is missing; waits shortly for a lock on the default partition."""
     return bool(await connection.fetchval("SELECT ensure_usage_month($1::timestamptz)", moment))
+
+
+def _columns(recorded: Sequence[Recorded]) -> Iterator[Sequence[object]]:
+    """Turn usages into the columns they are sent as; a column in which nobody has anything is sent empty."""
+    for column, values in zip(statements.ROW, zip(*map(_row, recorded), strict=True), strict=True):
+        yield () if values.count(column.absent) == len(values) else values
 
 
 def _row(recorded: Recorded) -> tuple[object, ...]:

@@ -1,3 +1,4 @@
+from datetime import UTC
 from decimal import Decimal
 
 import grpc
@@ -9,6 +10,8 @@ from tests.metering.support import Metering, Platform, eventually, refused, sett
 from tollhouse.billing.v1 import ledger_pb2
 from tollhouse.identity.v1 import api_key_pb2
 from tollhouse.metering.v1 import admission_pb2, model_pb2, usage_pb2
+
+ALLOWED = admission_pb2.DECISION_ALLOWED
 
 
 def ask(organization_id: str, operation_id: str, **fields: object) -> admission_pb2.AuthorizeRequest:
@@ -196,6 +199,32 @@ async def test_cancel_releases_the_hold_once_and_not_after_settling(
     assert late.usage.settlement == usage_pb2.SETTLEMENT_SETTLED
     assert settled == (grpc.StatusCode.FAILED_PRECONDITION, "ALREADY_SETTLED")
     assert await platform.posted(organization_id) == Decimal("0.9965")
+
+
+async def test_authorization_that_has_ended_lets_no_repeat_through(
+    platform: Platform, metering: Metering, organization_id: str
+) -> None:
+    await platform.fund(organization_id, "1")
+    await metering.add_model("free")
+    await metering.set_price("free", price_in="0", price_out="0")
+    for operation_id, model in (("settled", "gpt-4o"), ("free", "free"), ("cancelled", "gpt-4o")):
+        assert (await metering.authorize(ask(organization_id, operation_id, model=model))).decision == ALLOWED
+    brief = ask(organization_id, "expired", hold_ttl={"seconds": 1})
+    allowed = await metering.authorize(brief)
+    await metering.settle(settlement(organization_id, "settled"))
+    await metering.settle(settlement(organization_id, "free", model="free"))
+    cancel = admission_pb2.CancelRequest(organization_id=organization_id, operation_id="cancelled")
+    await metering.admission.Cancel(cancel, metadata=metering.gateway)
+
+    repeats = [ask(organization_id, "settled"), ask(organization_id, "free", model="free")]
+    repeats.append(ask(organization_id, "cancelled"))
+    answers = [await metering.authorize(repeat) for repeat in repeats]
+    answers.append(await eventually(lambda: metering.authorize(brief), lambda answer: answer.decision != ALLOWED))
+
+    assert {answer.denial.reason for answer in answers} == {admission_pb2.DENIAL_REASON_AUTHORIZATION_ENDED}
+    assert all(answer.replayed and not answer.hold_id for answer in answers)
+    assert allowed.expire_time.ToDatetime(UTC) <= platform.clock.now()
+    assert (await metering.authorize(ask(organization_id, "next"))).decision == ALLOWED
 
 
 async def test_key_names_the_principal_and_is_refused_once_its_revocation_is_pushed(

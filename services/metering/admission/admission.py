@@ -9,6 +9,7 @@ import contextvars
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
@@ -24,6 +25,7 @@ from services.metering.admission.model import (
     Decision,
     Denied,
     Pinned,
+    Stored,
     differing_field,
 )
 from services.metering.clients.billing import BATCH_MAX, BillingClient, Held, HoldRequest, NotHeld
@@ -142,9 +144,9 @@ class Admission:
             found = await store.find(connection, [key])
             if key not in found:
                 raise NotFound(resource_type="authorization", resource_name=operation_id)
-            if await store.is_recorded(connection, key):
-                raise AlreadySettled(operation_id=operation_id)
         stored = found[key]
+        if stored.settled:
+            raise AlreadySettled(operation_id=operation_id)
         released = Decimal(0)
         if stored.pinned.amount:
             released = Decimal((await self._billing.release(organization_id, operation_id)).amount or 0)
@@ -244,52 +246,70 @@ class Admission:
         finally:
             self._in_flight.release()
 
-    async def _write(self, waiting: Sequence[_Waiting]) -> dict[store.Key, Pinned]:
+    async def _write(self, waiting: Sequence[_Waiting]) -> dict[store.Key, Stored]:
         """Keep what is asked; return what was asked before under the same operation ids."""
         for attempt in range(1, _TRIES_MAX + 1):
             try:
                 async with self._database.raw_connection() as connection:
-                    new = await store.add(connection, [one.pinned for one in waiting])
-                    asks = [one.pinned.ask for one in waiting]
-                    keys = [key for ask in asks if (key := (ask.organization_id, ask.operation_id)) not in new]
-                    stored = await store.find(connection, keys) if keys else {}
-                return {key: one.pinned for key, one in stored.items()}
+                    keys = await store.add(connection, [one.pinned for one in waiting])
+                    return await store.find(connection, keys) if keys else {}
             except Conflict:
                 if attempt == _TRIES_MAX:
                     raise
         raise Conflict
 
-    async def _hold(self, waiting: Sequence[_Waiting], known: dict[store.Key, Pinned]) -> None:
+    async def _hold(self, waiting: Sequence[_Waiting], known: dict[store.Key, Stored]) -> None:
         """Place the holds. A repeat asks for the one that was asked for before, and billing tells how that went."""
         costly: list[tuple[_Waiting, Pinned, bool]] = []
         for one in waiting:
             ask = one.pinned.ask
             before = known.get((ask.organization_id, ask.operation_id))
-            if before is not None and before.fingerprint != one.pinned.fingerprint:
-                differs = differing_field(before.ask, ask)
-                one.answer.set_exception(OperationIdReused(operation_id=ask.operation_id, field=differs))
+            if before is not None and before.pinned.fingerprint != one.pinned.fingerprint:
+                differs = differing_field(before.pinned.ask, ask)
+                _refuse(one, OperationIdReused(operation_id=ask.operation_id, field=differs))
                 continue
-            pinned, replayed = before or one.pinned, before is not None
+            if before is not None and before.ended:
+                _answer(one, _ended(one))
+                continue
+            pinned, replayed = before.pinned if before else one.pinned, before is not None
             self._engine.remember(_authorization(pinned))
             if pinned.amount:
                 costly.append((one, pinned, replayed))
-            elif not one.answer.done():
-                one.answer.set_result(Allowed(pinned, one.principal, "", None, replayed))
+            else:
+                _answer(one, Allowed(pinned, one.principal, "", None, replayed))
         if not costly:
             return
         results = await self._billing.hold([_hold_request(pinned) for _, pinned, _ in costly])
+        now = self._clock.now()
         for (one, pinned, replayed), result in zip(costly, results, strict=True):
-            if one.answer.done():
-                continue
-            decision = _decision(one, pinned, replayed, result)
+            decision = _decision(one, pinned, replayed, result, now)
             if isinstance(decision, Refusal):
-                one.answer.set_exception(decision)
+                _refuse(one, decision)
             else:
-                one.answer.set_result(decision)
+                _answer(one, decision)
 
 
-def _decision(one: _Waiting, pinned: Pinned, replayed: bool, result: Held | NotHeld) -> Decision | Refusal:
+def _answer(one: _Waiting, decision: Decision) -> None:
+    if not one.answer.done():
+        one.answer.set_result(decision)
+
+
+def _refuse(one: _Waiting, refusal: Refusal) -> None:
+    if not one.answer.done():
+        one.answer.set_exception(refusal)
+
+
+def _ended(one: _Waiting) -> Denied:
+    message = "The operation was authorized before, and that authorization has ended."
+    return Denied("AUTHORIZATION_ENDED", message, principal=one.principal, replayed=True)
+
+
+def _decision(
+    one: _Waiting, pinned: Pinned, replayed: bool, result: Held | NotHeld, now: datetime
+) -> Decision | Refusal:
     if isinstance(result, Held):
+        if not result.open or result.expire_time <= now:
+            return _ended(one)
         return Allowed(pinned, one.principal, result.hold_id, result.expire_time, replayed)
     if result.reason == OperationIdReused.reason:
         field = result.facts.get("field", "amount")

@@ -51,6 +51,12 @@ class Stored(NamedTuple):
 
     pinned: Pinned
     cancelled: bool
+    settled: bool
+    """Whether the usage of the operation is recorded."""
+
+    @property
+    def ended(self) -> bool:
+        return self.cancelled or self.settled
 
 
 @dataclass(frozen=True, slots=True)

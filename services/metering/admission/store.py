@@ -11,44 +11,53 @@ from services.metering.admission.model import Ask, Pinned, Stored
 
 Key = tuple[str, str]
 
-# In the order of the keys, so that two processes with the same operations wait for each other and never for ever.
+# In the order of the keys, so that two processes with the same operations wait for each other and never for ever. The
+# answer is what had been there before, which is nearly always nothing.
 _ADD: Final = """
-INSERT INTO authorizations (organization_id, operation_id, project_id, user_id, service_account_id, api_key_id, model,
-    endpoint, input_tokens, max_output_tokens, hold_ttl_ms, fingerprint, price_version_id, currency_code, amount,
-    create_time)
-SELECT organization_id, operation_id, project_id, user_id, service_account_id, api_key_id, model, endpoint,
-    input_tokens, max_output_tokens, hold_ttl_ms, fingerprint, price_version_id, currency_code, amount::numeric,
-    create_time
-FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::text[],
-    $9::bigint[], $10::bigint[], $11::bigint[], $12::bytea[], $13::uuid[], $14::text[], $15::text[], $16::timestamptz[])
-    AS t(organization_id, operation_id, project_id, user_id, service_account_id, api_key_id, model, endpoint,
-    input_tokens, max_output_tokens, hold_ttl_ms, fingerprint, price_version_id, currency_code, amount, create_time)
-ORDER BY organization_id, operation_id
-ON CONFLICT DO NOTHING RETURNING organization_id::text, operation_id
+WITH item AS (
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::text[],
+        $9::bigint[], $10::bigint[], $11::bigint[], $12::bytea[], $13::uuid[], $14::text[], $15::text[],
+        $16::timestamptz[])
+        AS t(organization_id, operation_id, project_id, user_id, service_account_id, api_key_id, model, endpoint,
+        input_tokens, max_output_tokens, hold_ttl_ms, fingerprint, price_version_id, currency_code, amount, create_time)
+), added AS (
+    INSERT INTO authorizations (organization_id, operation_id, project_id, user_id, service_account_id, api_key_id,
+        model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, fingerprint, price_version_id, currency_code,
+        amount, create_time)
+    SELECT organization_id, operation_id, project_id, user_id, service_account_id, api_key_id,
+        model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, fingerprint, price_version_id, currency_code,
+        amount::numeric, create_time
+    FROM item ORDER BY organization_id, operation_id
+    ON CONFLICT DO NOTHING RETURNING organization_id, operation_id
+)
+SELECT organization_id::text, operation_id FROM item
+WHERE ((organization_id, operation_id) IN (SELECT organization_id, operation_id FROM added)) IS NOT TRUE
 """
 
 _FIND: Final = """
 SELECT a.organization_id::text, a.operation_id, project_id::text, user_id::text, service_account_id::text,
-    api_key_id::text, model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, fingerprint,
-    price_version_id::text, currency_code, amount, create_time, cancelled
+    api_key_id::text, model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, a.fingerprint,
+    price_version_id::text, currency_code, amount, create_time, cancelled, o.operation_id IS NOT NULL AS settled
 FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
 JOIN authorizations a USING (organization_id, operation_id)
+LEFT JOIN usage_operations o ON o.organization_id = a.organization_id AND o.operation_id = a.operation_id
 """
 
 _CANCEL: Final = """
 UPDATE authorizations SET cancelled = true WHERE organization_id = $1::uuid AND operation_id = $2::text
 """
 
-_IS_RECORDED: Final = """
-SELECT EXISTS (SELECT FROM usage_operations WHERE organization_id = $1::uuid AND operation_id = $2::text)
-"""
 
-
-async def add(connection: RawConnection, pinned: Sequence[Pinned]) -> set[Key]:
-    """Add authorizations; return the keys of those that were new."""
+async def add(connection: RawConnection, pinned: Sequence[Pinned]) -> list[Key]:
+    """Add authorizations; return the keys of those that were there before."""
     rows = [(*one.ask, *one[1:4], format_amount(one.amount), one.create_time) for one in pinned]
-    added = await connection.fetch(_ADD, *zip(*rows, strict=True))
-    return {(row[0], row[1]) for row in added}
+    before = await connection.fetch(_ADD, *map(_sent, zip(*rows, strict=True)))
+    return [(row[0], row[1]) for row in before]
+
+
+def _sent(column: Sequence[object]) -> Sequence[object]:
+    """Return a column as it is sent: empty where it is nothing but nulls, with which `unnest` fills it again."""
+    return () if column.count(None) == len(column) else column
 
 
 async def find(connection: RawConnection, keys: Sequence[Key]) -> dict[Key, Stored]:
@@ -60,11 +69,6 @@ async def cancel(connection: RawConnection, key: Key) -> None:
     await connection.execute(_CANCEL, *key)
 
 
-async def is_recorded(connection: RawConnection, key: Key) -> bool:
-    """Tell whether the usage of an operation is recorded."""
-    return bool(await connection.fetchval(_IS_RECORDED, *key))
-
-
 def _stored(row: asyncpg.Record) -> Stored:
     values = tuple(row)
-    return Stored(Pinned(Ask(*values[:11]), *values[11:16]), values[16])
+    return Stored(Pinned(Ask(*values[:11]), *values[11:16]), *values[16:])

@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
 from google.rpc import status_pb2
 
 from libs.common.errors import Unavailable
@@ -20,7 +19,6 @@ from libs.common.status import error_info_in, reason_of
 from libs.common.timestamps import parse_time
 from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.billing.v1 import ledger_pb2_grpc as rpc
-from tollhouse.common.v1 import amount_pb2
 
 DEBIT: Final = "DEBIT"
 CAPTURE: Final = "CAPTURE"
@@ -29,7 +27,8 @@ BATCH_MAX: Final = 200
 _CHARGE_WITHIN_S: Final = 3.0
 _HOLD_WITHIN_S: Final = 2.0
 _PAUSE_AFTER_FAILURE_S: Final = 0.5
-_SOURCE: Final = {"source": "metering"}
+_SOURCE_KEY: Final = "source"
+_SOURCE: Final = "metering"
 """Tells the charges behind which usage stands from those that people make by hand."""
 _HOLD_NOT_FOUND: Final = "HOLD_NOT_FOUND"
 _PASSING: Final = {
@@ -97,11 +96,12 @@ class HoldRequest(NamedTuple):
 
 
 class Held(NamedTuple):
-    """The estimate is held."""
+    """The estimate is held, or was."""
 
     hold_id: str
     expire_time: datetime
-    replayed: bool
+    open: bool
+    """Whether it is held still: a repeat may come after the end."""
 
 
 class NotHeld(NamedTuple):
@@ -146,11 +146,11 @@ class BillingClient:
         Raises:
             Unavailable: billing cannot be reached, or could not decide one of them.
         """
+        batch = pb.BatchCreateHoldRequest()
+        for request in requests:
+            _fill_hold(batch.requests.add(), request)
         try:
-            response = await self._ledger.BatchCreateHold(
-                pb.BatchCreateHoldRequest(requests=[_hold_request(request) for request in requests]),
-                timeout=_HOLD_WITHIN_S,
-            )
+            response = await self._ledger.BatchCreateHold(batch, timeout=_HOLD_WITHIN_S)
         except grpc.aio.AioRpcError as error:
             raise Unavailable(dependency="billing") from error
         return [_held(outcome) for outcome in response.outcomes]
@@ -173,7 +173,9 @@ class BillingClient:
     async def _charge_some(
         self, charges: Sequence[Charge], some: Sequence[int], results: list[Charged | NotCharged | None]
     ) -> None:
-        request = pb.BatchDebitRequest(requests=[_debit_request(charges[i]) for i in some])
+        request = pb.BatchDebitRequest()
+        for i in some:
+            _fill_debit(request.requests.add(), charges[i])
         try:
             response = await self._ledger.BatchDebit(request, timeout=_CHARGE_WITHIN_S)
         except grpc.aio.AioRpcError as error:
@@ -189,7 +191,9 @@ class BillingClient:
     async def _capture_some(
         self, charges: Sequence[Charge], some: Sequence[int], results: list[Charged | NotCharged | None]
     ) -> None:
-        request = pb.BatchCaptureHoldRequest(requests=[_capture_request(charges[i]) for i in some])
+        request = pb.BatchCaptureHoldRequest()
+        for i in some:
+            _fill_capture(request.requests.add(), charges[i])
         try:
             response = await self._ledger.BatchCaptureHold(request, timeout=_CHARGE_WITHIN_S)
         except grpc.aio.AioRpcError as error:
@@ -246,37 +250,40 @@ def _parts(charges: Sequence[Charge], kind: str) -> list[list[int]]:
     return [positions[start : start + BATCH_MAX] for start in range(0, len(positions), BATCH_MAX)]
 
 
-def _debit_request(charge: Charge) -> pb.DebitRequest:
-    return pb.DebitRequest(
-        organization_id=charge.organization_id,
-        project_id=charge.project_id or "",
-        operation_id=charge.operation_id,
-        amount=amount_pb2.Amount(currency_code=charge.currency_code, value=charge.amount),
-        mode=pb.DEBIT_MODE_MUST_POST,
-        description=charge.description,
-        metadata=_SOURCE,
-    )
+# Requests are written where they stand in their batch: a message given to another is copied at every level.
 
 
-def _capture_request(charge: Charge) -> pb.CaptureHoldRequest:
-    return pb.CaptureHoldRequest(
-        organization_id=charge.organization_id,
-        operation_id=charge.operation_id,
-        amount=amount_pb2.Amount(currency_code=charge.currency_code, value=charge.amount),
-        description=charge.description,
-        metadata=_SOURCE,
-    )
+def _fill_debit(request: pb.DebitRequest, charge: Charge) -> None:
+    request.organization_id = charge.organization_id
+    if charge.project_id is not None:
+        request.project_id = charge.project_id
+    request.operation_id = charge.operation_id
+    request.amount.currency_code = charge.currency_code
+    request.amount.value = charge.amount
+    request.mode = pb.DEBIT_MODE_MUST_POST
+    request.description = charge.description
+    request.metadata[_SOURCE_KEY] = _SOURCE
 
 
-def _hold_request(request: HoldRequest) -> pb.CreateHoldRequest:
-    return pb.CreateHoldRequest(
-        organization_id=request.organization_id,
-        project_id=request.project_id or "",
-        operation_id=request.operation_id,
-        amount=amount_pb2.Amount(currency_code=request.currency_code, value=request.amount),
-        ttl=Duration(seconds=request.ttl_ms // 1000, nanos=request.ttl_ms % 1000 * 1_000_000),
-        description=request.description,
-    )
+def _fill_capture(request: pb.CaptureHoldRequest, charge: Charge) -> None:
+    request.organization_id = charge.organization_id
+    request.operation_id = charge.operation_id
+    request.amount.currency_code = charge.currency_code
+    request.amount.value = charge.amount
+    request.description = charge.description
+    request.metadata[_SOURCE_KEY] = _SOURCE
+
+
+def _fill_hold(request: pb.CreateHoldRequest, hold: HoldRequest) -> None:
+    request.organization_id = hold.organization_id
+    if hold.project_id is not None:
+        request.project_id = hold.project_id
+    request.operation_id = hold.operation_id
+    request.amount.currency_code = hold.currency_code
+    request.amount.value = hold.amount
+    request.ttl.seconds = hold.ttl_ms // 1000
+    request.ttl.nanos = hold.ttl_ms % 1000 * 1_000_000
+    request.description = hold.description
 
 
 def _balance(balance: pb.Balance) -> AccountBalance:
@@ -292,7 +299,8 @@ def _not_charged(status: status_pb2.Status) -> NotCharged:
 def _held(outcome: pb.CreateHoldOutcome) -> Held | NotHeld:
     if outcome.HasField("response"):
         hold = outcome.response.hold
-        return Held(hold.hold_id, parse_time("expire_time", hold.expire_time, []), outcome.response.replayed)
+        expire_time = parse_time("expire_time", hold.expire_time, [])
+        return Held(hold.hold_id, expire_time, hold.state == pb.HOLD_STATE_OPEN)
     info = error_info_in(outcome.error)
     if info is None or outcome.error.code in _PASSING:
         raise Unavailable(dependency="billing")

@@ -82,6 +82,10 @@ class _DenialReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DenialRe
     """The account keeps another currency than the price."""
     DENIAL_REASON_ACCOUNT_CLOSED: _DenialReason.ValueType  # 13
     """The account is closed or frozen."""
+    DENIAL_REASON_AUTHORIZATION_ENDED: _DenialReason.ValueType  # 14
+    """The operation was authorized before, and that authorization has been settled, cancelled or has expired. A call that
+    is to begin takes an operation_id of its own.
+    """
 
 class DenialReason(_DenialReason, metaclass=_DenialReasonEnumTypeWrapper):
     """Why a call may not begin."""
@@ -114,6 +118,10 @@ DENIAL_REASON_CURRENCY_MISMATCH: DenialReason.ValueType  # 12
 """The account keeps another currency than the price."""
 DENIAL_REASON_ACCOUNT_CLOSED: DenialReason.ValueType  # 13
 """The account is closed or frozen."""
+DENIAL_REASON_AUTHORIZATION_ENDED: DenialReason.ValueType  # 14
+"""The operation was authorized before, and that authorization has been settled, cancelled or has expired. A call that
+is to begin takes an operation_id of its own.
+"""
 Global___DenialReason: _TypeAlias = DenialReason  # noqa: Y015
 
 @_typing.final

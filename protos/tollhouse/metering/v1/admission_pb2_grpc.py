@@ -61,9 +61,11 @@ class AdmissionServiceServicer:
         money for the estimate, which is held.
 
         A denial is a normal answer. Repeating it with the same operation_id and fields gives the same answer for as long as
-        the key is good; a hold that billing declined stays declined. Denials for the key, the model or the price are
-        decided anew each time. Fails with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, when the operation_id was
-        authorized with other fields, and with UNAVAILABLE when identity or billing can not be reached: nothing may begin.
+        the key is good; a hold that billing declined stays declined. Once the authorization has ended, being settled,
+        cancelled or past its time, a repeat is denied with AUTHORIZATION_ENDED: nothing is held any more. Denials for the
+        key, the model or the price are decided anew each time. Fails with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`,
+        when the operation_id was authorized with other fields, and with UNAVAILABLE when identity or billing can not be
+        reached: nothing may begin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

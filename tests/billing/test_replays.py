@@ -5,11 +5,13 @@ from collections.abc import Awaitable
 from copy import deepcopy
 from typing import Protocol, TypeAlias
 
+import asyncpg
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from libs.common.database_url import plain_url
 from libs.common.ids import new_id
 from tests.billing.support import BillingServer, Ledger, organization, refusal, until_answered, usd
 from tollhouse.billing.v1 import account_pb2
@@ -193,3 +195,22 @@ async def test_repeats_after_a_restart_find_what_was_done(server: BillingServer)
         assert again.transaction == done.transaction
         assert await refusal(after.debit(org, "too-much", "40")) == declined
         assert await after.findings() == []
+
+
+async def test_decline_by_one_server_is_never_posted_over_by_another(server: BillingServer) -> None:
+    """Both are asked at once, with different amounts; the second decides over what it remembers of the account."""
+    org = organization()
+    connection = await asyncpg.connect(plain_url(server.database_url))
+    async with server.start() as one, server.start() as two:
+        await one.credit(org, "top-up", "10")
+        await one.debit(org, "before", "1")
+        async with connection.transaction():
+            await connection.fetch("SELECT FROM billing.accounts WHERE organization_id = $1 FOR UPDATE", org)
+            declined = asyncio.create_task(refusal(two.debit(org, "call", "50")))
+            await asyncio.sleep(0.15)
+            reused = asyncio.create_task(refusal(one.debit(org, "call", "1")))
+            await asyncio.sleep(0.15)
+        assert (await declined)[1] == "INSUFFICIENT_BALANCE"
+        assert (await reused)[1] == "OPERATION_ID_REUSED"
+        assert await one.findings() == []
+    await connection.close()

@@ -135,8 +135,8 @@ def enter_decline(
         now,
     )
     if not command.validate_only:
-        if account.is_new:
-            touch(books, account)
+        # The account moves on although its balance stays, so that no other process posts over what it remembers of it.
+        touch(books, account)
         books.declines[command.organization_id, command.operation_id, slot] = decline
         books.new_declines.append(decline)
     return decline

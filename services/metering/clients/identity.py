@@ -2,6 +2,9 @@
 
 Good answers are kept for at most five seconds, and dropped at once when identity's change stream names the key or
 anything it hangs on. An answer that is older than a change already seen is used once and not kept.
+
+Many calls with one key ask identity once: who comes while the question is under way waits for the same answer, and an
+answer in use is renewed behind the calls shortly before it is too old.
 """
 
 import asyncio
@@ -28,6 +31,8 @@ _VERIFY_WITHIN_S: Final = 1.0
 _WATCH_AGAIN_AFTER_S: Final = 0.2
 _WATCH_AGAIN_AFTER_MAX_S: Final = 5.0
 _SECRET_MAX: Final = 256
+_RENEW_IN_LAST_PART: Final = 0.25
+"""In which last part of an answer's life a call that uses it has it renewed."""
 
 VALID: Final = "VALID"
 _WILDCARD: Final = "*"
@@ -58,6 +63,7 @@ class _Kept:
     principal: KeyPrincipal
     allowed_models: tuple[str, ...]
     revision: int
+    renew_from_s: float
     good_until_s: float
     expire_s: float | None
 
@@ -72,6 +78,7 @@ class IdentityClient:
         self._answers_max = answers_max
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
         self._by_subject: dict[str, set[bytes]] = {}
+        self._asking: dict[tuple[bytes, int], asyncio.Task[_Kept | KeyAnswer]] = {}
         self._changed_revision = 0
         self._watched_revision = 0
 
@@ -86,10 +93,11 @@ class IdentityClient:
         digest = hashlib.sha256(secret.encode()).digest()
         kept = self._fresh(digest, min_revision)
         if kept is None:
-            answer = await self._ask(secret, min_revision)
-            if answer.code != pb.VERIFY_API_KEY_CODE_VALID:
-                return KeyAnswer(pb.VerifyApiKeyCode.Name(answer.code).removeprefix("VERIFY_API_KEY_CODE_"), None)
-            kept = self._keep(digest, answer)
+            # A caller who gives up takes the question from nobody else.
+            answer = await asyncio.shield(self._ask_once(digest, secret, min_revision))
+            return answer if isinstance(answer, KeyAnswer) else _decide(answer, model, required_scopes)
+        if time.monotonic() >= kept.renew_from_s:
+            self._ask_once(digest, secret, min_revision)
         return _decide(kept, model, required_scopes)
 
     async def watch(self) -> None:
@@ -117,14 +125,36 @@ class IdentityClient:
             return None
         return kept
 
-    async def _ask(self, secret: str, min_revision: int) -> pb.VerifyApiKeyResponse:
+    def _ask_once(self, digest: bytes, secret: str, min_revision: int) -> "asyncio.Task[_Kept | KeyAnswer]":
+        """Return the question about the key that is under way; ask where there is none."""
+        flight = (digest, min_revision)
+        asking = self._asking.get(flight)
+        if asking is None:
+            asking = asyncio.create_task(self._ask(digest, secret, min_revision), name="key question")
+            self._asking[flight] = asking
+            asking.add_done_callback(lambda done: self._note_answered(flight, done))
+        return asking
+
+    def _note_answered(self, flight: tuple[bytes, int], asking: "asyncio.Task[_Kept | KeyAnswer]") -> None:
+        if self._asking.get(flight) is asking:
+            del self._asking[flight]
+        if not asking.cancelled():
+            asking.exception()  # Marks it as seen: when a renewal fails, the next caller asks again.
+
+    async def _ask(self, digest: bytes, secret: str, min_revision: int) -> _Kept | KeyAnswer:
+        leave_deadline()
+        asked_s = time.monotonic()
         request = pb.VerifyApiKeyRequest(key=secret, min_revision=min_revision)
         try:
-            return await self._keys.VerifyApiKey(request, timeout=_VERIFY_WITHIN_S)
+            answer = await self._keys.VerifyApiKey(request, timeout=_VERIFY_WITHIN_S)
         except grpc.aio.AioRpcError as error:
             raise Unavailable(dependency="identity") from error
+        if answer.code == pb.VERIFY_API_KEY_CODE_VALID:
+            return self._keep(digest, answer, asked_s)
+        self._forget(digest)
+        return KeyAnswer(pb.VerifyApiKeyCode.Name(answer.code).removeprefix("VERIFY_API_KEY_CODE_"), None)
 
-    def _keep(self, digest: bytes, answer: pb.VerifyApiKeyResponse) -> _Kept:
+    def _keep(self, digest: bytes, answer: pb.VerifyApiKeyResponse, asked_s: float) -> _Kept:
         principal = answer.principal
         expire_s = None
         if answer.HasField("expire_time"):
@@ -140,10 +170,12 @@ class IdentityClient:
             ),
             allowed_models=tuple(answer.allowed_models),
             revision=answer.revision,
-            good_until_s=time.monotonic() + self._ttl_s,
+            renew_from_s=asked_s + self._ttl_s * (1 - _RENEW_IN_LAST_PART),
+            good_until_s=asked_s + self._ttl_s,
             expire_s=expire_s,
         )
         if answer.revision >= self._changed_revision:
+            self._forget(digest)
             self._kept[digest] = kept
             for subject in _subjects(kept.principal):
                 self._by_subject.setdefault(subject, set()).add(digest)
@@ -156,6 +188,8 @@ class IdentityClient:
             self._kept.clear()
             self._by_subject.clear()
         self._watched_revision = max(self._watched_revision, message.revision)
+        # Who comes after a change does not wait for what was asked before it.
+        self._asking.clear()
         for change in message.changes:
             self._changed_revision = max(self._changed_revision, change.revision)
             subject = change.WhichOneof("subject")

@@ -6,47 +6,45 @@ They sort by the time they were made, which keeps new index entries side by side
 import os
 import re
 import time
-from uuid import UUID
+from typing import Final
 
-_RESERVE = 256
-_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_RESERVE: Final = 256
+_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_DIGITS_EACH: Final = 20
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
+"""The digit that carries the variant's two bits keeps two random ones."""
 
 
 class _Randomness:
-    """Random bytes read from the operating system many ids at a time: a system call per id would be dear."""
+    """Random digits read from the operating system many ids at a time: a system call per id would be dear."""
 
     def __init__(self) -> None:
-        self._bytes = b""
+        self._digits = ""
         self._at = 0
         os.register_at_fork(after_in_child=self._discard)
 
     def _discard(self) -> None:
-        self._bytes, self._at = b"", 0
+        self._digits, self._at = "", 0
 
-    def take(self) -> int:
-        if self._at >= len(self._bytes):
-            self._bytes, self._at = os.urandom(10 * _RESERVE), 0
+    def take(self) -> str:
+        if self._at >= len(self._digits):
+            self._digits, self._at = os.urandom(_DIGITS_EACH // 2 * _RESERVE).hex(), 0
         at = self._at
-        self._at = at + 10
-        return int.from_bytes(self._bytes[at : at + 10])
+        self._at = at + _DIGITS_EACH
+        return self._digits[at : at + _DIGITS_EACH]
 
 
 _randomness = _Randomness()
-_VERSION_AND_VARIANT = (0x7 << 76) | (0x2 << 62)
-_RANDOM_BITS = ((1 << 12) - 1) << 64 | ((1 << 62) - 1)
-
-
-def new_uuid() -> UUID:
-    """Return a new UUIDv7."""
-    value = (time.time_ns() // 1_000_000) << 80 | _VERSION_AND_VARIANT | (_randomness.take() & _RANDOM_BITS)
-    return UUID(int=value)
 
 
 def new_id() -> str:
     """Return a new UUIDv7 as 36 characters of lower-case text."""
-    value = (time.time_ns() // 1_000_000) << 80 | _VERSION_AND_VARIANT | (_randomness.take() & _RANDOM_BITS)
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    time_digits = f"{time.time_ns() // 1_000_000:012x}"
+    random_digits = _randomness.take()
+    return (
+        f"{time_digits[:8]}-{time_digits[8:]}-7{random_digits[:3]}"
+        f"-{_VARIANT[random_digits[3]]}{random_digits[4:7]}-{random_digits[7:19]}"
+    )
 
 
 def is_id(text: str) -> bool:

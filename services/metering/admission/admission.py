@@ -208,6 +208,7 @@ class Admission:
         try:
             while self._queue:
                 await self._in_flight.acquire()
+                await asyncio.sleep(0)  # Calls that are being read at this moment join the batch.
                 waiting = self._take()
                 task = waiting[0].context.run(asyncio.create_task, self._process(waiting, written := asyncio.Event()))
                 self._deciding.add(task)

@@ -2,12 +2,13 @@
 
 import grpc
 
-from libs.common.amount import render_amount
+from libs.common.amount import format_amount, render_amount
 from libs.common.errors import Refusal
-from libs.common.timestamps import render_time
+from libs.common.timestamps import fill_time
 from services.metering.admission.admission import Admission, Request
 from services.metering.admission.model import HOLD_TTL_DEFAULT_MS, Decision, Denied
 from services.metering.clients.identity import KeyPrincipal
+from services.metering.usage.model import Accepted
 from services.metering.usage.servicer import fill_balance, fill_usage, read_usage
 from services.metering.usage.usages import Usages
 from tollhouse.common.v1 import amount_pb2
@@ -29,19 +30,26 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
         (outcome,) = await self._usages.record([read_usage(request, self._usages)])
         if isinstance(outcome, Refusal):
             raise outcome
-        code = outcome.recorded.cost.currency_code if outcome.recorded.cost else ""
-        response = pb.SettleResponse(
-            released_amount=_amount(code, outcome.released),
-            overrun_amount=_amount(code, outcome.overrun),
-            replayed=outcome.replayed,
-        )
-        fill_usage(response.usage, outcome.recorded)
-        fill_balance(response.balance, outcome.balance)
-        return response
+        return _render_settled(outcome)
 
     async def Cancel(self, request: pb.CancelRequest, context: grpc.aio.ServicerContext) -> pb.CancelResponse:
         code, released, replayed = await self._admission.cancel(request.organization_id.lower(), request.operation_id)
         return pb.CancelResponse(released_amount=render_amount(code, released), replayed=replayed)
+
+
+def _render_settled(outcome: Accepted) -> pb.SettleResponse:
+    response = pb.SettleResponse()
+    code = outcome.recorded.cost.currency_code if outcome.recorded.cost else ""
+    if outcome.released is not None:
+        _fill_amount(response.released_amount, code, outcome.released)
+    if outcome.overrun is not None:
+        _fill_amount(response.overrun_amount, code, outcome.overrun)
+    if outcome.replayed:
+        response.replayed = True
+    fill_usage(response.usage, outcome.recorded)
+    if outcome.balance is not None:
+        fill_balance(response.balance, outcome.balance)
+    return response
 
 
 def _read_request(request: pb.AuthorizeRequest) -> Request:
@@ -74,41 +82,45 @@ def _read_principal(principal: pb.Principal) -> KeyPrincipal:
 
 def _render_decision(decision: Decision) -> pb.AuthorizeResponse:
     if isinstance(decision, Denied):
-        return pb.AuthorizeResponse(
-            decision=pb.DECISION_DENIED,
-            denial=pb.Denial(
-                reason=pb.DenialReason.Value(f"DENIAL_REASON_{decision.reason}"),
-                message=decision.message,
-                facts=decision.facts,
-            ),
-            principal=_render_principal(decision.principal),
-            replayed=decision.replayed,
-        )
+        return _render_denial(decision)
     pinned = decision.pinned
-    return pb.AuthorizeResponse(
+    response = pb.AuthorizeResponse(
         decision=pb.DECISION_ALLOWED,
-        principal=_render_principal(decision.principal),
         hold_id=decision.hold_id,
-        held_amount=render_amount(pinned.currency_code, pinned.amount),
-        expire_time=render_time(decision.expire_time) if decision.expire_time else None,
         price_version_id=pinned.price_version_id,
         max_output_tokens=pinned.ask.max_output_tokens,
         replayed=decision.replayed,
     )
+    _fill_principal(response.principal, decision.principal)
+    _fill_amount(response.held_amount, pinned.currency_code, format_amount(pinned.amount))
+    if decision.expire_time is not None:
+        fill_time(response.expire_time, decision.expire_time)
+    return response
 
 
-def _render_principal(principal: KeyPrincipal | None) -> pb.Principal | None:
-    if principal is None:
-        return None
-    return pb.Principal(
-        organization_id=principal.organization_id,
-        project_id=principal.project_id or "",
-        user_id=principal.user_id or "",
-        service_account_id=principal.service_account_id or "",
-        api_key_id=principal.api_key_id or "",
-        scopes=principal.scopes,
-    )
+def _render_denial(denied: Denied) -> pb.AuthorizeResponse:
+    response = pb.AuthorizeResponse(decision=pb.DECISION_DENIED, replayed=denied.replayed)
+    response.denial.reason = pb.DenialReason.Value(f"DENIAL_REASON_{denied.reason}")
+    response.denial.message = denied.message
+    response.denial.facts.update(denied.facts)
+    if denied.principal is not None:
+        _fill_principal(response.principal, denied.principal)
+    return response
 
 
-def _amount(currency_code: str, value: str | None) -> amount_pb2.Amount | None:
-    return None if value is None else amount_pb2.Amount(currency_code=currency_code, value=value)
+def _fill_principal(message: pb.Principal, principal: KeyPrincipal) -> None:
+    message.organization_id = principal.organization_id
+    if principal.project_id:
+        message.project_id = principal.project_id
+    if principal.user_id:
+        message.user_id = principal.user_id
+    if principal.service_account_id:
+        message.service_account_id = principal.service_account_id
+    if principal.api_key_id:
+        message.api_key_id = principal.api_key_id
+    message.scopes.extend(principal.scopes)
+
+
+def _fill_amount(amount: amount_pb2.Amount, currency_code: str, value: str) -> None:
+    amount.currency_code = currency_code
+    amount.value = value

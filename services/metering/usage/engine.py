@@ -45,8 +45,9 @@ BATCH_MAX: Final = 500
 TRIES_MAX: Final = 4
 DONE_MAX: Final = 2_000
 _BATCHES_IN_FLIGHT_MAX: Final = 16
-_BATCHES_AT_EASE: Final = 1
 _GATHER_WITHIN_S: Final = 0.05
+_WORTH_A_BATCH: Final = 100
+"""From how many works on a batch gains little by growing."""
 _AUTHORIZATIONS_REMEMBERED_MAX: Final = 50_000
 
 
@@ -90,6 +91,7 @@ class UsageEngine:
         self._queue: deque[_Submission] = deque()
         self._queued = 0
         self._writer: asyncio.Task[None] | None = None
+        self._go_on = asyncio.Event()
         self._charging: set[asyncio.Task[None]] = set()
         self._in_flight = asyncio.Semaphore(_BATCHES_IN_FLIGHT_MAX)
         self._done: dict[Key, None] = {}
@@ -108,6 +110,8 @@ class UsageEngine:
         self._queued += len(works)
         if self._writer is None:
             self._writer = asyncio.create_task(self._write_all(), name="usage writer")
+        elif self._queued >= _WORTH_A_BATCH:
+            self._go_on.set()
         return await answer
 
     def remember(self, authorization: Authorization) -> None:
@@ -142,12 +146,13 @@ class UsageEngine:
         try:
             while self._queue:
                 await self._in_flight.acquire()
+                await asyncio.sleep(0)  # Calls that are being read at this moment join the batch.
                 submissions = self._take()
                 task = submissions[0].context.run(
                     asyncio.create_task, self._process(submissions, written := asyncio.Event())
                 )
                 self._charging.add(task)
-                task.add_done_callback(self._charging.discard)
+                task.add_done_callback(self._note_charged)
                 await written.wait()
                 await self._let_some_gather()
         finally:
@@ -155,8 +160,18 @@ class UsageEngine:
 
     async def _let_some_gather(self) -> None:
         """Wait shortly while a batch is with billing: larger batches cost less, and a slow billing holds nobody up."""
-        if len(self._charging) >= _BATCHES_AT_EASE:
-            await asyncio.wait(self._charging, timeout=_GATHER_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
+        if not self._charging or self._queued >= _WORTH_A_BATCH:
+            return
+        self._go_on.clear()
+        try:
+            async with asyncio.timeout(_GATHER_WITHIN_S):
+                await self._go_on.wait()
+        except TimeoutError:
+            return  # Billing is slow; what waits is written meanwhile.
+
+    def _note_charged(self, task: asyncio.Task[None]) -> None:
+        self._charging.discard(task)
+        self._go_on.set()
 
     def _take(self) -> list[_Submission]:
         """Take what is queued, as far as it fits a batch; a single submission always does."""

@@ -35,11 +35,10 @@ from services.metering.model.catalogue import Catalogue
 from services.metering.model.model import NO_TOKENS, cost_nanos
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.model import Authorization
+from services.metering.usage.pace import Pace
 
 _TRIES_MAX: Final = 4
 _BATCHES_IN_FLIGHT_MAX: Final = 16
-_BATCHES_AT_EASE: Final = 1
-_GATHER_WITHIN_S: Final = 0.05
 _FACTS: Final = ("posted", "held", "available", "needed", "currency_code", "earliest_release_time")
 _KEY_MESSAGES: Final = {
     "NOT_FOUND": "There is no such key.",
@@ -102,7 +101,7 @@ class Admission:
         self._queue: deque[_Waiting] = deque()
         self._writer: asyncio.Task[None] | None = None
         self._in_flight = asyncio.Semaphore(_BATCHES_IN_FLIGHT_MAX)
-        self._deciding: set[asyncio.Task[None]] = set()
+        self._pace = Pace()
 
     async def authorize(self, request: Request) -> Decision:
         """Decide whether the call may begin.
@@ -156,8 +155,8 @@ class Admission:
 
     async def close(self) -> None:
         """Return when no call waits for its decision any more."""
-        while self._writer is not None or self._deciding:
-            await asyncio.wait([task for task in (self._writer, *self._deciding) if task is not None])
+        while self._writer is not None or self._pace.under_way:
+            await asyncio.wait([task for task in (self._writer, *self._pace.under_way) if task is not None])
 
     async def _pin(self, request: Request, principal: KeyPrincipal) -> Pinned | Denied:
         await self._catalogue.refresh()
@@ -201,6 +200,8 @@ class Admission:
         self._queue.append(_Waiting(pinned, principal, answer, contextvars.copy_context()))
         if self._writer is None:
             self._writer = asyncio.create_task(self._decide_all(), name="authorization writer")
+        else:
+            self._pace.note_waiting(len(self._queue))
         return await answer
 
     async def _decide_all(self) -> None:
@@ -211,12 +212,9 @@ class Admission:
                 await asyncio.sleep(0)  # Calls that are being read at this moment join the batch.
                 waiting = self._take()
                 task = waiting[0].context.run(asyncio.create_task, self._process(waiting, written := asyncio.Event()))
-                self._deciding.add(task)
-                task.add_done_callback(self._deciding.discard)
+                self._pace.start(task)
                 await written.wait()
-                if len(self._deciding) >= _BATCHES_AT_EASE:
-                    # Larger batches cost less, and a slow billing still holds nobody up.
-                    await asyncio.wait(self._deciding, timeout=_GATHER_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
+                await self._pace.let_some_gather(len(self._queue))
         finally:
             self._writer = None
 

@@ -37,6 +37,7 @@ from services.metering.usage.model import (
     completed,
     differing_field,
 )
+from services.metering.usage.pace import Pace
 from services.metering.usage.store import Key
 
 _log = structlog.get_logger("usage")
@@ -45,9 +46,6 @@ BATCH_MAX: Final = 500
 TRIES_MAX: Final = 4
 DONE_MAX: Final = 2_000
 _BATCHES_IN_FLIGHT_MAX: Final = 16
-_GATHER_WITHIN_S: Final = 0.05
-_WORTH_A_BATCH: Final = 100
-"""From how many works on a batch gains little by growing."""
 _AUTHORIZATIONS_REMEMBERED_MAX: Final = 50_000
 
 
@@ -91,8 +89,7 @@ class UsageEngine:
         self._queue: deque[_Submission] = deque()
         self._queued = 0
         self._writer: asyncio.Task[None] | None = None
-        self._go_on = asyncio.Event()
-        self._charging: set[asyncio.Task[None]] = set()
+        self._pace = Pace()
         self._in_flight = asyncio.Semaphore(_BATCHES_IN_FLIGHT_MAX)
         self._done: dict[Key, None] = {}
         self._authorizations: OrderedDict[Key, Authorization] = OrderedDict()
@@ -110,8 +107,8 @@ class UsageEngine:
         self._queued += len(works)
         if self._writer is None:
             self._writer = asyncio.create_task(self._write_all(), name="usage writer")
-        elif self._queued >= _WORTH_A_BATCH:
-            self._go_on.set()
+        else:
+            self._pace.note_waiting(self._queued)
         return await answer
 
     def remember(self, authorization: Authorization) -> None:
@@ -134,8 +131,8 @@ class UsageEngine:
 
     async def close(self) -> None:
         """Return when nothing is under way any more."""
-        while self._writer is not None or self._charging:
-            await asyncio.wait([task for task in (self._writer, *self._charging) if task is not None])
+        while self._writer is not None or self._pace.under_way:
+            await asyncio.wait([task for task in (self._writer, *self._pace.under_way) if task is not None])
         try:
             await self.flush()
         except Refusal:
@@ -151,27 +148,11 @@ class UsageEngine:
                 task = submissions[0].context.run(
                     asyncio.create_task, self._process(submissions, written := asyncio.Event())
                 )
-                self._charging.add(task)
-                task.add_done_callback(self._note_charged)
+                self._pace.start(task)
                 await written.wait()
-                await self._let_some_gather()
+                await self._pace.let_some_gather(self._queued)
         finally:
             self._writer = None
-
-    async def _let_some_gather(self) -> None:
-        """Wait shortly while a batch is with billing: larger batches cost less, and a slow billing holds nobody up."""
-        if not self._charging or self._queued >= _WORTH_A_BATCH:
-            return
-        self._go_on.clear()
-        try:
-            async with asyncio.timeout(_GATHER_WITHIN_S):
-                await self._go_on.wait()
-        except TimeoutError:
-            return  # Billing is slow; what waits is written meanwhile.
-
-    def _note_charged(self, task: asyncio.Task[None]) -> None:
-        self._charging.discard(task)
-        self._go_on.set()
 
     def _take(self) -> list[_Submission]:
         """Take what is queued, as far as it fits a batch; a single submission always does."""

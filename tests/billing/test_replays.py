@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from libs.common.database import RawConnection
 from libs.common.database_url import plain_url
 from libs.common.ids import new_id
 from tests.billing.support import BillingServer, Ledger, organization, refusal, until_answered, usd
@@ -197,6 +198,18 @@ async def test_repeats_after_a_restart_find_what_was_done(server: BillingServer)
         assert await after.findings() == []
 
 
+async def until_waiting(connection: RawConnection, sessions: int) -> None:
+    """Returns once so many sessions wait for a lock in this database."""
+    async with asyncio.timeout(10):
+        while True:
+            waiting = await connection.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            )
+            if waiting == sessions:
+                return
+            await asyncio.sleep(0.005)
+
+
 async def test_decline_by_one_server_is_never_posted_over_by_another(server: BillingServer) -> None:
     """Both are asked at once, with different amounts; the second decides over what it remembers of the account."""
     org = organization()
@@ -207,9 +220,9 @@ async def test_decline_by_one_server_is_never_posted_over_by_another(server: Bil
         async with connection.transaction():
             await connection.fetch("SELECT FROM billing.accounts WHERE organization_id = $1 FOR UPDATE", org)
             declined = asyncio.create_task(refusal(two.debit(org, "call", "50")))
-            await asyncio.sleep(0.15)
+            await until_waiting(connection, 1)
             reused = asyncio.create_task(refusal(one.debit(org, "call", "1")))
-            await asyncio.sleep(0.15)
+            await until_waiting(connection, 2)
         assert (await declined)[1] == "INSUFFICIENT_BALANCE"
         assert (await reused)[1] == "OPERATION_ID_REUSED"
         assert await one.findings() == []

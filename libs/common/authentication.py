@@ -100,7 +100,7 @@ class Authenticator:
 
     def __init__(self, bundle: TrustBundle, *, audience: str, clock: Clock) -> None:
         self._audience = audience
-        self._clock = clock
+        self._now = clock.now
         self._issuers = {trusted.issuer: trusted for trusted in bundle.issuers}
         self._keys = {
             (trusted.issuer, str(key["kid"])): OKPKey.import_key(key)
@@ -115,7 +115,7 @@ class Authenticator:
         Raises:
             Unauthenticated: for whatever reason; the caller is not told which.
         """
-        now = self._clock.now()
+        now = self._now()
         remembered = self._remembered.get(authorization)
         if remembered is not None:
             if now < remembered.expire_time:

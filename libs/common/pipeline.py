@@ -7,15 +7,18 @@ call, which costs more than all of the above.
 """
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Final, TypeAlias, cast
 
 import grpc
 import structlog
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import status_pb2
@@ -43,6 +46,7 @@ _log = structlog.get_logger("call")
 _AUTHORIZATION: Final = "authorization"
 REQUEST_MAX_BYTES: Final = 262_144
 """The largest request of an RPC whose proto names no other limit."""
+_VALID_REQUESTS_MAX: Final = 65_536
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 Context = grpc.aio.ServicerContext[bytes, Message]
@@ -64,20 +68,56 @@ class Limits:
     deadline_default_s: float
 
 
-@dataclass(frozen=True, slots=True)
+class _ValidRequests:
+    """Requests that were found valid, known by digests that only this process can make.
+
+    A rule says the same of the same bytes every time, and reads repeat: the same key is verified again and again.
+    """
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+        self._digests: dict[bytes, None] = {}
+
+    def check(self, data: bytes, request: Message) -> None:
+        """Raise InvalidArgument unless the request, which came as these bytes, is valid."""
+        digest = blake2b(data, key=self._key, digest_size=16).digest()
+        if digest in self._digests:
+            return
+        validation.check(request)
+        self._digests[digest] = None
+        if len(self._digests) > _VALID_REQUESTS_MAX:
+            del self._digests[next(iter(self._digests))]
+
+
+@dataclass(slots=True)
 class _Method:
-    """All that is known of an RPC before it is called."""
+    """All that is known of an RPC before it is called, and what its last calls taught."""
 
     name: str
     access: AccessRule
     parse: Callable[[bytes], Message]
     request_max_bytes: int
+    valid_requests: _ValidRequests | None
+    """For reads alone: a change is hardly ever asked for twice in the same words."""
+    last_admitted: Caller | None = None
 
     @classmethod
     def of(cls, descriptor: MethodDescriptor) -> "_Method":
-        request_class = GetMessageClass(descriptor.input_type)
-        request_max_bytes = descriptor.GetOptions().Extensions[access_pb2.request_max_bytes] or REQUEST_MAX_BYTES
-        return cls(descriptor.full_name, AccessRule.of(descriptor), request_class.FromString, request_max_bytes)
+        options = descriptor.GetOptions()
+        only_reads = options.idempotency_level == MethodOptions.NO_SIDE_EFFECTS
+        return cls(
+            name=descriptor.full_name,
+            access=AccessRule.of(descriptor),
+            parse=GetMessageClass(descriptor.input_type).FromString,
+            request_max_bytes=options.Extensions[access_pb2.request_max_bytes] or REQUEST_MAX_BYTES,
+            valid_requests=_ValidRequests() if only_reads else None,
+        )
+
+    def admit(self, caller: Caller) -> None:
+        """Raise PermissionDenied unless the caller is let in. Most calls come from the caller of the one before."""
+        if caller is not self.last_admitted:
+            self.access.require(caller)
+            self.last_admitted = caller
 
 
 class Pipeline:
@@ -246,17 +286,15 @@ class Pipeline:
                 traceparent = str(value)
         if traceparent and self._telemetry is None:
             remember_inbound(traceparent)
-        caller = self._caller(authorization, method)
-        method.access.require(caller)
+        if authorization:
+            caller = self._authenticator.caller_of(authorization)
+        elif method.access.public:
+            caller = ANONYMOUS
+        else:
+            raise Unauthenticated
+        method.admit(caller)
         enter_as(caller)
         return context.time_remaining()
-
-    def _caller(self, authorization: str, method: _Method) -> Caller:
-        if authorization:
-            return self._authenticator.caller_of(authorization)
-        if method.access.public:
-            return ANONYMOUS
-        raise Unauthenticated
 
     async def _refuse(self, method: _Method, context: Context, error: Exception) -> Message:
         """Answer with the refusal; anything else is a bug, whose particulars only the log gets."""
@@ -278,7 +316,10 @@ def _parse(method: _Method, data: bytes) -> Message:
         request = method.parse(data)
     except DecodeError:
         raise InvalidArgument([FieldViolation("", "the request is not a message of the expected type")]) from None
-    validation.check(request)
+    if method.valid_requests is None:
+        validation.check(request)
+    else:
+        method.valid_requests.check(data, request)
     return request
 
 

@@ -59,7 +59,7 @@ def print_table(console: Console, figures: Mapping[str, Figure]) -> None:
             f"≥ {figure.target:g}",
             f"{figure.p50_ms_at_1:.2f}",
             f"{figure.p99_ms_at_64:.1f}",
-            "met" if figure.met else "missed",
+            "met" if figure.met else f"missed by {1 - figure.ratio / figure.target:.0%}",
         )
     console.print(table)
 

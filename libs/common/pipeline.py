@@ -128,10 +128,10 @@ class Pipeline:
     ) -> None:
         self._domain = domain
         self._authenticator = authenticator
-        self._limits = limits
+        self._deadline_default_s = limits.deadline_default_s
         self._telemetry = telemetry
         self._calls = 0
-        self._turning_away = False
+        self._calls_max = limits.calls_max
 
     @property
     def calls(self) -> int:
@@ -140,14 +140,11 @@ class Pipeline:
 
     def turn_away(self) -> None:
         """Refuse every call from now on; those under way go on."""
-        self._turning_away = True
+        self._calls_max = 0
 
-    def _admit(self) -> None:
-        """Take one more call on, or refuse it. The caller of this method counts it."""
-        if self._turning_away:
-            raise ShuttingDown
-        if self._calls > self._limits.calls_max:
-            raise Overloaded
+    def _no_room(self) -> Refusal:
+        """Return the refusal for a call beyond what is taken on."""
+        return Overloaded() if self._calls_max else ShuttingDown()
 
     def wrap(self, service: ServiceDescriptor, handlers: Mapping[str, Handler]) -> dict[str, WrappedHandler]:
         """Return the handlers of one proto service with the pipeline around each.
@@ -161,7 +158,7 @@ class Pipeline:
         }
 
     def _wrap_method(self, method: _Method, handler: Handler) -> WrappedHandler:
-        serialize = handler.response_serializer
+        serialize = _serializer(handler.response_serializer)
         wrapped: object
         if handler.request_streaming and handler.response_streaming:
             wrapped = grpc.stream_stream_rpc_method_handler(
@@ -184,12 +181,13 @@ class Pipeline:
 
     def _unary_unary(self, method: _Method, handle: UnaryUnary) -> Callable[[bytes, Context], Awaitable[Message]]:
         """Lay everything around the commonest kind of call, in one coroutine: each more would cost as much again."""
-        longest_s = self._limits.deadline_default_s
+        longest_s = self._deadline_default_s
 
         async def answer(data: bytes, context: Context) -> Message:
             self._calls += 1
             try:
-                self._admit()
+                if self._calls > self._calls_max:
+                    raise self._no_room()
                 remaining_s = self._enter(method, context)
                 request = _parse(method, data)
                 if remaining_s is None or remaining_s > longest_s:
@@ -211,7 +209,8 @@ class Pipeline:
         async def answer(stream: AsyncIterator[bytes], context: Context) -> Message:
             self._calls += 1
             try:
-                self._admit()
+                if self._calls > self._calls_max:
+                    raise self._no_room()
                 self._enter(method, context)
                 return await handle(_parse_each(method, stream), context)
             except Exception as error:  # noqa: BLE001 -- the border: nothing internal may pass it.
@@ -225,7 +224,8 @@ class Pipeline:
         async def answer(data: bytes, context: Context) -> AsyncIterator[Message]:
             self._calls += 1
             try:
-                self._admit()
+                if self._calls > self._calls_max:
+                    raise self._no_room()
                 self._enter(method, context)
                 async for message in handle(_parse(method, data), context):
                     yield message
@@ -242,7 +242,8 @@ class Pipeline:
         async def answer(stream: AsyncIterator[bytes], context: Context) -> AsyncIterator[Message]:
             self._calls += 1
             try:
-                self._admit()
+                if self._calls > self._calls_max:
+                    raise self._no_room()
                 self._enter(method, context)
                 async for message in handle(_parse_each(method, stream), context):
                     yield message
@@ -307,6 +308,13 @@ class Pipeline:
         error_id = new_id()
         _log.error("call failed", rpc=method.name, error_id=error_id, exc_info=error)
         return await _abort(context, internal_status(error_id, self._domain))
+
+
+def _serializer(serialize: Callable[[Message], bytes] | None) -> Callable[[Message | bytes], bytes] | None:
+    """Return a serializer that also takes an answer that is kept serialized, and sends it as it is."""
+    if serialize is None:
+        return None
+    return lambda answer: answer if isinstance(answer, bytes) else serialize(answer)
 
 
 def _parse(method: _Method, data: bytes) -> Message:

@@ -1,6 +1,5 @@
 """Identity as a process: settings, objects, server."""
 
-
 from libs.common.clock import Clock, SystemClock
 from libs.common.database import open_database
 from libs.common.process import run_service

@@ -1,7 +1,7 @@
 """ApiKeyService over gRPC."""
 
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Final, cast
 
 import grpc
 
@@ -92,7 +92,8 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
         if entry is None:
             return pb.VerifyApiKeyResponse(code=CODES[verdict], revision=revision) if revision else _MALFORMED
         if verdict is Verdict.VALID:
-            return pb.VerifyApiKeyResponse.FromString(entry.answer)
+            # The answer is kept serialized and sent as it is; only the pipeline ever sees it.
+            return cast("pb.VerifyApiKeyResponse", entry.answer)
         return pb.VerifyApiKeyResponse(code=CODES[verdict], api_key_id=entry.subjects[0], revision=revision)
 
     async def WatchApiKeys(

@@ -10,6 +10,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,6 +24,13 @@ from libs.common.postgres.errors import PostgresError
 _CACHE = Path("/var/cache/tollhouse")
 _USERS = ("postgres", "nobody")
 _NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
+
+# Steps down in the new program and not on the way to it: to do that between fork and exec would run the handlers that
+# gRPC has for forks, in a child of a process full of its threads, where they now and then fail.
+_STEP_DOWN = (
+    "import os, sys; uid, gid = map(int, sys.argv[1:3]); "
+    "os.setgroups([]); os.setgid(gid); os.setuid(uid); os.execv(sys.argv[3], sys.argv[3:])"
+)
 
 
 class Mode(StrEnum):
@@ -49,12 +57,9 @@ class Privilege:
             capture_output=True,
             cwd="/",
             env=environment,
-            extra_groups=self._extra_groups,
-            group=self._group,
             stdin=subprocess.DEVNULL,
             text=True,
             timeout=120,
-            user=self._user,
         )
 
     def launch(
@@ -65,13 +70,10 @@ class Privilege:
             self._arguments(command),
             cwd="/",
             env=environment,
-            extra_groups=self._extra_groups,
-            group=self._group,
             start_new_session=True,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             stdout=log,
-            user=self._user,
         )
 
     def own(self, folder: Path) -> None:
@@ -86,19 +88,11 @@ class Privilege:
         return self.mode is not Mode.SETUID or self.run(["/bin/sh", "-c", 'cd "$0"', folder], {}).returncode == 0
 
     def _arguments(self, command: Sequence[str | Path]) -> list[str | Path]:
-        return [*(_NAMESPACE if self.mode is Mode.NAMESPACE else ()), *command]
-
-    @property
-    def _user(self) -> int | None:
-        return self.uid if self.mode is Mode.SETUID else None
-
-    @property
-    def _group(self) -> int | None:
-        return self.gid if self.mode is Mode.SETUID else None
-
-    @property
-    def _extra_groups(self) -> list[int] | None:
-        return [] if self.mode is Mode.SETUID else None
+        if self.mode is Mode.NAMESPACE:
+            return [*_NAMESPACE, *command]
+        if self.mode is Mode.SETUID:
+            return [sys.executable, "-I", "-S", "-c", _STEP_DOWN, str(self.uid), str(self.gid), *command]
+        return list(command)
 
 
 def choose_privilege(binaries: Binaries, forced: Mode | None = None) -> Privilege:

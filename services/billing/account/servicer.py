@@ -7,10 +7,11 @@ import grpc
 
 from libs.common.amount import parse_amount, render_amount
 from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.timestamps import parse_optional_time, render_time
 from services.billing import errors
 from services.billing.account.accounts import Accounts
 from services.billing.account.model import AccountTerms
-from services.billing.ledger.rendering import parse_time, render_balance, render_kind, render_time
+from services.billing.ledger.rendering import render_balance, render_kind
 from tollhouse.billing.v1 import account_pb2 as pb
 from tollhouse.billing.v1 import account_pb2_grpc as rpc
 from tollhouse.common.v1 import amount_pb2
@@ -97,7 +98,7 @@ class AccountServicer(rpc.AccountServiceServicer):
             project_id=request.project_id.lower() or None,
             currency_code=request.currency_code or None,
             account_id=request.account_id.lower() or None,
-            as_of_time=parse_time("as_of_time", request.as_of_time) if request.HasField("as_of_time") else None,
+            as_of_time=parse_optional_time("as_of_time", request.as_of_time, present=request.HasField("as_of_time")),
         )
         return pb.GetBalanceResponse(
             balance=render_balance(account.balance), account_id=account.account_id, as_of_time=render_time(moment)
@@ -107,8 +108,8 @@ class AccountServicer(rpc.AccountServiceServicer):
         statement = await self._accounts.statement(
             request.organization_id.lower(),
             request.account_id.lower(),
-            start_time=parse_time("start_time", request.start_time) if request.HasField("start_time") else None,
-            end_time=parse_time("end_time", request.end_time) if request.HasField("end_time") else None,
+            start_time=parse_optional_time("start_time", request.start_time, present=request.HasField("start_time")),
+            end_time=parse_optional_time("end_time", request.end_time, present=request.HasField("end_time")),
             size=request.page_size,
             page_token=request.page_token,
         )

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 import grpc
 
 from libs.common.amount import render_amount
+from libs.common.timestamps import render_time
 from services.billing.integrity.model import Charge, Finding, Summary
 from services.billing.integrity.verification import Integrity
-from services.billing.ledger.rendering import render_kind, render_time
+from services.billing.ledger.rendering import render_kind
 from tollhouse.billing.v1 import integrity_pb2 as pb
 from tollhouse.billing.v1 import integrity_pb2_grpc as rpc
 

@@ -4,14 +4,10 @@ Answers of the hot path are filled in from the top down. A message that is made 
 serialized and parsed again on its way in, at every level, which costs more than all else here.
 """
 
-from datetime import UTC, datetime
 from decimal import Decimal
-from functools import lru_cache
-
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.common.amount import format_amount, render_amount
-from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.timestamps import fill_time, render_time
 from services.billing import errors
 from services.billing.ledger.model import (
     ZERO,
@@ -35,26 +31,6 @@ _DIRECTIONS = {direction: pb.Direction.Value(f"DIRECTION_{direction.value}") for
 _MODES = {mode: pb.DebitMode.Value(f"DEBIT_MODE_{mode.value}") for mode in Mode}
 _SYSTEM_ACCOUNTS = {a: pb.SystemAccount.Value(f"SYSTEM_ACCOUNT_{a.value}") for a in SystemAccount}
 _HOLD_STATES = {state: pb.HoldState.Value(f"HOLD_STATE_{state.value}") for state in HoldState}
-
-
-@lru_cache(maxsize=1024)
-def render_time(moment: datetime) -> Timestamp:
-    """A moment as a message that must not be changed: all commands of a batch share it."""
-    timestamp = Timestamp()
-    timestamp.FromDatetime(moment)
-    return timestamp
-
-
-def parse_time(field: str, timestamp: Timestamp) -> datetime:
-    """The moment of a message.
-
-    Raises:
-        InvalidArgument: no calendar knows it.
-    """
-    try:
-        return timestamp.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise InvalidArgument([FieldViolation(field, "is not a moment between the years 1 and 9999")]) from None
 
 
 def render_kind(kind: Kind) -> pb.TransactionKind.ValueType:
@@ -173,7 +149,7 @@ def _fill_charge(message: pb.Transaction, m: Movement, amount: str, after: str) 
     message.direction = pb.DIRECTION_DEBIT
     _fill_amount(message.amount, m.currency_code, amount)
     _fill_amount(message.balance_after, m.currency_code, after)
-    message.create_time.CopyFrom(render_time(m.create_time))
+    fill_time(message.create_time, m.create_time)
     requested = amount if m.requested_amount == m.amount else format_amount(m.requested_amount or ZERO)
     _fill_amount(message.requested_amount, m.currency_code, requested)
     message.overdrawn = m.overdrawn
@@ -228,10 +204,10 @@ def _fill_hold(message: pb.Hold, hold: Hold) -> None:
     message.operation_id = hold.operation_id
     _fill_amount(message.amount, hold.currency_code, format_amount(hold.amount))
     message.state = _HOLD_STATES[hold.state]
-    message.create_time.CopyFrom(render_time(hold.create_time))
-    message.expire_time.CopyFrom(render_time(hold.expire_time))
+    fill_time(message.create_time, hold.create_time)
+    fill_time(message.expire_time, hold.expire_time)
     if hold.end_time is not None:
-        message.end_time.CopyFrom(render_time(hold.end_time))
+        fill_time(message.end_time, hold.end_time)
     if hold.description:
         message.description = hold.description
     if hold.metadata:

@@ -10,6 +10,7 @@ from libs.common.amount import render_amount
 from libs.common.errors import FieldViolation, InvalidArgument, Refusal
 from libs.common.ids import new_id
 from libs.common.status import internal_status, status_of
+from libs.common.timestamps import parse_optional_time
 from services.billing.ledger import parsing, rendering
 from services.billing.ledger.engine import Answer, Engine
 from services.billing.ledger.history import History
@@ -171,13 +172,12 @@ class LedgerServicer(rpc.LedgerServiceServicer):
     async def ListTransactions(
         self, request: pb.ListTransactionsRequest, context: _Context
     ) -> pb.ListTransactionsResponse:
-        parse_time = rendering.parse_time
         movements, next_page_token = await self._history.transactions(
             request.organization_id.lower(),
             account_id=request.account_id.lower() or None,
             kind=_kind_of(request.kind),
-            start_time=parse_time("start_time", request.start_time) if request.HasField("start_time") else None,
-            end_time=parse_time("end_time", request.end_time) if request.HasField("end_time") else None,
+            start_time=parse_optional_time("start_time", request.start_time, present=request.HasField("start_time")),
+            end_time=parse_optional_time("end_time", request.end_time, present=request.HasField("end_time")),
             page_size=request.page_size,
             page_token=request.page_token,
         )

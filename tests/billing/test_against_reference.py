@@ -179,7 +179,7 @@ def _moved(transaction: pb.Transaction) -> Answer:
 
 async def test_ledger_does_what_the_reference_says(server: BillingServer) -> None:
     clock = FixedClock()
-    async with server.start(clock) as ledger:
+    async with server.start(clock, sweep_every_s=0.05) as ledger:
         running, live_ledger = asyncio.get_running_loop(), ledger
 
         class Machine(LedgerMachine):
@@ -193,4 +193,9 @@ async def test_ledger_does_what_the_reference_says(server: BillingServer) -> Non
             suppress_health_check=list(HealthCheck),
         )
         await asyncio.to_thread(run_state_machine_as_test, Machine, settings=chosen)
+        # The clock has run hours ahead of the sweeper, which has yet to tidy holds that ended by themselves.
+        for _ in range(100):
+            if not await ledger.findings():
+                break
+            await asyncio.sleep(0.05)
         assert await ledger.findings() == []

@@ -156,7 +156,7 @@ def print_bill(console: Console, bill: Bill) -> None:
     totals = _numbers([line for one in bill.organizations for line in one.lines])
     for heading, total in zip(("calls", "input tokens", "output tokens", f"cost, {CURRENCY}"), totals, strict=True):
         # However narrow the terminal, a figure is never cut short: names are.
-        table.add_column(heading, justify="right", no_wrap=True, min_width=len(total))
+        table.add_column(heading, justify="right", no_wrap=True, min_width=max(len(heading), len(total)))
     for organization in bill.organizations:
         table.add_row(organization.name, *_numbers(organization.lines), style="bold")
         for line in organization.lines:

@@ -47,11 +47,6 @@ FROM pg_trigger WHERE tgrelid = ANY($1::oid[]) AND NOT tgisinternal
 """
 
 
-async def declared_equals_migrated(context: str, admin_url: str) -> bool:
-    """Whether `services.<context>.tables.metadata` and the migrations make the same tables."""
-    return not await declared_differences(context, admin_url)
-
-
 async def declared_differences(context: str, admin_url: str) -> list[str]:
     """Every difference as a sentence; none when the declaration and the migrations agree."""
     name = f"declared_{context}_{uuid.uuid4().hex[:12]}"

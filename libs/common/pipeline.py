@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final, TypeAlias, cast
+from typing import Final, TypeAlias, TypeVar, cast
 
 import grpc
 import structlog
@@ -47,6 +47,9 @@ _AUTHORIZATION: Final = "authorization"
 REQUEST_MAX_BYTES: Final = 262_144
 """The largest request of an RPC whose proto names no other limit."""
 _VALID_REQUESTS_MAX: Final = 65_536
+
+_Raw = TypeVar("_Raw")
+_Asked = TypeVar("_Asked")
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 Context = grpc.aio.ServicerContext[bytes, Message]
@@ -162,11 +165,11 @@ class Pipeline:
         wrapped: object
         if handler.request_streaming and handler.response_streaming:
             wrapped = grpc.stream_stream_rpc_method_handler(
-                self._stream_stream(method, cast(StreamStream, handler.stream_stream)), None, serialize
+                self._streaming(method, cast(StreamStream, handler.stream_stream), _parse_each), None, serialize
             )
         elif handler.response_streaming:
             wrapped = grpc.unary_stream_rpc_method_handler(
-                self._unary_stream(method, cast(UnaryStream, handler.unary_stream)), None, serialize
+                self._streaming(method, cast(UnaryStream, handler.unary_stream), _parse), None, serialize
             )
         elif handler.request_streaming:
             wrapped = grpc.stream_unary_rpc_method_handler(
@@ -220,32 +223,21 @@ class Pipeline:
 
         return answer
 
-    def _unary_stream(self, method: _Method, handle: UnaryStream) -> Callable[[bytes, Context], AsyncIterator[Message]]:
-        async def answer(data: bytes, context: Context) -> AsyncIterator[Message]:
+    def _streaming(
+        self,
+        method: _Method,
+        handle: Callable[[_Asked, Context], AsyncIterator[Message]],
+        read: Callable[[_Method, _Raw], _Asked],
+    ) -> Callable[[_Raw, Context], AsyncIterator[Message]]:
+        """Lay everything around a call that answers with a stream; `read` parses the request, or the stream of them."""
+
+        async def answer(raw: _Raw, context: Context) -> AsyncIterator[Message]:
             self._calls += 1
             try:
                 if self._calls > self._calls_max:
                     raise self._no_room()
                 self._enter(method, context)
-                async for message in handle(_parse(method, data), context):
-                    yield message
-            except Exception as error:  # noqa: BLE001 -- the border: nothing internal may pass it.
-                await self._refuse(method, context, error)
-            finally:
-                self._calls -= 1
-
-        return answer
-
-    def _stream_stream(
-        self, method: _Method, handle: StreamStream
-    ) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[Message]]:
-        async def answer(stream: AsyncIterator[bytes], context: Context) -> AsyncIterator[Message]:
-            self._calls += 1
-            try:
-                if self._calls > self._calls_max:
-                    raise self._no_room()
-                self._enter(method, context)
-                async for message in handle(_parse_each(method, stream), context):
+                async for message in handle(read(method, raw), context):
                     yield message
             except Exception as error:  # noqa: BLE001 -- the border: nothing internal may pass it.
                 await self._refuse(method, context, error)

@@ -1,48 +1,147 @@
 """Who is calling, and whether an RPC lets them in.
 
-The rules are data: the `access` option each RPC declares in its proto. What a caller may see once inside is decided by
-the use case, from the tenant of the resource.
+The rules are data: the `access` option each RPC declares in its proto, and the holders each scope declares. Everything
+here is a pure decision; `call.py` knows whose call is being handled.
 """
 
-from contextvars import ContextVar
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
 from typing import Final
 
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
 
-from libs.common.errors import PermissionDenied
+from libs.common.errors import NotFound, PermissionDenied
 from tollhouse.common.v1 import access_pb2
+from tollhouse.common.v1.access_pb2 import Scope as Scope  # What use cases ask for, by the name the protos give it.
 
 ANY_SERVICE: Final = "*"
+OWN_SCOPES_PREFIX: Final = "tollhouse:"
+"""Begins the scopes that mean something to Tollhouse itself, and no others."""
+_WORKING_ROLES: Final = frozenset({"owner", "admin", "member"})
+"""The roles in an organization that hold whatever scopes the platform makes up."""
 
 
 class CallerKind(Enum):
-    """What sort of caller a token's subject names."""
+    """What sort of caller a token's subject, or a key's owner, is."""
 
     ANONYMOUS = "anonymous"
     OPERATOR = "operator"
     SERVICE = "service"
+    USER = "user"
+    SERVICE_ACCOUNT = "service_account"
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A verified caller; `name` is the part of the token's subject after the kind."""
+    """A verified caller; `name` is the part of the subject after the kind: a name, or the id of a user or account."""
 
     kind: CallerKind
     name: str
+    session_id: str = ""
+    """The session a user came with; empty for everybody else."""
+    api_key_id: str = ""
+    """The key a user or service account came with."""
 
     @property
     def subject(self) -> str:
         return f"{self.kind.value}:{self.name}"
 
+    @property
+    def has_rights(self) -> bool:
+        """Whether what the caller may do hangs on roles and scopes, rather than on its name alone."""
+        return self.kind in (CallerKind.USER, CallerKind.SERVICE_ACCOUNT)
+
 
 ANONYMOUS: Final = Caller(CallerKind.ANONYMOUS, "")
-_caller: ContextVar[Caller] = ContextVar("caller", default=ANONYMOUS)
+
+
+class PlatformRole(StrEnum):
+    """What a user may do beyond every organization."""
+
+    USER = "user"
+    ADMIN = "admin"
+    ADMIN_READONLY = "admin_readonly"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """How far a scope is held in an organization: for all of it, for some projects, for what is the caller's own."""
+
+    wide: bool = False
+    projects: frozenset[str] = frozenset()
+    own: bool = False
+
+    def covers(self, *, project_id: str, is_own: bool) -> bool:
+        """Tell whether it reaches a resource of this project (empty for none), owned by the caller or not."""
+        return self.wide or (bool(project_id) and project_id in self.projects) or (self.own and is_own)
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What a user or a key may do, as one moment shows it, in the organization that was asked about."""
+
+    platform_role: PlatformRole = PlatformRole.USER
+    organization_id: str = ""
+    organization_role: str = ""
+    """Empty where the caller does not belong to the organization, or there is none."""
+    project_roles: Mapping[str, str] = field(default_factory=dict)
+    """The caller's role in each project of the organization they work in, by the project's id."""
+    key_scopes: frozenset[str] | None = None
+    """The scopes of the key the caller came with; None for a session."""
+    key_project_id: str = ""
+    """The only project the key acts in; empty when it is bound to none."""
+
+    def grant(self, scope: Scope.ValueType) -> Grant:
+        """Return how far the scope is held."""
+        holders = _HOLDERS[scope]
+        if self.key_scopes is not None and holders.name not in self.key_scopes:
+            return Grant()
+        wide = self.organization_role in holders.organization_roles
+        projects = frozenset(id_ for id_, role in self.project_roles.items() if role in holders.project_roles)
+        if self.key_project_id:
+            reached = wide or self.key_project_id in projects
+            return Grant(projects=frozenset({self.key_project_id}) if reached else frozenset())
+        return Grant(wide, projects, self.organization_role in holders.own_roles)
+
+    def holds(self, scope_name: str) -> bool:
+        """Tell whether a scope of any kind is held at all; nobody may give what they do not hold."""
+        if self.key_scopes is not None and scope_name not in self.key_scopes:
+            return False
+        return role_holds(scope_name, self.organization_role, self.project_roles.values())
+
+
+def role_holds(scope_name: str, organization_role: str, project_roles: Collection[str]) -> bool:
+    """Tell whether any of the roles holds a scope, for however little of the organization."""
+    holders = _HOLDERS_BY_NAME.get(scope_name)
+    if holders is not None:
+        return (
+            organization_role in holders.organization_roles
+            or organization_role in holders.own_roles
+            or any(role in holders.project_roles for role in project_roles)
+        )
+    return not scope_name.startswith(OWN_SCOPES_PREFIX) and (organization_role in _WORKING_ROLES or bool(project_roles))
+
+
+def is_known_scope(scope_name: str) -> bool:
+    """Tell whether a key may carry the scope: one of Tollhouse's own, or one the platform made up."""
+    return scope_name in _HOLDERS_BY_NAME or not scope_name.startswith(OWN_SCOPES_PREFIX)
 
 
 class UndeclaredAccess(Exception):
     """An RPC says nothing about who may call it. The service must not start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a request names, as far as access hangs on it; empty where it names none."""
+
+    organization_id: str = ""
+    project_id: str = ""
+    user_id: str = ""
+    self_id: str = ""
+    """The value of the field the rule's `self_field` names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +151,48 @@ class AccessRule:
     operators: bool
     services: frozenset[str]
     public: bool
+    scope: Scope.ValueType = Scope.SCOPE_UNSPECIFIED
+    self_field: str = ""
+    users: bool = False
+    by_resource: bool = False
+    only_reads: bool = False
 
     @classmethod
     def of(cls, method: MethodDescriptor) -> "AccessRule":
         """Read the rule that a method declares.
 
         Raises:
-            UndeclaredAccess: the method declares none, or one that lets nobody in.
+            UndeclaredAccess: the method declares none, one that lets nobody in, or one that its request cannot answer.
         """
-        access = method.GetOptions().Extensions[access_pb2.access]
-        rule = cls(access.operators, frozenset(access.services), access.public)
-        if not (rule.operators or rule.services or rule.public):
+        options = method.GetOptions()
+        access = options.Extensions[access_pb2.access]
+        rule = cls(
+            operators=access.operators,
+            services=frozenset(access.services),
+            public=access.public,
+            scope=access.scope,
+            self_field=access.self_field,
+            users=access.users,
+            by_resource=access.by_resource,
+            only_reads=options.idempotency_level == MethodOptions.NO_SIDE_EFFECTS,
+        )
+        if not (rule.operators or rule.services or rule.public or rule.for_users):
             raise UndeclaredAccess(f"{method.full_name} declares no access")
+        fields = method.input_type.fields_by_name
+        missing = [
+            name for name in (rule.self_field, "organization_id" if rule.scope else "") if name not in {"", *fields}
+        ]
+        if missing:
+            raise UndeclaredAccess(f"{method.full_name} lets users in by {missing[0]}, which its request has not")
         return rule
 
+    @property
+    def for_users(self) -> bool:
+        """Whether users and keys have any way in but the operators'."""
+        return bool(self.scope or self.self_field or self.users)
+
     def admits(self, caller: Caller) -> bool:
+        """Tell whether the caller is let in by its name; callers with rights are asked about with `admit_by_rights`."""
         if self.public:
             return True
         if caller.kind is CallerKind.OPERATOR:
@@ -75,21 +201,46 @@ class AccessRule:
             return caller.name in self.services or ANY_SERVICE in self.services
         return False
 
-    def require(self, caller: Caller) -> None:
-        """Raise PermissionDenied unless the caller is let in."""
-        if not self.admits(caller):
+    def admits_as_operator(self, caller: Caller, rights: Rights) -> bool:
+        """Tell whether a user is let in for what they may do on the whole platform. A key never is."""
+        if not self.operators or not caller.session_id:
+            return False
+        role = rights.platform_role
+        return role is PlatformRole.ADMIN or (role is PlatformRole.ADMIN_READONLY and self.only_reads)
+
+    def admit_by_rights(self, caller: Caller, rights: Rights, target: Target) -> None:
+        """Let a user or key in.
+
+        Raises:
+            NotFound: the request names an organization they do not belong to, or somebody else.
+            PermissionDenied: they may not make this call.
+        """
+        if self.public or self.users or self._is_self(caller, target):
+            return
+        if self.scope and not rights.organization_role:
+            raise NotFound(resource_type="organization", resource_name=target.organization_id)
+        if not self.scope:
+            if self.self_field and caller.session_id and target.self_id:
+                raise NotFound(resource_type="user", resource_name=target.self_id)
+            raise PermissionDenied
+        grant = rights.grant(self.scope)
+        is_own = bool(target.user_id) and caller.kind is CallerKind.USER and target.user_id == caller.name
+        if grant.covers(project_id=target.project_id, is_own=is_own):
+            return
+        if not (self.by_resource and (grant.projects or grant.own)):
             raise PermissionDenied
 
-
-def current_caller() -> Caller:
-    """Return the verified caller of the RPC being handled."""
-    return _caller.get()
+    def _is_self(self, caller: Caller, target: Target) -> bool:
+        return bool(self.self_field and caller.session_id) and target.self_id == caller.name
 
 
-def enter_as(caller: Caller) -> None:
-    """Make the caller known to everything the current RPC does."""
-    _caller.set(caller)
+def _holders() -> dict[Scope.ValueType, access_pb2.ScopeHolders]:
+    return {
+        Scope.Value(value.name): value.GetOptions().Extensions[access_pb2.holders]
+        for value in access_pb2.Scope.DESCRIPTOR.values
+        if value.number
+    }
 
 
-def is_operator() -> bool:
-    return _caller.get().kind is CallerKind.OPERATOR
+_HOLDERS: Final = _holders()
+_HOLDERS_BY_NAME: Final = {holders.name: holders for holders in _HOLDERS.values()}

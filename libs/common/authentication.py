@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from libs.common.access import Caller, CallerKind
 from libs.common.clock import Clock
 from libs.common.errors import Unauthenticated
+from libs.common.ids import is_id
 
 ALGORITHM: Final = "Ed25519"
 TOKEN_TYPE: Final = "caller+jwt"  # noqa: S105 -- the name of a token type (RFC 8725, 3.11), not a secret.
@@ -46,7 +47,7 @@ class TrustedIssuer(BaseModel):
 class TrustBundle(BaseModel):
     """All issuers whose tokens are believed; read from a JSON file.
 
-    A subject is `service:<name>` or `operator:<name>`; a trailing `*` stands for any rest.
+    A subject is `service:<name>`, `operator:<name>` or `user:<id>`; a trailing `*` stands for any rest.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -133,13 +134,14 @@ class Authenticator:
             raise Unauthenticated
         try:
             claims = self._claims(token)
-            subject, expire_s = str(claims["sub"]), _seconds(claims["exp"]) + LEEWAY_S
+            caller = _caller_named(str(claims["sub"]), claims.get("sid", ""))
+            expire_s = _seconds(claims["exp"]) + LEEWAY_S
             issued_s, not_before_s = _seconds(claims["iat"]), _seconds(claims.get("nbf", 0))
         except (JoseError, LookupError, ValueError, TypeError, RecursionError):
             raise Unauthenticated from None
         if not now_s < expire_s or max(issued_s, not_before_s) > now_s + LEEWAY_S:
             raise Unauthenticated
-        return _Remembered(_caller_named(subject), datetime.fromtimestamp(min(expire_s, _TIME_MAX_S), UTC))
+        return _Remembered(caller, datetime.fromtimestamp(min(expire_s, _TIME_MAX_S), UTC))
 
     def _claims(self, token: str) -> Mapping[str, object]:
         """Return the claims of a token whose signature, type, issuer, audience and subject are right."""
@@ -175,19 +177,31 @@ def _covers(pattern: str, subject: str) -> bool:
     return subject == pattern
 
 
-def _caller_named(subject: str) -> Caller:
+def _caller_named(subject: str, session_id: object) -> Caller:
+    """Return the caller a subject names. A user comes with a session, and is believed only while it lasts."""
     kind, _, name = subject.partition(":")
     if kind == CallerKind.OPERATOR.value and name:
         return Caller(CallerKind.OPERATOR, name)
     if kind == CallerKind.SERVICE.value and name:
         return Caller(CallerKind.SERVICE, name)
+    if kind == CallerKind.USER.value and is_id(name) and isinstance(session_id, str) and is_id(session_id):
+        return Caller(CallerKind.USER, name, session_id=session_id)
     raise Unauthenticated
 
 
 def mint_token(
-    signing_key: SigningKey, *, audiences: list[str], lifetime: timedelta, clock: Clock, subject: str | None = None
+    signing_key: SigningKey,
+    *,
+    audiences: list[str],
+    lifetime: timedelta,
+    clock: Clock,
+    subject: str | None = None,
+    more_claims: Mapping[str, str] | None = None,
 ) -> str:
-    """Return a token for the audiences, such as `billing.tollhouse`, good for `lifetime` from now."""
+    """Return a token for the audiences, such as `billing.tollhouse`, good for `lifetime` from now.
+
+    A user's token says in `more_claims` which session it belongs to: `{"sid": session_id}`.
+    """
     now = clock.now()
     claims = {
         "iss": signing_key.issuer,
@@ -195,6 +209,7 @@ def mint_token(
         "aud": audiences,
         "iat": int(now.timestamp()),
         "exp": int((now + lifetime).timestamp()),
+        **(more_claims or {}),
     }
     header = {"alg": ALGORITHM, "typ": TOKEN_TYPE, "kid": signing_key.key["kid"]}
     return jwt.encode(header, claims, OKPKey.import_key(signing_key.key), algorithms=[ALGORITHM])

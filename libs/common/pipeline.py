@@ -2,6 +2,8 @@
 
     telemetry → errors → admission → deadline → authentication → access → parsing → validation → handler
 
+What users and keys may do hangs on the organization their request names: their access is decided once it is parsed.
+
 The pipeline is laid around each handler when it is registered. gRPC's own interceptors would be asked again on every
 call, which costs more than all of the above.
 """
@@ -25,25 +27,29 @@ from google.rpc import status_pb2
 from opentelemetry import trace
 
 from libs.common import validation
-from libs.common.access import ANONYMOUS, AccessRule, Caller, enter_as
+from libs.common.access import ANONYMOUS, AccessRule, Caller, Target
 from libs.common.authentication import Authenticator
+from libs.common.call import Call, Network, enter_call
+from libs.common.callers import Credential, Directory, NoDirectory, is_key
 from libs.common.deadline import enter_deadline
 from libs.common.errors import (
     DeadlineExceeded,
     FieldViolation,
     InvalidArgument,
     Overloaded,
+    PermissionDenied,
     Refusal,
     ShuttingDown,
     Unauthenticated,
 )
-from libs.common.ids import new_id
+from libs.common.ids import is_id, new_id
 from libs.common.status import STATUS_DETAILS_KEY, internal_status, status_of
 from libs.common.telemetry import TRACEPARENT, Telemetry, inbound_context, remember_inbound
 from tollhouse.common.v1 import access_pb2
 
 _log = structlog.get_logger("call")
 _AUTHORIZATION: Final = "authorization"
+_BEARER: Final = "Bearer "
 REQUEST_MAX_BYTES: Final = 262_144
 """The largest request of an RPC whose proto names no other limit."""
 _VALID_REQUESTS_MAX: Final = 65_536
@@ -119,18 +125,35 @@ class _Method:
     def admit(self, caller: Caller) -> None:
         """Raise PermissionDenied unless the caller is let in. Most calls come from the caller of the one before."""
         if caller is not self.last_admitted:
-            self.access.require(caller)
+            if not self.access.admits(caller):
+                raise PermissionDenied
             self.last_admitted = caller
+
+    def validate(self, data: bytes, request: Message) -> None:
+        """Raise InvalidArgument unless the request, which came as these bytes, is valid."""
+        if self.valid_requests is None:
+            validation.check(request)
+        else:
+            self.valid_requests.check(data, request)
 
 
 class Pipeline:
     """Lays the common behaviour of one service around its handlers."""
 
     def __init__(
-        self, *, domain: str, authenticator: Authenticator, limits: Limits, telemetry: Telemetry | None
+        self,
+        *,
+        domain: str,
+        authenticator: Authenticator,
+        limits: Limits,
+        telemetry: Telemetry | None,
+        directory: Directory | None = None,
+        proxies: tuple[Network, ...] = (),
     ) -> None:
         self._domain = domain
         self._authenticator = authenticator
+        self._directory = directory or NoDirectory()
+        self._proxies = proxies
         self._deadline_default_s = limits.deadline_default_s
         self._telemetry = telemetry
         self._calls = 0
@@ -191,8 +214,13 @@ class Pipeline:
             try:
                 if self._calls > self._calls_max:
                     raise self._no_room()
-                remaining_s = self._enter(method, context)
-                request = _parse(method, data)
+                call = self._enter(method, context)
+                if call.credential is None:
+                    request = _parse(method, data)
+                else:
+                    request = await self._admit_by_rights(method, call, call.credential, data)
+                call.request = request
+                remaining_s: float | None = context.time_remaining()
                 if remaining_s is None or remaining_s > longest_s:
                     enter_deadline(longest_s)
                     async with asyncio.timeout(longest_s):
@@ -214,7 +242,7 @@ class Pipeline:
             try:
                 if self._calls > self._calls_max:
                     raise self._no_room()
-                self._enter(method, context)
+                await self._admit_stream(method, self._enter(method, context))
                 return await handle(_parse_each(method, stream), context)
             except Exception as error:  # noqa: BLE001 -- the border: nothing internal may pass it.
                 return await self._refuse(method, context, error)
@@ -236,7 +264,7 @@ class Pipeline:
             try:
                 if self._calls > self._calls_max:
                     raise self._no_room()
-                self._enter(method, context)
+                await self._admit_stream(method, self._enter(method, context))
                 async for message in handle(read(method, raw), context):
                     yield message
             except Exception as error:  # noqa: BLE001 -- the border: nothing internal may pass it.
@@ -269,8 +297,8 @@ class Pipeline:
 
         return answer
 
-    def _enter(self, method: _Method, context: Context) -> float | None:
-        """Let the caller in, or refuse; return the seconds the call has left, or None where it set no deadline."""
+    def _enter(self, method: _Method, context: Context) -> Call:
+        """Let the caller in, or refuse. A user or key is left with its credential, for its rights to be looked up."""
         authorization = traceparent = ""
         for key, value in context.invocation_metadata() or ():
             if key == _AUTHORIZATION:
@@ -279,15 +307,55 @@ class Pipeline:
                 traceparent = str(value)
         if traceparent and self._telemetry is None:
             remember_inbound(traceparent)
+        call = Call(method.name, ANONYMOUS, context, self._proxies)
         if authorization:
-            caller = self._authenticator.caller_of(authorization)
-        elif method.access.public:
-            caller = ANONYMOUS
-        else:
+            token = authorization.removeprefix(_BEARER)
+            if is_key(token) and token is not authorization:
+                call.credential = Credential(api_key=token, client_address=call.peer_address)
+            else:
+                caller = self._authenticator.caller_of(authorization)
+                call.identify(caller)
+                if not caller.has_rights:
+                    method.admit(caller)
+        elif not method.access.public:
             raise Unauthenticated
-        method.admit(caller)
-        enter_as(caller)
-        return context.time_remaining()
+        enter_call(call)
+        return call
+
+    async def _admit_by_rights(self, method: _Method, call: Call, credential: Credential, data: bytes) -> Message:
+        """Let a user or key in to do what the request asks, or refuse; return the request, which is valid.
+
+        Whoever cannot prove who they are learns nothing of what is wrong with their request.
+        """
+        try:
+            request, malformed = _decode(method, data), None
+        except InvalidArgument as refusal:
+            request, malformed = None, refusal
+        organization_id = _id_in(request, "organization_id")
+        await self._resolve(method, call, credential, organization_id if is_id(organization_id) else "")
+        if request is None:
+            raise malformed or Unauthenticated
+        if call.as_operator:
+            method.validate(data, request)
+            return request
+        if not method.access.for_users and not method.access.public:
+            raise PermissionDenied
+        method.validate(data, request)
+        method.access.admit_by_rights(call.caller, call.known_rights, _target(method, request))
+        return request
+
+    async def _admit_stream(self, method: _Method, call: Call) -> None:
+        """Let a user in to what has streams only if they may do what operators do: no stream is declared for others."""
+        if call.credential is not None:
+            await self._resolve(method, call, call.credential, "")
+            if not call.as_operator:
+                raise PermissionDenied
+
+    async def _resolve(self, method: _Method, call: Call, credential: Credential, organization_id: str) -> None:
+        """Look up who the caller is and what it may do."""
+        resolved = await self._directory.resolve(credential, organization_id)
+        call.caller, call.rights = resolved.caller, resolved.rights
+        call.as_operator = method.access.admits_as_operator(resolved.caller, resolved.rights)
 
     async def _refuse(self, method: _Method, context: Context, error: Exception) -> Message:
         """Answer with the refusal; anything else is a bug, whose particulars only the log gets."""
@@ -310,17 +378,33 @@ def _serializer(serialize: Callable[[Message], bytes] | None) -> Callable[[Messa
 
 
 def _parse(method: _Method, data: bytes) -> Message:
+    request = _decode(method, data)
+    method.validate(data, request)
+    return request
+
+
+def _decode(method: _Method, data: bytes) -> Message:
     if len(data) > method.request_max_bytes:
         raise InvalidArgument([FieldViolation("", f"the request is larger than {method.request_max_bytes} bytes")])
     try:
-        request = method.parse(data)
+        return method.parse(data)
     except DecodeError:
         raise InvalidArgument([FieldViolation("", "the request is not a message of the expected type")]) from None
-    if method.valid_requests is None:
-        validation.check(request)
-    else:
-        method.valid_requests.check(data, request)
-    return request
+
+
+def _target(method: _Method, request: Message) -> Target:
+    """Return what the request names, as far as access hangs on it."""
+    return Target(
+        organization_id=_id_in(request, "organization_id"),
+        project_id=_id_in(request, "project_id"),
+        user_id=_id_in(request, "user_id"),
+        self_id=_id_in(request, method.access.self_field) if method.access.self_field else "",
+    )
+
+
+def _id_in(request: Message | None, field: str) -> str:
+    """Return an id the request names, in the lower case in which ids are kept; empty where there is none."""
+    return str(getattr(request, field, "")).lower()
 
 
 async def _parse_each(method: _Method, stream: AsyncIterator[bytes]) -> AsyncIterator[Message]:

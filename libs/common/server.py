@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from libs.common.authentication import Authenticator, TrustBundle
+from libs.common.callers import Directory
 from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import Refusal
@@ -66,7 +67,9 @@ class Service:
         database: Database,
         clock: Clock,
         telemetry: Telemetry | None = None,
+        directory: Directory | None = None,
     ) -> None:
+        """Build the server; without a `directory` that knows them, no user and no key gets in."""
         self.context = context
         self.domain = f"{context}.tollhouse"
         self.database = database
@@ -78,6 +81,8 @@ class Service:
             ),
             limits=Limits(calls_max=settings.calls_max, deadline_default_s=settings.default_deadline_ms / 1000),
             telemetry=telemetry,
+            directory=directory,
+            proxies=settings.trusted_proxies,
         )
         self._telemetry = telemetry
         self._server = grpc.aio.server(options=_options(settings))

@@ -7,6 +7,7 @@ problem at once, each by the name of its variable, and never repeats a value: a 
 import os
 from collections.abc import Callable
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -49,6 +50,10 @@ class ServiceSettings(BaseSettings):
     tls_key_file: FilePath | None = None
     tls_client_ca_file: FilePath | None = None
     """With all three files the server speaks mutual TLS; with none it speaks plain text."""
+
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Networks, as a JSON list, of the proxies that stand before this service. A caller's address is read from their
+    `x-forwarded-for`; nobody else's is believed."""
 
     calls_max: int = Field(default=4096, ge=1, le=100_000)
     """Calls one process handles at a time; a further one is told at once that the service is overloaded."""

@@ -25,6 +25,12 @@ class ChangeKind(StrEnum):
     OWNER_DEACTIVATED = "owner_deactivated"
     OWNER_REACTIVATED = "owner_reactivated"
     MEMBER_REMOVED = "member_removed"
+    UPDATED = "updated"
+    ROTATED = "rotated"
+    ROLE_CHANGED = "role_changed"
+    OWNER_DELETED = "owner_deleted"
+    PROJECT_DELETED = "project_deleted"
+    ORGANIZATION_DELETED = "organization_deleted"
     OTHER = "other"
 
     @classmethod

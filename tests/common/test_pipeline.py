@@ -14,7 +14,8 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
-from libs.common.access import UndeclaredAccess, current_caller
+from libs.common.access import UndeclaredAccess
+from libs.common.call import current_caller
 from libs.common.clock import SystemClock
 from libs.common.deadline import time_for_peer_s
 from libs.common.errors import Conflict, FieldViolation, InvalidArgument, NotFound

@@ -10,7 +10,7 @@ from typing import Final
 import grpc
 
 from libs.common import validation
-from libs.common.access import is_operator
+from libs.common.call import is_operator
 from libs.common.amount import format_amount
 from libs.common.errors import FieldViolation, InvalidArgument, Refusal
 from libs.common.ids import is_id

@@ -25,13 +25,37 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tollhouse/common/v1/access.proto\x12\x13tollhouse.common.v1\x1a google/protobuf/descriptor.proto\"=\n\x06\x41\x63\x63\x65ss\x12\x11\n\toperators\x18\x01 \x01(\x08\x12\x10\n\x08services\x18\x02 \x03(\t\x12\x0e\n\x06public\x18\x03 \x01(\x08:M\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Access:;\n\x11request_max_bytes\x12\x1e.google.protobuf.MethodOptions\x18\xb6\x87\x03 \x01(\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tollhouse/common/v1/access.proto\x12\x13tollhouse.common.v1\x1a google/protobuf/descriptor.proto\"\xa0\x01\n\x06\x41\x63\x63\x65ss\x12\x11\n\toperators\x18\x01 \x01(\x08\x12\x10\n\x08services\x18\x02 \x03(\t\x12\x0e\n\x06public\x18\x03 \x01(\x08\x12)\n\x05scope\x18\x04 \x01(\x0e\x32\x1a.tollhouse.common.v1.Scope\x12\x12\n\nself_field\x18\x05 \x01(\t\x12\r\n\x05users\x18\x06 \x01(\x08\x12\x13\n\x0b\x62y_resource\x18\x07 \x01(\x08\"b\n\x0cScopeHolders\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1a\n\x12organization_roles\x18\x02 \x03(\t\x12\x15\n\rproject_roles\x18\x03 \x03(\t\x12\x11\n\town_roles\x18\x04 \x03(\t*\xf2\x06\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x65\n\x17SCOPE_ORGANIZATION_READ\x10\x01\x1aH\xba\xbb\x18\x44\n\x1btollhouse:organization.read\x12\x05owner\x12\x05\x61\x64min\x12\x06member\x12\x07\x62illing\x12\x06viewer\x12N\n\x18SCOPE_ORGANIZATION_WRITE\x10\x02\x1a\x30\xba\xbb\x18,\n\x1ctollhouse:organization.write\x12\x05owner\x12\x05\x61\x64min\x12I\n\x19SCOPE_ORGANIZATION_DELETE\x10\x03\x1a*\xba\xbb\x18&\n\x1dtollhouse:organization.delete\x12\x05owner\x12M\n\x14SCOPE_PROJECTS_WRITE\x10\x04\x1a\x33\xba\xbb\x18/\n\x18tollhouse:projects.write\x12\x05owner\x12\x05\x61\x64min\x1a\x05\x61\x64min\x12S\n\x0fSCOPE_KEYS_READ\x10\x05\x1a>\xba\xbb\x18:\n\x13tollhouse:keys.read\x12\x05owner\x12\x05\x61\x64min\x12\x06viewer\x1a\x05\x61\x64min\"\x06member\x12M\n\x10SCOPE_KEYS_WRITE\x10\x06\x1a\x37\xba\xbb\x18\x33\n\x14tollhouse:keys.write\x12\x05owner\x12\x05\x61\x64min\x1a\x05\x61\x64min\"\x06member\x12\x64\n\x13SCOPE_ACCOUNTS_READ\x10\x07\x1aK\xba\xbb\x18G\n\x17tollhouse:accounts.read\x12\x05owner\x12\x05\x61\x64min\x12\x07\x62illing\x12\x06viewer\x1a\x05\x61\x64min\x1a\x06member\x12O\n\x14SCOPE_ACCOUNTS_WRITE\x10\x08\x1a\x35\xba\xbb\x18\x31\n\x18tollhouse:accounts.write\x12\x05owner\x12\x05\x61\x64min\x12\x07\x62illing\x12\x66\n\x10SCOPE_USAGE_READ\x10\t\x1aP\xba\xbb\x18L\n\x14tollhouse:usage.read\x12\x05owner\x12\x05\x61\x64min\x12\x07\x62illing\x12\x06viewer\x1a\x05\x61\x64min\x1a\x06member\"\x06member\x12>\n\x10SCOPE_AUDIT_READ\x10\n\x1a(\xba\xbb\x18$\n\x14tollhouse:audit.read\x12\x05owner\x12\x05\x61\x64min:M\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Access:;\n\x11request_max_bytes\x12\x1e.google.protobuf.MethodOptions\x18\xb6\x87\x03 \x01(\x05:W\n\x07holders\x12!.google.protobuf.EnumValueOptions\x18\xb7\x87\x03 \x01(\x0b\x32!.tollhouse.common.v1.ScopeHoldersb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tollhouse.common.v1.access_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ACCESS']._serialized_start=91
-  _globals['_ACCESS']._serialized_end=152
+  _globals['_SCOPE'].values_by_name["SCOPE_ORGANIZATION_READ"]._loaded_options = None
+  _globals['_SCOPE'].values_by_name["SCOPE_ORGANIZATION_READ"]._serialized_options = b'\272\273\030D\n\033tollhouse:organization.read\022\005owner\022\005admin\022\006member\022\007billing\022\006viewer'
+  _globals['_SCOPE'].values_by_name["SCOPE_ORGANIZATION_WRITE"]._loaded_options = None
+  _globals['_SCOPE'].values_by_name["SCOPE_ORGANIZATION_WRITE"]._serialized_options = b'\272\273\030,\n\034tollhouse:organization.write\022\005owner\022\005admin'
+  _globals['_SCOPE'].values_by_name["SCOPE_ORGANIZATION_DELETE"]._loaded_options = None
+  _globals['_SCOPE'].values_by_name["SCOPE_ORGANIZATION_DELETE"]._serialized_options = b'\272\273\030&\n\035tollhouse:organization.delete\022\005owner'
+  _globals['_SCOPE'].values_by_name["SCOPE_PROJECTS_WRITE"]._loaded_options = None
+  _globals['_SCOPE'].values_by_name["SCOPE_PROJECTS_WRITE"]._serialized_options = b'\272\273\030/\n\030tollhouse:projects.write\022\005owner\022\005admin\032\005admin'
+  _globals['_SCOPE'].values_by_name["SCOPE_KEYS_READ"]._loaded_options = None
+  _globals['_SCOPE'].values_by_name["SCOPE_KEYS_READ"]._serialized_options = b'\272\273\030:\n\023tollhouse:keys.read\022\005owner\022\005admin\022\006viewer\032\005admin\"\006member'
+  _globals['_SCOPE'].values_by_name["SCOPE_KEYS_WRITE"]._loaded_options = None
+  _globals['_SCOPE'].values_by_name["SCOPE_KEYS_WRITE"]._serialized_options = b'\272\273\0303\n\024tollhouse:keys.write\022\005owner\022\005admin\032\005admin\"\006member'
+  _globals['_SCOPE'].values_by_name["SCOPE_ACCOUNTS_READ"]._loaded_options = None
+  _globals['_SCOPE'].values_by_name["SCOPE_ACCOUNTS_READ"]._serialized_options = b'\272\273\030G\n\027tollhouse:accounts.read\022\005owner\022\005admin\022\007billing\022\006viewer\032\005admin\032\006member'
+  _globals['_SCOPE'].values_by_name["SCOPE_ACCOUNTS_WRITE"]._loaded_options = None
+  _globals['_SCOPE'].values_by_name["SCOPE_ACCOUNTS_WRITE"]._serialized_options = b'\272\273\0301\n\030tollhouse:accounts.write\022\005owner\022\005admin\022\007billing'
+  _globals['_SCOPE'].values_by_name["SCOPE_USAGE_READ"]._loaded_options = None
+  _globals['_SCOPE'].values_by_name["SCOPE_USAGE_READ"]._serialized_options = b'\272\273\030L\n\024tollhouse:usage.read\022\005owner\022\005admin\022\007billing\022\006viewer\032\005admin\032\006member\"\006member'
+  _globals['_SCOPE'].values_by_name["SCOPE_AUDIT_READ"]._loaded_options = None
+  _globals['_SCOPE'].values_by_name["SCOPE_AUDIT_READ"]._serialized_options = b'\272\273\030$\n\024tollhouse:audit.read\022\005owner\022\005admin'
+  _globals['_SCOPE']._serialized_start=355
+  _globals['_SCOPE']._serialized_end=1237
+  _globals['_ACCESS']._serialized_start=92
+  _globals['_ACCESS']._serialized_end=252
+  _globals['_SCOPEHOLDERS']._serialized_start=254
+  _globals['_SCOPEHOLDERS']._serialized_end=352
 # @@protoc_insertion_point(module_scope)

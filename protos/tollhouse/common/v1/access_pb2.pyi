@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pb2 as _descriptor_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf.internal import extension_dict as _extension_dict
 import builtins as _builtins
 import sys
@@ -20,10 +21,73 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Scope:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCOPE_UNSPECIFIED: _Scope.ValueType  # 0
+    """No scope; users and keys are not let in by one."""
+    SCOPE_ORGANIZATION_READ: _Scope.ValueType  # 1
+    """See the organization, its members, projects, service accounts and invitations."""
+    SCOPE_ORGANIZATION_WRITE: _Scope.ValueType  # 2
+    """Change the organization, its members, invitations and service accounts."""
+    SCOPE_ORGANIZATION_DELETE: _Scope.ValueType  # 3
+    """Delete the organization."""
+    SCOPE_PROJECTS_WRITE: _Scope.ValueType  # 4
+    """Create, change and delete projects, and say who works in them."""
+    SCOPE_KEYS_READ: _Scope.ValueType  # 5
+    """See API keys."""
+    SCOPE_KEYS_WRITE: _Scope.ValueType  # 6
+    """Create, change, rotate, stop and revoke API keys."""
+    SCOPE_ACCOUNTS_READ: _Scope.ValueType  # 7
+    """See accounts, balances, statements, transactions and holds."""
+    SCOPE_ACCOUNTS_WRITE: _Scope.ValueType  # 8
+    """Move money between the organization's own accounts."""
+    SCOPE_USAGE_READ: _Scope.ValueType  # 9
+    """See usage and what it cost."""
+    SCOPE_AUDIT_READ: _Scope.ValueType  # 10
+    """See the audit trail."""
+
+class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
+    """What users and keys may do in an organization."""
+
+SCOPE_UNSPECIFIED: Scope.ValueType  # 0
+"""No scope; users and keys are not let in by one."""
+SCOPE_ORGANIZATION_READ: Scope.ValueType  # 1
+"""See the organization, its members, projects, service accounts and invitations."""
+SCOPE_ORGANIZATION_WRITE: Scope.ValueType  # 2
+"""Change the organization, its members, invitations and service accounts."""
+SCOPE_ORGANIZATION_DELETE: Scope.ValueType  # 3
+"""Delete the organization."""
+SCOPE_PROJECTS_WRITE: Scope.ValueType  # 4
+"""Create, change and delete projects, and say who works in them."""
+SCOPE_KEYS_READ: Scope.ValueType  # 5
+"""See API keys."""
+SCOPE_KEYS_WRITE: Scope.ValueType  # 6
+"""Create, change, rotate, stop and revoke API keys."""
+SCOPE_ACCOUNTS_READ: Scope.ValueType  # 7
+"""See accounts, balances, statements, transactions and holds."""
+SCOPE_ACCOUNTS_WRITE: Scope.ValueType  # 8
+"""Move money between the organization's own accounts."""
+SCOPE_USAGE_READ: Scope.ValueType  # 9
+"""See usage and what it cost."""
+SCOPE_AUDIT_READ: Scope.ValueType  # 10
+"""See the audit trail."""
+Global___Scope: _TypeAlias = Scope  # noqa: Y015
+
 @_typing.final
 class Access(_message.Message):
     """The callers one RPC accepts. A caller that matches any of the parts is let in; what it may see or change is then
     decided by the tenant of the resource it names.
+
+    Users come with the access token of a session, or with one of their API keys; service accounts with an API key.
+    A user whose platform role is `admin` counts as an operator, and one whose platform role is `admin_readonly` as an
+    operator for RPCs without side effects, as long as they come with a session.
+
+    To a user or key that does not belong to the organization a request names, every organization looks like a missing
+    one: NOT_FOUND. To one that does belong and lacks the scope, the answer is PERMISSION_DENIED.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -31,10 +95,29 @@ class Access(_message.Message):
     OPERATORS_FIELD_NUMBER: _builtins.int
     SERVICES_FIELD_NUMBER: _builtins.int
     PUBLIC_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    SELF_FIELD_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    BY_RESOURCE_FIELD_NUMBER: _builtins.int
     operators: _builtins.bool
     """Whether operators, whose token subject is `operator:<name>`, may call."""
     public: _builtins.bool
     """Whether anybody may call, without credentials."""
+    scope: Global___Scope.ValueType
+    """The scope that lets users and keys call, in the organization the request names in `organization_id`: for all of it,
+    or for the project named in `project_id`, or for what belongs to the caller, named in `user_id`.
+    """
+    self_field: _builtins.str
+    """The name of the request's field that must hold the caller's own user id; lets users in whose session it is. API
+    keys never stand for their owner in this.
+    """
+    users: _builtins.bool
+    """Whether every user and every key may call, whatever they belong to."""
+    by_resource: _builtins.bool
+    """Whether the scope may be held for less than the request names: the request names the resource alone, and only the
+    resource tells its project or its owner. Whoever holds the scope for some project or for what is their own gets in,
+    and the service decides when it has found the resource.
+    """
     @_builtins.property
     def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The names of the services that may call, as in the token subject `service:<name>`. The single name `*` stands for
@@ -47,17 +130,64 @@ class Access(_message.Message):
         operators: _builtins.bool = ...,
         services: _abc.Iterable[_builtins.str] | None = ...,
         public: _builtins.bool = ...,
+        scope: Global___Scope.ValueType = ...,
+        self_field: _builtins.str = ...,
+        users: _builtins.bool = ...,
+        by_resource: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["operators", b"operators", "public", b"public", "services", b"services"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_resource", b"by_resource", "operators", b"operators", "public", b"public", "scope", b"scope", "self_field", b"self_field", "services", b"services", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Access: _TypeAlias = Access  # noqa: Y015
 
+@_typing.final
+class ScopeHolders(_message.Message):
+    """Whose role holds a scope."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ROLES_FIELD_NUMBER: _builtins.int
+    PROJECT_ROLES_FIELD_NUMBER: _builtins.int
+    OWN_ROLES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The scope as API keys carry it. Scopes that begin with `tollhouse:` are those of this list alone; all others belong
+    to the platform, are held by every role but `billing` and `viewer`, and mean nothing to Tollhouse itself.
+    """
+    @_builtins.property
+    def organization_roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The roles in an organization that hold the scope for all of it."""
+
+    @_builtins.property
+    def project_roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The roles in a project that hold the scope for this project."""
+
+    @_builtins.property
+    def own_roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The roles in an organization that hold the scope for what belongs to themselves."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        organization_roles: _abc.Iterable[_builtins.str] | None = ...,
+        project_roles: _abc.Iterable[_builtins.str] | None = ...,
+        own_roles: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "organization_roles", b"organization_roles", "own_roles", b"own_roles", "project_roles", b"project_roles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScopeHolders: _TypeAlias = ScopeHolders  # noqa: Y015
+
 ACCESS_FIELD_NUMBER: _builtins.int
 REQUEST_MAX_BYTES_FIELD_NUMBER: _builtins.int
+HOLDERS_FIELD_NUMBER: _builtins.int
 access: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Access]
 """Who may call an RPC. Everything is denied by default, and a service refuses to start while one of its RPCs declares
 no access.
@@ -66,3 +196,5 @@ request_max_bytes: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.Met
 """The largest request an RPC takes, in bytes; 262,144 where it says nothing. A larger one is INVALID_ARGUMENT, and no
 RPC takes more than 4,194,304.
 """
+holders: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.EnumValueOptions, Global___ScopeHolders]
+"""What a scope is called on API keys, and whose role holds it."""

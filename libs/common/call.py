@@ -1,0 +1,161 @@
+"""The call being handled: who makes it, of what, from where, and how far they may go.
+
+The pipeline enters it; use cases and the audit trail ask. Work that belongs to no call, such as a background loop, is
+the system's own and may do everything.
+"""
+
+from collections.abc import Collection
+from contextvars import ContextVar
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Final, Protocol, TypeAlias
+from urllib.parse import unquote
+
+from google.protobuf.message import Message
+
+from libs.common.access import ANONYMOUS, Caller, CallerKind, Rights, Scope
+from libs.common.callers import Credential
+from libs.common.errors import PermissionDenied
+
+Network: TypeAlias = IPv4Network | IPv6Network
+_FORWARDED_FOR: Final = "x-forwarded-for"
+_USER_AGENT: Final = "user-agent"
+_USER_AGENT_MAX: Final = 200
+_HOPS_MAX: Final = 16
+
+
+class Transport(Protocol):
+    """What is asked of gRPC's context."""
+
+    def peer(self) -> str:
+        """Return the address at the other end, such as `ipv4:192.0.2.1:40000`."""
+
+    def invocation_metadata(self) -> Collection[tuple[str, str | bytes]] | None:
+        """Return what the caller sent along."""
+
+
+class Call:
+    """One call. What only few ask for is worked out when asked."""
+
+    __slots__ = ("_proxies", "_transport", "as_operator", "caller", "credential", "request", "rights", "rpc")
+
+    def __init__(self, rpc: str, caller: Caller, transport: Transport, proxies: Collection[Network] = ()) -> None:
+        self.rpc = rpc
+        """The full name, such as `tollhouse.identity.v1.UserService.CreateUser`."""
+        self.caller = caller
+        self.rights: Rights | None = None
+        """What a user or key may do in the organization the request names; None for everybody else."""
+        self.credential: Credential | None = None
+        """What a user or key came with; None for everybody else."""
+        self.as_operator = False
+        self.request: Message | None = None
+        """The request, once it is known to be valid; streams have none."""
+        self._transport = transport
+        self._proxies = proxies
+
+    def identify(self, caller: Caller) -> None:
+        """Note who a verified token names; a user's rights are still to be looked up."""
+        self.caller = caller
+        self.as_operator = caller.kind is CallerKind.OPERATOR
+        if caller.has_rights:
+            self.credential = Credential(user_id=caller.name, session_id=caller.session_id)
+
+    @property
+    def known_rights(self) -> Rights:
+        """What the caller may do; nothing where nobody knows of any right."""
+        return self.rights or Rights()
+
+    @property
+    def request_id(self) -> str:
+        """The request's own `request_id` or `operation_id`; empty where it has none."""
+        request = self.request
+        return str(getattr(request, "request_id", "") or getattr(request, "operation_id", ""))
+
+    @property
+    def peer_address(self) -> str:
+        """The caller's IP address: the nearest that is not one of our own proxies. Empty over a local socket."""
+        address = _address_in_peer(self._transport.peer())
+        if not self._proxies or address is None:
+            return str(address or "")
+        for hop in reversed(self._metadata(_FORWARDED_FOR).split(",")[-_HOPS_MAX:]):
+            if not any(address in network for network in self._proxies):
+                break
+            try:
+                address = ip_address(hop.strip())
+            except ValueError:
+                break
+        return str(address)
+
+    @property
+    def user_agent(self) -> str:
+        return self._metadata(_USER_AGENT)[:_USER_AGENT_MAX]
+
+    def _metadata(self, name: str) -> str:
+        return ",".join(str(value) for key, value in self._transport.invocation_metadata() or () if key == name)
+
+
+def _address_in_peer(peer: str) -> IPv4Address | IPv6Address | None:
+    kind, _, rest = unquote(peer).partition(":")
+    if kind not in ("ipv4", "ipv6"):
+        return None
+    try:
+        return ip_address(rest.rpartition(":")[0].strip("[]").partition("%")[0])
+    except ValueError:
+        return None
+
+
+_call: ContextVar[Call | None] = ContextVar("call", default=None)
+
+
+def enter_call(call: Call) -> None:
+    """Make the call known to everything that is done for it."""
+    _call.set(call)
+
+
+def leave_call() -> None:
+    """Forget the call: what follows belongs to none."""
+    _call.set(None)
+
+
+def current_call() -> Call | None:
+    """Return the call being handled, or None for work that belongs to no call."""
+    return _call.get()
+
+
+def current_caller() -> Caller:
+    """Return the verified caller of the call being handled; anonymous outside of any."""
+    call = _call.get()
+    return ANONYMOUS if call is None else call.caller
+
+
+def is_operator() -> bool:
+    """Tell whether the call is an operator's, or a user's who may do what operators do."""
+    call = _call.get()
+    return call is not None and call.as_operator
+
+
+def is_limited() -> bool:
+    """Tell whether what the caller may do hangs on roles and scopes: not an operator's, a service's or our own work."""
+    call = _call.get()
+    return call is not None and not call.as_operator and call.caller.has_rights
+
+
+def current_rights() -> Rights | None:
+    """Return the rights of a limited caller, or None where there is no limit."""
+    call = _call.get()
+    return call.known_rights if call is not None and is_limited() else None
+
+
+def may(scope: Scope.ValueType, *, project_id: str = "", user_id: str = "") -> bool:
+    """Tell whether the caller holds a scope for a resource of this project and owner, in the organization named."""
+    rights = current_rights()
+    if rights is None:
+        return True
+    caller = current_caller()
+    is_own = bool(user_id) and caller.kind is CallerKind.USER and caller.name == user_id
+    return rights.grant(scope).covers(project_id=project_id, is_own=is_own)
+
+
+def require_scope(scope: Scope.ValueType, *, project_id: str = "", user_id: str = "") -> None:
+    """Raise PermissionDenied unless the caller holds the scope for the resource; for RPCs declared `by_resource`."""
+    if not may(scope, project_id=project_id, user_id=user_id):
+        raise PermissionDenied

@@ -20,6 +20,11 @@ CONTEXTS: Final = ("identity", "billing", "metering")
 SERVICE_NAMES: Final = (*CONTEXTS, "gateway")
 AUDIENCES: Final = [f"{context}.tollhouse" for context in CONTEXTS]
 _OPERATOR: Final = "operator"
+# Identity signs the access tokens of sessions with a key of its own, so that its own key cannot speak for a user.
+_SESSION: Final = "session"
+# Whom each key that is no service's may speak for.
+_SUBJECTS: Final = {_OPERATOR: "operator:cli", _SESSION: "user:*"}
+_MAY_SPEAK_FOR: Final = {_OPERATOR: ["operator:*"], _SESSION: ["user:*"]}
 _SECRET_BYTES: Final = 32
 
 
@@ -45,11 +50,15 @@ class DataFolder:
         return folder
 
     def prepare(self) -> None:
-        """Make whatever is missing: folders, signing keys, the trust bundle, the pepper and the role passwords."""
+        """Make whatever is missing: folders, signing keys, the trust bundle, the pepper and the role passwords.
+
+        The folder of an older version so gets what has been added since, and keeps what it has.
+        """
         for folder in (self.path, self.logs, self._keys):
             self._make(folder)
-        keys = [self._signing_key(name) for name in (*SERVICE_NAMES, _OPERATOR)]
-        trusted = [key.trusted(["operator:*"] if key.subject.startswith("operator:") else None) for key in keys]
+        trusted = [
+            self._signing_key(name).trusted(_MAY_SPEAK_FOR.get(name)) for name in (*SERVICE_NAMES, _OPERATOR, _SESSION)
+        ]
         write_private(self.trust_bundle_file, TrustBundle(issuers=trusted).model_dump_json())
         if not self.pepper_file.exists():
             write_private(self.pepper_file, json.dumps({"1": secrets.token_hex(_SECRET_BYTES)}))
@@ -89,7 +98,7 @@ class DataFolder:
     def _signing_key(self, name: str) -> SigningKey:
         file = self.signing_key_file(name)
         if not file.exists():
-            subject = "operator:cli" if name == _OPERATOR else f"service:{name}"
+            subject = _SUBJECTS.get(name, f"service:{name}")
             key = SigningKey.generate(issuer=f"tollhouse-{name}", subject=subject)
             write_private(file, key.model_dump_json())
         return SigningKey.read(file)

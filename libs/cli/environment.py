@@ -58,14 +58,10 @@ def service_environment(
 
 def _of_context(context: str, folder: DataFolder, targets: Mapping[str, str]) -> dict[str, str]:
     if context == "identity":
-        return {"PEPPERS": str(folder.pepper_file)}
-    if context == "metering":
-        return {
-            "SIGNING_KEY_FILE": str(folder.signing_key_file("metering")),
-            "IDENTITY_TARGET": targets["identity"],
-            "BILLING_TARGET": targets["billing"],
-        }
-    return {}
+        return {"PEPPERS": str(folder.pepper_file), "SESSION_KEY_FILE": str(folder.signing_key_file("session"))}
+    # The others ask identity what a user or a key may do.
+    caller = {"SIGNING_KEY_FILE": str(folder.signing_key_file(context)), "IDENTITY_TARGET": targets["identity"]}
+    return caller | {"BILLING_TARGET": targets["billing"]} if context == "metering" else caller
 
 
 def reserve_shared_port(host: str, port: int) -> tuple[socket.socket, int]:

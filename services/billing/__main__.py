@@ -2,6 +2,11 @@
 
 from typing import Final
 
+import grpc
+
+from libs.common.authentication import SigningKey, TokenSource
+from libs.common.callers import RemoteDirectory
+from libs.common.channel import ClientTls, open_channel
 from libs.common.clock import Clock, SystemClock
 from libs.common.database import open_database
 from libs.common.process import run_service
@@ -35,7 +40,9 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
         url, schema=SCHEMA, pool_size=2, statement_timeout_ms=_CHECK_TIMEOUT_MS, statement_cache_size=cache_size
     )
     telemetry = start_process_telemetry("tollhouse-billing", settings.otlp_endpoint)
-    service = Service("billing", settings, database, clock, telemetry)
+    to_identity = _channel_to_identity(settings, clock)
+    directory = RemoteDirectory(to_identity) if to_identity else None
+    service = Service("billing", settings, database, clock, telemetry, directory)
 
     engine = Engine(database, clock, batch_max=settings.batch_max, queue_max=settings.queue_max, lanes=settings.lanes)
     accounts = Accounts(database, clock)
@@ -45,7 +52,17 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     service.background(Sweeper(database, clock, settings.sweep_every_s).run, "expired holds")
     service.on_drain(engine.drain)
     service.on_drain(reports.close)
+    if to_identity:
+        service.on_drain(to_identity.close)
     return service
+
+
+def _channel_to_identity(settings: BillingSettings, clock: Clock) -> grpc.aio.Channel | None:
+    if not settings.identity_target or not settings.signing_key_file:
+        return None
+    tokens = TokenSource(SigningKey.read(settings.signing_key_file), clock)
+    tls = ClientTls(*settings.tls) if settings.tls else None
+    return open_channel(settings.identity_target, caller=tokens, audience="identity.tollhouse", tls=tls)
 
 
 def main() -> None:

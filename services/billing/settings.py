@@ -1,8 +1,8 @@
 """What billing can be told from outside, beyond what every service can."""
 
-from typing import Final
+from typing import Final, Self
 
-from pydantic import Field
+from pydantic import Field, FilePath, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from libs.common.settings import ServiceSettings
@@ -15,6 +15,12 @@ class BillingSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)
 
+    identity_target: str | None = None
+    """Where identity answers, such as `identity:50051`. Without it billing knows operators and services alone, and no
+    users or API keys."""
+    signing_key_file: FilePath | None = None
+    """The private key with which billing signs its own tokens towards identity; needed with `identity_target`."""
+
     batch_max: int = Field(default=500, ge=1, le=5_000)
     """How many commands one transaction of the ledger takes at most."""
     queue_max: int = Field(default=20_000, ge=200, le=1_000_000)
@@ -23,3 +29,9 @@ class BillingSettings(ServiceSettings):
     """How many batches may be under way at a time. More than one helps where the database is far away."""
     sweep_every_s: float = Field(default=5, ge=0.05, le=3_600)
     """How often expired holds are looked for on accounts that nobody touches."""
+
+    @model_validator(mode="after")
+    def _identity_is_called_with_a_key(self) -> Self:
+        if self.identity_target and not self.signing_key_file:
+            raise ValueError(f"{PREFIX}SIGNING_KEY_FILE: is not set, though {PREFIX}IDENTITY_TARGET is")
+        return self

@@ -15,6 +15,8 @@ from services.identity.api_key.secret import Peppers
 from services.identity.api_key.servicer import ApiKeyServicer
 from services.identity.api_key.verification import Verifier
 from services.identity.api_key.watch import Watchers
+from services.identity.caller.directory import LocalDirectory
+from services.identity.caller.servicer import CallerServicer
 from services.identity.housekeeping import Housekeeping
 from services.identity.integrity.servicer import IntegrityServicer
 from services.identity.integrity.verification import Integrity
@@ -26,6 +28,7 @@ from services.identity.settings import IdentitySettings
 from services.identity.tables import SCHEMA
 from services.identity.user.servicer import UserServicer
 from services.identity.user.users import Users
+from tollhouse.common.v1 import caller_pb2_grpc
 from tollhouse.identity.v1 import (
     api_key_pb2_grpc,
     integrity_pb2_grpc,
@@ -48,8 +51,6 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
         url, schema=SCHEMA, pool_size=1, statement_timeout_ms=_CHECK_TIMEOUT_MS, statement_cache_size=cache_size
     )
     telemetry = start_process_telemetry("tollhouse-identity", settings.otlp_endpoint)
-    service = Service("identity", settings, database, clock, telemetry)
-
     peppers = Peppers.read(settings.peppers)
     cache = KeyCache[bytes](settings.cache_entries_max)
     watchers = Watchers(database, settings.watchers_max)
@@ -59,6 +60,8 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     verifier = Verifier(
         peppers=peppers, cache=cache, reader=reader, last_used=last_used, clock=clock, prepare=render_valid
     )
+    directory = LocalDirectory(database, verifier, clock)
+    service = Service("identity", settings, database, clock, telemetry, directory)
 
     service.add(user_pb2_grpc.add_UserServiceServicer_to_server, UserServicer(Users(database, clock)))
     service.add(
@@ -70,6 +73,7 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
         api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server,
         ApiKeyServicer(ApiKeys(database, clock, peppers), verifier, watchers, clock),
     )
+    service.add(caller_pb2_grpc.add_CallerServiceServicer_to_server, CallerServicer(directory))
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(Integrity(reports, clock)))
     service.background(feed.run, "change feed")
     service.background(last_used.run, "times of last use")

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from libs.common.authentication import SigningKey, TokenSource
+from libs.common.callers import RemoteDirectory
 from libs.common.channel import ClientTls, open_channel
 from libs.common.clock import Clock, SystemClock
 from libs.common.database import open_database
@@ -43,12 +44,11 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         url, schema=SCHEMA, pool_size=2, statement_timeout_ms=_CHECK_TIMEOUT_MS, statement_cache_size=cache_size
     )
     telemetry = start_process_telemetry("tollhouse-metering", settings.otlp_endpoint)
-    service = Service("metering", settings, database, clock, telemetry)
-
     tokens = TokenSource(SigningKey.read(settings.signing_key_file), clock)
     tls = ClientTls(*settings.tls) if settings.tls else None
     to_billing = open_channel(settings.billing_target, caller=tokens, audience="billing.tollhouse", tls=tls)
     to_identity = open_channel(settings.identity_target, caller=tokens, audience="identity.tollhouse", tls=tls)
+    service = Service("metering", settings, database, clock, telemetry, RemoteDirectory(to_identity))
     billing = BillingClient(to_billing)
     identity = IdentityClient(to_identity, clock, ttl_s=settings.key_answer_ttl_s, answers_max=settings.key_answers_max)
 

@@ -1,0 +1,1 @@
+"""CallerService: who calls, and what they may do."""

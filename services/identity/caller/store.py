@@ -1,0 +1,114 @@
+"""Statements behind every call of a user or key, on the driver's own connection."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import asyncpg
+
+from libs.common.database import RawConnection
+
+_PROJECTS_MAX: Final = 1_000
+"""The most projects of one organization in which somebody's role is looked up."""
+
+# One row at most: the session, its user, the organization and the membership, each by primary key; the projects along
+# project_members_by_user. Nothing is locked: a right holds from the moment in which it is read.
+_OF_SESSION: Final = f"""
+    SELECT u.platform_role, m.role AS organization_role, projects.roles AS project_roles
+    FROM sessions s
+    JOIN users u ON u.user_id = s.user_id
+    LEFT JOIN organizations o ON o.organization_id = $3 AND o.delete_time IS NULL
+    LEFT JOIN members m ON m.organization_id = o.organization_id AND m.user_id = u.user_id
+    LEFT JOIN LATERAL (
+        SELECT json_object_agg(mine.project_id, mine.role)::text AS roles
+        FROM (
+            SELECT pm.project_id, pm.role
+            FROM project_members pm
+            JOIN projects p ON p.organization_id = pm.organization_id AND p.project_id = pm.project_id
+            WHERE pm.organization_id = m.organization_id AND pm.user_id = m.user_id AND p.delete_time IS NULL
+            LIMIT {_PROJECTS_MAX}
+        ) mine
+    ) projects ON true
+    WHERE s.session_id = $1 AND s.user_id = $2 AND s.end_time IS NULL AND s.expire_time > $4
+      AND u.deactivate_time IS NULL AND u.delete_time IS NULL
+"""  # noqa: S608 -- the bound is a number of ours.
+
+# One row at most, along the unique index of key ids; the rest as above. The role is that of the owner now, whatever it
+# was when the key was made.
+_OF_KEY: Final = f"""
+    SELECT k.organization_id::text, k.user_id::text, k.service_account_id::text, k.project_id::text, k.scopes,
+           coalesce(m.role, a.role) AS organization_role, projects.roles AS project_roles
+    FROM api_keys k
+    JOIN organizations o ON o.organization_id = k.organization_id AND o.delete_time IS NULL
+    LEFT JOIN users u ON u.user_id = k.user_id AND u.deactivate_time IS NULL AND u.delete_time IS NULL
+    LEFT JOIN members m ON m.organization_id = k.organization_id AND m.user_id = u.user_id
+    LEFT JOIN service_accounts a ON a.organization_id = k.organization_id
+        AND a.service_account_id = k.service_account_id AND a.delete_time IS NULL
+    LEFT JOIN LATERAL (
+        SELECT json_object_agg(mine.project_id, mine.role)::text AS roles
+        FROM (
+            SELECT pm.project_id, pm.role
+            FROM project_members pm
+            JOIN projects p ON p.organization_id = pm.organization_id AND p.project_id = pm.project_id
+            WHERE pm.organization_id = m.organization_id AND pm.user_id = m.user_id AND p.delete_time IS NULL
+            LIMIT {_PROJECTS_MAX}
+        ) mine
+    ) projects ON true
+    WHERE k.api_key_id = $1 AND k.revoke_time IS NULL AND k.disable_time IS NULL
+      AND (k.expire_time IS NULL OR k.expire_time > $2)
+      AND coalesce(m.role, a.role) IS NOT NULL
+"""  # noqa: S608 -- the bound is a number of ours.
+
+
+@dataclass(frozen=True, slots=True)
+class UserStanding:
+    """What a user may do: on the platform, and in the organization asked about."""
+
+    platform_role: str
+    organization_role: str
+    project_roles: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStanding:
+    """Whose a working key is, where it acts, and what its owner may do there."""
+
+    organization_id: str
+    user_id: str | None
+    service_account_id: str | None
+    project_id: str | None
+    scopes: frozenset[str]
+    organization_role: str
+    project_roles: dict[str, str]
+
+
+async def find_user_standing(
+    connection: RawConnection, *, session_id: str, user_id: str, organization_id: str | None, now: datetime
+) -> UserStanding | None:
+    """Read what the user of a live session may do; None when the session is over or the user stopped."""
+    row = await connection.fetchrow(_OF_SESSION, session_id, user_id, organization_id, now)
+    if row is None:
+        return None
+    return UserStanding(row["platform_role"], row["organization_role"] or "", _roles(row))
+
+
+async def find_key_standing(connection: RawConnection, api_key_id: str, now: datetime) -> KeyStanding | None:
+    """Read what a key may do; None when it does not work."""
+    row = await connection.fetchrow(_OF_KEY, api_key_id, now)
+    if row is None:
+        return None
+    return KeyStanding(
+        organization_id=row["organization_id"],
+        user_id=row["user_id"],
+        service_account_id=row["service_account_id"],
+        project_id=row["project_id"],
+        scopes=frozenset(row["scopes"]),
+        organization_role=row["organization_role"],
+        project_roles=_roles(row),
+    )
+
+
+def _roles(row: asyncpg.Record) -> dict[str, str]:
+    roles: dict[str, str] = json.loads(row["project_roles"] or "{}")
+    return roles

@@ -7,6 +7,7 @@ from pydantic import Field, FilePath, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from libs.common.settings import ServiceSettings
+from services.identity import passwords
 from services.identity.api_key.secret import InvalidPeppers, Peppers
 
 PREFIX: Final = "TOLLHOUSE_IDENTITY_"
@@ -26,6 +27,17 @@ class IdentitySettings(ServiceSettings):
     """How often the times of last use are written down."""
     watchers_max: int = Field(default=256, ge=1, le=10_000)
     """How many change streams one process serves."""
+    password_length_min: int = Field(default=passwords.LENGTH_MIN, ge=passwords.LENGTH_MIN_FLOOR, le=64)
+    """How many characters a new password has at least."""
+    password_hash_memory_kib: int = Field(default=passwords.MEMORY_KIB, ge=19 * 1024, le=1024 * 1024)
+    """The memory one argon2id hash fills. What was hashed with other parameters is hashed anew at the next sign-in."""
+    password_hash_passes: int = Field(default=passwords.PASSES, ge=1, le=20)
+    """How often a hash goes over its memory; with less than 46 MiB of it, take at least 2."""
+    password_hash_lanes: int = Field(default=passwords.LANES, ge=1, le=16)
+    password_hash_threads: int | None = Field(default=None, ge=1, le=64)
+    """How many passwords are hashed at a time; one per processor when this is not set."""
+    password_hashes_waiting_max: int = Field(default=passwords.WAITING_MAX, ge=1, le=10_000)
+    """How many more may wait; who comes then is told that the service is overloaded."""
 
     @field_validator("peppers")
     @classmethod

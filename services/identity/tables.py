@@ -17,15 +17,21 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    false,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
+
+from libs.common.audit.tables import declare_audit_tables
 
 SCHEMA: Final = "identity"
 CHANGES_CHANNEL: Final = "tollhouse_identity_changes"
 """Where Postgres announces each new revision."""
 
 metadata: Final = MetaData(schema=SCHEMA)
+
+_ROLES: Final = "role IN ('owner', 'admin', 'member', 'billing', 'viewer')"
+declare_audit_tables(metadata)
 
 
 def _id(name: str, *, nullable: bool = False) -> Column[str]:
@@ -34,6 +40,11 @@ def _id(name: str, *, nullable: bool = False) -> Column[str]:
 
 def _time(name: str, *, nullable: bool = False) -> Column[object]:
     return Column(name, TIMESTAMP(timezone=True), nullable=nullable)
+
+
+def _version() -> Column[int]:
+    """Counts the changes of a row; callers know it as the etag."""
+    return Column("version", BigInteger, nullable=False, server_default=text("1"))
 
 
 users: Final = Table(
@@ -63,7 +74,11 @@ organizations: Final = Table(
     _time("create_time"),
     _time("update_time"),
     _time("delete_time", nullable=True),
+    _version(),
+    Column("personal", Boolean, nullable=False, server_default=false()),
+    Column("api_key_max_lifetime_s", BigInteger),
     PrimaryKeyConstraint("organization_id", name="organizations_pkey"),
+    CheckConstraint("api_key_max_lifetime_s > 0", name="organizations_lifetime_is_positive"),
 )
 
 members: Final = Table(
@@ -74,10 +89,11 @@ members: Final = Table(
     Column("role", Text, nullable=False),
     _time("create_time"),
     _time("update_time"),
+    _version(),
     PrimaryKeyConstraint("organization_id", "user_id", name="members_pkey"),
     ForeignKeyConstraint(["organization_id"], ["identity.organizations.organization_id"], name="members_organization"),
     ForeignKeyConstraint(["user_id"], ["identity.users.user_id"], name="members_user"),
-    CheckConstraint("role IN ('owner', 'admin', 'member', 'billing', 'viewer')", name="members_role_known"),
+    CheckConstraint(_ROLES, name="members_role_known"),
 )
 Index("members_by_user", members.c.user_id, members.c.organization_id)
 
@@ -92,6 +108,7 @@ projects: Final = Table(
     _time("create_time"),
     _time("update_time"),
     _time("delete_time", nullable=True),
+    _version(),
     PrimaryKeyConstraint("organization_id", "project_id", name="projects_pkey"),
     ForeignKeyConstraint(["organization_id"], ["identity.organizations.organization_id"], name="projects_organization"),
 )
@@ -99,6 +116,100 @@ Index(
     "projects_name_once",
     projects.c.organization_id,
     projects.c.name_folded,
+    unique=True,
+    postgresql_where=text("delete_time IS NULL"),
+)
+
+project_members: Final = Table(
+    "project_members",
+    metadata,
+    _id("organization_id"),
+    _id("project_id"),
+    _id("user_id"),
+    Column("role", Text, nullable=False),
+    _time("create_time"),
+    _time("update_time"),
+    _version(),
+    PrimaryKeyConstraint("organization_id", "project_id", "user_id", name="project_members_pkey"),
+    ForeignKeyConstraint(
+        ["organization_id", "project_id"],
+        ["identity.projects.organization_id", "identity.projects.project_id"],
+        name="project_members_project",
+    ),
+    ForeignKeyConstraint(
+        ["organization_id", "user_id"],
+        ["identity.members.organization_id", "identity.members.user_id"],
+        name="project_members_member",
+    ),
+    CheckConstraint("role IN ('admin', 'member')", name="project_members_role_known"),
+)
+Index("project_members_by_member", project_members.c.organization_id, project_members.c.user_id)
+Index("project_members_by_user", project_members.c.user_id)
+
+_INVITATION_OPEN: Final = text("accept_time IS NULL AND revoke_time IS NULL")
+invitations: Final = Table(
+    "invitations",
+    metadata,
+    _id("organization_id"),
+    _id("invitation_id"),
+    Column("email", Text, nullable=False),
+    Column("email_folded", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("inviter", Text, nullable=False),
+    _time("create_time"),
+    _time("expire_time"),
+    _time("accept_time", nullable=True),
+    _time("revoke_time", nullable=True),
+    _id("accepted_user_id", nullable=True),
+    PrimaryKeyConstraint("organization_id", "invitation_id", name="invitations_pkey"),
+    UniqueConstraint("digest", name="invitations_digest_once"),
+    ForeignKeyConstraint(
+        ["organization_id"], ["identity.organizations.organization_id"], name="invitations_organization"
+    ),
+    ForeignKeyConstraint(["accepted_user_id"], ["identity.users.user_id"], name="invitations_user"),
+    CheckConstraint(_ROLES, name="invitations_role_known"),
+    CheckConstraint("octet_length(digest) = 32", name="invitations_digest_only"),
+    CheckConstraint("(accept_time IS NULL) = (accepted_user_id IS NULL)", name="invitations_accepted_by_somebody"),
+)
+Index(
+    "invitations_email_once",
+    invitations.c.organization_id,
+    invitations.c.email_folded,
+    unique=True,
+    postgresql_where=_INVITATION_OPEN,
+)
+Index(
+    "invitations_open",
+    invitations.c.organization_id,
+    invitations.c.invitation_id,
+    postgresql_where=_INVITATION_OPEN,
+)
+
+service_accounts: Final = Table(
+    "service_accounts",
+    metadata,
+    _id("organization_id"),
+    _id("service_account_id"),
+    Column("name", Text, nullable=False),
+    Column("name_folded", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    _time("create_time"),
+    _time("update_time"),
+    _time("delete_time", nullable=True),
+    _version(),
+    PrimaryKeyConstraint("organization_id", "service_account_id", name="service_accounts_pkey"),
+    UniqueConstraint("service_account_id", name="service_accounts_id_once"),
+    ForeignKeyConstraint(
+        ["organization_id"], ["identity.organizations.organization_id"], name="service_accounts_organization"
+    ),
+    CheckConstraint(_ROLES, name="service_accounts_role_known"),
+)
+Index(
+    "service_accounts_name_once",
+    service_accounts.c.organization_id,
+    service_accounts.c.name_folded,
     unique=True,
     postgresql_where=text("delete_time IS NULL"),
 )
@@ -137,6 +248,11 @@ api_keys: Final = Table(
         name="api_keys_project_of_organization",
     ),
     ForeignKeyConstraint(["user_id"], ["identity.users.user_id"], name="api_keys_user"),
+    ForeignKeyConstraint(
+        ["organization_id", "service_account_id"],
+        ["identity.service_accounts.organization_id", "identity.service_accounts.service_account_id"],
+        name="api_keys_service_account",
+    ),
     CheckConstraint("num_nonnulls(user_id, service_account_id) = 1", name="api_keys_one_owner"),
     CheckConstraint("environment IN ('live', 'test')", name="api_keys_environment_known"),
     CheckConstraint("octet_length(digest) = 32", name="api_keys_digest_only"),
@@ -148,6 +264,13 @@ api_keys: Final = Table(
 )
 Index("api_keys_by_user", api_keys.c.user_id, api_keys.c.organization_id, api_keys.c.api_key_id)
 Index("api_keys_by_project", api_keys.c.organization_id, api_keys.c.project_id, api_keys.c.api_key_id)
+Index(
+    "api_keys_by_service_account",
+    api_keys.c.organization_id,
+    api_keys.c.service_account_id,
+    api_keys.c.api_key_id,
+    postgresql_where=text("service_account_id IS NOT NULL"),
+)
 
 revision_counter: Final = Table(
     "revision_counter",

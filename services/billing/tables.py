@@ -24,8 +24,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from libs.common.audit.tables import declare_audit_tables
+
 SCHEMA: Final = "billing"
 metadata: Final = MetaData(schema=SCHEMA)
+declare_audit_tables(metadata)
 
 _ID: Final = Uuid(as_uuid=False)
 _AMOUNT: Final = Numeric(28, 9)

@@ -30,8 +30,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from libs.common.audit.tables import declare_audit_tables
+
 SCHEMA: Final = "metering"
 metadata: Final = MetaData(schema=SCHEMA)
+declare_audit_tables(metadata)
 
 TOKEN_CLASSES: Final = (
     "input",

@@ -29,12 +29,21 @@ async def test_migrated_tables_equal_declared_ones(context: str, postgres: TestP
 
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_migrations_take_no_lock_that_stops_traffic(context: str, tmp_path: Path) -> None:
-    script = tmp_path / f"{context}.sql"
-    script.write_text(VERSION_TABLE.sub("", render_sql(context)), encoding="utf-8")
+    scripts = _scripts(context, tmp_path)
     squawk = Path(sys.executable).with_name("squawk")
-    command = [str(squawk), "--config", str(ROOT / ".squawk.toml"), "--reporter", "gcc", str(script)]
+    command = [str(squawk), "--config", str(ROOT / ".squawk.toml"), "--reporter", "gcc", *map(str, scripts)]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def _scripts(context: str, folder: Path) -> list[Path]:
+    """Each migration in a file of its own: the linter takes what one script makes for new, and so not yet in use."""
+    settings, *migrations = VERSION_TABLE.sub("", render_sql(context)).split("BEGIN;")
+    scripts = []
+    for number, migration in enumerate(migrations, 1):
+        scripts.append(folder / f"{context}_{number:04}.sql")
+        scripts[-1].write_text(f"{settings}BEGIN;{migration}", encoding="utf-8")
+    return scripts
 
 
 @pytest.mark.parametrize("context", CONTEXTS)

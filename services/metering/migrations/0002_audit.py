@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from libs.common.audit.tables import create_audit_tables
+from libs.common.audit.migration import create_audit_tables
 
 revision: str = "0002"
 down_revision: str | None = "0001"

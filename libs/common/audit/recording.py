@@ -1,0 +1,75 @@
+"""Writing an event with the change it tells of, in the same transaction."""
+
+import unicodedata
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from libs.common.access import CallerKind
+from libs.common.audit import store
+from libs.common.audit.chain import Changed as Changed
+from libs.common.audit.chain import Event, link
+from libs.common.call import Call, current_call
+from libs.common.ids import new_id
+
+PLATFORM: Final = "00000000-0000-0000-0000-000000000000"
+"""Stands for the organization where a change belongs to none, such as that of a price."""
+
+_SYSTEM: Final = "system"
+_UPKEEP: Final = "Upkeep"
+"""The action of work that belongs to no call."""
+_TEXT_MAX: Final = 255
+_VALUE_MAX: Final = 1_000
+_CHANGES_MAX: Final = 100
+
+
+async def record_event(
+    tx: store.AnyTransaction,
+    *,
+    now: datetime,
+    organization_id: str,
+    resource_type: str,
+    resource_id: str,
+    changed: Sequence[Changed] = (),
+    actor: str = "",
+) -> None:
+    """Tell the trail of an organization what has just been changed.
+
+    The call being handled says who did it, through which RPC and from where; `actor` is for calls that find out only
+    on the way who is calling, such as a sign-in. It locks the organization's trail until the transaction ends, so it
+    comes after the statements that do the work; a change of several organizations goes by the order of their ids.
+    """
+    call = current_call()
+    place = await store.take_place(tx, organization_id, now)
+    event = Event(
+        organization_id=organization_id,
+        sequence=place.sequence,
+        event_id=new_id(),
+        event_time=place.event_time,
+        action=call.rpc.rpartition(".")[2] if call else _UPKEEP,
+        actor=_plain(actor or _actor(call)),
+        api_key_id=(call.caller.api_key_id or None) if call else None,
+        resource_type=resource_type,
+        resource_id=_plain(resource_id),
+        changes=tuple(map(_plain_change, changed[:_CHANGES_MAX])),
+        peer_address=call.peer_address if call else "",
+        user_agent=_plain(call.user_agent) if call else "",
+        request_id=_plain(call.request_id) if call else "",
+    )
+    await store.append(tx, link(event, place.previous_hash))
+
+
+def _actor(call: Call | None) -> str:
+    if call is None:
+        return _SYSTEM
+    return call.caller.kind.value if call.caller.kind is CallerKind.ANONYMOUS else call.caller.subject
+
+
+def _plain_change(change: Changed) -> Changed:
+    before, after = (None if value is None else _plain(value, _VALUE_MAX) for value in (change.before, change.after))
+    return Changed(_plain(change.field), before, after)
+
+
+def _plain(text: str, length_max: int = _TEXT_MAX) -> str:
+    """Return the text without what could mislead a reader's terminal or the database, and no longer than is useful."""
+    return "".join(character for character in text[:length_max] if unicodedata.category(character)[0] != "C")

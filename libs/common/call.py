@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from libs.common.access import ANONYMOUS, Caller, CallerKind, Rights, Scope
 from libs.common.callers import Credential
-from libs.common.errors import PermissionDenied
+from libs.common.errors import NotFound, PermissionDenied
 
 Network: TypeAlias = IPv4Network | IPv6Network
 _FORWARDED_FOR: Final = "x-forwarded-for"
@@ -159,3 +159,10 @@ def require_scope(scope: Scope.ValueType, *, project_id: str = "", user_id: str 
     """Raise PermissionDenied unless the caller holds the scope for the resource; for RPCs declared `by_resource`."""
     if not may(scope, project_id=project_id, user_id=user_id):
         raise PermissionDenied
+
+
+def require_membership(organization_id: str) -> None:
+    """Raise NotFound unless the caller belongs to the organization the request names; for RPCs open to all users."""
+    rights = current_rights()
+    if rights is not None and not rights.organization_role:
+        raise NotFound(resource_type="organization", resource_name=organization_id)

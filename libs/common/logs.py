@@ -10,7 +10,7 @@ import structlog
 from opentelemetry import trace
 
 _HIDDEN: Final = "[hidden]"
-# What a credential looks like, whatever field or message it strays into: bearer tokens, JWTs, our keys and other tokens,
+# What a credential looks like, whatever field or message it strays into: bearer tokens, JWTs, our keys and tokens,
 # URL passwords.
 _SECRETS: Final = re.compile(
     r"(?i:bearer)\s+[\w.~+/=-]+|eyJ[\w-]{8,}\.[\w-]+\.[\w-]*|\bth_[a-z]+_\w{12,}|(?<=://)[^\s/@:]*:[^\s/@]+(?=@)"

@@ -4,6 +4,8 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
+from libs.common.access import Scope
+from libs.common.call import require_scope
 from libs.common.clock import Clock
 from libs.common.database import ConstraintViolation, Database, RawConnection, violated_constraint
 from libs.common.errors import Conflict, FieldViolation, InvalidArgument, RequestIdReused, StaleEtag
@@ -87,7 +89,7 @@ class Accounts:
 
     async def get(self, organization_id: str, account_id: str) -> AccountTerms:
         async with self._database.raw_connection() as connection:
-            return await self._get(connection, organization_id, account_id)
+            return _visible(await self._get(connection, organization_id, account_id))
 
     async def page(
         self, organization_id: str, *, project_id: str | None, size: int, page_token: str
@@ -165,6 +167,7 @@ class Accounts:
                 account = await self._get(connection, organization_id, account_id)
             else:
                 account = await self._charged(connection, organization_id, project_id, currency_code, now)
+            _visible(account)
             if as_of_time is None:
                 return account, now
             sequence, posted = await _last_before(connection, account, as_of_time, inclusive=True)
@@ -189,7 +192,7 @@ class Accounts:
         token = decode_page_token(page_token, fingerprint)[0] if page_token else None
         size = page_size(size)
         async with self._database.raw_connection() as connection:
-            account = await self._get(connection, organization_id, account_id)
+            account = _visible(await self._get(connection, organization_id, account_id))
             first, opening = 0, Decimal(0)
             if start_time is not None:
                 first, opening = await _last_before(connection, account, start_time)
@@ -229,6 +232,12 @@ class Accounts:
             codes = ", ".join(sorted(account.balance.currency_code for account in owned))
             raise errors.CurrencyRequired(account_currency_codes=codes)
         return owned[0]
+
+
+def _visible(account: AccountTerms) -> AccountTerms:
+    """Refuse to show the account to somebody who may see those of some projects alone."""
+    require_scope(Scope.SCOPE_ACCOUNTS_READ, project_id=account.project_id or "")
+    return account
 
 
 async def _last_before(

@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import Message
 
 from libs.common.amount import format_amount
+from libs.common.call import require_membership
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import is_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size
@@ -130,6 +131,8 @@ class ModelServicer(rpc.ModelServiceServicer):
     async def ListPrices(
         self, request: pb.ListPricesRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListPricesResponse:
+        if request.organization_id:
+            require_membership(request.organization_id)
         fingerprint = f"prices/{request.model_id}/{request.organization_id}"
         limit = page_size(request.page_size)
         versions = await self._models.list_prices(
@@ -147,6 +150,8 @@ class ModelServicer(rpc.ModelServiceServicer):
     async def EstimateCost(
         self, request: pb.EstimateCostRequest, context: grpc.aio.ServicerContext
     ) -> pb.EstimateCostResponse:
+        if request.organization_id:
+            require_membership(request.organization_id)
         estimate = await self._models.estimate(
             model_id=request.model_id,
             organization_id=request.organization_id.lower(),

@@ -10,8 +10,8 @@ from typing import Final
 import grpc
 
 from libs.common import validation
-from libs.common.call import is_operator
 from libs.common.amount import format_amount
+from libs.common.call import is_operator
 from libs.common.errors import FieldViolation, InvalidArgument, Refusal
 from libs.common.ids import is_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size

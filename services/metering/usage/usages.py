@@ -6,9 +6,11 @@ from typing import Final
 
 import structlog
 
+from libs.common.access import Scope
+from libs.common.call import may, require_scope
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.errors import FieldViolation, NotFound, Refusal
+from libs.common.errors import FieldViolation, NotFound, PermissionDenied, Refusal
 from services.metering.usage import store
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.model import EARLY_MAX, LATE_MAX, NIL, Outcome, Recorded, Work
@@ -56,7 +58,11 @@ class Usages:
             found = await store.find(connection, [key])
         if key not in found:
             raise NotFound(resource_type="usage", resource_name=operation_id)
-        return found[key][0]
+        recorded = found[key][0]
+        require_scope(
+            Scope.SCOPE_USAGE_READ, project_id=recorded.work.project_id or "", user_id=recorded.work.user_id or ""
+        )
+        return recorded
 
     async def list_usages(
         self,
@@ -80,5 +86,19 @@ class Usages:
             )
 
     async def query(self, query: Query, *, after: Sequence[str] | None, limit: int) -> Sequence[Summary]:
+        _require_own_share(query)
         async with self._database.transaction() as connection:
             return await summarize(connection, query, after=after, limit=limit)
+
+
+def _require_own_share(query: Query) -> None:
+    """Refuse sums that reach beyond what the caller may see: all, certain projects, or what is their own."""
+    scope = Scope.SCOPE_USAGE_READ
+    projects, users = query.filters["project_id"], query.filters["user_id"]
+    if may(scope):
+        return
+    if projects and all(may(scope, project_id=project_id) for project_id in projects):
+        return
+    if users and all(may(scope, user_id=user_id) for user_id in users):
+        return
+    raise PermissionDenied

@@ -9,9 +9,11 @@ billing_database    and
 metering_database
 
 Set TOLLHOUSE_TEST_DATABASE_URL to test on a real server instead of an embedded one.
+
+Every test is under watch: one during which a secret gets into a log, a refusal, a table or the output fails.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 
 import pytest
 
@@ -19,6 +21,40 @@ from libs.common.database import Database, open_database
 from libs.common.database_url import database_name
 from libs.common.databases import create_database, drop_database
 from tests.support.database import TestPostgres, migrated_contexts, new_database_name, open_server
+from tests.support.secrecy import WATCH
+from tests.support.watched_server import watch_servers
+
+
+def pytest_configure() -> None:
+    WATCH.open_log()
+    watch_servers(WATCH)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Show the logs of a failed test as they are in production: with the whole of an exception."""
+    capturing = session.config.pluginmanager.get_plugin("logging-plugin")
+    if capturing is not None:
+        capturing.report_handler.setFormatter(WATCH.formatter)
+
+
+def pytest_unconfigure() -> None:
+    WATCH.close_log()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    call: pytest.CallInfo[None],
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail the test at its end if a secret got out during it."""
+    report = yield
+    if call.when == "teardown":
+        for stream in (report.capstdout, report.capstderr):
+            WATCH.scan("the output", stream)
+        leaks = WATCH.take_leaks()
+        if leaks:
+            report.outcome = "failed"
+            report.longrepr = "A secret got out: " + "; ".join(leaks)
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +75,9 @@ async def template_database(postgres: TestPostgres) -> AsyncIterator[str]:
 @pytest.fixture
 async def database_admin_url(postgres: TestPostgres, template_database: str) -> AsyncIterator[str]:
     name = new_database_name()
-    yield await create_database(postgres.admin_url, name, template_database)
+    url = await create_database(postgres.admin_url, name, template_database)
+    yield url
+    await WATCH.scan_database(url)
     await drop_database(postgres.admin_url, name)
 
 

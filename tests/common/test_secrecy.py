@@ -1,0 +1,69 @@
+"""The watch over the suite finds what it is there to find, and fails the run."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from libs.cli.environment import repository
+from libs.common.authentication import SigningKey
+from services.identity.api_key.secret import new_secret
+from tests.support.secrecy import SecretWatch
+from tollhouse.identity.v1 import api_key_pb2
+
+WITHIN_S = 100
+
+
+def test_planted_secrets_fail_the_tests_that_let_them_out() -> None:
+    """In a run of its own, over several processes as the whole suite runs."""
+    command = [sys.executable, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", "tests/support/planted.py"]
+    # The run must not take itself for a part of this one.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    run = subprocess.run(
+        command, cwd=repository(), env=environment, capture_output=True, text=True, timeout=WITHIN_S, check=False
+    )
+    failed = dict(re.findall(r"teardown of (\w+) _+\n[^\n]*\nA secret got out: ([\w ]+)", run.stdout))
+    assert run.returncode == 1, run.stdout
+    assert failed == {
+        "test_secret_without_a_shape_in_the_log": "the log",
+        "test_secret_in_a_refusal": "the refusal of tollhouse",
+        "test_secret_in_a_table": "the table identity",
+        "test_secret_in_the_output": "the output",
+    }
+    assert "5 passed" in run.stdout
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        new_secret(live=True),
+        new_secret(live=False),
+        "eyJhbGciOiJFZDI1NTE5In0.eyJzdWIiOiJ4In0.c2ln",
+        "-----BEGIN PRIVATE KEY-----",
+        "postgresql://tollhouse_billing:hunter2@db/tollhouse",
+        json.dumps(SigningKey.generate(issuer="one", subject="service:one").key),
+    ],
+)
+def test_whatever_looks_like_a_secret_is_found(secret: str) -> None:
+    watch = SecretWatch()
+    watch.scan("a text", f"before {secret} after")
+    assert len(watch.take_leaks()) == 1
+    assert watch.take_leaks() == []
+
+
+def test_marked_fields_are_noted_however_deep_and_found_without_a_shape() -> None:
+    watch = SecretWatch()
+    watch.note_message(api_key_pb2.VerifyApiKeyRequest(key="nothing like a key", model="swift-1"))
+    watch.scan("a text", "swift-1")
+    assert watch.take_leaks() == []
+    watch.scan("a text", "it was nothing like a key")
+    assert watch.take_leaks() == ["a text: nothing like…"]
+
+
+def test_what_was_found_is_not_told_in_full() -> None:
+    watch, secret = SecretWatch(), new_secret(live=True)
+    watch.scan("a text", secret)
+    assert secret not in "".join(watch.take_leaks())

@@ -1,0 +1,162 @@
+"""Watches over the whole suite that no secret gets out: not in a log, a refusal, a table or a trace.
+
+What a secret is, is known by its shape (keys, tokens, private keys) and, where it has none (passwords), from the calls
+themselves: every field that a proto marks `debug_redact` is noted as the tests send and receive it. Whatever the
+services put out meanwhile is looked through, and the test during which a secret was found there fails.
+"""
+
+import logging
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import asyncpg
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from libs.common.logs import configure_logs
+from libs.common.migrate import CONTEXTS
+
+# Of a kind that Python and Postgres both read: API keys, invitations and whatever else begins like them, tokens, JWTs,
+# private keys as PEM and as JWK, and the passwords in addresses of databases.
+SHAPES = (
+    r"th_[a-z]+_[0-9A-Za-z_-]{24,}"
+    r"|eyJ[0-9A-Za-z_-]{8,}[.][0-9A-Za-z_-]+[.][0-9A-Za-z_-]+"
+    r"|BEGIN [A-Z ]*PRIVATE KEY"
+    r"|[\"']d[\"']: ?[\"'][0-9A-Za-z_-]{43}[\"']"
+    r"|postgres(ql)?://[^ /:@]+:[^ /@]+@"
+)
+_SHAPE = re.compile(SHAPES)
+SECRET_MIN_LENGTH = 10
+_NOTED_MAX = 2_000
+_SHOWN = 12
+
+
+class SecretWatch:
+    """What is known to be secret, and where it was seen nevertheless."""
+
+    def __init__(self) -> None:
+        self.formatter: logging.Formatter | None = None
+        self._noted: dict[str, None] = {}
+        self._leaks: list[str] = []
+        self._log: Path | None = None
+        self._handler: logging.FileHandler | None = None
+        self._read_to = 0
+
+    def note(self, *secrets: str) -> None:
+        """Remember secrets; those with a shape are known by it, and what is very short is in every text."""
+        for secret in secrets:
+            if len(secret) >= SECRET_MIN_LENGTH and not _SHAPE.search(secret):
+                self._noted[secret] = None
+        while len(self._noted) > _NOTED_MAX:
+            del self._noted[next(iter(self._noted))]
+
+    def note_message(self, message: Message) -> None:
+        """Remember whatever a message holds in fields that are marked as secret."""
+        self.note(*secrets_in(message))
+
+    def scan(self, where: str, text: str) -> None:
+        """Look through what got out."""
+        found = [match.group() for match in _SHAPE.finditer(text)]
+        found += [secret for secret in self._noted if secret in text]
+        self._leaks += [f"{where}: {secret[:_SHOWN]}…" for secret in found]
+
+    def take_leaks(self) -> list[str]:
+        """Return what was found since this was last asked, the services' logs included."""
+        if self._log is not None:
+            with self._log.open("rb") as log:
+                log.seek(self._read_to)
+                text = log.read()
+            self._read_to += len(text)
+            self.scan("the log", text.decode(errors="replace"))
+        leaks, self._leaks = self._leaks, []
+        return leaks
+
+    async def scan_database(self, url: str) -> None:
+        """Look through every table of every context, the audit trail among them."""
+        connection = await asyncpg.connect(url, timeout=10, command_timeout=60)
+        try:
+            tables: list[str] = [row["name"] for row in await connection.fetch(_TABLES, list(CONTEXTS))]
+            if not tables:
+                return
+            rows = await connection.fetch(" UNION ALL ".join(map(_rows_of, tables)), SHAPES, list(self._noted))
+        finally:
+            await connection.close()
+        for row in rows:
+            self.scan(f"the table {row['name']}", row["text"])
+
+    def open_log(self) -> None:
+        """From now on every service of this process writes its log, as in production, to a file that is read here."""
+        folder = Path(tempfile.mkdtemp(prefix="tollhouse-log-"))
+        root = logging.getLogger()
+        before = root.handlers
+        configure_logs("tests", "INFO")
+        self.formatter = root.handlers[0].formatter
+        self._log = folder / "services.log"
+        self._handler = logging.FileHandler(self._log)
+        self._handler.setFormatter(self.formatter)
+        root.handlers = [*before, self._handler]
+
+    def close_log(self) -> None:
+        if self._log is None or self._handler is None:
+            return
+        logging.getLogger().removeHandler(self._handler)
+        self._handler.close()
+        self._log.unlink()
+        self._log.parent.rmdir()
+        self._log = None
+
+
+WATCH = SecretWatch()
+"""The one of this test process."""
+
+_TABLES = """
+    SELECT format('%I.%I', nspname, relname) AS name
+    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname = ANY($1) AND relkind IN ('r', 'p') AND NOT relispartition
+    ORDER BY name
+"""
+
+
+def _rows_of(table: str) -> str:
+    return (
+        f"(SELECT '{table}' AS name, row::text AS text FROM {table} AS row "  # noqa: S608 -- a name from the catalogue.
+        "WHERE row::text ~ $1 OR EXISTS (SELECT FROM unnest($2::text[]) AS noted "
+        "WHERE position(noted IN row::text) > 0) LIMIT 3)"
+    )
+
+
+_known: dict[str, bool] = {}
+
+
+def has_secrets(descriptor: Descriptor) -> bool:
+    """Whether a message of this type can hold a field that is marked as secret."""
+    known = _known.get(descriptor.full_name)
+    if known is None:
+        _known[descriptor.full_name] = False  # For types that hold themselves; put right below.
+        known = any(
+            is_secret(field) or (field.message_type is not None and has_secrets(field.message_type))
+            for field in descriptor.fields
+        )
+        _known[descriptor.full_name] = known
+    return known
+
+
+def is_secret(field: FieldDescriptor) -> bool:
+    return bool(field.GetOptions().debug_redact)
+
+
+def secrets_in(message: Message) -> Iterator[str]:
+    """Yield the texts in fields that are marked as secret, however deep."""
+    for field, value in message.ListFields():
+        values: Iterable[object] = value if field.is_repeated and not _is_map(field) else [value]
+        for one in values:
+            if isinstance(one, Message):
+                yield from secrets_in(one)
+            elif is_secret(field) and isinstance(one, str):
+                yield one
+
+
+def _is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry

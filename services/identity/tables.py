@@ -238,6 +238,11 @@ api_keys: Final = Table(
     _time("disable_time", nullable=True),
     _time("revoke_time", nullable=True),
     _time("last_used_time", nullable=True),
+    Column("allowed_addresses", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    _id("rotated_from_api_key_id", nullable=True),
+    _id("rotated_to_api_key_id", nullable=True),
+    Column("imported_prefix", Text),
+    _version(),
     PrimaryKeyConstraint("organization_id", "api_key_id", name="api_keys_pkey"),
     UniqueConstraint("api_key_id", name="api_keys_id_once"),
     UniqueConstraint("digest", name="api_keys_digest_once"),
@@ -257,7 +262,9 @@ api_keys: Final = Table(
     CheckConstraint("environment IN ('live', 'test')", name="api_keys_environment_known"),
     CheckConstraint("octet_length(digest) = 32", name="api_keys_digest_only"),
     CheckConstraint(
-        "char_length(secret_prefix) = 12 AND char_length(secret_suffix) = 4", name="api_keys_hint_is_short"
+        "CASE WHEN imported_prefix IS NULL THEN char_length(secret_prefix) = 12 AND char_length(secret_suffix) = 4"
+        " ELSE char_length(secret_prefix) <= 12 AND char_length(secret_suffix) <= 4 END",
+        name="api_keys_hint_is_short",
     ),
     # Room on each page lets the time of last use be rewritten in place, without touching an index.
     postgresql_with={"fillfactor": "80"},
@@ -271,6 +278,77 @@ Index(
     api_keys.c.api_key_id,
     postgresql_where=text("service_account_id IS NOT NULL"),
 )
+Index("api_keys_by_environment", api_keys.c.organization_id, api_keys.c.environment, api_keys.c.api_key_id)
+Index(
+    "api_keys_by_external_id",
+    api_keys.c.organization_id,
+    api_keys.c.external_id,
+    api_keys.c.api_key_id,
+    postgresql_where=text("external_id <> ''"),
+)
+
+imported_prefixes: Final = Table(
+    "imported_prefixes",
+    metadata,
+    Column("prefix", Text, nullable=False),
+    _time("create_time"),
+    PrimaryKeyConstraint("prefix", name="imported_prefixes_pkey"),
+)
+"""With what the secrets of imported keys begin: a few rows, which every process knows by heart."""
+
+sessions: Final = Table(
+    "sessions",
+    metadata,
+    _id("session_id"),
+    _id("user_id"),
+    Column("method", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("peer_address", Text, nullable=False),
+    Column("user_agent", Text, nullable=False),
+    _time("create_time"),
+    _time("last_refresh_time"),
+    _time("expire_time"),
+    _time("end_time", nullable=True),
+    Column("end_reason", Text),
+    PrimaryKeyConstraint("session_id", name="sessions_pkey"),
+    ForeignKeyConstraint(["user_id"], ["identity.users.user_id"], name="sessions_user"),
+    CheckConstraint("method IN ('password', 'id_token')", name="sessions_method_known"),
+    CheckConstraint("(end_time IS NULL) = (end_reason IS NULL)", name="sessions_end_has_a_reason"),
+)
+Index(
+    "sessions_not_ended_by_user", sessions.c.user_id, sessions.c.session_id, postgresql_where=text("end_time IS NULL")
+)
+Index("sessions_by_expire_time", sessions.c.expire_time)
+
+refresh_tokens: Final = Table(
+    "refresh_tokens",
+    metadata,
+    Column("digest", LargeBinary, nullable=False),
+    _id("session_id"),
+    _time("create_time"),
+    _time("expire_time"),
+    _time("use_time", nullable=True),
+    Column("successor_digest", LargeBinary),
+    PrimaryKeyConstraint("digest", name="refresh_tokens_pkey"),
+    ForeignKeyConstraint(["session_id"], ["identity.sessions.session_id"], name="refresh_tokens_session"),
+    CheckConstraint("octet_length(digest) = 32", name="refresh_tokens_digest_only"),
+    CheckConstraint("(use_time IS NULL) = (successor_digest IS NULL)", name="refresh_tokens_used_has_a_successor"),
+)
+Index("refresh_tokens_by_session", refresh_tokens.c.session_id)
+Index("refresh_tokens_by_expire_time", refresh_tokens.c.expire_time)
+
+sign_in_attempts: Final = Table(
+    "sign_in_attempts",
+    metadata,
+    Column("key_digest", LargeBinary, nullable=False),
+    _time("window_time"),
+    Column("attempts", Integer, nullable=False),
+    PrimaryKeyConstraint("key_digest", name="sign_in_attempts_pkey"),
+    CheckConstraint("octet_length(key_digest) = 32", name="sign_in_attempts_digest_only"),
+)
+"""How often an account or an address was tried since `window_time`."""
+
+Index("sign_in_attempts_by_window", sign_in_attempts.c.window_time)
 
 revision_counter: Final = Table(
     "revision_counter",

@@ -1,4 +1,4 @@
-"""The keys of service accounts are found by their account, and what 0005 left unvalidated is validated."""
+"""The keys of service accounts are found by their account, and what 0005 and 0006 left unvalidated is validated."""
 
 from collections.abc import Sequence
 
@@ -21,4 +21,5 @@ def upgrade() -> None:
             " WHERE service_account_id IS NOT NULL"
         )
     op.execute("ALTER TABLE identity.api_keys VALIDATE CONSTRAINT api_keys_service_account")
+    op.execute("ALTER TABLE identity.api_keys VALIDATE CONSTRAINT api_keys_hint_is_short")
     op.execute("ALTER TABLE identity.organizations VALIDATE CONSTRAINT organizations_lifetime_is_positive")

@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class OrganizationServiceStub:
-    """Keeps organizations, the tenants of the platform, and who belongs to them.
+    """Keeps organizations, the tenants of the platform, who belongs to them, and who is invited to.
+
+    An organization that was deleted answers exactly like one that never was.
     """
 
     def __init__(self, channel):
@@ -50,6 +52,16 @@ class OrganizationServiceStub:
                 request_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListOrganizationsRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListOrganizationsResponse.FromString,
                 _registered_method=True)
+        self.UpdateOrganization = channel.unary_unary(
+                '/tollhouse.identity.v1.OrganizationService/UpdateOrganization',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.UpdateOrganizationRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.UpdateOrganizationResponse.FromString,
+                _registered_method=True)
+        self.DeleteOrganization = channel.unary_unary(
+                '/tollhouse.identity.v1.OrganizationService/DeleteOrganization',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.DeleteOrganizationRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.DeleteOrganizationResponse.FromString,
+                _registered_method=True)
         self.AddMember = channel.unary_unary(
                 '/tollhouse.identity.v1.OrganizationService/AddMember',
                 request_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.AddMemberRequest.SerializeToString,
@@ -70,17 +82,39 @@ class OrganizationServiceStub:
                 request_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListMembersRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListMembersResponse.FromString,
                 _registered_method=True)
+        self.CreateInvitation = channel.unary_unary(
+                '/tollhouse.identity.v1.OrganizationService/CreateInvitation',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.CreateInvitationRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.CreateInvitationResponse.FromString,
+                _registered_method=True)
+        self.AcceptInvitation = channel.unary_unary(
+                '/tollhouse.identity.v1.OrganizationService/AcceptInvitation',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.AcceptInvitationRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.AcceptInvitationResponse.FromString,
+                _registered_method=True)
+        self.RevokeInvitation = channel.unary_unary(
+                '/tollhouse.identity.v1.OrganizationService/RevokeInvitation',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.RevokeInvitationRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.RevokeInvitationResponse.FromString,
+                _registered_method=True)
+        self.ListInvitations = channel.unary_unary(
+                '/tollhouse.identity.v1.OrganizationService/ListInvitations',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListInvitationsRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListInvitationsResponse.FromString,
+                _registered_method=True)
 
 
 class OrganizationServiceServicer:
-    """Keeps organizations, the tenants of the platform, and who belongs to them.
+    """Keeps organizations, the tenants of the platform, who belongs to them, and who is invited to.
+
+    An organization that was deleted answers exactly like one that never was.
     """
 
     def CreateOrganization(self, request, context):
         """Creates an organization with its first owner.
 
-        Fails with NOT_FOUND when there is no such user. Names of organizations need not be unique. With a `request_id` the
-        call is safe to repeat.
+        Users create organizations for themselves. Fails with NOT_FOUND when there is no such user. Names of organizations
+        need not be unique. With a `request_id` the call is safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,16 +129,39 @@ class OrganizationServiceServicer:
 
     def ListOrganizations(self, request, context):
         """Lists organizations, newest first, in pages that stay stable while organizations are added.
+
+        Users list their own: those they belong to, among them the personal one that was made for them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateOrganization(self, request, context):
+        """Changes an organization's name or what it demands of its keys.
+
+        Fails with ABORTED and reason `STALE_ETAG` when an etag is given and the organization has changed since, and with
+        NOT_FOUND when there is no such organization.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteOrganization(self, request, context):
+        """Deletes an organization: from now on nobody finds it, its keys do not work, and its open invitations are revoked.
+
+        Its money, its usage and its audit trail stay. Fails with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION` for
+        an organization that was made for a user, which goes with that user alone. To delete it once more changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AddMember(self, request, context):
-        """Adds a user to an organization.
+        """Adds a user to an organization without asking them. Members bring others in with CreateInvitation.
 
-        Fails with ALREADY_EXISTS and reason `MEMBER_ALREADY_EXISTS` when the user belongs to it, and with NOT_FOUND when
-        there is no such organization or user. With a `request_id` the call is safe to repeat.
+        Fails with ALREADY_EXISTS and reason `MEMBER_ALREADY_EXISTS` when the user belongs to it, with FAILED_PRECONDITION and
+        reason `PERSONAL_ORGANIZATION` when it was made for one user, and with NOT_FOUND when there is no such organization or
+        user. With a `request_id` the call is safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,17 +170,20 @@ class OrganizationServiceServicer:
     def UpdateMember(self, request, context):
         """Changes the role of a member.
 
-        Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave the organization without an owner.
+        Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave the organization without an owner, with
+        PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller may not,
+        and with ABORTED and reason `STALE_ETAG` when an etag is given and the member has changed since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveMember(self, request, context):
-        """Takes a user out of an organization and revokes the API keys they own in it, for ever.
+        """Takes a user out of an organization and all its projects, and revokes the API keys they own in it, for ever.
 
-        Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave the organization without an owner, and
-        with NOT_FOUND when the user does not belong to it.
+        Users may leave an organization themselves. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave
+        the organization without an owner, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the member may do something
+        that the caller may not, and with NOT_FOUND when the user does not belong to it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,6 +191,52 @@ class OrganizationServiceServicer:
 
     def ListMembers(self, request, context):
         """Lists the members of an organization, in the order of their user ids.
+
+        Fails with NOT_FOUND when there is no such organization.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateInvitation(self, request, context):
+        """Invites whoever owns an email address to an organization, and returns the token that lets them in.
+
+        The token is shown this once; it is for the platform to send it to the address. Only a digest of it is kept. Fails
+        with ALREADY_EXISTS and reason `INVITATION_ALREADY_EXISTS` when the address has an open invitation and reason
+        `MEMBER_ALREADY_EXISTS` when its owner is a member, with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION` when
+        the organization was made for one user, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the role may do
+        something that the caller may not, and with NOT_FOUND when there is no such organization. With a `request_id` the call
+        is safe to repeat; the repeat's answer carries no token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcceptInvitation(self, request, context):
+        """Makes the signed-in user a member, as an invitation says. Each invitation works once.
+
+        Needs a session: an API key cannot accept. Fails with NOT_FOUND when the token is unknown or revoked or was made for
+        an email address other than the user's, without regard to case; with FAILED_PRECONDITION and reason
+        `INVITATION_EXPIRED` or `INVITATION_USED` when it came too late; and with ALREADY_EXISTS and reason
+        `MEMBER_ALREADY_EXISTS` when the user belongs to the organization. With a `request_id` the call is safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeInvitation(self, request, context):
+        """Revokes an invitation, so that its token lets nobody in.
+
+        Fails with FAILED_PRECONDITION and reason `INVITATION_USED` when it was accepted, with PERMISSION_DENIED and reason
+        `ROLE_NOT_HELD` when its role may do something that the caller may not, and with NOT_FOUND when the organization has
+        no such invitation. To revoke it once more changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListInvitations(self, request, context):
+        """Lists the invitations of an organization, newest first: the open ones, unless all are asked for.
 
         Fails with NOT_FOUND when there is no such organization.
         """
@@ -156,6 +262,16 @@ def add_OrganizationServiceServicer_to_server(servicer, server):
                     request_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListOrganizationsRequest.FromString,
                     response_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListOrganizationsResponse.SerializeToString,
             ),
+            'UpdateOrganization': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateOrganization,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.UpdateOrganizationRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.UpdateOrganizationResponse.SerializeToString,
+            ),
+            'DeleteOrganization': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteOrganization,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.DeleteOrganizationRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.DeleteOrganizationResponse.SerializeToString,
+            ),
             'AddMember': grpc.unary_unary_rpc_method_handler(
                     servicer.AddMember,
                     request_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.AddMemberRequest.FromString,
@@ -176,6 +292,26 @@ def add_OrganizationServiceServicer_to_server(servicer, server):
                     request_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListMembersRequest.FromString,
                     response_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListMembersResponse.SerializeToString,
             ),
+            'CreateInvitation': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateInvitation,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.CreateInvitationRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.CreateInvitationResponse.SerializeToString,
+            ),
+            'AcceptInvitation': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcceptInvitation,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.AcceptInvitationRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.AcceptInvitationResponse.SerializeToString,
+            ),
+            'RevokeInvitation': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeInvitation,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.RevokeInvitationRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.RevokeInvitationResponse.SerializeToString,
+            ),
+            'ListInvitations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListInvitations,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListInvitationsRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListInvitationsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'tollhouse.identity.v1.OrganizationService', rpc_method_handlers)
@@ -185,7 +321,9 @@ def add_OrganizationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OrganizationService:
-    """Keeps organizations, the tenants of the platform, and who belongs to them.
+    """Keeps organizations, the tenants of the platform, who belongs to them, and who is invited to.
+
+    An organization that was deleted answers exactly like one that never was.
     """
 
     @staticmethod
@@ -259,6 +397,60 @@ class OrganizationService:
             '/tollhouse.identity.v1.OrganizationService/ListOrganizations',
             tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListOrganizationsRequest.SerializeToString,
             tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListOrganizationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateOrganization(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.OrganizationService/UpdateOrganization',
+            tollhouse_dot_identity_dot_v1_dot_organization__pb2.UpdateOrganizationRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_organization__pb2.UpdateOrganizationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteOrganization(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.OrganizationService/DeleteOrganization',
+            tollhouse_dot_identity_dot_v1_dot_organization__pb2.DeleteOrganizationRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_organization__pb2.DeleteOrganizationResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -367,6 +559,114 @@ class OrganizationService:
             '/tollhouse.identity.v1.OrganizationService/ListMembers',
             tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListMembersRequest.SerializeToString,
             tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListMembersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateInvitation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.OrganizationService/CreateInvitation',
+            tollhouse_dot_identity_dot_v1_dot_organization__pb2.CreateInvitationRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_organization__pb2.CreateInvitationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcceptInvitation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.OrganizationService/AcceptInvitation',
+            tollhouse_dot_identity_dot_v1_dot_organization__pb2.AcceptInvitationRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_organization__pb2.AcceptInvitationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeInvitation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.OrganizationService/RevokeInvitation',
+            tollhouse_dot_identity_dot_v1_dot_organization__pb2.RevokeInvitationRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_organization__pb2.RevokeInvitationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListInvitations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.OrganizationService/ListInvitations',
+            tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListInvitationsRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListInvitationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,44 +13,99 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OrganizationServiceStub:
-    """Keeps organizations, the tenants of the platform, and who belongs to them."""
+    """Keeps organizations, the tenants of the platform, who belongs to them, and who is invited to.
+
+    An organization that was deleted answers exactly like one that never was.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateOrganization: _aio.UnaryUnaryMultiCallable[_organization_pb2.CreateOrganizationRequest, _organization_pb2.CreateOrganizationResponse]
     """Creates an organization with its first owner.
 
-    Fails with NOT_FOUND when there is no such user. Names of organizations need not be unique. With a `request_id` the
-    call is safe to repeat.
+    Users create organizations for themselves. Fails with NOT_FOUND when there is no such user. Names of organizations
+    need not be unique. With a `request_id` the call is safe to repeat.
     """
     GetOrganization: _aio.UnaryUnaryMultiCallable[_organization_pb2.GetOrganizationRequest, _organization_pb2.GetOrganizationResponse]
     """Returns one organization. Fails with NOT_FOUND when there is none."""
     ListOrganizations: _aio.UnaryUnaryMultiCallable[_organization_pb2.ListOrganizationsRequest, _organization_pb2.ListOrganizationsResponse]
-    """Lists organizations, newest first, in pages that stay stable while organizations are added."""
-    AddMember: _aio.UnaryUnaryMultiCallable[_organization_pb2.AddMemberRequest, _organization_pb2.AddMemberResponse]
-    """Adds a user to an organization.
+    """Lists organizations, newest first, in pages that stay stable while organizations are added.
 
-    Fails with ALREADY_EXISTS and reason `MEMBER_ALREADY_EXISTS` when the user belongs to it, and with NOT_FOUND when
-    there is no such organization or user. With a `request_id` the call is safe to repeat.
+    Users list their own: those they belong to, among them the personal one that was made for them.
+    """
+    UpdateOrganization: _aio.UnaryUnaryMultiCallable[_organization_pb2.UpdateOrganizationRequest, _organization_pb2.UpdateOrganizationResponse]
+    """Changes an organization's name or what it demands of its keys.
+
+    Fails with ABORTED and reason `STALE_ETAG` when an etag is given and the organization has changed since, and with
+    NOT_FOUND when there is no such organization.
+    """
+    DeleteOrganization: _aio.UnaryUnaryMultiCallable[_organization_pb2.DeleteOrganizationRequest, _organization_pb2.DeleteOrganizationResponse]
+    """Deletes an organization: from now on nobody finds it, its keys do not work, and its open invitations are revoked.
+
+    Its money, its usage and its audit trail stay. Fails with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION` for
+    an organization that was made for a user, which goes with that user alone. To delete it once more changes nothing.
+    """
+    AddMember: _aio.UnaryUnaryMultiCallable[_organization_pb2.AddMemberRequest, _organization_pb2.AddMemberResponse]
+    """Adds a user to an organization without asking them. Members bring others in with CreateInvitation.
+
+    Fails with ALREADY_EXISTS and reason `MEMBER_ALREADY_EXISTS` when the user belongs to it, with FAILED_PRECONDITION and
+    reason `PERSONAL_ORGANIZATION` when it was made for one user, and with NOT_FOUND when there is no such organization or
+    user. With a `request_id` the call is safe to repeat.
     """
     UpdateMember: _aio.UnaryUnaryMultiCallable[_organization_pb2.UpdateMemberRequest, _organization_pb2.UpdateMemberResponse]
     """Changes the role of a member.
 
-    Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave the organization without an owner.
+    Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave the organization without an owner, with
+    PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller may not,
+    and with ABORTED and reason `STALE_ETAG` when an etag is given and the member has changed since.
     """
     RemoveMember: _aio.UnaryUnaryMultiCallable[_organization_pb2.RemoveMemberRequest, _organization_pb2.RemoveMemberResponse]
-    """Takes a user out of an organization and revokes the API keys they own in it, for ever.
+    """Takes a user out of an organization and all its projects, and revokes the API keys they own in it, for ever.
 
-    Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave the organization without an owner, and
-    with NOT_FOUND when the user does not belong to it.
+    Users may leave an organization themselves. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave
+    the organization without an owner, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the member may do something
+    that the caller may not, and with NOT_FOUND when the user does not belong to it.
     """
     ListMembers: _aio.UnaryUnaryMultiCallable[_organization_pb2.ListMembersRequest, _organization_pb2.ListMembersResponse]
     """Lists the members of an organization, in the order of their user ids.
 
     Fails with NOT_FOUND when there is no such organization.
     """
+    CreateInvitation: _aio.UnaryUnaryMultiCallable[_organization_pb2.CreateInvitationRequest, _organization_pb2.CreateInvitationResponse]
+    """Invites whoever owns an email address to an organization, and returns the token that lets them in.
+
+    The token is shown this once; it is for the platform to send it to the address. Only a digest of it is kept. Fails
+    with ALREADY_EXISTS and reason `INVITATION_ALREADY_EXISTS` when the address has an open invitation and reason
+    `MEMBER_ALREADY_EXISTS` when its owner is a member, with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION` when
+    the organization was made for one user, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the role may do
+    something that the caller may not, and with NOT_FOUND when there is no such organization. With a `request_id` the call
+    is safe to repeat; the repeat's answer carries no token.
+    """
+    AcceptInvitation: _aio.UnaryUnaryMultiCallable[_organization_pb2.AcceptInvitationRequest, _organization_pb2.AcceptInvitationResponse]
+    """Makes the signed-in user a member, as an invitation says. Each invitation works once.
+
+    Needs a session: an API key cannot accept. Fails with NOT_FOUND when the token is unknown or revoked or was made for
+    an email address other than the user's, without regard to case; with FAILED_PRECONDITION and reason
+    `INVITATION_EXPIRED` or `INVITATION_USED` when it came too late; and with ALREADY_EXISTS and reason
+    `MEMBER_ALREADY_EXISTS` when the user belongs to the organization. With a `request_id` the call is safe to repeat.
+    """
+    RevokeInvitation: _aio.UnaryUnaryMultiCallable[_organization_pb2.RevokeInvitationRequest, _organization_pb2.RevokeInvitationResponse]
+    """Revokes an invitation, so that its token lets nobody in.
+
+    Fails with FAILED_PRECONDITION and reason `INVITATION_USED` when it was accepted, with PERMISSION_DENIED and reason
+    `ROLE_NOT_HELD` when its role may do something that the caller may not, and with NOT_FOUND when the organization has
+    no such invitation. To revoke it once more changes nothing.
+    """
+    ListInvitations: _aio.UnaryUnaryMultiCallable[_organization_pb2.ListInvitationsRequest, _organization_pb2.ListInvitationsResponse]
+    """Lists the invitations of an organization, newest first: the open ones, unless all are asked for.
+
+    Fails with NOT_FOUND when there is no such organization.
+    """
 
 class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps organizations, the tenants of the platform, and who belongs to them."""
+    """Keeps organizations, the tenants of the platform, who belongs to them, and who is invited to.
+
+    An organization that was deleted answers exactly like one that never was.
+    """
 
     @_abc_1.abstractmethod
     def CreateOrganization(
@@ -60,8 +115,8 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_organization_pb2.CreateOrganizationResponse]:
         """Creates an organization with its first owner.
 
-        Fails with NOT_FOUND when there is no such user. Names of organizations need not be unique. With a `request_id` the
-        call is safe to repeat.
+        Users create organizations for themselves. Fails with NOT_FOUND when there is no such user. Names of organizations
+        need not be unique. With a `request_id` the call is safe to repeat.
         """
 
     @_abc_1.abstractmethod
@@ -78,7 +133,34 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _organization_pb2.ListOrganizationsRequest,
         context: _aio.ServicerContext[_organization_pb2.ListOrganizationsRequest, _abc.Awaitable[_organization_pb2.ListOrganizationsResponse]],
     ) -> _abc.Awaitable[_organization_pb2.ListOrganizationsResponse]:
-        """Lists organizations, newest first, in pages that stay stable while organizations are added."""
+        """Lists organizations, newest first, in pages that stay stable while organizations are added.
+
+        Users list their own: those they belong to, among them the personal one that was made for them.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateOrganization(
+        self,
+        request: _organization_pb2.UpdateOrganizationRequest,
+        context: _aio.ServicerContext[_organization_pb2.UpdateOrganizationRequest, _abc.Awaitable[_organization_pb2.UpdateOrganizationResponse]],
+    ) -> _abc.Awaitable[_organization_pb2.UpdateOrganizationResponse]:
+        """Changes an organization's name or what it demands of its keys.
+
+        Fails with ABORTED and reason `STALE_ETAG` when an etag is given and the organization has changed since, and with
+        NOT_FOUND when there is no such organization.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteOrganization(
+        self,
+        request: _organization_pb2.DeleteOrganizationRequest,
+        context: _aio.ServicerContext[_organization_pb2.DeleteOrganizationRequest, _abc.Awaitable[_organization_pb2.DeleteOrganizationResponse]],
+    ) -> _abc.Awaitable[_organization_pb2.DeleteOrganizationResponse]:
+        """Deletes an organization: from now on nobody finds it, its keys do not work, and its open invitations are revoked.
+
+        Its money, its usage and its audit trail stay. Fails with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION` for
+        an organization that was made for a user, which goes with that user alone. To delete it once more changes nothing.
+        """
 
     @_abc_1.abstractmethod
     def AddMember(
@@ -86,10 +168,11 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _organization_pb2.AddMemberRequest,
         context: _aio.ServicerContext[_organization_pb2.AddMemberRequest, _abc.Awaitable[_organization_pb2.AddMemberResponse]],
     ) -> _abc.Awaitable[_organization_pb2.AddMemberResponse]:
-        """Adds a user to an organization.
+        """Adds a user to an organization without asking them. Members bring others in with CreateInvitation.
 
-        Fails with ALREADY_EXISTS and reason `MEMBER_ALREADY_EXISTS` when the user belongs to it, and with NOT_FOUND when
-        there is no such organization or user. With a `request_id` the call is safe to repeat.
+        Fails with ALREADY_EXISTS and reason `MEMBER_ALREADY_EXISTS` when the user belongs to it, with FAILED_PRECONDITION and
+        reason `PERSONAL_ORGANIZATION` when it was made for one user, and with NOT_FOUND when there is no such organization or
+        user. With a `request_id` the call is safe to repeat.
         """
 
     @_abc_1.abstractmethod
@@ -100,7 +183,9 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_organization_pb2.UpdateMemberResponse]:
         """Changes the role of a member.
 
-        Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave the organization without an owner.
+        Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave the organization without an owner, with
+        PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller may not,
+        and with ABORTED and reason `STALE_ETAG` when an etag is given and the member has changed since.
         """
 
     @_abc_1.abstractmethod
@@ -109,10 +194,11 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _organization_pb2.RemoveMemberRequest,
         context: _aio.ServicerContext[_organization_pb2.RemoveMemberRequest, _abc.Awaitable[_organization_pb2.RemoveMemberResponse]],
     ) -> _abc.Awaitable[_organization_pb2.RemoveMemberResponse]:
-        """Takes a user out of an organization and revokes the API keys they own in it, for ever.
+        """Takes a user out of an organization and all its projects, and revokes the API keys they own in it, for ever.
 
-        Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave the organization without an owner, and
-        with NOT_FOUND when the user does not belong to it.
+        Users may leave an organization themselves. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave
+        the organization without an owner, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the member may do something
+        that the caller may not, and with NOT_FOUND when the user does not belong to it.
         """
 
     @_abc_1.abstractmethod
@@ -122,6 +208,60 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_organization_pb2.ListMembersRequest, _abc.Awaitable[_organization_pb2.ListMembersResponse]],
     ) -> _abc.Awaitable[_organization_pb2.ListMembersResponse]:
         """Lists the members of an organization, in the order of their user ids.
+
+        Fails with NOT_FOUND when there is no such organization.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateInvitation(
+        self,
+        request: _organization_pb2.CreateInvitationRequest,
+        context: _aio.ServicerContext[_organization_pb2.CreateInvitationRequest, _abc.Awaitable[_organization_pb2.CreateInvitationResponse]],
+    ) -> _abc.Awaitable[_organization_pb2.CreateInvitationResponse]:
+        """Invites whoever owns an email address to an organization, and returns the token that lets them in.
+
+        The token is shown this once; it is for the platform to send it to the address. Only a digest of it is kept. Fails
+        with ALREADY_EXISTS and reason `INVITATION_ALREADY_EXISTS` when the address has an open invitation and reason
+        `MEMBER_ALREADY_EXISTS` when its owner is a member, with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION` when
+        the organization was made for one user, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the role may do
+        something that the caller may not, and with NOT_FOUND when there is no such organization. With a `request_id` the call
+        is safe to repeat; the repeat's answer carries no token.
+        """
+
+    @_abc_1.abstractmethod
+    def AcceptInvitation(
+        self,
+        request: _organization_pb2.AcceptInvitationRequest,
+        context: _aio.ServicerContext[_organization_pb2.AcceptInvitationRequest, _abc.Awaitable[_organization_pb2.AcceptInvitationResponse]],
+    ) -> _abc.Awaitable[_organization_pb2.AcceptInvitationResponse]:
+        """Makes the signed-in user a member, as an invitation says. Each invitation works once.
+
+        Needs a session: an API key cannot accept. Fails with NOT_FOUND when the token is unknown or revoked or was made for
+        an email address other than the user's, without regard to case; with FAILED_PRECONDITION and reason
+        `INVITATION_EXPIRED` or `INVITATION_USED` when it came too late; and with ALREADY_EXISTS and reason
+        `MEMBER_ALREADY_EXISTS` when the user belongs to the organization. With a `request_id` the call is safe to repeat.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeInvitation(
+        self,
+        request: _organization_pb2.RevokeInvitationRequest,
+        context: _aio.ServicerContext[_organization_pb2.RevokeInvitationRequest, _abc.Awaitable[_organization_pb2.RevokeInvitationResponse]],
+    ) -> _abc.Awaitable[_organization_pb2.RevokeInvitationResponse]:
+        """Revokes an invitation, so that its token lets nobody in.
+
+        Fails with FAILED_PRECONDITION and reason `INVITATION_USED` when it was accepted, with PERMISSION_DENIED and reason
+        `ROLE_NOT_HELD` when its role may do something that the caller may not, and with NOT_FOUND when the organization has
+        no such invitation. To revoke it once more changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def ListInvitations(
+        self,
+        request: _organization_pb2.ListInvitationsRequest,
+        context: _aio.ServicerContext[_organization_pb2.ListInvitationsRequest, _abc.Awaitable[_organization_pb2.ListInvitationsResponse]],
+    ) -> _abc.Awaitable[_organization_pb2.ListInvitationsResponse]:
+        """Lists the invitations of an organization, newest first: the open ones, unless all are asked for.
 
         Fails with NOT_FOUND when there is no such organization.
         """

@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class ProjectServiceStub:
-    """Keeps projects, the parts an organization divides its keys, usage and money into.
+    """Keeps projects, the parts an organization divides its keys, usage and money into, and who works in them.
 
-    A project of another organization answers exactly like one that does not exist.
+    A project of another organization answers exactly like one that does not exist, and so does a deleted one.
     """
 
     def __init__(self, channel):
@@ -52,12 +52,42 @@ class ProjectServiceStub:
                 request_serializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.ListProjectsRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.ListProjectsResponse.FromString,
                 _registered_method=True)
+        self.UpdateProject = channel.unary_unary(
+                '/tollhouse.identity.v1.ProjectService/UpdateProject',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.UpdateProjectRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.UpdateProjectResponse.FromString,
+                _registered_method=True)
+        self.DeleteProject = channel.unary_unary(
+                '/tollhouse.identity.v1.ProjectService/DeleteProject',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.DeleteProjectRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.DeleteProjectResponse.FromString,
+                _registered_method=True)
+        self.AddProjectMember = channel.unary_unary(
+                '/tollhouse.identity.v1.ProjectService/AddProjectMember',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.AddProjectMemberRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.AddProjectMemberResponse.FromString,
+                _registered_method=True)
+        self.UpdateProjectMember = channel.unary_unary(
+                '/tollhouse.identity.v1.ProjectService/UpdateProjectMember',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.UpdateProjectMemberRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.UpdateProjectMemberResponse.FromString,
+                _registered_method=True)
+        self.RemoveProjectMember = channel.unary_unary(
+                '/tollhouse.identity.v1.ProjectService/RemoveProjectMember',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.RemoveProjectMemberRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.RemoveProjectMemberResponse.FromString,
+                _registered_method=True)
+        self.ListProjectMembers = channel.unary_unary(
+                '/tollhouse.identity.v1.ProjectService/ListProjectMembers',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.ListProjectMembersRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.ListProjectMembersResponse.FromString,
+                _registered_method=True)
 
 
 class ProjectServiceServicer:
-    """Keeps projects, the parts an organization divides its keys, usage and money into.
+    """Keeps projects, the parts an organization divides its keys, usage and money into, and who works in them.
 
-    A project of another organization answers exactly like one that does not exist.
+    A project of another organization answers exactly like one that does not exist, and so does a deleted one.
     """
 
     def CreateProject(self, request, context):
@@ -85,6 +115,70 @@ class ProjectServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateProject(self, request, context):
+        """Changes a project's name or description.
+
+        Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has another project of this name,
+        without regard to case, with ABORTED and reason `STALE_ETAG` when an etag is given and the project has changed since,
+        and with NOT_FOUND when the organization has none with this id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteProject(self, request, context):
+        """Deletes a project: from now on nobody finds it, nobody works in it, and the keys bound to it do not work.
+
+        Its money and its usage stay, and its name is free again. Fails with NOT_FOUND when the organization never had one
+        with this id. To delete it once more changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddProjectMember(self, request, context):
+        """Lets a member of the organization work in a project.
+
+        Fails with ALREADY_EXISTS and reason `PROJECT_MEMBER_ALREADY_EXISTS` when they do already, with PERMISSION_DENIED and
+        reason `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when the
+        organization has no such project or member. With a `request_id` the call is safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateProjectMember(self, request, context):
+        """Changes what a member may do in a project.
+
+        Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller
+        may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the member has changed since, and with
+        NOT_FOUND when they do not work in the project.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveProjectMember(self, request, context):
+        """Takes a member out of a project; they stay in the organization.
+
+        The API keys they own that are bound to the project are revoked, for ever, unless they are an owner or admin of the
+        organization and so need no place in the project. Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the
+        member may do something that the caller may not, and with NOT_FOUND when they do not work in the project.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListProjectMembers(self, request, context):
+        """Lists who works in a project, in the order of their user ids.
+
+        Owners and admins of the organization reach every project and are listed only where they were added. Fails with
+        NOT_FOUND when the organization has no such project.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProjectServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -103,6 +197,36 @@ def add_ProjectServiceServicer_to_server(servicer, server):
                     request_deserializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.ListProjectsRequest.FromString,
                     response_serializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.ListProjectsResponse.SerializeToString,
             ),
+            'UpdateProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateProject,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.UpdateProjectRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.UpdateProjectResponse.SerializeToString,
+            ),
+            'DeleteProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteProject,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.DeleteProjectRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.DeleteProjectResponse.SerializeToString,
+            ),
+            'AddProjectMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddProjectMember,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.AddProjectMemberRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.AddProjectMemberResponse.SerializeToString,
+            ),
+            'UpdateProjectMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateProjectMember,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.UpdateProjectMemberRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.UpdateProjectMemberResponse.SerializeToString,
+            ),
+            'RemoveProjectMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveProjectMember,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.RemoveProjectMemberRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.RemoveProjectMemberResponse.SerializeToString,
+            ),
+            'ListProjectMembers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProjectMembers,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.ListProjectMembersRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_project__pb2.ListProjectMembersResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'tollhouse.identity.v1.ProjectService', rpc_method_handlers)
@@ -112,9 +236,9 @@ def add_ProjectServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProjectService:
-    """Keeps projects, the parts an organization divides its keys, usage and money into.
+    """Keeps projects, the parts an organization divides its keys, usage and money into, and who works in them.
 
-    A project of another organization answers exactly like one that does not exist.
+    A project of another organization answers exactly like one that does not exist, and so does a deleted one.
     """
 
     @staticmethod
@@ -188,6 +312,168 @@ class ProjectService:
             '/tollhouse.identity.v1.ProjectService/ListProjects',
             tollhouse_dot_identity_dot_v1_dot_project__pb2.ListProjectsRequest.SerializeToString,
             tollhouse_dot_identity_dot_v1_dot_project__pb2.ListProjectsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.ProjectService/UpdateProject',
+            tollhouse_dot_identity_dot_v1_dot_project__pb2.UpdateProjectRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_project__pb2.UpdateProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.ProjectService/DeleteProject',
+            tollhouse_dot_identity_dot_v1_dot_project__pb2.DeleteProjectRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_project__pb2.DeleteProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddProjectMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.ProjectService/AddProjectMember',
+            tollhouse_dot_identity_dot_v1_dot_project__pb2.AddProjectMemberRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_project__pb2.AddProjectMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateProjectMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.ProjectService/UpdateProjectMember',
+            tollhouse_dot_identity_dot_v1_dot_project__pb2.UpdateProjectMemberRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_project__pb2.UpdateProjectMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveProjectMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.ProjectService/RemoveProjectMember',
+            tollhouse_dot_identity_dot_v1_dot_project__pb2.RemoveProjectMemberRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_project__pb2.RemoveProjectMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProjectMembers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.ProjectService/ListProjectMembers',
+            tollhouse_dot_identity_dot_v1_dot_project__pb2.ListProjectMembersRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_project__pb2.ListProjectMembersResponse.FromString,
             options,
             channel_credentials,
             insecure,

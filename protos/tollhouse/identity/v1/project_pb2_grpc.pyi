@@ -13,9 +13,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProjectServiceStub:
-    """Keeps projects, the parts an organization divides its keys, usage and money into.
+    """Keeps projects, the parts an organization divides its keys, usage and money into, and who works in them.
 
-    A project of another organization answers exactly like one that does not exist.
+    A project of another organization answers exactly like one that does not exist, and so does a deleted one.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -30,11 +30,51 @@ class ProjectServiceStub:
     """Returns one project. Fails with NOT_FOUND when the organization has none with this id."""
     ListProjects: _aio.UnaryUnaryMultiCallable[_project_pb2.ListProjectsRequest, _project_pb2.ListProjectsResponse]
     """Lists the projects of an organization, newest first. Fails with NOT_FOUND when there is no such organization."""
+    UpdateProject: _aio.UnaryUnaryMultiCallable[_project_pb2.UpdateProjectRequest, _project_pb2.UpdateProjectResponse]
+    """Changes a project's name or description.
+
+    Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has another project of this name,
+    without regard to case, with ABORTED and reason `STALE_ETAG` when an etag is given and the project has changed since,
+    and with NOT_FOUND when the organization has none with this id.
+    """
+    DeleteProject: _aio.UnaryUnaryMultiCallable[_project_pb2.DeleteProjectRequest, _project_pb2.DeleteProjectResponse]
+    """Deletes a project: from now on nobody finds it, nobody works in it, and the keys bound to it do not work.
+
+    Its money and its usage stay, and its name is free again. Fails with NOT_FOUND when the organization never had one
+    with this id. To delete it once more changes nothing.
+    """
+    AddProjectMember: _aio.UnaryUnaryMultiCallable[_project_pb2.AddProjectMemberRequest, _project_pb2.AddProjectMemberResponse]
+    """Lets a member of the organization work in a project.
+
+    Fails with ALREADY_EXISTS and reason `PROJECT_MEMBER_ALREADY_EXISTS` when they do already, with PERMISSION_DENIED and
+    reason `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when the
+    organization has no such project or member. With a `request_id` the call is safe to repeat.
+    """
+    UpdateProjectMember: _aio.UnaryUnaryMultiCallable[_project_pb2.UpdateProjectMemberRequest, _project_pb2.UpdateProjectMemberResponse]
+    """Changes what a member may do in a project.
+
+    Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller
+    may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the member has changed since, and with
+    NOT_FOUND when they do not work in the project.
+    """
+    RemoveProjectMember: _aio.UnaryUnaryMultiCallable[_project_pb2.RemoveProjectMemberRequest, _project_pb2.RemoveProjectMemberResponse]
+    """Takes a member out of a project; they stay in the organization.
+
+    The API keys they own that are bound to the project are revoked, for ever, unless they are an owner or admin of the
+    organization and so need no place in the project. Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the
+    member may do something that the caller may not, and with NOT_FOUND when they do not work in the project.
+    """
+    ListProjectMembers: _aio.UnaryUnaryMultiCallable[_project_pb2.ListProjectMembersRequest, _project_pb2.ListProjectMembersResponse]
+    """Lists who works in a project, in the order of their user ids.
+
+    Owners and admins of the organization reach every project and are listed only where they were added. Fails with
+    NOT_FOUND when the organization has no such project.
+    """
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps projects, the parts an organization divides its keys, usage and money into.
+    """Keeps projects, the parts an organization divides its keys, usage and money into, and who works in them.
 
-    A project of another organization answers exactly like one that does not exist.
+    A project of another organization answers exactly like one that does not exist, and so does a deleted one.
     """
 
     @_abc_1.abstractmethod
@@ -65,5 +105,81 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_project_pb2.ListProjectsRequest, _abc.Awaitable[_project_pb2.ListProjectsResponse]],
     ) -> _abc.Awaitable[_project_pb2.ListProjectsResponse]:
         """Lists the projects of an organization, newest first. Fails with NOT_FOUND when there is no such organization."""
+
+    @_abc_1.abstractmethod
+    def UpdateProject(
+        self,
+        request: _project_pb2.UpdateProjectRequest,
+        context: _aio.ServicerContext[_project_pb2.UpdateProjectRequest, _abc.Awaitable[_project_pb2.UpdateProjectResponse]],
+    ) -> _abc.Awaitable[_project_pb2.UpdateProjectResponse]:
+        """Changes a project's name or description.
+
+        Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has another project of this name,
+        without regard to case, with ABORTED and reason `STALE_ETAG` when an etag is given and the project has changed since,
+        and with NOT_FOUND when the organization has none with this id.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteProject(
+        self,
+        request: _project_pb2.DeleteProjectRequest,
+        context: _aio.ServicerContext[_project_pb2.DeleteProjectRequest, _abc.Awaitable[_project_pb2.DeleteProjectResponse]],
+    ) -> _abc.Awaitable[_project_pb2.DeleteProjectResponse]:
+        """Deletes a project: from now on nobody finds it, nobody works in it, and the keys bound to it do not work.
+
+        Its money and its usage stay, and its name is free again. Fails with NOT_FOUND when the organization never had one
+        with this id. To delete it once more changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def AddProjectMember(
+        self,
+        request: _project_pb2.AddProjectMemberRequest,
+        context: _aio.ServicerContext[_project_pb2.AddProjectMemberRequest, _abc.Awaitable[_project_pb2.AddProjectMemberResponse]],
+    ) -> _abc.Awaitable[_project_pb2.AddProjectMemberResponse]:
+        """Lets a member of the organization work in a project.
+
+        Fails with ALREADY_EXISTS and reason `PROJECT_MEMBER_ALREADY_EXISTS` when they do already, with PERMISSION_DENIED and
+        reason `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when the
+        organization has no such project or member. With a `request_id` the call is safe to repeat.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateProjectMember(
+        self,
+        request: _project_pb2.UpdateProjectMemberRequest,
+        context: _aio.ServicerContext[_project_pb2.UpdateProjectMemberRequest, _abc.Awaitable[_project_pb2.UpdateProjectMemberResponse]],
+    ) -> _abc.Awaitable[_project_pb2.UpdateProjectMemberResponse]:
+        """Changes what a member may do in a project.
+
+        Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller
+        may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the member has changed since, and with
+        NOT_FOUND when they do not work in the project.
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveProjectMember(
+        self,
+        request: _project_pb2.RemoveProjectMemberRequest,
+        context: _aio.ServicerContext[_project_pb2.RemoveProjectMemberRequest, _abc.Awaitable[_project_pb2.RemoveProjectMemberResponse]],
+    ) -> _abc.Awaitable[_project_pb2.RemoveProjectMemberResponse]:
+        """Takes a member out of a project; they stay in the organization.
+
+        The API keys they own that are bound to the project are revoked, for ever, unless they are an owner or admin of the
+        organization and so need no place in the project. Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the
+        member may do something that the caller may not, and with NOT_FOUND when they do not work in the project.
+        """
+
+    @_abc_1.abstractmethod
+    def ListProjectMembers(
+        self,
+        request: _project_pb2.ListProjectMembersRequest,
+        context: _aio.ServicerContext[_project_pb2.ListProjectMembersRequest, _abc.Awaitable[_project_pb2.ListProjectMembersResponse]],
+    ) -> _abc.Awaitable[_project_pb2.ListProjectMembersResponse]:
+        """Lists who works in a project, in the order of their user ids.
+
+        Owners and admins of the organization reach every project and are listed only where they were added. Fails with
+        NOT_FOUND when the organization has no such project.
+        """
 
 def add_ProjectServiceServicer_to_server(servicer: ProjectServiceServicer, server: _aio.Server) -> None: ...

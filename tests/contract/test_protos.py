@@ -42,6 +42,16 @@ def test_every_rpc_declares_who_may_call() -> None:
     assert open_to_nobody == []
 
 
+def test_users_come_in_through_single_calls_alone() -> None:
+    """What a user may do hangs on the one organization the request names; a stream's messages could name many."""
+    wrong = []
+    for name, method in contract.methods():
+        access = method.options.Extensions[access_pb2.access]
+        if (access.scope or access.self_field or access.users) and (method.client_streaming or method.server_streaming):
+            wrong.append(name)
+    assert wrong == []
+
+
 def test_every_rpc_says_whether_it_may_be_repeated() -> None:
     silent = [
         name

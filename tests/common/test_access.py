@@ -1,0 +1,156 @@
+"""Who is let in, decided without a server: roles hold scopes, keys hold no more than their owner."""
+
+from dataclasses import replace
+
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import MethodDescriptor
+
+from libs.common.access import (
+    AccessRule,
+    Caller,
+    CallerKind,
+    PlatformRole,
+    Rights,
+    Scope,
+    Target,
+    UndeclaredAccess,
+    is_known_scope,
+    role_holds,
+)
+from libs.common.errors import NotFound, PermissionDenied
+from libs.common.ids import new_id
+from tollhouse.common.v1 import access_pb2
+
+ME, SOMEBODY, HERE, CHAT, SEARCH = (new_id() for _ in range(5))
+USER = Caller(CallerKind.USER, ME, session_id=new_id())
+KEY = Caller(CallerKind.USER, ME, api_key_id=new_id())
+NOBODY_ELSE = AccessRule(operators=False, services=frozenset(), public=False)
+KEYS_WRITE = replace(NOBODY_ELSE, operators=True, scope=Scope.SCOPE_KEYS_WRITE)
+SCOPES = [value for value in access_pb2.Scope.values() if value]
+
+
+def rights(role: str = "", **projects: str) -> Rights:
+    ids = {"chat": CHAT, "search": SEARCH}
+    return Rights(
+        organization_id=HERE, organization_role=role, project_roles={ids[name]: r for name, r in projects.items()}
+    )
+
+
+def outcome(rule: AccessRule, caller: Caller, held: Rights, **target: str) -> str:
+    """Return the reason of the refusal, or nothing when the caller is let in."""
+    try:
+        rule.admit_by_rights(caller, held, Target(organization_id=HERE, **target))
+    except (NotFound, PermissionDenied) as refusal:
+        return refusal.reason
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("role", "expected"),
+    [
+        ("owner", ""),
+        ("admin", ""),
+        ("member", "PERMISSION_DENIED"),
+        ("billing", "PERMISSION_DENIED"),
+        ("", "NOT_FOUND"),
+    ],
+)
+def test_scope_of_the_whole_organization_is_held_by_the_roles_the_contract_names(role: str, expected: str) -> None:
+    assert outcome(KEYS_WRITE, USER, rights(role)) == expected
+
+
+def test_project_role_reaches_its_project_alone() -> None:
+    held = rights("member", chat="admin", search="member")
+    assert outcome(KEYS_WRITE, USER, held, project_id=CHAT) == ""
+    assert outcome(KEYS_WRITE, USER, held, project_id=SEARCH) == "PERMISSION_DENIED"
+    assert outcome(KEYS_WRITE, USER, held) == "PERMISSION_DENIED"
+
+
+def test_member_reaches_what_is_their_own() -> None:
+    assert outcome(KEYS_WRITE, USER, rights("member"), user_id=ME) == ""
+    assert outcome(KEYS_WRITE, USER, rights("member"), user_id=SOMEBODY) == "PERMISSION_DENIED"
+
+
+def test_resource_decides_only_for_those_who_hold_the_scope_for_something() -> None:
+    rule = replace(KEYS_WRITE, by_resource=True)
+    assert outcome(rule, USER, rights("member")) == ""
+    assert outcome(rule, USER, rights("billing", chat="admin")) == ""
+    assert outcome(rule, USER, rights("billing", chat="member")) == "PERMISSION_DENIED"
+    assert outcome(rule, USER, rights()) == "NOT_FOUND"
+
+
+def test_self_is_the_session_of_the_user_and_never_a_key() -> None:
+    rule = replace(NOBODY_ELSE, self_field="user_id")
+    assert outcome(rule, USER, rights(), self_id=ME) == ""
+    assert outcome(rule, USER, rights(), self_id=SOMEBODY) == "NOT_FOUND"
+    assert outcome(rule, KEY, rights("owner"), self_id=ME) == "PERMISSION_DENIED"
+
+
+def test_key_holds_no_scope_it_does_not_carry_and_none_its_owner_has_lost() -> None:
+    keys_write, wide = "tollhouse:keys.write", rights("owner")
+    without, carrying = replace(wide, key_scopes=frozenset()), replace(wide, key_scopes=frozenset({keys_write}))
+    assert outcome(KEYS_WRITE, KEY, without) == "PERMISSION_DENIED"
+    assert outcome(KEYS_WRITE, KEY, carrying) == ""
+    assert outcome(KEYS_WRITE, KEY, replace(carrying, organization_role="viewer")) == "PERMISSION_DENIED"
+    assert not replace(carrying, organization_role="viewer").holds(keys_write)
+    assert not carrying.holds("chat:write")
+    assert replace(carrying, key_scopes=frozenset({"chat:write"})).holds("chat:write")
+
+
+def test_key_bound_to_a_project_reaches_nothing_else() -> None:
+    bound = replace(rights("owner"), key_scopes=frozenset({"tollhouse:keys.write"}), key_project_id=CHAT)
+    assert outcome(KEYS_WRITE, KEY, bound, project_id=CHAT) == ""
+    assert outcome(KEYS_WRITE, KEY, bound, project_id=SEARCH) == "PERMISSION_DENIED"
+    assert outcome(KEYS_WRITE, KEY, bound) == "PERMISSION_DENIED"
+    assert outcome(KEYS_WRITE, KEY, replace(bound, organization_role="member"), user_id=ME) == "PERMISSION_DENIED"
+
+
+def test_platform_admin_counts_as_operator_with_a_session_and_reader_for_reads_alone() -> None:
+    reads = replace(KEYS_WRITE, only_reads=True)
+    admin, reader = (Rights(platform_role=role) for role in (PlatformRole.ADMIN, PlatformRole.ADMIN_READONLY))
+    assert KEYS_WRITE.admits_as_operator(USER, admin)
+    assert not KEYS_WRITE.admits_as_operator(USER, reader)
+    assert reads.admits_as_operator(USER, reader)
+    assert not KEYS_WRITE.admits_as_operator(KEY, admin)
+    assert not replace(KEYS_WRITE, operators=False).admits_as_operator(USER, admin)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_every_scope_is_held_by_somebody_and_known_by_its_name(scope: Scope.ValueType) -> None:
+    holders = access_pb2.Scope.DESCRIPTOR.values_by_number[scope].GetOptions().Extensions[access_pb2.holders]
+    assert holders.name.startswith("tollhouse:")
+    assert is_known_scope(holders.name)
+    assert "owner" in holders.organization_roles
+    for role in (*holders.organization_roles, *holders.own_roles):
+        assert role_holds(holders.name, role, ())
+    assert not role_holds(holders.name, "", ())
+
+
+def test_scopes_of_the_platform_are_held_by_those_who_work_and_made_up_ones_of_ours_by_nobody() -> None:
+    assert role_holds("chat:write", "member", ())
+    assert role_holds("chat:write", "viewer", ("member",))
+    assert not role_holds("chat:write", "viewer", ())
+    assert not role_holds("tollhouse:made.up", "owner", ("admin",))
+    assert not is_known_scope("tollhouse:made.up")
+
+
+def test_rule_that_asks_for_what_a_request_has_not_keeps_a_service_from_starting() -> None:
+    with pytest.raises(UndeclaredAccess, match="organization_id"):
+        AccessRule.of(_method_with(access_pb2.Access(scope=Scope.SCOPE_KEYS_READ)))
+    with pytest.raises(UndeclaredAccess, match="owner_user_id"):
+        AccessRule.of(_method_with(access_pb2.Access(self_field="owner_user_id")))
+    with pytest.raises(UndeclaredAccess, match="no access"):
+        AccessRule.of(_method_with(access_pb2.Access()))
+
+
+def _method_with(access: access_pb2.Access) -> MethodDescriptor:
+    name = f"probe{new_id().replace('-', '')}"
+    file = descriptor_pb2.FileDescriptorProto(name=f"{name}.proto", package=name, syntax="proto3")
+    file.message_type.add(name="Empty")
+    service = file.service.add(name="Probe")
+    method = service.method.add(name="Ask", input_type=f".{name}.Empty", output_type=f".{name}.Empty")
+    method.options.Extensions[access_pb2.access].CopyFrom(access)
+    pool = descriptor_pool.Default()
+    pool.AddSerializedFile(file.SerializeToString())
+    return pool.FindServiceByName(f"{name}.Probe").methods_by_name["Ask"]

@@ -1,0 +1,84 @@
+"""The call being handled: where it comes from, as far as proxies can be believed, and how far it may go."""
+
+from ipaddress import ip_network
+
+import pytest
+
+from libs.common.access import Caller, CallerKind, Rights, Scope
+from libs.common.call import Call, current_rights, enter_call, is_limited, leave_call, may, require_membership
+from libs.common.errors import NotFound
+from libs.common.ids import new_id
+
+
+class FromAfar:
+    """A transport that says where it comes from."""
+
+    def __init__(self, peer: str, **metadata: str) -> None:
+        self._peer = peer
+        self._metadata = tuple((name.replace("_", "-"), value) for name, value in metadata.items())
+
+    def peer(self) -> str:
+        return self._peer
+
+    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        return self._metadata
+
+
+PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
+USER = Caller(CallerKind.USER, new_id(), session_id=new_id())
+
+
+def address(peer: str, forwarded: str = "", *, trusted: bool = True) -> str:
+    return Call("Rpc", USER, FromAfar(peer, x_forwarded_for=forwarded), PROXIES if trusted else ()).peer_address
+
+
+@pytest.mark.parametrize(
+    ("peer", "expected"),
+    [
+        ("ipv4:192.0.2.1:4711", "192.0.2.1"),
+        ("ipv6:[2001:db8::1]:4711", "2001:db8::1"),
+        ("ipv6:%5B2001:db8::1%5D:4711", "2001:db8::1"),
+        ("unix:/tmp/socket", ""),
+        ("nonsense", ""),
+    ],
+)
+def test_address_is_read_from_the_transport(peer: str, expected: str) -> None:
+    assert address(peer) == expected
+
+
+def test_forwarded_address_is_believed_from_a_trusted_proxy_alone() -> None:
+    assert address("ipv4:10.0.0.1:1", "198.51.100.7") == "198.51.100.7"
+    assert address("ipv4:192.0.2.1:1", "198.51.100.7") == "192.0.2.1"
+    assert address("ipv4:10.0.0.1:1", "198.51.100.7", trusted=False) == "10.0.0.1"
+
+
+def test_what_a_client_wrote_before_the_proxies_is_not_believed() -> None:
+    assert address("ipv4:10.0.0.1:1", "203.0.113.66, 198.51.100.7, 10.0.0.2") == "198.51.100.7"
+    assert address("ipv4:10.0.0.1:1", "10.0.0.3, forged, 10.0.0.2") == "10.0.0.2"
+
+
+def test_work_outside_of_any_call_is_not_limited() -> None:
+    leave_call()
+    assert not is_limited()
+    assert current_rights() is None
+    assert may(Scope.SCOPE_KEYS_WRITE)
+    require_membership("organization")
+
+
+def test_user_is_limited_by_the_rights_that_were_looked_up_and_by_none_before() -> None:
+    call = Call("Rpc", USER, FromAfar("ipv4:192.0.2.1:1"))
+    enter_call(call)
+    assert is_limited()
+    assert not may(Scope.SCOPE_ORGANIZATION_READ)
+    with pytest.raises(NotFound):
+        require_membership("organization")
+    call.rights = Rights(organization_role="viewer")
+    assert may(Scope.SCOPE_ORGANIZATION_READ)
+    assert not may(Scope.SCOPE_ORGANIZATION_WRITE)
+    call.as_operator = True
+    assert may(Scope.SCOPE_ORGANIZATION_WRITE)
+    leave_call()
+
+
+def test_long_user_agent_is_cut() -> None:
+    assert len(Call("Rpc", USER, FromAfar("", user_agent="a" * 5_000)).user_agent) == 200

@@ -5,13 +5,16 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from libs.cli.data_folder import CONTEXTS, SERVICE_NAMES
 from libs.cli.environment import repository
 from libs.common.authentication import SigningKey
 from services.identity.api_key.secret import new_secret
-from tests.support.secrecy import SecretWatch
+from tests.support.secrecy import WATCH, SecretWatch
+from tests.system.installation import Installation, look_through_logs
 from tollhouse.identity.v1 import api_key_pb2
 
 WITHIN_S = 100
@@ -61,6 +64,18 @@ def test_marked_fields_are_noted_however_deep_and_found_without_a_shape() -> Non
     assert watch.take_leaks() == []
     watch.scan("a text", "it was nothing like a key")
     assert watch.take_leaks() == ["a text: nothing like…"]
+
+
+def test_logs_of_an_installation_are_looked_through_for_what_its_files_hold(tmp_path: Path) -> None:
+    installation = Installation(tmp_path)
+    installation.data.prepare()
+    installation.up_log.write_text("ready")
+    secrets = installation.secrets()
+    assert len(secrets) == 1 + len(CONTEXTS) + len({"operator", "session", *SERVICE_NAMES})
+    for number, secret in enumerate(secrets):
+        (installation.data.logs / f"{number}.log").write_text(f"it is {secret}.")
+    look_through_logs(installation)
+    assert len(WATCH.take_leaks()) == len(secrets)
 
 
 def test_what_was_found_is_not_told_in_full() -> None:

@@ -22,6 +22,8 @@ from libs.cli.data_folder import DataFolder
 from libs.cli.environment import repository
 from libs.cli.population import Population, make_population
 from libs.cli.trace import Trace
+from libs.common.authentication import SigningKey
+from tests.support.secrecy import WATCH
 
 READY_WITHIN_S = 60
 ENDED_WITHIN_S = 40
@@ -107,11 +109,21 @@ class Installation:
         """Everything the processes of a service have written."""
         return "".join(path.read_text() for path in sorted(self.data.logs.glob(f"{context}*.log*")))
 
+    def secrets(self) -> list[str]:
+        """Everything in the data folder that nothing but its files may hold."""
+        peppers: dict[str, str] = json.loads(self.data.pepper_file.read_bytes())
+        keys = [SigningKey.read(path).key for path in (self.data.path / "keys").glob("*.json")]
+        return [*peppers.values(), *self.data.passwords().values(), *(str(key["d"]) for key in keys)]
+
+    @property
+    def up_log(self) -> Path:
+        return self.folder / "up.log"
+
     def output(self) -> str:
-        return (self.folder / "up.log").read_text()
+        return self.up_log.read_text()
 
     def _output(self) -> IO[bytes]:
-        return (self.folder / "up.log").open("ab")
+        return self.up_log.open("ab")
 
     def start_command(self, *arguments: str) -> subprocess.Popen[str]:
         """Start `tollhouse ARGUMENT…` against this installation."""
@@ -164,12 +176,33 @@ async def bill_of(channels: Channels, population: Population, trace: Trace, pref
 
 @asynccontextmanager
 async def running(installation: Installation) -> AsyncIterator[Installation]:
-    """Keep it up for as long as the context lasts, and leave no process behind whatever happens."""
+    """Keep it up for as long as the context lasts, and leave no process behind whatever happens.
+
+    Whatever it wrote meanwhile, to its database and to its logs, is then looked through for secrets.
+    """
     installation.start()
     try:
         yield installation
+        await look_through_database(installation)
     finally:
         await asyncio.to_thread(installation.stop)
+        look_through_logs(installation)
+
+
+async def look_through_database(installation: Installation) -> None:
+    """Let the watch look for secrets in every table, unless the test has stopped it already."""
+    if installation.process is None:
+        return
+    WATCH.note(*installation.secrets())
+    await WATCH.scan_database(str(installation.ready()["database_url"]))
+
+
+def look_through_logs(installation: Installation) -> None:
+    """Let the watch look for secrets in what the services, Postgres and `tollhouse up` wrote."""
+    WATCH.note(*installation.secrets())
+    logs = [*installation.data.logs.glob("*.log*"), *installation.data.postgres.rglob("*.log*"), installation.up_log]
+    for path in logs:
+        WATCH.scan(f"the log {path.name}", path.read_text(errors="replace"))
 
 
 def is_running(pid: int) -> bool:

@@ -13,6 +13,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from libs.cli.data_folder import CONTEXTS
 from libs.cli.environment import free_port
 from libs.cli.population import import_missing_models, make_population
+from tests.support.secrecy import WATCH
 from tests.system.installation import Installation, running, until
 from tollhouse.identity.v1 import api_key_pb2, api_key_pb2_grpc
 from tollhouse.metering.v1 import admission_pb2, admission_pb2_grpc, usage_pb2, usage_pb2_grpc
@@ -32,6 +33,7 @@ class Spans(trace_service_pb2_grpc.TraceServiceServicer):
     async def Export(
         self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.aio.ServicerContext
     ) -> trace_service_pb2.ExportTraceServiceResponse:
+        WATCH.scan("the spans", str(request))
         for sent in request.resource_spans:
             names = {one.value.string_value for one in sent.resource.attributes if one.key == "service.name"}
             for scope in sent.scope_spans:
@@ -49,6 +51,7 @@ class Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
     async def Export(
         self, request: metrics_service_pb2.ExportMetricsServiceRequest, context: grpc.aio.ServicerContext
     ) -> metrics_service_pb2.ExportMetricsServiceResponse:
+        WATCH.scan("the metrics", str(request))
         for sent in request.resource_metrics:
             self.names.update(metric.name for scope in sent.scope_metrics for metric in scope.metrics)
         return metrics_service_pb2.ExportMetricsServiceResponse()

@@ -4,6 +4,8 @@ from typing import Final
 
 import grpc
 
+from libs.common.audit.servicer import AuditServicer
+from libs.common.audit.trail import Trail
 from libs.common.authentication import SigningKey, TokenSource
 from libs.common.callers import RemoteDirectory
 from libs.common.channel import ClientTls, open_channel
@@ -23,6 +25,7 @@ from services.billing.ledger.sweeper import Sweeper
 from services.billing.settings import BillingSettings
 from services.billing.tables import SCHEMA
 from tollhouse.billing.v1 import account_pb2_grpc, integrity_pb2_grpc, ledger_pb2_grpc
+from tollhouse.common.v1 import audit_pb2_grpc
 
 _CHECK_TIMEOUT_MS: Final = 300_000
 
@@ -49,6 +52,7 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     service.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(engine, History(database, clock)))
     service.add(account_pb2_grpc.add_AccountServiceServicer_to_server, AccountServicer(accounts))
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(Integrity(reports, clock)))
+    service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(Trail(database, reports)))
     service.background(Sweeper(database, clock, settings.sweep_every_s).run, "expired holds")
     service.on_drain(engine.drain)
     service.on_drain(reports.close)

@@ -1,5 +1,7 @@
 """Identity as a process: settings, objects, server."""
 
+from libs.common.audit.servicer import AuditServicer
+from libs.common.audit.trail import Trail
 from libs.common.clock import Clock, SystemClock
 from libs.common.database import open_database
 from libs.common.process import run_service
@@ -28,7 +30,7 @@ from services.identity.settings import IdentitySettings
 from services.identity.tables import SCHEMA
 from services.identity.user.servicer import UserServicer
 from services.identity.user.users import Users
-from tollhouse.common.v1 import caller_pb2_grpc
+from tollhouse.common.v1 import audit_pb2_grpc, caller_pb2_grpc
 from tollhouse.identity.v1 import (
     api_key_pb2_grpc,
     integrity_pb2_grpc,
@@ -75,6 +77,7 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     )
     service.add(caller_pb2_grpc.add_CallerServiceServicer_to_server, CallerServicer(directory))
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(Integrity(reports, clock)))
+    service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(Trail(database, reports)))
     service.background(feed.run, "change feed")
     service.background(last_used.run, "times of last use")
     service.background(Housekeeping(database, clock).run, "housekeeping")

@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+from libs.common.audit.servicer import AuditServicer
+from libs.common.audit.trail import Trail
 from libs.common.authentication import SigningKey, TokenSource
 from libs.common.callers import RemoteDirectory
 from libs.common.channel import ClientTls, open_channel
@@ -27,6 +29,7 @@ from services.metering.usage.pricing import LatePricing
 from services.metering.usage.relay import Relay
 from services.metering.usage.servicer import UsageServicer
 from services.metering.usage.usages import Usages
+from tollhouse.common.v1 import audit_pb2_grpc
 from tollhouse.metering.v1 import admission_pb2_grpc, integrity_pb2_grpc, model_pb2_grpc, usage_pb2_grpc
 
 _CHECK_TIMEOUT_MS = 60_000
@@ -64,6 +67,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageServicer(usages))
     service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, AdmissionServicer(admission, usages))
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(Integrity(reports, clock)))
+    service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(Trail(database, reports)))
 
     service.background(relay.run, "relay")
     service.background(LatePricing(database, catalogue, clock).run, "late pricing")

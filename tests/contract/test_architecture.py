@@ -24,6 +24,7 @@ STATEMENT_TAKERS = {
 # Where a statement may be put together, and why there.
 MAY_BUILD_STATEMENTS = {
     "libs/common/databases.py": "It makes and drops databases, and an identifier cannot be a bound parameter.",
+    "libs/common/audit/migration.py": "It takes rights from a role, and an identifier cannot be a bound parameter.",
     "services/identity/integrity/store.py": "It wraps its own constant questions in a count or a limit.",
     "services/billing/integrity/store.py": "It wraps its own constant questions in a count or a limit.",
     "services/metering/integrity/store.py": "It wraps its own constant questions in a count or a limit.",
@@ -33,6 +34,7 @@ MAY_BUILD_STATEMENTS = {
 WIRE_PACKAGES = {"buf", "google", "grpc", "grpc_health", "grpc_reflection", "grpc_status", "protovalidate", "tollhouse"}
 MAY_KNOW_THE_WIRE = re.compile(
     r"libs\.cli\..*"
+    r"|libs\.common\.audit\.servicer"
     r"|libs\.common\.(access|amount|call|callers|channel|pipeline|server|status|timestamps|validation)"
     r"|services\.\w+\.(__main__|timestamps|clients(\.\w+)?)"
     r"|services\.\w+\.\w+\.(servicer|rendering|parsing)"
@@ -41,6 +43,7 @@ DRIVER_PACKAGES = {"alembic", "asyncpg", "sqlalchemy"}
 MAY_KNOW_THE_DRIVER = re.compile(
     # The command tells an operator in one line why a database could not be reached.
     r"libs\.cli\.(migrate|stack|up)"
+    r"|libs\.common\.audit\.(migration|store|tables)"
     r"|libs\.common\.(database|database_errors|databases|declared|migrate)"
     r"|services\.\w+\.(tables|migrations\..*)"
     r"|services\.\w+\.\w+\.(store|\w+_store)"

@@ -126,11 +126,18 @@ def flaws(links: Sequence[Link], after: Head) -> Iterator[Finding]:
     expected = after
     for found in links:
         sequence = found.event.sequence
-        if sequence != expected.sequence + 1:
-            gone = f"{expected.sequence + 1} to {sequence - 1}"
-            yield Finding(sequence, Flaw.EVENTS_MISSING, f"events {gone} are missing")
-        elif found.previous_hash != expected.hash:
-            yield Finding(sequence, Flaw.CHAIN_BROKEN, f"event {sequence} does not follow from event {sequence - 1}")
         if hash_of(found.event, found.previous_hash) != found.hash:
             yield Finding(sequence, Flaw.EVENT_CHANGED, f"event {sequence} is not what was written")
+        if sequence <= expected.sequence:
+            yield Finding(sequence, Flaw.CHAIN_BROKEN, f"there is no place {sequence} after {expected.sequence}")
+            continue
+        if sequence != expected.sequence + 1:
+            yield missing(expected.sequence + 1, sequence - 1, seen_at=sequence)
+        elif found.previous_hash != expected.hash:
+            yield Finding(sequence, Flaw.CHAIN_BROKEN, f"event {sequence} does not follow from event {sequence - 1}")
         expected = Head(sequence, found.hash)
+
+
+def missing(first: int, last: int, *, seen_at: int) -> Finding:
+    """Tell of events that are gone."""
+    return Finding(seen_at, Flaw.EVENTS_MISSING, f"events {first} to {last} are missing")

@@ -32,6 +32,7 @@ def declare_audit_tables(metadata: MetaData) -> tuple[Table, Table]:
         Column("hash", LargeBinary, nullable=False),
         PrimaryKey("organization_id", "sequence", name="audit_events_pkey"),
         CheckConstraint("octet_length(previous_hash) = 32 AND octet_length(hash) = 32", name="audit_events_hashes"),
+        CheckConstraint("sequence > 0", name="audit_events_sequence_from_one"),
     )
     for name, columns in (
         ("audit_events_by_time", ("event_time",)),

@@ -47,6 +47,12 @@ def _version() -> Column[int]:
     return Column("version", BigInteger, nullable=False, server_default=text("1"))
 
 
+def _tenant_key(name: str, table: str, *columns: str) -> ForeignKeyConstraint:
+    """Refers to an organization, or to one of its projects."""
+    keys = ("organization_id", "project_id")[: len(columns)]
+    return ForeignKeyConstraint(columns, [f"{SCHEMA}.{table}.{key}" for key in keys], name=name)
+
+
 users: Final = Table(
     "users",
     metadata,
@@ -61,10 +67,63 @@ users: Final = Table(
     _time("update_time"),
     _time("deactivate_time", nullable=True),
     _time("delete_time", nullable=True),
+    Column("platform_role", Text, nullable=False, server_default=text("'user'")),
+    Column("password_hash", Text),
+    _time("password_change_time", nullable=True),
+    _time("last_sign_in_time", nullable=True),
+    _id("last_selected_organization_id", nullable=True),
+    _id("last_selected_project_id", nullable=True),
+    _id("personal_organization_id", nullable=True),
+    Column("deleted_name", Text, nullable=False, server_default=text("''")),
+    _version(),
     PrimaryKeyConstraint("user_id", name="users_pkey"),
+    CheckConstraint("platform_role IN ('user', 'admin', 'admin_readonly')", name="users_platform_role_known"),
+    CheckConstraint("personal_organization_id IS NOT NULL", name="users_have_an_organization"),
+    _tenant_key("users_personal_organization", "organizations", "personal_organization_id"),
+    _tenant_key("users_last_selected_organization", "organizations", "last_selected_organization_id"),
+    _tenant_key("users_last_selected_project", "projects", "last_selected_organization_id", "last_selected_project_id"),
 )
+Index("users_by_last_sign_in", users.c.last_sign_in_time)
+Index("users_personal_organization_once", users.c.personal_organization_id, unique=True)
+_INACTIVE: Final = text("deactivate_time IS NOT NULL AND delete_time IS NULL")
+Index("users_inactive", users.c.user_id, postgresql_where=_INACTIVE)
 Index("users_email_once", users.c.email_folded, unique=True, postgresql_where=text("delete_time IS NULL"))
 Index("users_username_once", users.c.username_folded, unique=True, postgresql_where=text("delete_time IS NULL"))
+
+linked_identities: Final = Table(
+    "linked_identities",
+    metadata,
+    Column("provider", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    _id("user_id"),
+    _time("create_time"),
+    PrimaryKeyConstraint("provider", "subject", name="linked_identities_pkey"),
+    ForeignKeyConstraint(["user_id"], ["identity.users.user_id"], name="linked_identities_user"),
+)
+Index("linked_identities_by_user", linked_identities.c.user_id)
+
+user_configurations: Final = Table(
+    "user_configurations",
+    metadata,
+    _id("user_id"),
+    Column("entries", JSONB, nullable=False),
+    _version(),
+    _time("update_time"),
+    PrimaryKeyConstraint("user_id", name="user_configurations_pkey"),
+    ForeignKeyConstraint(["user_id"], ["identity.users.user_id"], name="user_configurations_user"),
+)
+
+system_configurations: Final = Table(
+    "system_configurations",
+    metadata,
+    Column("single", Boolean, nullable=False),
+    Column("entries", JSONB, nullable=False),
+    _version(),
+    _time("update_time"),
+    PrimaryKeyConstraint("single", name="system_configurations_pkey"),
+    CheckConstraint("single", name="system_configurations_single"),
+)
+"""One row at most: the configuration of the whole platform."""
 
 organizations: Final = Table(
     "organizations",

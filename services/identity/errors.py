@@ -58,3 +58,55 @@ class TooManyWatchers(Refusal):
     reason = "TOO_MANY_WATCHERS"
     template = "This process serves {watchers} change streams and takes no more."
     retry_after_ms = 1_000
+
+
+class SignInRefused(Refusal):
+    """Nobody is let in with this. Whether there is such a user, and what is wrong, is not said."""
+
+    kind = Kind.UNAUTHENTICATED
+    reason = "SIGN_IN_REFUSED"
+    template = "Nobody can be signed in with these credentials."
+
+
+class InvalidIdToken(Refusal):
+    """The ID token proves nothing here. The log alone is told why."""
+
+    kind = Kind.UNAUTHENTICATED
+    reason = "INVALID_ID_TOKEN"
+    template = "The ID token is not one that is believed here."
+
+
+class InvalidRefreshToken(Refusal):
+    """The refresh token is none, was used before, or its session is over."""
+
+    kind = Kind.UNAUTHENTICATED
+    reason = "INVALID_REFRESH_TOKEN"
+    template = "The refresh token is not valid; sign in again."
+
+
+class SignUpRefused(Refusal):
+    """The provider vouches for somebody nobody knows, and they cannot become a user that way."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "SIGN_UP_REFUSED"
+    template = "Nobody here is known by this identity, and it cannot make a new user: {cause}."
+
+
+class TooManyAttempts(Refusal):
+    """Too many attempts to sign in were made for this account, or from this address, in the last minute."""
+
+    kind = Kind.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_ATTEMPTS"
+    template = "There were too many attempts to sign in; wait before the next."
+
+    def __init__(self, *, retry_after_ms: int) -> None:
+        super().__init__()
+        self.retry_after_ms = retry_after_ms
+
+
+class SessionsNotConfigured(Refusal):
+    """The service was given no key to sign access tokens with."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "SESSIONS_NOT_CONFIGURED"
+    template = "This installation has no key for sessions: nobody can sign in."

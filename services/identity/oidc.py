@@ -1,0 +1,219 @@
+"""ID tokens of people who sign in elsewhere (OpenID Connect Core 1.0), checked as RFC 8725 advises.
+
+A token is believed when one of the configured issuers signed it, with an algorithm and a kind of key this issuer is
+known to use, for one of our client ids, and for now. Where a token says its key is to be found (`jku`, `x5u`, `jwk`) is
+never looked at.
+"""
+
+import hmac
+import json
+import re
+import warnings
+from base64 import urlsafe_b64decode
+from binascii import Error as InvalidBase64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+import structlog
+from joserfc import jwt
+from joserfc.errors import JoseError, SecurityWarning
+from joserfc.jws import JWSRegistry
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+from libs.common.clock import Clock
+from services.identity.errors import InvalidIdToken
+from services.identity.provider_keys import Fetch, ProviderKeys, address_problem
+
+_log = structlog.get_logger("id tokens")
+
+TOKEN_MAX_LENGTH: Final = 8192
+LEEWAY_S: Final = 30
+_SUBJECT_MAX: Final = 255
+_EMAIL_MAX: Final = 254
+_FULL_NAME_MAX: Final = 200
+_PICTURE_URL_MAX: Final = 2048
+_EMAIL: Final = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
+_PICTURE_URL: Final = re.compile(r"https?://\S+")
+_GOOGLE: Final = "https://accounts.google.com"
+# Google writes its own name in two ways, and says that both must be accepted.
+_OTHER_NAMES: Final = {_GOOGLE: "accounts.google.com"}
+
+# Those of a public key alone: with `none` or a shared secret, anybody who knows the public key could sign.
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"]
+ClientId = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+
+
+class OidcIssuer(BaseModel):
+    """An issuer whose ID tokens let people in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    provider: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    """What linked identities call the issuer, such as `google`. It must go on naming the same issuer for ever: with the
+    subject it tells people apart."""
+    issuer: Annotated[str, StringConstraints(max_length=2048)]
+    """The address that is the `iss` of its tokens, to the letter; under it lies its discovery document."""
+    client_ids: tuple[ClientId, ...] = Field(min_length=1, max_length=100)
+    """What its tokens must be made for; for Firebase the id of the project."""
+    algorithms: tuple[Algorithm, ...] = Field(default=("RS256", "ES256", "EdDSA"), min_length=1)
+    """What it may sign with."""
+    sign_up: bool = True
+    """Whether a person nobody knows yet becomes a user by signing in."""
+    link_verified_email: bool = False
+    """Whether a person nobody knows yet is taken for the user with the same email, when the issuer vouches for it and
+    the user's own was vouched for, too. It trusts the issuer with the accounts of everybody."""
+
+    @field_validator("issuer")
+    @classmethod
+    def _issuer_can_be_asked(cls, issuer: str) -> str:
+        problem = address_problem(issuer)
+        if problem is not None:
+            raise ValueError(f"the issuer {problem}")
+        return issuer
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedIdentity:
+    """Who somebody is to a provider, which vouches for it. What it says beyond that may be empty."""
+
+    provider: str
+    subject: str
+    email: str
+    email_verified: bool
+    full_name: str
+    picture_url: str
+
+
+class _Rejected(Exception):
+    """Why a token is not believed, for the log alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Issuer:
+    told: OidcIssuer
+    names: frozenset[str]
+    keys: ProviderKeys
+
+
+class IdTokens:
+    """Tells who an ID token speaks of."""
+
+    def __init__(self, issuers: Sequence[OidcIssuer], fetch: Fetch, clock: Clock) -> None:
+        self._now = clock.now
+        known = [
+            _Issuer(told, frozenset({told.issuer, _OTHER_NAMES.get(told.issuer, told.issuer)}), keys)
+            for told in issuers
+            for keys in (ProviderKeys(told.issuer, fetch, clock),)
+        ]
+        self._by_name = {name: issuer for issuer in known for name in issuer.names}
+        self._by_provider = {issuer.told.provider: issuer.told for issuer in known}
+
+    def issuer_of(self, provider: str) -> OidcIssuer:
+        """Return what is set for a provider whose token was believed."""
+        return self._by_provider[provider]
+
+    async def verify(self, id_token: str, nonce: str = "") -> VerifiedIdentity:
+        """Return who the token speaks of. With a nonce, the token must carry the same.
+
+        Raises:
+            InvalidIdToken: for whatever reason; only the log is told which.
+            Unavailable: the issuer's keys cannot be had now.
+        """
+        provider = ""
+        try:
+            header, unverified = _open(id_token)
+            issuer = self._by_name.get(_text(unverified, "iss"))
+            if issuer is None:
+                raise _Rejected("unknown issuer")
+            provider = issuer.told.provider
+            claims = await self._verify_signature(id_token, header, issuer)
+            self._check_claims(claims, issuer.told, nonce)
+            return _identity(provider, claims)
+        except _Rejected as rejected:
+            _log.info("an ID token was refused", provider=provider, why=str(rejected))
+        raise InvalidIdToken
+
+    async def _verify_signature(
+        self, id_token: str, header: Mapping[str, object], issuer: _Issuer
+    ) -> Mapping[str, object]:
+        algorithm, key_id, kind = header.get("alg"), header.get("kid"), header.get("typ", "JWT")
+        if algorithm not in issuer.told.algorithms or not isinstance(algorithm, str):
+            raise _Rejected("an algorithm the issuer does not use")
+        if not isinstance(kind, str) or kind.upper() != "JWT":
+            raise _Rejected("a token of another type")
+        if "crit" in header or not (key_id is None or (isinstance(key_id, str) and key_id)):
+            raise _Rejected("a header that cannot be understood")
+        key = await issuer.keys.find(key_id, algorithm)
+        if key is None:
+            raise _Rejected("unknown key")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SecurityWarning)  # `EdDSA` has a newer name, and goes on being used.
+                registry = JWSRegistry(algorithms=[algorithm], strict_check_header=False)
+                return jwt.decode(id_token, key.key, algorithms=[algorithm], registry=registry).claims
+        except (JoseError, ValueError, TypeError, RecursionError):
+            raise _Rejected("signature") from None
+
+    def _check_claims(self, claims: Mapping[str, object], issuer: OidcIssuer, nonce: str) -> None:
+        now_s = self._now().timestamp()
+        audience = claims.get("aud")
+        audiences = audience if isinstance(audience, list) else [audience]
+        if not any(isinstance(one, str) and one in issuer.client_ids for one in audiences):
+            raise _Rejected("another audience")
+        # Made for several, it must say who asked for it; and whoever it says must be one of ours.
+        if ("azp" in claims or len(audiences) > 1) and claims.get("azp") not in issuer.client_ids:
+            raise _Rejected("asked for by somebody else")
+        if not now_s < _seconds(claims, "exp") + LEEWAY_S:
+            raise _Rejected("expired")
+        if max(_seconds(claims, "iat"), _seconds(claims, "nbf", 0.0)) > now_s + LEEWAY_S:
+            raise _Rejected("not valid yet")
+        if nonce and not hmac.compare_digest(_text(claims, "nonce").encode(errors="replace"), nonce.encode()):
+            raise _Rejected("another nonce")
+
+
+def _open(id_token: str) -> tuple[Mapping[str, object], Mapping[str, object]]:
+    """Return the header and the claims of a token, none of which is believed yet."""
+    if len(id_token) > TOKEN_MAX_LENGTH or not id_token.isascii():
+        raise _Rejected("too long, or no token")
+    parts = id_token.split(".")
+    if len(parts) != 3:
+        raise _Rejected("no signed token")
+    try:
+        header, claims = (json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4))) for part in parts[:2])
+    except (ValueError, InvalidBase64, RecursionError):
+        raise _Rejected("no token") from None
+    if not isinstance(header, dict) or not isinstance(claims, dict):
+        raise _Rejected("no token")
+    return header, claims
+
+
+def _identity(provider: str, claims: Mapping[str, object]) -> VerifiedIdentity:
+    subject = claims.get("sub")
+    if not isinstance(subject, str) or not 1 <= len(subject) <= _SUBJECT_MAX or not subject.isprintable():
+        raise _Rejected("no usable subject")
+    email, picture_url = _text(claims, "email"), _text(claims, "picture")
+    has_email = len(email) <= _EMAIL_MAX and _EMAIL.fullmatch(email) is not None
+    has_picture = len(picture_url) <= _PICTURE_URL_MAX and _PICTURE_URL.fullmatch(picture_url) is not None
+    full_name = "".join(character for character in _text(claims, "name") if character.isprintable())
+    return VerifiedIdentity(
+        provider=provider,
+        subject=subject,
+        email=email if has_email else "",
+        # Some providers write the truth as text.
+        email_verified=has_email and claims.get("email_verified") in (True, "true"),
+        full_name=full_name[:_FULL_NAME_MAX],
+        picture_url=picture_url if has_picture and picture_url.isprintable() else "",
+    )
+
+
+def _text(claims: Mapping[str, object], name: str) -> str:
+    value = claims.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _seconds(claims: Mapping[str, object], name: str, default: float | None = None) -> float:
+    value = claims.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e12:
+        raise _Rejected(f"{name} is no time")
+    return value

@@ -1,0 +1,285 @@
+"""The public keys of one OpenID Connect provider: found through its discovery document, kept, and fetched again.
+
+Fetching stands on the standard library, in threads of its own: it is two small documents an hour, and what matters is
+what must not happen. No redirect is followed, no scheme but https is spoken (plain http to this machine alone), and
+neither the size nor the time of an answer is left to the other side. A client that can do more would have to be told
+to do less.
+"""
+
+import asyncio
+import json
+import time
+import warnings
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from http.client import HTTPException
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urlsplit
+from urllib.request import (
+    HTTPDefaultErrorHandler,
+    HTTPErrorProcessor,
+    HTTPHandler,
+    HTTPSHandler,
+    OpenerDirector,
+    ProxyHandler,
+    Request,
+)
+
+import structlog
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, OKPKey, RSAKey
+
+from libs.common.clock import Clock
+from libs.common.errors import Unavailable
+
+_log = structlog.get_logger("provider keys")
+
+FRESH_FOR: Final = timedelta(hours=1)
+"""How long fetched keys are taken for the provider's present ones."""
+USABLE_FOR: Final = timedelta(hours=24)
+"""How long they go on being used while the provider cannot be reached."""
+PAUSE: Final = timedelta(seconds=10)
+"""The least time between two fetches: whoever makes up key ids cannot make us flood the provider."""
+_FETCH_WITHIN_S: Final = 4.0
+_WAIT_WITHIN_S: Final = 2.0
+_DOCUMENT_MAX_BYTES: Final = 512 * 1024
+_CHUNK_BYTES: Final = 16 * 1024
+_KEYS_MAX: Final = 100
+_RSA_BITS: Final = range(2048, 8193)
+_DISCOVERY: Final = "/.well-known/openid-configuration"
+# What a key consists of in public; whatever else a provider says of it is left where it is.
+_PUBLIC_MEMBERS: Final = frozenset({"kty", "n", "e", "crv", "x", "y"})
+_KEY_TYPES: Final[Mapping[str, type[RSAKey] | type[ECKey] | type[OKPKey]]] = {
+    "RSA": RSAKey,
+    "EC": ECKey,
+    "OKP": OKPKey,
+}
+# The kind of key each algorithm is used with: the type, and the curve where there is one.
+_KIND_OF_KEY: Final[Mapping[str, tuple[str, str]]] = {
+    **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), ("RSA", "")),
+    "ES256": ("EC", "P-256"),
+    "ES384": ("EC", "P-384"),
+    "ES512": ("EC", "P-521"),
+    "EdDSA": ("OKP", "Ed25519"),
+    "Ed25519": ("OKP", "Ed25519"),
+}
+_SAME_ALGORITHM: Final = {"Ed25519": "EdDSA"}
+"""Two names of one algorithm: RFC 9864 gave the old one's only use a name of its own."""
+
+Fetch = Callable[[str], Awaitable[object]]
+
+
+class UnusableAnswer(Exception):
+    """The provider could not be reached, or what it answered is not what was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """One key of a provider, and what it may be used for."""
+
+    key_id: str
+    kind: tuple[str, str]
+    algorithm: str
+    """The only algorithm the provider uses it with; empty where it does not say."""
+    key: RSAKey | ECKey | OKPKey
+
+    def fits(self, algorithm: str) -> bool:
+        if self.kind != _KIND_OF_KEY.get(algorithm):
+            return False
+        same = _SAME_ALGORITHM.get(algorithm, algorithm)
+        return not self.algorithm or _SAME_ALGORITHM.get(self.algorithm, self.algorithm) == same
+
+
+class ProviderKeys:
+    """The keys of one provider. Whoever needs them while they are being fetched waits for the same fetch."""
+
+    def __init__(self, issuer: str, fetch: Fetch, clock: Clock) -> None:
+        self._issuer = issuer
+        self._fetch = fetch
+        self._now = clock.now
+        self._keys: tuple[PublicKey, ...] = ()
+        self._fetch_time: datetime | None = None
+        self._attempt_time: datetime | None = None
+        self._attempt_failed = False
+        self._fetching: asyncio.Task[None] | None = None
+
+    async def find(self, key_id: str | None, algorithm: str) -> PublicKey | None:
+        """Return the key a token names, or the only one for its algorithm when it names none.
+
+        Raises:
+            Unavailable: the provider cannot be reached, and what is known of its keys is too old or too little.
+        """
+        key = self._known(key_id, algorithm)
+        if key is None or not self._younger_than(FRESH_FOR):
+            await self._refresh()
+            key = self._known(key_id, algorithm)
+        if not self._younger_than(USABLE_FOR) or (key is None and self._attempt_failed):
+            raise Unavailable(dependency="identity provider")
+        return key
+
+    def _known(self, key_id: str | None, algorithm: str) -> PublicKey | None:
+        fitting = [key for key in self._keys if key.fits(algorithm) and key_id in (None, key.key_id)]
+        return fitting[0] if len(fitting) == 1 or (fitting and key_id) else None
+
+    def _younger_than(self, age: timedelta) -> bool:
+        return self._fetch_time is not None and self._now() - self._fetch_time < age
+
+    async def _refresh(self) -> None:
+        if self._fetching is None:
+            now = self._now()
+            if self._attempt_time is not None and now - self._attempt_time < PAUSE:
+                return
+            self._attempt_time = now
+            self._fetching = asyncio.create_task(self._fetch_keys())
+        # The fetch belongs to everybody who waits for it: one who gives up does not end it.
+        await asyncio.shield(self._fetching)
+
+    async def _fetch_keys(self) -> None:
+        try:
+            async with asyncio.timeout(_FETCH_WITHIN_S):
+                address = _keys_address(self._issuer, await self._fetch(self._issuer.rstrip("/") + _DISCOVERY))
+                keys = read_keys(await self._fetch(address))
+        except (UnusableAnswer, TimeoutError) as error:
+            self._attempt_failed = True
+            _log.warning("the keys of an identity provider could not be fetched", issuer=self._issuer, why=str(error))
+        else:
+            self._attempt_failed = False
+            self._keys, self._fetch_time = keys, self._now()
+        finally:
+            self._fetching = None
+
+
+class DocumentFetcher:
+    """Fetches JSON documents in threads of its own, so that a provider that hangs holds up nothing else."""
+
+    def __init__(self, threads: int = 4) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="provider-keys")
+
+    async def fetch(self, address: str) -> object:
+        """Return the document.
+
+        Raises:
+            UnusableAnswer: there is none to be had, or it is no JSON.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._executor, _fetch_json, address)
+
+    async def close(self) -> None:
+        """Take nothing up any more; what is being fetched ends by its own time limit."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def address_problem(address: str) -> str | None:
+    """Say why an address must not be fetched, or None."""
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        return "is not an address"
+    if not host or parts.username is not None or parts.fragment or not address.isprintable() or " " in address:
+        return "is not the plain address of a document"
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
+        return "must begin with https://"
+    return None
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address is this machine's own."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read_keys(document: object) -> tuple[PublicKey, ...]:
+    """Return the usable keys of a JWK set (RFC 7517). Those of kinds we do not use are passed over, as it asks.
+
+    Raises:
+        UnusableAnswer: it is no JWK set, or holds no key that can be used.
+    """
+    listed = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(listed, list) or len(listed) > _KEYS_MAX:
+        raise UnusableAnswer("the JWK set is none")
+    keys = tuple(key for key in map(_read_key, listed) if key is not None)
+    if not keys:
+        raise UnusableAnswer("the JWK set holds no usable key")
+    return keys
+
+
+def _read_key(jwk: object) -> PublicKey | None:
+    if not isinstance(jwk, dict) or jwk.get("use", "sig") != "sig":
+        return None
+    public: dict[str, str | list[str]] = {name: _text(jwk.get(name)) for name in _PUBLIC_MEMBERS if name in jwk}
+    kind = _text(jwk.get("kty"))
+    key_type = _KEY_TYPES.get(kind)
+    if key_type is None:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # About keys that are too short; those are passed over below.
+            key = key_type.import_key(public)
+    except (JoseError, ValueError, TypeError, KeyError):
+        return None
+    if isinstance(key, RSAKey) and key.public_key.key_size not in _RSA_BITS:
+        return None
+    return PublicKey(
+        key_id=_text(jwk.get("kid")),
+        kind=(kind, "" if isinstance(key, RSAKey) else _text(jwk.get("crv"))),
+        algorithm=_text(jwk.get("alg")),
+        key=key,
+    )
+
+
+def _keys_address(issuer: str, document: object) -> str:
+    """Return where the discovery document of an issuer says its keys are."""
+    if not isinstance(document, dict) or document.get("issuer") != issuer:
+        raise UnusableAnswer("the discovery document is another issuer's, or none")
+    address = document.get("jwks_uri")
+    if not isinstance(address, str) or address_problem(address) is not None:
+        raise UnusableAnswer("the discovery document names no address of keys that may be fetched")
+    if urlsplit(issuer).scheme == "https" != urlsplit(address).scheme:
+        raise UnusableAnswer("the discovery document leads from https to http")
+    return address
+
+
+def _fetch_json(address: str) -> object:
+    problem = address_problem(address)
+    if problem is not None:
+        raise UnusableAnswer(f"the address {problem}")
+    try:
+        return json.loads(_read(address, time.monotonic() + _FETCH_WITHIN_S))
+    except (OSError, HTTPException, ValueError, RecursionError) as error:
+        # The text of such an error may repeat what the other side sent.
+        raise UnusableAnswer(type(error).__name__) from None
+
+
+def _read(address: str, until_s: float) -> bytes:
+    request = Request(address, headers={"Accept": "application/json"})  # noqa: S310 -- the scheme was checked.
+    content = bytearray()
+    with _opener(address).open(request, timeout=_WAIT_WITHIN_S) as response:
+        while chunk := response.read1(_CHUNK_BYTES):
+            content += chunk
+            if len(content) > _DOCUMENT_MAX_BYTES:
+                raise ValueError("too large")
+            if time.monotonic() > until_s:
+                raise TimeoutError
+    return bytes(content)
+
+
+def _opener(address: str) -> OpenerDirector:
+    """Return an opener that speaks HTTP and nothing else, and for which a redirect is an error."""
+    handlers: Iterable[object] = (HTTPHandler(), HTTPSHandler(), HTTPDefaultErrorHandler(), HTTPErrorProcessor())
+    opener = OpenerDirector()
+    for handler in handlers:
+        opener.add_handler(handler)  # type: ignore[arg-type]
+    if not is_loopback(urlsplit(address).hostname or ""):
+        opener.add_handler(ProxyHandler())
+    return opener
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

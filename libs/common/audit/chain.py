@@ -14,7 +14,7 @@ with hyphens, numbers are decimal, and a time is the decimal number of microseco
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -34,6 +34,13 @@ class Changed:
     field: str
     before: str | None = None
     after: str | None = None
+
+
+def differences(before: Mapping[str, str | None], after: Mapping[str, str | None]) -> tuple[Changed, ...]:
+    """Return the fields whose values differ, with both; a field one side has not is absent there."""
+    names = [*before, *(name for name in after if name not in before)]
+    pairs = ((name, before.get(name), after.get(name)) for name in names)
+    return tuple(Changed(name, old, new) for name, old, new in pairs if old != new)
 
 
 @dataclass(frozen=True, slots=True)

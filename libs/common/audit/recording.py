@@ -9,6 +9,7 @@ from libs.common.access import CallerKind
 from libs.common.audit import store
 from libs.common.audit.chain import Changed as Changed
 from libs.common.audit.chain import Event, link
+from libs.common.audit.chain import differences as differences
 from libs.common.call import Call, current_call
 from libs.common.ids import new_id
 

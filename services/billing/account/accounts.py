@@ -5,6 +5,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from libs.common.access import Scope
+from libs.common.audit.recording import record_event
 from libs.common.call import require_scope
 from libs.common.clock import Clock
 from libs.common.database import ConstraintViolation, Database, RawConnection, violated_constraint
@@ -13,7 +14,7 @@ from libs.common.ids import new_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size
 from services.billing import errors
 from services.billing.account import store
-from services.billing.account.model import AccountTerms, Statement
+from services.billing.account.model import AccountTerms, Statement, account_changes
 from services.billing.ledger.model import Metadata
 
 # Another request opened the account, or took the request id, first.
@@ -81,7 +82,7 @@ class Accounts:
                     )
                 else:
                     raise errors.AccountExists(account_id=existing.account_id, currency_code=currency_code)
-                return await self._get(connection, organization_id, account_id), False
+                return await self._changed(connection, organization_id, account_id, existing, now), False
         except ConstraintViolation as error:
             if violated_constraint(error) not in _LOST_RACES:
                 raise
@@ -131,7 +132,7 @@ class Accounts:
                 metadata=account.metadata if metadata is None else metadata,
                 now=now,
             )
-            return await self._get(connection, organization_id, account_id)
+            return await self._changed(connection, organization_id, account_id, account, now)
 
     async def close(self, organization_id: str, account_id: str) -> AccountTerms:
         now = self._clock.now()
@@ -147,7 +148,7 @@ class Accounts:
                     posted=balance.posted, held=balance.held, currency_code=balance.currency_code
                 )
             await store.close(connection, account, now)
-            return await self._get(connection, organization_id, account_id)
+            return await self._changed(connection, organization_id, account_id, account, now)
 
     async def balance(
         self,
@@ -209,6 +210,26 @@ class Accounts:
         account = await store.find(connection, organization_id, account_id, self._clock.now())
         if account is None:
             raise errors.AccountNotFound
+        return account
+
+    async def _changed(
+        self,
+        connection: RawConnection,
+        organization_id: str,
+        account_id: str,
+        before: AccountTerms | None,
+        now: datetime,
+    ) -> AccountTerms:
+        """The account as it is now, after telling the audit trail what became of it."""
+        account = await self._get(connection, organization_id, account_id)
+        await record_event(
+            connection,
+            now=now,
+            organization_id=organization_id,
+            resource_type="account",
+            resource_id=account_id,
+            changed=account_changes(before, account),
+        )
         return account
 
     async def _charged(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
+from libs.common.audit.chain import Changed, differences
 from services.billing.ledger.model import Balance, Kind, Metadata
 
 
@@ -24,6 +25,23 @@ class AccountTerms:
     @property
     def etag(self) -> str:
         return str(self.version)
+
+
+def account_changes(before: AccountTerms | None, after: AccountTerms) -> tuple[Changed, ...]:
+    """Return what became of an account's terms, for the audit trail; of metadata only that it changed."""
+    changes = differences({} if before is None else _terms(before), _terms(after))
+    if (before.metadata if before else None) != after.metadata:
+        changes += (Changed("metadata"),)
+    return changes
+
+
+def _terms(account: AccountTerms) -> dict[str, str | None]:
+    return {
+        "state": "CLOSED" if account.closed else "OPEN",
+        "project_id": account.project_id,
+        "currency_code": account.balance.currency_code,
+        "overdraft_limit": format(account.balance.overdraft_limit.normalize(), "f"),
+    }
 
 
 @dataclass(frozen=True, slots=True)

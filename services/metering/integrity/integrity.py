@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from libs.common.audit.recording import Changed, record_event
 from libs.common.clock import Clock
 from libs.common.database import Database
 from services.metering.integrity import store
@@ -50,7 +51,21 @@ class Integrity:
             return await store.list_pending(connection, dead_only=dead_only, after=after, limit=limit)
 
     async def retry(self, organization_id: str, operation_ids: Sequence[str]) -> int:
+        """Make an organization's charges due: those of the operations named, or all that are parked."""
+        now = self._clock.now()
         async with self._reports.transaction() as connection:
-            return await store.retry(
-                connection, organization_id=organization_id, operation_ids=operation_ids, now=self._clock.now()
-            )
+            count = await store.retry(connection, organization_id=organization_id, operation_ids=operation_ids, now=now)
+            if count:
+                # One event for all of them; the operations are named as far as an event has room.
+                await record_event(
+                    connection,
+                    now=now,
+                    organization_id=organization_id,
+                    resource_type="charge",
+                    resource_id=operation_ids[0] if len(operation_ids) == 1 else "",
+                    changed=(
+                        Changed("charge_count", after=str(count)),
+                        *(Changed("operation_id", after=operation_id) for operation_id in operation_ids[:50]),
+                    ),
+                )
+            return count

@@ -10,6 +10,7 @@ from decimal import Decimal
 from operator import mul
 from typing import Final
 
+from libs.common.audit.chain import Changed, differences
 from services.metering.tables import TOKEN_CLASSES
 
 NANOS: Final = 10**9
@@ -126,6 +127,41 @@ def cost_lines(version: PriceVersion, tokens: Tokens) -> list[CostLine]:
     if version.prices.per_request:
         lines.append(CostLine("request", 1, version.prices.per_request))
     return lines
+
+
+def model_changes(before: Model | None, after: Model) -> tuple[Changed, ...]:
+    """Return what became of a model, for the audit trail; of texts people wrote only that they changed."""
+    changes = differences({} if before is None else _plain_fields(before), _plain_fields(after))
+    written = {
+        "description": (before.description if before else "") != after.description,
+        "metadata": (before.metadata if before else {}) != after.metadata,
+    }
+    return changes + tuple(Changed(name) for name, differs in written.items() if differs)
+
+
+def _plain_fields(model: Model) -> dict[str, str | None]:
+    return {
+        "provider": model.provider,
+        "display_name": model.display_name,
+        "capabilities": ",".join(model.capabilities),
+        "context_length": str(model.context_length),
+        "max_output_tokens": str(model.max_output_tokens),
+        "active": str(model.active).lower(),
+    }
+
+
+def price_changes(version: PriceVersion) -> tuple[Changed, ...]:
+    """Return what a new price version says, for the audit trail."""
+    own = zip(TOKEN_CLASSES, version.prices.by_class, strict=True)
+    values = {
+        "model_id": version.model_id,
+        "effective_time": version.effective_time.isoformat(),
+        "currency_code": version.prices.currency_code,
+        **{f"prices.{name}": format(price, "f") for name, price in own if price is not None},
+    }
+    if version.prices.per_request is not None:
+        values["prices.per_request"] = format(version.prices.per_request, "f")
+    return differences({}, values)
 
 
 def is_usable_price(value: Decimal) -> bool:

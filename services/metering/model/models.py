@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
+from libs.common.audit.recording import PLATFORM, Changed, record_event
 from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import NotFound, RequestIdReused, StaleEtag
@@ -12,7 +13,17 @@ from libs.common.ids import new_id
 from services.metering.errors import ModelExists, PriceUnknown, PriceVersionExists
 from services.metering.model import store
 from services.metering.model.catalogue import Catalogue, Timelines
-from services.metering.model.model import CostLine, Model, Prices, PriceVersion, Tokens, cost_lines, cost_nanos
+from services.metering.model.model import (
+    CostLine,
+    Model,
+    Prices,
+    PriceVersion,
+    Tokens,
+    cost_lines,
+    cost_nanos,
+    model_changes,
+    price_changes,
+)
 from services.metering.model.price_list import ListedModel, PriceList, SkippedEntry
 
 IMPORTED: Final = "IMPORTED"
@@ -69,6 +80,7 @@ class Models:
             new = replace(model, revision=revision, create_time=now, update_time=now)
             if not await store.add_models(connection, [new]):
                 raise ModelExists(model_id=model.model_id)
+            await _record_model(connection, None, new)
             return render(new)
 
         return await self._once(repeatable, add)
@@ -92,6 +104,7 @@ class Models:
                 raise StaleEtag(resource_type="model")
             changed = replace(model, **changes, revision=revision, update_time=self._clock.now())  # type: ignore[arg-type]
             await store.replace_model(connection, changed)
+            await _record_model(connection, model, changed)
             return render(changed)
 
         return await self._once(repeatable, change)
@@ -117,6 +130,14 @@ class Models:
                 raise NotFound(resource_type="model", resource_name=model_id)
             if not await store.add_price_versions(connection, [version], revision):
                 raise PriceVersionExists(model_id=model_id, effective_time=version.effective_time)
+            await record_event(
+                connection,
+                now=version.create_time,
+                organization_id=organization_id or PLATFORM,
+                resource_type="price_version",
+                resource_id=version.price_version_id,
+                changed=price_changes(version),
+            )
             return render(version)
 
         return await self._once(repeatable, add)
@@ -198,6 +219,8 @@ class Models:
             listed = [entry for entry in entries if isinstance(entry, ListedModel)]
             await store.add_models(connection, [_model(entry, revision, now) for entry in listed])
             added = await store.add_price_versions(connection, versions, revision)
+            if added:
+                await _record_import(connection, source, moment, len(added), now)
         await self._catalogue.reload()
         return [_as_added(outcome, added) for outcome in outcomes]
 
@@ -262,6 +285,34 @@ class Models:
             field = repeatable.differing_field(request)
             raise RequestIdReused(request_id=repeatable.request_id, field=field)
         return response
+
+
+async def _record_model(connection: Transaction, before: Model | None, after: Model) -> None:
+    await record_event(
+        connection,
+        now=after.update_time,
+        organization_id=PLATFORM,
+        resource_type="model",
+        resource_id=after.model_id,
+        changed=model_changes(before, after),
+    )
+
+
+async def _record_import(
+    connection: Transaction, source: str, effective_time: datetime, imported: int, now: datetime
+) -> None:
+    """One event however long the list: each new price version carries its source and time itself."""
+    await record_event(
+        connection,
+        now=now,
+        organization_id=PLATFORM,
+        resource_type="price_list",
+        resource_id=source,
+        changed=(
+            Changed("imported_count", after=str(imported)),
+            Changed("effective_time", after=effective_time.isoformat()),
+        ),
+    )
 
 
 def _as_added(outcome: ImportOutcome, added: set[str]) -> ImportOutcome:

@@ -11,6 +11,46 @@ class UserAlreadyExists(Refusal):
     template = "Another user has this {field}."
 
 
+class IdentityAlreadyLinked(Refusal):
+    """Somebody else signs in with the identity; the fact `field` names what identifies it."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "IDENTITY_ALREADY_LINKED"
+    template = "Another user signs in with this {field} of the provider {provider}."
+
+
+class TooManyIdentities(Refusal):
+    """A user signs in with a handful of identities, not with any number."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "TOO_MANY_IDENTITIES"
+    template = "The user signs in with {identities} identities already, which is as many as anybody may."
+
+
+class LastWayToSignIn(Refusal):
+    """The change would leave the user unable to sign in."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "LAST_WAY_TO_SIGN_IN"
+    template = "The user could not sign in any more; link another identity or set a password first."
+
+
+class WrongPassword(Refusal):
+    """Whoever changes their own password proves that it is theirs."""
+
+    kind = Kind.PERMISSION_DENIED
+    reason = "WRONG_PASSWORD"
+    template = "The current password is wrong."
+
+
+class ConfigurationFull(Refusal):
+    """A configuration is for a bounded number of choices, not for data."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "CONFIGURATION_FULL"
+    template = "The configuration would have {keys} keys, and may have {keys_max}; remove some first."
+
+
 class MemberAlreadyExists(Refusal):
     """The user belongs to the organization already."""
 

@@ -1,48 +1,222 @@
-"""Statements on users. A deleted user is none: only the tombstone's own readers see it."""
+"""Statements on users. A deleted user is none, but for those who ask for tombstones."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import RowMapping, func, insert, select, update
+from sqlalchemy import ColumnElement, Insert, RowMapping, Select, Update, and_, func, insert, select, update
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from libs.common.access import PlatformRole
 from libs.common.database import violated_constraint
+from libs.common.ids import new_id
 from services.identity.errors import UserAlreadyExists
 from services.identity.folding import fold
-from services.identity.tables import users
-from services.identity.user.model import NewUser, User
+from services.identity.tables import linked_identities, members, organizations, projects, users
+from services.identity.user.model import LinkedIdentity, NewUser, User, UserFilter
 
 _UNIQUE_FIELDS: Final = {"users_email_once": "email", "users_username_once": "username"}
+_NOT_DELETED: Final = users.c.delete_time.is_(None)
+
+_IDENTITIES: Final = (
+    select(
+        func.jsonb_agg(
+            aggregate_order_by(
+                func.jsonb_build_array(linked_identities.c.provider, linked_identities.c.subject),
+                linked_identities.c.provider,
+                linked_identities.c.subject,
+            )
+        )
+    )
+    .where(linked_identities.c.user_id == users.c.user_id)
+    .correlate(users)
+    .scalar_subquery()
+)
 _COLUMNS: Final = (
     users.c.user_id,
     users.c.email,
     func.coalesce(users.c.username, "").label("username"),
-    users.c.full_name,
+    func.coalesce(func.nullif(users.c.deleted_name, ""), users.c.full_name).label("full_name"),
     users.c.picture_url,
+    users.c.platform_role,
+    users.c.personal_organization_id,
+    organizations.c.organization_id.label("last_selected_organization_id"),
+    projects.c.project_id.label("last_selected_project_id"),
+    users.c.password_hash.is_not(None).label("has_password"),
+    _IDENTITIES.label("identities"),
+    users.c.version,
     users.c.create_time,
     users.c.update_time,
+    users.c.password_change_time,
+    users.c.last_sign_in_time,
     users.c.deactivate_time,
+    users.c.delete_time,
+)
+# What was selected and is gone since is joined away, so that no deletion has to look for the users who selected it.
+_WITH_SELECTION: Final = users.outerjoin(
+    organizations,
+    and_(
+        organizations.c.organization_id == users.c.last_selected_organization_id,
+        organizations.c.delete_time.is_(None),
+    ),
+).outerjoin(
+    projects,
+    and_(
+        projects.c.organization_id == organizations.c.organization_id,
+        projects.c.project_id == users.c.last_selected_project_id,
+        projects.c.delete_time.is_(None),
+    ),
 )
 
 
-async def insert_user(tx: AsyncConnection, user_id: str, new: NewUser, now: datetime) -> None:
-    """Insert a user; the partial unique indexes speak for email and username.
+async def insert_user(tx: AsyncConnection, user_id: str, new: NewUser, now: datetime) -> str:
+    """Insert a user with an organization of their own, whose id is returned.
+
+    The partial unique indexes speak for email and username.
 
     Raises:
         UserAlreadyExists: the email or the username is taken.
     """
-    statement = insert(users).values(
-        user_id=user_id,
-        email=new.email,
-        email_folded=fold(new.email),
-        username=new.username or None,
-        username_folded=fold(new.username) or None,
-        full_name=new.full_name,
-        picture_url=new.picture_url,
-        create_time=now,
-        update_time=now,
+    organization_id = new_id()
+    times = {"create_time": now, "update_time": now}
+    await tx.execute(
+        insert(organizations).values(
+            organization_id=organization_id, name=_name_of_organization(new), personal=True, **times
+        )
     )
+    await _execute_unique(
+        tx,
+        insert(users).values(
+            user_id=user_id,
+            email=new.email,
+            email_folded=fold(new.email),
+            username=new.username or None,
+            username_folded=fold(new.username) or None,
+            full_name=new.full_name,
+            picture_url=new.picture_url,
+            personal_organization_id=organization_id,
+            **times,
+        ),
+    )
+    await tx.execute(insert(members).values(organization_id=organization_id, user_id=user_id, role="owner", **times))
+    return organization_id
+
+
+async def find_user(tx: AsyncConnection, user_id: str, *, show_deleted: bool = False) -> User | None:
+    """Read one user by primary key."""
+    statement = _select().where(users.c.user_id == user_id)
+    found = await tx.execute(statement if show_deleted else statement.where(_NOT_DELETED))
+    row = found.mappings().first()
+    return None if row is None else _user(row)
+
+
+async def lock_user(tx: AsyncConnection, user_id: str) -> bool:
+    """Tell whether the user exists, and keep them from being deleted until commit (share lock on one row)."""
+    found = await tx.execute(
+        select(users.c.user_id).where(users.c.user_id == user_id, _NOT_DELETED).with_for_update(read=True)
+    )
+    return found.first() is not None
+
+
+async def hold_user(tx: AsyncConnection, user_id: str, *, show_deleted: bool = False) -> User | None:
+    """Read one user and keep every other change of them out until commit (exclusive lock on one row)."""
+    await tx.execute(select(users.c.user_id).where(users.c.user_id == user_id).with_for_update())
+    # Read after the lock was got, by a statement of its own: it sees what the one before in the queue has changed.
+    return await find_user(tx, user_id, show_deleted=show_deleted)
+
+
+async def set_user_active(tx: AsyncConnection, user_id: str, *, active: bool, now: datetime) -> bool:
+    """Deactivate or reactivate; tell whether anything changed. Locks the user's row until commit."""
+    is_active = users.c.deactivate_time.is_(None)
+    changed = await tx.execute(
+        update(users)
+        .where(users.c.user_id == user_id, _NOT_DELETED, ~is_active if active else is_active)
+        .values(deactivate_time=None if active else now, update_time=now, version=users.c.version + 1)
+        .returning(users.c.user_id)
+    )
+    return changed.first() is not None
+
+
+async def update_user(tx: AsyncConnection, user_id: str, values: Mapping[str, str | None], now: datetime) -> None:
+    """Change columns of one user, by primary key; the folded forms of email and username follow.
+
+    Raises:
+        UserAlreadyExists: the email or the username is taken.
+    """
+    columns: dict[str, str | None] = dict(values)
+    for name in ("email", "username"):
+        if name in columns:
+            columns[name] = columns[name] or None
+            columns[f"{name}_folded"] = fold(columns[name] or "") or None
+    await _execute_unique(
+        tx,
+        update(users).where(users.c.user_id == user_id).values(**columns, update_time=now, version=users.c.version + 1),
+    )
+
+
+async def touch_user(tx: AsyncConnection, user_id: str, now: datetime) -> None:
+    """Count a change of what belongs to a user, by primary key."""
+    await update_user(tx, user_id, {}, now)
+
+
+async def can_select(
+    tx: AsyncConnection, user_id: str, organization_id: str, *, project_id: str, anywhere: bool
+) -> tuple[bool, bool]:
+    """Tell whether the organization, and the project in it, can be selected; each is read by primary key.
+
+    A user selects among the organizations they belong to, unless they may go anywhere.
+    """
+    organization = select(organizations.c.organization_id).where(
+        organizations.c.organization_id == organization_id, organizations.c.delete_time.is_(None)
+    )
+    if not anywhere:
+        organization = organization.join(
+            members,
+            and_(members.c.organization_id == organizations.c.organization_id, members.c.user_id == user_id),
+        )
+    if (await tx.execute(organization)).first() is None:
+        return False, False
+    project = select(projects.c.project_id).where(
+        projects.c.organization_id == organization_id,
+        projects.c.project_id == (project_id or None),
+        projects.c.delete_time.is_(None),
+    )
+    return True, not project_id or (await tx.execute(project)).first() is not None
+
+
+async def list_users(tx: AsyncConnection, kept: UserFilter, *, before: str | None, limit: int) -> list[User]:
+    """Read a page, newest first: backwards along the primary key, or along `users_inactive` for those who are.
+
+    An email, a username or an identity leaves one row at most, which its unique index finds.
+    """
+    statement = _select().where(_NOT_DELETED, *_conditions(kept))
+    if before is not None:
+        statement = statement.where(users.c.user_id < before)
+    found = await tx.execute(statement.order_by(users.c.user_id.desc()).limit(limit))
+    return [_user(row) for row in found.mappings()]
+
+
+def _conditions(kept: UserFilter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if kept.email:
+        conditions.append(users.c.email_folded == fold(kept.email))
+    if kept.username:
+        conditions.append(users.c.username_folded == fold(kept.username))
+    if kept.identity is not None:
+        whose = select(linked_identities.c.user_id).where(
+            linked_identities.c.provider == kept.identity.provider,
+            linked_identities.c.subject == kept.identity.subject,
+        )
+        conditions.append(users.c.user_id == whose.scalar_subquery())
+    if kept.active is not None:
+        is_active = users.c.deactivate_time.is_(None)
+        conditions.append(is_active if kept.active else ~is_active)
+    return conditions
+
+
+async def _execute_unique(tx: AsyncConnection, statement: Insert | Update) -> None:
     try:
         await tx.execute(statement)
     except IntegrityError as error:
@@ -52,45 +226,18 @@ async def insert_user(tx: AsyncConnection, user_id: str, new: NewUser, now: date
         raise UserAlreadyExists(field=field) from error
 
 
-async def find_user(tx: AsyncConnection, user_id: str) -> User | None:
-    """Read one user by primary key."""
-    found = await tx.execute(select(*_COLUMNS).where(users.c.user_id == user_id, users.c.delete_time.is_(None)))
-    row = found.mappings().first()
-    return None if row is None else _user(row)
+def _select() -> Select[tuple[object, ...]]:
+    return select(*_COLUMNS).select_from(_WITH_SELECTION)
 
 
-async def lock_user(tx: AsyncConnection, user_id: str) -> bool:
-    """Tell whether the user exists, and keep them from being deleted until commit (share lock on one row)."""
-    found = await tx.execute(
-        select(users.c.user_id)
-        .where(users.c.user_id == user_id, users.c.delete_time.is_(None))
-        .with_for_update(read=True)
-    )
-    return found.first() is not None
-
-
-async def set_user_active(tx: AsyncConnection, user_id: str, *, active: bool, now: datetime) -> bool:
-    """Deactivate or reactivate; tell whether anything changed. Locks the user's row until commit."""
-    is_active = users.c.deactivate_time.is_(None)
-    changed = await tx.execute(
-        update(users)
-        .where(users.c.user_id == user_id, users.c.delete_time.is_(None), ~is_active if active else is_active)
-        .values(deactivate_time=None if active else now, update_time=now)
-        .returning(users.c.user_id)
-    )
-    return changed.first() is not None
-
-
-async def list_users(tx: AsyncConnection, *, email: str, before: str | None, limit: int) -> list[User]:
-    """Read a page, newest first, backwards along the primary key, or at most one row by the index of emails."""
-    statement = select(*_COLUMNS).where(users.c.delete_time.is_(None))
-    if email:
-        statement = statement.where(users.c.email_folded == fold(email))
-    if before is not None:
-        statement = statement.where(users.c.user_id < before)
-    found = await tx.execute(statement.order_by(users.c.user_id.desc()).limit(limit))
-    return [_user(row) for row in found.mappings()]
+def _name_of_organization(new: NewUser) -> str:
+    return new.full_name.strip() or new.username or new.email.partition("@")[0]
 
 
 def _user(row: RowMapping) -> User:
-    return User(**row)
+    values = dict(row)
+    values["platform_role"] = PlatformRole(row["platform_role"])
+    values["identities"] = tuple(LinkedIdentity(*pair) for pair in row["identities"] or ())
+    for name in ("last_selected_organization_id", "last_selected_project_id"):
+        values[name] = row[name] or ""
+    return User(**values)

@@ -9,7 +9,7 @@ from libs.common.ids import new_id
 from services.identity.requests import NO_ORGANIZATION, claim_request
 from services.identity.revisions import ChangeKind, SubjectType, current_revision, record_change
 from services.identity.user import store
-from services.identity.user.model import NewUser, User
+from services.identity.user.model import NewUser, User, UserFilter
 
 
 class Users:
@@ -49,7 +49,7 @@ class Users:
     async def page(self, *, email: str, before: str | None, size: int) -> tuple[list[User], bool]:
         """Return a page, and whether more follow."""
         async with self._database.transaction() as tx:
-            users = await store.list_users(tx, email=email, before=before, limit=size + 1)
+            users = await store.list_users(tx, UserFilter(email=email), before=before, limit=size + 1)
         return users[:size], len(users) > size
 
     async def set_active(self, user_id: str, *, active: bool) -> tuple[User, int]:

@@ -1,0 +1,48 @@
+"""Configurations: a bounded map of texts under names, changed key by key, of which every change is counted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from services.identity.errors import ConfigurationFull
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What is configured, as of one moment."""
+
+    entries: Mapping[str, str]
+    version: int = 0
+    """Zero while nothing has ever been configured."""
+    update_time: datetime | None = None
+
+    @property
+    def etag(self) -> str:
+        return str(self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationChange:
+    """Which entries are to be written, and which are to go."""
+
+    entries: Mapping[str, str]
+    removed_keys: Sequence[str]
+
+    @property
+    def keys(self) -> list[str]:
+        return sorted({*self.entries, *self.removed_keys})
+
+
+def changed(configuration: Configuration, change: ConfigurationChange, *, keys_max: int) -> Configuration:
+    """Return the configuration after the change; the same one where the change makes no difference.
+
+    Raises:
+        ConfigurationFull: it would have more keys than it may.
+    """
+    kept = {key: value for key, value in configuration.entries.items() if key not in change.removed_keys}
+    entries = {**kept, **change.entries}
+    if entries == configuration.entries:
+        return configuration
+    if len(entries) > keys_max:
+        raise ConfigurationFull(keys=len(entries), keys_max=keys_max)
+    return replace(configuration, entries=entries, version=configuration.version + 1)

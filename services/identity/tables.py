@@ -67,6 +67,7 @@ users: Final = Table(
     _time("update_time"),
     _time("deactivate_time", nullable=True),
     _time("delete_time", nullable=True),
+    _time("email_verify_time", nullable=True),
     Column("platform_role", Text, nullable=False, server_default=text("'user'")),
     Column("password_hash", Text),
     _time("password_change_time", nullable=True),

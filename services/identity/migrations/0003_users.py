@@ -40,6 +40,7 @@ def upgrade() -> None:
 
 def _extend_users() -> None:
     for column in (
+        _time("email_verify_time", nullable=True),
         _text("platform_role", server_default="user"),
         _text("password_hash", nullable=True),
         _time("password_change_time", nullable=True),

@@ -68,6 +68,8 @@ class User:
     version: int
     create_time: datetime
     update_time: datetime
+    email_verify_time: datetime | None
+    """When a provider of identities last vouched for the email; None where nobody has."""
     password_change_time: datetime | None
     last_sign_in_time: datetime | None
     deactivate_time: datetime | None

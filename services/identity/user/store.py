@@ -47,6 +47,7 @@ _COLUMNS: Final = (
     users.c.password_hash.is_not(None).label("has_password"),
     _IDENTITIES.label("identities"),
     users.c.version,
+    users.c.email_verify_time,
     users.c.create_time,
     users.c.update_time,
     users.c.password_change_time,
@@ -71,10 +72,13 @@ _WITH_SELECTION: Final = users.outerjoin(
 )
 
 
-async def insert_user(tx: AsyncConnection, user_id: str, new: NewUser, now: datetime) -> str:
+async def insert_user(
+    tx: AsyncConnection, user_id: str, new: NewUser, now: datetime, *, email_verified: bool = False
+) -> str:
     """Insert a user with an organization of their own, whose id is returned.
 
-    The partial unique indexes speak for email and username.
+    The partial unique indexes speak for email and username. An email is verified only where a provider that is trusted
+    with it has just vouched for it.
 
     Raises:
         UserAlreadyExists: the email or the username is taken.
@@ -96,6 +100,7 @@ async def insert_user(tx: AsyncConnection, user_id: str, new: NewUser, now: date
             username_folded=fold(new.username) or None,
             full_name=new.full_name,
             picture_url=new.picture_url,
+            email_verify_time=now if email_verified else None,
             personal_organization_id=organization_id,
             **times,
         ),

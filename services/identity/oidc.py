@@ -196,12 +196,13 @@ def _identity(provider: str, claims: Mapping[str, object]) -> VerifiedIdentity:
     has_email = len(email) <= _EMAIL_MAX and _EMAIL.fullmatch(email) is not None
     has_picture = len(picture_url) <= _PICTURE_URL_MAX and _PICTURE_URL.fullmatch(picture_url) is not None
     full_name = "".join(character for character in _text(claims, "name") if character.isprintable())
+    verified = claims.get("email_verified")
     return VerifiedIdentity(
         provider=provider,
         subject=subject,
         email=email if has_email else "",
         # Some providers write the truth as text.
-        email_verified=has_email and claims.get("email_verified") in (True, "true"),
+        email_verified=has_email and (verified is True or verified == "true"),
         full_name=full_name[:_FULL_NAME_MAX],
         picture_url=picture_url if has_picture and picture_url.isprintable() else "",
     )

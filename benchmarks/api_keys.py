@@ -10,8 +10,11 @@ from benchmarks.traffic import Tenant
 from libs.common.ids import new_id
 from services.identity.api_key.secret import Peppers, new_secret, visible_parts
 
-_ORGANIZATION = ("organization_id", "name", "create_time", "update_time")
-_USER = ("user_id", "email", "email_folded", "full_name", "picture_url", "create_time", "update_time")
+_ORGANIZATION = ("organization_id", "name", "personal", "create_time", "update_time")
+_USER = (
+    *("user_id", "email", "email_folded", "full_name", "picture_url", "personal_organization_id"),
+    *("create_time", "update_time"),
+)
 _MEMBER = ("organization_id", "user_id", "role", "create_time", "update_time")
 _API_KEY = (
     *("organization_id", "api_key_id", "user_id", "name", "environment", "digest", "pepper_version"),
@@ -30,8 +33,8 @@ def load_tenants(url: str, peppers_file: Path, count: int) -> tuple[Tenant, ...]
 async def _load(url: str, peppers: Peppers, tenants: tuple[Tenant, ...]) -> None:
     now = datetime.now(UTC)
     owners = {tenant.organization_id: new_id() for tenant in tenants}
-    organizations = [(organization_id, "Bench", now, now) for organization_id in owners]
-    users = [(user, f"{user}@example.org", f"{user}@example.org", "Owner", "", now, now) for user in owners.values()]
+    organizations = [(organization_id, "Bench", True, now, now) for organization_id in owners]
+    users = [_user(user, organization_id, now) for organization_id, user in owners.items()]
     members = [(organization_id, user, "owner", now, now) for organization_id, user in owners.items()]
     keys = [_key(tenant, owners[tenant.organization_id], peppers, now) for tenant in tenants]
     connection = await asyncpg.connect(url, command_timeout=120)
@@ -47,6 +50,11 @@ async def _load(url: str, peppers: Peppers, tenants: tuple[Tenant, ...]) -> None
         await connection.execute("ANALYZE")
     finally:
         await connection.close()
+
+
+def _user(user_id: str, organization_id: str, now: datetime) -> tuple[object, ...]:
+    email = f"{user_id}@example.org"
+    return (user_id, email, email, "Owner", "", organization_id, now, now)
 
 
 def _key(tenant: Tenant, user_id: str, peppers: Peppers, now: datetime) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""The measures P1 to P7: what each sets up, compares and verifies."""
+"""The measures P1 to P7 and those beside them: what each sets up, compares and verifies."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from benchmarks.api_keys import load_tenants
 from benchmarks.deployment import Deployment
-from benchmarks.load import Script
+from benchmarks.load import LoadError, Script
 from benchmarks.measure import Comparison, Figure, PgbenchPeer, Side, compare, echo_of
 from benchmarks.pgbench import Pgbench
 from benchmarks.preparation import Balances, Credits, Expected, PriceList, cost_of
@@ -47,6 +47,7 @@ class Bench:
             "P2": self.debit_of_many_accounts,
             "P3": self.debit_in_batches,
             "P4": self.key_check,
+            "P4C": self.key_check_cold,
             "P5": self.usage_record,
             "P6": self.usage_in_batches,
             "P7": self.metered_call,
@@ -86,6 +87,17 @@ class Bench:
         echo = echo_of(self._deployment, script)
         comparison = Comparison(f"VerifyApiKey, warm, {API_KEYS} keys loaded", ECHO, "checks", 0.85)
         return compare(self._deployment, comparison, side, echo, self._rounds)
+
+    def key_check_cold(self) -> Figure:
+        """Checks each key once, so that every one is read from the table."""
+        script = KeyChecks(self._load_keys()[ACTIVE_KEYS:])
+        side = self._side("identity", script, in_flight=64)
+        echo = echo_of(self._deployment, script)
+        comparison = Comparison("VerifyApiKey, cold, no key asked for twice", ECHO, "checks", 0.5)
+        figure = compare(self._deployment, comparison, side, echo, self._rounds)
+        if side.calls > len(script.tenants):
+            raise LoadError(f"{side.calls} checks were made of {len(script.tenants)} keys: some were warm")
+        return figure
 
     def usage_record(self) -> Figure:
         script = UsageRecords(self._fund_tenants(), "record")

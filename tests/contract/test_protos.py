@@ -18,7 +18,7 @@ REPEATED = FieldDescriptorProto.LABEL_REPEATED
 # needs a key, because nothing else tells a repeat from a second wish.
 STATE_SETTING_VERBS = (
     *("Close", "Deactivate", "Delete", "Disable", "Enable", "Import", "Reactivate", "Remove", "Retry", "Revoke"),
-    *("Sweep", "Update", "Void"),
+    *("SignIn", "SignOut", "Sweep", "Update", "Void"),
 )
 
 FLOATING = {FieldDescriptorProto.TYPE_DOUBLE, FieldDescriptorProto.TYPE_FLOAT}

@@ -22,7 +22,7 @@ help:
 	@echo "make test [TESTS=tests/billing]              run the tests on a Postgres of their own"
 	@echo "make check                                   lint, types, borders, contract, generated code, migrations"
 	@echo "make bench [OUT=figures.json]                measure, side by side with the peers"
-	@echo "make protos                                  regenerate the stubs after a change of a proto"
+	@echo "make protos                                  regenerate the stubs and docs/access.md after a change of a proto"
 	@echo "make promise                                 save the contract that later changes must not break"
 	@echo "make lock                                    resolve requirements.lock after a change of pyproject.toml"
 
@@ -40,6 +40,7 @@ bench: $(READY)
 
 protos: $(READY)
 	@$(VENV)/bin/python scripts/protos.py
+	@$(VENV)/bin/python scripts/access_page.py
 
 # The contract as it stands becomes the one later changes must not break: part of every release.
 promise: $(READY)
@@ -59,6 +60,7 @@ borders: $(READY)
 
 contract: $(READY)
 	@$(VENV)/bin/python scripts/protos.py --check
+	@$(VENV)/bin/python scripts/access_page.py --check
 	@$(RUN) pytest -q tests/contract
 
 # buf comes from npm. Where it cannot be had, the Python tests of the contract still run; the continuous integration

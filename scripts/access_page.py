@@ -1,0 +1,164 @@
+"""Writes docs/access.md: who may call each RPC, from what the protos declare.
+
+Without arguments it writes the page; with `--check` it changes nothing and fails when the committed page says something
+else. An RPC that declares no access makes it fail either way.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+
+from tollhouse.common.v1 import access_pb2
+
+ROOT = Path(__file__).resolve().parent.parent
+PROTOS = ROOT / "protos"
+PAGE = ROOT / "docs" / "access.md"
+ORGANIZATION_ROLES = ("owner", "admin", "member", "billing", "viewer")
+PROJECT_ROLES = ("admin", "member")
+NOBODY = "-"
+COLUMNS = (
+    *("RPC", "operators", "services", *ORGANIZATION_ROLES),
+    *(*(f"project {role}" for role in PROJECT_ROLES), "themselves", "scope of keys"),
+)
+INTRODUCTION = """\
+# Who may call what
+
+This page is written by `make protos` from the `access` option that every RPC declares in its proto, and from the
+holders that every scope declares in [access.proto](../protos/tollhouse/common/v1/access.proto). What nothing lets in is
+refused, and a service does not start while one of its RPCs declares nothing.
+
+**Callers.** Operators and services come with a token that their own key signed (`operator:<name>`,
+`service:<name>`). Users come with the access token of a session, or with one of their API keys; service accounts with
+an API key. A user whose platform role is `admin` counts as an operator, and one whose platform role is
+`admin_readonly` as an operator for RPCs without side effects, both with a session only.
+
+**Scopes.** A role in an organization, or in one of its projects, holds scopes; an RPC asks for one of them in the
+organization its request names. The role's column says how far that reaches:
+
+- `all`: everything in the organization;
+- `project`: what belongs to the projects in which the caller has the role; the request names one in `project_id`;
+- `own`: what belongs to the caller; the request names the caller in `user_id`.
+
+A member of an organization may also have a role in its projects, and holds what both give. At an RPC marked with `*`
+the request names the resource alone, and only the resource tells its project or its owner: whoever holds the scope for
+some project, or for what is their own, is let in, and the service decides when it has found the resource.
+
+**Themselves.** The request's field named there must hold the caller's own id. It takes a session: API keys never stand
+for their owner in this.
+
+**Keys.** A key does what its owner may do at that moment, limited to the scopes it carries and, where it is bound to a
+project, to what a request names of that project. The last column names the scope it needs. `any` means that every key
+may call, `none` that no key may.
+
+**Refusals.** To a user or key that does not belong to the organization a request names, every organization looks like
+a missing one: NOT_FOUND. To one that does belong and lacks the scope, the answer is PERMISSION_DENIED. Who cannot prove
+who they are gets UNAUTHENTICATED.
+"""
+
+
+def main() -> int:
+    """Parses the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare with the committed page, write nothing")
+    page = render(services())
+    if not parser.parse_args().check:
+        PAGE.write_text(page, encoding="utf-8")
+        return 0
+    if PAGE.read_text(encoding="utf-8") == page:
+        return 0
+    print(f"{PAGE.relative_to(ROOT)} is stale: run `make protos`", file=sys.stderr)
+    return 1
+
+
+def services() -> list[ServiceDescriptor]:
+    """Returns every service that a proto of ours declares, whether or not anything serves it, in a stable order."""
+    found: list[ServiceDescriptor] = []
+    for path in sorted((PROTOS / "tollhouse").glob("*/v1/*.proto")):
+        name = path.relative_to(PROTOS)
+        importlib.import_module(".".join(name.with_suffix("").parts) + "_pb2")
+        found += descriptor_pool.Default().FindFileByName(name.as_posix()).services_by_name.values()
+    return found
+
+
+def render(found: Iterable[ServiceDescriptor]) -> str:
+    """Returns the page."""
+    return "\n".join([INTRODUCTION, *scope_lines(), *(line for service in found for line in service_lines(service))])
+
+
+def scope_lines() -> Iterator[str]:
+    """Yields the table of scopes and whose role holds them."""
+    yield from ("## Scopes", "", *_table_head(("scope", "all", "project", "own")))
+    for value in access_pb2.Scope.DESCRIPTOR.values:
+        if value.number:
+            holders = value.GetOptions().Extensions[access_pb2.holders]
+            of_projects = [f"project {role}" for role in holders.project_roles]
+            held = (holders.organization_roles, of_projects, holders.own_roles)
+            yield _row([f"`{holders.name}`", *(", ".join(roles) or NOBODY for roles in held)])
+    yield ""
+
+
+def service_lines(service: ServiceDescriptor) -> Iterator[str]:
+    """Yields the table of one service."""
+    yield from (f"## {service.full_name}", "", *_table_head(COLUMNS))
+    yield from (_row(method_cells(method)) for method in service.methods)
+    yield ""
+
+
+def method_cells(method: MethodDescriptor) -> list[str]:
+    """Returns one RPC's row, cell by cell.
+
+    Raises:
+        ValueError: the RPC declares no access.
+    """
+    access = method.GetOptions().Extensions[access_pb2.access]
+    roles = len(ORGANIZATION_ROLES) + len(PROJECT_ROLES)
+    if access.public:
+        return [f"{method.name} (anybody)", *["all"] * (2 + roles), NOBODY, "any"]
+    if not (access.operators or access.services or access.scope or access.self_field or access.users):
+        raise ValueError(f"{method.full_name} declares no access")
+    if access.scope:
+        holders = access_pb2.Scope.DESCRIPTOR.values_by_number[access.scope].GetOptions().Extensions[access_pb2.holders]
+        reaches, scope = _reaches(method, holders), f"`{holders.name}`"
+    else:
+        reaches, scope = ["all" if access.users else NOBODY] * roles, "any" if access.users else "none"
+    return [
+        method.name + (" *" if access.by_resource else ""),
+        "all" if access.operators else NOBODY,
+        "all" if "*" in access.services else ", ".join(access.services) or NOBODY,
+        *reaches,
+        f"`{access.self_field}`" if access.self_field else NOBODY,
+        scope,
+    ]
+
+
+def _reaches(method: MethodDescriptor, holders: access_pb2.ScopeHolders) -> list[str]:
+    """Returns how far each role's scope reaches at an RPC, which may be unable to tell projects or owners apart."""
+    by_resource = method.GetOptions().Extensions[access_pb2.access].by_resource
+    fields = method.input_type.fields_by_name
+    in_project = "project" if by_resource or "project_id" in fields else NOBODY
+    of_own = "own" if by_resource or "user_id" in fields else NOBODY
+    return [
+        *(
+            "all" if r in holders.organization_roles else of_own if r in holders.own_roles else NOBODY
+            for r in ORGANIZATION_ROLES
+        ),
+        *(in_project if role in holders.project_roles else NOBODY for role in PROJECT_ROLES),
+    ]
+
+
+def _table_head(names: Sequence[str]) -> Iterator[str]:
+    yield _row(names)
+    yield _row(["---"] * len(names))
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,9 +7,11 @@ import grpc
 import typer
 from rich.console import Console
 
+from libs.cli import audit, key, organization, project, service_account, user
 from libs.cli.demo import demo
 from libs.cli.failures import CommandFailed
 from libs.cli.migrate import migrate
+from libs.cli.refusals import exit_status_of, refusal_line
 from libs.cli.replay import replay
 from libs.cli.serve import serve
 from libs.cli.token import token
@@ -28,6 +30,8 @@ app = typer.Typer(
 )
 for command in (up, serve, migrate, token, replay, verify, demo):
     app.command()(command)
+for noun in (organization, user, project, service_account, key, audit):
+    app.add_typer(noun.group)
 
 
 def main() -> None:
@@ -41,7 +45,7 @@ def main() -> None:
     except InvalidDatabaseUrl as error:
         _end_with(f"The database URL {error}.", 2)
     except grpc.aio.AioRpcError as error:
-        _end_with(f"The call was refused: {error.code().name}: {error.details()}", 1)
+        _end_with(refusal_line(error), exit_status_of(error))
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(130)
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Annotated, Final
 import grpc
 import typer
 
+from libs.cli.data_folder import CONTEXTS
 from libs.cli.failures import WrongUse
 from libs.common.authentication import TokenSource
 from libs.common.channel import open_channel
@@ -18,6 +19,8 @@ from libs.common.channel import open_channel
 READY_FILE_VARIABLE: Final = "TOLLHOUSE_READY_FILE"
 DEFAULT_DATA_DIR: Final = Path(".tollhouse")
 _LONGEST_CALL_S: Final = 30.0
+# Where a command that does not need a service believes it to be: nobody answers there, and nobody is asked.
+_NOWHERE: Final = "ipv4:127.0.0.1:1"
 
 ReadyFileOption = Annotated[
     Path | None,
@@ -27,7 +30,8 @@ IdentityOption = Annotated[str | None, typer.Option("--identity", help="host:por
 BillingOption = Annotated[str | None, typer.Option("--billing", help="host:port of billing.", metavar="TARGET")]
 MeteringOption = Annotated[str | None, typer.Option("--metering", help="host:port of metering.", metavar="TARGET")]
 TokenOption = Annotated[
-    str | None, typer.Option("--token", envvar="TOLLHOUSE_TOKEN", help="An operator's token.", show_envvar=True)
+    str | None,
+    typer.Option("--token", envvar="TOLLHOUSE_TOKEN", help="The token or API key to call with.", show_envvar=True),
 ]
 
 
@@ -78,11 +82,18 @@ class Channels:
 
 
 def find_connection(
-    ready_file: Path | None, identity: str | None, billing: str | None, metering: str | None, token: str | None
+    ready_file: Path | None,
+    identity: str | None,
+    billing: str | None,
+    metering: str | None,
+    token: str | None,
+    *,
+    needed: Collection[str] = CONTEXTS,
 ) -> Connection:
-    """Take what was given, and the rest from the ready file."""
-    if identity and billing and metering and token:
-        return Connection(identity, billing, metering, token)
+    """Take what was given, and the rest from the ready file, unless all that is needed was given."""
+    given = {"identity": identity, "billing": billing, "metering": metering}
+    if token and all(given[context] for context in needed):
+        return Connection(**{context: target or _NOWHERE for context, target in given.items()}, token=token)
     file = ready_file or DEFAULT_DATA_DIR / "ready.json"
     try:
         document = json.loads(file.read_bytes())
@@ -97,7 +108,7 @@ def find_connection(
         where = "" if ready_file or os.environ.get(READY_FILE_VARIABLE) else " (the default)"
         raise WrongUse(
             f"The ready file {file}{where} cannot be read. Start `tollhouse up`, name its file with --ready-file, or "
-            "give --identity, --billing, --metering and --token."
+            f"give {', '.join(f'--{context}' for context in needed)} and --token."
         ) from None
     except (ValueError, KeyError, TypeError):
         raise WrongUse(f"{file} is no ready file of `tollhouse up`.") from None

@@ -1,0 +1,113 @@
+"""What a command found, as a table for people or as JSON for programs."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC
+from typing import Final
+
+import typer
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
+from rich.table import Table
+
+# Nobody folds a line that goes to a file or to another program.
+_WIDTH_OF_A_FILE: Final = 1_000
+_FOR_PROGRAMS_ALONE: Final = frozenset({"etag"})
+
+
+class Output:
+    """Prints answers on standard output, and remarks on standard error."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self._console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
+
+    def one(self, message: Message, **besides: str) -> None:
+        """Print one thing with whatever it says, and what the answer says besides."""
+        if self.as_json:
+            self.json(as_dict(message) | besides)
+            return
+        rows = {
+            name: cell(message, name) for name in message.DESCRIPTOR.fields_by_name if name not in _FOR_PROGRAMS_ALONE
+        }
+        for name, value in (rows | besides).items():
+            if value:
+                self.line(f"{_heading(name):<24} {value}")
+
+    def many(self, messages: Sequence[Message], columns: Sequence[str], *, more: bool) -> None:
+        """Print a line for each of several things, with some of what they say; as JSON, with all of it."""
+        if self.as_json:
+            self.json([as_dict(message) for message in messages])
+        else:
+            self.table(columns, [[cell(message, name) for name in columns] for message in messages])
+        if more:
+            self.remark("There are more; --limit lists them.")
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        table = Table(box=None, pad_edge=False)
+        for name in columns:
+            table.add_column(_heading(name), overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        self._console.print(table, markup=False)
+
+    def line(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def json(self, document: object) -> None:
+        typer.echo(json.dumps(document, indent=2))
+
+    def remark(self, text: str) -> None:
+        """Say something beside the answer that programs need not read."""
+        typer.echo(text, err=True)
+
+
+def as_dict(message: Message) -> dict[str, object]:
+    """Return everything a message says, under the names the protos give."""
+    fields: dict[str, object] = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return fields
+
+
+def cell(message: Message, name: str) -> str:
+    """Return one field for people to read; empty where it says nothing."""
+    field: FieldDescriptor = message.DESCRIPTOR.fields_by_name[name]  # type: ignore[assignment]  # it is of both types.
+    if field.has_presence and not message.HasField(name):
+        return ""
+    value: object = getattr(message, name)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={value[key]}" for key in sorted(value))
+    if field.is_repeated and isinstance(value, Sequence):
+        return ", ".join(_text(field, one) for one in value)
+    return _text(field, value)
+
+
+def _text(field: FieldDescriptor, value: object) -> str:
+    if isinstance(value, Timestamp):
+        return value.ToDatetime(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if field.enum_type is not None and isinstance(value, int):
+        return _enum_text(field, value)
+    if isinstance(value, Message):
+        return ", ".join(f"{part.name} {_text(part, one)}" for part, one in value.ListFields())
+    return str(value) if value != 0 else ""
+
+
+def _enum_text(field: FieldDescriptor, number: int) -> str:
+    """Return the value's name without what all names of its type begin with; empty for the one that says nothing."""
+    enum = field.enum_type
+    known = enum.values_by_number.get(number) if enum else None
+    if enum is None or known is None:
+        return str(number)
+    prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
+    return known.name.removeprefix(prefix).lower() if number else ""
+
+
+def _heading(name: str) -> str:
+    return name.replace("_", " ")

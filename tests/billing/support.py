@@ -35,6 +35,7 @@ class Ledger:
 
     def __init__(self, channel: grpc.aio.Channel, credentials: Callable[[], Metadata]) -> None:
         self._credentials = credentials
+        self.channel = channel
         self.ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.accounts = account_pb2_grpc.AccountServiceStub(channel)
         self.integrity = integrity_pb2_grpc.IntegrityServiceStub(channel)

@@ -29,6 +29,7 @@ from tests.billing.support import Ledger
 from tests.identity.support import PEPPERS, Identity, identity_settings
 from tests.support.callers import Callers
 from tollhouse.billing.v1 import account_pb2, integrity_pb2
+from tollhouse.common.v1 import audit_pb2_grpc
 from tollhouse.common.v1.amount_pb2 import Amount
 from tollhouse.metering.v1 import (
     admission_pb2,
@@ -65,6 +66,7 @@ class Metering:
         self.usage = usage_pb2_grpc.UsageServiceStub(channel)
         self.admission = admission_pb2_grpc.AdmissionServiceStub(channel)
         self.integrity = integrity_pb2_grpc.IntegrityServiceStub(channel)
+        self.audit = audit_pb2_grpc.AuditServiceStub(channel)
 
     async def add_model(self, model_id: str = "gpt-4o", **fields: object) -> model_pb2.Model:
         request = model_pb2.CreateModelRequest(request_id=new_id(), model_id=model_id, **fields)  # type: ignore[arg-type]

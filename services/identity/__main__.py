@@ -22,10 +22,15 @@ from services.identity.caller.servicer import CallerServicer
 from services.identity.housekeeping import Housekeeping
 from services.identity.integrity.servicer import IntegrityServicer
 from services.identity.integrity.verification import Integrity
+from services.identity.organization.invitations import Invitations
+from services.identity.organization.members import Members
 from services.identity.organization.organizations import Organizations
 from services.identity.organization.servicer import OrganizationServicer
+from services.identity.project.members import ProjectMembers
 from services.identity.project.projects import Projects
 from services.identity.project.servicer import ProjectServicer
+from services.identity.service_account.service_accounts import ServiceAccounts
+from services.identity.service_account.servicer import ServiceAccountServicer
 from services.identity.settings import IdentitySettings
 from services.identity.tables import SCHEMA
 from services.identity.user.servicer import UserServicer
@@ -36,6 +41,7 @@ from tollhouse.identity.v1 import (
     integrity_pb2_grpc,
     organization_pb2_grpc,
     project_pb2_grpc,
+    service_account_pb2_grpc,
     user_pb2_grpc,
 )
 
@@ -68,9 +74,18 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     service.add(user_pb2_grpc.add_UserServiceServicer_to_server, UserServicer(Users(database, clock)))
     service.add(
         organization_pb2_grpc.add_OrganizationServiceServicer_to_server,
-        OrganizationServicer(Organizations(database, clock)),
+        OrganizationServicer(
+            Organizations(database, clock), Members(database, clock), Invitations(database, clock), clock
+        ),
     )
-    service.add(project_pb2_grpc.add_ProjectServiceServicer_to_server, ProjectServicer(Projects(database, clock)))
+    service.add(
+        project_pb2_grpc.add_ProjectServiceServicer_to_server,
+        ProjectServicer(Projects(database, clock), ProjectMembers(database, clock)),
+    )
+    service.add(
+        service_account_pb2_grpc.add_ServiceAccountServiceServicer_to_server,
+        ServiceAccountServicer(ServiceAccounts(database, clock)),
+    )
     service.add(
         api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server,
         ApiKeyServicer(ApiKeys(database, clock, peppers), verifier, watchers, clock),

@@ -75,12 +75,128 @@ class LastOwner(Refusal):
     template = "The user is the last owner of the organization; make another member an owner first."
 
 
+class PersonalOrganization(Refusal):
+    """The organization was made for one user: nobody joins it, and it goes with that user alone."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "PERSONAL_ORGANIZATION"
+    template = "The organization belongs to one user for good: nobody joins it, and it goes with that user alone."
+
+
+class RoleNotHeld(Refusal):
+    """The role may do something that the caller may not, so the caller neither gives it nor takes it away."""
+
+    kind = Kind.PERMISSION_DENIED
+    reason = "ROLE_NOT_HELD"
+    template = "The role {role} may do something that the caller may not."
+
+
+class InvitationAlreadyExists(Refusal):
+    """The address has an open invitation to the organization."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "INVITATION_ALREADY_EXISTS"
+    template = "The organization has another open invitation with this {field}."
+
+
+class InvitationExpired(Refusal):
+    """Nobody accepted the invitation in time."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "INVITATION_EXPIRED"
+    template = "The invitation lapsed at {expire_time}."
+
+
+class InvitationUsed(Refusal):
+    """The invitation was accepted, which happens once."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "INVITATION_USED"
+    template = "The invitation was accepted already."
+
+
+class ProjectMemberAlreadyExists(Refusal):
+    """The user works in the project already."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "PROJECT_MEMBER_ALREADY_EXISTS"
+    template = "The user works in the project already ({field})."
+
+
+class ServiceAccountAlreadyExists(Refusal):
+    """The organization has a service account of this name."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "SERVICE_ACCOUNT_ALREADY_EXISTS"
+    template = "The organization has another service account with this {field}."
+
+
 class ApiKeyRevoked(Refusal):
     """A revoked key stays revoked."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "API_KEY_REVOKED"
     template = "The API key is revoked, and a revocation is final."
+
+
+class ApiKeyExpired(Refusal):
+    """What has ended is not carried on under another secret."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "API_KEY_EXPIRED"
+    template = "The API key has expired; create another."
+
+
+class ApiKeyRotated(Refusal):
+    """A key is replaced once, and its end is then settled."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "API_KEY_ROTATED"
+    template = "The API key was rotated already, to {rotated_to_api_key_id}."
+
+
+class ApiKeyAlreadyExists(Refusal):
+    """The digest is that of another key, or of this one with other terms."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "API_KEY_ALREADY_EXISTS"
+    template = "There is an API key with this digest already, with another {field}."
+
+
+class ScopeNotHeld(Refusal):
+    """Nobody gives a key what they do not hold, or what its owner does not hold."""
+
+    kind = Kind.PERMISSION_DENIED
+    reason = "SCOPE_NOT_HELD"
+    template = "The scope {scope} is not held by both the caller and the owner of the key."
+
+
+class KeyLimitExceeded(Refusal):
+    """A key makes no key that reaches further than itself."""
+
+    kind = Kind.PERMISSION_DENIED
+    reason = "KEY_LIMIT_EXCEEDED"
+    template = "The API key the call came with reaches less far in its {field}."
+
+
+class TooManyImportedPrefixes(Refusal):
+    """Prefixes of imported secrets are few, because every process knows them by heart."""
+
+    kind = Kind.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_IMPORTED_PREFIXES"
+    template = "There are {prefixes} prefixes of imported secrets already, and there may be no more."
+
+
+class TooManyUnknownKeys(Refusal):
+    """The address has presented more unknown secrets than are looked up for one."""
+
+    kind = Kind.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_UNKNOWN_KEYS"
+    template = "The address has presented too many unknown keys; try again in {wait_ms} ms."
+
+    def __init__(self, *, wait_ms: int) -> None:
+        super().__init__(wait_ms=wait_ms)
+        self.retry_after_ms = wait_ms
 
 
 class RevisionNotReached(Refusal):

@@ -22,6 +22,7 @@ from tollhouse.identity.v1 import (
     organization_pb2_grpc,
     project_pb2,
     project_pb2_grpc,
+    service_account_pb2_grpc,
     user_pb2,
     user_pb2_grpc,
 )
@@ -38,6 +39,7 @@ class Identity:
         self.users = user_pb2_grpc.UserServiceStub(channel)
         self.organizations = organization_pb2_grpc.OrganizationServiceStub(channel)
         self.projects = project_pb2_grpc.ProjectServiceStub(channel)
+        self.service_accounts = service_account_pb2_grpc.ServiceAccountServiceStub(channel)
         self.api_keys = api_key_pb2_grpc.ApiKeyServiceStub(channel)
         self.integrity = integrity_pb2_grpc.IntegrityServiceStub(channel)
 

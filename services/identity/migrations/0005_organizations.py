@@ -46,6 +46,10 @@ def _extend_what_is_there() -> None:
         sa.Column("personal", sa.Boolean, nullable=False, server_default=sa.false()),
         schema=_SCHEMA,
     )
+    op.execute(
+        "UPDATE identity.organizations o SET personal = true FROM identity.users u"
+        " WHERE u.personal_organization_id = o.organization_id"
+    )
     op.add_column("organizations", sa.Column("api_key_max_lifetime_s", sa.BigInteger), schema=_SCHEMA)
     op.create_check_constraint(
         "organizations_lifetime_is_positive",

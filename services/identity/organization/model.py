@@ -1,8 +1,10 @@
-"""What an organization and a member are, and the rule about owners."""
+"""What organizations, members and invitations are, and the rules about owners and roles."""
 
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+
+from libs.common.access import Rights, Scope
 
 
 class Role(StrEnum):
@@ -15,6 +17,15 @@ class Role(StrEnum):
     VIEWER = "viewer"
 
 
+class InvitationState(StrEnum):
+    """Whether an invitation can be accepted."""
+
+    OPEN = "open"
+    ACCEPTED = "accepted"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+
+
 @dataclass(frozen=True, slots=True)
 class Organization:
     """A tenant."""
@@ -23,6 +34,13 @@ class Organization:
     name: str
     create_time: datetime
     update_time: datetime
+    personal: bool
+    api_key_max_lifetime_s: int | None
+    version: int
+
+    @property
+    def etag(self) -> str:
+        return str(self.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +52,46 @@ class Member:
     role: Role
     create_time: datetime
     update_time: datetime
+    version: int
+    email: str
+    full_name: str
+
+    @property
+    def etag(self) -> str:
+        return str(self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """An offer of membership to whoever owns an email address."""
+
+    organization_id: str
+    invitation_id: str
+    email: str
+    email_folded: str
+    role: Role
+    inviter: str
+    create_time: datetime
+    expire_time: datetime
+    accept_time: datetime | None
+    revoke_time: datetime | None
+    accepted_user_id: str | None
+
+    def state_at(self, now: datetime) -> InvitationState:
+        if self.accept_time is not None:
+            return InvitationState.ACCEPTED
+        # One that had lapsed is marked as revoked too when the address is invited anew.
+        if self.revoke_time is not None and self.revoke_time < self.expire_time:
+            return InvitationState.REVOKED
+        return InvitationState.EXPIRED if self.expire_time <= now else InvitationState.OPEN
 
 
 def leaves_no_owner(member: Member, *, owners: int, new_role: Role | None) -> bool:
     """Tell whether giving the member this role, or none at all, would leave nobody to own the organization."""
     return member.role is Role.OWNER and new_role is not Role.OWNER and owners <= 1
+
+
+def holds_role(rights: Rights, role: Role) -> bool:
+    """Tell whether somebody with these rights may do all that the role may: nobody hands out what they do not hold."""
+    of_role = Rights(organization_role=role.value)
+    return all(rights.grant(scope).wide for scope in Scope.values() if scope and of_role.grant(scope).wide)

@@ -1,14 +1,19 @@
-"""Creating and finding organizations, and changing who belongs to them."""
+"""Creating, finding, changing and deleting organizations."""
 
+from dataclasses import replace
+from datetime import datetime
+
+from libs.common.audit.recording import Changed, record_event
+from libs.common.call import is_limited
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.errors import NotFound
+from libs.common.errors import NotFound, StaleEtag
 from libs.common.ids import new_id
-from services.identity.errors import LastOwner
-from services.identity.organization import store
-from services.identity.organization.model import Member, Organization, Role, leaves_no_owner
+from services.identity.errors import PersonalOrganization
+from services.identity.organization import member_store, store
+from services.identity.organization.model import Organization, Role
 from services.identity.requests import NO_ORGANIZATION, claim_request
-from services.identity.revisions import ChangeKind, SubjectType, record_change
+from services.identity.revisions import ChangeKind, SubjectType, current_revision, record_change
 from services.identity.user.store import lock_user
 
 
@@ -30,7 +35,8 @@ class Organizations:
         async with self._database.transaction() as tx:
             earlier_id = await claim_request(
                 tx,
-                organization_id=NO_ORGANIZATION,
+                # Users' request ids are their own: nobody can use up or find out another's.
+                organization_id=owner_user_id if is_limited() else NO_ORGANIZATION,
                 method="CreateOrganization",
                 request_id=request_id,
                 body={"name": name, "owner_user_id": owner_user_id},
@@ -41,13 +47,21 @@ class Organizations:
                 if not await lock_user(tx, owner_user_id):
                     raise NotFound(resource_type="user", resource_name=owner_user_id)
                 await store.insert_organization(tx, organization_id, name, now)
-                await store.insert_member(tx, Member(organization_id, owner_user_id, Role.OWNER, now, now))
+                await member_store.insert_member(tx, organization_id, owner_user_id, Role.OWNER, now)
+                await record_event(
+                    tx,
+                    now=now,
+                    organization_id=organization_id,
+                    resource_type="organization",
+                    resource_id=organization_id,
+                    changed=(Changed("name", after=name), Changed("owner_user_id", after=owner_user_id)),
+                )
             found = await store.find_organization(tx, earlier_id or organization_id)
-        return _existing(found, earlier_id or organization_id), earlier_id is not None
+        return existing(found, earlier_id or organization_id), earlier_id is not None
 
     async def get(self, organization_id: str) -> Organization:
         async with self._database.transaction() as tx:
-            return _existing(await store.find_organization(tx, organization_id), organization_id)
+            return existing(await store.find_organization(tx, organization_id), organization_id)
 
     async def page(self, *, user_id: str, before: str | None, size: int) -> tuple[list[Organization], bool]:
         """Return a page, and whether more follow."""
@@ -55,89 +69,94 @@ class Organizations:
             found = await store.list_organizations(tx, user_id=user_id, before=before, limit=size + 1)
         return found[:size], len(found) > size
 
-    async def add_member(
-        self, organization_id: str, user_id: str, role: Role, *, request_id: str
-    ) -> tuple[Member, bool]:
-        """Add a user, or return the member an earlier call with this request id added.
+    async def update(
+        self, organization_id: str, *, etag: str, name: str | None, api_key_max_lifetime_s: int | None
+    ) -> Organization:
+        """Change what is not None; a lifetime of zero takes the limit away.
 
         Raises:
-            NotFound: there is no such organization or user.
-            MemberAlreadyExists: the user belongs to it already.
-            RequestIdReused: the request id was sent before with another body.
+            NotFound: there is no such organization.
+            StaleEtag: it has changed since the etag was read.
         """
         now = self._clock.now()
         async with self._database.transaction() as tx:
-            if not await store.lock_organization(tx, organization_id):
-                raise NotFound(resource_type="organization", resource_name=organization_id)
-            earlier_id = await claim_request(
+            await store.lock_organization(tx, organization_id, alone=True)
+            before = existing(await store.find_organization(tx, organization_id), organization_id)
+            if etag and etag != before.etag:
+                raise StaleEtag(resource_type="organization")
+            after = replace(before, name=before.name if name is None else name)
+            if api_key_max_lifetime_s is not None:
+                after = replace(after, api_key_max_lifetime_s=api_key_max_lifetime_s or None)
+            changed = _changes(before, after)
+            if not changed:
+                return before
+            after = replace(after, update_time=now, version=before.version + 1)
+            await store.replace_organization(tx, after)
+            await record_event(
                 tx,
+                now=now,
                 organization_id=organization_id,
-                method="AddMember",
-                request_id=request_id,
-                body={"user_id": user_id, "role": role.value},
-                resource_id=user_id,
+                resource_type="organization",
+                resource_id=organization_id,
+                changed=changed,
+            )
+        return after
+
+    async def delete(self, organization_id: str) -> tuple[datetime, int]:
+        """Delete an organization, unless that was done before; return when it went, and a revision that holds it.
+
+        Members, projects and keys stay as they are behind the tombstone: what looks for them looks for it first.
+
+        Raises:
+            NotFound: there never was such an organization.
+            PersonalOrganization: it goes with its user alone.
+        """
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            held = await store.lock_to_delete(tx, organization_id)
+            if held is None:
+                raise NotFound(resource_type="organization", resource_name=organization_id)
+            personal, delete_time = held
+            if delete_time is not None:
+                return delete_time, await current_revision(tx)
+            if personal:
+                raise PersonalOrganization(organization_id=organization_id)
+            await store.delete_organization(tx, organization_id, now)
+            await store.revoke_open_invitations(tx, organization_id, now)
+            await store.forget_selection(tx, organization_id)
+            await record_event(
+                tx,
+                now=now,
+                organization_id=organization_id,
+                resource_type="organization",
+                resource_id=organization_id,
+            )
+            revision = await record_change(
+                tx,
+                ChangeKind.ORGANIZATION_DELETED,
+                SubjectType.ORGANIZATION,
+                organization_id,
+                organization_id=organization_id,
                 now=now,
             )
-            if earlier_id is None:
-                if not await lock_user(tx, user_id):
-                    raise NotFound(resource_type="user", resource_name=user_id)
-                await store.insert_member(tx, Member(organization_id, user_id, role, now, now))
-            member = _belonging(await store.find_member(tx, organization_id, user_id), user_id)
-        return member, earlier_id is not None
-
-    async def update_member(self, organization_id: str, user_id: str, role: Role) -> Member:
-        """Give a member another role.
-
-        Raises:
-            NotFound: the user does not belong to the organization.
-            LastOwner: nobody would own the organization.
-        """
-        now = self._clock.now()
-        async with self._database.transaction() as tx:
-            await store.lock_organization(tx, organization_id, alone=True)
-            member = _belonging(await store.find_member(tx, organization_id, user_id), user_id)
-            owners = await store.count_owners(tx, organization_id)
-            if leaves_no_owner(member, owners=owners, new_role=role):
-                raise LastOwner(organization_id=organization_id, user_id=user_id)
-            await store.update_role(tx, organization_id, user_id, role, now)
-            return _belonging(await store.find_member(tx, organization_id, user_id), user_id)
-
-    async def remove_member(self, organization_id: str, user_id: str) -> tuple[int, int]:
-        """Remove a member and revoke their keys; return how many keys that were, and the revision.
-
-        Raises:
-            NotFound: the user does not belong to the organization.
-            LastOwner: nobody would own the organization.
-        """
-        now = self._clock.now()
-        async with self._database.transaction() as tx:
-            await store.lock_organization(tx, organization_id, alone=True)
-            member = _belonging(await store.find_member(tx, organization_id, user_id), user_id)
-            owners = await store.count_owners(tx, organization_id)
-            if leaves_no_owner(member, owners=owners, new_role=None):
-                raise LastOwner(organization_id=organization_id, user_id=user_id)
-            await store.delete_member(tx, organization_id, user_id)
-            revoked = await store.revoke_keys_of_member(tx, organization_id, user_id, now)
-            revision = await record_change(
-                tx, ChangeKind.MEMBER_REMOVED, SubjectType.USER, user_id, organization_id=organization_id, now=now
-            )
-        return revoked, revision
-
-    async def page_of_members(self, organization_id: str, *, after: str | None, size: int) -> tuple[list[Member], bool]:
-        """Return a page of members, and whether more follow."""
-        async with self._database.transaction() as tx:
-            _existing(await store.find_organization(tx, organization_id), organization_id)
-            members = await store.list_members(tx, organization_id, after=after, limit=size + 1)
-        return members[:size], len(members) > size
+        return now, revision
 
 
-def _existing(organization: Organization | None, organization_id: str) -> Organization:
+def existing(organization: Organization | None, organization_id: str) -> Organization:
+    """Return the organization, or refuse if there is none."""
     if organization is None:
         raise NotFound(resource_type="organization", resource_name=organization_id)
     return organization
 
 
-def _belonging(member: Member | None, user_id: str) -> Member:
-    if member is None:
-        raise NotFound(resource_type="member", resource_name=user_id)
-    return member
+def _changes(before: Organization, after: Organization) -> tuple[Changed, ...]:
+    """Tell the trail which fields differ."""
+    pairs = {
+        "name": (before.name, after.name),
+        "api_key_max_lifetime_s": (before.api_key_max_lifetime_s, after.api_key_max_lifetime_s),
+    }
+    return tuple(
+        Changed(field, before=None if old is None else str(old), after=None if new is None else str(new))
+        for field, (old, new) in pairs.items()
+        if old != new
+    )

@@ -1,106 +1,162 @@
 """OrganizationService over gRPC."""
 
-from typing import Final
+from typing import Final, TypeAlias
 
 import grpc
 
 from libs.common import pages
+from libs.common.clock import Clock
+from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import id_in_token
-from libs.common.timestamps import render_time
-from services.identity.organization.model import Member, Organization, Role
+from libs.common.timestamps import parse_optional_time, render_time
+from services.identity.organization.invitations import Invitations
+from services.identity.organization.members import Members
 from services.identity.organization.organizations import Organizations
+from services.identity.organization.rendering import ROLES, render_invitation, render_member, render_organization
+from services.identity.update_mask import mask_violations
 from tollhouse.identity.v1 import organization_pb2 as pb
 from tollhouse.identity.v1 import organization_pb2_grpc as rpc
 
-_ROLES: Final = {
-    pb.MEMBER_ROLE_OWNER: Role.OWNER,
-    pb.MEMBER_ROLE_ADMIN: Role.ADMIN,
-    pb.MEMBER_ROLE_MEMBER: Role.MEMBER,
-    pb.MEMBER_ROLE_BILLING: Role.BILLING,
-    pb.MEMBER_ROLE_VIEWER: Role.VIEWER,
-}
-_RENDERED_ROLES: Final = {role: rendered for rendered, role in _ROLES.items()}
+_Context: TypeAlias = grpc.aio.ServicerContext
+_UPDATABLE: Final = ("name", "api_key_max_lifetime_s")
 
 
 class OrganizationServicer(rpc.OrganizationServiceServicer):
-    """Reads requests into what `Organizations` takes, and renders what it gives."""
+    """Reads requests into what the use cases take, and renders what they give."""
 
-    def __init__(self, organizations: Organizations) -> None:
+    def __init__(self, organizations: Organizations, members: Members, invitations: Invitations, clock: Clock) -> None:
         self._organizations = organizations
+        self._members = members
+        self._invitations = invitations
+        self._clock = clock
 
     async def CreateOrganization(
-        self, request: pb.CreateOrganizationRequest, context: grpc.aio.ServicerContext
+        self, request: pb.CreateOrganizationRequest, context: _Context
     ) -> pb.CreateOrganizationResponse:
         organization, replayed = await self._organizations.create(
             name=request.name, owner_user_id=request.owner_user_id.lower(), request_id=request.request_id
         )
-        return pb.CreateOrganizationResponse(organization=_render(organization), replayed=replayed)
+        return pb.CreateOrganizationResponse(organization=render_organization(organization), replayed=replayed)
 
     async def GetOrganization(
-        self, request: pb.GetOrganizationRequest, context: grpc.aio.ServicerContext
+        self, request: pb.GetOrganizationRequest, context: _Context
     ) -> pb.GetOrganizationResponse:
-        organization = await self._organizations.get(request.organization_id)
-        return pb.GetOrganizationResponse(organization=_render(organization))
+        organization = await self._organizations.get(request.organization_id.lower())
+        return pb.GetOrganizationResponse(organization=render_organization(organization))
 
     async def ListOrganizations(
-        self, request: pb.ListOrganizationsRequest, context: grpc.aio.ServicerContext
+        self, request: pb.ListOrganizationsRequest, context: _Context
     ) -> pb.ListOrganizationsResponse:
-        fingerprint = f"organizations {request.user_id}"
+        user_id = request.user_id.lower()
+        fingerprint = f"organizations {user_id}"
         organizations, more = await self._organizations.page(
-            user_id=request.user_id,
+            user_id=user_id,
             before=id_in_token(request.page_token, fingerprint),
             size=pages.page_size(request.page_size),
         )
         token = pages.encode_page_token(organizations[-1].organization_id, fingerprint=fingerprint) if more else ""
         return pb.ListOrganizationsResponse(
-            organizations=[_render(organization) for organization in organizations], next_page_token=token
+            organizations=[render_organization(organization) for organization in organizations], next_page_token=token
         )
 
-    async def AddMember(self, request: pb.AddMemberRequest, context: grpc.aio.ServicerContext) -> pb.AddMemberResponse:
-        member, replayed = await self._organizations.add_member(
-            request.organization_id, request.user_id.lower(), _ROLES[request.role], request_id=request.request_id
+    async def UpdateOrganization(
+        self, request: pb.UpdateOrganizationRequest, context: _Context
+    ) -> pb.UpdateOrganizationResponse:
+        paths = request.update_mask.paths
+        violations = mask_violations(paths, _UPDATABLE)
+        if "name" in paths and not request.name:
+            violations.append(FieldViolation("name", "must not be empty"))
+        if violations:
+            raise InvalidArgument(violations)
+        organization = await self._organizations.update(
+            request.organization_id.lower(),
+            etag=request.etag,
+            name=request.name if "name" in paths else None,
+            api_key_max_lifetime_s=request.api_key_max_lifetime_s if "api_key_max_lifetime_s" in paths else None,
         )
-        return pb.AddMemberResponse(member=_render_member(member), replayed=replayed)
+        return pb.UpdateOrganizationResponse(organization=render_organization(organization))
 
-    async def UpdateMember(
-        self, request: pb.UpdateMemberRequest, context: grpc.aio.ServicerContext
-    ) -> pb.UpdateMemberResponse:
-        member = await self._organizations.update_member(request.organization_id, request.user_id, _ROLES[request.role])
-        return pb.UpdateMemberResponse(member=_render_member(member))
+    async def DeleteOrganization(
+        self, request: pb.DeleteOrganizationRequest, context: _Context
+    ) -> pb.DeleteOrganizationResponse:
+        delete_time, revision = await self._organizations.delete(request.organization_id.lower())
+        return pb.DeleteOrganizationResponse(delete_time=render_time(delete_time), revision=revision)
 
-    async def RemoveMember(
-        self, request: pb.RemoveMemberRequest, context: grpc.aio.ServicerContext
-    ) -> pb.RemoveMemberResponse:
-        revoked, revision = await self._organizations.remove_member(request.organization_id, request.user_id)
+    async def AddMember(self, request: pb.AddMemberRequest, context: _Context) -> pb.AddMemberResponse:
+        member, replayed = await self._members.add(
+            request.organization_id.lower(),
+            request.user_id.lower(),
+            ROLES[request.role],
+            request_id=request.request_id,
+        )
+        return pb.AddMemberResponse(member=render_member(member), replayed=replayed)
+
+    async def UpdateMember(self, request: pb.UpdateMemberRequest, context: _Context) -> pb.UpdateMemberResponse:
+        member = await self._members.update(
+            request.organization_id.lower(), request.user_id.lower(), ROLES[request.role], etag=request.etag
+        )
+        return pb.UpdateMemberResponse(member=render_member(member))
+
+    async def RemoveMember(self, request: pb.RemoveMemberRequest, context: _Context) -> pb.RemoveMemberResponse:
+        revoked, revision = await self._members.remove(request.organization_id.lower(), request.user_id.lower())
         return pb.RemoveMemberResponse(revoked_api_keys=revoked, revision=revision)
 
-    async def ListMembers(
-        self, request: pb.ListMembersRequest, context: grpc.aio.ServicerContext
-    ) -> pb.ListMembersResponse:
-        fingerprint = f"members {request.organization_id}"
-        members, more = await self._organizations.page_of_members(
-            request.organization_id,
+    async def ListMembers(self, request: pb.ListMembersRequest, context: _Context) -> pb.ListMembersResponse:
+        organization_id = request.organization_id.lower()
+        fingerprint = f"members {organization_id}"
+        members, more = await self._members.page(
+            organization_id,
             after=id_in_token(request.page_token, fingerprint),
             size=pages.page_size(request.page_size),
         )
         token = pages.encode_page_token(members[-1].user_id, fingerprint=fingerprint) if more else ""
-        return pb.ListMembersResponse(members=[_render_member(member) for member in members], next_page_token=token)
+        return pb.ListMembersResponse(members=[render_member(member) for member in members], next_page_token=token)
 
+    async def CreateInvitation(
+        self, request: pb.CreateInvitationRequest, context: _Context
+    ) -> pb.CreateInvitationResponse:
+        created = await self._invitations.create(
+            request.organization_id.lower(),
+            email=request.email,
+            role=ROLES[request.role],
+            expire_time=parse_optional_time(
+                "expire_time", request.expire_time, present=request.HasField("expire_time")
+            ),
+            request_id=request.request_id,
+        )
+        return pb.CreateInvitationResponse(
+            invitation=render_invitation(created.invitation, self._clock.now()),
+            token=created.token,
+            replayed=created.replayed,
+        )
 
-def _render(organization: Organization) -> pb.Organization:
-    return pb.Organization(
-        organization_id=organization.organization_id,
-        name=organization.name,
-        create_time=render_time(organization.create_time),
-        update_time=render_time(organization.update_time),
-    )
+    async def AcceptInvitation(
+        self, request: pb.AcceptInvitationRequest, context: _Context
+    ) -> pb.AcceptInvitationResponse:
+        member, replayed = await self._invitations.accept(
+            request.token, user_id=request.user_id.lower(), request_id=request.request_id
+        )
+        return pb.AcceptInvitationResponse(member=render_member(member), replayed=replayed)
 
+    async def RevokeInvitation(
+        self, request: pb.RevokeInvitationRequest, context: _Context
+    ) -> pb.RevokeInvitationResponse:
+        invitation = await self._invitations.revoke(request.organization_id.lower(), request.invitation_id.lower())
+        return pb.RevokeInvitationResponse(invitation=render_invitation(invitation, self._clock.now()))
 
-def _render_member(member: Member) -> pb.Member:
-    return pb.Member(
-        organization_id=member.organization_id,
-        user_id=member.user_id,
-        role=_RENDERED_ROLES[member.role],
-        create_time=render_time(member.create_time),
-        update_time=render_time(member.update_time),
-    )
+    async def ListInvitations(
+        self, request: pb.ListInvitationsRequest, context: _Context
+    ) -> pb.ListInvitationsResponse:
+        organization_id = request.organization_id.lower()
+        fingerprint = f"invitations {organization_id} {request.include_closed}"
+        invitations, more = await self._invitations.page(
+            organization_id,
+            include_closed=request.include_closed,
+            before=id_in_token(request.page_token, fingerprint),
+            size=pages.page_size(request.page_size),
+        )
+        now = self._clock.now()
+        token = pages.encode_page_token(invitations[-1].invitation_id, fingerprint=fingerprint) if more else ""
+        return pb.ListInvitationsResponse(
+            invitations=[render_invitation(invitation, now) for invitation in invitations], next_page_token=token
+        )

@@ -1,22 +1,23 @@
-"""Statements on organizations and members."""
+"""Statements on organizations."""
 
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import delete, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.common.database import violated_constraint
-from services.identity.errors import MemberAlreadyExists
-from services.identity.organization.model import Member, Organization, Role
-from services.identity.tables import api_keys, members, organizations
+from services.identity.organization.member_store import lock_member as lock_member
+from services.identity.organization.model import Organization
+from services.identity.tables import invitations, members, organizations, users
 
-_ORGANIZATION: Final = (
+_COLUMNS: Final = (
     organizations.c.organization_id,
     organizations.c.name,
     organizations.c.create_time,
     organizations.c.update_time,
+    organizations.c.personal,
+    organizations.c.api_key_max_lifetime_s,
+    organizations.c.version,
 )
 _NOT_DELETED: Final = organizations.c.delete_time.is_(None)
 
@@ -30,9 +31,7 @@ async def insert_organization(tx: AsyncConnection, organization_id: str, name: s
 
 async def find_organization(tx: AsyncConnection, organization_id: str) -> Organization | None:
     """Read one organization by primary key."""
-    found = await tx.execute(
-        select(*_ORGANIZATION).where(organizations.c.organization_id == organization_id, _NOT_DELETED)
-    )
+    found = await tx.execute(select(*_COLUMNS).where(organizations.c.organization_id == organization_id, _NOT_DELETED))
     row = found.mappings().first()
     return None if row is None else Organization(**row)
 
@@ -50,11 +49,22 @@ async def lock_organization(tx: AsyncConnection, organization_id: str, *, alone:
     return locked.first() is not None
 
 
+async def lock_to_delete(tx: AsyncConnection, organization_id: str) -> tuple[bool, datetime | None] | None:
+    """Hold one organization alone, by primary key, deleted or not; return whether it is personal and when it went."""
+    locked = await tx.execute(
+        select(organizations.c.personal, organizations.c.delete_time)
+        .where(organizations.c.organization_id == organization_id)
+        .with_for_update()
+    )
+    row = locked.first()
+    return None if row is None else (row.personal, row.delete_time)
+
+
 async def list_organizations(
     tx: AsyncConnection, *, user_id: str, before: str | None, limit: int
 ) -> list[Organization]:
     """Read a page, newest first, backwards along the primary key, or along `members_by_user` for one user."""
-    statement = select(*_ORGANIZATION).where(_NOT_DELETED)
+    statement = select(*_COLUMNS).where(_NOT_DELETED)
     if user_id:
         statement = statement.join(members, members.c.organization_id == organizations.c.organization_id).where(
             members.c.user_id == user_id
@@ -65,93 +75,56 @@ async def list_organizations(
     return [Organization(**row) for row in found.mappings()]
 
 
-async def insert_member(tx: AsyncConnection, member: Member) -> None:
-    """Insert a member; the primary key allows a user once in an organization.
-
-    Raises:
-        MemberAlreadyExists: the user belongs to it already.
-    """
-    try:
-        await tx.execute(
-            insert(members).values(
-                organization_id=member.organization_id,
-                user_id=member.user_id,
-                role=member.role.value,
-                create_time=member.create_time,
-                update_time=member.update_time,
-            )
-        )
-    except IntegrityError as error:
-        if violated_constraint(error) != "members_pkey":
-            raise
-        raise MemberAlreadyExists(field="user_id") from error
-
-
-async def find_member(tx: AsyncConnection, organization_id: str, user_id: str) -> Member | None:
-    """Read one member by primary key."""
-    found = await tx.execute(
-        select(members).where(members.c.organization_id == organization_id, members.c.user_id == user_id)
-    )
-    row = found.mappings().first()
-    return None if row is None else _member(**row)
-
-
-async def lock_member(tx: AsyncConnection, organization_id: str, user_id: str) -> bool:
-    """Tell whether the user belongs to the organization, and keep them in it until commit (share lock on one row)."""
-    locked = await tx.execute(
-        select(members.c.user_id)
-        .where(members.c.organization_id == organization_id, members.c.user_id == user_id)
-        .with_for_update(read=True)
-    )
-    return locked.first() is not None
-
-
-async def count_owners(tx: AsyncConnection, organization_id: str) -> int:
-    """Count the owners along the primary key; true until commit only under `lock_organization(alone=True)`."""
-    counted = await tx.execute(
-        select(func.count())
-        .select_from(members)
-        .where(members.c.organization_id == organization_id, members.c.role == Role.OWNER.value)
-    )
-    return int(counted.scalar_one())
-
-
-async def update_role(tx: AsyncConnection, organization_id: str, user_id: str, role: Role, now: datetime) -> None:
-    """Change the role of one member, by primary key."""
+async def replace_organization(tx: AsyncConnection, organization: Organization) -> None:
+    """Write what can change of one organization, by primary key; its version tells the next reader."""
     await tx.execute(
-        update(members)
-        .where(members.c.organization_id == organization_id, members.c.user_id == user_id)
-        .values(role=role.value, update_time=now)
-    )
-
-
-async def delete_member(tx: AsyncConnection, organization_id: str, user_id: str) -> None:
-    """Remove one member, by primary key; waits for creations of keys that hold the row."""
-    await tx.execute(delete(members).where(members.c.organization_id == organization_id, members.c.user_id == user_id))
-
-
-async def revoke_keys_of_member(tx: AsyncConnection, organization_id: str, user_id: str, now: datetime) -> int:
-    """Revoke what the user owns in the organization, along `api_keys_by_user`; return how many keys that were."""
-    revoked = await tx.execute(
-        update(api_keys)
-        .where(
-            api_keys.c.user_id == user_id,
-            api_keys.c.organization_id == organization_id,
-            api_keys.c.revoke_time.is_(None),
+        update(organizations)
+        .where(organizations.c.organization_id == organization.organization_id)
+        .values(
+            name=organization.name,
+            api_key_max_lifetime_s=organization.api_key_max_lifetime_s,
+            update_time=organization.update_time,
+            version=organization.version,
         )
-        .values(revoke_time=now, update_time=now)
     )
-    return revoked.rowcount
 
 
-async def list_members(tx: AsyncConnection, organization_id: str, *, after: str | None, limit: int) -> list[Member]:
-    """Read a page along the primary key."""
-    statement = select(members).where(members.c.organization_id == organization_id)
-    if after is not None:
-        statement = statement.where(members.c.user_id > after)
-    found = await tx.execute(statement.order_by(members.c.user_id).limit(limit))
-    return [_member(**row) for row in found.mappings()]
+async def delete_organization(tx: AsyncConnection, organization_id: str, now: datetime) -> None:
+    """Leave a tombstone, by primary key: members, keys, money and audit refer to it for ever."""
+    await tx.execute(
+        update(organizations)
+        .where(organizations.c.organization_id == organization_id)
+        .values(delete_time=now, update_time=now, version=organizations.c.version + 1)
+    )
 
 
-def _member(organization_id: str, user_id: str, role: str, create_time: datetime, update_time: datetime) -> Member:
-    return Member(organization_id, user_id, Role(role), create_time, update_time)
+async def revoke_open_invitations(tx: AsyncConnection, organization_id: str, now: datetime) -> None:
+    """Revoke whatever nobody has accepted yet, along `invitations_open`."""
+    await tx.execute(
+        update(invitations)
+        .where(
+            invitations.c.organization_id == organization_id,
+            invitations.c.accept_time.is_(None),
+            invitations.c.revoke_time.is_(None),
+        )
+        .values(revoke_time=now)
+    )
+
+
+async def forget_selection(tx: AsyncConnection, organization_id: str) -> None:
+    """Take the organization from those who had it selected, its members, found by primary key.
+
+    Rows another transaction holds are left alone: what they show then is an organization that nobody finds, and waiting
+    for a user here while holding the organization could wait for ever.
+    """
+    who = (
+        select(users.c.user_id)
+        .join(members, members.c.user_id == users.c.user_id)
+        .where(members.c.organization_id == organization_id, users.c.last_selected_organization_id == organization_id)
+        .with_for_update(of=users, skip_locked=True)
+    )
+    await tx.execute(
+        update(users)
+        .where(users.c.user_id.in_(who))
+        .values(last_selected_organization_id=None, last_selected_project_id=None)
+    )

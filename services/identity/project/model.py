@@ -1,7 +1,17 @@
-"""What a project is."""
+"""What a project and its members are, and the rule about their roles."""
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
+
+from libs.common.access import Rights, Scope
+
+
+class ProjectRole(StrEnum):
+    """What somebody may do in a project."""
+
+    ADMIN = "admin"
+    MEMBER = "member"
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,3 +24,37 @@ class Project:
     description: str
     create_time: datetime
     update_time: datetime
+    version: int
+
+    @property
+    def etag(self) -> str:
+        return str(self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectMember:
+    """A member's place in a project."""
+
+    organization_id: str
+    project_id: str
+    user_id: str
+    role: ProjectRole
+    create_time: datetime
+    update_time: datetime
+    version: int
+    email: str
+    full_name: str
+
+    @property
+    def etag(self) -> str:
+        return str(self.version)
+
+
+def holds_project_role(rights: Rights, project_id: str, role: ProjectRole) -> bool:
+    """Tell whether somebody with these rights may do in the project all that the role may."""
+    of_role = Rights(project_roles={project_id: role.value})
+    return all(
+        rights.grant(scope).covers(project_id=project_id, is_own=False)
+        for scope in Scope.values()
+        if scope and of_role.grant(scope).covers(project_id=project_id, is_own=False)
+    )

@@ -1,8 +1,9 @@
-"""Statements on projects, all along the primary key, which the organization leads."""
+"""Statements on projects, all along the primary key, which the organization leads, unless they say otherwise."""
 
+from datetime import datetime
 from typing import Final
 
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -10,7 +11,7 @@ from libs.common.database import violated_constraint
 from services.identity.errors import ProjectAlreadyExists
 from services.identity.folding import fold
 from services.identity.project.model import Project
-from services.identity.tables import projects
+from services.identity.tables import members, project_members, projects, users
 
 _COLUMNS: Final = (
     projects.c.project_id,
@@ -19,6 +20,7 @@ _COLUMNS: Final = (
     projects.c.description,
     projects.c.create_time,
     projects.c.update_time,
+    projects.c.version,
 )
 
 
@@ -38,23 +40,23 @@ async def insert_project(tx: AsyncConnection, project: Project) -> None:
                 description=project.description,
                 create_time=project.create_time,
                 update_time=project.update_time,
+                version=project.version,
             )
         )
     except IntegrityError as error:
-        if violated_constraint(error) != "projects_name_once":
-            raise
-        raise ProjectAlreadyExists(field="name") from error
+        raise _refusal(error) from error
 
 
-async def find_project(tx: AsyncConnection, organization_id: str, project_id: str) -> Project | None:
-    """Read one project by primary key; that of another organization is not found."""
-    found = await tx.execute(
-        select(*_COLUMNS).where(
-            projects.c.organization_id == organization_id,
-            projects.c.project_id == project_id,
-            projects.c.delete_time.is_(None),
-        )
+async def find_project(
+    tx: AsyncConnection, organization_id: str, project_id: str, *, lock: bool = False
+) -> Project | None:
+    """Read one project, and if asked hold it alone until commit; that of another organization is not found."""
+    statement = select(*_COLUMNS).where(
+        projects.c.organization_id == organization_id,
+        projects.c.project_id == project_id,
+        projects.c.delete_time.is_(None),
     )
+    found = await tx.execute(statement.with_for_update() if lock else statement)
     row = found.mappings().first()
     return None if row is None else Project(**row)
 
@@ -73,10 +75,82 @@ async def lock_project(tx: AsyncConnection, organization_id: str, project_id: st
     return locked.first() is not None
 
 
+async def lock_to_delete(
+    tx: AsyncConnection, organization_id: str, project_id: str
+) -> tuple[Project, datetime | None] | None:
+    """Hold one project alone, deleted or not; return it and when it went."""
+    locked = await tx.execute(
+        select(*_COLUMNS, projects.c.delete_time)
+        .where(projects.c.organization_id == organization_id, projects.c.project_id == project_id)
+        .with_for_update()
+    )
+    row = locked.mappings().first()
+    if row is None:
+        return None
+    columns = dict(row)
+    delete_time: datetime | None = columns.pop("delete_time")
+    return Project(**columns), delete_time
+
+
 async def list_projects(tx: AsyncConnection, organization_id: str, *, before: str | None, limit: int) -> list[Project]:
-    """Read a page, newest first, backwards along the primary key."""
+    """Read a page, newest first."""
     statement = select(*_COLUMNS).where(projects.c.organization_id == organization_id, projects.c.delete_time.is_(None))
     if before is not None:
         statement = statement.where(projects.c.project_id < before)
     found = await tx.execute(statement.order_by(projects.c.project_id.desc()).limit(limit))
     return [Project(**row) for row in found.mappings()]
+
+
+async def replace_project(tx: AsyncConnection, project: Project) -> None:
+    """Write what can change of one project; its version tells the next reader.
+
+    Raises:
+        ProjectAlreadyExists: the organization has another one of this name.
+    """
+    try:
+        await tx.execute(
+            update(projects)
+            .where(projects.c.organization_id == project.organization_id, projects.c.project_id == project.project_id)
+            .values(
+                name=project.name,
+                name_folded=fold(project.name),
+                description=project.description,
+                update_time=project.update_time,
+                version=project.version,
+            )
+        )
+    except IntegrityError as error:
+        raise _refusal(error) from error
+
+
+async def delete_project(tx: AsyncConnection, organization_id: str, project_id: str, now: datetime) -> None:
+    """Leave a tombstone, to which keys, money and audit refer for ever, and take everybody out of the project."""
+    await tx.execute(
+        update(projects)
+        .where(projects.c.organization_id == organization_id, projects.c.project_id == project_id)
+        .values(delete_time=now, update_time=now, version=projects.c.version + 1)
+    )
+    await tx.execute(
+        delete(project_members).where(
+            project_members.c.organization_id == organization_id, project_members.c.project_id == project_id
+        )
+    )
+
+
+async def forget_selection(tx: AsyncConnection, organization_id: str, project_id: str) -> None:
+    """Take the project from those who had it selected, members of its organization, found by primary key.
+
+    Rows another transaction holds are left alone: what they show then is a project that nobody finds, and waiting for a
+    user here while holding the project could wait for ever.
+    """
+    who = (
+        select(users.c.user_id)
+        .join(members, members.c.user_id == users.c.user_id)
+        .where(members.c.organization_id == organization_id, users.c.last_selected_project_id == project_id)
+        .with_for_update(of=users, skip_locked=True)
+    )
+    await tx.execute(update(users).where(users.c.user_id.in_(who)).values(last_selected_project_id=None))
+
+
+def _refusal(error: IntegrityError) -> Exception:
+    return ProjectAlreadyExists(field="name") if violated_constraint(error) == "projects_name_once" else error

@@ -1,0 +1,1 @@
+"""ServiceAccountService: owners of API keys that are no people."""

@@ -1,5 +1,6 @@
 """`tollhouse audit …`: who changed what, over all three services, and whether the record is as it was written."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
@@ -18,6 +19,8 @@ from libs.cli.times import parse_past
 from tollhouse.common.v1 import audit_pb2, audit_pb2_grpc
 
 group = typer.Typer(name="audit", help="Who changed what, and whether that record is whole.", no_args_is_help=True)
+_SEQUENCE: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+_HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _COLUMNS: Final = ("event_time", "service", "action", "actor", "resource_type", "resource_id", "changes")
 
 ServiceOption = Annotated[
@@ -189,6 +192,6 @@ def _chosen(channels: Channels, services: Sequence[str] | None) -> dict[str, grp
 def _parse_head(text: str) -> tuple[str, audit_pb2.ChainHead]:
     service, _, rest = text.partition(":")
     sequence, _, digest = rest.partition(":")
-    if service not in CONTEXTS or not sequence.isdigit() or not 0 < int(sequence) < 2**63 or len(digest) != 64:
+    if service not in CONTEXTS or not _SEQUENCE.fullmatch(sequence) or not _HASH.fullmatch(digest):
         raise WrongUse(f"{text!r} is no head as `tollhouse audit verify` prints it: SERVICE:NUMBER:HASH.")
     return service, audit_pb2.ChainHead(sequence=int(sequence), hash=digest)

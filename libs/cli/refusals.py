@@ -16,7 +16,7 @@ def refusal_line(error: grpc.aio.AioRpcError) -> str:
     message = " ".join((error.details() or "").split())
     if info is None:
         return f"The call was refused: {error.code().name}: {message}"
-    facts = {name: value for name, value in sorted(info.metadata.items()) if value not in message}
+    facts = {name: value for name, value in sorted(info.metadata.items()) if name == "field" or value not in message}
     facts |= _resource_of(error)
     told = ", ".join(f"{name}: {value}" for name, value in facts.items())
     return f"{info.reason}: {message}" + (f" ({told})" if told else "")

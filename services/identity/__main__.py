@@ -22,18 +22,26 @@ from services.identity.caller.servicer import CallerServicer
 from services.identity.housekeeping import Housekeeping
 from services.identity.integrity.servicer import IntegrityServicer
 from services.identity.integrity.verification import Integrity
+from services.identity.oidc import IdTokens
 from services.identity.organization.invitations import Invitations
 from services.identity.organization.members import Members
 from services.identity.organization.organizations import Organizations
 from services.identity.organization.servicer import OrganizationServicer
+from services.identity.passwords import Passwords
 from services.identity.project.members import ProjectMembers
 from services.identity.project.projects import Projects
 from services.identity.project.servicer import ProjectServicer
+from services.identity.provider_keys import DocumentFetcher
 from services.identity.service_account.service_accounts import ServiceAccounts
 from services.identity.service_account.servicer import ServiceAccountServicer
 from services.identity.settings import IdentitySettings
+from services.identity.system_configuration.servicer import SystemConfigurationServicer
+from services.identity.system_configuration.system_configurations import SystemConfigurations
 from services.identity.tables import SCHEMA
+from services.identity.user.configurations import UserConfigurations
+from services.identity.user.deletion import Deletions
 from services.identity.user.servicer import UserServicer
+from services.identity.user.sign_in_methods import SignInMethods
 from services.identity.user.users import Users
 from tollhouse.common.v1 import audit_pb2_grpc, caller_pb2_grpc
 from tollhouse.identity.v1 import (
@@ -42,6 +50,7 @@ from tollhouse.identity.v1 import (
     organization_pb2_grpc,
     project_pb2_grpc,
     service_account_pb2_grpc,
+    system_configuration_pb2_grpc,
     user_pb2_grpc,
 )
 
@@ -71,7 +80,20 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     directory = LocalDirectory(database, verifier, clock)
     service = Service("identity", settings, database, clock, telemetry, directory)
 
-    service.add(user_pb2_grpc.add_UserServiceServicer_to_server, UserServicer(Users(database, clock)))
+    passwords = open_passwords(settings)
+    documents = DocumentFetcher()
+    id_tokens = IdTokens((), documents.fetch, clock)
+    sign_in_methods = SignInMethods(database, clock, passwords, id_tokens, length_min=settings.password_length_min)
+    service.add(
+        user_pb2_grpc.add_UserServiceServicer_to_server,
+        UserServicer(
+            Users(database, clock), Deletions(database, clock), sign_in_methods, UserConfigurations(database, clock)
+        ),
+    )
+    service.add(
+        system_configuration_pb2_grpc.add_SystemConfigurationServiceServicer_to_server,
+        SystemConfigurationServicer(SystemConfigurations(database, clock)),
+    )
     service.add(
         organization_pb2_grpc.add_OrganizationServiceServicer_to_server,
         OrganizationServicer(
@@ -99,8 +121,21 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     service.before_drain(watchers.close)
     service.on_drain(reader.close)
     service.on_drain(last_used.flush)
+    service.on_drain(passwords.close)
+    service.on_drain(documents.close)
     service.on_drain(reports.close)
     return service
+
+
+def open_passwords(settings: IdentitySettings) -> Passwords:
+    """Open what hashes passwords, as the settings say."""
+    return Passwords(
+        threads=settings.password_hash_threads,
+        queue_max=settings.password_hashes_waiting_max,
+        memory_kib=settings.password_hash_memory_kib,
+        passes=settings.password_hash_passes,
+        lanes=settings.password_hash_lanes,
+    )
 
 
 def main() -> None:

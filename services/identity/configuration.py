@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from libs.common.errors import FieldViolation, InvalidArgument
 from services.identity.errors import ConfigurationFull
 
 
@@ -31,6 +32,20 @@ class ConfigurationChange:
     @property
     def keys(self) -> list[str]:
         return sorted({*self.entries, *self.removed_keys})
+
+
+def change_of(entries: Mapping[str, str], removed_keys: Sequence[str]) -> ConfigurationChange:
+    """Return what is to be written and removed.
+
+    Raises:
+        InvalidArgument: it is nothing at all, or the same key is to be written and removed.
+    """
+    if not entries and not removed_keys:
+        raise InvalidArgument([FieldViolation("entries", "must name what to write, unless something is removed")])
+    both = sorted(set(entries).intersection(removed_keys))
+    if both:
+        raise InvalidArgument([FieldViolation("removed_keys", f"must not name what is written: {', '.join(both)}")])
+    return ConfigurationChange(dict(entries), tuple(removed_keys))
 
 
 def changed(configuration: Configuration, change: ConfigurationChange, *, keys_max: int) -> Configuration:

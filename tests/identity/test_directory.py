@@ -97,7 +97,8 @@ async def test_deactivated_user_and_their_keys_can_come_back(identity: Identity)
 
 async def test_organization_lists_its_members_and_members_their_organizations(identity: Identity) -> None:
     organization_id, owner = await identity.create_organization()
-    other = (await identity.create_user()).user_id
+    user = await identity.create_user()
+    other = user.user_id
     add = pb.AddMemberRequest(
         request_id="join", organization_id=organization_id, user_id=other, role=pb.MEMBER_ROLE_BILLING
     )
@@ -115,7 +116,8 @@ async def test_organization_lists_its_members_and_members_their_organizations(id
         owner: pb.MEMBER_ROLE_OWNER,
         other: pb.MEMBER_ROLE_BILLING,
     }
-    assert [organization.organization_id for organization in organizations.organizations] == [organization_id]
+    listed = [organization.organization_id for organization in organizations.organizations]
+    assert listed == [organization_id, user.personal_organization_id]
 
 
 async def test_user_belongs_to_an_organization_once(identity: Identity) -> None:

@@ -3,11 +3,12 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Final
 
 from libs.common.access import PlatformRole
+from libs.common.errors import NotFound
 
-IDENTITIES_MAX = 20
+IDENTITIES_MAX: Final = 20
 """The most identities one user signs in with."""
 
 
@@ -29,23 +30,21 @@ class LinkedIdentity:
     subject: str
 
 
-class ProvenIdentity(Protocol):
-    """An identity the provider itself has just vouched for."""
+@dataclass(frozen=True, slots=True)
+class IdTokenClaim:
+    """An ID token by which somebody wants to prove who they are to its provider."""
 
-    @property
-    def provider(self) -> str:
-        """Return the provider's name."""
-
-    @property
-    def subject(self) -> str:
-        """Return what the provider calls them."""
+    id_token: str = field(repr=False)
+    nonce: str
 
 
-class IdTokens(Protocol):
-    """Those who can tell a true ID token from a false one."""
+@dataclass(frozen=True, slots=True)
+class PasswordChange:
+    """Another password, or none any more."""
 
-    async def verify(self, id_token: str, nonce: str) -> ProvenIdentity:
-        """Return whom the token speaks of, or raise Unauthenticated."""
+    new_password: str | None = field(repr=False)
+    """None to remove it."""
+    current_password: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +120,10 @@ def is_last_way_in(user: User, *, without: LinkedIdentity | None) -> bool:
 def solely_owned(owners: Mapping[str, Collection[str]], user_id: str) -> list[str]:
     """Return the organizations, out of these with their owners, that nobody else owns."""
     return sorted(organization_id for organization_id, ids in owners.items() if set(ids) <= {user_id})
+
+
+def existing(user: User | None, user_id: str) -> User:
+    """Return the user, or raise NotFound where there is none."""
+    if user is None:
+        raise NotFound(resource_type="user", resource_name=user_id)
+    return user

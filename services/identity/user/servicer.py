@@ -4,18 +4,36 @@ import grpc
 
 from libs.common import pages
 from libs.common.pages import id_in_token
-from libs.common.timestamps import render_optional_time, render_time
-from services.identity.user.model import NewUser, User
+from services.identity.configuration import change_of
+from services.identity.user.configurations import UserConfigurations
+from services.identity.user.deletion import Deletions
+from services.identity.user.model import IdTokenClaim, NewUser, PasswordChange, UserFilter
+from services.identity.user.rendering import (
+    read_change,
+    read_identity,
+    render_configuration,
+    render_user,
+)
+from services.identity.user.sign_in_methods import SignInMethods
 from services.identity.user.users import Users
 from tollhouse.identity.v1 import user_pb2 as pb
 from tollhouse.identity.v1 import user_pb2_grpc as rpc
 
 
 class UserServicer(rpc.UserServiceServicer):
-    """Reads requests into what `Users` takes, and renders what it gives."""
+    """Reads requests into what the use cases take, and renders what they give."""
 
-    def __init__(self, users: Users) -> None:
+    def __init__(
+        self,
+        users: Users,
+        deletions: Deletions,
+        sign_in_methods: SignInMethods,
+        configurations: UserConfigurations,
+    ) -> None:
         self._users = users
+        self._deletions = deletions
+        self._sign_in_methods = sign_in_methods
+        self._configurations = configurations
 
     async def CreateUser(
         self, request: pb.CreateUserRequest, context: grpc.aio.ServicerContext
@@ -27,43 +45,88 @@ class UserServicer(rpc.UserServiceServicer):
             picture_url=request.picture_url,
         )
         user, replayed = await self._users.create(new, request_id=request.request_id)
-        return pb.CreateUserResponse(user=_render(user), replayed=replayed)
+        return pb.CreateUserResponse(user=render_user(user), replayed=replayed)
 
     async def GetUser(self, request: pb.GetUserRequest, context: grpc.aio.ServicerContext) -> pb.GetUserResponse:
-        return pb.GetUserResponse(user=_render(await self._users.get(request.user_id)))
+        user = await self._users.get(request.user_id.lower(), show_deleted=request.show_deleted)
+        return pb.GetUserResponse(user=render_user(user))
 
     async def ListUsers(self, request: pb.ListUsersRequest, context: grpc.aio.ServicerContext) -> pb.ListUsersResponse:
-        fingerprint = f"users {request.email}"
+        identity = read_identity(request.linked_identity) if request.HasField("linked_identity") else None
+        active = request.active if request.HasField("active") else None
+        fingerprint = f"users {request.email} {request.username} {active} {identity}"
         users, more = await self._users.page(
-            email=request.email,
+            UserFilter(email=request.email, username=request.username, identity=identity, active=active),
             before=id_in_token(request.page_token, fingerprint),
             size=pages.page_size(request.page_size),
         )
         token = pages.encode_page_token(users[-1].user_id, fingerprint=fingerprint) if more else ""
-        return pb.ListUsersResponse(users=[_render(user) for user in users], next_page_token=token)
+        return pb.ListUsersResponse(users=[render_user(user) for user in users], next_page_token=token)
+
+    async def UpdateUser(
+        self, request: pb.UpdateUserRequest, context: grpc.aio.ServicerContext
+    ) -> pb.UpdateUserResponse:
+        user = await self._users.update(request.user_id.lower(), read_change(request), etag=request.etag)
+        return pb.UpdateUserResponse(user=render_user(user))
 
     async def DeactivateUser(
         self, request: pb.DeactivateUserRequest, context: grpc.aio.ServicerContext
     ) -> pb.DeactivateUserResponse:
-        user, revision = await self._users.set_active(request.user_id, active=False)
-        return pb.DeactivateUserResponse(user=_render(user), revision=revision)
+        user, revision = await self._users.set_active(request.user_id.lower(), active=False)
+        return pb.DeactivateUserResponse(user=render_user(user), revision=revision)
 
     async def ReactivateUser(
         self, request: pb.ReactivateUserRequest, context: grpc.aio.ServicerContext
     ) -> pb.ReactivateUserResponse:
-        user, revision = await self._users.set_active(request.user_id, active=True)
-        return pb.ReactivateUserResponse(user=_render(user), revision=revision)
+        user, revision = await self._users.set_active(request.user_id.lower(), active=True)
+        return pb.ReactivateUserResponse(user=render_user(user), revision=revision)
 
+    async def DeleteUser(
+        self, request: pb.DeleteUserRequest, context: grpc.aio.ServicerContext
+    ) -> pb.DeleteUserResponse:
+        deletion = await self._deletions.delete(request.user_id.lower(), etag=request.etag)
+        return pb.DeleteUserResponse(
+            user=render_user(deletion.user),
+            revoked_api_key_count=deletion.revoked_api_keys,
+            revision=deletion.revision,
+        )
 
-def _render(user: User) -> pb.User:
-    return pb.User(
-        user_id=user.user_id,
-        email=user.email,
-        username=user.username,
-        full_name=user.full_name,
-        picture_url=user.picture_url,
-        active=user.deactivate_time is None,
-        create_time=render_time(user.create_time),
-        update_time=render_time(user.update_time),
-        deactivate_time=render_optional_time(user.deactivate_time),
-    )
+    async def LinkIdentity(
+        self, request: pb.LinkIdentityRequest, context: grpc.aio.ServicerContext
+    ) -> pb.LinkIdentityResponse:
+        if request.WhichOneof("claim") == "id_token":
+            user = await self._sign_in_methods.link(
+                request.user_id.lower(), IdTokenClaim(request.id_token, request.nonce)
+            )
+        else:
+            user = await self._sign_in_methods.link(request.user_id.lower(), read_identity(request.linked_identity))
+        return pb.LinkIdentityResponse(user=render_user(user))
+
+    async def UnlinkIdentity(
+        self, request: pb.UnlinkIdentityRequest, context: grpc.aio.ServicerContext
+    ) -> pb.UnlinkIdentityResponse:
+        user = await self._sign_in_methods.unlink(request.user_id.lower(), read_identity(request.linked_identity))
+        return pb.UnlinkIdentityResponse(user=render_user(user))
+
+    async def SetPassword(
+        self, request: pb.SetPasswordRequest, context: grpc.aio.ServicerContext
+    ) -> pb.SetPasswordResponse:
+        removed = request.WhichOneof("change") == "remove"
+        change = PasswordChange(
+            new_password=None if removed else request.new_password, current_password=request.current_password
+        )
+        user, ended = await self._sign_in_methods.set_password(request.user_id.lower(), change)
+        return pb.SetPasswordResponse(user=render_user(user), ended_session_count=ended)
+
+    async def GetUserConfiguration(
+        self, request: pb.GetUserConfigurationRequest, context: grpc.aio.ServicerContext
+    ) -> pb.GetUserConfigurationResponse:
+        configuration = await self._configurations.get(request.user_id.lower())
+        return pb.GetUserConfigurationResponse(configuration=render_configuration(configuration))
+
+    async def UpdateUserConfiguration(
+        self, request: pb.UpdateUserConfigurationRequest, context: grpc.aio.ServicerContext
+    ) -> pb.UpdateUserConfigurationResponse:
+        change = change_of(request.entries, request.removed_keys)
+        configuration = await self._configurations.update(request.user_id.lower(), change, etag=request.etag)
+        return pb.UpdateUserConfigurationResponse(configuration=render_configuration(configuration))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import ColumnElement, Insert, RowMapping, Select, Update, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, Insert, RowMapping, Select, Update, and_, case, func, insert, select, update
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -150,11 +150,14 @@ async def update_user(tx: AsyncConnection, user_id: str, values: Mapping[str, st
     Raises:
         UserAlreadyExists: the email or the username is taken.
     """
-    columns: dict[str, str | None] = dict(values)
+    columns: dict[str, object] = dict(values)
     for name in ("email", "username"):
-        if name in columns:
-            columns[name] = columns[name] or None
-            columns[f"{name}_folded"] = fold(columns[name] or "") or None
+        if name in values:
+            columns[name] = values[name] or None
+            columns[f"{name}_folded"] = folded = fold(values[name] or "") or None
+            if name == "email":
+                # Nobody has vouched for another address.
+                columns["email_verify_time"] = case((users.c.email_folded == folded, users.c.email_verify_time))
     await _execute_unique(
         tx,
         update(users).where(users.c.user_id == user_id).values(**columns, update_time=now, version=users.c.version + 1),

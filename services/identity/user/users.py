@@ -1,15 +1,18 @@
-"""Creating, finding, stopping and restarting users."""
+"""Creating, finding, changing, stopping and restarting users."""
 
 from dataclasses import asdict
 
+from libs.common.audit.recording import Changed, record_event
+from libs.common.call import is_operator
 from libs.common.clock import Clock
-from libs.common.database import Database
-from libs.common.errors import NotFound
+from libs.common.database import Database, Transaction
+from libs.common.errors import FieldViolation, InvalidArgument, NotFound, PermissionDenied, StaleEtag
 from libs.common.ids import new_id
 from services.identity.requests import NO_ORGANIZATION, claim_request
 from services.identity.revisions import ChangeKind, SubjectType, current_revision, record_change
 from services.identity.user import store
-from services.identity.user.model import NewUser, User, UserFilter
+from services.identity.user.credential_store import end_sessions
+from services.identity.user.model import NewUser, User, UserChange, UserFilter, existing
 
 
 class Users:
@@ -20,7 +23,7 @@ class Users:
         self._clock = clock
 
     async def create(self, new: NewUser, *, request_id: str) -> tuple[User, bool]:
-        """Create a user, or return the one an earlier call with this request id made.
+        """Create a user with an organization of their own, or return the one an earlier call with this request id made.
 
         Raises:
             UserAlreadyExists: the email or the username is taken.
@@ -38,35 +41,126 @@ class Users:
                 now=now,
             )
             if earlier_id is None:
-                await store.insert_user(tx, user_id, new, now)
-            user = _existing(await store.find_user(tx, earlier_id or user_id), earlier_id or user_id)
+                organization_id = await store.insert_user(tx, user_id, new, now)
+                await record_event(
+                    tx, now=now, organization_id=organization_id, resource_type="user", resource_id=user_id
+                )
+            user = existing(await store.find_user(tx, earlier_id or user_id), earlier_id or user_id)
         return user, earlier_id is not None
 
-    async def get(self, user_id: str) -> User:
+    async def get(self, user_id: str, *, show_deleted: bool) -> User:
         async with self._database.transaction() as tx:
-            return _existing(await store.find_user(tx, user_id), user_id)
+            return existing(await store.find_user(tx, user_id, show_deleted=show_deleted), user_id)
 
-    async def page(self, *, email: str, before: str | None, size: int) -> tuple[list[User], bool]:
+    async def page(self, kept: UserFilter, *, before: str | None, size: int) -> tuple[list[User], bool]:
         """Return a page, and whether more follow."""
         async with self._database.transaction() as tx:
-            users = await store.list_users(tx, UserFilter(email=email), before=before, limit=size + 1)
+            users = await store.list_users(tx, kept, before=before, limit=size + 1)
         return users[:size], len(users) > size
 
-    async def set_active(self, user_id: str, *, active: bool) -> tuple[User, int]:
-        """Deactivate or reactivate a user; return them and a revision that holds their state."""
+    async def update(self, user_id: str, change: UserChange, *, etag: str) -> User:
+        """Change what is said about a user. Their platform role is an operator's to change.
+
+        Raises:
+            NotFound: there is no such user, or nothing the user could select under one of the ids.
+            PermissionDenied: a user wants another platform role.
+            StaleEtag: the user has changed since the etag was read.
+            UserAlreadyExists: the email or the username is taken.
+        """
+        if change.platform_role is not None and not is_operator():
+            raise PermissionDenied
         now = self._clock.now()
-        kind = ChangeKind.OWNER_REACTIVATED if active else ChangeKind.OWNER_DEACTIVATED
+        async with self._database.transaction() as tx:
+            user = existing(await store.hold_user(tx, user_id), user_id)
+            if etag and etag != user.etag:
+                raise StaleEtag(resource_type="user")
+            values, events = _differences(user, change)
+            if not values:
+                return user
+            await _require_selectable(tx, user, values)
+            await store.update_user(tx, user_id, values, now)
+            changed = existing(await store.find_user(tx, user_id), user_id)
+            await record_event(
+                tx,
+                now=now,
+                organization_id=user.personal_organization_id,
+                resource_type="user",
+                resource_id=user_id,
+                changed=events,
+            )
+            # A caller's rights are read anew for each call, and no answer about a key hangs on any of this.
+            return changed
+
+    async def set_active(self, user_id: str, *, active: bool) -> tuple[User, int]:
+        """Deactivate or reactivate a user; return them and a revision that holds their state.
+
+        Whoever is deactivated is signed out, and signs in anew when they are reactivated.
+
+        Raises:
+            NotFound: there is no such user.
+        """
+        now = self._clock.now()
         async with self._database.transaction() as tx:
             changed = await store.set_user_active(tx, user_id, active=active, now=now)
-            user = _existing(await store.find_user(tx, user_id), user_id)
-            if changed:
-                revision = await record_change(tx, kind, SubjectType.USER, user_id, organization_id=None, now=now)
-            else:
-                revision = await current_revision(tx)
+            user = existing(await store.find_user(tx, user_id), user_id)
+            if not changed:
+                return user, await current_revision(tx)
+            if not active:
+                await end_sessions(tx, user_id, now, "user_deactivated")
+            await record_event(
+                tx,
+                now=now,
+                organization_id=user.personal_organization_id,
+                resource_type="user",
+                resource_id=user_id,
+                changed=(Changed("active", before=_text(not active), after=_text(active)),),
+            )
+            kind = ChangeKind.OWNER_REACTIVATED if active else ChangeKind.OWNER_DEACTIVATED
+            revision = await record_change(tx, kind, SubjectType.USER, user_id, organization_id=None, now=now)
         return user, revision
 
 
-def _existing(user: User | None, user_id: str) -> User:
-    if user is None:
-        raise NotFound(resource_type="user", resource_name=user_id)
-    return user
+def _differences(user: User, change: UserChange) -> tuple[dict[str, str | None], list[Changed]]:
+    """Return the columns whose values change, and what the audit trail is told of them."""
+    values: dict[str, str | None] = {
+        name: value for name, value in change.texts.items() if value != getattr(user, name)
+    }
+    events = [Changed(name) for name in sorted(values)]
+    if change.platform_role not in (None, user.platform_role):
+        values["platform_role"] = change.platform_role.value
+        events.append(Changed("platform_role", before=user.platform_role.value, after=change.platform_role.value))
+    selected = _selection(user, change)
+    if selected != (user.last_selected_organization_id, user.last_selected_project_id):
+        values["last_selected_organization_id"], values["last_selected_project_id"] = (id_ or None for id_ in selected)
+        events.append(Changed("last_selected_organization_id"))
+    return values, events
+
+
+def _selection(user: User, change: UserChange) -> tuple[str, str]:
+    """Return the organization and the project selected after the change; another organization drops the project."""
+    before = user.last_selected_organization_id
+    organization_id = before if change.selected_organization_id is None else change.selected_organization_id
+    project_id = user.last_selected_project_id if organization_id == before else ""
+    if change.selected_project_id is not None:
+        project_id = change.selected_project_id
+    if project_id and not organization_id:
+        raise InvalidArgument([FieldViolation("last_selected_project_id", "needs an organization selected with it")])
+    return organization_id, project_id
+
+
+async def _require_selectable(tx: Transaction, user: User, values: dict[str, str | None]) -> None:
+    organization_id = values.get("last_selected_organization_id")
+    if not organization_id:
+        return
+    project_id = values["last_selected_project_id"] or ""
+    organization, project = await store.can_select(
+        tx, user.user_id, organization_id, project_id=project_id, anywhere=is_operator()
+    )
+    if not organization:
+        raise NotFound(resource_type="organization", resource_name=organization_id)
+    if not project:
+        raise NotFound(resource_type="project", resource_name=project_id)
+
+
+def _text(value: bool) -> str:
+    return "true" if value else "false"

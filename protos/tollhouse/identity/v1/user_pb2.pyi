@@ -5,9 +5,11 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +20,64 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _PlatformRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PlatformRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlatformRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PLATFORM_ROLE_UNSPECIFIED: _PlatformRole.ValueType  # 0
+    """No role is named."""
+    PLATFORM_ROLE_USER: _PlatformRole.ValueType  # 1
+    """What everybody may do."""
+    PLATFORM_ROLE_ADMIN: _PlatformRole.ValueType  # 2
+    """What operators may do."""
+    PLATFORM_ROLE_ADMIN_READONLY: _PlatformRole.ValueType  # 3
+    """What operators may do, as long as it changes nothing."""
+
+class PlatformRole(_PlatformRole, metaclass=_PlatformRoleEnumTypeWrapper):
+    """What a user may do on the platform, beyond what their roles in organizations let them do."""
+
+PLATFORM_ROLE_UNSPECIFIED: PlatformRole.ValueType  # 0
+"""No role is named."""
+PLATFORM_ROLE_USER: PlatformRole.ValueType  # 1
+"""What everybody may do."""
+PLATFORM_ROLE_ADMIN: PlatformRole.ValueType  # 2
+"""What operators may do."""
+PLATFORM_ROLE_ADMIN_READONLY: PlatformRole.ValueType  # 3
+"""What operators may do, as long as it changes nothing."""
+Global___PlatformRole: _TypeAlias = PlatformRole  # noqa: Y015
+
+@_typing.final
+class LinkedIdentity(_message.Message):
+    """Somebody at a provider of identities."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """The provider, as the installation calls it: lower-case letters, digits, dots, dashes and underscores, beginning with
+    a letter or a digit, at most 64 characters, such as `google`.
+    """
+    subject: _builtins.str
+    """What the provider calls them in the claim `sub` of its ID tokens: 1 to 255 characters without control characters.
+    It is theirs for ever, unlike their email there.
+    """
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        subject: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkedIdentity: _TypeAlias = LinkedIdentity  # noqa: Y015
 
 @_typing.final
 class User(_message.Message):
@@ -34,18 +94,44 @@ class User(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     DEACTIVATE_TIME_FIELD_NUMBER: _builtins.int
+    PLATFORM_ROLE_FIELD_NUMBER: _builtins.int
+    PERSONAL_ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    LAST_SELECTED_ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    LAST_SELECTED_PROJECT_ID_FIELD_NUMBER: _builtins.int
+    HAS_PASSWORD_FIELD_NUMBER: _builtins.int
+    LINKED_IDENTITIES_FIELD_NUMBER: _builtins.int
+    EMAIL_VERIFY_TIME_FIELD_NUMBER: _builtins.int
+    LAST_SIGN_IN_TIME_FIELD_NUMBER: _builtins.int
+    PASSWORD_CHANGE_TIME_FIELD_NUMBER: _builtins.int
+    DELETE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The id, a UUIDv7 in lower case."""
     email: _builtins.str
-    """The email address as it was given. It is unique without regard to case."""
+    """The email address as it was given, unique without regard to case. It names the account at sign-in and is where to
+    write to. That it is here proves nothing: nobody is taken for this user because of it, unless `email_verify_time`
+    says that a provider has vouched for it.
+    """
     username: _builtins.str
     """The name the person goes by, unique without regard to case; empty when there is none."""
     full_name: _builtins.str
-    """The full name for people to read; may be empty."""
+    """The full name for people to read; may be empty. Of a deleted user, the name they went by, full or otherwise."""
     picture_url: _builtins.str
     """The address of a picture; may be empty."""
     active: _builtins.bool
     """Whether the user may act. Keys of an inactive user are refused."""
+    platform_role: Global___PlatformRole.ValueType
+    """What the user may do on the platform."""
+    personal_organization_id: _builtins.str
+    """The organization that was made for the user and goes with them."""
+    last_selected_organization_id: _builtins.str
+    """The organization the user last chose to work in; empty when there is none, or it was deleted."""
+    last_selected_project_id: _builtins.str
+    """The project of that organization the user last chose to work in; empty when there is none, or it was deleted."""
+    has_password: _builtins.bool
+    """Whether the user signs in with a password, too."""
+    etag: _builtins.str
+    """Changes whenever the user changes; not when they sign in."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the user was created."""
@@ -57,6 +143,28 @@ class User(_message.Message):
     @_builtins.property
     def deactivate_time(self) -> _timestamp_pb2.Timestamp:
         """When the user was deactivated; absent while active."""
+
+    @_builtins.property
+    def linked_identities(self) -> _containers.RepeatedCompositeFieldContainer[Global___LinkedIdentity]:
+        """The identities the user signs in with, at most 20, in the order of their providers."""
+
+    @_builtins.property
+    def email_verify_time(self) -> _timestamp_pb2.Timestamp:
+        """When a provider that is trusted with it last vouched for the email; absent when none has. Another email has to be
+        vouched for anew.
+        """
+
+    @_builtins.property
+    def last_sign_in_time(self) -> _timestamp_pb2.Timestamp:
+        """When the user last signed in; absent when they never have."""
+
+    @_builtins.property
+    def password_change_time(self) -> _timestamp_pb2.Timestamp:
+        """When the password was last set, changed or removed; absent when there never was one."""
+
+    @_builtins.property
+    def delete_time(self) -> _timestamp_pb2.Timestamp:
+        """When the user was deleted; absent while they are not."""
 
     def __init__(
         self,
@@ -70,14 +178,81 @@ class User(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         deactivate_time: _timestamp_pb2.Timestamp | None = ...,
+        platform_role: Global___PlatformRole.ValueType = ...,
+        personal_organization_id: _builtins.str = ...,
+        last_selected_organization_id: _builtins.str = ...,
+        last_selected_project_id: _builtins.str = ...,
+        has_password: _builtins.bool = ...,
+        linked_identities: _abc.Iterable[Global___LinkedIdentity] | None = ...,
+        email_verify_time: _timestamp_pb2.Timestamp | None = ...,
+        last_sign_in_time: _timestamp_pb2.Timestamp | None = ...,
+        password_change_time: _timestamp_pb2.Timestamp | None = ...,
+        delete_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deactivate_time", b"deactivate_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deactivate_time", b"deactivate_time", "delete_time", b"delete_time", "email_verify_time", b"email_verify_time", "last_sign_in_time", b"last_sign_in_time", "password_change_time", b"password_change_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "create_time", b"create_time", "deactivate_time", b"deactivate_time", "email", b"email", "full_name", b"full_name", "picture_url", b"picture_url", "update_time", b"update_time", "user_id", b"user_id", "username", b"username"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "create_time", b"create_time", "deactivate_time", b"deactivate_time", "delete_time", b"delete_time", "email", b"email", "email_verify_time", b"email_verify_time", "etag", b"etag", "full_name", b"full_name", "has_password", b"has_password", "last_selected_organization_id", b"last_selected_organization_id", "last_selected_project_id", b"last_selected_project_id", "last_sign_in_time", b"last_sign_in_time", "linked_identities", b"linked_identities", "password_change_time", b"password_change_time", "personal_organization_id", b"personal_organization_id", "picture_url", b"picture_url", "platform_role", b"platform_role", "update_time", b"update_time", "user_id", b"user_id", "username", b"username"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___User: _TypeAlias = User  # noqa: Y015
+
+@_typing.final
+class UserConfiguration(_message.Message):
+    """What a user configured for themselves, such as the language and colours of a user interface. It is for choices, not
+    for secrets: services and operators read it, and it is stored as it is.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class EntriesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    etag: _builtins.str
+    """Changes whenever an entry changes."""
+    @_builtins.property
+    def entries(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The entries by their keys."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When an entry last changed; absent while there never was one."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "etag", b"etag", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserConfiguration: _TypeAlias = UserConfiguration  # noqa: Y015
 
 @_typing.final
 class CreateUserRequest(_message.Message):
@@ -156,16 +331,20 @@ class GetUserRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_ID_FIELD_NUMBER: _builtins.int
+    SHOW_DELETED_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The id of the user."""
+    show_deleted: _builtins.bool
+    """Whether a deleted user is returned, too: with the id, the times and the name they went by, and nothing else."""
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
+        show_deleted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["show_deleted", b"show_deleted", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -204,24 +383,40 @@ class ListUsersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     EMAIL_FIELD_NUMBER: _builtins.int
+    USERNAME_FIELD_NUMBER: _builtins.int
+    LINKED_IDENTITY_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """The most users to return: 50 when zero, never more than 1,000."""
     page_token: _builtins.str
     """The `next_page_token` of the page before, with the same filters; empty for the first page."""
     email: _builtins.str
     """Keeps only the user with this email address, without regard to case. Optional."""
+    username: _builtins.str
+    """Keeps only the user with this username, without regard to case. Optional."""
+    active: _builtins.bool
+    """Keeps only users who are active, or only those who are not. Optional."""
+    @_builtins.property
+    def linked_identity(self) -> Global___LinkedIdentity:
+        """Keeps only the user who signs in with this identity. Optional."""
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         email: _builtins.str = ...,
+        username: _builtins.str = ...,
+        linked_identity: Global___LinkedIdentity | None = ...,
+        active: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "active", b"active", "linked_identity", b"linked_identity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "active", b"active", "email", b"email", "linked_identity", b"linked_identity", "page_size", b"page_size", "page_token", b"page_token", "username", b"username"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__active: _TypeAlias = _typing.Literal["active"]  # noqa: Y015
+    _WhichOneofArgType__active: _TypeAlias = _typing.Literal["_active", b"_active"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__active) -> _WhichOneofReturnType__active | None: ...
 
 Global___ListUsersRequest: _TypeAlias = ListUsersRequest  # noqa: Y015
 
@@ -352,3 +547,458 @@ class ReactivateUserResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReactivateUserResponse: _TypeAlias = ReactivateUserResponse  # noqa: Y015
+
+@_typing.final
+class UpdateUserRequest(_message.Message):
+    """Asks for changes to a user."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    USERNAME_FIELD_NUMBER: _builtins.int
+    FULL_NAME_FIELD_NUMBER: _builtins.int
+    PICTURE_URL_FIELD_NUMBER: _builtins.int
+    PLATFORM_ROLE_FIELD_NUMBER: _builtins.int
+    LAST_SELECTED_ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    LAST_SELECTED_PROJECT_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The id of the user."""
+    etag: _builtins.str
+    """The etag read before; a change in between makes the call fail. Empty to change whatever is there."""
+    email: _builtins.str
+    """The new email address, at most 254 characters; it cannot be removed. Whatever vouched for the old one is forgotten."""
+    username: _builtins.str
+    """The new name the person goes by, as when the user was created; empty to remove it."""
+    full_name: _builtins.str
+    """The new full name, at most 200 characters without control characters; empty to remove it."""
+    picture_url: _builtins.str
+    """The new http or https address of a picture, at most 2,048 characters; empty to remove it."""
+    platform_role: Global___PlatformRole.ValueType
+    """The new platform role."""
+    last_selected_organization_id: _builtins.str
+    """The organization the user works in from now on, to which they belong; empty for none. Unless a project is named
+    with it, another organization leaves none selected.
+    """
+    last_selected_project_id: _builtins.str
+    """The project of that organization the user works in from now on; empty for none."""
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which fields change: `email`, `username`, `full_name`, `picture_url`, `platform_role`,
+        `last_selected_organization_id`, `last_selected_project_id`. Others are left as they are.
+        """
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        etag: _builtins.str = ...,
+        email: _builtins.str = ...,
+        username: _builtins.str = ...,
+        full_name: _builtins.str = ...,
+        picture_url: _builtins.str = ...,
+        platform_role: Global___PlatformRole.ValueType = ...,
+        last_selected_organization_id: _builtins.str = ...,
+        last_selected_project_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "etag", b"etag", "full_name", b"full_name", "last_selected_organization_id", b"last_selected_organization_id", "last_selected_project_id", b"last_selected_project_id", "picture_url", b"picture_url", "platform_role", b"platform_role", "update_mask", b"update_mask", "user_id", b"user_id", "username", b"username"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateUserRequest: _TypeAlias = UpdateUserRequest  # noqa: Y015
+
+@_typing.final
+class UpdateUserResponse(_message.Message):
+    """The changed user."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def user(self) -> Global___User:
+        """The user as it is now."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___User | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateUserResponse: _TypeAlias = UpdateUserResponse  # noqa: Y015
+
+@_typing.final
+class DeleteUserRequest(_message.Message):
+    """Names the user to delete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The id of the user."""
+    etag: _builtins.str
+    """The etag read before; a change in between makes the call fail. Empty to delete whatever is there."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteUserRequest: _TypeAlias = DeleteUserRequest  # noqa: Y015
+
+@_typing.final
+class DeleteUserResponse(_message.Message):
+    """The deleted user."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    REVOKED_API_KEY_COUNT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revoked_api_key_count: _builtins.int
+    """How many API keys this call revoked."""
+    revision: _builtins.int
+    """The revision that holds the change; as `min_revision` it makes VerifyApiKey see it at once."""
+    @_builtins.property
+    def user(self) -> Global___User:
+        """What is left of the user."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___User | None = ...,
+        revoked_api_key_count: _builtins.int = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "revoked_api_key_count", b"revoked_api_key_count", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteUserResponse: _TypeAlias = DeleteUserResponse  # noqa: Y015
+
+@_typing.final
+class LinkIdentityRequest(_message.Message):
+    """Says with which identity a user signs in from now on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    LINKED_IDENTITY_FIELD_NUMBER: _builtins.int
+    ID_TOKEN_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The id of the user."""
+    id_token: _builtins.str
+    """An ID token that the provider has just signed for the identity, at most 8,192 characters."""
+    nonce: _builtins.str
+    """The nonce the ID token was asked for with, which it must carry. Empty when it was asked for without."""
+    @_builtins.property
+    def linked_identity(self) -> Global___LinkedIdentity:
+        """An identity that an operator answers for."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        linked_identity: Global___LinkedIdentity | None = ...,
+        id_token: _builtins.str = ...,
+        nonce: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "id_token", b"id_token", "linked_identity", b"linked_identity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim", "id_token", b"id_token", "linked_identity", b"linked_identity", "nonce", b"nonce", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_claim: _TypeAlias = _typing.Literal["linked_identity", "id_token"]  # noqa: Y015
+    _WhichOneofArgType_claim: _TypeAlias = _typing.Literal["claim", b"claim"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_claim) -> _WhichOneofReturnType_claim | None: ...
+
+Global___LinkIdentityRequest: _TypeAlias = LinkIdentityRequest  # noqa: Y015
+
+@_typing.final
+class LinkIdentityResponse(_message.Message):
+    """The user who signs in with the identity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def user(self) -> Global___User:
+        """The user as it is now."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___User | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkIdentityResponse: _TypeAlias = LinkIdentityResponse  # noqa: Y015
+
+@_typing.final
+class UnlinkIdentityRequest(_message.Message):
+    """Names the identity to take from a user."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    LINKED_IDENTITY_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The id of the user."""
+    @_builtins.property
+    def linked_identity(self) -> Global___LinkedIdentity:
+        """The identity."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        linked_identity: Global___LinkedIdentity | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["linked_identity", b"linked_identity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["linked_identity", b"linked_identity", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnlinkIdentityRequest: _TypeAlias = UnlinkIdentityRequest  # noqa: Y015
+
+@_typing.final
+class UnlinkIdentityResponse(_message.Message):
+    """The user who does not sign in with the identity any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def user(self) -> Global___User:
+        """The user as it is now."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___User | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnlinkIdentityResponse: _TypeAlias = UnlinkIdentityResponse  # noqa: Y015
+
+@_typing.final
+class SetPasswordRequest(_message.Message):
+    """Says with which password a user signs in from now on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    CURRENT_PASSWORD_FIELD_NUMBER: _builtins.int
+    NEW_PASSWORD_FIELD_NUMBER: _builtins.int
+    REMOVE_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The id of the user."""
+    current_password: _builtins.str
+    """The password the user has now, at most 1,024 characters; needed to change one's own. Empty when there is none."""
+    new_password: _builtins.str
+    """The new password. Any characters will do; differences of how a keyboard or system encodes one are ignored."""
+    remove: _builtins.bool
+    """Removes the password: the user signs in with their identities alone."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        current_password: _builtins.str = ...,
+        new_password: _builtins.str = ...,
+        remove: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "new_password", b"new_password", "remove", b"remove"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "current_password", b"current_password", "new_password", b"new_password", "remove", b"remove", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["new_password", "remove"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+
+Global___SetPasswordRequest: _TypeAlias = SetPasswordRequest  # noqa: Y015
+
+@_typing.final
+class SetPasswordResponse(_message.Message):
+    """The user with the new password."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    ENDED_SESSION_COUNT_FIELD_NUMBER: _builtins.int
+    ended_session_count: _builtins.int
+    """How many sessions of the user ended."""
+    @_builtins.property
+    def user(self) -> Global___User:
+        """The user as it is now."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___User | None = ...,
+        ended_session_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_session_count", b"ended_session_count", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPasswordResponse: _TypeAlias = SetPasswordResponse  # noqa: Y015
+
+@_typing.final
+class GetUserConfigurationRequest(_message.Message):
+    """Names the user whose configuration to return."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The id of the user."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUserConfigurationRequest: _TypeAlias = GetUserConfigurationRequest  # noqa: Y015
+
+@_typing.final
+class GetUserConfigurationResponse(_message.Message):
+    """The configuration asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIGURATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def configuration(self) -> Global___UserConfiguration:
+        """The configuration."""
+
+    def __init__(
+        self,
+        *,
+        configuration: Global___UserConfiguration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUserConfigurationResponse: _TypeAlias = GetUserConfigurationResponse  # noqa: Y015
+
+@_typing.final
+class UpdateUserConfigurationRequest(_message.Message):
+    """Asks for changes to a user's configuration; at least one entry must be written or removed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class EntriesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    REMOVED_KEYS_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The id of the user."""
+    etag: _builtins.str
+    """The etag read before; a change in between makes the call fail. Empty to change whatever is there."""
+    @_builtins.property
+    def entries(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The entries to write, at most 100. A key begins with a lower-case letter and goes on with lower-case letters,
+        digits, dots, dashes and underscores, at most 64 characters; a value is any text of at most 2,048 characters, such as
+        a JSON document.
+        """
+
+    @_builtins.property
+    def removed_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The keys of the entries to remove, at most 100; those that are not there are ignored. None may also be written."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        entries: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        removed_keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "etag", b"etag", "removed_keys", b"removed_keys", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateUserConfigurationRequest: _TypeAlias = UpdateUserConfigurationRequest  # noqa: Y015
+
+@_typing.final
+class UpdateUserConfigurationResponse(_message.Message):
+    """The changed configuration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIGURATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def configuration(self) -> Global___UserConfiguration:
+        """The configuration as it is now."""
+
+    def __init__(
+        self,
+        *,
+        configuration: Global___UserConfiguration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateUserConfigurationResponse: _TypeAlias = UpdateUserConfigurationResponse  # noqa: Y015

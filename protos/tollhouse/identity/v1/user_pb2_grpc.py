@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class UserServiceStub:
-    """Keeps the people who own organizations and API keys.
+    """Keeps the people who own organizations and API keys, what they sign in with, and what they configured for themselves.
     """
 
     def __init__(self, channel):
@@ -50,6 +50,11 @@ class UserServiceStub:
                 request_serializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.ListUsersRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.ListUsersResponse.FromString,
                 _registered_method=True)
+        self.UpdateUser = channel.unary_unary(
+                '/tollhouse.identity.v1.UserService/UpdateUser',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.UpdateUserRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.UpdateUserResponse.FromString,
+                _registered_method=True)
         self.DeactivateUser = channel.unary_unary(
                 '/tollhouse.identity.v1.UserService/DeactivateUser',
                 request_serializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.DeactivateUserRequest.SerializeToString,
@@ -60,14 +65,44 @@ class UserServiceStub:
                 request_serializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.ReactivateUserRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.ReactivateUserResponse.FromString,
                 _registered_method=True)
+        self.DeleteUser = channel.unary_unary(
+                '/tollhouse.identity.v1.UserService/DeleteUser',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.DeleteUserRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.DeleteUserResponse.FromString,
+                _registered_method=True)
+        self.LinkIdentity = channel.unary_unary(
+                '/tollhouse.identity.v1.UserService/LinkIdentity',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.LinkIdentityRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.LinkIdentityResponse.FromString,
+                _registered_method=True)
+        self.UnlinkIdentity = channel.unary_unary(
+                '/tollhouse.identity.v1.UserService/UnlinkIdentity',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.UnlinkIdentityRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.UnlinkIdentityResponse.FromString,
+                _registered_method=True)
+        self.SetPassword = channel.unary_unary(
+                '/tollhouse.identity.v1.UserService/SetPassword',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.SetPasswordRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.SetPasswordResponse.FromString,
+                _registered_method=True)
+        self.GetUserConfiguration = channel.unary_unary(
+                '/tollhouse.identity.v1.UserService/GetUserConfiguration',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.GetUserConfigurationRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.GetUserConfigurationResponse.FromString,
+                _registered_method=True)
+        self.UpdateUserConfiguration = channel.unary_unary(
+                '/tollhouse.identity.v1.UserService/UpdateUserConfiguration',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.UpdateUserConfigurationRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.UpdateUserConfigurationResponse.FromString,
+                _registered_method=True)
 
 
 class UserServiceServicer:
-    """Keeps the people who own organizations and API keys.
+    """Keeps the people who own organizations and API keys, what they sign in with, and what they configured for themselves.
     """
 
     def CreateUser(self, request, context):
-        """Creates a user.
+        """Creates a user, together with an organization of their own that is named after them.
 
         Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email or the username belongs to another user;
         the fact `field` names which. With a `request_id` the call is safe to repeat.
@@ -77,7 +112,7 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetUser(self, request, context):
-        """Returns one user. Fails with NOT_FOUND when there is none.
+        """Returns one user. Users read themselves. Fails with NOT_FOUND when there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,8 +125,21 @@ class UserServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateUser(self, request, context):
+        """Changes what is said about a user. Users change themselves, but never their platform role: that is an operator's to
+        change, and fails with PERMISSION_DENIED for everybody else.
+
+        Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email or the username belongs to another user,
+        the fact `field` names which; with ABORTED and reason `STALE_ETAG` when an etag is given and the user has changed
+        since; and with NOT_FOUND when there is no such user, or nothing the user could select under one of the ids.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeactivateUser(self, request, context):
-        """Stops a user: from the returned revision on, each of their API keys answers OWNER_INACTIVE.
+        """Stops a user: they are signed out at once, and from the returned revision on each of their API keys answers
+        OWNER_INACTIVE.
 
         Deactivating an inactive user changes nothing and succeeds.
         """
@@ -100,9 +148,80 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReactivateUser(self, request, context):
-        """Lets a deactivated user and their API keys work again.
+        """Lets a deactivated user sign in, and their API keys work, again.
 
         Reactivating an active user changes nothing and succeeds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteUser(self, request, context):
+        """Deletes a user for good. Users delete themselves.
+
+        They are signed out, their API keys are revoked, their memberships end, and the organization that is theirs alone is
+        deleted with them. Email, username, picture, linked identities, password and configuration are erased, and email,
+        username and identities are free for others. The id and the name they went by stay, because bills, usage and the
+        audit trail refer to them; those stay as well. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` while the user
+        is the only owner of another organization, which the fact `organization_id` names; with ABORTED and reason
+        `STALE_ETAG` when an etag is given and the user has changed since; and with NOT_FOUND when there never was such a
+        user. Deleting a deleted user changes nothing and succeeds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LinkIdentity(self, request, context):
+        """Lets a user sign in with an identity at a provider, such as an account at Google.
+
+        Users link their own and prove it by an ID token of the provider; operators may also name an identity, and answer
+        for it. Fails with ALREADY_EXISTS and reason `IDENTITY_ALREADY_LINKED` when another user signs in with the identity;
+        with UNAUTHENTICATED when the ID token proves nothing; with PERMISSION_DENIED when a user only names an identity; and
+        with FAILED_PRECONDITION and reason `TOO_MANY_IDENTITIES` when the user has 20 already. Linking an identity that is
+        the user's already changes nothing and succeeds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnlinkIdentity(self, request, context):
+        """Takes an identity from a user, who cannot sign in with it any more. Sessions go on.
+
+        Fails with FAILED_PRECONDITION and reason `LAST_WAY_TO_SIGN_IN` when the user signs in with nothing else. Unlinking
+        an identity the user has not changes nothing and succeeds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetPassword(self, request, context):
+        """Gives a user a password, another one, or none any more, and ends their other sessions.
+
+        Users change their own and give the current one, if they have one; operators set that of others without. Fails with
+        INVALID_ARGUMENT when the new password is shorter than 12 characters (the installation may ask for another number,
+        but not for less than 8), longer than 128, among the commonest, or contains the username or the part of the email
+        before the `@`; with PERMISSION_DENIED and reason `WRONG_PASSWORD` when the current one is wrong; with
+        FAILED_PRECONDITION and reason `LAST_WAY_TO_SIGN_IN` when it is to be removed and the user signs in with nothing
+        else; with ABORTED when it was changed at the same time; and with UNAVAILABLE and reason `OVERLOADED` when too many
+        passwords are being hashed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUserConfiguration(self, request, context):
+        """Returns what a user configured; it is empty until something was. Fails with NOT_FOUND when there is no such user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateUserConfiguration(self, request, context):
+        """Writes and removes entries of a user's configuration; entries that are not named stay.
+
+        Fails with FAILED_PRECONDITION and reason `CONFIGURATION_FULL` when there would be more than 100 entries, with
+        ABORTED and reason `STALE_ETAG` when an etag is given and the configuration has changed since, and with NOT_FOUND
+        when there is no such user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,6 +245,11 @@ def add_UserServiceServicer_to_server(servicer, server):
                     request_deserializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.ListUsersRequest.FromString,
                     response_serializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.ListUsersResponse.SerializeToString,
             ),
+            'UpdateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateUser,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.UpdateUserRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.UpdateUserResponse.SerializeToString,
+            ),
             'DeactivateUser': grpc.unary_unary_rpc_method_handler(
                     servicer.DeactivateUser,
                     request_deserializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.DeactivateUserRequest.FromString,
@@ -136,6 +260,36 @@ def add_UserServiceServicer_to_server(servicer, server):
                     request_deserializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.ReactivateUserRequest.FromString,
                     response_serializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.ReactivateUserResponse.SerializeToString,
             ),
+            'DeleteUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteUser,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.DeleteUserRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.DeleteUserResponse.SerializeToString,
+            ),
+            'LinkIdentity': grpc.unary_unary_rpc_method_handler(
+                    servicer.LinkIdentity,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.LinkIdentityRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.LinkIdentityResponse.SerializeToString,
+            ),
+            'UnlinkIdentity': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnlinkIdentity,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.UnlinkIdentityRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.UnlinkIdentityResponse.SerializeToString,
+            ),
+            'SetPassword': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPassword,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.SetPasswordRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.SetPasswordResponse.SerializeToString,
+            ),
+            'GetUserConfiguration': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUserConfiguration,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.GetUserConfigurationRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.GetUserConfigurationResponse.SerializeToString,
+            ),
+            'UpdateUserConfiguration': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateUserConfiguration,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.UpdateUserConfigurationRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_user__pb2.UpdateUserConfigurationResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'tollhouse.identity.v1.UserService', rpc_method_handlers)
@@ -145,7 +299,7 @@ def add_UserServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UserService:
-    """Keeps the people who own organizations and API keys.
+    """Keeps the people who own organizations and API keys, what they sign in with, and what they configured for themselves.
     """
 
     @staticmethod
@@ -230,6 +384,33 @@ class UserService:
             _registered_method=True)
 
     @staticmethod
+    def UpdateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.UserService/UpdateUser',
+            tollhouse_dot_identity_dot_v1_dot_user__pb2.UpdateUserRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_user__pb2.UpdateUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeactivateUser(request,
             target,
             options=(),
@@ -273,6 +454,168 @@ class UserService:
             '/tollhouse.identity.v1.UserService/ReactivateUser',
             tollhouse_dot_identity_dot_v1_dot_user__pb2.ReactivateUserRequest.SerializeToString,
             tollhouse_dot_identity_dot_v1_dot_user__pb2.ReactivateUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.UserService/DeleteUser',
+            tollhouse_dot_identity_dot_v1_dot_user__pb2.DeleteUserRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_user__pb2.DeleteUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LinkIdentity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.UserService/LinkIdentity',
+            tollhouse_dot_identity_dot_v1_dot_user__pb2.LinkIdentityRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_user__pb2.LinkIdentityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnlinkIdentity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.UserService/UnlinkIdentity',
+            tollhouse_dot_identity_dot_v1_dot_user__pb2.UnlinkIdentityRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_user__pb2.UnlinkIdentityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPassword(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.UserService/SetPassword',
+            tollhouse_dot_identity_dot_v1_dot_user__pb2.SetPasswordRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_user__pb2.SetPasswordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUserConfiguration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.UserService/GetUserConfiguration',
+            tollhouse_dot_identity_dot_v1_dot_user__pb2.GetUserConfigurationRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_user__pb2.GetUserConfigurationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateUserConfiguration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.UserService/UpdateUserConfiguration',
+            tollhouse_dot_identity_dot_v1_dot_user__pb2.UpdateUserConfigurationRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_user__pb2.UpdateUserConfigurationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,32 +13,87 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UserServiceStub:
-    """Keeps the people who own organizations and API keys."""
+    """Keeps the people who own organizations and API keys, what they sign in with, and what they configured for themselves."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.CreateUserRequest, _user_pb2.CreateUserResponse]
-    """Creates a user.
+    """Creates a user, together with an organization of their own that is named after them.
 
     Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email or the username belongs to another user;
     the fact `field` names which. With a `request_id` the call is safe to repeat.
     """
     GetUser: _aio.UnaryUnaryMultiCallable[_user_pb2.GetUserRequest, _user_pb2.GetUserResponse]
-    """Returns one user. Fails with NOT_FOUND when there is none."""
+    """Returns one user. Users read themselves. Fails with NOT_FOUND when there is none."""
     ListUsers: _aio.UnaryUnaryMultiCallable[_user_pb2.ListUsersRequest, _user_pb2.ListUsersResponse]
     """Lists users, newest first, in pages that stay stable while users are added."""
+    UpdateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.UpdateUserRequest, _user_pb2.UpdateUserResponse]
+    """Changes what is said about a user. Users change themselves, but never their platform role: that is an operator's to
+    change, and fails with PERMISSION_DENIED for everybody else.
+
+    Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email or the username belongs to another user,
+    the fact `field` names which; with ABORTED and reason `STALE_ETAG` when an etag is given and the user has changed
+    since; and with NOT_FOUND when there is no such user, or nothing the user could select under one of the ids.
+    """
     DeactivateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.DeactivateUserRequest, _user_pb2.DeactivateUserResponse]
-    """Stops a user: from the returned revision on, each of their API keys answers OWNER_INACTIVE.
+    """Stops a user: they are signed out at once, and from the returned revision on each of their API keys answers
+    OWNER_INACTIVE.
 
     Deactivating an inactive user changes nothing and succeeds.
     """
     ReactivateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.ReactivateUserRequest, _user_pb2.ReactivateUserResponse]
-    """Lets a deactivated user and their API keys work again.
+    """Lets a deactivated user sign in, and their API keys work, again.
 
     Reactivating an active user changes nothing and succeeds.
     """
+    DeleteUser: _aio.UnaryUnaryMultiCallable[_user_pb2.DeleteUserRequest, _user_pb2.DeleteUserResponse]
+    """Deletes a user for good. Users delete themselves.
+
+    They are signed out, their API keys are revoked, their memberships end, and the organization that is theirs alone is
+    deleted with them. Email, username, picture, linked identities, password and configuration are erased, and email,
+    username and identities are free for others. The id and the name they went by stay, because bills, usage and the
+    audit trail refer to them; those stay as well. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` while the user
+    is the only owner of another organization, which the fact `organization_id` names; with ABORTED and reason
+    `STALE_ETAG` when an etag is given and the user has changed since; and with NOT_FOUND when there never was such a
+    user. Deleting a deleted user changes nothing and succeeds.
+    """
+    LinkIdentity: _aio.UnaryUnaryMultiCallable[_user_pb2.LinkIdentityRequest, _user_pb2.LinkIdentityResponse]
+    """Lets a user sign in with an identity at a provider, such as an account at Google.
+
+    Users link their own and prove it by an ID token of the provider; operators may also name an identity, and answer
+    for it. Fails with ALREADY_EXISTS and reason `IDENTITY_ALREADY_LINKED` when another user signs in with the identity;
+    with UNAUTHENTICATED when the ID token proves nothing; with PERMISSION_DENIED when a user only names an identity; and
+    with FAILED_PRECONDITION and reason `TOO_MANY_IDENTITIES` when the user has 20 already. Linking an identity that is
+    the user's already changes nothing and succeeds.
+    """
+    UnlinkIdentity: _aio.UnaryUnaryMultiCallable[_user_pb2.UnlinkIdentityRequest, _user_pb2.UnlinkIdentityResponse]
+    """Takes an identity from a user, who cannot sign in with it any more. Sessions go on.
+
+    Fails with FAILED_PRECONDITION and reason `LAST_WAY_TO_SIGN_IN` when the user signs in with nothing else. Unlinking
+    an identity the user has not changes nothing and succeeds.
+    """
+    SetPassword: _aio.UnaryUnaryMultiCallable[_user_pb2.SetPasswordRequest, _user_pb2.SetPasswordResponse]
+    """Gives a user a password, another one, or none any more, and ends their other sessions.
+
+    Users change their own and give the current one, if they have one; operators set that of others without. Fails with
+    INVALID_ARGUMENT when the new password is shorter than 12 characters (the installation may ask for another number,
+    but not for less than 8), longer than 128, among the commonest, or contains the username or the part of the email
+    before the `@`; with PERMISSION_DENIED and reason `WRONG_PASSWORD` when the current one is wrong; with
+    FAILED_PRECONDITION and reason `LAST_WAY_TO_SIGN_IN` when it is to be removed and the user signs in with nothing
+    else; with ABORTED when it was changed at the same time; and with UNAVAILABLE and reason `OVERLOADED` when too many
+    passwords are being hashed.
+    """
+    GetUserConfiguration: _aio.UnaryUnaryMultiCallable[_user_pb2.GetUserConfigurationRequest, _user_pb2.GetUserConfigurationResponse]
+    """Returns what a user configured; it is empty until something was. Fails with NOT_FOUND when there is no such user."""
+    UpdateUserConfiguration: _aio.UnaryUnaryMultiCallable[_user_pb2.UpdateUserConfigurationRequest, _user_pb2.UpdateUserConfigurationResponse]
+    """Writes and removes entries of a user's configuration; entries that are not named stay.
+
+    Fails with FAILED_PRECONDITION and reason `CONFIGURATION_FULL` when there would be more than 100 entries, with
+    ABORTED and reason `STALE_ETAG` when an etag is given and the configuration has changed since, and with NOT_FOUND
+    when there is no such user.
+    """
 
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps the people who own organizations and API keys."""
+    """Keeps the people who own organizations and API keys, what they sign in with, and what they configured for themselves."""
 
     @_abc_1.abstractmethod
     def CreateUser(
@@ -46,7 +101,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_pb2.CreateUserRequest,
         context: _aio.ServicerContext[_user_pb2.CreateUserRequest, _abc.Awaitable[_user_pb2.CreateUserResponse]],
     ) -> _abc.Awaitable[_user_pb2.CreateUserResponse]:
-        """Creates a user.
+        """Creates a user, together with an organization of their own that is named after them.
 
         Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email or the username belongs to another user;
         the fact `field` names which. With a `request_id` the call is safe to repeat.
@@ -58,7 +113,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_pb2.GetUserRequest,
         context: _aio.ServicerContext[_user_pb2.GetUserRequest, _abc.Awaitable[_user_pb2.GetUserResponse]],
     ) -> _abc.Awaitable[_user_pb2.GetUserResponse]:
-        """Returns one user. Fails with NOT_FOUND when there is none."""
+        """Returns one user. Users read themselves. Fails with NOT_FOUND when there is none."""
 
     @_abc_1.abstractmethod
     def ListUsers(
@@ -69,12 +124,27 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists users, newest first, in pages that stay stable while users are added."""
 
     @_abc_1.abstractmethod
+    def UpdateUser(
+        self,
+        request: _user_pb2.UpdateUserRequest,
+        context: _aio.ServicerContext[_user_pb2.UpdateUserRequest, _abc.Awaitable[_user_pb2.UpdateUserResponse]],
+    ) -> _abc.Awaitable[_user_pb2.UpdateUserResponse]:
+        """Changes what is said about a user. Users change themselves, but never their platform role: that is an operator's to
+        change, and fails with PERMISSION_DENIED for everybody else.
+
+        Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email or the username belongs to another user,
+        the fact `field` names which; with ABORTED and reason `STALE_ETAG` when an etag is given and the user has changed
+        since; and with NOT_FOUND when there is no such user, or nothing the user could select under one of the ids.
+        """
+
+    @_abc_1.abstractmethod
     def DeactivateUser(
         self,
         request: _user_pb2.DeactivateUserRequest,
         context: _aio.ServicerContext[_user_pb2.DeactivateUserRequest, _abc.Awaitable[_user_pb2.DeactivateUserResponse]],
     ) -> _abc.Awaitable[_user_pb2.DeactivateUserResponse]:
-        """Stops a user: from the returned revision on, each of their API keys answers OWNER_INACTIVE.
+        """Stops a user: they are signed out at once, and from the returned revision on each of their API keys answers
+        OWNER_INACTIVE.
 
         Deactivating an inactive user changes nothing and succeeds.
         """
@@ -85,9 +155,91 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_pb2.ReactivateUserRequest,
         context: _aio.ServicerContext[_user_pb2.ReactivateUserRequest, _abc.Awaitable[_user_pb2.ReactivateUserResponse]],
     ) -> _abc.Awaitable[_user_pb2.ReactivateUserResponse]:
-        """Lets a deactivated user and their API keys work again.
+        """Lets a deactivated user sign in, and their API keys work, again.
 
         Reactivating an active user changes nothing and succeeds.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteUser(
+        self,
+        request: _user_pb2.DeleteUserRequest,
+        context: _aio.ServicerContext[_user_pb2.DeleteUserRequest, _abc.Awaitable[_user_pb2.DeleteUserResponse]],
+    ) -> _abc.Awaitable[_user_pb2.DeleteUserResponse]:
+        """Deletes a user for good. Users delete themselves.
+
+        They are signed out, their API keys are revoked, their memberships end, and the organization that is theirs alone is
+        deleted with them. Email, username, picture, linked identities, password and configuration are erased, and email,
+        username and identities are free for others. The id and the name they went by stay, because bills, usage and the
+        audit trail refer to them; those stay as well. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` while the user
+        is the only owner of another organization, which the fact `organization_id` names; with ABORTED and reason
+        `STALE_ETAG` when an etag is given and the user has changed since; and with NOT_FOUND when there never was such a
+        user. Deleting a deleted user changes nothing and succeeds.
+        """
+
+    @_abc_1.abstractmethod
+    def LinkIdentity(
+        self,
+        request: _user_pb2.LinkIdentityRequest,
+        context: _aio.ServicerContext[_user_pb2.LinkIdentityRequest, _abc.Awaitable[_user_pb2.LinkIdentityResponse]],
+    ) -> _abc.Awaitable[_user_pb2.LinkIdentityResponse]:
+        """Lets a user sign in with an identity at a provider, such as an account at Google.
+
+        Users link their own and prove it by an ID token of the provider; operators may also name an identity, and answer
+        for it. Fails with ALREADY_EXISTS and reason `IDENTITY_ALREADY_LINKED` when another user signs in with the identity;
+        with UNAUTHENTICATED when the ID token proves nothing; with PERMISSION_DENIED when a user only names an identity; and
+        with FAILED_PRECONDITION and reason `TOO_MANY_IDENTITIES` when the user has 20 already. Linking an identity that is
+        the user's already changes nothing and succeeds.
+        """
+
+    @_abc_1.abstractmethod
+    def UnlinkIdentity(
+        self,
+        request: _user_pb2.UnlinkIdentityRequest,
+        context: _aio.ServicerContext[_user_pb2.UnlinkIdentityRequest, _abc.Awaitable[_user_pb2.UnlinkIdentityResponse]],
+    ) -> _abc.Awaitable[_user_pb2.UnlinkIdentityResponse]:
+        """Takes an identity from a user, who cannot sign in with it any more. Sessions go on.
+
+        Fails with FAILED_PRECONDITION and reason `LAST_WAY_TO_SIGN_IN` when the user signs in with nothing else. Unlinking
+        an identity the user has not changes nothing and succeeds.
+        """
+
+    @_abc_1.abstractmethod
+    def SetPassword(
+        self,
+        request: _user_pb2.SetPasswordRequest,
+        context: _aio.ServicerContext[_user_pb2.SetPasswordRequest, _abc.Awaitable[_user_pb2.SetPasswordResponse]],
+    ) -> _abc.Awaitable[_user_pb2.SetPasswordResponse]:
+        """Gives a user a password, another one, or none any more, and ends their other sessions.
+
+        Users change their own and give the current one, if they have one; operators set that of others without. Fails with
+        INVALID_ARGUMENT when the new password is shorter than 12 characters (the installation may ask for another number,
+        but not for less than 8), longer than 128, among the commonest, or contains the username or the part of the email
+        before the `@`; with PERMISSION_DENIED and reason `WRONG_PASSWORD` when the current one is wrong; with
+        FAILED_PRECONDITION and reason `LAST_WAY_TO_SIGN_IN` when it is to be removed and the user signs in with nothing
+        else; with ABORTED when it was changed at the same time; and with UNAVAILABLE and reason `OVERLOADED` when too many
+        passwords are being hashed.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUserConfiguration(
+        self,
+        request: _user_pb2.GetUserConfigurationRequest,
+        context: _aio.ServicerContext[_user_pb2.GetUserConfigurationRequest, _abc.Awaitable[_user_pb2.GetUserConfigurationResponse]],
+    ) -> _abc.Awaitable[_user_pb2.GetUserConfigurationResponse]:
+        """Returns what a user configured; it is empty until something was. Fails with NOT_FOUND when there is no such user."""
+
+    @_abc_1.abstractmethod
+    def UpdateUserConfiguration(
+        self,
+        request: _user_pb2.UpdateUserConfigurationRequest,
+        context: _aio.ServicerContext[_user_pb2.UpdateUserConfigurationRequest, _abc.Awaitable[_user_pb2.UpdateUserConfigurationResponse]],
+    ) -> _abc.Awaitable[_user_pb2.UpdateUserConfigurationResponse]:
+        """Writes and removes entries of a user's configuration; entries that are not named stay.
+
+        Fails with FAILED_PRECONDITION and reason `CONFIGURATION_FULL` when there would be more than 100 entries, with
+        ABORTED and reason `STALE_ETAG` when an etag is given and the configuration has changed since, and with NOT_FOUND
+        when there is no such user.
         """
 
 def add_UserServiceServicer_to_server(servicer: UserServiceServicer, server: _aio.Server) -> None: ...

@@ -1,0 +1,1 @@
+"""SystemConfigurationService: what is configured for the whole platform."""

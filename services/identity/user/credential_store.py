@@ -1,0 +1,118 @@
+"""Statements on what users sign in with, and on the sessions that came of it."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from libs.common.database import violated_constraint
+from services.identity.errors import IdentityAlreadyLinked
+from services.identity.folding import fold
+from services.identity.tables import linked_identities, sessions, users
+from services.identity.user.model import LinkedIdentity
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a sign-in by password is compared with."""
+
+    user_id: str
+    active: bool
+    password_hash: str | None = field(repr=False)
+
+
+async def find_credentials(tx: AsyncConnection, login: str) -> Credentials | None:
+    """Read what the user with this email or username signs in with, by the unique index of either.
+
+    Every email has an `@`, and no username has.
+    """
+    name = users.c.email_folded if "@" in login else users.c.username_folded
+    found = await tx.execute(
+        select(users.c.user_id, users.c.deactivate_time, users.c.password_hash).where(
+            name == fold(login), users.c.delete_time.is_(None)
+        )
+    )
+    row = found.first()
+    return None if row is None else Credentials(row.user_id, row.deactivate_time is None, row.password_hash)
+
+
+async def find_password_hash(tx: AsyncConnection, user_id: str) -> str | None:
+    """Read what is stored of a user's password, by primary key."""
+    found = await tx.execute(select(users.c.password_hash).where(users.c.user_id == user_id))
+    return found.scalar_one_or_none()
+
+
+async def set_password_hash(tx: AsyncConnection, user_id: str, password_hash: str | None, now: datetime) -> None:
+    """Give a user a password, another or none, by primary key."""
+    await tx.execute(
+        update(users)
+        .where(users.c.user_id == user_id)
+        .values(password_hash=password_hash, password_change_time=now, update_time=now, version=users.c.version + 1)
+    )
+
+
+async def replace_outdated_hash(tx: AsyncConnection, user_id: str, *, outdated: str, renewed: str) -> None:
+    """Store the same password anew, by primary key, unless it was changed in the meantime."""
+    await tx.execute(
+        update(users).where(users.c.user_id == user_id, users.c.password_hash == outdated).values(password_hash=renewed)
+    )
+
+
+async def note_sign_in(tx: AsyncConnection, user_id: str, now: datetime, *, email_verified: bool = False) -> None:
+    """Remember that a user has just signed in, by primary key; nobody's etag grows stale of it.
+
+    With `email_verified` a provider that is trusted with it has vouched for the email the user has now.
+    """
+    values = {"last_sign_in_time": now} | ({"email_verify_time": now} if email_verified else {})
+    await tx.execute(update(users).where(users.c.user_id == user_id).values(values))
+
+
+async def find_user_of_identity(tx: AsyncConnection, identity: LinkedIdentity) -> str | None:
+    """Return the id of the user who signs in with an identity, by primary key."""
+    found = await tx.execute(
+        select(linked_identities.c.user_id).where(
+            linked_identities.c.provider == identity.provider, linked_identities.c.subject == identity.subject
+        )
+    )
+    return found.scalar_one_or_none()
+
+
+async def insert_identity(tx: AsyncConnection, user_id: str, identity: LinkedIdentity, now: datetime) -> None:
+    """Let a user sign in with an identity; the primary key gives it to one user alone.
+
+    Raises:
+        IdentityAlreadyLinked: somebody signs in with it already.
+    """
+    try:
+        await tx.execute(
+            insert(linked_identities).values(
+                provider=identity.provider, subject=identity.subject, user_id=user_id, create_time=now
+            )
+        )
+    except IntegrityError as error:
+        if violated_constraint(error) != "linked_identities_pkey":
+            raise
+        raise IdentityAlreadyLinked(field="subject", provider=identity.provider) from error
+
+
+async def delete_identity(tx: AsyncConnection, user_id: str, identity: LinkedIdentity) -> None:
+    """Take an identity from a user, by primary key."""
+    await tx.execute(
+        delete(linked_identities).where(
+            linked_identities.c.provider == identity.provider,
+            linked_identities.c.subject == identity.subject,
+            linked_identities.c.user_id == user_id,
+        )
+    )
+
+
+async def end_sessions(
+    tx: AsyncConnection, user_id: str, now: datetime, reason: str, *, kept_session_id: str = ""
+) -> int:
+    """End what sessions a user has, but for one, along the index of sessions not ended; return how many that were."""
+    statement = update(sessions).where(sessions.c.user_id == user_id, sessions.c.end_time.is_(None))
+    if kept_session_id:
+        statement = statement.where(sessions.c.session_id != kept_session_id)
+    return (await tx.execute(statement.values(end_time=now, end_reason=reason))).rowcount

@@ -1,0 +1,100 @@
+"""Deleting a user: what is personal goes, and what money, usage and the audit trail refer to stays."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from libs.common.audit.recording import Changed, record_event
+from libs.common.clock import Clock
+from libs.common.database import Database, Transaction
+from libs.common.errors import Conflict, StaleEtag
+from services.identity.errors import LastOwner
+from services.identity.revisions import ChangeKind, SubjectType, current_revision, record_change
+from services.identity.user import deletion_store, store
+from services.identity.user.model import User, existing, solely_owned
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """A deleted user, and what went with them."""
+
+    user: User
+    revoked_api_keys: int
+    revision: int
+
+
+class Deletions:
+    """Takes users out of everything."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def delete(self, user_id: str, *, etag: str) -> Deletion:
+        """Delete a user with the organization that is theirs; one who is deleted already stays so.
+
+        Raises:
+            NotFound: there never was such a user.
+            StaleEtag: the user has changed since the etag was read.
+            LastOwner: nobody else owns one of their other organizations.
+            Conflict: they joined an organization at the same time.
+        """
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            # Organizations are always locked before their users, so that nobody waits in a circle.
+            organization_ids = await deletion_store.organizations_of(tx, user_id)
+            await deletion_store.hold_organizations(tx, organization_ids)
+            user = existing(await store.hold_user(tx, user_id, show_deleted=True), user_id)
+            if user.delete_time is not None:
+                return Deletion(user, 0, await current_revision(tx))
+            if etag and etag != user.etag:
+                raise StaleEtag(resource_type="user")
+            if await deletion_store.organizations_of(tx, user_id) != organization_ids:
+                raise Conflict
+            owners = await deletion_store.owners_of(tx, organization_ids)
+            owners.pop(user.personal_organization_id, None)
+            if left_alone := solely_owned(owners, user_id):
+                raise LastOwner(organization_id=left_alone[0], user_id=user_id)
+            revoked = await _take_out(tx, user, now)
+            deleted = existing(await store.find_user(tx, user_id, show_deleted=True), user_id)
+            await _tell(tx, user, organization_ids, now)
+            return Deletion(deleted, revoked, await _announce(tx, user, now))
+
+
+async def _take_out(tx: Transaction, user: User, now: datetime) -> int:
+    """Revoke, remove and erase; return how many keys were revoked."""
+    name = user.full_name or user.username
+    await deletion_store.remove_from_organizations(tx, user.user_id)
+    revoked = await deletion_store.revoke_keys(tx, user.user_id, user.personal_organization_id, now)
+    await deletion_store.delete_organization(tx, user.personal_organization_id, name, now)
+    await deletion_store.erase_user(tx, user.user_id, name, now)
+    return revoked
+
+
+async def _tell(tx: Transaction, user: User, organization_ids: list[str], now: datetime) -> None:
+    """Tell the trail of every organization what happened to it: it lost a member, or went with the user."""
+    for organization_id in sorted({*organization_ids, user.personal_organization_id}):
+        own = organization_id == user.personal_organization_id
+        await record_event(
+            tx,
+            now=now,
+            organization_id=organization_id,
+            resource_type="user" if own else "member",
+            resource_id=user.user_id,
+            changed=(Changed("delete_time"),) if own else (),
+        )
+
+
+async def _announce(tx: Transaction, user: User, now: datetime) -> int:
+    """Number the changes behind verification; the last statements of the transaction."""
+    organization_id = user.personal_organization_id
+    await record_change(
+        tx,
+        ChangeKind.ORGANIZATION_DELETED,
+        SubjectType.ORGANIZATION,
+        organization_id,
+        organization_id=organization_id,
+        now=now,
+    )
+    return await record_change(
+        tx, ChangeKind.OWNER_DELETED, SubjectType.USER, user.user_id, organization_id=None, now=now
+    )

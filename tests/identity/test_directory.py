@@ -117,7 +117,7 @@ async def test_organization_lists_its_members_and_members_their_organizations(id
         other: pb.MEMBER_ROLE_BILLING,
     }
     listed = [organization.organization_id for organization in organizations.organizations]
-    assert listed == [organization_id, user.personal_organization_id]
+    assert listed == [user.personal_organization_id, organization_id]
 
 
 async def test_user_belongs_to_an_organization_once(identity: Identity) -> None:

@@ -131,11 +131,15 @@ async def _first_at(tx: Transaction, organization_id: str, moment: datetime) -> 
     return found.scalar_one_or_none()
 
 
-async def find_run(tx: Transaction, organization_id: str, after: int | None, limit: int) -> list[Link]:
-    """Return events in the order of the chain: a range of the primary key, from its very beginning for None."""
-    query = select(_events).where(_events.c.organization_id == organization_id)
-    if after is not None:
-        query = query.where(_events.c.sequence > after)
+async def find_first(tx: Transaction, organization_id: str) -> int | None:
+    """Return the lowest number that any event has: one probe of the primary key."""
+    query = select(_events.c.sequence).where(_events.c.organization_id == organization_id)
+    return (await tx.execute(query.order_by(_events.c.sequence).limit(1))).scalar_one_or_none()
+
+
+async def find_run(tx: Transaction, organization_id: str, after: int, limit: int) -> list[Link]:
+    """Return events in the order of the chain: a range of the primary key."""
+    query = select(_events).where(_events.c.organization_id == organization_id, _events.c.sequence > after)
     return [_link_of(row) for row in await tx.execute(query.order_by(_events.c.sequence).limit(limit))]
 
 

@@ -50,6 +50,8 @@ class Trail:
             findings: list[Finding] = []
             if expected_head is not None:
                 findings.extend(await _check_expected(tx, organization_id, expected_head))
+            if not after.sequence:
+                findings.extend(_check_start(await store.find_first(tx, organization_id)))
             if not after.hash:
                 known = await store.find_hash(tx, organization_id, after.sequence) if after.sequence else NO_HASH
                 if known is None:
@@ -58,7 +60,7 @@ class Trail:
             verified, last, at_end = 0, after, False
             while verified < events_max and not at_end and len(findings) < FINDINGS_MAX:
                 size = min(_RUN, events_max - verified)
-                run = await store.find_run(tx, organization_id, last.sequence or None, size)
+                run = await store.find_run(tx, organization_id, last.sequence, size)
                 findings.extend(flaws(run, last))
                 verified, at_end = verified + len(run), len(run) < size
                 if run:
@@ -73,6 +75,11 @@ async def _check_expected(tx: Transaction, organization_id: str, expected: Head)
         return []
     description = f"the event expected at {expected.sequence} is not there"
     return [Finding(expected.sequence, Flaw.EXPECTED_HEAD_MISSING, description)]
+
+
+def _check_start(first: int | None) -> Iterator[Finding]:
+    if first is not None and first <= START.sequence:
+        yield Finding(first, Flaw.CHAIN_BROKEN, f"there is no place {first} in a chain")
 
 
 def _check_end(last: Head, head: Head) -> Iterator[Finding]:

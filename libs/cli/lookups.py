@@ -20,25 +20,23 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-async def find_user(channels: Channels, text: str) -> user_pb2.User | None:
-    """Return the user with this id or email address, if there is one."""
-    stub = user_pb2_grpc.UserServiceStub(channels.identity)
+async def find_user_id(channels: Channels, text: str) -> str | None:
+    """Return the id of the user with this email address, if there is one; what looks like an id is taken as it is."""
     if is_id(text):
-        return (await stub.GetUser(user_pb2.GetUserRequest(user_id=text))).user
+        return text
     if "@" not in text:
         raise WrongUse(f"{text!r} is neither a user's id nor an email address.")
+    stub = user_pb2_grpc.UserServiceStub(channels.identity)
     found = await stub.ListUsers(user_pb2.ListUsersRequest(email=text, page_size=1))
-    return found.users[0] if found.users else None
+    return found.users[0].user_id if found.users else None
 
 
 async def user_id_of(channels: Channels, text: str) -> str:
-    """Return the id of the user with this id or email address; what has the shape of an id is taken as it is."""
-    if is_id(text):
-        return text
-    user = await find_user(channels, text)
-    if user is None:
+    """Return the id of the user with this email address; there must be one."""
+    user_id = await find_user_id(channels, text)
+    if user_id is None:
         raise CommandFailed(f"There is no user with the email address {text}.")
-    return user.user_id
+    return user_id
 
 
 async def api_key_id_of(channels: Channels, organization_id: str, text: str) -> str:

@@ -8,7 +8,7 @@ from libs.cli.calling import LIMIT, LimitOption, calling, listed
 from libs.cli.confirmation import YesOption, confirm
 from libs.cli.connection import Channels
 from libs.cli.failures import CommandFailed
-from libs.cli.lookups import find_user, user_id_of
+from libs.cli.lookups import find_user_id, user_id_of
 from libs.cli.output import Output
 from tollhouse.identity.v1 import organization_pb2, organization_pb2_grpc, user_pb2, user_pb2_grpc
 
@@ -39,13 +39,13 @@ async def create(
 
 
 async def _owner(channels: Channels, text: str, *, create: bool) -> str:
-    user = await find_user(channels, text)
-    if user is None and create:
-        stub = user_pb2_grpc.UserServiceStub(channels.identity)
-        user = (await stub.CreateUser(user_pb2.CreateUserRequest(email=text))).user
-    if user is None:
+    user_id = await find_user_id(channels, text)
+    if user_id is not None:
+        return user_id
+    if not create:
         raise CommandFailed(f"There is no user with the email address {text}; --create-owner makes one.")
-    return user.user_id
+    stub = user_pb2_grpc.UserServiceStub(channels.identity)
+    return (await stub.CreateUser(user_pb2.CreateUserRequest(email=text))).user.user_id
 
 
 @calling(group, "list")

@@ -1,21 +1,28 @@
 """Identity as a process: settings, objects, server."""
 
+from datetime import timedelta
+
 from libs.common.audit.servicer import AuditServicer
 from libs.common.audit.trail import Trail
+from libs.common.authentication import SigningKey, TrustBundle
 from libs.common.clock import Clock, SystemClock
-from libs.common.database import open_database
+from libs.common.database import Database, open_database
 from libs.common.process import run_service
 from libs.common.server import Service
 from libs.common.telemetry import start_process_telemetry
 from services.identity.api_key.api_keys import ApiKeys
 from services.identity.api_key.cache import KeyCache
 from services.identity.api_key.feed import ChangeFeed
+from services.identity.api_key.imports import Imports
 from services.identity.api_key.last_used import LastUsed
+from services.identity.api_key.leaks import Leaks
+from services.identity.api_key.prefixes import ImportedPrefixes
 from services.identity.api_key.reader import KeyReader
-from services.identity.api_key.rendering import render_valid
+from services.identity.api_key.rendering import mark_stale, render_valid
+from services.identity.api_key.rotation import Rotation
 from services.identity.api_key.secret import Peppers
-from services.identity.api_key.servicer import ApiKeyServicer
-from services.identity.api_key.verification import Verifier
+from services.identity.api_key.servicer import ApiKeyServicer, Management
+from services.identity.api_key.verification import Staleness, Verifier
 from services.identity.api_key.watch import Watchers
 from services.identity.caller.directory import LocalDirectory
 from services.identity.caller.servicer import CallerServicer
@@ -34,6 +41,13 @@ from services.identity.project.servicer import ProjectServicer
 from services.identity.provider_keys import DocumentFetcher
 from services.identity.service_account.service_accounts import ServiceAccounts
 from services.identity.service_account.servicer import ServiceAccountServicer
+from services.identity.session.access_token import AccessTokens
+from services.identity.session.id_token_sign_in import IdTokenSignIn
+from services.identity.session.model import AttemptLimits, SessionLimits
+from services.identity.session.opening import SessionOpening
+from services.identity.session.password_sign_in import PasswordSignIn
+from services.identity.session.servicer import SessionServicer
+from services.identity.session.sessions import Sessions
 from services.identity.settings import IdentitySettings
 from services.identity.system_configuration.servicer import SystemConfigurationServicer
 from services.identity.system_configuration.system_configurations import SystemConfigurations
@@ -50,6 +64,7 @@ from tollhouse.identity.v1 import (
     organization_pb2_grpc,
     project_pb2_grpc,
     service_account_pb2_grpc,
+    session_pb2_grpc,
     system_configuration_pb2_grpc,
     user_pb2_grpc,
 )
@@ -71,18 +86,26 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     peppers = Peppers.read(settings.peppers)
     cache = KeyCache[bytes](settings.cache_entries_max)
     watchers = Watchers(database, settings.watchers_max)
-    feed = ChangeFeed(database, [cache, watchers])
+    prefixes = ImportedPrefixes()
+    feed = ChangeFeed(database, [cache, watchers], prefixes)
     reader = KeyReader(database)
     last_used = LastUsed(database, settings.last_used_flush_s)
     verifier = Verifier(
-        peppers=peppers, cache=cache, reader=reader, last_used=last_used, clock=clock, prepare=render_valid
+        peppers=peppers,
+        cache=cache,
+        reader=reader,
+        last_used=last_used,
+        clock=clock,
+        prepare=render_valid,
+        prefixes=prefixes,
+        staleness=Staleness(settings.key_stale_max_s, mark_stale) if settings.key_stale_max_s else None,
     )
     directory = LocalDirectory(database, verifier, clock)
     service = Service("identity", settings, database, clock, telemetry, directory)
 
     passwords = open_passwords(settings)
     documents = DocumentFetcher()
-    id_tokens = IdTokens((), documents.fetch, clock)
+    id_tokens = IdTokens(settings.issuers, documents.fetch, clock)
     sign_in_methods = SignInMethods(database, clock, passwords, id_tokens, length_min=settings.password_length_min)
     service.add(
         user_pb2_grpc.add_UserServiceServicer_to_server,
@@ -110,8 +133,10 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     )
     service.add(
         api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server,
-        ApiKeyServicer(ApiKeys(database, clock, peppers), verifier, watchers, clock),
+        ApiKeyServicer(open_management(database, clock, peppers, prefixes), verifier, watchers, clock),
     )
+    sessions = build_sessions(settings, database, clock, peppers, passwords, id_tokens)
+    service.add(session_pb2_grpc.add_SessionServiceServicer_to_server, sessions)
     service.add(caller_pb2_grpc.add_CallerServiceServicer_to_server, CallerServicer(directory))
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(Integrity(reports, clock)))
     service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(Trail(database, reports)))
@@ -125,6 +150,46 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     service.on_drain(documents.close)
     service.on_drain(reports.close)
     return service
+
+
+def build_sessions(
+    settings: IdentitySettings,
+    database: Database,
+    clock: Clock,
+    peppers: Peppers,
+    passwords: Passwords,
+    id_tokens: IdTokens,
+) -> SessionServicer:
+    """Build what lets people in."""
+    key_file = settings.session_key_file
+    access_tokens = AccessTokens(
+        SigningKey.read(key_file) if key_file else None,
+        TrustBundle.read(settings.trust_bundle_file),
+        clock,
+        lifetime=timedelta(seconds=settings.access_token_lifetime_s),
+    )
+    opening = SessionOpening(
+        SessionLimits(timedelta(seconds=settings.session_lifetime_s), settings.sessions_per_user_max)
+    )
+    attempts = AttemptLimits(
+        per_account=settings.sign_in_attempts_per_account_max, per_address=settings.sign_in_attempts_per_address_max
+    )
+    return SessionServicer(
+        access_tokens,
+        PasswordSignIn(database, clock, passwords, peppers, opening, attempts),
+        IdTokenSignIn(database, clock, id_tokens, opening),
+        Sessions(database, clock, peppers),
+    )
+
+
+def open_management(database: Database, clock: Clock, peppers: Peppers, prefixes: ImportedPrefixes) -> Management:
+    """Open what people do with keys."""
+    return Management(
+        ApiKeys(database, clock, peppers),
+        Rotation(database, clock, peppers),
+        Imports(database, clock, peppers),
+        Leaks(database, clock, peppers, prefixes),
+    )
 
 
 def open_passwords(settings: IdentitySettings) -> Passwords:

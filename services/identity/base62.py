@@ -14,7 +14,12 @@ CHECK_LENGTH: Final = 6
 
 def random_text() -> str:
     """Return 43 characters that hold 256 bits from the operating system's random source."""
-    return _digits(int.from_bytes(secrets.token_bytes(_RANDOM_BYTES)), RANDOM_LENGTH)
+    return text_of(secrets.token_bytes(_RANDOM_BYTES))
+
+
+def text_of(random_bytes: bytes) -> str:
+    """Return the 43 characters that hold 32 bytes."""
+    return _digits(int.from_bytes(random_bytes), RANDOM_LENGTH)
 
 
 def check_text(body: str) -> str:

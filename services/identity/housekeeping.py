@@ -1,4 +1,4 @@
-"""What identity forgets: request ids nobody repeats any more, and changes no watcher may still ask for."""
+"""What identity forgets: request ids nobody repeats any more, changes nobody may still ask for, sessions long over."""
 
 import asyncio
 from datetime import timedelta
@@ -10,12 +10,17 @@ from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import Refusal
 from services.identity.api_key.verification_store import forget_changes, forget_requests
+from services.identity.session.attempt_store import forget_attempts
+from services.identity.session.model import ATTEMPTS_WINDOW
+from services.identity.session.store import forget_refresh_tokens, forget_sessions
 
 _log = structlog.get_logger("housekeeping")
 _ROUND_S: Final = 60.0
 _ROWS_AT_ONCE: Final = 5_000
 REQUESTS_KEPT: Final = timedelta(days=30)
 CHANGES_KEPT: Final = timedelta(days=7)
+SESSIONS_KEPT: Final = timedelta(days=30)
+"""How long after its time a session is still on record; its refresh tokens go at once."""
 
 
 class Housekeeping:
@@ -38,3 +43,6 @@ class Housekeeping:
         now = self._clock.now()
         await forget_changes(self._database, now - CHANGES_KEPT, _ROWS_AT_ONCE)
         await forget_requests(self._database, now - REQUESTS_KEPT, _ROWS_AT_ONCE)
+        await forget_refresh_tokens(self._database, now, _ROWS_AT_ONCE)
+        await forget_sessions(self._database, now - SESSIONS_KEPT, _ROWS_AT_ONCE)
+        await forget_attempts(self._database, now - ATTEMPTS_WINDOW, _ROWS_AT_ONCE)

@@ -1,16 +1,21 @@
 """What identity can be told from outside, beyond what every service can."""
 
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final, Self
 
-from pydantic import Field, FilePath, field_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic import Field, FilePath, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
+from libs.common.authentication import SigningKey
 from libs.common.settings import ServiceSettings
 from services.identity import passwords
 from services.identity.api_key.secret import InvalidPeppers, Peppers
+from services.identity.oidc import OidcIssuer
+from services.identity.session.access_token import key_problem
 
 PREFIX: Final = "TOLLHOUSE_IDENTITY_"
+_DAY_S: Final = 24 * 60 * 60
+_ISSUERS: Final = TypeAdapter(tuple[OidcIssuer, ...])
 
 
 class IdentitySettings(ServiceSettings):
@@ -25,6 +30,9 @@ class IdentitySettings(ServiceSettings):
     """How many verified keys one process remembers."""
     last_used_flush_s: float = Field(default=5, ge=0.05, le=300)
     """How often the times of last use are written down."""
+    key_stale_max_s: float = Field(default=0, ge=0, le=30)
+    """How far beyond its time what is remembered of a key may be used while the database cannot be reached. Zero refuses
+    every such key: callers then refuse their own callers. Never used where a `min_revision` is asked for."""
     watchers_max: int = Field(default=256, ge=1, le=10_000)
     """How many change streams one process serves."""
     password_length_min: int = Field(default=passwords.LENGTH_MIN, ge=passwords.LENGTH_MIN_FLOOR, le=64)
@@ -39,6 +47,25 @@ class IdentitySettings(ServiceSettings):
     password_hashes_waiting_max: int = Field(default=passwords.WAITING_MAX, ge=1, le=10_000)
     """How many more may wait; who comes then is told that the service is overloaded."""
 
+    session_key_file: FilePath | None = None
+    """The private key that signs access tokens. Nobody can sign in while it is not set. To change the key, first add
+    the public half of the new one to the keys of its issuer in every trust bundle; GetJwks publishes all of them."""
+    access_token_lifetime_s: int = Field(default=15 * 60, ge=60, le=60 * 60)
+    session_lifetime_s: int = Field(default=30 * _DAY_S, ge=60, le=400 * _DAY_S)
+    """How long after the sign-in a session ends, however much it is used."""
+    sessions_per_user_max: int = Field(default=100, ge=1, le=1_000)
+    """How many sessions of a user last at a time; one more ends the oldest."""
+    sign_in_attempts_per_account_max: int = Field(default=5, ge=1, le=1_000)
+    """How many passwords are tried for one login in a minute."""
+    sign_in_attempts_per_address_max: int = Field(default=20, ge=1, le=100_000)
+    """How many passwords are tried from one address in a minute. Where all calls come through a proxy, name it in
+    `trusted_proxies`, or everybody shares one count."""
+    oidc_issuers: Annotated[tuple[OidcIssuer, ...], NoDecode] = ()
+    """Whose ID tokens let people in, as a JSON list of objects with `provider`, `issuer`, `client_ids` and optionally
+    `algorithms`, `sign_up` and `link_verified_email`."""
+    oidc_issuers_file: FilePath | None = None
+    """A file that holds the same list; those in both count."""
+
     @field_validator("peppers")
     @classmethod
     def _peppers_are_usable(cls, path: Path) -> Path:
@@ -47,3 +74,49 @@ class IdentitySettings(ServiceSettings):
         except InvalidPeppers as error:
             raise ValueError(str(error)) from None
         return path
+
+    @field_validator("session_key_file")
+    @classmethod
+    def _session_key_can_sign(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            try:
+                problem = key_problem(SigningKey.read(path))
+            except (OSError, ValueError):
+                problem = "is not the file of a signing key"
+            if problem is not None:
+                raise ValueError(problem)
+        return path
+
+    @field_validator("oidc_issuers", mode="before")
+    @classmethod
+    def _issuers_are_json(cls, issuers: object) -> object:
+        return _issuers_in(issuers) if isinstance(issuers, str) else issuers
+
+    @field_validator("oidc_issuers_file")
+    @classmethod
+    def _issuers_file_is_json(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            _issuers_in(path.read_text(encoding="utf-8"))
+        return path
+
+    @model_validator(mode="after")
+    def _issuers_are_told_apart(self) -> Self:
+        for what in ("provider", "issuer"):
+            if len({getattr(issuer, what) for issuer in self.issuers}) < len(self.issuers):
+                raise ValueError(f"two OIDC issuers have the same {what}")
+        return self
+
+    @property
+    def issuers(self) -> tuple[OidcIssuer, ...]:
+        """All whose ID tokens let people in."""
+        path = self.oidc_issuers_file
+        return self.oidc_issuers + (_issuers_in(path.read_text(encoding="utf-8")) if path else ())
+
+
+def _issuers_in(text: str) -> tuple[OidcIssuer, ...]:
+    try:
+        return _ISSUERS.validate_json(text or "[]")
+    except ValidationError as error:
+        problems = error.errors(include_input=False, include_url=False, include_context=False)
+        where = "; ".join(f"{'.'.join(map(str, problem['loc'])) or 'all'}: {problem['msg']}" for problem in problems)
+        raise ValueError(f"is not a JSON list of OIDC issuers ({where})") from None

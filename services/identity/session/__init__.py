@@ -1,0 +1,1 @@
+"""SessionService: signing in and out, and the tokens of those who did."""

@@ -1,0 +1,84 @@
+"""Access tokens: signed with the key of sessions, checked by every service, and by whoever reads the public keys."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from joserfc.errors import JoseError
+from joserfc.jwk import OKPKey
+
+from libs.common.authentication import ALGORITHM, SigningKey, TrustBundle, mint_token
+from libs.common.clock import Clock
+from libs.common.ids import new_id
+from services.identity.errors import SessionsNotConfigured
+from services.identity.session.model import Session
+
+AUDIENCES: Final = ("identity.tollhouse", "billing.tollhouse", "metering.tollhouse")
+_KEY_TYPE: Final = "OKP"
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedKey:
+    """The public half of a key: its id, and the 32 bytes in base64url."""
+
+    key_id: str
+    x: str
+
+
+class AccessTokens:
+    """Makes access tokens, if there is a key to sign them with."""
+
+    def __init__(
+        self, signing_key: SigningKey | None, bundle: TrustBundle, clock: Clock, *, lifetime: timedelta
+    ) -> None:
+        self._signing_key = signing_key
+        self._clock = clock
+        self._lifetime = lifetime
+        self.published = _published(signing_key, bundle)
+        """What access tokens are believed by: the key in use, and whatever else the trust bundle has of its issuer.
+        A key is so published before it is used and after, for as long as services believe it."""
+
+    def require_key(self) -> None:
+        """Raise SessionsNotConfigured where there is no key."""
+        if self._signing_key is None:
+            raise SessionsNotConfigured
+
+    def mint(self, session: Session) -> tuple[str, datetime]:
+        """Return a token for a session, and when it expires: with the session, if that comes first."""
+        if self._signing_key is None:
+            raise SessionsNotConfigured
+        now = self._clock.now()
+        lifetime = min(self._lifetime, session.expire_time - now)
+        token = mint_token(
+            self._signing_key,
+            audiences=list(AUDIENCES),
+            lifetime=lifetime,
+            clock=self._clock,
+            subject=f"user:{session.user_id}",
+            more_claims={"sid": session.session_id, "jti": new_id()},
+        )
+        return token, (now + lifetime).replace(microsecond=0)
+
+
+def key_problem(signing_key: SigningKey) -> str | None:
+    """Say why access tokens cannot be signed with a key, or None."""
+    try:
+        is_private = OKPKey.import_key(signing_key.key).is_private
+    except (JoseError, ValueError, TypeError):
+        return "holds no key of the type OKP"
+    if not is_private or signing_key.key.get("crv") != ALGORITHM or not signing_key.key.get("kid"):
+        return "holds no private Ed25519 key with a key id"
+    return None
+
+
+def _published(signing_key: SigningKey | None, bundle: TrustBundle) -> Sequence[PublishedKey]:
+    if signing_key is None:
+        return ()
+    keys = [key for issuer in bundle.issuers if issuer.issuer == signing_key.issuer for key in issuer.keys]
+    published = {
+        str(key["kid"]): PublishedKey(str(key["kid"]), str(key["x"]))
+        for key in (*keys, signing_key.key)
+        if key.get("kty") == _KEY_TYPE and key.get("crv") == ALGORITHM
+    }
+    return tuple(published.values())

@@ -1,0 +1,151 @@
+"""Signing in with the ID token of a provider, and signing up by it."""
+
+from datetime import datetime
+
+from libs.common.audit.recording import Changed, record_event
+from libs.common.clock import Clock
+from libs.common.database import Database, Transaction
+from libs.common.ids import new_id
+from services.identity.errors import (
+    IdentityAlreadyLinked,
+    InvalidIdToken,
+    SignInRefused,
+    SignUpRefused,
+    TooManyIdentities,
+    UserAlreadyExists,
+)
+from services.identity.folding import fold
+from services.identity.oidc import IdTokens, OidcIssuer, VerifiedIdentity
+from services.identity.session import store
+from services.identity.session.model import Opened, SignInMethod
+from services.identity.session.opening import SessionOpening
+from services.identity.session.outcomes import REFUSED, SIGNED_IN, count_sign_in
+from services.identity.user.credential_store import find_user_of_identity, insert_identity, note_sign_in
+from services.identity.user.model import IDENTITIES_MAX, LinkedIdentity, NewUser
+from services.identity.user.store import insert_user
+
+
+class IdTokenSignIn:
+    """Lets in whom a provider vouches for."""
+
+    def __init__(self, database: Database, clock: Clock, id_tokens: IdTokens, opening: SessionOpening) -> None:
+        self._database = database
+        self._clock = clock
+        self._id_tokens = id_tokens
+        self._opening = opening
+
+    async def sign_in(self, id_token: str, nonce: str) -> Opened:
+        """Begin a session of the user the token speaks of, who may become one by it.
+
+        Raises:
+            InvalidIdToken: the token is not to be believed.
+            SignInRefused: the user is deactivated.
+            SignUpRefused: nobody knows them, and they cannot become a user this way.
+            UserAlreadyExists: they would become a user, but another one has their email.
+            Unavailable: the provider's keys cannot be had now.
+        """
+        try:
+            identity = await self._id_tokens.verify(id_token, nonce)
+        except InvalidIdToken:
+            count_sign_in(SignInMethod.ID_TOKEN, REFUSED)
+            raise
+        try:
+            opened = await self._let_in_at_once(identity)
+        except (SignInRefused, SignUpRefused, TooManyIdentities, UserAlreadyExists):
+            count_sign_in(SignInMethod.ID_TOKEN, REFUSED, identity.provider)
+            raise
+        count_sign_in(SignInMethod.ID_TOKEN, SIGNED_IN, identity.provider)
+        return opened
+
+    async def _let_in_at_once(self, identity: VerifiedIdentity) -> Opened:
+        try:
+            return await self._let_in(identity)
+        except (IdentityAlreadyLinked, UserAlreadyExists):
+            # The same person signs in twice at once, and the other sign-in has just made the user: now there is one.
+            return await self._let_in(identity)
+
+    async def _let_in(self, identity: VerifiedIdentity) -> Opened:
+        now = self._clock.now()
+        issuer = self._id_tokens.issuer_of(identity.provider)
+        async with self._database.transaction() as tx:
+            known_id = await find_user_of_identity(tx, LinkedIdentity(identity.provider, identity.subject))
+            user_id = known_id or await self._find_by_email(tx, identity, issuer, now)
+            created = user_id is None
+            if user_id is None:
+                user_id = await self._sign_up(tx, identity, issuer, now)
+            held = await store.hold_active_user(tx, user_id)
+            if held is None:
+                raise SignInRefused
+            vouched = _vouches(identity, issuer) and held.email_folded == fold(identity.email)
+            await note_sign_in(tx, user_id, now, email_verified=vouched)
+            opened = await self._opening.open(
+                tx,
+                user_id=user_id,
+                personal_organization_id=held.personal_organization_id,
+                method=SignInMethod.ID_TOKEN,
+                provider=identity.provider,
+                now=now,
+            )
+        return Opened(opened.session, opened.refresh_token, user_created=created)
+
+    async def _find_by_email(
+        self, tx: Transaction, identity: VerifiedIdentity, issuer: OidcIssuer, now: datetime
+    ) -> str | None:
+        """Return the user with the verified email, linked to the identity from now on; None when it is nobody's.
+
+        That somebody has the email is said to nobody but whom a provider has just found to own it.
+        """
+        owner = await store.find_email_owner(tx, identity.email) if identity.email_verified else None
+        if owner is None:
+            return None
+        # An email that nobody vouched for may have been entered by somebody who waits for its owner to come along.
+        if not (_vouches(identity, issuer) and owner.email_verified):
+            if not issuer.sign_up:
+                raise _sign_up_refused()
+            raise UserAlreadyExists(field="email")
+        if await store.count_identities(tx, owner.user_id) >= IDENTITIES_MAX:
+            raise TooManyIdentities(identities=IDENTITIES_MAX)
+        await self._link(tx, owner.user_id, identity, now)
+        return owner.user_id
+
+    async def _sign_up(self, tx: Transaction, identity: VerifiedIdentity, issuer: OidcIssuer, now: datetime) -> str:
+        if not issuer.sign_up:
+            raise _sign_up_refused()
+        if not identity.email_verified:
+            raise SignUpRefused(cause="the provider has not verified its email")
+        user_id = new_id()
+        new = NewUser(email=identity.email, username="", full_name=identity.full_name, picture_url=identity.picture_url)
+        organization_id = await insert_user(tx, user_id, new, now, email_verified=_vouches(identity, issuer))
+        await record_event(
+            tx,
+            now=now,
+            organization_id=organization_id,
+            resource_type="user",
+            resource_id=user_id,
+            actor=f"user:{user_id}",
+        )
+        await self._link(tx, user_id, identity, now)
+        return user_id
+
+    async def _link(self, tx: Transaction, user_id: str, identity: VerifiedIdentity, now: datetime) -> None:
+        await insert_identity(tx, user_id, LinkedIdentity(identity.provider, identity.subject), now)
+        organization_id = await store.find_personal_organization(tx, user_id)
+        assert organization_id is not None
+        await record_event(
+            tx,
+            now=now,
+            organization_id=organization_id,
+            resource_type="user",
+            resource_id=user_id,
+            changed=(Changed("linked_identities", after=identity.provider),),
+            actor=f"user:{user_id}",
+        )
+
+
+def _vouches(identity: VerifiedIdentity, issuer: OidcIssuer) -> bool:
+    """Tell whether the email was verified by a provider that is trusted with everybody's."""
+    return identity.email_verified and issuer.link_verified_email
+
+
+def _sign_up_refused() -> SignUpRefused:
+    return SignUpRefused(cause="nobody becomes a user through this provider")

@@ -1,0 +1,58 @@
+"""Beginning a session, the last step of every way to sign in."""
+
+from datetime import datetime
+
+from libs.common.audit.recording import Changed, record_event
+from libs.common.call import current_call
+from libs.common.database import Transaction
+from libs.common.ids import new_id
+from services.identity.session import refresh_token, store
+from services.identity.session.model import Opened, Session, SessionLimits, SignInMethod
+
+
+class SessionOpening:
+    """Begins sessions, within limits."""
+
+    def __init__(self, limits: SessionLimits) -> None:
+        self._limits = limits
+
+    async def open(
+        self,
+        tx: Transaction,
+        *,
+        user_id: str,
+        personal_organization_id: str,
+        method: SignInMethod,
+        provider: str,
+        now: datetime,
+    ) -> Opened:
+        """Begin a session of a user, who must be held; the oldest ends where there would be too many."""
+        call = current_call()
+        session = Session(
+            session_id=new_id(),
+            user_id=user_id,
+            method=method,
+            provider=provider,
+            peer_address=call.peer_address if call else "",
+            user_agent=call.user_agent if call else "",
+            create_time=now,
+            last_refresh_time=now,
+            expire_time=now + self._limits.lifetime,
+        )
+        token = refresh_token.new_token()
+        await store.insert_session(tx, session)
+        await store.insert_refresh_token(tx, session, refresh_token.digest(token), now)
+        await store.end_oldest_sessions(tx, user_id, now, kept=self._limits.per_user_max)
+        changed = [Changed("method", after=method.value)]
+        if provider:
+            changed.append(Changed("provider", after=provider))
+        await record_event(
+            tx,
+            now=now,
+            organization_id=personal_organization_id,
+            resource_type="session",
+            resource_id=session.session_id,
+            changed=changed,
+            actor=f"user:{user_id}",
+        )
+        return Opened(session, token)

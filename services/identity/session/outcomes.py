@@ -1,0 +1,29 @@
+"""How sign-ins went, counted and logged: never whose they were meant to be."""
+
+from typing import Final
+
+import structlog
+from opentelemetry import metrics
+
+from services.identity.session.model import SignInMethod
+
+_log = structlog.get_logger("sign-in")
+_sign_ins = metrics.get_meter("tollhouse").create_counter(
+    "identity.sign_ins", unit="{sign-in}", description="Attempts to sign in, by method and outcome."
+)
+
+SIGNED_IN: Final = "signed_in"
+REFUSED: Final = "refused"
+TOO_MANY_ATTEMPTS: Final = "too_many_attempts"
+
+
+def count_sign_in(method: SignInMethod, outcome: str, provider: str = "") -> None:
+    """Count an attempt; one that failed is logged as well."""
+    _sign_ins.add(1, {"method": method.value, "outcome": outcome, "provider": provider})
+    if outcome != SIGNED_IN:
+        _log.info("a sign-in failed", method=method.value, outcome=outcome, provider=provider)
+
+
+def log_reuse(session_id: str) -> None:
+    """Note that a refresh token was presented twice: it, or the other copy, may be stolen."""
+    _log.warning("a refresh token was presented again, and its session was ended", session_id=session_id)

@@ -1,0 +1,117 @@
+"""Signing in with a password."""
+
+from ipaddress import IPv6Address, ip_address
+from typing import Final
+
+from libs.common.call import current_call
+from libs.common.clock import Clock
+from libs.common.database import Database
+from services.identity.api_key.secret import Peppers
+from services.identity.errors import SignInRefused, TooManyAttempts
+from services.identity.folding import fold
+from services.identity.passwords import Passwords
+from services.identity.session import attempt_store, store
+from services.identity.session.model import AttemptLimits, Opened, SignInMethod, time_to_wait
+from services.identity.session.opening import SessionOpening
+from services.identity.session.outcomes import REFUSED, SIGNED_IN, TOO_MANY_ATTEMPTS, count_sign_in
+from services.identity.user.credential_store import note_sign_in, replace_outdated_hash
+
+# An IPv6 customer has a network of this size to take addresses from.
+_IPV6_BITS_KEPT: Final = 64
+
+
+class PasswordSignIn:
+    """Lets in who knows the password, and tells everybody else the same."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        passwords: Passwords,
+        peppers: Peppers,
+        opening: SessionOpening,
+        limits: AttemptLimits,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._passwords = passwords
+        self._peppers = peppers
+        self._opening = opening
+        self._limits = limits
+
+    async def sign_in(self, login: str, password: str) -> Opened:
+        """Begin a session of the user with this email or username.
+
+        Raises:
+            SignInRefused: there is no such active user, they have no password, or another one.
+            TooManyAttempts: there were too many for the login or from the address.
+            Overloaded: as many passwords wait to be hashed as may.
+        """
+        account = self._peppers.digest(f"attempts on the account\n{fold(login)}")
+        found = await self._find(login, account)
+        user_id, stored = found or ("", None)
+        # No connection is held while hashing; a user that is not there takes as long as one that is.
+        verification = await self._passwords.verify(stored, password)
+        if stored is None or not verification.right:
+            raise _refused()
+        renewed = await self._passwords.hash(password) if verification.outdated else None
+        opened = await self._open(user_id, stored, renewed, account)
+        count_sign_in(SignInMethod.PASSWORD, SIGNED_IN)
+        return opened
+
+    async def _find(self, login: str, account: bytes) -> tuple[str, str | None] | None:
+        """Count the attempt before anything is done for it, and read what the password is compared with."""
+        now = self._clock.now()
+        call = current_call()
+        address = _network(call.peer_address if call else "")
+        async with self._database.transaction() as tx:
+            attempts = await attempt_store.count_attempt(
+                tx,
+                address_digest=self._peppers.digest(f"attempts from the address\n{address}"),
+                account_digest=account,
+                address_max=self._limits.per_address,
+                now=now,
+            )
+            found = await store.find_password(tx, login)
+        wait = time_to_wait(attempts, self._limits, now)
+        if wait is not None:
+            count_sign_in(SignInMethod.PASSWORD, TOO_MANY_ATTEMPTS)
+            raise TooManyAttempts(retry_after_ms=round(wait.total_seconds() * 1000))
+        return found
+
+    async def _open(self, user_id: str, stored: str, renewed: str | None, account: bytes) -> Opened:
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            held = await store.hold_active_user(tx, user_id)
+            # While the password was hashed the user may have been stopped, or have got another.
+            if held is None or held.password_hash != stored:
+                raise _refused()
+            if renewed is not None:
+                await replace_outdated_hash(tx, user_id, outdated=stored, renewed=renewed)
+            await note_sign_in(tx, user_id, now)
+            await attempt_store.clear_attempts(tx, account)
+            return await self._opening.open(
+                tx,
+                user_id=user_id,
+                personal_organization_id=held.personal_organization_id,
+                method=SignInMethod.PASSWORD,
+                provider="",
+                now=now,
+            )
+
+
+def _refused() -> SignInRefused:
+    count_sign_in(SignInMethod.PASSWORD, REFUSED)
+    return SignInRefused()
+
+
+def _network(address: str) -> str:
+    """Return what attempts from an address are counted under: it alone, or the network one IPv6 customer has."""
+    if not address:
+        return ""
+    parsed = ip_address(address)
+    if not isinstance(parsed, IPv6Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return f"{int(parsed) >> (128 - _IPV6_BITS_KEPT):x}/{_IPV6_BITS_KEPT}"

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from libs.common.database import Database
+from tests.identity.people import People
 from tests.identity.support import Identity, open_identity
 from tests.support.callers import Callers
 
@@ -33,3 +35,8 @@ async def start_identity(
 @pytest.fixture
 async def identity(start_identity: OpenIdentity) -> Identity:
     return await start_identity()
+
+
+@pytest.fixture
+def people(identity: Identity, identity_database: Database, callers: Callers) -> People:
+    return People(identity, identity_database, callers)

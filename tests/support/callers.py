@@ -20,7 +20,9 @@ class Callers:
         self.service_keys = {
             name: SigningKey.generate(issuer=f"{name}.test", subject=f"service:{name}") for name in SERVICES
         }
+        self.session_key = SigningKey.generate(issuer="sessions.test", subject="user:*")
         issuers = [self.operator_key.trusted(["operator:*"]), *(key.trusted() for key in self.service_keys.values())]
+        issuers.append(self.session_key.trusted())
         self.bundle = TrustBundle(issuers=issuers)
         self.bundle_file = folder / "trust.json"
         self.bundle_file.write_text(self.bundle.model_dump_json())
@@ -52,6 +54,18 @@ class Callers:
     def service(self, name: str) -> Metadata:
         """Return the metadata with which a service calls any other."""
         return bearer(self.token(self.service_keys[name]))
+
+    def user(self, user_id: str, session_id: str) -> Metadata:
+        """Return the metadata with which a user calls any of the services, from a session that identity knows."""
+        token = mint_token(
+            self.session_key,
+            audiences=[f"{context}.tollhouse" for context in CONTEXTS],
+            lifetime=timedelta(minutes=15),
+            clock=self._clock,
+            subject=f"user:{user_id}",
+            more_claims={"sid": session_id},
+        )
+        return bearer(token)
 
 
 def bearer(token: str) -> Metadata:

@@ -51,7 +51,7 @@ class LocalDirectory:
 
     async def _resolve_key(self, credential: Credential, organization_id: str) -> Resolved:
         # What cannot be a secret of ours is turned away without a look at the database.
-        verdict, entry, _ = await self._verifier.verify(credential.api_key, (), "", 0)
+        verdict, entry, _ = await self._verifier.verify(credential.api_key, (), "", 0, credential.client_address)
         if verdict is not Verdict.VALID or entry is None:
             raise Unauthenticated
         api_key_id = entry.subjects[0]

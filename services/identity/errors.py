@@ -147,6 +147,14 @@ class ApiKeyExpired(Refusal):
     template = "The API key has expired; create another."
 
 
+class ApiKeyDisabled(Refusal):
+    """Somebody stopped the key, and a new secret must not undo that."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "API_KEY_DISABLED"
+    template = "The API key is disabled; enable it first."
+
+
 class ApiKeyRotated(Refusal):
     """A key is replaced once, and its end is then settled."""
 

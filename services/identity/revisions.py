@@ -31,6 +31,7 @@ class ChangeKind(StrEnum):
     OWNER_DELETED = "owner_deleted"
     PROJECT_DELETED = "project_deleted"
     ORGANIZATION_DELETED = "organization_deleted"
+    IMPORTED = "imported"
     OTHER = "other"
 
     @classmethod

@@ -17,8 +17,8 @@ REPEATED = FieldDescriptorProto.LABEL_REPEATED
 # RPCs that bring a named thing into a named state: a repeat finds it there already. What creates or moves something
 # needs a key, because nothing else tells a repeat from a second wish.
 STATE_SETTING_VERBS = (
-    *("Close", "Deactivate", "Delete", "Disable", "Enable", "Import", "Link", "Reactivate", "Remove", "Retry"),
-    *("Revoke", "SetPassword", "SignIn", "SignOut", "Sweep", "Unlink", "Update", "Void"),
+    *("Close", "Deactivate", "Delete", "Disable", "Enable", "Import", "Link", "Reactivate", "Remove"),
+    *("ReportLeaked", "Retry", "Revoke", "SetPassword", "SignIn", "SignOut", "Sweep", "Unlink", "Update", "Void"),
 )
 
 FLOATING = {FieldDescriptorProto.TYPE_DOUBLE, FieldDescriptorProto.TYPE_FLOAT}

@@ -25,6 +25,7 @@ def _record(*, revoked: bool = False) -> KeyRecord:
         environment=Environment.LIVE,
         scopes=(),
         allowed_models=(),
+        allowed_addresses=(),
         metadata={},
         external_id="",
         expire_time=None,

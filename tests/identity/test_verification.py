@@ -17,6 +17,7 @@ from services.identity.api_key.cache import KeyCache
 from services.identity.api_key.feed import ChangeFeed
 from services.identity.api_key.last_used import LastUsed
 from services.identity.api_key.model import Verdict
+from services.identity.api_key.prefixes import ImportedPrefixes
 from services.identity.api_key.reader import KeyReader, Reading
 from services.identity.api_key.secret import Peppers, new_secret
 from services.identity.api_key.verification import Verifier
@@ -228,6 +229,7 @@ async def test_read_overtaken_by_a_pushed_revocation_is_neither_kept_nor_answere
         last_used=LastUsed(identity_database, 60),
         clock=SystemClock(),
         prepare=lambda record, revision: b"",
+        prefixes=ImportedPrefixes(),
     )
     feed = ChangeFeed(identity_database, [cache])
     async with identity_database.raw_connection() as connection:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from services.identity.api_key.model import Standing
-from services.identity.revisions import Change, ChangeKind
+from services.identity.revisions import Change, ChangeKind, SubjectType
 
 STALE_MAX_S: Final = 5.0
 """How long a key may still be believed when no news of changes arrives."""
@@ -25,6 +25,8 @@ ENTRY_AGE_MAX_S: Final = 600.0
 _FENCE_KEPT_S: Final = ENTRY_AGE_MAX_S + 60
 _FENCES_MAX: Final = 50_000
 _MISSING_ENTRIES_MAX: Final = 20_000
+_MAKE_NEW_KEYS: Final = frozenset({ChangeKind.CREATED, ChangeKind.IMPORTED})
+"""Changes that concern no key there was before."""
 
 A = TypeVar("A")
 
@@ -39,6 +41,8 @@ class Entry(Generic[A]):
     read_s: float
     subjects: tuple[str, ...]
     answer: A
+    stale: bool = False
+    """Whether it is given beyond its time, because nothing newer can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,14 @@ class KeyCache(Generic[A]):
         self._entries.move_to_end(digest)
         return entry
 
+    def find_stale(self, digest: bytes, *, now_s: float, beyond_s: float) -> Entry[A] | None:
+        """Return an entry that could be believed until lately and that no change is known to concern."""
+        entry = self._entries.get(digest)
+        if entry is None or self.overtaken(entry):
+            return None
+        confirmed_s = min(self._confirmed_s, entry.read_s + ENTRY_AGE_MAX_S - STALE_MAX_S)
+        return entry if now_s - max(entry.read_s, confirmed_s) <= STALE_MAX_S + beyond_s else None
+
     def knows_missing(self, digest: bytes, *, now_s: float, min_revision: int) -> int | None:
         """Return the revision at which nobody had the secret, if that may still be believed."""
         missing = self._missing.get(digest)
@@ -122,14 +134,21 @@ class KeyCache(Generic[A]):
         """Take in the changes up to a revision; as of `confirmed_s` there were no others."""
         for change in changes:
             # A secret that was just made up by chance is no entry yet.
-            if change.kind is not ChangeKind.CREATED:
-                self._fences[change.subject_id] = change.revision
-                self._fence_log.append((confirmed_s, change.subject_id, change.revision))
+            if change.kind in _MAKE_NEW_KEYS:
+                continue
+            self._fence(change.subject_id, change.revision, confirmed_s)
+            if change.subject_type is SubjectType.PROJECT and change.organization_id is not None:
+                # Its members may have held scopes through it, for keys that are bound to no project.
+                self._fence(change.organization_id, change.revision, confirmed_s)
         self._seen_revision = seen_revision
         self._confirmed_s = confirmed_s
         self._drop_old_fences(confirmed_s)
         if len(self._fences) > _FENCES_MAX:
             self.forget_all(seen_revision=seen_revision, confirmed_s=confirmed_s)
+
+    def _fence(self, subject_id: str, revision: int, confirmed_s: float) -> None:
+        self._fences[subject_id] = revision
+        self._fence_log.append((confirmed_s, subject_id, revision))
 
     def forget_all(self, *, seen_revision: int, confirmed_s: float) -> None:
         """Believe nothing read before this revision: changes up to it were not told one by one."""

@@ -13,6 +13,7 @@ import structlog
 
 from libs.common.database import Database, RawConnection
 from libs.common.errors import Refusal
+from services.identity.api_key.prefixes import ImportedPrefixes
 from services.identity.api_key.verification_store import listen, read_changes
 from services.identity.revisions import Change
 
@@ -37,10 +38,15 @@ class ChangeFeed:
     """Follows the changes for as long as the process lives."""
 
     def __init__(
-        self, database: Database, audiences: list[Audience], monotonic_s: Callable[[], float] = time.monotonic
+        self,
+        database: Database,
+        audiences: list[Audience],
+        prefixes: ImportedPrefixes | None = None,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._audiences = audiences
+        self._prefixes = prefixes or ImportedPrefixes()
         self._monotonic_s = monotonic_s
         self._seen_revision: int | None = None
         self._wake = asyncio.Event()
@@ -79,16 +85,19 @@ class ChangeFeed:
         while True:
             confirmed_s = self._monotonic_s()
             after = self._seen_revision
-            current, changes = await read_changes(connection, 0 if after is None else after, CHANGES_AT_ONCE)
+            read = await read_changes(connection, 0 if after is None else after, CHANGES_AT_ONCE)
+            current, changes = read.current, read.changes
             if after is None or _is_torn(after, current, changes):
                 self._seen_revision = current
                 for audience in self._audiences:
                     audience.forget_all(seen_revision=current, confirmed_s=confirmed_s)
+                self._prefixes.learn(read.prefixes, seen_revision=current)
                 return
             complete = len(changes) < CHANGES_AT_ONCE
             self._seen_revision = current if complete else changes[-1].revision
             for audience in self._audiences:
                 audience.note(changes, seen_revision=self._seen_revision, confirmed_s=confirmed_s)
+            self._prefixes.learn(read.prefixes, seen_revision=self._seen_revision)
             if complete:
                 return
 

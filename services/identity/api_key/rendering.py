@@ -16,6 +16,7 @@ CODES: Final = {
     Verdict.DISABLED: pb.VERIFY_API_KEY_CODE_DISABLED,
     Verdict.EXPIRED: pb.VERIFY_API_KEY_CODE_EXPIRED,
     Verdict.OWNER_INACTIVE: pb.VERIFY_API_KEY_CODE_OWNER_INACTIVE,
+    Verdict.ADDRESS_NOT_ALLOWED: pb.VERIFY_API_KEY_CODE_ADDRESS_NOT_ALLOWED,
     Verdict.INSUFFICIENT_SCOPE: pb.VERIFY_API_KEY_CODE_INSUFFICIENT_SCOPE,
     Verdict.MODEL_NOT_ALLOWED: pb.VERIFY_API_KEY_CODE_MODEL_NOT_ALLOWED,
 }
@@ -33,8 +34,17 @@ _KINDS: Final = {
     ChangeKind.OWNER_DEACTIVATED: pb.API_KEY_CHANGE_KIND_OWNER_DEACTIVATED,
     ChangeKind.OWNER_REACTIVATED: pb.API_KEY_CHANGE_KIND_OWNER_REACTIVATED,
     ChangeKind.MEMBER_REMOVED: pb.API_KEY_CHANGE_KIND_MEMBER_REMOVED,
+    ChangeKind.UPDATED: pb.API_KEY_CHANGE_KIND_UPDATED,
+    ChangeKind.ROTATED: pb.API_KEY_CHANGE_KIND_ROTATED,
+    ChangeKind.ROLE_CHANGED: pb.API_KEY_CHANGE_KIND_ROLE_CHANGED,
+    ChangeKind.OWNER_DELETED: pb.API_KEY_CHANGE_KIND_OWNER_DELETED,
+    ChangeKind.PROJECT_DELETED: pb.API_KEY_CHANGE_KIND_PROJECT_DELETED,
+    ChangeKind.ORGANIZATION_DELETED: pb.API_KEY_CHANGE_KIND_ORGANIZATION_DELETED,
+    ChangeKind.IMPORTED: pb.API_KEY_CHANGE_KIND_IMPORTED,
     ChangeKind.OTHER: pb.API_KEY_CHANGE_KIND_UNSPECIFIED,
 }
+
+_STALE: Final = pb.VerifyApiKeyResponse(stale=True).SerializeToString()
 
 
 def render_api_key(api_key: ApiKey, state: State) -> pb.ApiKey:
@@ -57,6 +67,11 @@ def render_api_key(api_key: ApiKey, state: State) -> pb.ApiKey:
         last_used_time=render_optional_time(api_key.last_used_time),
         create_time=render_time(api_key.create_time),
         update_time=render_time(api_key.update_time),
+        allowed_addresses=api_key.allowed_addresses,
+        rotated_from_api_key_id=api_key.rotated_from_api_key_id or "",
+        rotated_to_api_key_id=api_key.rotated_to_api_key_id or "",
+        etag=api_key.etag,
+        imported_prefix=api_key.imported_prefix or "",
     )
     if api_key.user_id is not None:
         rendered.user_id = api_key.user_id
@@ -77,8 +92,14 @@ def render_valid(record: KeyRecord, revision: int) -> bytes:
         revision=revision,
         expire_time=render_optional_time(record.expire_time),
         allowed_models=record.allowed_models,
+        allowed_addresses=record.allowed_addresses,
     )
     return answer.SerializeToString()
+
+
+def mark_stale(answer: bytes) -> bytes:
+    """Return a serialized answer that says it is stale: fields of a message may follow one another in any order."""
+    return answer + _STALE
 
 
 def _principal(record: KeyRecord) -> pb.Principal:

@@ -9,11 +9,14 @@ pepper) stays out of the database, so a stolen table verifies nothing.
 import hashlib
 import hmac
 import json
+import re
 import secrets
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+
+from services.identity.api_key.model import Digest
 
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _PAIRS: Final = [high + low for high in _ALPHABET for low in _ALPHABET]
@@ -21,10 +24,15 @@ _PAIR: Final = len(_PAIRS)
 _RANDOM_BYTES: Final = 32
 _RANDOM_LENGTH: Final = 43
 _CHECK_LENGTH: Final = 6
+OWN_PREFIX: Final = "th_"
+"""Begins every secret made here, and none that was imported."""
 _PREFIXES: Final = ("th_live_", "th_test_")
 _PREFIX_LENGTH: Final = 8
 SECRET_LENGTH: Final = _PREFIX_LENGTH + _RANDOM_LENGTH + _CHECK_LENGTH
 _PEPPER_MIN_BYTES: Final = 32
+_LOOKS_LIKE_SECRET: Final = re.compile(r"th_(live|test)_[0-9A-Za-z]+")
+_IMPORTED: Final = b"sha256:"
+"""Keeps digests of digests apart from digests of secrets, none of which begins so."""
 
 
 def new_secret(*, live: bool) -> str:
@@ -47,6 +55,16 @@ def is_well_formed(key: str) -> bool:
         and key[_PREFIX_LENGTH:].isalnum()
         and key[-_CHECK_LENGTH:] == _check(key[:-_CHECK_LENGTH])
     )
+
+
+def plain_digest(key: str) -> bytes:
+    """Return the SHA-256 digest under which other systems know their secrets."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with whatever looks like a secret made here blotted out."""
+    return _LOOKS_LIKE_SECRET.sub("***", text)
 
 
 def visible_parts(secret: str) -> tuple[str, str]:
@@ -118,3 +136,22 @@ class Peppers:
     def older_digests(self, key: str) -> dict[bytes, int]:
         """Return the digests a secret may still be stored under, with the versions of their peppers."""
         return {hmac.digest(pepper, key.encode(), "sha256"): version for version, pepper in self._older}
+
+    def imported_digest(self, plain: bytes) -> bytes:
+        """Return what is stored of an imported secret, of which only the plain digest is known."""
+        return hmac.digest(self._current, _IMPORTED + plain, "sha256")
+
+    def all_digests(self, key: str) -> tuple[bytes, ...]:
+        """Return everything a secret made here may be stored under, the current pepper's first."""
+        return (self.digest(key), *self.older_digests(key))
+
+    def all_imported_digests(self, plain: bytes) -> tuple[bytes, ...]:
+        """Return everything an imported secret may be stored under, the current pepper's first."""
+        older = (hmac.digest(pepper, _IMPORTED + plain, "sha256") for _, pepper in self._older)
+        return (self.imported_digest(plain), *older)
+
+
+def digest_of(secret: str, peppers: Peppers) -> Digest:
+    """Return what is stored of a secret that was made here."""
+    prefix, suffix = visible_parts(secret)
+    return Digest(peppers.digest(secret), peppers.current_version, prefix, suffix)

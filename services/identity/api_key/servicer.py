@@ -1,37 +1,59 @@
 """ApiKeyService over gRPC."""
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final, cast
 
 import grpc
 
 from libs.common import pages
 from libs.common.clock import Clock
-from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.errors import FieldViolation, InvalidArgument, Refusal
 from libs.common.pages import id_in_token
-from libs.common.timestamps import parse_time
+from libs.common.status import status_of
 from services.identity.api_key.api_keys import ApiKeys
-from services.identity.api_key.model import ApiKey, Environment, NewApiKey, Verdict
+from services.identity.api_key.imports import Imports, Outcome
+from services.identity.api_key.leaks import Leaks
+from services.identity.api_key.model import ApiKey, Verdict
+from services.identity.api_key.parsing import (
+    read_expire_time,
+    read_filter,
+    read_imports,
+    read_leak,
+    read_new_api_key,
+    read_update,
+)
 from services.identity.api_key.rendering import CODES, render_api_key, render_news
+from services.identity.api_key.rotation import Rotation
 from services.identity.api_key.verification import Verifier
 from services.identity.api_key.watch import Watchers
 from services.identity.revisions import ChangeKind
 from tollhouse.identity.v1 import api_key_pb2 as pb
 from tollhouse.identity.v1 import api_key_pb2_grpc as rpc
 
-_ENVIRONMENTS: Final = {
-    pb.API_KEY_ENVIRONMENT_UNSPECIFIED: Environment.LIVE,
-    pb.API_KEY_ENVIRONMENT_LIVE: Environment.LIVE,
-    pb.API_KEY_ENVIRONMENT_TEST: Environment.TEST,
-}
 _MALFORMED: Final = pb.VerifyApiKeyResponse(code=pb.VERIFY_API_KEY_CODE_NOT_FOUND)
+_DOMAIN: Final = "identity.tollhouse"
+
+
+@dataclass(frozen=True, slots=True)
+class Management:
+    """All that people do with keys."""
+
+    api_keys: ApiKeys
+    rotation: Rotation
+    imports: Imports
+    leaks: Leaks
 
 
 class ApiKeyServicer(rpc.ApiKeyServiceServicer):
-    """Reads requests into what keys, verifier and watchers take, and renders what they give."""
+    """Reads requests into what management, verifier and watchers take, and renders what they give."""
 
-    def __init__(self, api_keys: ApiKeys, verifier: Verifier[bytes], watchers: Watchers, clock: Clock) -> None:
-        self._api_keys = api_keys
+    def __init__(self, management: Management, verifier: Verifier[bytes], watchers: Watchers, clock: Clock) -> None:
+        self._api_keys = management.api_keys
+        self._rotation = management.rotation
+        self._imports = management.imports
+        self._leaks = management.leaks
         self._verifier = verifier
         self._watchers = watchers
         self._clock = clock
@@ -39,7 +61,7 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
     async def CreateApiKey(
         self, request: pb.CreateApiKeyRequest, context: grpc.aio.ServicerContext
     ) -> pb.CreateApiKeyResponse:
-        created = await self._api_keys.create(_new_api_key(request), request_id=request.request_id)
+        created = await self._api_keys.create(read_new_api_key(request), request_id=request.request_id)
         return pb.CreateApiKeyResponse(
             api_key=self._render(created.api_key),
             secret=created.secret,
@@ -48,22 +70,74 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
         )
 
     async def GetApiKey(self, request: pb.GetApiKeyRequest, context: grpc.aio.ServicerContext) -> pb.GetApiKeyResponse:
-        api_key = await self._api_keys.get(request.organization_id, request.api_key_id)
+        api_key = await self._api_keys.get(request.organization_id.lower(), request.api_key_id.lower())
         return pb.GetApiKeyResponse(api_key=self._render(api_key))
 
     async def ListApiKeys(
         self, request: pb.ListApiKeysRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListApiKeysResponse:
-        fingerprint = f"api_keys {request.organization_id} {request.project_id} {request.user_id}"
+        chosen = read_filter(request)
+        fingerprint = f"api_keys {request.organization_id} {chosen}"
         api_keys, more = await self._api_keys.page(
-            request.organization_id,
-            project_id=request.project_id,
-            user_id=request.user_id,
+            request.organization_id.lower(),
+            chosen,
             before=id_in_token(request.page_token, fingerprint),
             size=pages.page_size(request.page_size),
         )
         token = pages.encode_page_token(api_keys[-1].api_key_id, fingerprint=fingerprint) if more else ""
         return pb.ListApiKeysResponse(api_keys=[self._render(api_key) for api_key in api_keys], next_page_token=token)
+
+    async def UpdateApiKey(
+        self, request: pb.UpdateApiKeyRequest, context: grpc.aio.ServicerContext
+    ) -> pb.UpdateApiKeyResponse:
+        api_key, revision = await self._api_keys.update(
+            request.organization_id.lower(), request.api_key_id.lower(), read_update(request), etag=request.etag
+        )
+        return pb.UpdateApiKeyResponse(api_key=self._render(api_key), revision=revision)
+
+    async def RotateApiKey(
+        self, request: pb.RotateApiKeyRequest, context: grpc.aio.ServicerContext
+    ) -> pb.RotateApiKeyResponse:
+        violations: list[FieldViolation] = []
+        expire_time = read_expire_time(request, "", violations)
+        if violations:
+            raise InvalidArgument(violations)
+        rotated = await self._rotation.rotate(
+            request.organization_id.lower(),
+            request.api_key_id.lower(),
+            overlap=timedelta(seconds=request.overlap.seconds, microseconds=request.overlap.nanos // 1000),
+            expire_time=expire_time,
+            request_id=request.request_id,
+        )
+        return pb.RotateApiKeyResponse(
+            api_key=self._render(rotated.api_key),
+            secret=rotated.secret,
+            rotated_api_key=self._render(rotated.rotated),
+            replayed=rotated.replayed,
+            revision=rotated.revision,
+        )
+
+    async def ImportApiKeys(
+        self, request: pb.ImportApiKeysRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ImportApiKeysResponse:
+        outcomes, revision = await self._imports.run(
+            request.organization_id.lower(), request.secret_prefix, read_imports(request)
+        )
+        refused = sum(isinstance(outcome.result, Refusal) for outcome in outcomes)
+        replayed = sum(outcome.replayed for outcome in outcomes)
+        return pb.ImportApiKeysResponse(
+            outcomes=map(self._render_outcome, outcomes),
+            imported_count=len(outcomes) - refused - replayed,
+            replayed_count=replayed,
+            refused_count=refused,
+            revision=revision,
+        )
+
+    async def ReportLeakedApiKey(
+        self, request: pb.ReportLeakedApiKeyRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ReportLeakedApiKeyResponse:
+        revision = await self._leaks.report(read_leak(request))
+        return pb.ReportLeakedApiKeyResponse(found=revision is not None, revision=revision or 0)
 
     async def DisableApiKey(
         self, request: pb.DisableApiKeyRequest, context: grpc.aio.ServicerContext
@@ -86,7 +160,7 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
     async def VerifyApiKey(
         self, request: pb.VerifyApiKeyRequest, context: grpc.aio.ServicerContext
     ) -> pb.VerifyApiKeyResponse:
-        asked = (request.key, request.required_scopes, request.model, request.min_revision)
+        asked = (request.key, request.required_scopes, request.model, request.min_revision, request.client_address)
         known = self._verifier.verify_from_memory(*asked)
         verdict, entry, revision = known if known is not None else await self._verifier.verify(*asked)
         if entry is None:
@@ -94,7 +168,9 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
         if verdict is Verdict.VALID:
             # The answer is kept serialized and sent as it is; only the pipeline ever sees it.
             return cast("pb.VerifyApiKeyResponse", entry.answer)
-        return pb.VerifyApiKeyResponse(code=CODES[verdict], api_key_id=entry.subjects[0], revision=revision)
+        return pb.VerifyApiKeyResponse(
+            code=CODES[verdict], api_key_id=entry.subjects[0], revision=revision, stale=entry.stale
+        )
 
     async def WatchApiKeys(
         self, request: pb.WatchApiKeysRequest, context: grpc.aio.ServicerContext
@@ -105,28 +181,15 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
     async def _change(
         self, request: pb.DisableApiKeyRequest | pb.EnableApiKeyRequest | pb.RevokeApiKeyRequest, kind: ChangeKind
     ) -> tuple[pb.ApiKey, int]:
-        api_key, revision = await self._api_keys.change(request.organization_id, request.api_key_id, kind)
+        api_key, revision = await self._api_keys.change(
+            request.organization_id.lower(), request.api_key_id.lower(), kind
+        )
         return self._render(api_key), revision
 
     def _render(self, api_key: ApiKey) -> pb.ApiKey:
         return render_api_key(api_key, api_key.state_at(self._clock.now()))
 
-
-def _new_api_key(request: pb.CreateApiKeyRequest) -> NewApiKey:
-    violations: list[FieldViolation] = []
-    has_end = request.HasField("expire_time")
-    expire_time = parse_time("expire_time", request.expire_time, violations) if has_end else None
-    if violations:
-        raise InvalidArgument(violations)
-    return NewApiKey(
-        organization_id=request.organization_id.lower(),
-        project_id=request.project_id.lower() or None,
-        user_id=request.user_id.lower(),
-        name=request.name,
-        environment=_ENVIRONMENTS[request.environment],
-        scopes=tuple(sorted(request.scopes)),
-        allowed_models=tuple(sorted(request.allowed_models)),
-        metadata=dict(request.metadata),
-        external_id=request.external_id,
-        expire_time=expire_time,
-    )
+    def _render_outcome(self, outcome: Outcome) -> pb.ImportApiKeyOutcome:
+        if isinstance(outcome.result, Refusal):
+            return pb.ImportApiKeyOutcome(error=status_of(outcome.result, _DOMAIN))
+        return pb.ImportApiKeyOutcome(api_key=self._render(outcome.result), replayed=outcome.replayed)

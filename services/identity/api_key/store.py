@@ -1,12 +1,13 @@
 """Statements on API keys, as people manage them."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
 from sqlalchemy import RowMapping, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.identity.api_key.model import ApiKey, Environment, NewApiKey
+from services.identity.api_key.model import ApiKey, Digest, Environment, KeyFilter, NewApiKey
 from services.identity.revisions import ChangeKind
 from services.identity.tables import api_keys
 
@@ -15,67 +16,83 @@ _COLUMNS: Final = tuple(column for column in api_keys.c if column.name not in _S
 
 
 async def insert_api_key(
-    tx: AsyncConnection,
-    api_key_id: str,
-    new: NewApiKey,
-    *,
-    digest: bytes,
-    pepper_version: int,
-    visible: tuple[str, str],
-    now: datetime,
+    tx: AsyncConnection, api_key_id: str, new: NewApiKey, *, digest: Digest, now: datetime
 ) -> None:
     """Insert a key; the composite foreign key keeps its project within its organization."""
-    await tx.execute(
-        insert(api_keys).values(
-            organization_id=new.organization_id,
-            api_key_id=api_key_id,
-            project_id=new.project_id,
-            user_id=new.user_id,
-            name=new.name,
-            environment=new.environment.value,
-            digest=digest,
-            pepper_version=pepper_version,
-            secret_prefix=visible[0],
-            secret_suffix=visible[1],
-            scopes=list(new.scopes),
-            allowed_models=list(new.allowed_models),
-            metadata=dict(new.metadata),
-            external_id=new.external_id,
-            expire_time=new.expire_time,
-            create_time=now,
-            update_time=now,
-        )
-    )
+    await tx.execute(insert(api_keys).values(values_of(api_key_id, new, digest=digest, now=now)))
 
 
-async def find_api_key(tx: AsyncConnection, organization_id: str, api_key_id: str) -> ApiKey | None:
-    """Read one key by primary key; that of another organization is not found."""
-    found = await tx.execute(
-        select(*_COLUMNS).where(api_keys.c.organization_id == organization_id, api_keys.c.api_key_id == api_key_id)
+def values_of(api_key_id: str, new: NewApiKey, *, digest: Digest, now: datetime) -> dict[str, object]:
+    """Return the row of a new key."""
+    return {
+        "organization_id": new.organization_id,
+        "api_key_id": api_key_id,
+        "project_id": new.project_id,
+        "user_id": new.user_id,
+        "service_account_id": new.service_account_id,
+        "name": new.name,
+        "environment": new.environment.value,
+        "digest": digest.digest,
+        "pepper_version": digest.pepper_version,
+        "secret_prefix": digest.secret_prefix,
+        "secret_suffix": digest.secret_suffix,
+        "imported_prefix": digest.imported_prefix,
+        "scopes": list(new.scopes),
+        "allowed_models": list(new.allowed_models),
+        "allowed_addresses": list(new.allowed_addresses),
+        "metadata": dict(new.metadata),
+        "external_id": new.external_id,
+        "expire_time": new.expire_time,
+        "rotated_from_api_key_id": new.rotated_from_api_key_id,
+        "create_time": now,
+        "update_time": now,
+    }
+
+
+async def find_api_key(
+    tx: AsyncConnection, organization_id: str, api_key_id: str, *, lock: bool = False
+) -> ApiKey | None:
+    """Read one key by primary key, and lock its row until commit where asked. Another organization's is not found."""
+    statement = select(*_COLUMNS).where(
+        api_keys.c.organization_id == organization_id, api_keys.c.api_key_id == api_key_id
     )
+    found = await tx.execute(statement.with_for_update() if lock else statement)
     row = found.mappings().first()
-    return None if row is None else _api_key(row)
+    return None if row is None else api_key_of(row)
+
+
+async def find_api_key_by_id(tx: AsyncConnection, api_key_id: str) -> ApiKey | None:
+    """Read the key a caller came with, along the unique index of key ids."""
+    found = await tx.execute(select(*_COLUMNS).where(api_keys.c.api_key_id == api_key_id))
+    row = found.mappings().first()
+    return None if row is None else api_key_of(row)
+
+
+async def lock_api_key_of_digest(tx: AsyncConnection, digests: tuple[bytes, ...]) -> ApiKey | None:
+    """Read the key stored under one of the digests, along their unique index, and lock its row until commit."""
+    found = await tx.execute(select(*_COLUMNS).where(api_keys.c.digest.in_(digests)).with_for_update())
+    row = found.mappings().first()
+    return None if row is None else api_key_of(row)
 
 
 async def list_api_keys(
-    tx: AsyncConnection,
-    organization_id: str,
-    *,
-    project_id: str,
-    user_id: str,
-    before: str | None,
-    limit: int,
+    tx: AsyncConnection, organization_id: str, chosen: KeyFilter, *, before: str | None, limit: int
 ) -> list[ApiKey]:
-    """Read a page, newest first, backwards along the primary key or the index of the project or the user."""
+    """Read a page, newest first, backwards along the primary key or the index of whatever is chosen by."""
     statement = select(*_COLUMNS).where(api_keys.c.organization_id == organization_id)
-    if project_id:
-        statement = statement.where(api_keys.c.project_id == project_id)
-    if user_id:
-        statement = statement.where(api_keys.c.user_id == user_id)
+    for column, value in (
+        (api_keys.c.project_id, chosen.project_id),
+        (api_keys.c.user_id, chosen.user_id),
+        (api_keys.c.service_account_id, chosen.service_account_id),
+        (api_keys.c.external_id, chosen.external_id),
+        (api_keys.c.environment, chosen.environment.value if chosen.environment else ""),
+    ):
+        if value:
+            statement = statement.where(column == value)
     if before is not None:
         statement = statement.where(api_keys.c.api_key_id < before)
     found = await tx.execute(statement.order_by(api_keys.c.api_key_id.desc()).limit(limit))
-    return [_api_key(row) for row in found.mappings()]
+    return [api_key_of(row) for row in found.mappings()]
 
 
 async def change_api_key(
@@ -96,15 +113,28 @@ async def change_api_key(
             api_keys.c.revoke_time.is_(None),
             condition,
         )
-        .values({column: moment, "update_time": now})
+        .values({column: moment, "update_time": now, "version": api_keys.c.version + 1})
         .returning(api_keys.c.api_key_id)
     )
     return changed.first() is not None
 
 
-def _api_key(row: RowMapping) -> ApiKey:
-    columns = dict(row)
+async def update_api_key(
+    tx: AsyncConnection, organization_id: str, api_key_id: str, values: Mapping[str, object], now: datetime
+) -> None:
+    """Change columns of one key, by primary key."""
+    columns = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    await tx.execute(
+        update(api_keys)
+        .where(api_keys.c.organization_id == organization_id, api_keys.c.api_key_id == api_key_id)
+        .values({**columns, "update_time": now, "version": api_keys.c.version + 1})
+    )
+
+
+def api_key_of(row: RowMapping) -> ApiKey:
+    """Return the key of a row, which may hold more than that."""
+    columns = {column.name: row[column.name] for column in _COLUMNS}
     columns["environment"] = Environment(columns["environment"])
-    columns["scopes"] = tuple(columns["scopes"])
-    columns["allowed_models"] = tuple(columns["allowed_models"])
+    for name in ("scopes", "allowed_models", "allowed_addresses"):
+        columns[name] = tuple(columns[name])
     return ApiKey(**columns)

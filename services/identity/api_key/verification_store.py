@@ -3,35 +3,54 @@
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 import asyncpg
 
 from libs.common.database import Database, RawConnection
-from services.identity.api_key.model import Environment, KeyRecord
+from services.identity.api_key.model import Environment, KeyRecord, held_scopes
 from services.identity.revisions import Change, ChangeKind, SubjectType
 from services.identity.tables import CHANGES_CHANNEL
 
 # One statement, one snapshot: the revision read with the keys is the one they are true at. Keys come along the unique
-# index of digests, their owners by primary key. Without any key there is still one row, for the revision.
+# index of digests, their owners by primary key; roles in projects, which only matter to keys with scopes, along
+# project_members_by_member. Without any key there is still one row, for the revision.
 _READ_KEYS: Final = """
     SELECT c.revision, k.digest, k.pepper_version, k.organization_id::text, k.api_key_id::text, k.project_id::text,
-           k.user_id::text, k.service_account_id::text, k.environment, k.scopes, k.allowed_models,
+           k.user_id::text, k.service_account_id::text, k.environment, k.scopes, k.allowed_models, k.allowed_addresses,
            k.metadata::text, k.external_id, k.expire_time,
            k.disable_time IS NOT NULL AS disabled, k.revoke_time IS NOT NULL AS revoked,
-           u.user_id IS NOT NULL AND u.deactivate_time IS NULL AND u.delete_time IS NULL
+           coalesce(m.role, a.role, '') AS organization_role,
+           CASE WHEN m.role IS NOT NULL AND cardinality(k.scopes) > 0 THEN ARRAY(
+               SELECT DISTINCT mine.role FROM (
+                   SELECT pm.role
+                   FROM identity.project_members pm
+                   JOIN identity.projects w ON w.organization_id = pm.organization_id AND w.project_id = pm.project_id
+                   WHERE pm.organization_id = k.organization_id AND pm.user_id = k.user_id AND w.delete_time IS NULL
+                     AND (k.project_id IS NULL OR pm.project_id = k.project_id)
+                   LIMIT 1000
+               ) mine ORDER BY mine.role
+           ) ELSE '{}' END AS project_roles,
+           CASE WHEN k.user_id IS NULL THEN a.service_account_id IS NOT NULL
+                ELSE m.role IS NOT NULL AND u.user_id IS NOT NULL END
                AND o.delete_time IS NULL AND p.delete_time IS NULL AS owner_active
     FROM identity.revision_counter c
     LEFT JOIN identity.api_keys k ON k.digest = ANY($1::bytea[])
-    LEFT JOIN identity.users u ON u.user_id = k.user_id
+    LEFT JOIN identity.users u ON u.user_id = k.user_id AND u.deactivate_time IS NULL AND u.delete_time IS NULL
+    LEFT JOIN identity.members m ON m.organization_id = k.organization_id AND m.user_id = k.user_id
+    LEFT JOIN identity.service_accounts a ON a.organization_id = k.organization_id
+        AND a.service_account_id = k.service_account_id AND a.delete_time IS NULL
     LEFT JOIN identity.organizations o ON o.organization_id = k.organization_id
     LEFT JOIN identity.projects p ON p.organization_id = k.organization_id AND p.project_id = k.project_id
 """
 
-# Along the primary key; the counter's row comes from the same snapshot, and alone where nothing is new.
+# Along the primary key; the counter's row comes from the same snapshot, and alone where nothing is new. So do the
+# prefixes of imported secrets, which are few: whoever knows the changes up to a revision knows those too.
 _READ_CHANGES: Final = """
-    SELECT c.revision AS current, n.revision, n.kind, n.subject_type, n.subject_id::text, n.organization_id::text,
+    SELECT c.revision AS current, ARRAY(SELECT prefix FROM identity.imported_prefixes LIMIT 100) AS prefixes,
+           n.revision, n.kind, n.subject_type, n.subject_id::text, n.organization_id::text,
            n.change_time
     FROM identity.revision_counter c
     LEFT JOIN LATERAL (
@@ -81,8 +100,9 @@ def _record(row: asyncpg.Record) -> KeyRecord:
         user_id=row["user_id"],
         service_account_id=row["service_account_id"],
         environment=Environment(row["environment"]),
-        scopes=tuple(row["scopes"]),
+        scopes=held_scopes(tuple(row["scopes"]), row["organization_role"], tuple(row["project_roles"])),
         allowed_models=tuple(row["allowed_models"]),
+        allowed_addresses=tuple(row["allowed_addresses"]),
         metadata=json.loads(row["metadata"]),
         external_id=row["external_id"],
         expire_time=row["expire_time"],
@@ -92,7 +112,16 @@ def _record(row: asyncpg.Record) -> KeyRecord:
     )
 
 
-async def read_changes(connection: RawConnection, after: int, limit: int) -> tuple[int, list[Change]]:
+@dataclass(frozen=True, slots=True)
+class ChangesRead:
+    """One look at the changes: the newest revision, what comes after the last one seen, and the imported prefixes."""
+
+    current: int
+    changes: list[Change]
+    prefixes: tuple[str, ...]
+
+
+async def read_changes(connection: RawConnection, after: int, limit: int) -> ChangesRead:
     """Return the newest revision, and the changes after the given one, at most `limit`, in order."""
     rows = await connection.fetch(_READ_CHANGES, after, limit)
     changes = [
@@ -107,7 +136,7 @@ async def read_changes(connection: RawConnection, after: int, limit: int) -> tup
         for row in rows
         if row["revision"] is not None
     ]
-    return rows[0]["current"], changes
+    return ChangesRead(rows[0]["current"], changes, tuple(rows[0]["prefixes"]))
 
 
 async def listen(connection: RawConnection, wake: Callable[[], None]) -> Callable[[], Awaitable[None]]:

@@ -131,10 +131,10 @@ class Watchers:
         after = after_revision
         while after != until:
             async with self._database.raw_connection() as connection:
-                current, changes = await read_changes(connection, after, CHANGES_AT_ONCE)
-            if after > until and after <= current:
+                read = await read_changes(connection, after, CHANGES_AT_ONCE)
+            if after > until and after <= read.current:
                 return  # The subscriber is ahead of this process, whose feed will get there.
-            missed = [change for change in changes if change.revision <= until]
+            missed = [change for change in read.changes if change.revision <= until]
             if not missed or missed[0].revision != after + 1:
                 yield News(until, resync=True)
                 return

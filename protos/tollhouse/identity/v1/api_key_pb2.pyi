@@ -5,10 +5,13 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -98,6 +101,20 @@ class _ApiKeyChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApiK
     """An owner was reactivated."""
     API_KEY_CHANGE_KIND_MEMBER_REMOVED: _ApiKeyChangeKind.ValueType  # 7
     """A member was removed from an organization."""
+    API_KEY_CHANGE_KIND_UPDATED: _ApiKeyChangeKind.ValueType  # 8
+    """What a key may do, or what is attached to it, was changed."""
+    API_KEY_CHANGE_KIND_ROTATED: _ApiKeyChangeKind.ValueType  # 9
+    """A key was rotated, which moves its end."""
+    API_KEY_CHANGE_KIND_ROLE_CHANGED: _ApiKeyChangeKind.ValueType  # 10
+    """A user got another role in an organization or in a project."""
+    API_KEY_CHANGE_KIND_OWNER_DELETED: _ApiKeyChangeKind.ValueType  # 11
+    """An owner was deleted."""
+    API_KEY_CHANGE_KIND_PROJECT_DELETED: _ApiKeyChangeKind.ValueType  # 12
+    """A project was deleted."""
+    API_KEY_CHANGE_KIND_ORGANIZATION_DELETED: _ApiKeyChangeKind.ValueType  # 13
+    """An organization was deleted."""
+    API_KEY_CHANGE_KIND_IMPORTED: _ApiKeyChangeKind.ValueType  # 14
+    """Keys of another system were brought into an organization."""
 
 class ApiKeyChangeKind(_ApiKeyChangeKind, metaclass=_ApiKeyChangeKindEnumTypeWrapper):
     """What happened to the state behind VerifyApiKey."""
@@ -118,6 +135,20 @@ API_KEY_CHANGE_KIND_OWNER_REACTIVATED: ApiKeyChangeKind.ValueType  # 6
 """An owner was reactivated."""
 API_KEY_CHANGE_KIND_MEMBER_REMOVED: ApiKeyChangeKind.ValueType  # 7
 """A member was removed from an organization."""
+API_KEY_CHANGE_KIND_UPDATED: ApiKeyChangeKind.ValueType  # 8
+"""What a key may do, or what is attached to it, was changed."""
+API_KEY_CHANGE_KIND_ROTATED: ApiKeyChangeKind.ValueType  # 9
+"""A key was rotated, which moves its end."""
+API_KEY_CHANGE_KIND_ROLE_CHANGED: ApiKeyChangeKind.ValueType  # 10
+"""A user got another role in an organization or in a project."""
+API_KEY_CHANGE_KIND_OWNER_DELETED: ApiKeyChangeKind.ValueType  # 11
+"""An owner was deleted."""
+API_KEY_CHANGE_KIND_PROJECT_DELETED: ApiKeyChangeKind.ValueType  # 12
+"""A project was deleted."""
+API_KEY_CHANGE_KIND_ORGANIZATION_DELETED: ApiKeyChangeKind.ValueType  # 13
+"""An organization was deleted."""
+API_KEY_CHANGE_KIND_IMPORTED: ApiKeyChangeKind.ValueType  # 14
+"""Keys of another system were brought into an organization."""
 Global___ApiKeyChangeKind: _TypeAlias = ApiKeyChangeKind  # noqa: Y015
 
 class _VerifyApiKeyCode:
@@ -139,14 +170,16 @@ class _VerifyApiKeyCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Veri
     VERIFY_API_KEY_CODE_EXPIRED: _VerifyApiKeyCode.ValueType  # 5
     """The key's time is over."""
     VERIFY_API_KEY_CODE_OWNER_INACTIVE: _VerifyApiKeyCode.ValueType  # 6
-    """The owner of the key is deactivated or deleted."""
+    """The owner of the key is deactivated or deleted or no longer a member, or its project or organization is deleted."""
     VERIFY_API_KEY_CODE_INSUFFICIENT_SCOPE: _VerifyApiKeyCode.ValueType  # 7
-    """The key lacks a required scope."""
+    """The key lacks a required scope, or its owner no longer holds it."""
     VERIFY_API_KEY_CODE_MODEL_NOT_ALLOWED: _VerifyApiKeyCode.ValueType  # 8
     """The key may not be used with the model."""
+    VERIFY_API_KEY_CODE_ADDRESS_NOT_ALLOWED: _VerifyApiKeyCode.ValueType  # 9
+    """The key may not be used from the address, or no address was given. Tried before the scopes."""
 
 class VerifyApiKeyCode(_VerifyApiKeyCode, metaclass=_VerifyApiKeyCodeEnumTypeWrapper):
-    """The decision about a presented secret. The first that applies is returned."""
+    """The decision about a presented secret. The first that applies is returned, in the order VerifyApiKey names."""
 
 VERIFY_API_KEY_CODE_UNSPECIFIED: VerifyApiKeyCode.ValueType  # 0
 """Not said; never returned."""
@@ -161,11 +194,13 @@ VERIFY_API_KEY_CODE_DISABLED: VerifyApiKeyCode.ValueType  # 4
 VERIFY_API_KEY_CODE_EXPIRED: VerifyApiKeyCode.ValueType  # 5
 """The key's time is over."""
 VERIFY_API_KEY_CODE_OWNER_INACTIVE: VerifyApiKeyCode.ValueType  # 6
-"""The owner of the key is deactivated or deleted."""
+"""The owner of the key is deactivated or deleted or no longer a member, or its project or organization is deleted."""
 VERIFY_API_KEY_CODE_INSUFFICIENT_SCOPE: VerifyApiKeyCode.ValueType  # 7
-"""The key lacks a required scope."""
+"""The key lacks a required scope, or its owner no longer holds it."""
 VERIFY_API_KEY_CODE_MODEL_NOT_ALLOWED: VerifyApiKeyCode.ValueType  # 8
 """The key may not be used with the model."""
+VERIFY_API_KEY_CODE_ADDRESS_NOT_ALLOWED: VerifyApiKeyCode.ValueType  # 9
+"""The key may not be used from the address, or no address was given. Tried before the scopes."""
 Global___VerifyApiKeyCode: _TypeAlias = VerifyApiKeyCode  # noqa: Y015
 
 @_typing.final
@@ -214,6 +249,11 @@ class ApiKey(_message.Message):
     LAST_USED_TIME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ALLOWED_ADDRESSES_FIELD_NUMBER: _builtins.int
+    ROTATED_FROM_API_KEY_ID_FIELD_NUMBER: _builtins.int
+    ROTATED_TO_API_KEY_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    IMPORTED_PREFIX_FIELD_NUMBER: _builtins.int
     api_key_id: _builtins.str
     """The id, a UUIDv7 in lower case. It is no secret."""
     organization_id: _builtins.str
@@ -236,6 +276,14 @@ class ApiKey(_message.Message):
     """The caller's own id for whoever uses the key; may be empty."""
     state: Global___ApiKeyState.ValueType
     """Whether the key works now, as far as the key itself says."""
+    rotated_from_api_key_id: _builtins.str
+    """The key this one was made from by rotation; empty when it was not."""
+    rotated_to_api_key_id: _builtins.str
+    """The key that was made from this one by rotation; empty while there is none."""
+    etag: _builtins.str
+    """Changes with every change of the key; give it to UpdateApiKey to refuse a lost update."""
+    imported_prefix: _builtins.str
+    """With what the secret begins, for a key that was imported from another system; empty for keys made here."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the key may do, sorted. A key without scopes passes only where no scope is required."""
@@ -276,6 +324,10 @@ class ApiKey(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When the key last changed; use does not count."""
 
+    @_builtins.property
+    def allowed_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The addresses the key may be used from, sorted: single IP addresses and CIDR ranges. Every address when empty."""
+
     def __init__(
         self,
         *,
@@ -299,10 +351,15 @@ class ApiKey(_message.Message):
         last_used_time: _timestamp_pb2.Timestamp | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        allowed_addresses: _abc.Iterable[_builtins.str] | None = ...,
+        rotated_from_api_key_id: _builtins.str = ...,
+        rotated_to_api_key_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        imported_prefix: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "disable_time", b"disable_time", "expire_time", b"expire_time", "last_used_time", b"last_used_time", "owner", b"owner", "revoke_time", b"revoke_time", "service_account_id", b"service_account_id", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_models", b"allowed_models", "api_key_id", b"api_key_id", "create_time", b"create_time", "disable_time", b"disable_time", "environment", b"environment", "expire_time", b"expire_time", "external_id", b"external_id", "last_used_time", b"last_used_time", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "owner", b"owner", "project_id", b"project_id", "revoke_time", b"revoke_time", "scopes", b"scopes", "secret_prefix", b"secret_prefix", "secret_suffix", b"secret_suffix", "service_account_id", b"service_account_id", "state", b"state", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_addresses", b"allowed_addresses", "allowed_models", b"allowed_models", "api_key_id", b"api_key_id", "create_time", b"create_time", "disable_time", b"disable_time", "environment", b"environment", "etag", b"etag", "expire_time", b"expire_time", "external_id", b"external_id", "imported_prefix", b"imported_prefix", "last_used_time", b"last_used_time", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "owner", b"owner", "project_id", b"project_id", "revoke_time", b"revoke_time", "rotated_from_api_key_id", b"rotated_from_api_key_id", "rotated_to_api_key_id", b"rotated_to_api_key_id", "scopes", b"scopes", "secret_prefix", b"secret_prefix", "secret_suffix", b"secret_suffix", "service_account_id", b"service_account_id", "state", b"state", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_owner: _TypeAlias = _typing.Literal["user_id", "service_account_id"]  # noqa: Y015
     _WhichOneofArgType_owner: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
@@ -334,7 +391,9 @@ class Principal(_message.Message):
     """The key."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the key may do, sorted."""
+        """What the key may do, sorted: of its scopes those that its owner still holds by their roles in the organization and
+        in its project, or in any project when the key is bound to none.
+        """
 
     def __init__(
         self,
@@ -359,7 +418,8 @@ Global___Principal: _TypeAlias = Principal  # noqa: Y015
 @_typing.final
 class ApiKeyChange(_message.Message):
     """A change that can alter answers of VerifyApiKey. It names what changed by exactly one of its ids, beside the
-    organization where the change stays within one; an answer that carries the named id is out of date.
+    organization where the change stays within one; an answer that carries the named id is out of date. A change of a
+    project concerns every key of its organization, because people hold scopes by the projects they work in.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -386,7 +446,7 @@ class ApiKeyChange(_message.Message):
     service_account_id: _builtins.str
     """A service account changed, and with it every key it owns."""
     project_id: _builtins.str
-    """A project changed, and with it every key bound to it."""
+    """A project changed, and with it every key bound to it or held by somebody who worked in it."""
     changed_organization_id: _builtins.str
     """The organization itself changed, and with it every key in it."""
     @_builtins.property
@@ -446,6 +506,7 @@ class CreateApiKeyRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
@@ -453,6 +514,7 @@ class CreateApiKeyRequest(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    ALLOWED_ADDRESSES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat: the same id with the same body returns the key made by the first call, without its
     secret. The same id with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
@@ -462,7 +524,11 @@ class CreateApiKeyRequest(_message.Message):
     project_id: _builtins.str
     """The only project the key may act in. Optional."""
     user_id: _builtins.str
-    """The member of the organization who owns the key."""
+    """The member of the organization who owns the key. To name another than oneself takes the right to the keys of the
+    whole organization or of the project.
+    """
+    service_account_id: _builtins.str
+    """The service account that owns the key, which outlives people. Takes the same right."""
     name: _builtins.str
     """The name, at most 200 characters without control characters. Optional."""
     environment: Global___ApiKeyEnvironment.ValueType
@@ -471,7 +537,9 @@ class CreateApiKeyRequest(_message.Message):
     """The caller's own id for whoever uses the key, at most 200 characters without control characters. Optional."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the key may do: at most 64 different names such as `usage:write`. None when empty."""
+        """What the key may do: at most 64 different names such as `usage:write`. None when empty. Names that begin with
+        `tollhouse:` mean something to Tollhouse itself and must be among those it knows; all others are the platform's.
+        """
 
     @_builtins.property
     def allowed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -481,11 +549,20 @@ class CreateApiKeyRequest(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the key stops working by itself; must lie ahead. Never when absent."""
+        """When the key stops working by itself; must lie ahead, and within the longest life the organization allows its keys.
+        When absent, that longest life, or never where the organization sets none; never later than the key the caller came
+        with.
+        """
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What to return with each verification: at most 50 pairs, keys of 1 to 64 and values of at most 500 characters."""
+
+    @_builtins.property
+    def allowed_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The addresses the key may be used from: at most 50 IP addresses and CIDR ranges such as `192.0.2.0/24`, whose bits
+        behind the prefix are zero. Every address when empty.
+        """
 
     def __init__(
         self,
@@ -494,6 +571,7 @@ class CreateApiKeyRequest(_message.Message):
         organization_id: _builtins.str = ...,
         project_id: _builtins.str = ...,
         user_id: _builtins.str = ...,
+        service_account_id: _builtins.str = ...,
         name: _builtins.str = ...,
         environment: Global___ApiKeyEnvironment.ValueType = ...,
         scopes: _abc.Iterable[_builtins.str] | None = ...,
@@ -501,12 +579,13 @@ class CreateApiKeyRequest(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         external_id: _builtins.str = ...,
+        allowed_addresses: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "owner", b"owner", "user_id", b"user_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "owner", b"owner", "service_account_id", b"service_account_id", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_models", b"allowed_models", "environment", b"environment", "expire_time", b"expire_time", "external_id", b"external_id", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "owner", b"owner", "project_id", b"project_id", "request_id", b"request_id", "scopes", b"scopes", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_addresses", b"allowed_addresses", "allowed_models", b"allowed_models", "environment", b"environment", "expire_time", b"expire_time", "external_id", b"external_id", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "owner", b"owner", "project_id", b"project_id", "request_id", b"request_id", "scopes", b"scopes", "service_account_id", b"service_account_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_owner: _TypeAlias = _typing.Literal["user_id"]  # noqa: Y015
+    _WhichOneofReturnType_owner: _TypeAlias = _typing.Literal["user_id", "service_account_id"]  # noqa: Y015
     _WhichOneofArgType_owner: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_owner) -> _WhichOneofReturnType_owner | None: ...
 
@@ -609,6 +688,9 @@ class ListApiKeysRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization."""
     page_size: _builtins.int
@@ -619,6 +701,12 @@ class ListApiKeysRequest(_message.Message):
     """Keeps only keys bound to this project. Optional."""
     user_id: _builtins.str
     """Keeps only keys this user owns. Optional."""
+    service_account_id: _builtins.str
+    """Keeps only keys this service account owns. Optional."""
+    environment: Global___ApiKeyEnvironment.ValueType
+    """Keeps only keys of this environment; all when unspecified."""
+    external_id: _builtins.str
+    """Keeps only keys with this external id, at most 200 characters. Optional."""
     def __init__(
         self,
         *,
@@ -627,10 +715,13 @@ class ListApiKeysRequest(_message.Message):
         page_token: _builtins.str = ...,
         project_id: _builtins.str = ...,
         user_id: _builtins.str = ...,
+        service_account_id: _builtins.str = ...,
+        environment: Global___ApiKeyEnvironment.ValueType = ...,
+        external_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "external_id", b"external_id", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "service_account_id", b"service_account_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -663,6 +754,504 @@ class ListApiKeysResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListApiKeysResponse: _TypeAlias = ListApiKeysResponse  # noqa: Y015
+
+@_typing.final
+class UpdateApiKeyRequest(_message.Message):
+    """Changes an API key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    ALLOWED_MODELS_FIELD_NUMBER: _builtins.int
+    ALLOWED_ADDRESSES_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization."""
+    api_key_id: _builtins.str
+    """The id of the key."""
+    etag: _builtins.str
+    """The key's etag as last read; empty to change it whatever it is now."""
+    name: _builtins.str
+    """The name, at most 200 characters without control characters."""
+    external_id: _builtins.str
+    """The caller's own id for whoever uses the key, at most 200 characters without control characters."""
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """The fields to change, out of name, metadata, external_id, scopes, allowed_models, allowed_addresses and expire_time.
+        Required.
+        """
+
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the key may do from now on, as in CreateApiKey."""
+
+    @_builtins.property
+    def allowed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The models the key may use from now on, as in CreateApiKey."""
+
+    @_builtins.property
+    def allowed_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The addresses the key may be used from: at most 50 IP addresses and CIDR ranges such as `192.0.2.0/24`, whose bits
+        behind the prefix are zero. Every address when empty.
+        """
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the key stops working by itself: ahead, and within the longest life the organization allows its keys, counted
+        from the key's creation. When absent, that longest life, or never where the organization sets none.
+        """
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What to return with each verification from now on, as in CreateApiKey."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        etag: _builtins.str = ...,
+        name: _builtins.str = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        allowed_models: _abc.Iterable[_builtins.str] | None = ...,
+        allowed_addresses: _abc.Iterable[_builtins.str] | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        external_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_addresses", b"allowed_addresses", "allowed_models", b"allowed_models", "api_key_id", b"api_key_id", "etag", b"etag", "expire_time", b"expire_time", "external_id", b"external_id", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "scopes", b"scopes", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateApiKeyRequest: _TypeAlias = UpdateApiKeyRequest  # noqa: Y015
+
+@_typing.final
+class UpdateApiKeyResponse(_message.Message):
+    """The changed API key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_KEY_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """A revision that holds the change; as `min_revision` it makes VerifyApiKey see it at once."""
+    @_builtins.property
+    def api_key(self) -> Global___ApiKey:
+        """The key as it is now."""
+
+    def __init__(
+        self,
+        *,
+        api_key: Global___ApiKey | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateApiKeyResponse: _TypeAlias = UpdateApiKeyResponse  # noqa: Y015
+
+@_typing.final
+class RotateApiKeyRequest(_message.Message):
+    """Asks for a new secret."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat: the same id with the same body returns the key made by the first call, without its
+    secret. The same id with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
+    """
+    organization_id: _builtins.str
+    """The organization."""
+    api_key_id: _builtins.str
+    """The id of the key to replace."""
+    @_builtins.property
+    def overlap(self) -> _duration_pb2.Duration:
+        """How long the old secret keeps working, at most 30 days, and never beyond the old key's own end. It stops at once
+        when absent or zero.
+        """
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the new key stops working by itself, as in CreateApiKey. When absent, when the old one would have."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
+        overlap: _duration_pb2.Duration | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "overlap", b"overlap"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "expire_time", b"expire_time", "organization_id", b"organization_id", "overlap", b"overlap", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateApiKeyRequest: _TypeAlias = RotateApiKeyRequest  # noqa: Y015
+
+@_typing.final
+class RotateApiKeyResponse(_message.Message):
+    """The new API key, and what became of the old one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_KEY_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    ROTATED_API_KEY_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    secret: _builtins.str
+    """What the owner presents from now on. Shown this once; empty when `replayed`."""
+    replayed: _builtins.bool
+    """Whether an earlier call with the same `request_id` made the key."""
+    revision: _builtins.int
+    """A revision that holds both changes; as `min_revision` it makes VerifyApiKey see them at once."""
+    @_builtins.property
+    def api_key(self) -> Global___ApiKey:
+        """The new key."""
+
+    @_builtins.property
+    def rotated_api_key(self) -> Global___ApiKey:
+        """The old key, whose expire_time is the end of the overlap."""
+
+    def __init__(
+        self,
+        *,
+        api_key: Global___ApiKey | None = ...,
+        secret: _builtins.str = ...,
+        rotated_api_key: Global___ApiKey | None = ...,
+        replayed: _builtins.bool = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "rotated_api_key", b"rotated_api_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "replayed", b"replayed", "revision", b"revision", "rotated_api_key", b"rotated_api_key", "secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateApiKeyResponse: _TypeAlias = RotateApiKeyResponse  # noqa: Y015
+
+@_typing.final
+class ImportApiKeysRequest(_message.Message):
+    """Brings keys of another system along."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    SECRET_PREFIX_FIELD_NUMBER: _builtins.int
+    API_KEYS_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization the keys act in."""
+    secret_prefix: _builtins.str
+    """With what every one of the secrets begins, such as `sk-`: 2 to 32 letters, digits and `. _ -`. The beginning of our
+    own secrets, `th_`, is taken. An installation keeps at most 32 of them, so systems share theirs where they can.
+    """
+    @_builtins.property
+    def api_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImportedApiKey]:
+        """The keys, 1 to 500, each digest once."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        secret_prefix: _builtins.str = ...,
+        api_keys: _abc.Iterable[Global___ImportedApiKey] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_keys", b"api_keys", "organization_id", b"organization_id", "secret_prefix", b"secret_prefix"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportApiKeysRequest: _TypeAlias = ImportApiKeysRequest  # noqa: Y015
+
+@_typing.final
+class ImportedApiKey(_message.Message):
+    """A key as another system knew it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SECRET_SUFFIX_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    ALLOWED_MODELS_FIELD_NUMBER: _builtins.int
+    ALLOWED_ADDRESSES_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """The SHA-256 digest of the secret's bytes as they are presented, as 64 hexadecimal digits."""
+    secret_suffix: _builtins.str
+    """The last characters of the secret, to recognise it by: at most 4, and none where they are not known."""
+    user_id: _builtins.str
+    """The member of the organization who owns the key."""
+    service_account_id: _builtins.str
+    """The service account that owns the key."""
+    project_id: _builtins.str
+    """The only project the key may act in. Optional."""
+    name: _builtins.str
+    """The name, at most 200 characters without control characters. Optional."""
+    environment: Global___ApiKeyEnvironment.ValueType
+    """Whether the key is for real work; live when unspecified."""
+    external_id: _builtins.str
+    """The caller's own id for whoever uses the key, at most 200 characters without control characters. Optional."""
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the key may do, as in CreateApiKey."""
+
+    @_builtins.property
+    def allowed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The models the key may use, as in CreateApiKey."""
+
+    @_builtins.property
+    def allowed_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The addresses the key may be used from: at most 50 IP addresses and CIDR ranges such as `192.0.2.0/24`, whose bits
+        behind the prefix are zero. Every address when empty.
+        """
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the key stops working by itself, as in CreateApiKey."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What to return with each verification, as in CreateApiKey."""
+
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        secret_suffix: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        service_account_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        environment: Global___ApiKeyEnvironment.ValueType = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        allowed_models: _abc.Iterable[_builtins.str] | None = ...,
+        allowed_addresses: _abc.Iterable[_builtins.str] | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        external_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "owner", b"owner", "service_account_id", b"service_account_id", "user_id", b"user_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_addresses", b"allowed_addresses", "allowed_models", b"allowed_models", "digest", b"digest", "environment", b"environment", "expire_time", b"expire_time", "external_id", b"external_id", "metadata", b"metadata", "name", b"name", "owner", b"owner", "project_id", b"project_id", "scopes", b"scopes", "secret_suffix", b"secret_suffix", "service_account_id", b"service_account_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_owner: _TypeAlias = _typing.Literal["user_id", "service_account_id"]  # noqa: Y015
+    _WhichOneofArgType_owner: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_owner) -> _WhichOneofReturnType_owner | None: ...
+
+Global___ImportedApiKey: _TypeAlias = ImportedApiKey  # noqa: Y015
+
+@_typing.final
+class ImportApiKeysResponse(_message.Message):
+    """What became of the keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    IMPORTED_COUNT_FIELD_NUMBER: _builtins.int
+    REPLAYED_COUNT_FIELD_NUMBER: _builtins.int
+    REFUSED_COUNT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    imported_count: _builtins.int
+    """How many keys this call made."""
+    replayed_count: _builtins.int
+    """How many keys were there already with the same terms."""
+    refused_count: _builtins.int
+    """How many keys were refused."""
+    revision: _builtins.int
+    """A revision that holds the keys; as `min_revision` it makes VerifyApiKey see them at once."""
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImportApiKeyOutcome]:
+        """One outcome for each key, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        outcomes: _abc.Iterable[Global___ImportApiKeyOutcome] | None = ...,
+        imported_count: _builtins.int = ...,
+        replayed_count: _builtins.int = ...,
+        refused_count: _builtins.int = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["imported_count", b"imported_count", "outcomes", b"outcomes", "refused_count", b"refused_count", "replayed_count", b"replayed_count", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportApiKeysResponse: _TypeAlias = ImportApiKeysResponse  # noqa: Y015
+
+@_typing.final
+class ImportApiKeyOutcome(_message.Message):
+    """What became of one key of an import."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_KEY_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
+    """Whether the key had been there already."""
+    @_builtins.property
+    def api_key(self) -> Global___ApiKey:
+        """The key as it is now."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """The refusal, with the details CreateApiKey would give. ALREADY_EXISTS with reason `API_KEY_ALREADY_EXISTS` when
+        the digest is known with other terms; its fact `field` names the first that differs.
+        """
+
+    def __init__(
+        self,
+        *,
+        api_key: Global___ApiKey | None = ...,
+        error: _status_pb2.Status | None = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "error", b"error", "outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "error", b"error", "outcome", b"outcome", "replayed", b"replayed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["api_key", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___ImportApiKeyOutcome: _TypeAlias = ImportApiKeyOutcome  # noqa: Y015
+
+@_typing.final
+class ReportLeakedApiKeyRequest(_message.Message):
+    """Reports a leaked secret."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The secret as it was found, 1 to 256 characters."""
+    digest: _builtins.str
+    """The SHA-256 digest of the secret, as 64 hexadecimal digits. It finds imported keys alone: of the secrets made here
+    no plain digest is kept.
+    """
+    source: _builtins.str
+    """Who or what found it, such as the name of a scanner; at most 100 characters without control characters. Optional."""
+    url: _builtins.str
+    """Where it was found, at most 2,000 characters without spaces and control characters. It is kept in the audit trail up
+    to its query. Optional.
+    """
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        source: _builtins.str = ...,
+        url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "key", b"key", "leaked", b"leaked"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "key", b"key", "leaked", b"leaked", "source", b"source", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_leaked: _TypeAlias = _typing.Literal["key", "digest"]  # noqa: Y015
+    _WhichOneofArgType_leaked: _TypeAlias = _typing.Literal["leaked", b"leaked"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_leaked) -> _WhichOneofReturnType_leaked | None: ...
+
+Global___ReportLeakedApiKeyRequest: _TypeAlias = ReportLeakedApiKeyRequest  # noqa: Y015
+
+@_typing.final
+class ReportLeakedApiKeyResponse(_message.Message):
+    """Whether the report was about a key of ours."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOUND_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    found: _builtins.bool
+    """Whether there is such a key; it is revoked now."""
+    revision: _builtins.int
+    """A revision that holds the revocation; as `min_revision` it makes VerifyApiKey see it at once. Zero when not found."""
+    def __init__(
+        self,
+        *,
+        found: _builtins.bool = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportLeakedApiKeyResponse: _TypeAlias = ReportLeakedApiKeyResponse  # noqa: Y015
 
 @_typing.final
 class DisableApiKeyRequest(_message.Message):
@@ -836,6 +1425,7 @@ class VerifyApiKeyRequest(_message.Message):
     REQUIRED_SCOPES_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
+    CLIENT_ADDRESS_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """The secret as it was presented, 1 to 256 characters."""
     model: _builtins.str
@@ -843,6 +1433,10 @@ class VerifyApiKeyRequest(_message.Message):
     min_revision: _builtins.int
     """The answer reflects every change up to this revision, at the price of a read where the cache is older. Zero takes
     the cache as it is.
+    """
+    client_address: _builtins.str
+    """The IP address the secret came from, as the caller believes it; empty when it is not known. A key with
+    allowed_addresses is refused where it is empty.
     """
     @_builtins.property
     def required_scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -855,10 +1449,11 @@ class VerifyApiKeyRequest(_message.Message):
         required_scopes: _abc.Iterable[_builtins.str] | None = ...,
         model: _builtins.str = ...,
         min_revision: _builtins.int = ...,
+        client_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "min_revision", b"min_revision", "model", b"model", "required_scopes", b"required_scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_address", b"client_address", "key", b"key", "min_revision", b"min_revision", "model", b"model", "required_scopes", b"required_scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -899,6 +1494,8 @@ class VerifyApiKeyResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     ALLOWED_MODELS_FIELD_NUMBER: _builtins.int
+    ALLOWED_ADDRESSES_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
     code: Global___VerifyApiKeyCode.ValueType
     """The decision."""
     external_id: _builtins.str
@@ -910,6 +1507,10 @@ class VerifyApiKeyResponse(_message.Message):
     revision: _builtins.int
     """The answer reflects every change up to this revision, and maybe later ones. Zero when the secret was malformed and no
     state was looked at.
+    """
+    stale: _builtins.bool
+    """Whether the answer is older than promised, because the state cannot be read and the installation goes on with what is
+    remembered. Whoever caches answers does not keep it.
     """
     @_builtins.property
     def principal(self) -> Global___Principal:
@@ -931,6 +1532,12 @@ class VerifyApiKeyResponse(_message.Message):
         another model with it.
         """
 
+    @_builtins.property
+    def allowed_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The addresses the key may be used from, as in ApiKey; only when the code is VALID. Whoever caches the answer decides
+        with it about the next address.
+        """
+
     def __init__(
         self,
         *,
@@ -943,10 +1550,12 @@ class VerifyApiKeyResponse(_message.Message):
         revision: _builtins.int = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         allowed_models: _abc.Iterable[_builtins.str] | None = ...,
+        allowed_addresses: _abc.Iterable[_builtins.str] | None = ...,
+        stale: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_models", b"allowed_models", "api_key_id", b"api_key_id", "code", b"code", "environment", b"environment", "expire_time", b"expire_time", "external_id", b"external_id", "metadata", b"metadata", "principal", b"principal", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_addresses", b"allowed_addresses", "allowed_models", b"allowed_models", "api_key_id", b"api_key_id", "code", b"code", "environment", b"environment", "expire_time", b"expire_time", "external_id", b"external_id", "metadata", b"metadata", "principal", b"principal", "revision", b"revision", "stale", b"stale"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

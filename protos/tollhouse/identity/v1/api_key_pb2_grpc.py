@@ -30,7 +30,13 @@ class ApiKeyServiceStub:
 
     A secret looks like `th_live_` or `th_test_`, then 43 base62 characters that hold 256 random bits, then 6 base62
     characters of a CRC-32 over everything before them. The expression `th_(live|test)_[0-9A-Za-z]{49}` finds leaked
-    secrets. Only a keyed digest of a secret is stored.
+    secrets. Only a keyed digest of a secret is stored. Secrets of other systems can be brought along with ImportApiKeys.
+
+    A key never goes beyond its creator or its owner. Whoever creates a key, gives it scopes, or has it rotated must hold
+    those scopes, and so must the owner: PERMISSION_DENIED, reason `SCOPE_NOT_HELD`, names the scope that is not held.
+    Who comes with a key can make no key that reaches further than that one in its project, models, addresses, environment
+    or time: PERMISSION_DENIED, reason `KEY_LIMIT_EXCEEDED`, names the field. When the owner loses a role later,
+    VerifyApiKey takes the scopes the owner no longer holds out of its answers.
 
     Every change that can alter an answer of VerifyApiKey takes the next revision. Revisions are numbered in the order in
     which changes become visible: whoever has read at revision R has seen every change up to R.
@@ -58,6 +64,26 @@ class ApiKeyServiceStub:
                 '/tollhouse.identity.v1.ApiKeyService/ListApiKeys',
                 request_serializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.ListApiKeysRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.ListApiKeysResponse.FromString,
+                _registered_method=True)
+        self.UpdateApiKey = channel.unary_unary(
+                '/tollhouse.identity.v1.ApiKeyService/UpdateApiKey',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.UpdateApiKeyRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.UpdateApiKeyResponse.FromString,
+                _registered_method=True)
+        self.RotateApiKey = channel.unary_unary(
+                '/tollhouse.identity.v1.ApiKeyService/RotateApiKey',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.RotateApiKeyRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.RotateApiKeyResponse.FromString,
+                _registered_method=True)
+        self.ImportApiKeys = channel.unary_unary(
+                '/tollhouse.identity.v1.ApiKeyService/ImportApiKeys',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.ImportApiKeysRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.ImportApiKeysResponse.FromString,
+                _registered_method=True)
+        self.ReportLeakedApiKey = channel.unary_unary(
+                '/tollhouse.identity.v1.ApiKeyService/ReportLeakedApiKey',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.ReportLeakedApiKeyRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.ReportLeakedApiKeyResponse.FromString,
                 _registered_method=True)
         self.DisableApiKey = channel.unary_unary(
                 '/tollhouse.identity.v1.ApiKeyService/DisableApiKey',
@@ -91,7 +117,13 @@ class ApiKeyServiceServicer:
 
     A secret looks like `th_live_` or `th_test_`, then 43 base62 characters that hold 256 random bits, then 6 base62
     characters of a CRC-32 over everything before them. The expression `th_(live|test)_[0-9A-Za-z]{49}` finds leaked
-    secrets. Only a keyed digest of a secret is stored.
+    secrets. Only a keyed digest of a secret is stored. Secrets of other systems can be brought along with ImportApiKeys.
+
+    A key never goes beyond its creator or its owner. Whoever creates a key, gives it scopes, or has it rotated must hold
+    those scopes, and so must the owner: PERMISSION_DENIED, reason `SCOPE_NOT_HELD`, names the scope that is not held.
+    Who comes with a key can make no key that reaches further than that one in its project, models, addresses, environment
+    or time: PERMISSION_DENIED, reason `KEY_LIMIT_EXCEEDED`, names the field. When the owner loses a role later,
+    VerifyApiKey takes the scopes the owner no longer holds out of its answers.
 
     Every change that can alter an answer of VerifyApiKey takes the next revision. Revisions are numbered in the order in
     which changes become visible: whoever has read at revision R has seen every change up to R.
@@ -102,7 +134,8 @@ class ApiKeyServiceServicer:
     def CreateApiKey(self, request, context):
         """Creates an API key and shows its secret, this once.
 
-        Fails with NOT_FOUND when there is no such organization, project or member. With a `request_id` the call is safe to
+        Fails with NOT_FOUND when there is no such organization, project, member or service account, and with
+        PERMISSION_DENIED when the key would reach further than its creator or owner. With a `request_id` the call is safe to
         repeat, but a repeat returns the key without its secret, which nobody can show again: who lost the first answer
         revokes the key and makes another.
         """
@@ -120,7 +153,61 @@ class ApiKeyServiceServicer:
     def ListApiKeys(self, request, context):
         """Lists the API keys of an organization, newest first, revoked and expired ones included.
 
-        Fails with NOT_FOUND when there is no such organization.
+        Whoever may not see all keys of the organization asks for their own with `user_id`, or for those of a project they
+        may see with `project_id`; anything else is PERMISSION_DENIED. Fails with NOT_FOUND when there is no such
+        organization.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateApiKey(self, request, context):
+        """Changes the fields of an API key that the mask names. The secret stays the same.
+
+        What is given is checked as CreateApiKey checks it; of the scopes, those that are new to the key. Fails with
+        FAILED_PRECONDITION and reason `API_KEY_REVOKED` when the key is revoked, or `API_KEY_ROTATED` when the end of a
+        rotated key is to be moved; with ABORTED and reason `STALE_ETAG` when an etag is given and the key has changed since.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateApiKey(self, request, context):
+        """Replaces the secret: makes a new key with the same terms, and lets the old one work for an overlap.
+
+        Each key can be rotated once; its successor can be rotated in turn. Fails with FAILED_PRECONDITION and reason
+        `API_KEY_REVOKED`, `API_KEY_ROTATED`, `API_KEY_EXPIRED` or `API_KEY_DISABLED` when the key is revoked, rotated
+        already, over or disabled, and with PERMISSION_DENIED when the caller does not hold what the key may do, because they
+        would hold its secret. With a `request_id` the call is safe to repeat; a repeat returns the new key without its
+        secret, which nobody can show again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportApiKeys(self, request, context):
+        """Brings keys of another system along: their users go on with the secrets they have.
+
+        Whatever is known of a secret is its SHA-256 digest, as many systems store it; what is kept here is a keyed digest of
+        that. Each key has its own outcome, and one that is refused keeps none of the others away. A digest that is there
+        already with the same terms is `replayed`, so an import that was cut off is simply sent again. Fails as a whole with
+        NOT_FOUND when there is no such organization, and with RESOURCE_EXHAUSTED and reason `TOO_MANY_IMPORTED_PREFIXES`
+        when the prefix would be the 33rd in the installation.
+
+        Presented secrets that are not of our own form are looked up only when they begin with an imported prefix. Every
+        process knows a new prefix within five seconds; VerifyApiKey with the returned revision as `min_revision` waits
+        for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportLeakedApiKey(self, request, context):
+        """Takes the report of a secret that was found where it does not belong, and revokes its key at once.
+
+        The answer says whether the secret was one of ours, and nothing of whose; a key that was revoked already is found and
+        stays as it is. A scanner can report whatever matches the expression above: what is malformed is not found, at no
+        cost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,10 +244,18 @@ class ApiKeyServiceServicer:
     def VerifyApiKey(self, request, context):
         """Says whose secret was presented and whether it may be used now.
 
-        A refusal is an answer, not an error: it arrives in `code`. The codes are tried in the order in which the enum lists
-        them and the first that applies is returned. A malformed secret is NOT_FOUND, like one that was never issued.
+        A refusal is an answer, not an error: it arrives in `code`. The first code that applies is returned, tried in this
+        order: NOT_FOUND, REVOKED, DISABLED, EXPIRED, OWNER_INACTIVE, ADDRESS_NOT_ALLOWED, INSUFFICIENT_SCOPE,
+        MODEL_NOT_ALLOWED. A malformed secret is NOT_FOUND, like one that was never issued.
+
         Fails with FAILED_PRECONDITION and reason `REVISION_NOT_REACHED` when `min_revision` lies ahead of every change, and
-        with UNAVAILABLE when the state cannot be read: callers then refuse their own callers.
+        with UNAVAILABLE when the state cannot be read: callers then refuse their own callers. An installation can choose to
+        go on for up to 30 seconds with what is remembered; such answers are marked `stale`.
+
+        Guesses cost a read each, so a process looks up no more than 20 unknown secrets a minute for one `client_address`;
+        beyond that whatever that address presents and this process does not remember fails with RESOURCE_EXHAUSTED and
+        reason `TOO_MANY_UNKNOWN_KEYS`, with the time after which to try again. It is never answered with NOT_FOUND,
+        because the key may be a good one. Without a `client_address` nothing is counted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -197,6 +292,26 @@ def add_ApiKeyServiceServicer_to_server(servicer, server):
                     servicer.ListApiKeys,
                     request_deserializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.ListApiKeysRequest.FromString,
                     response_serializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.ListApiKeysResponse.SerializeToString,
+            ),
+            'UpdateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateApiKey,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.UpdateApiKeyRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.UpdateApiKeyResponse.SerializeToString,
+            ),
+            'RotateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateApiKey,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.RotateApiKeyRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.RotateApiKeyResponse.SerializeToString,
+            ),
+            'ImportApiKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportApiKeys,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.ImportApiKeysRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.ImportApiKeysResponse.SerializeToString,
+            ),
+            'ReportLeakedApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportLeakedApiKey,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.ReportLeakedApiKeyRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_api__key__pb2.ReportLeakedApiKeyResponse.SerializeToString,
             ),
             'DisableApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.DisableApiKey,
@@ -236,7 +351,13 @@ class ApiKeyService:
 
     A secret looks like `th_live_` or `th_test_`, then 43 base62 characters that hold 256 random bits, then 6 base62
     characters of a CRC-32 over everything before them. The expression `th_(live|test)_[0-9A-Za-z]{49}` finds leaked
-    secrets. Only a keyed digest of a secret is stored.
+    secrets. Only a keyed digest of a secret is stored. Secrets of other systems can be brought along with ImportApiKeys.
+
+    A key never goes beyond its creator or its owner. Whoever creates a key, gives it scopes, or has it rotated must hold
+    those scopes, and so must the owner: PERMISSION_DENIED, reason `SCOPE_NOT_HELD`, names the scope that is not held.
+    Who comes with a key can make no key that reaches further than that one in its project, models, addresses, environment
+    or time: PERMISSION_DENIED, reason `KEY_LIMIT_EXCEEDED`, names the field. When the owner loses a role later,
+    VerifyApiKey takes the scopes the owner no longer holds out of its answers.
 
     Every change that can alter an answer of VerifyApiKey takes the next revision. Revisions are numbered in the order in
     which changes become visible: whoever has read at revision R has seen every change up to R.
@@ -315,6 +436,114 @@ class ApiKeyService:
             '/tollhouse.identity.v1.ApiKeyService/ListApiKeys',
             tollhouse_dot_identity_dot_v1_dot_api__key__pb2.ListApiKeysRequest.SerializeToString,
             tollhouse_dot_identity_dot_v1_dot_api__key__pb2.ListApiKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.ApiKeyService/UpdateApiKey',
+            tollhouse_dot_identity_dot_v1_dot_api__key__pb2.UpdateApiKeyRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_api__key__pb2.UpdateApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.ApiKeyService/RotateApiKey',
+            tollhouse_dot_identity_dot_v1_dot_api__key__pb2.RotateApiKeyRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_api__key__pb2.RotateApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportApiKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.ApiKeyService/ImportApiKeys',
+            tollhouse_dot_identity_dot_v1_dot_api__key__pb2.ImportApiKeysRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_api__key__pb2.ImportApiKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportLeakedApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.ApiKeyService/ReportLeakedApiKey',
+            tollhouse_dot_identity_dot_v1_dot_api__key__pb2.ReportLeakedApiKeyRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_api__key__pb2.ReportLeakedApiKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -86,6 +86,8 @@ class _DenialReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DenialRe
     """The operation was authorized before, and that authorization has been settled, cancelled or has expired. A call that
     is to begin takes an operation_id of its own.
     """
+    DENIAL_REASON_KEY_ADDRESS_NOT_ALLOWED: _DenialReason.ValueType  # 15
+    """The key may not be used from the client's address, or none was given."""
 
 class DenialReason(_DenialReason, metaclass=_DenialReasonEnumTypeWrapper):
     """Why a call may not begin."""
@@ -122,6 +124,8 @@ DENIAL_REASON_AUTHORIZATION_ENDED: DenialReason.ValueType  # 14
 """The operation was authorized before, and that authorization has been settled, cancelled or has expired. A call that
 is to begin takes an operation_id of its own.
 """
+DENIAL_REASON_KEY_ADDRESS_NOT_ALLOWED: DenialReason.ValueType  # 15
+"""The key may not be used from the client's address, or none was given."""
 Global___DenialReason: _TypeAlias = DenialReason  # noqa: Y015
 
 @_typing.final
@@ -278,6 +282,7 @@ class AuthorizeRequest(_message.Message):
     REQUIRED_SCOPES_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
     HOLD_TTL_FIELD_NUMBER: _builtins.int
+    CLIENT_ADDRESS_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """The caller's name for the work, unique within the organization for ever: 1 to 128 letters, digits and `. _ : / -`."""
     api_key: _builtins.str
@@ -294,6 +299,10 @@ class AuthorizeRequest(_message.Message):
     """The endpoint of the platform that was called, up to 256 characters."""
     min_revision: _builtins.int
     """The least revision of identity's data the key must be verified with; zero when up to 5 seconds' delay is fine."""
+    client_address: _builtins.str
+    """The IP address the end user calls from; empty when it is not known. A key that may be used from some addresses only
+    is denied where it is empty.
+    """
     @_builtins.property
     def principal(self) -> Global___Principal:
         """A principal the caller has verified by itself."""
@@ -319,10 +328,11 @@ class AuthorizeRequest(_message.Message):
         required_scopes: _abc.Iterable[_builtins.str] | None = ...,
         min_revision: _builtins.int = ...,
         hold_ttl: _duration_pb2.Duration | None = ...,
+        client_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "api_key", b"api_key", "caller", b"caller", "hold_ttl", b"hold_ttl", "max_output_tokens", b"max_output_tokens", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "api_key", b"api_key", "caller", b"caller", "endpoint", b"endpoint", "hold_ttl", b"hold_ttl", "input_tokens", b"input_tokens", "max_output_tokens", b"max_output_tokens", "min_revision", b"min_revision", "model", b"model", "operation_id", b"operation_id", "principal", b"principal", "required_scopes", b"required_scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "api_key", b"api_key", "caller", b"caller", "client_address", b"client_address", "endpoint", b"endpoint", "hold_ttl", b"hold_ttl", "input_tokens", b"input_tokens", "max_output_tokens", b"max_output_tokens", "min_revision", b"min_revision", "model", b"model", "operation_id", b"operation_id", "principal", b"principal", "required_scopes", b"required_scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_output_tokens: _TypeAlias = _typing.Literal["max_output_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_output_tokens: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens"]  # noqa: Y015

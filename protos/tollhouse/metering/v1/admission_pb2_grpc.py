@@ -65,7 +65,9 @@ class AdmissionServiceServicer:
         cancelled or past its time, a repeat is denied with AUTHORIZATION_ENDED: nothing is held any more. Denials for the
         key, the model or the price are decided anew each time. Fails with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`,
         when the operation_id was authorized with other fields, and with UNAVAILABLE when identity or billing can not be
-        reached: nothing may begin.
+        reached: nothing may begin. An installation can choose to go on with what it remembers of keys for up to 30 seconds.
+        Fails with RESOURCE_EXHAUSTED, reason `TOO_MANY_UNKNOWN_KEYS`, when the client_address has presented more unknown
+        keys than identity looks up in a minute.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

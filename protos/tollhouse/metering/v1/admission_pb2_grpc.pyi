@@ -25,7 +25,9 @@ class AdmissionServiceStub:
     cancelled or past its time, a repeat is denied with AUTHORIZATION_ENDED: nothing is held any more. Denials for the
     key, the model or the price are decided anew each time. Fails with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`,
     when the operation_id was authorized with other fields, and with UNAVAILABLE when identity or billing can not be
-    reached: nothing may begin.
+    reached: nothing may begin. An installation can choose to go on with what it remembers of keys for up to 30 seconds.
+    Fails with RESOURCE_EXHAUSTED, reason `TOO_MANY_UNKNOWN_KEYS`, when the client_address has presented more unknown
+    keys than identity looks up in a minute.
     """
     Settle: _aio.UnaryUnaryMultiCallable[_admission_pb2.SettleRequest, _admission_pb2.SettleResponse]
     """Records the usage of an authorized call, captures its cost from the hold and releases the rest.
@@ -59,7 +61,9 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         cancelled or past its time, a repeat is denied with AUTHORIZATION_ENDED: nothing is held any more. Denials for the
         key, the model or the price are decided anew each time. Fails with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`,
         when the operation_id was authorized with other fields, and with UNAVAILABLE when identity or billing can not be
-        reached: nothing may begin.
+        reached: nothing may begin. An installation can choose to go on with what it remembers of keys for up to 30 seconds.
+        Fails with RESOURCE_EXHAUSTED, reason `TOO_MANY_UNKNOWN_KEYS`, when the client_address has presented more unknown
+        keys than identity looks up in a minute.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,142 @@
+"""Requests about keys as commands; what annotations cannot say is checked here, and every field at fault is named."""
+
+from collections.abc import Collection, Iterable
+from datetime import datetime
+from typing import Final, TypeAlias
+
+from libs.common.access import is_known_scope
+from libs.common.addresses import network_text, parse_network
+from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.timestamps import parse_time
+from services.identity.api_key.imports import Imported
+from services.identity.api_key.leaks import Leak
+from services.identity.api_key.model import UPDATABLE, Environment, KeyFilter, NewApiKey
+from services.identity.update_mask import mask_violations
+from tollhouse.identity.v1 import api_key_pb2 as pb
+
+ENVIRONMENTS: Final = {
+    pb.API_KEY_ENVIRONMENT_LIVE: Environment.LIVE,
+    pb.API_KEY_ENVIRONMENT_TEST: Environment.TEST,
+}
+_Dated: TypeAlias = pb.CreateApiKeyRequest | pb.UpdateApiKeyRequest | pb.RotateApiKeyRequest | pb.ImportedApiKey
+
+
+def read_new_api_key(request: pb.CreateApiKeyRequest) -> NewApiKey:
+    """Return the key a creation asks for.
+
+    Raises:
+        InvalidArgument: naming every field at fault.
+    """
+    violations: list[FieldViolation] = []
+    new = _new_api_key(request, request.organization_id.lower(), "", violations)
+    if violations:
+        raise InvalidArgument(violations)
+    return new
+
+
+def read_update(request: pb.UpdateApiKeyRequest) -> dict[str, object]:
+    """Return what an update gives the fields its mask names.
+
+    Raises:
+        InvalidArgument: naming every field at fault.
+    """
+    paths = list(request.update_mask.paths)
+    violations = mask_violations(paths, UPDATABLE)
+    values = {
+        "name": request.name,
+        "metadata": dict(request.metadata),
+        "external_id": request.external_id,
+        "scopes": _scopes(request.scopes, "", violations),
+        "allowed_models": tuple(sorted(request.allowed_models)),
+        "allowed_addresses": _addresses(request.allowed_addresses, "", violations),
+        "expire_time": read_expire_time(request, "", violations),
+    }
+    if violations:
+        raise InvalidArgument(violations)
+    return {path: values[path] for path in paths}
+
+
+def read_imports(request: pb.ImportApiKeysRequest) -> list[Imported]:
+    """Return the keys of an import; what is wrong with one of them is its own outcome.
+
+    Raises:
+        InvalidArgument: a digest comes more than once.
+    """
+    seen: set[str] = set()
+    repeated: list[FieldViolation] = []
+    keys: list[Imported] = []
+    for index, key in enumerate(request.api_keys):
+        place = f"api_keys[{index}]."
+        if key.digest.lower() in seen:
+            repeated.append(FieldViolation(f"{place}digest", "must not come twice"))
+        seen.add(key.digest.lower())
+        violations: list[FieldViolation] = []
+        new = _new_api_key(key, request.organization_id.lower(), place, violations)
+        wanted = InvalidArgument(violations) if violations else new
+        keys.append(Imported(bytes.fromhex(key.digest), key.secret_suffix, wanted))
+    if repeated:
+        raise InvalidArgument(repeated)
+    return keys
+
+
+def read_leak(request: pb.ReportLeakedApiKeyRequest) -> Leak:
+    return Leak(request.key, bytes.fromhex(request.digest), request.source, request.url)
+
+
+def read_filter(request: pb.ListApiKeysRequest) -> KeyFilter:
+    return KeyFilter(
+        project_id=request.project_id.lower(),
+        user_id=request.user_id.lower(),
+        service_account_id=request.service_account_id.lower(),
+        external_id=request.external_id,
+        environment=ENVIRONMENTS.get(request.environment),
+    )
+
+
+def read_expire_time(request: _Dated, place: str, violations: list[FieldViolation]) -> datetime | None:
+    if not request.HasField("expire_time"):
+        return None
+    return parse_time(f"{place}expire_time", request.expire_time, violations)
+
+
+def _new_api_key(
+    request: pb.CreateApiKeyRequest | pb.ImportedApiKey,
+    organization_id: str,
+    place: str,
+    violations: list[FieldViolation],
+) -> NewApiKey:
+    return NewApiKey(
+        organization_id=organization_id,
+        project_id=request.project_id.lower() or None,
+        user_id=request.user_id.lower() or None,
+        service_account_id=request.service_account_id.lower() or None,
+        name=request.name,
+        environment=ENVIRONMENTS.get(request.environment, Environment.LIVE),
+        scopes=_scopes(request.scopes, place, violations),
+        allowed_models=tuple(sorted(request.allowed_models)),
+        allowed_addresses=_addresses(request.allowed_addresses, place, violations),
+        metadata=dict(request.metadata),
+        external_id=request.external_id,
+        expire_time=read_expire_time(request, place, violations),
+    )
+
+
+def _scopes(scopes: Collection[str], place: str, violations: list[FieldViolation]) -> tuple[str, ...]:
+    violations += [
+        FieldViolation(f"{place}scopes[{index}]", "is none of Tollhouse's scopes")
+        for index, scope in enumerate(scopes)
+        if not is_known_scope(scope)
+    ]
+    return tuple(sorted(scopes))
+
+
+def _addresses(texts: Iterable[str], place: str, violations: list[FieldViolation]) -> tuple[str, ...]:
+    """Return the addresses and ranges in one form, each once, in the order of their texts."""
+    networks: set[str] = set()
+    for index, text in enumerate(texts):
+        try:
+            networks.add(network_text(parse_network(text)))
+        except ValueError:
+            message = "must be an IP address, or a CIDR range with no bits set behind its prefix"
+            violations.append(FieldViolation(f"{place}allowed_addresses[{index}]", message))
+    return tuple(sorted(networks))

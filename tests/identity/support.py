@@ -23,6 +23,7 @@ from tollhouse.identity.v1 import (
     project_pb2,
     project_pb2_grpc,
     service_account_pb2_grpc,
+    system_configuration_pb2_grpc,
     user_pb2,
     user_pb2_grpc,
 )
@@ -37,6 +38,7 @@ class Identity:
         self.service = service
         self.metadata = metadata
         self.users = user_pb2_grpc.UserServiceStub(channel)
+        self.system_configuration = system_configuration_pb2_grpc.SystemConfigurationServiceStub(channel)
         self.organizations = organization_pb2_grpc.OrganizationServiceStub(channel)
         self.projects = project_pb2_grpc.ProjectServiceStub(channel)
         self.service_accounts = service_account_pb2_grpc.ServiceAccountServiceStub(channel)

@@ -155,7 +155,7 @@ class SignInWithPasswordRequest(_message.Message):
     LOGIN_FIELD_NUMBER: _builtins.int
     PASSWORD_FIELD_NUMBER: _builtins.int
     login: _builtins.str
-    """The user's email or username, without regard to case, at most 254 characters."""
+    """The user's email or username, without regard to case, at most 254 characters without control characters."""
     password: _builtins.str
     """The password, at most 1,024 characters."""
     def __init__(

@@ -1,0 +1,111 @@
+"""An identity that lets people in: its clock, its callers, and what tests of sessions ask of it again and again."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+
+from libs.common.database import Database
+from services.identity.__main__ import build
+from tests.identity.support import PEPPERS, Identity, identity_settings
+from tests.support.callers import Callers, Metadata, bearer
+from tests.support.clock import FixedClock
+from tollhouse.identity.v1 import session_pb2 as pb
+from tollhouse.identity.v1 import session_pb2_grpc, user_pb2
+
+PASSWORD = "violet-harbour-93-lantern"
+WRONG_PASSWORD = "copper-meadow-17-compass"
+# The least that argon2id may cost here: these tests hash hundreds of times.
+CHEAP = {"password_hash_memory_kib": 19 * 1024}
+
+
+class SignIns:
+    """Stubs to one server on which people can sign in."""
+
+    def __init__(self, identity: Identity, channel: grpc.aio.Channel, callers: Callers, clock: FixedClock) -> None:
+        self.identity = identity
+        self.operator = identity.metadata
+        self.callers = callers
+        self.clock = clock
+        self.sessions = session_pb2_grpc.SessionServiceStub(channel)
+        self.users = identity.users
+
+    async def create_user(self, *, username: str = "", password: str = PASSWORD) -> user_pb2.User:
+        """Create a user, with a password unless it is empty."""
+        user = await self.identity.create_user(username=username)
+        if password:
+            request = user_pb2.SetPasswordRequest(user_id=user.user_id, new_password=password)
+            await self.users.SetPassword(request, metadata=self.operator)
+        return user
+
+    async def sign_in(
+        self, login: str, password: str = PASSWORD, *, address: str = ""
+    ) -> pb.SignInWithPasswordResponse:
+        """Sign in, as if through a proxy where an address is given."""
+        request = pb.SignInWithPasswordRequest(login=login, password=password)
+        return await self.sessions.SignInWithPassword(request, metadata=from_address(address), timeout=20)
+
+    async def refresh(self, refresh_token: str, request_id: str = "") -> pb.RefreshSessionResponse:
+        request = pb.RefreshSessionRequest(refresh_token=refresh_token, request_id=request_id)
+        return await self.sessions.RefreshSession(request, timeout=10)
+
+    async def is_let_in(self, signed_in: pb.SignInWithPasswordResponse | pb.SignInWithIdTokenResponse) -> bool:
+        """Tell whether the access token of a sign-in gets its user in."""
+        request = user_pb2.GetUserRequest(user_id=signed_in.session.user_id)
+        try:
+            await self.users.GetUser(request, metadata=bearer(signed_in.tokens.access_token))
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                return False
+            raise
+        return True
+
+    async def listed(self, user_id: str) -> list[str]:
+        """Return the ids of a user's sessions."""
+        answer = await self.sessions.ListSessions(pb.ListSessionsRequest(user_id=user_id), metadata=self.operator)
+        return [session.session_id for session in answer.sessions]
+
+
+def from_address(address: str) -> Metadata:
+    return (("x-forwarded-for", address),) if address else ()
+
+
+@asynccontextmanager
+async def open_sign_ins(url: str, folder: Path, **settings: object) -> AsyncIterator[SignIns]:
+    """Run identity with a key for sessions, behind a proxy on this machine."""
+    clock = FixedClock()
+    callers = Callers(folder, clock)
+    key_file = folder / "sessions.key.json"
+    callers.session_key.write(key_file)
+    told = identity_settings(callers, url, folder, PEPPERS).model_dump() | {
+        "session_key_file": key_file,
+        "trusted_proxies": ("127.0.0.0/8",),
+        **CHEAP,
+        **settings,
+    }
+    service = await build(type(identity_settings(callers, url, folder, PEPPERS)).model_validate(told), clock)
+    port = await service.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield SignIns(Identity(service, channel, callers.operator()), channel, callers, clock)
+    finally:
+        await service.stop(grace_s=1)
+
+
+async def ends_of(database: Database, session_id: str) -> str | None:
+    """Return why a session ended, as it is stored."""
+    async with database.raw_connection() as connection:
+        reason: str | None = await connection.fetchval(
+            "SELECT end_reason FROM sessions WHERE session_id = $1", session_id
+        )
+    return reason
+
+
+async def events(database: Database) -> list[tuple[str, str, str, str]]:
+    """Return the audit trail of sessions and users: action, actor, resource type and id, in order."""
+    async with database.raw_connection() as connection:
+        rows = await connection.fetch(
+            "SELECT action, actor, resource_type, resource_id FROM audit_events ORDER BY event_time, sequence"
+        )
+    return [(row["action"], row["actor"], row["resource_type"], row["resource_id"]) for row in rows]

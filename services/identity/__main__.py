@@ -7,6 +7,7 @@ from libs.common.audit.trail import Trail
 from libs.common.authentication import SigningKey, TrustBundle
 from libs.common.clock import Clock, SystemClock
 from libs.common.database import Database, open_database
+from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
 from libs.common.server import Service
 from libs.common.telemetry import start_process_telemetry
@@ -27,8 +28,8 @@ from services.identity.api_key.watch import Watchers
 from services.identity.caller.directory import LocalDirectory
 from services.identity.caller.servicer import CallerServicer
 from services.identity.housekeeping import Housekeeping
+from services.identity.integrity.invariants import INVARIANTS
 from services.identity.integrity.servicer import IntegrityServicer
-from services.identity.integrity.verification import Integrity
 from services.identity.oidc import IdTokens
 from services.identity.organization.invitations import Invitations
 from services.identity.organization.members import Members
@@ -117,6 +118,31 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
         system_configuration_pb2_grpc.add_SystemConfigurationServiceServicer_to_server,
         SystemConfigurationServicer(SystemConfigurations(database, clock)),
     )
+    add_organizations(service, database, clock)
+    service.add(
+        api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server,
+        ApiKeyServicer(open_management(database, clock, peppers, prefixes), verifier, watchers, clock),
+    )
+    sessions = build_sessions(settings, database, clock, peppers, passwords, id_tokens)
+    service.add(session_pb2_grpc.add_SessionServiceServicer_to_server, sessions)
+    service.add(caller_pb2_grpc.add_CallerServiceServicer_to_server, CallerServicer(directory))
+    verification = Verification(reports, clock, INVARIANTS)
+    service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
+    service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(Trail(database, reports)))
+    service.background(feed.run, "change feed")
+    service.background(last_used.run, "times of last use")
+    service.background(Housekeeping(database, clock).run, "housekeeping")
+    service.before_drain(watchers.close)
+    service.on_drain(reader.close)
+    service.on_drain(last_used.flush)
+    service.on_drain(passwords.close)
+    service.on_drain(documents.close)
+    service.on_drain(reports.close)
+    return service
+
+
+def add_organizations(service: Service, database: Database, clock: Clock) -> None:
+    """Serve organizations with all that is theirs."""
     service.add(
         organization_pb2_grpc.add_OrganizationServiceServicer_to_server,
         OrganizationServicer(
@@ -131,25 +157,6 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
         service_account_pb2_grpc.add_ServiceAccountServiceServicer_to_server,
         ServiceAccountServicer(ServiceAccounts(database, clock)),
     )
-    service.add(
-        api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server,
-        ApiKeyServicer(open_management(database, clock, peppers, prefixes), verifier, watchers, clock),
-    )
-    sessions = build_sessions(settings, database, clock, peppers, passwords, id_tokens)
-    service.add(session_pb2_grpc.add_SessionServiceServicer_to_server, sessions)
-    service.add(caller_pb2_grpc.add_CallerServiceServicer_to_server, CallerServicer(directory))
-    service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(Integrity(reports, clock)))
-    service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(Trail(database, reports)))
-    service.background(feed.run, "change feed")
-    service.background(last_used.run, "times of last use")
-    service.background(Housekeeping(database, clock).run, "housekeeping")
-    service.before_drain(watchers.close)
-    service.on_drain(reader.close)
-    service.on_drain(last_used.flush)
-    service.on_drain(passwords.close)
-    service.on_drain(documents.close)
-    service.on_drain(reports.close)
-    return service
 
 
 def build_sessions(

@@ -9,6 +9,7 @@ from libs.common.callers import RemoteDirectory
 from libs.common.channel import ClientTls, open_channel
 from libs.common.clock import Clock, SystemClock
 from libs.common.database import open_database
+from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
 from libs.common.server import Service
 from libs.common.telemetry import start_process_telemetry
@@ -16,7 +17,8 @@ from services.metering.admission.admission import Admission
 from services.metering.admission.servicer import AdmissionServicer
 from services.metering.clients.billing import BillingClient
 from services.metering.clients.identity import IdentityClient
-from services.metering.integrity.integrity import Integrity
+from services.metering.integrity.charges import Charges
+from services.metering.integrity.invariants import INVARIANTS
 from services.metering.integrity.servicer import IntegrityServicer
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.models import Models
@@ -53,7 +55,13 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     to_identity = open_channel(settings.identity_target, caller=tokens, audience="identity.tollhouse", tls=tls)
     service = Service("metering", settings, database, clock, telemetry, RemoteDirectory(to_identity))
     billing = BillingClient(to_billing)
-    identity = IdentityClient(to_identity, clock, ttl_s=settings.key_answer_ttl_s, answers_max=settings.key_answers_max)
+    identity = IdentityClient(
+        to_identity,
+        clock,
+        ttl_s=settings.key_answer_ttl_s,
+        answers_max=settings.key_answers_max,
+        stale_max_s=settings.key_stale_max_s,
+    )
 
     catalogue = Catalogue(database)
     relay_after = timedelta(seconds=settings.relay_after_s)
@@ -66,7 +74,11 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, ModelServicer(Models(database, catalogue, clock)))
     service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageServicer(usages))
     service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, AdmissionServicer(admission, usages))
-    service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(Integrity(reports, clock)))
+    verification = Verification(reports, clock, INVARIANTS)
+    service.add(
+        integrity_pb2_grpc.add_IntegrityServiceServicer_to_server,
+        IntegrityServicer(verification, Charges(reports, clock)),
+    )
     service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(Trail(database, reports)))
 
     service.background(relay.run, "relay")

@@ -17,6 +17,9 @@ DAMAGE = {
     "guarded_movements_keep_the_limit": "UPDATE billing.transactions SET overdrawn = true WHERE operation_id = 'late'",
     "reversals_undo_their_transactions": "UPDATE billing.transactions SET amount = 9 WHERE operation_id = 'undo'",
     "transactions_have_two_sides": "UPDATE billing.transactions SET system_account = 'GRANTS' WHERE kind = 'DEBIT'",
+    "audit_events_are_chained": (
+        "INSERT INTO billing.audit_heads VALUES (gen_random_uuid(), 1, decode(repeat('00', 32), 'hex'), now())"
+    ),
 }
 
 

@@ -25,9 +25,7 @@ STATEMENT_TAKERS = {
 MAY_BUILD_STATEMENTS = {
     "libs/common/databases.py": "It makes and drops databases, and an identifier cannot be a bound parameter.",
     "libs/common/audit/migration.py": "It takes rights from a role, and an identifier cannot be a bound parameter.",
-    "services/identity/integrity/store.py": "It wraps its own constant questions in a count or a limit.",
-    "services/billing/integrity/store.py": "It wraps its own constant questions in a count or a limit.",
-    "services/metering/integrity/store.py": "It wraps its own constant questions in a count or a limit.",
+    "libs/common/integrity/store.py": "It sets a limit to constant questions of ours.",
 }
 
 # Packages, and the modules that may import them. A use case knows neither the wire nor the driver.
@@ -43,7 +41,7 @@ DRIVER_PACKAGES = {"alembic", "asyncpg", "sqlalchemy"}
 MAY_KNOW_THE_DRIVER = re.compile(
     # The command tells an operator in one line why a database could not be reached.
     r"libs\.cli\.(migrate|stack|up)"
-    r"|libs\.common\.audit\.(migration|store|tables)"
+    r"|libs\.common\.(audit\.(migration|store|tables)|integrity\.store)"
     r"|libs\.common\.(database|database_errors|databases|declared|migrate)"
     r"|services\.\w+\.(tables|migrations\..*)"
     r"|services\.\w+\.\w+\.(store|\w+_store)"

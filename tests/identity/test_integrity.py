@@ -9,7 +9,12 @@ from tollhouse.identity.v1 import api_key_pb2
 from tollhouse.identity.v1 import integrity_pb2 as pb
 
 DAMAGE = {
-    "organizations_have_an_owner": ["UPDATE identity.members SET role = 'admin'"],
+    "organizations_have_an_owner": [
+        (
+            "UPDATE identity.members SET role = 'admin' WHERE organization_id IN ("
+            "SELECT organization_id FROM identity.organizations ORDER BY organization_id DESC LIMIT 1)"
+        )
+    ],
     "api_keys_stay_in_their_organization": [
         "ALTER TABLE identity.api_keys DROP CONSTRAINT api_keys_project_of_organization",
         "UPDATE identity.api_keys SET project_id = api_key_id",
@@ -26,6 +31,9 @@ DAMAGE = {
         "UPDATE identity.api_keys SET user_id = api_key_id",
     ],
     "revisions_have_no_gaps": ["UPDATE identity.key_changes SET revision = revision + 1"],
+    "audit_events_are_chained": [
+        "INSERT INTO identity.audit_heads VALUES (gen_random_uuid(), 1, decode(repeat('00', 32), 'hex'), now())"
+    ],
 }
 
 

@@ -164,6 +164,10 @@ PLANTED = {
         "INSERT INTO metering.unpriced_usages SELECT organization_id, usage_id, '2001-01-01', model"
         " FROM metering.usage_records WHERE operation_id = 'call-1'"
     ),
+    "audit_events_are_chained": (
+        "UPDATE metering.audit_events SET sequence = sequence + 1 WHERE sequence = (SELECT max(sequence)"
+        " FROM metering.audit_events)"
+    ),
 }
 
 

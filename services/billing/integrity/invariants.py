@@ -5,18 +5,17 @@ statement to one organization where it is not null, `:now` is the moment of the 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
+from libs.common.audit.invariants import AUDIT_INVARIANT
+from libs.common.integrity.model import Invariant
 
-@dataclass(frozen=True, slots=True)
-class Invariant:
-    """A rule, the statement that finds what breaks it, and the table whose rows it is checked over."""
 
-    name: str
-    description: str
-    violations: str
-    table: str
+def _count(table: str) -> str:
+    return (
+        f"SELECT count(*) FROM {table} "  # noqa: S608 -- the name of a table of ours.
+        "WHERE (CAST(:organization_id AS uuid) IS NULL OR organization_id = :organization_id)"
+    )
 
 
 # Both sides of every movement, each as its account sees it.
@@ -48,7 +47,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
             OR t.kind = 'CREDIT' AND (t.system_account IS NULL OR t.direction <> 'CREDIT')
             OR t.kind = 'TRANSFER' AND (t.counter_account_id IS NULL OR t.direction <> 'DEBIT'))
         """,
-        "transactions",
+        _count("transactions"),
     ),
     Invariant(
         "accounts_equal_their_movements",
@@ -71,7 +70,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
         WHERE a.account_id IS NULL OR a.posted <> coalesce(e.total, 0) OR a.sequence <> coalesce(e.movements, 0)
             OR e.currency_from <> a.currency_code OR e.currency_to <> a.currency_code
         """,  # noqa: S608 -- made of constants of ours alone.
-        "accounts",
+        _count("accounts"),
     ),
     Invariant(
         "movements_follow_each_other",
@@ -89,7 +88,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
         ) AS chained
         WHERE sequence <> before + 1 OR balance_after <> balance_before + amount OR create_time < time_before
         """,  # noqa: S608 -- made of constants of ours alone.
-        "transactions",
+        _count("transactions"),
     ),
     Invariant(
         "accounts_held_equals_open_holds",
@@ -104,7 +103,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
         HAVING a.held <> coalesce(sum(h.amount), 0) OR a.held < 0 OR bool_or(h.currency_code <> a.currency_code)
             OR min(h.expire_time) < a.hold_expiry_from OR count(h.hold_id) > 0 AND a.hold_expiry_from IS NULL
         """,
-        "accounts",
+        _count("accounts"),
     ),
     Invariant(
         "holds_end_once",
@@ -123,7 +122,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
             OR h.account_id <> t.account_id
             OR h.state = 'OPEN' AND h.expire_time < CAST(:now AS timestamptz) - interval '1 hour')
         """,
-        "holds",
+        _count("holds"),
     ),
     Invariant(
         "captures_have_holds",
@@ -135,7 +134,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
             AND (t.held_amount IS NULL OR NOT EXISTS (
                 SELECT FROM holds h WHERE h.organization_id = t.organization_id AND h.operation_id = t.operation_id))
         """,
-        "transactions",
+        _count("transactions"),
     ),
     Invariant(
         "declines_moved_nothing",
@@ -151,7 +150,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
             OR d.slot = 'HOLD' AND EXISTS (
                 SELECT FROM holds h WHERE h.organization_id = d.organization_id AND h.operation_id = d.operation_id))
         """,
-        "declines",
+        _count("declines"),
     ),
     Invariant(
         "guarded_movements_keep_the_limit",
@@ -166,7 +165,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
             OR t.amount <> t.requested_amount AND t.mode IS DISTINCT FROM 'BEST_EFFORT'
             OR t.amount > t.requested_amount)
         """,
-        "transactions",
+        _count("transactions"),
     ),
     Invariant(
         "reversals_undo_their_transactions",
@@ -184,6 +183,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
                 OR r.counter_account_id IS DISTINCT FROM t.counter_account_id
                 OR r.system_account IS DISTINCT FROM t.system_account)
         """,
-        "transactions",
+        _count("transactions"),
     ),
+    AUDIT_INVARIANT,
 )

@@ -5,30 +5,33 @@ from collections.abc import AsyncIterator
 import grpc
 
 from libs.common.amount import render_amount
+from libs.common.integrity.model import Finding, Summary
+from libs.common.integrity.verification import Verification
 from libs.common.timestamps import render_time
-from services.billing.integrity.model import Charge, Finding, Summary
-from services.billing.integrity.verification import Integrity
+from services.billing.integrity.charges import Charges
+from services.billing.integrity.model import Charge
 from services.billing.ledger.rendering import render_kind
 from tollhouse.billing.v1 import integrity_pb2 as pb
 from tollhouse.billing.v1 import integrity_pb2_grpc as rpc
 
 
 class IntegrityServicer(rpc.IntegrityServiceServicer):
-    """Renders what `Integrity` finds."""
+    """Renders what `Verification` finds and `Charges` lists."""
 
-    def __init__(self, integrity: Integrity) -> None:
-        self._integrity = integrity
+    def __init__(self, verification: Verification, charges: Charges) -> None:
+        self._verification = verification
+        self._charges = charges
 
     async def VerifyInvariants(
         self, request: pb.VerifyInvariantsRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.VerifyInvariantsResponse]:
-        async for piece in self._integrity.verify(request.organization_id.lower() or None):
+        async for piece in self._verification.verify(request.organization_id.lower() or None):
             yield _render(piece)
 
     async def ListCharges(
         self, request: pb.ListChargesRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListChargesResponse:
-        charges, next_page_token = await self._integrity.charges(
+        charges, next_page_token = await self._charges.page(
             request.organization_id.lower() or None, request.page_size, request.page_token
         )
         return pb.ListChargesResponse(

@@ -4,23 +4,23 @@ from collections.abc import AsyncIterator
 
 import grpc
 
+from libs.common.integrity.model import Finding, Summary
+from libs.common.integrity.verification import Verification
 from libs.common.timestamps import render_time
-from services.identity.integrity.model import Finding, Summary
-from services.identity.integrity.verification import Integrity
 from tollhouse.identity.v1 import integrity_pb2 as pb
 from tollhouse.identity.v1 import integrity_pb2_grpc as rpc
 
 
 class IntegrityServicer(rpc.IntegrityServiceServicer):
-    """Renders what `Integrity` finds."""
+    """Renders what `Verification` finds."""
 
-    def __init__(self, integrity: Integrity) -> None:
-        self._integrity = integrity
+    def __init__(self, verification: Verification) -> None:
+        self._verification = verification
 
     async def VerifyInvariants(
         self, request: pb.VerifyInvariantsRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.VerifyInvariantsResponse]:
-        async for piece in self._integrity.verify(request.organization_id or None):
+        async for piece in self._verification.verify(request.organization_id or None):
             yield _render(piece)
 
 

@@ -8,9 +8,11 @@ import grpc
 from libs.common.amount import render_amount
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import is_id
+from libs.common.integrity.model import Finding, Summary
+from libs.common.integrity.verification import Verification
 from libs.common.pages import decode_page_token, encode_page_token, page_size
 from libs.common.timestamps import render_time, time_of_text, time_text
-from services.metering.integrity.integrity import Integrity
+from services.metering.integrity.charges import Charges
 from services.metering.integrity.store import Charge, PendingCharge
 from services.metering.usage.model import NIL
 from tollhouse.metering.v1 import integrity_pb2 as pb
@@ -23,31 +25,15 @@ _CHARGES_MAX: Final = 10_000
 class IntegrityServicer(rpc.IntegrityServiceServicer):
     """Serves the integrity report."""
 
-    def __init__(self, integrity: Integrity) -> None:
-        self._integrity = integrity
+    def __init__(self, verification: Verification, charges: Charges) -> None:
+        self._verification = verification
+        self._charges = charges
 
     async def VerifyInvariants(
         self, request: pb.VerifyInvariantsRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.VerifyInvariantsResponse]:
-        now = self._integrity.now()
-        summary = pb.VerifyInvariantsSummary(snapshot_time=render_time(now))
-        async for report in self._integrity.verify(request.organization_id.lower() or None, now):
-            for finding in report.findings:
-                yield pb.VerifyInvariantsResponse(
-                    finding=pb.Finding(
-                        invariant=report.check.name,
-                        organization_id=finding.organization_id,
-                        resource=finding.resource,
-                        detail=finding.detail,
-                    )
-                )
-            summary.checks.add(
-                invariant=report.check.name,
-                description=report.check.description,
-                rows_examined=report.rows_examined,
-                findings=len(report.findings),
-            )
-        yield pb.VerifyInvariantsResponse(summary=summary)
+        async for piece in self._verification.verify(request.organization_id.lower() or None):
+            yield _render(piece)
 
     async def ListCharges(
         self, request: pb.ListChargesRequest, context: grpc.aio.ServicerContext
@@ -59,7 +45,7 @@ class IntegrityServicer(rpc.IntegrityServiceServicer):
             if len(parts) != 2 or not is_id(parts[0]):
                 raise _bad_token()
             after = (parts[0], parts[1])
-        charges, following = await self._integrity.list_charges(
+        charges, following = await self._charges.list_charges(
             organization_id=request.organization_id.lower() or None,
             after=after,
             limit=page_size(request.page_size, _CHARGES_DEFAULT, _CHARGES_MAX),
@@ -78,7 +64,7 @@ class IntegrityServicer(rpc.IntegrityServiceServicer):
                 raise _bad_token()
             after = (time_of_text(parts[0]), parts[1], parts[2])
         limit = page_size(request.page_size)
-        charges = await self._integrity.list_pending(dead_only=request.dead_only, after=after, limit=limit)
+        charges = await self._charges.list_pending(dead_only=request.dead_only, after=after, limit=limit)
         token = ""
         if len(charges) == limit:
             last = charges[-1]
@@ -89,7 +75,7 @@ class IntegrityServicer(rpc.IntegrityServiceServicer):
     async def RetryCharges(
         self, request: pb.RetryChargesRequest, context: grpc.aio.ServicerContext
     ) -> pb.RetryChargesResponse:
-        count = await self._integrity.retry(request.organization_id.lower(), list(request.operation_ids))
+        count = await self._charges.retry(request.organization_id.lower(), list(request.operation_ids))
         return pb.RetryChargesResponse(charge_count=count)
 
 
@@ -99,6 +85,28 @@ def _bad_token() -> InvalidArgument:
 
 def _state(state: str) -> pb.ChargeState.ValueType:
     return pb.ChargeState.Value(f"CHARGE_STATE_{state}")
+
+
+def _render(piece: Finding | Summary) -> pb.VerifyInvariantsResponse:
+    if isinstance(piece, Finding):
+        finding = pb.Finding(
+            invariant=piece.invariant,
+            organization_id=piece.organization_id,
+            resource=piece.resource,
+            detail=piece.detail,
+        )
+        return pb.VerifyInvariantsResponse(finding=finding)
+    checks = [
+        pb.InvariantCheck(
+            invariant=check.invariant,
+            description=check.description,
+            rows_examined=check.rows_examined,
+            findings=check.findings,
+        )
+        for check in piece.checks
+    ]
+    summary = pb.VerifyInvariantsSummary(checks=checks, snapshot_time=render_time(piece.snapshot_time))
+    return pb.VerifyInvariantsResponse(summary=summary)
 
 
 def _render_charge(charge: Charge) -> pb.Charge:

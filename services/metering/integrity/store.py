@@ -1,4 +1,4 @@
-"""The statements of the integrity report and of the list of charges."""
+"""The statements on charges."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,16 +7,6 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
-
-from services.metering.integrity.checks import FINDINGS_MAX, Check
-
-
-class Finding(NamedTuple):
-    """One violation."""
-
-    organization_id: str
-    resource: str
-    detail: str
 
 
 class Charge(NamedTuple):
@@ -42,18 +32,6 @@ class PendingCharge(NamedTuple):
     last_error_reason: str | None
     next_attempt_time: datetime
     create_time: datetime
-
-
-async def run_check(
-    connection: AsyncConnection, check: Check, *, organization_id: str | None, now: datetime
-) -> tuple[list[Finding], int]:
-    """Return the violations of an invariant, at most 1000, and how many rows were looked at. Reads whole tables."""
-    values = {"organization_id": organization_id, "now": now}
-    violations = text(check.violations).columns()
-    result = await connection.execute(violations, {k: v for k, v in values.items() if f":{k}" in check.violations})
-    findings = [Finding(row[0] or "", row[1], row[2]) for row in result.fetchmany(FINDINGS_MAX)]
-    examined = await connection.scalar(text(check.examined), {"organization_id": organization_id})
-    return findings, int(examined or 0)
 
 
 # The page is cut from the operations, by primary key; usage without a charge falls out of it afterwards.

@@ -1,29 +1,17 @@
 # ruff: noqa: S608 -- the statements are put together from names of columns, once; values are bound.
-"""The invariants, each as one statement that returns its violations and counts what it looked at.
+"""The invariants of metering."""
 
-Every statement takes the organization as its one parameter, null for all of them, and runs in one snapshot.
-"""
-
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Final
 
+from libs.common.audit.invariants import AUDIT_INVARIANT
+from libs.common.integrity.model import Invariant
 from services.metering.tables import TOKEN_CLASSES
 from services.metering.usage.statements import HOUR_KEY, HOUR_SUMS, LATENCY_BUCKET, hour_key, hour_sums
 
-FINDINGS_MAX: Final = 1000
 LAG_MAX_S: Final = 60
 
 _MINE: Final = "(CAST(:organization_id AS uuid) IS NULL OR organization_id = CAST(:organization_id AS uuid))"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One invariant: `violations` gives organization, resource and detail; `examined` the number of rows."""
-
-    name: str
-    description: str
-    violations: str
-    examined: str
 
 
 def _prices() -> str:
@@ -59,8 +47,8 @@ _USAGE_WITH_COST: Final = f"""
 _COUNT_USAGE: Final = f"SELECT count(*) FROM usage_records WHERE {_MINE}"
 _COUNT_OUTBOX: Final = f"SELECT count(*) FROM outbox WHERE {_MINE}"
 
-CHECKS: Final = (
-    Check(
+INVARIANTS: Final[Sequence[Invariant]] = (
+    Invariant(
         "operations_are_usage",
         "Every operation has exactly one usage record, and every usage record its operation.",
         f"""
@@ -75,7 +63,7 @@ CHECKS: Final = (
         """,
         f"SELECT count(*) FROM usage_operations WHERE {_MINE}",
     ),
-    Check(
+    Invariant(
         "charges_come_from_usage",
         "Every charge in the outbox is the cost of one usage, in its currency, and none is parked.",
         f"""
@@ -93,7 +81,7 @@ CHECKS: Final = (
         """,
         _COUNT_OUTBOX,
     ),
-    Check(
+    Invariant(
         "charges_do_not_wait",
         f"No charge waits for billing for more than {LAG_MAX_S} seconds.",
         f"""
@@ -105,7 +93,7 @@ CHECKS: Final = (
         """,
         _COUNT_OUTBOX,
     ),
-    Check(
+    Invariant(
         "summaries_equal_usage",
         "The hourly summaries are the sums of the usage records.",
         f"""
@@ -120,7 +108,7 @@ CHECKS: Final = (
         """,
         f"SELECT count(*) FROM usage_hours WHERE {_MINE}",
     ),
-    Check(
+    Invariant(
         "months_are_ready",
         "No usage is in the default partition, and the months around the present have their partitions.",
         f"""
@@ -134,7 +122,7 @@ CHECKS: Final = (
         """,
         f"SELECT count(*) FROM usage_records_default WHERE {_MINE}",
     ),
-    Check(
+    Invariant(
         "costs_derive_from_prices",
         "Every cost is what its price version makes of its tokens.",
         f"""
@@ -146,7 +134,7 @@ CHECKS: Final = (
         """,
         _COUNT_USAGE,
     ),
-    Check(
+    Invariant(
         "unpriced_usage_waits",
         "Usage without a cost waits for a price, and nothing else does.",
         f"""
@@ -159,4 +147,5 @@ CHECKS: Final = (
         """,
         f"SELECT count(*) FROM unpriced_usages WHERE {_MINE}",
     ),
+    AUDIT_INVARIANT,
 )

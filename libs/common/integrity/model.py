@@ -1,7 +1,21 @@
-"""What a check finds."""
+"""A rule over what is stored, and what a check of it finds."""
 
 from dataclasses import dataclass
 from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """A rule, and two statements: one finds what breaks it, one counts the rows it is checked over.
+
+    The first returns an organization or null, a resource and what is wrong with it. Both may read whole tables;
+    `:organization_id` narrows them to one organization where it is not null, `:now` is the moment of the check.
+    """
+
+    name: str
+    description: str
+    violations: str
+    examined: str
 
 
 @dataclass(frozen=True, slots=True)

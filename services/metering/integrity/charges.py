@@ -1,42 +1,21 @@
-"""The use cases of the integrity report and of charges that wait."""
+"""Charges for others to check theirs, and charges that wait."""
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
 
 from libs.common.audit.recording import Changed, record_event
 from libs.common.clock import Clock
 from libs.common.database import Database
 from services.metering.integrity import store
-from services.metering.integrity.checks import CHECKS, Check
-from services.metering.integrity.store import Charge, Finding, PendingCharge
+from services.metering.integrity.store import Charge, PendingCharge
 
 
-@dataclass(frozen=True, slots=True)
-class CheckReport:
-    """What one check found, and over how many rows."""
-
-    check: Check
-    findings: Sequence[Finding]
-    rows_examined: int
-
-
-class Integrity:
-    """Reads everything, changes nothing but when charges are due."""
+class Charges:
+    """What metering has asked billing for."""
 
     def __init__(self, reports: Database, clock: Clock) -> None:
         self._reports = reports
         self._clock = clock
-
-    def now(self) -> datetime:
-        return self._clock.now()
-
-    async def verify(self, organization_id: str | None, now: datetime) -> AsyncIterator[CheckReport]:
-        """Run every check over one snapshot."""
-        async with self._reports.snapshot() as connection:
-            for check in CHECKS:
-                findings, examined = await store.run_check(connection, check, organization_id=organization_id, now=now)
-                yield CheckReport(check, findings, examined)
 
     async def list_charges(
         self, *, organization_id: str | None, after: tuple[str, str], limit: int

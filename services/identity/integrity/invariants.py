@@ -4,24 +4,10 @@ Each reads its whole table once. They run in one snapshot, on a connection that 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import bindparam, text
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from services.identity.integrity.model import Finding
-
-
-@dataclass(frozen=True, slots=True)
-class Invariant:
-    """A rule, the statement that finds what breaks it, and the statement that counts what it is checked over."""
-
-    name: str
-    description: str
-    violations: str
-    examined: str
-
+from libs.common.audit.invariants import AUDIT_INVARIANT
+from libs.common.integrity.model import Invariant
 
 _OF_ORGANIZATION: Final = "(CAST(:organization_id AS uuid) IS NULL OR {table}.organization_id = :organization_id)"
 _O: Final = _OF_ORGANIZATION.format(table="o")
@@ -107,20 +93,5 @@ INVARIANTS: Final[Sequence[Invariant]] = (
         """,
         "SELECT count(*) FROM identity.key_changes WHERE CAST(:organization_id AS uuid) IS NULL",
     ),
+    AUDIT_INVARIANT,
 )
-
-
-async def find_violations(
-    tx: AsyncConnection, invariant: Invariant, organization_id: str | None, limit: int
-) -> list[Finding]:
-    """Return what breaks an invariant, at most `limit` findings."""
-    statement = text(f"SELECT * FROM ({invariant.violations}) v LIMIT {limit:d}")  # noqa: S608 -- constants of ours.
-    found = await tx.execute(
-        statement.bindparams(bindparam("organization_id", required=True)), {"organization_id": organization_id}
-    )
-    return [Finding(invariant.name, str(row.organization_id or ""), row.resource, row.detail) for row in found]
-
-
-async def count_examined(tx: AsyncConnection, invariant: Invariant, organization_id: str | None) -> int:
-    """Return over how many rows an invariant is checked."""
-    return int((await tx.execute(text(invariant.examined), {"organization_id": organization_id})).scalar_one())

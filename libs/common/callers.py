@@ -7,6 +7,7 @@ operators and services alone.
 import hashlib
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -79,14 +80,15 @@ class _Remembered:
 class RemoteDirectory:
     """Asks identity, and remembers what it said for no longer than the promise allows."""
 
-    def __init__(self, identity: grpc.aio.Channel) -> None:
+    def __init__(self, identity: grpc.aio.Channel, monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self._callers: rpc.CallerServiceStub = rpc.CallerServiceStub(identity)
+        self._monotonic_s = monotonic_s
         self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
 
     async def resolve(self, credential: Credential, organization_id: str) -> Resolved:
         """As `Directory` says."""
         memory_key = _memory_key(credential, organization_id)
-        asked_s = time.monotonic()
+        asked_s = self._monotonic_s()
         remembered = self._remembered.get(memory_key)
         if remembered is None or asked_s >= remembered.good_until_s:
             remembered = _remember(await self._ask(credential, organization_id), asked_s)

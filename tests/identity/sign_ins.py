@@ -88,7 +88,7 @@ async def open_sign_ins(url: str, folder: Path, **settings: object) -> AsyncIter
     port = await service.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield SignIns(Identity(service, channel, callers.operator()), channel, callers, clock)
+            yield SignIns(Identity(service, port, channel, callers.operator()), channel, callers, clock)
     finally:
         await service.stop(grace_s=1)
 

@@ -34,8 +34,9 @@ PEPPERS = {"1": "11" * 32}
 class Identity:
     """Stubs to one server; every call is an operator's."""
 
-    def __init__(self, service: Service, channel: grpc.aio.Channel, metadata: Metadata) -> None:
+    def __init__(self, service: Service, port: int, channel: grpc.aio.Channel, metadata: Metadata) -> None:
         self.service = service
+        self.port = port
         self.metadata = metadata
         self.users = user_pb2_grpc.UserServiceStub(channel)
         self.system_configuration = system_configuration_pb2_grpc.SystemConfigurationServiceStub(channel)
@@ -110,6 +111,6 @@ async def open_identity(
     port = await service.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield Identity(service, channel, callers.operator())
+            yield Identity(service, port, channel, callers.operator())
     finally:
         await service.stop(grace_s=1)

@@ -185,7 +185,7 @@ class Platform:
         await service.start()
         self._stack.push_async_callback(service.stop, 1)
         channel = await self._stack.enter_async_context(self._channel(self.identity_port))
-        self.identity = Identity(service, channel, self.callers.operator())
+        self.identity = Identity(service, self.identity_port, channel, self.callers.operator())
         return self.identity
 
     async def start_metering(self) -> Metering:

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from pathlib import Path
 
-from libs.common.authentication import SigningKey, TokenSource, TrustBundle, mint_token
+from libs.common.authentication import Authenticator, SigningKey, TokenSource, TrustBundle, mint_token
 from libs.common.clock import Clock, SystemClock
 
 CONTEXTS = ("identity", "billing", "metering")
@@ -46,6 +46,10 @@ class Callers:
     ) -> str:
         audiences = audiences or [f"{context}.tollhouse" for context in CONTEXTS]
         return mint_token(key, audiences=audiences, lifetime=lifetime, clock=self._clock, subject=subject)
+
+    def authenticator(self, audience: str) -> Authenticator:
+        """Return what reads the tokens of callers, as a service of this audience does."""
+        return Authenticator(self.bundle, audience=audience, clock=self._clock)
 
     def operator(self) -> Metadata:
         """Return the metadata with which an operator calls any of the services."""

@@ -1,0 +1,125 @@
+"""The documented examples: every RPC has one, and all of them work as they are typed."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from libs.cli.environment import repository
+from tests.support.oidc import CLIENT_ID, open_provider
+from tests.system.curl import Answer, curl_in, rpcs_of
+from tests.system.installation import Installation, running
+
+PAGE = repository() / "docs" / "identity.md"
+RUN_WITHIN_S = 90
+_BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_CALL = re.compile(r"(?:^|\$\()(?:call|call_as|buf curl)\b")
+_RPC = re.compile(r"\b((?:identity|common)\.v1\.\w+/\w+)")
+_FACT = re.compile(r'"(\w+)": (?:"([^"]*)"|([^\s",]+))')
+_REFUSED = re.compile(r'"code": "[a-z_]+"')
+
+
+@dataclass
+class Example:
+    """One call of the page: which RPC, and what the comment under it says of the answer."""
+
+    rpc: str
+    facts: list[tuple[str, str]]
+    refused: bool = False
+
+
+def blocks() -> list[str]:
+    return _BLOCK.findall(PAGE.read_text(encoding="utf-8"))
+
+
+def examples() -> list[Example]:
+    """The calls in their order; the first block only says how calls are made."""
+    found: list[Example] = []
+    for line in "\n".join(blocks()[1:]).splitlines():
+        # The RPC stands on the line of the call, or on one that it goes on in.
+        if _CALL.search(line):
+            found.append(Example("", []))
+        if rpc := _RPC.search(line):
+            found[-1].rpc = rpc[1]
+        if line.startswith("#"):
+            found[-1].facts += [(name, text or bare) for name, text, bare in _FACT.findall(line)]
+            found[-1].refused = found[-1].refused or bool(_REFUSED.search(line))
+    return found
+
+
+def test_every_rpc_of_identity_and_of_the_audit_trail_has_an_example() -> None:
+    assert {example.rpc for example in examples()} == rpcs_of("identity", "common")
+
+
+def test_every_rpc_is_introduced_by_its_name() -> None:
+    text = _BLOCK.sub("", PAGE.read_text(encoding="utf-8"))
+    assert [example.rpc for example in examples() if f"`{example.rpc.rpartition('/')[2]}`" not in text] == []
+
+
+async def test_examples_work_as_typed_one_after_another(tmp_path: Path) -> None:
+    async with open_provider() as provider:
+        issuers = [{"provider": "tests", "issuer": provider.issuer, "client_ids": [CLIENT_ID]}]
+        environment = {"TOLLHOUSE_IDENTITY_OIDC_ISSUERS": json.dumps(issuers)}
+        async with (
+            running(Installation(tmp_path, environment=environment)) as installation,
+            curl_in(_folder(tmp_path / "bin")) as curl,
+        ):
+            (_folder(tmp_path / ".tollhouse") / "ready.json").write_bytes(installation.ready_file.read_bytes())
+            complaints = await _run("\n".join(blocks()), tmp_path, provider.token())
+    expected = examples()
+    assert [answer.method for answer in curl.answers] == [example.rpc for example in expected], complaints
+    wrong = [
+        problem
+        for example, answer in zip(expected, curl.answers, strict=True)
+        for problem in _problems(example, answer)
+    ]
+    assert wrong == []
+    assert "Traceback" not in complaints
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+async def _run(script: str, folder: Path, id_token: str) -> str:
+    """Give the whole page to a shell; return what was said on standard error."""
+    environment = dict(os.environ) | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "ID_TOKEN": id_token}
+    shell = await asyncio.create_subprocess_exec(
+        str(shutil.which("sh")),
+        *("-c", script),
+        cwd=folder,
+        env=environment,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await asyncio.wait_for(shell.communicate(), RUN_WITHIN_S)
+    return errors.decode()
+
+
+def _problems(example: Example, answer: Answer) -> Iterator[str]:
+    if bool(answer.code) != example.refused:
+        yield f"{example.rpc} ended with {answer.code or 'success'}: {answer.documents[:1] if answer.code else ''}"
+        return
+    said = list(_pairs(answer.documents))
+    for name, value in example.facts:
+        # What is cut down to an ellipsis is only said to be there, after whatever stands before it.
+        beginning, cut, _ = value.partition("…")
+        if not any(key == name and (text == value or (cut and text.startswith(beginning))) for key, text in said):
+            yield f"{example.rpc} does not say {name}: {value}"
+
+
+def _pairs(document: object) -> Iterator[tuple[str, str]]:
+    """Yield every name in an answer with its value as JSON writes it."""
+    if isinstance(document, list):
+        for one in document:
+            yield from _pairs(one)
+    if isinstance(document, dict):
+        for name, value in document.items():
+            yield str(name), value if isinstance(value, str) else json.dumps(value)
+            yield from _pairs(value)

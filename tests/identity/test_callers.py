@@ -143,7 +143,7 @@ async def test_key_calls_as_its_owner_within_its_scopes_and_its_organization(
     assert known.caller.api_key_id == created.api_key.api_key_id
     assert known.caller.session_id == ""
     assert known.rights.organization_role == "owner"
-    assert known.rights.key_scopes == {"tollhouse:usage.read", "chat:write"}
+    assert known.rights.key_scopes == frozenset({"tollhouse:usage.read", "chat:write"})
     strange, _ = await identity.create_organization(owner)
     assert (await elsewhere.directory.resolve(credential, strange)).rights.organization_role == ""
     await identity.revoke(created.api_key)

@@ -41,3 +41,15 @@ class BackfillForOperatorsOnly(Refusal):
     kind = Kind.PERMISSION_DENIED
     reason = "BACKFILL_FOR_OPERATORS_ONLY"
     template = "Only operators may set backfill."
+
+
+class TooManyUnknownKeys(Refusal):
+    """The client's address has presented more unknown keys than identity looks up for one."""
+
+    kind = Kind.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_UNKNOWN_KEYS"
+    template = "The address has presented too many unknown keys; try again in {wait_ms} ms."
+
+    def __init__(self, *, wait_ms: int) -> None:
+        super().__init__(wait_ms=wait_ms)
+        self.retry_after_ms = wait_ms

@@ -24,6 +24,9 @@ class MeteringSettings(ServiceSettings):
 
     key_answer_ttl_s: float = Field(default=5, ge=0, le=5)
     """How long an identity answer about a key is believed when no push says otherwise."""
+    key_stale_max_s: float = Field(default=0, ge=0, le=30)
+    """How far beyond that an answer may be used while identity cannot be reached. Zero lets nobody in then. Never used
+    for a key that a change has named, nor where a `min_revision` is asked for."""
     key_answers_max: int = Field(default=100_000, ge=1, le=10_000_000)
     """How many such answers one process remembers."""
     queue_max: int = Field(default=20_000, ge=500, le=1_000_000)

@@ -48,6 +48,7 @@ _KEY_MESSAGES: Final = {
     "OWNER_INACTIVE": "The key's owner is not active.",
     "INSUFFICIENT_SCOPE": "The key lacks a required scope.",
     "MODEL_NOT_ALLOWED": "The key may not be used for this model.",
+    "ADDRESS_NOT_ALLOWED": "The key may not be used from this address.",
 }
 # What billing says to a hold, and what that means to the one who asked.
 _HOLD_REASONS: Final = ("INSUFFICIENT_BALANCE", "CURRENCY_MISMATCH", "ACCOUNT_CLOSED")
@@ -67,6 +68,7 @@ class Request:
     required_scopes: Sequence[str]
     min_revision: int
     hold_ttl_ms: int
+    client_address: str
 
 
 @dataclass(slots=True)
@@ -108,6 +110,7 @@ class Admission:
 
         Raises:
             OperationIdReused: the operation id was authorized with other fields.
+            TooManyUnknownKeys: the client's address has presented more unknown keys than are looked up.
             Unavailable: identity or billing cannot be reached.
             Overloaded: too many calls wait already.
         """
@@ -118,6 +121,7 @@ class Admission:
                 model=request.model,
                 required_scopes=request.required_scopes,
                 min_revision=request.min_revision,
+                client_address=request.client_address,
             )
             if answer.code != VALID:
                 message = _KEY_MESSAGES.get(answer.code, "The key may not be used.")

@@ -67,6 +67,7 @@ def _read_request(request: pb.AuthorizeRequest) -> Request:
         required_scopes=list(request.required_scopes),
         min_revision=request.min_revision,
         hold_ttl_ms=ttl_ms,
+        client_address=request.client_address,
     )
 
 

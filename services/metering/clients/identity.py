@@ -3,6 +3,9 @@
 Good answers are kept for at most five seconds, and dropped at once when identity's change stream names the key or
 anything it hangs on. An answer that is older than a change already seen is used once and not kept.
 
+While identity cannot be reached nobody gets in, unless the installation has chosen to go on for a while with answers
+that were good until then. Those are counted, and never used for a key that a change has named.
+
 Many calls with one key ask identity once: who comes while the question is under way waits for the same answer, and an
 answer in use is renewed behind the calls shortly before it is too old.
 """
@@ -18,10 +21,14 @@ from typing import Final
 import grpc
 import structlog
 
+from libs.common.addresses import AddressList
 from libs.common.clock import Clock
 from libs.common.deadline import leave_deadline
 from libs.common.errors import Unavailable
+from libs.common.staleness import StaleAnswers
+from libs.common.status import error_info
 from libs.common.timestamps import parse_time
+from services.metering.errors import TooManyUnknownKeys
 from tollhouse.identity.v1 import api_key_pb2 as pb
 from tollhouse.identity.v1 import api_key_pb2_grpc as rpc
 
@@ -34,7 +41,11 @@ _SECRET_MAX: Final = 256
 _RENEW_IN_LAST_PART: Final = 0.25
 """In which last part of an answer's life a call that uses it has it renewed."""
 
+_ASK_AGAIN_AFTER_S: Final = 0.2
+"""How long nobody who can do without asks an identity that has just failed."""
+
 VALID: Final = "VALID"
+_ADDRESS_NOT_ALLOWED: Final = "ADDRESS_NOT_ALLOWED"
 _WILDCARD: Final = "*"
 
 
@@ -62,43 +73,104 @@ class KeyAnswer:
 class _Kept:
     principal: KeyPrincipal
     allowed_models: tuple[str, ...]
+    allowed_addresses: AddressList | None
     revision: int
     renew_from_s: float
     good_until_s: float
     expire_s: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """Why identity does not let the key in, when it comes from this address."""
+
+    code: str
+    client_address: str
+    too_many: TooManyUnknownKeys | None = None
+
+
+_Flight = tuple[bytes, int, str | None]
+
+
 class IdentityClient:
     """Verifies keys, and remembers for a moment."""
 
-    def __init__(self, channel: grpc.aio.Channel, clock: Clock, *, ttl_s: float, answers_max: int) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, clock: Clock, *, ttl_s: float, answers_max: int, stale_max_s: float = 0
+    ) -> None:
         self._keys: rpc.ApiKeyServiceStub = rpc.ApiKeyServiceStub(channel)
         self._clock = clock
         self._ttl_s = ttl_s
         self._answers_max = answers_max
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
         self._by_subject: dict[str, set[bytes]] = {}
-        self._asking: dict[tuple[bytes, int], asyncio.Task[_Kept | KeyAnswer]] = {}
+        self._asking: dict[_Flight, asyncio.Task[_Kept | _Refused]] = {}
         self._changed_revision = 0
         self._watched_revision = 0
+        self._stale_max_s = stale_max_s
+        self._ask_again_s = 0.0
+        self.stale_answers = StaleAnswers("identity")
 
-    async def verify(self, secret: str, *, model: str, required_scopes: Sequence[str], min_revision: int) -> KeyAnswer:
-        """Return what the key is good for.
+    async def verify(
+        self,
+        secret: str,
+        *,
+        model: str,
+        required_scopes: Sequence[str],
+        min_revision: int,
+        client_address: str = "",
+    ) -> KeyAnswer:
+        """Return what the key is good for, coming from this address.
 
         Raises:
+            TooManyUnknownKeys: the address has presented more unknown keys than identity looks up.
             Unavailable: identity cannot be reached, and nothing fresh enough is known.
         """
         if len(secret) > _SECRET_MAX:
             return KeyAnswer("NOT_FOUND", None)
         digest = hashlib.sha256(secret.encode()).digest()
         kept = self._fresh(digest, min_revision)
+        if kept is not None:
+            answer = _decide(kept, model, required_scopes, client_address)
+            if answer.code == VALID and time.monotonic() >= kept.renew_from_s:
+                self._ask_once((digest, min_revision, None), secret, client_address)
+            return answer
+        asked = await self._ask_or_recall(digest, secret, min_revision, client_address)
+        if isinstance(asked, _Kept):
+            return _decide(asked, model, required_scopes, client_address)
+        if asked.too_many is not None:
+            raise asked.too_many
+        return KeyAnswer(asked.code, None)
+
+    async def _ask_or_recall(
+        self, digest: bytes, secret: str, min_revision: int, client_address: str
+    ) -> _Kept | _Refused:
+        """Return what identity says, or what it said before where it cannot be reached and that may be used."""
+        if self._recall(digest, min_revision) is None or time.monotonic() >= self._ask_again_s:
+            try:
+                asked = await self._ask_for(digest, secret, min_revision, client_address)
+            except Unavailable:
+                self._ask_again_s = time.monotonic() + _ASK_AGAIN_AFTER_S
+                if self._recall(digest, min_revision) is None:
+                    raise
+            else:
+                self.stale_answers.note_fresh()
+                return asked
+        kept = self._recall(digest, min_revision)
         if kept is None:
-            # A caller who gives up takes the question from nobody else.
-            answer = await asyncio.shield(self._ask_once(digest, secret, min_revision))
-            return answer if isinstance(answer, KeyAnswer) else _decide(answer, model, required_scopes)
-        if time.monotonic() >= kept.renew_from_s:
-            self._ask_once(digest, secret, min_revision)
-        return _decide(kept, model, required_scopes)
+            raise Unavailable(dependency="identity")
+        self.stale_answers.note_stale()
+        return kept
+
+    async def _ask_for(self, digest: bytes, secret: str, min_revision: int, client_address: str) -> _Kept | _Refused:
+        # A caller who gives up takes the question from nobody else.
+        asked = await asyncio.shield(self._ask_once((digest, min_revision, None), secret, client_address))
+        if isinstance(asked, _Kept) or asked.client_address == client_address:
+            return asked
+        if asked.code != _ADDRESS_NOT_ALLOWED and asked.too_many is None:
+            return asked
+        # Somebody else asked, from an address that was the reason.
+        return await asyncio.shield(self._ask_once((digest, min_revision, client_address), secret, client_address))
 
     async def watch(self) -> None:
         """Follow identity's changes for good; between streams the answers' short life is enough."""
@@ -120,46 +192,61 @@ class IdentityClient:
         if kept is None:
             return None
         over = kept.expire_s is not None and self._clock.now().timestamp() >= kept.expire_s
-        if over or time.monotonic() >= kept.good_until_s or kept.revision < min_revision:
+        if over or kept.revision < min_revision:
             self._forget(digest)
             return None
-        return kept
+        return kept if time.monotonic() < kept.good_until_s else None
 
-    def _ask_once(self, digest: bytes, secret: str, min_revision: int) -> "asyncio.Task[_Kept | KeyAnswer]":
+    def _recall(self, digest: bytes, min_revision: int) -> _Kept | None:
+        """Return an answer that was good until lately; what a change has named is no longer there."""
+        kept = None if min_revision or not self._stale_max_s else self._kept.get(digest)
+        return kept if kept is not None and time.monotonic() < kept.good_until_s + self._stale_max_s else None
+
+    def _ask_once(self, flight: _Flight, secret: str, client_address: str) -> "asyncio.Task[_Kept | _Refused]":
         """Return the question about the key that is under way; ask where there is none."""
-        flight = (digest, min_revision)
         asking = self._asking.get(flight)
         if asking is None:
-            asking = asyncio.create_task(self._ask(digest, secret, min_revision), name="key question")
+            digest, min_revision, _ = flight
+            question = self._ask(digest, secret, min_revision, client_address)
+            asking = asyncio.create_task(question, name="key question")
             self._asking[flight] = asking
             asking.add_done_callback(lambda done: self._note_answered(flight, done))
         return asking
 
-    def _note_answered(self, flight: tuple[bytes, int], asking: "asyncio.Task[_Kept | KeyAnswer]") -> None:
+    def _note_answered(self, flight: _Flight, asking: "asyncio.Task[_Kept | _Refused]") -> None:
         if self._asking.get(flight) is asking:
             del self._asking[flight]
         if not asking.cancelled():
             asking.exception()  # Marks it as seen: when a renewal fails, the next caller asks again.
 
-    async def _ask(self, digest: bytes, secret: str, min_revision: int) -> _Kept | KeyAnswer:
+    async def _ask(self, digest: bytes, secret: str, min_revision: int, client_address: str) -> _Kept | _Refused:
         leave_deadline()
         asked_s = time.monotonic()
-        request = pb.VerifyApiKeyRequest(key=secret, min_revision=min_revision)
+        request = pb.VerifyApiKeyRequest(key=secret, min_revision=min_revision, client_address=client_address)
         try:
             answer = await self._keys.VerifyApiKey(request, timeout=_VERIFY_WITHIN_S)
         except grpc.aio.AioRpcError as error:
+            info = error_info(error)
+            if info is not None and info.reason == TooManyUnknownKeys.reason:
+                too_many = TooManyUnknownKeys(wait_ms=int(info.metadata["wait_ms"]))
+                return _Refused("NOT_FOUND", client_address, too_many)
             raise Unavailable(dependency="identity") from error
         if answer.code == pb.VERIFY_API_KEY_CODE_VALID:
-            return self._keep(digest, answer, asked_s)
-        self._forget(digest)
-        return KeyAnswer(pb.VerifyApiKeyCode.Name(answer.code).removeprefix("VERIFY_API_KEY_CODE_"), None)
+            kept = self._read(answer, asked_s)
+            if not answer.stale:
+                self._keep(digest, kept)
+            return kept
+        code = pb.VerifyApiKeyCode.Name(answer.code).removeprefix("VERIFY_API_KEY_CODE_")
+        if code != _ADDRESS_NOT_ALLOWED:
+            self._forget(digest)
+        return _Refused(code, client_address)
 
-    def _keep(self, digest: bytes, answer: pb.VerifyApiKeyResponse, asked_s: float) -> _Kept:
+    def _read(self, answer: pb.VerifyApiKeyResponse, asked_s: float) -> _Kept:
         principal = answer.principal
         expire_s = None
         if answer.HasField("expire_time"):
             expire_s = parse_time("expire_time", answer.expire_time, []).timestamp()
-        kept = _Kept(
+        return _Kept(
             principal=KeyPrincipal(
                 organization_id=principal.organization_id,
                 project_id=principal.project_id or None,
@@ -169,19 +256,26 @@ class IdentityClient:
                 scopes=tuple(principal.scopes),
             ),
             allowed_models=tuple(answer.allowed_models),
+            allowed_addresses=AddressList(answer.allowed_addresses) if answer.allowed_addresses else None,
             revision=answer.revision,
             renew_from_s=asked_s + self._ttl_s * (1 - _RENEW_IN_LAST_PART),
             good_until_s=asked_s + self._ttl_s,
             expire_s=expire_s,
         )
-        if answer.revision >= self._changed_revision:
-            self._forget(digest)
-            self._kept[digest] = kept
-            for subject in _subjects(kept.principal):
-                self._by_subject.setdefault(subject, set()).add(digest)
-            if len(self._kept) > self._answers_max:
-                self._forget(next(iter(self._kept)))
-        return kept
+
+    def _keep(self, digest: bytes, kept: _Kept) -> None:
+        if self._overtaken(kept.revision):
+            return
+        self._forget(digest)
+        self._kept[digest] = kept
+        for subject in _subjects(kept.principal):
+            self._by_subject.setdefault(subject, set()).add(digest)
+        if len(self._kept) > self._answers_max:
+            self._forget(next(iter(self._kept)))
+
+    def _overtaken(self, revision: int) -> bool:
+        """Tell whether a change was seen that an answer of this revision may not know."""
+        return revision < self._changed_revision
 
     def _take_in(self, message: pb.WatchApiKeysResponse) -> None:
         if message.resync or not self._watched_revision:
@@ -192,10 +286,9 @@ class IdentityClient:
         self._asking.clear()
         for change in message.changes:
             self._changed_revision = max(self._changed_revision, change.revision)
-            subject = change.WhichOneof("subject")
-            changed = getattr(change, subject) if subject else change.organization_id
-            for digest in list(self._by_subject.get(changed, ())):
-                self._forget(digest)
+            for changed in _changed(change):
+                for digest in list(self._by_subject.get(changed, ())):
+                    self._forget(digest)
         if message.resync:
             self._changed_revision = max(self._changed_revision, message.revision)
 
@@ -223,7 +316,18 @@ def _subjects(principal: KeyPrincipal) -> list[str]:
     return [id_ for id_ in ids if id_]
 
 
-def _decide(kept: _Kept, model: str, required_scopes: Sequence[str]) -> KeyAnswer:
+def _changed(change: pb.ApiKeyChange) -> list[str]:
+    """Return the ids of what a change concerns, whatever its kind."""
+    subject = change.WhichOneof("subject")
+    if subject is None:
+        return [change.organization_id]
+    # People hold scopes by the projects they work in, and their keys need not be bound to those.
+    return [getattr(change, subject), *([change.organization_id] if subject == "project_id" else [])]
+
+
+def _decide(kept: _Kept, model: str, required_scopes: Sequence[str], client_address: str) -> KeyAnswer:
+    if kept.allowed_addresses is not None and not kept.allowed_addresses.allows(client_address):
+        return KeyAnswer(_ADDRESS_NOT_ALLOWED, kept.principal)
     if not set(required_scopes) <= set(kept.principal.scopes):
         return KeyAnswer("INSUFFICIENT_SCOPE", kept.principal)
     if kept.allowed_models and not any(_covers(pattern, model) for pattern in kept.allowed_models):

@@ -1,8 +1,8 @@
 """Which functions of ours a function may come to call, read from the sources.
 
 Whatever a function mentions counts as called, so that work handed on as an argument is followed, too. What `self._x` is
-comes from the annotations of `__init__`, what a parameter is from its own. A call that cannot be followed leads
-nowhere: the answer may leave something out, and never makes something up.
+comes from the annotations of `__init__` or of the class, what a parameter is from its own. A call that cannot be
+followed leads nowhere: the answer may leave something out, and never makes something up.
 """
 
 import ast
@@ -141,10 +141,14 @@ def _type_of(module_name: str, value: ast.expr, types: dict[str, tuple[str, str]
 
 @cache
 def _attributes(module_name: str, class_name: str) -> dict[str, tuple[str, str]]:
-    """Return what the attributes are that a class is given or makes in `__init__`."""
+    """Return what the attributes are that a class declares, or is given or makes in `__init__`."""
     module = _modules().get(module_name)
     node = module.classes.get(class_name) if module else None
     found: dict[str, tuple[str, str]] = {}
+    for declared in node.body if node else ():
+        if isinstance(declared, ast.AnnAssign) and isinstance(declared.target, ast.Name):
+            known = _class_of(module_name, declared.annotation)
+            found |= {declared.target.id: known} if known is not None else {}
     for method in _methods(node) if node else ():
         if method.name != "__init__":
             continue

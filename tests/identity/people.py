@@ -33,12 +33,16 @@ class People:
     async def person(self, email: str = "") -> Person:
         """Return a new user with a session."""
         user = await self._identity.create_user(email)
+        return await self.sign_in(user.user_id, user.email)
+
+    async def sign_in(self, user_id: str, email: str = "") -> Person:
+        """Return a user with one more session."""
         session_id, now = new_id(), datetime.now(UTC)
         async with self._database.transaction() as tx:
             await tx.execute(
                 insert(sessions).values(
                     session_id=session_id,
-                    user_id=user.user_id,
+                    user_id=user_id,
                     method="password",
                     provider="",
                     peer_address="",
@@ -48,7 +52,7 @@ class People:
                     expire_time=now + timedelta(days=1),
                 )
             )
-        return Person(user.user_id, user.email, self._callers.user(user.user_id, session_id))
+        return Person(user_id, email, self._callers.user(user_id, session_id))
 
     async def member(self, organization_id: str, role: pb.MemberRole.ValueType) -> Person:
         """Return a new user with a session who belongs to the organization."""

@@ -239,12 +239,7 @@ Index(
     unique=True,
     postgresql_where=_INVITATION_OPEN,
 )
-Index(
-    "invitations_open",
-    invitations.c.organization_id,
-    invitations.c.invitation_id,
-    postgresql_where=_INVITATION_OPEN,
-)
+Index("invitations_open", invitations.c.organization_id, invitations.c.invitation_id, postgresql_where=_INVITATION_OPEN)
 
 service_accounts: Final = Table(
     "service_accounts",

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from datetime import timedelta
 from multiprocessing import get_context
@@ -55,6 +55,7 @@ class Deployment(AbstractContextManager["Deployment"]):
             self._write_credentials()
             asyncio.run(self._prepare_database())
             self._client = self._stack.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
+            self._other_client = self._stack.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
             self._processes["client"] = psutil.Process(self._client.submit(os.getpid).result(_START_LIMIT_S))
             self._processes["postgres"] = psutil.Process(self.postgres.pid)
             self._stack = self._stack.pop_all()
@@ -68,6 +69,10 @@ class Deployment(AbstractContextManager["Deployment"]):
     def run(self, round_: Round) -> Timing:
         """Runs a round in the client process."""
         return self._client.submit(run_round, round_).result()
+
+    def run_beside(self, round_: Round) -> Future[Timing]:
+        """Begins a round in a client process of its own, beside whatever else runs."""
+        return self._other_client.submit(run_round, round_)
 
     def service(self, context: str) -> str:
         """Returns where a service answers, and starts it, with those it calls, if it does not run yet."""
@@ -111,7 +116,9 @@ class Deployment(AbstractContextManager["Deployment"]):
         operator = SigningKey.generate(issuer="benchmarks", subject="operator:benchmarks")
         metering = SigningKey.generate(issuer="metering", subject="service:metering")
         metering.write(self.folder / "metering_key.json")
-        bundle = TrustBundle(issuers=[operator.trusted(), metering.trusted()])
+        sessions = SigningKey.generate(issuer="sessions", subject="user:*")
+        sessions.write(self.folder / "session_key.json")
+        bundle = TrustBundle(issuers=[operator.trusted(), metering.trusted(), sessions.trusted()])
         (self.folder / "trust.json").write_text(bundle.model_dump_json())
         self.peppers_file.write_text(json.dumps({"1": secrets.token_hex(32)}))
         audiences = [f"{context}.tollhouse" for context in CONTEXTS]
@@ -131,6 +138,10 @@ class Deployment(AbstractContextManager["Deployment"]):
         }
         if context == "identity":
             settings["PEPPERS"] = str(self.peppers_file)
+            settings["SESSION_KEY_FILE"] = str(self.folder / "session_key.json")
+            # One client signs in for everybody here; what the limits are for is not what is measured.
+            settings["SIGN_IN_ATTEMPTS_PER_ADDRESS_MAX"] = "100000"
+            settings["SIGN_IN_ATTEMPTS_PER_ACCOUNT_MAX"] = "1000"
         if context == "metering":
             settings["SIGNING_KEY_FILE"] = str(self.folder / "metering_key.json")
         environment = {f"{context.upper()}_{name}": value for name, value in settings.items()} | dict(peers)

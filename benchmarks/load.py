@@ -49,7 +49,7 @@ class Script(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A bounded number of calls at a constant number in flight."""
+    """A bounded number of calls: as many in flight as said, or on a schedule, whatever is in flight."""
 
     target: str
     token: str
@@ -58,6 +58,8 @@ class Round:
     warm_up: int
     count: int
     in_flight: int
+    rate_per_s: float = 0.0
+    """How many calls begin in a second, evenly spaced; 0 begins the next when one has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ class _Loop:
         self.replies: list[Exchange] = [()] * len(requests)
         self.latencies_s: list[float] = []
         self._in_flight = min(round_.in_flight, len(requests))
+        self._rate_per_s = round_.rate_per_s
         self._metadata = (("authorization", f"Bearer {round_.token}"),)
         self._callers = callers
         self._queue = iter(enumerate(requests))
@@ -128,19 +131,31 @@ class _Loop:
         began_s = time.perf_counter()
         try:
             async with asyncio.timeout(ROUND_LIMIT_S), asyncio.TaskGroup() as workers:
-                for _ in range(self._in_flight):
-                    workers.create_task(self._work(self._queue))
+                if self._rate_per_s:
+                    await self._follow_schedule(workers, began_s)
+                else:
+                    for _ in range(self._in_flight):
+                        workers.create_task(self._work(self._queue))
         except* grpc.aio.AioRpcError as errors:
             first = errors.exceptions[0]
             raise LoadError(f"a call failed: {first}") from None
         return time.perf_counter() - began_s
 
+    async def _follow_schedule(self, workers: asyncio.TaskGroup, began_s: float) -> None:
+        """Begins each call in its time. A call that could not begin in time has been waiting since then."""
+        for number, requests in self._queue:
+            due_s = began_s + number / self._rate_per_s
+            await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+            workers.create_task(self._call(number, requests, due_s))
+
     async def _work(self, queue: Iterator[tuple[int, Exchange]]) -> None:
-        callers, metadata = self._callers, self._metadata
         for number, requests in queue:
-            began_s = time.perf_counter()
-            replies = []
-            for caller, request in zip(callers, requests, strict=True):
-                replies.append(await caller(request, timeout=CALL_DEADLINE_S, metadata=metadata))
-            self.latencies_s.append(time.perf_counter() - began_s)
-            self.replies[number] = tuple(replies)
+            await self._call(number, requests, time.perf_counter())
+
+    async def _call(self, number: int, requests: Exchange, began_s: float) -> None:
+        callers, metadata = self._callers, self._metadata
+        replies = []
+        for caller, request in zip(callers, requests, strict=True):
+            replies.append(await caller(request, timeout=CALL_DEADLINE_S, metadata=metadata))
+        self.latencies_s.append(time.perf_counter() - began_s)
+        self.replies[number] = tuple(replies)

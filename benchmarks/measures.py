@@ -8,8 +8,10 @@ from benchmarks.api_keys import load_tenants
 from benchmarks.deployment import Deployment
 from benchmarks.load import LoadError, Script
 from benchmarks.measure import Comparison, Figure, PgbenchPeer, Side, compare, echo_of
+from benchmarks.people import SignIns, make_people
 from benchmarks.pgbench import Pgbench
 from benchmarks.preparation import Balances, Credits, Expected, PriceList, cost_of
+from benchmarks.tails import Paced, compare_tails
 from benchmarks.traffic import (
     DEBIT_VALUE,
     MODELS,
@@ -27,6 +29,8 @@ ACCOUNTS = 10_000
 API_KEYS = 100_000
 ACTIVE_KEYS = 1_000
 TENANTS = 20
+PEOPLE = 40
+CHECKS_PER_S = 500
 BATCH = 100
 BATCHES_IN_FLIGHT = 8
 CROWD = 64
@@ -48,6 +52,7 @@ class Bench:
             "P3": self.debit_in_batches,
             "P4": self.key_check,
             "P4C": self.key_check_cold,
+            "P4S": self.key_check_beside_sign_ins,
             "P5": self.usage_record,
             "P6": self.usage_in_batches,
             "P7": self.metered_call,
@@ -98,6 +103,14 @@ class Bench:
         if side.calls > len(script.tenants):
             raise LoadError(f"{side.calls} checks were made of {len(script.tenants)} keys: some were warm")
         return figure
+
+    def key_check_beside_sign_ins(self) -> Figure:
+        """Compares the slowest checks with and without people signing in: each sign-in hashes a password."""
+        target = self._deployment.service("identity")
+        checks = KeyChecks(self._load_keys()[:ACTIVE_KEYS])
+        self._side("identity", checks, in_flight=64).run(ACTIVE_KEYS * 2, in_flight=64)
+        people = SignIns(make_people(target, self._deployment.token, PEOPLE))
+        return compare_tails(self._deployment, target, Paced(checks, CHECKS_PER_S), Paced(people, 20), self._rounds)
 
     def usage_record(self) -> Figure:
         script = UsageRecords(self._fund_tenants(), "record")

@@ -5,7 +5,7 @@ from sqlalchemy import text
 
 from libs.common.database import open_database
 from tests.identity.support import Identity
-from tollhouse.identity.v1 import api_key_pb2
+from tollhouse.identity.v1 import api_key_pb2, organization_pb2, project_pb2, service_account_pb2
 from tollhouse.identity.v1 import integrity_pb2 as pb
 
 DAMAGE = {
@@ -17,20 +17,51 @@ DAMAGE = {
     ],
     "api_keys_stay_in_their_organization": [
         "ALTER TABLE identity.api_keys DROP CONSTRAINT api_keys_project_of_organization",
-        "UPDATE identity.api_keys SET project_id = api_key_id",
+        "UPDATE identity.api_keys SET project_id = api_key_id WHERE project_id IS NOT NULL",
     ],
     "api_keys_hold_only_digests": [
         "ALTER TABLE identity.api_keys DROP CONSTRAINT api_keys_digest_only",
-        "UPDATE identity.api_keys SET digest = 'th_live_in_clear'",
+        "UPDATE identity.api_keys SET digest = 'th_live_in_clear' WHERE user_id IS NOT NULL",
     ],
     "revoked_api_keys_are_not_used": [
-        "UPDATE identity.api_keys SET revoke_time = now(), last_used_time = now() + interval '11 s'"
+        (
+            "UPDATE identity.api_keys SET revoke_time = now(), last_used_time = now() + interval '11 s'"
+            " WHERE user_id IS NOT NULL"
+        )
     ],
     "users_of_api_keys_are_members": [
         "ALTER TABLE identity.api_keys DROP CONSTRAINT api_keys_user",
-        "UPDATE identity.api_keys SET user_id = api_key_id",
+        "UPDATE identity.api_keys SET user_id = api_key_id WHERE user_id IS NOT NULL",
     ],
-    "revisions_have_no_gaps": ["UPDATE identity.key_changes SET revision = revision + 1"],
+    "personal_organizations_have_one_member": [
+        (
+            "INSERT INTO identity.members (organization_id, user_id, role, create_time, update_time)"
+            " SELECT o.organization_id, u.user_id, 'viewer', now(), now() FROM identity.organizations o"
+            " JOIN identity.users u ON u.personal_organization_id <> o.organization_id WHERE o.personal LIMIT 1"
+        )
+    ],
+    "project_members_are_members": [
+        "ALTER TABLE identity.project_members DROP CONSTRAINT project_members_member",
+        "UPDATE identity.project_members SET user_id = project_id",
+    ],
+    "open_invitations_lead_somewhere": [
+        (
+            "UPDATE identity.organizations o SET delete_time = now() FROM identity.invitations i"
+            " WHERE i.organization_id = o.organization_id"
+        )
+    ],
+    "service_accounts_of_api_keys_are_live": ["UPDATE identity.service_accounts SET delete_time = now()"],
+    "users_own_their_organization": [
+        "UPDATE identity.users u SET personal_organization_id = o.organization_id FROM identity.organizations o"
+        " WHERE NOT o.personal AND u.user_id = (SELECT user_id FROM identity.users ORDER BY user_id LIMIT 1)"
+        " AND NOT EXISTS (SELECT FROM identity.members m"
+        "   WHERE m.organization_id = o.organization_id AND m.user_id = u.user_id)"
+    ],
+    "deleted_users_have_nothing_left": [
+        "UPDATE identity.users SET delete_time = now()"
+        " WHERE user_id = (SELECT user_id FROM identity.users ORDER BY user_id LIMIT 1)"
+    ],
+    "revisions_have_no_gaps": ["UPDATE identity.revision_counter SET revision = revision + 1"],
     "audit_events_are_chained": [
         "INSERT INTO identity.audit_heads VALUES (gen_random_uuid(), 1, decode(repeat('00', 32), 'hex'), now())"
     ],
@@ -54,6 +85,33 @@ async def _plant(identity: Identity) -> None:
         api_key_pb2.CreateApiKeyRequest(organization_id=organization_id, user_id=owner, project_id=project.project_id)
     )
     await identity.verify(created.secret)
+    account = await identity.service_accounts.CreateServiceAccount(
+        service_account_pb2.CreateServiceAccountRequest(
+            organization_id=organization_id, name="Robot", role=organization_pb2.MEMBER_ROLE_MEMBER
+        ),
+        metadata=identity.metadata,
+    )
+    await identity.create_key(
+        api_key_pb2.CreateApiKeyRequest(
+            organization_id=organization_id, service_account_id=account.service_account.service_account_id
+        )
+    )
+    await identity.projects.AddProjectMember(
+        project_pb2.AddProjectMemberRequest(
+            organization_id=organization_id,
+            project_id=project.project_id,
+            user_id=owner,
+            role=project_pb2.PROJECT_MEMBER_ROLE_MEMBER,
+        ),
+        metadata=identity.metadata,
+    )
+    elsewhere, _ = await identity.create_organization()
+    await identity.organizations.CreateInvitation(
+        organization_pb2.CreateInvitationRequest(
+            organization_id=elsewhere, email="late@example.com", role=organization_pb2.MEMBER_ROLE_VIEWER
+        ),
+        metadata=identity.metadata,
+    )
 
 
 async def test_good_state_yields_the_summary_only(identity: Identity) -> None:

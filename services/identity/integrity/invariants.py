@@ -12,6 +12,10 @@ from libs.common.integrity.model import Invariant
 _OF_ORGANIZATION: Final = "(CAST(:organization_id AS uuid) IS NULL OR {table}.organization_id = :organization_id)"
 _O: Final = _OF_ORGANIZATION.format(table="o")
 _K: Final = _OF_ORGANIZATION.format(table="k")
+_I: Final = _OF_ORGANIZATION.format(table="i")
+_W: Final = _OF_ORGANIZATION.format(table="w")
+_U: Final = "(CAST(:organization_id AS uuid) IS NULL OR u.personal_organization_id = :organization_id)"
+_COUNT_USERS: Final = f"SELECT count(*) FROM identity.users u WHERE {_U}"  # noqa: S608 -- constants of ours.
 _COUNT_KEYS: Final = f"SELECT count(*) FROM identity.api_keys k WHERE {_K}"  # noqa: S608 -- constants of ours.
 
 INVARIANTS: Final[Sequence[Invariant]] = (
@@ -41,13 +45,14 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "api_keys_hold_only_digests",
-        "Of a secret only a digest of 32 bytes, the version of its pepper and 16 characters are stored.",
+        "Of a secret only a digest of 32 bytes, the version of its pepper and at most 16 characters are stored.",
         f"""
         SELECT k.organization_id, 'api_keys/' || k.api_key_id AS resource,
                'the stored digest or hint has the wrong length' AS detail
         FROM identity.api_keys k
         WHERE {_K} AND (octet_length(k.digest) <> 32 OR k.pepper_version < 1
-            OR char_length(k.secret_prefix) <> 12 OR char_length(k.secret_suffix) <> 4)
+            OR char_length(k.secret_prefix) > 12 OR char_length(k.secret_suffix) > 4
+            OR (k.imported_prefix IS NULL AND char_length(k.secret_prefix || k.secret_suffix) < 16))
         """,  # noqa: S608
         _COUNT_KEYS,
     ),
@@ -73,6 +78,88 @@ INVARIANTS: Final[Sequence[Invariant]] = (
             SELECT FROM identity.members m WHERE m.organization_id = k.organization_id AND m.user_id = k.user_id)
         """,  # noqa: S608
         _COUNT_KEYS,
+    ),
+    Invariant(
+        "personal_organizations_have_one_member",
+        "Nobody joins an organization that was made for one user.",
+        f"""
+        SELECT o.organization_id, 'organizations/' || o.organization_id AS resource,
+               'it is personal and has ' || count(*) || ' members' AS detail
+        FROM identity.organizations o JOIN identity.members m ON m.organization_id = o.organization_id
+        WHERE {_O} AND o.personal AND o.delete_time IS NULL
+        GROUP BY o.organization_id HAVING count(*) > 1
+        """,  # noqa: S608
+        f"SELECT count(*) FROM identity.organizations o WHERE {_O} AND o.personal",  # noqa: S608
+    ),
+    Invariant(
+        "project_members_are_members",
+        "Who works in a project belongs to its organization, and the project is not deleted.",
+        f"""
+        SELECT w.organization_id, 'projects/' || w.project_id || '/members/' || w.user_id AS resource,
+               'the user is no member of the organization, or the project is gone' AS detail
+        FROM identity.project_members w
+        WHERE {_W} AND (NOT EXISTS (
+            SELECT FROM identity.members m WHERE m.organization_id = w.organization_id AND m.user_id = w.user_id
+        ) OR NOT EXISTS (
+            SELECT FROM identity.projects p WHERE p.organization_id = w.organization_id
+                AND p.project_id = w.project_id AND p.delete_time IS NULL))
+        """,  # noqa: S608
+        f"SELECT count(*) FROM identity.project_members w WHERE {_W}",  # noqa: S608
+    ),
+    Invariant(
+        "open_invitations_lead_somewhere",
+        "An invitation that can still be decided on is for an organization that is neither deleted nor personal.",
+        f"""
+        SELECT i.organization_id, 'invitations/' || i.invitation_id AS resource,
+               'its organization is deleted or personal' AS detail
+        FROM identity.invitations i JOIN identity.organizations o ON o.organization_id = i.organization_id
+        WHERE {_I} AND i.accept_time IS NULL AND i.revoke_time IS NULL AND (o.delete_time IS NOT NULL OR o.personal)
+        """,  # noqa: S608
+        f"SELECT count(*) FROM identity.invitations i WHERE {_I}",  # noqa: S608
+    ),
+    Invariant(
+        "service_accounts_of_api_keys_are_live",
+        "The service account of a key that is not revoked is not deleted.",
+        f"""
+        SELECT k.organization_id, 'api_keys/' || k.api_key_id AS resource,
+               'the service account ' || k.service_account_id || ' is deleted or missing' AS detail
+        FROM identity.api_keys k
+        WHERE {_K} AND k.revoke_time IS NULL AND k.service_account_id IS NOT NULL AND NOT EXISTS (
+            SELECT FROM identity.service_accounts a WHERE a.organization_id = k.organization_id
+                AND a.service_account_id = k.service_account_id AND a.delete_time IS NULL)
+        """,  # noqa: S608
+        f"SELECT count(*) FROM identity.api_keys k WHERE {_K} AND k.service_account_id IS NOT NULL",  # noqa: S608
+    ),
+    Invariant(
+        "users_own_their_organization",
+        "Every user that is not deleted owns the personal organization that was made for them.",
+        f"""
+        SELECT u.personal_organization_id AS organization_id, 'users/' || u.user_id AS resource,
+               'the organization is deleted, not personal, or not theirs' AS detail
+        FROM identity.users u
+        WHERE {_U} AND u.delete_time IS NULL AND NOT EXISTS (
+            SELECT FROM identity.organizations o
+            JOIN identity.members m ON m.organization_id = o.organization_id AND m.user_id = u.user_id
+            WHERE o.organization_id = u.personal_organization_id AND o.personal AND o.delete_time IS NULL
+                AND m.role = 'owner')
+        """,  # noqa: S608
+        _COUNT_USERS,
+    ),
+    Invariant(
+        "deleted_users_have_nothing_left",
+        "A deleted user has no email, no way to sign in, no session, no key that works, and belongs to no organization.",
+        f"""
+        SELECT u.personal_organization_id AS organization_id, 'users/' || u.user_id AS resource,
+               'deleted at ' || u.delete_time || ', and something of theirs is left' AS detail
+        FROM identity.users u
+        WHERE {_U} AND u.delete_time IS NOT NULL AND (
+            u.email <> '' OR u.password_hash IS NOT NULL
+            OR EXISTS (SELECT FROM identity.linked_identities l WHERE l.user_id = u.user_id)
+            OR EXISTS (SELECT FROM identity.sessions s WHERE s.user_id = u.user_id AND s.end_time IS NULL)
+            OR EXISTS (SELECT FROM identity.api_keys k WHERE k.user_id = u.user_id AND k.revoke_time IS NULL)
+            OR EXISTS (SELECT FROM identity.members m WHERE m.user_id = u.user_id))
+        """,  # noqa: S608
+        _COUNT_USERS,
     ),
     Invariant(
         "revisions_have_no_gaps",

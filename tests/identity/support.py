@@ -71,16 +71,18 @@ class Identity:
         return await self.api_keys.CreateApiKey(request, metadata=self.metadata)
 
     async def verify(
-        self, key: str, *, scopes: tuple[str, ...] = (), model: str = "", min_revision: int = 0
+        self, key: str, *, scopes: tuple[str, ...] = (), model: str = "", min_revision: int = 0, address: str = ""
     ) -> api_key_pb2.VerifyApiKeyResponse:
         request = api_key_pb2.VerifyApiKeyRequest(
-            key=key, required_scopes=scopes, model=model, min_revision=min_revision
+            key=key, required_scopes=scopes, model=model, min_revision=min_revision, client_address=address
         )
         return await self.api_keys.VerifyApiKey(request, metadata=self.metadata, timeout=5)
 
-    async def code(self, key: str, *, scopes: tuple[str, ...] = (), model: str = "", min_revision: int = 0) -> str:
+    async def code(
+        self, key: str, *, scopes: tuple[str, ...] = (), model: str = "", min_revision: int = 0, address: str = ""
+    ) -> str:
         """Return the code of a verification, without its prefix."""
-        answer = await self.verify(key, scopes=scopes, model=model, min_revision=min_revision)
+        answer = await self.verify(key, scopes=scopes, model=model, min_revision=min_revision, address=address)
         return api_key_pb2.VerifyApiKeyCode.Name(answer.code).removeprefix("VERIFY_API_KEY_CODE_")
 
     async def revoke(self, api_key: api_key_pb2.ApiKey) -> int:
@@ -104,10 +106,17 @@ def identity_settings(callers: Callers, url: str, folder: Path, peppers: dict[st
 
 @asynccontextmanager
 async def open_identity(
-    callers: Callers, url: str, folder: Path, *, peppers: dict[str, str] | None = None, clock: Clock | None = None
+    callers: Callers,
+    url: str,
+    folder: Path,
+    *,
+    peppers: dict[str, str] | None = None,
+    clock: Clock | None = None,
+    key_stale_max_s: float = 0,
 ) -> AsyncIterator[Identity]:
     """Run identity on a free port for as long as the context lasts."""
-    service = await build(identity_settings(callers, url, folder, peppers or PEPPERS), clock)
+    settings = identity_settings(callers, url, folder, peppers or PEPPERS)
+    service = await build(settings.model_copy(update={"key_stale_max_s": key_stale_max_s}), clock)
     port = await service.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

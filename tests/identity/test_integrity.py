@@ -52,14 +52,18 @@ DAMAGE = {
     ],
     "service_accounts_of_api_keys_are_live": ["UPDATE identity.service_accounts SET delete_time = now()"],
     "users_own_their_organization": [
-        "UPDATE identity.users u SET personal_organization_id = o.organization_id FROM identity.organizations o"
-        " WHERE NOT o.personal AND u.user_id = (SELECT user_id FROM identity.users ORDER BY user_id LIMIT 1)"
-        " AND NOT EXISTS (SELECT FROM identity.members m"
-        "   WHERE m.organization_id = o.organization_id AND m.user_id = u.user_id)"
+        (
+            "UPDATE identity.users u SET personal_organization_id = o.organization_id FROM identity.organizations o"
+            " WHERE NOT o.personal AND u.user_id = (SELECT user_id FROM identity.users ORDER BY user_id LIMIT 1)"
+            " AND NOT EXISTS (SELECT FROM identity.members m"
+            "   WHERE m.organization_id = o.organization_id AND m.user_id = u.user_id)"
+        )
     ],
     "deleted_users_have_nothing_left": [
-        "UPDATE identity.users SET delete_time = now()"
-        " WHERE user_id = (SELECT user_id FROM identity.users ORDER BY user_id LIMIT 1)"
+        (
+            "UPDATE identity.users SET delete_time = now()"
+            " WHERE user_id = (SELECT user_id FROM identity.users ORDER BY user_id LIMIT 1)"
+        )
     ],
     "revisions_have_no_gaps": ["UPDATE identity.revision_counter SET revision = revision + 1"],
     "audit_events_are_chained": [

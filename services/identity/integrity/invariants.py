@@ -147,7 +147,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "deleted_users_have_nothing_left",
-        "A deleted user has no email, no way to sign in, no session, no key that works, and belongs to no organization.",
+        "A deleted user has no email, no way to sign in, no session, no key that works, and no membership.",
         f"""
         SELECT u.personal_organization_id AS organization_id, 'users/' || u.user_id AS resource,
                'deleted at ' || u.delete_time || ', and something of theirs is left' AS detail

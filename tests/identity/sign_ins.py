@@ -7,12 +7,13 @@ from pathlib import Path
 import grpc
 
 from libs.common.database import Database
+from libs.common.ids import new_id
 from services.identity.__main__ import build
-from tests.identity.support import PEPPERS, Identity, identity_settings
+from tests.identity.support import PEPPERS, identity_settings
 from tests.support.callers import Callers, Metadata, bearer
 from tests.support.clock import FixedClock
+from tollhouse.identity.v1 import organization_pb2_grpc, session_pb2_grpc, user_pb2, user_pb2_grpc
 from tollhouse.identity.v1 import session_pb2 as pb
-from tollhouse.identity.v1 import session_pb2_grpc, user_pb2
 
 PASSWORD = "violet-harbour-93-lantern"
 WRONG_PASSWORD = "copper-meadow-17-compass"
@@ -23,17 +24,21 @@ CHEAP = {"password_hash_memory_kib": 19 * 1024}
 class SignIns:
     """Stubs to one server on which people can sign in."""
 
-    def __init__(self, identity: Identity, channel: grpc.aio.Channel, callers: Callers, clock: FixedClock) -> None:
-        self.identity = identity
-        self.operator = identity.metadata
+    def __init__(self, channel: grpc.aio.Channel, callers: Callers, clock: FixedClock) -> None:
         self.callers = callers
         self.clock = clock
         self.sessions = session_pb2_grpc.SessionServiceStub(channel)
-        self.users = identity.users
+        self.users = user_pb2_grpc.UserServiceStub(channel)
+        self.organizations = organization_pb2_grpc.OrganizationServiceStub(channel)
+
+    @property
+    def operator(self) -> Metadata:
+        return self.callers.operator()
 
     async def create_user(self, *, username: str = "", password: str = PASSWORD) -> user_pb2.User:
         """Create a user, with a password unless it is empty."""
-        user = await self.identity.create_user(username=username)
+        new = user_pb2.CreateUserRequest(email=f"{new_id()}@people.test", username=username)
+        user = (await self.users.CreateUser(new, metadata=self.operator)).user
         if password:
             request = user_pb2.SetPasswordRequest(user_id=user.user_id, new_password=password)
             await self.users.SetPassword(request, metadata=self.operator)
@@ -88,7 +93,7 @@ async def open_sign_ins(url: str, folder: Path, **settings: object) -> AsyncIter
     port = await service.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield SignIns(Identity(service, port, channel, callers.operator()), channel, callers, clock)
+            yield SignIns(channel, callers, clock)
     finally:
         await service.stop(grace_s=1)
 

@@ -27,7 +27,7 @@ class OidcProvider:
     """One provider. Counts what is fetched from it, so that tests can tell a kept key from a fetched one."""
 
     def __init__(self, clock: Clock | None = None) -> None:
-        self._clock = clock or SystemClock()
+        self.clock = clock or SystemClock()
         self._server: asyncio.Server | None = None
         self.port = 0
         self.keys: dict[str, Key] = {}
@@ -73,7 +73,7 @@ class OidcProvider:
     ) -> str:
         """Return a signed ID token. A claim or a part of the header that is None is left out."""
         key_id = next(key_id for key_id in self.keys if key_id.startswith(algorithm))
-        now_s = int(self._clock.now().timestamp())
+        now_s = int(self.clock.now().timestamp())
         payload: dict[str, object] = {
             "iss": self.issuer,
             "sub": subject,

@@ -416,5 +416,5 @@ async def test_bad_invitation_names_every_field_at_fault(identity: Identity) -> 
     empty = identity.organizations.AcceptInvitation(pb.AcceptInvitationRequest(), metadata=identity.metadata)
     assert await violated_fields(empty) == {"token"}
     long = pb.AcceptInvitationRequest(token="x" * 257, user_id="7")
-    call = identity.organizations.AcceptInvitation(long, metadata=identity.metadata)
-    assert await violated_fields(call) == {"token", "user_id"}
+    accept = identity.organizations.AcceptInvitation(long, metadata=identity.metadata)
+    assert await violated_fields(accept) == {"token", "user_id"}

@@ -170,20 +170,22 @@ async def test_deleted_organization_is_gone_for_everyone_and_everything_of_it_st
 
     assert await identity.code(key.secret, min_revision=deleted.revision) != "VALID"
     late = await people.person("late@example.com")
-    names = {"organization_id": organization_id}
     for metadata in (identity.metadata, owner.metadata):
         rpc = identity.organizations
         for call in (
-            rpc.GetOrganization(pb.GetOrganizationRequest(**names), metadata=metadata),
+            rpc.GetOrganization(pb.GetOrganizationRequest(organization_id=organization_id), metadata=metadata),
             rpc.UpdateOrganization(_update(organization_id, "name", name="Bolt"), metadata=metadata),
-            rpc.ListMembers(pb.ListMembersRequest(**names), metadata=metadata),
-            rpc.ListInvitations(pb.ListInvitationsRequest(**names), metadata=metadata),
-            rpc.RemoveMember(pb.RemoveMemberRequest(**names, user_id=owner.user_id), metadata=metadata),
+            rpc.ListMembers(pb.ListMembersRequest(organization_id=organization_id), metadata=metadata),
+            rpc.ListInvitations(pb.ListInvitationsRequest(organization_id=organization_id), metadata=metadata),
+            rpc.RemoveMember(
+                pb.RemoveMemberRequest(organization_id=organization_id, user_id=owner.user_id), metadata=metadata
+            ),
             identity.projects.GetProject(
-                project_pb2.GetProjectRequest(**names, project_id=project.project_id), metadata=metadata
+                project_pb2.GetProjectRequest(organization_id=organization_id, project_id=project.project_id),
+                metadata=metadata,
             ),
             identity.service_accounts.ListServiceAccounts(
-                service_account_pb2.ListServiceAccountsRequest(**names), metadata=metadata
+                service_account_pb2.ListServiceAccountsRequest(organization_id=organization_id), metadata=metadata
             ),
         ):
             assert await refused(call) == NOT_FOUND

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from typing import TypeAlias
 
 import grpc
 import pytest
@@ -24,7 +25,7 @@ OWNER, ADMIN, MEMBER = (
     organizations.MEMBER_ROLE_ADMIN,
     organizations.MEMBER_ROLE_MEMBER,
 )
-Role = organizations.MemberRole.ValueType
+Role: TypeAlias = organizations.MemberRole.ValueType
 
 
 def _create(

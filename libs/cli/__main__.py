@@ -18,7 +18,6 @@ from libs.cli.token import token
 from libs.cli.up import up
 from libs.cli.verify import verify
 from libs.common.database_url import InvalidDatabaseUrl
-from libs.common.migrate import MigrationLocked
 from libs.common.postgres import PostgresError
 
 app = typer.Typer(
@@ -40,7 +39,7 @@ def main() -> None:
         app()
     except CommandFailed as error:
         _end_with(str(error), error.exit_code)
-    except (PostgresError, MigrationLocked) as error:
+    except PostgresError as error:
         _end_with(str(error), 1)
     except InvalidDatabaseUrl as error:
         _end_with(f"The database URL {error}.", 2)

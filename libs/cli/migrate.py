@@ -8,14 +8,12 @@ from typing import Annotated
 import asyncpg
 import typer
 from rich.console import Console
-from sqlalchemy.exc import SQLAlchemyError
 
 from libs.cli.connection import DEFAULT_DATA_DIR
 from libs.cli.data_folder import CONTEXTS, DataFolder
 from libs.cli.failures import CommandFailed
 from libs.cli.serve import known_context
-from libs.cli.stack import DATABASE
-from libs.common import migrate as migrations
+from libs.cli.stack import DATABASE, bring_schemas_up_to_date
 from libs.common import postgres
 from libs.common.databases import ensure_database
 
@@ -47,8 +45,8 @@ async def _migrate(
     server = None if database_url else await asyncio.to_thread(postgres.start, folder.postgres)
     try:
         url = database_url or await ensure_database(server.admin_url if server else "", DATABASE)
-        await migrations.migrate(contexts, url, passwords=passwords)
-    except (OSError, SQLAlchemyError, asyncpg.PostgresError) as error:
+        await bring_schemas_up_to_date(contexts, url, passwords)
+    except (OSError, asyncpg.PostgresError) as error:
         raise CommandFailed(f"The migration failed: {str(error).splitlines()[0]}") from None
     finally:
         if server is not None and server.started:

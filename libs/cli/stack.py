@@ -3,11 +3,13 @@
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
+
+import asyncpg
 
 from libs.cli.data_folder import CONTEXTS, DataFolder, write_private
 from libs.cli.environment import free_port, is_free, service_environment
@@ -18,7 +20,6 @@ from libs.common import postgres, roles
 from libs.common.clock import SystemClock
 from libs.common.database_url import with_role
 from libs.common.databases import ensure_database
-from libs.common.migrate import migrate
 
 DATABASE: Final = "tollhouse"
 READY_FILE: Final = "ready.json"
@@ -28,6 +29,23 @@ _POSTGRES_LOOKED_AT_EVERY_S: Final = 0.2
 _POSTGRES_AGAIN_AFTER_S: Final = 1.0
 _SERVING_WITHIN_S: Final = 60.0
 _HOPELESS_RESTARTS: Final = 4
+
+
+async def bring_schemas_up_to_date(contexts: Sequence[str], database_url: str, passwords: Mapping[str, str]) -> None:
+    """Apply the migrations that are missing; whatever keeps them from it is said in one line."""
+    # What migrations stand on takes longer to import than most commands take to run.
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from libs.common.migrate import MigrationLocked, migrate
+
+    try:
+        await migrate(contexts, database_url, passwords=passwords)
+    except MigrationLocked as error:
+        raise CommandFailed(str(error)) from None
+    except OSError as error:
+        raise CommandFailed(f"The database cannot be reached: {error}.") from None
+    except (SQLAlchemyError, asyncpg.PostgresError) as error:
+        raise CommandFailed(f"The migration failed: {str(error).splitlines()[0]}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +101,7 @@ class Stack:
             if not is_free(self._options.host, port):
                 raise CommandFailed(f"The port {port} on {self._options.host}, meant for {context}, is taken.")
         await self._open_database()
-        try:
-            await migrate(CONTEXTS, self._database_url, passwords=self.folder.passwords())
-        except OSError as error:
-            raise CommandFailed(f"The database cannot be reached: {error}.") from None
+        await bring_schemas_up_to_date(CONTEXTS, self._database_url, self.folder.passwords())
         for context in CONTEXTS:
             await self._start_service(context)
         await asyncio.gather(*(self._wait_for(context) for context in CONTEXTS))

@@ -29,7 +29,10 @@ def of_it(installation: Installation, owner: str) -> list[str]:
 async def code_of(installation: Installation, secret: str) -> str:
     async with installation.connection().open() as channels:
         stub = api_key_pb2_grpc.ApiKeyServiceStub(channels.identity)
-        answer = await stub.VerifyApiKey(api_key_pb2.VerifyApiKeyRequest(key=secret, min_revision=2**40))
+        # Watching begins with the newest revision; with it, no answer is older than what was just done.
+        newest = await anext(aiter(stub.WatchApiKeys(api_key_pb2.WatchApiKeysRequest(), timeout=10)))
+        request = api_key_pb2.VerifyApiKeyRequest(key=secret, min_revision=newest.revision)
+        answer = await stub.VerifyApiKey(request)
     return str(api_key_pb2.VerifyApiKeyCode.Name(answer.code)).removeprefix("VERIFY_API_KEY_CODE_")
 
 

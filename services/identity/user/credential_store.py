@@ -1,6 +1,5 @@
 """Statements on what users sign in with, and on the sessions that came of it."""
 
-from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import delete, insert, select, update
@@ -9,33 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.database import violated_constraint
 from services.identity.errors import IdentityAlreadyLinked
-from services.identity.folding import fold
 from services.identity.tables import linked_identities, sessions, users
 from services.identity.user.model import LinkedIdentity
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """What a sign-in by password is compared with."""
-
-    user_id: str
-    active: bool
-    password_hash: str | None = field(repr=False)
-
-
-async def find_credentials(tx: AsyncConnection, login: str) -> Credentials | None:
-    """Read what the user with this email or username signs in with, by the unique index of either.
-
-    Every email has an `@`, and no username has.
-    """
-    name = users.c.email_folded if "@" in login else users.c.username_folded
-    found = await tx.execute(
-        select(users.c.user_id, users.c.deactivate_time, users.c.password_hash).where(
-            name == fold(login), users.c.delete_time.is_(None)
-        )
-    )
-    row = found.first()
-    return None if row is None else Credentials(row.user_id, row.deactivate_time is None, row.password_hash)
 
 
 async def find_password_hash(tx: AsyncConnection, user_id: str) -> str | None:

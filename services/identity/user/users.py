@@ -88,7 +88,7 @@ class Users:
                 resource_id=user_id,
                 changed=events,
             )
-            # A caller's rights are read anew for each call, and no answer about a key hangs on any of this.
+            # No answer about a key hangs on any of this, and what a caller may do is nowhere remembered for long.
             return changed
 
     async def set_active(self, user_id: str, *, active: bool) -> tuple[User, int]:

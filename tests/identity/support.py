@@ -14,6 +14,7 @@ from libs.common.server import Service
 from services.identity.__main__ import build
 from services.identity.settings import IdentitySettings
 from tests.support.callers import Callers, Metadata
+from tollhouse.common.v1 import audit_pb2_grpc
 from tollhouse.identity.v1 import (
     api_key_pb2,
     api_key_pb2_grpc,
@@ -45,6 +46,7 @@ class Identity:
         self.service_accounts = service_account_pb2_grpc.ServiceAccountServiceStub(channel)
         self.api_keys = api_key_pb2_grpc.ApiKeyServiceStub(channel)
         self.integrity = integrity_pb2_grpc.IntegrityServiceStub(channel)
+        self.audit = audit_pb2_grpc.AuditServiceStub(channel)
 
     async def create_user(self, email: str = "", username: str = "") -> user_pb2.User:
         request = user_pb2.CreateUserRequest(email=email or f"{new_id()}@example.com", username=username)

@@ -308,7 +308,10 @@ class Pipeline:
         if traceparent and self._telemetry is None:
             remember_inbound(traceparent)
         call = Call(method.name, ANONYMOUS, context, self._proxies)
-        if authorization:
+        # Whoever may call without credentials may also call with worn-out ones: a session is refreshed when it has to be.
+        if not method.access.public:
+            if not authorization:
+                raise Unauthenticated
             token = authorization.removeprefix(_BEARER)
             if is_key(token) and token is not authorization:
                 call.credential = Credential(api_key=token, client_address=call.peer_address)
@@ -317,8 +320,6 @@ class Pipeline:
                 call.identify(caller)
                 if not caller.has_rights:
                     method.admit(caller)
-        elif not method.access.public:
-            raise Unauthenticated
         enter_call(call)
         return call
 
@@ -338,7 +339,7 @@ class Pipeline:
         if call.as_operator:
             method.validate(data, request)
             return request
-        if not method.access.for_users and not method.access.public:
+        if not method.access.for_users:
             raise PermissionDenied
         method.validate(data, request)
         method.access.admit_by_rights(call.caller, call.known_rights, _target(method, request))

@@ -53,7 +53,7 @@ for their owner in this.
 
 **Keys.** A key does what its owner may do at that moment, limited to the scopes it carries and, where it is bound to a
 project, to what a request names of that project. The last column names the scope it needs. `any` means that every key
-may call, `none` that no key may.
+may call, `none` that no key may. AcceptInvitation is for users in person: it refuses keys itself.
 
 **Refusals.** To a user or key that does not belong to the organization a request names, every organization looks like
 a missing one: NOT_FOUND. To one that does belong and lacks the scope, the answer is PERMISSION_DENIED. Who cannot prove

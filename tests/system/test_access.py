@@ -1,166 +1,167 @@
-"""Every RPC of every service against every kind of caller: who gets in is what the proto declares, and nothing else."""
+"""Every RPC of every service against every kind of caller, on what is theirs and what is not.
 
-import asyncio
-import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
+Who gets in is what the proto declares, and nobody else. What is tried out is made from the descriptors: an RPC, a role,
+a scope or a service for which nothing here says how it is tried out fails the tests.
+"""
 
-import grpc
+from collections import Counter
+from collections.abc import AsyncIterator
+
 import pytest
-from google.protobuf import descriptor_pool
-from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
 
-from libs.cli.data_folder import AUDIENCES, CONTEXTS, SERVICE_NAMES
-from libs.cli.environment import repository
-from libs.common.authentication import SigningKey, mint_token
-from libs.common.clock import SystemClock
-from tests.system.installation import Installation
+from libs.cli.data_folder import CONTEXTS, SERVICE_NAMES
+from libs.common.authentication import SigningKey
+from tests.system.authorization import matrix, rpcs, twins, ways
+from tests.system.authorization.bad_credentials import bad_credentials, mint
+from tests.system.authorization.callers import Caller, Kind
+from tests.system.authorization.calls import Wire
+from tests.system.authorization.furniture import nowhere
+from tests.system.authorization.matrix import Cell
+from tests.system.authorization.oracle import IN_PERSON, Verdict, expected
+from tests.system.authorization.rpcs import Rpc
+from tests.system.authorization.world import MEMBER_ROLES, PLATFORM_ROLES, PROJECT_ROLES, World, build
+from tests.system.installation import Installation, running
 from tollhouse.common.v1 import access_pb2
+from tollhouse.identity.v1 import organization_pb2, project_pb2, user_pb2
 
-IN_FLIGHT = 32
-# A stream that goes on for ever has let its caller in once it has not turned them away for this long.
-STREAM_S = 1.0
-UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
-PERMISSION_DENIED = grpc.StatusCode.PERMISSION_DENIED
-# What none may see, whatever was sent: a bug, or an RPC that nobody serves.
-NEVER = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED}
-
-
-@dataclass(frozen=True)
-class Call:
-    """One cell of the matrix."""
-
-    method: MethodDescriptor
-    caller: str
-
-    def __str__(self) -> str:
-        return f"{self.method.full_name} as {self.caller}"
+# Everybody signs in from one address here, and all within a minute. Hashes are as cheap as they may be.
+ENVIRONMENT = {
+    "TOLLHOUSE_IDENTITY_SIGN_IN_ATTEMPTS_PER_ADDRESS_MAX": "100000",
+    "TOLLHOUSE_IDENTITY_PASSWORD_HASH_MEMORY_KIB": str(19 * 1024),
+    "TOLLHOUSE_IDENTITY_PASSWORD_HASH_PASSES": "2",
+}
 
 
-def methods() -> list[MethodDescriptor]:
-    """Every method of every service that a proto of ours declares, whether or not anything serves it."""
-    protos = repository() / "protos"
-    found: list[MethodDescriptor] = []
-    for path in sorted(protos.glob("tollhouse/*/v1/*_pb2.py")):
-        importlib.import_module(".".join(path.relative_to(protos).with_suffix("").parts))
-        file = descriptor_pool.Default().FindFileByName(str(path.relative_to(protos)).replace("_pb2.py", ".proto"))
-        found += [method for service in file.services_by_name.values() for method in service.methods]
-    return found
+@pytest.fixture(scope="module")
+async def installation(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
+    async with running(Installation(tmp_path_factory.mktemp("access"), environment=ENVIRONMENT)) as installation:
+        yield installation
 
 
-def tokens(installation: Installation, folder: Path) -> dict[str, str]:
-    """A token of each kind, by the name of its bearer."""
-    data, clock = installation.data, SystemClock()
-    hour = timedelta(hours=1)
-    operator = SigningKey.read(data.signing_key_file("operator"))
-    services = {name: SigningKey.read(data.signing_key_file(name)) for name in SERVICE_NAMES}
-    stranger = SigningKey.generate(issuer="tollhouse-operator", subject="operator:cli")
-    unknown = SigningKey.generate(issuer="stranger", subject="operator:cli")
-
-    def mint(key: SigningKey, lifetime: timedelta = hour, subject: str | None = None, **of: list[str]) -> str:
-        return mint_token(
-            key, audiences=of.get("audiences", AUDIENCES), lifetime=lifetime, clock=clock, subject=subject
-        )
-
-    return {
-        "nobody": "",
-        "garbage": "garbage",
-        "wrong audience": mint(operator, audiences=["treasury.tollhouse"]),
-        "expired": mint(operator, lifetime=-hour),
-        "unknown issuer": mint(unknown),
-        "another's signature": mint(stranger),
-        "another's subject": mint(services["gateway"], subject="service:metering"),
-        "a service as operator": mint(services["gateway"], subject="operator:gateway"),
-        **{f"service {name}": mint(key) for name, key in services.items()},
-        "operator": mint(operator),
-    }
+@pytest.fixture(scope="module")
+async def world(installation: Installation) -> AsyncIterator[World]:
+    async with installation.connection().open() as channels:
+        yield await build(channels)
 
 
-def expected(call: Call) -> grpc.StatusCode | None:
-    """What the proto says must happen; None for getting in."""
-    access = call.method.GetOptions().Extensions[access_pb2.access]
-    if access.public:
-        return None
-    if call.caller == "operator":
-        return None if access.operators else PERMISSION_DENIED
-    if call.caller.startswith("service "):
-        name = call.caller.removeprefix("service ")
-        return None if name in access.services or "*" in access.services else PERMISSION_DENIED
-    return UNAUTHENTICATED
+@pytest.fixture(scope="module")
+async def served(installation: Installation) -> list[Rpc]:
+    return await rpcs.served(installation.endpoints(), installation.connection().token)
 
 
-async def outcome(channel: grpc.aio.Channel, method: MethodDescriptor, token: str) -> grpc.StatusCode:
-    """Make the call with an empty request and return how it ended."""
-    path = f"/{method.containing_service.full_name}/{method.name}"
-    metadata = (("authorization", f"Bearer {token}"),) if token else ()
-    request: Message = GetMessageClass(method.input_type)()
-    parse = GetMessageClass(method.output_type).FromString
-    try:
-        if method.client_streaming:
-            sending = channel.stream_stream(path, _serialize, parse)
-            async for _ in sending(iter([request]), metadata=metadata, timeout=STREAM_S):
-                break
-        elif method.server_streaming:
-            receiving = channel.unary_stream(path, _serialize, parse)
-            async for _ in receiving(request, metadata=metadata, timeout=STREAM_S):
-                break
-        else:
-            await channel.unary_unary(path, _serialize, parse)(request, metadata=metadata, timeout=20)
-    except grpc.aio.AioRpcError as error:
-        return error.code()
-    return grpc.StatusCode.OK
+@pytest.fixture(scope="module")
+async def wire(installation: Installation) -> AsyncIterator[Wire]:
+    async with Wire(installation.endpoints()) as wire:
+        yield wire
+
+
+@pytest.fixture(scope="module")
+def unlimited(installation: Installation) -> list[Caller]:
+    """The operator and every service."""
+    keys = {name: SigningKey.read(installation.data.signing_key_file(name)) for name in (*SERVICE_NAMES, "operator")}
+    operator = Caller("operator", Kind.OPERATOR, mint(keys["operator"]))
+    return [operator, *(Caller(f"service {name}", Kind.SERVICE, mint(keys[name])) for name in SERVICE_NAMES)]
 
 
 def test_every_rpc_declares_who_may_call_it() -> None:
-    rules = {method.full_name: method.GetOptions().Extensions[access_pb2.access] for method in methods()}
-    assert len(rules) > 50
-    assert [name for name, rule in rules.items() if not (rule.operators or rule.services or rule.public)] == []
+    rules = {name: method.GetOptions().Extensions[access_pb2.access] for name, method in rpcs.declared().items()}
+    assert len(rules) > 80
+    silent = [n for n, a in rules.items() if not (a.operators or a.services or a.public or a.scope or a.users)]
+    assert silent == []
 
 
 def test_rpcs_name_only_services_that_there_are() -> None:
-    named = {name for method in methods() for name in method.GetOptions().Extensions[access_pb2.access].services}
-    assert named <= {*SERVICE_NAMES, "*"}
+    rules = [method.GetOptions().Extensions[access_pb2.access] for method in rpcs.declared().values()]
+    assert {name for access in rules for name in access.services} <= {*SERVICE_NAMES, "*"}
+
+
+def test_every_rpc_that_changes_something_says_how_it_is_tried_out() -> None:
+    known = {name.removeprefix(rpcs.PACKAGE) for name in rpcs.declared()}
+    assert [flaw for method in rpcs.declared().values() for flaw in ways.flaws(Rpc("", method))] == []
+    assert {*ways.WAYS, *ways.OWN_FIELDS, *IN_PERSON} - known == set()
+
+
+def test_every_rpc_has_a_request_that_its_rules_allow() -> None:
+    for method in rpcs.declared().values():
+        matrix.request_on(Rpc("", method), nowhere("missing"))
+
+
+def test_every_role_is_somebodys() -> None:
+    organization = {name.removeprefix("MEMBER_ROLE_").lower() for name in organization_pb2.MemberRole.keys()}
+    project = {name.removeprefix("PROJECT_MEMBER_ROLE_").lower() for name in project_pb2.ProjectMemberRole.keys()}
+    platform = {name.removeprefix("PLATFORM_ROLE_").lower() for name in user_pb2.PlatformRole.keys()}
+    assert organization == {*MEMBER_ROLES, "unspecified"}
+    assert project == {*PROJECT_ROLES, "unspecified"}
+    assert platform == {*PLATFORM_ROLES, "user", "unspecified"}
+
+
+def test_every_scope_is_held_by_somebody_and_asked_for_somewhere() -> None:
+    scopes = {value.number for value in access_pb2.Scope.DESCRIPTOR.values if value.number}
+    rules = [method.GetOptions().Extensions[access_pb2.access] for method in rpcs.declared().values()]
+    assert {access.scope for access in rules if access.scope} == scopes
+    for value in access_pb2.Scope.DESCRIPTOR.values:
+        holders = value.GetOptions().Extensions[access_pb2.holders]
+        assert bool(value.number) == bool(holders.name and holders.organization_roles)
+
+
+async def test_every_rpc_is_served(served: list[Rpc]) -> None:
+    assert {rpc.method.full_name for rpc in served} == {*rpcs.declared()}
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
-async def test_every_rpc_lets_in_whom_it_declares_and_nobody_else(
-    context: str, installation: Installation, tmp_path: Path
+async def test_every_rpc_lets_in_whom_it_declares_on_what_it_declares_and_nobody_else(
+    context: str, served: list[Rpc], world: World, wire: Wire, unlimited: list[Caller]
 ) -> None:
-    callers = tokens(installation, tmp_path)
-    calls = [
-        Call(method, caller)
-        for method in methods()
-        if method.containing_service.file.package == f"tollhouse.{context}.v1"
-        for caller in callers
+    operator, *services = unlimited
+    first = [*world.places.values()][:1]
+    cells = [
+        cell
+        for rpc in served
+        if rpc.context == context
+        for caller in (operator, *services, *world.callers)
+        for cell in matrix.cells(rpc, caller, first if caller.kind is Kind.SERVICE else world.targets_of(caller))
     ]
-    outcomes = await _outcomes(installation.endpoints()[context], calls, callers)
-    wrong = [f"{call}: {code.name}" for call, code in outcomes.items() if not _is_right(call, code)]
-    assert wrong == []
-    assert len(outcomes) == len(calls) > 0
+
+    async def wrong(cell: Cell) -> str:
+        return await matrix.try_out(wire, world, cell)
+
+    _assert_nothing(await matrix.each(cells, wrong))
+    due = Counter(expected(cell.rpc, cell.caller, cell.target) for cell in cells)
+    assert min(due[v] for v in (Verdict.ADMITTED, Verdict.PERMISSION_DENIED, Verdict.NO_ORGANIZATION)) > 50
 
 
-async def _outcomes(target: str, calls: list[Call], callers: Mapping[str, str]) -> dict[Call, grpc.StatusCode]:
-    bound = asyncio.Semaphore(IN_FLIGHT)
-    async with grpc.aio.insecure_channel(target) as channel:
+async def test_no_rpc_lets_in_whose_credential_is_bad(
+    installation: Installation, served: list[Rpc], world: World, wire: Wire
+) -> None:
+    credentials = await bad_credentials(installation.data, world)
+    target = world.places["own project"]
 
-        async def make(call: Call) -> grpc.StatusCode:
-            async with bound:
-                return await outcome(channel, call.method, callers[call.caller])
+    async def wrong(asked: tuple[Rpc, str]) -> str:
+        rpc, credential = asked
+        outcome = await wire.call(rpc, credentials[credential], matrix.request_on(rpc, target))
+        wanted = Verdict.ADMITTED if rpc.access.public else Verdict.UNAUTHENTICATED
+        right = outcome.verdict is wanted and not outcome.is_fault
+        return "" if right else f"{rpc} with {credential}: {wanted.value} was due, but {outcome}"
 
-        codes = await asyncio.gather(*(make(call) for call in calls))
-    return dict(zip(calls, codes, strict=True))
-
-
-def _is_right(call: Call, code: grpc.StatusCode) -> bool:
-    wanted = expected(call)
-    if wanted is None:
-        return code not in {UNAUTHENTICATED, PERMISSION_DENIED, *NEVER}
-    return code is wanted
+    asked = [(rpc, credential) for rpc in served for credential in credentials]
+    _assert_nothing(await matrix.each(asked, wrong))
+    assert len(credentials) > 20
 
 
-def _serialize(message: Message) -> bytes:
-    return message.SerializeToString()
+async def test_what_belongs_to_another_tenant_looks_exactly_like_what_does_not_exist(
+    served: list[Rpc], world: World, wire: Wire
+) -> None:
+    callers = [c for c in world.callers if c.platform_role == "user" and c.name != "owner of other tenant"]
+    pairs = [pair for rpc in served if twins.is_open_to_users(rpc) for pair in twins.pairs(rpc, world)]
+
+    async def difference(asked: tuple[twins.Twins, Caller]) -> str:
+        pair, caller = asked
+        return await twins.difference(wire, pair, caller)
+
+    _assert_nothing(await matrix.each([(pair, caller) for pair in pairs for caller in callers], difference))
+    assert len({pair.rpc.name for pair in pairs}) > 40
+
+
+def _assert_nothing(findings: list[str]) -> None:
+    found = [finding for finding in findings if finding]
+    assert not found, "\n".join(found)

@@ -1,0 +1,117 @@
+"""Calls as the matrix makes them, and how they end."""
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2, status_pb2
+
+from libs.common.status import error_info_in, status_in
+from tests.system.authorization.oracle import Verdict
+from tests.system.authorization.rpcs import Rpc
+
+# A stream that goes on for ever has let its caller in once it has not turned them away for this long.
+_STREAM_S = 1.0
+_CALL_S = 20.0
+_BY_REASON = {
+    "UNAUTHENTICATED": Verdict.UNAUTHENTICATED,
+    "PERMISSION_DENIED": Verdict.PERMISSION_DENIED,
+}
+_BY_MISSING = {"organization": Verdict.NO_ORGANIZATION, "user": Verdict.NO_USER}
+# What none may see, whatever was sent: a bug, an RPC that nobody serves, a service that was not there.
+_NEVER = {
+    *(grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED),
+    *(grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.RESOURCE_EXHAUSTED),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call ended."""
+
+    code: grpc.StatusCode
+    status: status_pb2.Status | None = None
+    message: str = ""
+    answer: Message | None = None
+
+    def __str__(self) -> str:
+        return f"{self.code.name} {self.reason} {self.message}".strip()
+
+    @property
+    def reason(self) -> str:
+        info = error_info_in(self.status) if self.status else None
+        return info.reason if info else ""
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether something went wrong that is nobody's refusal."""
+        return self.code in _NEVER
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the end says of access: a refusal with a reason of its own comes from behind the door."""
+        if self.reason in _BY_REASON:
+            return _BY_REASON[self.reason]
+        if self.code is grpc.StatusCode.UNAUTHENTICATED and not self.reason:
+            return Verdict.UNAUTHENTICATED
+        if self.code is grpc.StatusCode.NOT_FOUND:
+            return _BY_MISSING.get(self._missing(), Verdict.ADMITTED)
+        return Verdict.ADMITTED
+
+    def _missing(self) -> str:
+        for detail in self.status.details if self.status else ():
+            info = error_details_pb2.ResourceInfo()
+            if detail.Unpack(info):
+                return info.resource_type
+        return ""
+
+
+class Wire:
+    """One open channel to each service, that carries no credential of its own."""
+
+    def __init__(self, endpoints: Mapping[str, str]) -> None:
+        self._endpoints = endpoints
+        self._stack = AsyncExitStack()
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    async def __aenter__(self) -> "Wire":
+        for context, target in self._endpoints.items():
+            self._channels[context] = await self._stack.enter_async_context(grpc.aio.insecure_channel(target))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def call(self, rpc: Rpc, token: str, request: Message) -> Outcome:
+        """Make a call and return how it ended."""
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        try:
+            answer = await self._send(rpc, metadata, request)
+        except grpc.aio.AioRpcError as error:
+            if rpc.streams and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                return Outcome(grpc.StatusCode.OK)
+            return Outcome(error.code(), status_in(error), error.details() or "")
+        return Outcome(grpc.StatusCode.OK, answer=answer)
+
+    async def _send(self, rpc: Rpc, metadata: tuple[tuple[str, str], ...], request: Message) -> Message | None:
+        """Return the answer to a call that gives just one."""
+        channel, method = self._channels[rpc.context], rpc.method
+        path = f"/{method.containing_service.full_name}/{method.name}"
+        parse = GetMessageClass(method.output_type).FromString
+        if method.client_streaming:
+            # Access is decided before the first message, and what is sent to a call that has ended hides its end.
+            await channel.stream_stream(path, _serialize, parse)(metadata=metadata, timeout=_STREAM_S).read()
+        elif method.server_streaming:
+            receiving = channel.unary_stream(path, _serialize, parse)
+            async for _ in receiving(request, metadata=metadata, timeout=_STREAM_S):
+                break
+        else:
+            return await channel.unary_unary(path, _serialize, parse)(request, metadata=metadata, timeout=_CALL_S)
+        return None
+
+
+def _serialize(message: Message) -> bytes:
+    return message.SerializeToString()

@@ -1,0 +1,149 @@
+"""Fills a place in an organization with one thing of every sort that an RPC can name."""
+
+import asyncio
+import itertools
+
+from libs.cli.connection import Channels
+from libs.common.ids import new_id
+from tests.system.authorization.people import People
+from tests.system.authorization.requests import CURRENCY, MODEL
+from tests.system.authorization.targets import Target
+from tollhouse.billing.v1 import account_pb2, account_pb2_grpc, ledger_pb2, ledger_pb2_grpc
+from tollhouse.common.v1 import amount_pb2
+from tollhouse.identity.v1 import (
+    organization_pb2,
+    organization_pb2_grpc,
+    project_pb2,
+    project_pb2_grpc,
+    service_account_pb2,
+    service_account_pb2_grpc,
+)
+from tollhouse.metering.v1 import model_pb2, model_pb2_grpc, usage_pb2, usage_pb2_grpc
+
+# What is not there for anybody where an organization is not.
+NOTHING = frozenset({"organization", "user"})
+_SUB_IDS = ("account_id", "api_key_id", "invitation_id", "service_account_id", "transaction_id")
+_OPERATIONS = ("hold_operation_id", "usage_operation_id")
+_numbers = itertools.count(1)
+
+
+class Furniture:
+    """Makes things, as an operator."""
+
+    def __init__(self, operator: Channels, people: People) -> None:
+        self._people = people
+        self._invitations: organization_pb2_grpc.OrganizationServiceStub = (
+            organization_pb2_grpc.OrganizationServiceStub(operator.identity)
+        )
+        self._projects: project_pb2_grpc.ProjectServiceStub = project_pb2_grpc.ProjectServiceStub(operator.identity)
+        self._service_accounts: service_account_pb2_grpc.ServiceAccountServiceStub = (
+            service_account_pb2_grpc.ServiceAccountServiceStub(operator.identity)
+        )
+        self._accounts: account_pb2_grpc.AccountServiceStub = account_pb2_grpc.AccountServiceStub(operator.billing)
+        self._ledger: ledger_pb2_grpc.LedgerServiceStub = ledger_pb2_grpc.LedgerServiceStub(operator.billing)
+        self._models: model_pb2_grpc.ModelServiceStub = model_pb2_grpc.ModelServiceStub(operator.metering)
+        self._usage: usage_pb2_grpc.UsageServiceStub = usage_pb2_grpc.UsageServiceStub(operator.metering)
+
+    async def add_model(self) -> None:
+        """Add the model that all usage names, with a price."""
+        await self._models.CreateModel(model_pb2.CreateModelRequest(model_id=MODEL))
+        prices = model_pb2.TokenPrices(input="1", output="1")
+        await self._models.SetPrice(model_pb2.SetPriceRequest(model_id=MODEL, currency_code=CURRENCY, prices=prices))
+
+    async def project(self, organization_id: str) -> str:
+        request = project_pb2.CreateProjectRequest(organization_id=organization_id, name=f"Project {next(_numbers)}")
+        return (await self._projects.CreateProject(request)).project.project_id
+
+    async def delete_project(self, organization_id: str, project_id: str) -> None:
+        request = project_pb2.DeleteProjectRequest(organization_id=organization_id, project_id=project_id)
+        await self._projects.DeleteProject(request)
+
+    async def delete_organization(self, organization_id: str) -> None:
+        request = organization_pb2.DeleteOrganizationRequest(organization_id=organization_id)
+        await self._invitations.DeleteOrganization(request)
+
+    async def service_account(self, organization_id: str, role: str) -> str:
+        request = service_account_pb2.CreateServiceAccountRequest(
+            organization_id=organization_id,
+            name=f"Service account {next(_numbers)}",
+            role=organization_pb2.MemberRole.Value(f"MEMBER_ROLE_{role.upper()}"),
+        )
+        return (await self._service_accounts.CreateServiceAccount(request)).service_account.service_account_id
+
+    async def invitation(self, organization_id: str) -> str:
+        request = organization_pb2.CreateInvitationRequest(
+            organization_id=organization_id,
+            email=f"guest-{next(_numbers)}@people.example",
+            role=organization_pb2.MEMBER_ROLE_VIEWER,
+        )
+        return (await self._invitations.CreateInvitation(request)).invitation.invitation_id
+
+    async def furnish(self, name: str, organization_id: str, project_id: str, user_id: str) -> Target:
+        """Put one thing of every sort there, in the project where there is one, for a user of the organization."""
+        owned, account, service_account_id, invitation_id = await asyncio.gather(
+            self.own_things(organization_id, project_id, user_id),
+            self._account(organization_id, project_id),
+            self.service_account(organization_id, "viewer"),
+            self.invitation(organization_id),
+        )
+        ids = {**owned, **account, "service_account_id": service_account_id, "invitation_id": invitation_id}
+        return Target(name, organization_id, project_id, user_id, ids)
+
+    async def own_things(self, organization_id: str, project_id: str, user_id: str) -> dict[str, str]:
+        """Make what belongs to a user: a key, and usage."""
+        api_key_id, _ = await self._people.key(organization_id, project_id=project_id, user_id=user_id)
+        operation_id = f"used-{next(_numbers)}"
+        await self._usage.RecordUsage(
+            usage_pb2.RecordUsageRequest(
+                operation_id=operation_id,
+                organization_id=organization_id,
+                project_id=project_id,
+                user_id=user_id,
+                model=MODEL,
+                tokens=model_pb2.TokenCounts(input=1),
+            )
+        )
+        return {"api_key_id": api_key_id, "usage_operation_id": operation_id}
+
+    async def _account(self, organization_id: str, project_id: str) -> dict[str, str]:
+        """Return the account of the project, or the organization's own, with money, a movement and a hold."""
+        opened = await self._accounts.OpenAccount(
+            account_pb2.OpenAccountRequest(
+                organization_id=organization_id, project_id=project_id, currency_code=CURRENCY
+            )
+        )
+        credited = await self._ledger.Credit(
+            ledger_pb2.CreditRequest(
+                organization_id=organization_id,
+                project_id=project_id,
+                operation_id=f"credited-{next(_numbers)}",
+                amount=amount_pb2.Amount(currency_code=CURRENCY, value="100"),
+            )
+        )
+        operation_id = f"held-{next(_numbers)}"
+        await self._ledger.CreateHold(
+            ledger_pb2.CreateHoldRequest(
+                organization_id=organization_id,
+                project_id=project_id,
+                operation_id=operation_id,
+                amount=amount_pb2.Amount(currency_code=CURRENCY, value="1"),
+            )
+        )
+        return {
+            "account_id": opened.account.account_id,
+            "transaction_id": credited.transaction.transaction_id,
+            "hold_operation_id": operation_id,
+        }
+
+
+def nowhere(name: str, **there: str) -> Target:
+    """A place where nothing is but what is named."""
+    ids = {
+        "organization_id": new_id(),
+        "project_id": new_id(),
+        "user_id": new_id(),
+        **{sub_id: new_id() for sub_id in _SUB_IDS},
+        **{operation: f"unknown-{next(_numbers)}" for operation in _OPERATIONS},
+        **there,
+    }
+    return Target(name, "", missing=NOTHING).with_ids(**ids)

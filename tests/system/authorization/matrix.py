@@ -1,0 +1,88 @@
+"""The cells of the matrix: every RPC, as every caller, on every place that makes a difference to its request."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from tests.system.authorization.callers import Caller
+from tests.system.authorization.calls import Outcome, Wire
+from tests.system.authorization.oracle import Verdict, expected
+from tests.system.authorization.requests import NoValidRequest, request_for
+from tests.system.authorization.rpcs import Rpc
+from tests.system.authorization.stages import stage
+from tests.system.authorization.targets import Target
+from tests.system.authorization.ways import own_fields
+from tests.system.authorization.world import World
+
+_IN_FLIGHT = 24
+_Asked = TypeVar("_Asked")
+_Answered = TypeVar("_Answered")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One call that is made."""
+
+    rpc: Rpc
+    caller: Caller
+    target: Target
+
+    def __str__(self) -> str:
+        return f"{self.rpc} as {self.caller} on {self.target}"
+
+
+def request_on(rpc: Rpc, target: Target) -> Message:
+    """Return a valid request about what is at a place."""
+    return request_for(rpc, target, own_fields(rpc, target))
+
+
+def cells(rpc: Rpc, caller: Caller, targets: Sequence[Target]) -> Iterator[Cell]:
+    """Yield a cell for every place that makes a difference to the RPC's request."""
+    seen: set[bytes] = set()
+    for target in targets:
+        try:
+            request = request_for(rpc, target, own_fields(rpc, target), serial=0)
+        except NoValidRequest:
+            if target.optional:
+                continue
+            raise
+        content = request.SerializeToString(deterministic=True)
+        if content not in seen:
+            seen.add(content)
+            yield Cell(rpc, caller, target)
+
+
+async def try_out(wire: Wire, world: World, cell: Cell) -> str:
+    """Make the call of a cell; return what is wrong with its outcome, or nothing."""
+    wanted = expected(cell.rpc, cell.caller, cell.target)
+    caller, target = cell.caller, cell.target
+    if wanted is Verdict.ADMITTED:
+        caller, target = await stage(world, cell.rpc, caller, target)
+    outcome = await wire.call(cell.rpc, caller.token, request_on(cell.rpc, target))
+    if _is_right(wanted, outcome, target):
+        return ""
+    return f"{cell}: {wanted.value} was due, but {outcome}"
+
+
+def _is_right(wanted: Verdict, outcome: Outcome, target: Target) -> bool:
+    if outcome.is_fault:
+        return False
+    if wanted is not Verdict.ADMITTED:
+        return outcome.verdict is wanted
+    # Whoever is let in learns that there is no such organization or user, where there is none.
+    told = {Verdict.NO_ORGANIZATION: "organization", Verdict.NO_USER: "user"}
+    return outcome.verdict is Verdict.ADMITTED or told.get(outcome.verdict) in target.missing
+
+
+async def each(asked: Sequence[_Asked], do: Callable[[_Asked], Awaitable[_Answered]]) -> list[_Answered]:
+    """Do something for each, a bounded number at a time."""
+    bound = asyncio.Semaphore(_IN_FLIGHT)
+
+    async def one(item: _Asked) -> _Answered:
+        async with bound:
+            return await do(item)
+
+    return await asyncio.gather(*(one(item) for item in asked))

@@ -1,0 +1,83 @@
+"""What the protos say must happen, worked out from their options alone: none of the services' own code is asked."""
+
+from enum import Enum
+from typing import Final
+
+from tests.system.authorization.callers import Caller, Kind
+from tests.system.authorization.rpcs import Rpc
+from tests.system.authorization.targets import Target
+from tollhouse.common.v1 import access_pb2
+
+# Open to all users, and the use case wants them in person: no keys, and nobody else in this field. The request names no
+# organization, so that nothing in the option could say so.
+IN_PERSON: Final = {"identity.v1.OrganizationService.AcceptInvitation": "user_id"}
+
+
+class Verdict(Enum):
+    """How access to a call is decided."""
+
+    ADMITTED = "admitted"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    NO_ORGANIZATION = "NOT_FOUND organization"
+    NO_USER = "NOT_FOUND user"
+
+
+def expected(rpc: Rpc, caller: Caller, target: Target) -> Verdict:
+    """Return the verdict over a caller whose credential is good."""
+    access = rpc.access
+    if access.public:
+        return Verdict.ADMITTED
+    if caller.kind is Kind.OPERATOR:
+        return _admitted(access.operators)
+    if caller.kind is Kind.SERVICE:
+        return _admitted(caller.name.removeprefix("service ") in access.services or "*" in access.services)
+    if access.operators and _acts_as_operator(rpc, caller):
+        return Verdict.ADMITTED
+    return _of_user(rpc, caller, target)
+
+
+def _admitted(admitted: bool) -> Verdict:
+    return Verdict.ADMITTED if admitted else Verdict.PERMISSION_DENIED
+
+
+def _acts_as_operator(rpc: Rpc, caller: Caller) -> bool:
+    role = caller.platform_role
+    return caller.kind is Kind.SESSION and (role == "admin" or (role == "admin_readonly" and rpc.only_reads))
+
+
+def _of_user(rpc: Rpc, caller: Caller, target: Target) -> Verdict:
+    access = rpc.access
+    belongs = bool(caller.roles.get(target.organization_id))
+    if access.users:
+        if rpc.name in IN_PERSON and caller.kind is not Kind.SESSION:
+            return Verdict.PERMISSION_DENIED
+        if rpc.name in IN_PERSON and target.value(IN_PERSON[rpc.name]) not in ("", caller.user_id):
+            return Verdict.NO_USER
+        names_organization = "organization_id" in rpc.fields and target.organization_id
+        return Verdict.NO_ORGANIZATION if names_organization and not belongs else Verdict.ADMITTED
+    in_person = bool(access.self_field) and caller.kind is Kind.SESSION
+    named = target.value(access.self_field) if access.self_field else ""
+    if in_person and named == caller.user_id:
+        return Verdict.ADMITTED
+    if access.scope:
+        return _admitted(_reaches(rpc, caller, target)) if belongs else Verdict.NO_ORGANIZATION
+    return Verdict.NO_USER if in_person and named else Verdict.PERMISSION_DENIED
+
+
+def _reaches(rpc: Rpc, caller: Caller, target: Target) -> bool:
+    """Whether a caller who belongs to the organization holds the scope for what the request is about."""
+    scope = access_pb2.Scope.DESCRIPTOR.values_by_number[rpc.access.scope]
+    holders = scope.GetOptions().Extensions[access_pb2.holders]
+    if caller.scopes is not None and holders.name not in caller.scopes:
+        return False
+    # What an RPC's request does not tell, it tells only where the resource is looked at.
+    told = {name for name in ("project_id", "user_id") if rpc.access.by_resource or name in rpc.fields}
+    project_id = target.project_id if "project_id" in told else ""
+    role = caller.roles[target.organization_id]
+    everywhere = role in holders.organization_roles
+    in_project = bool(project_id) and caller.project_roles.get(project_id) in holders.project_roles
+    if caller.key_project_id:
+        return project_id == caller.key_project_id and (everywhere or in_project)
+    is_own = "user_id" in told and bool(target.user_id) and target.user_id == caller.user_id
+    return everywhere or in_project or (is_own and role in holders.own_roles)

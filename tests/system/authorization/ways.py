@@ -1,0 +1,126 @@
+"""How each RPC that changes something is tried out without spoiling what other calls are tried out on.
+
+An RPC that is not in the table has no place in the matrix, and the matrix fails for want of it.
+"""
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Final
+
+from tests.system.authorization.rpcs import Rpc
+from tests.system.authorization.targets import Target
+from tollhouse.identity.v1 import api_key_pb2, user_pb2
+from tollhouse.metering.v1 import model_pb2
+
+
+class Way(Enum):
+    """What keeps a call that is let in from changing the outcome of others."""
+
+    ADDS = "it adds what no other call looks at, or finds things as it would have them"
+    STALE = "its request names an etag that no resource has"
+    TRIED = "its request asks for validation only"
+    ON_KEY = "it is let loose on a key of its own"
+    ON_USER = "it is let loose on a user of its own"
+    ON_PROJECT = "it is let loose on a project of its own"
+    ON_SERVICE_ACCOUNT = "it is let loose on a service account of its own"
+    ON_INVITATION = "it is let loose on an invitation of its own"
+    ON_ORGANIZATION = "it is let loose on an organization of its own"
+
+
+def _all(way: Way, service: str, verbs: str) -> dict[str, Way]:
+    return {f"{service}.{verb}": way for verb in verbs.split()}
+
+
+WAYS: Final[Mapping[str, Way]] = {
+    **_all(Way.ADDS, "billing.v1.AccountService", "OpenAccount"),
+    **_all(Way.STALE, "billing.v1.AccountService", "UpdateAccount"),
+    # The accounts hold money, which keeps them open.
+    **_all(Way.ADDS, "billing.v1.AccountService", "CloseAccount"),
+    **_all(Way.TRIED, "billing.v1.LedgerService", "Debit Credit Transfer CreateHold ReverseTransaction"),
+    **_all(Way.TRIED, "billing.v1.LedgerService", "BatchDebit BatchCreateHold"),
+    # Reads of a hold find it in whatever state it is.
+    **_all(Way.ADDS, "billing.v1.LedgerService", "CaptureHold BatchCaptureHold ReleaseHold ExtendHold"),
+    **_all(Way.ADDS, "identity.v1.ApiKeyService", "CreateApiKey ImportApiKeys ReportLeakedApiKey"),
+    **_all(Way.STALE, "identity.v1.ApiKeyService", "UpdateApiKey"),
+    **_all(Way.ON_KEY, "identity.v1.ApiKeyService", "RotateApiKey DisableApiKey EnableApiKey RevokeApiKey"),
+    **_all(Way.ADDS, "identity.v1.OrganizationService", "CreateOrganization CreateInvitation AcceptInvitation"),
+    **_all(Way.STALE, "identity.v1.OrganizationService", "UpdateOrganization UpdateMember"),
+    **_all(Way.ON_ORGANIZATION, "identity.v1.OrganizationService", "DeleteOrganization"),
+    **_all(Way.ON_USER, "identity.v1.OrganizationService", "AddMember RemoveMember"),
+    **_all(Way.ON_INVITATION, "identity.v1.OrganizationService", "RevokeInvitation"),
+    **_all(Way.ADDS, "identity.v1.ProjectService", "CreateProject"),
+    **_all(Way.STALE, "identity.v1.ProjectService", "UpdateProject UpdateProjectMember"),
+    **_all(Way.ON_PROJECT, "identity.v1.ProjectService", "DeleteProject"),
+    **_all(Way.ON_USER, "identity.v1.ProjectService", "AddProjectMember RemoveProjectMember"),
+    **_all(Way.ADDS, "identity.v1.ServiceAccountService", "CreateServiceAccount"),
+    **_all(Way.STALE, "identity.v1.ServiceAccountService", "UpdateServiceAccount"),
+    **_all(Way.ON_SERVICE_ACCOUNT, "identity.v1.ServiceAccountService", "DeleteServiceAccount"),
+    **_all(Way.ADDS, "identity.v1.SessionService", "SignInWithPassword SignInWithIdToken RefreshSession"),
+    **_all(Way.ON_USER, "identity.v1.SessionService", "SignOut"),
+    **_all(Way.STALE, "identity.v1.SystemConfigurationService", "UpdateSystemConfiguration"),
+    **_all(Way.ADDS, "identity.v1.UserService", "CreateUser"),
+    **_all(Way.STALE, "identity.v1.UserService", "UpdateUser UpdateUserConfiguration"),
+    **_all(Way.ON_USER, "identity.v1.UserService", "DeactivateUser ReactivateUser DeleteUser LinkIdentity"),
+    **_all(Way.ON_USER, "identity.v1.UserService", "UnlinkIdentity SetPassword"),
+    **_all(Way.ADDS, "metering.v1.AdmissionService", "Authorize Settle Cancel"),
+    **_all(Way.ADDS, "metering.v1.IntegrityService", "RetryCharges"),
+    **_all(Way.ADDS, "metering.v1.ModelService", "CreateModel"),
+    **_all(Way.STALE, "metering.v1.ModelService", "UpdateModel"),
+    **_all(Way.TRIED, "metering.v1.ModelService", "ImportModels SetPrice"),
+    **_all(Way.ADDS, "metering.v1.UsageService", "RecordUsage BatchRecordUsage StreamUsage"),
+}
+
+_UNKNOWN_KEY: Final = "th_live_unknown"
+_SOME_MODEL: Final = b"models: [{model_id: matrix-imported, currency_code: USD, prices: {input: '1', output: '1'}}]"
+
+
+def _imported(target: Target) -> api_key_pb2.ImportedApiKey:
+    digest = (target.organization_id or target.name).encode().hex()[:64].ljust(64, "0")
+    return api_key_pb2.ImportedApiKey(digest=digest, user_id=target.user_id or target.organization_id)
+
+
+# What a field takes where its name alone does not tell.
+OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
+    # By the project, so that the service has to find the account that it is about.
+    "billing.v1.AccountService.GetBalance": lambda target: {"account_id": None},
+    "billing.v1.LedgerService.CaptureHold": lambda target: {"operation_id": target.ids["hold_operation_id"]},
+    "billing.v1.LedgerService.ExtendHold": lambda target: {"operation_id": target.ids["hold_operation_id"]},
+    "billing.v1.LedgerService.GetHold": lambda target: {"operation_id": target.ids["hold_operation_id"]},
+    "billing.v1.LedgerService.ReleaseHold": lambda target: {"operation_id": target.ids["hold_operation_id"]},
+    "billing.v1.LedgerService.GetTransaction": lambda target: {"operation_id": None},
+    "common.v1.CallerService.ResolveCaller": lambda target: {"api_key": _UNKNOWN_KEY},
+    "identity.v1.ApiKeyService.ImportApiKeys": lambda target: {
+        "secret_prefix": "matrix",
+        "api_keys": [_imported(target)],
+    },
+    "identity.v1.SessionService.SignInWithIdToken": lambda target: {"id_token": "garbage"},
+    "identity.v1.SessionService.RefreshSession": lambda target: {"refresh_token": "garbage"},
+    "identity.v1.UserService.LinkIdentity": lambda target: {"id_token": "garbage"},
+    "identity.v1.UserService.UnlinkIdentity": lambda target: {
+        "linked_identity": user_pb2.LinkedIdentity(provider="google", subject="unknown")
+    },
+    "identity.v1.UserService.SetPassword": lambda target: {"remove": True, "current_password": "wrong"},
+    "metering.v1.AdmissionService.Authorize": lambda target: {"api_key": _UNKNOWN_KEY},
+    "metering.v1.ModelService.CreateModel": lambda target: {"model_id": "matrix-created"},
+    "metering.v1.ModelService.ImportModels": lambda target: {"yaml": _SOME_MODEL},
+    "metering.v1.ModelService.SetPrice": lambda target: {"prices": model_pb2.TokenPrices(input="1", output="1")},
+    "metering.v1.UsageService.GetUsage": lambda target: {"operation_id": target.ids["usage_operation_id"]},
+}
+
+
+def own_fields(rpc: Rpc, target: Target) -> dict[str, object]:
+    """Return what certain fields of the RPC's request take."""
+    fields = OWN_FIELDS.get(rpc.name)
+    return fields(target) if fields else {}
+
+
+def flaws(rpc: Rpc) -> list[str]:
+    """Say what is wrong with the RPC's place in the matrix, if anything is."""
+    way = WAYS.get(rpc.name)
+    if way is None:
+        return [] if rpc.only_reads else [f"{rpc.name} changes something, and nothing says how it is tried out"]
+    needed = {Way.STALE: "etag", Way.TRIED: "validate_only"}.get(way)
+    nested = [f.message_type.fields_by_name for f in rpc.fields.values() if f.message_type is not None]
+    if needed is None or any(needed in fields for fields in (rpc.fields, *nested)):
+        return []
+    return [f"{rpc.name} is tried out by its {needed}, which its request has not"]

@@ -45,8 +45,13 @@ async def test_a_model_s_changes_are_told_once_each(metering: Metering) -> None:
     assert (created.action, created.request_id) == ("CreateModel", "r-1")
     assert (updated.action, updated.request_id) == ("UpdateModel", "r-2")
     assert after(created) == {
-        "provider": "openai", "display_name": "", "capabilities": "a,b", "context_length": "0",
-        "max_output_tokens": "0", "active": "true", "metadata": "",
+        "provider": "openai",
+        "display_name": "",
+        "capabilities": "a,b",
+        "context_length": "0",
+        "max_output_tokens": "0",
+        "active": "true",
+        "metadata": "",
     }
     changes = {change.field: (change.before, change.after) for change in updated.changes}
     assert changes == {"provider": ("openai", ""), "active": ("true", "false"), "description": ("", "")}

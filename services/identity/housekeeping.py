@@ -1,4 +1,4 @@
-"""What identity forgets: request ids nobody repeats any more, changes nobody may still ask for, sessions long over."""
+"""What identity forgets: request ids nobody repeats any more, changes nobody may still ask for, what is long over."""
 
 import asyncio
 from datetime import timedelta
@@ -10,6 +10,7 @@ from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import Refusal
 from services.identity.api_key.verification_store import forget_changes, forget_requests
+from services.identity.organization.invitation_store import forget_invitations
 from services.identity.session.attempt_store import forget_attempts
 from services.identity.session.model import ATTEMPTS_WINDOW
 from services.identity.session.store import forget_refresh_tokens, forget_sessions
@@ -19,6 +20,8 @@ _ROUND_S: Final = 60.0
 _ROWS_AT_ONCE: Final = 5_000
 REQUESTS_KEPT: Final = timedelta(days=30)
 CHANGES_KEPT: Final = timedelta(days=7)
+INVITATIONS_KEPT: Final = timedelta(days=90)
+"""How long after it lapsed, or would have, an invitation is still on record, with the address it was for."""
 SESSIONS_KEPT: Final = timedelta(days=30)
 """How long after its time a session is still on record; its refresh tokens go at once."""
 
@@ -43,6 +46,7 @@ class Housekeeping:
         now = self._clock.now()
         await forget_changes(self._database, now - CHANGES_KEPT, _ROWS_AT_ONCE)
         await forget_requests(self._database, now - REQUESTS_KEPT, _ROWS_AT_ONCE)
+        await forget_invitations(self._database, now - INVITATIONS_KEPT, _ROWS_AT_ONCE)
         await forget_refresh_tokens(self._database, now, _ROWS_AT_ONCE)
         await forget_sessions(self._database, now - SESSIONS_KEPT, _ROWS_AT_ONCE)
         await forget_attempts(self._database, now - ATTEMPTS_WINDOW, _ROWS_AT_ONCE)

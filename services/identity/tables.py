@@ -240,6 +240,7 @@ Index(
     postgresql_where=_INVITATION_OPEN,
 )
 Index("invitations_open", invitations.c.organization_id, invitations.c.invitation_id, postgresql_where=_INVITATION_OPEN)
+Index("invitations_by_expire_time", invitations.c.expire_time)
 
 service_accounts: Final = Table(
     "service_accounts",

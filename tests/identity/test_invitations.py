@@ -18,6 +18,7 @@ from libs.common.errors import NotFound, Unavailable
 from libs.common.ids import new_id
 from libs.common.status import reason_of
 from libs.common.timestamps import render_time
+from services.identity.housekeeping import INVITATIONS_KEPT, Housekeeping
 from services.identity.organization.invitation_token import is_well_formed, new_token
 from services.identity.organization.invitations import Invitations
 from tests.identity.people import People
@@ -60,15 +61,15 @@ class _Later:
 
     def __init__(self, identity: Identity, clock: FixedClock, callers: Callers) -> None:
         self.identity = identity
-        self._clock = clock
+        self.clock = clock
         self._callers = callers
 
     def advance(self, by: timedelta) -> None:
-        self._clock.advance(by)
+        self.clock.advance(by)
         self.identity.metadata = self._callers.operator()
 
     def now(self) -> datetime:
-        return self._clock.now()
+        return self.clock.now()
 
 
 @pytest.fixture
@@ -172,6 +173,22 @@ async def test_lapsed_invitation_stays_lapsed_when_it_is_revoked(later: _Later) 
     later.advance(timedelta(days=8))
 
     assert (await _revoke(identity, invited.invitation)).state == pb.INVITATION_STATE_EXPIRED
+
+
+async def test_invitation_is_on_record_for_ninety_days_after_it_lapsed(
+    later: _Later, identity_database: Database
+) -> None:
+    identity = later.identity
+    organization_id, _ = await identity.create_organization()
+    await _invited(identity, organization_id, "early@example.com")
+    later.advance(timedelta(seconds=2))
+    await _invited(identity, organization_id, "late@example.com")
+    later.advance(timedelta(days=7) + INVITATIONS_KEPT - timedelta(seconds=1))
+
+    await Housekeeping(identity_database, later.clock).forget()
+
+    kept = await _listed(identity, organization_id, closed=True)
+    assert [invitation.email for invitation in kept] == ["late@example.com"]
 
 
 async def test_expiry_must_lie_ahead_by_thirty_days_at_most(later: _Later) -> None:

@@ -132,6 +132,7 @@ def _create_invitations() -> None:
         schema=_SCHEMA,
         postgresql_where=still_open,
     )
+    op.create_index("invitations_by_expire_time", "invitations", ["expire_time"], schema=_SCHEMA)
 
 
 def _create_service_accounts() -> None:

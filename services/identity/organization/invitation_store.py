@@ -7,11 +7,17 @@ from sqlalchemy import RowMapping, Update, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.common.database import violated_constraint
+from libs.common.database import Database, violated_constraint
 from services.identity.errors import InvitationAlreadyExists
 from services.identity.organization.model import Invitation, Role
 from services.identity.tables import invitations, users
 
+# Along the index of times, a bounded number at once; rows another transaction holds are left for the next round.
+_FORGET: Final = """
+    DELETE FROM invitations WHERE (organization_id, invitation_id) IN (
+        SELECT organization_id, invitation_id FROM invitations WHERE expire_time < $1
+        ORDER BY expire_time LIMIT $2 FOR UPDATE SKIP LOCKED)
+"""
 _COLUMNS: Final = tuple(column for column in invitations.c if column.name != "digest")
 _UNDECIDED: Final = (invitations.c.accept_time.is_(None), invitations.c.revoke_time.is_(None))
 
@@ -106,6 +112,12 @@ async def list_invitations(
         statement = statement.where(invitations.c.invitation_id < before)
     found = await tx.execute(statement.order_by(invitations.c.invitation_id.desc()).limit(limit))
     return [_invitation(row) for row in found.mappings()]
+
+
+async def forget_invitations(database: Database, before: datetime, limit: int) -> None:
+    """Delete invitations that have long lapsed, or would have; the trail remembers them without the address."""
+    async with database.raw_connection() as connection:
+        await connection.execute(_FORGET, before, limit)
 
 
 def _one(invitation: Invitation) -> Update:

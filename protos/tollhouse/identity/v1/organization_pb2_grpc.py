@@ -238,6 +238,7 @@ class OrganizationServiceServicer:
     def ListInvitations(self, request, context):
         """Lists the invitations of an organization, newest first: the open ones, unless all are asked for.
 
+        An invitation is on record until 90 days after the time at which it lapses, or would have.
         Fails with NOT_FOUND when there is no such organization.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -98,6 +98,7 @@ class OrganizationServiceStub:
     ListInvitations: _aio.UnaryUnaryMultiCallable[_organization_pb2.ListInvitationsRequest, _organization_pb2.ListInvitationsResponse]
     """Lists the invitations of an organization, newest first: the open ones, unless all are asked for.
 
+    An invitation is on record until 90 days after the time at which it lapses, or would have.
     Fails with NOT_FOUND when there is no such organization.
     """
 
@@ -263,6 +264,7 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_organization_pb2.ListInvitationsResponse]:
         """Lists the invitations of an organization, newest first: the open ones, unless all are asked for.
 
+        An invitation is on record until 90 days after the time at which it lapses, or would have.
         Fails with NOT_FOUND when there is no such organization.
         """
 

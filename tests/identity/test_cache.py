@@ -155,3 +155,48 @@ def test_more_changes_than_can_be_remembered_drop_everything(monkeypatch: pytest
 
     assert cache.find(DIGEST, now_s=0, min_revision=0) is None
     assert not cache.remember(_entry(110))
+
+
+def test_change_of_a_project_concerns_the_keys_of_those_who_worked_in_it() -> None:
+    cache: KeyCache[str] = KeyCache(10)
+    cache.remember(_entry(10))
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    for organization_id, revision in (("elsewhere", 11), ("organization", 12)):
+        change = Change(
+            revision, ChangeKind.PROJECT_DELETED, SubjectType.PROJECT, "another project", organization_id, moment
+        )
+        assert cache.find(DIGEST, now_s=0, min_revision=0) is not None
+        cache.note([change], seen_revision=revision, confirmed_s=0)
+
+    assert cache.find(DIGEST, now_s=0, min_revision=0) is None
+
+
+@pytest.mark.parametrize("kind", [ChangeKind.CREATED, ChangeKind.IMPORTED])
+def test_keys_that_are_new_drop_none_that_are_known(kind: ChangeKind) -> None:
+    cache: KeyCache[str] = KeyCache(10)
+    cache.remember(_entry(10))
+    cache.note([_change(11, "organization", kind)], seen_revision=11, confirmed_s=0)
+
+    assert cache.find(DIGEST, now_s=0, min_revision=11) is not None
+
+
+def test_stale_entry_is_found_for_so_long_and_never_once_a_change_has_named_it() -> None:
+    cache: KeyCache[str] = KeyCache(10)
+    cache.remember(_entry(10, read_s=0))
+    cache.note([], seen_revision=10, confirmed_s=100)
+    last_s = 100 + STALE_MAX_S + 7
+
+    assert cache.find(DIGEST, now_s=last_s, min_revision=0) is None
+    assert cache.find_stale(DIGEST, now_s=last_s, beyond_s=7) is not None
+    assert cache.find_stale(DIGEST, now_s=last_s + 0.1, beyond_s=7) is None
+    cache.note([_change(11)], seen_revision=11, confirmed_s=100)
+    assert cache.find_stale(DIGEST, now_s=100, beyond_s=7) is None
+
+
+def test_stale_entry_grows_no_older_than_entries_may_and_the_time_beyond() -> None:
+    cache: KeyCache[str] = KeyCache(10)
+    cache.remember(_entry(10, read_s=0))
+    cache.note([], seen_revision=10, confirmed_s=ENTRY_AGE_MAX_S)
+
+    assert cache.find_stale(DIGEST, now_s=ENTRY_AGE_MAX_S + 7, beyond_s=7) is not None
+    assert cache.find_stale(DIGEST, now_s=ENTRY_AGE_MAX_S + 7.1, beyond_s=7) is None

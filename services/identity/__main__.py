@@ -43,6 +43,7 @@ from services.identity.provider_keys import DocumentFetcher
 from services.identity.service_account.service_accounts import ServiceAccounts
 from services.identity.service_account.servicer import ServiceAccountServicer
 from services.identity.session.access_token import AccessTokens
+from services.identity.session.attempts import ProofAttempts
 from services.identity.session.id_token_sign_in import IdTokenSignIn
 from services.identity.session.model import AttemptLimits, SessionLimits
 from services.identity.session.opening import SessionOpening
@@ -107,13 +108,14 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     passwords = open_passwords(settings)
     documents = DocumentFetcher()
     id_tokens = IdTokens(settings.issuers, documents.fetch, clock)
-    sign_in_methods = SignInMethods(database, clock, passwords, id_tokens, length_min=settings.password_length_min)
-    service.add(
-        user_pb2_grpc.add_UserServiceServicer_to_server,
-        UserServicer(
-            Users(database, clock), Deletions(database, clock), sign_in_methods, UserConfigurations(database, clock)
-        ),
+    limits = AttemptLimits(
+        per_account=settings.sign_in_attempts_per_account_max, per_address=settings.sign_in_attempts_per_address_max
     )
+    attempts = ProofAttempts(database, clock, peppers, limits)
+    sign_in_methods = SignInMethods(
+        database, clock, passwords, id_tokens, attempts, length_min=settings.password_length_min
+    )
+    add_people(service, database, clock, sign_in_methods)
     service.add(
         system_configuration_pb2_grpc.add_SystemConfigurationServiceServicer_to_server,
         SystemConfigurationServicer(SystemConfigurations(database, clock)),
@@ -123,7 +125,7 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
         api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server,
         ApiKeyServicer(open_management(database, clock, peppers, prefixes), verifier, watchers, clock),
     )
-    sessions = build_sessions(settings, database, clock, peppers, passwords, id_tokens)
+    sessions = build_sessions(settings, database, clock, peppers, passwords, id_tokens, limits)
     service.add(session_pb2_grpc.add_SessionServiceServicer_to_server, sessions)
     service.add(caller_pb2_grpc.add_CallerServiceServicer_to_server, CallerServicer(directory))
     verification = Verification(reports, clock, INVARIANTS)
@@ -139,6 +141,16 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     service.on_drain(documents.close)
     service.on_drain(reports.close)
     return service
+
+
+def add_people(service: Service, database: Database, clock: Clock, sign_in_methods: SignInMethods) -> None:
+    """Serve users with all that is theirs."""
+    service.add(
+        user_pb2_grpc.add_UserServiceServicer_to_server,
+        UserServicer(
+            Users(database, clock), Deletions(database, clock), sign_in_methods, UserConfigurations(database, clock)
+        ),
+    )
 
 
 def add_organizations(service: Service, database: Database, clock: Clock) -> None:
@@ -166,6 +178,7 @@ def build_sessions(
     peppers: Peppers,
     passwords: Passwords,
     id_tokens: IdTokens,
+    limits: AttemptLimits,
 ) -> SessionServicer:
     """Build what lets people in."""
     key_file = settings.session_key_file
@@ -178,12 +191,9 @@ def build_sessions(
     opening = SessionOpening(
         SessionLimits(timedelta(seconds=settings.session_lifetime_s), settings.sessions_per_user_max)
     )
-    attempts = AttemptLimits(
-        per_account=settings.sign_in_attempts_per_account_max, per_address=settings.sign_in_attempts_per_address_max
-    )
     return SessionServicer(
         access_tokens,
-        PasswordSignIn(database, clock, passwords, peppers, opening, attempts),
+        PasswordSignIn(database, clock, passwords, peppers, opening, limits),
         IdTokenSignIn(database, clock, id_tokens, opening),
         Sessions(database, clock, peppers),
     )

@@ -257,11 +257,11 @@ class SignUpRefused(Refusal):
 
 
 class TooManyAttempts(Refusal):
-    """Too many attempts to sign in were made for this account, or from this address, in the last minute."""
+    """A password was tried too often for this account, or from this address, in the last minute."""
 
     kind = Kind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_ATTEMPTS"
-    template = "There were too many attempts to sign in; wait before the next."
+    template = "There were too many attempts; wait before the next."
 
     def __init__(self, *, retry_after_ms: int) -> None:
         super().__init__()

@@ -10,10 +10,13 @@ from sqlalchemy import text
 from libs.common.clock import SystemClock
 from libs.common.database import Database
 from libs.common.ids import new_id
+from services.identity.api_key.secret import Peppers
 from services.identity.errors import IdentityAlreadyLinked, InvalidIdToken
 from services.identity.oidc import IdTokens, OidcIssuer
 from services.identity.passwords import Passwords
 from services.identity.provider_keys import DocumentFetcher
+from services.identity.session.attempts import ProofAttempts
+from services.identity.session.model import AttemptLimits
 from services.identity.user.model import IdTokenClaim, LinkedIdentity, PasswordChange
 from services.identity.user.sign_in_methods import SignInMethods
 from tests.identity.people import People
@@ -26,6 +29,7 @@ from tollhouse.identity.v1 import user_pb2 as pb
 GOOD: Final = "correct horse battery"
 BETTER: Final = "staple of purple wool"
 LAST_WAY: Final = ("FAILED_PRECONDITION", "LAST_WAY_TO_SIGN_IN")
+TOO_MANY: Final = ("RESOURCE_EXHAUSTED", "TOO_MANY_ATTEMPTS")
 WRONG: Final = ("PERMISSION_DENIED", "WRONG_PASSWORD")
 
 
@@ -153,6 +157,25 @@ async def test_own_password_is_changed_with_the_current_one_only(identity: Ident
     assert await refused(stale) == WRONG
 
 
+async def test_own_password_is_not_found_by_trying(identity: Identity, people: People) -> None:
+    ada, other = await people.person(), await people.person()
+    for person in (ada, other):
+        await _set_password(identity, person.user_id, GOOD)
+    ada, other = await people.sign_in(ada.user_id), await people.sign_in(other.user_id)
+    outcomes = []
+    for number in range(7):
+        call = _set_password(identity, ada.user_id, BETTER, current=f"guess number {number}", metadata=ada.metadata)
+        outcomes.append(await refused(call))
+    assert outcomes == [WRONG] * 5 + [TOO_MANY] * 2
+    right = _set_password(identity, ada.user_id, BETTER, current=GOOD, metadata=ada.metadata)
+    assert await refused(right) == TOO_MANY
+    # Nobody else waits for it, nor does an operator; and a right one begins the count anew.
+    await _set_password(identity, ada.user_id, GOOD)
+    for number in range(6):
+        current, new = (GOOD, BETTER) if number % 2 == 0 else (BETTER, GOOD)
+        await _set_password(identity, other.user_id, new, current=current, metadata=other.metadata)
+
+
 async def test_admin_proves_their_own_password_but_sets_that_of_others(identity: Identity, people: People) -> None:
     ada, other = await people.person(), await people.person()
     promote = pb.UpdateUserRequest(user_id=ada.user_id, platform_role=pb.PLATFORM_ROLE_ADMIN)
@@ -266,7 +289,9 @@ async def methods(provider: OidcProvider, identity_database: Database) -> AsyncI
     clock, documents, passwords = SystemClock(), DocumentFetcher(), Passwords()
     issuer = OidcIssuer(provider="acme", issuer=provider.issuer, client_ids=(CLIENT_ID,))
     id_tokens = IdTokens((issuer,), documents.fetch, clock)
-    yield SignInMethods(identity_database, clock, passwords, id_tokens, length_min=12)
+    limits = AttemptLimits(per_account=5, per_address=20)
+    attempts = ProofAttempts(identity_database, clock, Peppers({1: bytes(32)}), limits)
+    yield SignInMethods(identity_database, clock, passwords, id_tokens, attempts, length_min=12)
     await passwords.close()
     await documents.close()
 

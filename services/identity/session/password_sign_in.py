@@ -1,9 +1,5 @@
 """Signing in with a password."""
 
-from ipaddress import IPv6Address, ip_address
-from typing import Final
-
-from libs.common.call import current_call
 from libs.common.clock import Clock
 from libs.common.database import Database
 from services.identity.api_key.secret import Peppers
@@ -11,13 +7,11 @@ from services.identity.errors import SignInRefused, TooManyAttempts
 from services.identity.folding import fold
 from services.identity.passwords import Passwords
 from services.identity.session import attempt_store, store
+from services.identity.session.attempts import address_digest
 from services.identity.session.model import AttemptLimits, Opened, SignInMethod, time_to_wait
 from services.identity.session.opening import SessionOpening
 from services.identity.session.outcomes import REFUSED, SIGNED_IN, TOO_MANY_ATTEMPTS, count_sign_in
 from services.identity.user.credential_store import note_sign_in, replace_outdated_hash
-
-# An IPv6 customer has a network of this size to take addresses from.
-_IPV6_BITS_KEPT: Final = 64
 
 
 class PasswordSignIn:
@@ -62,12 +56,10 @@ class PasswordSignIn:
     async def _find(self, login: str, account: bytes) -> tuple[str, str | None] | None:
         """Count the attempt before anything is done for it, and read what the password is compared with."""
         now = self._clock.now()
-        call = current_call()
-        address = _network(call.peer_address if call else "")
         async with self._database.transaction() as tx:
             attempts = await attempt_store.count_attempt(
                 tx,
-                address_digest=self._peppers.digest(f"attempts from the address\n{address}"),
+                address_digest=address_digest(self._peppers),
                 account_digest=account,
                 address_max=self._limits.per_address,
                 now=now,
@@ -103,15 +95,3 @@ class PasswordSignIn:
 def _refused() -> SignInRefused:
     count_sign_in(SignInMethod.PASSWORD, REFUSED)
     return SignInRefused()
-
-
-def _network(address: str) -> str:
-    """Return what attempts from an address are counted under: it alone, or the network one IPv6 customer has."""
-    if not address:
-        return ""
-    parsed = ip_address(address)
-    if not isinstance(parsed, IPv6Address):
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return f"{int(parsed) >> (128 - _IPV6_BITS_KEPT):x}/{_IPV6_BITS_KEPT}"

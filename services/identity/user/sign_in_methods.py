@@ -1,5 +1,7 @@
 """What a user signs in with: identities at providers, and a password."""
 
+from typing import Protocol
+
 from libs.common.access import CallerKind
 from libs.common.audit.recording import Changed, record_event
 from libs.common.call import current_caller, is_operator
@@ -21,16 +23,34 @@ from services.identity.user.model import (
 )
 
 
+class ProofAttempts(Protocol):
+    """Whoever counts how often users try to prove that they know their own password."""
+
+    async def count(self, user_id: str) -> None:
+        """Count one more, or raise TooManyAttempts."""
+
+    async def clear(self, user_id: str) -> None:
+        """Forget those of a user who has just proved it."""
+
+
 class SignInMethods:
     """Gives users ways to sign in, and takes them away again, but for the last."""
 
     def __init__(
-        self, database: Database, clock: Clock, passwords: Passwords, id_tokens: IdTokens, *, length_min: int
+        self,
+        database: Database,
+        clock: Clock,
+        passwords: Passwords,
+        id_tokens: IdTokens,
+        attempts: ProofAttempts,
+        *,
+        length_min: int,
     ) -> None:
         self._database = database
         self._clock = clock
         self._passwords = passwords
         self._id_tokens = id_tokens
+        self._attempts = attempts
         self._length_min = length_min
 
     async def link(self, user_id: str, claim: LinkedIdentity | IdTokenClaim) -> User:
@@ -82,6 +102,7 @@ class SignInMethods:
             NotFound: there is no such user.
             InvalidArgument: the new password is too short, too long, or easily guessed.
             WrongPassword: it is the caller's own, and they did not give the current one.
+            TooManyAttempts: the current one was wrong too often.
             LastWayToSignIn: it is to be removed, and they sign in with nothing else.
             Overloaded: as many passwords are being hashed as may.
             Conflict: it was changed at the same time.
@@ -96,9 +117,11 @@ class SignInMethods:
                 raise InvalidArgument([FieldViolation("new_password", problem)])
         # No connection is kept while the processor works. An operator proves nothing, but for their own account.
         if stored is not None and (is_own or not is_operator()):
+            await self._attempts.count(user_id)
             verification = await self._passwords.verify(stored, change.current_password)
             if not verification.right:
                 raise WrongPassword
+            await self._attempts.clear(user_id)
         hashed = None if change.new_password is None else await self._passwords.hash(change.new_password)
         return await self._store_hash(user_id, stored, hashed, kept=current_caller().session_id if is_own else "")
 

@@ -200,7 +200,8 @@ class UserServiceServicer:
         Users change their own and give the current one, if they have one; operators set that of others without. Fails with
         INVALID_ARGUMENT when the new password is shorter than 12 characters (the installation may ask for another number,
         but not for less than 8), longer than 128, among the commonest, or contains the username or the part of the email
-        before the `@`; with PERMISSION_DENIED and reason `WRONG_PASSWORD` when the current one is wrong; with
+        before the `@`; with PERMISSION_DENIED and reason `WRONG_PASSWORD` when the current one is wrong, and with
+        RESOURCE_EXHAUSTED and reason `TOO_MANY_ATTEMPTS` when it was too often in the last minute; with
         FAILED_PRECONDITION and reason `LAST_WAY_TO_SIGN_IN` when it is to be removed and the user signs in with nothing
         else; with ABORTED when it was changed at the same time; and with UNAVAILABLE and reason `OVERLOADED` when too many
         passwords are being hashed.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from libs.common.authentication import Authenticator, SigningKey, TokenSource, TrustBundle, mint_token
 from libs.common.clock import Clock, SystemClock
+from tests.support.secrecy import WATCH
 
 CONTEXTS = ("identity", "billing", "metering")
 SERVICES = (*CONTEXTS, "gateway")
@@ -21,6 +22,7 @@ class Callers:
             name: SigningKey.generate(issuer=f"{name}.test", subject=f"service:{name}") for name in SERVICES
         }
         self.session_key = SigningKey.generate(issuer="sessions.test", subject="user:*")
+        WATCH.note(*(str(key.key["d"]) for key in (self.operator_key, self.session_key, *self.service_keys.values())))
         issuers = [self.operator_key.trusted(["operator:*"]), *(key.trusted() for key in self.service_keys.values())]
         issuers.append(self.session_key.trusted())
         self.bundle = TrustBundle(issuers=issuers)

@@ -144,6 +144,8 @@ class Installation:
             output, errors = process.communicate(timeout=COMMAND_WITHIN_S)
         finally:
             end(process)
+        # A secret may stand on standard output, where a new key is printed; beside it, never.
+        WATCH.scan(f"the errors of `tollhouse {' '.join(arguments[:2])}`", errors)
         return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
 
     def verify(self) -> dict[str, object]:

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from statistics import median
 
 import pytest
 from hypothesis import given
@@ -54,9 +53,10 @@ async def test_nobody_takes_as_long_as_somebody(passwords: Passwords) -> None:
         for _ in range(7):
             known.append(await _seconds(passwords, stored, right))
             unknown.append(await _seconds(passwords, None, right))
-        # Both are some forty milliseconds of work; a comparison without any work takes none of them.
-        assert median(unknown) > 0.5 * median(known)
-        assert median(known) > 0.5 * median(unknown)
+        # Both are some forty milliseconds of work, and a comparison without any takes none of them. The shortest times
+        # tell what the work is; the others tell what else the machine does.
+        assert min(unknown) > 0.5 * min(known)
+        assert min(known) > 0.5 * min(unknown)
 
 
 async def _seconds(passwords: Passwords, stored: str | None, password: str) -> float:
@@ -108,17 +108,14 @@ async def test_whoever_gives_up_waiting_makes_room() -> None:
 async def test_event_loop_goes_on_while_passwords_are_hashed() -> None:
     passwords = Passwords(threads=2, queue_max=100)
     hashing = asyncio.gather(*(passwords.hash(GOOD) for _ in range(20)))
-    turns, longest = 0, 0.0
+    turns = 0
     while not hashing.done():
-        began = time.perf_counter()
         await asyncio.sleep(0.001)
-        longest = max(longest, time.perf_counter() - began)
         turns += 1
     await hashing
     await passwords.close()
-    # One hash holds its thread for longer than any single turn of the loop may last.
+    # Were the hashes made on the loop's own thread, it would have one turn for each at most.
     assert turns > 40
-    assert longest < 0.2
 
 
 @pytest.fixture

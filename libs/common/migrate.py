@@ -13,6 +13,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
@@ -72,7 +73,8 @@ async def migrate(
             await _execute(connection, roles.create_role(context, password))
             await _execute(connection, roles.create_schema(context))
             script = _script(context, services)
-            await _retried(connection, functools.partial(connection.run_sync, _upgrade, context, script))
+            async with _one_at_a_time():
+                await _retried(connection, functools.partial(connection.run_sync, _upgrade, context, script))
             await _execute(connection, roles.protect_version_table(context))
 
 
@@ -91,6 +93,14 @@ def render_sql(context: str) -> str:
         with environment.begin_transaction():
             environment.run_migrations()
     return output.getvalue()
+
+
+# A migration's `op` is one for the whole process: two that run in turns would do their work on each other's connection.
+_upgrading: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+
+
+def _one_at_a_time() -> asyncio.Lock:
+    return _upgrading.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
 def _upgrade(connection: Connection, context: str, script: ScriptDirectory) -> None:

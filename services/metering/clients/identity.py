@@ -111,6 +111,11 @@ class IdentityClient:
         self._ask_again_s = 0.0
         self.stale_answers = StaleAnswers("identity")
 
+    @property
+    def watched_revision(self) -> int:
+        """Every change up to here has been taken in."""
+        return self._watched_revision
+
     async def verify(
         self,
         secret: str,

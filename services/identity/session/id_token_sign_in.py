@@ -19,7 +19,7 @@ from services.identity.oidc import IdTokens, OidcIssuer, VerifiedIdentity
 from services.identity.session import store
 from services.identity.session.model import Opened, SignInMethod
 from services.identity.session.opening import SessionOpening
-from services.identity.session.outcomes import REFUSED, SIGNED_IN, count_sign_in
+from services.identity.session.outcomes import REFUSED, SIGNED_IN, count_refusal, count_sign_in
 from services.identity.user.credential_store import find_user_of_identity, insert_identity, note_sign_in
 from services.identity.user.model import IDENTITIES_MAX, LinkedIdentity, NewUser
 from services.identity.user.store import insert_user
@@ -46,13 +46,13 @@ class IdTokenSignIn:
         """
         try:
             identity = await self._id_tokens.verify(id_token, nonce)
-        except InvalidIdToken:
+        except InvalidIdToken:  # Whoever checked it has logged why.
             count_sign_in(SignInMethod.ID_TOKEN, REFUSED)
             raise
         try:
             opened = await self._let_in_at_once(identity)
-        except (SignInRefused, SignUpRefused, TooManyIdentities, UserAlreadyExists):
-            count_sign_in(SignInMethod.ID_TOKEN, REFUSED, identity.provider)
+        except (SignInRefused, SignUpRefused, TooManyIdentities, UserAlreadyExists) as refusal:
+            count_refusal(SignInMethod.ID_TOKEN, refusal.reason, identity.provider)
             raise
         count_sign_in(SignInMethod.ID_TOKEN, SIGNED_IN, identity.provider)
         return opened

@@ -1,4 +1,4 @@
-"""How sign-ins went, counted and logged: never whose they were meant to be."""
+"""How sign-ins went, counted and logged; never whose they were meant to be."""
 
 from typing import Final
 
@@ -18,10 +18,14 @@ TOO_MANY_ATTEMPTS: Final = "too_many_attempts"
 
 
 def count_sign_in(method: SignInMethod, outcome: str, provider: str = "") -> None:
-    """Count an attempt; one that failed is logged as well."""
+    """Count an attempt, whatever came of it."""
     _sign_ins.add(1, {"method": method.value, "outcome": outcome, "provider": provider})
-    if outcome != SIGNED_IN:
-        _log.info("a sign-in failed", method=method.value, outcome=outcome, provider=provider)
+
+
+def count_refusal(method: SignInMethod, reason: str, provider: str = "") -> None:
+    """Count an attempt that was refused, and log it. Those beyond the limits are counted alone, or fill the log."""
+    count_sign_in(method, REFUSED, provider)
+    _log.info("a sign-in was refused", method=method.value, reason=reason, provider=provider)
 
 
 def log_reuse(session_id: str) -> None:

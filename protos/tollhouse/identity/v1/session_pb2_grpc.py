@@ -34,9 +34,8 @@ class SessionServiceStub:
     token of it is presented for the second time; from then on none of its tokens is accepted. Both spans are the defaults
     of settings.
 
-    The RPCs that are open to everybody take no `authorization` metadata; an access token that has expired, sent along out
-    of habit, is refused. Where the installation was given no key for sessions, all but SignOut, ListSessions and GetJwks
-    fail with FAILED_PRECONDITION and reason `SESSIONS_NOT_CONFIGURED`.
+    Where the installation was given no key for sessions, nobody signs in and nothing is refreshed: these RPCs fail with
+    FAILED_PRECONDITION and reason `SESSIONS_NOT_CONFIGURED`.
     """
 
     def __init__(self, channel):
@@ -86,9 +85,8 @@ class SessionServiceServicer:
     token of it is presented for the second time; from then on none of its tokens is accepted. Both spans are the defaults
     of settings.
 
-    The RPCs that are open to everybody take no `authorization` metadata; an access token that has expired, sent along out
-    of habit, is refused. Where the installation was given no key for sessions, all but SignOut, ListSessions and GetJwks
-    fail with FAILED_PRECONDITION and reason `SESSIONS_NOT_CONFIGURED`.
+    Where the installation was given no key for sessions, nobody signs in and nothing is refreshed: these RPCs fail with
+    FAILED_PRECONDITION and reason `SESSIONS_NOT_CONFIGURED`.
     """
 
     def SignInWithPassword(self, request, context):
@@ -221,9 +219,8 @@ class SessionService:
     token of it is presented for the second time; from then on none of its tokens is accepted. Both spans are the defaults
     of settings.
 
-    The RPCs that are open to everybody take no `authorization` metadata; an access token that has expired, sent along out
-    of habit, is refused. Where the installation was given no key for sessions, all but SignOut, ListSessions and GetJwks
-    fail with FAILED_PRECONDITION and reason `SESSIONS_NOT_CONFIGURED`.
+    Where the installation was given no key for sessions, nobody signs in and nothing is refreshed: these RPCs fail with
+    FAILED_PRECONDITION and reason `SESSIONS_NOT_CONFIGURED`.
     """
 
     @staticmethod

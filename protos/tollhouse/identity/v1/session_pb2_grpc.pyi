@@ -21,9 +21,8 @@ class SessionServiceStub:
     token of it is presented for the second time; from then on none of its tokens is accepted. Both spans are the defaults
     of settings.
 
-    The RPCs that are open to everybody take no `authorization` metadata; an access token that has expired, sent along out
-    of habit, is refused. Where the installation was given no key for sessions, all but SignOut, ListSessions and GetJwks
-    fail with FAILED_PRECONDITION and reason `SESSIONS_NOT_CONFIGURED`.
+    Where the installation was given no key for sessions, nobody signs in and nothing is refreshed: these RPCs fail with
+    FAILED_PRECONDITION and reason `SESSIONS_NOT_CONFIGURED`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -92,9 +91,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     token of it is presented for the second time; from then on none of its tokens is accepted. Both spans are the defaults
     of settings.
 
-    The RPCs that are open to everybody take no `authorization` metadata; an access token that has expired, sent along out
-    of habit, is refused. Where the installation was given no key for sessions, all but SignOut, ListSessions and GetJwks
-    fail with FAILED_PRECONDITION and reason `SESSIONS_NOT_CONFIGURED`.
+    Where the installation was given no key for sessions, nobody signs in and nothing is refreshed: these RPCs fail with
+    FAILED_PRECONDITION and reason `SESSIONS_NOT_CONFIGURED`.
     """
 
     @_abc_1.abstractmethod

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import grpc
 from google.protobuf.message import Message
 
 from tests.system.authorization.callers import Caller
@@ -72,6 +73,8 @@ def _is_right(wanted: Verdict, outcome: Outcome, target: Target) -> bool:
         return False
     if wanted is not Verdict.ADMITTED:
         return outcome.verdict is wanted
+    if outcome.code is grpc.StatusCode.INVALID_ARGUMENT:
+        return target.optional  # Of other places every request is whole, and what it is about is looked at.
     # Whoever is let in learns that there is no such organization or user, where there is none.
     told = {Verdict.NO_ORGANIZATION: "organization", Verdict.NO_USER: "user"}
     return outcome.verdict is Verdict.ADMITTED or told.get(outcome.verdict) in target.missing

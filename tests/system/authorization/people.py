@@ -113,6 +113,13 @@ class People:
             )
         )
 
+    async def change_role(self, organization_id: str, user_id: str, role: str) -> None:
+        await self._members.UpdateMember(
+            organization_pb2.UpdateMemberRequest(
+                organization_id=organization_id, user_id=user_id, role=organization_pb2.MemberRole.Value(_member(role))
+            )
+        )
+
     async def leave(self, organization_id: str, user_id: str) -> None:
         await self._members.RemoveMember(
             organization_pb2.RemoveMemberRequest(organization_id=organization_id, user_id=user_id)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Final
 
+from libs.common.ids import new_id
 from tests.system.authorization.rpcs import Rpc
 from tests.system.authorization.targets import Target
 from tollhouse.identity.v1 import api_key_pb2, user_pb2
@@ -88,13 +89,21 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "billing.v1.LedgerService.GetHold": lambda target: {"operation_id": target.ids["hold_operation_id"]},
     "billing.v1.LedgerService.ReleaseHold": lambda target: {"operation_id": target.ids["hold_operation_id"]},
     "billing.v1.LedgerService.GetTransaction": lambda target: {"operation_id": None},
+    # From the organization's own account to a project's, or the other way.
+    "billing.v1.LedgerService.Transfer": lambda target: {
+        "destination_project_id": None if target.project_id else new_id()
+    },
     "common.v1.CallerService.ResolveCaller": lambda target: {"api_key": _UNKNOWN_KEY},
     "identity.v1.ApiKeyService.ImportApiKeys": lambda target: {
         "secret_prefix": "matrix",
         "api_keys": [_imported(target)],
     },
     "identity.v1.SessionService.SignInWithIdToken": lambda target: {"id_token": "garbage"},
+    "identity.v1.SessionService.SignOut": lambda target: {"all_sessions": True},
+    "identity.v1.SystemConfigurationService.UpdateSystemConfiguration": lambda target: {"removed_keys": ["unknown"]},
     "identity.v1.SessionService.RefreshSession": lambda target: {"refresh_token": "garbage"},
+    "identity.v1.UserService.DeleteUser": lambda target: {"etag": None},
+    "identity.v1.UserService.UpdateUserConfiguration": lambda target: {"removed_keys": ["unknown"]},
     "identity.v1.UserService.LinkIdentity": lambda target: {"id_token": "garbage"},
     "identity.v1.UserService.UnlinkIdentity": lambda target: {
         "linked_identity": user_pb2.LinkedIdentity(provider="google", subject="unknown")

@@ -16,6 +16,8 @@ PLATFORM_ROLES = ("admin", "admin_readonly")
 # What users of the whole platform are in the organization: their keys have to carry some scope.
 _PLATFORM_USERS_ROLE = "viewer"
 _SERVICE_ACCOUNT_ROLE = "admin"
+# What those were who are less now.
+_FORMER_ROLE = "admin"
 # A scope of the platform's own, which means nothing to Tollhouse.
 _FOREIGN_SCOPE = "models.use"
 
@@ -46,6 +48,7 @@ class _Staff:
     of_project: Mapping[str, Person]
     of_platform: Mapping[str, Person]
     removed: Person
+    demoted: Person
     bystander: str
 
 
@@ -80,7 +83,7 @@ async def build(channels: Channels) -> World:
     places = await _places(furniture, staff, sites)
     their_project = await furniture.project(theirs)
     places.append(await furniture.furnish("other tenant", theirs, their_project, stranger.user_id))
-    members = [*staff.members.values(), *staff.of_project.values(), *staff.of_platform.values()]
+    members = [*staff.members.values(), *staff.of_project.values(), *staff.of_platform.values(), staff.demoted]
     own_places = {person.user_id: await _own_place(furniture, places[1], person) for person in members}
     for person in (staff.removed, stranger):
         own_places[person.user_id] = replace(places[1], name="own", user_id=person.user_id)
@@ -92,16 +95,21 @@ async def _hire(people: People, owner: Person, sites: _Sites) -> _Staff:
     members = await asyncio.gather(*(people.person(of, role) for role in MEMBER_ROLES[1:]))
     of_project = await asyncio.gather(*(people.person(of, "member") for _ in PROJECT_ROLES))
     of_platform = await asyncio.gather(*(people.person(of, _PLATFORM_USERS_ROLE, role) for role in PLATFORM_ROLES))
-    removed, bystander = await asyncio.gather(people.person(of, "admin"), people.user())
+    removed, demoted, bystander = await asyncio.gather(
+        people.person(of, _FORMER_ROLE), people.person(of, _FORMER_ROLE), people.user()
+    )
     await people.leave(of, removed.user_id)
     await people.join(of, bystander, "member")
     for role, person in zip(PROJECT_ROLES, of_project, strict=True):
         await people.join_project(of, sites.project_id, person.user_id, role)
+    for project_id in (sites.project_id, sites.other_project_id):
+        await people.join_project(of, project_id, bystander, "member")
     return _Staff(
         members=dict(zip(MEMBER_ROLES, (owner, *members), strict=True)),
         of_project=dict(zip(PROJECT_ROLES, of_project, strict=True)),
         of_platform=dict(zip(PLATFORM_ROLES, of_platform, strict=True)),
         removed=removed,
+        demoted=demoted,
         bystander=bystander,
     )
 
@@ -133,9 +141,16 @@ async def _keys(people: People, furniture: Furniture, staff: _Staff, sites: _Sit
     owner, worker = staff.members["owner"], staff.of_project["admin"]
 
     async def key(
-        name: str, role: str, person: Person | None, *, project_role: str = "", bound_to: str = "", bare: bool = False
+        name: str,
+        role: str,
+        person: Person | None,
+        *,
+        project_role: str = "",
+        bound_to: str = "",
+        bare: bool = False,
+        made_as: str = "",
     ) -> Caller:
-        scopes = frozenset({_FOREIGN_SCOPE}) if bare else scopes_of(role, [project_role])
+        scopes = frozenset({_FOREIGN_SCOPE}) if bare else scopes_of(made_as or role, [project_role])
         _, secret = await people.key(
             sites.organization_id,
             scopes=scopes,
@@ -143,6 +158,8 @@ async def _keys(people: People, furniture: Furniture, staff: _Staff, sites: _Sit
             user_id=person.user_id if person else "",
             service_account_id="" if person else service_account_id,
         )
+        if person and made_as:
+            await people.change_role(sites.organization_id, person.user_id, role)
         return Caller(
             name,
             Kind.KEY,
@@ -159,6 +176,7 @@ async def _keys(people: People, furniture: Furniture, staff: _Staff, sites: _Sit
         await key("key of owner without scope", "owner", owner, bare=True),
         await key("key of owner for project", "owner", owner, bound_to=sites.project_id),
         await key("key of member", "member", staff.members["member"]),
+        await key("key of somebody demoted", "member", staff.demoted, made_as=_FORMER_ROLE),
         await key("key of project admin", "member", worker, project_role="admin"),
         await key(
             "key of project admin for project", "member", worker, project_role="admin", bound_to=sites.project_id

@@ -13,8 +13,9 @@ import typer
 
 from libs.cli.data_folder import CONTEXTS
 from libs.cli.failures import WrongUse
+from libs.cli.tls import OPERATOR, TLS_VARIABLE, TlsFolder
 from libs.common.authentication import TokenSource
-from libs.common.channel import open_channel
+from libs.common.channel import ClientTls, open_channel
 
 READY_FILE_VARIABLE: Final = "TOLLHOUSE_READY_FILE"
 DEFAULT_DATA_DIR: Final = Path(".tollhouse")
@@ -53,6 +54,7 @@ class Connection:
     billing: str
     metering: str
     token: str
+    tls: ClientTls | None = None
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Channels"]:
@@ -61,7 +63,7 @@ class Connection:
         targets = {"identity": self.identity, "billing": self.billing, "metering": self.metering}
         channels = {
             context: open_channel(
-                target, caller=caller, audience=f"{context}.tollhouse", longest_call_s=_LONGEST_CALL_S
+                target, caller=caller, audience=f"{context}.tollhouse", longest_call_s=_LONGEST_CALL_S, tls=self.tls
             )
             for context, target in targets.items()
         }
@@ -93,7 +95,8 @@ def find_connection(
     """Take what was given, and the rest from the ready file, unless all that is needed was given."""
     given = {"identity": identity, "billing": billing, "metering": metering}
     if token and all(given[context] for context in needed):
-        return Connection(**{context: target or _NOWHERE for context, target in given.items()}, token=token)
+        tls = _tls(os.environ.get(TLS_VARIABLE))
+        return Connection(identity or _NOWHERE, billing or _NOWHERE, metering or _NOWHERE, token, tls)
     file = ready_file or DEFAULT_DATA_DIR / "ready.json"
     try:
         document = json.loads(file.read_bytes())
@@ -103,6 +106,7 @@ def find_connection(
             billing or endpoints["billing"],
             metering or endpoints["metering"],
             token or document["operator_token"],
+            _tls(os.environ.get(TLS_VARIABLE) or document.get("tls_dir")),
         )
     except OSError:
         where = "" if ready_file or os.environ.get(READY_FILE_VARIABLE) else " (the default)"
@@ -112,3 +116,7 @@ def find_connection(
         ) from None
     except (ValueError, KeyError, TypeError):
         raise WrongUse(f"{file} is no ready file of `tollhouse up`.") from None
+
+
+def _tls(folder: str | None) -> ClientTls | None:
+    return TlsFolder(Path(folder)).files_of(OPERATOR) if folder else None

@@ -76,7 +76,8 @@ async def _demonstrate(console: Console, trace: Trace, folder: Path, out: Path |
     started_s = time.monotonic()
     async with _running(Stack(StackOptions(data_dir=folder))) as stack:
         console.print(f"Postgres and the three services are up after {time.monotonic() - started_s:.1f} s.")
-        connection = Connection(**stack.endpoints, token=stack.operator_token)
+        places = stack.endpoints
+        connection = Connection(places["identity"], places["billing"], places["metering"], stack.operator_token)
         async with connection.open() as channels:
             outcome = await _meter_and_reconcile(console, channels, trace)
         resident = {name: [_resident_mib(pid) for pid in pids] for name, pids in stack.service_pids().items()}

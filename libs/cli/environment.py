@@ -9,6 +9,7 @@ from typing import Final
 
 from libs.cli.data_folder import DataFolder
 from libs.cli.failures import CommandFailed
+from libs.cli.tls import TlsFolder
 
 # Below the range from which the system takes ports for outgoing connections: a service that is started again finds
 # its port free, whatever was connected meanwhile.
@@ -43,6 +44,7 @@ def service_environment(
     host: str,
     ports: Mapping[str, int],
     reuse_port: bool,
+    tls: TlsFolder | None = None,
 ) -> dict[str, str]:
     """Return the whole environment of a service's process; what the caller's own says besides is passed on."""
     own = {
@@ -52,6 +54,7 @@ def service_environment(
         "REUSE_PORT": str(reuse_port).lower(),
         "TRUST_BUNDLE_FILE": str(folder.trust_bundle_file),
         **_of_context(context, folder, {name: f"{host}:{ports[name]}" for name in ports}),
+        **(tls.environment_of(context) if tls else {}),
     }
     return dict(os.environ) | {f"TOLLHOUSE_{context.upper()}_{name}": value for name, value in own.items()}
 

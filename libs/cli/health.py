@@ -6,10 +6,12 @@ import time
 import grpc
 from grpc_health.v1 import health_pb2
 
+from libs.common.channel import ClientTls
 
-async def is_serving(target: str, timeout_s: float = 2.0) -> bool:
+
+async def is_serving(target: str, timeout_s: float = 2.0, tls: ClientTls | None = None) -> bool:
     """Ask once."""
-    async with grpc.aio.insecure_channel(target) as channel:
+    async with _channel(target, tls) as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -22,11 +24,21 @@ async def is_serving(target: str, timeout_s: float = 2.0) -> bool:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-async def wait_until_serving(target: str, timeout_s: float) -> bool:
+async def wait_until_serving(target: str, timeout_s: float, tls: ClientTls | None = None) -> bool:
     """Ask again and again until it serves; say whether it did within the time."""
     give_up = time.monotonic() + timeout_s
-    while not await is_serving(target):
+    while not await is_serving(target, tls=tls):
         if time.monotonic() >= give_up:
             return False
         await asyncio.sleep(0.05)
     return True
+
+
+def _channel(target: str, tls: ClientTls | None) -> grpc.aio.Channel:
+    """Open a channel without a token: whether it serves, a service tells everybody whom it lets in at all."""
+    if tls is None:
+        return grpc.aio.insecure_channel(target)
+    credentials = grpc.ssl_channel_credentials(
+        tls.server_ca_file.read_bytes(), tls.key_file.read_bytes(), tls.certificate_file.read_bytes()
+    )
+    return grpc.aio.secure_channel(target, credentials)

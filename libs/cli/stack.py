@@ -16,6 +16,7 @@ from libs.cli.environment import free_port, is_free, service_environment
 from libs.cli.failures import CommandFailed
 from libs.cli.health import wait_until_serving
 from libs.cli.processes import ChildProcess, end_leftover, service_program, tail
+from libs.cli.tls import OPERATOR, TlsFolder
 from libs.common import postgres, roles
 from libs.common.clock import SystemClock
 from libs.common.database_url import with_role
@@ -58,6 +59,7 @@ class StackOptions:
     workers: int = 1
     host: str = "127.0.0.1"
     ports: Mapping[str, int] = field(default_factory=dict)
+    tls: TlsFolder | None = None
 
 
 class Stack:
@@ -78,6 +80,10 @@ class Stack:
     @property
     def endpoints(self) -> dict[str, str]:
         return {name: f"{self._options.host}:{port}" for name, port in self._ports.items()}
+
+    @property
+    def tls(self) -> TlsFolder | None:
+        return self._options.tls
 
     @property
     def database_url(self) -> str:
@@ -139,6 +145,7 @@ class Stack:
             host=self._options.host,
             ports=self._ports,
             reuse_port=self._options.workers > 1,
+            tls=self._options.tls,
         )
         for number in range(self._options.workers):
             name = context if self._options.workers == 1 else f"{context}-{number + 1}"
@@ -154,7 +161,8 @@ class Stack:
 
     async def _wait_for(self, context: str) -> None:
         give_up = time.monotonic() + _SERVING_WITHIN_S
-        while not await wait_until_serving(self.endpoints[context], 0.5):
+        tls = self._options.tls.files_of(OPERATOR) if self._options.tls else None
+        while not await wait_until_serving(self.endpoints[context], 0.5, tls):
             hopeless = any(child.restarts >= _HOPELESS_RESTARTS for child in self._children[context])
             if hopeless or time.monotonic() >= give_up:
                 log = self.folder.logs / f"{self._children[context][0].name}.log"
@@ -196,7 +204,7 @@ class Stack:
             "pids": ({"postgres": self._postgres.pid} if self._postgres else {}) | pids,
             "workers": services,
             "data_dir": str(self.folder.path),
-        }
+        } | ({"tls_dir": str(self._options.tls.path)} if self._options.tls else {})
         for file in self._ready_files:
             write_private(file, json.dumps(document, indent=2))
 

@@ -9,7 +9,9 @@ import typer
 from rich.console import Console
 
 from libs.cli.connection import DEFAULT_DATA_DIR
+from libs.cli.data_folder import CONTEXTS
 from libs.cli.stack import READY_FILE, Stack, StackOptions
+from libs.cli.tls import OPERATOR, TLS_VARIABLE, TlsFolder
 
 PortOption = Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free port.")]
 
@@ -25,6 +27,13 @@ def up(
     ready_file: Annotated[Path | None, typer.Option(help="Written, as JSON, once all is ready.")] = None,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Processes for each service.")] = 1,
     host: Annotated[str, typer.Option(help="The address the services listen on.")] = "127.0.0.1",
+    tls_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=TLS_VARIABLE,
+            help="Mutual TLS: holds ca.pem, and NAME.pem with NAME.key of each service and operator.",
+        ),
+    ] = None,
     identity_port: PortOption = 0,
     billing_port: PortOption = 0,
     metering_port: PortOption = 0,
@@ -38,8 +47,17 @@ def up(
         workers=workers,
         host=host,
         ports={context: port for context, port in ports.items() if port},
+        tls=_checked(tls_dir) if tls_dir else None,
     )
     asyncio.run(_run(options))
+
+
+def _checked(tls_dir: Path) -> TlsFolder:
+    """Return the folder, if it has all that it must have; better to say so before anything is started."""
+    folder = TlsFolder(tls_dir)
+    for name in (*CONTEXTS, OPERATOR):
+        folder.files_of(name)
+    return folder
 
 
 async def _run(options: StackOptions) -> None:
@@ -72,11 +90,20 @@ def _print_welcome(console: Console, stack: Stack) -> None:
     console.print(f"logs       {stack.folder.logs}")
     console.print(f"ready file {ready_file}")
     console.print("\nTry a call (buf finds the methods by reflection):", highlight=False)
+    way, scheme = _way(stack.tls)
     console.print(
-        f'  buf curl --protocol grpc --http2-prior-knowledge -H "Authorization: Bearer $(tollhouse token '
-        f'--data-dir {stack.folder.path})" http://{stack.endpoints["metering"]}'
+        f'  buf curl --protocol grpc {way} -H "Authorization: Bearer $(tollhouse token '
+        f'--data-dir {stack.folder.path})" {scheme}://{stack.endpoints["metering"]}'
         "/tollhouse.metering.v1.ModelService/ListModels",
         soft_wrap=True,
         highlight=False,
     )
     console.print("\nCtrl-C drains and stops.", highlight=False)
+
+
+def _way(tls: TlsFolder | None) -> tuple[str, str]:
+    """Return how `buf curl` is told of the certificates, and the scheme of its addresses."""
+    if tls is None:
+        return "--http2-prior-knowledge", "http"
+    files = tls.files_of(OPERATOR)
+    return f"--cacert {files.server_ca_file} --cert {files.certificate_file} --key {files.key_file}", "https"

@@ -1,0 +1,51 @@
+"""An installation with certificates: everything between its parts is mutual TLS, and the command comes with its own."""
+
+from pathlib import Path
+
+import pytest
+
+from libs.cli.data_folder import CONTEXTS
+from libs.cli.health import is_serving
+from libs.cli.population import import_missing_models
+from tests.common.test_mutual_tls import Authority
+from tests.system.commands import done, found, made
+from tests.system.installation import Installation, running
+from tollhouse.metering.v1 import admission_pb2, admission_pb2_grpc
+
+
+@pytest.fixture
+def tls_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "tls"
+    folder.mkdir()
+    authority = Authority(folder, "ca")
+    for name in (*CONTEXTS, "operator"):
+        certificate, _ = authority.issue(name)
+        certificate.rename(folder / f"{name}.pem")
+    return folder
+
+
+async def test_services_and_command_speak_mutual_tls_alone(tmp_path: Path, tls_dir: Path) -> None:
+    async with running(Installation(tmp_path, ["--tls-dir", str(tls_dir)])) as installation:
+        assert not any([await is_serving(target) for target in installation.endpoints().values()])
+        created = made(installation, "organization", "create", "Acme", "--owner", "a@b.example", "--create-owner")
+        organization_id = created["organization_id"]
+        of_it = ("--organization", organization_id)
+        secret = done(installation, "key", "create", "first", *of_it, "--user", "a@b.example", "-q").strip()
+        # One call that goes from metering to both others.
+        async with installation.connection().open() as channels:
+            await import_missing_models(channels)
+            request = admission_pb2.AuthorizeRequest(
+                operation_id="over-tls", api_key=secret, model="gpt-4o", input_tokens=10, max_output_tokens=5
+            )
+            answer = await admission_pb2_grpc.AdmissionServiceStub(channels.metering).Authorize(request)
+        assert answer.principal.organization_id == organization_id
+        assert answer.denial.reason == admission_pb2.DENIAL_REASON_INSUFFICIENT_BALANCE
+        assert [event["service"] for event in found(installation, "audit", "list", *of_it)] != []
+
+
+def test_folder_that_lacks_a_certificate_is_turned_away(tmp_path: Path, tls_dir: Path) -> None:
+    (tls_dir / "billing.key").unlink()
+    finished = Installation(tmp_path).command("up", "--data-dir", str(tmp_path / "data"), "--tls-dir", str(tls_dir))
+    assert finished.returncode == 2
+    assert "billing.key" in finished.stderr
+    assert not (tmp_path / "data").exists()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -178,3 +179,20 @@ async def test_stopping_server_ends_its_streams(start_identity: OpenIdentity) ->
     assert ended.value.code() == grpc.StatusCode.UNAVAILABLE
     assert reason_of(ended.value) == "DEPENDENCY_UNAVAILABLE"
     assert loop.time() - began_s < 5
+
+
+async def test_subscriber_ahead_of_this_process_is_told_nothing_twice(identity_database: Database) -> None:
+    watchers = Watchers(identity_database, watchers_max=1)
+    watchers.forget_all(seen_revision=1, confirmed_s=0)
+    sample = await _any_change(identity_database)
+    async with identity_database.transaction() as tx:
+        await tx.execute(text("UPDATE identity.revision_counter SET revision = 6"))
+    stream = watchers.watch(6)
+    first = asyncio.ensure_future(anext(stream))
+    for _ in range(1_000):
+        if watchers.count:
+            break
+        await asyncio.sleep(0.001)
+    watchers.note([sample, replace(sample, revision=7)], seen_revision=7, confirmed_s=0)
+
+    assert [change.revision for change in (await first).changes] == [7]

@@ -28,17 +28,19 @@ class News:
 class _Watcher:
     """What one subscriber has still to be told: bounded, because a slow one is told to start over instead."""
 
-    __slots__ = ("closed", "pending", "resync", "revision", "wake")
+    __slots__ = ("closed", "known_revision", "pending", "resync", "revision", "wake")
 
-    def __init__(self, revision: int) -> None:
+    def __init__(self, revision: int, known_revision: int) -> None:
         self.revision = revision
+        self.known_revision = known_revision
         self.pending: list[Change] = []
         self.resync = False
         self.closed = False
         self.wake = asyncio.Event()
 
     def tell(self, changes: list[Change], revision: int) -> None:
-        self.pending.extend(changes)
+        # One who was told by another process may be ahead of this one.
+        self.pending.extend(change for change in changes if change.revision > self.known_revision)
         self.revision = revision
         if len(self.pending) > _PENDING_MAX:
             self.start_over(revision)
@@ -71,6 +73,11 @@ class Watchers:
         self._started = asyncio.Event()
         self._closed = False
 
+    @property
+    def count(self) -> int:
+        """How many watch now."""
+        return len(self._watchers)
+
     def note(self, changes: list[Change], *, seen_revision: int, confirmed_s: float) -> None:
         """Pass changes on. Without any, this is the heartbeat: it comes only while the feed is up to date."""
         self._seen_revision = seen_revision
@@ -99,9 +106,9 @@ class Watchers:
             Unavailable: this process has no news of changes yet, or is stopping.
         """
         await self._first_news()
-        if len(self._watchers) >= self._watchers_max:
-            raise TooManyWatchers(watchers=len(self._watchers))
-        watcher = _Watcher(self._seen_revision)
+        if self.count >= self._watchers_max:
+            raise TooManyWatchers(watchers=self.count)
+        watcher = _Watcher(self._seen_revision, after_revision)
         self._watchers.add(watcher)
         try:
             async for news in self._backlog(after_revision, watcher.revision):

@@ -162,7 +162,8 @@ class ApiKeyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateApiKey(self, request, context):
-        """Changes the fields of an API key that the mask names. The secret stays the same.
+        """Changes the fields of an API key that the mask names. The secret stays the same. A key whose time is over works again
+        when its end is moved ahead.
 
         What is given is checked as CreateApiKey checks it; of the scopes, those that are new to the key. Fails with
         FAILED_PRECONDITION and reason `API_KEY_REVOKED` when the key is revoked, or `API_KEY_ROTATED` when the end of a
@@ -196,7 +197,7 @@ class ApiKeyServiceServicer:
 
         Presented secrets that are not of our own form are looked up only when they begin with an imported prefix. Every
         process knows a new prefix within five seconds; VerifyApiKey with the returned revision as `min_revision` waits
-        for it.
+        for it. As credentials of callers of Tollhouse itself they are not taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,8 @@ class ApiKeyServiceStub:
     organization.
     """
     UpdateApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.UpdateApiKeyRequest, _api_key_pb2.UpdateApiKeyResponse]
-    """Changes the fields of an API key that the mask names. The secret stays the same.
+    """Changes the fields of an API key that the mask names. The secret stays the same. A key whose time is over works again
+    when its end is moved ahead.
 
     What is given is checked as CreateApiKey checks it; of the scopes, those that are new to the key. Fails with
     FAILED_PRECONDITION and reason `API_KEY_REVOKED` when the key is revoked, or `API_KEY_ROTATED` when the end of a
@@ -76,7 +77,7 @@ class ApiKeyServiceStub:
 
     Presented secrets that are not of our own form are looked up only when they begin with an imported prefix. Every
     process knows a new prefix within five seconds; VerifyApiKey with the returned revision as `min_revision` waits
-    for it.
+    for it. As credentials of callers of Tollhouse itself they are not taken.
     """
     ReportLeakedApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.ReportLeakedApiKeyRequest, _api_key_pb2.ReportLeakedApiKeyResponse]
     """Takes the report of a secret that was found where it does not belong, and revokes its key at once.
@@ -188,7 +189,8 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _api_key_pb2.UpdateApiKeyRequest,
         context: _aio.ServicerContext[_api_key_pb2.UpdateApiKeyRequest, _abc.Awaitable[_api_key_pb2.UpdateApiKeyResponse]],
     ) -> _abc.Awaitable[_api_key_pb2.UpdateApiKeyResponse]:
-        """Changes the fields of an API key that the mask names. The secret stays the same.
+        """Changes the fields of an API key that the mask names. The secret stays the same. A key whose time is over works again
+        when its end is moved ahead.
 
         What is given is checked as CreateApiKey checks it; of the scopes, those that are new to the key. Fails with
         FAILED_PRECONDITION and reason `API_KEY_REVOKED` when the key is revoked, or `API_KEY_ROTATED` when the end of a
@@ -226,7 +228,7 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Presented secrets that are not of our own form are looked up only when they begin with an imported prefix. Every
         process knows a new prefix within five seconds; VerifyApiKey with the returned revision as `min_revision` waits
-        for it.
+        for it. As credentials of callers of Tollhouse itself they are not taken.
         """
 
     @_abc_1.abstractmethod

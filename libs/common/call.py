@@ -36,7 +36,7 @@ class Transport(Protocol):
 class Call:
     """One call. What only few ask for is worked out when asked."""
 
-    __slots__ = ("_proxies", "_transport", "as_operator", "caller", "credential", "request", "rights", "rpc")
+    __slots__ = ("_proxies", "_transport", "as_operator", "caller", "credential", "data", "request", "rights", "rpc")
 
     def __init__(self, rpc: str, caller: Caller, transport: Transport, proxies: Collection[Network] = ()) -> None:
         self.rpc = rpc
@@ -49,6 +49,8 @@ class Call:
         self.as_operator = False
         self.request: Message | None = None
         """The request, once it is known to be valid; streams have none."""
+        self.data = b""
+        """The request as it came."""
         self._transport = transport
         self._proxies = proxies
 

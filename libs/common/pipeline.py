@@ -11,6 +11,7 @@ call, which costs more than all of the above.
 import asyncio
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -69,6 +70,10 @@ StreamUnary = Callable[[AsyncIterator[Message], Context], Awaitable[Message]]
 StreamStream = Callable[[AsyncIterator[Message], Context], AsyncIterator[Message]]
 
 
+Recall = Callable[[bytes], "bytes | None"]
+"""Answers a request, given as the bytes it came as, from memory alone; None where it has to be read after all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How much one process takes on, and how long a call may last that names no time of its own."""
@@ -85,7 +90,7 @@ class _ValidRequests:
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
-        self._digests: dict[bytes, None] = {}
+        self._digests: OrderedDict[bytes, None] = OrderedDict()
 
     def check(self, data: bytes, request: Message) -> None:
         """Raise InvalidArgument unless the request, which came as these bytes, is valid."""
@@ -95,7 +100,7 @@ class _ValidRequests:
         validation.check(request)
         self._digests[digest] = None
         if len(self._digests) > _VALID_REQUESTS_MAX:
-            del self._digests[next(iter(self._digests))]
+            self._digests.popitem(last=False)
 
 
 @dataclass(slots=True)
@@ -107,11 +112,12 @@ class _Method:
     parse: Callable[[bytes], Message]
     request_max_bytes: int
     valid_requests: _ValidRequests | None
-    """For reads alone: a change is hardly ever asked for twice in the same words."""
+    """For reads alone: a change is hardly ever asked for twice in the same words. An RPC that recalls needs none."""
+    recall: Recall | None = None
     last_admitted: Caller | None = None
 
     @classmethod
-    def of(cls, descriptor: MethodDescriptor) -> "_Method":
+    def of(cls, descriptor: MethodDescriptor, recall: Recall | None = None) -> "_Method":
         options = descriptor.GetOptions()
         only_reads = options.idempotency_level == MethodOptions.NO_SIDE_EFFECTS
         return cls(
@@ -119,7 +125,8 @@ class _Method:
             access=AccessRule.of(descriptor),
             parse=GetMessageClass(descriptor.input_type).FromString,
             request_max_bytes=options.Extensions[access_pb2.request_max_bytes] or REQUEST_MAX_BYTES,
-            valid_requests=_ValidRequests() if only_reads else None,
+            valid_requests=_ValidRequests() if only_reads and recall is None else None,
+            recall=recall,
         )
 
     def admit(self, caller: Caller) -> None:
@@ -172,14 +179,16 @@ class Pipeline:
         """Return the refusal for a call beyond what is taken on."""
         return Overloaded() if self._calls_max else ShuttingDown()
 
-    def wrap(self, service: ServiceDescriptor, handlers: Mapping[str, Handler]) -> dict[str, WrappedHandler]:
-        """Return the handlers of one proto service with the pipeline around each.
+    def wrap(
+        self, service: ServiceDescriptor, handlers: Mapping[str, Handler], recalls: Mapping[str, Recall]
+    ) -> dict[str, WrappedHandler]:
+        """Return the handlers of one proto service with the pipeline around each; `recalls` goes by the RPCs' names.
 
         Raises:
             UndeclaredAccess: an RPC does not say who may call it.
         """
         return {
-            name: self._wrap_method(_Method.of(service.methods_by_name[name]), handler)
+            name: self._wrap_method(_Method.of(service.methods_by_name[name], recalls.get(name)), handler)
             for name, handler in handlers.items()
         }
 
@@ -207,7 +216,7 @@ class Pipeline:
 
     def _unary_unary(self, method: _Method, handle: UnaryUnary) -> Callable[[bytes, Context], Awaitable[Message]]:
         """Lay everything around the commonest kind of call, in one coroutine: each more would cost as much again."""
-        longest_s = self._deadline_default_s
+        longest_s, recall = self._deadline_default_s, method.recall
 
         async def answer(data: bytes, context: Context) -> Message:
             self._calls += 1
@@ -216,10 +225,12 @@ class Pipeline:
                     raise self._no_room()
                 call = self._enter(method, context)
                 if call.credential is None:
+                    if recall is not None and (known := recall(data)) is not None:
+                        return cast("Message", known)
                     request = _parse(method, data)
                 else:
                     request = await self._admit_by_rights(method, call, call.credential, data)
-                call.request = request
+                call.data, call.request = data, request
                 remaining_s: float | None = context.time_remaining()
                 if remaining_s is None or remaining_s > longest_s:
                     enter_deadline(longest_s)
@@ -308,7 +319,7 @@ class Pipeline:
         if traceparent and self._telemetry is None:
             remember_inbound(traceparent)
         call = Call(method.name, ANONYMOUS, context, self._proxies)
-        # Whoever may call without credentials may also call with worn-out ones: a session is refreshed when it has to be.
+        # Whoever may call without credentials may also call with worn-out ones, as to refresh a session.
         if not method.access.public:
             if not authorization:
                 raise Unauthenticated

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -19,7 +19,7 @@ from libs.common.callers import Directory
 from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import Refusal
-from libs.common.pipeline import Limits, Pipeline
+from libs.common.pipeline import Limits, Pipeline, Recall
 from libs.common.settings import ServiceSettings
 from libs.common.telemetry import Telemetry
 
@@ -93,8 +93,15 @@ class Service:
         self._on_drain: list[Callable[[], Awaitable[None]]] = []
         self._tasks: list[asyncio.Task[None]] = []
 
-    def add(self, add_servicer_to_server: Callable[[_S, grpc.aio.Server], None], servicer: _S) -> None:
+    def add(
+        self,
+        add_servicer_to_server: Callable[[_S, grpc.aio.Server], None],
+        servicer: _S,
+        recalls: Mapping[str, Recall] | None = None,
+    ) -> None:
         """Register a servicer with the pipeline around each of its methods.
+
+        Whatever `recalls` has for an RPC, by its name, is asked first, once the caller is let in.
 
         Raises:
             UndeclaredAccess: one of its RPCs does not say who may call it.
@@ -103,7 +110,7 @@ class Service:
         add_servicer_to_server(servicer, registrar)  # type: ignore[arg-type]  # it only takes the handlers over.
         for name, handlers in registrar.handlers.items():
             descriptor = descriptor_pool.Default().FindServiceByName(name)
-            wrapped = self._pipeline.wrap(descriptor, handlers)
+            wrapped = self._pipeline.wrap(descriptor, handlers, recalls or {})
             self._server.add_registered_method_handlers(name, wrapped)
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, wrapped),))
             self._names.append(name)

@@ -121,10 +121,9 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
         SystemConfigurationServicer(SystemConfigurations(database, clock)),
     )
     add_organizations(service, database, clock)
-    service.add(
-        api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server,
-        ApiKeyServicer(open_management(database, clock, peppers, prefixes), verifier, watchers, clock),
-    )
+    keys = ApiKeyServicer(open_management(database, clock, peppers, prefixes), verifier, watchers, clock)
+    recalls = {"VerifyApiKey": keys.recall_verification}
+    service.add(api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server, keys, recalls)
     sessions = build_sessions(settings, database, clock, peppers, passwords, id_tokens, limits)
     service.add(session_pb2_grpc.add_SessionServiceServicer_to_server, sessions)
     service.add(caller_pb2_grpc.add_CallerServiceServicer_to_server, CallerServicer(directory))

@@ -31,8 +31,8 @@ class IdentitySettings(ServiceSettings):
     last_used_flush_s: float = Field(default=5, ge=0.05, le=300)
     """How often the times of last use are written down."""
     key_stale_max_s: float = Field(default=0, ge=0, le=30)
-    """How far beyond its time what is remembered of a key may be used while the database cannot be reached. Zero refuses
-    every such key: callers then refuse their own callers. Never used where a `min_revision` is asked for."""
+    """How far beyond its time what is remembered of a key may be used while the database cannot be reached. Zero
+    refuses every such key: callers then refuse their own callers. Never used where a `min_revision` is asked for."""
     watchers_max: int = Field(default=256, ge=1, le=10_000)
     """How many change streams one process serves."""
     password_length_min: int = Field(default=passwords.LENGTH_MIN, ge=passwords.LENGTH_MIN_FLOOR, le=64)

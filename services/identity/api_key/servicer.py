@@ -8,6 +8,7 @@ from typing import Final, cast
 import grpc
 
 from libs.common import pages
+from libs.common.call import current_call
 from libs.common.clock import Clock
 from libs.common.errors import FieldViolation, InvalidArgument, Refusal
 from libs.common.pages import id_in_token
@@ -24,6 +25,7 @@ from services.identity.api_key.parsing import (
     read_new_api_key,
     read_update,
 )
+from services.identity.api_key.questions import Questions, question_of
 from services.identity.api_key.rendering import CODES, render_api_key, render_news
 from services.identity.api_key.rotation import Rotation
 from services.identity.api_key.verification import Verifier
@@ -57,6 +59,7 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
         self._verifier = verifier
         self._watchers = watchers
         self._clock = clock
+        self._questions = Questions()
 
     async def CreateApiKey(
         self, request: pb.CreateApiKeyRequest, context: grpc.aio.ServicerContext
@@ -166,11 +169,26 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
         if entry is None:
             return pb.VerifyApiKeyResponse(code=CODES[verdict], revision=revision) if revision else _MALFORMED
         if verdict is Verdict.VALID:
+            call = current_call()
+            if call is not None and not entry.stale:
+                scopes = tuple(request.required_scopes)
+                question = question_of(
+                    entry.digest, scopes, request.model, request.min_revision, request.client_address
+                )
+                self._questions.remember(call.data, question)
             # The answer is kept serialized and sent as it is; only the pipeline ever sees it.
             return cast("pb.VerifyApiKeyResponse", entry.answer)
         return pb.VerifyApiKeyResponse(
             code=CODES[verdict], api_key_id=entry.subjects[0], revision=revision, stale=entry.stale
         )
+
+    def recall_verification(self, data: bytes) -> bytes | None:
+        """Answer VerifyApiKey for a request that came in the same bytes before and whose key memory knows as valid."""
+        question = self._questions.find(data)
+        if question is None:
+            return None
+        entry = self._verifier.recall(question)
+        return None if entry is None else entry.answer
 
     async def WatchApiKeys(
         self, request: pb.WatchApiKeysRequest, context: grpc.aio.ServicerContext

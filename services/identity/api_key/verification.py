@@ -19,6 +19,7 @@ from services.identity.api_key.guesses import Guesses
 from services.identity.api_key.last_used import LastUsed
 from services.identity.api_key.model import KeyRecord, Verdict, standing_of
 from services.identity.api_key.prefixes import ImportedPrefixes
+from services.identity.api_key.questions import Question
 from services.identity.api_key.reader import KeyReader, Reading
 from services.identity.api_key.secret import OWN_PREFIX, MemoryDigests, Peppers, is_well_formed, plain_digest
 from services.identity.errors import RevisionNotReached
@@ -90,6 +91,14 @@ class Verifier(Generic[A]):
                 return (Verdict.NOT_FOUND, None, 0) if self._prefixes.are_known_at(min_revision) else None
         missing_at = self._cache.knows_missing(digest, now_s=now_s, min_revision=min_revision)
         return None if missing_at is None else (Verdict.NOT_FOUND, None, missing_at)
+
+    def recall(self, question: Question) -> Entry[A] | None:
+        """Return the key a question is about, if memory alone says that it may be used so; never waits."""
+        entry = self._cache.find(question.digest, now_s=self._monotonic_s(), min_revision=question.min_revision)
+        if entry is None:
+            return None
+        verdict, _, _ = self._decide(entry, question.required_scopes, question.model, question.client_address)
+        return entry if verdict is Verdict.VALID else None
 
     async def verify(
         self, key: str, required_scopes: Collection[str], model: str, min_revision: int, client_address: str = ""

@@ -5,6 +5,7 @@ which of the two a caller shows is up to its sockets.
 """
 
 from collections.abc import Collection
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, TypeAlias
 
@@ -15,6 +16,7 @@ _SITE_BITS: Final = 64
 """Whoever has an IPv6 address has as a rule all those that share so many bits."""
 
 
+@lru_cache(maxsize=4_096)
 def parse_address(text: str) -> Address | None:
     """Return the address, or None for a text that is none. A zone, which is one machine's own matter, is left out."""
     try:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from sqlalchemy import text
 
 from libs.common.database import Database
@@ -47,6 +48,28 @@ async def test_watch_from_now_tells_the_revision_then_every_change(identity: Ide
     assert (changes[-1].revision, changes[-1].kind) == (revision, pb.API_KEY_CHANGE_KIND_REVOKED)
     assert changes[-1].api_key_id == created.api_key.api_key_id
     assert changes[-1].organization_id == created.api_key.organization_id
+
+
+async def test_update_and_rotation_are_told_by_their_kinds(identity: Identity) -> None:
+    created = await identity.create_key()
+    key = created.api_key
+    update = pb.UpdateApiKeyRequest(
+        organization_id=key.organization_id,
+        api_key_id=key.api_key_id,
+        update_mask=FieldMask(paths=["name"]),
+        name="second",
+    )
+    await identity.api_keys.UpdateApiKey(update, metadata=identity.metadata)
+    rotate = pb.RotateApiKeyRequest(organization_id=key.organization_id, api_key_id=key.api_key_id)
+    rotated = await identity.api_keys.RotateApiKey(rotate, metadata=identity.metadata)
+
+    changes = await _changes(_watch(identity, created.revision), rotated.revision)
+
+    assert [(change.kind, change.api_key_id) for change in changes] == [
+        (pb.API_KEY_CHANGE_KIND_UPDATED, created.api_key.api_key_id),
+        (pb.API_KEY_CHANGE_KIND_CREATED, rotated.api_key.api_key_id),
+        (pb.API_KEY_CHANGE_KIND_ROTATED, created.api_key.api_key_id),
+    ]
 
 
 async def test_heartbeat_comes_without_changes(identity: Identity) -> None:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -95,7 +96,52 @@ CASES: list[tuple[str, Message, set[str]]] = [
     ("api_keys/VerifyApiKey", api_key_pb2.VerifyApiKeyRequest(key=LONG), {"key"}),
     ("api_keys/VerifyApiKey", api_key_pb2.VerifyApiKeyRequest(key="k", min_revision=-1), {"min_revision"}),
     ("api_keys/VerifyApiKey", api_key_pb2.VerifyApiKeyRequest(key="k", required_scopes=[""]), {"required_scopes[0]"}),
+    ("api_keys/VerifyApiKey", api_key_pb2.VerifyApiKeyRequest(key="k", client_address="a.test"), {"client_address"}),
     ("api_keys/RevokeApiKey", api_key_pb2.RevokeApiKeyRequest(), {"organization_id", "api_key_id"}),
+    ("api_keys/CreateApiKey", KEY(organization_id=ID, service_account_id="s"), {"service_account_id"}),
+    ("api_keys/CreateApiKey", KEY(organization_id=ID, user_id=ID, scopes=["tollhouse:x"]), {"scopes[0]"}),
+    (
+        "api_keys/CreateApiKey",
+        KEY(organization_id=ID, user_id=ID, allowed_addresses=["192.0.2.1", "192.0.2.1/24", "localhost"]),
+        {"allowed_addresses[1]", "allowed_addresses[2]"},
+    ),
+    (
+        "api_keys/CreateApiKey",
+        KEY(organization_id=ID, user_id=ID, allowed_addresses=["192.0.2.1"] * 51),
+        {"allowed_addresses"},
+    ),
+    (
+        "api_keys/UpdateApiKey",
+        api_key_pb2.UpdateApiKeyRequest(name="a\nb"),
+        {"organization_id", "api_key_id", "update_mask", "name"},
+    ),
+    (
+        "api_keys/RotateApiKey",
+        api_key_pb2.RotateApiKeyRequest(request_id=" "),
+        {"organization_id", "api_key_id", "request_id"},
+    ),
+    (
+        "api_keys/RotateApiKey",
+        api_key_pb2.RotateApiKeyRequest(organization_id=ID, api_key_id=ID, overlap=Duration(seconds=-1)),
+        {"overlap"},
+    ),
+    (
+        "api_keys/RotateApiKey",
+        api_key_pb2.RotateApiKeyRequest(organization_id=ID, api_key_id=ID, expire_time=Timestamp(seconds=-1)),
+        {"expire_time"},
+    ),
+    (
+        "api_keys/ImportApiKeys",
+        api_key_pb2.ImportApiKeysRequest(
+            organization_id=ID,
+            secret_prefix="sk-",
+            api_keys=[api_key_pb2.ImportedApiKey(digest="xy", secret_suffix="12345")],
+        ),
+        {"api_keys[0].digest", "api_keys[0].secret_suffix", "api_keys[0].owner"},
+    ),
+    ("api_keys/ReportLeakedApiKey", api_key_pb2.ReportLeakedApiKeyRequest(digest="00"), {"digest"}),
+    ("api_keys/ReportLeakedApiKey", api_key_pb2.ReportLeakedApiKeyRequest(key=LONG), {"key"}),
+    ("api_keys/ListApiKeys", api_key_pb2.ListApiKeysRequest(organization_id=ID, external_id=LONG), {"external_id"}),
 ]
 
 

@@ -253,6 +253,7 @@ async def test_guesses_through_metering_are_slowed_down_where_they_come_from(
 
 
 TTL_S = 0.2
+STALE_S = 4.0
 
 
 @asynccontextmanager
@@ -284,7 +285,7 @@ async def test_stale_mode_is_bounded_counted_and_never_for_what_a_change_has_nam
     async with open_identity(callers, database_urls["identity"], tmp_path) as identity:
         secret = (await identity.create_key()).secret
         named, unknown = await identity.create_key(), await identity.create_key()
-        async with _client_of(callers, identity, stale_max_s=1.5) as client:
+        async with _client_of(callers, identity, stale_max_s=STALE_S) as client:
             watching = asyncio.create_task(client.watch())
             await _told(client, 1)
             for known in (secret, named.secret):
@@ -301,7 +302,7 @@ async def test_stale_mode_is_bounded_counted_and_never_for_what_a_change_has_nam
             for refused_secret, min_revision in ((secret, 1), (named.secret, 0), (unknown.secret, 0)):
                 with pytest.raises(Unavailable):
                     await _code(client, refused_secret, min_revision=min_revision)
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(STALE_S)
             with pytest.raises(Unavailable):
                 await _code(client, secret)
             assert client.stale_answers.count == 3

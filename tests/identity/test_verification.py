@@ -13,7 +13,7 @@ from sqlalchemy import text
 from libs.common.clock import SystemClock
 from libs.common.database import Database
 from libs.common.status import reason_of
-from services.identity.api_key.cache import KeyCache
+from services.identity.api_key.cache import Entry, KeyCache
 from services.identity.api_key.feed import ChangeFeed
 from services.identity.api_key.last_used import LastUsed
 from services.identity.api_key.model import Verdict
@@ -216,31 +216,53 @@ class _HeldReader(KeyReader):
         return reading
 
 
-async def test_read_overtaken_by_a_pushed_revocation_is_neither_kept_nor_answered(
-    identity: Identity, identity_database: Database
-) -> None:
+class _UnfencedCache(KeyCache[bytes]):
+    """Forgets to ask whether an entry was overtaken."""
+
+    def overtaken(self, entry: Entry[bytes]) -> bool:
+        return False
+
+
+async def _verdicts_when_a_revocation_passes_a_read(
+    identity: Identity, database: Database, cache: KeyCache[bytes]
+) -> tuple[Verdict, Verdict]:
+    """Hold a read back until the feed has told of the revocation it does not know; return its answer and the next."""
     created = await identity.create_key()
-    cache: KeyCache[bytes] = KeyCache(10)
-    reader = _HeldReader(identity_database)
+    reader = _HeldReader(database)
     verifier = Verifier(
         peppers=Peppers({1: bytes.fromhex(PEPPERS["1"])}),
         cache=cache,
         reader=reader,
-        last_used=LastUsed(identity_database, 60),
+        last_used=LastUsed(database, 60),
         clock=SystemClock(),
         prepare=lambda record, revision: b"",
         prefixes=ImportedPrefixes(),
     )
-    feed = ChangeFeed(identity_database, [cache])
-    async with identity_database.raw_connection() as connection:
+    feed = ChangeFeed(database, [cache])
+    async with database.raw_connection() as connection:
         await feed.catch_up(connection)
 
     under_way = asyncio.create_task(verifier.verify(created.secret, (), "", 0))
     await reader.has_read.wait()
     await identity.revoke(created.api_key)
-    async with identity_database.raw_connection() as connection:
+    async with database.raw_connection() as connection:
         await feed.catch_up(connection)
     reader.let_go.set()
 
-    assert (await under_way)[0] is Verdict.REVOKED
-    assert (await verifier.verify(created.secret, (), "", 0))[0] is Verdict.REVOKED
+    return (await under_way)[0], (await verifier.verify(created.secret, (), "", 0))[0]
+
+
+async def test_read_overtaken_by_a_pushed_revocation_is_neither_kept_nor_answered(
+    identity: Identity, identity_database: Database
+) -> None:
+    verdicts = await _verdicts_when_a_revocation_passes_a_read(identity, identity_database, KeyCache(10))
+
+    assert verdicts == (Verdict.REVOKED, Verdict.REVOKED)
+
+
+async def test_without_the_fence_the_same_read_would_be_kept_and_answered(
+    identity: Identity, identity_database: Database
+) -> None:
+    verdicts = await _verdicts_when_a_revocation_passes_a_read(identity, identity_database, _UnfencedCache(10))
+
+    assert verdicts == (Verdict.VALID, Verdict.VALID)

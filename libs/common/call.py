@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from google.protobuf.message import Message
 
 from libs.common.access import ANONYMOUS, Caller, CallerKind, Rights, Scope
-from libs.common.callers import Credential
+from libs.common.callers import Credential, Resolved
 from libs.common.errors import NotFound, PermissionDenied
 
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -36,30 +36,36 @@ class Transport(Protocol):
 class Call:
     """One call. What only few ask for is worked out when asked."""
 
-    __slots__ = ("_proxies", "_transport", "as_operator", "caller", "credential", "data", "request", "rights", "rpc")
+    __slots__ = ("_as_operator", "_proxies", "_transport", "caller", "credential", "data", "request", "rights", "rpc")
 
     def __init__(self, rpc: str, caller: Caller, transport: Transport, proxies: Collection[Network] = ()) -> None:
         self.rpc = rpc
         """The full name, such as `tollhouse.identity.v1.UserService.CreateUser`."""
         self.caller = caller
-        self.rights: Rights | None = None
-        """What a user or key may do in the organization the request names; None for everybody else."""
         self.credential: Credential | None = None
         """What a user or key came with; None for everybody else."""
-        self.as_operator = False
+        self.rights: Rights | None = None
+        """What a user or key may do in the organization the request names; None for everybody else."""
         self.request: Message | None = None
         """The request, once it is known to be valid; streams have none."""
         self.data = b""
         """The request as it came."""
+        self._as_operator = False
         self._transport = transport
         self._proxies = proxies
 
-    def identify(self, caller: Caller) -> None:
-        """Note who a verified token names; a user's rights are still to be looked up."""
-        self.caller = caller
-        self.as_operator = caller.kind is CallerKind.OPERATOR
-        if caller.has_rights:
-            self.credential = Credential(user_id=caller.name, session_id=caller.session_id)
+    def know(self, resolved: Resolved, *, as_operator: bool) -> None:
+        """Note who a user or key is, what it may do, and whether it may do here what operators do."""
+        self.caller, self.rights, self._as_operator = resolved.caller, resolved.rights, as_operator
+
+    def note(self, data: bytes, request: Message) -> None:
+        """Note what is asked."""
+        self.data, self.request = data, request
+
+    @property
+    def as_operator(self) -> bool:
+        """Whether the call is an operator's, or that of a user who may do what operators do."""
+        return self._as_operator or self.caller.kind is CallerKind.OPERATOR
 
     @property
     def known_rights(self) -> Rights:

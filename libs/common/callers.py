@@ -23,7 +23,8 @@ ANSWER_AGE_MAX_S: Final = 5.0
 _UNKNOWN_AGE_MAX_S: Final = 2.0
 _ANSWERS_MAX: Final = 10_000
 _ASK_WITHIN_S: Final = 1.0
-_KEY_PREFIXES: Final = ("th_live_", "th_test_")
+KEY_PREFIXES: Final = ("th_live_", "th_test_")
+"""By which a bearer token is known as the secret of a key, rather than as a signed token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,6 @@ class Resolved:
 
     caller: Caller
     rights: Rights
-
-
-def is_key(token: str) -> bool:
-    """Tell whether a bearer token looks like the secret of a key of ours, rather than like a signed token."""
-    return token.startswith(_KEY_PREFIXES)
 
 
 class Directory(Protocol):

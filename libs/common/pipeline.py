@@ -9,33 +9,27 @@ call, which costs more than all of the above.
 """
 
 import asyncio
-import secrets
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Final, TypeAlias, TypeVar, cast
 
 import grpc
 import structlog
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.descriptor_pb2 import MethodOptions
-from google.protobuf.message import DecodeError, Message
-from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
 from google.rpc import status_pb2
 from opentelemetry import trace
 
 from libs.common import validation
-from libs.common.access import ANONYMOUS, AccessRule, Caller, Target
+from libs.common.access import ANONYMOUS
 from libs.common.authentication import Authenticator
 from libs.common.call import Call, Network, enter_call
-from libs.common.callers import Credential, Directory, NoDirectory, is_key
+from libs.common.callers import KEY_PREFIXES, Credential, Directory, NoDirectory
 from libs.common.deadline import enter_deadline
 from libs.common.errors import (
     DeadlineExceeded,
-    FieldViolation,
     InvalidArgument,
     Overloaded,
     PermissionDenied,
@@ -44,16 +38,14 @@ from libs.common.errors import (
     Unauthenticated,
 )
 from libs.common.ids import is_id, new_id
+from libs.common.rpc_method import Recall, RpcMethod, id_in
 from libs.common.status import STATUS_DETAILS_KEY, internal_status, status_of
 from libs.common.telemetry import TRACEPARENT, Telemetry, inbound_context, remember_inbound
-from tollhouse.common.v1 import access_pb2
 
 _log = structlog.get_logger("call")
 _AUTHORIZATION: Final = "authorization"
 _BEARER: Final = "Bearer "
-REQUEST_MAX_BYTES: Final = 262_144
-"""The largest request of an RPC whose proto names no other limit."""
-_VALID_REQUESTS_MAX: Final = 65_536
+_BEARER_OF_A_KEY: Final = tuple(_BEARER + prefix for prefix in KEY_PREFIXES)
 
 _Raw = TypeVar("_Raw")
 _Asked = TypeVar("_Asked")
@@ -70,78 +62,12 @@ StreamUnary = Callable[[AsyncIterator[Message], Context], Awaitable[Message]]
 StreamStream = Callable[[AsyncIterator[Message], Context], AsyncIterator[Message]]
 
 
-Recall = Callable[[bytes], "bytes | None"]
-"""Answers a request, given as the bytes it came as, from memory alone; None where it has to be read after all."""
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How much one process takes on, and how long a call may last that names no time of its own."""
 
     calls_max: int
     deadline_default_s: float
-
-
-class _ValidRequests:
-    """Requests that were found valid, known by digests that only this process can make.
-
-    A rule says the same of the same bytes every time, and reads repeat: the same key is verified again and again.
-    """
-
-    def __init__(self) -> None:
-        self._key = secrets.token_bytes(32)
-        self._digests: OrderedDict[bytes, None] = OrderedDict()
-
-    def check(self, data: bytes, request: Message) -> None:
-        """Raise InvalidArgument unless the request, which came as these bytes, is valid."""
-        digest = blake2b(data, key=self._key, digest_size=16).digest()
-        if digest in self._digests:
-            return
-        validation.check(request)
-        self._digests[digest] = None
-        if len(self._digests) > _VALID_REQUESTS_MAX:
-            self._digests.popitem(last=False)
-
-
-@dataclass(slots=True)
-class _Method:
-    """All that is known of an RPC before it is called, and what its last calls taught."""
-
-    name: str
-    access: AccessRule
-    parse: Callable[[bytes], Message]
-    request_max_bytes: int
-    valid_requests: _ValidRequests | None
-    """For reads alone: a change is hardly ever asked for twice in the same words. An RPC that recalls needs none."""
-    recall: Recall | None = None
-    last_admitted: Caller | None = None
-
-    @classmethod
-    def of(cls, descriptor: MethodDescriptor, recall: Recall | None = None) -> "_Method":
-        options = descriptor.GetOptions()
-        only_reads = options.idempotency_level == MethodOptions.NO_SIDE_EFFECTS
-        return cls(
-            name=descriptor.full_name,
-            access=AccessRule.of(descriptor),
-            parse=GetMessageClass(descriptor.input_type).FromString,
-            request_max_bytes=options.Extensions[access_pb2.request_max_bytes] or REQUEST_MAX_BYTES,
-            valid_requests=_ValidRequests() if only_reads and recall is None else None,
-            recall=recall,
-        )
-
-    def admit(self, caller: Caller) -> None:
-        """Raise PermissionDenied unless the caller is let in. Most calls come from the caller of the one before."""
-        if caller is not self.last_admitted:
-            if not self.access.admits(caller):
-                raise PermissionDenied
-            self.last_admitted = caller
-
-    def validate(self, data: bytes, request: Message) -> None:
-        """Raise InvalidArgument unless the request, which came as these bytes, is valid."""
-        if self.valid_requests is None:
-            validation.check(request)
-        else:
-            self.valid_requests.check(data, request)
 
 
 class Pipeline:
@@ -188,11 +114,11 @@ class Pipeline:
             UndeclaredAccess: an RPC does not say who may call it.
         """
         return {
-            name: self._wrap_method(_Method.of(service.methods_by_name[name], recalls.get(name)), handler)
+            name: self._wrap_method(RpcMethod.of(service.methods_by_name[name], recalls.get(name)), handler)
             for name, handler in handlers.items()
         }
 
-    def _wrap_method(self, method: _Method, handler: Handler) -> WrappedHandler:
+    def _wrap_method(self, method: RpcMethod, handler: Handler) -> WrappedHandler:
         serialize = _serializer(handler.response_serializer)
         wrapped: object
         if handler.request_streaming and handler.response_streaming:
@@ -201,7 +127,7 @@ class Pipeline:
             )
         elif handler.response_streaming:
             wrapped = grpc.unary_stream_rpc_method_handler(
-                self._streaming(method, cast(UnaryStream, handler.unary_stream), _parse), None, serialize
+                self._streaming(method, cast(UnaryStream, handler.unary_stream), RpcMethod.parse), None, serialize
             )
         elif handler.request_streaming:
             wrapped = grpc.stream_unary_rpc_method_handler(
@@ -214,7 +140,7 @@ class Pipeline:
             wrapped = grpc.unary_unary_rpc_method_handler(answer, None, serialize)
         return cast("WrappedHandler", wrapped)
 
-    def _unary_unary(self, method: _Method, handle: UnaryUnary) -> Callable[[bytes, Context], Awaitable[Message]]:
+    def _unary_unary(self, method: RpcMethod, handle: UnaryUnary) -> Callable[[bytes, Context], Awaitable[Message]]:
         """Lay everything around the commonest kind of call, in one coroutine: each more would cost as much again."""
         longest_s, recall = self._deadline_default_s, method.recall
 
@@ -227,10 +153,10 @@ class Pipeline:
                 if call.credential is None:
                     if recall is not None and (known := recall(data)) is not None:
                         return cast("Message", known)
-                    request = _parse(method, data)
+                    request = method.parse(data)
                 else:
                     request = await self._admit_by_rights(method, call, call.credential, data)
-                call.data, call.request = data, request
+                call.note(data, request)
                 remaining_s: float | None = context.time_remaining()
                 if remaining_s is None or remaining_s > longest_s:
                     enter_deadline(longest_s)
@@ -246,7 +172,7 @@ class Pipeline:
         return answer
 
     def _stream_unary(
-        self, method: _Method, handle: StreamUnary
+        self, method: RpcMethod, handle: StreamUnary
     ) -> Callable[[AsyncIterator[bytes], Context], Awaitable[Message]]:
         async def answer(stream: AsyncIterator[bytes], context: Context) -> Message:
             self._calls += 1
@@ -264,9 +190,9 @@ class Pipeline:
 
     def _streaming(
         self,
-        method: _Method,
+        method: RpcMethod,
         handle: Callable[[_Asked, Context], AsyncIterator[Message]],
-        read: Callable[[_Method, _Raw], _Asked],
+        read: Callable[[RpcMethod, _Raw], _Asked],
     ) -> Callable[[_Raw, Context], AsyncIterator[Message]]:
         """Lay everything around a call that answers with a stream; `read` parses the request, or the stream of them."""
 
@@ -287,7 +213,7 @@ class Pipeline:
 
     def _traced(
         self,
-        method: _Method,
+        method: RpcMethod,
         telemetry: Telemetry,
         handle: Callable[[bytes, Context], Awaitable[Message]],
     ) -> Callable[[bytes, Context], Awaitable[Message]]:
@@ -308,7 +234,7 @@ class Pipeline:
 
         return answer
 
-    def _enter(self, method: _Method, context: Context) -> Call:
+    def _enter(self, method: RpcMethod, context: Context) -> Call:
         """Let the caller in, or refuse. A user or key is left with its credential, for its rights to be looked up."""
         authorization = traceparent = ""
         for key, value in context.invocation_metadata() or ():
@@ -318,58 +244,56 @@ class Pipeline:
                 traceparent = str(value)
         if traceparent and self._telemetry is None:
             remember_inbound(traceparent)
-        call = Call(method.name, ANONYMOUS, context, self._proxies)
-        # Whoever may call without credentials may also call with worn-out ones, as to refresh a session.
-        if not method.access.public:
-            if not authorization:
-                raise Unauthenticated
-            token = authorization.removeprefix(_BEARER)
-            if is_key(token) and token is not authorization:
-                call.credential = Credential(api_key=token, client_address=call.peer_address)
+        if method.access.public:
+            # Whoever may call without credentials may also call with worn-out ones, as to refresh a session.
+            call = Call(method.name, ANONYMOUS, context, self._proxies)
+        elif authorization.startswith(_BEARER_OF_A_KEY):
+            call = Call(method.name, ANONYMOUS, context, self._proxies)
+            key = authorization.removeprefix(_BEARER)
+            call.credential = Credential(api_key=key, client_address=call.peer_address)
+        else:
+            caller = self._authenticator.caller_of(authorization)
+            call = Call(method.name, caller, context, self._proxies)
+            if caller.session_id:
+                call.credential = Credential(user_id=caller.name, session_id=caller.session_id)
             else:
-                caller = self._authenticator.caller_of(authorization)
-                call.identify(caller)
-                if not caller.has_rights:
-                    method.admit(caller)
+                method.admit(caller)
         enter_call(call)
         return call
 
-    async def _admit_by_rights(self, method: _Method, call: Call, credential: Credential, data: bytes) -> Message:
+    async def _admit_by_rights(self, method: RpcMethod, call: Call, credential: Credential, data: bytes) -> Message:
         """Let a user or key in to do what the request asks, or refuse; return the request, which is valid.
 
         Whoever cannot prove who they are learns nothing of what is wrong with their request.
         """
         try:
-            request, malformed = _decode(method, data), None
+            request, malformed = method.decode(data), None
         except InvalidArgument as refusal:
             request, malformed = None, refusal
-        organization_id = _id_in(request, "organization_id")
+        organization_id = id_in(request, "organization_id")
         await self._resolve(method, call, credential, organization_id if is_id(organization_id) else "")
         if request is None:
             raise malformed or Unauthenticated
-        if call.as_operator:
-            method.validate(data, request)
-            return request
-        if not method.access.for_users:
+        if not (call.as_operator or method.access.for_users):
             raise PermissionDenied
-        method.validate(data, request)
-        method.access.admit_by_rights(call.caller, call.known_rights, _target(method, request))
+        validation.check(request)
+        if not call.as_operator:
+            method.access.admit_by_rights(call.caller, call.known_rights, method.target_of(request))
         return request
 
-    async def _admit_stream(self, method: _Method, call: Call) -> None:
+    async def _admit_stream(self, method: RpcMethod, call: Call) -> None:
         """Let a user in to what has streams only if they may do what operators do: no stream is declared for others."""
         if call.credential is not None:
             await self._resolve(method, call, call.credential, "")
             if not call.as_operator:
                 raise PermissionDenied
 
-    async def _resolve(self, method: _Method, call: Call, credential: Credential, organization_id: str) -> None:
+    async def _resolve(self, method: RpcMethod, call: Call, credential: Credential, organization_id: str) -> None:
         """Look up who the caller is and what it may do."""
-        resolved = await self._directory.resolve(credential, organization_id)
-        call.caller, call.rights = resolved.caller, resolved.rights
-        call.as_operator = method.access.admits_as_operator(resolved.caller, resolved.rights)
+        found = await self._directory.resolve(credential, organization_id)
+        call.know(found, as_operator=method.access.admits_as_operator(found.caller, found.rights))
 
-    async def _refuse(self, method: _Method, context: Context, error: Exception) -> Message:
+    async def _refuse(self, method: RpcMethod, context: Context, error: Exception) -> Message:
         """Answer with the refusal; anything else is a bug, whose particulars only the log gets."""
         if isinstance(error, grpc.aio.AbortError | grpc.aio.UsageError):
             raise error
@@ -389,39 +313,9 @@ def _serializer(serialize: Callable[[Message], bytes] | None) -> Callable[[Messa
     return lambda answer: answer if isinstance(answer, bytes) else serialize(answer)
 
 
-def _parse(method: _Method, data: bytes) -> Message:
-    request = _decode(method, data)
-    method.validate(data, request)
-    return request
-
-
-def _decode(method: _Method, data: bytes) -> Message:
-    if len(data) > method.request_max_bytes:
-        raise InvalidArgument([FieldViolation("", f"the request is larger than {method.request_max_bytes} bytes")])
-    try:
-        return method.parse(data)
-    except DecodeError:
-        raise InvalidArgument([FieldViolation("", "the request is not a message of the expected type")]) from None
-
-
-def _target(method: _Method, request: Message) -> Target:
-    """Return what the request names, as far as access hangs on it."""
-    return Target(
-        organization_id=_id_in(request, "organization_id"),
-        project_id=_id_in(request, "project_id"),
-        user_id=_id_in(request, "user_id"),
-        self_id=_id_in(request, method.access.self_field) if method.access.self_field else "",
-    )
-
-
-def _id_in(request: Message | None, field: str) -> str:
-    """Return an id the request names, in the lower case in which ids are kept; empty where there is none."""
-    return str(getattr(request, field, "")).lower()
-
-
-async def _parse_each(method: _Method, stream: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+async def _parse_each(method: RpcMethod, stream: AsyncIterator[bytes]) -> AsyncIterator[Message]:
     async for data in stream:
-        yield _parse(method, data)
+        yield method.parse(data)
 
 
 async def _abort(context: Context, status: status_pb2.Status) -> Message:
@@ -433,7 +327,7 @@ async def _abort(context: Context, status: status_pb2.Status) -> Message:
     raise AssertionError("abort always raises")
 
 
-def _span(method: _Method, telemetry: Telemetry, context: Context) -> AbstractContextManager[trace.Span]:
+def _span(method: RpcMethod, telemetry: Telemetry, context: Context) -> AbstractContextManager[trace.Span]:
     traceparent = next((str(value) for key, value in context.invocation_metadata() or () if key == TRACEPARENT), "")
     return telemetry.tracer.start_as_current_span(
         method.name,

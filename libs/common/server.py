@@ -19,7 +19,8 @@ from libs.common.callers import Directory
 from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import Refusal
-from libs.common.pipeline import Limits, Pipeline, Recall
+from libs.common.pipeline import Limits, Pipeline
+from libs.common.rpc_method import Recall
 from libs.common.settings import ServiceSettings
 from libs.common.telemetry import Telemetry
 

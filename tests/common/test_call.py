@@ -6,6 +6,7 @@ import pytest
 
 from libs.common.access import Caller, CallerKind, Rights, Scope
 from libs.common.call import Call, current_rights, enter_call, is_limited, leave_call, may, require_membership
+from libs.common.callers import Resolved
 from libs.common.errors import NotFound
 from libs.common.ids import new_id
 
@@ -72,10 +73,11 @@ def test_user_is_limited_by_the_rights_that_were_looked_up_and_by_none_before() 
     assert not may(Scope.SCOPE_ORGANIZATION_READ)
     with pytest.raises(NotFound):
         require_membership("organization")
-    call.rights = Rights(organization_role="viewer")
+    viewer = Resolved(USER, Rights(organization_role="viewer"))
+    call.know(viewer, as_operator=False)
     assert may(Scope.SCOPE_ORGANIZATION_READ)
     assert not may(Scope.SCOPE_ORGANIZATION_WRITE)
-    call.as_operator = True
+    call.know(viewer, as_operator=True)
     assert may(Scope.SCOPE_ORGANIZATION_WRITE)
     leave_call()
 

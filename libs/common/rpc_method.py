@@ -1,0 +1,92 @@
+"""An RPC as its proto declares it: who may call it, what a request of it looks like, and whom it names."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from libs.common import validation
+from libs.common.access import AccessRule, Caller, Target
+from libs.common.errors import FieldViolation, InvalidArgument, PermissionDenied
+from tollhouse.common.v1 import access_pb2
+
+REQUEST_MAX_BYTES: Final = 262_144
+"""The largest request of an RPC whose proto names no other limit."""
+
+Recall = Callable[[bytes], "bytes | None"]
+"""Answers a request, given as the bytes it came as, from memory alone; None where it has to be read after all."""
+
+
+@dataclass(slots=True)
+class RpcMethod:
+    """All that is known of an RPC before it is called."""
+
+    name: str
+    access: AccessRule
+    decode_message: Callable[[bytes], Message]
+    request_max_bytes: int
+    recall: Recall | None
+    last_admitted: Caller | None = None
+
+    @classmethod
+    def of(cls, descriptor: MethodDescriptor, recall: Recall | None = None) -> "RpcMethod":
+        """Read what a method declares.
+
+        Raises:
+            UndeclaredAccess: it does not say who may call it.
+        """
+        return cls(
+            name=descriptor.full_name,
+            access=AccessRule.of(descriptor),
+            decode_message=GetMessageClass(descriptor.input_type).FromString,
+            request_max_bytes=descriptor.GetOptions().Extensions[access_pb2.request_max_bytes] or REQUEST_MAX_BYTES,
+            recall=recall,
+        )
+
+    def admit(self, caller: Caller) -> None:
+        """Raise PermissionDenied unless the caller is let in. Most calls come from the caller of the one before."""
+        if caller is not self.last_admitted:
+            if not self.access.admits(caller):
+                raise PermissionDenied
+            self.last_admitted = caller
+
+    def parse(self, data: bytes) -> Message:
+        """Return the request that came as these bytes.
+
+        Raises:
+            InvalidArgument: it is too large, no message of the type, or breaks a rule of its proto.
+        """
+        request = self.decode(data)
+        validation.check(request)
+        return request
+
+    def decode(self, data: bytes) -> Message:
+        """Return the request, whether or not it keeps to the rules.
+
+        Raises:
+            InvalidArgument: it is too large, or no message of the type.
+        """
+        if len(data) > self.request_max_bytes:
+            raise InvalidArgument([FieldViolation("", f"the request is larger than {self.request_max_bytes} bytes")])
+        try:
+            return self.decode_message(data)
+        except DecodeError:
+            raise InvalidArgument([FieldViolation("", "the request is not a message of the expected type")]) from None
+
+    def target_of(self, request: Message) -> Target:
+        """Return what the request names, as far as access hangs on it."""
+        self_field = self.access.self_field
+        return Target(
+            organization_id=id_in(request, "organization_id"),
+            project_id=id_in(request, "project_id"),
+            user_id=id_in(request, "user_id"),
+            self_id=id_in(request, self_field) if self_field else "",
+        )
+
+
+def id_in(request: Message | None, field: str) -> str:
+    """Return an id the request names, in the lower case in which ids are kept; empty where there is none."""
+    return str(getattr(request, field, "")).lower()

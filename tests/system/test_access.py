@@ -130,6 +130,22 @@ async def test_every_rpc_lets_in_whom_it_declares_on_what_it_declares_and_nobody
     assert min(due[v] for v in (Verdict.ADMITTED, Verdict.PERMISSION_DENIED, Verdict.NO_ORGANIZATION)) > 50
 
 
+async def test_ids_in_capitals_open_and_close_the_same_doors(served: list[Rpc], world: World, wire: Wire) -> None:
+    cells = [
+        cell
+        for rpc in served
+        if rpc.only_reads and twins.is_open_to_users(rpc)
+        for caller in world.callers
+        for cell in matrix.cells(rpc, caller, world.targets_of(caller))
+    ]
+
+    async def wrong(cell: Cell) -> str:
+        return await matrix.try_in_capitals(wire, cell)
+
+    _assert_nothing(await matrix.each(cells, wrong))
+    assert len(cells) > 1_000
+
+
 async def test_no_rpc_lets_in_whose_credential_is_bad(
     installation: Installation, served: list[Rpc], world: World, wire: Wire
 ) -> None:

@@ -56,6 +56,16 @@ def cells(rpc: Rpc, caller: Caller, targets: Sequence[Target]) -> Iterator[Cell]
             yield Cell(rpc, caller, target)
 
 
+async def try_in_capitals(wire: Wire, cell: Cell) -> str:
+    """Make the call of a cell that only reads, with all ids in capitals, which are the same ids."""
+    request = request_on(cell.rpc, cell.target.in_capitals())
+    wanted = expected(cell.rpc, cell.caller, cell.target)
+    outcome = await wire.call(cell.rpc, cell.caller.token, request)
+    return (
+        "" if _is_right(wanted, outcome, cell.target) else f"{cell} in capitals: {wanted.value} was due, but {outcome}"
+    )
+
+
 async def try_out(wire: Wire, world: World, cell: Cell) -> str:
     """Make the call of a cell; return what is wrong with its outcome, or nothing."""
     wanted = expected(cell.rpc, cell.caller, cell.target)
@@ -63,9 +73,10 @@ async def try_out(wire: Wire, world: World, cell: Cell) -> str:
     if wanted is Verdict.ADMITTED:
         caller, target = await stage(world, cell.rpc, caller, target)
     outcome = await wire.call(cell.rpc, caller.token, request_on(cell.rpc, target))
-    if _is_right(wanted, outcome, target):
-        return ""
-    return f"{cell}: {wanted.value} was due, but {outcome}"
+    if not _is_right(wanted, outcome, target):
+        return f"{cell}: {wanted.value} was due, but {outcome}"
+    shown = _shown_beyond_reach(world, cell, outcome)
+    return f"{cell}: the answer shows {', '.join(shown)}" if shown else ""
 
 
 def _is_right(wanted: Verdict, outcome: Outcome, target: Target) -> bool:
@@ -78,6 +89,23 @@ def _is_right(wanted: Verdict, outcome: Outcome, target: Target) -> bool:
     # Whoever is let in learns that there is no such organization or user, where there is none.
     told = {Verdict.NO_ORGANIZATION: "organization", Verdict.NO_USER: "user"}
     return outcome.verdict is Verdict.ADMITTED or told.get(outcome.verdict) in target.missing
+
+
+def _shown_beyond_reach(world: World, cell: Cell, outcome: Outcome) -> list[str]:
+    """Say what an answer tells of places on which the caller could not have made the same call."""
+    rpc, caller = cell.rpc, cell.caller
+    if outcome.answer is None or not caller.is_limited or rpc.access.public:
+        return []
+    content = outcome.answer.SerializeToString()
+    beyond = [p for p in world.places.values() if expected(rpc, caller, p) is not Verdict.ADMITTED]
+    within = [cell.target, *(place for place in world.places.values() if place not in beyond)]
+    shared = {id_ for place in within for id_ in place.ids.values()}
+    return [
+        f"the {name} of {place}"
+        for place in beyond
+        for name, id_ in place.ids.items()
+        if id_ not in shared and id_.encode() in content
+    ]
 
 
 async def each(asked: Sequence[_Asked], do: Callable[[_Asked], Awaitable[_Answered]]) -> list[_Answered]:

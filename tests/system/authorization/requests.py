@@ -36,7 +36,7 @@ _TEXTS: Final = {
     "token": "th_invite_unknown",
     "value": "0.01",
 }
-_NUMBERS: Final = {"input_tokens": 1, "max_output_tokens": 1, "input": 1, "page_size": 1}
+_NUMBERS: Final = {"input_tokens": 1, "max_output_tokens": 1, "input": 1, "page_size": 1000}
 _FLAGS: Final = {"validate_only": True}
 # Roles that give little; every other enum keeps its zero value.
 _ENUMS: Final = {"MemberRole": "MEMBER_ROLE_VIEWER", "ProjectMemberRole": "PROJECT_MEMBER_ROLE_MEMBER"}

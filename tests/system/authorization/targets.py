@@ -32,6 +32,12 @@ class Target:
         }
         return own.get(field_name) or self.ids.get(field_name, "")
 
+    def in_capitals(self) -> "Target":
+        """Return the same place, its ids written in capitals; operations are named by their callers, to the letter."""
+        ids = {name: id_.upper() for name, id_ in self.ids.items() if "operation" not in name}
+        own = {name: self.value(name).upper() for name in ("organization_id", "project_id", "user_id")}
+        return self.with_ids(**ids, **own)
+
     def with_ids(self, **ids: str) -> "Target":
         """Return the same place with other things in it."""
         own = {name: ids.pop(name) for name in ("organization_id", "project_id", "user_id") if name in ids}

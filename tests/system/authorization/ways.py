@@ -11,7 +11,7 @@ from libs.common.ids import new_id
 from tests.system.authorization.rpcs import Rpc
 from tests.system.authorization.targets import Target
 from tollhouse.identity.v1 import api_key_pb2, user_pb2
-from tollhouse.metering.v1 import model_pb2
+from tollhouse.metering.v1 import model_pb2, usage_pb2
 
 
 class Way(Enum):
@@ -99,6 +99,8 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
         "api_keys": [_imported(target)],
     },
     "identity.v1.SessionService.SignInWithIdToken": lambda target: {"id_token": "garbage"},
+    # Lists are narrowed by what access hangs on, and by nothing that would leave them empty.
+    "identity.v1.ApiKeyService.ListApiKeys": lambda target: {"service_account_id": None},
     "identity.v1.SessionService.SignOut": lambda target: {"all_sessions": True},
     "identity.v1.SystemConfigurationService.UpdateSystemConfiguration": lambda target: {"removed_keys": ["unknown"]},
     "identity.v1.SessionService.RefreshSession": lambda target: {"refresh_token": "garbage"},
@@ -114,6 +116,11 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "metering.v1.ModelService.ImportModels": lambda target: {"yaml": _SOME_MODEL},
     "metering.v1.ModelService.SetPrice": lambda target: {"prices": model_pb2.TokenPrices(input="1", output="1")},
     "metering.v1.UsageService.GetUsage": lambda target: {"operation_id": target.ids["usage_operation_id"]},
+    "metering.v1.UsageService.ListUsage": lambda target: {"api_key_id": None},
+    "metering.v1.UsageService.QueryUsage": lambda target: {
+        "api_key_ids": None,
+        "group_by": [usage_pb2.USAGE_DIMENSION_PROJECT, usage_pb2.USAGE_DIMENSION_API_KEY],
+    },
 }
 
 

@@ -1,0 +1,33 @@
+"""The schema, and columns that many of its tables have."""
+
+from typing import Final
+
+from sqlalchemy import BigInteger, Column, ForeignKeyConstraint, MetaData, Uuid, text
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+
+from libs.common.audit.tables import declare_audit_tables
+
+SCHEMA: Final = "identity"
+ROLE_IS_KNOWN: Final = "role IN ('owner', 'admin', 'member', 'billing', 'viewer')"
+
+metadata: Final = MetaData(schema=SCHEMA)
+declare_audit_tables(metadata)
+
+
+def id_column(name: str, *, nullable: bool = False) -> Column[str]:
+    return Column(name, Uuid(as_uuid=False), nullable=nullable)
+
+
+def time_column(name: str, *, nullable: bool = False) -> Column[object]:
+    return Column(name, TIMESTAMP(timezone=True), nullable=nullable)
+
+
+def version_column() -> Column[int]:
+    """Counts the changes of a row; callers know it as the etag."""
+    return Column("version", BigInteger, nullable=False, server_default=text("1"))
+
+
+def tenant_key(name: str, table: str, *columns: str) -> ForeignKeyConstraint:
+    """Refers to an organization, or to one of its projects."""
+    keys = ("organization_id", "project_id")[: len(columns)]
+    return ForeignKeyConstraint(columns, [f"{SCHEMA}.{table}.{key}" for key in keys], name=name)

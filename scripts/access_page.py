@@ -56,8 +56,9 @@ project, to what a request names of that project. The last column names the scop
 may call, `none` that no key may. AcceptInvitation is for users in person: it refuses keys itself.
 
 **Refusals.** To a user or key that does not belong to the organization a request names, every organization looks like
-a missing one: NOT_FOUND. To one that does belong and lacks the scope, the answer is PERMISSION_DENIED. Who cannot prove
-who they are gets UNAUTHENTICATED.
+a missing one, and somebody else at an RPC for themselves like a missing user: NOT_FOUND. To one that does belong and
+lacks the scope, the answer is PERMISSION_DENIED. Who cannot prove who they are gets UNAUTHENTICATED, except at RPCs for
+`anybody`, which look at no credentials.
 """
 
 

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from sqlalchemy import text
 
-from libs.common.access import ANONYMOUS, Caller, CallerKind
+from libs.common.access import Caller, CallerKind
 from libs.common.call import Call, enter_call, leave_call
 from libs.common.clock import SystemClock
 from libs.common.database import Database, open_database
@@ -371,8 +371,7 @@ class _Socket:
 async def test_malformed_token_never_reaches_the_database() -> None:
     nowhere = open_database("postgresql://nobody@127.0.0.1:1/none", schema="identity")
     invitations = Invitations(nowhere, SystemClock())
-    call = Call("AcceptInvitation", ANONYMOUS, _Socket())
-    call.identify(Caller(CallerKind.OPERATOR, "alice"))
+    call = Call("AcceptInvitation", Caller(CallerKind.OPERATOR, "alice"), _Socket())
     enter_call(call)
     token, user_id = new_token(), new_id()
 

@@ -42,7 +42,9 @@ class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType
     SCOPE_KEYS_WRITE: _Scope.ValueType  # 6
     """Create, change, rotate, stop and revoke API keys."""
     SCOPE_ACCOUNTS_READ: _Scope.ValueType  # 7
-    """See accounts, balances, statements, transactions and holds."""
+    """See accounts, balances and statements; and transactions and holds, which the organization's and its projects'
+    accounts share, so that only those see them who hold the scope for all of it.
+    """
     SCOPE_ACCOUNTS_WRITE: _Scope.ValueType  # 8
     """Move money between the organization's own accounts."""
     SCOPE_USAGE_READ: _Scope.ValueType  # 9
@@ -68,7 +70,9 @@ SCOPE_KEYS_READ: Scope.ValueType  # 5
 SCOPE_KEYS_WRITE: Scope.ValueType  # 6
 """Create, change, rotate, stop and revoke API keys."""
 SCOPE_ACCOUNTS_READ: Scope.ValueType  # 7
-"""See accounts, balances, statements, transactions and holds."""
+"""See accounts, balances and statements; and transactions and holds, which the organization's and its projects'
+accounts share, so that only those see them who hold the scope for all of it.
+"""
 SCOPE_ACCOUNTS_WRITE: Scope.ValueType  # 8
 """Move money between the organization's own accounts."""
 SCOPE_USAGE_READ: Scope.ValueType  # 9
@@ -102,7 +106,7 @@ class Access(_message.Message):
     operators: _builtins.bool
     """Whether operators, whose token subject is `operator:<name>`, may call."""
     public: _builtins.bool
-    """Whether anybody may call, without credentials."""
+    """Whether anybody may call, without credentials; those that are sent along are not looked at."""
     scope: Global___Scope.ValueType
     """The scope that lets users and keys call, in the organization the request names in `organization_id`: for all of it,
     or for the project named in `project_id`, or for what belongs to the caller, named in `user_id`.

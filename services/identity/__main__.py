@@ -43,7 +43,7 @@ from services.identity.provider_keys import DocumentFetcher
 from services.identity.service_account.service_accounts import ServiceAccounts
 from services.identity.service_account.servicer import ServiceAccountServicer
 from services.identity.session.access_token import AccessTokens
-from services.identity.session.attempts import ProofAttempts
+from services.identity.session.attempts import ProofAttempts, WrongTokens
 from services.identity.session.id_token_sign_in import IdTokenSignIn
 from services.identity.session.model import AttemptLimits, SessionLimits
 from services.identity.session.opening import SessionOpening
@@ -190,11 +190,12 @@ def build_sessions(
     opening = SessionOpening(
         SessionLimits(timedelta(seconds=settings.session_lifetime_s), settings.sessions_per_user_max)
     )
+    wrong_tokens = WrongTokens(database, clock, peppers, per_address=settings.wrong_tokens_per_address_max)
     return SessionServicer(
         access_tokens,
         PasswordSignIn(database, clock, passwords, peppers, opening, limits),
-        IdTokenSignIn(database, clock, id_tokens, opening),
-        Sessions(database, clock, peppers),
+        IdTokenSignIn(database, clock, id_tokens, opening, wrong_tokens),
+        Sessions(database, clock, peppers, wrong_tokens),
     )
 
 

@@ -1,5 +1,7 @@
 """The refusals of identity's commands. Answers about a presented key are no refusals and do not stand here."""
 
+from datetime import timedelta
+
 from libs.common.errors import Kind, Refusal
 
 
@@ -257,15 +259,15 @@ class SignUpRefused(Refusal):
 
 
 class TooManyAttempts(Refusal):
-    """A password was tried too often for this account, or from this address, in the last minute."""
+    """A password was tried too often for this account, or from this address, or too many tokens from it were wrong."""
 
     kind = Kind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_ATTEMPTS"
     template = "There were too many attempts; wait before the next."
 
-    def __init__(self, *, retry_after_ms: int) -> None:
+    def __init__(self, wait: timedelta) -> None:
         super().__init__()
-        self.retry_after_ms = retry_after_ms
+        self.retry_after_ms = round(wait.total_seconds() * 1000)
 
 
 class SessionsNotConfigured(Refusal):

@@ -60,6 +60,9 @@ class IdentitySettings(ServiceSettings):
     sign_in_attempts_per_address_max: int = Field(default=20, ge=1, le=100_000)
     """How many passwords are tried from one address in a minute. Where all calls come through a proxy, name it in
     `trusted_proxies`, or everybody shares one count."""
+    wrong_tokens_per_address_max: int = Field(default=100, ge=1, le=100_000)
+    """How many refresh tokens and ID tokens from one address may be wrong in a minute, before it has to wait. Good ones
+    are not counted."""
     oidc_issuers: Annotated[tuple[OidcIssuer, ...], NoDecode] = ()
     """Whose ID tokens let people in, as a JSON list of objects with `provider`, `issuer`, `client_ids` and optionally
     `algorithms`, `sign_up` and `link_verified_email`."""

@@ -16,6 +16,7 @@ from services.identity.api_key.secret import Peppers
 from services.identity.errors import InvalidRefreshToken
 from services.identity.housekeeping import SESSIONS_KEPT, Housekeeping
 from services.identity.session import refresh_token
+from services.identity.session.attempts import WrongTokens
 from services.identity.session.sessions import Sessions
 from services.identity.settings import IdentitySettings
 from tests.identity.refusals import refused
@@ -64,7 +65,8 @@ async def test_what_is_over_is_forgotten_and_what_goes_on_is_not(
 
 async def test_a_made_up_refresh_token_never_reaches_the_database() -> None:
     nowhere = open_database("postgresql://nobody@127.0.0.1:1/nothing", schema="identity")
-    sessions = Sessions(nowhere, SystemClock(), Peppers({1: bytes(32)}))
+    peppers = Peppers({1: bytes(32)})
+    sessions = Sessions(nowhere, SystemClock(), peppers, WrongTokens(nowhere, SystemClock(), peppers, per_address=1))
     token = refresh_token.new_token()
     for made_up in (token[:-1], token + "0", token.swapcase(), "th_live_" + token[8:], token[:-1] + "\N{SNOWMAN}"):
         with pytest.raises(InvalidRefreshToken):

@@ -80,7 +80,8 @@ class SecretWatch:
             tables: list[str] = [row["name"] for row in await connection.fetch(_TABLES, list(CONTEXTS))]
             if not tables:
                 return
-            rows = await connection.fetch(" UNION ALL ".join(map(_rows_of, tables)), SHAPES, list(self._noted))
+            storable = [secret for secret in self._noted if "\x00" not in secret]  # No table can hold a NUL.
+            rows = await connection.fetch(" UNION ALL ".join(map(_rows_of, tables)), SHAPES, storable)
         finally:
             await connection.close()
         for row in rows:

@@ -7,10 +7,11 @@ from sqlalchemy import RowMapping, Update, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from libs.common.access import Caller, CallerKind
 from libs.common.database import Database, violated_constraint
 from services.identity.errors import InvitationAlreadyExists
 from services.identity.organization.model import Invitation, Role
-from services.identity.tables import invitations, users
+from services.identity.tables import invitations, members, service_accounts, users
 
 # Along the index of times, a bounded number at once; rows another transaction holds are left for the next round.
 _FORGET: Final = """
@@ -79,6 +80,38 @@ async def find_by_digest(tx: AsyncConnection, digest: bytes) -> Invitation | Non
     found = await tx.execute(select(*_COLUMNS).where(invitations.c.digest == digest))
     row = found.mappings().first()
     return None if row is None else _invitation(row)
+
+
+async def lock_inviter(tx: AsyncConnection, organization_id: str, caller: Caller) -> Role | None:
+    """Return the role somebody invites by, and keep it until commit; None for who is gone or stopped.
+
+    Share lock on one row, found by primary keys: that of the user or of the service account. The organization, which
+    the caller of this holds, keeps members as they are.
+    """
+    if caller.kind is CallerKind.USER:
+        statement = (
+            select(members.c.role)
+            .join(users, users.c.user_id == members.c.user_id)
+            .where(
+                members.c.organization_id == organization_id,
+                members.c.user_id == caller.name,
+                users.c.deactivate_time.is_(None),
+                users.c.delete_time.is_(None),
+            )
+            .with_for_update(read=True, of=users)
+        )
+    else:
+        statement = (
+            select(service_accounts.c.role)
+            .where(
+                service_accounts.c.organization_id == organization_id,
+                service_accounts.c.service_account_id == caller.name,
+                service_accounts.c.delete_time.is_(None),
+            )
+            .with_for_update(read=True)
+        )
+    role = (await tx.execute(statement)).scalar_one_or_none()
+    return None if role is None else Role(role)
 
 
 async def lock_email_of(tx: AsyncConnection, user_id: str) -> str | None:

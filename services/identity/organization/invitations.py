@@ -6,7 +6,7 @@ from typing import Final
 
 from libs.common.access import CallerKind
 from libs.common.audit.recording import Changed, record_event
-from libs.common.call import current_caller, is_operator
+from libs.common.call import current_caller, is_limited, is_operator
 from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import FieldViolation, InvalidArgument, NotFound, PermissionDenied
@@ -17,7 +17,7 @@ from services.identity.organization import invitation_store as store
 from services.identity.organization.invitation_token import digest, is_well_formed, new_token
 from services.identity.organization.member_store import find_member, has_member_with_email, insert_member
 from services.identity.organization.members import record_member
-from services.identity.organization.model import Invitation, InvitationState, Member, Role
+from services.identity.organization.model import Invitation, InvitationState, Member, Role, can_invite
 from services.identity.organization.roles import require_held
 from services.identity.organization.store import find_organization, lock_organization
 from services.identity.requests import claim_request
@@ -52,6 +52,7 @@ class Invitations:
 
         Raises:
             NotFound: there is no such organization.
+            PermissionDenied: the caller has just lost the right to invite.
             InvalidArgument: the invitation would lapse too early or too late.
             PersonalOrganization: nobody joins what was made for one user.
             RoleNotHeld: the role may do something that the caller may not.
@@ -94,6 +95,7 @@ class Invitations:
             if organization.personal:
                 raise PersonalOrganization(organization_id=organization_id)
             require_held(role)
+            await _require_inviter(tx, new)
             return CreatedInvitation(new, await self._insert(tx, new, now), False)
 
     async def _insert(self, tx: Transaction, new: Invitation, now: datetime) -> str:
@@ -129,10 +131,8 @@ class Invitations:
         if not is_well_formed(token):
             raise _unknown()
         async with self._database.transaction() as tx:
-            invitation = await self._take(tx, token)
+            invitation = await self._take(tx, token, user_id)
             organization_id = invitation.organization_id
-            if await store.lock_email_of(tx, user_id) != invitation.email_folded:
-                raise _unknown()
             earlier_id = await claim_request(
                 tx,
                 # Users' request ids are their own: nobody can use up or find out another's.
@@ -152,13 +152,16 @@ class Invitations:
             await record_member(tx, member, None)
         return member, False
 
-    async def _take(self, tx: Transaction, token: str) -> Invitation:
-        """Hold the invitation behind a token, and before that its organization, which must still be there."""
+    async def _take(self, tx: Transaction, token: str, user_id: str) -> Invitation:
+        """Hold the invitation behind a token; before it its organization, which must still be there, and the user."""
         known = await store.find_by_digest(tx, digest(token))
         if known is None or not await lock_organization(tx, known.organization_id):
             raise _unknown()
+        email_folded = await store.lock_email_of(tx, user_id)
         held = await store.find_invitation(tx, known.organization_id, known.invitation_id, lock=True)
-        return _existing(held, "")
+        if held is None or held.email_folded != email_folded:
+            raise _unknown()
+        return held
 
     async def revoke(self, organization_id: str, invitation_id: str) -> Invitation:
         """Revoke an invitation that nobody has accepted; one that is revoked or has lapsed stays as it is.
@@ -200,6 +203,14 @@ class Invitations:
                 raise NotFound(resource_type="organization", resource_name=organization_id)
             found = await store.list_invitations(tx, organization_id, open_at=open_at, before=before, limit=size + 1)
         return found[:size], len(found) > size
+
+
+async def _require_inviter(tx: Transaction, new: Invitation) -> None:
+    """Let nobody invite whose own invitations are being revoked at this moment: they wait for it, and look again."""
+    if is_limited():
+        role = await store.lock_inviter(tx, new.organization_id, current_caller())
+        if role is None or not can_invite(role, new.role):
+            raise PermissionDenied
 
 
 def _accepting_user(user_id: str) -> str:

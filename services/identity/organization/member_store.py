@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from libs.common.database import violated_constraint
 from services.identity.errors import MemberAlreadyExists
 from services.identity.organization.model import Member, Role
+from services.identity.revocation import revoke_keys
 from services.identity.tables import api_keys, members, project_members, users
 
 _COLUMNS: Final = (*members.c, users.c.email, users.c.full_name)
@@ -106,16 +107,7 @@ async def forget_selection_of_member(tx: AsyncConnection, organization_id: str, 
 
 async def revoke_keys_of_member(tx: AsyncConnection, organization_id: str, user_id: str, now: datetime) -> int:
     """Revoke what the user owns in the organization, along `api_keys_by_user`; return how many keys that were."""
-    revoked = await tx.execute(
-        update(api_keys)
-        .where(
-            api_keys.c.user_id == user_id,
-            api_keys.c.organization_id == organization_id,
-            api_keys.c.revoke_time.is_(None),
-        )
-        .values(revoke_time=now, update_time=now, version=api_keys.c.version + 1)
-    )
-    return revoked.rowcount
+    return await revoke_keys(tx, now, api_keys.c.user_id == user_id, api_keys.c.organization_id == organization_id)
 
 
 async def list_members(tx: AsyncConnection, organization_id: str, *, after: str | None, limit: int) -> list[Member]:

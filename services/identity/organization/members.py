@@ -7,11 +7,13 @@ from libs.common.database import Database, Transaction
 from libs.common.errors import NotFound, StaleEtag
 from services.identity.errors import LastOwner, PersonalOrganization
 from services.identity.organization import member_store
-from services.identity.organization.model import Member, Role, leaves_no_owner
+from services.identity.organization.model import Member, Role, leaves_no_owner, roles_beyond
 from services.identity.organization.roles import require_held
 from services.identity.organization.store import find_organization, lock_organization
 from services.identity.requests import claim_request
 from services.identity.revisions import ChangeKind, SubjectType, record_change
+from services.identity.revocation import revoke_invitations_of
+from services.identity.user.model import subject_of
 from services.identity.user.store import lock_user
 
 
@@ -58,7 +60,7 @@ class Members:
         return member, False
 
     async def update(self, organization_id: str, user_id: str, role: Role, *, etag: str) -> Member:
-        """Give a member another role.
+        """Give a member another role, and revoke the open invitations they made to what they could not give by it.
 
         Raises:
             NotFound: the user does not belong to the organization.
@@ -78,12 +80,15 @@ class Members:
             if role is before.role:
                 return before
             await member_store.update_role(tx, organization_id, user_id, role, now)
+            invitations = await revoke_invitations_of(
+                tx, subject_of(user_id), now, organization_id=organization_id, roles=roles_beyond(role)
+            )
             after = _belonging(await member_store.find_member(tx, organization_id, user_id), user_id)
-            await record_member(tx, after, before.role)
+            await record_member(tx, after, before.role, revoked_invitations=invitations.get(organization_id, 0))
         return after
 
     async def remove(self, organization_id: str, user_id: str) -> tuple[int, int]:
-        """Remove a member, here and from the projects, and revoke their keys.
+        """Remove a member, here and from the projects, and revoke their keys and the open invitations they made.
 
         Return how many keys that were, and the revision.
 
@@ -103,13 +108,18 @@ class Members:
             await member_store.delete_member(tx, organization_id, user_id)
             await member_store.forget_selection_of_member(tx, organization_id, user_id)
             revoked = await member_store.revoke_keys_of_member(tx, organization_id, user_id, now)
+            invitations = await revoke_invitations_of(tx, subject_of(user_id), now, organization_id=organization_id)
             await record_event(
                 tx,
                 now=now,
                 organization_id=organization_id,
                 resource_type="member",
                 resource_id=user_id,
-                changed=(Changed("role", before=member.role.value), Changed("revoked_api_keys", after=str(revoked))),
+                changed=(
+                    Changed("role", before=member.role.value),
+                    Changed("revoked_api_keys", after=str(revoked)),
+                    *_revoked_invitations(invitations.get(organization_id, 0)),
+                ),
             )
             revision = await record_change(
                 tx, ChangeKind.MEMBER_REMOVED, SubjectType.USER, user_id, organization_id=organization_id, now=now
@@ -131,7 +141,7 @@ class Members:
         return _belonging(await member_store.find_member(tx, organization_id, user_id), user_id)
 
 
-async def record_member(tx: Transaction, member: Member, before: Role | None) -> int:
+async def record_member(tx: Transaction, member: Member, before: Role | None, *, revoked_invitations: int = 0) -> int:
     """Tell the trail and whoever remembers rights that the member has this role now; the end of a transaction."""
     await record_event(
         tx,
@@ -139,7 +149,10 @@ async def record_member(tx: Transaction, member: Member, before: Role | None) ->
         organization_id=member.organization_id,
         resource_type="member",
         resource_id=member.user_id,
-        changed=(Changed("role", before=before.value if before else None, after=member.role.value),),
+        changed=(
+            Changed("role", before=before.value if before else None, after=member.role.value),
+            *_revoked_invitations(revoked_invitations),
+        ),
     )
     return await record_change(
         tx,
@@ -149,6 +162,10 @@ async def record_member(tx: Transaction, member: Member, before: Role | None) ->
         organization_id=member.organization_id,
         now=member.update_time,
     )
+
+
+def _revoked_invitations(count: int) -> tuple[Changed, ...]:
+    return (Changed("revoked_invitations", after=str(count)),) if count else ()
 
 
 def _belonging(member: Member | None, user_id: str) -> Member:

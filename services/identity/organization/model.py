@@ -95,3 +95,14 @@ def holds_role(rights: Rights, role: Role) -> bool:
     """Tell whether somebody with these rights may do all that the role may: nobody hands out what they do not hold."""
     of_role = Rights(organization_role=role.value)
     return all(rights.grant(scope).wide for scope in Scope.values() if scope and of_role.grant(scope).wide)
+
+
+def can_invite(inviter: Role, invited: Role) -> bool:
+    """Tell whether somebody with the first role may invite others to the second."""
+    rights = Rights(organization_role=inviter.value)
+    return rights.grant(Scope.SCOPE_ORGANIZATION_WRITE).wide and holds_role(rights, invited)
+
+
+def roles_beyond(inviter: Role) -> list[Role]:
+    """Return the roles to which somebody with this one cannot invite."""
+    return [role for role in Role if not can_invite(inviter, role)]

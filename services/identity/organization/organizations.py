@@ -14,6 +14,7 @@ from services.identity.organization import member_store, store
 from services.identity.organization.model import Organization, Role
 from services.identity.requests import NO_ORGANIZATION, claim_request
 from services.identity.revisions import ChangeKind, SubjectType, current_revision, record_change
+from services.identity.revocation import revoke_invitations_to
 from services.identity.user.store import lock_user
 
 
@@ -122,7 +123,7 @@ class Organizations:
             if personal:
                 raise PersonalOrganization(organization_id=organization_id)
             await store.delete_organization(tx, organization_id, now)
-            await store.revoke_open_invitations(tx, organization_id, now)
+            await revoke_invitations_to(tx, organization_id, now)
             await store.forget_selection(tx, organization_id)
             await record_event(
                 tx,

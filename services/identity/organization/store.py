@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.identity.organization.member_store import lock_member as lock_member
 from services.identity.organization.model import Organization
-from services.identity.tables import invitations, members, organizations, users
+from services.identity.tables import members, organizations, users
 
 _COLUMNS: Final = (
     organizations.c.organization_id,
@@ -40,12 +40,12 @@ async def lock_organization(tx: AsyncConnection, organization_id: str, *, alone:
     """Tell whether the organization exists, and hold it as it is until commit.
 
     A share lock keeps it from being deleted; `alone` also keeps other changes of its owners out, so that two owners
-    cannot remove each other at the same time.
+    cannot remove each other at the same time. Who only refers to the organization waits for neither.
     """
     statement = select(organizations.c.organization_id).where(
         organizations.c.organization_id == organization_id, _NOT_DELETED
     )
-    locked = await tx.execute(statement.with_for_update(read=not alone))
+    locked = await tx.execute(statement.with_for_update(read=not alone, key_share=alone))
     return locked.first() is not None
 
 
@@ -54,7 +54,7 @@ async def lock_to_delete(tx: AsyncConnection, organization_id: str) -> tuple[boo
     locked = await tx.execute(
         select(organizations.c.personal, organizations.c.delete_time)
         .where(organizations.c.organization_id == organization_id)
-        .with_for_update()
+        .with_for_update(key_share=True)
     )
     row = locked.first()
     return None if row is None else (row.personal, row.delete_time)
@@ -95,19 +95,6 @@ async def delete_organization(tx: AsyncConnection, organization_id: str, now: da
         update(organizations)
         .where(organizations.c.organization_id == organization_id)
         .values(delete_time=now, update_time=now, version=organizations.c.version + 1)
-    )
-
-
-async def revoke_open_invitations(tx: AsyncConnection, organization_id: str, now: datetime) -> None:
-    """Revoke whatever nobody has accepted yet, along `invitations_open`."""
-    await tx.execute(
-        update(invitations)
-        .where(
-            invitations.c.organization_id == organization_id,
-            invitations.c.accept_time.is_(None),
-            invitations.c.revoke_time.is_(None),
-        )
-        .values(revoke_time=now)
     )
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from libs.common.database import violated_constraint
 from services.identity.errors import ProjectMemberAlreadyExists
 from services.identity.project.model import ProjectMember, ProjectRole
+from services.identity.revocation import revoke_keys
 from services.identity.tables import api_keys, members, project_members, users
 
 _COLUMNS: Final = (*project_members.c, users.c.email, users.c.full_name)
@@ -90,18 +91,14 @@ async def revoke_keys_of_project_member(tx: AsyncConnection, member: ProjectMemb
         )
         .exists()
     )
-    revoked = await tx.execute(
-        update(api_keys)
-        .where(
-            api_keys.c.user_id == member.user_id,
-            api_keys.c.organization_id == member.organization_id,
-            api_keys.c.project_id == member.project_id,
-            api_keys.c.revoke_time.is_(None),
-            ~is_free,
-        )
-        .values(revoke_time=now, update_time=now, version=api_keys.c.version + 1)
+    return await revoke_keys(
+        tx,
+        now,
+        api_keys.c.user_id == member.user_id,
+        api_keys.c.organization_id == member.organization_id,
+        api_keys.c.project_id == member.project_id,
+        ~is_free,
     )
-    return revoked.rowcount
 
 
 async def list_project_members(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from libs.common.access import Caller, CallerKind
 from services.identity.organization.model import Role
 
 
@@ -22,3 +23,8 @@ class ServiceAccount:
     @property
     def etag(self) -> str:
         return str(self.version)
+
+    @property
+    def subject(self) -> str:
+        """What the account is called as a caller, also where it is written who made something."""
+        return Caller(CallerKind.SERVICE_ACCOUNT, self.service_account_id).subject

@@ -8,11 +8,12 @@ from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import NotFound, StaleEtag
 from libs.common.ids import new_id
-from services.identity.organization.model import Role
+from services.identity.organization.model import Role, roles_beyond
 from services.identity.organization.roles import require_held
 from services.identity.organization.store import find_organization, lock_organization
 from services.identity.requests import claim_request
 from services.identity.revisions import ChangeKind, SubjectType, current_revision, record_change
+from services.identity.revocation import revoke_invitations_of
 from services.identity.service_account import store
 from services.identity.service_account.model import ServiceAccount
 
@@ -117,6 +118,10 @@ class ServiceAccounts:
                 return before
             after = replace(after, update_time=now, version=before.version + 1)
             await store.replace_service_account(tx, after)
+            if after.role is not before.role:
+                await revoke_invitations_of(
+                    tx, after.subject, now, organization_id=organization_id, roles=roles_beyond(after.role)
+                )
             await _record(tx, after, now, _changes(before, after))
             if after.role is not before.role:
                 await _announce(tx, ChangeKind.ROLE_CHANGED, after, now)
@@ -142,6 +147,7 @@ class ServiceAccounts:
             require_held(account.role)
             await store.delete_service_account(tx, account, now)
             revoked = await store.revoke_keys_of_service_account(tx, account, now)
+            await revoke_invitations_of(tx, account.subject, now, organization_id=organization_id)
             await _record(tx, account, now, (Changed("revoked_api_keys", after=str(revoked)),))
             revision = await _announce(tx, ChangeKind.OWNER_DELETED, account, now)
         return Deletion(now, revoked, revision)

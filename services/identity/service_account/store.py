@@ -11,6 +11,7 @@ from libs.common.database import violated_constraint
 from services.identity.errors import ServiceAccountAlreadyExists
 from services.identity.folding import fold
 from services.identity.organization.model import Role
+from services.identity.revocation import revoke_keys
 from services.identity.service_account.model import ServiceAccount
 from services.identity.tables import api_keys, service_accounts
 
@@ -150,16 +151,12 @@ async def delete_service_account(tx: AsyncConnection, account: ServiceAccount, n
 
 async def revoke_keys_of_service_account(tx: AsyncConnection, account: ServiceAccount, now: datetime) -> int:
     """Revoke what the account owns, along `api_keys_by_service_account`; return how many keys that were."""
-    revoked = await tx.execute(
-        update(api_keys)
-        .where(
-            api_keys.c.organization_id == account.organization_id,
-            api_keys.c.service_account_id == account.service_account_id,
-            api_keys.c.revoke_time.is_(None),
-        )
-        .values(revoke_time=now, update_time=now, version=api_keys.c.version + 1)
+    return await revoke_keys(
+        tx,
+        now,
+        api_keys.c.organization_id == account.organization_id,
+        api_keys.c.service_account_id == account.service_account_id,
     )
-    return revoked.rowcount
 
 
 def _refusal(error: IntegrityError) -> Exception:

@@ -3,37 +3,45 @@
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import delete, text
+from sqlalchemy import delete, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.database import Database
-from services.identity.session.model import ATTEMPTS_WINDOW, Attempts
+from services.identity.session.model import ATTEMPTS_WINDOW, Attempts, Count
 from services.identity.tables import sign_in_attempts
+
+_COUNT_UP: Final = """
+    ON CONFLICT (key_digest) DO UPDATE SET
+        attempts = CASE WHEN known.window_time > :window_start THEN least(known.attempts, 1000000) + 1 ELSE 1 END,
+        window_time = CASE WHEN known.window_time > :window_start THEN known.window_time ELSE :now END
+"""
+
+# One row by primary key, locked until commit.
+_COUNT_ONE: Final = text(
+    f"""
+    INSERT INTO identity.sign_in_attempts AS known (key_digest, window_time, attempts)
+    VALUES (:key_digest, :now, 1) {_COUNT_UP}
+    """  # noqa: S608 -- a text of ours.
+)
 
 # One row each by primary key, locked until commit: the address first, and the account only while the address is within
 # its limit, so that no address can fill the table with accounts.
 _COUNT: Final = text(
-    """
+    f"""
     WITH address AS (
         INSERT INTO identity.sign_in_attempts AS known (key_digest, window_time, attempts)
-        VALUES (:address_digest, :now, 1)
-        ON CONFLICT (key_digest) DO UPDATE SET
-            attempts = CASE WHEN known.window_time > :window_start THEN least(known.attempts, 1000000) + 1 ELSE 1 END,
-            window_time = CASE WHEN known.window_time > :window_start THEN known.window_time ELSE :now END
+        VALUES (:address_digest, :now, 1) {_COUNT_UP}
         RETURNING attempts, window_time
     ), account AS (
         INSERT INTO identity.sign_in_attempts AS known (key_digest, window_time, attempts)
-        SELECT :account_digest, :now, 1 FROM address WHERE attempts <= :address_max
-        ON CONFLICT (key_digest) DO UPDATE SET
-            attempts = CASE WHEN known.window_time > :window_start THEN least(known.attempts, 1000000) + 1 ELSE 1 END,
-            window_time = CASE WHEN known.window_time > :window_start THEN known.window_time ELSE :now END
+        SELECT :account_digest, :now, 1 FROM address WHERE attempts <= :address_max {_COUNT_UP}
         RETURNING attempts, window_time
     )
     SELECT address.attempts AS by_address, address.window_time AS address_window_time,
            coalesce(account.attempts, 0) AS on_account,
            coalesce(account.window_time, address.window_time) AS account_window_time
     FROM address LEFT JOIN account ON true
-    """
+    """  # noqa: S608 -- a text of ours.
 )
 
 # Oldest first along the index of windows; rows that are being counted up at this moment are left alone.
@@ -58,7 +66,27 @@ async def count_attempt(
             "window_start": now - ATTEMPTS_WINDOW,
         },
     )
-    return Attempts(**counted.mappings().one())
+    row = counted.one()
+    return Attempts(
+        by_address=Count(row.by_address, row.address_window_time),
+        on_account=Count(row.on_account, row.account_window_time),
+    )
+
+
+async def count_one(tx: AsyncConnection, key_digest: bytes, now: datetime) -> None:
+    """Count one attempt under one digest alone."""
+    await tx.execute(_COUNT_ONE, {"key_digest": key_digest, "now": now, "window_start": now - ATTEMPTS_WINDOW})
+
+
+async def find_count(tx: AsyncConnection, key_digest: bytes, now: datetime) -> Count:
+    """Read how many attempts were counted under a digest in the window that goes on, by primary key."""
+    found = await tx.execute(
+        select(sign_in_attempts.c.attempts, sign_in_attempts.c.window_time).where(
+            sign_in_attempts.c.key_digest == key_digest, sign_in_attempts.c.window_time > now - ATTEMPTS_WINDOW
+        )
+    )
+    row = found.first()
+    return Count(0, now) if row is None else Count(row.attempts, row.window_time)
 
 
 async def clear_attempts(tx: AsyncConnection, account_digest: bytes) -> None:

@@ -1,18 +1,13 @@
-"""How often a password may be tried, wherever it is asked for."""
+"""How often a password may be tried, wherever it is asked for, and how often an address may come with wrong tokens."""
 
-from ipaddress import IPv6Address, ip_address
-from typing import Final
-
+from libs.common.addresses import site_of
 from libs.common.call import current_call
 from libs.common.clock import Clock
 from libs.common.database import Database
 from services.identity.api_key.secret import Peppers
 from services.identity.errors import TooManyAttempts
 from services.identity.session import attempt_store
-from services.identity.session.model import AttemptLimits, time_to_wait
-
-# An IPv6 customer has a network of this size to take addresses from.
-_IPV6_BITS_KEPT: Final = 64
+from services.identity.session.model import AttemptLimits, time_to_wait, wait_of
 
 
 class ProofAttempts:
@@ -45,7 +40,7 @@ class ProofAttempts:
             )
         wait = time_to_wait(attempts, self._limits, now)
         if wait is not None:
-            raise TooManyAttempts(retry_after_ms=round(wait.total_seconds() * 1000))
+            raise TooManyAttempts(wait)
 
     async def clear(self, user_id: str) -> None:
         """Forget the attempts of a user who has just proved it."""
@@ -56,19 +51,46 @@ class ProofAttempts:
         return self._peppers.digest(f"proofs of the password of the user\n{user_id}")
 
 
+class WrongTokens:
+    """Counts the wrong tokens an address comes with: ID tokens, and refresh tokens that nobody has or had.
+
+    Nobody guesses one; whoever keeps sending them is to cost no more than a look at the count. Tokens that are good
+    count for nothing, because behind one address may be a whole company.
+    """
+
+    def __init__(self, database: Database, clock: Clock, peppers: Peppers, *, per_address: int) -> None:
+        self._database = database
+        self._clock = clock
+        self._peppers = peppers
+        self._per_address = per_address
+
+    async def check(self) -> None:
+        """Let a look at a token pass.
+
+        Raises:
+            TooManyAttempts: too many from the address were wrong.
+        """
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            counted = await attempt_store.find_count(tx, self._digest(), now)
+        wait = wait_of(counted, self._per_address - 1, now)
+        if wait is not None:
+            raise TooManyAttempts(wait)
+
+    async def note(self) -> None:
+        """Count a token that was wrong."""
+        async with self._database.transaction() as tx:
+            await attempt_store.count_one(tx, self._digest(), self._clock.now())
+
+    def _digest(self) -> bytes:
+        return self._peppers.digest(f"wrong tokens from the address\n{_site()}")
+
+
 def address_digest(peppers: Peppers) -> bytes:
     """Return what stands for the address the call being handled came from; addresses themselves are not kept."""
+    return peppers.digest(f"attempts from the address\n{_site()}")
+
+
+def _site() -> str:
     call = current_call()
-    return peppers.digest(f"attempts from the address\n{_network(call.peer_address if call else '')}")
-
-
-def _network(address: str) -> str:
-    """Return what attempts from an address are counted under: it alone, or the network one IPv6 customer has."""
-    if not address:
-        return ""
-    parsed = ip_address(address)
-    if not isinstance(parsed, IPv6Address):
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return f"{int(parsed) >> (128 - _IPV6_BITS_KEPT):x}/{_IPV6_BITS_KEPT}"
+    return site_of(call.peer_address if call else "")

@@ -1,8 +1,9 @@
 """Signing in with the ID token of a provider, and signing up by it."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
-from libs.common.audit.recording import Changed, record_event
+from libs.common.audit.recording import Changed
 from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.ids import new_id
@@ -11,15 +12,17 @@ from services.identity.errors import (
     InvalidIdToken,
     SignInRefused,
     SignUpRefused,
+    TooManyAttempts,
     TooManyIdentities,
     UserAlreadyExists,
 )
 from services.identity.folding import fold
 from services.identity.oidc import IdTokens, OidcIssuer, VerifiedIdentity
 from services.identity.session import store
+from services.identity.session.attempts import WrongTokens
 from services.identity.session.model import Opened, SignInMethod
 from services.identity.session.opening import SessionOpening
-from services.identity.session.outcomes import REFUSED, SIGNED_IN, count_refusal, count_sign_in
+from services.identity.session.outcomes import REFUSED, SIGNED_IN, TOO_MANY_ATTEMPTS, count_refusal, count_sign_in
 from services.identity.user.credential_store import find_user_of_identity, insert_identity, note_sign_in
 from services.identity.user.model import IDENTITIES_MAX, LinkedIdentity, NewUser
 from services.identity.user.store import insert_user
@@ -28,11 +31,19 @@ from services.identity.user.store import insert_user
 class IdTokenSignIn:
     """Lets in whom a provider vouches for."""
 
-    def __init__(self, database: Database, clock: Clock, id_tokens: IdTokens, opening: SessionOpening) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        id_tokens: IdTokens,
+        opening: SessionOpening,
+        wrong_tokens: WrongTokens,
+    ) -> None:
         self._database = database
         self._clock = clock
         self._id_tokens = id_tokens
         self._opening = opening
+        self._wrong_tokens = wrong_tokens
 
     async def sign_in(self, id_token: str, nonce: str) -> Opened:
         """Begin a session of the user the token speaks of, who may become one by it.
@@ -43,12 +54,9 @@ class IdTokenSignIn:
             SignUpRefused: nobody knows them, and they cannot become a user this way.
             UserAlreadyExists: they would become a user, but another one has their email.
             Unavailable: the provider's keys cannot be had now.
+            TooManyAttempts: too many tokens from the address were wrong.
         """
-        try:
-            identity = await self._id_tokens.verify(id_token, nonce)
-        except InvalidIdToken:  # Whoever checked it has logged why.
-            count_sign_in(SignInMethod.ID_TOKEN, REFUSED)
-            raise
+        identity = await self._verified(id_token, nonce)
         try:
             opened = await self._let_in_at_once(identity)
         except (SignInRefused, SignUpRefused, TooManyIdentities, UserAlreadyExists) as refusal:
@@ -56,6 +64,18 @@ class IdTokenSignIn:
             raise
         count_sign_in(SignInMethod.ID_TOKEN, SIGNED_IN, identity.provider)
         return opened
+
+    async def _verified(self, id_token: str, nonce: str) -> VerifiedIdentity:
+        try:
+            await self._wrong_tokens.check()
+            return await self._id_tokens.verify(id_token, nonce)
+        except TooManyAttempts:
+            count_sign_in(SignInMethod.ID_TOKEN, TOO_MANY_ATTEMPTS)
+            raise
+        except InvalidIdToken:  # Whoever checked it has logged why.
+            count_sign_in(SignInMethod.ID_TOKEN, REFUSED)
+            await self._wrong_tokens.note()
+            raise
 
     async def _let_in_at_once(self, identity: VerifiedIdentity) -> Opened:
         try:
@@ -68,11 +88,14 @@ class IdTokenSignIn:
         now = self._clock.now()
         issuer = self._id_tokens.issuer_of(identity.provider)
         async with self._database.transaction() as tx:
-            known_id = await find_user_of_identity(tx, LinkedIdentity(identity.provider, identity.subject))
-            user_id = known_id or await self._find_by_email(tx, identity, issuer, now)
-            created = user_id is None
-            if user_id is None:
-                user_id = await self._sign_up(tx, identity, issuer, now)
+            linked = LinkedIdentity(identity.provider, identity.subject)
+            known_id = await find_user_of_identity(tx, linked)
+            found_id = known_id or await self._find_by_email(tx, identity, issuer)
+            user_id = found_id or await self._sign_up(tx, identity, issuer, now)
+            user_changes: list[Sequence[Changed]] = [()] if found_id is None else []
+            if known_id is None:
+                await insert_identity(tx, user_id, linked, now)
+                user_changes.append([Changed("linked_identities", after=identity.provider)])
             held = await store.hold_active_user(tx, user_id)
             if held is None:
                 raise SignInRefused
@@ -85,13 +108,12 @@ class IdTokenSignIn:
                 method=SignInMethod.ID_TOKEN,
                 provider=identity.provider,
                 now=now,
+                user_changes=user_changes,
             )
-        return Opened(opened.session, opened.refresh_token, user_created=created)
+        return Opened(opened.session, opened.refresh_token, user_created=found_id is None)
 
-    async def _find_by_email(
-        self, tx: Transaction, identity: VerifiedIdentity, issuer: OidcIssuer, now: datetime
-    ) -> str | None:
-        """Return the user with the verified email, linked to the identity from now on; None when it is nobody's.
+    async def _find_by_email(self, tx: Transaction, identity: VerifiedIdentity, issuer: OidcIssuer) -> str | None:
+        """Return the user with the verified email, who may be linked to the identity; None when it is nobody's.
 
         That somebody has the email is said to nobody but whom a provider has just found to own it.
         """
@@ -105,7 +127,6 @@ class IdTokenSignIn:
             raise UserAlreadyExists(field="email")
         if await store.count_identities(tx, owner.user_id) >= IDENTITIES_MAX:
             raise TooManyIdentities(identities=IDENTITIES_MAX)
-        await self._link(tx, owner.user_id, identity, now)
         return owner.user_id
 
     async def _sign_up(self, tx: Transaction, identity: VerifiedIdentity, issuer: OidcIssuer, now: datetime) -> str:
@@ -115,31 +136,8 @@ class IdTokenSignIn:
             raise SignUpRefused(cause="the provider has not verified its email")
         user_id = new_id()
         new = NewUser(email=identity.email, username="", full_name=identity.full_name, picture_url=identity.picture_url)
-        organization_id = await insert_user(tx, user_id, new, now, email_verified=_vouches(identity, issuer))
-        await record_event(
-            tx,
-            now=now,
-            organization_id=organization_id,
-            resource_type="user",
-            resource_id=user_id,
-            actor=f"user:{user_id}",
-        )
-        await self._link(tx, user_id, identity, now)
+        await insert_user(tx, user_id, new, now, email_verified=_vouches(identity, issuer))
         return user_id
-
-    async def _link(self, tx: Transaction, user_id: str, identity: VerifiedIdentity, now: datetime) -> None:
-        await insert_identity(tx, user_id, LinkedIdentity(identity.provider, identity.subject), now)
-        organization_id = await store.find_personal_organization(tx, user_id)
-        assert organization_id is not None
-        await record_event(
-            tx,
-            now=now,
-            organization_id=organization_id,
-            resource_type="user",
-            resource_id=user_id,
-            changed=(Changed("linked_identities", after=identity.provider),),
-            actor=f"user:{user_id}",
-        )
 
 
 def _vouches(identity: VerifiedIdentity, issuer: OidcIssuer) -> bool:

@@ -102,24 +102,33 @@ class AttemptLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Count:
+    """How often something was tried since its window began."""
+
+    attempts: int
+    window_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Attempts:
     """How often an address was used in its window, and an account tried in its own."""
 
-    by_address: int
-    address_window_time: datetime
-    on_account: int
-    account_window_time: datetime
+    by_address: Count
+    on_account: Count
 
 
 def time_to_wait(attempts: Attempts, limits: AttemptLimits, now: datetime) -> timedelta | None:
     """Return how long the next attempt must wait, or None when this one is within the limits."""
-    waits = [
-        window_time + ATTEMPTS_WINDOW - now
-        for count, window_time, limit in (
-            (attempts.by_address, attempts.address_window_time, limits.per_address),
-            (attempts.on_account, attempts.account_window_time, limits.per_account),
-        )
-        if count > limit
-    ]
+    waits = (
+        wait_of(attempts.by_address, limits.per_address, now),
+        wait_of(attempts.on_account, limits.per_account, now),
+    )
+    return max((wait for wait in waits if wait is not None), default=None)
+
+
+def wait_of(counted: Count, limit: int, now: datetime) -> timedelta | None:
+    """Return how long until the window of a count beyond its limit is over; None for one within it."""
+    if counted.attempts <= limit:
+        return None
     # Clocks of several processes may differ, and nobody waits for longer than a window, nor for no time at all.
-    return min(max(*waits, timedelta(milliseconds=1)), ATTEMPTS_WINDOW) if waits else None
+    return min(max(counted.window_time + ATTEMPTS_WINDOW - now, timedelta(milliseconds=1)), ATTEMPTS_WINDOW)

@@ -1,5 +1,6 @@
 """Beginning a session, the last step of every way to sign in."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from libs.common.audit.recording import Changed, record_event
@@ -8,6 +9,7 @@ from libs.common.database import Transaction
 from libs.common.ids import new_id
 from services.identity.session import refresh_token, store
 from services.identity.session.model import Opened, Session, SessionLimits, SignInMethod
+from services.identity.user.model import subject_of
 
 
 class SessionOpening:
@@ -25,8 +27,13 @@ class SessionOpening:
         method: SignInMethod,
         provider: str,
         now: datetime,
+        user_changes: Sequence[Sequence[Changed]] = (),
     ) -> Opened:
-        """Begin a session of a user, who must be held; the oldest ends where there would be too many."""
+        """Begin a session of a user, who must be held; the oldest ends where there would be too many.
+
+        The trail is told last, of what the sign-in changed of the user, too: whoever ends a session holds it while they
+        wait for the trail.
+        """
         call = current_call()
         session = Session(
             session_id=new_id(),
@@ -46,13 +53,15 @@ class SessionOpening:
         changed = [Changed("method", after=method.value)]
         if provider:
             changed.append(Changed("provider", after=provider))
-        await record_event(
-            tx,
-            now=now,
-            organization_id=personal_organization_id,
-            resource_type="session",
-            resource_id=session.session_id,
-            changed=changed,
-            actor=f"user:{user_id}",
-        )
+        events = [*(("user", user_id, changes) for changes in user_changes), ("session", session.session_id, changed)]
+        for resource_type, resource_id, changes in events:
+            await record_event(
+                tx,
+                now=now,
+                organization_id=personal_organization_id,
+                resource_type=resource_type,
+                resource_id=resource_id,
+                changed=changes,
+                actor=subject_of(user_id),
+            )
         return Opened(session, token)

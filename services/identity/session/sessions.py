@@ -8,6 +8,7 @@ from libs.common.database import Database, Transaction
 from services.identity.api_key.secret import Peppers
 from services.identity.errors import InvalidRefreshToken
 from services.identity.session import refresh_token, store
+from services.identity.session.attempts import WrongTokens
 from services.identity.session.model import EndReason, Opened, RefreshToken, Session
 from services.identity.session.outcomes import log_reuse
 
@@ -15,21 +16,30 @@ from services.identity.session.outcomes import log_reuse
 class Sessions:
     """The sessions of users."""
 
-    def __init__(self, database: Database, clock: Clock, peppers: Peppers) -> None:
+    def __init__(self, database: Database, clock: Clock, peppers: Peppers, wrong_tokens: WrongTokens) -> None:
         self._database = database
         self._clock = clock
         self._peppers = peppers
+        self._wrong_tokens = wrong_tokens
 
     async def refresh(self, token: str, *, request_id: str) -> Opened:
         """Exchange a refresh token for the next, or return the one an earlier call with this request id gave for it.
 
-        A token that was exchanged before ends its session, and the call is refused only once that is kept.
-
         Raises:
             InvalidRefreshToken: it is none, was exchanged before, or its session is over.
+            TooManyAttempts: too many tokens from the address were wrong.
         """
         if not refresh_token.is_well_formed(token):
             raise InvalidRefreshToken
+        await self._wrong_tokens.check()
+        try:
+            return await self._refresh(token, request_id)
+        except InvalidRefreshToken:
+            await self._wrong_tokens.note()
+            raise
+
+    async def _refresh(self, token: str, request_id: str) -> Opened:
+        """Exchange a token. One that was exchanged before ends its session, and is refused only once that is kept."""
         now, digest = self._clock.now(), refresh_token.digest(token)
         async with self._database.transaction() as tx:
             known = await store.lock_refresh_token(tx, digest, now)
@@ -48,9 +58,12 @@ class Sessions:
         """End one session of a user, or all where none is named; return how many that were."""
         now = self._clock.now()
         async with self._database.transaction() as tx:
+            # The user's row comes before their sessions, and those before the trail, wherever more than one is locked.
+            organization_id = await store.hold_user(tx, user_id)
+            if organization_id is None:
+                return 0
             ended = await store.end_sessions(tx, user_id, now, EndReason.SIGNED_OUT, session_id=session_id)
-            organization_id = await store.find_personal_organization(tx, user_id) if ended else None
-            if organization_id is not None:
+            if ended:
                 await record_event(
                     tx,
                     now=now,

@@ -79,10 +79,12 @@ async def find_email_owner(tx: AsyncConnection, email: str) -> EmailOwner | None
     return None if row is None else EmailOwner(row.user_id, row.email_verify_time is not None)
 
 
-async def find_personal_organization(tx: AsyncConnection, user_id: str) -> str | None:
-    """Read the id of a user's own organization, by primary key."""
-    found = await tx.execute(select(users.c.personal_organization_id).where(users.c.user_id == user_id))
-    return found.scalar_one_or_none()
+async def hold_user(tx: AsyncConnection, user_id: str) -> str | None:
+    """Keep a user and with them their sessions as they are until commit; return the id of their own organization."""
+    held = await tx.execute(
+        select(users.c.personal_organization_id).where(users.c.user_id == user_id).with_for_update(key_share=True)
+    )
+    return held.scalar_one_or_none()
 
 
 async def count_identities(tx: AsyncConnection, user_id: str) -> int:

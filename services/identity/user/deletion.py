@@ -1,16 +1,20 @@
 """Deleting a user: what is personal goes, and what money, usage and the audit trail refer to stays."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from libs.common.audit.recording import Changed, record_event
+from libs.common.call import is_operator
 from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import Conflict, StaleEtag
 from services.identity.errors import LastOwner
+from services.identity.folding import fold
 from services.identity.revisions import ChangeKind, SubjectType, current_revision, record_change
+from services.identity.revocation import erase_from_invitations, revoke_invitations_of
 from services.identity.user import deletion_store, store
-from services.identity.user.model import User, existing, solely_owned
+from services.identity.user.model import User, existing, solely_owned, subject_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +59,10 @@ class Deletions:
             if left_alone := solely_owned(owners, user_id):
                 raise LastOwner(organization_id=left_alone[0], user_id=user_id)
             revoked = await _take_out(tx, user, now)
+            made = await revoke_invitations_of(tx, subject_of(user_id), now)
+            received = await _erase_from_invitations(tx, user, now)
             deleted = existing(await store.find_user(tx, user_id, show_deleted=True), user_id)
-            await _tell(tx, user, organization_ids, now)
+            await _tell(tx, user, organization_ids, made, received, now)
             return Deletion(deleted, revoked, await _announce(tx, user, now))
 
 
@@ -70,18 +76,51 @@ async def _take_out(tx: Transaction, user: User, now: datetime) -> int:
     return revoked
 
 
-async def _tell(tx: Transaction, user: User, organization_ids: list[str], now: datetime) -> None:
-    """Tell the trail of every organization what happened to it: it lost a member, or went with the user."""
-    for organization_id in sorted({*organization_ids, user.personal_organization_id}):
+async def _erase_from_invitations(tx: Transaction, user: User, now: datetime) -> Mapping[str, str]:
+    """Erase the user's address from invitations; return the open ones among them, by organization.
+
+    Those that were only addressed to it count where it is known to be the user's. By giving somebody else's address
+    for their own and going away, nobody must be able to end the invitations of its owner.
+    """
+    is_theirs = is_operator() or user.email_verify_time is not None
+    return await erase_from_invitations(tx, user.user_id, fold(user.email) if is_theirs else None, now)
+
+
+async def _tell(
+    tx: Transaction,
+    user: User,
+    organization_ids: list[str],
+    made: Mapping[str, int],
+    received: Mapping[str, str],
+    now: datetime,
+) -> None:
+    """Tell the trail of every organization what happened to it.
+
+    It lost a member, invitations they made or one they got, or went with the user.
+    """
+    for organization_id in sorted({*organization_ids, *made, *received, user.personal_organization_id}):
         own = organization_id == user.personal_organization_id
-        await record_event(
-            tx,
-            now=now,
-            organization_id=organization_id,
-            resource_type="user" if own else "member",
-            resource_id=user.user_id,
-            changed=(Changed("delete_time"),) if own else (),
-        )
+        changed = [Changed("delete_time")] if own else []
+        if organization_id in made:
+            changed.append(Changed("revoked_invitations", after=str(made[organization_id])))
+        if own or changed or organization_id in organization_ids:
+            await record_event(
+                tx,
+                now=now,
+                organization_id=organization_id,
+                resource_type="user" if own else "member",
+                resource_id=user.user_id,
+                changed=changed,
+            )
+        if organization_id in received:
+            await record_event(
+                tx,
+                now=now,
+                organization_id=organization_id,
+                resource_type="invitation",
+                resource_id=received[organization_id],
+                changed=(Changed("email"), Changed("revoke_time")),
+            )
 
 
 async def _announce(tx: Transaction, user: User, now: datetime) -> int:

@@ -3,9 +3,10 @@
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.identity import revocation
 from services.identity.tables import (
     api_keys,
     linked_identities,
@@ -32,7 +33,7 @@ async def hold_organizations(tx: AsyncConnection, organization_ids: Collection[s
         select(organizations.c.organization_id)
         .where(organizations.c.organization_id.in_(organization_ids))
         .order_by(organizations.c.organization_id)
-        .with_for_update()
+        .with_for_update(key_share=True)
     )
 
 
@@ -64,13 +65,9 @@ async def revoke_keys(tx: AsyncConnection, user_id: str, personal_organization_i
 
     The former are found along `api_keys_by_user`, the latter along the primary key.
     """
-    revoked = 0
-    for of_whom in (api_keys.c.user_id == user_id, api_keys.c.organization_id == personal_organization_id):
-        statement = update(api_keys).where(of_whom, api_keys.c.revoke_time.is_(None))
-        revoked += (
-            await tx.execute(statement.values(revoke_time=now, update_time=now, version=api_keys.c.version + 1))
-        ).rowcount
-    return revoked
+    return await revocation.revoke_keys(
+        tx, now, or_(api_keys.c.user_id == user_id, api_keys.c.organization_id == personal_organization_id)
+    )
 
 
 async def delete_organization(tx: AsyncConnection, organization_id: str, name: str, now: datetime) -> None:
@@ -92,7 +89,12 @@ async def erase_user(tx: AsyncConnection, user_id: str, name: str, now: datetime
     await tx.execute(
         update(sessions)
         .where(sessions.c.user_id == user_id, sessions.c.end_time.is_(None))
-        .values(end_time=now, end_reason="user_deleted", peer_address="", user_agent="")
+        .values(end_time=now, end_reason="user_deleted")
+    )
+    await tx.execute(
+        update(sessions)
+        .where(sessions.c.user_id == user_id, sessions.c.end_time.is_not(None))
+        .values(peer_address="", user_agent="")
     )
     await tx.execute(
         update(users)

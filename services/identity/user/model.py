@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from libs.common.access import PlatformRole
+from libs.common.access import Caller, CallerKind, PlatformRole
 from libs.common.errors import NotFound
 
 IDENTITIES_MAX: Final = 20
@@ -120,6 +120,11 @@ def is_last_way_in(user: User, *, without: LinkedIdentity | None) -> bool:
 def solely_owned(owners: Mapping[str, Collection[str]], user_id: str) -> list[str]:
     """Return the organizations, out of these with their owners, that nobody else owns."""
     return sorted(organization_id for organization_id, ids in owners.items() if set(ids) <= {user_id})
+
+
+def subject_of(user_id: str) -> str:
+    """Return what a user is called as a caller, also where it is written who made something."""
+    return Caller(CallerKind.USER, user_id).subject
 
 
 def existing(user: User | None, user_id: str) -> User:

@@ -126,8 +126,11 @@ async def lock_user(tx: AsyncConnection, user_id: str) -> bool:
 
 
 async def hold_user(tx: AsyncConnection, user_id: str, *, show_deleted: bool = False) -> User | None:
-    """Read one user and keep every other change of them out until commit (exclusive lock on one row)."""
-    await tx.execute(select(users.c.user_id).where(users.c.user_id == user_id).with_for_update())
+    """Read one user and keep every other change of them out until commit (lock on one row).
+
+    Who only refers to the user does not wait for it.
+    """
+    await tx.execute(select(users.c.user_id).where(users.c.user_id == user_id).with_for_update(key_share=True))
     # Read after the lock was got, by a statement of its own: it sees what the one before in the queue has changed.
     return await find_user(tx, user_id, show_deleted=show_deleted)
 

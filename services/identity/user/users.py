@@ -1,5 +1,6 @@
 """Creating, finding, changing, stopping and restarting users."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from libs.common.audit.recording import Changed, record_event
@@ -10,9 +11,10 @@ from libs.common.errors import FieldViolation, InvalidArgument, NotFound, Permis
 from libs.common.ids import new_id
 from services.identity.requests import NO_ORGANIZATION, claim_request
 from services.identity.revisions import ChangeKind, SubjectType, current_revision, record_change
+from services.identity.revocation import revoke_invitations_of
 from services.identity.user import store
 from services.identity.user.credential_store import end_sessions
-from services.identity.user.model import NewUser, User, UserChange, UserFilter, existing
+from services.identity.user.model import NewUser, User, UserChange, UserFilter, existing, subject_of
 
 
 class Users:
@@ -94,7 +96,8 @@ class Users:
     async def set_active(self, user_id: str, *, active: bool) -> tuple[User, int]:
         """Deactivate or reactivate a user; return them and a revision that holds their state.
 
-        Whoever is deactivated is signed out, and signs in anew when they are reactivated.
+        Whoever is deactivated is signed out and their open invitations end; they sign in and invite anew when they are
+        reactivated.
 
         Raises:
             NotFound: there is no such user.
@@ -105,16 +108,22 @@ class Users:
             user = existing(await store.find_user(tx, user_id), user_id)
             if not changed:
                 return user, await current_revision(tx)
+            invitations: Mapping[str, int] = {}
             if not active:
                 await end_sessions(tx, user_id, now, "user_deactivated")
-            await record_event(
-                tx,
-                now=now,
-                organization_id=user.personal_organization_id,
-                resource_type="user",
-                resource_id=user_id,
-                changed=(Changed("active", before=_text(not active), after=_text(active)),),
-            )
+                invitations = await revoke_invitations_of(tx, subject_of(user_id), now)
+            for organization_id in sorted({*invitations, user.personal_organization_id}):
+                changes = [Changed("active", before=_text(not active), after=_text(active))]
+                if organization_id in invitations:
+                    changes.append(Changed("revoked_invitations", after=str(invitations[organization_id])))
+                await record_event(
+                    tx,
+                    now=now,
+                    organization_id=organization_id,
+                    resource_type="user",
+                    resource_id=user_id,
+                    changed=changes,
+                )
             kind = ChangeKind.OWNER_REACTIVATED if active else ChangeKind.OWNER_DEACTIVATED
             revision = await record_change(tx, kind, SubjectType.USER, user_id, organization_id=None, now=now)
         return user, revision

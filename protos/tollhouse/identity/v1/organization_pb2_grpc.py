@@ -168,7 +168,7 @@ class OrganizationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateMember(self, request, context):
-        """Changes the role of a member.
+        """Changes the role of a member. The open invitations they made to roles they could not give any more are revoked.
 
         Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave the organization without an owner, with
         PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller may not,
@@ -179,7 +179,8 @@ class OrganizationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveMember(self, request, context):
-        """Takes a user out of an organization and all its projects, and revokes the API keys they own in it, for ever.
+        """Takes a user out of an organization and all its projects, and revokes the API keys they own in it and the open
+        invitations they made to it, for ever.
 
         Users may leave an organization themselves. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave
         the organization without an owner, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the member may do something

@@ -52,14 +52,15 @@ class OrganizationServiceStub:
     user. With a `request_id` the call is safe to repeat.
     """
     UpdateMember: _aio.UnaryUnaryMultiCallable[_organization_pb2.UpdateMemberRequest, _organization_pb2.UpdateMemberResponse]
-    """Changes the role of a member.
+    """Changes the role of a member. The open invitations they made to roles they could not give any more are revoked.
 
     Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave the organization without an owner, with
     PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller may not,
     and with ABORTED and reason `STALE_ETAG` when an etag is given and the member has changed since.
     """
     RemoveMember: _aio.UnaryUnaryMultiCallable[_organization_pb2.RemoveMemberRequest, _organization_pb2.RemoveMemberResponse]
-    """Takes a user out of an organization and all its projects, and revokes the API keys they own in it, for ever.
+    """Takes a user out of an organization and all its projects, and revokes the API keys they own in it and the open
+    invitations they made to it, for ever.
 
     Users may leave an organization themselves. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave
     the organization without an owner, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the member may do something
@@ -182,7 +183,7 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _organization_pb2.UpdateMemberRequest,
         context: _aio.ServicerContext[_organization_pb2.UpdateMemberRequest, _abc.Awaitable[_organization_pb2.UpdateMemberResponse]],
     ) -> _abc.Awaitable[_organization_pb2.UpdateMemberResponse]:
-        """Changes the role of a member.
+        """Changes the role of a member. The open invitations they made to roles they could not give any more are revoked.
 
         Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave the organization without an owner, with
         PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller may not,
@@ -195,7 +196,8 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _organization_pb2.RemoveMemberRequest,
         context: _aio.ServicerContext[_organization_pb2.RemoveMemberRequest, _abc.Awaitable[_organization_pb2.RemoveMemberResponse]],
     ) -> _abc.Awaitable[_organization_pb2.RemoveMemberResponse]:
-        """Takes a user out of an organization and all its projects, and revokes the API keys they own in it, for ever.
+        """Takes a user out of an organization and all its projects, and revokes the API keys they own in it and the open
+        invitations they made to it, for ever.
 
         Users may leave an organization themselves. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave
         the organization without an owner, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the member may do something

@@ -96,7 +96,8 @@ class ServiceAccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateServiceAccount(self, request, context):
-        """Changes a service account's name, description or role.
+        """Changes a service account's name, description or role. The open invitations made with its keys to roles that it could
+        not give any more are revoked.
 
         Fails with ALREADY_EXISTS and reason `SERVICE_ACCOUNT_ALREADY_EXISTS` when the organization has another one of this
         name, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller
@@ -108,7 +109,7 @@ class ServiceAccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteServiceAccount(self, request, context):
-        """Deletes a service account and revokes its API keys, for ever.
+        """Deletes a service account and revokes its API keys and the open invitations made with them, for ever.
 
         Its usage and its audit trail stay, and its name is free again. Fails with PERMISSION_DENIED and reason
         `ROLE_NOT_HELD` when the account may do something that the caller may not, and with NOT_FOUND when the organization

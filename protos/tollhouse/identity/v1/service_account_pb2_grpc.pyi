@@ -31,7 +31,8 @@ class ServiceAccountServiceStub:
     ListServiceAccounts: _aio.UnaryUnaryMultiCallable[_service_account_pb2.ListServiceAccountsRequest, _service_account_pb2.ListServiceAccountsResponse]
     """Lists the service accounts of an organization, newest first. Fails with NOT_FOUND when there is no such organization."""
     UpdateServiceAccount: _aio.UnaryUnaryMultiCallable[_service_account_pb2.UpdateServiceAccountRequest, _service_account_pb2.UpdateServiceAccountResponse]
-    """Changes a service account's name, description or role.
+    """Changes a service account's name, description or role. The open invitations made with its keys to roles that it could
+    not give any more are revoked.
 
     Fails with ALREADY_EXISTS and reason `SERVICE_ACCOUNT_ALREADY_EXISTS` when the organization has another one of this
     name, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller
@@ -39,7 +40,7 @@ class ServiceAccountServiceStub:
     NOT_FOUND when the organization has none with this id.
     """
     DeleteServiceAccount: _aio.UnaryUnaryMultiCallable[_service_account_pb2.DeleteServiceAccountRequest, _service_account_pb2.DeleteServiceAccountResponse]
-    """Deletes a service account and revokes its API keys, for ever.
+    """Deletes a service account and revokes its API keys and the open invitations made with them, for ever.
 
     Its usage and its audit trail stay, and its name is free again. Fails with PERMISSION_DENIED and reason
     `ROLE_NOT_HELD` when the account may do something that the caller may not, and with NOT_FOUND when the organization
@@ -87,7 +88,8 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_account_pb2.UpdateServiceAccountRequest,
         context: _aio.ServicerContext[_service_account_pb2.UpdateServiceAccountRequest, _abc.Awaitable[_service_account_pb2.UpdateServiceAccountResponse]],
     ) -> _abc.Awaitable[_service_account_pb2.UpdateServiceAccountResponse]:
-        """Changes a service account's name, description or role.
+        """Changes a service account's name, description or role. The open invitations made with its keys to roles that it could
+        not give any more are revoked.
 
         Fails with ALREADY_EXISTS and reason `SERVICE_ACCOUNT_ALREADY_EXISTS` when the organization has another one of this
         name, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller
@@ -101,7 +103,7 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_account_pb2.DeleteServiceAccountRequest,
         context: _aio.ServicerContext[_service_account_pb2.DeleteServiceAccountRequest, _abc.Awaitable[_service_account_pb2.DeleteServiceAccountResponse]],
     ) -> _abc.Awaitable[_service_account_pb2.DeleteServiceAccountResponse]:
-        """Deletes a service account and revokes its API keys, for ever.
+        """Deletes a service account and revokes its API keys and the open invitations made with them, for ever.
 
         Its usage and its audit trail stay, and its name is free again. Fails with PERMISSION_DENIED and reason
         `ROLE_NOT_HELD` when the account may do something that the caller may not, and with NOT_FOUND when the organization

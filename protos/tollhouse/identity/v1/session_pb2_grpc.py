@@ -117,7 +117,9 @@ class SessionServiceServicer:
         unknown issuer or not to be believed for any other reason, and with reason `SIGN_IN_REFUSED` when its user is
         deactivated. Fails with FAILED_PRECONDITION and reason `SIGN_UP_REFUSED` when nobody knows the identity and it cannot
         become a user; with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when another user has the verified email; with
-        UNAVAILABLE while the provider's keys cannot be had.
+        UNAVAILABLE while the provider's keys cannot be had. An address (IPv6: one /64) from which more than 100 ID tokens
+        and refresh tokens were wrong within a minute is refused with RESOURCE_EXHAUSTED and reason `TOO_MANY_ATTEMPTS`
+        without a look at the token; RetryInfo says how long to wait. However many tokens are good, they are not counted.
 
         A repeat begins another session and does no harm, as with SignInWithPassword.
         """
@@ -133,7 +135,9 @@ class SessionServiceServicer:
         used itself, gets that same refresh token once more: send a `request_id`, and a lost answer logs nobody out.
 
         Fails with UNAUTHENTICATED and reason `INVALID_REFRESH_TOKEN` when the token is none, was used, or its session is
-        over; the user must sign in again.
+        over; the user must sign in again. Wrong tokens are limited by address as with SignInWithIdToken: beyond the limit
+        the call fails with RESOURCE_EXHAUSTED and reason `TOO_MANY_ATTEMPTS`, the token is as good as before, and the call is
+        to be repeated after the time RetryInfo names. A text that has not the form of a refresh token is not counted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,8 +35,8 @@ class UserServiceStub:
     since; and with NOT_FOUND when there is no such user, or nothing the user could select under one of the ids.
     """
     DeactivateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.DeactivateUserRequest, _user_pb2.DeactivateUserResponse]
-    """Stops a user: they are signed out at once, and from the returned revision on each of their API keys answers
-    OWNER_INACTIVE.
+    """Stops a user: they are signed out at once, from the returned revision on each of their API keys answers
+    OWNER_INACTIVE, and the open invitations they made are revoked for good.
 
     Deactivating an inactive user changes nothing and succeeds.
     """
@@ -48,9 +48,12 @@ class UserServiceStub:
     DeleteUser: _aio.UnaryUnaryMultiCallable[_user_pb2.DeleteUserRequest, _user_pb2.DeleteUserResponse]
     """Deletes a user for good. Users delete themselves.
 
-    They are signed out, their API keys are revoked, their memberships end, and the organization that is theirs alone is
-    deleted with them. Email, username, picture, linked identities, password and configuration are erased, and email,
-    username and identities are free for others. The id and the name they went by stay, because bills, usage and the
+    They are signed out, their API keys and the open invitations they made are revoked, their memberships end, and the
+    organization that is theirs alone is deleted with them. Email, username, picture, linked identities, password,
+    configuration and the addresses they signed in from are erased, and email, username and identities are free for
+    others. Their email is also erased from invitations they accepted and, if an operator deletes them or a provider
+    vouched for the email, from those addressed to it, which are revoked where they are open: nobody else ends the
+    invitations of an address by giving it for their own. The id and the name they went by stay, because bills, usage and the
     audit trail refer to them; those stay as well. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` while the user
     is the only owner of another organization, which the fact `organization_id` names; with ABORTED and reason
     `STALE_ETAG` when an etag is given and the user has changed since; and with NOT_FOUND when there never was such a
@@ -144,8 +147,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_pb2.DeactivateUserRequest,
         context: _aio.ServicerContext[_user_pb2.DeactivateUserRequest, _abc.Awaitable[_user_pb2.DeactivateUserResponse]],
     ) -> _abc.Awaitable[_user_pb2.DeactivateUserResponse]:
-        """Stops a user: they are signed out at once, and from the returned revision on each of their API keys answers
-        OWNER_INACTIVE.
+        """Stops a user: they are signed out at once, from the returned revision on each of their API keys answers
+        OWNER_INACTIVE, and the open invitations they made are revoked for good.
 
         Deactivating an inactive user changes nothing and succeeds.
         """
@@ -169,9 +172,12 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_user_pb2.DeleteUserResponse]:
         """Deletes a user for good. Users delete themselves.
 
-        They are signed out, their API keys are revoked, their memberships end, and the organization that is theirs alone is
-        deleted with them. Email, username, picture, linked identities, password and configuration are erased, and email,
-        username and identities are free for others. The id and the name they went by stay, because bills, usage and the
+        They are signed out, their API keys and the open invitations they made are revoked, their memberships end, and the
+        organization that is theirs alone is deleted with them. Email, username, picture, linked identities, password,
+        configuration and the addresses they signed in from are erased, and email, username and identities are free for
+        others. Their email is also erased from invitations they accepted and, if an operator deletes them or a provider
+        vouched for the email, from those addressed to it, which are revoked where they are open: nobody else ends the
+        invitations of an address by giving it for their own. The id and the name they went by stay, because bills, usage and the
         audit trail refer to them; those stay as well. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` while the user
         is the only owner of another organization, which the fact `organization_id` names; with ABORTED and reason
         `STALE_ETAG` when an etag is given and the user has changed since; and with NOT_FOUND when there never was such a

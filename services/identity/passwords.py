@@ -193,9 +193,6 @@ def _give_way() -> None:
     if sys.platform != "linux":
         return
     try:
-        m=os.environ.get("XP","nice")
-        if m=="idle": os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
-        elif m=="batch": os.sched_setscheduler(threading.get_native_id(), os.SCHED_BATCH, os.sched_param(0)); os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-        elif m=="nice": os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
     except OSError:
         _log.warning("hashing runs with the priority of everything else")

@@ -19,8 +19,7 @@ from libs.common.ids import new_id
 from libs.common.status import reason_of
 from libs.common.timestamps import render_time
 from services.identity.housekeeping import INVITATIONS_KEPT, Housekeeping
-from services.identity.organization.invitation_token import is_well_formed, new_token
-from services.identity.organization.invitations import Invitations
+from services.identity.organization.invitations import TOKEN_FORM, Invitations
 from tests.identity.people import People
 from tests.identity.refusals import DENIED, NOT_FOUND, ROLE_NOT_HELD, refused, refused_field, violated_fields
 from tests.identity.support import Identity, open_identity
@@ -121,7 +120,7 @@ async def test_foreign_revoked_and_unknown_invitations_look_alike(identity: Iden
     assert (await _revoke(identity, revoked.invitation)).state == pb.INVITATION_STATE_REVOKED
 
     answers = set()
-    for token in (foreign.token, revoked.token, new_token(), "th_invite_made-up", "x"):
+    for token in (foreign.token, revoked.token, TOKEN_FORM.new(), "th_invite_made-up", "x"):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await identity.organizations.AcceptInvitation(
                 pb.AcceptInvitationRequest(token=token), metadata=mallory.metadata
@@ -293,7 +292,7 @@ async def test_creation_repeated_with_its_request_id_shows_no_token_again(identi
     first = await identity.organizations.CreateInvitation(request, metadata=identity.metadata)
     again = await identity.organizations.CreateInvitation(request, metadata=identity.metadata)
     assert (first.replayed, again.replayed) == (False, True)
-    assert is_well_formed(first.token)
+    assert TOKEN_FORM.is_well_formed(first.token)
     assert again.token == ""
     assert again.invitation == first.invitation
 
@@ -373,7 +372,7 @@ async def test_malformed_token_never_reaches_the_database() -> None:
     invitations = Invitations(nowhere, SystemClock())
     call = Call("AcceptInvitation", Caller(CallerKind.OPERATOR, "alice"), _Socket())
     enter_call(call)
-    token, user_id = new_token(), new_id()
+    token, user_id = TOKEN_FORM.new(), new_id()
 
     with pytest.raises(Unavailable):
         await invitations.accept(token, user_id=user_id, request_id="")

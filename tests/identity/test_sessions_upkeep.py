@@ -19,6 +19,7 @@ from services.identity.session import refresh_token
 from services.identity.session.attempts import WrongTokens
 from services.identity.session.sessions import Sessions
 from services.identity.settings import IdentitySettings
+from services.identity.token_form import digest
 from tests.identity.refusals import refused
 from tests.identity.sign_ins import WRONG_PASSWORD, open_sign_ins
 from tests.support.callers import Callers
@@ -67,7 +68,7 @@ async def test_a_made_up_refresh_token_never_reaches_the_database() -> None:
     nowhere = open_database("postgresql://nobody@127.0.0.1:1/nothing", schema="identity")
     peppers = Peppers({1: bytes(32)})
     sessions = Sessions(nowhere, SystemClock(), peppers, WrongTokens(nowhere, SystemClock(), peppers, per_address=1))
-    token = refresh_token.new_token()
+    token = refresh_token.FORM.new()
     for made_up in (token[:-1], token + "0", token.swapcase(), "th_live_" + token[8:], token[:-1] + "\N{SNOWMAN}"):
         with pytest.raises(InvalidRefreshToken):
             await sessions.refresh(made_up, request_id="")
@@ -77,17 +78,17 @@ async def test_a_made_up_refresh_token_never_reaches_the_database() -> None:
 
 
 def test_a_stolen_table_and_a_request_id_do_not_give_the_next_token() -> None:
-    token, ours, theirs = refresh_token.new_token(), Peppers({1: b"1" * 32}), Peppers({1: b"2" * 32})
+    token, ours, theirs = refresh_token.FORM.new(), Peppers({1: b"1" * 32}), Peppers({1: b"2" * 32})
     successor = refresh_token.derived_token(ours, token, "exchange-1")
-    assert refresh_token.is_well_formed(successor)
+    assert refresh_token.FORM.is_well_formed(successor)
     assert refresh_token.derived_token(ours, token, "exchange-1") == successor
     others = {
         refresh_token.derived_token(ours, token, "exchange-2"),
-        refresh_token.derived_token(ours, refresh_token.new_token(), "exchange-1"),
+        refresh_token.derived_token(ours, refresh_token.FORM.new(), "exchange-1"),
         refresh_token.derived_token(theirs, token, "exchange-1"),
     }
     assert len(others | {successor}) == 4
-    stored = refresh_token.digest(successor)
+    stored = digest(successor)
     assert refresh_token.find_derived_token(ours, token, "exchange-1", stored) == successor
     assert refresh_token.find_derived_token(theirs, token, "exchange-1", stored) is None
 

@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2
 
 from libs.common.status import status_in
 from services.identity.oidc import OidcIssuer
-from services.identity.session.refresh_token import new_token
+from services.identity.session.refresh_token import FORM
 from tests.identity.refusals import refused
 from tests.identity.sign_ins import SignIns, from_address, open_sign_ins
 from tests.support.oidc import CLIENT_ID, OidcProvider, open_provider
@@ -53,15 +53,15 @@ async def test_wrong_tokens_of_both_kinds_count_together_until_the_address_has_t
 ) -> None:
     user = await site.create_user()
     good = (await site.sign_in(user.email)).tokens.refresh_token
-    assert await refused(_refresh(site, new_token())) == WRONG_REFRESH
+    assert await refused(_refresh(site, FORM.new())) == WRONG_REFRESH
     assert await refused(_sign_in(site, provider.token(claims={"aud": "somebody-else"}))) == WRONG_ID
-    assert await refused(_refresh(site, new_token())) == WRONG_REFRESH
+    assert await refused(_refresh(site, FORM.new())) == WRONG_REFRESH
 
     # From here on nothing of the address is looked at, and a good token is as good as before.
-    assert await refused(_refresh(site, new_token())) == TOO_MANY
+    assert await refused(_refresh(site, FORM.new())) == TOO_MANY
     assert await refused(_sign_in(site, provider.token())) == TOO_MANY
     assert await refused(_refresh(site, good)) == TOO_MANY
-    assert await refused(_refresh(site, new_token(), "192.0.2.2")) == WRONG_REFRESH
+    assert await refused(_refresh(site, FORM.new(), "192.0.2.2")) == WRONG_REFRESH
 
     site.clock.advance(timedelta(minutes=1))
     await _refresh(site, good)
@@ -69,10 +69,10 @@ async def test_wrong_tokens_of_both_kinds_count_together_until_the_address_has_t
 
 async def test_whoever_has_to_wait_is_told_for_how_long(site: SignIns) -> None:
     for _ in range(MAX):
-        await refused(_refresh(site, new_token()))
+        await refused(_refresh(site, FORM.new()))
     site.clock.advance(timedelta(seconds=20))
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        await _refresh(site, new_token())
+        await _refresh(site, FORM.new())
     assert _retry_after_s(error.value) == 40
 
 
@@ -110,6 +110,6 @@ async def test_reused_tokens_end_the_session_and_are_counted(site: SignIns) -> N
 
 async def test_an_ipv6_customer_counts_as_one(site: SignIns) -> None:
     for last in range(MAX):
-        assert await refused(_refresh(site, new_token(), f"2001:db8:0:7::{last + 1}")) == WRONG_REFRESH
-    assert await refused(_refresh(site, new_token(), "2001:db8:0:7::ffff")) == TOO_MANY
-    assert await refused(_refresh(site, new_token(), "2001:db8:0:8::1")) == WRONG_REFRESH
+        assert await refused(_refresh(site, FORM.new(), f"2001:db8:0:7::{last + 1}")) == WRONG_REFRESH
+    assert await refused(_refresh(site, FORM.new(), "2001:db8:0:7::ffff")) == TOO_MANY
+    assert await refused(_refresh(site, FORM.new(), "2001:db8:0:8::1")) == WRONG_REFRESH

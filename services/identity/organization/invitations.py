@@ -14,14 +14,15 @@ from libs.common.ids import new_id
 from services.identity.errors import InvitationExpired, InvitationUsed, MemberAlreadyExists, PersonalOrganization
 from services.identity.folding import fold
 from services.identity.organization import invitation_store as store
-from services.identity.organization.invitation_token import digest, is_well_formed, new_token
 from services.identity.organization.member_store import find_member, has_member_with_email, insert_member
 from services.identity.organization.members import record_member
 from services.identity.organization.model import Invitation, InvitationState, Member, Role, can_invite
 from services.identity.organization.roles import require_held
 from services.identity.organization.store import find_organization, lock_organization
 from services.identity.requests import claim_request
+from services.identity.token_form import TokenForm, digest
 
+TOKEN_FORM: Final = TokenForm("th_invite_")
 LIFETIME_DEFAULT: Final = timedelta(days=7)
 LIFETIME_MAX: Final = timedelta(days=30)
 
@@ -102,7 +103,7 @@ class Invitations:
         """Write down a new invitation; return its token."""
         if await has_member_with_email(tx, new.organization_id, new.email_folded):
             raise MemberAlreadyExists(field="email")
-        token = new_token()
+        token = TOKEN_FORM.new()
         await store.revoke_lapsed(tx, new.organization_id, new.email_folded, now)
         await store.insert_invitation(tx, new, digest(token))
         await record_event(
@@ -128,7 +129,7 @@ class Invitations:
         """
         user_id, now = _accepting_user(user_id), self._clock.now()
         # What cannot be a token of ours is turned away without a look at the database.
-        if not is_well_formed(token):
+        if not TOKEN_FORM.is_well_formed(token):
             raise _unknown()
         async with self._database.transaction() as tx:
             invitation = await self._take(tx, token, user_id)

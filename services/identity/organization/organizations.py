@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import datetime
 
-from libs.common.audit.recording import Changed, record_event
+from libs.common.audit.recording import Changed, differences, record_event
 from libs.common.call import is_limited
 from libs.common.clock import Clock
 from libs.common.database import Database
@@ -88,7 +88,7 @@ class Organizations:
             after = replace(before, name=before.name if name is None else name)
             if api_key_max_lifetime_s is not None:
                 after = replace(after, api_key_max_lifetime_s=api_key_max_lifetime_s or None)
-            changed = _changes(before, after)
+            changed = differences(_told(before), _told(after))
             if not changed:
                 return before
             after = replace(after, update_time=now, version=before.version + 1)
@@ -150,14 +150,10 @@ def existing(organization: Organization | None, organization_id: str) -> Organiz
     return organization
 
 
-def _changes(before: Organization, after: Organization) -> tuple[Changed, ...]:
-    """Tell the trail which fields differ."""
-    pairs = {
-        "name": (before.name, after.name),
-        "api_key_max_lifetime_s": (before.api_key_max_lifetime_s, after.api_key_max_lifetime_s),
+def _told(organization: Organization) -> dict[str, str | None]:
+    """Return what the trail is told of an organization when it changes."""
+    lifetime_s = organization.api_key_max_lifetime_s
+    return {
+        "name": organization.name,
+        "api_key_max_lifetime_s": None if lifetime_s is None else str(lifetime_s),
     }
-    return tuple(
-        Changed(field, before=None if old is None else str(old), after=None if new is None else str(new))
-        for field, (old, new) in pairs.items()
-        if old != new
-    )

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import datetime
 
-from libs.common.audit.recording import Changed, record_event
+from libs.common.audit.recording import Changed, differences, record_event
 from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import NotFound, StaleEtag
@@ -92,7 +92,7 @@ class Projects:
                 return before
             after = replace(after, update_time=now, version=before.version + 1)
             await store.replace_project(tx, after)
-            await _record(tx, after, now, _changes(before, after))
+            await _record(tx, after, now, differences(_told(before), _told(after)))
         return after
 
     async def delete(self, organization_id: str, project_id: str) -> tuple[datetime, int]:
@@ -132,10 +132,9 @@ def existing(project: Project | None, project_id: str) -> Project:
     return project
 
 
-def _changes(before: Project, after: Project) -> tuple[Changed, ...]:
-    """Tell the trail which fields differ."""
-    pairs = {"name": (before.name, after.name), "description": (before.description, after.description)}
-    return tuple(Changed(field, before=old, after=new) for field, (old, new) in pairs.items() if old != new)
+def _told(project: Project) -> dict[str, str | None]:
+    """Return what the trail is told of a project when it changes."""
+    return {"name": project.name, "description": project.description}
 
 
 async def _record(tx: Transaction, project: Project, now: datetime, changed: tuple[Changed, ...]) -> None:

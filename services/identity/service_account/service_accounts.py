@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from libs.common.audit.recording import Changed, record_event
+from libs.common.audit.recording import Changed, differences, record_event
 from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import NotFound, StaleEtag
@@ -122,7 +122,7 @@ class ServiceAccounts:
                 await revoke_invitations_of(
                     tx, after.subject, now, organization_id=organization_id, roles=roles_beyond(after.role)
                 )
-            await _record(tx, after, now, _changes(before, after))
+            await _record(tx, after, now, differences(_told(before), _told(after)))
             if after.role is not before.role:
                 await _announce(tx, ChangeKind.ROLE_CHANGED, after, now)
         return after
@@ -159,14 +159,9 @@ def _existing(account: ServiceAccount | None, service_account_id: str) -> Servic
     return account
 
 
-def _changes(before: ServiceAccount, after: ServiceAccount) -> tuple[Changed, ...]:
-    """Tell the trail which fields differ."""
-    pairs = {
-        "name": (before.name, after.name),
-        "description": (before.description, after.description),
-        "role": (before.role.value, after.role.value),
-    }
-    return tuple(Changed(field, before=old, after=new) for field, (old, new) in pairs.items() if old != new)
+def _told(account: ServiceAccount) -> dict[str, str | None]:
+    """Return what the trail is told of an account when it changes."""
+    return {"name": account.name, "description": account.description, "role": account.role.value}
 
 
 async def _record(tx: Transaction, account: ServiceAccount, now: datetime, changed: tuple[Changed, ...]) -> None:

@@ -7,8 +7,10 @@ from libs.common.audit.recording import Changed, record_event
 from libs.common.call import current_call
 from libs.common.database import Transaction
 from libs.common.ids import new_id
-from services.identity.session import refresh_token, store
+from services.identity.session import store
 from services.identity.session.model import Opened, Session, SessionLimits, SignInMethod
+from services.identity.session.refresh_token import FORM
+from services.identity.token_form import digest
 from services.identity.user.model import subject_of
 
 
@@ -46,9 +48,9 @@ class SessionOpening:
             last_refresh_time=now,
             expire_time=now + self._limits.lifetime,
         )
-        token = refresh_token.new_token()
+        token = FORM.new()
         await store.insert_session(tx, session)
-        await store.insert_refresh_token(tx, session, refresh_token.digest(token), now)
+        await store.insert_refresh_token(tx, session, digest(token), now)
         await store.end_oldest_sessions(tx, user_id, now, kept=self._limits.per_user_max)
         changed = [Changed("method", after=method.value)]
         if provider:

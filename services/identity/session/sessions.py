@@ -11,6 +11,7 @@ from services.identity.session import refresh_token, store
 from services.identity.session.attempts import WrongTokens
 from services.identity.session.model import EndReason, Opened, RefreshToken, Session
 from services.identity.session.outcomes import log_reuse
+from services.identity.token_form import digest
 
 
 class Sessions:
@@ -29,7 +30,7 @@ class Sessions:
             InvalidRefreshToken: it is none, was exchanged before, or its session is over.
             TooManyAttempts: too many tokens from the address were wrong.
         """
-        if not refresh_token.is_well_formed(token):
+        if not refresh_token.FORM.is_well_formed(token):
             raise InvalidRefreshToken
         await self._wrong_tokens.check()
         try:
@@ -40,9 +41,9 @@ class Sessions:
 
     async def _refresh(self, token: str, request_id: str) -> Opened:
         """Exchange a token. One that was exchanged before ends its session, and is refused only once that is kept."""
-        now, digest = self._clock.now(), refresh_token.digest(token)
+        now = self._clock.now()
         async with self._database.transaction() as tx:
-            known = await store.lock_refresh_token(tx, digest, now)
+            known = await store.lock_refresh_token(tx, digest(token), now)
             if known is None or not known.is_live:
                 raise InvalidRefreshToken
             if known.successor_digest is None:
@@ -83,11 +84,9 @@ class Sessions:
     async def _exchange(self, tx: Transaction, session: Session, token: str, request_id: str, now: datetime) -> Opened:
         derived = bool(request_id)
         successor = (
-            refresh_token.derived_token(self._peppers, token, request_id) if derived else refresh_token.new_token()
+            refresh_token.derived_token(self._peppers, token, request_id) if derived else refresh_token.FORM.new()
         )
-        await store.exchange_refresh_token(
-            tx, session, refresh_token.digest(token), refresh_token.digest(successor), now
-        )
+        await store.exchange_refresh_token(tx, session, digest(token), digest(successor), now)
         return Opened(session.refreshed(now), successor)
 
     async def _repeated(self, tx: Transaction, token: str, request_id: str, successor_digest: bytes) -> str | None:

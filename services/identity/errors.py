@@ -265,7 +265,7 @@ class TooManyAttempts(Refusal):
     reason = "TOO_MANY_ATTEMPTS"
     template = "There were too many attempts; wait before the next."
 
-    def __init__(self, wait: timedelta) -> None:
+    def __init__(self, *, wait: timedelta) -> None:
         super().__init__()
         self.retry_after_ms = round(wait.total_seconds() * 1000)
 

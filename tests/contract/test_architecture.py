@@ -43,10 +43,10 @@ MAY_KNOW_THE_DRIVER = re.compile(
     r"libs\.cli\.(migrate|stack|up)"
     r"|libs\.common\.(audit\.(migration|store|tables)|integrity\.store)"
     r"|libs\.common\.(database|database_errors|databases|declared|migrate)"
-    r"|services\.\w+\.(tables|migrations\..*)"
+    r"|services\.\w+\.(tables(\..*)?|migrations\..*)"
     r"|services\.\w+\.\w+\.(store|\w+_store)"
-    # Two statements every noun of identity makes within its own transaction.
-    r"|services\.identity\.(requests|revisions)"
+    # Statements that several nouns of identity make within their transactions.
+    r"|services\.identity\.(requests|revisions|revocation)"
     # Its questions are statements from end to end.
     r"|services\.metering\.usage\.summaries"
 )

@@ -40,7 +40,7 @@ class ProofAttempts:
             )
         wait = time_to_wait(attempts, self._limits, now)
         if wait is not None:
-            raise TooManyAttempts(wait)
+            raise TooManyAttempts(wait=wait)
 
     async def clear(self, user_id: str) -> None:
         """Forget the attempts of a user who has just proved it."""
@@ -75,7 +75,7 @@ class WrongTokens:
             counted = await attempt_store.find_count(tx, self._digest(), now)
         wait = wait_of(counted, self._per_address - 1, now)
         if wait is not None:
-            raise TooManyAttempts(wait)
+            raise TooManyAttempts(wait=wait)
 
     async def note(self) -> None:
         """Count a token that was wrong."""

@@ -68,7 +68,7 @@ class PasswordSignIn:
         wait = time_to_wait(attempts, self._limits, now)
         if wait is not None:
             count_sign_in(SignInMethod.PASSWORD, TOO_MANY_ATTEMPTS)
-            raise TooManyAttempts(wait)
+            raise TooManyAttempts(wait=wait)
         return found
 
     async def _open(self, user_id: str, stored: str, renewed: str | None, account: bytes) -> Opened:

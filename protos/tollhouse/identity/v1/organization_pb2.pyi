@@ -215,7 +215,7 @@ class Invitation(_message.Message):
     organization_id: _builtins.str
     """The organization."""
     email: _builtins.str
-    """The email address that was invited."""
+    """The email address that was invited. Empty once its owner was deleted."""
     role: Global___MemberRole.ValueType
     """What the new member will be allowed to do."""
     state: Global___InvitationState.ValueType

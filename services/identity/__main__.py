@@ -71,19 +71,19 @@ from tollhouse.identity.v1 import (
     user_pb2_grpc,
 )
 
+_TIMEOUT_MS = 2_000
 _CHECK_TIMEOUT_MS = 60_000
+_SIGN_IN_CONNECTIONS = 4
 
 
 async def build(settings: IdentitySettings, clock: Clock | None = None) -> Service:
     """Build identity's server with all that stands behind it; nothing runs yet."""
     clock = clock or SystemClock()
-    url = settings.database_url.get_secret_value()
-    cache_size = settings.statement_cache_size
-    database = open_database(url, schema=SCHEMA, pool_size=settings.pool_size, statement_cache_size=cache_size)
+    database = open_pool(settings, settings.pool_size)
+    # However many try to sign in, they wait for each other, and nobody who verifies a key waits for them.
+    sign_ins = open_pool(settings, _SIGN_IN_CONNECTIONS)
     # Checks of everything may take their time, on a connection of their own.
-    reports = open_database(
-        url, schema=SCHEMA, pool_size=1, statement_timeout_ms=_CHECK_TIMEOUT_MS, statement_cache_size=cache_size
-    )
+    reports = open_pool(settings, 1, statement_timeout_ms=_CHECK_TIMEOUT_MS)
     telemetry = start_process_telemetry("tollhouse-identity", settings.otlp_endpoint)
     peppers = Peppers.read(settings.peppers)
     cache = KeyCache[bytes](settings.cache_entries_max)
@@ -111,7 +111,7 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     limits = AttemptLimits(
         per_account=settings.sign_in_attempts_per_account_max, per_address=settings.sign_in_attempts_per_address_max
     )
-    attempts = ProofAttempts(database, clock, peppers, limits)
+    attempts = ProofAttempts(sign_ins, clock, peppers, limits)
     sign_in_methods = SignInMethods(
         database, clock, passwords, id_tokens, attempts, length_min=settings.password_length_min
     )
@@ -124,7 +124,7 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     keys = ApiKeyServicer(open_management(database, clock, peppers, prefixes), verifier, watchers, clock)
     recalls = {"VerifyApiKey": keys.recall_verification}
     service.add(api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server, keys, recalls)
-    sessions = build_sessions(settings, database, clock, peppers, passwords, id_tokens, limits)
+    sessions = build_sessions(settings, sign_ins, clock, peppers, passwords, id_tokens, limits)
     service.add(session_pb2_grpc.add_SessionServiceServicer_to_server, sessions)
     service.add(caller_pb2_grpc.add_CallerServiceServicer_to_server, CallerServicer(directory))
     verification = Verification(reports, clock, INVARIANTS)
@@ -138,8 +138,20 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     service.on_drain(last_used.flush)
     service.on_drain(passwords.close)
     service.on_drain(documents.close)
+    service.on_drain(sign_ins.close)
     service.on_drain(reports.close)
     return service
+
+
+def open_pool(settings: IdentitySettings, size: int, statement_timeout_ms: int = _TIMEOUT_MS) -> Database:
+    """Open connections of their own for one kind of work."""
+    return open_database(
+        settings.database_url.get_secret_value(),
+        schema=SCHEMA,
+        pool_size=size,
+        statement_timeout_ms=statement_timeout_ms,
+        statement_cache_size=settings.statement_cache_size,
+    )
 
 
 def add_people(service: Service, database: Database, clock: Clock, sign_in_methods: SignInMethods) -> None:

@@ -115,6 +115,18 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
     await service.stop(grace_s=0)
 
 
+async def test_refusal_of_very_many_fields_still_reaches_the_caller(running: "Running") -> None:
+    """It travels in metadata, of which a client takes only so much."""
+    request = pb.DebitRequest(metadata={f"{number} {'x' * 3_000}": "" for number in range(60)})
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await running.stub.Debit(request, metadata=running.callers.operator(), timeout=5)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    violations = field_violations(refused.value)
+    assert 10 < len(violations) < 30
+    assert violations[""].endswith(" more")
+    assert "organization_id" in violations
+
+
 async def test_handler_knows_its_caller(running: Running) -> None:
     assert (await running.debit()).transaction.operation_id == "operator:alice"
     answer = await running.debit(metadata=running.callers.service("metering"))

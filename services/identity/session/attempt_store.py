@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.database import Database
@@ -12,37 +12,33 @@ from services.identity.tables import sign_in_attempts
 
 _COUNT_UP: Final = """
     ON CONFLICT (key_digest) DO UPDATE SET
-        attempts = CASE WHEN known.window_time > :window_start THEN least(known.attempts, 1000000) + 1 ELSE 1 END,
-        window_time = CASE WHEN known.window_time > :window_start THEN known.window_time ELSE :now END
+        attempts = CASE WHEN known.window_time > $2 THEN least(known.attempts, 1000000) + 1 ELSE 1 END,
+        window_time = CASE WHEN known.window_time > $2 THEN known.window_time ELSE $1 END
 """
 
-# One row by primary key, locked until commit.
-_COUNT_ONE: Final = text(
-    f"""
-    INSERT INTO identity.sign_in_attempts AS known (key_digest, window_time, attempts)
-    VALUES (:key_digest, :now, 1) {_COUNT_UP}
-    """  # noqa: S608 -- a text of ours.
-)
+# One row by primary key, locked for this statement alone.
+_COUNT_ONE: Final = f"""
+    INSERT INTO sign_in_attempts AS known (key_digest, window_time, attempts) VALUES ($3, $1, 1) {_COUNT_UP}
+"""  # noqa: S608 -- a text of ours.
 
-# One row each by primary key, locked until commit: the address first, and the account only while the address is within
-# its limit, so that no address can fill the table with accounts.
-_COUNT: Final = text(
-    f"""
+# One row each by primary key, locked for this statement alone: whoever comes from the same address waits for no more.
+# The address first, and the account only while the address is within its limit, so that no address can fill the table
+# with accounts.
+_COUNT: Final = f"""
     WITH address AS (
-        INSERT INTO identity.sign_in_attempts AS known (key_digest, window_time, attempts)
-        VALUES (:address_digest, :now, 1) {_COUNT_UP}
+        INSERT INTO sign_in_attempts AS known (key_digest, window_time, attempts)
+        VALUES ($3, $1, 1) {_COUNT_UP}
         RETURNING attempts, window_time
     ), account AS (
-        INSERT INTO identity.sign_in_attempts AS known (key_digest, window_time, attempts)
-        SELECT :account_digest, :now, 1 FROM address WHERE attempts <= :address_max {_COUNT_UP}
+        INSERT INTO sign_in_attempts AS known (key_digest, window_time, attempts)
+        SELECT $4, $1, 1 FROM address WHERE attempts <= $5 {_COUNT_UP}
         RETURNING attempts, window_time
     )
     SELECT address.attempts AS by_address, address.window_time AS address_window_time,
            coalesce(account.attempts, 0) AS on_account,
            coalesce(account.window_time, address.window_time) AS account_window_time
     FROM address LEFT JOIN account ON true
-    """  # noqa: S608 -- a text of ours.
-)
+"""  # noqa: S608 -- a text of ours.
 
 # Oldest first along the index of windows; rows that are being counted up at this moment are left alone.
 _FORGET: Final = """
@@ -53,29 +49,22 @@ _FORGET: Final = """
 
 
 async def count_attempt(
-    tx: AsyncConnection, *, address_digest: bytes, account_digest: bytes, address_max: int, now: datetime
+    database: Database, *, address_digest: bytes, account_digest: bytes, address_max: int, now: datetime
 ) -> Attempts:
     """Count one attempt and return how many that makes, for the address and for the account, in their windows."""
-    counted = await tx.execute(
-        _COUNT,
-        {
-            "address_digest": address_digest,
-            "account_digest": account_digest,
-            "address_max": address_max,
-            "now": now,
-            "window_start": now - ATTEMPTS_WINDOW,
-        },
-    )
-    row = counted.one()
+    async with database.raw_connection() as connection:
+        rows = await connection.fetch(_COUNT, now, now - ATTEMPTS_WINDOW, address_digest, account_digest, address_max)
+    (row,) = rows
     return Attempts(
-        by_address=Count(row.by_address, row.address_window_time),
-        on_account=Count(row.on_account, row.account_window_time),
+        by_address=Count(row["by_address"], row["address_window_time"]),
+        on_account=Count(row["on_account"], row["account_window_time"]),
     )
 
 
-async def count_one(tx: AsyncConnection, key_digest: bytes, now: datetime) -> None:
+async def count_one(database: Database, key_digest: bytes, now: datetime) -> None:
     """Count one attempt under one digest alone."""
-    await tx.execute(_COUNT_ONE, {"key_digest": key_digest, "now": now, "window_start": now - ATTEMPTS_WINDOW})
+    async with database.raw_connection() as connection:
+        await connection.execute(_COUNT_ONE, now, now - ATTEMPTS_WINDOW, key_digest)
 
 
 async def find_count(tx: AsyncConnection, key_digest: bytes, now: datetime) -> Count:

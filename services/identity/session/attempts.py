@@ -30,14 +30,13 @@ class ProofAttempts:
             TooManyAttempts: there were too many of the user or from the address.
         """
         now = self._clock.now()
-        async with self._database.transaction() as tx:
-            attempts = await attempt_store.count_attempt(
-                tx,
-                address_digest=address_digest(self._peppers),
-                account_digest=self._digest(user_id),
-                address_max=self._limits.per_address,
-                now=now,
-            )
+        attempts = await attempt_store.count_attempt(
+            self._database,
+            address_digest=address_digest(self._peppers),
+            account_digest=self._digest(user_id),
+            address_max=self._limits.per_address,
+            now=now,
+        )
         wait = time_to_wait(attempts, self._limits, now)
         if wait is not None:
             raise TooManyAttempts(wait=wait)
@@ -79,8 +78,7 @@ class WrongTokens:
 
     async def note(self) -> None:
         """Count a token that was wrong."""
-        async with self._database.transaction() as tx:
-            await attempt_store.count_one(tx, self._digest(), self._clock.now())
+        await attempt_store.count_one(self._database, self._digest(), self._clock.now())
 
     def _digest(self) -> bytes:
         return self._peppers.digest(f"wrong tokens from the address\n{_site()}")

@@ -56,20 +56,19 @@ class PasswordSignIn:
     async def _find(self, login: str, account: bytes) -> tuple[str, str | None] | None:
         """Count the attempt before anything is done for it, and read what the password is compared with."""
         now = self._clock.now()
-        async with self._database.transaction() as tx:
-            attempts = await attempt_store.count_attempt(
-                tx,
-                address_digest=address_digest(self._peppers),
-                account_digest=account,
-                address_max=self._limits.per_address,
-                now=now,
-            )
-            found = await store.find_password(tx, login)
+        attempts = await attempt_store.count_attempt(
+            self._database,
+            address_digest=address_digest(self._peppers),
+            account_digest=account,
+            address_max=self._limits.per_address,
+            now=now,
+        )
         wait = time_to_wait(attempts, self._limits, now)
         if wait is not None:
             count_sign_in(SignInMethod.PASSWORD, TOO_MANY_ATTEMPTS)
             raise TooManyAttempts(wait=wait)
-        return found
+        async with self._database.transaction() as tx:
+            return await store.find_password(tx, login)
 
     async def _open(self, user_id: str, stored: str, renewed: str | None, account: bytes) -> Opened:
         now = self._clock.now()

@@ -11,7 +11,7 @@ from services.identity.organization.model import Member, Role, leaves_no_owner, 
 from services.identity.organization.roles import require_held
 from services.identity.organization.store import find_organization, lock_organization
 from services.identity.requests import claim_request
-from services.identity.revisions import ChangeKind, SubjectType, record_change
+from services.identity.revisions import ChangeKind, SubjectType, current_revision, record_change
 from services.identity.revocation import revoke_invitations_of
 from services.identity.user.model import subject_of
 from services.identity.user.store import lock_user
@@ -59,8 +59,10 @@ class Members:
             await record_member(tx, member, None)
         return member, False
 
-    async def update(self, organization_id: str, user_id: str, role: Role, *, etag: str) -> Member:
+    async def update(self, organization_id: str, user_id: str, role: Role, *, etag: str) -> tuple[Member, int]:
         """Give a member another role, and revoke the open invitations they made to what they could not give by it.
+
+        Return them, and a revision that holds the role.
 
         Raises:
             NotFound: the user does not belong to the organization.
@@ -78,14 +80,16 @@ class Members:
             if leaves_no_owner(before, owners=owners, new_role=role):
                 raise LastOwner(organization_id=organization_id, user_id=user_id)
             if role is before.role:
-                return before
+                return before, await current_revision(tx)
             await member_store.update_role(tx, organization_id, user_id, role, now)
             invitations = await revoke_invitations_of(
                 tx, subject_of(user_id), now, organization_id=organization_id, roles=roles_beyond(role)
             )
             after = _belonging(await member_store.find_member(tx, organization_id, user_id), user_id)
-            await record_member(tx, after, before.role, revoked_invitations=invitations.get(organization_id, 0))
-        return after
+            revision = await record_member(
+                tx, after, before.role, revoked_invitations=invitations.get(organization_id, 0)
+            )
+        return after, revision
 
     async def remove(self, organization_id: str, user_id: str) -> tuple[int, int]:
         """Remove a member, here and from the projects, and revoke their keys and the open invitations they made.

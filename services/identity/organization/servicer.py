@@ -92,10 +92,10 @@ class OrganizationServicer(rpc.OrganizationServiceServicer):
         return pb.AddMemberResponse(member=render_member(member), replayed=replayed)
 
     async def UpdateMember(self, request: pb.UpdateMemberRequest, context: _Context) -> pb.UpdateMemberResponse:
-        member = await self._members.update(
+        member, revision = await self._members.update(
             request.organization_id.lower(), request.user_id.lower(), ROLES[request.role], etag=request.etag
         )
-        return pb.UpdateMemberResponse(member=render_member(member))
+        return pb.UpdateMemberResponse(member=render_member(member), revision=revision)
 
     async def RemoveMember(self, request: pb.RemoveMemberRequest, context: _Context) -> pb.RemoveMemberResponse:
         revoked, revision = await self._members.remove(request.organization_id.lower(), request.user_id.lower())

@@ -14,7 +14,7 @@ from services.identity.project import member_store as store
 from services.identity.project.model import ProjectMember, ProjectRole, holds_project_role
 from services.identity.project.store import find_project, lock_project
 from services.identity.requests import claim_request
-from services.identity.revisions import ChangeKind, SubjectType, record_change
+from services.identity.revisions import ChangeKind, SubjectType, current_revision, record_change
 
 
 class ProjectMembers:
@@ -59,8 +59,8 @@ class ProjectMembers:
 
     async def update(
         self, organization_id: str, project_id: str, user_id: str, role: ProjectRole, *, etag: str
-    ) -> ProjectMember:
-        """Give a member of a project another role in it.
+    ) -> tuple[ProjectMember, int]:
+        """Give a member of a project another role in it; return them, and a revision that holds the role.
 
         Raises:
             NotFound: the user does not work in the project, or there is none.
@@ -74,11 +74,11 @@ class ProjectMembers:
                 raise StaleEtag(resource_type="project_member")
             _require_held(project_id, before.role, role)
             if role is before.role:
-                return before
+                return before, await current_revision(tx)
             await store.update_project_role(tx, before, role, now)
             after = _working(await store.find_project_member(tx, organization_id, project_id, user_id), user_id)
-            await _record(tx, after, now, before=before.role, after=role)
-        return after
+            revision = await _record(tx, after, now, before=before.role, after=role)
+        return after, revision
 
     async def remove(self, organization_id: str, project_id: str, user_id: str) -> tuple[int, int]:
         """Take a member out and revoke the keys they reached the project with; return how many, and the revision.

@@ -90,14 +90,14 @@ class ProjectServicer(rpc.ProjectServiceServicer):
     async def UpdateProjectMember(
         self, request: pb.UpdateProjectMemberRequest, context: _Context
     ) -> pb.UpdateProjectMemberResponse:
-        member = await self._members.update(
+        member, revision = await self._members.update(
             request.organization_id.lower(),
             request.project_id.lower(),
             request.user_id.lower(),
             _ROLES[request.role],
             etag=request.etag,
         )
-        return pb.UpdateProjectMemberResponse(member=_render_member(member))
+        return pb.UpdateProjectMemberResponse(member=_render_member(member), revision=revision)
 
     async def RemoveProjectMember(
         self, request: pb.RemoveProjectMemberRequest, context: _Context

@@ -90,8 +90,8 @@ class ServiceAccounts:
         name: str | None,
         description: str | None,
         role: Role | None,
-    ) -> ServiceAccount:
-        """Change what is not None.
+    ) -> tuple[ServiceAccount, int]:
+        """Change what is not None; return the account, and a revision that holds it.
 
         Raises:
             NotFound: the organization has no such account.
@@ -115,7 +115,7 @@ class ServiceAccounts:
             )
             require_held(before.role, after.role)
             if after == before:
-                return before
+                return before, await current_revision(tx)
             after = replace(after, update_time=now, version=before.version + 1)
             await store.replace_service_account(tx, after)
             if after.role is not before.role:
@@ -123,9 +123,9 @@ class ServiceAccounts:
                     tx, after.subject, now, organization_id=organization_id, roles=roles_beyond(after.role)
                 )
             await _record(tx, after, now, differences(_told(before), _told(after)))
-            if after.role is not before.role:
-                await _announce(tx, ChangeKind.ROLE_CHANGED, after, now)
-        return after
+            if after.role is before.role:
+                return after, await current_revision(tx)
+            return after, await _announce(tx, ChangeKind.ROLE_CHANGED, after, now)
 
     async def delete(self, organization_id: str, service_account_id: str) -> Deletion:
         """Delete an account and revoke its keys, unless that was done before.

@@ -69,7 +69,7 @@ class ServiceAccountServicer(rpc.ServiceAccountServiceServicer):
             violations.append(FieldViolation("role", "must be a role"))
         if violations:
             raise InvalidArgument(violations)
-        account = await self._service_accounts.update(
+        account, revision = await self._service_accounts.update(
             request.organization_id.lower(),
             request.service_account_id.lower(),
             etag=request.etag,
@@ -77,7 +77,7 @@ class ServiceAccountServicer(rpc.ServiceAccountServiceServicer):
             description=request.description if "description" in paths else None,
             role=ROLES[request.role] if "role" in paths else None,
         )
-        return pb.UpdateServiceAccountResponse(service_account=_render(account))
+        return pb.UpdateServiceAccountResponse(service_account=_render(account), revision=revision)
 
     async def DeleteServiceAccount(
         self, request: pb.DeleteServiceAccountRequest, context: _Context

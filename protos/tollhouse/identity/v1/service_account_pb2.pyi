@@ -306,6 +306,9 @@ class UpdateServiceAccountResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SERVICE_ACCOUNT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """A revision that holds the role; as `min_revision` it makes VerifyApiKey see it at once."""
     @_builtins.property
     def service_account(self) -> Global___ServiceAccount:
         """The account as it is now."""
@@ -314,10 +317,11 @@ class UpdateServiceAccountResponse(_message.Message):
         self,
         *,
         service_account: Global___ServiceAccount | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["service_account", b"service_account"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["service_account", b"service_account"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "service_account", b"service_account"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -18,7 +18,7 @@ from services.identity.api_key.imports import Imports
 from services.identity.api_key.last_used import LastUsed
 from services.identity.api_key.leaks import Leaks
 from services.identity.api_key.prefixes import ImportedPrefixes
-from services.identity.api_key.reader import KeyReader
+from services.identity.api_key.reader import READS_AT_ONCE, KeyReader
 from services.identity.api_key.rendering import mark_stale, render_valid
 from services.identity.api_key.rotation import Rotation
 from services.identity.api_key.secret import Peppers
@@ -90,7 +90,9 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     watchers = Watchers(database, settings.watchers_max)
     prefixes = ImportedPrefixes()
     feed = ChangeFeed(database, [cache, watchers], prefixes)
-    reader = KeyReader(database)
+    # One plan serves every read of keys: to plan it anew would cost ten times what the read does.
+    key_reads = open_pool(settings, READS_AT_ONCE, plan_by_key=True)
+    reader = KeyReader(key_reads)
     last_used = LastUsed(database, settings.last_used_flush_s)
     verifier = Verifier(
         peppers=peppers,
@@ -138,12 +140,14 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     service.on_drain(last_used.flush)
     service.on_drain(passwords.close)
     service.on_drain(documents.close)
-    service.on_drain(sign_ins.close)
-    service.on_drain(reports.close)
+    for pool in (key_reads, sign_ins, reports):
+        service.on_drain(pool.close)
     return service
 
 
-def open_pool(settings: IdentitySettings, size: int, statement_timeout_ms: int = _TIMEOUT_MS) -> Database:
+def open_pool(
+    settings: IdentitySettings, size: int, statement_timeout_ms: int = _TIMEOUT_MS, *, plan_by_key: bool = False
+) -> Database:
     """Open connections of their own for one kind of work."""
     return open_database(
         settings.database_url.get_secret_value(),
@@ -151,6 +155,7 @@ def open_pool(settings: IdentitySettings, size: int, statement_timeout_ms: int =
         pool_size=size,
         statement_timeout_ms=statement_timeout_ms,
         statement_cache_size=settings.statement_cache_size,
+        plan_by_key=plan_by_key,
     )
 
 

@@ -16,7 +16,8 @@ from services.identity.api_key.verification_store import read_keys
 
 _BATCH_MAX: Final = 256
 _WAITING_MAX: Final = 4_096
-_READS_AT_ONCE: Final = 2
+READS_AT_ONCE: Final = 2
+"""How many connections the reads take at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class KeyReader:
             if len(self._waiting) >= _WAITING_MAX:
                 raise Overloaded
             waiting = self._waiting[digests[0]] = _Waiting(digests, asyncio.get_running_loop().create_future())
-            if len(self._readers) < _READS_AT_ONCE:
+            if len(self._readers) < READS_AT_ONCE:
                 reader = asyncio.create_task(self._read_waiting())
                 self._readers.add(reader)
                 reader.add_done_callback(self._readers.discard)

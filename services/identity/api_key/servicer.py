@@ -164,18 +164,13 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
         self, request: pb.VerifyApiKeyRequest, context: grpc.aio.ServicerContext
     ) -> pb.VerifyApiKeyResponse:
         asked = (request.key, request.required_scopes, request.model, request.min_revision, request.client_address)
-        known = self._verifier.verify_from_memory(*asked)
-        verdict, entry, revision = known if known is not None else await self._verifier.verify(*asked)
+        verdict, entry, revision = await self._verifier.verify(*asked)
         if entry is None:
             return pb.VerifyApiKeyResponse(code=CODES[verdict], revision=revision) if revision else _MALFORMED
         if verdict is Verdict.VALID:
             call = current_call()
             if call is not None and not entry.stale:
-                scopes = tuple(request.required_scopes)
-                question = question_of(
-                    entry.digest, scopes, request.model, request.min_revision, request.client_address
-                )
-                self._questions.remember(call.data, question)
+                self._questions.remember(call.data, question_of(entry.digest, *asked[1:]))
             # The answer is kept serialized and sent as it is; only the pipeline ever sees it.
             return cast("pb.VerifyApiKeyResponse", entry.answer)
         return pb.VerifyApiKeyResponse(

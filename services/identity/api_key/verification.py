@@ -75,7 +75,7 @@ class Verifier(Generic[A]):
         self._guesses = Guesses(monotonic_s)
         self._monotonic_s = monotonic_s
 
-    def verify_from_memory(
+    def _verify_from_memory(
         self, key: str, required_scopes: Collection[str], model: str, min_revision: int, client_address: str = ""
     ) -> Answer[A] | None:
         """Return verdict, entry and revision as `verify` does, if that takes no read; never waits."""
@@ -110,7 +110,7 @@ class Verifier(Generic[A]):
             TooManyUnknownKeys: the address has presented too many secrets that nobody has.
             Unavailable: memory does not know the key, and the database does not answer.
         """
-        known = self.verify_from_memory(key, required_scopes, model, min_revision, client_address)
+        known = self._verify_from_memory(key, required_scopes, model, min_revision, client_address)
         if known is not None:
             return known
         digests = await self._digests(key, min_revision)

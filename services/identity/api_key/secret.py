@@ -11,24 +11,20 @@ import hmac
 import json
 import re
 import secrets
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from libs.common.callers import KEY_PREFIXES
 from services.identity.api_key.model import Digest
+from services.identity.base62 import CHECK_LENGTH, RANDOM_LENGTH, check_text, random_text
 
-_ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_PAIRS: Final = [high + low for high in _ALPHABET for low in _ALPHABET]
-_PAIR: Final = len(_PAIRS)
-_RANDOM_BYTES: Final = 32
-_RANDOM_LENGTH: Final = 43
-_CHECK_LENGTH: Final = 6
+_LIVE_PREFIX, _TEST_PREFIX = KEY_PREFIXES
 OWN_PREFIX: Final = "th_"
 """Begins every secret made here, and none that was imported."""
-_PREFIXES: Final = ("th_live_", "th_test_")
 _PREFIX_LENGTH: Final = 8
-SECRET_LENGTH: Final = _PREFIX_LENGTH + _RANDOM_LENGTH + _CHECK_LENGTH
+SECRET_LENGTH: Final = _PREFIX_LENGTH + RANDOM_LENGTH + CHECK_LENGTH
+_MEMORY_KEY_BYTES: Final = 32
 _PEPPER_MIN_BYTES: Final = 32
 _LOOKS_LIKE_SECRET: Final = re.compile(r"th_(live|test)_[0-9A-Za-z]+")
 _IMPORTED: Final = b"sha256:"
@@ -37,23 +33,18 @@ _IMPORTED: Final = b"sha256:"
 
 def new_secret(*, live: bool) -> str:
     """Return a secret with 256 bits from the operating system's random source."""
-    number = int.from_bytes(secrets.token_bytes(_RANDOM_BYTES))
-    digits: list[str] = []
-    for _ in range(_RANDOM_LENGTH):
-        number, digit = divmod(number, len(_ALPHABET))
-        digits.append(_ALPHABET[digit])
-    body = _PREFIXES[0 if live else 1] + "".join(reversed(digits))
-    return body + _check(body)
+    body = (_LIVE_PREFIX if live else _TEST_PREFIX) + random_text()
+    return body + check_text(body)
 
 
 def is_well_formed(key: str) -> bool:
     """Tell whether the text has the shape of a secret and its check is right."""
     return (
         len(key) == SECRET_LENGTH
-        and key.startswith(_PREFIXES)
+        and key.startswith(KEY_PREFIXES)
         and key.isascii()
         and key[_PREFIX_LENGTH:].isalnum()
-        and key[-_CHECK_LENGTH:] == _check(key[:-_CHECK_LENGTH])
+        and key[-CHECK_LENGTH:] == check_text(key[:-CHECK_LENGTH])
     )
 
 
@@ -72,12 +63,6 @@ def visible_parts(secret: str) -> tuple[str, str]:
     return secret[:12], secret[-4:]
 
 
-def _check(body: str) -> str:
-    rest, low = divmod(zlib.crc32(body.encode()), _PAIR)
-    high, middle = divmod(rest, _PAIR)
-    return _PAIRS[high] + _PAIRS[middle] + _PAIRS[low]
-
-
 class MemoryDigests:
     """Digests under which this process alone remembers what it was shown: the whole key decides, and none is kept.
 
@@ -87,7 +72,7 @@ class MemoryDigests:
     __slots__ = ("_key",)
 
     def __init__(self) -> None:
-        self._key = secrets.token_bytes(_RANDOM_BYTES)
+        self._key = secrets.token_bytes(_MEMORY_KEY_BYTES)
 
     def digest(self, key: str) -> bytes:
         """Return the digest of the exact bytes presented."""

@@ -48,6 +48,10 @@ class Caller:
     def subject(self) -> str:
         return f"{self.kind.value}:{self.name}"
 
+    def is_user(self, user_id: str) -> bool:
+        """Tell whether the caller is this user, by a session or by one of their keys; empty stands for nobody."""
+        return bool(user_id) and self.kind is CallerKind.USER and self.name == user_id
+
     @property
     def has_rights(self) -> bool:
         """Whether what the caller may do hangs on roles and scopes, rather than on its name alone."""
@@ -224,8 +228,7 @@ class AccessRule:
                 raise NotFound(resource_type="user", resource_name=target.self_id)
             raise PermissionDenied
         grant = rights.grant(self.scope)
-        is_own = bool(target.user_id) and caller.kind is CallerKind.USER and target.user_id == caller.name
-        if grant.covers(project_id=target.project_id, is_own=is_own):
+        if grant.covers(project_id=target.project_id, is_own=caller.is_user(target.user_id)):
             return
         if not (self.by_resource and (grant.projects or grant.own)):
             raise PermissionDenied

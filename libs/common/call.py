@@ -6,17 +6,17 @@ the system's own and may do everything.
 
 from collections.abc import Collection
 from contextvars import ContextVar
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Final, Protocol, TypeAlias
+from ipaddress import ip_address
+from typing import Final, Protocol
 from urllib.parse import unquote
 
 from google.protobuf.message import Message
 
 from libs.common.access import ANONYMOUS, Caller, CallerKind, Rights, Scope
+from libs.common.addresses import Address, Network
 from libs.common.callers import Credential, Resolved
 from libs.common.errors import NotFound, PermissionDenied
 
-Network: TypeAlias = IPv4Network | IPv6Network
 _FORWARDED_FOR: Final = "x-forwarded-for"
 _USER_AGENT: Final = "user-agent"
 _USER_AGENT_MAX: Final = 200
@@ -101,7 +101,7 @@ class Call:
         return ",".join(str(value) for key, value in self._transport.invocation_metadata() or () if key == name)
 
 
-def _address_in_peer(peer: str) -> IPv4Address | IPv6Address | None:
+def _address_in_peer(peer: str) -> Address | None:
     kind, _, rest = unquote(peer).partition(":")
     if kind not in ("ipv4", "ipv6"):
         return None
@@ -158,9 +158,7 @@ def may(scope: Scope.ValueType, *, project_id: str = "", user_id: str = "") -> b
     rights = current_rights()
     if rights is None:
         return True
-    caller = current_caller()
-    is_own = bool(user_id) and caller.kind is CallerKind.USER and caller.name == user_id
-    return rights.grant(scope).covers(project_id=project_id, is_own=is_own)
+    return rights.grant(scope).covers(project_id=project_id, is_own=current_caller().is_user(user_id))
 
 
 def require_scope(scope: Scope.ValueType, *, project_id: str = "", user_id: str = "") -> None:

@@ -42,6 +42,8 @@ _DRIVER_ERRORS = (
     asyncpg.InternalClientError,
     OSError,
 )
+STATEMENT_TIMEOUT_MS = 2_000
+"""How long a statement may take, where nothing else is said."""
 _CONNECT_TIMEOUT_S = 2.0
 _OTHER_WAYS = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
 _STATEMENT_FAILED = "statement_failed"
@@ -118,7 +120,7 @@ def open_database(
     schema: str,
     pool_size: int = 8,
     acquire_timeout_ms: int = 1_000,
-    statement_timeout_ms: int = 2_000,
+    statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
     lock_timeout_ms: int = 500,
     idle_in_transaction_timeout_ms: int = 5_000,
     statement_cache_size: int = 100,

@@ -24,8 +24,9 @@ from opentelemetry import trace
 
 from libs.common import validation
 from libs.common.access import ANONYMOUS
+from libs.common.addresses import Network
 from libs.common.authentication import Authenticator
-from libs.common.call import Call, Network, enter_call
+from libs.common.call import Call, enter_call
 from libs.common.callers import KEY_PREFIXES, Credential, Directory, NoDirectory
 from libs.common.deadline import enter_deadline
 from libs.common.errors import (

@@ -7,7 +7,6 @@ problem at once, each by the name of its variable, and never repeats a value: a 
 import os
 from collections.abc import Callable
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -15,6 +14,7 @@ from pydantic import AliasChoices, Field, FilePath, SecretStr, ValidationError, 
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings
 
+from libs.common.addresses import Network
 from libs.common.database_url import InvalidDatabaseUrl, plain_url
 
 _TLS_FIELDS = ("tls_certificate_file", "tls_key_file", "tls_client_ca_file")
@@ -51,7 +51,7 @@ class ServiceSettings(BaseSettings):
     tls_client_ca_file: FilePath | None = None
     """With all three files the server speaks mutual TLS; with none it speaks plain text."""
 
-    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
     """Networks, as a JSON list, of the proxies that stand before this service. A caller's address is read from their
     `x-forwarded-for`; nobody else's is believed."""
 

@@ -6,7 +6,7 @@ from libs.common.audit.servicer import AuditServicer
 from libs.common.audit.trail import Trail
 from libs.common.authentication import SigningKey, TrustBundle
 from libs.common.clock import Clock, SystemClock
-from libs.common.database import Database, open_database
+from libs.common.database import STATEMENT_TIMEOUT_MS, Database, open_database
 from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
 from libs.common.server import Service
@@ -71,7 +71,6 @@ from tollhouse.identity.v1 import (
     user_pb2_grpc,
 )
 
-_TIMEOUT_MS = 2_000
 _CHECK_TIMEOUT_MS = 60_000
 _SIGN_IN_CONNECTIONS = 4
 
@@ -146,7 +145,11 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
 
 
 def open_pool(
-    settings: IdentitySettings, size: int, statement_timeout_ms: int = _TIMEOUT_MS, *, plan_by_key: bool = False
+    settings: IdentitySettings,
+    size: int,
+    statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
+    *,
+    plan_by_key: bool = False,
 ) -> Database:
     """Open connections of their own for one kind of work."""
     return open_database(

@@ -19,7 +19,7 @@ from services.identity.api_key.secret import new_secret
 from services.metering.clients.identity import VALID, IdentityClient
 from tests.identity.support import Identity, open_identity
 from tests.metering.support import Metering, Platform, eventually, refused
-from tests.support.callers import Callers, Metadata
+from tests.support.callers import Callers, Metadata, in_the_name_of
 from tollhouse.identity.v1 import api_key_pb2
 from tollhouse.metering.v1 import admission_pb2
 
@@ -45,13 +45,7 @@ class HeldAnswers(grpc.aio.UnaryUnaryClientInterceptor):
         client_call_details: grpc.aio.ClientCallDetails,
         request: _Request,
     ) -> grpc.aio.UnaryUnaryCall[_Request, _Response] | _Response:
-        details = grpc.aio.ClientCallDetails(
-            method=client_call_details.method,
-            timeout=client_call_details.timeout,
-            metadata=grpc.aio.Metadata(*self._metadata),
-            credentials=client_call_details.credentials,
-            wait_for_ready=client_call_details.wait_for_ready,
-        )
+        details = in_the_name_of(self._metadata, client_call_details)
         answer = await (await continuation(details, request))
         self.answered.set()
         await self.open.wait()
@@ -72,13 +66,7 @@ class Streams(grpc.aio.UnaryStreamClientInterceptor):
         client_call_details: grpc.aio.ClientCallDetails,
         request: _Request,
     ) -> grpc.aio.UnaryStreamCall[_Request, _Response]:
-        details = grpc.aio.ClientCallDetails(
-            method=client_call_details.method,
-            timeout=client_call_details.timeout,
-            metadata=grpc.aio.Metadata(*self._metadata),
-            credentials=client_call_details.credentials,
-            wait_for_ready=client_call_details.wait_for_ready,
-        )
+        details = in_the_name_of(self._metadata, client_call_details)
         return await continuation(details, request)
 
 

@@ -10,7 +10,7 @@ import grpc
 from libs.common.clock import SystemClock
 from services.metering.clients.identity import VALID, IdentityClient
 from tests.metering.support import Platform
-from tests.support.callers import Metadata
+from tests.support.callers import Metadata, in_the_name_of
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -38,13 +38,7 @@ class Gate(grpc.aio.UnaryUnaryClientInterceptor):
         self.asked += 1
         self.reached.set()
         await self.open.wait()
-        details = grpc.aio.ClientCallDetails(
-            method=client_call_details.method,
-            timeout=client_call_details.timeout,
-            metadata=grpc.aio.Metadata(*self._metadata),
-            credentials=client_call_details.credentials,
-            wait_for_ready=client_call_details.wait_for_ready,
-        )
+        details = in_the_name_of(self._metadata, client_call_details)
         return await continuation(details, request)
 
 

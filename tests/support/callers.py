@@ -3,6 +3,8 @@
 from datetime import timedelta
 from pathlib import Path
 
+import grpc
+
 from libs.common.authentication import Authenticator, SigningKey, TokenSource, TrustBundle, mint_token
 from libs.common.clock import Clock, SystemClock
 from tests.support.secrecy import WATCH
@@ -76,3 +78,14 @@ class Callers:
 
 def bearer(token: str) -> Metadata:
     return (("authorization", f"Bearer {token}"),)
+
+
+def in_the_name_of(metadata: Metadata, details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
+    """Return the details of a call as its caller's credentials stand in for whatever it had; for interceptors."""
+    return grpc.aio.ClientCallDetails(
+        method=details.method,
+        timeout=details.timeout,
+        metadata=grpc.aio.Metadata(*metadata),
+        credentials=details.credentials,
+        wait_for_ready=details.wait_for_ready,
+    )

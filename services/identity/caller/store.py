@@ -12,14 +12,8 @@ from libs.common.database import RawConnection
 _PROJECTS_MAX: Final = 1_000
 """The most projects of one organization in which somebody's role is looked up."""
 
-# One row at most: the session, its user, the organization and the membership, each by primary key; the projects along
-# project_members_by_user. Nothing is locked: a right holds from the moment in which it is read.
-_OF_SESSION: Final = f"""
-    SELECT u.platform_role, m.role AS organization_role, projects.roles AS project_roles
-    FROM sessions s
-    JOIN users u ON u.user_id = s.user_id
-    LEFT JOIN organizations o ON o.organization_id = $3 AND o.delete_time IS NULL
-    LEFT JOIN members m ON m.organization_id = o.organization_id AND m.user_id = u.user_id
+# What a member `m` is in the living projects of the organization, along project_members_by_member.
+_PROJECTS: Final = f"""
     LEFT JOIN LATERAL (
         SELECT json_object_agg(mine.project_id, mine.role)::text AS roles
         FROM (
@@ -30,6 +24,17 @@ _OF_SESSION: Final = f"""
             LIMIT {_PROJECTS_MAX}
         ) mine
     ) projects ON true
+"""  # noqa: S608 -- the bound is a number of ours.
+
+# One row at most: the session, its user, the organization and the membership, each by primary key; the projects along
+# project_members_by_user. Nothing is locked: a right holds from the moment in which it is read.
+_OF_SESSION: Final = f"""
+    SELECT u.platform_role, m.role AS organization_role, projects.roles AS project_roles
+    FROM sessions s
+    JOIN users u ON u.user_id = s.user_id
+    LEFT JOIN organizations o ON o.organization_id = $3 AND o.delete_time IS NULL
+    LEFT JOIN members m ON m.organization_id = o.organization_id AND m.user_id = u.user_id
+    {_PROJECTS}
     WHERE s.session_id = $1 AND s.user_id = $2 AND s.end_time IS NULL AND s.expire_time > $4
       AND u.deactivate_time IS NULL AND u.delete_time IS NULL
 """  # noqa: S608 -- the bound is a number of ours.
@@ -45,16 +50,7 @@ _OF_KEY: Final = f"""
     LEFT JOIN members m ON m.organization_id = k.organization_id AND m.user_id = u.user_id
     LEFT JOIN service_accounts a ON a.organization_id = k.organization_id
         AND a.service_account_id = k.service_account_id AND a.delete_time IS NULL
-    LEFT JOIN LATERAL (
-        SELECT json_object_agg(mine.project_id, mine.role)::text AS roles
-        FROM (
-            SELECT pm.project_id, pm.role
-            FROM project_members pm
-            JOIN projects p ON p.organization_id = pm.organization_id AND p.project_id = pm.project_id
-            WHERE pm.organization_id = m.organization_id AND pm.user_id = m.user_id AND p.delete_time IS NULL
-            LIMIT {_PROJECTS_MAX}
-        ) mine
-    ) projects ON true
+    {_PROJECTS}
     WHERE k.api_key_id = $1 AND k.revoke_time IS NULL AND k.disable_time IS NULL
       AND (k.expire_time IS NULL OR k.expire_time > $2)
       AND coalesce(m.role, a.role) IS NOT NULL

@@ -7,16 +7,16 @@ import grpc
 import typer
 from rich.console import Console
 
-from libs.cli import audit, key, organization, project, service_account, user
-from libs.cli.demo import demo
+from libs.cli.commands import audit, key, organization, project, service_account, user
+from libs.cli.commands.demo import demo
+from libs.cli.commands.migrate import migrate
+from libs.cli.commands.replay import replay
+from libs.cli.commands.serve import serve
+from libs.cli.commands.token import token
+from libs.cli.commands.up import up
+from libs.cli.commands.verify import verify
 from libs.cli.failures import CommandFailed
-from libs.cli.migrate import migrate
-from libs.cli.refusals import exit_status_of, refusal_line
-from libs.cli.replay import replay
-from libs.cli.serve import serve
-from libs.cli.token import token
-from libs.cli.up import up
-from libs.cli.verify import verify
+from libs.cli.terminal.refusals import exit_status_of, refusal_line
 from libs.common.database_url import InvalidDatabaseUrl
 from libs.common.postgres import PostgresError
 

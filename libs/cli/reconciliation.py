@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Final
 
-from libs.cli.connection import Channels
 from libs.cli.failures import CommandFailed
+from libs.cli.terminal.connection import Channels
 from tollhouse.billing.v1 import integrity_pb2 as billing_pb2
 from tollhouse.billing.v1 import integrity_pb2_grpc as billing_rpc
 from tollhouse.billing.v1 import ledger_pb2, ledger_pb2_grpc

@@ -11,20 +11,20 @@ from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
 from libs.common.server import Service
 from libs.common.telemetry import start_process_telemetry
-from services.identity.api_key.api_keys import ApiKeys
-from services.identity.api_key.cache import KeyCache
-from services.identity.api_key.feed import ChangeFeed
-from services.identity.api_key.imports import Imports
-from services.identity.api_key.last_used import LastUsed
-from services.identity.api_key.leaks import Leaks
-from services.identity.api_key.prefixes import ImportedPrefixes
-from services.identity.api_key.reader import READS_AT_ONCE, KeyReader
+from services.identity.api_key.importing.imports import Imports
+from services.identity.api_key.manage.api_keys import ApiKeys
+from services.identity.api_key.manage.leaks import Leaks
+from services.identity.api_key.manage.rotation import Rotation
 from services.identity.api_key.rendering import mark_stale, render_valid
-from services.identity.api_key.rotation import Rotation
 from services.identity.api_key.secret import Peppers
 from services.identity.api_key.servicer import ApiKeyServicer, Management
-from services.identity.api_key.verification import Staleness, Verifier
-from services.identity.api_key.watch import Watchers
+from services.identity.api_key.verify.cache import KeyCache
+from services.identity.api_key.verify.last_used import LastUsed
+from services.identity.api_key.verify.prefixes import ImportedPrefixes
+from services.identity.api_key.verify.reader import READS_AT_ONCE, KeyReader
+from services.identity.api_key.verify.verification import Staleness, Verifier
+from services.identity.api_key.watch.feed import ChangeFeed
+from services.identity.api_key.watch.watch import Watchers
 from services.identity.caller.directory import LocalDirectory
 from services.identity.caller.servicer import CallerServicer
 from services.identity.housekeeping import Housekeeping
@@ -44,8 +44,8 @@ from services.identity.service_account.service_accounts import ServiceAccounts
 from services.identity.service_account.servicer import ServiceAccountServicer
 from services.identity.session.access_token import AccessTokens
 from services.identity.session.attempts import ProofAttempts, WrongTokens
+from services.identity.session.domain import AttemptLimits, SessionLimits
 from services.identity.session.id_token_sign_in import IdTokenSignIn
-from services.identity.session.model import AttemptLimits, SessionLimits
 from services.identity.session.opening import SessionOpening
 from services.identity.session.password_sign_in import PasswordSignIn
 from services.identity.session.servicer import SessionServicer

@@ -9,10 +9,10 @@ import structlog
 from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import Refusal
-from services.identity.api_key.verification_store import forget_changes, forget_requests
+from services.identity.api_key.verify.store import forget_changes, forget_requests
 from services.identity.organization.invitation_store import forget_invitations
 from services.identity.session.attempt_store import forget_attempts
-from services.identity.session.model import ATTEMPTS_WINDOW
+from services.identity.session.domain import ATTEMPTS_WINDOW
 from services.identity.session.store import forget_refresh_tokens, forget_sessions
 
 _log = structlog.get_logger("housekeeping")

@@ -10,7 +10,7 @@ from libs.common.ids import new_id
 from services.billing import errors
 from services.billing.ledger.bookkeeping import BALANCE_MAX, new_account
 from services.billing.ledger.decisions import decide
-from services.billing.ledger.model import (
+from services.billing.ledger.domain import (
     Account,
     Books,
     Capture,

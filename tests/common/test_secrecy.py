@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from libs.cli.data_folder import CONTEXTS, SERVICE_NAMES
-from libs.cli.environment import repository
+from libs.cli.installation.data_folder import CONTEXTS, SERVICE_NAMES
+from libs.cli.installation.environment import repository
 from libs.common.authentication import SigningKey
 from services.identity.api_key.secret import new_secret
 from tests.support.secrecy import WATCH, SecretWatch

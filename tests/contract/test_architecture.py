@@ -40,11 +40,11 @@ MAY_KNOW_THE_WIRE = re.compile(
 DRIVER_PACKAGES = {"alembic", "asyncpg", "sqlalchemy"}
 MAY_KNOW_THE_DRIVER = re.compile(
     # The command tells an operator in one line why a database could not be reached.
-    r"libs\.cli\.(migrate|stack|up)"
+    r"libs\.cli\.(commands\.(migrate|up)|installation\.stack)"
     r"|libs\.common\.(audit\.(migration|store|tables)|integrity\.store)"
     r"|libs\.common\.(database|database_errors|databases|declared|migrate)"
     r"|services\.\w+\.(tables(\..*)?|migrations\..*)"
-    r"|services\.\w+\.\w+\.(store|\w+_store)"
+    r"|services\.\w+\.\w+(\.\w+)?\.(store|\w+_store)"
     # Statements that several nouns of identity make within their transactions.
     r"|services\.identity\.(requests|revisions|revocation)"
     # Its questions are statements from end to end.

@@ -9,8 +9,8 @@ from sqlalchemy import text
 from libs.common.database import Database
 from libs.common.ids import new_id
 from libs.common.status import error_info_in
-from services.identity.api_key.prefixes import ImportedPrefixes, may_be_imported
 from services.identity.api_key.secret import new_secret
+from services.identity.api_key.verify.prefixes import ImportedPrefixes, may_be_imported
 from tests.identity.conftest import OpenIdentity
 from tests.identity.refusals import NOT_FOUND, refused, violated_fields
 from tests.identity.support import PEPPERS, Identity, open_identity

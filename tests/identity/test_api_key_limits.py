@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from libs.common.database import Database
 from libs.common.errors import InvalidArgument
-from services.identity.api_key.limits import Limits, end_of
-from services.identity.api_key.model import Environment
+from services.identity.api_key.domain import Environment
+from services.identity.api_key.manage.limits import Limits, end_of
 from services.identity.errors import KeyLimitExceeded
 from tests.identity.people import People, Person
 from tests.identity.refusals import DENIED, NOT_FOUND, refused, refused_field, violated_fields

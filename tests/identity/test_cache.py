@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 import pytest
 
 from libs.common.ids import new_id
-from services.identity.api_key import cache as cache_module
-from services.identity.api_key.cache import ENTRY_AGE_MAX_S, MISSING_MAX_S, STALE_MAX_S, Entry, KeyCache
-from services.identity.api_key.model import Environment, KeyRecord, standing_of
+from services.identity.api_key.domain import Environment, KeyRecord, standing_of
+from services.identity.api_key.verify import cache as cache_module
+from services.identity.api_key.verify.cache import ENTRY_AGE_MAX_S, MISSING_MAX_S, STALE_MAX_S, Entry, KeyCache
 from services.identity.revisions import Change, ChangeKind, SubjectType
 
 DIGEST = bytes(range(32))

@@ -3,9 +3,9 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from services.identity.api_key import questions
-from services.identity.api_key.questions import Questions, question_of
 from services.identity.api_key.secret import new_secret
+from services.identity.api_key.verify import questions
+from services.identity.api_key.verify.questions import Questions, question_of
 from tests.identity.support import Identity, open_identity
 from tests.support.callers import Callers
 from tests.support.clock import FixedClock

@@ -16,8 +16,8 @@ from services.identity.oidc import IdTokens, OidcIssuer
 from services.identity.passwords import Passwords
 from services.identity.provider_keys import DocumentFetcher
 from services.identity.session.attempts import ProofAttempts
-from services.identity.session.model import AttemptLimits
-from services.identity.user.model import IdTokenClaim, LinkedIdentity, PasswordChange
+from services.identity.session.domain import AttemptLimits
+from services.identity.user.domain import IdTokenClaim, LinkedIdentity, PasswordChange
 from services.identity.user.sign_in_methods import SignInMethods
 from tests.identity.people import People
 from tests.identity.refusals import DENIED, NOT_FOUND, refused, refused_field, violated_fields

@@ -13,14 +13,14 @@ from sqlalchemy import text
 from libs.common.clock import SystemClock
 from libs.common.database import Database
 from libs.common.status import reason_of
-from services.identity.api_key.cache import Entry, KeyCache
-from services.identity.api_key.feed import ChangeFeed
-from services.identity.api_key.last_used import LastUsed
-from services.identity.api_key.model import Verdict
-from services.identity.api_key.prefixes import ImportedPrefixes
-from services.identity.api_key.reader import KeyReader, Reading
+from services.identity.api_key.domain import Verdict
 from services.identity.api_key.secret import Peppers, new_secret
-from services.identity.api_key.verification import Verifier
+from services.identity.api_key.verify.cache import Entry, KeyCache
+from services.identity.api_key.verify.last_used import LastUsed
+from services.identity.api_key.verify.prefixes import ImportedPrefixes
+from services.identity.api_key.verify.reader import KeyReader, Reading
+from services.identity.api_key.verify.verification import Verifier
+from services.identity.api_key.watch.feed import ChangeFeed
 from tests.identity.conftest import OpenIdentity
 from tests.identity.support import PEPPERS, Identity, open_identity
 from tests.support.callers import Callers

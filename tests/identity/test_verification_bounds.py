@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from services.identity.api_key import cache as cache_module
-from services.identity.api_key.guesses import GUESSES_A_MINUTE, Guesses
 from services.identity.api_key.rendering import mark_stale
 from services.identity.api_key.secret import new_secret
+from services.identity.api_key.verify import cache as cache_module
+from services.identity.api_key.verify.guesses import GUESSES_A_MINUTE, Guesses
 from services.identity.errors import TooManyUnknownKeys
 from services.identity.revisions import ChangeKind
 from tests.identity.conftest import OpenIdentity

@@ -12,8 +12,8 @@ from sqlalchemy import text
 from libs.common.database import Database
 from libs.common.errors import Unavailable
 from libs.common.status import reason_of
-from services.identity.api_key import watch as watch_module
-from services.identity.api_key.watch import Watchers
+from services.identity.api_key.watch import watch as watch_module
+from services.identity.api_key.watch.watch import Watchers
 from services.identity.errors import TooManyWatchers
 from services.identity.revisions import Change, ChangeKind, SubjectType
 from tests.identity.conftest import OpenIdentity

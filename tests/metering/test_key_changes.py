@@ -14,8 +14,8 @@ from libs.common.channel import open_channel
 from libs.common.clock import SystemClock
 from libs.common.errors import Unavailable
 from libs.common.ids import new_id
-from services.identity.api_key.guesses import GUESSES_A_MINUTE
 from services.identity.api_key.secret import new_secret
+from services.identity.api_key.verify.guesses import GUESSES_A_MINUTE
 from services.metering.clients.identity import VALID, IdentityClient
 from tests.identity.support import Identity, open_identity
 from tests.metering.support import Metering, Platform, eventually, refused

@@ -4,7 +4,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-import libs.cli
+import libs.cli.traces
 from libs.common.ids import new_id
 from tests.metering.support import Metering, refused, stamp, usage
 from tests.metering.test_rating import LITELLM
@@ -115,7 +115,7 @@ async def test_import_adds_what_differs_and_repeating_it_adds_nothing(metering: 
 
 
 async def test_shipped_catalogue_is_imported(metering: Metering) -> None:
-    document = (Path(libs.cli.__file__).parent / "data" / "models.yaml").read_bytes()
+    document = (Path(libs.cli.traces.__file__).parent / "data" / "models.yaml").read_bytes()
 
     answer = await metering.models.ImportModels(pb.ImportModelsRequest(yaml=document), metadata=metering.operator)
 

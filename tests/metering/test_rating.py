@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import libs.cli
+import libs.cli.traces
 from libs.common.errors import InvalidArgument
-from services.metering.model.model import (
+from services.metering.model.domain import (
     NO_TOKENS,
     Prices,
     PriceVersion,
@@ -112,7 +112,7 @@ def test_yaml_numbers_never_become_floats() -> None:
 
 
 def test_every_model_of_the_shipped_catalogue_can_be_imported() -> None:
-    document = (Path(libs.cli.__file__).parent / "data" / "models.yaml").read_bytes()
+    document = (Path(libs.cli.traces.__file__).parent / "data" / "models.yaml").read_bytes()
 
     entries = read_yaml(document, [])
 

@@ -22,7 +22,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from libs.cli.environment import repository
+from libs.cli.installation.environment import repository
 from tests.support.secrecy import WATCH
 
 LONGEST_CALL_S = 20.0

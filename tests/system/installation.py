@@ -16,12 +16,12 @@ from typing import IO
 
 import psutil
 
-from libs.cli.bill import Bill, read_bill
-from libs.cli.connection import Channels, Connection, find_connection
-from libs.cli.data_folder import DataFolder
-from libs.cli.environment import repository
-from libs.cli.population import Population, make_population
-from libs.cli.trace import Trace
+from libs.cli.installation.data_folder import DataFolder
+from libs.cli.installation.environment import repository
+from libs.cli.terminal.connection import Channels, Connection, find_connection
+from libs.cli.traces.bill import Bill, read_bill
+from libs.cli.traces.population import Population, make_population
+from libs.cli.traces.trace import Trace
 from libs.common.authentication import SigningKey
 from tests.support.secrecy import WATCH
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from libs.cli.data_folder import CONTEXTS, SERVICE_NAMES
+from libs.cli.installation.data_folder import CONTEXTS, SERVICE_NAMES
 from libs.common.authentication import SigningKey
 from tests.system.authorization import matrix, rpcs, twins, ways
 from tests.system.authorization.bad_credentials import bad_credentials, mint

@@ -12,10 +12,10 @@ from pathlib import Path
 import grpc
 import pytest
 
-from libs.cli.funding import costs, list_prices
-from libs.cli.population import make_population
-from libs.cli.synthetic import write_synthetic_trace
-from libs.cli.trace import Trace, read_trace
+from libs.cli.traces.funding import costs, list_prices
+from libs.cli.traces.population import make_population
+from libs.cli.traces.synthetic import write_synthetic_trace
+from libs.cli.traces.trace import Trace, read_trace
 from tests.system.installation import Installation, end, running, until
 
 SEED = int(os.environ.get("TOLLHOUSE_TEST_SEED", "20231116"))

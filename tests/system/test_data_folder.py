@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from libs.cli.data_folder import SERVICE_NAMES, DataFolder
+from libs.cli.installation.data_folder import SERVICE_NAMES, DataFolder
 from libs.common.authentication import TrustBundle
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from libs.cli.environment import repository
+from libs.cli.installation.environment import repository
 from tests.support.oidc import CLIENT_ID, open_provider
 from tests.system.curl import Answer, curl_in, rpcs_of
 from tests.system.installation import Installation, running

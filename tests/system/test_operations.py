@@ -11,9 +11,9 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from libs.cli.data_folder import CONTEXTS
-from libs.cli.environment import free_port
-from libs.cli.health import is_serving
+from libs.cli.installation.data_folder import CONTEXTS
+from libs.cli.installation.environment import free_port
+from libs.cli.installation.health import is_serving
 from libs.common import postgres
 from libs.common.databases import create_database
 from libs.common.ids import new_id

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from libs.cli.environment import repository
-from libs.cli.funding import costs, list_prices
-from libs.cli.population import make_population
-from libs.cli.synthetic import CALLS, write_synthetic_trace
-from libs.cli.trace import Trace, read_trace
+from libs.cli.installation.environment import repository
+from libs.cli.traces.funding import costs, list_prices
+from libs.cli.traces.population import make_population
+from libs.cli.traces.synthetic import CALLS, write_synthetic_trace
+from libs.cli.traces.trace import Trace, read_trace
 from tests.system.installation import Installation
 
 REAL_TRACE = repository().parent / "shared" / "data" / "azure_llm_2023_conv.csv"

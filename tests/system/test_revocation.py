@@ -3,8 +3,8 @@
 import asyncio
 import time
 
-from libs.cli.connection import Channels
-from libs.cli.population import import_missing_models, models
+from libs.cli.terminal.connection import Channels
+from libs.cli.traces.population import import_missing_models, models
 from libs.common.ids import new_id
 from tests.system.installation import Installation
 from tollhouse.billing.v1 import ledger_pb2, ledger_pb2_grpc

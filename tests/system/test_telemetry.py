@@ -10,9 +10,9 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
-from libs.cli.data_folder import CONTEXTS
-from libs.cli.environment import free_port
-from libs.cli.population import import_missing_models, make_population
+from libs.cli.installation.data_folder import CONTEXTS
+from libs.cli.installation.environment import free_port
+from libs.cli.traces.population import import_missing_models, make_population
 from tests.support.secrecy import WATCH
 from tests.system.installation import Installation, running, until
 from tollhouse.identity.v1 import api_key_pb2, api_key_pb2_grpc

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from libs.cli.data_folder import CONTEXTS
-from libs.cli.health import is_serving
-from libs.cli.population import import_missing_models
+from libs.cli.installation.data_folder import CONTEXTS
+from libs.cli.installation.health import is_serving
+from libs.cli.traces.population import import_missing_models
 from tests.common.test_mutual_tls import Authority
 from tests.system.commands import done, found, made
 from tests.system.installation import Installation, running

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from libs.cli.failures import WrongUse
-from libs.cli.synthetic import write_synthetic_trace
-from libs.cli.trace import read_trace
+from libs.cli.traces.synthetic import write_synthetic_trace
+from libs.cli.traces.trace import read_trace
 from tests.system.installation import Installation
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"

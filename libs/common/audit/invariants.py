@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from libs.common.integrity.model import Invariant
+from libs.common.integrity.domain import Invariant
 
 # Each event with the one before it, and each head with the last event, in one pass over either table.
 AUDIT_INVARIANT: Final = Invariant(

@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.common.integrity.model import Invariant
+from libs.common.integrity.domain import Invariant
 
 
 async def find_violations(

@@ -6,7 +6,7 @@ from typing import Final
 from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.integrity import store
-from libs.common.integrity.model import Check, Finding, Invariant, Summary
+from libs.common.integrity.domain import Check, Finding, Invariant, Summary
 
 FINDINGS_MAX: Final = 1_000
 

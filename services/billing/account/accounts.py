@@ -14,8 +14,8 @@ from libs.common.ids import new_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size
 from services.billing import errors
 from services.billing.account import store
-from services.billing.account.model import AccountTerms, Statement, account_changes
-from services.billing.ledger.model import Metadata
+from services.billing.account.domain import AccountTerms, Statement, account_changes
+from services.billing.ledger.domain import Metadata
 
 # Another request opened the account, or took the request id, first.
 _LOST_RACES = frozenset({"accounts_owner_currency_once", "accounts_request_once"})

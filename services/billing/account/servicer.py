@@ -10,7 +10,7 @@ from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.timestamps import parse_optional_time, render_time
 from services.billing import errors
 from services.billing.account.accounts import Accounts
-from services.billing.account.model import AccountTerms
+from services.billing.account.domain import AccountTerms
 from services.billing.ledger.rendering import render_balance, render_kind
 from tollhouse.billing.v1 import account_pb2 as pb
 from tollhouse.billing.v1 import account_pb2_grpc as rpc

@@ -8,8 +8,8 @@ from typing import Final
 import asyncpg
 
 from libs.common.database import RawConnection
-from services.billing.account.model import AccountTerms, StatementEntry
-from services.billing.ledger.model import Balance, Kind, Metadata
+from services.billing.account.domain import AccountTerms, StatementEntry
+from services.billing.ledger.domain import Balance, Kind, Metadata
 
 # What is held leaves out holds whose time is up ($1), tidied or not: a short range of the partial index.
 _COLUMNS: Final = """

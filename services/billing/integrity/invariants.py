@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from libs.common.audit.invariants import AUDIT_INVARIANT
-from libs.common.integrity.model import Invariant
+from libs.common.integrity.domain import Invariant
 
 
 def _count(table: str) -> str:

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 import grpc
 
 from libs.common.amount import render_amount
-from libs.common.integrity.model import Finding, Summary
+from libs.common.integrity.domain import Finding, Summary
 from libs.common.integrity.verification import Verification
 from libs.common.timestamps import render_time
 from services.billing.integrity.charges import Charges
-from services.billing.integrity.model import Charge
+from services.billing.integrity.domain import Charge
 from services.billing.ledger.rendering import render_kind
 from tollhouse.billing.v1 import integrity_pb2 as pb
 from tollhouse.billing.v1 import integrity_pb2_grpc as rpc

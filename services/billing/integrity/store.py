@@ -3,8 +3,8 @@
 from typing import Final
 
 from libs.common.database import RawConnection
-from services.billing.integrity.model import Charge
-from services.billing.ledger.model import Kind
+from services.billing.integrity.domain import Charge
+from services.billing.ledger.domain import Kind
 
 # A range of the primary key: of one organization where one is given.
 _CHARGES: Final = """

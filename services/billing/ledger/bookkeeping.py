@@ -7,7 +7,7 @@ from typing import Final
 from libs.common.errors import OperationIdReused
 from libs.common.ids import new_id
 from services.billing import errors
-from services.billing.ledger.model import (
+from services.billing.ledger.domain import (
     ZERO,
     Account,
     Balance,

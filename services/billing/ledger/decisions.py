@@ -24,7 +24,7 @@ from services.billing.ledger.bookkeeping import (
     require_same,
     touch,
 )
-from services.billing.ledger.model import (
+from services.billing.ledger.domain import (
     ZERO,
     Books,
     Capture,

@@ -26,7 +26,7 @@ from libs.common.database import ConstraintViolation, Database, RawConnection, v
 from libs.common.errors import Conflict, DeadlineExceeded, Overloaded, Refusal, Unavailable
 from services.billing.ledger import posting_store, standing_store, store
 from services.billing.ledger.decisions import decide
-from services.billing.ledger.model import (
+from services.billing.ledger.domain import (
     Books,
     Capture,
     Command,

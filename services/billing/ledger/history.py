@@ -10,7 +10,7 @@ from libs.common.database import Database
 from libs.common.pages import decode_page_token, encode_page_token, page_size
 from services.billing import errors
 from services.billing.ledger import history_store, store
-from services.billing.ledger.model import Hold, HoldState, Kind, Movement
+from services.billing.ledger.domain import Hold, HoldState, Kind, Movement
 
 _SCAN_MIN: Final = 500
 """A filtered page looks at no fewer rows than this."""

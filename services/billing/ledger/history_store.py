@@ -3,7 +3,7 @@
 from typing import Final
 
 from libs.common.database import RawConnection
-from services.billing.ledger.model import Hold, Movement
+from services.billing.ledger.domain import Hold, Movement
 from services.billing.ledger.store import HOLD_COLUMNS, MOVEMENT_COLUMNS, hold_of, movement_of
 
 # A range of the primary key.

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Final, Protocol, TypeVar
 
 from libs.common.errors import FieldViolation, InvalidArgument
-from services.billing.ledger.model import (
+from services.billing.ledger.domain import (
     Capture,
     Credit,
     Debit,

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Final
 
 from libs.common.database import RawConnection
-from services.billing.ledger.model import Account, Decline, Hold, Metadata, Movement
+from services.billing.ledger.domain import Account, Decline, Hold, Metadata, Movement
 
 _INSERT_ACCOUNTS: Final = """
     INSERT INTO accounts (

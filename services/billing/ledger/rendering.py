@@ -9,7 +9,7 @@ from decimal import Decimal
 from libs.common.amount import format_amount, render_amount
 from libs.common.timestamps import fill_time, render_time
 from services.billing import errors
-from services.billing.ledger.model import (
+from services.billing.ledger.domain import (
     ZERO,
     Balance,
     Decline,

@@ -7,7 +7,7 @@ and the first field that differs can be named.
 from dataclasses import asdict
 from decimal import Decimal
 
-from services.billing.ledger.model import (
+from services.billing.ledger.domain import (
     Command,
     Hold,
     Kind,

@@ -12,9 +12,9 @@ from libs.common.ids import new_id
 from libs.common.status import internal_status, status_of
 from libs.common.timestamps import parse_optional_time
 from services.billing.ledger import parsing, rendering
+from services.billing.ledger.domain import Command, Decline, HoldState, Kind, Placed, Posted
 from services.billing.ledger.engine import Answer, Engine
 from services.billing.ledger.history import History
-from services.billing.ledger.model import Command, Decline, HoldState, Kind, Placed, Posted
 from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.billing.v1 import ledger_pb2_grpc as rpc
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final, TypeAlias
 
-from services.billing.ledger.model import Account, Books, Command, Debit
+from services.billing.ledger.domain import Account, Books, Command, Debit
 
 _ACCOUNTS_MAX: Final = 50_000
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import Final, TypeAlias
 
 from libs.common.database import RawConnection
-from services.billing.ledger.model import Account, Movement
+from services.billing.ledger.domain import Account, Movement
 
 # Updating the accounts locks them; one that has moved on meanwhile is not at its revision and is not updated. Whether
 # an operation was declined is read after that, one probe of the primary key each. If either was not as taken for

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 import asyncpg
 
 from libs.common.database import RawConnection
-from services.billing.ledger.model import (
+from services.billing.ledger.domain import (
     Account,
     Balance,
     Decline,

@@ -8,9 +8,9 @@ from libs.common.access import is_known_scope
 from libs.common.addresses import network_text, parse_network
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.timestamps import parse_time
-from services.identity.api_key.imports import Imported
-from services.identity.api_key.leaks import Leak
-from services.identity.api_key.model import UPDATABLE, Environment, KeyFilter, NewApiKey
+from services.identity.api_key.domain import UPDATABLE, Environment, KeyFilter, NewApiKey
+from services.identity.api_key.importing.imports import Imported
+from services.identity.api_key.manage.leaks import Leak
 from services.identity.update_mask import mask_violations
 from tollhouse.identity.v1 import api_key_pb2 as pb
 

@@ -3,8 +3,8 @@
 from typing import Final
 
 from libs.common.timestamps import render_optional_time, render_time
-from services.identity.api_key.model import ApiKey, Environment, KeyRecord, State, Verdict
-from services.identity.api_key.watch import News
+from services.identity.api_key.domain import ApiKey, Environment, KeyRecord, State, Verdict
+from services.identity.api_key.watch.watch import News
 from services.identity.revisions import Change, ChangeKind, SubjectType
 from tollhouse.identity.v1 import api_key_pb2 as pb
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from libs.common.callers import KEY_PREFIXES
-from services.identity.api_key.model import Digest
+from services.identity.api_key.domain import Digest
 from services.identity.base62 import CHECK_LENGTH, RANDOM_LENGTH, check_text, random_text
 
 _LIVE_PREFIX, _TEST_PREFIX = KEY_PREFIXES

@@ -13,10 +13,11 @@ from libs.common.clock import Clock
 from libs.common.errors import FieldViolation, InvalidArgument, Refusal
 from libs.common.pages import id_in_token
 from libs.common.status import status_of
-from services.identity.api_key.api_keys import ApiKeys
-from services.identity.api_key.imports import Imports, Outcome
-from services.identity.api_key.leaks import Leaks
-from services.identity.api_key.model import ApiKey, Verdict
+from services.identity.api_key.domain import ApiKey, Verdict
+from services.identity.api_key.importing.imports import Imports, Outcome
+from services.identity.api_key.manage.api_keys import ApiKeys
+from services.identity.api_key.manage.leaks import Leaks
+from services.identity.api_key.manage.rotation import Rotation
 from services.identity.api_key.parsing import (
     read_expire_time,
     read_filter,
@@ -25,11 +26,10 @@ from services.identity.api_key.parsing import (
     read_new_api_key,
     read_update,
 )
-from services.identity.api_key.questions import Questions, question_of
 from services.identity.api_key.rendering import CODES, render_api_key, render_news
-from services.identity.api_key.rotation import Rotation
-from services.identity.api_key.verification import Verifier
-from services.identity.api_key.watch import Watchers
+from services.identity.api_key.verify.questions import Questions, question_of
+from services.identity.api_key.verify.verification import Verifier
+from services.identity.api_key.watch.watch import Watchers
 from services.identity.revisions import ChangeKind
 from tollhouse.identity.v1 import api_key_pb2 as pb
 from tollhouse.identity.v1 import api_key_pb2_grpc as rpc

@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import RowMapping, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.identity.api_key.model import ApiKey, Digest, Environment, KeyFilter, NewApiKey
+from services.identity.api_key.domain import ApiKey, Digest, Environment, KeyFilter, NewApiKey
 from services.identity.revisions import ChangeKind
 from services.identity.tables import api_keys
 

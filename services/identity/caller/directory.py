@@ -5,8 +5,8 @@ from libs.common.callers import Credential, Resolved
 from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import Unauthenticated
-from services.identity.api_key.model import Verdict
-from services.identity.api_key.verification import Verifier
+from services.identity.api_key.domain import Verdict
+from services.identity.api_key.verify.verification import Verifier
 from services.identity.caller import store
 
 

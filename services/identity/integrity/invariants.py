@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from libs.common.audit.invariants import AUDIT_INVARIANT
-from libs.common.integrity.model import Invariant
+from libs.common.integrity.domain import Invariant
 
 _OF_ORGANIZATION: Final = "(CAST(:organization_id AS uuid) IS NULL OR {table}.organization_id = :organization_id)"
 _O: Final = _OF_ORGANIZATION.format(table="o")

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 
-from libs.common.integrity.model import Finding, Summary
+from libs.common.integrity.domain import Finding, Summary
 from libs.common.integrity.verification import Verification
 from libs.common.timestamps import render_time
 from tollhouse.identity.v1 import integrity_pb2 as pb

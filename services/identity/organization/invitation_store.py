@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from libs.common.access import Caller, CallerKind
 from libs.common.database import Database, violated_constraint
 from services.identity.errors import InvitationAlreadyExists
-from services.identity.organization.model import Invitation, Role
+from services.identity.organization.domain import Invitation, Role
 from services.identity.tables import invitations, members, service_accounts, users
 
 # Along the index of times, a bounded number at once; rows another transaction holds are left for the next round.

@@ -14,9 +14,9 @@ from libs.common.ids import new_id
 from services.identity.errors import InvitationExpired, InvitationUsed, MemberAlreadyExists, PersonalOrganization
 from services.identity.folding import fold
 from services.identity.organization import invitation_store as store
+from services.identity.organization.domain import Invitation, InvitationState, Member, Role, can_invite
 from services.identity.organization.member_store import find_member, has_member_with_email, insert_member
 from services.identity.organization.members import record_member
-from services.identity.organization.model import Invitation, InvitationState, Member, Role, can_invite
 from services.identity.organization.roles import require_held
 from services.identity.organization.store import find_organization, lock_organization
 from services.identity.requests import claim_request

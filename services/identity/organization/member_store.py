@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.database import violated_constraint
 from services.identity.errors import MemberAlreadyExists
-from services.identity.organization.model import Member, Role
+from services.identity.organization.domain import Member, Role
 from services.identity.revocation import revoke_keys
 from services.identity.tables import api_keys, members, project_members, users
 

@@ -7,13 +7,13 @@ from libs.common.database import Database, Transaction
 from libs.common.errors import NotFound, StaleEtag
 from services.identity.errors import LastOwner, PersonalOrganization
 from services.identity.organization import member_store
-from services.identity.organization.model import Member, Role, leaves_no_owner, roles_beyond
+from services.identity.organization.domain import Member, Role, leaves_no_owner, roles_beyond
 from services.identity.organization.roles import require_held
 from services.identity.organization.store import find_organization, lock_organization
 from services.identity.requests import claim_request
 from services.identity.revisions import ChangeKind, SubjectType, current_revision, record_change
 from services.identity.revocation import revoke_invitations_of
-from services.identity.user.model import subject_of
+from services.identity.user.domain import subject_of
 from services.identity.user.store import lock_user
 
 

@@ -11,7 +11,7 @@ from libs.common.errors import NotFound, StaleEtag
 from libs.common.ids import new_id
 from services.identity.errors import PersonalOrganization
 from services.identity.organization import member_store, store
-from services.identity.organization.model import Organization, Role
+from services.identity.organization.domain import Organization, Role
 from services.identity.requests import NO_ORGANIZATION, claim_request
 from services.identity.revisions import ChangeKind, SubjectType, current_revision, record_change
 from services.identity.revocation import revoke_invitations_to

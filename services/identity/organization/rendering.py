@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Final
 
 from libs.common.timestamps import render_optional_time, render_time
-from services.identity.organization.model import Invitation, InvitationState, Member, Organization, Role
+from services.identity.organization.domain import Invitation, InvitationState, Member, Organization, Role
 from tollhouse.identity.v1 import organization_pb2 as pb
 
 ROLES: Final = {

@@ -2,7 +2,7 @@
 
 from libs.common.call import current_rights
 from services.identity.errors import RoleNotHeld
-from services.identity.organization.model import Role, holds_role
+from services.identity.organization.domain import Role, holds_role
 
 
 def require_held(*roles: Role) -> None:

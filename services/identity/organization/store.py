@@ -6,8 +6,8 @@ from typing import Final
 from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.identity.organization.domain import Organization
 from services.identity.organization.member_store import lock_member as lock_member
-from services.identity.organization.model import Organization
 from services.identity.tables import members, organizations, users
 
 _COLUMNS: Final = (

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.database import violated_constraint
 from services.identity.errors import ProjectMemberAlreadyExists
-from services.identity.project.model import ProjectMember, ProjectRole
+from services.identity.project.domain import ProjectMember, ProjectRole
 from services.identity.revocation import revoke_keys
 from services.identity.tables import api_keys, members, project_members, users
 

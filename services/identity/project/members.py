@@ -11,7 +11,7 @@ from services.identity.errors import RoleNotHeld
 from services.identity.organization.member_store import lock_member
 from services.identity.organization.store import find_organization, lock_organization
 from services.identity.project import member_store as store
-from services.identity.project.model import ProjectMember, ProjectRole, holds_project_role
+from services.identity.project.domain import ProjectMember, ProjectRole, holds_project_role
 from services.identity.project.store import find_project, lock_project
 from services.identity.requests import claim_request
 from services.identity.revisions import ChangeKind, SubjectType, current_revision, record_change

@@ -10,7 +10,7 @@ from libs.common.errors import NotFound, StaleEtag
 from libs.common.ids import new_id
 from services.identity.organization.store import find_organization, lock_organization
 from services.identity.project import store
-from services.identity.project.model import Project
+from services.identity.project.domain import Project
 from services.identity.requests import claim_request
 from services.identity.revisions import ChangeKind, SubjectType, current_revision, record_change
 

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from libs.common.database import violated_constraint
 from services.identity.errors import ProjectAlreadyExists
 from services.identity.folding import fold
-from services.identity.project.model import Project
+from services.identity.project.domain import Project
 from services.identity.tables import members, project_members, projects, users
 
 _COLUMNS: Final = (

@@ -8,14 +8,14 @@ from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import NotFound, StaleEtag
 from libs.common.ids import new_id
-from services.identity.organization.model import Role, roles_beyond
+from services.identity.organization.domain import Role, roles_beyond
 from services.identity.organization.roles import require_held
 from services.identity.organization.store import find_organization, lock_organization
 from services.identity.requests import claim_request
 from services.identity.revisions import ChangeKind, SubjectType, current_revision, record_change
 from services.identity.revocation import revoke_invitations_of
 from services.identity.service_account import store
-from services.identity.service_account.model import ServiceAccount
+from services.identity.service_account.domain import ServiceAccount
 
 
 @dataclass(frozen=True, slots=True)

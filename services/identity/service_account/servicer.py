@@ -9,7 +9,7 @@ from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import id_in_token
 from libs.common.timestamps import render_time
 from services.identity.organization.rendering import RENDERED_ROLES, ROLES
-from services.identity.service_account.model import ServiceAccount
+from services.identity.service_account.domain import ServiceAccount
 from services.identity.service_account.service_accounts import ServiceAccounts
 from services.identity.update_mask import mask_violations
 from tollhouse.identity.v1 import service_account_pb2 as pb

@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from libs.common.database import violated_constraint
 from services.identity.errors import ServiceAccountAlreadyExists
 from services.identity.folding import fold
-from services.identity.organization.model import Role
+from services.identity.organization.domain import Role
 from services.identity.revocation import revoke_keys
-from services.identity.service_account.model import ServiceAccount
+from services.identity.service_account.domain import ServiceAccount
 from services.identity.tables import api_keys, service_accounts
 
 _COLUMNS: Final = (

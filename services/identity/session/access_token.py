@@ -12,7 +12,7 @@ from libs.common.authentication import ALGORITHM, SigningKey, TrustBundle, mint_
 from libs.common.clock import Clock
 from libs.common.ids import new_id
 from services.identity.errors import SessionsNotConfigured
-from services.identity.session.model import Session
+from services.identity.session.domain import Session
 
 AUDIENCES: Final = ("identity.tollhouse", "billing.tollhouse", "metering.tollhouse")
 _KEY_TYPE: Final = "OKP"

@@ -7,7 +7,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.database import Database
-from services.identity.session.model import ATTEMPTS_WINDOW, Attempts, Count
+from services.identity.session.domain import ATTEMPTS_WINDOW, Attempts, Count
 from services.identity.tables import sign_in_attempts
 
 _COUNT_UP: Final = """

@@ -7,7 +7,7 @@ from libs.common.database import Database
 from services.identity.api_key.secret import Peppers
 from services.identity.errors import TooManyAttempts
 from services.identity.session import attempt_store
-from services.identity.session.model import AttemptLimits, time_to_wait, wait_of
+from services.identity.session.domain import AttemptLimits, time_to_wait, wait_of
 
 
 class ProofAttempts:

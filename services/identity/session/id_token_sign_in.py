@@ -20,11 +20,11 @@ from services.identity.folding import fold
 from services.identity.oidc import IdTokens, OidcIssuer, VerifiedIdentity
 from services.identity.session import store
 from services.identity.session.attempts import WrongTokens
-from services.identity.session.model import Opened, SignInMethod
+from services.identity.session.domain import Opened, SignInMethod
 from services.identity.session.opening import SessionOpening
 from services.identity.session.outcomes import REFUSED, SIGNED_IN, TOO_MANY_ATTEMPTS, count_refusal, count_sign_in
 from services.identity.user.credential_store import find_user_of_identity, insert_identity, note_sign_in
-from services.identity.user.model import IDENTITIES_MAX, LinkedIdentity, NewUser
+from services.identity.user.domain import IDENTITIES_MAX, LinkedIdentity, NewUser
 from services.identity.user.store import insert_user
 
 

@@ -8,10 +8,10 @@ from libs.common.call import current_call
 from libs.common.database import Transaction
 from libs.common.ids import new_id
 from services.identity.session import store
-from services.identity.session.model import Opened, Session, SessionLimits, SignInMethod
+from services.identity.session.domain import Opened, Session, SessionLimits, SignInMethod
 from services.identity.session.refresh_token import FORM
 from services.identity.token_form import digest
-from services.identity.user.model import subject_of
+from services.identity.user.domain import subject_of
 
 
 class SessionOpening:

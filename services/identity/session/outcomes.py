@@ -5,7 +5,7 @@ from typing import Final
 import structlog
 from opentelemetry import metrics
 
-from services.identity.session.model import SignInMethod
+from services.identity.session.domain import SignInMethod
 
 _log = structlog.get_logger("sign-in")
 _sign_ins = metrics.get_meter("tollhouse").create_counter(

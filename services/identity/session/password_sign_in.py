@@ -8,7 +8,7 @@ from services.identity.folding import fold
 from services.identity.passwords import Passwords
 from services.identity.session import attempt_store, store
 from services.identity.session.attempts import address_digest
-from services.identity.session.model import AttemptLimits, Opened, SignInMethod, time_to_wait
+from services.identity.session.domain import AttemptLimits, Opened, SignInMethod, time_to_wait
 from services.identity.session.opening import SessionOpening
 from services.identity.session.outcomes import SIGNED_IN, TOO_MANY_ATTEMPTS, count_refusal, count_sign_in
 from services.identity.user.credential_store import note_sign_in, replace_outdated_hash

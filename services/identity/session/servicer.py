@@ -11,8 +11,8 @@ from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import id_in_token
 from libs.common.timestamps import render_time
 from services.identity.session.access_token import AccessTokens
+from services.identity.session.domain import Opened, Session, SignInMethod
 from services.identity.session.id_token_sign_in import IdTokenSignIn
-from services.identity.session.model import Opened, Session, SignInMethod
 from services.identity.session.password_sign_in import PasswordSignIn
 from services.identity.session.sessions import Sessions
 from tollhouse.identity.v1 import session_pb2 as pb

@@ -9,7 +9,7 @@ from services.identity.api_key.secret import Peppers
 from services.identity.errors import InvalidRefreshToken
 from services.identity.session import refresh_token, store
 from services.identity.session.attempts import WrongTokens
-from services.identity.session.model import EndReason, Opened, RefreshToken, Session
+from services.identity.session.domain import EndReason, Opened, RefreshToken, Session
 from services.identity.session.outcomes import log_reuse
 from services.identity.token_form import digest
 

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.database import Database
 from services.identity.folding import fold
-from services.identity.session.model import EmailOwner, EndReason, HeldUser, RefreshToken, Session, SignInMethod
+from services.identity.session.domain import EmailOwner, EndReason, HeldUser, RefreshToken, Session, SignInMethod
 from services.identity.tables import linked_identities, refresh_tokens, sessions, users
 
 _SESSION: Final = (

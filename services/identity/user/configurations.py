@@ -8,7 +8,7 @@ from libs.common.database import Database
 from libs.common.errors import StaleEtag
 from services.identity.configuration import Configuration, ConfigurationChange, changed
 from services.identity.user import configuration_store, store
-from services.identity.user.model import existing
+from services.identity.user.domain import existing
 
 KEYS_MAX: Final = 100
 

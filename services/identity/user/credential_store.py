@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from libs.common.database import violated_constraint
 from services.identity.errors import IdentityAlreadyLinked
 from services.identity.tables import linked_identities, sessions, users
-from services.identity.user.model import LinkedIdentity
+from services.identity.user.domain import LinkedIdentity
 
 
 async def find_password_hash(tx: AsyncConnection, user_id: str) -> str | None:

@@ -14,7 +14,7 @@ from services.identity.folding import fold
 from services.identity.revisions import ChangeKind, SubjectType, current_revision, record_change
 from services.identity.revocation import erase_from_invitations, revoke_invitations_of
 from services.identity.user import deletion_store, store
-from services.identity.user.model import User, existing, solely_owned, subject_of
+from services.identity.user.domain import User, existing, solely_owned, subject_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.timestamps import render_optional_time, render_time
 from services.identity.configuration import Configuration
 from services.identity.update_mask import mask_violations
-from services.identity.user.model import LinkedIdentity, User, UserChange
+from services.identity.user.domain import LinkedIdentity, User, UserChange
 from tollhouse.identity.v1 import user_pb2 as pb
 
 _ROLES: Final = {

@@ -7,7 +7,7 @@ from libs.common.pages import id_in_token
 from services.identity.configuration import change_of
 from services.identity.user.configurations import UserConfigurations
 from services.identity.user.deletion import Deletions
-from services.identity.user.model import IdTokenClaim, NewUser, PasswordChange, UserFilter
+from services.identity.user.domain import IdTokenClaim, NewUser, PasswordChange, UserFilter
 from services.identity.user.rendering import (
     read_change,
     read_identity,

@@ -12,7 +12,7 @@ from services.identity.errors import LastWayToSignIn, TooManyIdentities, WrongPa
 from services.identity.oidc import IdTokens
 from services.identity.passwords import Passwords, password_problem
 from services.identity.user import credential_store, store
-from services.identity.user.model import (
+from services.identity.user.domain import (
     IDENTITIES_MAX,
     IdTokenClaim,
     LinkedIdentity,

@@ -15,7 +15,7 @@ from libs.common.ids import new_id
 from services.identity.errors import UserAlreadyExists
 from services.identity.folding import fold
 from services.identity.tables import linked_identities, members, organizations, projects, users
-from services.identity.user.model import LinkedIdentity, NewUser, User, UserFilter
+from services.identity.user.domain import LinkedIdentity, NewUser, User, UserFilter
 
 _UNIQUE_FIELDS: Final = {"users_email_once": "email", "users_username_once": "username"}
 _NOT_DELETED: Final = users.c.delete_time.is_(None)

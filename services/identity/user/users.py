@@ -14,7 +14,7 @@ from services.identity.revisions import ChangeKind, SubjectType, current_revisio
 from services.identity.revocation import revoke_invitations_of
 from services.identity.user import store
 from services.identity.user.credential_store import end_sessions
-from services.identity.user.model import NewUser, User, UserChange, UserFilter, existing, subject_of
+from services.identity.user.domain import NewUser, User, UserChange, UserFilter, existing, subject_of
 
 
 class Users:

@@ -18,7 +18,7 @@ from libs.common.database import Database
 from libs.common.deadline import leave_deadline
 from libs.common.errors import Conflict, NotFound, OperationIdReused, Overloaded, Refusal
 from services.metering.admission import store
-from services.metering.admission.model import (
+from services.metering.admission.domain import (
     OUTPUT_TOKENS_DEFAULT,
     Allowed,
     Ask,
@@ -32,9 +32,9 @@ from services.metering.clients.billing import BATCH_MAX, BillingClient, Held, Ho
 from services.metering.clients.identity import VALID, IdentityClient, KeyPrincipal
 from services.metering.errors import AlreadySettled
 from services.metering.model.catalogue import Catalogue
-from services.metering.model.model import NO_TOKENS, cost_nanos
+from services.metering.model.domain import NO_TOKENS, cost_nanos
+from services.metering.usage.domain import Authorization
 from services.metering.usage.engine import UsageEngine
-from services.metering.usage.model import Authorization
 from services.metering.usage.pace import Pace
 
 _TRIES_MAX: Final = 4

@@ -6,9 +6,9 @@ from libs.common.amount import format_amount, render_amount
 from libs.common.errors import Refusal
 from libs.common.timestamps import fill_time
 from services.metering.admission.admission import Admission, Request
-from services.metering.admission.model import HOLD_TTL_DEFAULT_MS, Decision, Denied
+from services.metering.admission.domain import HOLD_TTL_DEFAULT_MS, Decision, Denied
 from services.metering.clients.identity import KeyPrincipal
-from services.metering.usage.model import Accepted
+from services.metering.usage.domain import Accepted
 from services.metering.usage.servicer import fill_balance, fill_usage, read_usage
 from services.metering.usage.usages import Usages
 from tollhouse.common.v1 import amount_pb2

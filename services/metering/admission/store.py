@@ -7,7 +7,7 @@ import asyncpg
 
 from libs.common.amount import format_amount
 from libs.common.database import RawConnection
-from services.metering.admission.model import Ask, Pinned, Stored
+from services.metering.admission.domain import Ask, Pinned, Stored
 
 Key = tuple[str, str]
 

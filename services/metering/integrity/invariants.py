@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from libs.common.audit.invariants import AUDIT_INVARIANT
-from libs.common.integrity.model import Invariant
+from libs.common.integrity.domain import Invariant
 from services.metering.tables import TOKEN_CLASSES
 from services.metering.usage.statements import HOUR_KEY, HOUR_SUMS, LATENCY_BUCKET, hour_key, hour_sums
 

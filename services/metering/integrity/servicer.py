@@ -8,13 +8,13 @@ import grpc
 from libs.common.amount import render_amount
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import is_id
-from libs.common.integrity.model import Finding, Summary
+from libs.common.integrity.domain import Finding, Summary
 from libs.common.integrity.verification import Verification
 from libs.common.pages import decode_page_token, encode_page_token, page_size
 from libs.common.timestamps import render_time, time_of_text, time_text
 from services.metering.integrity.charges import Charges
 from services.metering.integrity.store import Charge, PendingCharge
-from services.metering.usage.model import NIL
+from services.metering.usage.domain import NIL
 from tollhouse.metering.v1 import integrity_pb2 as pb
 from tollhouse.metering.v1 import integrity_pb2_grpc as rpc
 

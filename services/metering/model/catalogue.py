@@ -14,7 +14,7 @@ from typing import Final
 
 from libs.common.database import Database
 from services.metering.model import store
-from services.metering.model.model import Model, PriceVersion
+from services.metering.model.domain import Model, PriceVersion
 
 FRESH_FOR_S: Final = 2.0
 _ASK_AGAIN_AFTER_S: Final = 0.2

@@ -13,7 +13,7 @@ from libs.common.ids import new_id
 from services.metering.errors import ModelExists, PriceUnknown, PriceVersionExists
 from services.metering.model import store
 from services.metering.model.catalogue import Catalogue, Timelines
-from services.metering.model.model import (
+from services.metering.model.domain import (
     CostLine,
     Model,
     Prices,

@@ -11,7 +11,7 @@ import yaml
 
 from libs.common.amount import format_amount
 from libs.common.errors import FieldViolation, InvalidArgument
-from services.metering.model.model import TOKENS_PER_PRICE, Prices, is_usable_price
+from services.metering.model.domain import TOKENS_PER_PRICE, Prices, is_usable_price
 from services.metering.tables import TOKEN_CLASSES
 
 ENTRIES_MAX: Final = 20_000

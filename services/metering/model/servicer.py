@@ -15,7 +15,7 @@ from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import is_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size
 from libs.common.timestamps import parse_optional_time, render_time, time_of_text, time_text
-from services.metering.model.model import Model, Prices, PriceVersion, Tokens, format_nanos
+from services.metering.model.domain import Model, Prices, PriceVersion, Tokens, format_nanos
 from services.metering.model.models import ImportOutcome, Models, Repeatable
 from services.metering.model.price_list import read_litellm, read_yaml
 from services.metering.tables import TOKEN_CLASSES

@@ -8,7 +8,7 @@ from sqlalchemy import Row, Tuple, literal, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.metering.model.model import Model, Prices, PriceVersion
+from services.metering.model.domain import Model, Prices, PriceVersion
 from services.metering.tables import (
     TOKEN_CLASSES,
     catalogue_requests,

@@ -21,9 +21,9 @@ from libs.common.errors import Conflict, OperationIdReused, Overloaded, Refusal
 from libs.common.ids import new_id
 from services.metering.clients.billing import BillingClient, Charge, Charged
 from services.metering.model.catalogue import Catalogue
-from services.metering.model.model import PriceVersion, cost_nanos, format_nanos
+from services.metering.model.domain import PriceVersion, cost_nanos, format_nanos
 from services.metering.usage import store
-from services.metering.usage.model import (
+from services.metering.usage.domain import (
     PENDING,
     PENDING_PRICE,
     SETTLED,

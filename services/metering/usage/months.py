@@ -8,7 +8,7 @@ from typing import Final
 from libs.common.clock import Clock
 from libs.common.database import Database
 from services.metering.usage import store
-from services.metering.usage.model import month_of
+from services.metering.usage.domain import month_of
 
 MONTHS_AHEAD: Final = 3
 MONTHS_BEHIND: Final = 2

@@ -9,9 +9,9 @@ from libs.common.clock import Clock
 from libs.common.database import Database
 from services.metering.clients.billing import CAPTURE, DEBIT
 from services.metering.model.catalogue import Catalogue
-from services.metering.model.model import cost_nanos, format_nanos
+from services.metering.model.domain import cost_nanos, format_nanos
 from services.metering.usage import store
-from services.metering.usage.model import NIL, Cost
+from services.metering.usage.domain import NIL, Cost
 from services.metering.usage.store import Key, Pricing, Unpriced
 
 _log = structlog.get_logger("pricing")

@@ -21,7 +21,7 @@ from services.metering.clients.billing import AccountBalance
 from services.metering.errors import BackfillForOperatorsOnly
 from services.metering.model.servicer import read_tokens
 from services.metering.tables import TOKEN_CLASSES
-from services.metering.usage.model import EARLY_MAX, LATE_MAX, Accepted, Outcome, Recorded, Work
+from services.metering.usage.domain import EARLY_MAX, LATE_MAX, Accepted, Outcome, Recorded, Work
 from services.metering.usage.store import label_text
 from services.metering.usage.summaries import (
     DAY,

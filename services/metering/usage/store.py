@@ -12,7 +12,7 @@ from libs.common.database import RawConnection
 from services.metering.clients.billing import Charge
 from services.metering.tables import TOKEN_CLASSES
 from services.metering.usage import statements
-from services.metering.usage.model import (
+from services.metering.usage.domain import (
     NIL,
     PENDING,
     PENDING_PRICE,

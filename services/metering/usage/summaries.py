@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.errors import FieldViolation, InvalidArgument
 from services.metering.tables import LATENCY_BUCKETS, TOKEN_CLASSES, usage_hours
-from services.metering.usage.model import NIL
+from services.metering.usage.domain import NIL
 
 HOUR: Final = "hour"
 DAY: Final = "day"

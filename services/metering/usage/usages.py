@@ -12,8 +12,8 @@ from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import FieldViolation, NotFound, PermissionDenied, Refusal
 from services.metering.usage import store
+from services.metering.usage.domain import EARLY_MAX, LATE_MAX, NIL, Outcome, Recorded, Work
 from services.metering.usage.engine import UsageEngine
-from services.metering.usage.model import EARLY_MAX, LATE_MAX, NIL, Outcome, Recorded, Work
 from services.metering.usage.months import Months
 from services.metering.usage.summaries import Query, Summary, summarize
 

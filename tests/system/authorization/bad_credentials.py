@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
-from libs.cli.data_folder import AUDIENCES, SERVICE_NAMES, DataFolder
+from libs.cli.installation.data_folder import AUDIENCES, SERVICE_NAMES, DataFolder
 from libs.common.authentication import TOKEN_MAX_LENGTH, TOKEN_TYPE, SigningKey, mint_token
 from libs.common.clock import SystemClock
 from libs.common.ids import new_id

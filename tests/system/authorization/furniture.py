@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 
-from libs.cli.connection import Channels
+from libs.cli.terminal.connection import Channels
 from libs.common.ids import new_id
 from tests.system.authorization.people import People
 from tests.system.authorization.requests import CURRENCY, MODEL

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from libs.cli.connection import Channels
+from libs.cli.terminal.connection import Channels
 from tests.support.secrecy import WATCH
 from tollhouse.common.v1 import access_pb2
 from tollhouse.identity.v1 import (

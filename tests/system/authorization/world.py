@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from libs.cli.connection import Channels
+from libs.cli.terminal.connection import Channels
 from tests.system.authorization.callers import Caller, Kind
 from tests.system.authorization.furniture import Furniture, nowhere
 from tests.system.authorization.people import People, Person, scopes_of

@@ -1,0 +1,109 @@
+"""`tollhouse up`: everything in the foreground, until Ctrl-C."""
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from libs.cli.installation.data_folder import CONTEXTS
+from libs.cli.installation.stack import READY_FILE, Stack, StackOptions
+from libs.cli.installation.tls import OPERATOR, TLS_VARIABLE, TlsFolder
+from libs.cli.terminal.connection import DEFAULT_DATA_DIR
+
+PortOption = Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free port.")]
+
+
+def up(
+    data_dir: Annotated[
+        Path, typer.Option(envvar="TOLLHOUSE_DATA_DIR", help="Where keys, Postgres and logs are kept.")
+    ] = DEFAULT_DATA_DIR,
+    database_url: Annotated[
+        str | None,
+        typer.Option(envvar="DATABASE_URL", help="A Postgres 15 to 18 to use instead of the embedded one."),
+    ] = None,
+    ready_file: Annotated[Path | None, typer.Option(help="Written, as JSON, once all is ready.")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=16, help="Processes for each service.")] = 1,
+    host: Annotated[str, typer.Option(help="The address the services listen on.")] = "127.0.0.1",
+    tls_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=TLS_VARIABLE,
+            help="Mutual TLS: holds ca.pem, and NAME.pem with NAME.key of each service and operator.",
+        ),
+    ] = None,
+    identity_port: PortOption = 0,
+    billing_port: PortOption = 0,
+    metering_port: PortOption = 0,
+) -> None:
+    """Run the three services and Postgres until Ctrl-C."""
+    ports = {"identity": identity_port, "billing": billing_port, "metering": metering_port}
+    options = StackOptions(
+        data_dir=data_dir,
+        database_url=database_url or None,
+        ready_file=ready_file.absolute() if ready_file else None,
+        workers=workers,
+        host=host,
+        ports={context: port for context, port in ports.items() if port},
+        tls=_checked(tls_dir) if tls_dir else None,
+    )
+    asyncio.run(_run(options))
+
+
+def _checked(tls_dir: Path) -> TlsFolder:
+    """Return the folder, if it has all that it must have; better to say so before anything is started."""
+    folder = TlsFolder(tls_dir)
+    for name in (*CONTEXTS, OPERATOR):
+        folder.files_of(name)
+    return folder
+
+
+async def _run(options: StackOptions) -> None:
+    asked_to_stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
+    console = Console(stderr=True)
+    stack = Stack(options)
+    with stack.folder.locked():
+        starting = asyncio.create_task(stack.start())
+        stopping = asyncio.create_task(asked_to_stop.wait())
+        try:
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                await starting
+                _print_welcome(console, stack)
+                await stopping
+            console.print("Draining the services and stopping.")
+        finally:
+            stopping.cancel()
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            await stack.stop()
+
+
+def _print_welcome(console: Console, stack: Stack) -> None:
+    ready_file = stack.folder.path / READY_FILE
+    for context, endpoint in stack.endpoints.items():
+        console.print(f"{context:<10} {endpoint}")
+    console.print(f"logs       {stack.folder.logs}")
+    console.print(f"ready file {ready_file}")
+    console.print("\nTry a call (buf finds the methods by reflection):", highlight=False)
+    way, scheme = _way(stack.tls)
+    console.print(
+        f'  buf curl --protocol grpc {way} -H "Authorization: Bearer $(tollhouse token '
+        f'--data-dir {stack.folder.path})" {scheme}://{stack.endpoints["metering"]}'
+        "/tollhouse.metering.v1.ModelService/ListModels",
+        soft_wrap=True,
+        highlight=False,
+    )
+    console.print("\nCtrl-C drains and stops.", highlight=False)
+
+
+def _way(tls: TlsFolder | None) -> tuple[str, str]:
+    """Return how `buf curl` is told of the certificates, and the scheme of its addresses."""
+    if tls is None:
+        return "--http2-prior-knowledge", "http"
+    files = tls.files_of(OPERATOR)
+    return f"--cacert {files.server_ca_file} --cert {files.certificate_file} --key {files.key_file}", "https"

@@ -1,0 +1,1 @@
+"""What `up`, `serve` and `migrate` start and keep: processes, Postgres, keys, certificates and settings."""

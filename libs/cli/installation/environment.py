@@ -1,0 +1,84 @@
+"""What a service is told when it is started: the settings of each context, as environment variables."""
+
+import os
+import random
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from libs.cli.failures import CommandFailed
+from libs.cli.installation.data_folder import DataFolder
+from libs.cli.installation.tls import TlsFolder
+
+# Below the range from which the system takes ports for outgoing connections: a service that is started again finds
+# its port free, whatever was connected meanwhile.
+_PORTS: Final = range(20_000, 30_000)
+_PORT_TRIES: Final = 200
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether nobody listens on the port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+def free_port(host: str) -> int:
+    """Return a port that nobody listens on now."""
+    for port in random.sample(_PORTS, _PORT_TRIES):
+        if is_free(host, port):
+            return port
+    raise CommandFailed(f"No free port was found on {host} between {_PORTS.start} and {_PORTS.stop}.")
+
+
+def service_environment(
+    context: str,
+    *,
+    folder: DataFolder,
+    database_url: str,
+    host: str,
+    ports: Mapping[str, int],
+    reuse_port: bool,
+    tls: TlsFolder | None = None,
+) -> dict[str, str]:
+    """Return the whole environment of a service's process; what the caller's own says besides is passed on."""
+    own = {
+        "DATABASE_URL": database_url,
+        "HOST": host,
+        "PORT": str(ports[context]),
+        "REUSE_PORT": str(reuse_port).lower(),
+        "TRUST_BUNDLE_FILE": str(folder.trust_bundle_file),
+        **_of_context(context, folder, {name: f"{host}:{ports[name]}" for name in ports}),
+        **(tls.environment_of(context) if tls else {}),
+    }
+    return dict(os.environ) | {f"TOLLHOUSE_{context.upper()}_{name}": value for name, value in own.items()}
+
+
+def _of_context(context: str, folder: DataFolder, targets: Mapping[str, str]) -> dict[str, str]:
+    if context == "identity":
+        return {"PEPPERS": str(folder.pepper_file), "SESSION_KEY_FILE": str(folder.signing_key_file("session"))}
+    # The others ask identity what a user or a key may do.
+    caller = {"SIGNING_KEY_FILE": str(folder.signing_key_file(context)), "IDENTITY_TARGET": targets["identity"]}
+    return caller | {"BILLING_TARGET": targets["billing"]} if context == "metering" else caller
+
+
+def reserve_shared_port(host: str, port: int) -> tuple[socket.socket, int]:
+    """Hold a port for several processes that are to share it; it stays ours for as long as the socket is open."""
+    # Asked without sharing first, or an unrelated group of processes on the port would go unnoticed.
+    if not is_free(host, port):
+        raise CommandFailed(f"The port {port} on {host} is taken.")
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    holder.bind((host, port))
+    taken: int = holder.getsockname()[1]
+    return holder, taken
+
+
+def repository() -> Path:
+    """The folder that holds libs, services and protos."""
+    return Path(__file__).resolve().parents[3]

@@ -1,0 +1,219 @@
+"""The whole installation at work: Postgres, the migrations and the three services, watched until told to stop."""
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+
+from libs.cli.failures import CommandFailed
+from libs.cli.installation.data_folder import CONTEXTS, DataFolder, write_private
+from libs.cli.installation.environment import free_port, is_free, service_environment
+from libs.cli.installation.health import wait_until_serving
+from libs.cli.installation.processes import ChildProcess, end_leftover, service_program, tail
+from libs.cli.installation.tls import OPERATOR, TlsFolder
+from libs.common import postgres, roles
+from libs.common.clock import SystemClock
+from libs.common.database_url import with_role
+from libs.common.databases import ensure_database
+
+DATABASE: Final = "tollhouse"
+READY_FILE: Final = "ready.json"
+OPERATOR_TOKEN_LIFETIME: Final = timedelta(hours=12)
+_RENEW_TOKEN_EVERY_S: Final = 3600.0
+_POSTGRES_LOOKED_AT_EVERY_S: Final = 0.2
+_POSTGRES_AGAIN_AFTER_S: Final = 1.0
+_SERVING_WITHIN_S: Final = 60.0
+_HOPELESS_RESTARTS: Final = 4
+
+
+async def bring_schemas_up_to_date(contexts: Sequence[str], database_url: str, passwords: Mapping[str, str]) -> None:
+    """Apply the migrations that are missing; whatever keeps them from it is said in one line."""
+    # What migrations stand on takes longer to import than most commands take to run.
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from libs.common.migrate import MigrationLocked, migrate
+
+    try:
+        await migrate(contexts, database_url, passwords=passwords)
+    except MigrationLocked as error:
+        raise CommandFailed(str(error)) from None
+    except OSError as error:
+        raise CommandFailed(f"The database cannot be reached: {error}.") from None
+    except (SQLAlchemyError, asyncpg.PostgresError) as error:
+        raise CommandFailed(f"The migration failed: {str(error).splitlines()[0]}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class StackOptions:
+    """How the installation is to run."""
+
+    data_dir: Path
+    database_url: str | None = None
+    ready_file: Path | None = None
+    workers: int = 1
+    host: str = "127.0.0.1"
+    ports: Mapping[str, int] = field(default_factory=dict)
+    tls: TlsFolder | None = None
+
+
+class Stack:
+    """Starts everything in order, keeps it running, and stops it in the opposite order."""
+
+    def __init__(self, options: StackOptions) -> None:
+        self.folder = DataFolder(options.data_dir)
+        self._options = options
+        self._ports = {name: options.ports.get(name) or free_port(options.host) for name in CONTEXTS}
+        self._ready_files = {self.folder.path / READY_FILE, *([options.ready_file] if options.ready_file else [])}
+        self._postgres: postgres.PostgresServer | None = None
+        self._database_url = options.database_url or ""
+        self._children: dict[str, list[ChildProcess]] = {name: [] for name in CONTEXTS}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._token, self._token_renew_s = "", 0.0
+        self._ready = False
+
+    @property
+    def endpoints(self) -> dict[str, str]:
+        return {name: f"{self._options.host}:{port}" for name, port in self._ports.items()}
+
+    @property
+    def tls(self) -> TlsFolder | None:
+        return self._options.tls
+
+    @property
+    def database_url(self) -> str:
+        return self._database_url
+
+    @property
+    def operator_token(self) -> str:
+        return self._token
+
+    def service_pids(self) -> dict[str, list[int]]:
+        """The process ids of each service."""
+        return {name: [child.pid for child in children if child.pid] for name, children in self._children.items()}
+
+    async def start(self) -> None:
+        """Bring everything up; return when every service says that it serves."""
+        self.folder.prepare()
+        for file in self._ready_files:
+            file.unlink(missing_ok=True)
+        await asyncio.to_thread(self._end_leftovers)
+        for context, port in self._ports.items():
+            if not is_free(self._options.host, port):
+                raise CommandFailed(f"The port {port} on {self._options.host}, meant for {context}, is taken.")
+        await self._open_database()
+        await bring_schemas_up_to_date(CONTEXTS, self._database_url, self.folder.passwords())
+        for context in CONTEXTS:
+            await self._start_service(context)
+        await asyncio.gather(*(self._wait_for(context) for context in CONTEXTS))
+        self._ready = True
+        self._write_ready_files()
+        self._tasks.append(asyncio.create_task(self._renew_token(), name="operator token"))
+
+    async def stop(self) -> None:
+        """Let the services drain, then stop Postgres."""
+        self._ready = False
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Metering first: it calls the other two while it drains.
+        for context in reversed(CONTEXTS):
+            await asyncio.gather(*(child.stop() for child in self._children[context]))
+        for file in self._ready_files:
+            file.unlink(missing_ok=True)
+        self.folder.pids_file.unlink(missing_ok=True)
+        server = None if self._options.database_url else postgres.find(self.folder.postgres)
+        if server is not None:
+            await asyncio.to_thread(server.stop)
+
+    async def _open_database(self) -> None:
+        if self._options.database_url is None:
+            self._postgres = await asyncio.to_thread(postgres.start, self.folder.postgres)
+            self._database_url = await ensure_database(self._postgres.admin_url, DATABASE)
+            self._tasks.append(asyncio.create_task(self._keep_postgres_running(), name="postgres"))
+
+    async def _start_service(self, context: str) -> None:
+        environment = service_environment(
+            context,
+            folder=self.folder,
+            database_url=self._service_database_url(context),
+            host=self._options.host,
+            ports=self._ports,
+            reuse_port=self._options.workers > 1,
+            tls=self._options.tls,
+        )
+        for number in range(self._options.workers):
+            name = context if self._options.workers == 1 else f"{context}-{number + 1}"
+            log_file = self.folder.logs / f"{name}.log"
+            child = ChildProcess(name, service_program(context), environment, log_file, self._on_change)
+            self._children[context].append(child)
+            await child.start()
+
+    def _service_database_url(self, context: str) -> str:
+        # Over the embedded server's socket the mode of its folder stands for a password.
+        password = self.folder.passwords()[context] if self._options.database_url else None
+        return with_role(self._database_url, roles.role_of(context), password)
+
+    async def _wait_for(self, context: str) -> None:
+        give_up = time.monotonic() + _SERVING_WITHIN_S
+        tls = self._options.tls.files_of(OPERATOR) if self._options.tls else None
+        while not await wait_until_serving(self.endpoints[context], 0.5, tls):
+            hopeless = any(child.restarts >= _HOPELESS_RESTARTS for child in self._children[context])
+            if hopeless or time.monotonic() >= give_up:
+                log = self.folder.logs / f"{self._children[context][0].name}.log"
+                raise CommandFailed(f"{context} does not start; its log {log} ends with: {tail(log)}")
+
+    async def _keep_postgres_running(self) -> None:
+        while True:
+            await asyncio.sleep(_POSTGRES_LOOKED_AT_EVERY_S)
+            if self._postgres is None or self._postgres.is_running():
+                continue
+            try:
+                self._postgres = await asyncio.to_thread(postgres.start, self.folder.postgres)
+            except postgres.PostgresError:
+                await asyncio.sleep(_POSTGRES_AGAIN_AFTER_S)
+            self._on_change()
+
+    async def _renew_token(self) -> None:
+        """A token that is copied from the ready file is good for most of its life, however long this has been up."""
+        while True:
+            await asyncio.sleep(_RENEW_TOKEN_EVERY_S)
+            self._write_ready_files()
+
+    def _on_change(self) -> None:
+        """Write down which processes run, for whoever looks and for the next start after a crash."""
+        write_private(self.folder.pids_file, json.dumps(self.service_pids()))
+        if self._ready:
+            self._write_ready_files()
+
+    def _write_ready_files(self) -> None:
+        if time.monotonic() >= self._token_renew_s:
+            self._token = self.folder.operator_token(OPERATOR_TOKEN_LIFETIME, SystemClock())
+            self._token_renew_s = time.monotonic() + _RENEW_TOKEN_EVERY_S / 2
+        services = self.service_pids()
+        pids = {name: running[0] for name, running in services.items() if running}
+        document = {
+            "endpoints": self.endpoints,
+            "operator_token": self._token,
+            "database_url": self._database_url,
+            "pids": ({"postgres": self._postgres.pid} if self._postgres else {}) | pids,
+            "workers": services,
+            "data_dir": str(self.folder.path),
+        } | ({"tls_dir": str(self._options.tls.path)} if self._options.tls else {})
+        for file in self._ready_files:
+            write_private(file, json.dumps(document, indent=2))
+
+    def _end_leftovers(self) -> None:
+        """End services of an `up` that was killed before it could."""
+        try:
+            left: dict[str, list[int]] = json.loads(self.folder.pids_file.read_bytes())
+        except (FileNotFoundError, ValueError):
+            return
+        for context, pids in left.items():
+            for pid in pids:
+                end_leftover(pid, context)

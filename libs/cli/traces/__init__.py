@@ -1,0 +1,1 @@
+"""Reading usage traces, and metering them through the real services."""

@@ -1,0 +1,114 @@
+"""Money for a replay, and the one place where a replay's moment in time is written down.
+
+A replayed trace is moved so that it ends when it was first replayed. That moment is kept in the metadata of the first
+organization's credit, under an operation id made from the replay's prefix: whoever replays the same trace again, after
+a crash or from another machine, finds it there and so sends every call exactly as it was sent before.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+from typing import Final
+
+import grpc
+
+from libs.cli.failures import WrongUse
+from libs.cli.terminal.connection import Channels
+from libs.cli.traces.population import Population, models
+from libs.cli.traces.trace import Row, Trace
+from libs.common.amount import format_amount
+from libs.common.status import reason_of
+from tollhouse.billing.v1 import ledger_pb2, ledger_pb2_grpc
+from tollhouse.common.v1 import amount_pb2
+from tollhouse.metering.v1 import model_pb2, model_pb2_grpc
+
+CURRENCY: Final = "USD"
+_MILLION: Final = Decimal(1_000_000)
+_SMALLEST: Final = Decimal("0.000000001")
+# Holds take the estimate before the work and a little is kept for whatever else the organization does.
+_RESERVE: Final = Decimal("1.2")
+_LEAST: Final = Decimal(100)
+_KEPT: Final = "kept"
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a million tokens cost."""
+
+    input: Decimal
+    output: Decimal
+
+    def cost_of(self, row: Row) -> Decimal:
+        cost = (self.input * row.input_tokens + self.output * row.output_tokens) / _MILLION
+        return cost.quantize(_SMALLEST, ROUND_HALF_EVEN)
+
+
+async def list_prices(channels: Channels) -> dict[str, Price]:
+    """Return the price in force of every model that replays use."""
+    stub = model_pb2_grpc.ModelServiceStub(channels.metering)
+    prices: dict[str, Price] = {}
+    for model in models():
+        answer = await stub.ListPrices(model_pb2.ListPricesRequest(model_id=model, page_size=1000))
+        general = [version for version in answer.price_versions if not version.organization_id]
+        if general:
+            newest = max(general, key=lambda version: version.effective_time.ToDatetime())
+            prices[model] = Price(Decimal(newest.prices.input), Decimal(newest.prices.output))
+    return prices
+
+
+def costs(rows: Iterable[Row], population: Population, prices: Mapping[str, Price]) -> dict[str, Decimal]:
+    """Return what the rows cost, by organization, worked out here rather than asked of the services."""
+    sums = {organization.organization_id: Decimal(0) for organization in population.organizations}
+    for row in rows:
+        seat, model = population.maker_of(row.number)
+        if model in prices:
+            sums[seat.organization_id] += prices[model].cost_of(row)
+    return sums
+
+
+async def fund(
+    channels: Channels, population: Population, trace: Trace, *, prefix: str, keep_times: bool, now: datetime
+) -> datetime | None:
+    """Give each organization money for its calls, once, and return when the trace is to end (None: as it does).
+
+    Raises:
+        WrongUse: the prefix was used for another trace, or for this one with its times treated differently.
+    """
+    stub = ledger_pb2_grpc.LedgerServiceStub(channels.billing)
+    amounts = costs(trace.rows, population, await list_prices(channels))
+    note = {"trace": trace.digest, "end_time": _KEPT if keep_times else now.isoformat()}
+    for organization in population.organizations:
+        amount = (amounts[organization.organization_id] * _RESERVE + _LEAST).to_integral_value(ROUND_CEILING)
+        request = ledger_pb2.CreditRequest(
+            organization_id=organization.organization_id,
+            operation_id=f"{prefix}:funds",
+            amount=amount_pb2.Amount(currency_code=CURRENCY, value=format_amount(amount)),
+            source=ledger_pb2.CREDIT_SOURCE_PAYMENT,
+            description=f"Prepaid for the calls of {trace.name}"[:256],
+            metadata=note,
+        )
+        note = await _credit_once(stub, request)
+    if note["trace"] != trace.digest:
+        raise WrongUse(f"The prefix {prefix} was used for another trace; choose another with --operation-prefix.")
+    if (note["end_time"] == _KEPT) != keep_times:
+        raise WrongUse(
+            f"The prefix {prefix} was used {'without' if keep_times else 'with'} --keep-times; give the command as it "
+            "was given then, or another --operation-prefix."
+        )
+    return None if keep_times else datetime.fromisoformat(note["end_time"])
+
+
+async def _credit_once(stub: ledger_pb2_grpc.LedgerServiceStub, request: ledger_pb2.CreditRequest) -> dict[str, str]:
+    """Credit, unless it was done before; return the note that was left with it the first time."""
+    try:
+        await stub.Credit(request)
+    except grpc.aio.AioRpcError as error:
+        if reason_of(error) != "OPERATION_ID_REUSED":
+            raise
+    else:
+        return dict(request.metadata)
+    stored = await stub.GetTransaction(
+        ledger_pb2.GetTransactionRequest(organization_id=request.organization_id, operation_id=request.operation_id)
+    )
+    return dict(stored.transaction.metadata)

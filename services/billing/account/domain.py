@@ -1,0 +1,69 @@
+"""An account as its owner sees it, and the lines of its statement."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from libs.common.audit.chain import Changed, differences
+from services.billing.ledger.domain import Balance, Kind, Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class AccountTerms:
+    """An account with its terms and what it holds."""
+
+    organization_id: str
+    account_id: str
+    project_id: str | None
+    closed: bool
+    version: int
+    metadata: Metadata | None
+    create_time: datetime
+    update_time: datetime
+    balance: Balance
+
+    @property
+    def etag(self) -> str:
+        return str(self.version)
+
+
+def account_changes(before: AccountTerms | None, after: AccountTerms) -> tuple[Changed, ...]:
+    """Return what became of an account's terms, for the audit trail; of metadata only that it changed."""
+    changes = differences({} if before is None else _terms(before), _terms(after))
+    if (before.metadata if before else None) != after.metadata:
+        changes += (Changed("metadata"),)
+    return changes
+
+
+def _terms(account: AccountTerms) -> dict[str, str | None]:
+    return {
+        "state": "CLOSED" if account.closed else "OPEN",
+        "project_id": account.project_id,
+        "currency_code": account.balance.currency_code,
+        "overdraft_limit": format(account.balance.overdraft_limit.normalize(), "f"),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class StatementEntry:
+    """One movement, seen from one account: the amount is negative where the account gave."""
+
+    sequence: int
+    transaction_id: str
+    operation_id: str
+    kind: Kind
+    amount: Decimal
+    balance_after: Decimal
+    description: str
+    create_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A page of an account's movements, and the balance before and after the whole range."""
+
+    currency_code: str
+    opening_balance: Decimal
+    closing_balance: Decimal
+    entries: list[StatementEntry]
+    next_page_token: str

@@ -1,0 +1,1 @@
+"""ImportApiKeys: keys of other systems, kept as digests of digests."""

@@ -1,0 +1,87 @@
+"""Reports of leaked secrets: the key is revoked at once."""
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
+
+from libs.common.audit.recording import Changed
+from libs.common.clock import Clock
+from libs.common.database import Database
+from services.identity.api_key import store
+from services.identity.api_key.manage.api_keys import announce, record
+from services.identity.api_key.secret import OWN_PREFIX, Peppers, is_well_formed, plain_digest, without_secrets
+from services.identity.api_key.verify.prefixes import ImportedPrefixes
+from services.identity.revisions import ChangeKind, current_revision
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """What was found, by whom and where: a secret or its plain digest."""
+
+    key: str
+    plain_digest: bytes
+    source: str
+    url: str
+
+    def __repr__(self) -> str:
+        return "Leak()"
+
+
+class Leaks:
+    """Takes reports."""
+
+    def __init__(self, database: Database, clock: Clock, peppers: Peppers, prefixes: ImportedPrefixes) -> None:
+        self._database = database
+        self._clock = clock
+        self._peppers = peppers
+        self._prefixes = prefixes
+
+    async def report(self, leak: Leak) -> int | None:
+        """Revoke the key; return a revision that holds that, or None where nobody has the secret.
+
+        What is malformed and begins like no imported secret is not looked up.
+        """
+        digests = await self._digests(leak)
+        if not digests:
+            return None
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            api_key = await store.lock_api_key_of_digest(tx, digests)
+            if api_key is None:
+                return None
+            revoked = await store.change_api_key(
+                tx, api_key.organization_id, api_key.api_key_id, ChangeKind.REVOKED, now
+            )
+            if not revoked:
+                return await current_revision(tx)
+            changed = (
+                Changed("revoke_time", after=now.isoformat()),
+                Changed("leak_source", after=_tellable(leak.source, leak.key)),
+                Changed("leak_url", after=_tellable(_place(leak.url), leak.key)),
+            )
+            await record(tx, api_key, now, changed)
+            return await announce(tx, api_key, ChangeKind.REVOKED, now)
+
+    async def _digests(self, leak: Leak) -> tuple[bytes, ...]:
+        if leak.plain_digest:
+            return self._peppers.all_imported_digests(leak.plain_digest)
+        if is_well_formed(leak.key):
+            return self._peppers.all_digests(leak.key)
+        if leak.key.startswith(OWN_PREFIX):
+            return ()
+        await self._prefixes.reach(0)
+        if self._prefixes.begin(leak.key):
+            return self._peppers.all_imported_digests(plain_digest(leak.key))
+        return ()
+
+
+def _place(url: str) -> str:
+    """Return an address without what may be in it of people and secrets: login, query and fragment."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _tellable(text: str, key: str) -> str:
+    return without_secrets(text.replace(key, "***") if key else text)

@@ -1,0 +1,1 @@
+"""VerifyApiKey: from the secret to the answer, and the caches in between."""

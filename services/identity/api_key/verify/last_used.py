@@ -1,0 +1,48 @@
+"""When keys were last used, written down in bulk: a hot key costs one row a round, and no verification ever waits.
+
+What has not been written when a process is killed is lost; nothing but display depends on it.
+"""
+
+import asyncio
+from datetime import datetime
+from typing import Final
+
+import structlog
+
+from libs.common.database import Database
+from libs.common.errors import Refusal
+from services.identity.api_key.verify.store import write_last_used
+
+_log = structlog.get_logger("last_used")
+_NOTED_MAX: Final = 100_000
+_ROWS_AT_ONCE: Final = 1_000
+
+
+class LastUsed:
+    """The newest use of each key since the last round."""
+
+    def __init__(self, database: Database, flush_s: float) -> None:
+        self._database = database
+        self._flush_s = flush_s
+        self._noted: dict[str, datetime] = {}
+
+    def note(self, api_key_id: str, now: datetime) -> None:
+        """Note a use; forgotten where too many keys wait already."""
+        if len(self._noted) < _NOTED_MAX or api_key_id in self._noted:
+            self._noted[api_key_id] = now
+
+    async def run(self) -> None:
+        """Write down what was noted, every few seconds."""
+        while True:
+            await asyncio.sleep(self._flush_s)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write down what was noted so far; what cannot be written is given up."""
+        noted, self._noted = list(self._noted.items()), {}
+        for start in range(0, len(noted), _ROWS_AT_ONCE):
+            try:
+                await write_last_used(self._database, noted[start : start + _ROWS_AT_ONCE])
+            except Refusal as refusal:
+                _log.warning("times of last use were lost", keys=len(noted) - start, reason=refusal.reason)
+                return

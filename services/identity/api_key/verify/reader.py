@@ -1,0 +1,94 @@
+"""Reads of keys that are not remembered: whoever waits at the same time shares one statement.
+
+A caller joins only a read that has not begun, so what it gets is never older than its own call.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from libs.common.database import Database
+from libs.common.errors import Overloaded
+from services.identity.api_key.domain import KeyRecord
+from services.identity.api_key.verify.store import read_keys
+
+_BATCH_MAX: Final = 256
+_WAITING_MAX: Final = 4_096
+READS_AT_ONCE: Final = 2
+"""How many connections the reads take at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one snapshot says about a presented secret; `read_s` is a moment before the snapshot."""
+
+    revision: int
+    read_s: float
+    record: KeyRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    digests: tuple[bytes, ...]
+    answer: asyncio.Future[Reading]
+
+
+class KeyReader:
+    """Bounded, batched, single-flight reads."""
+
+    def __init__(self, database: Database, monotonic_s: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        self._monotonic_s = monotonic_s
+        self._waiting: dict[bytes, _Waiting] = {}
+        self._readers: set[asyncio.Task[None]] = set()
+
+    async def read(self, digests: tuple[bytes, ...]) -> Reading:
+        """Read the key stored under the first digest, or under one of the others, which older peppers gave.
+
+        Raises:
+            Overloaded: too many different secrets are waited for.
+            Unavailable: the database does not answer.
+        """
+        waiting = self._waiting.get(digests[0])
+        if waiting is None:
+            if len(self._waiting) >= _WAITING_MAX:
+                raise Overloaded
+            waiting = self._waiting[digests[0]] = _Waiting(digests, asyncio.get_running_loop().create_future())
+            if len(self._readers) < READS_AT_ONCE:
+                reader = asyncio.create_task(self._read_waiting())
+                self._readers.add(reader)
+                reader.add_done_callback(self._readers.discard)
+        # Others may wait for the same answer: one caller's cancellation must not take it from them.
+        return await asyncio.shield(waiting.answer)
+
+    async def close(self) -> None:
+        """Wait for the reads under way."""
+        await asyncio.gather(*self._readers, return_exceptions=True)
+
+    async def _read_waiting(self) -> None:
+        while self._waiting:
+            batch = [self._waiting.pop(digest) for digest in list(self._waiting)[:_BATCH_MAX]]
+            read_s = self._monotonic_s()
+            try:
+                revision, found = await read_keys(
+                    self._database, [digest for waiting in batch for digest in waiting.digests]
+                )
+            except BaseException as error:
+                _fail(batch, error)
+                if not isinstance(error, Exception):
+                    raise
+                continue
+            for waiting in batch:
+                records = (found[digest] for digest in waiting.digests if digest in found)
+                waiting.answer.set_result(Reading(revision, read_s, next(records, None)))
+
+
+def _fail(batch: list[_Waiting], error: BaseException) -> None:
+    for waiting in batch:
+        if isinstance(error, Exception):
+            waiting.answer.set_exception(error)
+            waiting.answer.exception()  # Where nobody waits any more, nobody is to be told of it.
+        else:
+            waiting.answer.cancel()

@@ -1,0 +1,1 @@
+"""WatchApiKeys: the feed of changes, and its subscribers."""

@@ -1,0 +1,107 @@
+"""The feed of changes: from the database to this process's memory and to everyone who watches.
+
+Announcements make it quick, but nothing depends on one: each round reads whatever comes after the last revision seen,
+so a lost announcement or connection only delays.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
+
+from libs.common.database import Database, RawConnection
+from libs.common.errors import Refusal
+from services.identity.api_key.verify.prefixes import ImportedPrefixes
+from services.identity.api_key.verify.store import listen, read_changes
+from services.identity.revisions import Change
+
+_log = structlog.get_logger("change_feed")
+CHANGES_AT_ONCE: Final = 500
+_ROUND_S: Final = 1.0
+_RECONNECT_MIN_S: Final = 0.05
+_RECONNECT_MAX_S: Final = 1.0
+
+
+class Audience(Protocol):
+    """What is told about changes."""
+
+    def note(self, changes: list[Change], *, seen_revision: int, confirmed_s: float) -> None:
+        """Take in the changes up to a revision, in order; as of `confirmed_s` there were no others."""
+
+    def forget_all(self, *, seen_revision: int, confirmed_s: float) -> None:
+        """Learn that changes up to a revision were not told."""
+
+
+class ChangeFeed:
+    """Follows the changes for as long as the process lives."""
+
+    def __init__(
+        self,
+        database: Database,
+        audiences: list[Audience],
+        prefixes: ImportedPrefixes | None = None,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._audiences = audiences
+        self._prefixes = prefixes or ImportedPrefixes()
+        self._monotonic_s = monotonic_s
+        self._seen_revision: int | None = None
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follow, and reconnect without end, at most a second apart."""
+        delay_s = _RECONNECT_MIN_S
+        while True:
+            seen_revision = self._seen_revision
+            try:
+                async with self._database.raw_connection() as connection:
+                    await self._follow(connection)
+            except (Refusal, OSError) as error:
+                _log.warning("the feed of changes was cut", error=type(error).__name__, again_in_s=delay_s)
+            if self._seen_revision != seen_revision:
+                delay_s = _RECONNECT_MIN_S
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, _RECONNECT_MAX_S)
+
+    async def _follow(self, connection: RawConnection) -> None:
+        stop_listening = await listen(connection, self._wake.set)
+        try:
+            while True:
+                self._wake.clear()
+                await self.catch_up(connection)
+                try:
+                    async with asyncio.timeout(_ROUND_S):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass  # A quiet round still confirms that nothing has changed.
+        finally:
+            await stop_listening()
+
+    async def catch_up(self, connection: RawConnection) -> None:
+        """Read everything after the last revision seen, and tell it."""
+        while True:
+            confirmed_s = self._monotonic_s()
+            after = self._seen_revision
+            read = await read_changes(connection, 0 if after is None else after, CHANGES_AT_ONCE)
+            current, changes = read.current, read.changes
+            if after is None or _is_torn(after, current, changes):
+                self._seen_revision = current
+                for audience in self._audiences:
+                    audience.forget_all(seen_revision=current, confirmed_s=confirmed_s)
+                self._prefixes.learn(read.prefixes, seen_revision=current)
+                return
+            complete = len(changes) < CHANGES_AT_ONCE
+            self._seen_revision = current if complete else changes[-1].revision
+            for audience in self._audiences:
+                audience.note(changes, seen_revision=self._seen_revision, confirmed_s=confirmed_s)
+            self._prefixes.learn(read.prefixes, seen_revision=self._seen_revision)
+            if complete:
+                return
+
+
+def _is_torn(after: int, current: int, changes: list[Change]) -> bool:
+    """Tell whether changes after a revision are no longer kept, or the database has gone back in time."""
+    return current < after or (current > after and (not changes or changes[0].revision != after + 1))

@@ -1,0 +1,150 @@
+"""Watchers: every change, in order, to callers that keep answers of their own."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final
+
+from libs.common.database import Database
+from libs.common.errors import Unavailable
+from services.identity.api_key.verify.store import read_changes
+from services.identity.api_key.watch.feed import CHANGES_AT_ONCE
+from services.identity.errors import TooManyWatchers
+from services.identity.revisions import Change
+
+_PENDING_MAX: Final = 10_000
+_FIRST_NEWS_WITHIN_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Every change up to the revision has been told, or was left out where `resync` says so."""
+
+    revision: int
+    changes: tuple[Change, ...] = ()
+    resync: bool = False
+
+
+class _Watcher:
+    """What one subscriber has still to be told: bounded, because a slow one is told to start over instead."""
+
+    __slots__ = ("closed", "known_revision", "pending", "resync", "revision", "wake")
+
+    def __init__(self, revision: int, known_revision: int) -> None:
+        self.revision = revision
+        self.known_revision = known_revision
+        self.pending: list[Change] = []
+        self.resync = False
+        self.closed = False
+        self.wake = asyncio.Event()
+
+    def tell(self, changes: list[Change], revision: int) -> None:
+        # One who was told by another process may be ahead of this one.
+        self.pending.extend(change for change in changes if change.revision > self.known_revision)
+        self.revision = revision
+        if len(self.pending) > _PENDING_MAX:
+            self.start_over(revision)
+        self.wake.set()
+
+    def start_over(self, revision: int) -> None:
+        self.pending.clear()
+        self.revision = revision
+        self.resync = True
+        self.wake.set()
+
+    def take(self) -> News:
+        """Return the next message; the watcher stays awake while there is more."""
+        told, self.pending = self.pending[:CHANGES_AT_ONCE], self.pending[CHANGES_AT_ONCE:]
+        resync, self.resync = self.resync, False
+        if self.pending:
+            return News(told[-1].revision, tuple(told), resync)
+        self.wake.clear()
+        return News(self.revision, tuple(told), resync)
+
+
+class Watchers:
+    """Everyone who watches this process's feed."""
+
+    def __init__(self, database: Database, watchers_max: int) -> None:
+        self._database = database
+        self._watchers_max = watchers_max
+        self._watchers: set[_Watcher] = set()
+        self._seen_revision = 0
+        self._started = asyncio.Event()
+        self._closed = False
+
+    @property
+    def count(self) -> int:
+        """How many watch now."""
+        return len(self._watchers)
+
+    def note(self, changes: list[Change], *, seen_revision: int, confirmed_s: float) -> None:
+        """Pass changes on. Without any, this is the heartbeat: it comes only while the feed is up to date."""
+        self._seen_revision = seen_revision
+        for watcher in self._watchers:
+            watcher.tell(changes, seen_revision)
+
+    def forget_all(self, *, seen_revision: int, confirmed_s: float) -> None:
+        """Tell everyone to start over."""
+        self._seen_revision = seen_revision
+        self._started.set()
+        for watcher in self._watchers:
+            watcher.start_over(seen_revision)
+
+    async def close(self) -> None:
+        """End every stream, so that a stopping server need not wait for them."""
+        self._closed = True
+        for watcher in self._watchers:
+            watcher.closed = True
+            watcher.wake.set()
+
+    async def watch(self, after_revision: int) -> AsyncIterator[News]:
+        """Tell what changed after a revision, then whatever changes.
+
+        Raises:
+            TooManyWatchers: this process serves as many as it may.
+            Unavailable: this process has no news of changes yet, or is stopping.
+        """
+        await self._first_news()
+        if self.count >= self._watchers_max:
+            raise TooManyWatchers(watchers=self.count)
+        watcher = _Watcher(self._seen_revision, after_revision)
+        self._watchers.add(watcher)
+        try:
+            async for news in self._backlog(after_revision, watcher.revision):
+                yield news
+            while True:
+                await watcher.wake.wait()
+                if watcher.closed:
+                    raise Unavailable(dependency="change feed")
+                yield watcher.take()
+        finally:
+            self._watchers.discard(watcher)
+
+    async def _first_news(self) -> None:
+        try:
+            async with asyncio.timeout(_FIRST_NEWS_WITHIN_S):
+                await self._started.wait()
+        except TimeoutError:
+            raise Unavailable(dependency="change feed") from None
+        if self._closed:
+            raise Unavailable(dependency="change feed")
+
+    async def _backlog(self, after_revision: int, until: int) -> AsyncIterator[News]:
+        """Tell the changes between what the subscriber knows and what the feed had told before it came."""
+        if after_revision == 0:
+            yield News(until)
+            return
+        after = after_revision
+        while after != until:
+            async with self._database.raw_connection() as connection:
+                read = await read_changes(connection, after, CHANGES_AT_ONCE)
+            if after > until and after <= read.current:
+                return  # The subscriber is ahead of this process, whose feed will get there.
+            missed = [change for change in read.changes if change.revision <= until]
+            if not missed or missed[0].revision != after + 1:
+                yield News(until, resync=True)
+                return
+            after = missed[-1].revision
+            yield News(after, tuple(missed))
+        yield News(until)

@@ -1,0 +1,30 @@
+"""What a service account is."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from libs.common.access import Caller, CallerKind
+from services.identity.organization.domain import Role
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAccount:
+    """An owner of API keys that is no person."""
+
+    service_account_id: str
+    organization_id: str
+    name: str
+    description: str
+    role: Role
+    create_time: datetime
+    update_time: datetime
+    version: int
+
+    @property
+    def etag(self) -> str:
+        return str(self.version)
+
+    @property
+    def subject(self) -> str:
+        """What the account is called as a caller, also where it is written who made something."""
+        return Caller(CallerKind.SERVICE_ACCOUNT, self.service_account_id).subject

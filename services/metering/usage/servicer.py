@@ -23,17 +23,9 @@ from services.metering.model.servicer import read_tokens
 from services.metering.tables import TOKEN_CLASSES
 from services.metering.usage.domain import EARLY_MAX, LATE_MAX, Accepted, Outcome, Recorded, Work
 from services.metering.usage.store import label_text
-from services.metering.usage.summaries import (
-    DAY,
-    HOUR,
-    MONTH,
-    RANGE_MAX,
-    Query,
-    Summary,
-    keeps_whole_hours,
-    zone_named,
-)
+from services.metering.usage.summaries import RANGE_MAX, Query, Summary
 from services.metering.usage.usages import LIST_RANGE_MAX, Usages
+from services.metering.usage.windows import DAY, HOUR, MONTH, check_window_count, keeps_whole_hours, zone_named
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import admission_pb2, model_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
@@ -181,7 +173,7 @@ class UsageServicer(rpc.UsageServiceServicer):
         start_time = parse_optional_time("start_time", request.start_time, present=request.HasField("start_time"))
         end_time = end_time or self._usages.now() + EARLY_MAX
         start_time = start_time or end_time - LATE_MAX
-        if not start_time <= end_time <= start_time + LIST_RANGE_MAX:
+        if not timedelta(0) <= end_time - start_time <= LIST_RANGE_MAX:
             raise InvalidArgument([FieldViolation("end_time", "must be at most 400 days after start_time")])
         return start_time, end_time
 
@@ -355,9 +347,10 @@ def _read_query(request: pb.QueryUsageRequest) -> Query:
     end_time = parse_time("end_time", request.end_time, violations)
     if violations:
         raise InvalidArgument(violations)
-    if not start_time < end_time <= start_time + RANGE_MAX:
+    if not timedelta(0) < end_time - start_time <= RANGE_MAX:
         raise InvalidArgument([FieldViolation("end_time", "must be after start_time, at most 3660 days")])
     zone, window = zone_named(request.time_zone), _WINDOWS[request.window]
+    check_window_count(window, start_time, end_time)
     if window in (DAY, MONTH) and not keeps_whole_hours(zone, start_time, end_time):
         raise InvalidArgument([FieldViolation("time_zone", "is off UTC by part of an hour; ask by HOUR")])
     group_by = set(request.group_by)

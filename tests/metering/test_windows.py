@@ -9,7 +9,6 @@ import grpc
 import pytest
 
 from libs.common.errors import InvalidArgument
-from libs.common.ids import new_id
 from libs.common.pages import encode_page_token
 from libs.common.status import field_violations
 from services.metering.usage.windows import DAY, MONTH, WINDOWS_MAX, window_end, window_starts, zone_named
@@ -127,7 +126,7 @@ async def test_zone_that_only_python_knows_is_answered(
     finally:
         zoneinfo.reset_tzpath()
 
-    assert [day.start_time.ToDatetime() for day in days] == [datetime(2026, 6, 30, 7)]
+    assert [day.start_time.ToDatetime(tzinfo=UTC) for day in days] == [datetime(2026, 6, 30, 7, tzinfo=UTC)]
 
 
 async def test_time_zone_that_is_none_is_refused_by_name(metering: Metering, organization_id: str) -> None:

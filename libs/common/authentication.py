@@ -1,12 +1,17 @@
 """Callers' tokens: short-lived JWTs signed with Ed25519 (RFC 8037, RFC 9864), checked as RFC 8725 advises.
 
-One algorithm, an explicit type, an exact issuer and audience, a known key id, and an issuer that may speak only for the
-subjects the trust bundle gives it. Verified tokens are remembered until they expire: a signature check costs more than
-a whole call.
+A token needs the one algorithm, an explicit type, the exact issuer and audience, and a known key id; an issuer may name
+only the subjects the trust bundle gives it. Verified tokens are cached until they expire, because checking a signature
+costs more than the rest of a call.
+
+The algorithm has two names: `Ed25519` (RFC 9864), which our own tokens carry, and the older `EdDSA` (RFC 8037), which
+most libraries write. Both are accepted, with keys of the curve Ed25519 only.
 """
 
 import base64
 import json
+import math
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,23 +20,25 @@ from pathlib import Path
 from typing import Final
 
 from joserfc import jwt
-from joserfc.errors import JoseError
+from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import OKPKey
 from pydantic import BaseModel, ConfigDict, Field
 
 from libs.common.access import Caller, CallerKind
 from libs.common.clock import Clock
-from libs.common.errors import Unauthenticated
+from libs.common.errors import TokenExpired, TokenNotYetValid, Unauthenticated, WrongAudience, WrongTokenType
 from libs.common.ids import is_id
 
 ALGORITHM: Final = "Ed25519"
+_ALGORITHM_NAMES: Final = [ALGORITHM, "EdDSA"]
+_CURVE: Final = "Ed25519"
 TOKEN_TYPE: Final = "caller+jwt"  # noqa: S105 -- the name of a token type (RFC 8725, 3.11), not a secret.
 TOKEN_MAX_LENGTH: Final = 4096
 LEEWAY_S: Final = 30
 SERVICE_TOKEN_LIFETIME: Final = timedelta(minutes=5)
 _REMEMBERED_MAX: Final = 4096
 _TIME_MAX_S: Final = 253_370_764_800.0  # The beginning of the year 9999, for tokens that never expire.
-_BEARER: Final = "Bearer "
+_SCHEME: Final = "bearer "
 
 
 class TrustedIssuer(BaseModel):
@@ -104,7 +111,7 @@ class Authenticator:
         self._now = clock.now
         self._issuers = {trusted.issuer: trusted for trusted in bundle.issuers}
         self._keys = {
-            (trusted.issuer, str(key["kid"])): OKPKey.import_key(key)
+            (trusted.issuer, str(key["kid"])): _verifying_key(key)
             for trusted in bundle.issuers
             for key in trusted.keys
         }
@@ -114,7 +121,8 @@ class Authenticator:
         """Return who is calling.
 
         Raises:
-            Unauthenticated: for whatever reason; the caller is not told which.
+            Unauthenticated: the token proves nothing. A subclass says what is wrong where the token is genuine: it has
+                expired, is not valid yet, or is meant for another service.
         """
         now = self._now()
         remembered = self._remembered.get(authorization)
@@ -129,36 +137,54 @@ class Authenticator:
         return remembered.caller
 
     def _verify(self, authorization: str, now_s: float) -> _Remembered:
-        token = authorization.removeprefix(_BEARER)
-        if len(token) == len(authorization) or len(token) > TOKEN_MAX_LENGTH:
+        scheme, token = authorization[: len(_SCHEME)], authorization[len(_SCHEME) :]
+        if scheme.lower() != _SCHEME or len(token) > TOKEN_MAX_LENGTH:
             raise Unauthenticated
         try:
-            claims = self._claims(token)
+            header, claims = self._genuine(token)
             caller = _caller_named(str(claims["sub"]), claims.get("sid", ""))
+            audience = claims["aud"]
             expire_s = _seconds(claims["exp"]) + LEEWAY_S
-            issued_s, not_before_s = _seconds(claims["iat"]), _seconds(claims.get("nbf", 0))
-        except (JoseError, LookupError, ValueError, TypeError, RecursionError):
+            valid_from_s = max(_seconds(claims["iat"]), _seconds(claims.get("nbf", 0)))
+        except (JoseError, LookupError, ValueError, TypeError, ArithmeticError, RecursionError):
             raise Unauthenticated from None
-        if not now_s < expire_s or max(issued_s, not_before_s) > now_s + LEEWAY_S:
-            raise Unauthenticated
-        return _Remembered(caller, datetime.fromtimestamp(min(expire_s, _TIME_MAX_S), UTC))
+        if header.get("typ") != TOKEN_TYPE:
+            raise WrongTokenType(token_type=TOKEN_TYPE)
+        if self._audience not in (audience if isinstance(audience, list) else [audience]):
+            raise WrongAudience(audience=self._audience)
+        if valid_from_s > now_s + LEEWAY_S:
+            raise TokenNotYetValid(valid_from_time=_time(valid_from_s))
+        if not now_s < expire_s:
+            raise TokenExpired(expire_time=_time(expire_s - LEEWAY_S))
+        return _Remembered(caller, _time(expire_s))
 
-    def _claims(self, token: str) -> Mapping[str, object]:
-        """Return the claims of a token whose signature, type, issuer, audience and subject are right."""
+    def _genuine(self, token: str) -> tuple[Mapping[str, object], Mapping[str, object]]:
+        """Return header and claims of a token that a trusted issuer signed, for a subject it may name."""
         unverified = json.loads(_decode_segment(token.split(".")[1]))
         issuer = self._issuers[unverified["iss"]]
         header = json.loads(_decode_segment(token.split(".")[0]))
         key = self._keys[(issuer.issuer, header["kid"])]
-        verified = jwt.decode(token, key, algorithms=[ALGORITHM])
-        if verified.header.get("typ") != TOKEN_TYPE:
-            raise ValueError("type")
+        with warnings.catch_warnings():
+            # The library warns of the older name of the algorithm. With a key of this curve it means the same.
+            warnings.simplefilter("ignore", SecurityWarning)
+            verified = jwt.decode(token, key, algorithms=_ALGORITHM_NAMES)
         claims: Mapping[str, object] = verified.claims
-        audience = claims["aud"]
-        if self._audience not in (audience if isinstance(audience, list) else [audience]):
-            raise ValueError("audience")
         if not any(_covers(pattern, str(claims["sub"])) for pattern in issuer.subjects):
             raise ValueError("subject")
-        return claims
+        return verified.header, claims
+
+
+def _verifying_key(key: Mapping[str, str | list[str]]) -> OKPKey:
+    """Read a public key. A key may name its algorithm, by either name; it is used for this one alone."""
+    verifying = OKPKey.import_key({name: value for name, value in key.items() if name != "alg"})
+    if verifying.curve_name != _CURVE or key.get("alg", ALGORITHM) not in _ALGORITHM_NAMES:
+        raise ValueError(f"The key {key.get('kid')} of the trust bundle is not an Ed25519 key.")
+    return verifying
+
+
+def _time(seconds: float) -> datetime:
+    """Return a moment since 1970, brought within the calendar."""
+    return datetime.fromtimestamp(min(max(seconds, 0.0), _TIME_MAX_S), UTC)
 
 
 def _decode_segment(segment: str) -> bytes:
@@ -168,6 +194,8 @@ def _decode_segment(segment: str) -> bytes:
 def _seconds(claim: object) -> float:
     if isinstance(claim, bool) or not isinstance(claim, int | float):
         raise TypeError("not a number of seconds")
+    if not math.isfinite(claim):
+        raise ValueError("not a time")
     return float(claim)
 
 

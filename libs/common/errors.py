@@ -161,11 +161,39 @@ class DeadlineExceeded(Refusal):
 
 
 class Unauthenticated(Refusal):
-    """The caller did not prove who it is. The answer never says why, so as to teach an attacker nothing."""
+    """The caller did not prove who it is. Only the holder of a genuine token learns more than that, by a subclass."""
 
     kind = Kind.UNAUTHENTICATED
     reason = "UNAUTHENTICATED"
     template = "Valid credentials are needed."
+
+
+class TokenExpired(Unauthenticated):
+    """The token is genuine, and its time is over."""
+
+    reason = "TOKEN_EXPIRED"
+    template = "The token expired at {expire_time}; get a new one."
+
+
+class TokenNotYetValid(Unauthenticated):
+    """The token is genuine, and its time has not begun: a clock is wrong, or it was made for later."""
+
+    reason = "TOKEN_NOT_YET_VALID"
+    template = "The token is not valid before {valid_from_time}; compare the clocks if it was issued just now."
+
+
+class WrongAudience(Unauthenticated):
+    """The token is genuine, and made for other services than this one."""
+
+    reason = "WRONG_AUDIENCE"
+    template = "The token is not meant for this service; its `aud` must hold {audience}."
+
+
+class WrongTokenType(Unauthenticated):
+    """The token is signed by a trusted issuer, and its header names another type than a caller's token has."""
+
+    reason = "WRONG_TOKEN_TYPE"
+    template = "The token's header must have `typ` {token_type}."
 
 
 class PermissionDenied(Refusal):

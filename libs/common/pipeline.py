@@ -45,8 +45,8 @@ from libs.common.telemetry import TRACEPARENT, Telemetry, inbound_context, remem
 
 _log = structlog.get_logger("call")
 _AUTHORIZATION: Final = "authorization"
-_BEARER: Final = "Bearer "
-_BEARER_OF_A_KEY: Final = tuple(_BEARER + prefix for prefix in KEY_PREFIXES)
+_SCHEME: Final = "bearer "
+_SCHEME_LENGTH: Final = len(_SCHEME)
 
 _Raw = TypeVar("_Raw")
 _Asked = TypeVar("_Asked")
@@ -248,9 +248,11 @@ class Pipeline:
         if method.access.public:
             # Whoever may call without credentials may also call with worn-out ones, as to refresh a session.
             call = Call(method.name, ANONYMOUS, context, self._proxies)
-        elif authorization.startswith(_BEARER_OF_A_KEY):
+        elif (
+            authorization.startswith(KEY_PREFIXES, _SCHEME_LENGTH) and authorization[:_SCHEME_LENGTH].lower() == _SCHEME
+        ):
             call = Call(method.name, ANONYMOUS, context, self._proxies)
-            key = authorization.removeprefix(_BEARER)
+            key = authorization[_SCHEME_LENGTH:]
             call.credential = Credential(api_key=key, client_address=call.peer_address)
         else:
             caller = self._authenticator.caller_of(authorization)

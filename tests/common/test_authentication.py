@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from joserfc import jwt
 from joserfc.jwk import OKPKey
 
 from libs.common.access import Caller, CallerKind
-from libs.common.authentication import Authenticator, SigningKey
+from libs.common.authentication import Authenticator, SigningKey, TrustBundle, TrustedIssuer
 from libs.common.errors import Unauthenticated
 from tests.support.callers import Callers
 from tests.support.clock import FixedClock
@@ -55,8 +56,14 @@ class World:
             {name: value for name, value in full_header.items() if value is not None},
             {name: value for name, value in full_claims.items() if value is not None},
             OKPKey.import_key(key.key),
-            algorithms=["Ed25519"],
+            algorithms=["Ed25519", "EdDSA"],
         )
+
+    def reason(self, token: str) -> str:
+        with pytest.raises(Unauthenticated) as raised:
+            self.caller(token)
+        assert token not in str(raised.value)
+        return raised.value.reason
 
 
 @pytest.fixture
@@ -85,6 +92,74 @@ def test_token_for_several_audiences_is_good_for_each(world: World) -> None:
     assert not world.refused(world.signed({}, {"aud": ["metering.tollhouse", AUDIENCE]}))
 
 
+@pytest.mark.filterwarnings("ignore:EdDSA")
+def test_token_signed_under_either_name_of_the_algorithm_is_accepted(world: World) -> None:
+    for name in ("Ed25519", "EdDSA"):
+        assert world.caller(world.signed({"alg": name}, {})) == Caller(CallerKind.OPERATOR, "alice")
+
+
+def test_token_put_together_as_other_libraries_do_is_accepted(world: World) -> None:
+    """PyJWT and golang-jwt write `EdDSA`, their own order of the parts, and sign with the bare key."""
+    key = world.callers.operator_key
+    private = Ed25519PrivateKey.from_private_bytes(base64.urlsafe_b64decode(str(key.key["d"]) + "="))
+    now = int(world.clock.now().timestamp())
+    header = {"alg": "EdDSA", "kid": key.key["kid"], "typ": "caller+jwt"}
+    claims = {"aud": [AUDIENCE], "exp": now + 60, "iat": now, "iss": key.issuer, "sub": key.subject}
+    signed = ".".join(encode(json.dumps(part).encode()) for part in (header, claims))
+
+    token = f"{signed}.{encode(private.sign(signed.encode()))}"
+
+    assert world.caller(token) == Caller(CallerKind.OPERATOR, "alice")
+
+
+@pytest.mark.parametrize("name", [None, "EdDSA", "Ed25519"])
+def test_key_of_the_trust_bundle_may_name_its_algorithm_either_way(world: World, name: str | None) -> None:
+    bundle = world.callers.bundle.model_copy(deep=True)
+    for issuer in bundle.issuers:
+        issuer.keys = [{**key, **({"alg": name} if name else {})} for key in issuer.keys]
+
+    authenticator = Authenticator(bundle, audience=AUDIENCE, clock=world.clock)
+
+    assert authenticator.caller_of(f"Bearer {world.signed({}, {})}").name == "alice"
+
+
+def test_key_of_another_curve_or_algorithm_is_refused_at_start(world: World) -> None:
+    for key in (OKPKey.generate_key("Ed448", {"kid": "k"}), OKPKey.generate_key("Ed25519", {"kid": "k", "alg": "none"})):
+        public = {name: str(value) for name, value in key.as_dict(private=False).items()}
+        bundle = TrustBundle(issuers=[TrustedIssuer(issuer="other.test", subjects=["operator:*"], keys=[public])])
+
+        with pytest.raises(ValueError, match="not an Ed25519 key"):
+            Authenticator(bundle, audience=AUDIENCE, clock=world.clock)
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR"])
+def test_scheme_is_read_in_any_case(world: World, scheme: str) -> None:
+    token = world.callers.token(world.callers.operator_key)
+
+    for _ in range(2):
+        assert world.authenticator.caller_of(f"{scheme} {token}") == Caller(CallerKind.OPERATOR, "alice")
+
+
+def test_holder_of_a_genuine_token_is_told_what_is_wrong_with_it(world: World) -> None:
+    now = int(world.clock.now().timestamp())
+
+    assert world.reason(world.signed({}, {"exp": now - 31})) == "TOKEN_EXPIRED"
+    assert world.reason(world.signed({}, {"exp": -(10**30)})) == "TOKEN_EXPIRED"
+    assert world.reason(world.signed({}, {"nbf": now + 31})) == "TOKEN_NOT_YET_VALID"
+    assert world.reason(world.signed({}, {"iat": now + 10**30})) == "TOKEN_NOT_YET_VALID"
+    assert world.reason(world.signed({}, {"aud": "metering.tollhouse"})) == "WRONG_AUDIENCE"
+    assert world.reason(world.signed({"typ": "JWT"}, {})) == "WRONG_TOKEN_TYPE"
+
+
+def test_nobody_else_is_told_what_is_wrong_with_a_token(world: World) -> None:
+    expired: dict[str, object] = {"exp": 0}
+    header, claims, signature = world.signed({}, expired).split(".")
+
+    assert world.reason(f"{header}.{claims}.{signature[::-1]}") == "UNAUTHENTICATED"
+    assert world.reason(world.signed({}, {**expired, "sub": "service:metering"})) == "UNAUTHENTICATED"
+    assert world.reason(world.signed({}, {**expired, "iss": "nobody"})) == "UNAUTHENTICATED"
+
+
 @pytest.mark.parametrize(
     "claims",
     [
@@ -102,6 +177,9 @@ def test_token_for_several_audiences_is_good_for_each(world: World) -> None:
         {"exp": 0},
         {"exp": "9999999999"},
         {"exp": True},
+        {"exp": float("nan")},
+        {"exp": float("inf")},
+        {"exp": 10**400},
         {"iat": 4102444800},
         {"nbf": 4102444800},
     ],
@@ -153,7 +231,7 @@ def test_garbage_is_refused(world: World, token: str) -> None:
 def test_other_schemes_are_refused(world: World) -> None:
     token = world.callers.token(world.callers.operator_key)
 
-    for authorization in (token, f"Basic {token}", f"bearer{token}"):
+    for authorization in (token, f"Basic {token}", f"bearer{token}", f"bearer\t{token}", f"Bearer: {token}"):
         with pytest.raises(Unauthenticated):
             world.authenticator.caller_of(authorization)
 

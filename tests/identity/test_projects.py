@@ -291,6 +291,20 @@ async def test_workers_change_nothing_in_their_project(identity: Identity, peopl
         assert await refused(call) == DENIED
 
 
+async def test_scheme_of_a_key_is_read_in_any_case(identity: Identity, people: People) -> None:
+    owner = await people.person()
+    organization_id, _ = await identity.create_organization(owner.user_id)
+    names = Names(await identity.create_project(organization_id))
+    maker = names.key(owner.user_id)
+    maker.scopes.extend(["tollhouse:projects.write"])
+    secret = (await identity.create_key(maker)).secret
+
+    for scheme in ("Bearer", "bearer", "BEARER"):
+        metadata = (("authorization", f"{scheme} {secret}"),)
+        renamed = await identity.projects.UpdateProject(names.update("name", name=scheme), metadata=metadata)
+        assert renamed.project.name == scheme
+
+
 async def test_key_gives_nobody_a_role_that_does_more_than_the_key(identity: Identity, people: People) -> None:
     owner = await people.person()
     organization_id, _ = await identity.create_organization(owner.user_id)

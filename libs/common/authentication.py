@@ -111,9 +111,7 @@ class Authenticator:
         self._now = clock.now
         self._issuers = {trusted.issuer: trusted for trusted in bundle.issuers}
         self._keys = {
-            (trusted.issuer, str(key["kid"])): _verifying_key(key)
-            for trusted in bundle.issuers
-            for key in trusted.keys
+            (trusted.issuer, str(key["kid"])): _verifying_key(key) for trusted in bundle.issuers for key in trusted.keys
         }
         self._remembered: OrderedDict[str, _Remembered] = OrderedDict()
 

@@ -12,14 +12,15 @@ import structlog
 from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from libs.common.authentication import Authenticator, TrustBundle
 from libs.common.callers import Directory
 from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import Refusal
+from libs.common.health import HealthServicer
 from libs.common.pipeline import Limits, Pipeline
+from libs.common.reflection import add_reflection
 from libs.common.rpc_method import Recall
 from libs.common.settings import ServiceSettings
 from libs.common.telemetry import Telemetry
@@ -87,7 +88,7 @@ class Service:
         )
         self._telemetry = telemetry
         self._server = grpc.aio.server(options=_options(settings))
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer()
         self._names: list[str] = []
         self._background: list[tuple[str, Callable[[], Coroutine[None, None, None]]]] = []
         self._before_drain: list[Callable[[], Awaitable[None]]] = []
@@ -136,8 +137,7 @@ class Service:
         """
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self._settings.reflection:
-            names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
-            reflection.enable_server_reflection(names, self._server)
+            add_reflection(self._server, [*self._names, health.SERVICE_NAME])
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         port = self._bind()
         await self._server.start()

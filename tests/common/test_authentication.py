@@ -124,7 +124,10 @@ def test_key_of_the_trust_bundle_may_name_its_algorithm_either_way(world: World,
 
 
 def test_key_of_another_curve_or_algorithm_is_refused_at_start(world: World) -> None:
-    for key in (OKPKey.generate_key("Ed448", {"kid": "k"}), OKPKey.generate_key("Ed25519", {"kid": "k", "alg": "none"})):
+    for key in (
+        OKPKey.generate_key("Ed448", {"kid": "k"}),
+        OKPKey.generate_key("Ed25519", {"kid": "k", "alg": "none"}),
+    ):
         public = {name: str(value) for name, value in key.as_dict(private=False).items()}
         bundle = TrustBundle(issuers=[TrustedIssuer(issuer="other.test", subjects=["operator:*"], keys=[public])])
 

@@ -76,8 +76,14 @@ class FieldViolation:
     description: str
 
 
+# A refusal travels in the metadata of the answer, of which clients take 8 KiB. It holds the violations three times: in
+# the message, and in the details, which repeat the message, in base64.
+_VIOLATIONS_MAX = 16
+_VIOLATIONS_TEXT_MAX = 1_400
+
+
 class InvalidArgument(Refusal):
-    """The request is malformed; every field at fault is named."""
+    """The request is malformed; every field at fault is named, as far as an answer has room for them."""
 
     kind = Kind.INVALID_ARGUMENT
     reason = "INVALID_ARGUMENT"
@@ -85,7 +91,21 @@ class InvalidArgument(Refusal):
 
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
         self.violations = tuple(violations)
-        super().__init__(fields="; ".join(f"{v.field}: {v.description}" for v in self.violations))
+        self.shown = _as_many_as_fit(self.violations)
+        super().__init__(fields="; ".join(f"{v.field}: {v.description}".removeprefix(": ") for v in self.shown))
+
+
+def _as_many_as_fit(violations: Sequence[FieldViolation]) -> tuple[FieldViolation, ...]:
+    shown: list[FieldViolation] = []
+    room = _VIOLATIONS_TEXT_MAX
+    for violation in violations[:_VIOLATIONS_MAX]:
+        room -= len(violation.field.encode()) + len(violation.description.encode())
+        if room < 0:
+            break
+        shown.append(violation)
+    if len(shown) < len(violations):
+        shown.append(FieldViolation("", f"and {len(violations) - len(shown)} more"))
+    return tuple(shown)
 
 
 class NotFound(Refusal):

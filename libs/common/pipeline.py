@@ -42,6 +42,7 @@ from libs.common.ids import is_id, new_id
 from libs.common.rpc_method import Recall, RpcMethod, id_in
 from libs.common.status import STATUS_DETAILS_KEY, internal_status, status_of
 from libs.common.telemetry import TRACEPARENT, Telemetry, inbound_context, remember_inbound
+from libs.common.validation import Reader
 
 _log = structlog.get_logger("call")
 _AUTHORIZATION: Final = "authorization"
@@ -107,15 +108,27 @@ class Pipeline:
         return Overloaded() if self._calls_max else ShuttingDown()
 
     def wrap(
-        self, service: ServiceDescriptor, handlers: Mapping[str, Handler], recalls: Mapping[str, Recall]
+        self,
+        service: ServiceDescriptor,
+        handlers: Mapping[str, Handler],
+        recalls: Mapping[str, Recall],
+        readers: Mapping[str, Reader],
     ) -> dict[str, WrappedHandler]:
-        """Return the handlers of one proto service with the pipeline around each; `recalls` goes by the RPCs' names.
+        """Return the handlers of one proto service with the pipeline around each.
+
+        `recalls` and `readers` go by the names of the RPCs.
 
         Raises:
             UndeclaredAccess: an RPC does not say who may call it.
+            ValueError: a name in `recalls` or `readers` is none of this service's RPCs.
         """
+        strange = (recalls.keys() | readers.keys()) - handlers.keys()
+        if strange:
+            raise ValueError(f"{service.full_name} has no RPC {', '.join(sorted(strange))}")
         return {
-            name: self._wrap_method(RpcMethod.of(service.methods_by_name[name], recalls.get(name)), handler)
+            name: self._wrap_method(
+                RpcMethod.of(service.methods_by_name[name], recalls.get(name), readers.get(name)), handler
+            )
             for name, handler in handlers.items()
         }
 
@@ -279,7 +292,7 @@ class Pipeline:
             raise malformed or Unauthenticated
         if not (call.as_operator or method.access.for_users):
             raise PermissionDenied
-        validation.check(request)
+        validation.check(request, method.read)
         if not call.as_operator:
             method.access.admit_by_rights(call.caller, call.known_rights, method.target_of(request))
         return request

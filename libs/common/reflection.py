@@ -55,7 +55,7 @@ class _Answers:
                     asked = request.file_containing_extension
                     extended = self._pool.FindMessageTypeByName(asked.containing_type)
                     found = self._pool.FindExtensionByNumber(extended, asked.extension_number)
-                    self._fill_files(response, found.file)
+                    self._fill_files(response, self._file_of_symbol(found.full_name))
                 case "all_extension_numbers_of_type":
                     extended = self._pool.FindMessageTypeByName(request.all_extension_numbers_of_type)
                     numbers = sorted(extension.number for extension in self._pool.FindAllExtensions(extended))

@@ -29,10 +29,13 @@ class RpcMethod:
     decode_message: Callable[[bytes], Message]
     request_max_bytes: int
     recall: Recall | None
+    read: validation.Reader | None
     last_admitted: Caller | None = None
 
     @classmethod
-    def of(cls, descriptor: MethodDescriptor, recall: Recall | None = None) -> "RpcMethod":
+    def of(
+        cls, descriptor: MethodDescriptor, recall: Recall | None = None, read: validation.Reader | None = None
+    ) -> "RpcMethod":
         """Read what a method declares.
 
         Raises:
@@ -44,6 +47,7 @@ class RpcMethod:
             decode_message=GetMessageClass(descriptor.input_type).FromString,
             request_max_bytes=descriptor.GetOptions().Extensions[access_pb2.request_max_bytes] or REQUEST_MAX_BYTES,
             recall=recall,
+            read=read,
         )
 
     def admit(self, caller: Caller) -> None:
@@ -60,7 +64,7 @@ class RpcMethod:
             InvalidArgument: it is too large, no message of the type, or breaks a rule of its proto.
         """
         request = self.decode(data)
-        validation.check(request)
+        validation.check(request, self.read)
         return request
 
     def decode(self, data: bytes) -> Message:

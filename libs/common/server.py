@@ -24,6 +24,7 @@ from libs.common.reflection import add_reflection
 from libs.common.rpc_method import Recall
 from libs.common.settings import ServiceSettings
 from libs.common.telemetry import Telemetry
+from libs.common.validation import Reader
 
 _log = structlog.get_logger("server")
 _S = TypeVar("_S")
@@ -105,14 +106,18 @@ class Service:
 
         Whatever `recalls` has for an RPC, by its name, is asked first, once the caller is let in.
 
+        A servicer may have `readers`, a mapping from the names of RPCs: they find what annotations cannot say. They
+        are asked only about a request that breaks annotations, so that its caller learns of all mistakes at once.
+
         Raises:
             UndeclaredAccess: one of its RPCs does not say who may call it.
         """
         registrar = _Registrar()
         add_servicer_to_server(servicer, registrar)  # type: ignore[arg-type]  # it only takes the handlers over.
+        readers: Mapping[str, Reader] = getattr(servicer, "readers", {})
         for name, handlers in registrar.handlers.items():
             descriptor = descriptor_pool.Default().FindServiceByName(name)
-            wrapped = self._pipeline.wrap(descriptor, handlers, recalls or {})
+            wrapped = self._pipeline.wrap(descriptor, handlers, recalls or {}, readers)
             self._server.add_registered_method_handlers(name, wrapped)
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, wrapped),))
             self._names.append(name)

@@ -25,7 +25,7 @@ def status_of(refusal: Refusal, domain: str) -> status_pb2.Status:
     info = error_details_pb2.ErrorInfo(reason=refusal.reason, domain=domain)
     if isinstance(refusal, InvalidArgument):
         bad_request = error_details_pb2.BadRequest()
-        for violation in refusal.violations:
+        for violation in refusal.shown:
             bad_request.field_violations.add(field=violation.field, description=violation.description)
         _pack(status, info)
         _pack(status, bad_request)

@@ -1,7 +1,7 @@
 """Moments between protobuf and Python: aware, in UTC, to the microsecond, and kept as text in page tokens."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, Literal, Protocol
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -33,6 +33,37 @@ def parse_optional_time(field: str, timestamp: Timestamp, *, present: bool) -> d
     if violations:
         raise InvalidArgument(violations)
     return moment
+
+
+class HasRange(Protocol):
+    """A request with an optional beginning and an optional end."""
+
+    @property
+    def start_time(self) -> Timestamp: ...
+
+    @property
+    def end_time(self) -> Timestamp: ...
+
+    def HasField(self, field_name: Literal["start_time", "end_time"], /) -> bool: ...  # noqa: N802 -- protobuf's name.
+
+
+def parse_range(request: HasRange) -> tuple[datetime | None, datetime | None]:
+    """Read `start_time` and `end_time`, each of which may be absent.
+
+    Raises:
+        InvalidArgument: naming each of them that makes no sense, or the end where it is not after the start.
+    """
+    violations: list[FieldViolation] = []
+    start_time = end_time = None
+    if request.HasField("start_time"):
+        start_time = parse_time("start_time", request.start_time, violations)
+    if request.HasField("end_time"):
+        end_time = parse_time("end_time", request.end_time, violations)
+    if start_time is not None and end_time is not None and end_time <= start_time and not violations:
+        violations.append(FieldViolation("end_time", "must be after start_time"))
+    if violations:
+        raise InvalidArgument(violations)
+    return start_time, end_time
 
 
 def render_time(moment: datetime) -> Timestamp:

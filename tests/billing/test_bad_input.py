@@ -6,6 +6,7 @@ import pytest
 from libs.common.ids import new_id
 from libs.common.status import field_violations
 from tests.billing.support import Ledger, usd
+from tollhouse.billing.v1 import account_pb2
 from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.common.v1.amount_pb2 import Amount
 
@@ -58,6 +59,69 @@ async def test_every_field_at_fault_is_named_at_once(ledger: Ledger) -> None:
         await ledger.ledger.Debit(request, metadata=ledger.metadata)
     named = field_violations(refused.value)
     assert {"organization_id", "operation_id", "amount.currency_code", "amount.value"} <= set(named)
+
+
+async def test_faults_that_only_the_parser_sees_are_named_with_the_others(ledger: Ledger) -> None:
+    request = pb.DebitRequest(
+        organization_id=ORG.upper(), project_id=ORG, amount=Amount(currency_code="usd", value="-1"), mode=77
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ledger.ledger.Debit(request, metadata=ledger.metadata)
+
+    named = field_violations(refused.value)
+    assert named.keys() == {"project_id", "operation_id", "amount.currency_code", "amount.value", "mode"}
+    assert named["amount.value"] == "must be greater than zero"
+
+
+async def test_faults_of_every_item_of_a_batch_are_named_at_once(ledger: Ledger) -> None:
+    negative = pb.DebitRequest(organization_id=ORG, operation_id="b", amount=usd("-1"))
+    nameless = pb.DebitRequest(organization_id=ORG, amount=usd("1"))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ledger.ledger.BatchDebit(
+            pb.BatchDebitRequest(requests=[GOOD, negative, nameless]), metadata=ledger.metadata
+        )
+
+    assert field_violations(refused.value).keys() == {"requests[1].amount.value", "requests[2].operation_id"}
+
+
+async def test_batch_with_a_fault_in_every_item_is_refused_in_an_answer_of_bounded_size(ledger: Ledger) -> None:
+    negative = pb.DebitRequest(organization_id=ORG, operation_id="b", amount=usd("-1"))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ledger.ledger.BatchDebit(pb.BatchDebitRequest(requests=[negative] * 200), metadata=ledger.metadata)
+
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert field_violations(refused.value)[""] == "and 184 more"
+
+
+@pytest.mark.parametrize("value", ["NaN", "sNaN", "Infinity", "abc", "1e999999999", "", "\0", "9" * 200_000])
+async def test_amount_that_is_no_number_hides_no_other_fault(ledger: Ledger, value: str) -> None:
+    amount = Amount(currency_code="USD", value=value)
+    transfer = pb.TransferRequest(organization_id=ORG, amount=amount, source_project_id=ORG, destination_project_id=ORG)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ledger.ledger.Transfer(transfer, metadata=ledger.metadata)
+
+    named = field_violations(refused.value).keys()
+    assert named == {"operation_id", "amount.value", "source_project_id", "destination_project_id"}
+
+
+async def test_accounts_name_all_faults_at_once(ledger: Ledger) -> None:
+    opening = account_pb2.OpenAccountRequest(
+        organization_id=ORG, project_id=ORG, currency_code="usd", overdraft_limit=usd("-1")
+    )
+    change = account_pb2.UpdateAccountRequest(organization_id="x")
+    balance = account_pb2.GetBalanceRequest(organization_id="x", account_id=ORG, project_id=ORG)
+    expected = {"currency_code", "overdraft_limit.value", "project_id"}
+    for call, fields in (
+        (ledger.accounts.OpenAccount(opening, metadata=ledger.metadata), expected),
+        (
+            ledger.accounts.UpdateAccount(change, metadata=ledger.metadata),
+            {"organization_id", "account", "update_mask"},
+        ),
+        (ledger.accounts.GetBalance(balance, metadata=ledger.metadata), {"organization_id", "project_id"}),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call
+        assert fields <= field_violations(refused.value).keys()
 
 
 @pytest.mark.parametrize("count", [0, 201])

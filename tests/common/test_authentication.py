@@ -128,7 +128,7 @@ def test_key_of_another_curve_or_algorithm_is_refused_at_start(world: World) -> 
         OKPKey.generate_key("Ed448", {"kid": "k"}),
         OKPKey.generate_key("Ed25519", {"kid": "k", "alg": "none"}),
     ):
-        public = {name: str(value) for name, value in key.as_dict(private=False).items()}
+        public: dict[str, str | list[str]] = {name: str(value) for name, value in key.as_dict(private=False).items()}
         bundle = TrustBundle(issuers=[TrustedIssuer(issuer="other.test", subjects=["operator:*"], keys=[public])])
 
         with pytest.raises(ValueError, match="not an Ed25519 key"):

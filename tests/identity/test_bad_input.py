@@ -43,6 +43,37 @@ CASES: list[tuple[str, Message, set[str]]] = [
     ("users/CreateUser", USER(email="a@example.com", request_id="has space"), {"request_id"}),
     ("users/CreateUser", USER(email=f"{LONG}@example.com"), {"email"}),
     ("users/CreateUser", USER(email="a@example.com", picture_url="javascript:alert(1)"), {"picture_url"}),
+    (
+        "users/UpdateUser",
+        user_pb2.UpdateUserRequest(user_id="x", update_mask={"paths": ["email", "platform_role"]}),
+        {"user_id", "email", "platform_role"},
+    ),
+    (
+        "users/UpdateUserConfiguration",
+        user_pb2.UpdateUserConfigurationRequest(user_id="x", entries={"a": "1"}, removed_keys=["a"]),
+        {"user_id", "removed_keys"},
+    ),
+    (
+        "organizations/UpdateOrganization",
+        organization_pb2.UpdateOrganizationRequest(organization_id="x", update_mask={"paths": ["name", "other"]}),
+        {"organization_id", "name", "update_mask"},
+    ),
+    (
+        "projects/UpdateProject",
+        project_pb2.UpdateProjectRequest(organization_id="x", project_id=ID, update_mask={"paths": ["name"]}),
+        {"organization_id", "name"},
+    ),
+    (
+        "api_keys/CreateApiKey",
+        KEY(
+            organization_id="x",
+            user_id=ID,
+            scopes=["tollhouse:no.such"],
+            allowed_addresses=["10.0.0.1/8"],
+            expire_time=Timestamp(seconds=-1),
+        ),
+        {"organization_id", "scopes[0]", "allowed_addresses[0]", "expire_time"},
+    ),
     ("users/GetUser", user_pb2.GetUserRequest(), {"user_id"}),
     ("users/GetUser", user_pb2.GetUserRequest(user_id="' OR 1=1 --"), {"user_id"}),
     ("users/ListUsers", user_pb2.ListUsersRequest(page_size=-1), {"page_size"}),

@@ -1,5 +1,6 @@
 """AuditService over gRPC, for each of the services to serve."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import grpc
@@ -9,7 +10,8 @@ from libs.common.audit.recording import PLATFORM
 from libs.common.audit.trail import EVENTS_MAX, Filters, Trail
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import decode_page_token, encode_page_token, page_size
-from libs.common.timestamps import parse_time, render_time, time_text
+from libs.common.timestamps import parse_range, render_time, time_text
+from libs.common.validation import Reader
 from tollhouse.common.v1 import audit_pb2 as pb
 from tollhouse.common.v1 import audit_pb2_grpc as rpc
 
@@ -21,6 +23,14 @@ class AuditServicer(rpc.AuditServiceServicer):
 
     def __init__(self, trail: Trail) -> None:
         self._trail = trail
+
+    @property
+    def readers(self) -> Mapping[str, Reader]:
+        """What checks requests beyond their annotations, by the names of the RPCs."""
+        return {
+            "ListAuditEvents": _read_filters,
+            "VerifyAuditChain": _read_expected_head,
+        }
 
     async def ListAuditEvents(
         self, request: pb.ListAuditEventsRequest, context: grpc.aio.ServicerContext
@@ -39,9 +49,7 @@ class AuditServicer(rpc.AuditServiceServicer):
     async def VerifyAuditChain(
         self, request: pb.VerifyAuditChainRequest, context: grpc.aio.ServicerContext
     ) -> pb.VerifyAuditChainResponse:
-        expected = request.expected_head if request.HasField("expected_head") else None
-        if expected is not None and not (expected.sequence and expected.hash):
-            raise InvalidArgument([FieldViolation("expected_head", "must have a sequence and a hash")])
+        expected = _read_expected_head(request)
         found = await self._trail.verify(
             request.organization_id.lower() or PLATFORM,
             after=Head(request.after.sequence, bytes.fromhex(request.after.hash)) if request.after.sequence else START,
@@ -57,15 +65,20 @@ class AuditServicer(rpc.AuditServiceServicer):
         )
 
 
+def _read_expected_head(request: pb.VerifyAuditChainRequest) -> pb.ChainHead | None:
+    expected = request.expected_head if request.HasField("expected_head") else None
+    if expected is not None and not (expected.sequence and expected.hash):
+        raise InvalidArgument([FieldViolation("expected_head", "must have a sequence and a hash")])
+    return expected
+
+
 def _read_filters(request: pb.ListAuditEventsRequest) -> Filters:
     violations: list[FieldViolation] = []
     start_time = end_time = None
-    if request.HasField("start_time"):
-        start_time = parse_time("start_time", request.start_time, violations)
-    if request.HasField("end_time"):
-        end_time = parse_time("end_time", request.end_time, violations)
-    if start_time is not None and end_time is not None and end_time <= start_time and not violations:
-        violations.append(FieldViolation("end_time", "must be after start_time"))
+    try:
+        start_time, end_time = parse_range(request)
+    except InvalidArgument as refusal:
+        violations += refusal.violations
     if request.resource_id and not request.resource_type:
         violations.append(FieldViolation("resource_type", "must be set where resource_id is"))
     if violations:

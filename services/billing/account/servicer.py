@@ -1,5 +1,6 @@
 """AccountService over gRPC."""
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final
 
@@ -7,7 +8,8 @@ import grpc
 
 from libs.common.amount import parse_amount, render_amount
 from libs.common.errors import FieldViolation, InvalidArgument
-from libs.common.timestamps import parse_optional_time, render_time
+from libs.common.timestamps import parse_optional_time, parse_range, render_time
+from libs.common.validation import Reader
 from services.billing import errors
 from services.billing.account.accounts import Accounts
 from services.billing.account.domain import AccountTerms
@@ -20,21 +22,58 @@ _Context = grpc.aio.ServicerContext
 _CHANGEABLE: Final = ("overdraft_limit", "metadata")
 
 
+def _read_opening(request: pb.OpenAccountRequest) -> Decimal:
+    """Return the overdraft limit of an account to be opened."""
+    violations: list[FieldViolation] = []
+    limit = Decimal(0)
+    if request.HasField("overdraft_limit"):
+        limit = _limit("overdraft_limit", request.overdraft_limit, violations)
+    if request.project_id and request.project_id.lower() == request.organization_id.lower():
+        violations.append(FieldViolation("project_id", "must not be the organization's own id"))
+    if violations:
+        raise InvalidArgument(violations)
+    return limit
+
+
+def _read_change(request: pb.UpdateAccountRequest) -> Decimal | None:
+    """Return the overdraft limit that an update sets, or None where it sets none."""
+    violations: list[FieldViolation] = []
+    paths = request.update_mask.paths
+    limit = None
+    if not paths or any(path not in _CHANGEABLE for path in paths):
+        violations.append(FieldViolation("update_mask", f"must name some of {', '.join(_CHANGEABLE)}"))
+    if "overdraft_limit" in paths:
+        limit = _limit("account.overdraft_limit", request.account.overdraft_limit, violations)
+    if not request.account.account_id:
+        violations.append(FieldViolation("account.account_id", "is required"))
+    if violations:
+        raise InvalidArgument(violations)
+    return limit
+
+
+def _read_balance_query(request: pb.GetBalanceRequest) -> None:
+    """Check that an account is named in one way only."""
+    if request.account_id and request.project_id:
+        raise InvalidArgument([FieldViolation("project_id", "must be empty where account_id is set")])
+
+
 class AccountServicer(rpc.AccountServiceServicer):
     """Parses and renders what `Accounts` does."""
 
     def __init__(self, accounts: Accounts) -> None:
         self._accounts = accounts
 
+    @property
+    def readers(self) -> Mapping[str, Reader]:
+        """What checks requests beyond their annotations, by the names of the RPCs."""
+        return {
+            "OpenAccount": _read_opening,
+            "UpdateAccount": _read_change,
+            "GetBalance": _read_balance_query,
+        }
+
     async def OpenAccount(self, request: pb.OpenAccountRequest, context: _Context) -> pb.OpenAccountResponse:
-        violations: list[FieldViolation] = []
-        limit = Decimal(0)
-        if request.HasField("overdraft_limit"):
-            limit = _limit("overdraft_limit", request.overdraft_limit, violations)
-        if request.project_id and request.project_id.lower() == request.organization_id.lower():
-            violations.append(FieldViolation("project_id", "must not be the organization's own id"))
-        if violations:
-            raise InvalidArgument(violations)
+        limit = _read_opening(request)
         code = request.overdraft_limit.currency_code
         if code and code != request.currency_code:
             raise errors.CurrencyMismatch(currency_code=code, account_currency_code=request.currency_code)
@@ -64,24 +103,14 @@ class AccountServicer(rpc.AccountServiceServicer):
         )
 
     async def UpdateAccount(self, request: pb.UpdateAccountRequest, context: _Context) -> pb.UpdateAccountResponse:
-        violations: list[FieldViolation] = []
-        paths = list(request.update_mask.paths)
-        if not paths or any(path not in _CHANGEABLE for path in paths):
-            violations.append(FieldViolation("update_mask", f"must name some of {', '.join(_CHANGEABLE)}"))
-        limit, code = None, None
-        if "overdraft_limit" in paths:
-            limit = _limit("account.overdraft_limit", request.account.overdraft_limit, violations)
-            code = request.account.overdraft_limit.currency_code
-        if not request.account.account_id:
-            violations.append(FieldViolation("account.account_id", "is required"))
-        if violations:
-            raise InvalidArgument(violations)
+        limit = _read_change(request)
+        paths = request.update_mask.paths
         account = await self._accounts.update(
             request.organization_id.lower(),
             request.account.account_id.lower(),
             etag=request.account.etag,
             overdraft_limit=limit,
-            currency_code=code,
+            currency_code=None if limit is None else request.account.overdraft_limit.currency_code,
             metadata=dict(request.account.metadata) if "metadata" in paths else None,
         )
         return pb.UpdateAccountResponse(account=_render(account))
@@ -91,8 +120,7 @@ class AccountServicer(rpc.AccountServiceServicer):
         return pb.CloseAccountResponse(account=_render(account))
 
     async def GetBalance(self, request: pb.GetBalanceRequest, context: _Context) -> pb.GetBalanceResponse:
-        if request.account_id and request.project_id:
-            raise InvalidArgument([FieldViolation("project_id", "must be empty where account_id is set")])
+        _read_balance_query(request)
         account, moment = await self._accounts.balance(
             request.organization_id.lower(),
             project_id=request.project_id.lower() or None,
@@ -105,11 +133,12 @@ class AccountServicer(rpc.AccountServiceServicer):
         )
 
     async def GetStatement(self, request: pb.GetStatementRequest, context: _Context) -> pb.GetStatementResponse:
+        start_time, end_time = parse_range(request)
         statement = await self._accounts.statement(
             request.organization_id.lower(),
             request.account_id.lower(),
-            start_time=parse_optional_time("start_time", request.start_time, present=request.HasField("start_time")),
-            end_time=parse_optional_time("end_time", request.end_time, present=request.HasField("end_time")),
+            start_time=start_time,
+            end_time=end_time,
             size=request.page_size,
             page_token=request.page_token,
         )

@@ -1,10 +1,12 @@
 """Requests as commands. Annotations in the proto have been checked; what they cannot say is checked here."""
 
-from collections.abc import Sequence
-from decimal import Decimal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from decimal import Decimal, InvalidOperation
 from typing import Final, Protocol, TypeVar
 
 from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.validation import Reader
 from services.billing.ledger.domain import (
     Capture,
     Credit,
@@ -22,6 +24,7 @@ from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.common.v1 import amount_pb2
 
 TTL_DEFAULT_MS: Final = 600_000
+_ZERO: Final = Decimal(0)
 
 _MODES: Final = {
     pb.DEBIT_MODE_UNSPECIFIED: Mode.GUARDED,
@@ -48,6 +51,11 @@ class Parser(Protocol[_R, _C]):
 
 _Request = TypeVar("_Request")
 _Command = TypeVar("_Command")
+
+
+class _Batch(Protocol[_C]):
+    @property
+    def requests(self) -> Sequence[_C]: ...
 
 
 def parse(parser: Parser[_Request, _Command], request: _Request) -> _Command:
@@ -179,6 +187,12 @@ def parse_reverse(request: pb.ReverseTransactionRequest, violations: list[FieldV
     )
 
 
+def require_one_transaction(request: pb.GetTransactionRequest) -> None:
+    """Raise InvalidArgument unless a transaction is named by one of its two ids."""
+    if bool(request.transaction_id) == bool(request.operation_id):
+        raise InvalidArgument([FieldViolation("transaction_id", "exactly one of this and operation_id is needed")])
+
+
 def _project(
     project_id: str, organization_id: str, violations: list[FieldViolation], path: str, name: str = "project_id"
 ) -> str | None:
@@ -190,15 +204,24 @@ def _project(
     return project_id
 
 
+def _value(amount: amount_pb2.Amount) -> Decimal:
+    """Return the amount's value; zero where it is no number, which its annotation refuses."""
+    try:
+        value = Decimal(amount.value)
+    except InvalidOperation:
+        return _ZERO
+    return value if value.is_finite() else _ZERO
+
+
 def _positive(amount: amount_pb2.Amount, violations: list[FieldViolation], path: str) -> Decimal:
-    value = Decimal(amount.value)
+    value = _value(amount)
     if value <= 0:
         violations.append(FieldViolation(f"{path}amount.value", "must be greater than zero"))
     return value
 
 
 def _not_negative(amount: amount_pb2.Amount, violations: list[FieldViolation], path: str) -> Decimal:
-    value = Decimal(amount.value)
+    value = _value(amount)
     if value < 0:
         violations.append(FieldViolation(f"{path}amount.value", "must not be negative"))
     return value.copy_abs()
@@ -218,3 +241,43 @@ def _metadata(
     | pb.ReverseTransactionRequest,
 ) -> Metadata | None:
     return dict(request.metadata) if request.metadata else None
+
+
+def _reader(parser: Parser[_Request, _Command]) -> Reader:
+    def read(request: _Request) -> None:
+        _find([(request, "")], parser)
+
+    return read
+
+
+def _batch_reader(parser: Parser[_Request, _Command]) -> Reader:
+    def read(batch: _Batch[_Request]) -> None:
+        _find([(request, f"requests[{index}].") for index, request in enumerate(batch.requests)], parser)
+
+    return read
+
+
+def _find(requests: Sequence[tuple[_Request, str]], parser: Parser[_Request, _Command]) -> None:
+    """Raise InvalidArgument with what the parser finds in requests that may break their annotations."""
+    violations: list[FieldViolation] = []
+    for request, path in requests:
+        # The parser looks up enum values that the annotations refuse where they are unknown.
+        with suppress(LookupError):
+            parser(request, violations, path)
+    if violations:
+        raise InvalidArgument(violations)
+
+
+READERS: Final[Mapping[str, Reader]] = {
+    "Debit": _reader(parse_debit),
+    "BatchDebit": _batch_reader(parse_debit),
+    "Credit": _reader(parse_credit),
+    "Transfer": _reader(parse_transfer),
+    "CreateHold": _reader(parse_place),
+    "BatchCreateHold": _batch_reader(parse_place),
+    "CaptureHold": _reader(parse_capture),
+    "BatchCaptureHold": _batch_reader(parse_capture),
+    "ReverseTransaction": _reader(parse_reverse),
+    "GetTransaction": require_one_transaction,
+}
+"""What checks requests beyond their annotations, by the names of the RPCs."""

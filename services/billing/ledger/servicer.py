@@ -7,10 +7,10 @@ import structlog
 from google.rpc import status_pb2
 
 from libs.common.amount import render_amount
-from libs.common.errors import FieldViolation, InvalidArgument, Refusal
+from libs.common.errors import Refusal
 from libs.common.ids import new_id
 from libs.common.status import internal_status, status_of
-from libs.common.timestamps import parse_optional_time
+from libs.common.timestamps import parse_range
 from services.billing.ledger import parsing, rendering
 from services.billing.ledger.domain import Command, Decline, HoldState, Kind, Placed, Posted
 from services.billing.ledger.engine import Answer, Engine
@@ -26,6 +26,8 @@ _R = TypeVar("_R")
 
 class LedgerServicer(rpc.LedgerServiceServicer):
     """Every command goes through the engine; reads go past it."""
+
+    readers = parsing.READERS
 
     def __init__(self, engine: Engine, history: History) -> None:
         self._engine = engine
@@ -157,8 +159,7 @@ class LedgerServicer(rpc.LedgerServiceServicer):
         return _without_id(response, command)
 
     async def GetTransaction(self, request: pb.GetTransactionRequest, context: _Context) -> pb.GetTransactionResponse:
-        if bool(request.transaction_id) == bool(request.operation_id):
-            raise InvalidArgument([FieldViolation("transaction_id", "exactly one of this and operation_id is needed")])
+        parsing.require_one_transaction(request)
         movement, reversed_amount = await self._history.transaction(
             request.organization_id.lower(),
             transaction_id=request.transaction_id.lower() or None,
@@ -172,12 +173,13 @@ class LedgerServicer(rpc.LedgerServiceServicer):
     async def ListTransactions(
         self, request: pb.ListTransactionsRequest, context: _Context
     ) -> pb.ListTransactionsResponse:
+        start_time, end_time = parse_range(request)
         movements, next_page_token = await self._history.transactions(
             request.organization_id.lower(),
             account_id=request.account_id.lower() or None,
             kind=_kind_of(request.kind),
-            start_time=parse_optional_time("start_time", request.start_time, present=request.HasField("start_time")),
-            end_time=parse_optional_time("end_time", request.end_time, present=request.HasField("end_time")),
+            start_time=start_time,
+            end_time=end_time,
             page_size=request.page_size,
             page_token=request.page_token,
         )

@@ -62,21 +62,27 @@ def read_imports(request: pb.ImportApiKeysRequest) -> list[Imported]:
     Raises:
         InvalidArgument: a digest comes more than once.
     """
-    seen: set[str] = set()
-    repeated: list[FieldViolation] = []
+    require_each_digest_once(request)
     keys: list[Imported] = []
     for index, key in enumerate(request.api_keys):
         place = f"api_keys[{index}]."
-        if key.digest.lower() in seen:
-            repeated.append(FieldViolation(f"{place}digest", "must not come twice"))
-        seen.add(key.digest.lower())
         violations: list[FieldViolation] = []
         new = _new_api_key(key, request.organization_id.lower(), place, violations)
         wanted = InvalidArgument(violations) if violations else new
         keys.append(Imported(bytes.fromhex(key.digest), key.secret_suffix, wanted))
+    return keys
+
+
+def require_each_digest_once(request: pb.ImportApiKeysRequest) -> None:
+    """Raise InvalidArgument naming every digest that stands in an import before."""
+    seen: set[str] = set()
+    repeated: list[FieldViolation] = []
+    for index, key in enumerate(request.api_keys):
+        if key.digest.lower() in seen:
+            repeated.append(FieldViolation(f"api_keys[{index}].digest", "must not come twice"))
+        seen.add(key.digest.lower())
     if repeated:
         raise InvalidArgument(repeated)
-    return keys
 
 
 def read_leak(request: pb.ReportLeakedApiKeyRequest) -> Leak:

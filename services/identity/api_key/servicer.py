@@ -1,6 +1,6 @@
 """ApiKeyService over gRPC."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, cast
@@ -13,6 +13,7 @@ from libs.common.clock import Clock
 from libs.common.errors import FieldViolation, InvalidArgument, Refusal
 from libs.common.pages import id_in_token
 from libs.common.status import status_of
+from libs.common.validation import Reader
 from services.identity.api_key.domain import ApiKey, Verdict
 from services.identity.api_key.importing.imports import Imports, Outcome
 from services.identity.api_key.manage.api_keys import ApiKeys
@@ -25,6 +26,7 @@ from services.identity.api_key.parsing import (
     read_leak,
     read_new_api_key,
     read_update,
+    require_each_digest_once,
 )
 from services.identity.api_key.rendering import CODES, render_api_key, render_news
 from services.identity.api_key.verify.questions import Questions, question_of
@@ -60,6 +62,15 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
         self._watchers = watchers
         self._clock = clock
         self._questions = Questions()
+
+    @property
+    def readers(self) -> Mapping[str, Reader]:
+        """What checks requests beyond their annotations, by the names of the RPCs."""
+        return {
+            "CreateApiKey": read_new_api_key,
+            "UpdateApiKey": read_update,
+            "ImportApiKeys": require_each_digest_once,
+        }
 
     async def CreateApiKey(
         self, request: pb.CreateApiKeyRequest, context: grpc.aio.ServicerContext

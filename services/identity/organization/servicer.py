@@ -1,5 +1,6 @@
 """OrganizationService over gRPC."""
 
+from collections.abc import Collection, Mapping
 from typing import Final, TypeAlias
 
 import grpc
@@ -9,6 +10,7 @@ from libs.common.clock import Clock
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import id_in_token
 from libs.common.timestamps import parse_optional_time, render_time
+from libs.common.validation import Reader
 from services.identity.organization.invitations import Invitations
 from services.identity.organization.members import Members
 from services.identity.organization.organizations import Organizations
@@ -29,6 +31,13 @@ class OrganizationServicer(rpc.OrganizationServiceServicer):
         self._members = members
         self._invitations = invitations
         self._clock = clock
+
+    @property
+    def readers(self) -> Mapping[str, Reader]:
+        """What checks requests beyond their annotations, by the names of the RPCs."""
+        return {
+            "UpdateOrganization": _read_mask,
+        }
 
     async def CreateOrganization(
         self, request: pb.CreateOrganizationRequest, context: _Context
@@ -62,12 +71,7 @@ class OrganizationServicer(rpc.OrganizationServiceServicer):
     async def UpdateOrganization(
         self, request: pb.UpdateOrganizationRequest, context: _Context
     ) -> pb.UpdateOrganizationResponse:
-        paths = request.update_mask.paths
-        violations = mask_violations(paths, _UPDATABLE)
-        if "name" in paths and not request.name:
-            violations.append(FieldViolation("name", "must not be empty"))
-        if violations:
-            raise InvalidArgument(violations)
+        paths = _read_mask(request)
         organization = await self._organizations.update(
             request.organization_id.lower(),
             etag=request.etag,
@@ -160,3 +164,14 @@ class OrganizationServicer(rpc.OrganizationServiceServicer):
         return pb.ListInvitationsResponse(
             invitations=[render_invitation(invitation, now) for invitation in invitations], next_page_token=token
         )
+
+
+def _read_mask(request: pb.UpdateOrganizationRequest) -> Collection[str]:
+    """Return which fields an update gives; raises InvalidArgument naming every field at fault."""
+    paths = request.update_mask.paths
+    violations = mask_violations(paths, _UPDATABLE)
+    if "name" in paths and not request.name:
+        violations.append(FieldViolation("name", "must not be empty"))
+    if violations:
+        raise InvalidArgument(violations)
+    return paths

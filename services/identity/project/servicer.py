@@ -1,5 +1,6 @@
 """ProjectService over gRPC."""
 
+from collections.abc import Collection, Mapping
 from typing import Final, TypeAlias
 
 import grpc
@@ -8,6 +9,7 @@ from libs.common import pages
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import id_in_token
 from libs.common.timestamps import render_time
+from libs.common.validation import Reader
 from services.identity.project.domain import Project, ProjectMember, ProjectRole
 from services.identity.project.members import ProjectMembers
 from services.identity.project.projects import Projects
@@ -30,6 +32,13 @@ class ProjectServicer(rpc.ProjectServiceServicer):
     def __init__(self, projects: Projects, members: ProjectMembers) -> None:
         self._projects = projects
         self._members = members
+
+    @property
+    def readers(self) -> Mapping[str, Reader]:
+        """What checks requests beyond their annotations, by the names of the RPCs."""
+        return {
+            "UpdateProject": _read_mask,
+        }
 
     async def CreateProject(self, request: pb.CreateProjectRequest, context: _Context) -> pb.CreateProjectResponse:
         project, replayed = await self._projects.create(
@@ -56,12 +65,7 @@ class ProjectServicer(rpc.ProjectServiceServicer):
         return pb.ListProjectsResponse(projects=[_render(project) for project in projects], next_page_token=token)
 
     async def UpdateProject(self, request: pb.UpdateProjectRequest, context: _Context) -> pb.UpdateProjectResponse:
-        paths = request.update_mask.paths
-        violations = mask_violations(paths, _UPDATABLE)
-        if "name" in paths and not request.name:
-            violations.append(FieldViolation("name", "must not be empty"))
-        if violations:
-            raise InvalidArgument(violations)
+        paths = _read_mask(request)
         project = await self._projects.update(
             request.organization_id.lower(),
             request.project_id.lower(),
@@ -122,6 +126,17 @@ class ProjectServicer(rpc.ProjectServiceServicer):
         return pb.ListProjectMembersResponse(
             members=[_render_member(member) for member in members], next_page_token=token
         )
+
+
+def _read_mask(request: pb.UpdateProjectRequest) -> Collection[str]:
+    """Return which fields an update gives; raises InvalidArgument naming every field at fault."""
+    paths = request.update_mask.paths
+    violations = mask_violations(paths, _UPDATABLE)
+    if "name" in paths and not request.name:
+        violations.append(FieldViolation("name", "must not be empty"))
+    if violations:
+        raise InvalidArgument(violations)
+    return paths
 
 
 def _render(project: Project) -> pb.Project:

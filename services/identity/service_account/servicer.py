@@ -1,5 +1,6 @@
 """ServiceAccountService over gRPC."""
 
+from collections.abc import Collection, Mapping
 from typing import Final, TypeAlias
 
 import grpc
@@ -8,6 +9,7 @@ from libs.common import pages
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import id_in_token
 from libs.common.timestamps import render_time
+from libs.common.validation import Reader
 from services.identity.organization.rendering import RENDERED_ROLES, ROLES
 from services.identity.service_account.domain import ServiceAccount
 from services.identity.service_account.service_accounts import ServiceAccounts
@@ -24,6 +26,13 @@ class ServiceAccountServicer(rpc.ServiceAccountServiceServicer):
 
     def __init__(self, service_accounts: ServiceAccounts) -> None:
         self._service_accounts = service_accounts
+
+    @property
+    def readers(self) -> Mapping[str, Reader]:
+        """What checks requests beyond their annotations, by the names of the RPCs."""
+        return {
+            "UpdateServiceAccount": _read_mask,
+        }
 
     async def CreateServiceAccount(
         self, request: pb.CreateServiceAccountRequest, context: _Context
@@ -61,14 +70,7 @@ class ServiceAccountServicer(rpc.ServiceAccountServiceServicer):
     async def UpdateServiceAccount(
         self, request: pb.UpdateServiceAccountRequest, context: _Context
     ) -> pb.UpdateServiceAccountResponse:
-        paths = request.update_mask.paths
-        violations = mask_violations(paths, _UPDATABLE)
-        if "name" in paths and not request.name:
-            violations.append(FieldViolation("name", "must not be empty"))
-        if "role" in paths and request.role not in ROLES:
-            violations.append(FieldViolation("role", "must be a role"))
-        if violations:
-            raise InvalidArgument(violations)
+        paths = _read_mask(request)
         account, revision = await self._service_accounts.update(
             request.organization_id.lower(),
             request.service_account_id.lower(),
@@ -90,6 +92,19 @@ class ServiceAccountServicer(rpc.ServiceAccountServiceServicer):
             revoked_api_keys=deletion.revoked_api_keys,
             revision=deletion.revision,
         )
+
+
+def _read_mask(request: pb.UpdateServiceAccountRequest) -> Collection[str]:
+    """Return which fields an update gives; raises InvalidArgument naming every field at fault."""
+    paths = request.update_mask.paths
+    violations = mask_violations(paths, _UPDATABLE)
+    if "name" in paths and not request.name:
+        violations.append(FieldViolation("name", "must not be empty"))
+    if "role" in paths and request.role not in ROLES:
+        violations.append(FieldViolation("role", "must be a role"))
+    if violations:
+        raise InvalidArgument(violations)
+    return paths
 
 
 def _render(account: ServiceAccount) -> pb.ServiceAccount:

@@ -1,5 +1,6 @@
 """SessionService over gRPC."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import grpc
@@ -10,6 +11,7 @@ from libs.common.call import current_caller
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import id_in_token
 from libs.common.timestamps import render_time
+from libs.common.validation import Reader
 from services.identity.session.access_token import AccessTokens
 from services.identity.session.domain import Opened, Session, SignInMethod
 from services.identity.session.id_token_sign_in import IdTokenSignIn
@@ -39,6 +41,13 @@ class SessionServicer(rpc.SessionServiceServicer):
         self._by_id_token = by_id_token
         self._sessions = sessions
 
+    @property
+    def readers(self) -> Mapping[str, Reader]:
+        """What checks requests beyond their annotations, by the names of the RPCs."""
+        return {
+            "SignOut": _require_one_or_all,
+        }
+
     async def SignInWithPassword(
         self, request: pb.SignInWithPasswordRequest, context: grpc.aio.ServicerContext
     ) -> pb.SignInWithPasswordResponse:
@@ -65,8 +74,7 @@ class SessionServicer(rpc.SessionServiceServicer):
         )
 
     async def SignOut(self, request: pb.SignOutRequest, context: grpc.aio.ServicerContext) -> pb.SignOutResponse:
-        if bool(request.session_id) == request.all_sessions:
-            raise InvalidArgument([FieldViolation("session_id", "name one session, or all of them, and not both")])
+        _require_one_or_all(request)
         ended = await self._sessions.sign_out(request.user_id.lower(), session_id=request.session_id.lower())
         return pb.SignOutResponse(ended_sessions=ended)
 
@@ -99,6 +107,11 @@ class SessionServicer(rpc.SessionServiceServicer):
             refresh_token=opened.refresh_token,
             refresh_token_expire_time=render_time(opened.session.expire_time),
         )
+
+
+def _require_one_or_all(request: pb.SignOutRequest) -> None:
+    if bool(request.session_id) == request.all_sessions:
+        raise InvalidArgument([FieldViolation("session_id", "name one session, or all of them, and not both")])
 
 
 def _render(session: Session, *, current: bool = False) -> pb.Session:

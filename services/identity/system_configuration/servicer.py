@@ -1,8 +1,11 @@
 """SystemConfigurationService over gRPC."""
 
+from collections.abc import Mapping
+
 import grpc
 
 from libs.common.timestamps import render_optional_time
+from libs.common.validation import Reader
 from services.identity.configuration import Configuration, change_of
 from services.identity.system_configuration.system_configurations import SystemConfigurations
 from tollhouse.identity.v1 import system_configuration_pb2 as pb
@@ -14,6 +17,13 @@ class SystemConfigurationServicer(rpc.SystemConfigurationServiceServicer):
 
     def __init__(self, configurations: SystemConfigurations) -> None:
         self._configurations = configurations
+
+    @property
+    def readers(self) -> Mapping[str, Reader]:
+        """What checks requests beyond their annotations, by the names of the RPCs."""
+        return {
+            "UpdateSystemConfiguration": lambda request: change_of(request.entries, request.removed_keys),
+        }
 
     async def GetSystemConfiguration(
         self, request: pb.GetSystemConfigurationRequest, context: grpc.aio.ServicerContext

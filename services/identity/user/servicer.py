@@ -1,9 +1,12 @@
 """UserService over gRPC."""
 
+from collections.abc import Mapping
+
 import grpc
 
 from libs.common import pages
 from libs.common.pages import id_in_token
+from libs.common.validation import Reader
 from services.identity.configuration import change_of
 from services.identity.user.configurations import UserConfigurations
 from services.identity.user.deletion import Deletions
@@ -34,6 +37,14 @@ class UserServicer(rpc.UserServiceServicer):
         self._deletions = deletions
         self._sign_in_methods = sign_in_methods
         self._configurations = configurations
+
+    @property
+    def readers(self) -> Mapping[str, Reader]:
+        """What checks requests beyond their annotations, by the names of the RPCs."""
+        return {
+            "UpdateUser": read_change,
+            "UpdateUserConfiguration": lambda request: change_of(request.entries, request.removed_keys),
+        }
 
     async def CreateUser(
         self, request: pb.CreateUserRequest, context: grpc.aio.ServicerContext

@@ -1,10 +1,13 @@
 """Proto in, use case, proto out."""
 
+from collections.abc import Mapping
+
 import grpc
 
 from libs.common.amount import format_amount, render_amount
 from libs.common.errors import Refusal
 from libs.common.timestamps import fill_time
+from libs.common.validation import Reader
 from services.metering.admission.admission import Admission, Request
 from services.metering.admission.domain import HOLD_TTL_DEFAULT_MS, Decision, Denied
 from services.metering.clients.identity import KeyPrincipal
@@ -22,6 +25,13 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
     def __init__(self, admission: Admission, usages: Usages) -> None:
         self._admission = admission
         self._usages = usages
+
+    @property
+    def readers(self) -> Mapping[str, Reader]:
+        """What checks requests beyond their annotations, by the names of the RPCs."""
+        return {
+            "Settle": lambda request: read_usage(request, self._usages),
+        }
 
     async def Authorize(self, request: pb.AuthorizeRequest, context: grpc.aio.ServicerContext) -> pb.AuthorizeResponse:
         return _render_decision(await self._admission.authorize(_read_request(request)))

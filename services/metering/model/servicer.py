@@ -1,7 +1,7 @@
 """Proto in, use case, proto out."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final, TypeVar
@@ -15,6 +15,7 @@ from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import is_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size
 from libs.common.timestamps import parse_optional_time, render_time, time_of_text, time_text
+from libs.common.validation import Reader
 from services.metering.model.domain import Model, Prices, PriceVersion, Tokens, format_nanos
 from services.metering.model.models import ImportOutcome, Models, Repeatable
 from services.metering.model.price_list import read_litellm, read_yaml
@@ -41,6 +42,13 @@ class ModelServicer(rpc.ModelServiceServicer):
 
     def __init__(self, models: Models) -> None:
         self._models = models
+
+    @property
+    def readers(self) -> Mapping[str, Reader]:
+        """What checks requests beyond their annotations, by the names of the RPCs."""
+        return {
+            "UpdateModel": _require_mask,
+        }
 
     async def CreateModel(
         self, request: pb.CreateModelRequest, context: grpc.aio.ServicerContext
@@ -72,9 +80,7 @@ class ModelServicer(rpc.ModelServiceServicer):
     async def UpdateModel(
         self, request: pb.UpdateModelRequest, context: grpc.aio.ServicerContext
     ) -> pb.UpdateModelResponse:
-        unknown = sorted(set(request.update_mask.paths) - set(_UPDATABLE))
-        if unknown or not request.update_mask.paths:
-            raise InvalidArgument([FieldViolation("update_mask", f"must name fields out of {', '.join(_UPDATABLE)}")])
+        _require_mask(request)
         answer, replayed = await self._models.update(
             request.model_id,
             {path: _plain(path, request) for path in request.update_mask.paths},
@@ -239,6 +245,12 @@ def _new_model(request: pb.CreateModelRequest) -> Model:
         create_time=unset,
         update_time=unset,
     )
+
+
+def _require_mask(request: pb.UpdateModelRequest) -> None:
+    paths = request.update_mask.paths
+    if not paths or not set(paths) <= set(_UPDATABLE):
+        raise InvalidArgument([FieldViolation("update_mask", f"must name fields out of {', '.join(_UPDATABLE)}")])
 
 
 def _plain(path: str, request: pb.UpdateModelRequest) -> object:

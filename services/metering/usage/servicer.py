@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -16,7 +16,8 @@ from libs.common.errors import FieldViolation, InvalidArgument, Refusal
 from libs.common.ids import is_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size
 from libs.common.status import status_of
-from libs.common.timestamps import fill_time, parse_optional_time, parse_time, render_time, time_of_text, time_text
+from libs.common.timestamps import fill_time, parse_range, parse_time, render_time, time_of_text, time_text
+from libs.common.validation import Reader
 from services.metering.clients.billing import AccountBalance
 from services.metering.errors import BackfillForOperatorsOnly
 from services.metering.model.servicer import read_tokens
@@ -53,6 +54,15 @@ class UsageServicer(rpc.UsageServiceServicer):
 
     def __init__(self, usages: Usages) -> None:
         self._usages = usages
+
+    @property
+    def readers(self) -> Mapping[str, Reader]:
+        """What checks requests beyond their annotations, by the names of the RPCs."""
+        return {
+            "RecordUsage": self._read_usage,
+            "ListUsage": self._list_range,
+            "QueryUsage": _read_query,
+        }
 
     async def RecordUsage(
         self, request: pb.RecordUsageRequest, context: grpc.aio.ServicerContext
@@ -154,7 +164,7 @@ class UsageServicer(rpc.UsageServiceServicer):
         history: list[datetime] = []
         for place, request in enumerate(requests):
             try:
-                validation.check(request)
+                validation.check(request, self._read_usage)
                 work = read_usage(request, self._usages)
             except Refusal as refusal:
                 outcomes[place] = refusal
@@ -168,9 +178,11 @@ class UsageServicer(rpc.UsageServiceServicer):
             outcomes.update(zip(places, recorded, strict=True))
         return [outcomes[place] for place in range(len(requests))]
 
+    def _read_usage(self, request: pb.RecordUsageRequest) -> Work:
+        return read_usage(request, self._usages)
+
     def _list_range(self, request: pb.ListUsageRequest) -> tuple[datetime, datetime]:
-        end_time = parse_optional_time("end_time", request.end_time, present=request.HasField("end_time"))
-        start_time = parse_optional_time("start_time", request.start_time, present=request.HasField("start_time"))
+        start_time, end_time = parse_range(request)
         end_time = end_time or self._usages.now() + EARLY_MAX
         start_time = start_time or end_time - LATE_MAX
         if not timedelta(0) <= end_time - start_time <= LIST_RANGE_MAX:
@@ -345,14 +357,15 @@ def _read_query(request: pb.QueryUsageRequest) -> Query:
     violations: list[FieldViolation] = []
     start_time = parse_time("start_time", request.start_time, violations)
     end_time = parse_time("end_time", request.end_time, violations)
+    if not violations and not timedelta(0) < end_time - start_time <= RANGE_MAX:
+        violations.append(FieldViolation("end_time", "must be after start_time, at most 3660 days"))
+    window, zone = _WINDOWS.get(request.window), zone_named(request.time_zone, violations)
+    if not violations:
+        check_window_count(window, start_time, end_time, violations)
+        if window in (DAY, MONTH) and not keeps_whole_hours(zone, start_time, end_time):
+            violations.append(FieldViolation("time_zone", "is off UTC by part of an hour; ask by HOUR"))
     if violations:
         raise InvalidArgument(violations)
-    if not timedelta(0) < end_time - start_time <= RANGE_MAX:
-        raise InvalidArgument([FieldViolation("end_time", "must be after start_time, at most 3660 days")])
-    zone, window = zone_named(request.time_zone), _WINDOWS[request.window]
-    check_window_count(window, start_time, end_time)
-    if window in (DAY, MONTH) and not keeps_whole_hours(zone, start_time, end_time):
-        raise InvalidArgument([FieldViolation("time_zone", "is off UTC by part of an hour; ask by HOUR")])
     group_by = set(request.group_by)
     return Query(
         organization_id=request.organization_id.lower(),

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ARRAY, ColumnElement, DateTime, Integer, cast, func, literal, select, tuple_
+from sqlalchemy import ARRAY, BindParameter, ColumnElement, DateTime, Integer, cast, func, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.errors import FieldViolation, InvalidArgument
@@ -69,7 +69,7 @@ async def summarize(
         *(c[name] for name in query.group_by),
         c.currency_code,
     ]
-    bounds: list[ColumnElement[datetime] | ColumnElement[int] | ColumnElement[str]] = []
+    bounds: list[BindParameter[object]] = []
     if after is not None:
         if len(after) != len(groups):
             raise _foreign_page_token()
@@ -118,7 +118,8 @@ class _Windows:
         """Return the start of the window with this value of the column."""
         if isinstance(value, datetime):
             return value.astimezone(UTC)
-        assert isinstance(value, int) and self._starts is not None
+        assert isinstance(value, int)
+        assert self._starts is not None
         return self._starts[value - 1]
 
     def value_of(self, start: datetime) -> datetime | int:

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.errors import FieldViolation
 
 HOUR: Final = "hour"
 DAY: Final = "day"
@@ -24,15 +24,16 @@ _NOT_ZONES: Final = frozenset({"localtime", "posixrules", "Factory"})
 _NOT_AREAS: Final = frozenset({"posix", "right"})
 
 
-def zone_named(name: str) -> ZoneInfo:
-    """Return an IANA time zone; UTC when the name is empty. Raises InvalidArgument for any other name."""
+def zone_named(name: str, violations: list[FieldViolation]) -> ZoneInfo:
+    """Return an IANA time zone; UTC when the name is empty. Another name is added to `violations` and reads as UTC."""
     name = name or "UTC"
     try:
         if not _NAME.fullmatch(name) or name in _NOT_ZONES or name.partition("/")[0] in _NOT_AREAS:
             raise ValueError(name)
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise InvalidArgument([FieldViolation("time_zone", "is not an IANA time zone")]) from None
+        violations.append(FieldViolation("time_zone", "is not an IANA time zone"))
+        return ZoneInfo("UTC")
 
 
 def keeps_whole_hours(zone: ZoneInfo, start_time: datetime, end_time: datetime) -> bool:
@@ -74,12 +75,14 @@ def window_end(window: str, zone: ZoneInfo, start: datetime) -> datetime:
     return end
 
 
-def check_window_count(window: str | None, start_time: datetime, end_time: datetime) -> None:
-    """Raise InvalidArgument when the range has more windows than one query may have. Only hours can be that many."""
+def check_window_count(
+    window: str | None, start_time: datetime, end_time: datetime, violations: list[FieldViolation]
+) -> None:
+    """Add to `violations` a range with more windows than one query may have. Only hours can be that many."""
     count = (end_time - start_time) // _AN_HOUR if window == HOUR else 0
     if count > WINDOWS_MAX:
         problem = f"the range has {count} hours, and a query at most {WINDOWS_MAX}: ask by DAY, or for a shorter range"
-        raise InvalidArgument([FieldViolation("window", problem)])
+        violations.append(FieldViolation("window", problem))
 
 
 def _midnight(day: date, zone: ZoneInfo) -> datetime:

@@ -1,4 +1,4 @@
-"""How much time the call being handled has left, so that it can be passed on to peers."""
+"""How long calls may last: the time the current call has left for calls to peers, and the life of streams."""
 
 import time
 from contextvars import ContextVar
@@ -7,6 +7,13 @@ _deadline_s: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 # Kept back from a peer's share, so that the answer can still be rendered and sent.
 RESERVE_S = 0.02
+
+STREAM_LIFE_S = 300.0
+"""After how long the server ends a stream that has no end of its own. The client then opens another one.
+
+A connection may reach its greatest age right after the stream began. The grace that it then has is longer than this, so
+the transport never cuts such a stream.
+"""
 
 
 def enter_deadline(remaining_s: float) -> None:

@@ -17,6 +17,7 @@ from libs.common.authentication import Authenticator, TrustBundle
 from libs.common.callers import Directory
 from libs.common.clock import Clock
 from libs.common.database import Database
+from libs.common.deadline import STREAM_LIFE_S
 from libs.common.errors import Refusal
 from libs.common.health import HealthServicer
 from libs.common.pipeline import Limits, Pipeline
@@ -31,6 +32,8 @@ _S = TypeVar("_S")
 
 RECEIVE_MAX_BYTES: Final = 4 * 1024 * 1024
 SEND_MAX_BYTES: Final = 4 * 1024 * 1024
+CONNECTION_AGE_MAX_S = 300.0
+CONNECTION_AGE_GRACE_S = 2 * STREAM_LIFE_S
 _METADATA_MAX_BYTES: Final = 16 * 1024
 _READINESS_EVERY_S: Final = 1.0
 _READINESS_WITHIN_S: Final = 2.0
@@ -252,9 +255,10 @@ def _options(settings: ServiceSettings) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", _METADATA_MAX_BYTES),
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
-        # Clients reconnect now and then, by themselves and losing no call, so that new processes get their share.
-        ("grpc.max_connection_age_ms", 300_000),
-        ("grpc.max_connection_age_grace_ms", 30_000),
+        # Clients reconnect now and then, by themselves and losing no call, so that new processes get their share. A
+        # stream on the old connection may go on for the grace; then the transport cuts it off.
+        ("grpc.max_connection_age_ms", int(CONNECTION_AGE_MAX_S * 1000)),
+        ("grpc.max_connection_age_grace_ms", int(CONNECTION_AGE_GRACE_S * 1000)),
         ("grpc.max_connection_idle_ms", 300_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
         ("grpc.http2.max_ping_strikes", 2),

@@ -219,3 +219,23 @@ async def test_subscriber_ahead_of_this_process_is_told_nothing_twice(identity_d
     watchers.note([sample, replace(sample, revision=7)], seen_revision=7, confirmed_s=0)
 
     assert [change.revision for change in (await first).changes] == [7]
+
+
+async def test_stream_ends_by_itself_and_the_next_one_goes_on_where_it_ended(
+    identity_database: Database,
+) -> None:
+    watchers = Watchers(identity_database, watchers_max=1, stream_life_s=0.2)
+    watchers.forget_all(seen_revision=0, confirmed_s=0)
+    told: list[int] = []
+
+    async def follow() -> None:
+        told.extend([news.revision async for news in watchers.watch(told[-1] if told else 0)])
+
+    for _ in range(2):
+        ending = asyncio.create_task(follow())
+        await asyncio.sleep(0.3)
+        watchers.note([], seen_revision=0, confirmed_s=0)
+        await asyncio.wait_for(ending, 5)
+
+    assert told == [0, 0, 0, 0]
+    assert watchers.count == 0

@@ -1,6 +1,7 @@
 """What metering believes of keys: never what a change has overtaken, and beyond its time only where that was chosen."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -10,12 +11,15 @@ from typing import TypeVar
 import grpc
 import pytest
 
+from libs.common import server
 from libs.common.channel import open_channel
 from libs.common.clock import SystemClock
+from libs.common.deadline import STREAM_LIFE_S
 from libs.common.errors import Unavailable
 from libs.common.ids import new_id
 from services.identity.api_key.secret import new_secret
 from services.identity.api_key.verify.guesses import GUESSES_A_MINUTE
+from services.identity.api_key.watch.watch import Watchers
 from services.metering.clients.identity import VALID, IdentityClient
 from tests.identity.support import Identity, open_identity
 from tests.metering.support import Metering, Platform, eventually, refused
@@ -296,3 +300,32 @@ async def test_stale_mode_is_bounded_counted_and_never_for_what_a_change_has_nam
             assert client.stale_answers.count == 3
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_connection_that_grows_old_is_renewed_quietly(
+    callers: Callers,
+    database_urls: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With the ages of connections and streams in tenths of a second, both end several times within the test."""
+    assert server.CONNECTION_AGE_GRACE_S > STREAM_LIFE_S
+    monkeypatch.setattr(server, "CONNECTION_AGE_MAX_S", 0.3)
+    monkeypatch.setattr(server, "CONNECTION_AGE_GRACE_S", 2.5)
+    monkeypatch.setattr(Watchers.__init__, "__defaults__", (0.5,))
+    caplog.set_level(logging.WARNING)
+    async with (
+        open_identity(callers, database_urls["identity"], tmp_path) as identity,
+        _client_of(callers, identity, stale_max_s=0) as client,
+    ):
+        watching = asyncio.create_task(client.watch())
+        for _ in range(5):
+            created = await identity.create_key()
+            await _told(client, created.revision)
+            await asyncio.sleep(1)
+        broken = [record.getMessage() for record in caplog.records if "stream of key changes" in record.getMessage()]
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+    assert broken == []

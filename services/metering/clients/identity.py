@@ -182,11 +182,14 @@ class IdentityClient:
         leave_deadline()
         delay_s = _WATCH_AGAIN_AFTER_S
         while True:
+            opened_s = time.monotonic()
             try:
                 request = pb.WatchApiKeysRequest(after_revision=self._watched_revision)
                 async for message in self._keys.WatchApiKeys(request):
                     self._take_in(message)
                     delay_s = _WATCH_AGAIN_AFTER_S
+                if time.monotonic() >= opened_s + _WATCH_AGAIN_AFTER_S:
+                    continue  # Identity ends every stream after some minutes; the next one goes on where it ended.
             except grpc.aio.AioRpcError as error:
                 _log.warning("the stream of key changes broke", code=error.code().name, again_in_s=delay_s)
             await asyncio.sleep(delay_s)

@@ -268,7 +268,8 @@ class ApiKeyServiceServicer:
         Each message says up to which revision the subscriber now knows every change; without changes it comes once a second
         as a heartbeat. A subscriber that caches an answer keeps it only while the answer's revision is not below that of a
         change naming its key, user, service account, project or organization, and only while the last message is less than
-        five seconds old. After a broken stream it subscribes again from the revision it last saw. A subscriber that reads
+        five seconds old. A stream ends with OK after about five minutes, so that connections can be renewed. After
+        an ended or a broken stream the subscriber subscribes again from the revision it last saw. A subscriber that reads
         too slowly, or asks for changes no longer kept, gets `resync`: it drops whatever it cached.
         Fails with RESOURCE_EXHAUSTED and reason `TOO_MANY_WATCHERS` when a process serves as many streams as it may.
         """

@@ -1,11 +1,13 @@
 """Watchers: every change, in order, to callers that keep answers of their own."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
 from libs.common.database import Database
+from libs.common.deadline import STREAM_LIFE_S
 from libs.common.errors import Unavailable
 from services.identity.api_key.verify.store import read_changes
 from services.identity.api_key.watch.feed import CHANGES_AT_ONCE
@@ -65,7 +67,8 @@ class _Watcher:
 class Watchers:
     """Everyone who watches this process's feed."""
 
-    def __init__(self, database: Database, watchers_max: int) -> None:
+    def __init__(self, database: Database, watchers_max: int, stream_life_s: float = STREAM_LIFE_S) -> None:
+        self._stream_life_s = stream_life_s
         self._database = database
         self._watchers_max = watchers_max
         self._watchers: set[_Watcher] = set()
@@ -99,7 +102,7 @@ class Watchers:
             watcher.wake.set()
 
     async def watch(self, after_revision: int) -> AsyncIterator[News]:
-        """Tell what changed after a revision, then whatever changes.
+        """Yield what changed after a revision, then whatever changes, until the stream has lasted for its time.
 
         Raises:
             TooManyWatchers: this process serves as many as it may.
@@ -109,11 +112,12 @@ class Watchers:
         if self.count >= self._watchers_max:
             raise TooManyWatchers(watchers=self.count)
         watcher = _Watcher(self._seen_revision, after_revision)
+        end_s = time.monotonic() + self._stream_life_s
         self._watchers.add(watcher)
         try:
             async for news in self._backlog(after_revision, watcher.revision):
                 yield news
-            while True:
+            while watcher.pending or time.monotonic() < end_s:
                 await watcher.wake.wait()
                 if watcher.closed:
                     raise Unavailable(dependency="change feed")

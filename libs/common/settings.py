@@ -35,7 +35,8 @@ class ServiceSettings(BaseSettings):
     database_url: SecretStr
     pool_size: int = Field(default=8, ge=1, le=100)
     statement_cache_size: int = Field(default=100, ge=0, le=10_000)
-    """0 where a transaction-pooling proxy such as PgBouncer stands before Postgres."""
+    """How many prepared statements a connection keeps. 0 where a transaction-pooling proxy such as PgBouncer stands
+    before Postgres: then nothing is sent or kept that such a proxy cannot carry."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65_535)

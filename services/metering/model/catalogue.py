@@ -93,9 +93,10 @@ class Catalogue:
             async with self._database.transaction() as connection:
                 revision = await store.read_revision(connection)
                 if revision > self._revision:
-                    for model in await store.models_since(connection, self._revision):
-                        self._models[model.model_id] = model
-                    self._prices.take_in(await store.price_versions_since(connection, self._revision))
+                    async for models in store.models_since(connection, self._revision):
+                        self._models.update((model.model_id, model) for model in models)
+                    async for versions in store.price_versions_since(connection, self._revision):
+                        self._prices.take_in(versions)
                     self._revision = revision
                     self.changed.set()
             self._asked_s = asked_s

@@ -1,13 +1,15 @@
 """The statements of the catalogue. All of them touch small reference tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Row, Tuple, literal, select, text, tuple_, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ARRAY, Row, Select, Text, Tuple, any_, bindparam, literal, select, text, tuple_, update
+from sqlalchemy.dialects.postgresql import distinct_on, insert
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from libs.common.database_errors import refusal_for
 from services.metering.model.domain import Model, Prices, PriceVersion
 from services.metering.tables import (
     TOKEN_CLASSES,
@@ -22,6 +24,11 @@ _NEXT_REVISION: Final = (
     update(catalogue_state).values(revision=catalogue_state.c.revision + 1).returning(catalogue_state.c.revision)
 )
 _LOCK_REQUEST: Final = text("SELECT pg_advisory_xact_lock(hashtextextended('metering.request.' || :request_id, 0))")
+_PORTION_ROWS: Final = 500
+
+
+class RowsRefused(Exception):
+    """The database refuses some row for what is in it; other rows may well be taken."""
 
 
 async def take_next_revision(connection: AsyncConnection) -> int:
@@ -55,16 +62,61 @@ async def keep_request(
     )
 
 
-async def models_since(connection: AsyncConnection, revision: int) -> list[Model]:
-    """Return the models changed after a revision; by the index on revisions."""
-    rows = await connection.execute(select(models).where(models.c.revision > revision))
-    return [_model(row) for row in rows]
+async def models_since(connection: AsyncConnection, revision: int) -> AsyncIterator[list[Model]]:
+    """Yield the models changed after a revision, in portions; by the index on revisions."""
+    statement = select(models).where(models.c.revision > revision)
+    async for rows in _portions(connection, statement):
+        yield [_model(row) for row in rows]
 
 
-async def price_versions_since(connection: AsyncConnection, revision: int) -> list[PriceVersion]:
-    """Return the versions added after a revision; by the index on revisions."""
-    rows = await connection.execute(select(price_versions).where(price_versions.c.revision > revision))
-    return [_price_version(row) for row in rows]
+async def price_versions_since(connection: AsyncConnection, revision: int) -> AsyncIterator[list[PriceVersion]]:
+    """Yield the versions added after a revision, in portions; by the index on revisions."""
+    statement = select(price_versions).where(price_versions.c.revision > revision)
+    async for rows in _portions(connection, statement):
+        yield [_price_version(row) for row in rows]
+
+
+async def _portions(
+    connection: AsyncConnection, statement: Select[tuple[object, ...]]
+) -> AsyncIterator[Sequence[Row[tuple[object, ...]]]]:
+    """Read through a cursor, so that other calls are served between one portion of a large catalogue and the next."""
+    result = await connection.stream(statement, execution_options={"yield_per": _PORTION_ROWS})
+    async for rows in result.partitions():
+        yield rows
+
+
+async def prices_in_force(
+    connection: AsyncConnection, model_ids: Sequence[str], moment: datetime
+) -> dict[str, PriceVersion]:
+    """Return everybody's price of each model at the moment; along the unique key on organization, model and time."""
+    c = price_versions.c
+    statement = (
+        select(price_versions)
+        .ext(distinct_on(c.model_id))
+        .where(c.organization_id.is_(None), c.model_id == any_(bindparam("model_ids", type_=ARRAY(Text))))
+        .where(c.effective_time <= moment)
+        .order_by(c.model_id, c.effective_time.desc())
+    )
+    rows = await connection.execute(statement, {"model_ids": list(model_ids)})
+    return {row.model_id: _price_version(row) for row in rows}
+
+
+async def add_priced_models(
+    connection: AsyncConnection, added: Sequence[tuple[Model, PriceVersion]], revision: int
+) -> None:
+    """Add prices, and those of their models that are not there yet.
+
+    Raises:
+        RowsRefused: the database refuses one of the rows; nothing of it is stored, and the transaction goes on.
+    """
+    try:
+        async with connection.begin_nested():
+            await add_models(connection, [model for model, _ in added])
+            await add_price_versions(connection, [version for _, version in added], revision)
+    except DBAPIError as error:
+        if refusal_for(error) is not None:
+            raise
+        raise RowsRefused from error
 
 
 async def find_model(connection: AsyncConnection, model_id: str, *, lock: bool = False) -> Model | None:
@@ -93,12 +145,9 @@ async def add_models(connection: AsyncConnection, added: Sequence[Model]) -> set
     values = [{column: getattr(model, column) for column in models.c.keys()} for model in added]
     for value in values:
         value["capabilities"] = list(value["capabilities"])
-    new: set[str] = set()
-    # A statement takes at most 32,767 parameters.
-    for start in range(0, len(values), 1000):
-        statement = insert(models).values(values[start : start + 1000]).on_conflict_do_nothing()
-        new.update((await connection.execute(statement.returning(models.c.model_id))).scalars())
-    return new
+    statement = insert(models).on_conflict_do_nothing().returning(models.c.model_id)
+    # Given as parameters of one statement, the rows need no statement text to be compiled for their number.
+    return set((await connection.execute(statement, values)).scalars())
 
 
 async def replace_model(connection: AsyncConnection, model: Model) -> None:
@@ -110,16 +159,15 @@ async def replace_model(connection: AsyncConnection, model: Model) -> None:
 
 async def add_price_versions(connection: AsyncConnection, versions: Sequence[PriceVersion], revision: int) -> set[str]:
     """Add the versions whose moment is free, and return their ids."""
-    new: set[str] = set()
+    if not versions:
+        return set()
+    statement = (
+        insert(price_versions)
+        .on_conflict_do_nothing(constraint="price_versions_one_at_a_time")
+        .returning(price_versions.c.price_version_id)
+    )
     values = [_price_values(version, revision) for version in versions]
-    for start in range(0, len(values), 1000):
-        statement = (
-            insert(price_versions)
-            .values(values[start : start + 1000])
-            .on_conflict_do_nothing(constraint="price_versions_one_at_a_time")
-        )
-        new.update((await connection.execute(statement.returning(price_versions.c.price_version_id))).scalars())
-    return new
+    return set((await connection.execute(statement, values)).scalars())
 
 
 async def list_price_versions(

@@ -1,0 +1,80 @@
+"""A price list that arrives in parts, put together and checked."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.timestamps import parse_optional_time
+from services.metering.model.price_list import PriceList, read_litellm, read_yaml
+from tollhouse.metering.v1 import model_pb2 as pb
+
+# Where a price version says it came from.
+LITELLM: Final = "litellm"
+CATALOGUE: Final = "catalogue"
+_FIELD: Final = "chunk"
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedPriceList:
+    """A whole document, and how it is to be imported."""
+
+    document: bytes
+    source: str
+    wanted: list[str]
+    effective_time: datetime | None
+    validate_only: bool
+
+    def read(self) -> PriceList:
+        """Read the document, which takes seconds where it is large.
+
+        Raises:
+            InvalidArgument: it cannot be read as a whole.
+        """
+        if self.source == LITELLM:
+            return read_litellm(self.document, self.wanted, field=_FIELD)
+        return read_yaml(self.document, self.wanted, field=_FIELD)
+
+
+async def receive_options(parts: AsyncIterator[pb.StreamImportModelsRequest]) -> pb.ImportOptions:
+    """Return the options, with which the stream begins.
+
+    Raises:
+        InvalidArgument: the first message holds something else, or there is none.
+    """
+    first = await anext(parts, None)
+    if first is None or not first.HasField("options"):
+        raise _wrong("options", "must stand in the first message")
+    return first.options
+
+
+async def receive_price_list(
+    options: pb.ImportOptions, parts: AsyncIterator[pb.StreamImportModelsRequest]
+) -> ReceivedPriceList:
+    """Return the document that the rest of the stream makes up.
+
+    Raises:
+        InvalidArgument: the document is of another size than the options say, or they come a second time.
+    """
+    document = bytearray()
+    async for part in parts:
+        if part.HasField("options"):
+            raise _wrong("options", "stands in the first message and in no other")
+        document += part.chunk
+        if len(document) > options.size_bytes:
+            raise _wrong(_FIELD, f"the document is larger than size_bytes, which is {options.size_bytes}")
+    if len(document) != options.size_bytes:
+        raise _wrong(_FIELD, f"the document ends after {len(document)} of {options.size_bytes} bytes")
+    has_time = options.HasField("effective_time")
+    return ReceivedPriceList(
+        document=bytes(document),
+        source=LITELLM if options.format == pb.PRICE_LIST_FORMAT_LITELLM_JSON else CATALOGUE,
+        wanted=list(options.model_ids),
+        effective_time=parse_optional_time("options.effective_time", options.effective_time, present=has_time),
+        validate_only=options.validate_only,
+    )
+
+
+def _wrong(field: str, description: str) -> InvalidArgument:
+    return InvalidArgument([FieldViolation(field, description)])

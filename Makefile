@@ -11,10 +11,12 @@ BUF := node_modules/.bin/buf
 # Options of the targets below, as in `make demo TRACE=calls.csv OUT=bill.json`.
 TRACE ?=
 OUT ?=
+CONTEXT ?=
+NAME ?=
 TESTS ?= tests
 WORKERS ?= 2
 
-.PHONY: help demo up test check bench protos promise lock lint types borders contract buf FORCE
+.PHONY: help demo up test check bench protos promise migration lock lint types borders contract buf FORCE
 
 help:
 	@echo "make demo [TRACE=file.csv] [OUT=bill.json]   meter and charge a usage trace, print the bill, verify it"
@@ -23,6 +25,7 @@ help:
 	@echo "make check                                   lint, types, borders, contract, generated code, migrations"
 	@echo "make bench [OUT=figures.json]                measure, side by side with the peers"
 	@echo "make protos                                  regenerate the stubs and docs/access.md after a change of a proto"
+	@echo "make migration CONTEXT=billing NAME=add_x    write the next migration of a context, to be filled in"
 	@echo "make promise                                 save the contract that later changes must not break"
 	@echo "make lock                                    resolve requirements.lock after a change of pyproject.toml"
 
@@ -42,7 +45,10 @@ protos: $(READY)
 	@$(VENV)/bin/python scripts/protos.py
 	@$(VENV)/bin/python scripts/access_page.py
 
-# The contract as it stands becomes the one later changes must not break: part of every release.
+migration: $(READY)
+	@$(VENV)/bin/python scripts/migration.py "$(CONTEXT)" "$(NAME)"
+
+# Saves the contract as it stands, for `buf breaking` to compare later changes with: part of every release.
 promise: $(READY)
 	@$(VENV)/bin/python scripts/protos.py --release
 

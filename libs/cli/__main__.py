@@ -7,7 +7,7 @@ import grpc
 import typer
 from rich.console import Console
 
-from libs.cli.commands import audit, key, organization, project, service_account, user
+from libs.cli.commands import audit, key, models, organization, project, service_account, user
 from libs.cli.commands.demo import demo
 from libs.cli.commands.migrate import migrate
 from libs.cli.commands.replay import replay
@@ -29,7 +29,7 @@ app = typer.Typer(
 )
 for command in (up, serve, migrate, token, replay, verify, demo):
     app.command()(command)
-for noun in (organization, user, project, service_account, key, audit):
+for noun in (organization, user, project, service_account, key, models, audit):
     app.add_typer(noun.group)
 
 

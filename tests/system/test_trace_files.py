@@ -27,12 +27,19 @@ BAD_ROWS = {
     "no_number": ("2023-11-16 18:15:46,many,44", "ContextTokens is no whole number"),
     "negative": ("2023-11-16 18:15:46,-1,44", "ContextTokens is no whole number"),
     "fraction": ("2023-11-16 18:15:46,374,44.5", "GeneratedTokens is no whole number"),
+    "small_fraction": ("2023-11-16 18:15:46,374.0000000000000000000000001,44", "ContextTokens is no whole number"),
+    "fraction_left_open": ("2023-11-16 18:15:46,374.,44", "ContextTokens is no whole number"),
+    "fraction_alone": ("2023-11-16 18:15:46,374,.0", "GeneratedTokens is no whole number"),
+    "exponent": ("2023-11-16 18:15:46,1e3,44", "ContextTokens is no whole number"),
     "nothing": ("2023-11-16 18:15:46,374,", "GeneratedTokens is no whole number"),
     "beyond_the_bound": ("2023-11-16 18:15:46,1000000001,44", "ContextTokens is no whole number"),
     "other_digits": ("2023-11-16 18:15:46,٣٧٤,44", "ContextTokens is no whole number"),
     "no_time": ("yesterday,374,44", "TIMESTAMP is no time"),
     "no_such_day": ("2023-02-30 18:15:46,374,44", "TIMESTAMP is no time"),
     "no_such_offset": ("2023-11-16 18:15:46+99:00,374,44", "TIMESTAMP is no time"),
+    "no_such_minutes": ("2023-11-16 18:15:46+01:99,374,44", "TIMESTAMP is no time"),
+    "short_offset": ("2023-11-16 18:15:46+1,374,44", "TIMESTAMP is no time"),
+    "three_digits_of_offset": ("2023-11-16 18:15:46+010,374,44", "TIMESTAMP is no time"),
     "no_text": ("\ud800,374,44", "TIMESTAMP is no time"),
     "quote_left_open": ('"2023-11-16 18:15:46,374,44"x', "GeneratedTokens is no whole number"),
 }
@@ -73,6 +80,10 @@ def test_bad_row_left_out_changes_no_other_row(name: str, tmp_path: Path) -> Non
         ("2023-11-16 18:15:46.6805900", datetime(2023, 11, 16, 18, 15, 46, 680590, tzinfo=UTC)),
         ("2023-11-16T18:15:46Z", datetime(2023, 11, 16, 18, 15, 46, tzinfo=UTC)),
         ("2024-05-10 02:00:00.009930+02:00", datetime(2024, 5, 10, 0, 0, 0, 9930, tzinfo=UTC)),
+        ("2024-05-10 00:00:00.009930+00", datetime(2024, 5, 10, 0, 0, 0, 9930, tzinfo=UTC)),
+        ("2024-05-10 00:00:00+0000", datetime(2024, 5, 10, tzinfo=UTC)),
+        ("2024-05-09T18:30:00-0530", datetime(2024, 5, 10, tzinfo=UTC)),
+        ("2024-05-09 19:00:00-05", datetime(2024, 5, 10, tzinfo=UTC)),
     ],
 )
 def test_times_are_read_in_every_form_the_published_traces_use(text: str, time: datetime, tmp_path: Path) -> None:
@@ -84,6 +95,12 @@ def test_columns_are_found_by_name_and_others_ignored(tmp_path: Path) -> None:
     text = "\ufeffModel,GeneratedTokens,TIMESTAMP,ContextTokens\r\nx,44,2023-11-16 18:15:46,374\r\n\r\n"
     trace = read_trace(write(tmp_path / "trace.csv", text), skip_bad_rows=False)
     assert (trace.input_tokens, trace.output_tokens) == (374, 44)
+
+
+def test_token_counts_may_be_written_with_a_fraction_of_zeros(tmp_path: Path) -> None:
+    text = HEADER + "2023-11-16 18:15:46,374.0,44.000\n2023-11-16 18:15:47,0.0,1000000000.0\n"
+    trace = read_trace(write(tmp_path / "trace.csv", text), skip_bad_rows=False)
+    assert [(row.input_tokens, row.output_tokens) for row in trace.rows] == [(374, 44), (0, 1_000_000_000)]
 
 
 def test_synthetic_trace_is_the_same_for_the_same_seed(tmp_path: Path) -> None:

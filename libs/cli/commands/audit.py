@@ -11,9 +11,10 @@ import typer
 
 from libs.cli.failures import WrongUse
 from libs.cli.installation.data_folder import CONTEXTS
-from libs.cli.terminal.calling import LIMIT, LimitOption, calling, listed
+from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.connection import Channels
 from libs.cli.terminal.lookups import user_id_of
+from libs.cli.terminal.options import LIMIT, LimitOption, OrganizationOption
 from libs.cli.terminal.output import Output, as_dict, cell
 from libs.cli.terminal.times import parse_past
 from tollhouse.common.v1 import audit_pb2, audit_pb2_grpc
@@ -26,9 +27,6 @@ _COLUMNS: Final = ("event_time", "service", "action", "actor", "resource_type", 
 ServiceOption = Annotated[
     list[str] | None,
     typer.Option("--service", help="identity, billing or metering; may be repeated. All, if left out."),
-]
-OrganizationOption = Annotated[
-    str, typer.Option(envvar="TOLLHOUSE_ORGANIZATION", help="The organization's id.", metavar="ID")
 ]
 PlatformOption = Annotated[bool, typer.Option("--platform", help="What belongs to no organization, such as prices.")]
 

@@ -22,7 +22,8 @@ from libs.cli.commands.verify import print_verdict
 from libs.cli.failures import CommandFailed, WrongUse
 from libs.cli.installation.stack import Stack, StackOptions
 from libs.cli.reconciliation import Verdict, verify
-from libs.cli.terminal.connection import DEFAULT_DATA_DIR, Channels, Connection
+from libs.cli.terminal.connection import Channels, Connection
+from libs.cli.terminal.options import DataDirOption, data_dir_of
 from libs.cli.traces.bill import Bill, print_bill, read_bill
 from libs.cli.traces.funding import costs, list_prices
 from libs.cli.traces.synthetic import write_synthetic_trace
@@ -39,17 +40,16 @@ def demo(
         Path | None, typer.Option(help="A CSV trace; if left out, a synthetic one of 20,000 calls.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the totals go, as JSON.")] = None,
-    data_dir: Annotated[
-        Path, typer.Option(envvar="TOLLHOUSE_DATA_DIR", help="Where the demonstration makes a folder for its time.")
-    ] = DEFAULT_DATA_DIR,
+    data_dir: DataDirOption = None,
 ) -> None:
     """Meter and charge a trace, print the bill, verify every invariant, and stop."""
     console = Console(highlight=False)
     if out is not None and not out.absolute().parent.is_dir():
         raise WrongUse(f"There is no folder {out.absolute().parent} for the totals.")
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _remove_leftovers(data_dir)
-    with _folder_for_now(data_dir) as folder:
+    parent = data_dir_of(data_dir)
+    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _remove_leftovers(parent)
+    with _folder_for_now(parent) as folder:
         if trace is None:
             trace = folder / "synthetic.csv"
             write_synthetic_trace(trace)

@@ -4,11 +4,11 @@ from typing import Annotated
 
 import typer
 
-from libs.cli.commands.organization import OrganizationOption
 from libs.cli.failures import WrongUse
-from libs.cli.terminal.calling import LIMIT, LimitOption, calling, listed
+from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.connection import Channels
 from libs.cli.terminal.lookups import api_key_id_of, user_id_of
+from libs.cli.terminal.options import LIMIT, LimitOption, OrganizationOption
 from libs.cli.terminal.output import Output, as_dict
 from libs.cli.terminal.times import parse_future, parse_span
 from tollhouse.identity.v1 import api_key_pb2, api_key_pb2_grpc

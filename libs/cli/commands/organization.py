@@ -5,18 +5,16 @@ from typing import Annotated
 import typer
 
 from libs.cli.failures import CommandFailed
-from libs.cli.terminal.calling import LIMIT, LimitOption, calling, listed
+from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.confirmation import YesOption, confirm
 from libs.cli.terminal.connection import Channels
 from libs.cli.terminal.lookups import find_user_id, user_id_of
+from libs.cli.terminal.options import LIMIT, LimitOption, RequestIdOption
 from libs.cli.terminal.output import Output
 from tollhouse.identity.v1 import organization_pb2, organization_pb2_grpc, user_pb2, user_pb2_grpc
 
 group = typer.Typer(name="organization", help="The tenants of the platform.", no_args_is_help=True)
 OrganizationArgument = Annotated[str, typer.Argument(help="The organization's id.", metavar="ORGANIZATION")]
-OrganizationOption = Annotated[
-    str, typer.Option(envvar="TOLLHOUSE_ORGANIZATION", help="The organization's id.", metavar="ID")
-]
 
 
 @calling(group, "create")
@@ -28,7 +26,7 @@ async def create(
     create_owner: Annotated[
         bool, typer.Option("--create-owner", help="Create the owner where nobody has the email address.")
     ] = False,
-    request_id: Annotated[str, typer.Option(help="Makes the command safe to repeat.")] = "",
+    request_id: RequestIdOption = "",
 ) -> None:
     """Create an organization with its first owner."""
     request = organization_pb2.CreateOrganizationRequest(

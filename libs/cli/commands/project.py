@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from libs.cli.commands.organization import OrganizationOption
-from libs.cli.terminal.calling import LIMIT, LimitOption, calling, listed
+from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.connection import Channels
+from libs.cli.terminal.options import LIMIT, LimitOption, OrganizationOption, RequestIdOption
 from libs.cli.terminal.output import Output
 from tollhouse.identity.v1 import project_pb2, project_pb2_grpc
 
@@ -20,7 +20,7 @@ async def create(
     name: Annotated[str, typer.Argument(help="What it is called; unique in its organization.")],
     organization: OrganizationOption,
     description: Annotated[str, typer.Option(help="What it is for.")] = "",
-    request_id: Annotated[str, typer.Option(help="Makes the command safe to repeat.")] = "",
+    request_id: RequestIdOption = "",
 ) -> None:
     """Create a project."""
     request = project_pb2.CreateProjectRequest(

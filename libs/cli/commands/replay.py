@@ -14,15 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from libs.cli.failures import CommandFailed, WrongUse
-from libs.cli.terminal.connection import (
-    BillingOption,
-    Channels,
-    IdentityOption,
-    MeteringOption,
-    ReadyFileOption,
-    TokenOption,
-    find_connection,
-)
+from libs.cli.terminal.calling import calls_services
+from libs.cli.terminal.connection import Channels
+from libs.cli.terminal.output import Output
 from libs.cli.traces.funding import fund
 from libs.cli.traces.persistence import Persistence
 from libs.cli.traces.population import Population, import_missing_models, make_population
@@ -65,7 +59,10 @@ class Replayed:
     end: datetime
 
 
-def replay(
+@calls_services()
+async def replay(
+    channels: Channels,
+    output: Output,
     trace: Annotated[Path, typer.Argument(help="A CSV file: TIMESTAMP, ContextTokens, GeneratedTokens.")],
     rate: Annotated[
         float | None, typer.Option(min=0.001, help="Times real speed; as fast as possible if left out.")
@@ -78,14 +75,8 @@ def replay(
         OnBadRow, typer.Option(help="Stop before anything is metered, or leave it out.")
     ] = OnBadRow.STOP,
     patience: Annotated[float, typer.Option(min=0, help="Seconds without any answer before giving up.")] = PATIENCE_S,
-    ready_file: ReadyFileOption = None,
-    identity: IdentityOption = None,
-    billing: BillingOption = None,
-    metering: MeteringOption = None,
-    token: TokenOption = None,
 ) -> None:
     """Meter a trace through the real calls, as organizations made for it, moved in time to end now."""
-    connection = find_connection(ready_file, identity, billing, metering, token)
     if operation_prefix is not None and not _PREFIX.fullmatch(operation_prefix):
         raise WrongUse(
             "--operation-prefix takes 1 to 100 letters, digits and . _ : / -, beginning with a letter or digit."
@@ -95,13 +86,10 @@ def replay(
     for bad_row in calls.bad_rows:
         console.print(f"left out, {bad_row}", markup=False)
     options = ReplayOptions(operation_prefix or "", keep_times, rate, patience)
-
-    async def run() -> Replayed:
-        async with connection.open() as channels:
-            return await replay_trace(channels, calls, options, console)
-
-    replayed = asyncio.run(run())
+    replayed = await replay_trace(channels, calls, options, console)
     _print_tally(console, replayed)
+    if output.as_json:
+        output.json(_as_json(replayed))
     if replayed.tally.refused:
         raise CommandFailed(f"{replayed.tally.refused} rows were refused: {'; '.join(replayed.tally.refusals)}")
 
@@ -147,6 +135,22 @@ async def _wait_until_charged(channels: Channels, persistence: Persistence, pati
         if time.monotonic() - moved_s > patience_s:
             raise CommandFailed(f"All is metered, but {len(waiting)} charges still wait for billing.")
         await asyncio.sleep(_CHARGED_LOOKED_AT_EVERY_S)
+
+
+def _as_json(replayed: Replayed) -> dict[str, object]:
+    tally = replayed.tally
+    return {
+        "operation_prefix": replayed.prefix,
+        "requests": tally.requests,
+        "replayed": tally.replayed,
+        "input_tokens": tally.input_tokens,
+        "output_tokens": tally.output_tokens,
+        "cost": format_amount(tally.cost),
+        "unpriced": tally.unpriced,
+        "denied": tally.denied,
+        "refused": tally.refused,
+        "retries": replayed.retries,
+    }
 
 
 def _print_tally(console: Console, replayed: Replayed) -> None:

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from libs.cli.commands.organization import OrganizationOption
-from libs.cli.terminal.calling import LIMIT, LimitOption, calling, listed
+from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.confirmation import YesOption, confirm
 from libs.cli.terminal.connection import Channels
+from libs.cli.terminal.options import LIMIT, LimitOption, OrganizationOption, RequestIdOption
 from libs.cli.terminal.output import Output
 from tollhouse.identity.v1 import organization_pb2, service_account_pb2, service_account_pb2_grpc
 
@@ -32,7 +32,7 @@ async def create(
     organization: OrganizationOption,
     role: Annotated[Role, typer.Option(help="What it may do.")] = Role.MEMBER,
     description: Annotated[str, typer.Option(help="What it is for.")] = "",
-    request_id: Annotated[str, typer.Option(help="Makes the command safe to repeat.")] = "",
+    request_id: RequestIdOption = "",
 ) -> None:
     """Create a service account."""
     request = service_account_pb2.CreateServiceAccountRequest(

@@ -8,23 +8,23 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from libs.cli.installation.data_folder import CONTEXTS
-from libs.cli.installation.stack import READY_FILE, Stack, StackOptions
+from libs.cli.installation.data_folder import CONTEXTS, READY_FILE
+from libs.cli.installation.stack import Stack, StackOptions
 from libs.cli.installation.tls import OPERATOR, TLS_VARIABLE, TlsFolder
-from libs.cli.terminal.connection import DEFAULT_DATA_DIR
+from libs.cli.terminal.options import DatabaseUrlOption, DataDirOption, data_dir_of
 
 PortOption = Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free port.")]
 
 
 def up(
-    data_dir: Annotated[
-        Path, typer.Option(envvar="TOLLHOUSE_DATA_DIR", help="Where keys, Postgres and logs are kept.")
-    ] = DEFAULT_DATA_DIR,
-    database_url: Annotated[
-        str | None,
-        typer.Option(envvar="DATABASE_URL", help="A Postgres 15 to 18 to use instead of the embedded one."),
+    data_dir: DataDirOption = None,
+    database_url: DatabaseUrlOption = None,
+    ready_file: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"A second place for {READY_FILE}, which is written as JSON once all is ready.", show_default=False
+        ),
     ] = None,
-    ready_file: Annotated[Path | None, typer.Option(help="Written, as JSON, once all is ready.")] = None,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Processes for each service.")] = 1,
     host: Annotated[str, typer.Option(help="The address the services listen on.")] = "127.0.0.1",
     tls_dir: Annotated[
@@ -41,7 +41,7 @@ def up(
     """Run the three services and Postgres until Ctrl-C."""
     ports = {"identity": identity_port, "billing": billing_port, "metering": metering_port}
     options = StackOptions(
-        data_dir=data_dir,
+        data_dir=data_dir_of(data_dir),
         database_url=database_url or None,
         ready_file=ready_file.absolute() if ready_file else None,
         workers=workers,

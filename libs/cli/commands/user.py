@@ -4,9 +4,10 @@ from typing import Annotated
 
 import typer
 
-from libs.cli.terminal.calling import LIMIT, LimitOption, calling, listed
+from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.connection import Channels
 from libs.cli.terminal.lookups import user_id_of
+from libs.cli.terminal.options import LIMIT, LimitOption, RequestIdOption
 from libs.cli.terminal.output import Output
 from tollhouse.identity.v1 import user_pb2, user_pb2_grpc
 
@@ -21,7 +22,7 @@ async def create(
     email: Annotated[str, typer.Argument(help="The email address.")],
     username: Annotated[str, typer.Option(help="The name the person goes by.")] = "",
     full_name: Annotated[str, typer.Option(help="The full name.")] = "",
-    request_id: Annotated[str, typer.Option(help="Makes the command safe to repeat.")] = "",
+    request_id: RequestIdOption = "",
 ) -> None:
     """Create a user."""
     request = user_pb2.CreateUserRequest(request_id=request_id, email=email, username=username, full_name=full_name)

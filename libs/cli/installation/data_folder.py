@@ -16,6 +16,8 @@ from libs.common.authentication import SigningKey, TrustBundle, mint_token
 from libs.common.clock import Clock
 
 CONTEXTS: Final = ("identity", "billing", "metering")
+READY_FILE: Final = "ready.json"
+"""The file in the folder that says where the services are while they run, and as whom to call them."""
 # Whoever may call: the three services, a gateway that stands before the platform's models, and the operators.
 SERVICE_NAMES: Final = (*CONTEXTS, "gateway")
 AUDIENCES: Final = [f"{context}.tollhouse" for context in CONTEXTS]

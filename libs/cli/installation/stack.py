@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
 from libs.cli.failures import CommandFailed
-from libs.cli.installation.data_folder import CONTEXTS, DataFolder, write_private
+from libs.cli.installation.data_folder import CONTEXTS, READY_FILE, DataFolder, write_private
 from libs.cli.installation.environment import free_port, is_free, service_environment
 from libs.cli.installation.health import wait_until_serving
 from libs.cli.installation.processes import ChildProcess, end_leftover, service_program, tail
@@ -22,8 +22,10 @@ from libs.common.clock import SystemClock
 from libs.common.database_url import with_role
 from libs.common.databases import ensure_database
 
+if TYPE_CHECKING:
+    from libs.common.migrate import MigrationStatus
+
 DATABASE: Final = "tollhouse"
-READY_FILE: Final = "ready.json"
 OPERATOR_TOKEN_LIFETIME: Final = timedelta(hours=12)
 _RENEW_TOKEN_EVERY_S: Final = 3600.0
 _POSTGRES_LOOKED_AT_EVERY_S: Final = 0.2
@@ -33,8 +35,8 @@ _HOPELESS_RESTARTS: Final = 4
 
 
 async def bring_schemas_up_to_date(contexts: Sequence[str], database_url: str, passwords: Mapping[str, str]) -> None:
-    """Apply the migrations that are missing; whatever keeps them from it is said in one line."""
-    # What migrations stand on takes longer to import than most commands take to run.
+    """Apply the migrations that are missing; raises CommandFailed with one line when that cannot be done."""
+    # Alembic takes longer to import than most commands take to run.
     from sqlalchemy.exc import SQLAlchemyError
 
     from libs.common.migrate import MigrationLocked, migrate
@@ -47,6 +49,22 @@ async def bring_schemas_up_to_date(contexts: Sequence[str], database_url: str, p
         raise CommandFailed(f"The database cannot be reached: {error}.") from None
     except (SQLAlchemyError, asyncpg.PostgresError) as error:
         raise CommandFailed(f"The migration failed: {str(error).splitlines()[0]}") from None
+
+
+async def read_migration_status(contexts: Sequence[str], database_url: str | None) -> "dict[str, MigrationStatus]":
+    """Return which migrations a database has; one that does not exist yet has none."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from libs.common.migrate import migration_status
+
+    try:
+        return await migration_status(contexts, database_url)
+    except asyncpg.InvalidCatalogNameError:
+        return await migration_status(contexts, None)
+    except OSError as error:
+        raise CommandFailed(f"The database cannot be reached: {error}.") from None
+    except (SQLAlchemyError, asyncpg.PostgresError) as error:
+        raise CommandFailed(f"The migrations cannot be read: {str(error).splitlines()[0]}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,12 @@ COLUMNS: Final = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 TOKENS_MAX: Final = 1_000_000_000
 _DIGEST_LENGTH: Final = 16
 _PROBLEMS_SHOWN: Final = 10
-# Seven digits of a second are what the published traces carry; the offset, where there is one, is kept.
+# The published traces have seven digits of a second, and offsets such as `Z`, `+00`, `+0000` or `+00:00`, or none.
 _TIMESTAMP: Final = re.compile(
-    r"(\d{4}-\d{2}-\d{2})[ T](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?(Z|[+-]\d{2}:\d{2})?", re.ASCII
+    r"(\d{4}-\d{2}-\d{2})[ T](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?(Z|[+-]\d{2}(?::?[0-5]\d)?)?", re.ASCII
 )
-_WHOLE_NUMBER: Final = re.compile(r"\d{1,10}", re.ASCII)
+# Some tools write whole numbers with a fraction of zeros, such as `12.0`.
+_WHOLE_NUMBER: Final = re.compile(r"(\d{1,10})(?:\.0{1,20})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +133,10 @@ def _row_of(number: int, timestamp: str, input_tokens: str, output_tokens: str) 
 
 
 def _tokens_of(column: str, text: str) -> int:
-    if not _WHOLE_NUMBER.fullmatch(text) or int(text) > TOKENS_MAX:
+    match = _WHOLE_NUMBER.fullmatch(text)
+    if match is None or int(match[1]) > TOKENS_MAX:
         raise ValueError(f"{column} is no whole number from 0 to {TOKENS_MAX}: {_shown(text)}")
-    return int(text)
+    return int(match[1])
 
 
 def _time_of(text: str) -> datetime:
@@ -153,8 +155,8 @@ def _time_of(text: str) -> datetime:
 def _zone(offset: str | None) -> timezone:
     if offset is None or offset == "Z":
         return UTC
-    hours, minutes = offset[1:].split(":")
-    distance = timedelta(hours=int(hours), minutes=int(minutes))
+    digits = offset[1:].replace(":", "")
+    distance = timedelta(hours=int(digits[:2]), minutes=int(digits[2:] or "0"))
     return timezone(-distance if offset[0] == "-" else distance)
 
 

@@ -1,6 +1,7 @@
 """`tollhouse models import`: a price list as a file."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ def entry(**fields: object) -> dict[str, object]:
     return {"input_cost_per_token": 1e-06, "output_cost_per_token": 2e-06} | fields
 
 
-def written(path: Path, entries: dict[str, object]) -> str:
+def written(path: Path, entries: Mapping[str, object]) -> str:
     path.write_text(json.dumps(entries))
     return str(path)
 

@@ -1,4 +1,4 @@
-"""The `tollhouse` command: its groups, and how it ends when something is wrong."""
+"""The `tollhouse` command: its commands, and how errors end it."""
 
 import asyncio
 import sys
@@ -34,7 +34,7 @@ for noun in (organization, user, project, service_account, key, models, audit):
 
 
 def main() -> None:
-    """Run the command; whatever goes wrong is one line on standard error and an exit status of 1, or 2 for misuse."""
+    """Run the command. An error is one line on standard error; the exit status is 1, or 2 for wrong use."""
     try:
         app()
     except CommandFailed as error:

@@ -38,28 +38,28 @@ def listed(entries: PriceList, name: str) -> ListedModel:
 
 
 ODD_PRICES = {
-    "huge_exponent": ("1e999999999", "is no number of at most 80 digits"),
-    "tiny_exponent": ("1e-999999999", "is no number of at most 80 digits"),
-    "million_digits": ("9" * 900_000, "is no number of at most 80 digits"),
+    "huge_exponent": ("1e999999999", "is not a number of at most 80 digits"),
+    "tiny_exponent": ("1e-999999999", "is not a number of at most 80 digits"),
+    "million_digits": ("9" * 900_000, "is not a number of at most 80 digits"),
     "large": ("1e900", "1,000,000,000 or more"),
     "fine": ("1e-900", "finer than a billionth"),
     # Rounded to 28 digits, this would be a price like any other.
     "fine_at_the_fortieth_digit": ("0.0000010000000000000000000000000000000001", "finer"),
     "negative": ("-1e-06", "negative"),
-    "not_a_number": ("NaN", "is no number"),
-    "infinite": ("Infinity", "is no number"),
-    "minus_infinite": ("-Infinity", "is no number"),
-    "true": ("true", "is no number"),
-    "text": ('"abc"', "is no number"),
-    "underscores": ('"1_000"', "is no number"),
-    "other_digits": ('"\u0661"', "is no number"),
-    "list": ("[1]", "is no number"),
-    "mapping": ('{"a": 1}', "is no number"),
+    "not_a_number": ("NaN", "is not a number"),
+    "infinite": ("Infinity", "is not a number"),
+    "minus_infinite": ("-Infinity", "is not a number"),
+    "true": ("true", "is not a number"),
+    "text": ('"abc"', "is not a number"),
+    "underscores": ('"1_000"', "is not a number"),
+    "other_digits": ('"\u0661"', "is not a number"),
+    "list": ("[1]", "is not a number"),
+    "mapping": ('{"a": 1}', "is not a number"),
 }
 
 
 @pytest.mark.parametrize("name", ODD_PRICES)
-def test_litellm_price_that_is_no_price_skips_its_entry_alone_and_is_named(name: str) -> None:
+def test_litellm_price_that_is_not_a_price_skips_its_entry_alone_and_is_named(name: str) -> None:
     text, reason = ODD_PRICES[name]
     skipped = only_skipped(litellm(f'"odd": {{"input_cost_per_token": {text}, "output_cost_per_token": 0}}'))
     assert skipped.model_id == "odd"
@@ -70,10 +70,10 @@ def test_litellm_price_that_is_no_price_skips_its_entry_alone_and_is_named(name:
 @pytest.mark.parametrize(
     "text", ["1e999999999", "9" * 500_000, ".nan", ".inf", "true", "[1]", "{a: 1}", "1:30", "0x1F"]
 )
-def test_yaml_price_that_is_no_price_skips_its_entry_alone(text: str) -> None:
+def test_yaml_price_that_is_not_a_price_skips_its_entry_alone(text: str) -> None:
     skipped = only_skipped(yaml(YAML.format(input=text, description="d")))
     assert skipped.model_id == "odd"
-    assert "is no number" in skipped.reason
+    assert "is not a number" in skipped.reason
 
 
 @pytest.mark.parametrize("escape", ["\\u0000", "\\ud800", "\\udfff\\ud800"])
@@ -102,7 +102,7 @@ def test_text_that_cannot_be_stored_skips_its_entry_alone_in_yaml(key: str, esca
     assert only_skipped(yaml(f"  - {{{entry}}}\n")).reason
 
 
-def test_raw_nul_and_bytes_that_are_no_utf8_skip_their_entry_alone() -> None:
+def test_raw_nul_and_bytes_that_are_not_utf8_skip_their_entry_alone() -> None:
     for raw in (b"a\0b", b"\xff", b"\xed\xa0\x80"):
         entry = b'{"odd": {"input_cost_per_token": 1, "output_cost_per_token": 1, "mode": "%s"}, ' % raw
         assert only_skipped(read_litellm(entry + GOOD_JSON.encode() + b"}", [])).model_id == "odd"
@@ -137,8 +137,8 @@ def test_yaml_aliases_are_not_followed() -> None:
     assert len(entries) == 32
     assert listed(entries, "good").model_id == "good"
     assert {entry.reason for entry in entries if isinstance(entry, SkippedEntry)} <= {
-        "has a name that is no model id: 1 to 256 visible ASCII characters",
-        "has a YAML alias, which is not followed",
+        "has a name that is not a model id: 1 to 256 visible ASCII characters",
+        "has a YAML alias, which is not supported",
     }
     aliased = "  - {model_id: odd, currency_code: USD, prices: {input: 1, output: 1}, provider: &p x, mode: *p}\n"
     assert "alias" in only_skipped(yaml(aliased)).reason
@@ -196,7 +196,7 @@ def test_names_of_models_are_visible_ascii(name: str) -> None:
 @pytest.mark.parametrize("name", ["", "a b", "é", "x" * 257, "a\tb", "\x7f", "\u200d"])
 def test_names_that_are_no_model_ids_are_skipped_with_the_reason(name: str) -> None:
     entry = f'{json.dumps(name)}: {{"input_cost_per_token": 1, "output_cost_per_token": 1}}'
-    assert "is no model id" in only_skipped(litellm(entry)).reason
+    assert "is not a model id" in only_skipped(litellm(entry)).reason
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,9 @@ def test_count_that_makes_no_sense_is_named_and_taken_as_unknown(count: str) -> 
     entry = f'"odd": {{"input_cost_per_token": 1, "output_cost_per_token": 1, "max_input_tokens": {count}}}'
     model = listed(litellm(entry), "odd")
     assert model.context_length == 0
-    assert model.warnings == ("max_input_tokens is no whole number from 0 to 1,000,000,000 and is taken as unknown",)
+    assert model.warnings == (
+        "max_input_tokens is not a whole number from 0 to 1,000,000,000 and is treated as unknown",
+    )
 
 
 @pytest.mark.parametrize(
@@ -230,10 +232,10 @@ def test_whatever_is_cut_or_left_out_is_named() -> None:
     assert model.warnings == (
         "unknown keys are left out: context_lenght",
         "provider is cut to 64 characters",
-        "display_name is no text and is left out",
+        "display_name is not a text and is left out",
         "description is cut to 4096 characters",
         "capabilities beyond the first 64 are left out",
-        "max_output_tokens is no whole number from 0 to 1,000,000,000 and is taken as unknown",
+        "max_output_tokens is not a whole number from 0 to 1,000,000,000 and is treated as unknown",
         "metadata is left out: k32",
     )
     assert (len(model.description), model.description[-1], len(model.metadata)) == (4096, "…", 32)
@@ -271,7 +273,7 @@ def test_wanted_model_that_the_list_does_not_have_is_named() -> None:
         ),
     ],
 )
-def test_document_that_is_no_json_object_is_refused_as_a_whole(document: bytes) -> None:
+def test_document_that_is_not_a_json_object_is_refused_as_a_whole(document: bytes) -> None:
     with pytest.raises(InvalidArgument, match="is not "):
         read_litellm(document, [])
 

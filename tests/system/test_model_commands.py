@@ -55,7 +55,7 @@ def test_what_was_skipped_and_left_out_is_printed(installation: Installation, tm
     output = done(installation, "models", "import", written(tmp_path / "many.json", many))
     assert "has a text with U+D800" in output
     assert "output_cost_per_image" in output
-    assert "max_tokens is no whole number" in output
+    assert "max_tokens is not a whole number" in output
 
 
 def test_yaml_is_known_by_its_name_and_imported_from_a_time_on(installation: Installation, tmp_path: Path) -> None:

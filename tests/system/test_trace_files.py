@@ -18,30 +18,30 @@ BAD_FILES = {
     "column_missing": ("TIMESTAMP,ContextTokens\n2023-11-16 18:15:46,1\n", "has no column GeneratedTokens"),
     "column_misspelt": ("timestamp,ContextTokens,GeneratedTokens\n" + GOOD, "has no column TIMESTAMP"),
     "column_twice": ("TIMESTAMP,ContextTokens,GeneratedTokens,TIMESTAMP\n", "has the column TIMESTAMP twice"),
-    "no_rows": (HEADER, "holds no call"),
+    "no_rows": (HEADER, "has no rows"),
 }
 
 BAD_ROWS = {
     "too_few_columns": ("2023-11-16 18:15:46,374", "has 2 columns instead of 3"),
     "too_many_columns": ("2023-11-16 18:15:46,374,44,1", "has 4 columns instead of 3"),
-    "no_number": ("2023-11-16 18:15:46,many,44", "ContextTokens is no whole number"),
-    "negative": ("2023-11-16 18:15:46,-1,44", "ContextTokens is no whole number"),
-    "fraction": ("2023-11-16 18:15:46,374,44.5", "GeneratedTokens is no whole number"),
-    "small_fraction": ("2023-11-16 18:15:46,374.0000000000000000000000001,44", "ContextTokens is no whole number"),
-    "fraction_left_open": ("2023-11-16 18:15:46,374.,44", "ContextTokens is no whole number"),
-    "fraction_alone": ("2023-11-16 18:15:46,374,.0", "GeneratedTokens is no whole number"),
-    "exponent": ("2023-11-16 18:15:46,1e3,44", "ContextTokens is no whole number"),
-    "nothing": ("2023-11-16 18:15:46,374,", "GeneratedTokens is no whole number"),
-    "beyond_the_bound": ("2023-11-16 18:15:46,1000000001,44", "ContextTokens is no whole number"),
-    "other_digits": ("2023-11-16 18:15:46,٣٧٤,44", "ContextTokens is no whole number"),
-    "no_time": ("yesterday,374,44", "TIMESTAMP is no time"),
-    "no_such_day": ("2023-02-30 18:15:46,374,44", "TIMESTAMP is no time"),
-    "no_such_offset": ("2023-11-16 18:15:46+99:00,374,44", "TIMESTAMP is no time"),
-    "no_such_minutes": ("2023-11-16 18:15:46+01:99,374,44", "TIMESTAMP is no time"),
-    "short_offset": ("2023-11-16 18:15:46+1,374,44", "TIMESTAMP is no time"),
-    "three_digits_of_offset": ("2023-11-16 18:15:46+010,374,44", "TIMESTAMP is no time"),
-    "no_text": ("\ud800,374,44", "TIMESTAMP is no time"),
-    "quote_left_open": ('"2023-11-16 18:15:46,374,44"x', "GeneratedTokens is no whole number"),
+    "no_number": ("2023-11-16 18:15:46,many,44", "ContextTokens is not a whole number"),
+    "negative": ("2023-11-16 18:15:46,-1,44", "ContextTokens is not a whole number"),
+    "fraction": ("2023-11-16 18:15:46,374,44.5", "GeneratedTokens is not a whole number"),
+    "small_fraction": ("2023-11-16 18:15:46,374.0000000000000000000000001,44", "ContextTokens is not a whole number"),
+    "fraction_left_open": ("2023-11-16 18:15:46,374.,44", "ContextTokens is not a whole number"),
+    "fraction_alone": ("2023-11-16 18:15:46,374,.0", "GeneratedTokens is not a whole number"),
+    "exponent": ("2023-11-16 18:15:46,1e3,44", "ContextTokens is not a whole number"),
+    "nothing": ("2023-11-16 18:15:46,374,", "GeneratedTokens is not a whole number"),
+    "beyond_the_bound": ("2023-11-16 18:15:46,1000000001,44", "ContextTokens is not a whole number"),
+    "other_digits": ("2023-11-16 18:15:46,٣٧٤,44", "ContextTokens is not a whole number"),
+    "no_time": ("yesterday,374,44", "TIMESTAMP is not a time"),
+    "no_such_day": ("2023-02-30 18:15:46,374,44", "TIMESTAMP is not a time"),
+    "no_such_offset": ("2023-11-16 18:15:46+99:00,374,44", "TIMESTAMP is not a time"),
+    "no_such_minutes": ("2023-11-16 18:15:46+01:99,374,44", "TIMESTAMP is not a time"),
+    "short_offset": ("2023-11-16 18:15:46+1,374,44", "TIMESTAMP is not a time"),
+    "three_digits_of_offset": ("2023-11-16 18:15:46+010,374,44", "TIMESTAMP is not a time"),
+    "no_text": ("\ud800,374,44", "TIMESTAMP is not a time"),
+    "quote_left_open": ('"2023-11-16 18:15:46,374,44"x', "GeneratedTokens is not a whole number"),
 }
 
 
@@ -116,10 +116,10 @@ async def test_replay_of_a_bad_file_names_the_line_and_meters_nothing(
     done = installation.command("replay", str(path), "--operation-prefix", "bad")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "line 3: ContextTokens is no whole number from 0 to 1000000000: 'x'" in done.stderr
+    assert "line 3: ContextTokens is not a whole number from 0 to 1000000000: 'x'" in done.stderr
     skipped = installation.command("replay", str(path), "--operation-prefix", "bad", "--on-bad-row", "skip")
     assert skipped.returncode == 0, skipped.stderr
-    assert "left out, line 3" in skipped.stderr
+    assert "skipped line 3" in skipped.stderr
     # Nothing of the first attempt: both good rows are new to the second.
     assert "2 calls" in skipped.stderr
     assert "of them 0 metered before" in skipped.stderr
@@ -134,7 +134,7 @@ async def test_replay_of_a_bad_file_names_the_line_and_meters_nothing(
         (("serve", "treasury"), "no service 'treasury'"),
         (("migrate", "treasury"), "no service 'treasury'"),
         (("token", "--audience", "treasury"), "no audience 'treasury'"),
-        (("demo", "--out", "/nowhere/bill.json"), "no folder /nowhere"),
+        (("demo", "--out", "/nowhere/bill.json"), "folder /nowhere"),
     ],
 )
 def test_misuse_is_one_clear_line_and_exit_status_2(

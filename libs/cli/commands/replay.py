@@ -1,4 +1,4 @@
-"""`tollhouse replay TRACE.csv`: meters and charges the calls of a trace, and charges nothing twice when run again."""
+"""`tollhouse replay TRACE.csv`: meter and charge the calls of a trace. Running it again charges nothing twice."""
 
 import asyncio
 import re
@@ -31,7 +31,7 @@ _CHARGED_LOOKED_AT_EVERY_S: Final = 0.1
 
 
 class OnBadRow(StrEnum):
-    """What to do about a row that is no call."""
+    """What to do about a row that is not a call."""
 
     STOP = "stop"
     SKIP = "skip"
@@ -39,7 +39,7 @@ class OnBadRow(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """How a trace is to be replayed."""
+    """How to replay a trace."""
 
     prefix: str = ""
     keep_times: bool = False
@@ -49,7 +49,7 @@ class ReplayOptions:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a replay did, and for whom."""
+    """The result of a replay."""
 
     tally: Tally
     population: Population
@@ -65,18 +65,25 @@ async def replay(
     output: Output,
     trace: Annotated[Path, typer.Argument(help="A CSV file: TIMESTAMP, ContextTokens, GeneratedTokens.")],
     rate: Annotated[
-        float | None, typer.Option(min=0.001, help="Times real speed; as fast as possible if left out.")
+        float | None,
+        typer.Option(min=0.001, help="The speed as a multiple of real time; as fast as possible if left out."),
     ] = None,
     operation_prefix: Annotated[
-        str | None, typer.Option(help="Begins every operation id; by default it follows from the file's content.")
+        str | None,
+        typer.Option(help="The beginning of every operation id. Default: derived from the content of the file."),
     ] = None,
     keep_times: Annotated[bool, typer.Option("--keep-times", help="Keep the trace's own times (backfill).")] = False,
     on_bad_row: Annotated[
-        OnBadRow, typer.Option(help="Stop before anything is metered, or leave it out.")
+        OnBadRow,
+        typer.Option(
+            help="What to do about a row that cannot be read: stop before anything is metered, or skip the row."
+        ),
     ] = OnBadRow.STOP,
-    patience: Annotated[float, typer.Option(min=0, help="Seconds without any answer before giving up.")] = PATIENCE_S,
+    patience: Annotated[
+        float, typer.Option(min=0, help="How many seconds without any answer to wait before giving up.")
+    ] = PATIENCE_S,
 ) -> None:
-    """Meter a trace through the real calls, as organizations made for it, moved in time to end now."""
+    """Meter a trace through the real RPCs, for organizations created for it, shifted in time to end now."""
     if operation_prefix is not None and not _PREFIX.fullmatch(operation_prefix):
         raise WrongUse(
             "--operation-prefix takes 1 to 100 letters, digits and . _ : / -, beginning with a letter or digit."
@@ -84,7 +91,7 @@ async def replay(
     calls = read_trace(trace, skip_bad_rows=on_bad_row is OnBadRow.SKIP)
     console = Console(stderr=True, highlight=False)
     for bad_row in calls.bad_rows:
-        console.print(f"left out, {bad_row}", markup=False)
+        console.print(f"skipped {bad_row}", markup=False)
     options = ReplayOptions(operation_prefix or "", keep_times, rate, patience)
     replayed = await replay_trace(channels, calls, options, console)
     _print_tally(console, replayed)
@@ -95,7 +102,7 @@ async def replay(
 
 
 async def replay_trace(channels: Channels, trace: Trace, options: ReplayOptions, console: Console) -> Replayed:
-    """Make the customers, fund them, meter every row and wait until all of it is charged."""
+    """Create the customers, fund them, meter every row and wait until all of it is charged."""
     prefix = options.prefix or f"replay-{trace.digest}"
     persistence = Persistence(options.patience_s)
     await persistence.call(lambda: import_missing_models(channels))
@@ -117,7 +124,7 @@ async def replay_trace(channels: Channels, trace: Trace, options: ReplayOptions,
 
 
 async def _wait_until_charged(channels: Channels, persistence: Persistence, patience_s: float) -> None:
-    """Usage that was recorded while billing was away is charged soon after; wait for as long as that goes on."""
+    """Wait until usage that was recorded while billing was away is charged, for as long as charges get done."""
     stub = integrity_pb2_grpc.IntegrityServiceStub(channels.metering)
     request = integrity_pb2.ListPendingChargesRequest(page_size=1000)
     waiting: set[str] = set()
@@ -133,7 +140,7 @@ async def _wait_until_charged(channels: Channels, persistence: Persistence, pati
         if still_waiting != waiting:
             waiting, moved_s = still_waiting, time.monotonic()
         if time.monotonic() - moved_s > patience_s:
-            raise CommandFailed(f"All is metered, but {len(waiting)} charges still wait for billing.")
+            raise CommandFailed(f"Everything is metered, but {len(waiting)} charges still wait for billing.")
         await asyncio.sleep(_CHARGED_LOOKED_AT_EVERY_S)
 
 
@@ -165,8 +172,8 @@ def _print_tally(console: Console, replayed: Replayed) -> None:
     )
     for count, what in (
         (tally.unpriced, "wait for a price"),
-        (tally.denied, "were denied beforehand and metered all the same"),
-        (replayed.retries, "tries had to be repeated"),
+        (tally.denied, "were denied by Authorize and metered nevertheless"),
+        (replayed.retries, "calls were retried"),
     ):
         if count:
             console.print(f"{count:,} {what}")

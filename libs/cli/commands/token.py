@@ -1,4 +1,4 @@
-"""`tollhouse token`: an operator's token from the data folder's key."""
+"""`tollhouse token`: an operator's token, signed with the key in the data folder."""
 
 import json
 from datetime import timedelta
@@ -26,7 +26,7 @@ def token(
     contexts = [name.removesuffix(".tollhouse") for name in audience or CONTEXTS]
     unknown = [name for name in contexts if name not in CONTEXTS]
     if unknown:
-        raise WrongUse(f"There is no audience {unknown[0]!r}; there are {', '.join(CONTEXTS)}.")
+        raise WrongUse(f"There is no audience {unknown[0]!r}; choose from {', '.join(CONTEXTS)}.")
     audiences = [f"{name}.tollhouse" for name in contexts]
     clock = SystemClock()
     expire_time = clock.now() + timedelta(seconds=lifetime)

@@ -1,4 +1,4 @@
-"""`tollhouse up`: everything in the foreground, until Ctrl-C."""
+"""`tollhouse up`: run everything in the foreground until Ctrl-C."""
 
 import asyncio
 import signal
@@ -13,7 +13,7 @@ from libs.cli.installation.stack import Stack, StackOptions
 from libs.cli.installation.tls import OPERATOR, TLS_VARIABLE, TlsFolder
 from libs.cli.terminal.options import DatabaseUrlOption, DataDirOption, data_dir_of
 
-PortOption = Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free port.")]
+PortOption = Annotated[int, typer.Option(min=0, max=65_535, help="The service's port; 0 chooses a free one.")]
 
 
 def up(
@@ -22,16 +22,17 @@ def up(
     ready_file: Annotated[
         Path | None,
         typer.Option(
-            help=f"A second place for {READY_FILE}, which is written as JSON once all is ready.", show_default=False
+            help=f"Where to write a second copy of {READY_FILE} (addresses and a token) once all is ready.",
+            show_default=False,
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=16, help="Processes for each service.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=16, help="How many processes to run for each service.")] = 1,
     host: Annotated[str, typer.Option(help="The address the services listen on.")] = "127.0.0.1",
     tls_dir: Annotated[
         Path | None,
         typer.Option(
             envvar=TLS_VARIABLE,
-            help="Mutual TLS: holds ca.pem, and NAME.pem with NAME.key of each service and operator.",
+            help="Use mutual TLS with the files in this folder: ca.pem, and NAME.pem and NAME.key of each service.",
         ),
     ] = None,
     identity_port: PortOption = 0,
@@ -53,7 +54,7 @@ def up(
 
 
 def _checked(tls_dir: Path) -> TlsFolder:
-    """Return the folder, if it has all that it must have; better to say so before anything is started."""
+    """Return the folder; raises WrongUse, before anything is started, if a file is missing."""
     folder = TlsFolder(tls_dir)
     for name in (*CONTEXTS, OPERATOR):
         folder.files_of(name)
@@ -102,7 +103,7 @@ def _print_welcome(console: Console, stack: Stack) -> None:
 
 
 def _way(tls: TlsFolder | None) -> tuple[str, str]:
-    """Return how `buf curl` is told of the certificates, and the scheme of its addresses."""
+    """Return the options and the URL scheme with which `buf curl` calls the services."""
     if tls is None:
         return "--http2-prior-knowledge", "http"
     files = tls.files_of(OPERATOR)

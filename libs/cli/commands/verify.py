@@ -1,4 +1,4 @@
-"""`tollhouse verify`: every invariant of every service, and those that hold between them."""
+"""`tollhouse verify`: check every invariant of every service, and those between services."""
 
 import typer
 from rich.console import Console
@@ -25,12 +25,12 @@ async def verify(channels: Channels, output: Output) -> None:
 
 
 def print_verdict(console: Console, verdict: Verdict) -> None:
-    """Print what was looked at, then what is wrong."""
+    """Print the checks, then the violations."""
     table = Table(box=None, pad_edge=False)
     table.add_column("service", no_wrap=True)
     table.add_column("invariant", overflow="fold")
-    table.add_column("looked at", justify="right", no_wrap=True)
-    table.add_column("wrong", justify="right", no_wrap=True)
+    table.add_column("examined", justify="right", no_wrap=True)
+    table.add_column("violations", justify="right", no_wrap=True)
     for check in verdict.checks:
         table.add_row(check.service, check.invariant, f"{check.examined:,}", f"{check.violations:,}")
     console.print(table)

@@ -23,7 +23,7 @@ _UNUSED_TARGET: Final = "ipv4:127.0.0.1:1"
 
 
 class GivenToken(TokenSource):
-    """One token, made elsewhere, for every audience."""
+    """A token source that returns one given token for every audience."""
 
     def __init__(self, token: str) -> None:
         self._token = token

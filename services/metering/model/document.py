@@ -1,4 +1,4 @@
-"""What a document gives to the reader of price lists: named entries of plain values, each good or flawed by itself."""
+"""The entries of a document that lists models: a name with plain values, or with the reason it is unusable."""
 
 import re
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
 class Unreadable(Exception):
-    """The document as a whole is not what it is said to be; the text says why."""
+    """The document as a whole cannot be read; the text says why."""
 
 
 class Flawed(Exception):
@@ -31,7 +31,7 @@ class Entry:
 
 
 def check_text(text: str) -> None:
-    """Raise Flawed for a text that no database and no answer can hold."""
+    """Raise Flawed for a text with NUL or a lone surrogate, which neither Postgres nor a proto message can hold."""
     found = _UNSTORABLE.search(text)
     if found is not None:
         raise Flawed(f"has a text with U+{ord(found[0]):04X}")
@@ -61,6 +61,6 @@ def without_repeats(pairs: Iterable[tuple[str, Value]]) -> dict[str, Value]:
 
 
 def shown(text: str, length_max: int = 64) -> str:
-    """Return a text of a document in a form that may stand in an answer."""
+    """Return a text cut to a length, with NUL and lone surrogates replaced, for a response."""
     cut = text if len(text) <= length_max else text[: length_max - 1] + "…"
     return _UNSTORABLE.sub("\ufffd", cut)

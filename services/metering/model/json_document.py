@@ -1,8 +1,8 @@
 """Reads the entries of a large JSON object one by one.
 
 Only the outermost object is split here, by scanning for strings and brackets; each entry is then parsed by itself. So
-an entry that is too deep, too large or holds a key twice is one flawed entry, and the memory in use is that of one
-entry beside the document.
+an entry that is nested too deep, is too large or has a duplicate key is skipped alone, and besides the document only
+one parsed entry is in memory.
 """
 
 import json
@@ -34,7 +34,7 @@ def json_entries(document: bytes) -> Iterator[Entry]:
     """Yield the entries of the outermost object, in the order of the document.
 
     Raises:
-        Unreadable: it is no JSON object.
+        Unreadable: the document is not a JSON object.
     """
     position = _after_space(document, len(_BYTE_ORDER_MARK) if document.startswith(_BYTE_ORDER_MARK) else 0)
     if document[position : position + 1] != b"{":
@@ -121,7 +121,7 @@ def _name(raw: bytes) -> str:
 
 
 def _parse(raw: bytes) -> Value:
-    # Raw control characters are let through, so that a NUL is the flaw of one entry and not of the document.
+    # strict=False accepts raw control characters, so that a raw NUL makes one entry unusable and not the document.
     value: Value = json.loads(
         raw.decode(),
         strict=False,
@@ -130,7 +130,7 @@ def _parse(raw: bytes) -> Value:
         parse_constant=str,
         object_pairs_hook=without_repeats,
     )
-    # NUL and lone surrogates only come out of an escape or a raw NUL; most entries have neither.
+    # NUL and lone surrogates can only come from an escape or a raw NUL, which most entries do not have.
     if b"\\u" in raw or b"\0" in raw:
         check_texts(value)
     return value

@@ -1,4 +1,4 @@
-"""The use cases of the catalogue: who may change it is decided before, what a change means is decided here."""
+"""The use cases of the catalogue. Access is checked by the pipeline before they are called."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,19 +27,19 @@ from services.metering.model.domain import (
 
 @dataclass(frozen=True, slots=True)
 class Repeatable:
-    """A change that is made once however often it is asked for."""
+    """A request that is carried out once however often it is sent."""
 
     request_id: str
-    """Empty where the caller will not repeat the request."""
+    """Empty where the caller gave none; then the request is not stored."""
     rpc: str
     request: bytes
     differing_field: Callable[[bytes], str]
-    """Names the first field in which an earlier request, given as it was kept, differs from this one."""
+    """Returns the first field in which the stored request, given serialized, differs from this one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What some usage would cost."""
+    """The cost of some usage that is not recorded."""
 
     version: PriceVersion
     cost_nanos: int
@@ -47,7 +47,7 @@ class Estimate:
 
 
 class Models:
-    """Changes and answers questions about the catalogue."""
+    """Changes and reads the catalogue."""
 
     def __init__(self, database: Database, catalogue: Catalogue, clock: Clock) -> None:
         self._database = database
@@ -57,7 +57,7 @@ class Models:
     async def create(
         self, model: Model, repeatable: Repeatable, render: Callable[[Model], bytes]
     ) -> tuple[bytes, bool]:
-        """Add a model; return the rendered answer, and whether it is a repeat's."""
+        """Add a model; return the rendered response, and whether it is a replay."""
 
         async def add(connection: Transaction) -> bytes:
             revision, now = await store.take_next_revision(connection), self._clock.now()
@@ -77,7 +77,7 @@ class Models:
         repeatable: Repeatable,
         render: Callable[[Model], bytes],
     ) -> tuple[bytes, bool]:
-        """Change some fields of a model; return the rendered answer, and whether it is a repeat's."""
+        """Change some fields of a model; return the rendered response, and whether it is a replay."""
 
         async def change(connection: Transaction) -> bytes:
             revision = await store.take_next_revision(connection)
@@ -103,7 +103,7 @@ class Models:
         repeatable: Repeatable,
         render: Callable[[PriceVersion], bytes],
     ) -> tuple[bytes, bool]:
-        """Add a price version; return the rendered answer, and whether it is a repeat's."""
+        """Add a price version; return the rendered response, and whether it is a replay."""
 
         async def add(connection: Transaction) -> bytes:
             version = self._new_version(
@@ -127,7 +127,7 @@ class Models:
         return await self._once(repeatable, add)
 
     async def check_price(self, model_id: str, organization_id: str | None, effective_time: datetime | None) -> None:
-        """Refuse what `set_price` would refuse, and change nothing."""
+        """Raise what `set_price` would raise, and change nothing."""
         async with self._database.transaction() as connection:
             if await store.find_model(connection, model_id) is None:
                 raise NotFound(resource_type="model", resource_name=model_id)

@@ -1,4 +1,4 @@
-"""A price list that arrives in parts, put together and checked."""
+"""Receiving a price list that is sent in parts."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from libs.common.timestamps import parse_optional_time
 from services.metering.model.price_list import PriceList, read_litellm, read_yaml
 from tollhouse.metering.v1 import model_pb2 as pb
 
-# Where a price version says it came from.
+# The `source` of price versions.
 LITELLM: Final = "litellm"
 CATALOGUE: Final = "catalogue"
 _FIELD: Final = "chunk"
@@ -18,7 +18,7 @@ _FIELD: Final = "chunk"
 
 @dataclass(frozen=True, slots=True)
 class ReceivedPriceList:
-    """A whole document, and how it is to be imported."""
+    """A complete document and its import options."""
 
     document: bytes
     source: str

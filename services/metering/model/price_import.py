@@ -1,4 +1,4 @@
-"""The use case of importing a price list: what each entry means is decided here, under the catalogue's lock."""
+"""The use case of importing a price list. Entries are compared and stored while the catalogue is locked."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ SKIPPED: Final = "SKIPPED"
 
 @dataclass(frozen=True, slots=True)
 class ImportOutcome:
-    """What became of one entry of a price list."""
+    """The result for one entry of a price list."""
 
     model_id: str
     result: str
@@ -38,7 +38,7 @@ class ImportOutcome:
 
 @dataclass(frozen=True, slots=True)
 class _Import:
-    """What is the same for every entry of one import."""
+    """The parameters of one import."""
 
     source: str
     effective_time: datetime
@@ -70,12 +70,12 @@ class PriceImport:
     ) -> list[ImportOutcome]:
         """Add the models of a list that the catalogue does not have, and the prices that differ from those in force.
 
-        All of it is one transaction. `on_progress` is told how many entries are decided.
+        The import is one transaction. `on_progress` is called with the number of entries done so far.
         """
         now = self._clock.now()
         outcomes: list[ImportOutcome] = []
         async with self._database.transaction() as connection:
-            # The lock comes first, so that prices are compared with whatever another change has just added.
+            # The lock is taken first, so that prices are compared with everything that other changes have committed.
             revision = await store.take_next_revision(connection)
             work = _Import(source, effective_time or now, now, revision, validate_only)
             for start in range(0, len(entries), _BATCH_ENTRIES):
@@ -127,7 +127,7 @@ def _decide(entry: ListedModel | SkippedEntry, in_force: Mapping[str, PriceVersi
 async def _store(connection: Transaction, added: Sequence[tuple[Model, PriceVersion]], revision: int) -> dict[str, str]:
     """Store a batch; return the models that could not be stored, with the reason.
 
-    Where the statements fail for the batch, each entry is tried alone, so that one entry never fails another.
+    If the database rejects the batch, each entry is stored alone, so that one entry never fails another.
     """
     try:
         await store.add_priced_models(connection, added, revision)
@@ -144,7 +144,7 @@ async def _store(connection: Transaction, added: Sequence[tuple[Model, PriceVers
 
 
 async def _record_import(connection: Transaction, work: _Import, imported: int) -> None:
-    """Record one event however long the list: each new price version carries its source and time itself."""
+    """Record one event for the whole list: each new price version has its source and time."""
     await record_event(
         connection,
         now=work.now,

@@ -1,7 +1,7 @@
 """Reads price lists: LiteLLM's public price map, and our own YAML. Numbers never pass through floating point.
 
-Every entry is judged by itself: what is wrong with one of them is its reason for being skipped. What is left out of an
-entry that can be used stands in its warnings and in the list of prices that were not understood.
+Each entry is validated by itself; one that cannot be used is skipped with a reason. Whatever of a usable entry is cut
+or left out is listed in its warnings, and prices that are not supported in `ignored_price_keys`.
 """
 
 import re
@@ -24,9 +24,9 @@ NAME_LENGTH_MAX: Final = 256
 _REASON_LENGTH_MAX: Final = 256
 _MODEL_ID: Final = re.compile(r"[!-~]{1,256}")
 _CURRENCY_CODE: Final = re.compile(r"[A-Z][A-Z0-9]{1,11}")
-# Digits and exponent are bounded before anything is computed: `1e999999999` is not a number to calculate with.
+# The numbers of digits are bounded before anything is computed, because of numbers such as `1e999999999`.
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,40}(?:\.[0-9]{0,40})?(?:[eE][+-]?[0-9]{1,3})?")
-# Wide enough for every product of such a number with the factors used here, so nothing is rounded.
+# The precision is enough for every product of such a number with the factors used here, so nothing is rounded.
 _EXACT: Final = Context(prec=100, Emax=9_999, Emin=-9_999, traps=[InvalidOperation, Overflow, Inexact])
 _COUNT_MAX: Final = 10**9
 _NOT_A_MODEL: Final = "sample_spec"
@@ -56,7 +56,7 @@ _LITELLM_PRICES: Final = {
 _LITELLM_PER_REQUEST: Final = "input_cost_per_request"
 _UNDERSTOOD: Final = {*_LITELLM_PRICES.values(), _LITELLM_PER_REQUEST}
 _NAMES_A_PRICE: Final = re.compile(r"cost|price|pricing")
-# Kinds of models that give no tokens back, so that a missing output price means free.
+# Modes of models without output tokens, for which a missing output price means free.
 _MODES_WITHOUT_OUTPUT: Final = {"embedding", "rerank", "moderation", "moderations"}
 
 _YAML_KEYS: Final = {
@@ -79,9 +79,9 @@ class ListedModel:
     metadata: Mapping[str, str]
     prices: Prices
     warnings: tuple[str, ...] = ()
-    """What was cut, left out or taken as unknown."""
+    """What was cut, left out or treated as unknown."""
     ignored_price_keys: tuple[str, ...] = ()
-    """The prices of the entry that this version does not charge."""
+    """The keys of the entry's prices that are not supported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class SkippedEntry:
     """One entry that cannot be used."""
 
     model_id: str
-    """The entry's name, cut and with whatever cannot stand in an answer replaced."""
+    """The entry's name, cut, and with NUL and lone surrogates replaced."""
     reason: str
 
 
@@ -97,7 +97,7 @@ PriceList = list[ListedModel | SkippedEntry]
 
 
 def read_litellm(document: bytes, wanted: Sequence[str], *, field: str = "litellm_json") -> PriceList:
-    """Read LiteLLM's price map; raises InvalidArgument, naming the field, when it is no JSON object."""
+    """Read LiteLLM's price map; raises InvalidArgument, naming the field, when it is not a JSON object."""
     return _read(field, lambda: json_entries(document), wanted, _litellm_model)
 
 
@@ -134,7 +134,7 @@ def _read(
 def _judge(entry: Entry, model_of: Callable[[Entry, "_Remarks"], ListedModel]) -> ListedModel | SkippedEntry:
     try:
         if _MODEL_ID.fullmatch(entry.name) is None:
-            raise Flawed("has a name that is no model id: 1 to 256 visible ASCII characters")
+            raise Flawed("has a name that is not a model id: 1 to 256 visible ASCII characters")
         if entry.flaw:
             raise Flawed(entry.flaw)
         return model_of(entry, _Remarks())
@@ -147,7 +147,7 @@ def _skipped(name: str, reason: str) -> SkippedEntry:
 
 
 class _Remarks:
-    """Collects what is left out of one entry while it is read."""
+    """Collects the warnings of one entry."""
 
     def __init__(self) -> None:
         self._warnings: list[str] = []
@@ -163,7 +163,7 @@ class _Remarks:
 def _litellm_model(entry: Entry, remarks: _Remarks) -> ListedModel:
     listed = entry.value
     if entry.name == _NOT_A_MODEL or not isinstance(listed, dict):
-        raise Flawed("is no model")
+        raise Flawed("is not a model")
     by_class = {name: _price(key, listed.get(key), TOKENS_PER_PRICE) for name, key in _LITELLM_PRICES.items()}
     mode = _text("mode", listed.get("mode"), _METADATA_VALUE_LENGTH_MAX, remarks)
     if by_class["input"] is None:
@@ -201,7 +201,7 @@ def _ignored_price_keys(listed: Mapping[str, Value]) -> tuple[str, ...]:
 def _yaml_model(entry: Entry, remarks: _Remarks) -> ListedModel:
     listed = entry.value
     if not isinstance(listed, dict):
-        raise Flawed("is no model")
+        raise Flawed("is not a model")
     currency_code, prices = listed.get("currency_code"), listed.get("prices")
     if not isinstance(currency_code, str) or _CURRENCY_CODE.fullmatch(currency_code) is None:
         raise Flawed("has no currency_code")
@@ -235,11 +235,11 @@ def _yaml_prices(currency_code: str, listed: Value) -> Prices:
 
 
 def _price(key: str, value: Value, factor: int = 1) -> Decimal | None:
-    """Return a listed price times the factor; None where there is none."""
+    """Return a listed price times the factor; None where the entry has none."""
     if value is None:
         return None
     if not isinstance(value, str) or _NUMBER.fullmatch(value) is None:
-        raise Flawed(f"has a price that is no number of at most 80 digits: {key}")
+        raise Flawed(f"has a price that is not a number of at most 80 digits: {key}")
     price = _EXACT.multiply(Decimal(value), Decimal(factor))
     if not is_usable_price(price):
         raise Flawed(f"has a price that is negative, 1,000,000,000 or more, or finer than a billionth: {key}")
@@ -255,16 +255,16 @@ def _count(listed: Mapping[str, Value], keys: Sequence[str], remarks: _Remarks) 
         count = Decimal(value)
         if 0 <= count <= _COUNT_MAX and count == count.to_integral_value():
             return int(count)
-    remarks.add(f"{key} is no whole number from 0 to {_COUNT_MAX:,} and is taken as unknown")
+    remarks.add(f"{key} is not a whole number from 0 to {_COUNT_MAX:,} and is treated as unknown")
     return 0
 
 
 def _text(key: str, value: Value, length_max: int, remarks: _Remarks) -> str:
-    """Return a text that describes; one that is too long is cut, and one of another kind left out, with a remark."""
+    """Return a descriptive text, cut if it is too long. A value that is not a text is left out with a warning."""
     if value is None:
         return ""
     if not isinstance(value, str):
-        remarks.add(f"{key} is no text and is left out")
+        remarks.add(f"{key} is not a text and is left out")
         return ""
     if len(value) <= length_max:
         return value
@@ -276,7 +276,7 @@ def _capabilities(listed: Value | list[str], remarks: _Remarks) -> tuple[str, ..
     if listed is None:
         return ()
     if not isinstance(listed, list):
-        remarks.add("capabilities are no list and are left out")
+        remarks.add("capabilities are not a list and are left out")
         return ()
     texts = {_text("a capability", one, _CAPABILITY_LENGTH_MAX, remarks) for one in listed} - {""}
     if len(texts) > _CAPABILITIES_MAX:
@@ -288,7 +288,7 @@ def _metadata(listed: Value, remarks: _Remarks) -> dict[str, str]:
     if listed is None:
         return {}
     if not isinstance(listed, dict):
-        remarks.add("metadata is no mapping and is left out")
+        remarks.add("metadata is not a mapping and is left out")
         return {}
     kept: dict[str, str] = {}
     for key, value in listed.items():

@@ -1,4 +1,4 @@
-"""What became of the entries of a price list, as messages."""
+"""The outcomes of an import as messages."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -7,7 +7,7 @@ from services.metering.model.price_import import IMPORTED, SKIPPED, UNCHANGED, I
 from services.metering.model.price_list import ListedModel, PriceList
 from tollhouse.metering.v1 import model_pb2 as pb
 
-# A price version's id, the result, and the tags and lengths of the fields.
+# The size of the price version's id, the result, and the tags and lengths of the fields.
 _OUTCOME_BYTES: Final = 64
 _TEXT_BYTES: Final = 4
 
@@ -33,7 +33,7 @@ def summary_of(outcomes: Sequence[ImportOutcome]) -> pb.ImportSummary:
 
 
 def answer_bytes_max(entries: PriceList) -> int:
-    """Return how large the outcomes of a list can become as messages."""
+    """Return an upper bound of the size of the outcomes of a list as messages."""
     total = 0
     for entry in entries:
         texts: Sequence[str] = [entry.model_id]

@@ -1,4 +1,4 @@
-"""Proto in, use case, proto out."""
+"""The gRPC service of models and prices: requests are parsed, use cases called, responses rendered."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -38,16 +38,16 @@ _UPDATABLE: Final = (
     "metadata",
 )
 
-# What a client takes in one message is 4 MiB.
+# Clients accept messages of up to 4 MiB.
 _ANSWER_BYTES_MAX: Final = 4_000_000
 _STREAMED_IMPORT_MAX_S: Final = 600.0
 _PROGRESS_EVERY_S: Final = 0.5
-# Even where every outcome has as many warnings as it can have, they stay below the 4 MiB of a message.
+# So few that the message stays below 4 MiB even if every outcome has the most warnings it can have.
 _OUTCOMES_PER_MESSAGE: Final = 100
 
 
 class ModelServicer(rpc.ModelServiceServicer):
-    """Serves the catalogue."""
+    """Implements ModelService."""
 
     def __init__(self, models: Models, price_import: PriceImport) -> None:
         self._models = models
@@ -102,7 +102,7 @@ class ModelServicer(rpc.ModelServiceServicer):
         self, request: pb.ImportModelsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ImportModelsResponse:
         wanted = list(request.model_ids)
-        # Reading a list takes a fraction of a second, for which other calls need not wait.
+        # Parsing takes a fraction of a second, so it runs in a thread and does not block other calls.
         if request.WhichOneof("document") == "litellm_json":
             entries = await asyncio.to_thread(read_litellm, request.litellm_json, wanted)
             field, source = "litellm_json", LITELLM
@@ -110,7 +110,7 @@ class ModelServicer(rpc.ModelServiceServicer):
             entries = await asyncio.to_thread(read_yaml, request.yaml, wanted)
             field, source = "yaml", CATALOGUE
         if answer_bytes_max(entries) > _ANSWER_BYTES_MAX:
-            what = "has more entries than one answer can tell of; StreamImportModels takes it"
+            what = "has more entries than fit into one response; use StreamImportModels"
             raise InvalidArgument([FieldViolation(field, what)])
         outcomes = await self._price_import.run(
             entries,
@@ -131,7 +131,7 @@ class ModelServicer(rpc.ModelServiceServicer):
     ) -> AsyncIterator[pb.StreamImportModelsResponse]:
         async with asyncio.timeout(_STREAMED_IMPORT_MAX_S):
             options = await receive_options(request_iterator)
-            # One at a time bounds the memory that such documents take.
+            # One import at a time, to bound the memory.
             if self._streaming.locked():
                 raise Overloaded
             async with self._streaming:
@@ -140,7 +140,7 @@ class ModelServicer(rpc.ModelServiceServicer):
                     yield answer
 
     async def _import_received(self, received: ReceivedPriceList) -> AsyncIterator[pb.StreamImportModelsResponse]:
-        """Import a list that has arrived as a whole, and yield the progress until it is done, then what came of it."""
+        """Import a complete list. Yield the progress until the import is done, then the outcomes and the summary."""
         progress = pb.ImportProgress()
         importing = asyncio.create_task(self._import_with_progress(received, progress))
         try:
@@ -158,7 +158,7 @@ class ModelServicer(rpc.ModelServiceServicer):
     async def _import_with_progress(
         self, received: ReceivedPriceList, progress: pb.ImportProgress
     ) -> list[ImportOutcome]:
-        """Read and import a list, and keep the progress up to date."""
+        """Parse and import a list, and update `progress` meanwhile."""
         entries = await asyncio.to_thread(received.read)
         progress.entry_count = len(entries)
 

@@ -1,4 +1,4 @@
-"""The statements of the catalogue. All of them touch small reference tables."""
+"""The SQL statements of the catalogue, which is a few small tables."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
@@ -28,11 +28,11 @@ _PORTION_ROWS: Final = 500
 
 
 class RowsRefused(Exception):
-    """The database refuses some row for what is in it; other rows may well be taken."""
+    """The database rejects at least one row because of its content."""
 
 
 async def take_next_revision(connection: AsyncConnection) -> int:
-    """Number a change of the catalogue. Locks the one row, so changes are made, and become visible, one by one."""
+    """Return the number of a new change. Locks the one row until the transaction ends, so changes are serialized."""
     return int((await connection.execute(_NEXT_REVISION)).scalar_one())
 
 
@@ -41,12 +41,12 @@ async def read_revision(connection: AsyncConnection) -> int:
 
 
 async def lock_request(connection: AsyncConnection, request_id: str) -> None:
-    """Let repeats of one request wait for each other, until the transaction ends."""
+    """Take an advisory lock on the request id until the transaction ends, so that repeats wait for each other."""
     await connection.execute(_LOCK_REQUEST, {"request_id": request_id})
 
 
 async def find_request(connection: AsyncConnection, request_id: str) -> tuple[str, bytes, bytes] | None:
-    """Return the RPC, request and response kept under a request id; by primary key."""
+    """Return the RPC, request and response stored under a request id; by primary key."""
     c = catalogue_requests.c
     row = (await connection.execute(select(c.rpc, c.request, c.response).where(c.request_id == request_id))).first()
     return None if row is None else (row.rpc, row.request, row.response)
@@ -79,7 +79,7 @@ async def price_versions_since(connection: AsyncConnection, revision: int) -> As
 async def _portions(
     connection: AsyncConnection, statement: Select[tuple[object, ...]]
 ) -> AsyncIterator[Sequence[Row[tuple[object, ...]]]]:
-    """Read through a cursor, so that other calls are served between one portion of a large catalogue and the next."""
+    """Read with a cursor, so that other calls are served between the portions of a large catalogue."""
     result = await connection.stream(statement, execution_options={"yield_per": _PORTION_ROWS})
     async for rows in result.partitions():
         yield rows
@@ -88,7 +88,7 @@ async def _portions(
 async def prices_in_force(
     connection: AsyncConnection, model_ids: Sequence[str], moment: datetime
 ) -> dict[str, PriceVersion]:
-    """Return everybody's price of each model at the moment; along the unique key on organization, model and time."""
+    """Return each model's price for everybody at the moment; by the unique key on organization, model and time."""
     c = price_versions.c
     statement = (
         select(price_versions)
@@ -104,10 +104,10 @@ async def prices_in_force(
 async def add_priced_models(
     connection: AsyncConnection, added: Sequence[tuple[Model, PriceVersion]], revision: int
 ) -> None:
-    """Add prices, and those of their models that are not there yet.
+    """Add price versions, and their models where they do not exist yet.
 
     Raises:
-        RowsRefused: the database refuses one of the rows; nothing of it is stored, and the transaction goes on.
+        RowsRefused: the database rejects a row. Nothing is stored, and the transaction can be continued.
     """
     try:
         async with connection.begin_nested():
@@ -120,7 +120,7 @@ async def add_priced_models(
 
 
 async def find_model(connection: AsyncConnection, model_id: str, *, lock: bool = False) -> Model | None:
-    """Return a model, locked against other changes if asked for; by primary key."""
+    """Return a model, with a row lock if `lock` is set; by primary key."""
     statement = select(models).where(models.c.model_id == model_id)
     row = (await connection.execute(statement.with_for_update() if lock else statement)).first()
     return None if row is None else _model(row)
@@ -129,7 +129,7 @@ async def find_model(connection: AsyncConnection, model_id: str, *, lock: bool =
 async def list_models(
     connection: AsyncConnection, *, after: str, provider: str, active_only: bool, limit: int
 ) -> list[Model]:
-    """Return models in the order of their ids; along the primary key."""
+    """Return models sorted by id; by primary key."""
     statement = select(models).where(models.c.model_id > after).order_by(models.c.model_id).limit(limit)
     if provider:
         statement = statement.where(models.c.provider == provider)
@@ -139,7 +139,7 @@ async def list_models(
 
 
 async def add_models(connection: AsyncConnection, added: Sequence[Model]) -> set[str]:
-    """Add the models that are not there yet and return their ids."""
+    """Add the models that do not exist yet and return their ids."""
     if not added:
         return set()
     values = [{column: getattr(model, column) for column in models.c.keys()} for model in added]
@@ -151,14 +151,14 @@ async def add_models(connection: AsyncConnection, added: Sequence[Model]) -> set
 
 
 async def replace_model(connection: AsyncConnection, model: Model) -> None:
-    """Write a model that is locked; by primary key."""
+    """Update a model whose row is locked; by primary key."""
     values = {column: getattr(model, column) for column in models.c.keys() if column != "model_id"}
     values["capabilities"] = list(model.capabilities)
     await connection.execute(update(models).where(models.c.model_id == model.model_id).values(values))
 
 
 async def add_price_versions(connection: AsyncConnection, versions: Sequence[PriceVersion], revision: int) -> set[str]:
-    """Add the versions whose moment is free, and return their ids."""
+    """Add the versions whose effective time is not taken, and return their ids."""
     if not versions:
         return set()
     statement = (
@@ -178,7 +178,7 @@ async def list_price_versions(
     before: tuple[datetime, str] | None,
     limit: int,
 ) -> list[PriceVersion]:
-    """Return versions, the latest first; along the unique key on organization, model and time."""
+    """Return versions, the latest first; by the unique key on organization, model and time."""
     c = price_versions.c
     owner = c.organization_id == organization_id if organization_id else c.organization_id.is_(None)
     statement = select(price_versions).where(owner, c.model_id == model_id)

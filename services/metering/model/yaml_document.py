@@ -1,7 +1,7 @@
 """Reads the entries of the list `models` of a YAML document one by one, from the parser's events.
 
-Scalars stay the text they were written as: no number is computed with, and no `yes` becomes a truth value. Aliases are
-not followed: a few lines of them can stand for more text than fits into memory.
+Scalars stay the text they were written as: numbers are not converted, and `yes` does not become a boolean. Aliases are
+not resolved, because a few lines of them can expand to more text than fits into memory.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,9 @@ from services.metering.model.document import (
 _LIST: Final = "models"
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _PARSER_DEPTH_MAX: Final = 1_000
-# libyaml refuses a document with the escape of a lone surrogate, which the slow parser takes. Up to this size the slow
-# parser reads such a document within seconds, so that only the entry with the escape is skipped.
+# libyaml rejects a document with the escape of a lone surrogate; the pure Python parser accepts it, but is about twenty
+# times slower. Up to this size a document that libyaml rejects for it is parsed again by the slow parser, within
+# seconds, so that only the entry with the escape is skipped.
 _SLOW_PARSER_BYTES_MAX: Final = 4_000_000
 _INVALID_ESCAPE: Final = "invalid Unicode character escape"
 
@@ -34,7 +35,7 @@ class _Events(Protocol):
 
 
 _Parser: TypeAlias = Callable[[bytes], _Events]
-# Only wheels of PyYAML that were built with libyaml have the fast one.
+# PyYAML has the fast parser only if it was built with libyaml.
 _FAST_PARSER: Final[_Parser] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -42,7 +43,7 @@ def yaml_entries(document: bytes) -> list[Entry]:
     """Return the entries of the list `models`, each named by its `model_id`, in the order of the document.
 
     Raises:
-        Unreadable: it is not YAML, or has no such list.
+        Unreadable: the document is not YAML, or has no such list.
     """
     try:
         return _read(document, _FAST_PARSER)
@@ -65,17 +66,17 @@ def _problem(error: Exception) -> str:
 
 
 class _Reader:
-    """Walks once through the events of a document."""
+    """Reads the events of a document once."""
 
     def __init__(self, events: _Events) -> None:
         self._events = events
         self._depth = 0
-        # Of the entry that is being read: its first flaw, and how much text it has.
+        # The first flaw and the amount of text of the entry that is being read.
         self._flaw = ""
         self._text_bytes = 0
 
     def entries(self) -> list[Entry]:
-        self._next()  # The start of the stream; what follows is that of the document, or the end where it is empty.
+        self._next()  # The start of the stream; the next event is the start of the document.
         if isinstance(self._next(), yaml.StreamEndEvent) or not isinstance(self._next(), yaml.MappingStartEvent):
             raise Unreadable(f"has no list `{_LIST}`")
         found: list[Entry] | None = None
@@ -106,13 +107,13 @@ class _Reader:
         return items
 
     def _value(self, event: yaml.Event, depth: int) -> Value:
-        """Return the value that the event begins. A flaw is noted and reading goes on, so that the entry has a name."""
+        """Return the value that begins with the event. A flaw is noted and reading goes on, to find the name."""
         if getattr(event, "tag", None) not in (None, "!"):
-            self._note("has a YAML tag, which is not read")
+            self._note("has a YAML tag, which is not supported")
         if isinstance(event, yaml.ScalarEvent):
             return self._scalar(event)
         if isinstance(event, yaml.AliasEvent):
-            self._note("has a YAML alias, which is not followed")
+            self._note("has a YAML alias, which is not supported")
             return None
         if depth == DEPTH_MAX:
             self._note(f"is nested more than {DEPTH_MAX} deep")
@@ -130,7 +131,7 @@ class _Reader:
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
             key = self._value(event, depth + 1)
             if not isinstance(key, str):
-                self._note("has a key that is no text")
+                self._note("has a key that is not a text")
                 key = ""
             if key in pairs:
                 self._note(f"has the key {shown(key)} twice")
@@ -147,7 +148,7 @@ class _Reader:
             check_text(text)
         except Flawed as flaw:
             self._note(str(flaw))
-        # Only a plain scalar can mean nothing; a quoted one is always text.
+        # Only a plain scalar can be null; a quoted one is always text.
         return None if text in _NULLS and event.implicit[0] else text
 
     def _note(self, flaw: str) -> None:
@@ -164,7 +165,7 @@ class _Reader:
         return event
 
     def _skip(self, event: yaml.Event) -> None:
-        """Leave out the value that the event begins."""
+        """Skip the value that begins with the event."""
         outside = self._depth - isinstance(event, yaml.CollectionStartEvent)
         while self._depth > outside:
             self._next()

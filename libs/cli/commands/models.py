@@ -20,7 +20,7 @@ from tollhouse.metering.v1 import model_pb2, model_pb2_grpc
 group = typer.Typer(name="models", help="The models that can be used, and what they cost.", no_args_is_help=True)
 _DOCUMENT_BYTES_MAX: Final = 67_108_864
 _CHUNK_BYTES: Final = 250_000
-_TIMEOUT_S: Final = 660.0
+_TIMEOUT_S: Final = 260.0
 _SHOWN_ONE_BY_ONE_MAX: Final = 20
 
 

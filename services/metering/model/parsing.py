@@ -1,5 +1,6 @@
 """Receiving a price list that is sent in parts."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,8 @@ from tollhouse.metering.v1 import model_pb2 as pb
 LITELLM: Final = "litellm"
 CATALOGUE: Final = "catalogue"
 _FIELD: Final = "chunk"
+# A caller that stops sending must not keep other imports waiting.
+_NEXT_PART_WITHIN_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ async def receive_options(parts: AsyncIterator[pb.StreamImportModelsRequest]) ->
     Raises:
         InvalidArgument: the first message holds something else, or there is none.
     """
-    first = await anext(parts, None)
+    first = await _next(parts)
     if first is None or not first.HasField("options"):
         raise _wrong("options", "must stand in the first message")
     return first.options
@@ -57,8 +60,10 @@ async def receive_price_list(
     Raises:
         InvalidArgument: the document is of another size than the options say, or they come a second time.
     """
+    has_time = options.HasField("effective_time")
+    effective_time = parse_optional_time("options.effective_time", options.effective_time, present=has_time)
     document = bytearray()
-    async for part in parts:
+    while (part := await _next(parts)) is not None:
         if part.HasField("options"):
             raise _wrong("options", "stands in the first message and in no other")
         document += part.chunk
@@ -66,14 +71,19 @@ async def receive_price_list(
             raise _wrong(_FIELD, f"the document is larger than size_bytes, which is {options.size_bytes}")
     if len(document) != options.size_bytes:
         raise _wrong(_FIELD, f"the document ends after {len(document)} of {options.size_bytes} bytes")
-    has_time = options.HasField("effective_time")
     return ReceivedPriceList(
         document=bytes(document),
         source=LITELLM if options.format == pb.PRICE_LIST_FORMAT_LITELLM_JSON else CATALOGUE,
         wanted=list(options.model_ids),
-        effective_time=parse_optional_time("options.effective_time", options.effective_time, present=has_time),
+        effective_time=effective_time,
         validate_only=options.validate_only,
     )
+
+
+async def _next(parts: AsyncIterator[pb.StreamImportModelsRequest]) -> pb.StreamImportModelsRequest | None:
+    """Return the next message, or None at the end; raises TimeoutError where the caller sends nothing for too long."""
+    async with asyncio.timeout(_NEXT_PART_WITHIN_S):
+        return await anext(parts, None)
 
 
 def _wrong(field: str, description: str) -> InvalidArgument:

@@ -40,7 +40,8 @@ _UPDATABLE: Final = (
 
 # Clients accept messages of up to 4 MiB.
 _ANSWER_BYTES_MAX: Final = 4_000_000
-_STREAMED_IMPORT_MAX_S: Final = 600.0
+# Less than the age at which the server closes a connection, so that the caller is told the reason.
+_STREAMED_IMPORT_MAX_S: Final = 240.0
 _PROGRESS_EVERY_S: Final = 0.5
 # So few that the message stays below 4 MiB even if every outcome has the most warnings it can have.
 _OUTCOMES_PER_MESSAGE: Final = 100

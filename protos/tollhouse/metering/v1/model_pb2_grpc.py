@@ -145,8 +145,8 @@ class ModelServiceServicer:
         stored, the answers report the progress; then come the outcomes in the order of the list, and last the summary.
         Nothing is imported before the whole document has arrived, and then all of it in one transaction: an import that is
         cut off can simply be started again. A process works on one such import at a time; another one fails with
-        UNAVAILABLE, reason `OVERLOADED`, and can be repeated later. An import that takes longer than ten minutes fails with
-        DEADLINE_EXCEEDED.
+        UNAVAILABLE, reason `OVERLOADED`, and can be repeated later. An import that takes longer than four minutes, and a
+        caller that sends nothing for 30 seconds, get DEADLINE_EXCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

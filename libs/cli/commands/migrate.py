@@ -64,7 +64,7 @@ async def _migrate(
 async def _read_status(
     contexts: Sequence[str], folder: DataFolder, database_url: str | None
 ) -> "dict[str, MigrationStatus]":
-    # An embedded server that was never made has no migrations, and is not made in order to say so.
+    # Without a cluster nothing is applied. It is not created only to report that.
     if database_url is None and not (folder.postgres / "cluster").exists():
         return await read_migration_status(contexts, None)
     async with _embedded_server(folder, needed=database_url is None) as admin_url:
@@ -73,7 +73,7 @@ async def _read_status(
 
 @asynccontextmanager
 async def _embedded_server(folder: DataFolder, *, needed: bool) -> AsyncIterator[str]:
-    """Yield the URL of the embedded Postgres. It is started where it does not run yet, and then stopped again."""
+    """Yield the URL of the embedded Postgres. It is started if it is not running, and then stopped again."""
     server = await asyncio.to_thread(postgres.start, folder.postgres) if needed else None
     try:
         yield server.admin_url if server else ""

@@ -37,7 +37,7 @@ _FORMATS: Final = {
 }
 _FORMAT_BY_SUFFIX: Final = {".json": ListFormat.LITELLM, ".yaml": ListFormat.YAML, ".yml": ListFormat.YAML}
 
-# Tells what is being done, how much of it is done, and how much there is.
+# Called with the name of the step, how much of it is done, and how much there is; 0 where that is not known.
 _OnProgress = Callable[[str, int, int], None]
 
 
@@ -116,7 +116,7 @@ def _read(file: Path) -> bytes:
 async def _import(
     channels: Channels, content: bytes, options: model_pb2.ImportOptions, on_progress: _OnProgress
 ) -> list[model_pb2.ImportOutcome]:
-    """Send the list and return the outcomes. A call that fails has imported nothing."""
+    """Send the list and return the outcomes. After a call that failed, the import can be run again."""
     stub = model_pb2_grpc.ModelServiceStub(channels.metering)
 
     async def messages() -> AsyncIterator[model_pb2.StreamImportModelsRequest]:

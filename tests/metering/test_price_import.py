@@ -7,10 +7,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 import grpc
 import pytest
+from pydantic import SecretStr
 
 from libs.cli.installation.environment import repository
 from libs.common.ids import new_id
+from services.metering.__main__ import build
+from services.metering.settings import MeteringSettings
 from tests.metering.support import Metering, Platform, refused
+from tests.support.transaction_pooler import pooled
 from tollhouse.metering.v1 import model_pb2 as pb
 
 # The public price list, where it is at hand; it is then imported beside the one that is made here.
@@ -275,3 +279,27 @@ async def test_prices_of_the_same_moment_exclude_each_other_in_a_dry_run_too(met
         assert [(one.result, one.reason) for one in answer.outcomes] == [
             (SKIPPED, "another price takes effect at the same moment")
         ]
+
+
+async def test_price_list_is_imported_and_read_again_through_a_transaction_pooler(platform: Platform) -> None:
+    """Savepoints, and the cursor by which the catalogue is read, need nothing that outlives a transaction."""
+    await platform.execute("ALTER TABLE metering.models ADD CONSTRAINT planted CHECK (model_id <> 'acme/model-7')")
+    async with pooled(platform.urls["metering"]) as (url, _):
+        settings = MeteringSettings(
+            database_url=SecretStr(url),
+            trust_bundle_file=platform.callers.bundle_file,
+            signing_key_file=platform.callers.signing_key_file("metering", platform.folder),
+            billing_target=f"127.0.0.1:{platform.billing_port}",
+            identity_target=f"127.0.0.1:{platform.identity_port}",
+            statement_cache_size=0,
+            reflection=False,
+        )
+        service = await build(settings)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{await service.start()}") as channel:
+            metering = Metering(service, channel, platform.callers)
+            answers = await stream(metering, parts(made_price_list(1_200)))
+            assert counts(answers[-1].summary) == (1_199, 0, 1)
+            request = pb.EstimateCostRequest(model_id="acme/model-1199", tokens=pb.TokenCounts(input=1_000_000))
+            estimate = await metering.models.EstimateCost(request, metadata=metering.operator)
+            assert estimate.cost.value == "1"
+        await service.stop(0)

@@ -146,10 +146,11 @@ class Service:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self._settings.reflection:
             add_reflection(self._server, [*self._names, health.SERVICE_NAME])
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        # Health is known before the port opens, so that a process that shares the port never answers NOT_SERVING just
+        # because it is new.
+        await self._check_readiness()
         port = self._bind()
         await self._server.start()
-        await self._check_readiness()
         self._tasks = [asyncio.create_task(self._watch_readiness(), name="readiness")]
         for name, run in self._background:
             self._tasks.append(asyncio.create_task(_keep_running(name, run), name=name))

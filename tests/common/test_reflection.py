@@ -101,7 +101,7 @@ async def test_files_come_with_their_imports_and_fit_together(running: Running) 
     add(LEDGER_FILE)
 
     debit = pool.FindServiceByName(LEDGER).methods_by_name["Debit"]
-    assert debit.input_type.fields_by_name["operation_id"].number == 2
+    assert debit.input_type.fields_by_name["operation_id"].number == 3
 
 
 async def test_fields_carry_the_names_they_have_in_json(running: Running) -> None:  # noqa: F811

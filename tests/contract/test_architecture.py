@@ -34,6 +34,7 @@ MAY_KNOW_THE_WIRE = re.compile(
     r"libs\.cli\..*"
     r"|libs\.common\.audit\.servicer"
     r"|libs\.common\.(access|amount|call|callers|channel|pipeline|rpc_method|server|status|timestamps|validation)"
+    r"|libs\.common\.(health|reflection|violation_messages)"
     r"|services\.\w+\.(__main__|timestamps|clients(\.\w+)?)"
     r"|services\.\w+\.\w+\.(servicer|rendering|parsing)"
 )
@@ -42,7 +43,7 @@ MAY_KNOW_THE_DRIVER = re.compile(
     # The command tells an operator in one line why a database could not be reached.
     r"libs\.cli\.(commands\.(migrate|up)|installation\.stack)"
     r"|libs\.common\.(audit\.(migration|store|tables)|integrity\.store)"
-    r"|libs\.common\.(database|database_errors|databases|declared|migrate)"
+    r"|libs\.common\.(database|database_errors|databases|declared|migrate|pooler)"
     r"|services\.\w+\.(tables(\..*)?|migrations\..*)"
     r"|services\.\w+\.\w+(\.\w+)?\.(store|\w+_store)"
     # Statements that several nouns of identity make within their transactions.

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import grpc
 
 from libs.common.amount import format_amount, render_amount
-from libs.common.errors import Refusal
 from libs.common.timestamps import fill_time
 from libs.common.validation import Reader
 from services.metering.admission.admission import Admission, Request
@@ -38,7 +37,7 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
 
     async def Settle(self, request: pb.SettleRequest, context: grpc.aio.ServicerContext) -> pb.SettleResponse:
         (outcome,) = await self._usages.record([read_usage(request, self._usages)])
-        if isinstance(outcome, Refusal):
+        if isinstance(outcome, Exception):
             raise outcome
         return _render_settled(outcome)
 

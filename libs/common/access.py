@@ -18,13 +18,13 @@ from tollhouse.common.v1.access_pb2 import Scope as Scope  # What use cases ask 
 
 ANY_SERVICE: Final = "*"
 OWN_SCOPES_PREFIX: Final = "tollhouse:"
-"""Begins the scopes that mean something to Tollhouse itself, and no others."""
+"""The prefix of Tollhouse's own scopes; no other scope may have it."""
 _WORKING_ROLES: Final = frozenset({"owner", "admin", "member"})
-"""The roles in an organization that hold whatever scopes the platform makes up."""
+"""The organization roles that hold every scope the platform defines for itself."""
 
 
 class CallerKind(Enum):
-    """What sort of caller a token's subject, or a key's owner, is."""
+    """The kind of caller that a token's subject, or a key's owner, is."""
 
     ANONYMOUS = "anonymous"
     OPERATOR = "operator"
@@ -54,7 +54,7 @@ class Caller:
 
     @property
     def has_rights(self) -> bool:
-        """Whether what the caller may do hangs on roles and scopes, rather than on its name alone."""
+        """Whether roles and scopes decide what the caller may do, rather than its name alone."""
         return self.kind in (CallerKind.USER, CallerKind.SERVICE_ACCOUNT)
 
 
@@ -62,7 +62,7 @@ ANONYMOUS: Final = Caller(CallerKind.ANONYMOUS, "")
 
 
 class PlatformRole(StrEnum):
-    """What a user may do beyond every organization."""
+    """What a user may do on the whole platform, in all organizations."""
 
     USER = "user"
     ADMIN = "admin"
@@ -84,7 +84,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What a user or a key may do, as one moment shows it, in the organization that was asked about."""
+    """What a user or a key may do in the organization that was asked about, read at one moment."""
 
     platform_role: PlatformRole = PlatformRole.USER
     organization_id: str = ""
@@ -110,14 +110,14 @@ class Rights:
         return Grant(wide, projects, self.organization_role in holders.own_roles)
 
     def holds(self, scope_name: str) -> bool:
-        """Tell whether a scope of any kind is held at all; nobody may give what they do not hold."""
+        """Tell whether the scope is held at all. A caller may grant only the scopes it holds."""
         if self.key_scopes is not None and scope_name not in self.key_scopes:
             return False
         return role_holds(scope_name, self.organization_role, self.project_roles.values())
 
 
 def role_holds(scope_name: str, organization_role: str, project_roles: Collection[str]) -> bool:
-    """Tell whether any of the roles holds a scope, for however little of the organization."""
+    """Tell whether any of the roles holds a scope, for the organization or for any part of it."""
     holders = _HOLDERS_BY_NAME.get(scope_name)
     if holders is not None:
         return (
@@ -129,7 +129,7 @@ def role_holds(scope_name: str, organization_role: str, project_roles: Collectio
 
 
 def is_known_scope(scope_name: str) -> bool:
-    """Tell whether a key may carry the scope: one of Tollhouse's own, or one the platform made up."""
+    """Tell whether a key may carry the scope: one of Tollhouse's own, or one the platform defined."""
     return scope_name in _HOLDERS_BY_NAME or not scope_name.startswith(OWN_SCOPES_PREFIX)
 
 
@@ -139,7 +139,7 @@ class UndeclaredAccess(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request names, as far as access hangs on it; empty where it names none."""
+    """The ids in a request that access depends on; empty where it names none."""
 
     organization_id: str = ""
     project_id: str = ""
@@ -150,7 +150,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class AccessRule:
-    """The `access` option of one RPC, in a form that is quick to ask."""
+    """The `access` option of one RPC, prepared so that checks are fast."""
 
     operators: bool
     services: frozenset[str]

@@ -1,7 +1,7 @@
-"""Lists of IP addresses and ranges: read, put into one form, and asked.
+"""Lists of IP addresses and ranges: parsing, normalizing and matching.
 
-An IPv4 address inside IPv6 (`::ffff:192.0.2.1`) counts as the IPv4 address it stands for, in lists and in questions:
-which of the two a caller shows is up to its sockets.
+An IPv4 address inside IPv6 (`::ffff:192.0.2.1`) counts as the IPv4 address inside it, in lists and in
+look-ups: which form a caller has depends on how its socket was opened.
 """
 
 from collections.abc import Collection
@@ -13,12 +13,12 @@ Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 _MAPPED_BITS: Final = 96
 _SITE_BITS: Final = 64
-"""Whoever has an IPv6 address has as a rule all those that share so many bits."""
+"""The length of the IPv6 prefix that one customer usually owns."""
 
 
 @lru_cache(maxsize=4_096)
 def parse_address(text: str) -> Address | None:
-    """Return the address, or None for a text that is none. A zone, which is one machine's own matter, is left out."""
+    """Return the address, or None for other text. An IPv6 zone is left out: it has a meaning on one machine only."""
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:
@@ -55,7 +55,7 @@ def covers(outer: Network, inner: Network) -> bool:
 
 
 def site_of(text: str) -> str:
-    """Return what stands for everybody who is likely to be the same caller as this address; empty where it is none."""
+    """Return the key under which calls from this address, or its IPv6 network, are counted; empty for no address."""
     address = parse_address(text)
     if address is None:
         return ""
@@ -65,7 +65,7 @@ def site_of(text: str) -> str:
 
 
 class AddressList:
-    """A list of allowed addresses, made quick to ask."""
+    """A list of allowed addresses, prepared for fast look-ups."""
 
     __slots__ = ("_networks",)
 

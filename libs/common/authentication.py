@@ -52,7 +52,7 @@ class TrustedIssuer(BaseModel):
 
 
 class TrustBundle(BaseModel):
-    """All issuers whose tokens are believed; read from a JSON file.
+    """All issuers whose tokens are accepted; read from a JSON file.
 
     A subject is `service:<name>`, `operator:<name>` or `user:<id>`; a trailing `*` stands for any rest.
     """
@@ -85,12 +85,12 @@ class SigningKey(BaseModel):
         return cls(issuer=issuer, subject=subject, key={n: str(v) for n, v in key.as_dict(private=True).items()})
 
     def write(self, path: Path) -> None:
-        """Write the file for its owner's eyes only."""
+        """Write the file, readable by its owner only."""
         path.touch(mode=0o600)
         path.write_text(json.dumps(self.model_dump()))
 
     def trusted(self, subjects: list[str] | None = None) -> TrustedIssuer:
-        """Return the public half, as it goes in a trust bundle."""
+        """Return the public key as an entry of a trust bundle."""
         public = OKPKey.import_key(self.key).as_dict(private=False)
         return TrustedIssuer(
             issuer=self.issuer, subjects=subjects or [self.subject], keys=[{n: str(v) for n, v in public.items()}]
@@ -204,7 +204,7 @@ def _covers(pattern: str, subject: str) -> bool:
 
 
 def _caller_named(subject: str, session_id: object) -> Caller:
-    """Return the caller a subject names. A user comes with a session, and is believed only while it lasts."""
+    """Return the caller a subject names. A user's token must name a session, which must last when it is used."""
     kind, _, name = subject.partition(":")
     if kind == CallerKind.OPERATOR.value and name:
         return Caller(CallerKind.OPERATOR, name)

@@ -1,6 +1,6 @@
-"""The call being handled: who makes it, of what, from where, and how far they may go.
+"""The call being handled: its caller, RPC and address, and what the caller may do.
 
-The pipeline enters it; use cases and the audit trail ask. Work that belongs to no call, such as a background loop, is
+The pipeline sets it; use cases and the audit trail read it. Work that belongs to no call, such as a background loop, is
 the system's own and may do everything.
 """
 
@@ -24,7 +24,7 @@ _HOPS_MAX: Final = 16
 
 
 class Transport(Protocol):
-    """What is asked of gRPC's context."""
+    """The part of gRPC's context that is used here."""
 
     def peer(self) -> str:
         """Return the address at the other end, such as `ipv4:192.0.2.1:40000`."""
@@ -34,7 +34,7 @@ class Transport(Protocol):
 
 
 class Call:
-    """One call. What only few ask for is worked out when asked."""
+    """One call. Values that few callers need are computed on demand."""
 
     __slots__ = ("_as_operator", "_proxies", "_transport", "caller", "credential", "data", "request", "rights", "rpc")
 
@@ -59,7 +59,7 @@ class Call:
         self.caller, self.rights, self._as_operator = resolved.caller, resolved.rights, as_operator
 
     def note(self, data: bytes, request: Message) -> None:
-        """Note what is asked."""
+        """Record the request."""
         self.data, self.request = data, request
 
     @property
@@ -69,7 +69,7 @@ class Call:
 
     @property
     def known_rights(self) -> Rights:
-        """What the caller may do; nothing where nobody knows of any right."""
+        """The caller's rights; none where they were not looked up."""
         return self.rights or Rights()
 
     @property
@@ -115,12 +115,12 @@ _call: ContextVar[Call | None] = ContextVar("call", default=None)
 
 
 def enter_call(call: Call) -> None:
-    """Make the call known to everything that is done for it."""
+    """Make this the current call of the running task."""
     _call.set(call)
 
 
 def leave_call() -> None:
-    """Forget the call: what follows belongs to none."""
+    """Clear the current call: what follows belongs to none."""
     _call.set(None)
 
 
@@ -142,7 +142,7 @@ def is_operator() -> bool:
 
 
 def is_limited() -> bool:
-    """Tell whether what the caller may do hangs on roles and scopes: not an operator's, a service's or our own work."""
+    """Tell whether roles and scopes limit the caller: false for operators, services and background work."""
     call = _call.get()
     return call is not None and not call.as_operator and call.caller.has_rights
 

@@ -1,7 +1,7 @@
-"""Who a user or a key is and what it may do: asked of identity, and remembered for a moment.
+"""Who a user or a key is and what it may do: asked of identity, and cached for a few seconds.
 
-Identity answers from its own database; billing and metering ask it over gRPC. Without somebody to ask, a service knows
-operators and services alone.
+Identity answers from its own database; billing and metering ask it over gRPC. Without a directory, a service
+accepts operators and services only.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from tollhouse.common.v1 import caller_pb2 as pb
 from tollhouse.common.v1 import caller_pb2_grpc as rpc
 
 ANSWER_AGE_MAX_S: Final = 5.0
-"""How long an answer is believed: nobody keeps a right for longer after it was taken away."""
+"""How long an answer is cached. A right that was taken away may last so long, and no longer."""
 _UNKNOWN_AGE_MAX_S: Final = 2.0
 _ANSWERS_MAX: Final = 10_000
 _ASK_WITHIN_S: Final = 1.0
 KEY_PREFIXES: Final = ("th_live_", "th_test_")
-"""By which a bearer token is known as the secret of a key, rather than as a signed token."""
+"""The prefixes that mark a bearer token as the secret of an API key rather than a signed token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +49,19 @@ class Resolved:
 
 
 class Directory(Protocol):
-    """Whoever knows users and keys."""
+    """Looks up users and keys."""
 
     async def resolve(self, credential: Credential, organization_id: str) -> Resolved:
         """Say whose credential it is, and what it may do in the organization (empty for none).
 
         Raises:
             Unauthenticated: the credential does not work, for whatever reason.
-            Unavailable: nobody can be asked.
+            Unavailable: identity cannot be reached.
         """
 
 
 class NoDirectory:
-    """Knows nobody."""
+    """Refuses every user and key."""
 
     async def resolve(self, credential: Credential, organization_id: str) -> Resolved:
         raise Unauthenticated
@@ -74,7 +74,7 @@ class _Remembered:
 
 
 class RemoteDirectory:
-    """Asks identity, and remembers what it said for no longer than the promise allows."""
+    """Asks identity, and caches its answers for at most `ANSWER_AGE_MAX_S`."""
 
     def __init__(self, identity: grpc.aio.Channel, monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self._callers: rpc.CallerServiceStub = rpc.CallerServiceStub(identity)
@@ -82,7 +82,7 @@ class RemoteDirectory:
         self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
 
     async def resolve(self, credential: Credential, organization_id: str) -> Resolved:
-        """As `Directory` says."""
+        """See `Directory.resolve`."""
         memory_key = _memory_key(credential, organization_id)
         asked_s = self._monotonic_s()
         remembered = self._remembered.get(memory_key)
@@ -106,13 +106,13 @@ class RemoteDirectory:
             answer = await self._callers.ResolveCaller(request, timeout=_ASK_WITHIN_S)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                return None  # No credential of identity's has this form.
+                return None  # The credential has a form that identity never issues.
             raise Unavailable(dependency="identity") from error
         return _resolved(answer, credential, organization_id) if answer.subject else None
 
 
 def _memory_key(credential: Credential, organization_id: str) -> bytes:
-    """Return a digest of all that the answer hangs on; the secret itself is not kept."""
+    """Return a digest of everything that the answer depends on; the secret itself is not kept."""
     parts = (
         credential.user_id,
         credential.session_id,

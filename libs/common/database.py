@@ -1,9 +1,9 @@
-"""A service's door to Postgres: one pool, two ways through it, and driver errors turned into refusals.
+"""A service's access to Postgres: one connection pool, two interfaces to it, and driver errors turned into refusals.
 
 `transaction()` gives SQLAlchemy Core; `raw_transaction()` gives the driver's own connection from the same pool, for
-the measured hot paths. The body runs in the caller. Whatever happens to the caller, a commit under way is waited for,
-and a connection whose statement was cut off is thrown away rather than put back, so a cancelled call never tears a
-transaction and never hands the next caller a connection in an unknown state.
+the measured hot paths. The body runs in the caller's task. If the caller is cancelled, a commit in progress is still
+awaited, and a connection whose statement was interrupted is closed rather than returned to the pool. So a cancelled
+call never leaves half a transaction, and the next caller never gets a connection in an unknown state.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ else:
     RawConnection = asyncpg.Connection
 
 Transaction: TypeAlias = AsyncConnection
-"""What a use case hands on to its stores, by a name that does not tie it to the driver."""
+"""What a use case passes to its stores, under a name that is independent of the driver."""
 ConstraintViolation: TypeAlias = asyncpg.IntegrityConstraintViolationError
 """What a raw connection raises when a statement runs into a constraint; `violated_constraint` tells into which."""
 
@@ -50,7 +50,7 @@ _CONNECT_TIMEOUT_S = 2.0
 _OTHER_WAYS = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
 _STATEMENT_FAILED = "statement_failed"
 _COMMAND_MARGIN_S = 3.0
-"""How much longer than the server's statement timeout the driver waits: only a dead network reaches it."""
+"""How much longer than the server's statement timeout the driver waits: reached only when the network is dead."""
 
 
 class Database:
@@ -108,7 +108,7 @@ class Database:
     async def open(self) -> None:
         """Makes the first connection, on which the dialect learns about the server; later calls do nothing.
 
-        That must not be cut off halfway, so it belongs to no caller: all who come meanwhile wait for the same attempt.
+        The attempt must not be interrupted, so it runs in a task of its own, and all callers wait for the same attempt.
         """
         if self._opened:
             return
@@ -195,7 +195,7 @@ def open_database(
 
 
 def _replace_if_closed(driver_adapter: object, record: object, proxy: PoolProxiedConnection) -> None:
-    """Swaps a connection the server has closed meanwhile for a fresh one: the driver knows without asking."""
+    """Replaces a pooled connection that the server has closed. The driver knows this without a round trip."""
     connection = getattr(driver_adapter, "driver_connection", None)
     if connection is not None and connection.is_closed():
         raise exc.DisconnectionError("the server closed this connection while it was idle")
@@ -231,7 +231,7 @@ async def _commit(connection: AsyncConnection) -> None:
     """Commits, after making sure there is something to commit.
 
     Postgres answers COMMIT in a failed transaction by rolling back, which the driver takes for success. So a body that
-    caught a statement's error and went on is found out here, and nothing is acknowledged that was not kept.
+    caught a statement's error and went on is detected here, and no call is acknowledged whose data was rolled back.
     """
     raw = await connection.get_raw_connection()
     if raw.info.pop(_STATEMENT_FAILED, False):
@@ -240,7 +240,7 @@ async def _commit(connection: AsyncConnection) -> None:
 
 
 async def _abandon(connection: AsyncConnection, error: BaseException) -> None:
-    """Rolls back, or throws the connection away where its state is not known for sure."""
+    """Rolls back, or closes the connection where its state is uncertain."""
     try:
         if _state_is_unknown(error):
             await _discard(connection)
@@ -270,7 +270,7 @@ def _state_is_unknown(error: BaseException) -> bool:
 
 
 def _raise_refusal(error: Exception) -> NoReturn:
-    """Raises what the error means to the caller; an error that means nothing special goes on as it is."""
+    """Raises what the error means to the caller; any other error is raised unchanged."""
     mapped = refusal_for(error)
     if mapped is not None:
         raise mapped.refusal from error
@@ -278,7 +278,7 @@ def _raise_refusal(error: Exception) -> NoReturn:
 
 
 async def _to_the_end(work: Coroutine[object, object, None]) -> None:
-    """Runs the work to its end even if the caller is cancelled, and only then lets the cancellation on."""
+    """Runs the work to its end even if the caller is cancelled, and raises the cancellation afterwards."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.shield(task)
@@ -365,14 +365,14 @@ class _RawTransaction(_RawConnection):
             _raise_refusal(error)
 
     async def _roll_back(self) -> None:
-        """A rollback that fails is not worth telling of: the connection is gone, and with it the transaction."""
+        """Rolls back; an error is ignored, because the connection is then lost and the transaction with it."""
         try:
             await _to_the_end(self._finish("ROLLBACK"))
         except _DRIVER_ERRORS:
             return
 
     async def _finish(self, command: str) -> None:
-        """Ends the transaction and gives the connection back, in one go that no cancellation can part."""
+        """Ends the transaction and gives the connection back, as one step that a cancellation cannot interrupt."""
         try:
             done = await self._connection.execute(command)
         except BaseException:
@@ -384,7 +384,7 @@ class _RawTransaction(_RawConnection):
 
 
 def _raise_refusal_of_body(error: Exception) -> None:
-    """As `_raise_refusal`, from within `__aexit__`, where an error without a meaning of its own just goes on."""
+    """As `_raise_refusal`, from within `__aexit__`, where any other error propagates by itself."""
     mapped = refusal_for(error)
     if mapped is not None:
         raise mapped.refusal from error

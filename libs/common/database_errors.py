@@ -1,7 +1,7 @@
 """What a driver's error means to a caller.
 
-The table of SQLSTATEs stands here once. Errors that are a rule's answer (a unique or check violation) mean something
-only to the code that sent the statement: they pass unchanged, and `violated_constraint` reads which rule it was.
+This is the only table of SQLSTATEs. A constraint violation (unique, check) means something only to the code that sent
+the statement: it is raised unchanged, and `violated_constraint` tells which constraint it was.
 """
 
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ class MappedError:
 
 
 _CONFLICTS = frozenset({"40001", "40P01", "55P03"})
-"""Serialization failure, deadlock, lock timeout: the transaction is gone, the connection is sound."""
+"""Serialization failure, deadlock, lock timeout: the transaction is lost, the connection can be used again."""
 
 _LOST = frozenset({"57P01", "57P02", "57P03", "57P05", "25006", "25P03", "53300"})
-"""Shut down, starting up, idle too long, read-only after a fail-over, or full: this connection leads nowhere."""
+"""Shut down, starting up, idle too long, read-only after a fail-over, or full: this connection is useless now."""
 
 _STALE_PLANS = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
-"""A migration changed a table under a prepared statement: a fresh connection knows the new shape."""
+"""A migration changed a table after a statement was prepared; a new connection works."""
 
 
 def refusal_for(error: BaseException) -> MappedError | None:
-    """What the error means, or None where it is nothing of the database's doing as a whole."""
+    """The refusal for an error, or None where the error is specific to one statement."""
     if isinstance(error, Refusal):
         return None
     if isinstance(error, exc.TimeoutError):
@@ -44,7 +44,7 @@ def refusal_for(error: BaseException) -> MappedError | None:
     if isinstance(cause, OSError) or (isinstance(cause, asyncpg.InterfaceError) and _is_closed(cause)):
         return MappedError(Unavailable(dependency="database"), discard=True)
     if isinstance(cause, asyncpg.InternalClientError):
-        # The driver was caught between two states when the server ended the connection: nothing is left of it.
+        # The server ended the connection while the driver was changing state: the connection cannot be used again.
         return MappedError(Unavailable(dependency="database"), discard=True)
     return None
 
@@ -59,7 +59,7 @@ def violated_constraint(error: BaseException) -> str | None:
 
 
 def driver_error(error: BaseException) -> BaseException:
-    """The driver's own error, from under what SQLAlchemy wraps around it; a failed connect has one layer less."""
+    """The driver's own error without SQLAlchemy's wrapping; after a failed connect there is one layer less."""
     if isinstance(error, exc.DBAPIError) and error.orig is not None:
         return error.orig.__cause__ or error.orig
     if isinstance(error, exc.EmulatedDBAPIException):
@@ -83,5 +83,5 @@ def _of_sqlstate(error: asyncpg.PostgresError) -> MappedError | None:
 
 
 def _is_closed(error: asyncpg.InterfaceError) -> bool:
-    """The driver says so in words only; other interface errors are mistakes in our own code and must stay visible."""
+    """Tells a closed connection by the error's text, its only mark. Other interface errors are bugs of ours."""
     return "closed" in str(error)

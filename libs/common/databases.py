@@ -42,7 +42,7 @@ async def ensure_database(admin_url: str, name: str) -> str:
         try:
             return await create_database(admin_url, name)
         except (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
-            pass  # somebody else was quicker
+            pass  # Another process created it first.
     return with_database(admin_url, name)
 
 

@@ -1,8 +1,8 @@
-"""Whether the tables a context declares are the tables its migrations make.
+"""Compares the tables that a context declares with the tables that its migrations create.
 
 Both are built, each in a database of its own, and Postgres is asked to describe them. Its own wording makes the
 comparison exact: types, defaults, checks, keys, index predicates, partition keys and storage settings all count.
-Partitions are left out, for they come and go with the months.
+Partitions are left out, because months are added and dropped at run time.
 """
 
 import importlib

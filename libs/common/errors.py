@@ -1,8 +1,8 @@
-"""Refusals: the one way in which domain code says no.
+"""Refusals: the exceptions with which domain code rejects a command.
 
 A refusal carries a machine-readable reason and the facts behind it. The server's pipeline turns it into a
 `google.rpc.Status`; domain code knows nothing of gRPC. The message is filled from the facts, and the same facts become
-`ErrorInfo.metadata`, so that nothing dynamic hides in the text alone (AIP-193).
+`ErrorInfo.metadata`, so that every value in the text can also be read by programs (AIP-193).
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ Fact = str | int | Decimal | datetime
 
 
 class Kind(Enum):
-    """What sort of no it is; the values are the names of gRPC's status codes."""
+    """The kind of a refusal; the values are the names of gRPC's status codes."""
 
     INVALID_ARGUMENT = "INVALID_ARGUMENT"
     NOT_FOUND = "NOT_FOUND"
@@ -32,7 +32,7 @@ class Kind(Enum):
 
 
 class Refusal(Exception):
-    """A command that was understood and is not carried out.
+    """A command that was understood and is rejected.
 
     Subclasses set `kind`, `reason` and `template`; instances add the facts. A fact that is None is left out.
     """
@@ -109,7 +109,7 @@ def _as_many_as_fit(violations: Sequence[FieldViolation]) -> tuple[FieldViolatio
 
 
 class NotFound(Refusal):
-    """There is no such resource, or it belongs to somebody else: both look the same."""
+    """There is no such resource, or it belongs to another organization; the caller cannot tell which."""
 
     kind = Kind.NOT_FOUND
     reason = "NOT_FOUND"
@@ -121,7 +121,7 @@ class NotFound(Refusal):
 
 
 class OperationIdReused(Refusal):
-    """The operation id already names other work."""
+    """The operation id was used before for different work."""
 
     kind = Kind.ALREADY_EXISTS
     reason = "OPERATION_ID_REUSED"
@@ -137,16 +137,16 @@ class RequestIdReused(Refusal):
 
 
 class Conflict(Refusal):
-    """Another change got in between; the same call may succeed when repeated."""
+    """A concurrent change interfered; the same call may succeed when repeated."""
 
     kind = Kind.ABORTED
     reason = "CONFLICT"
-    template = "Another change got in between; repeat the call."
+    template = "A concurrent change interfered; repeat the call."
     retry_after_ms = 50
 
 
 class Unavailable(Refusal):
-    """Something the service depends on cannot be reached; the outcome of a keyed call is learnt by repeating it."""
+    """Something the service depends on cannot be reached; repeating a call with its id tells its outcome."""
 
     kind = Kind.UNAVAILABLE
     reason = "DEPENDENCY_UNAVAILABLE"
@@ -155,7 +155,7 @@ class Unavailable(Refusal):
 
 
 class Overloaded(Refusal):
-    """The service has as much work as it can do in time. It is not a quota: waiting helps."""
+    """The service has as much work as it can do in time. This is no quota: a retry after a moment helps."""
 
     kind = Kind.UNAVAILABLE
     reason = "OVERLOADED"
@@ -164,7 +164,7 @@ class Overloaded(Refusal):
 
 
 class ShuttingDown(Refusal):
-    """The service is about to stop and takes nothing up any more; another process of it does."""
+    """This process is stopping and accepts no new calls; another process of the service does."""
 
     kind = Kind.UNAVAILABLE
     reason = "SHUTTING_DOWN"
@@ -173,7 +173,7 @@ class ShuttingDown(Refusal):
 
 
 class DeadlineExceeded(Refusal):
-    """The work did not finish in the time there was; the outcome of a keyed call is learnt by repeating it."""
+    """The work did not finish in the time there was; repeating a call with its id tells its outcome."""
 
     kind = Kind.DEADLINE_EXCEEDED
     reason = "DEADLINE_EXCEEDED"

@@ -1,6 +1,6 @@
 """Identifiers: UUID version 7 (RFC 9562), made here because Postgres makes them only from version 18 on.
 
-They sort by the time they were made, which keeps new index entries side by side. They are never secrets.
+They sort by the time they were made, which keeps new index entries side by side. They are not secret.
 """
 
 import os
@@ -16,7 +16,7 @@ _VARIANT: Final = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abc
 
 
 class _Randomness:
-    """Random digits read from the operating system many ids at a time: a system call per id would be dear."""
+    """Random digits read from the operating system many ids at a time: one system call per id would be expensive."""
 
     def __init__(self) -> None:
         self._digits = ""

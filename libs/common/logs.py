@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on standard error, with the trace id, and no secret ever."""
+"""Structured logs: one JSON object a line on standard error, with the trace id and without secrets."""
 
 import logging
 import re
@@ -10,8 +10,7 @@ import structlog
 from opentelemetry import trace
 
 _HIDDEN: Final = "[hidden]"
-# What a credential looks like, whatever field or message it strays into: bearer tokens, JWTs, our keys and tokens,
-# URL passwords.
+# What credentials look like, in any field or message: bearer tokens, JWTs, our keys and tokens, URL passwords.
 _SECRETS: Final = re.compile(
     r"(?i:bearer)\s+[\w.~+/=-]+|eyJ[\w-]{8,}\.[\w-]+\.[\w-]*|\bth_[a-z]+_\w{12,}|(?<=://)[^\s/@:]*:[^\s/@]+(?=@)"
 )

@@ -1,9 +1,9 @@
 """Brings a context's schema up to its newest migration.
 
 Migrations are `services/<context>/migrations/*.py`, written with alembic's `op`; there is no configuration file and no
-environment script, since what those would say stands here. The version is kept inside the schema. One process at a time
-migrates a schema (an advisory lock), each migration is one transaction, and none waits long for a table's lock: it
-gives up, lets the queue behind it pass and tries again, a bounded number of times.
+environment script: this module replaces both. The version is kept inside the schema. One process at a time
+migrates a schema (an advisory lock), each migration is one transaction, and a migration that does not get a
+table's lock within a second gives up, so that waiting queries proceed, and is retried a bounded number of times.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _LOCK_TIMEOUT = "1s"
 _STATEMENT_TIMEOUT = "10min"
 _TRIES = 10
 _RETRIED = frozenset({"55P03", "40P01", "40001", "XX000", "23505"})
-"""A lock not got in time, a deadlock, and what two sessions that change one catalog row at once get to see."""
+"""Lock timeout, deadlock, and the errors of two sessions that change one catalog row at the same time."""
 
 
 class MigrationLocked(Exception):
@@ -142,7 +142,7 @@ def render_sql(context: str) -> str:
     return output.getvalue()
 
 
-# A migration's `op` is one for the whole process: two that run in turns would do their work on each other's connection.
+# alembic's `op` is global to the process: two migrations at once would run on each other's connection.
 _upgrading: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
 
@@ -175,7 +175,7 @@ def _steps(script: ScriptDirectory) -> Callable[[object, MigrationContext], list
 
 @asynccontextmanager
 async def _connect(admin_url: str, *, read_only: bool = False) -> AsyncIterator[AsyncConnection]:
-    """One connection outside the services' pools, with patience for the work and none for locks."""
+    """One connection outside the services' pools, with a long statement timeout and a short lock timeout."""
     settings = {
         "application_name": "tollhouse-migrate",
         "lock_timeout": _LOCK_TIMEOUT,

@@ -1,4 +1,4 @@
-"""Keyset page tokens: where the next page begins, sealed against use with another query."""
+"""Keyset page tokens: where the next page begins, valid only with the query they were made for."""
 
 import base64
 import binascii

@@ -1,11 +1,11 @@
-"""What every call passes through, written once and in order.
+"""The steps that every call passes through, in this order:
 
     telemetry → errors → admission → deadline → authentication → access → parsing → validation → handler
 
-What users and keys may do hangs on the organization their request names: their access is decided once it is parsed.
+The access of users and keys depends on the organization that their request names, so it is decided after parsing.
 
-The pipeline is laid around each handler when it is registered. gRPC's own interceptors would be asked again on every
-call, which costs more than all of the above.
+Each handler is wrapped once, when it is registered. gRPC's interceptors would run again on every call, which costs more
+than all of these steps.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ Context = grpc.aio.ServicerContext[bytes, Message]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Message, Message]"
 WrappedHandler: TypeAlias = "grpc.RpcMethodHandler[bytes, Message]"
 
-# The four shapes a servicer's method can have. The library's own types know the synchronous ones only.
+# The four kinds of servicer methods. The library's own types cover the synchronous ones only.
 UnaryUnary = Callable[[Message, Context], Awaitable[Message]]
 UnaryStream = Callable[[Message, Context], AsyncIterator[Message]]
 StreamUnary = Callable[[AsyncIterator[Message], Context], Awaitable[Message]]
@@ -66,14 +66,14 @@ StreamStream = Callable[[AsyncIterator[Message], Context], AsyncIterator[Message
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much one process takes on, and how long a call may last that names no time of its own."""
+    """How many calls one process handles at a time, and how long a call without a deadline may last."""
 
     calls_max: int
     deadline_default_s: float
 
 
 class Pipeline:
-    """Lays the common behaviour of one service around its handlers."""
+    """Wraps the handlers of one service."""
 
     def __init__(
         self,
@@ -100,11 +100,11 @@ class Pipeline:
         return self._calls
 
     def turn_away(self) -> None:
-        """Refuse every call from now on; those under way go on."""
+        """Refuse every new call; those in progress go on."""
         self._calls_max = 0
 
     def _no_room(self) -> Refusal:
-        """Return the refusal for a call beyond what is taken on."""
+        """Return the refusal for a call beyond the limit."""
         return Overloaded() if self._calls_max else ShuttingDown()
 
     def wrap(
@@ -155,7 +155,7 @@ class Pipeline:
         return cast("WrappedHandler", wrapped)
 
     def _unary_unary(self, method: RpcMethod, handle: UnaryUnary) -> Callable[[bytes, Context], Awaitable[Message]]:
-        """Lay everything around the commonest kind of call, in one coroutine: each more would cost as much again."""
+        """Wrap the most common kind of call in a single coroutine, because each further one costs time."""
         longest_s, recall = self._deadline_default_s, method.recall
 
         async def answer(data: bytes, context: Context) -> Message:
@@ -178,7 +178,7 @@ class Pipeline:
                         return await handle(request, context)
                 enter_deadline(remaining_s)
                 return await handle(request, context)
-            except Exception as error:  # noqa: BLE001 -- the border: nothing internal may pass it.
+            except Exception as error:  # noqa: BLE001 -- no internal error may reach the caller.
                 return await self._refuse(method, context, error)
             finally:
                 self._calls -= 1
@@ -195,7 +195,7 @@ class Pipeline:
                     raise self._no_room()
                 await self._admit_stream(method, self._enter(method, context))
                 return await handle(_parse_each(method, stream), context)
-            except Exception as error:  # noqa: BLE001 -- the border: nothing internal may pass it.
+            except Exception as error:  # noqa: BLE001 -- no internal error may reach the caller.
                 return await self._refuse(method, context, error)
             finally:
                 self._calls -= 1
@@ -208,7 +208,7 @@ class Pipeline:
         handle: Callable[[_Asked, Context], AsyncIterator[Message]],
         read: Callable[[RpcMethod, _Raw], _Asked],
     ) -> Callable[[_Raw, Context], AsyncIterator[Message]]:
-        """Lay everything around a call that answers with a stream; `read` parses the request, or the stream of them."""
+        """Wrap a call that answers with a stream; `read` parses the request, or each request of a stream."""
 
         async def answer(raw: _Raw, context: Context) -> AsyncIterator[Message]:
             self._calls += 1
@@ -218,7 +218,7 @@ class Pipeline:
                 await self._admit_stream(method, self._enter(method, context))
                 async for message in handle(read(method, raw), context):
                     yield message
-            except Exception as error:  # noqa: BLE001 -- the border: nothing internal may pass it.
+            except Exception as error:  # noqa: BLE001 -- no internal error may reach the caller.
                 await self._refuse(method, context, error)
             finally:
                 self._calls -= 1
@@ -231,7 +231,7 @@ class Pipeline:
         telemetry: Telemetry,
         handle: Callable[[bytes, Context], Awaitable[Message]],
     ) -> Callable[[bytes, Context], Awaitable[Message]]:
-        """Measure a call, and make it a span of the trace it came with."""
+        """Measure a call, and record it as a span of the caller's trace."""
 
         async def answer(data: bytes, context: Context) -> Message:
             began_s = time.perf_counter()
@@ -249,7 +249,7 @@ class Pipeline:
         return answer
 
     def _enter(self, method: RpcMethod, context: Context) -> Call:
-        """Let the caller in, or refuse. A user or key is left with its credential, for its rights to be looked up."""
+        """Authenticate the caller, or refuse. The rights of users and keys are looked up later, by their credential."""
         authorization = traceparent = ""
         for key, value in context.invocation_metadata() or ():
             if key == _AUTHORIZATION:
@@ -259,7 +259,7 @@ class Pipeline:
         if traceparent and self._telemetry is None:
             remember_inbound(traceparent)
         if method.access.public:
-            # Whoever may call without credentials may also call with worn-out ones, as to refresh a session.
+            # Public RPCs ignore credentials, so that an expired token does not keep anybody from refreshing a session.
             call = Call(method.name, ANONYMOUS, context, self._proxies)
         elif (
             authorization.startswith(KEY_PREFIXES, _SCHEME_LENGTH) and authorization[:_SCHEME_LENGTH].lower() == _SCHEME
@@ -278,9 +278,9 @@ class Pipeline:
         return call
 
     async def _admit_by_rights(self, method: RpcMethod, call: Call, credential: Credential, data: bytes) -> Message:
-        """Let a user or key in to do what the request asks, or refuse; return the request, which is valid.
+        """Check that a user or key may make this request, or refuse; return the valid request.
 
-        Whoever cannot prove who they are learns nothing of what is wrong with their request.
+        A caller without valid credentials is not told what is wrong with its request.
         """
         try:
             request, malformed = method.decode(data), None
@@ -298,7 +298,7 @@ class Pipeline:
         return request
 
     async def _admit_stream(self, method: RpcMethod, call: Call) -> None:
-        """Let a user in to what has streams only if they may do what operators do: no stream is declared for others."""
+        """Admit a user to a streaming RPC only where they count as an operator: no stream is open to other users."""
         if call.credential is not None:
             await self._resolve(method, call, call.credential, "")
             if not call.as_operator:
@@ -310,7 +310,7 @@ class Pipeline:
         call.know(found, as_operator=method.access.admits_as_operator(found.caller, found.rights))
 
     async def _refuse(self, method: RpcMethod, context: Context, error: Exception) -> Message:
-        """Answer with the refusal; anything else is a bug, whose particulars only the log gets."""
+        """Answer with the refusal. Any other error is a bug: its details go to the log only."""
         if isinstance(error, grpc.aio.AbortError | grpc.aio.UsageError):
             raise error
         if isinstance(error, TimeoutError):
@@ -323,7 +323,7 @@ class Pipeline:
 
 
 def _serializer(serialize: Callable[[Message], bytes] | None) -> Callable[[Message | bytes], bytes] | None:
-    """Return a serializer that also takes an answer that is kept serialized, and sends it as it is."""
+    """Return a serializer that sends an answer that is already serialized as it is."""
     if serialize is None:
         return None
     return lambda answer: answer if isinstance(answer, bytes) else serialize(answer)

@@ -1,4 +1,4 @@
-"""A context as a process: settings, logs, event loop and collector, in the same way for all."""
+"""Runs a context as a process: settings, logs, event loop and garbage collector, the same for all."""
 
 import asyncio
 import gc
@@ -22,7 +22,7 @@ def run_service(context: str, settings_class: type[_S], build: Callable[[_S], Aw
     except SettingsError as error:
         _give_up(str(error))
     configure_logs(context, settings.log_level)
-    # Of a call's time here, most is the loop's and gRPC's own; this loop takes some 30 µs less of it.
+    # Most of a call's time is spent in the event loop and in gRPC. This loop takes about 30 µs less per call.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, build))
 
@@ -38,7 +38,7 @@ async def _serve(settings: _S, build: Callable[[_S], Awaitable[Service]]) -> Non
 
 
 def _spare_the_collector() -> None:
-    """Leave what imports made out of the collector's rounds, and make the rounds rarer: both cost every call."""
+    """Exclude imported objects from garbage collection and collect less often, because collections slow down calls."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)

@@ -1,4 +1,4 @@
-"""Who may do what in Postgres, as SQL, in one place.
+"""The roles and rights in Postgres, as SQL.
 
 Each context logs in as a role of its own, `tollhouse_<context>`. The schema and all in it belong to the role that
 migrates; the context's role may read and write rows there, and nothing else anywhere. A migration that wants less (an
@@ -18,7 +18,7 @@ def role_of(context: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """A text as an SQL literal, whatever is in it."""
+    """Return text as a quoted SQL literal."""
     return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 

@@ -1,4 +1,4 @@
-"""An RPC as its proto declares it: who may call it, what a request of it looks like, and whom it names."""
+"""An RPC as its proto declares it: its access rule, its request type, and the ids its request names."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ REQUEST_MAX_BYTES: Final = 262_144
 """The largest request of an RPC whose proto names no other limit."""
 
 Recall = Callable[[bytes], "bytes | None"]
-"""Answers a request, given as the bytes it came as, from memory alone; None where it has to be read after all."""
+"""Answers a request, given as its serialized bytes, from a cache; None where the request must be parsed."""
 
 
 @dataclass(slots=True)
 class RpcMethod:
-    """All that is known of an RPC before it is called."""
+    """What is known about an RPC before it is called."""
 
     name: str
     access: AccessRule
@@ -51,7 +51,7 @@ class RpcMethod:
         )
 
     def admit(self, caller: Caller) -> None:
-        """Raise PermissionDenied unless the caller is let in. Most calls come from the caller of the one before."""
+        """Raise PermissionDenied unless the caller may call. The last caller is cached, as most calls repeat it."""
         if caller is not self.last_admitted:
             if not self.access.admits(caller):
                 raise PermissionDenied
@@ -81,7 +81,7 @@ class RpcMethod:
             raise InvalidArgument([FieldViolation("", "the request is not a message of the expected type")]) from None
 
     def target_of(self, request: Message) -> Target:
-        """Return what the request names, as far as access hangs on it."""
+        """Return the ids in the request that access depends on."""
         self_field = self.access.self_field
         return Target(
             organization_id=id_in(request, "organization_id"),

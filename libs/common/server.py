@@ -1,4 +1,4 @@
-"""One gRPC server of one context: its servicers, health, reflection, background work and an orderly end."""
+"""The gRPC server of one context: its servicers, health, reflection, background work and graceful shutdown."""
 
 import asyncio
 import signal
@@ -49,13 +49,13 @@ class PortTaken(Exception):
 
 
 class _Registrar:
-    """Stands in for the server when a generated `add_…_to_server` function hands over its handlers."""
+    """Collects the handlers from a generated `add_…_to_server` function, in place of the server."""
 
     def __init__(self) -> None:
         self.handlers: dict[str, dict[str, grpc.RpcMethodHandler[Message, Message]]] = {}
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
-        """The same handlers come by name as well; that is how they are taken."""
+        """Ignore them: the same handlers are registered by name as well."""
 
     def add_registered_method_handlers(
         self, service_name: str, handlers: "dict[str, grpc.RpcMethodHandler[Message, Message]]"
@@ -75,7 +75,7 @@ class Service:
         telemetry: Telemetry | None = None,
         directory: Directory | None = None,
     ) -> None:
-        """Build the server; without a `directory` that knows them, no user and no key gets in."""
+        """Build the server; without a `directory` no user and no key is accepted."""
         self.context = context
         self.domain = f"{context}.tollhouse"
         self.database = database
@@ -107,7 +107,7 @@ class Service:
     ) -> None:
         """Register a servicer with the pipeline around each of its methods.
 
-        Whatever `recalls` has for an RPC, by its name, is asked first, once the caller is let in.
+        `recalls` maps names of RPCs to caches that may answer without parsing, once the caller is authenticated.
 
         A servicer may have `readers`, a mapping from the names of RPCs: they find what annotations cannot say. They
         are asked only about a request that breaks annotations, so that its caller learns of all mistakes at once.
@@ -126,15 +126,15 @@ class Service:
             self._names.append(name)
 
     def background(self, run: Callable[[], Coroutine[None, None, None]], name: str) -> None:
-        """Run a loop for as long as the server lives; it is started again, ever more slowly, should it fail."""
+        """Run a loop while the server runs. If it fails it is restarted, with growing delays."""
         self._background.append((name, run))
 
     def before_drain(self, end: Callable[[], Awaitable[None]]) -> None:
-        """Call `end` as soon as the server is to stop: it ends streams that would last for the whole grace."""
+        """Call `end` when shutdown begins, to end streams that would otherwise last for the whole grace period."""
         self._before_drain.append(end)
 
     def on_drain(self, close: Callable[[], Awaitable[None]]) -> None:
-        """Call `close` once no call is being handled any more."""
+        """Call `close` when the last call has finished."""
         self._on_drain.append(close)
 
     async def start(self) -> int:
@@ -179,15 +179,15 @@ class Service:
         await self.stop(self._settings.drain_grace_s)
 
     async def stop(self, grace_s: float = 10) -> None:
-        """Turn new calls away, let those under way finish for at most `grace_s` seconds, and close everything."""
+        """Refuse new calls, let those in progress finish for at most `grace_s` seconds, and close everything."""
         await self._health.enter_graceful_shutdown()
         for end in self._before_drain:
             await end()
         if self._pipeline.calls:
             await asyncio.sleep(_DRAIN_NOTICE_S)
-        # Whoever still comes is told plainly to go elsewhere, so that the door closes on nobody.
+        # New calls get SHUTTING_DOWN, which clients retry elsewhere, instead of a broken connection.
         self._pipeline.turn_away()
-        await self._close_the_door(grace_s)
+        await self._stop_transport(grace_s)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -198,11 +198,11 @@ class Service:
             await asyncio.to_thread(self._telemetry.shutdown)
         _log.info("stopped", context=self.context)
 
-    async def _close_the_door(self, grace_s: float) -> None:
-        """Stop the transport once every call handed over is answered.
+    async def _stop_transport(self, grace_s: float) -> None:
+        """Stop the transport once every call that reached a handler is answered.
 
-        In the moment of closing gRPC may accept a call that it never hands over. Nothing was done for such a call: it
-        is cut off after a moment, rather than after the whole grace, and its caller repeats it.
+        While gRPC closes it may accept a call that it never passes to a handler. Nothing was done for such a call, so
+        it is cut after half a second rather than after the whole grace period, and its caller retries it.
         """
         if grace_s:
             await self._idle(grace_s)
@@ -242,7 +242,7 @@ async def _keep_running(name: str, run: Callable[[], Coroutine[None, None, None]
         try:
             await run()
             return
-        except Exception as error:  # noqa: BLE001 -- a loop must outlive whatever befalls one of its rounds.
+        except Exception as error:  # noqa: BLE001 -- one failed round must not end the loop.
             _log.error("background work failed", work=name, again_in_s=delay_s, exc_info=error)
         await asyncio.sleep(delay_s)
         delay_s = min(delay_s * 2, _RESTART_DELAY_MAX_S)
@@ -256,14 +256,14 @@ def _options(settings: ServiceSettings) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", _METADATA_MAX_BYTES),
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
-        # Clients reconnect now and then, by themselves and losing no call, so that new processes get their share. A
-        # stream on the old connection may go on for the grace; then the transport cuts it off.
+        # Clients reconnect every five minutes, without losing a call, so that new processes get their share of the
+        # load. A stream on the old connection may go on for the grace period; then the transport cuts it off.
         ("grpc.max_connection_age_ms", int(CONNECTION_AGE_MAX_S * 1000)),
         ("grpc.max_connection_age_grace_ms", int(CONNECTION_AGE_GRACE_S * 1000)),
         ("grpc.max_connection_idle_ms", 300_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
         ("grpc.http2.max_ping_strikes", 2),
-        # A burst waits here rather than being cancelled by the transport, which a caller would take for an answer.
+        # A burst is queued here. Otherwise the transport would cancel calls, which a caller takes for an answer.
         ("grpc.server.max_pending_requests", 16_384),
         ("grpc.server.max_pending_requests_hard_limit", 32_768),
     ]

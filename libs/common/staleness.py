@@ -1,4 +1,4 @@
-"""Answers given beyond their time because what they come from cannot be reached: counted, and told of in the log."""
+"""Counts answers from an expired cache, given because their source cannot be reached, and logs each episode."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Refusals on the wire: `google.rpc.Status` with its details (AIP-193), out of the server and back in the client."""
+"""Refusals as `google.rpc.Status` with details (AIP-193): rendered by the server, parsed by the client."""
 
 from typing import Final
 
@@ -49,7 +49,7 @@ def internal_status(error_id: str, domain: str) -> status_pb2.Status:
     """Render a bug: a fixed text and the id under which the log has the rest."""
     status = status_pb2.Status(
         code=grpc.StatusCode.INTERNAL.value[0],
-        message="Something went wrong inside; the log has it under the error id.",
+        message="An internal error occurred; the service's log has the details under the error id.",
     )
     info = error_details_pb2.ErrorInfo(reason=INTERNAL_REASON, domain=domain, metadata={"error_id": error_id})
     _pack(status, info)

@@ -1,4 +1,4 @@
-"""Traces and metrics through OpenTelemetry; off, and costing nothing, unless an OTLP endpoint is set."""
+"""Traces and metrics through OpenTelemetry; off, at no cost, unless an OTLP endpoint is set."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Telemetry:
     meter_provider: MeterProvider
 
     def shutdown(self) -> None:
-        """Send what is still waiting, and stop."""
+        """Export what is still buffered, and stop."""
         self.tracer_provider.shutdown()
         self.meter_provider.shutdown()
 

@@ -1,4 +1,4 @@
-"""Moments between protobuf and Python: aware, in UTC, to the microsecond, and kept as text in page tokens."""
+"""Times in protobuf and in Python: aware, in UTC, to the microsecond; and as text in page tokens."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, Protocol

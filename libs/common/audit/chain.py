@@ -1,4 +1,4 @@
-"""Events, and the chain that ties each to all that came before it.
+"""Audit events, and the hash chain that links each to all events before it.
 
 Every organization has a chain of its own in each service. Its events are numbered from 1 without a gap, and each
 carries the hash of the one before it, or 32 zero bytes for the first. The hash of an event can be recomputed from its
@@ -37,7 +37,7 @@ class Changed:
 
 
 def differences(before: Mapping[str, str | None], after: Mapping[str, str | None]) -> tuple[Changed, ...]:
-    """Return the fields whose values differ, with both; a field one side has not is absent there."""
+    """Return the fields whose values differ, with both; a field that one side lacks is absent there."""
     names = [*before, *(name for name in after if name not in before)]
     pairs = ((name, before.get(name), after.get(name)) for name in names)
     return tuple(Changed(name, old, new) for name, old, new in pairs if old != new)
@@ -103,7 +103,7 @@ class Finding:
 
 
 def link(event: Event, previous_hash: bytes) -> Link:
-    """Put an event behind the one whose hash is given."""
+    """Append an event to the one whose hash is given."""
     return Link(event, previous_hash, hash_of(event, previous_hash))
 
 
@@ -146,5 +146,5 @@ def flaws(links: Sequence[Link], after: Head) -> Iterator[Finding]:
 
 
 def missing(first: int, last: int, *, seen_at: int) -> Finding:
-    """Tell of events that are gone."""
+    """Return the finding for events that are missing."""
     return Finding(seen_at, Flaw.EVENTS_MISSING, f"events {first} to {last} are missing")

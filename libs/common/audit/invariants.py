@@ -1,4 +1,4 @@
-"""What every check of a service's invariants says of its audit trail; hashes are for VerifyAuditChain."""
+"""The audit trail's part of every invariant check. Hashes are checked by VerifyAuditChain only."""
 
 from typing import Final
 

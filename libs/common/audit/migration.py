@@ -9,7 +9,7 @@ from libs.common.roles import role_of
 
 
 def create_audit_tables(context: str) -> None:
-    """Make both tables. What is written in the trail stays: the service's role may only add to it.
+    """Create both tables. The service's role may only insert events, not change or delete them.
 
     A later change of them is a migration of its own; this one must then be left with the columns it has now.
     """

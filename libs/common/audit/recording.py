@@ -1,4 +1,4 @@
-"""Writing an event with the change it tells of, in the same transaction."""
+"""Writing an audit event in the same transaction as the change it records."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from libs.common.call import Call, current_call
 from libs.common.ids import new_id
 
 PLATFORM: Final = "00000000-0000-0000-0000-000000000000"
-"""Stands for the organization where a change belongs to none, such as that of a price."""
+"""The organization id of changes that belong to no organization, such as a new price."""
 
 _SYSTEM: Final = "system"
 _UPKEEP: Final = "Upkeep"
@@ -34,7 +34,7 @@ async def record_event(
     changed: Sequence[Changed] = (),
     actor: str = "",
 ) -> None:
-    """Tell the trail of an organization what has just been changed.
+    """Record in an organization's trail what has just been changed.
 
     The call being handled says who did it, through which RPC and from where; `actor` is for calls that find out only
     on the way who is calling, such as a sign-in. It locks the organization's trail until the transaction ends, so it
@@ -72,5 +72,5 @@ def _plain_change(change: Changed) -> Changed:
 
 
 def _plain(text: str, length_max: int = _TEXT_MAX) -> str:
-    """Return the text without what could mislead a reader's terminal or the database, and no longer than is useful."""
+    """Return the text cut, and without characters that a terminal or the database would misread."""
     return "".join(character for character in text[:length_max] if unicodedata.category(character)[0] != "C")

@@ -1,4 +1,4 @@
-"""Statements on the trail's tables, found in whatever schema the connection works in."""
+"""Statements on the trail's tables, in the schema of the connection."""
 
 import json
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ _CHANGE_KEYS: Final = {"field", "before", "after"}
 AnyTransaction = Transaction | RawConnection
 """A transaction by either of the database's two ways."""
 
-# Locks the organization's head until commit, one row by primary key: whoever comes meanwhile waits, so the chain has
-# no gap and no fork. Time does not run back along it, whatever a clock does: a range of times is a range of numbers.
+# Locks the organization's head until commit, one row by primary key. Concurrent writers wait, so the chain has no gap
+# and no fork. Times never decrease along it, even if a clock goes back: a range of times is a range of numbers.
 _TAKE: Final = """
     INSERT INTO audit_heads AS head (organization_id, sequence, hash, event_time)
     VALUES ($1, 1, decode(repeat('00', 32), 'hex'), $2)
@@ -28,7 +28,7 @@ _TAKE: Final = """
     RETURNING sequence, hash, event_time
 """
 
-# The event and the head that names it, under the lock taken before.
+# The event, and the head that points at it, under the lock taken before.
 _APPEND: Final = """
     WITH appended AS (
         INSERT INTO audit_events (
@@ -44,7 +44,7 @@ _APPEND: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The place the next event of an organization takes."""
+    """The sequence number and previous hash for the next event of an organization."""
 
     sequence: int
     previous_hash: bytes
@@ -61,7 +61,7 @@ async def take_place(tx: AnyTransaction, organization_id: str, now: datetime) ->
 
 
 async def append(tx: AnyTransaction, link: Link) -> None:
-    """Write the event in the place taken for it."""
+    """Write the event under the number reserved for it."""
     event = link.event
     values = (
         event.organization_id,
@@ -180,7 +180,7 @@ def _link_of(row: Row[tuple[object, ...]]) -> Link:
 
 
 def _changes_of(stored: object) -> tuple[Changed, ...]:
-    """Read the changes as they were written; whatever else stands there is shown whole, and so fits no hash."""
+    """Parse stored changes. Content of another form is returned whole, so that its hash does not match."""
     if isinstance(stored, list) and all(map(_is_change, stored)):
         return tuple(Changed(**change) for change in stored)
     return (Changed("changes", after=json.dumps(stored)),)

@@ -1,4 +1,4 @@
-"""Reading the trail, and verifying that it is as it was written."""
+"""Reading the trail, and verifying its hash chain."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from libs.common.database import Database, Transaction
 EVENTS_MAX: Final = 100_000
 FINDINGS_MAX: Final = 100
 _RUN: Final = 500
-"""How many events are read and hashed before other calls get their turn."""
+"""How many events are read and hashed before the event loop is released."""
 
 
 @dataclass(frozen=True, slots=True)

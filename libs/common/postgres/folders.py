@@ -78,7 +78,7 @@ class Folders:
         return Path(mkdtemp(prefix="tollhouse-", dir=_SHARED if privilege.mode is Mode.SETUID else gettempdir()))
 
     def _socket_is_ours(self, privilege: Privilege) -> bool:
-        """Whether the folder is there and nobody else could have laid it there for us to trust."""
+        """Whether the folder exists and no other user could have planted it."""
         try:
             found = os.lstat(self.socket)
         except FileNotFoundError:
@@ -89,7 +89,7 @@ class Folders:
 
 @contextmanager
 def exclusive(data: Path, timeout_s: float) -> Iterator[None]:
-    """Keeps other starts and stops on this data folder out. The lock goes with the process that holds it."""
+    """Locks the data folder against other starts and stops. The lock ends with the process that holds it."""
     data.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
     give_up = time.monotonic() + timeout_s
     with (data / "lock").open("wb") as lock:

@@ -36,12 +36,12 @@ def read_postmaster(cluster: Path) -> Postmaster | None:
 
 
 def is_running(pid: int, cluster: Path) -> bool:
-    """Whether that process is the server of that cluster, and not some other that has got the number meanwhile."""
+    """Whether that process is the server of that cluster, and not another that reuses the process id."""
     return "postgres" in (command := _command(pid)) and str(cluster) in command
 
 
 def orphans(cluster: Path) -> list[int]:
-    """Processes of a killed server that have not noticed yet. Every one of them works in the cluster's folder."""
+    """Processes of a killed server that still run. Each of them works in the cluster's folder."""
     found = []
     for entry in _PROC.glob("[0-9]*"):
         try:

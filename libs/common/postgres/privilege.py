@@ -26,7 +26,7 @@ _USERS = ("postgres", "nobody")
 _NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
 
 # Steps down in the new program and not on the way to it: to do that between fork and exec would run the handlers that
-# gRPC has for forks, in a child of a process full of its threads, where they now and then fail.
+# gRPC has for forks, in a child of a process full of its threads, where they sometimes fail.
 _STEP_DOWN = (
     "import os, sys; uid, gid = map(int, sys.argv[1:3]); "
     "os.setgroups([]); os.setgid(gid); os.setuid(uid); os.execv(sys.argv[3], sys.argv[3:])"
@@ -96,7 +96,7 @@ class Privilege:
 
 
 def choose_privilege(binaries: Binaries, forced: Mode | None = None) -> Privilege:
-    """The gentlest way that works here, or the one asked for."""
+    """The least intrusive mode that works here, or the one asked for."""
     if os.geteuid() != 0:
         return Privilege(Mode.DIRECT, binaries, os.getuid(), os.getgid())
     in_namespace = Privilege(Mode.NAMESPACE, binaries, 0, 0)

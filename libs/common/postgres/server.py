@@ -80,7 +80,7 @@ class PostgresServer:
         return Folders(self.data_dir).log
 
     def stop(self, timeout_s: float = 30) -> None:
-        """Ends sessions, writes everything out and stops. A server that hangs is cut short; its log heals the rest."""
+        """Ends sessions, writes everything out and stops. A server that hangs is killed; its log repairs the rest."""
         cluster = Folders(self.data_dir).cluster
         with exclusive(self.data_dir, timeout_s):
             for name, wait_s in (("SIGINT", timeout_s), ("SIGQUIT", 10.0)):
@@ -90,7 +90,7 @@ class PostgresServer:
         raise PostgresError(f"The Postgres process {self.pid} does not stop.")
 
     def kill(self) -> None:
-        """Kills the main process at once, as a crash would. For tests of what comes after."""
+        """Kills the main process at once, as a crash would; for tests of recovery."""
         cluster = Folders(self.data_dir).cluster
         _signal(self.pid, cluster, signal.SIGKILL)
         _wait_for_end(self.pid, cluster, 10)
@@ -190,9 +190,9 @@ def _major_of(cluster: Path) -> int | None:
 
 
 def _clear_remains(folders: Folders, give_up: float) -> None:
-    """Makes way after a killed server.
+    """Cleans up after a killed server.
 
-    Postgres guards a cluster by the process number in `postmaster.pid`. When that number has gone to some other
+    Postgres guards a cluster by the process number in `postmaster.pid`. When that number was reused by another
     program, as after a restart of the machine, it would refuse for ever. The file is taken away only once no process of
     the old server is left, since two servers on one cluster would destroy it.
     """
@@ -218,7 +218,7 @@ def _exists(pid: int) -> bool:
 
 
 def _make_cluster(folders: Folders, privilege: Privilege) -> None:
-    """Runs initdb. The folder may hold the rest of a start that was killed: without its version file it is nothing."""
+    """Runs initdb. What a killed start left in the folder, without its version file, is deleted first."""
     for left in folders.cluster.iterdir():
         shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
     password_file = folders.socket / "initial_password"
@@ -280,7 +280,7 @@ def _free_port() -> int:
 
 
 def _environment(folders: Folders) -> dict[str, str]:
-    """Little of ours goes to the server. HOME must be a folder it may read: its own library looks for files there."""
+    """The server gets only few of our variables. HOME must be a readable folder: its libpq looks for files there."""
     return {"HOME": str(folders.cluster), "LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath)}
 
 
@@ -304,7 +304,7 @@ def _is_running(pid: int, cluster: Path) -> bool:
 
 
 def _signal(pid: int, cluster: Path, number: signal.Signals) -> None:
-    """Signals the server, having looked that the number is still its own."""
+    """Signals the server, after checking that the process id is still its own."""
     if _is_running(pid, cluster):
         os.kill(pid, number)
 

@@ -84,7 +84,7 @@ Global___Scope: _TypeAlias = Scope  # noqa: Y015
 @_typing.final
 class Access(_message.Message):
     """The callers one RPC accepts. A caller that matches any of the parts is let in; what it may see or change is then
-    decided by the tenant of the resource it names.
+    decided by the organization of the resource it names.
 
     Users come with the access token of a session, or with one of their API keys; service accounts with an API key.
     A user whose platform role is `admin` counts as an operator, and one whose platform role is `admin_readonly` as an
@@ -106,21 +106,21 @@ class Access(_message.Message):
     operators: _builtins.bool
     """Whether operators, whose token subject is `operator:<name>`, may call."""
     public: _builtins.bool
-    """Whether anybody may call, without credentials; those that are sent along are not looked at."""
+    """Whether anybody may call, without credentials; credentials that are sent are ignored."""
     scope: Global___Scope.ValueType
     """The scope that lets users and keys call, in the organization the request names in `organization_id`: for all of it,
     or for the project named in `project_id`, or for what belongs to the caller, named in `user_id`.
     """
     self_field: _builtins.str
-    """The name of the request's field that must hold the caller's own user id; lets users in whose session it is. API
-    keys never stand for their owner in this.
+    """The name of the request's field that must hold the caller's own user id. It admits users with a session of their
+    own; API keys never count as their owner here.
     """
     users: _builtins.bool
     """Whether every user and every key may call, whatever they belong to."""
     by_resource: _builtins.bool
     """Whether the scope may be held for less than the request names: the request names the resource alone, and only the
-    resource tells its project or its owner. Whoever holds the scope for some project or for what is their own gets in,
-    and the service decides when it has found the resource.
+    resource tells its project or its owner. Callers that hold the scope for some project, or for what is their own,
+    are admitted, and the service decides when it has read the resource.
     """
     @_builtins.property
     def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -159,7 +159,7 @@ class ScopeHolders(_message.Message):
     OWN_ROLES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The scope as API keys carry it. Scopes that begin with `tollhouse:` are those of this list alone; all others belong
-    to the platform, are held by every role but `billing` and `viewer`, and mean nothing to Tollhouse itself.
+    to the platform, are held by every role but `billing` and `viewer`, and have no meaning for Tollhouse itself.
     """
     @_builtins.property
     def organization_roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -78,8 +78,8 @@ class AuditEvent(_message.Message):
     PREVIOUS_HASH_FIELD_NUMBER: _builtins.int
     HASH_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
-    """The organization the event belongs to; 00000000-0000-0000-0000-000000000000 for changes that belong to none, such as
-    that of a price for everybody.
+    """The organization the event belongs to; 00000000-0000-0000-0000-000000000000 for changes that belong to none, such
+    as that of a price for everybody.
     """
     sequence: _builtins.int
     """The event's place in the organization's chain, from 1 on without a gap."""
@@ -94,13 +94,13 @@ class AuditEvent(_message.Message):
     api_key_id: _builtins.str
     """The API key the actor came with; empty without one."""
     resource_type: _builtins.str
-    """What sort of resource was changed, such as `api_key`."""
+    """The type of the resource that was changed, such as `api_key`."""
     resource_id: _builtins.str
     """Which one was changed."""
     peer_address: _builtins.str
     """The IP address the actor called from; empty when there was none, as over a local socket."""
     user_agent: _builtins.str
-    """The program the actor called with, by its own account."""
+    """The program the actor called with, as that program names itself."""
     request_id: _builtins.str
     """The request_id or operation_id of the call; empty where it had none."""
     previous_hash: _builtins.str
@@ -109,8 +109,8 @@ class AuditEvent(_message.Message):
     """The SHA-256 hash of previous_hash and this event, in 64 lower-case hexadecimal digits.
 
     It is taken over the 32 bytes of previous_hash, followed by values, each as its UTF-8 text with the number of its
-    bytes before it as four bytes, highest first. An absent value is the four bytes FF FF FF FF. The values are the text
-    `tollhouse audit event 1`, organization_id, sequence, event_id, event_time in microseconds since
+    bytes before it as four bytes, highest first. An absent value is the four bytes FF FF FF FF. The values are the
+    text `tollhouse audit event 1`, organization_id, sequence, event_id, event_time in microseconds since
     1970-01-01T00:00:00Z, action, actor, api_key_id (absent when empty), resource_type, resource_id, peer_address,
     user_agent, request_id, the number of changes, and of each change its field, before and after.
     """
@@ -120,7 +120,7 @@ class AuditEvent(_message.Message):
 
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldChange]:
-        """What was changed on it, in the order in which it was written down."""
+        """The fields that were changed, in the order in which they were recorded."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ Global___FieldChange: _TypeAlias = FieldChange  # noqa: Y015
 
 @_typing.final
 class ChainHead(_message.Message):
-    """A place in a chain, fit to be written down outside of the database and compared later."""
+    """A position in a chain, to be stored outside of the database and compared later."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -226,7 +226,7 @@ class ChainFinding(_message.Message):
     flaw: Global___ChainFlaw.ValueType
     """How it is broken there."""
     description: _builtins.str
-    """The same for people."""
+    """The same as a sentence."""
     def __init__(
         self,
         *,
@@ -264,7 +264,7 @@ class ListAuditEventsRequest(_message.Message):
     action: _builtins.str
     """Only events of this action, such as `RevokeApiKey`."""
     resource_type: _builtins.str
-    """Only events about resources of this sort, such as `api_key`."""
+    """Only events about resources of this type, such as `api_key`."""
     resource_id: _builtins.str
     """Only events about this resource; resource_type must be set, too."""
     page_size: _builtins.int
@@ -344,7 +344,7 @@ class VerifyAuditChainRequest(_message.Message):
     """How many events to verify at most; 100,000 when zero."""
     @_builtins.property
     def after(self) -> Global___ChainHead:
-        """Begin after this event. Without a hash, the one the chain itself has there is believed. Absent for the beginning."""
+        """Begin after this event. Without a hash, the one stored in the chain is taken. Absent for the beginning."""
 
     @_builtins.property
     def expected_head(self) -> Global___ChainHead:
@@ -383,8 +383,8 @@ class VerifyAuditChainResponse(_message.Message):
     """How many events this call covered."""
     @_builtins.property
     def head(self) -> Global___ChainHead:
-        """The newest event of the chain, as it is stored beside the chain; sequence 0 for an empty chain. Write it down outside
-        of the database, and give it as `expected_head` later.
+        """The newest event of the chain, as it is stored beside the chain; sequence 0 for an empty chain. Write it down
+        outside of the database, and give it as `expected_head` later.
         """
 
     @_builtins.property

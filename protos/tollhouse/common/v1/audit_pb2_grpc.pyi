@@ -16,13 +16,13 @@ class AuditServiceStub:
     """Answers who changed what, when and from where, and whether anybody has tampered with that record.
 
     Identity, billing and metering each serve it, for the changes made through themselves, so a gateway tells the three
-    apart by host or by a prefix it takes off the path. An event is written in the transaction of the change it tells of:
-    there is none without the other. Movements of money, holds and usage are no events here; their rows are their own
-    record.
+    apart by host or by a prefix it takes off the path. An event is written in the same transaction as the change that it
+    records: neither exists without the other. Movements of money, holds and usage are not recorded here; their rows are
+    their own record.
 
     The events of an organization form a chain in each service: they are numbered from 1 without a gap, and the hash of
-    each covers the event and the hash before it. Whoever keeps a hash outside of the database can tell later that nothing
-    up to it was changed, taken away or put in.
+    each covers the event and the hash before it. Whoever keeps a hash outside of the database can tell later that
+    nothing up to it was changed, taken away or put in.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -34,21 +34,21 @@ class AuditServiceStub:
     VerifyAuditChain: _aio.UnaryUnaryMultiCallable[_audit_pb2.VerifyAuditChainRequest, _audit_pb2.VerifyAuditChainResponse]
     """Recomputes the hashes of an organization's chain and says where it is broken.
 
-    One call covers at most 100,000 events of one moment; a longer chain is verified by calling again with `after` set to
-    the last answer's `continue_after`. What is found is an answer, not an error.
+    One call covers at most 100,000 events of one moment; a longer chain is verified by calling again with `after` set
+    to the last answer's `continue_after`. What is found is an answer, not an error.
     """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers who changed what, when and from where, and whether anybody has tampered with that record.
 
     Identity, billing and metering each serve it, for the changes made through themselves, so a gateway tells the three
-    apart by host or by a prefix it takes off the path. An event is written in the transaction of the change it tells of:
-    there is none without the other. Movements of money, holds and usage are no events here; their rows are their own
-    record.
+    apart by host or by a prefix it takes off the path. An event is written in the same transaction as the change that it
+    records: neither exists without the other. Movements of money, holds and usage are not recorded here; their rows are
+    their own record.
 
     The events of an organization form a chain in each service: they are numbered from 1 without a gap, and the hash of
-    each covers the event and the hash before it. Whoever keeps a hash outside of the database can tell later that nothing
-    up to it was changed, taken away or put in.
+    each covers the event and the hash before it. Whoever keeps a hash outside of the database can tell later that
+    nothing up to it was changed, taken away or put in.
     """
 
     @_abc_1.abstractmethod
@@ -70,8 +70,8 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_audit_pb2.VerifyAuditChainResponse]:
         """Recomputes the hashes of an organization's chain and says where it is broken.
 
-        One call covers at most 100,000 events of one moment; a longer chain is verified by calling again with `after` set to
-        the last answer's `continue_after`. What is found is an answer, not an error.
+        One call covers at most 100,000 events of one moment; a longer chain is verified by calling again with `after` set
+        to the last answer's `continue_after`. What is found is an answer, not an error.
         """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _aio.Server) -> None: ...

@@ -13,21 +13,21 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CallerServiceStub:
-    """Tells the services who a user or an API key is and what it may do. Identity serves it; billing and metering ask it for
-    every user and key that calls them, and remember an answer for at most five seconds.
+    """Tells the services who a user or an API key is and what it may do. Identity serves it; billing and metering ask it
+    for every user and key that calls them, and cache an answer for at most five seconds.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ResolveCaller: _aio.UnaryUnaryMultiCallable[_caller_pb2.ResolveCallerRequest, _caller_pb2.ResolveCallerResponse]
     """Says whose credential was presented, whether it still works, and what its bearer may do in one organization.
 
-    A credential that does not work is an answer, not an error: `subject` is empty then, whatever the reason. An
+    A credential that does not work is an answer, not an error: `subject` is empty then, for any reason. An
     organization the caller does not belong to, a deleted one and one that never was answer alike: without a role.
     """
 
 class CallerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Tells the services who a user or an API key is and what it may do. Identity serves it; billing and metering ask it for
-    every user and key that calls them, and remember an answer for at most five seconds.
+    """Tells the services who a user or an API key is and what it may do. Identity serves it; billing and metering ask it
+    for every user and key that calls them, and cache an answer for at most five seconds.
     """
 
     @_abc_1.abstractmethod
@@ -38,7 +38,7 @@ class CallerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_caller_pb2.ResolveCallerResponse]:
         """Says whose credential was presented, whether it still works, and what its bearer may do in one organization.
 
-        A credential that does not work is an answer, not an error: `subject` is empty then, whatever the reason. An
+        A credential that does not work is an answer, not an error: `subject` is empty then, for any reason. An
         organization the caller does not belong to, a deleted one and one that never was answer alike: without a role.
         """
 

@@ -5,7 +5,8 @@ import pytest
 
 from libs.common.database_url import plain_url
 from tests.billing.support import BillingServer, Ledger, organization, usd
-from tollhouse.billing.v1 import integrity_pb2 as pb
+from tollhouse.billing.v1 import charge_pb2
+from tollhouse.common.v1 import integrity_pb2 as pb
 
 DAMAGE = {
     "accounts_equal_their_movements": "UPDATE billing.accounts SET posted = posted + 1",
@@ -59,9 +60,9 @@ async def test_every_invariant_has_its_damage(ledger: Ledger) -> None:
 async def test_charges_are_listed_in_pages_by_operation(ledger: Ledger) -> None:
     org = await _live(ledger)
     found = []
-    request = pb.ListChargesRequest(organization_id=org, page_size=2)
+    request = charge_pb2.ListChargesRequest(organization_id=org, page_size=2)
     while True:
-        page = await ledger.integrity.ListCharges(request, metadata=ledger.metadata)
+        page = await ledger.charge.ListCharges(request, metadata=ledger.metadata)
         found += [(charge.operation_id, charge.amount) for charge in page.charges]
         request.page_token = page.next_page_token
         if not page.next_page_token:

@@ -4,7 +4,7 @@ import grpc
 
 from libs.common.ids import new_id
 from tests.metering.support import Metering, Platform, eventually, refused, settlement, usage
-from tollhouse.metering.v1 import admission_pb2, integrity_pb2, usage_pb2
+from tollhouse.metering.v1 import admission_pb2, charge_pb2, usage_pb2
 
 
 async def test_usage_is_recorded_while_billing_is_down_and_charged_once_when_it_is_back(
@@ -70,16 +70,16 @@ async def test_charge_that_billing_refuses_for_good_is_parked_reported_and_can_b
     (parked,) = await _dead(metering)
     assert (parked.operation_id, parked.last_error_reason) == ("call-1", "CURRENCY_MISMATCH")
     assert [finding.split(" ")[0] for finding in await metering.findings()] == ["charges_come_from_usage"]
-    retried = await metering.integrity.RetryCharges(
-        integrity_pb2.RetryChargesRequest(organization_id=organization_id), metadata=metering.operator
+    retried = await metering.charge.RetryCharges(
+        charge_pb2.RetryChargesRequest(organization_id=organization_id), metadata=metering.operator
     )
     assert retried.charge_count == 1
     await eventually(lambda: _dead(metering), lambda charges: len(charges) == 1)
 
 
-async def _dead(metering: Metering) -> list[integrity_pb2.PendingCharge]:
-    request = integrity_pb2.ListPendingChargesRequest(dead_only=True)
-    return list((await metering.integrity.ListPendingCharges(request, metadata=metering.operator)).pending_charges)
+async def _dead(metering: Metering) -> list[charge_pb2.PendingCharge]:
+    request = charge_pb2.ListPendingChargesRequest(dead_only=True)
+    return list((await metering.charge.ListPendingCharges(request, metadata=metering.operator)).pending_charges)
 
 
 async def test_capture_without_a_hold_becomes_a_debit(

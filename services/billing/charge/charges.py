@@ -4,8 +4,8 @@ from typing import Final
 
 from libs.common.database import Database
 from libs.common.pages import decode_page_token, encode_page_token, page_size
-from services.billing.integrity import store
-from services.billing.integrity.domain import Charge
+from services.billing.charge import store
+from services.billing.charge.domain import Charge
 
 _CHARGES_DEFAULT: Final = 1_000
 _CHARGES_MAX: Final = 10_000

@@ -6,8 +6,8 @@ from datetime import datetime
 from libs.common.audit.recording import Changed, record_event
 from libs.common.clock import Clock
 from libs.common.database import Database
-from services.metering.integrity import store
-from services.metering.integrity.store import Charge, PendingCharge
+from services.metering.charge import store
+from services.metering.charge.store import Charge, PendingCharge
 
 
 class Charges:

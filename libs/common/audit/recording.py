@@ -5,18 +5,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from libs.common.access import CallerKind
 from libs.common.audit import store
 from libs.common.audit.chain import Changed as Changed
 from libs.common.audit.chain import Event, link
 from libs.common.audit.chain import differences as differences
-from libs.common.call import Call, current_call
+from libs.common.call import current_actor, current_call
 from libs.common.ids import new_id
 
 PLATFORM: Final = "00000000-0000-0000-0000-000000000000"
 """Stands for the organization where a change belongs to none, such as that of a price."""
 
-_SYSTEM: Final = "system"
 _UPKEEP: Final = "Upkeep"
 """The action of work that belongs to no call."""
 _TEXT_MAX: Final = 255
@@ -48,7 +46,7 @@ async def record_event(
         event_id=new_id(),
         event_time=place.event_time,
         action=call.rpc.rpartition(".")[2] if call else _UPKEEP,
-        actor=_plain(actor or _actor(call)),
+        actor=_plain(actor) or current_actor(),
         api_key_id=(call.caller.api_key_id or None) if call else None,
         resource_type=resource_type,
         resource_id=_plain(resource_id),
@@ -58,12 +56,6 @@ async def record_event(
         request_id=_plain(call.request_id) if call else "",
     )
     await store.append(tx, link(event, place.previous_hash))
-
-
-def _actor(call: Call | None) -> str:
-    if call is None:
-        return _SYSTEM
-    return call.caller.kind.value if call.caller.kind is CallerKind.ANONYMOUS else call.caller.subject
 
 
 def _plain_change(change: Changed) -> Changed:

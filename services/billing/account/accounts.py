@@ -11,12 +11,14 @@ from libs.common.clock import Clock
 from libs.common.database import ConstraintViolation, Database, RawConnection, violated_constraint
 from libs.common.errors import Conflict, FieldViolation, InvalidArgument, RequestIdReused, StaleEtag
 from libs.common.ids import new_id
-from libs.common.pages import decode_page_token, encode_page_token, page_size
+from libs.common.pages import encode_page_token, id_in_token, page_size, text_in_token
 from services.billing import errors
 from services.billing.account import store
 from services.billing.account.domain import AccountTerms, Statement, account_changes
 from services.billing.ledger.domain import Metadata
 
+_SEQUENCE_DIGITS_MAX = 18
+"""What a page token may name; far more movements than an account ever has."""
 # Another request opened the account, or took the request id, first.
 _LOST_RACES = frozenset({"accounts_owner_currency_once", "accounts_request_once"})
 
@@ -96,7 +98,7 @@ class Accounts:
         self, organization_id: str, *, project_id: str | None, size: int, page_token: str
     ) -> tuple[list[AccountTerms], str]:
         fingerprint = f"accounts/{organization_id}/{project_id}"
-        after = decode_page_token(page_token, fingerprint)[0] if page_token else None
+        after = id_in_token(page_token, fingerprint)
         size = page_size(size)
         async with self._database.raw_connection() as connection:
             found = await store.find_page(connection, organization_id, project_id, after, size + 1, self._clock.now())
@@ -187,10 +189,10 @@ class Accounts:
         page_token: str,
     ) -> Statement:
         """A page of the movements in [start_time, end_time)."""
-        if start_time is not None and end_time is not None and end_time <= start_time:
-            raise InvalidArgument([FieldViolation("end_time", "must be after start_time")])
         fingerprint = f"statement/{organization_id}/{account_id}/{start_time}/{end_time}"
-        token = decode_page_token(page_token, fingerprint)[0] if page_token else None
+        token = text_in_token(page_token, fingerprint)
+        if token is not None and not (token.isascii() and token.isdigit() and len(token) <= _SEQUENCE_DIGITS_MAX):
+            raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
         size = page_size(size)
         async with self._database.raw_connection() as connection:
             account = _visible(await self._get(connection, organization_id, account_id))

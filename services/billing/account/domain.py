@@ -56,6 +56,7 @@ class StatementEntry:
     balance_after: Decimal
     description: str
     create_time: datetime
+    actor: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,13 +84,14 @@ _ENTRY_AT: Final = """
 
 _ENTRIES: Final = """
     SELECT sequence, transaction_id::text, operation_id, kind,
-        CASE direction WHEN 'DEBIT' THEN -amount ELSE amount END, balance_after, coalesce(description, ''), create_time
+        CASE direction WHEN 'DEBIT' THEN -amount ELSE amount END, balance_after, coalesce(description, ''), create_time,
+        coalesce(actor, '')
     FROM transactions
     WHERE organization_id = $1::uuid AND account_id = $2::uuid AND sequence > $3 AND sequence <= $4
     UNION ALL
     SELECT counter_sequence, transaction_id::text, operation_id, kind,
         CASE direction WHEN 'DEBIT' THEN amount ELSE -amount END, counter_balance_after, coalesce(description, ''),
-        create_time
+        create_time, coalesce(actor, '')
     FROM transactions
     WHERE organization_id = $1::uuid AND counter_account_id = $2::uuid AND counter_sequence > $3
         AND counter_sequence <= $4

@@ -3,6 +3,8 @@
 from typing import Final
 
 from libs.common.database import Database
+from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.ids import is_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size
 from services.billing.charge import store
 from services.billing.charge.domain import Charge
@@ -24,6 +26,8 @@ class Charges:
         after = (organization_id or _NIL, "")
         if page_token:
             key = decode_page_token(page_token, fingerprint)
+            if len(key) != 2 or not is_id(key[0]):
+                raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
             after = (key[0], key[1])
         size = page_size(size, _CHARGES_DEFAULT, _CHARGES_MAX)
         async with self._reports.raw_connection() as connection:

@@ -133,6 +133,7 @@ def enter_decline(
         command.amount,
         account.balance(),
         now,
+        command.actor,
     )
     if not command.validate_only:
         # The account moves on although its balance stays, so that no other process posts over what it remembers of it.

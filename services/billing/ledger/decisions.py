@@ -109,6 +109,7 @@ def _debit(books: Books, command: Debit, now: datetime) -> Outcome:
         command.description,
         command.metadata,
         not_before(account, now),
+        actor=command.actor,
     )
     return post(books, command, movement, account)
 
@@ -143,6 +144,7 @@ def _credit(books: Books, command: Credit, now: datetime) -> Outcome:
         description=command.description,
         metadata=command.metadata,
         create_time=not_before(account, now),
+        actor=command.actor,
     )
     return post(books, command, movement, account)
 
@@ -188,6 +190,7 @@ def _transfer(books: Books, command: Transfer, now: datetime) -> Outcome:
         counter_project_id=command.destination_project_id,
         counter_sequence=destination.sequence + 1,
         counter_balance_after=destination.posted + command.amount,
+        actor=command.actor,
     )
     return post(books, command, movement, source, destination)
 
@@ -250,6 +253,7 @@ def _post_reversal(books: Books, command: Reverse, original: Movement, amount: D
         counter_sequence=None if counter is None else counter.sequence + 1,
         counter_balance_after=None if counter is None else counter.posted - signed,
         reverses_transaction_id=original.transaction_id,
+        actor=command.actor,
     )
     return post(books, command, movement, account, counter)
 
@@ -283,6 +287,7 @@ def _place(books: Books, command: Place, now: datetime) -> Outcome:
         metadata=command.metadata,
         create_time=now,
         expire_time=now + timedelta(milliseconds=command.ttl_ms),
+        actor=command.actor,
     )
     balance = account.balance()
     balance.held += command.amount
@@ -325,6 +330,7 @@ def _capture(books: Books, command: Capture, now: datetime) -> Outcome:
         command.metadata,
         not_before(account, now),
         held_amount=held_amount,
+        actor=command.actor,
     )
     require_in_range(movement)
     if hold.state is HoldState.OPEN:

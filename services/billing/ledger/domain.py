@@ -84,6 +84,7 @@ class Debit:
     mode: Mode
     description: str
     metadata: Metadata | None
+    actor: str
     validate_only: bool = False
 
 
@@ -99,6 +100,7 @@ class Credit:
     source: SystemAccount
     description: str
     metadata: Metadata | None
+    actor: str
     validate_only: bool = False
 
 
@@ -114,6 +116,7 @@ class Transfer:
     amount: Decimal
     description: str
     metadata: Metadata | None
+    actor: str
     validate_only: bool = False
 
 
@@ -129,6 +132,7 @@ class Place:
     ttl_ms: int
     description: str
     metadata: Metadata | None
+    actor: str
     validate_only: bool = False
 
 
@@ -142,6 +146,7 @@ class Capture:
     amount: Decimal
     description: str
     metadata: Metadata | None
+    actor: str
     validate_only: bool = False
 
 
@@ -175,6 +180,7 @@ class Reverse:
     amount: Decimal | None
     description: str
     metadata: Metadata | None
+    actor: str
     validate_only: bool = False
 
 
@@ -251,6 +257,8 @@ class Movement:
     counter_balance_after: Decimal | None = None
     reverses_transaction_id: str | None = None
     held_amount: Decimal | None = None
+    actor: str | None = None
+    """Who moved the money; None for rows from before this was recorded."""
 
 
 @dataclass(slots=True)
@@ -271,6 +279,8 @@ class Hold:
     create_time: datetime
     expire_time: datetime
     end_time: datetime | None = None
+    actor: str | None = None
+    """Who placed it; None for rows from before this was recorded."""
 
 
 Request: TypeAlias = dict[str, str | int | Metadata | None]
@@ -289,6 +299,8 @@ class Decline:
     needed: Decimal
     balance: Balance
     create_time: datetime
+    actor: str | None
+    """Who asked; None for rows from before this was recorded."""
     earliest_release_time: datetime | None = None
     is_new: bool = True
 

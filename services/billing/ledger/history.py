@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.pages import decode_page_token, encode_page_token, page_size
+from libs.common.pages import encode_page_token, id_in_token, page_size, text_in_token
 from services.billing import errors
 from services.billing.ledger import history_store, store
 from services.billing.ledger.domain import Hold, HoldState, Kind, Movement
@@ -38,7 +38,7 @@ class History:
         """A page of holds by operation id, and the token of the next."""
         fingerprint = f"holds/{organization_id}/{account_id}/{state}"
         size, scan = _sizes(page_size, filtered=account_id is not None or state is not None)
-        after = decode_page_token(page_token, fingerprint)[0] if page_token else None
+        after = text_in_token(page_token, fingerprint)
         async with self._database.raw_connection() as connection:
             rows = await history_store.holds_after(connection, organization_id, after, scan)
         wanted, last = _pick(
@@ -79,7 +79,7 @@ class History:
         fingerprint = f"transactions/{organization_id}/{account_id}/{kind}/{start_time}/{end_time}"
         filtered = any(part is not None for part in (account_id, kind, start_time, end_time))
         size, scan = _sizes(page_size, filtered=filtered)
-        before = decode_page_token(page_token, fingerprint)[0] if page_token else None
+        before = id_in_token(page_token, fingerprint)
         async with self._database.raw_connection() as connection:
             rows = await history_store.movements_before(connection, organization_id, before, scan)
 

@@ -154,6 +154,8 @@ def _fill_charge(message: pb.Transaction, m: Movement, amount: str, after: str) 
     _fill_amount(message.requested_amount, m.currency_code, requested)
     message.overdrawn = m.overdrawn
     message.system_account = pb.SYSTEM_ACCOUNT_REVENUE
+    if m.actor is not None:
+        message.actor = m.actor
     if m.description:
         message.description = m.description
     if m.metadata:
@@ -186,6 +188,7 @@ def render_transaction(m: Movement) -> pb.Transaction:
         held_amount=render_optional_amount(m.currency_code, m.held_amount),
         description=m.description,
         metadata=m.metadata,
+        actor=m.actor or "",
     )
 
 
@@ -208,6 +211,8 @@ def _fill_hold(message: pb.Hold, hold: Hold) -> None:
     fill_time(message.expire_time, hold.expire_time)
     if hold.end_time is not None:
         fill_time(message.end_time, hold.end_time)
+    if hold.actor is not None:
+        message.actor = hold.actor
     if hold.description:
         message.description = hold.description
     if hold.metadata:

@@ -17,7 +17,8 @@ from services.billing.ledger.domain import (
 )
 
 _KINDS = {"Debit": "DEBIT", "Credit": "CREDIT", "Transfer": "TRANSFER", "Capture": "CAPTURE", "Reverse": "REVERSAL"}
-_NOT_COMPARED = ("organization_id", "operation_id", "validate_only")
+_NOT_COMPARED = ("organization_id", "operation_id", "actor", "validate_only")
+"""A repeat by another caller is a repeat all the same."""
 
 
 def request_of(command: Command) -> Request:

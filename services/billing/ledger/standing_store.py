@@ -38,21 +38,21 @@ _POST_DEBITS: Final = """
     INSERT INTO transactions (
         organization_id, operation_id, transaction_id, kind, project_id, account_id, sequence, direction,
         currency_code, amount, balance_after, requested_amount, mode, overdrawn, system_account, description, metadata,
-        create_time
+        create_time, actor
     )
     SELECT v.organization_id, CASE WHEN assumed.holds THEN v.operation_id END, v.transaction_id, 'DEBIT', c.project_id,
         c.account_id, v.sequence, 'DEBIT', c.currency_code, v.amount::numeric, v.balance_after::numeric,
         coalesce(c.requested_amount, v.amount)::numeric, c.mode, c.overdrawn, 'REVENUE', c.description,
-        c.metadata::jsonb, c.create_time
+        c.metadata::jsonb, c.create_time, c.actor
     FROM assumed
     CROSS JOIN unnest($7::uuid[], $8::text[], $9::uuid[], $10::bigint[], $11::text[], $12::text[], $13::integer[])
         AS v (organization_id, operation_id, transaction_id, sequence, amount, balance_after, common)
     JOIN unnest(
         $14::uuid[], $15::uuid[], $16::text[], $17::text[], $18::text[], $19::boolean[], $20::text[], $21::text[],
-        $22::timestamptz[]
+        $22::timestamptz[], $23::text[]
     ) WITH ORDINALITY AS c (
         account_id, project_id, currency_code, requested_amount, mode, overdrawn, description, metadata, create_time,
-        number
+        actor, number
     ) ON c.number = v.common
 """
 
@@ -99,4 +99,5 @@ def _common_of(m: Movement) -> _Common:
         m.description or None,
         json.dumps(m.metadata) if m.metadata else None,
         m.create_time,
+        m.actor,
     )

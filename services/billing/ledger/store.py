@@ -100,7 +100,7 @@ MOVEMENT_COLUMNS: Final = """
     organization_id::text, operation_id, transaction_id::text, kind, project_id::text, account_id::text, sequence,
     direction, currency_code, amount, balance_after, requested_amount, mode, overdrawn, system_account, description,
     metadata::text, create_time, counter_account_id::text, counter_project_id::text, counter_sequence,
-    counter_balance_after, reverses_transaction_id::text, held_amount
+    counter_balance_after, reverses_transaction_id::text, held_amount, actor
 """
 
 # Most operations are new, and then this is all there is to read: two probes of primary keys an operation.
@@ -145,7 +145,8 @@ _DECLINES: Final = """
     SELECT d.*
     FROM unnest($1::uuid[], $2::text[]) AS k (organization_id, operation_id)
     CROSS JOIN LATERAL (
-        SELECT organization_id::text, operation_id, slot, request::text, facts::text, create_time FROM declines
+        SELECT organization_id::text, operation_id, slot, request::text, facts::text, create_time, actor
+        FROM declines
         WHERE organization_id = k.organization_id AND operation_id = k.operation_id
         OFFSET 0
     ) AS d
@@ -153,7 +154,7 @@ _DECLINES: Final = """
 
 HOLD_COLUMNS: Final = """
     organization_id::text, operation_id, hold_id::text, project_id::text, account_id::text, currency_code, amount,
-    ttl_ms, state, description, metadata::text, create_time, expire_time, end_time
+    ttl_ms, state, description, metadata::text, create_time, expire_time, end_time, actor
 """
 
 # One probe of the primary key an operation.
@@ -167,12 +168,20 @@ _HOLDS: Final = f"""
     ) AS h
 """  # noqa: S608 -- made of the constants above alone.
 
-# Accounts in use are passed over: whoever has them tidies them. The partial index holds open holds alone.
-_LOCK_DUE: Final = f"""
-    SELECT {_ACCOUNT_COLUMNS}
-    FROM (
-        SELECT DISTINCT organization_id, account_id FROM holds WHERE state = 'OPEN' AND expire_time <= $1 LIMIT $2
+# Reads the partial index, which has open holds only, in its order.
+_DUE: Final = """
+    SELECT organization_id::text, account_id::text FROM (
+        SELECT DISTINCT organization_id, account_id FROM holds
+        WHERE state = 'OPEN' AND expire_time <= $1 AND (organization_id, account_id) > ($2::uuid, $3::uuid)
+        ORDER BY organization_id, account_id LIMIT $4
     ) AS due
+    ORDER BY due.organization_id, due.account_id
+"""
+
+# One probe of the primary key an account. Accounts in use are skipped: whoever uses them ends their holds.
+_LOCK_UNUSED: Final = f"""
+    SELECT {_ACCOUNT_COLUMNS}
+    FROM unnest($1::uuid[], $2::uuid[]) AS due (organization_id, account_id)
     CROSS JOIN LATERAL (
         SELECT * FROM accounts
         WHERE organization_id = due.organization_id AND account_id = due.account_id
@@ -256,9 +265,14 @@ async def expire_holds(connection: RawConnection, accounts: Sequence[Account], n
         by_id[account_id].hold_expiry_from = expiry_from
 
 
-async def lock_due_accounts(connection: RawConnection, now: datetime, limit: int) -> list[Account]:
-    """Locks accounts with holds whose time may be up, passing over those in use."""
-    return [Account(*row) for row in await connection.fetch(_LOCK_DUE, now, limit)]
+async def find_due_accounts(connection: RawConnection, now: datetime, after: Key, limit: int) -> list[Key]:
+    """Return (organization_id, account_id) of accounts with expired open holds, in this order, after a key."""
+    return [(row[0], row[1]) for row in await connection.fetch(_DUE, now, *after, limit)]
+
+
+async def lock_unused_accounts(connection: RawConnection, keys: Collection[Key]) -> list[Account]:
+    """Lock these accounts and return them, without those that another transaction has locked."""
+    return [Account(*row) for row in await connection.fetch(_LOCK_UNUSED, *_columns(keys))]
 
 
 async def earliest_expiries(connection: RawConnection, accounts: Collection[Key]) -> dict[str, datetime | None]:
@@ -268,7 +282,7 @@ async def earliest_expiries(connection: RawConnection, accounts: Collection[Key]
 
 def movement_of(row: asyncpg.Record) -> Movement:
     """A movement from a row of MOVEMENT_COLUMNS."""
-    movement = Movement(*row[:24])
+    movement = Movement(*row[:25])
     movement.kind = Kind(movement.kind)
     movement.direction = Direction(movement.direction)
     movement.mode = None if movement.mode is None else Mode(movement.mode)
@@ -309,6 +323,7 @@ def _decline_of(row: asyncpg.Record) -> Decline:
             facts["sequence"],
         ),
         create_time=row[5],
+        actor=row[6],
         earliest_release_time=None if release is None else datetime.fromisoformat(release),
         is_new=False,
     )

@@ -34,14 +34,14 @@ _CHECK_TIMEOUT_MS: Final = 300_000
 
 
 async def build(settings: BillingSettings, clock: Clock | None = None) -> Service:
-    """Build billing's server with all that stands behind it; nothing runs yet."""
+    """Build billing's server and everything it uses; nothing runs yet."""
     clock = clock or SystemClock()
     url = settings.database_url.get_secret_value()
     cache_size = settings.statement_cache_size
     database = open_database(
         url, schema=SCHEMA, pool_size=settings.pool_size, statement_cache_size=cache_size, plan_every_time=True
     )
-    # Checks of everything may take their time, on connections of their own.
+    # Checks that read whole tables have connections of their own, with a longer statement timeout.
     reports = open_database(
         url, schema=SCHEMA, pool_size=2, statement_timeout_ms=_CHECK_TIMEOUT_MS, statement_cache_size=cache_size
     )

@@ -53,7 +53,7 @@ accounts: Final = Table(
     Column("hold_expiry_from", _TIME),
     Column("last_movement_time", _TIME),
     Column("version", BigInteger, nullable=False),
-    # Every change of the row adds one, so that a writer can tell whether it is still as it was seen.
+    # Every change of the row adds one, so that a writer can tell whether the row has changed since it was read.
     Column("revision", BigInteger, nullable=False),
     Column("request_id", Text),
     Column("request", JSONB),
@@ -166,7 +166,7 @@ declines: Final = Table(
     metadata,
     Column("organization_id", _ID, nullable=False),
     Column("operation_id", _OPERATION_ID, nullable=False),
-    # A hold and a movement of one operation are declined apart from each other.
+    # The hold and the movement of one operation are declined separately.
     Column("slot", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("request", JSONB, nullable=False),

@@ -1,4 +1,4 @@
-"""Listing charges, for others to check theirs."""
+"""Lists charges, for other services to compare with their own."""
 
 from typing import Final
 
@@ -21,7 +21,7 @@ class Charges:
         self._reports = reports
 
     async def page(self, organization_id: str | None, size: int, page_token: str) -> tuple[list[Charge], str]:
-        """A page of charges by (organization_id, operation_id), and the token of the next."""
+        """Return a page of charges by (organization_id, operation_id), and the token of the next."""
         fingerprint = f"charges/{organization_id}"
         after = (organization_id or _NIL, "")
         if page_token:

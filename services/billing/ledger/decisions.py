@@ -1,7 +1,7 @@
-"""What becomes of each command: pure rules over the books of one batch, decided in the order of arrival.
+"""Decides each command: pure rules over the books of one batch, in the order of arrival.
 
-Every rule first looks for what the operation id already stands for, then finds the account, then decides, and only then
-writes into the books. A refusal that is not final (a closed account, another currency) is raised and leaves no trace.
+Every rule first looks for an earlier outcome of the operation id, then finds the account, then decides, and only then
+changes the books. A refusal that is not final (a closed account, another currency) is raised, and nothing is stored.
 """
 
 from datetime import datetime, timedelta
@@ -52,10 +52,10 @@ from services.billing.ledger.requests import request_of_hold
 
 
 def decide(books: Books, command: Command, now: datetime) -> Outcome:
-    """Decides one command and enters its effect in the books.
+    """Decide one command and enter its effect in the books.
 
     Raises:
-        Refusal: the command is refused without a trace.
+        Refusal: the command is refused and nothing is stored.
     """
     match command:
         case Debit():
@@ -219,7 +219,7 @@ def _reverse(books: Books, command: Reverse, now: datetime) -> Outcome:
 
 
 def _post_reversal(books: Books, command: Reverse, original: Movement, amount: Decimal, now: datetime) -> Posted:
-    """Posts the original's movement the other way round. What is taken back may overdraw: it is flagged."""
+    """Post the original's movement in the opposite direction. It may overdraw the account, and is then flagged."""
     account = books.accounts[original.account_id]
     counter = books.accounts[original.counter_account_id] if original.counter_account_id else None
     direction = original.direction.opposite

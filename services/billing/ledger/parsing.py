@@ -243,7 +243,7 @@ def _not_negative(amount: amount_pb2.Amount, violations: list[FieldViolation]) -
 
 
 def _ttl_ms(request: pb.CreateHoldRequest | pb.ExtendHoldRequest) -> int:
-    """At least a millisecond, so that a tiny ttl does not read as none."""
+    """Return the ttl, at least one millisecond, so that a shorter one does not become zero."""
     return max(request.ttl.ToMilliseconds(), 1)
 
 

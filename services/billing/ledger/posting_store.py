@@ -1,4 +1,4 @@
-"""The engine's set-based writes: one statement a table and kind of change, whatever the size of the batch."""
+"""The engine's set-based writes: one statement per table and kind of change, whatever the size of the batch."""
 
 import json
 from collections.abc import Collection, Iterable, Sequence
@@ -102,7 +102,7 @@ _INSERT_DECLINES: Final = """
 
 
 async def insert_accounts(connection: RawConnection, accounts: Collection[Account], now: datetime) -> None:
-    """Opens accounts as they stand after the batch."""
+    """Insert new accounts as they are after the batch."""
     await connection.execute(
         _INSERT_ACCOUNTS,
         [a.organization_id for a in accounts],
@@ -119,7 +119,7 @@ async def insert_accounts(connection: RawConnection, accounts: Collection[Accoun
 
 
 async def update_accounts(connection: RawConnection, accounts: Collection[Account]) -> None:
-    """Writes accounts as they stand after the batch."""
+    """Update accounts to what they are after the batch."""
     await connection.execute(
         _UPDATE_ACCOUNTS,
         [a.organization_id for a in accounts],
@@ -133,7 +133,7 @@ async def update_accounts(connection: RawConnection, accounts: Collection[Accoun
 
 
 async def insert_charges(connection: RawConnection, movements: Sequence[Movement]) -> None:
-    """Writes debits and captures: the hot path of the whole service."""
+    """Insert debits and captures: the hot path of the whole service."""
     await connection.execute(
         _INSERT_CHARGES,
         [m.organization_id for m in movements],
@@ -158,23 +158,23 @@ async def insert_charges(connection: RawConnection, movements: Sequence[Movement
 
 
 async def insert_movements(connection: RawConnection, movements: Sequence[Movement]) -> None:
-    """Writes movements of any kind."""
+    """Insert movements of any kind."""
     await connection.execute(_INSERT_MOVEMENTS, *zip(*map(_movement_row, movements), strict=True))
 
 
 async def insert_holds(connection: RawConnection, holds: Sequence[Hold]) -> None:
-    """Writes holds placed by the batch, in the state they are in at its end."""
+    """Insert holds that the batch placed, in their state after it."""
     await connection.execute(_INSERT_HOLDS, *zip(*map(_hold_row, holds), strict=True))
 
 
 async def update_holds(connection: RawConnection, holds: Iterable[Hold]) -> None:
-    """Writes holds that were there before, as they are at the end of the batch."""
+    """Update holds that were placed before, to their state after the batch."""
     rows = [(h.organization_id, h.operation_id, h.state, h.expire_time, h.end_time) for h in holds]
     await connection.execute(_UPDATE_HOLDS, *zip(*rows, strict=True))
 
 
 async def insert_declines(connection: RawConnection, declines: Sequence[Decline]) -> None:
-    """Writes what was declined, for ever."""
+    """Insert declines. They are final: nothing ever changes them."""
     rows = [
         (
             *(d.organization_id, d.operation_id, d.slot),

@@ -22,7 +22,7 @@ _R = TypeVar("_R")
 
 
 class LedgerServicer(rpc.LedgerServiceServicer):
-    """Every command goes through the engine; reads go past it."""
+    """Sends commands through the engine; reads come from `History`."""
 
     def __init__(self, engine: Engine, history: History) -> None:
         self._engine = engine
@@ -200,7 +200,7 @@ class LedgerServicer(rpc.LedgerServiceServicer):
         return await self._one(command, Placed)
 
     async def _one(self, command: Command, expected: type[_R]) -> _R:
-        """Has one command decided; raises what refuses it."""
+        """Have one command decided; raise the refusal if it is refused."""
         answer = (await self._engine.submit((command,)))[0]
         if isinstance(answer, Exception):
             raise answer
@@ -211,7 +211,7 @@ class LedgerServicer(rpc.LedgerServiceServicer):
 
 
 def _without_id(response: _R, command: Command) -> _R:
-    """What was only asked about has no id: there is nothing to look up by it."""
+    """Clear the transaction id of a `validate_only` answer: no such transaction is stored."""
     if command.validate_only and not response.replayed:  # type: ignore[attr-defined]  # every response here has it.
         response.transaction.transaction_id = ""  # type: ignore[attr-defined]  # and this.
     return response

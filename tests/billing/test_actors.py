@@ -29,38 +29,39 @@ def _debit(org: str, name: str, **fields: object) -> pb.DebitRequest:
 
 async def test_each_answer_and_listing_says_who_moved_the_money(ledger: Ledger, everybody: dict[str, Metadata]) -> None:
     org, stub = organization(), ledger.ledger
-    by = {name: {"metadata": metadata} for name, metadata in everybody.items()}
     top_up = pb.CreditRequest(organization_id=org, operation_id="top-up", amount=usd("100"))
-    credited = await stub.Credit(top_up, **by[BOB])
-    debited = await stub.Debit(_debit(org, "debit"), **by[METERING])
+    credited = await stub.Credit(top_up, metadata=everybody[BOB])
+    debited = await stub.Debit(_debit(org, "debit"), metadata=everybody[METERING])
     hold = pb.CreateHoldRequest(organization_id=org, operation_id="call", amount=usd("2"))
-    placed = await stub.CreateHold(hold, **by[ALICE])
+    placed = await stub.CreateHold(hold, metadata=everybody[ALICE])
     capture = pb.CaptureHoldRequest(organization_id=org, operation_id="call", amount=usd("1"))
-    captured = await stub.CaptureHold(capture, **by[METERING])
+    captured = await stub.CaptureHold(capture, metadata=everybody[METERING])
     undo = pb.ReverseTransactionRequest(
         organization_id=org, operation_id="undo", transaction_id=debited.transaction.transaction_id
     )
-    reversed_ = await stub.ReverseTransaction(undo, **by[BOB])
+    reversed_ = await stub.ReverseTransaction(undo, metadata=everybody[BOB])
     move = pb.TransferRequest(
         organization_id=org, operation_id="move", amount=usd("1"), destination_project_id=organization()
     )
-    moved = await stub.Transfer(move, **by[ALICE])
+    moved = await stub.Transfer(move, metadata=everybody[ALICE])
 
     answered = [a.transaction.actor for a in (credited, debited, captured, reversed_, moved)]
     assert answered == [BOB, METERING, METERING, BOB, ALICE]
     assert placed.hold.actor == ALICE
-    listed = await stub.ListTransactions(pb.ListTransactionsRequest(organization_id=org), **by[ALICE])
+    listed = await stub.ListTransactions(pb.ListTransactionsRequest(organization_id=org), metadata=everybody[ALICE])
     assert [transaction.actor for transaction in reversed(listed.transactions)] == answered
     for transaction in listed.transactions:
         found = pb.GetTransactionRequest(organization_id=org, transaction_id=transaction.transaction_id)
-        assert (await stub.GetTransaction(found, **by[BOB])).transaction == transaction
+        assert (await stub.GetTransaction(found, metadata=everybody[BOB])).transaction == transaction
     statement = account_pb2.GetStatementRequest(organization_id=org, account_id=credited.transaction.account_id)
-    entries = (await ledger.accounts.GetStatement(statement, **by[BOB])).entries
+    entries = (await ledger.accounts.GetStatement(statement, metadata=everybody[BOB])).entries
     assert [entry.actor for entry in entries] == answered
     statement.account_id = moved.transaction.counter_account_id
-    assert [entry.actor for entry in (await ledger.accounts.GetStatement(statement, **by[BOB])).entries] == [ALICE]
-    holds = (await stub.ListHolds(pb.ListHoldsRequest(organization_id=org), **by[BOB])).holds
-    read = await stub.GetHold(pb.GetHoldRequest(organization_id=org, operation_id="call"), **by[BOB])
+    assert [
+        entry.actor for entry in (await ledger.accounts.GetStatement(statement, metadata=everybody[BOB])).entries
+    ] == [ALICE]
+    holds = (await stub.ListHolds(pb.ListHoldsRequest(organization_id=org), metadata=everybody[BOB])).holds
+    read = await stub.GetHold(pb.GetHoldRequest(organization_id=org, operation_id="call"), metadata=everybody[BOB])
     assert [one.actor for one in (*holds, read.hold)] == [ALICE, ALICE]
 
 
@@ -72,12 +73,12 @@ async def test_repeat_by_another_caller_answers_with_the_first_actor(
     hold = pb.CreateHoldRequest(organization_id=org, operation_id="call", amount=usd("2"))
     batch = pb.BatchDebitRequest(requests=[_debit(org, "a"), _debit(org, "b"), _debit(org, "a")])
     for caller, replayed in ((BOB, False), (METERING, True)):
-        at = {"metadata": everybody[caller]}
-        answer = await stub.Debit(_debit(org, "debit"), **at)
+        metadata = everybody[caller]
+        answer = await stub.Debit(_debit(org, "debit"), metadata=metadata)
         assert (answer.transaction.actor, answer.replayed) == (BOB, replayed)
-        placed = await stub.CreateHold(hold, **at)
+        placed = await stub.CreateHold(hold, metadata=metadata)
         assert (placed.hold.actor, placed.replayed) == (BOB, replayed)
-        outcomes = (await stub.BatchDebit(batch, **at)).outcomes
+        outcomes = (await stub.BatchDebit(batch, metadata=metadata)).outcomes
         assert [outcome.response.transaction.actor for outcome in outcomes] == [BOB] * 3
 
 

@@ -89,7 +89,6 @@ async def test_forged_page_token_is_refused_or_leads_to_a_page(ledger: Ledger, k
     def token(fingerprint: str) -> str:
         return base64.urlsafe_b64encode(json.dumps([fingerprint, *key]).encode()).decode()
 
-    at = {"metadata": ledger.metadata}
     holds = pb.ListHoldsRequest(organization_id=ORG, page_token=token(f"holds/{ORG}/None/None"))
     moved = pb.ListTransactionsRequest(organization_id=ORG, page_token=token(f"transactions/{ORG}/None/None/None/None"))
     accounts = account_pb2.ListAccountsRequest(organization_id=ORG, page_token=token(f"accounts/{ORG}/None"))
@@ -98,11 +97,11 @@ async def test_forged_page_token_is_refused_or_leads_to_a_page(ledger: Ledger, k
     )
     charges = charge_pb2.ListChargesRequest(page_token=token("charges/None"))
     calls = (
-        ledger.ledger.ListHolds(holds, **at),
-        ledger.ledger.ListTransactions(moved, **at),
-        ledger.accounts.ListAccounts(accounts, **at),
-        ledger.accounts.GetStatement(statement, **at),
-        ledger.charge.ListCharges(charges, **at),
+        ledger.ledger.ListHolds(holds, metadata=ledger.metadata),
+        ledger.ledger.ListTransactions(moved, metadata=ledger.metadata),
+        ledger.accounts.ListAccounts(accounts, metadata=ledger.metadata),
+        ledger.accounts.GetStatement(statement, metadata=ledger.metadata),
+        ledger.charge.ListCharges(charges, metadata=ledger.metadata),
     )
     refused = []
     for call in calls:
@@ -111,6 +110,7 @@ async def test_forged_page_token_is_refused_or_leads_to_a_page(ledger: Ledger, k
         except grpc.aio.AioRpcError as error:
             refused.append((error.code(), list(field_violations(error))))
     assert refused == [(grpc.StatusCode.INVALID_ARGUMENT, ["page_token"])] * len(refused)
+    assert len(refused) >= 3
 
 
 async def test_page_token_of_another_list_is_refused(ledger: Ledger) -> None:
@@ -124,11 +124,13 @@ async def test_page_token_of_another_list_is_refused(ledger: Ledger) -> None:
 async def test_both_times_of_a_period_are_named_when_both_are_wrong(ledger: Ledger) -> None:
     account_id = (await ledger.credit(ORG, "top-up", "1")).transaction.account_id
     never = Timestamp(seconds=-1)
-    at = {"metadata": ledger.metadata}
-    period = {"organization_id": ORG, "start_time": never, "end_time": never}
+    statement = account_pb2.GetStatementRequest(
+        organization_id=ORG, account_id=account_id, start_time=never, end_time=never
+    )
+    listed = pb.ListTransactionsRequest(organization_id=ORG, start_time=never, end_time=never)
     for call in (
-        ledger.accounts.GetStatement(account_pb2.GetStatementRequest(account_id=account_id, **period), **at),
-        ledger.ledger.ListTransactions(pb.ListTransactionsRequest(**period), **at),
+        ledger.accounts.GetStatement(statement, metadata=ledger.metadata),
+        ledger.ledger.ListTransactions(listed, metadata=ledger.metadata),
     ):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await call

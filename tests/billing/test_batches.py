@@ -65,11 +65,12 @@ async def test_hostile_operation_id_fails_no_other_item(ledger: Ledger, hostile:
         for tenant, name in ((other, hostile), (org, "call"))
     ]
     debits = [_debit(other, hostile), _debit(org, "debit")]
-    at = {"metadata": ledger.metadata}
 
-    held = await ledger.ledger.BatchCreateHold(pb.BatchCreateHoldRequest(requests=holds), **at)
-    captured = await ledger.ledger.BatchCaptureHold(pb.BatchCaptureHoldRequest(requests=captures), **at)
-    debited = await ledger.ledger.BatchDebit(pb.BatchDebitRequest(requests=debits), **at)
+    held = await ledger.ledger.BatchCreateHold(pb.BatchCreateHoldRequest(requests=holds), metadata=ledger.metadata)
+    captured = await ledger.ledger.BatchCaptureHold(
+        pb.BatchCaptureHoldRequest(requests=captures), metadata=ledger.metadata
+    )
+    debited = await ledger.ledger.BatchDebit(pb.BatchDebitRequest(requests=debits), metadata=ledger.metadata)
 
     assert _refusals(held.outcomes) == [set(), {"operation_id"}]
     assert _refusals(captured.outcomes) == [{"operation_id"}, set()]

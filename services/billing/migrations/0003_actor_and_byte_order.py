@@ -14,13 +14,25 @@ down_revision: str | None = "0002"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
-_TABLES = ("transactions", "holds", "declines")
+_STATEMENTS = (
+    "ALTER TABLE billing.transactions ADD COLUMN actor TEXT",
+    "ALTER TABLE billing.holds ADD COLUMN actor TEXT",
+    "ALTER TABLE billing.declines ADD COLUMN actor TEXT",
+    """
+-- squawk-ignore changing-column-type
+ALTER TABLE billing.transactions ALTER COLUMN operation_id TYPE TEXT COLLATE "C"
+""",
+    """
+-- squawk-ignore changing-column-type
+ALTER TABLE billing.holds ALTER COLUMN operation_id TYPE TEXT COLLATE "C"
+""",
+    """
+-- squawk-ignore changing-column-type
+ALTER TABLE billing.declines ALTER COLUMN operation_id TYPE TEXT COLLATE "C"
+""",
+)
 
 
 def upgrade() -> None:
-    for table in _TABLES:
-        op.execute(f"ALTER TABLE billing.{table} ADD COLUMN actor TEXT")
-        op.execute(f"""
--- squawk-ignore changing-column-type
-ALTER TABLE billing.{table} ALTER COLUMN operation_id TYPE TEXT COLLATE "C"
-""")
+    for statement in _STATEMENTS:
+        op.execute(statement)

@@ -2,6 +2,7 @@
 
 import pytest
 from buf.validate import validate_pb2
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -68,7 +69,9 @@ def test_reader_that_fails_hides_nothing(error: Exception) -> None:
 def test_times_are_checked_beside_the_annotations_wherever_they_stand() -> None:
     request = usage_pb2.QueryUsageRequest(organization_id="x", start_time=Timestamp(seconds=-1))
     request.end_time.seconds = 2**62
-    nested = api_key_pb2.ImportApiKeysRequest(api_keys=[{}, {"expire_time": Timestamp(nanos=-1)}])
+    nested = api_key_pb2.ImportApiKeysRequest(
+        api_keys=[api_key_pb2.ImportedApiKey(), api_key_pb2.ImportedApiKey(expire_time=Timestamp(nanos=-1))]
+    )
 
     assert problems(request).keys() == {"organization_id", "start_time", "end_time"}
     assert "api_keys[1].expire_time" in problems(nested)
@@ -99,7 +102,7 @@ def test_times_are_checked_beside_the_annotations_wherever_they_stand() -> None:
         (ledger_pb2.ListHoldsRequest(page_size=-1), "page_size", "must be at least 0 and at most 1000"),
         (ledger_pb2.ListHoldsRequest(page_size=1_001), "page_size", "must be at least 0 and at most 1000"),
         (
-            ledger_pb2.ExtendHoldRequest(ttl={"seconds": 10**9}),
+            ledger_pb2.ExtendHoldRequest(ttl=Duration(seconds=10**9)),
             "ttl",
             "must be greater than 0s and at most 86400s",
         ),

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -45,7 +46,7 @@ CASES: list[tuple[str, Message, set[str]]] = [
     ("users/CreateUser", USER(email="a@example.com", picture_url="javascript:alert(1)"), {"picture_url"}),
     (
         "users/UpdateUser",
-        user_pb2.UpdateUserRequest(user_id="x", update_mask={"paths": ["email", "platform_role"]}),
+        user_pb2.UpdateUserRequest(user_id="x", update_mask=FieldMask(paths=["email", "platform_role"])),
         {"user_id", "email", "platform_role"},
     ),
     (
@@ -55,12 +56,12 @@ CASES: list[tuple[str, Message, set[str]]] = [
     ),
     (
         "organizations/UpdateOrganization",
-        organization_pb2.UpdateOrganizationRequest(organization_id="x", update_mask={"paths": ["name", "other"]}),
+        organization_pb2.UpdateOrganizationRequest(organization_id="x", update_mask=FieldMask(paths=["name", "other"])),
         {"organization_id", "name", "update_mask"},
     ),
     (
         "projects/UpdateProject",
-        project_pb2.UpdateProjectRequest(organization_id="x", project_id=ID, update_mask={"paths": ["name"]}),
+        project_pb2.UpdateProjectRequest(organization_id="x", project_id=ID, update_mask=FieldMask(paths=["name"])),
         {"organization_id", "name"},
     ),
     (

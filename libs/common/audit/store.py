@@ -1,4 +1,4 @@
-"""Statements on the trail's tables, in the schema of the connection."""
+"""Statements on the trail's tables, found in whatever schema the connection works in."""
 
 import json
 from dataclasses import dataclass
@@ -16,10 +16,11 @@ _events, _heads = declare_audit_tables(MetaData())
 _CHANGE_KEYS: Final = {"field", "before", "after"}
 
 AnyTransaction = Transaction | RawConnection
-"""A transaction by either of the database's two ways."""
+"""A transaction of SQLAlchemy or of the driver."""
 
-# Locks the organization's head until commit, one row by primary key. Concurrent writers wait, so the chain has no gap
-# and no fork. Times never decrease along it, even if a clock goes back: a range of times is a range of numbers.
+# Locks the organization's head until commit, one row by primary key. Others wait for it, so the chain has no gap and
+# no fork. Event times never decrease along the chain, even if a clock is set back: a range of times is a range of
+# numbers.
 _TAKE: Final = """
     INSERT INTO audit_heads AS head (organization_id, sequence, hash, event_time)
     VALUES ($1, 1, decode(repeat('00', 32), 'hex'), $2)
@@ -28,7 +29,7 @@ _TAKE: Final = """
     RETURNING sequence, hash, event_time
 """
 
-# The event, and the head that points at it, under the lock taken before.
+# The event and the head that names it, under the lock taken before.
 _APPEND: Final = """
     WITH appended AS (
         INSERT INTO audit_events (
@@ -44,7 +45,7 @@ _APPEND: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The sequence number and previous hash for the next event of an organization."""
+    """The place the next event of an organization takes."""
 
     sequence: int
     previous_hash: bytes
@@ -61,7 +62,7 @@ async def take_place(tx: AnyTransaction, organization_id: str, now: datetime) ->
 
 
 async def append(tx: AnyTransaction, link: Link) -> None:
-    """Write the event under the number reserved for it."""
+    """Write the event in the place taken for it."""
     event = link.event
     values = (
         event.organization_id,
@@ -180,7 +181,7 @@ def _link_of(row: Row[tuple[object, ...]]) -> Link:
 
 
 def _changes_of(stored: object) -> tuple[Changed, ...]:
-    """Parse stored changes. Content of another form is returned whole, so that its hash does not match."""
+    """Return the stored changes. Anything else stored is returned as one change, whose hash cannot match."""
     if isinstance(stored, list) and all(map(_is_change, stored)):
         return tuple(Changed(**change) for change in stored)
     return (Changed("changes", after=json.dumps(stored)),)

@@ -153,6 +153,7 @@ class AccountServicer(rpc.AccountServiceServicer):
                 balance_after=render_amount(code, entry.balance_after),
                 description=entry.description,
                 create_time=render_time(entry.create_time),
+                actor=entry.actor,
             )
             for entry in statement.entries
         ]

@@ -1,12 +1,15 @@
-"""Requests as commands. Annotations in the proto have been checked; what they cannot say is checked here."""
+"""Requests as commands. What the annotations in the proto cannot express is checked here."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from typing import Final, Protocol, TypeVar
 
+from google.protobuf.message import Message
+
+from libs.common.call import current_actor
 from libs.common.errors import FieldViolation, InvalidArgument
-from libs.common.validation import Reader
+from libs.common.validation import Reader, check
 from services.billing.ledger.domain import (
     Capture,
     Credit,
@@ -44,145 +47,150 @@ _C = TypeVar("_C", covariant=True)
 
 
 class Parser(Protocol[_R, _C]):
-    """Reads one request; what is wrong is added to the violations, under fields that begin with the path."""
+    """Reads one request of an actor; what is wrong with it is added to the violations."""
 
-    def __call__(self, request: _R, violations: list[FieldViolation], path: str = "") -> _C: ...
+    def __call__(self, request: _R, actor: str, violations: list[FieldViolation]) -> _C: ...
 
 
 _Request = TypeVar("_Request")
+_Item = TypeVar("_Item", bound=Message)
 _Command = TypeVar("_Command")
 
 
-class _Batch(Protocol[_C]):
-    @property
-    def requests(self) -> Sequence[_C]: ...
-
-
 def parse(parser: Parser[_Request, _Command], request: _Request) -> _Command:
-    """One command.
+    """Return the command that a request of the current caller asks for.
 
     Raises:
         InvalidArgument: with every field at fault.
     """
+    return _parse(parser, request, current_actor())
+
+
+def parse_each(parser: Parser[_Item, _Command], requests: Sequence[_Item]) -> list[_Command | InvalidArgument]:
+    """Return the command of each item of a batch, or what is wrong with that item.
+
+    The items are checked here, since the proto leaves them out of the check of the batch: a malformed item must not
+    fail the others.
+    """
+    actor, read = current_actor(), _reader(parser)
+    commands: list[_Command | InvalidArgument] = []
+    for request in requests:
+        try:
+            check(request, read)
+            commands.append(_parse(parser, request, actor))
+        except InvalidArgument as refusal:
+            commands.append(refusal)
+    return commands
+
+
+def _parse(parser: Parser[_Request, _Command], request: _Request, actor: str) -> _Command:
     violations: list[FieldViolation] = []
-    command = parser(request, violations)
+    command = parser(request, actor, violations)
     if violations:
         raise InvalidArgument(violations)
     return command
 
 
-def parse_all(parser: Parser[_Request, _Command], requests: Sequence[_Request]) -> list[_Command]:
-    """The commands of a batch. A malformed item refuses the batch as a whole: it is a mistake in the caller's code."""
-    violations: list[FieldViolation] = []
-    commands = []
-    for request in requests:
-        commands.append(parser(request, violations))
-        if violations:
-            break
-    if not violations:
-        return commands
-    violations = []
-    for index, request in enumerate(requests):
-        parser(request, violations, f"requests[{index}].")
-    raise InvalidArgument(violations)
-
-
-def parse_debit(request: pb.DebitRequest, violations: list[FieldViolation], path: str = "") -> Debit:
+def parse_debit(request: pb.DebitRequest, actor: str, violations: list[FieldViolation]) -> Debit:
     organization_id, amount = request.organization_id.lower(), request.amount
     return Debit(
         organization_id,
         request.operation_id,
-        _project(request.project_id, organization_id, violations, path),
+        _project(request.project_id, organization_id, violations),
         amount.currency_code,
-        _positive(amount, violations, path),
+        _positive(amount, violations),
         _MODES[request.mode],
         request.description,
         _metadata(request),
+        actor,
         request.validate_only,
     )
 
 
-def parse_credit(request: pb.CreditRequest, violations: list[FieldViolation], path: str = "") -> Credit:
+def parse_credit(request: pb.CreditRequest, actor: str, violations: list[FieldViolation]) -> Credit:
     organization_id = request.organization_id.lower()
     return Credit(
         organization_id=organization_id,
         operation_id=request.operation_id,
-        project_id=_project(request.project_id, organization_id, violations, path),
+        project_id=_project(request.project_id, organization_id, violations),
         currency_code=request.amount.currency_code,
-        amount=_positive(request.amount, violations, path),
+        amount=_positive(request.amount, violations),
         source=_SOURCES[request.source],
         description=request.description,
         metadata=_metadata(request),
+        actor=actor,
         validate_only=request.validate_only,
     )
 
 
-def parse_transfer(request: pb.TransferRequest, violations: list[FieldViolation], path: str = "") -> Transfer:
+def parse_transfer(request: pb.TransferRequest, actor: str, violations: list[FieldViolation]) -> Transfer:
     organization_id = request.organization_id.lower()
     command = Transfer(
         organization_id=organization_id,
         operation_id=request.operation_id,
-        source_project_id=_project(
-            request.source_project_id, organization_id, violations, path, name="source_project_id"
-        ),
+        source_project_id=_project(request.source_project_id, organization_id, violations, name="source_project_id"),
         destination_project_id=_project(
-            request.destination_project_id, organization_id, violations, path, name="destination_project_id"
+            request.destination_project_id, organization_id, violations, name="destination_project_id"
         ),
         currency_code=request.amount.currency_code,
-        amount=_positive(request.amount, violations, path),
+        amount=_positive(request.amount, violations),
         description=request.description,
         metadata=_metadata(request),
+        actor=actor,
         validate_only=request.validate_only,
     )
     if command.source_project_id == command.destination_project_id:
-        violations.append(FieldViolation(f"{path}destination_project_id", "must differ from source_project_id"))
+        violations.append(FieldViolation("destination_project_id", "must differ from source_project_id"))
     return command
 
 
-def parse_place(request: pb.CreateHoldRequest, violations: list[FieldViolation], path: str = "") -> Place:
+def parse_place(request: pb.CreateHoldRequest, actor: str, violations: list[FieldViolation]) -> Place:
     organization_id = request.organization_id.lower()
     return Place(
         organization_id,
         request.operation_id,
-        _project(request.project_id, organization_id, violations, path),
+        _project(request.project_id, organization_id, violations),
         request.amount.currency_code,
-        _positive(request.amount, violations, path),
+        _positive(request.amount, violations),
         _ttl_ms(request) if request.HasField("ttl") else TTL_DEFAULT_MS,
         request.description,
         _metadata(request),
+        actor,
         request.validate_only,
     )
 
 
-def parse_capture(request: pb.CaptureHoldRequest, violations: list[FieldViolation], path: str = "") -> Capture:
+def parse_capture(request: pb.CaptureHoldRequest, actor: str, violations: list[FieldViolation]) -> Capture:
     return Capture(
         request.organization_id.lower(),
         request.operation_id,
         request.amount.currency_code,
-        _not_negative(request.amount, violations, path),
+        _not_negative(request.amount, violations),
         request.description,
         _metadata(request),
+        actor,
     )
 
 
-def parse_release(request: pb.ReleaseHoldRequest, violations: list[FieldViolation], path: str = "") -> Release:
+def parse_release(request: pb.ReleaseHoldRequest, actor: str, violations: list[FieldViolation]) -> Release:
     return Release(request.organization_id.lower(), request.operation_id)
 
 
-def parse_extend(request: pb.ExtendHoldRequest, violations: list[FieldViolation], path: str = "") -> Extend:
+def parse_extend(request: pb.ExtendHoldRequest, actor: str, violations: list[FieldViolation]) -> Extend:
     return Extend(request.organization_id.lower(), request.operation_id, _ttl_ms(request))
 
 
-def parse_reverse(request: pb.ReverseTransactionRequest, violations: list[FieldViolation], path: str = "") -> Reverse:
+def parse_reverse(request: pb.ReverseTransactionRequest, actor: str, violations: list[FieldViolation]) -> Reverse:
     partial = request.HasField("amount")
     return Reverse(
         organization_id=request.organization_id.lower(),
         operation_id=request.operation_id,
         transaction_id=request.transaction_id.lower(),
         currency_code=request.amount.currency_code if partial else None,
-        amount=_positive(request.amount, violations, path) if partial else None,
+        amount=_positive(request.amount, violations) if partial else None,
         description=request.description,
         metadata=_metadata(request),
+        actor=actor,
         validate_only=request.validate_only,
     )
 
@@ -194,13 +202,13 @@ def require_one_transaction(request: pb.GetTransactionRequest) -> None:
 
 
 def _project(
-    project_id: str, organization_id: str, violations: list[FieldViolation], path: str, name: str = "project_id"
+    project_id: str, organization_id: str, violations: list[FieldViolation], name: str = "project_id"
 ) -> str | None:
     if not project_id:
         return None
     project_id = project_id.lower()
     if project_id == organization_id:
-        violations.append(FieldViolation(f"{path}{name}", "must not be the organization's own id"))
+        violations.append(FieldViolation(name, "must not be the organization's own id"))
     return project_id
 
 
@@ -213,22 +221,22 @@ def _value(amount: amount_pb2.Amount) -> Decimal:
     return value if value.is_finite() else _ZERO
 
 
-def _positive(amount: amount_pb2.Amount, violations: list[FieldViolation], path: str) -> Decimal:
+def _positive(amount: amount_pb2.Amount, violations: list[FieldViolation]) -> Decimal:
     value = _value(amount)
     if value <= 0:
-        violations.append(FieldViolation(f"{path}amount.value", "must be greater than zero"))
+        violations.append(FieldViolation("amount.value", "must be greater than zero"))
     return value
 
 
-def _not_negative(amount: amount_pb2.Amount, violations: list[FieldViolation], path: str) -> Decimal:
+def _not_negative(amount: amount_pb2.Amount, violations: list[FieldViolation]) -> Decimal:
     value = _value(amount)
     if value < 0:
-        violations.append(FieldViolation(f"{path}amount.value", "must not be negative"))
+        violations.append(FieldViolation("amount.value", "must not be negative"))
     return value.copy_abs()
 
 
 def _ttl_ms(request: pb.CreateHoldRequest | pb.ExtendHoldRequest) -> int:
-    """At least a millisecond, so that a tiny ttl does not read as none."""
+    """Return the ttl, at least one millisecond, so that a shorter one does not become zero."""
     return max(request.ttl.ToMilliseconds(), 1)
 
 
@@ -244,39 +252,25 @@ def _metadata(
 
 
 def _reader(parser: Parser[_Request, _Command]) -> Reader:
+    """Return what raises InvalidArgument for all that the parser finds, also in a request that breaks annotations."""
+
     def read(request: _Request) -> None:
-        _find([(request, "")], parser)
-
-    return read
-
-
-def _batch_reader(parser: Parser[_Request, _Command]) -> Reader:
-    def read(batch: _Batch[_Request]) -> None:
-        _find([(request, f"requests[{index}].") for index, request in enumerate(batch.requests)], parser)
-
-    return read
-
-
-def _find(requests: Sequence[tuple[_Request, str]], parser: Parser[_Request, _Command]) -> None:
-    """Raise InvalidArgument with what the parser finds in requests that may break their annotations."""
-    violations: list[FieldViolation] = []
-    for request, path in requests:
+        violations: list[FieldViolation] = []
         # The parser looks up enum values that the annotations refuse where they are unknown.
         with suppress(LookupError):
-            parser(request, violations, path)
-    if violations:
-        raise InvalidArgument(violations)
+            parser(request, "", violations)
+        if violations:
+            raise InvalidArgument(violations)
+
+    return read
 
 
 READERS: Final[Mapping[str, Reader]] = {
     "Debit": _reader(parse_debit),
-    "BatchDebit": _batch_reader(parse_debit),
     "Credit": _reader(parse_credit),
     "Transfer": _reader(parse_transfer),
     "CreateHold": _reader(parse_place),
-    "BatchCreateHold": _batch_reader(parse_place),
     "CaptureHold": _reader(parse_capture),
-    "BatchCaptureHold": _batch_reader(parse_capture),
     "ReverseTransaction": _reader(parse_reverse),
     "GetTransaction": require_one_transaction,
 }

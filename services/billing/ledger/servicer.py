@@ -1,11 +1,13 @@
 """LedgerService over gRPC: requests in, commands through the engine, answers out."""
 
+from collections.abc import Sequence
 from typing import Final, TypeVar
 
 import grpc
 from google.rpc import status_pb2
 
 from libs.common.amount import render_amount
+from libs.common.errors import InvalidArgument
 from libs.common.status import status_of_item
 from libs.common.timestamps import parse_range
 from services.billing.ledger import parsing, rendering
@@ -21,7 +23,7 @@ _R = TypeVar("_R")
 
 
 class LedgerServicer(rpc.LedgerServiceServicer):
-    """Every command goes through the engine; reads go past it."""
+    """Sends commands through the engine; reads come from `History`."""
 
     readers = parsing.READERS
 
@@ -36,7 +38,7 @@ class LedgerServicer(rpc.LedgerServiceServicer):
         return _without_id(response, command)
 
     async def BatchDebit(self, request: pb.BatchDebitRequest, context: _Context) -> pb.BatchDebitResponse:
-        answers = await self._engine.submit(parsing.parse_all(parsing.parse_debit, request.requests))
+        answers = await self._submit_each(parsing.parse_each(parsing.parse_debit, request.requests))
         outcomes = rendering.DebitOutcomes()
         for item, answer in zip(request.requests, answers, strict=True):
             if not isinstance(answer, Posted):
@@ -80,7 +82,7 @@ class LedgerServicer(rpc.LedgerServiceServicer):
     async def BatchCreateHold(
         self, request: pb.BatchCreateHoldRequest, context: _Context
     ) -> pb.BatchCreateHoldResponse:
-        answers = await self._engine.submit(parsing.parse_all(parsing.parse_place, request.requests))
+        answers = await self._submit_each(parsing.parse_each(parsing.parse_place, request.requests))
         response = pb.BatchCreateHoldResponse()
         for item, answer in zip(request.requests, answers, strict=True):
             outcome = response.outcomes.add()
@@ -100,7 +102,7 @@ class LedgerServicer(rpc.LedgerServiceServicer):
     async def BatchCaptureHold(
         self, request: pb.BatchCaptureHoldRequest, context: _Context
     ) -> pb.BatchCaptureHoldResponse:
-        answers = await self._engine.submit(parsing.parse_all(parsing.parse_capture, request.requests))
+        answers = await self._submit_each(parsing.parse_each(parsing.parse_capture, request.requests))
         response = pb.BatchCaptureHoldResponse()
         for answer in answers:
             outcome = response.outcomes.add()
@@ -184,6 +186,15 @@ class LedgerServicer(rpc.LedgerServiceServicer):
             next_page_token=next_page_token,
         )
 
+    async def _submit_each(self, parsed: Sequence[Command | InvalidArgument]) -> list[Answer]:
+        """Have the well-formed commands of a batch decided; return what became of each item, in their order."""
+        commands = [command for command in parsed if not isinstance(command, InvalidArgument)]
+        decided = await self._engine.submit(commands) if commands else []
+        if len(commands) == len(parsed):
+            return decided
+        rest = iter(decided)
+        return [item if isinstance(item, InvalidArgument) else next(rest) for item in parsed]
+
     async def _post(self, command: Command) -> Posted:
         return await self._one(command, Posted)
 
@@ -191,7 +202,7 @@ class LedgerServicer(rpc.LedgerServiceServicer):
         return await self._one(command, Placed)
 
     async def _one(self, command: Command, expected: type[_R]) -> _R:
-        """Has one command decided; raises what refuses it."""
+        """Have one command decided; raise the refusal if it is refused."""
         answer = (await self._engine.submit((command,)))[0]
         if isinstance(answer, Exception):
             raise answer
@@ -202,7 +213,7 @@ class LedgerServicer(rpc.LedgerServiceServicer):
 
 
 def _without_id(response: _R, command: Command) -> _R:
-    """What was only asked about has no id: there is nothing to look up by it."""
+    """Clear the transaction id of a `validate_only` answer: no such transaction is stored."""
     if command.validate_only and not response.replayed:  # type: ignore[attr-defined]  # every response here has it.
         response.transaction.transaction_id = ""  # type: ignore[attr-defined]  # and this.
     return response

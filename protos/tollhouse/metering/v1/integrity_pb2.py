@@ -27,9 +27,10 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tollhouse.common.v1 import access_pb2 as tollhouse_dot_common_dot_v1_dot_access__pb2
 from tollhouse.common.v1 import amount_pb2 as tollhouse_dot_common_dot_v1_dot_amount__pb2
+from tollhouse.common.v1 import text_pb2 as tollhouse_dot_common_dot_v1_dot_text__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tollhouse/metering/v1/integrity.proto\x12\x15tollhouse.metering.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\x1a tollhouse/common/v1/amount.proto\"W\n\x07\x46inding\x12\x11\n\tinvariant\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x10\n\x08resource\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"a\n\x0eInvariantCheck\x12\x11\n\tinvariant\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x15\n\rrows_examined\x18\x03 \x01(\x03\x12\x10\n\x08\x66indings\x18\x04 \x01(\x03\"\xc7\x01\n\x06\x43harge\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12+\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".tollhouse.metering.v1.ChargeState\x12.\n\noccur_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb8\x02\n\rPendingCharge\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12+\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".tollhouse.metering.v1.ChargeState\x12\x15\n\rattempt_count\x18\x05 \x01(\x05\x12\x19\n\x11last_error_reason\x18\x06 \x01(\t\x12\x35\n\x11next_attempt_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"?\n\x17VerifyInvariantsRequest\x12$\n\x0forganization_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x99\x01\n\x18VerifyInvariantsResponse\x12\x31\n\x07\x66inding\x18\x01 \x01(\x0b\x32\x1e.tollhouse.metering.v1.FindingH\x00\x12\x41\n\x07summary\x18\x02 \x01(\x0b\x32..tollhouse.metering.v1.VerifyInvariantsSummaryH\x00\x42\x07\n\x05piece\"\x83\x01\n\x17VerifyInvariantsSummary\x12\x35\n\x06\x63hecks\x18\x01 \x03(\x0b\x32%.tollhouse.metering.v1.InvariantCheck\x12\x31\n\rsnapshot_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x12ListChargesRequest\x12$\n\x0forganization_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"^\n\x13ListChargesResponse\x12.\n\x07\x63harges\x18\x01 \x03(\x0b\x32\x1d.tollhouse.metering.v1.Charge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"k\n\x19ListPendingChargesRequest\x12\x11\n\tdead_only\x18\x01 \x01(\x08\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"t\n\x1aListPendingChargesResponse\x12=\n\x0fpending_charges\x18\x01 \x03(\x0b\x32$.tollhouse.metering.v1.PendingCharge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x81\x01\n\x13RetryChargesRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12G\n\roperation_ids\x18\x02 \x03(\tB0\xbaH-\x92\x01*\x10\xc8\x01\"%r#\x18\x80\x01\x32\x1e^[A-Za-z0-9][A-Za-z0-9._:/-]*$\",\n\x14RetryChargesResponse\x12\x14\n\x0c\x63harge_count\x18\x01 \x01(\x05*v\n\x0b\x43hargeState\x12\x1c\n\x18\x43HARGE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43HARGE_STATE_PENDING\x10\x01\x12\x18\n\x14\x43HARGE_STATE_SETTLED\x10\x02\x12\x15\n\x11\x43HARGE_STATE_DEAD\x10\x03\x32\x88\x05\n\x10IntegrityService\x12\xa9\x01\n\x10VerifyInvariants\x12..tollhouse.metering.v1.VerifyInvariantsRequest\x1a/.tollhouse.metering.v1.VerifyInvariantsResponse\"2\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02 \x12\x1e/v1/metering/invariants:verify0\x01\x12\x8e\x01\n\x0bListCharges\x12).tollhouse.metering.v1.ListChargesRequest\x1a*.tollhouse.metering.v1.ListChargesResponse\"(\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/metering/charges\x12\x9e\x01\n\x12ListPendingCharges\x12\x30.tollhouse.metering.v1.ListPendingChargesRequest\x1a\x31.tollhouse.metering.v1.ListPendingChargesResponse\"#\x90\x02\x01\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/pendingCharges\x12\x95\x01\n\x0cRetryCharges\x12*.tollhouse.metering.v1.RetryChargesRequest\x1a+.tollhouse.metering.v1.RetryChargesResponse\",\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/pendingCharges:retry:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tollhouse/metering/v1/integrity.proto\x12\x15tollhouse.metering.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\x1a tollhouse/common/v1/amount.proto\x1a\x1etollhouse/common/v1/text.proto\"W\n\x07\x46inding\x12\x11\n\tinvariant\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x10\n\x08resource\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"a\n\x0eInvariantCheck\x12\x11\n\tinvariant\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x15\n\rrows_examined\x18\x03 \x01(\x03\x12\x10\n\x08\x66indings\x18\x04 \x01(\x03\"\xc7\x01\n\x06\x43harge\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12+\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".tollhouse.metering.v1.ChargeState\x12.\n\noccur_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb8\x02\n\rPendingCharge\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12+\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".tollhouse.metering.v1.ChargeState\x12\x15\n\rattempt_count\x18\x05 \x01(\x05\x12\x19\n\x11last_error_reason\x18\x06 \x01(\t\x12\x35\n\x11next_attempt_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"?\n\x17VerifyInvariantsRequest\x12$\n\x0forganization_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x99\x01\n\x18VerifyInvariantsResponse\x12\x31\n\x07\x66inding\x18\x01 \x01(\x0b\x32\x1e.tollhouse.metering.v1.FindingH\x00\x12\x41\n\x07summary\x18\x02 \x01(\x0b\x32..tollhouse.metering.v1.VerifyInvariantsSummaryH\x00\x42\x07\n\x05piece\"\x83\x01\n\x17VerifyInvariantsSummary\x12\x35\n\x06\x63hecks\x18\x01 \x03(\x0b\x32%.tollhouse.metering.v1.InvariantCheck\x12\x31\n\rsnapshot_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x12ListChargesRequest\x12$\n\x0forganization_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"^\n\x13ListChargesResponse\x12.\n\x07\x63harges\x18\x01 \x03(\x0b\x32\x1d.tollhouse.metering.v1.Charge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"k\n\x19ListPendingChargesRequest\x12\x11\n\tdead_only\x18\x01 \x01(\x08\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"t\n\x1aListPendingChargesResponse\x12=\n\x0fpending_charges\x18\x01 \x03(\x0b\x32$.tollhouse.metering.v1.PendingCharge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"b\n\x13RetryChargesRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12(\n\roperation_ids\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\xc8\x01\"\x06r\x04\x88\xea\x30\x01\",\n\x14RetryChargesResponse\x12\x14\n\x0c\x63harge_count\x18\x01 \x01(\x05*v\n\x0b\x43hargeState\x12\x1c\n\x18\x43HARGE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43HARGE_STATE_PENDING\x10\x01\x12\x18\n\x14\x43HARGE_STATE_SETTLED\x10\x02\x12\x15\n\x11\x43HARGE_STATE_DEAD\x10\x03\x32\x88\x05\n\x10IntegrityService\x12\xa9\x01\n\x10VerifyInvariants\x12..tollhouse.metering.v1.VerifyInvariantsRequest\x1a/.tollhouse.metering.v1.VerifyInvariantsResponse\"2\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02 \x12\x1e/v1/metering/invariants:verify0\x01\x12\x8e\x01\n\x0bListCharges\x12).tollhouse.metering.v1.ListChargesRequest\x1a*.tollhouse.metering.v1.ListChargesResponse\"(\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/metering/charges\x12\x9e\x01\n\x12ListPendingCharges\x12\x30.tollhouse.metering.v1.ListPendingChargesRequest\x1a\x31.tollhouse.metering.v1.ListPendingChargesResponse\"#\x90\x02\x01\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/pendingCharges\x12\x95\x01\n\x0cRetryCharges\x12*.tollhouse.metering.v1.RetryChargesRequest\x1a+.tollhouse.metering.v1.RetryChargesResponse\",\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/pendingCharges:retry:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,15 +44,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTCHARGESREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTCHARGESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\220N(\000'
   _globals['_LISTCHARGESREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTCHARGESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTCHARGESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
   _globals['_LISTPENDINGCHARGESREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTPENDINGCHARGESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTPENDINGCHARGESREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTPENDINGCHARGESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTPENDINGCHARGESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
   _globals['_RETRYCHARGESREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_RETRYCHARGESREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_RETRYCHARGESREQUEST'].fields_by_name['operation_ids']._loaded_options = None
-  _globals['_RETRYCHARGESREQUEST'].fields_by_name['operation_ids']._serialized_options = b'\272H-\222\001*\020\310\001\"%r#\030\200\0012\036^[A-Za-z0-9][A-Za-z0-9._:/-]*$'
+  _globals['_RETRYCHARGESREQUEST'].fields_by_name['operation_ids']._serialized_options = b'\272H\016\222\001\013\020\310\001\"\006r\004\210\3520\001'
   _globals['_INTEGRITYSERVICE'].methods_by_name['VerifyInvariants']._loaded_options = None
   _globals['_INTEGRITYSERVICE'].methods_by_name['VerifyInvariants']._serialized_options = b'\220\002\001\252\273\030\005\010\001\022\001*\202\323\344\223\002 \022\036/v1/metering/invariants:verify'
   _globals['_INTEGRITYSERVICE'].methods_by_name['ListCharges']._loaded_options = None
@@ -62,29 +63,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INTEGRITYSERVICE'].methods_by_name['RetryCharges']._serialized_options = b'\220\002\002\252\273\030\002\010\001\202\323\344\223\002\035\"\030/v1/pendingCharges:retry:\001*'
   _globals['_CHARGESTATE']._serialized_start=1906
   _globals['_CHARGESTATE']._serialized_end=2024
-  _globals['_FINDING']._serialized_start=224
-  _globals['_FINDING']._serialized_end=311
-  _globals['_INVARIANTCHECK']._serialized_start=313
-  _globals['_INVARIANTCHECK']._serialized_end=410
-  _globals['_CHARGE']._serialized_start=413
-  _globals['_CHARGE']._serialized_end=612
-  _globals['_PENDINGCHARGE']._serialized_start=615
-  _globals['_PENDINGCHARGE']._serialized_end=927
-  _globals['_VERIFYINVARIANTSREQUEST']._serialized_start=929
-  _globals['_VERIFYINVARIANTSREQUEST']._serialized_end=992
-  _globals['_VERIFYINVARIANTSRESPONSE']._serialized_start=995
-  _globals['_VERIFYINVARIANTSRESPONSE']._serialized_end=1148
-  _globals['_VERIFYINVARIANTSSUMMARY']._serialized_start=1151
-  _globals['_VERIFYINVARIANTSSUMMARY']._serialized_end=1282
-  _globals['_LISTCHARGESREQUEST']._serialized_start=1284
-  _globals['_LISTCHARGESREQUEST']._serialized_end=1403
-  _globals['_LISTCHARGESRESPONSE']._serialized_start=1405
-  _globals['_LISTCHARGESRESPONSE']._serialized_end=1499
-  _globals['_LISTPENDINGCHARGESREQUEST']._serialized_start=1501
-  _globals['_LISTPENDINGCHARGESREQUEST']._serialized_end=1608
-  _globals['_LISTPENDINGCHARGESRESPONSE']._serialized_start=1610
-  _globals['_LISTPENDINGCHARGESRESPONSE']._serialized_end=1726
-  _globals['_RETRYCHARGESREQUEST']._serialized_start=1729
+  _globals['_FINDING']._serialized_start=256
+  _globals['_FINDING']._serialized_end=343
+  _globals['_INVARIANTCHECK']._serialized_start=345
+  _globals['_INVARIANTCHECK']._serialized_end=442
+  _globals['_CHARGE']._serialized_start=445
+  _globals['_CHARGE']._serialized_end=644
+  _globals['_PENDINGCHARGE']._serialized_start=647
+  _globals['_PENDINGCHARGE']._serialized_end=959
+  _globals['_VERIFYINVARIANTSREQUEST']._serialized_start=961
+  _globals['_VERIFYINVARIANTSREQUEST']._serialized_end=1024
+  _globals['_VERIFYINVARIANTSRESPONSE']._serialized_start=1027
+  _globals['_VERIFYINVARIANTSRESPONSE']._serialized_end=1180
+  _globals['_VERIFYINVARIANTSSUMMARY']._serialized_start=1183
+  _globals['_VERIFYINVARIANTSSUMMARY']._serialized_end=1314
+  _globals['_LISTCHARGESREQUEST']._serialized_start=1316
+  _globals['_LISTCHARGESREQUEST']._serialized_end=1435
+  _globals['_LISTCHARGESRESPONSE']._serialized_start=1437
+  _globals['_LISTCHARGESRESPONSE']._serialized_end=1531
+  _globals['_LISTPENDINGCHARGESREQUEST']._serialized_start=1533
+  _globals['_LISTPENDINGCHARGESREQUEST']._serialized_end=1640
+  _globals['_LISTPENDINGCHARGESRESPONSE']._serialized_start=1642
+  _globals['_LISTPENDINGCHARGESRESPONSE']._serialized_end=1758
+  _globals['_RETRYCHARGESREQUEST']._serialized_start=1760
   _globals['_RETRYCHARGESREQUEST']._serialized_end=1858
   _globals['_RETRYCHARGESRESPONSE']._serialized_start=1860
   _globals['_RETRYCHARGESRESPONSE']._serialized_end=1904

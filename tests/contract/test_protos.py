@@ -160,7 +160,7 @@ def test_every_text_list_and_map_of_a_request_is_bounded() -> None:
         name
         for _, method in contract.methods()
         for name, field in contract.fields_reachable_from(method.input_type.removeprefix("."))
-        if not _is_bounded(field)
+        if not _is_bounded(field) and name not in WRONG_KEYS_ARE_ANSWERED
     }
     assert sorted(unbounded) == []
 

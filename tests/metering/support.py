@@ -59,6 +59,7 @@ class Metering:
 
     def __init__(self, service: Service, channel: grpc.aio.Channel, callers: Callers) -> None:
         self.service = service
+        self.channel = channel
         self.callers = callers
         self.operator = callers.operator()
         self.gateway = callers.service("gateway")

@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Final, Protocol, TypeVar
 
 from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.text import lengths_of, storable
 from services.billing.ledger.domain import (
     Capture,
     Credit,
@@ -22,6 +23,7 @@ from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.common.v1 import amount_pb2
 
 TTL_DEFAULT_MS: Final = 600_000
+_DESCRIPTION_MAX: Final = lengths_of(pb.DebitRequest.DESCRIPTOR)["description"]
 
 _MODES: Final = {
     pb.DEBIT_MODE_UNSPECIFIED: Mode.GUARDED,
@@ -88,7 +90,7 @@ def parse_debit(request: pb.DebitRequest, violations: list[FieldViolation], path
         amount.currency_code,
         _positive(amount, violations, path),
         _MODES[request.mode],
-        request.description,
+        storable(request.description, _DESCRIPTION_MAX),
         _metadata(request),
         request.validate_only,
     )
@@ -140,7 +142,7 @@ def parse_place(request: pb.CreateHoldRequest, violations: list[FieldViolation],
         request.amount.currency_code,
         _positive(request.amount, violations, path),
         _ttl_ms(request) if request.HasField("ttl") else TTL_DEFAULT_MS,
-        request.description,
+        storable(request.description, _DESCRIPTION_MAX),
         _metadata(request),
         request.validate_only,
     )
@@ -152,7 +154,7 @@ def parse_capture(request: pb.CaptureHoldRequest, violations: list[FieldViolatio
         request.operation_id,
         request.amount.currency_code,
         _not_negative(request.amount, violations, path),
-        request.description,
+        storable(request.description, _DESCRIPTION_MAX),
         _metadata(request),
     )
 

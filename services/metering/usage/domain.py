@@ -40,6 +40,8 @@ class Work(NamedTuple):
     partial: bool
     settles: bool
     """Whether an authorization of the same operation id is looked for."""
+    adjusted: tuple[str, ...] = ()
+    """The fields of the request that are not recorded as they were sent. Not stored."""
 
 
 class Cost(NamedTuple):
@@ -114,7 +116,7 @@ def completed(work: Work, authorization: Authorization) -> Work:
 def differing_field(before: Work, now: Work) -> str:
     """Name the first field in which two usages of one operation id differ."""
     for field in Work._fields:
-        if field in ("fingerprint", "settles", "occur_time"):
+        if field in ("fingerprint", "settles", "occur_time", "adjusted"):
             continue
         if getattr(before, field) != getattr(now, field):
             return field

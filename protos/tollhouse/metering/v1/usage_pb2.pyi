@@ -449,7 +449,7 @@ class RecordUsageResponse(_message.Message):
     def adjusted_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The fields that only describe and were not stored as they were sent, in the order of their numbers: a text that was cut
         or in which characters were replaced, such as `error_message` or `labels[team]`, a latency_ms or status_code out of its
-        bounds, a label that was left out. After 64 names the rest is left out. A repeat is answered with the same names.
+        bounds, a label that was left out. At most the first 32 are named. A repeat is answered with the same names.
         """
 
     def __init__(

@@ -1,6 +1,6 @@
 """What only describes a call never costs its charge: it is cut, replaced or left out, and the answer says so."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
 from typing import Final, TypeVar
 
@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.message import Message
 
 from tests.billing.support import until_answered
-from tests.metering.support import Metering, Platform, settlement, usage
+from tests.metering.support import Metering, Platform, settlement, stamp, usage
 from tests.support.odd_requests import SURROGATE, as_sent
 from tollhouse.metering.v1 import admission_pb2, usage_pb2
 
@@ -111,12 +111,16 @@ async def test_text_that_is_no_utf8_in_an_id_is_named_and_refuses_its_own_item_a
 
 
 async def test_repeat_that_differs_beyond_the_cut_is_another_request(metering: Metering, organization_id: str) -> None:
-    await metering.record(usage(organization_id, "call", error_message="x" * 2000))
+    moment = stamp()
+    await metering.record(usage(organization_id, "call", error_message="x" * 2000, occur_time=moment))
 
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await metering.record(usage(organization_id, "call", error_message="x" * 2001))
+        await metering.record(usage(organization_id, "call", error_message="x" * 2001, occur_time=moment))
 
     assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    assert refused.value.details() == (
+        "The operation id call was used before by a request that differs in error_message."
+    )
 
 
 async def test_every_outcome_says_whose_it_is(metering: Metering, organization_id: str) -> None:
@@ -163,4 +167,4 @@ def _sender(metering: Metering, rpc: str, deserialize: Callable[[bytes], _R]) ->
 
 
 def _plain(value: object) -> object:
-    return dict(value) if hasattr(value, "items") else value
+    return dict(value) if isinstance(value, Mapping) else value

@@ -56,7 +56,8 @@ async def test_model_of_any_name_is_priced_authorized_charged_found_and_summed(
     await metering.record(usage(organization_id, "other"))
 
     assert allowed.decision == admission_pb2.DECISION_ALLOWED
-    assert (await metering.models.GetModel(model_pb2.GetModelRequest(model_id=model), metadata=metering.operator)).model
+    found = await metering.models.GetModel(model_pb2.GetModelRequest(model_id=model), metadata=metering.operator)
+    assert found.model.model_id == model
     listed = await _list_all(metering, organization_id, model)
     assert sorted(listed) == ["held", "recorded"]
     assert await _sum_all(metering, organization_id) == {model: 2, "gpt-4o": 1}

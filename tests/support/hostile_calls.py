@@ -48,14 +48,14 @@ class HostileCalls:
         async with self._room:
             try:
                 if method.server_streaming:
-                    async for _ in self._channel.unary_stream(path, None, deserialize)(
-                        as_sent(request), metadata=self._metadata, timeout=60
-                    ):
+                    stream: grpc.aio.UnaryStreamMultiCallable[bytes, Message]
+                    stream = self._channel.unary_stream(path, None, deserialize)
+                    async for _ in stream(as_sent(request), metadata=self._metadata, timeout=60):
                         pass
                 else:
-                    await self._channel.unary_unary(path, None, deserialize)(
-                        as_sent(request), metadata=self._metadata, timeout=60
-                    )
+                    call: grpc.aio.UnaryUnaryMultiCallable[bytes, Message]
+                    call = self._channel.unary_unary(path, None, deserialize)
+                    await call(as_sent(request), metadata=self._metadata, timeout=60)
                 self.answered.add(method.name)
             except grpc.aio.AioRpcError as error:
                 if reason_of(error) in (None, "INTERNAL", "DEADLINE_EXCEEDED"):

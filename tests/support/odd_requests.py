@@ -62,9 +62,9 @@ def filled(descriptor: Descriptor, known: Mapping[str, object]) -> Message:
     for field in descriptor.fields:
         value = known.get(field.name)
         if value is not None and isinstance(value, str) == (field.type == FieldDescriptor.TYPE_STRING):
-            _Put(cast(FieldDescriptor, field), value)(message)
+            _Put(field, value)(message)
         elif field.message_type is not None and field.is_repeated and not _is_map(field.message_type):
-            _Put(cast(FieldDescriptor, field), [filled(field.message_type, known)])(message)
+            _Put(field, [filled(field.message_type, known)])(message)
         elif field.is_repeated or field.containing_oneof is not None:
             continue
         elif field.enum_type is not None:

@@ -40,7 +40,7 @@ class Work(NamedTuple):
     partial: bool
     settles: bool
     """Whether an authorization of the same operation id is looked for."""
-    adjusted: tuple[str, ...] = ()
+    adjusted: tuple[str, ...]
     """The fields of the request that are not recorded as they were sent. Not stored."""
 
 
@@ -120,6 +120,8 @@ def differing_field(before: Work, now: Work) -> str:
             continue
         if getattr(before, field) != getattr(now, field):
             return field
+    if before.occur_time == now.occur_time and now.adjusted:
+        return now.adjusted[0]  # They differ in what was not stored of it.
     return "occur_time"
 
 

@@ -246,11 +246,14 @@ def _row(recorded: Recorded) -> tuple[object, ...]:
 def _recorded(row: asyncpg.Record) -> Recorded:
     (organization_id, operation_id, usage_id, occur_time), dimensions = row[:4], row[4:9]
     labels = row["labels"]
-    work = Work(
-        *(organization_id, operation_id, b"", occur_time, *dimensions, tuple(row[9:17]), *row[17:22]),
-        None if labels is None else label_text(json.loads(labels)),
-        row["partial"],
-        False,
+    work = Work._make(
+        (
+            *(organization_id, operation_id, b"", occur_time, *dimensions, tuple(row[9:17]), *row[17:22]),
+            None if labels is None else label_text(json.loads(labels)),
+            row["partial"],
+            False,
+            (),
+        )
     )
     cost = None
     if row["cost"] is not None:

@@ -138,8 +138,8 @@ class Service:
         if self._settings.reflection:
             names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
             reflection.enable_server_reflection(names, self._server)
-        # Health is known before the port opens: a process that shares the port never answers NOT_SERVING just because it
-        # is new.
+        # Health is known before the port opens, so that a process that shares the port never answers NOT_SERVING just
+        # because it is new.
         await self._check_readiness()
         port = self._bind()
         await self._server.start()

@@ -1,4 +1,4 @@
-"""Whatever stands in whichever field of whichever request: it is answered or refused, and fails nobody's call."""
+"""Odd contents in any field of any request are answered or refused, and never fail the call or another caller's."""
 
 from typing import Final
 

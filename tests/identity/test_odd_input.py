@@ -1,4 +1,4 @@
-"""Whatever stands in whichever field of whichever request: it is answered or refused, and never fails."""
+"""Odd contents in any field of any request are answered or refused, and never fail the call."""
 
 import asyncio
 from typing import Final

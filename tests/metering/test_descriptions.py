@@ -1,4 +1,4 @@
-"""What only describes a call never costs its charge: it is cut, replaced or left out, and the answer says so."""
+"""A field that only describes a call never causes a refusal: it is cut or left out, and the answer names it."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal

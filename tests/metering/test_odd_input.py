@@ -1,4 +1,4 @@
-"""Whatever stands in whichever field of whichever request: it is answered or refused, and fails nobody's call."""
+"""Odd contents in any field of any request are answered or refused, and never fail the call or another caller's."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -59,7 +59,7 @@ async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
     assert await metering.findings() == []
 
 
-async def test_stream_outlives_whatever_is_sent_on_it(platform: Platform, metering: Metering) -> None:
+async def test_stream_stays_open_whatever_is_sent_on_it(platform: Platform, metering: Metering) -> None:
     organization_id = new_id()
     request = usage_pb2.StreamUsageRequest(usage=usage(organization_id, "odd"))
     sent = [as_sent(variant) for variant in variants(request, _BATCH_TEXTS)]

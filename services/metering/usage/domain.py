@@ -1,4 +1,4 @@
-"""One usage: what was done, what it costs, and how far its charge is."""
+"""One usage: what was done, what it costs, and the state of its charge."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -18,7 +18,7 @@ NIL: Final = "00000000-0000-0000-0000-000000000000"
 
 
 class Work(NamedTuple):
-    """What a caller says was done. A tuple, since hundreds of thousands are made and turned into columns."""
+    """What a caller reports as used. A tuple, because hundreds of thousands are created and turned into columns."""
 
     organization_id: str
     operation_id: str
@@ -78,11 +78,11 @@ class Accepted(NamedTuple):
 
 
 Outcome = Accepted | Exception
-"""What became of a work: it is recorded, or refused, or it failed by a fault of ours."""
+"""The result of recording a work: accepted, refused, or failed by an error of this service."""
 
 
 class Authorization(NamedTuple):
-    """What was decided before the work, and binds what is done after it."""
+    """What Authorize decided before the work. Settle charges by it."""
 
     organization_id: str
     operation_id: str
@@ -97,7 +97,7 @@ class Authorization(NamedTuple):
 
 
 def charge_kind(amount: str, authorization: Authorization | None) -> str | None:
-    """Return how to charge an amount; a hold is captured even for nothing, which gives it back."""
+    """Return how to charge an amount. A hold is captured even for zero, which releases it."""
     if authorization is not None and authorization.amount > 0:
         return CAPTURE
     return None if amount == "0" else DEBIT

@@ -1,7 +1,8 @@
-"""What only describes a call, as it is recorded.
+"""Reads the fields of usage that only describe the call.
 
-No usage is refused for it, since its charge would be lost: it is cut, replaced or left out, and the answer names what
-was. The fingerprint of a usage is of the request as it was sent, so that a repeat is known as one.
+No usage is refused because of them, since its charge would be lost. Text is cut or replaced, numbers and labels out of
+bounds are left out, and the answer names each field that was changed. The fingerprint of a usage is taken from the
+request as it was sent, so that a repeat is recognised.
 """
 
 from collections.abc import Mapping

@@ -191,8 +191,8 @@ class UsageServicer(rpc.UsageServiceServicer):
 
 
 def read_usage(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usages: Usages) -> Work:
-    """Read what was used. Both requests have the same fields under the same numbers, so a repeat of one as the other
-    is known as a repeat.
+    """Read what was used. Both requests have the same fields under the same numbers, so they have the same fingerprint:
+    a RecordUsage that repeats a Settle is recognised as a repeat.
 
     Raises:
         InvalidArgument: the time is out of bounds.
@@ -273,7 +273,7 @@ def render_usage(recorded: Recorded) -> pb.UsageRecord:
 
 
 def fill_usage(record: pb.UsageRecord, recorded: Recorded) -> None:
-    """Write usage into a message where it stands: copying it through every level of an answer would cost as much."""
+    """Fill a message in place: building it apart and copying it into each level of the answer would double the cost."""
     work, cost = recorded.work, recorded.cost
     record.usage_id = recorded.usage_id
     record.operation_id = work.operation_id
@@ -305,7 +305,7 @@ def fill_usage(record: pb.UsageRecord, recorded: Recorded) -> None:
 
 
 def _fill_optional_texts(record: pb.UsageRecord, work: Work) -> None:
-    # One by one: going through names costs more than the rest of the record.
+    # Field by field: a loop over names with setattr would cost more than the rest of the record.
     if work.project_id is not None:
         record.project_id = work.project_id
     if work.user_id is not None:
@@ -331,7 +331,7 @@ _SETTLEMENTS: Final = {
 
 
 def fill_balance(message: pb.AccountBalance, balance: AccountBalance) -> None:
-    """Write a balance into a message where it stands."""
+    """Fill a message with a balance, in place."""
     currency_code, posted, held, available = balance
     _fill_amount(message.posted, currency_code, posted)
     _fill_amount(message.held, currency_code, held)

@@ -220,7 +220,7 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExtendHold(self, request, context):
-        """Lets a hold live longer, for work that takes longer than foreseen. Never shortens it.
+        """Extends a hold, for work that takes longer than expected. Never shortens it.
 
         A hold that has ended in any way is FAILED_PRECONDITION `HOLD_ENDED`.
         """

@@ -74,7 +74,7 @@ class LedgerServiceStub:
     Releasing a released or expired hold changes nothing and succeeds; a captured one is FAILED_PRECONDITION `HOLD_ENDED`.
     """
     ExtendHold: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ExtendHoldRequest, _ledger_pb2.ExtendHoldResponse]
-    """Lets a hold live longer, for work that takes longer than foreseen. Never shortens it.
+    """Extends a hold, for work that takes longer than expected. Never shortens it.
 
     A hold that has ended in any way is FAILED_PRECONDITION `HOLD_ENDED`.
     """
@@ -221,7 +221,7 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ExtendHoldRequest,
         context: _aio.ServicerContext[_ledger_pb2.ExtendHoldRequest, _abc.Awaitable[_ledger_pb2.ExtendHoldResponse]],
     ) -> _abc.Awaitable[_ledger_pb2.ExtendHoldResponse]:
-        """Lets a hold live longer, for work that takes longer than foreseen. Never shortens it.
+        """Extends a hold, for work that takes longer than expected. Never shortens it.
 
         A hold that has ended in any way is FAILED_PRECONDITION `HOLD_ENDED`.
         """

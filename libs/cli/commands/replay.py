@@ -85,9 +85,7 @@ async def replay(
 ) -> None:
     """Meter a trace through the real RPCs, for organizations created for it, shifted in time to end now."""
     if operation_prefix is not None and not _PREFIX.fullmatch(operation_prefix):
-        raise WrongUse(
-            "--operation-prefix takes 1 to 100 visible ASCII characters, without spaces."
-        )
+        raise WrongUse("--operation-prefix takes 1 to 100 visible ASCII characters, without spaces.")
     calls = read_trace(trace, skip_bad_rows=on_bad_row is OnBadRow.SKIP)
     console = Console(stderr=True, highlight=False)
     for bad_row in calls.bad_rows:

@@ -27,5 +27,6 @@ clean_text: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules,
 cut_to_chars: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.int]
 """Marks text that only describes what happened, such as an error message. It is never a reason to refuse a request: no
 charge is lost for it. The value is the most characters that are stored. Longer text is cut to this length, with `…`
-as its last character; U+0000 and invalid UTF-8, such as a lone surrogate, are stored as U+FFFD.
+as its last character; U+0000 and invalid UTF-8, such as a lone surrogate, are stored as U+FFFD. The request as a whole
+keeps to its request_max_bytes.
 """

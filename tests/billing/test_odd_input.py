@@ -9,10 +9,10 @@ from libs.common.ids import new_id
 from tests.billing.support import Ledger, usd
 from tests.support.hostile_calls import HostileCalls
 from tests.support.odd_requests import TEXTS, filled, methods_of, variants
-from tollhouse.billing.v1 import account_pb2, integrity_pb2, ledger_pb2
-from tollhouse.common.v1 import audit_pb2
+from tollhouse.billing.v1 import account_pb2, charge_pb2, ledger_pb2
+from tollhouse.common.v1 import audit_pb2, integrity_pb2
 
-_METHODS: Final = methods_of((ledger_pb2, account_pb2, integrity_pb2, audit_pb2))
+_METHODS: Final = methods_of((ledger_pb2, account_pb2, charge_pb2, integrity_pb2, audit_pb2))
 _BATCH_TEXTS: Final = tuple(text for text in TEXTS if len(text) < 50)
 
 

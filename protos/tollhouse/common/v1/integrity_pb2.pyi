@@ -8,8 +8,6 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
-from tollhouse.billing.v1 import ledger_pb2 as _ledger_pb2
-from tollhouse.common.v1 import amount_pb2 as _amount_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -32,11 +30,11 @@ class Finding(_message.Message):
     RESOURCE_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     invariant: _builtins.str
-    """The invariant's name, such as `accounts_posted_equals_movements`."""
+    """The invariant's name, such as `accounts_equal_their_movements`."""
     organization_id: _builtins.str
-    """The organization concerned."""
+    """The organization concerned; empty when the violation belongs to none."""
     resource: _builtins.str
-    """What is wrong, such as `accounts/0198…` or `operations/call-7`."""
+    """The resource that is wrong, such as `accounts/0198…`, `operations/call-7` or `usages/call-7`."""
     detail: _builtins.str
     """How it is wrong, for people."""
     def __init__(
@@ -57,7 +55,7 @@ Global___Finding: _TypeAlias = Finding  # noqa: Y015
 
 @_typing.final
 class InvariantCheck(_message.Message):
-    """What one invariant's check covered."""
+    """The check of one invariant."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -68,11 +66,11 @@ class InvariantCheck(_message.Message):
     invariant: _builtins.str
     """The invariant's name."""
     description: _builtins.str
-    """What it demands, for people."""
+    """What is wrong when the check finds a violation, in one sentence."""
     rows_examined: _builtins.int
-    """How many rows it was checked over."""
+    """How many rows were checked."""
     findings: _builtins.int
-    """How many violations were reported."""
+    """How many violations were reported, at most 1000."""
     def __init__(
         self,
         *,
@@ -90,60 +88,14 @@ class InvariantCheck(_message.Message):
 Global___InvariantCheck: _TypeAlias = InvariantCheck  # noqa: Y015
 
 @_typing.final
-class Charge(_message.Message):
-    """One charge of one operation."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
-    OPERATION_ID_FIELD_NUMBER: _builtins.int
-    AMOUNT_FIELD_NUMBER: _builtins.int
-    TRANSACTION_ID_FIELD_NUMBER: _builtins.int
-    KIND_FIELD_NUMBER: _builtins.int
-    CREATE_TIME_FIELD_NUMBER: _builtins.int
-    organization_id: _builtins.str
-    """The organization that was charged."""
-    operation_id: _builtins.str
-    """The work it was charged for."""
-    transaction_id: _builtins.str
-    """The transaction that charged it."""
-    kind: _ledger_pb2.TransactionKind.ValueType
-    """DEBIT or CAPTURE."""
-    @_builtins.property
-    def amount(self) -> _amount_pb2.Amount:
-        """What was charged, before reversals. May be zero."""
-
-    @_builtins.property
-    def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was posted."""
-
-    def __init__(
-        self,
-        *,
-        organization_id: _builtins.str = ...,
-        operation_id: _builtins.str = ...,
-        amount: _amount_pb2.Amount | None = ...,
-        transaction_id: _builtins.str = ...,
-        kind: _ledger_pb2.TransactionKind.ValueType = ...,
-        create_time: _timestamp_pb2.Timestamp | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time", "kind", b"kind", "operation_id", b"operation_id", "organization_id", b"organization_id", "transaction_id", b"transaction_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Charge: _TypeAlias = Charge  # noqa: Y015
-
-@_typing.final
 class VerifyInvariantsRequest(_message.Message):
-    """Asks for a check of everything."""
+    """What VerifyInvariants needs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
-    """Only what belongs to this organization. Empty for all."""
+    """Check only what belongs to this organization. Everything when empty."""
     def __init__(
         self,
         *,
@@ -159,7 +111,7 @@ Global___VerifyInvariantsRequest: _TypeAlias = VerifyInvariantsRequest  # noqa: 
 
 @_typing.final
 class VerifyInvariantsResponse(_message.Message):
-    """One piece of the verdict."""
+    """One message of the stream that VerifyInvariants answers with."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -171,7 +123,7 @@ class VerifyInvariantsResponse(_message.Message):
 
     @_builtins.property
     def summary(self) -> Global___VerifyInvariantsSummary:
-        """What was checked: the last message of the stream."""
+        """What was checked. Always the last message; a stream that ends without it was cut off."""
 
     def __init__(
         self,
@@ -199,11 +151,11 @@ class VerifyInvariantsSummary(_message.Message):
     SNAPSHOT_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvariantCheck]:
-        """Every invariant checked."""
+        """Every invariant, in the order of the checks."""
 
     @_builtins.property
     def snapshot_time(self) -> _timestamp_pb2.Timestamp:
-        """The moment the stored state was looked at."""
+        """The time of the snapshot that was checked."""
 
     def __init__(
         self,
@@ -218,61 +170,3 @@ class VerifyInvariantsSummary(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifyInvariantsSummary: _TypeAlias = VerifyInvariantsSummary  # noqa: Y015
-
-@_typing.final
-class ListChargesRequest(_message.Message):
-    """Asks for a page of charges."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
-    PAGE_SIZE_FIELD_NUMBER: _builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    organization_id: _builtins.str
-    """Only this organization's charges. Empty for all."""
-    page_size: _builtins.int
-    """How many charges to return, at most 10000; 1000 when zero."""
-    page_token: _builtins.str
-    """The `next_page_token` of the previous page; empty for the first one."""
-    def __init__(
-        self,
-        *,
-        organization_id: _builtins.str = ...,
-        page_size: _builtins.int = ...,
-        page_token: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListChargesRequest: _TypeAlias = ListChargesRequest  # noqa: Y015
-
-@_typing.final
-class ListChargesResponse(_message.Message):
-    """A page of charges."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CHARGES_FIELD_NUMBER: _builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    next_page_token: _builtins.str
-    """The token of the next page; empty on the last."""
-    @_builtins.property
-    def charges(self) -> _containers.RepeatedCompositeFieldContainer[Global___Charge]:
-        """The charges."""
-
-    def __init__(
-        self,
-        *,
-        charges: _abc.Iterable[Global___Charge] | None = ...,
-        next_page_token: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["charges", b"charges", "next_page_token", b"next_page_token"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListChargesResponse: _TypeAlias = ListChargesResponse  # noqa: Y015

@@ -35,6 +35,12 @@ PATTERN_WORDS: Final[Mapping[str, str]] = {
     r"^[0-9]{1,9}(\.[0-9]{1,9})?$": "must be a plain decimal of at most 9 integer and 9 fraction digits, not negative",
     r"^[0-9a-f]{64}$": "must be 64 lower-case hexadecimal digits",
     r"^[0-9A-Fa-f]{64}$": "must be 64 hexadecimal digits",
+    r"^([\x21-\x29\x2b-\x7e]+\*?|\*)$": "must hold only visible ASCII characters, and * only at its end",
+    r"^[\x21-\x7e]*$": "must hold only visible ASCII characters, without spaces",
+    r"^[\x21-\x7e]+$": "must not be empty, and hold only visible ASCII characters, without spaces",
+    r"^[a-z0-9][a-z0-9._-]{0,99}$": (
+        "must have 1 to 100 characters, begin with a lower-case letter or digit and hold only those and . _ -"
+    ),
     r"^[!-~]*$": "must hold only visible ASCII characters, without spaces",
     r"^[^\x00]*$": "must not hold the character U+0000",
     r"^[^\x00-\x1f\x7f]*$": "must not hold control characters or line breaks",

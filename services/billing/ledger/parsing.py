@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 from libs.common.call import current_actor
 from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.text import lengths_of, storable
 from libs.common.validation import Reader, check
 from services.billing.ledger.domain import (
     Capture,
@@ -28,6 +29,7 @@ from tollhouse.common.v1 import amount_pb2
 
 TTL_DEFAULT_MS: Final = 600_000
 _ZERO: Final = Decimal(0)
+_DESCRIPTION_MAX: Final = lengths_of(pb.DebitRequest.DESCRIPTOR)["description"]
 
 _MODES: Final = {
     pb.DEBIT_MODE_UNSPECIFIED: Mode.GUARDED,
@@ -100,7 +102,7 @@ def parse_debit(request: pb.DebitRequest, actor: str, violations: list[FieldViol
         amount.currency_code,
         _positive(amount, violations),
         _MODES[request.mode],
-        request.description,
+        storable(request.description, _DESCRIPTION_MAX),
         _metadata(request),
         actor,
         request.validate_only,
@@ -153,7 +155,7 @@ def parse_place(request: pb.CreateHoldRequest, actor: str, violations: list[Fiel
         request.amount.currency_code,
         _positive(request.amount, violations),
         _ttl_ms(request) if request.HasField("ttl") else TTL_DEFAULT_MS,
-        request.description,
+        storable(request.description, _DESCRIPTION_MAX),
         _metadata(request),
         actor,
         request.validate_only,
@@ -166,7 +168,7 @@ def parse_capture(request: pb.CaptureHoldRequest, actor: str, violations: list[F
         request.operation_id,
         request.amount.currency_code,
         _not_negative(request.amount, violations),
-        request.description,
+        storable(request.description, _DESCRIPTION_MAX),
         _metadata(request),
         actor,
     )

@@ -27,9 +27,10 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tollhouse.common.v1 import access_pb2 as tollhouse_dot_common_dot_v1_dot_access__pb2
+from tollhouse.common.v1 import text_pb2 as tollhouse_dot_common_dot_v1_dot_text__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(tollhouse/identity/v1/organization.proto\x12\x15tollhouse.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\"\xd7\x01\n\x0cOrganization\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08personal\x18\x05 \x01(\x08\x12\x1e\n\x16\x61pi_key_max_lifetime_s\x18\x06 \x01(\x03\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\"\xf5\x01\n\x06Member\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12/\n\x04role\x18\x03 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRole\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65mail\x18\x06 \x01(\t\x12\x11\n\tfull_name\x18\x07 \x01(\t\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\"\xa2\x03\n\nInvitation\x12\x15\n\rinvitation_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12/\n\x04role\x18\x04 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRole\x12\x35\n\x05state\x18\x05 \x01(\x0e\x32&.tollhouse.identity.v1.InvitationState\x12\x0f\n\x07inviter\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x61\x63\x63\x65pt_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x61\x63\x63\x65pted_user_id\x18\n \x01(\t\x12/\n\x0brevoke_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xcd\x01\n\x19\x43reateOrganizationRequest\x12?\n\nrequest_id\x18\x01 \x01(\tB+\xbaH(r&\x18\x80\x01\x32!^([A-Za-z0-9][A-Za-z0-9._:/-]*)?$\x12N\n\x04name\x18\x02 \x01(\tB@\xbaH=r;\x18\xc8\x01\x32\x36^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\x12\x1f\n\rowner_user_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"i\n\x1a\x43reateOrganizationResponse\x12\x39\n\x0corganization\x18\x01 \x01(\x0b\x32#.tollhouse.identity.v1.Organization\x12\x10\n\x08replayed\x18\x02 \x01(\x08\";\n\x16GetOrganizationRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"T\n\x17GetOrganizationResponse\x12\x39\n\x0corganization\x18\x01 \x01(\x0b\x32#.tollhouse.identity.v1.Organization\"\x90\x02\n\x19UpdateOrganizationRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12Q\n\x04name\x18\x04 \x01(\tBC\xbaH@r;\x18\xc8\x01\x32\x36^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\xd8\x01\x01\x12-\n\x16\x61pi_key_max_lifetime_s\x18\x05 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\xe4\xe4\x96\x01(\x00\"W\n\x1aUpdateOrganizationResponse\x12\x39\n\x0corganization\x18\x01 \x01(\x0b\x32#.tollhouse.identity.v1.Organization\">\n\x19\x44\x65leteOrganizationRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"_\n\x1a\x44\x65leteOrganizationResponse\x12/\n\x0b\x64\x65lete_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x02 \x01(\x03\"u\n\x18ListOrganizationsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x1c\n\x07user_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"p\n\x19ListOrganizationsResponse\x12:\n\rorganizations\x18\x01 \x03(\x0b\x32#.tollhouse.identity.v1.Organization\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xce\x01\n\x10\x41\x64\x64MemberRequest\x12?\n\nrequest_id\x18\x01 \x01(\tB+\xbaH(r&\x18\x80\x01\x32!^([A-Za-z0-9][A-Za-z0-9._:/-]*)?$\x12!\n\x0forganization_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12;\n\x04role\x18\x04 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"T\n\x11\x41\x64\x64MemberResponse\x12-\n\x06member\x18\x01 \x01(\x0b\x32\x1d.tollhouse.identity.v1.Member\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\xa7\x01\n\x13UpdateMemberRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12;\n\x04role\x18\x03 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x15\n\x04\x65tag\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\"W\n\x14UpdateMemberResponse\x12-\n\x06member\x18\x01 \x01(\x0b\x32\x1d.tollhouse.identity.v1.Member\x12\x10\n\x08revision\x18\x02 \x01(\x03\"S\n\x13RemoveMemberRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"B\n\x14RemoveMemberResponse\x12\x18\n\x10revoked_api_keys\x18\x01 \x01(\x05\x12\x10\n\x08revision\x18\x02 \x01(\x03\"t\n\x12ListMembersRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"^\n\x13ListMembersResponse\x12.\n\x07members\x18\x01 \x03(\x0b\x32\x1d.tollhouse.identity.v1.Member\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x86\x02\n\x17\x43reateInvitationRequest\x12?\n\nrequest_id\x18\x01 \x01(\tB+\xbaH(r&\x18\x80\x01\x32!^([A-Za-z0-9][A-Za-z0-9._:/-]*)?$\x12!\n\x0forganization_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x05\x65mail\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x18\xfe\x01`\x01\x12;\n\x04role\x18\x04 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x18\x43reateInvitationResponse\x12\x35\n\ninvitation\x18\x01 \x01(\x0b\x32!.tollhouse.identity.v1.Invitation\x12\x12\n\x05token\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"\x96\x01\n\x17\x41\x63\x63\x65ptInvitationRequest\x12?\n\nrequest_id\x18\x01 \x01(\tB+\xbaH(r&\x18\x80\x01\x32!^([A-Za-z0-9][A-Za-z0-9._:/-]*)?$\x12\x1c\n\x05token\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12\x1c\n\x07user_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"[\n\x18\x41\x63\x63\x65ptInvitationResponse\x12-\n\x06member\x18\x01 \x01(\x0b\x32\x1d.tollhouse.identity.v1.Member\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"]\n\x17RevokeInvitationRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\rinvitation_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"Q\n\x18RevokeInvitationResponse\x12\x35\n\ninvitation\x18\x01 \x01(\x0b\x32!.tollhouse.identity.v1.Invitation\"\x90\x01\n\x16ListInvitationsRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x16\n\x0einclude_closed\x18\x04 \x01(\x08\"j\n\x17ListInvitationsResponse\x12\x36\n\x0binvitations\x18\x01 \x03(\x0b\x32!.tollhouse.identity.v1.Invitation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xa9\x01\n\x0fInvitationState\x12 \n\x1cINVITATION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15INVITATION_STATE_OPEN\x10\x01\x12\x1d\n\x19INVITATION_STATE_ACCEPTED\x10\x02\x12\x1c\n\x18INVITATION_STATE_REVOKED\x10\x03\x12\x1c\n\x18INVITATION_STATE_EXPIRED\x10\x04*\xa0\x01\n\nMemberRole\x12\x1b\n\x17MEMBER_ROLE_UNSPECIFIED\x10\x00\x12\x15\n\x11MEMBER_ROLE_OWNER\x10\x01\x12\x15\n\x11MEMBER_ROLE_ADMIN\x10\x02\x12\x16\n\x12MEMBER_ROLE_MEMBER\x10\x03\x12\x17\n\x13MEMBER_ROLE_BILLING\x10\x04\x12\x16\n\x12MEMBER_ROLE_VIEWER\x10\x05\x32\xb5\x12\n\x13OrganizationService\x12\xaf\x01\n\x12\x43reateOrganization\x12\x30.tollhouse.identity.v1.CreateOrganizationRequest\x1a\x31.tollhouse.identity.v1.CreateOrganizationResponse\"4\x90\x02\x02\xaa\xbb\x18\x11\x08\x01*\rowner_user_id\x82\xd3\xe4\x93\x02\x16\"\x11/v1/organizations:\x01*\x12\xab\x01\n\x0fGetOrganization\x12-.tollhouse.identity.v1.GetOrganizationRequest\x1a..tollhouse.identity.v1.GetOrganizationResponse\"9\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \x01\x82\xd3\xe4\x93\x02%\x12#/v1/organizations/{organization_id}\x12\xa6\x01\n\x11ListOrganizations\x12/.tollhouse.identity.v1.ListOrganizationsRequest\x1a\x30.tollhouse.identity.v1.ListOrganizationsResponse\".\x90\x02\x01\xaa\xbb\x18\x0e\x08\x01\x12\x01**\x07user_id\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/organizations\x12\xb4\x01\n\x12UpdateOrganization\x12\x30.tollhouse.identity.v1.UpdateOrganizationRequest\x1a\x31.tollhouse.identity.v1.UpdateOrganizationResponse\"9\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02(2#/v1/organizations/{organization_id}:\x01*\x12\xb1\x01\n\x12\x44\x65leteOrganization\x12\x30.tollhouse.identity.v1.DeleteOrganizationRequest\x1a\x31.tollhouse.identity.v1.DeleteOrganizationResponse\"6\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x03\x82\xd3\xe4\x93\x02%*#/v1/organizations/{organization_id}\x12\x9f\x01\n\tAddMember\x12\'.tollhouse.identity.v1.AddMemberRequest\x1a(.tollhouse.identity.v1.AddMemberResponse\"?\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x30\"+/v1/organizations/{organization_id}/members:\x01*\x12\xb4\x01\n\x0cUpdateMember\x12*.tollhouse.identity.v1.UpdateMemberRequest\x1a+.tollhouse.identity.v1.UpdateMemberResponse\"K\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02:25/v1/organizations/{organization_id}/members/{user_id}:\x01*\x12\xba\x01\n\x0cRemoveMember\x12*.tollhouse.identity.v1.RemoveMemberRequest\x1a+.tollhouse.identity.v1.RemoveMemberResponse\"Q\x90\x02\x02\xaa\xbb\x18\r\x08\x01 \x02*\x07user_id\x82\xd3\xe4\x93\x02\x37*5/v1/organizations/{organization_id}/members/{user_id}\x12\xa7\x01\n\x0bListMembers\x12).tollhouse.identity.v1.ListMembersRequest\x1a*.tollhouse.identity.v1.ListMembersResponse\"A\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \x01\x82\xd3\xe4\x93\x02-\x12+/v1/organizations/{organization_id}/members\x12\xba\x01\n\x10\x43reateInvitation\x12..tollhouse.identity.v1.CreateInvitationRequest\x1a/.tollhouse.identity.v1.CreateInvitationResponse\"E\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02\x34\"//v1/organizations/{organization_id}/invitations:\x01*\x12\xa1\x01\n\x10\x41\x63\x63\x65ptInvitation\x12..tollhouse.identity.v1.AcceptInvitationRequest\x1a/.tollhouse.identity.v1.AcceptInvitationResponse\",\x90\x02\x02\xaa\xbb\x18\x04\x08\x01\x30\x01\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/invitations:accept:\x01*\x12\xd1\x01\n\x10RevokeInvitation\x12..tollhouse.identity.v1.RevokeInvitationRequest\x1a/.tollhouse.identity.v1.RevokeInvitationResponse\"\\\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02K\"F/v1/organizations/{organization_id}/invitations/{invitation_id}:revoke:\x01*\x12\xb4\x01\n\x0fListInvitations\x12-.tollhouse.identity.v1.ListInvitationsRequest\x1a..tollhouse.identity.v1.ListInvitationsResponse\"B\x90\x02\x01\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02\x31\x12//v1/organizations/{organization_id}/invitationsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(tollhouse/identity/v1/organization.proto\x12\x15tollhouse.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\x1a\x1etollhouse/common/v1/text.proto\"\xd7\x01\n\x0cOrganization\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08personal\x18\x05 \x01(\x08\x12\x1e\n\x16\x61pi_key_max_lifetime_s\x18\x06 \x01(\x03\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\"\xf5\x01\n\x06Member\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12/\n\x04role\x18\x03 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRole\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65mail\x18\x06 \x01(\t\x12\x11\n\tfull_name\x18\x07 \x01(\t\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\"\xa2\x03\n\nInvitation\x12\x15\n\rinvitation_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12/\n\x04role\x18\x04 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRole\x12\x35\n\x05state\x18\x05 \x01(\x0e\x32&.tollhouse.identity.v1.InvitationState\x12\x0f\n\x07inviter\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x61\x63\x63\x65pt_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x61\x63\x63\x65pted_user_id\x18\n \x01(\t\x12/\n\x0brevoke_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xae\x01\n\x19\x43reateOrganizationRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x12N\n\x04name\x18\x02 \x01(\tB@\xbaH=r;\x18\xc8\x01\x32\x36^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\x12\x1f\n\rowner_user_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"i\n\x1a\x43reateOrganizationResponse\x12\x39\n\x0corganization\x18\x01 \x01(\x0b\x32#.tollhouse.identity.v1.Organization\x12\x10\n\x08replayed\x18\x02 \x01(\x08\";\n\x16GetOrganizationRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"T\n\x17GetOrganizationResponse\x12\x39\n\x0corganization\x18\x01 \x01(\x0b\x32#.tollhouse.identity.v1.Organization\"\x90\x02\n\x19UpdateOrganizationRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12Q\n\x04name\x18\x04 \x01(\tBC\xbaH@r;\x18\xc8\x01\x32\x36^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\xd8\x01\x01\x12-\n\x16\x61pi_key_max_lifetime_s\x18\x05 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\xe4\xe4\x96\x01(\x00\"W\n\x1aUpdateOrganizationResponse\x12\x39\n\x0corganization\x18\x01 \x01(\x0b\x32#.tollhouse.identity.v1.Organization\">\n\x19\x44\x65leteOrganizationRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"_\n\x1a\x44\x65leteOrganizationResponse\x12/\n\x0b\x64\x65lete_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x02 \x01(\x03\"u\n\x18ListOrganizationsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x1c\n\x07user_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"p\n\x19ListOrganizationsResponse\x12:\n\rorganizations\x18\x01 \x03(\x0b\x32#.tollhouse.identity.v1.Organization\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xaf\x01\n\x10\x41\x64\x64MemberRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x12!\n\x0forganization_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12;\n\x04role\x18\x04 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"T\n\x11\x41\x64\x64MemberResponse\x12-\n\x06member\x18\x01 \x01(\x0b\x32\x1d.tollhouse.identity.v1.Member\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\xa7\x01\n\x13UpdateMemberRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12;\n\x04role\x18\x03 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x15\n\x04\x65tag\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\"W\n\x14UpdateMemberResponse\x12-\n\x06member\x18\x01 \x01(\x0b\x32\x1d.tollhouse.identity.v1.Member\x12\x10\n\x08revision\x18\x02 \x01(\x03\"S\n\x13RemoveMemberRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"B\n\x14RemoveMemberResponse\x12\x18\n\x10revoked_api_keys\x18\x01 \x01(\x05\x12\x10\n\x08revision\x18\x02 \x01(\x03\"t\n\x12ListMembersRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"^\n\x13ListMembersResponse\x12.\n\x07members\x18\x01 \x03(\x0b\x32\x1d.tollhouse.identity.v1.Member\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe7\x01\n\x17\x43reateInvitationRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x12!\n\x0forganization_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x05\x65mail\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x18\xfe\x01`\x01\x12;\n\x04role\x18\x04 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x18\x43reateInvitationResponse\x12\x35\n\ninvitation\x18\x01 \x01(\x0b\x32!.tollhouse.identity.v1.Invitation\x12\x12\n\x05token\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"w\n\x17\x41\x63\x63\x65ptInvitationRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x12\x1c\n\x05token\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12\x1c\n\x07user_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"[\n\x18\x41\x63\x63\x65ptInvitationResponse\x12-\n\x06member\x18\x01 \x01(\x0b\x32\x1d.tollhouse.identity.v1.Member\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"]\n\x17RevokeInvitationRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\rinvitation_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"Q\n\x18RevokeInvitationResponse\x12\x35\n\ninvitation\x18\x01 \x01(\x0b\x32!.tollhouse.identity.v1.Invitation\"\x90\x01\n\x16ListInvitationsRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x16\n\x0einclude_closed\x18\x04 \x01(\x08\"j\n\x17ListInvitationsResponse\x12\x36\n\x0binvitations\x18\x01 \x03(\x0b\x32!.tollhouse.identity.v1.Invitation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xa9\x01\n\x0fInvitationState\x12 \n\x1cINVITATION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15INVITATION_STATE_OPEN\x10\x01\x12\x1d\n\x19INVITATION_STATE_ACCEPTED\x10\x02\x12\x1c\n\x18INVITATION_STATE_REVOKED\x10\x03\x12\x1c\n\x18INVITATION_STATE_EXPIRED\x10\x04*\xa0\x01\n\nMemberRole\x12\x1b\n\x17MEMBER_ROLE_UNSPECIFIED\x10\x00\x12\x15\n\x11MEMBER_ROLE_OWNER\x10\x01\x12\x15\n\x11MEMBER_ROLE_ADMIN\x10\x02\x12\x16\n\x12MEMBER_ROLE_MEMBER\x10\x03\x12\x17\n\x13MEMBER_ROLE_BILLING\x10\x04\x12\x16\n\x12MEMBER_ROLE_VIEWER\x10\x05\x32\xb5\x12\n\x13OrganizationService\x12\xaf\x01\n\x12\x43reateOrganization\x12\x30.tollhouse.identity.v1.CreateOrganizationRequest\x1a\x31.tollhouse.identity.v1.CreateOrganizationResponse\"4\x90\x02\x02\xaa\xbb\x18\x11\x08\x01*\rowner_user_id\x82\xd3\xe4\x93\x02\x16\"\x11/v1/organizations:\x01*\x12\xab\x01\n\x0fGetOrganization\x12-.tollhouse.identity.v1.GetOrganizationRequest\x1a..tollhouse.identity.v1.GetOrganizationResponse\"9\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \x01\x82\xd3\xe4\x93\x02%\x12#/v1/organizations/{organization_id}\x12\xa6\x01\n\x11ListOrganizations\x12/.tollhouse.identity.v1.ListOrganizationsRequest\x1a\x30.tollhouse.identity.v1.ListOrganizationsResponse\".\x90\x02\x01\xaa\xbb\x18\x0e\x08\x01\x12\x01**\x07user_id\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/organizations\x12\xb4\x01\n\x12UpdateOrganization\x12\x30.tollhouse.identity.v1.UpdateOrganizationRequest\x1a\x31.tollhouse.identity.v1.UpdateOrganizationResponse\"9\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02(2#/v1/organizations/{organization_id}:\x01*\x12\xb1\x01\n\x12\x44\x65leteOrganization\x12\x30.tollhouse.identity.v1.DeleteOrganizationRequest\x1a\x31.tollhouse.identity.v1.DeleteOrganizationResponse\"6\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x03\x82\xd3\xe4\x93\x02%*#/v1/organizations/{organization_id}\x12\x9f\x01\n\tAddMember\x12\'.tollhouse.identity.v1.AddMemberRequest\x1a(.tollhouse.identity.v1.AddMemberResponse\"?\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x30\"+/v1/organizations/{organization_id}/members:\x01*\x12\xb4\x01\n\x0cUpdateMember\x12*.tollhouse.identity.v1.UpdateMemberRequest\x1a+.tollhouse.identity.v1.UpdateMemberResponse\"K\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02:25/v1/organizations/{organization_id}/members/{user_id}:\x01*\x12\xba\x01\n\x0cRemoveMember\x12*.tollhouse.identity.v1.RemoveMemberRequest\x1a+.tollhouse.identity.v1.RemoveMemberResponse\"Q\x90\x02\x02\xaa\xbb\x18\r\x08\x01 \x02*\x07user_id\x82\xd3\xe4\x93\x02\x37*5/v1/organizations/{organization_id}/members/{user_id}\x12\xa7\x01\n\x0bListMembers\x12).tollhouse.identity.v1.ListMembersRequest\x1a*.tollhouse.identity.v1.ListMembersResponse\"A\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \x01\x82\xd3\xe4\x93\x02-\x12+/v1/organizations/{organization_id}/members\x12\xba\x01\n\x10\x43reateInvitation\x12..tollhouse.identity.v1.CreateInvitationRequest\x1a/.tollhouse.identity.v1.CreateInvitationResponse\"E\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02\x34\"//v1/organizations/{organization_id}/invitations:\x01*\x12\xa1\x01\n\x10\x41\x63\x63\x65ptInvitation\x12..tollhouse.identity.v1.AcceptInvitationRequest\x1a/.tollhouse.identity.v1.AcceptInvitationResponse\",\x90\x02\x02\xaa\xbb\x18\x04\x08\x01\x30\x01\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/invitations:accept:\x01*\x12\xd1\x01\n\x10RevokeInvitation\x12..tollhouse.identity.v1.RevokeInvitationRequest\x1a/.tollhouse.identity.v1.RevokeInvitationResponse\"\\\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02K\"F/v1/organizations/{organization_id}/invitations/{invitation_id}:revoke:\x01*\x12\xb4\x01\n\x0fListInvitations\x12-.tollhouse.identity.v1.ListInvitationsRequest\x1a..tollhouse.identity.v1.ListInvitationsResponse\"B\x90\x02\x01\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02\x31\x12//v1/organizations/{organization_id}/invitationsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,7 +38,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tollhouse.identity.v1.organ
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CREATEORGANIZATIONREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_CREATEORGANIZATIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H(r&\030\200\0012!^([A-Za-z0-9][A-Za-z0-9._:/-]*)?$'
+  _globals['_CREATEORGANIZATIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\tr\004\210\3520\001\330\001\001'
   _globals['_CREATEORGANIZATIONREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_CREATEORGANIZATIONREQUEST'].fields_by_name['name']._serialized_options = b'\272H=r;\030\310\00126^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$'
   _globals['_CREATEORGANIZATIONREQUEST'].fields_by_name['owner_user_id']._loaded_options = None
@@ -63,7 +64,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTORGANIZATIONSREQUEST'].fields_by_name['user_id']._loaded_options = None
   _globals['_LISTORGANIZATIONSREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_ADDMEMBERREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_ADDMEMBERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H(r&\030\200\0012!^([A-Za-z0-9][A-Za-z0-9._:/-]*)?$'
+  _globals['_ADDMEMBERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\tr\004\210\3520\001\330\001\001'
   _globals['_ADDMEMBERREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_ADDMEMBERREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_ADDMEMBERREQUEST'].fields_by_name['user_id']._loaded_options = None
@@ -89,7 +90,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMEMBERSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTMEMBERSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
   _globals['_CREATEINVITATIONREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_CREATEINVITATIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H(r&\030\200\0012!^([A-Za-z0-9][A-Za-z0-9._:/-]*)?$'
+  _globals['_CREATEINVITATIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\tr\004\210\3520\001\330\001\001'
   _globals['_CREATEINVITATIONREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_CREATEINVITATIONREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_CREATEINVITATIONREQUEST'].fields_by_name['email']._loaded_options = None
@@ -99,7 +100,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEINVITATIONRESPONSE'].fields_by_name['token']._loaded_options = None
   _globals['_CREATEINVITATIONRESPONSE'].fields_by_name['token']._serialized_options = b'\200\001\001'
   _globals['_ACCEPTINVITATIONREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_ACCEPTINVITATIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H(r&\030\200\0012!^([A-Za-z0-9][A-Za-z0-9._:/-]*)?$'
+  _globals['_ACCEPTINVITATIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\tr\004\210\3520\001\330\001\001'
   _globals['_ACCEPTINVITATIONREQUEST'].fields_by_name['token']._loaded_options = None
   _globals['_ACCEPTINVITATIONREQUEST'].fields_by_name['token']._serialized_options = b'\200\001\001\272H\007r\005\020\001\030\200\002'
   _globals['_ACCEPTINVITATIONREQUEST'].fields_by_name['user_id']._loaded_options = None
@@ -140,68 +141,68 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORGANIZATIONSERVICE'].methods_by_name['RevokeInvitation']._serialized_options = b'\220\002\002\252\273\030\004\010\001 \002\202\323\344\223\002K\"F/v1/organizations/{organization_id}/invitations/{invitation_id}:revoke:\001*'
   _globals['_ORGANIZATIONSERVICE'].methods_by_name['ListInvitations']._loaded_options = None
   _globals['_ORGANIZATIONSERVICE'].methods_by_name['ListInvitations']._serialized_options = b'\220\002\001\252\273\030\004\010\001 \002\202\323\344\223\0021\022//v1/organizations/{organization_id}/invitations'
-  _globals['_INVITATIONSTATE']._serialized_start=4321
-  _globals['_INVITATIONSTATE']._serialized_end=4490
-  _globals['_MEMBERROLE']._serialized_start=4493
-  _globals['_MEMBERROLE']._serialized_end=4653
-  _globals['_ORGANIZATION']._serialized_start=228
-  _globals['_ORGANIZATION']._serialized_end=443
-  _globals['_MEMBER']._serialized_start=446
-  _globals['_MEMBER']._serialized_end=691
-  _globals['_INVITATION']._serialized_start=694
-  _globals['_INVITATION']._serialized_end=1112
-  _globals['_CREATEORGANIZATIONREQUEST']._serialized_start=1115
-  _globals['_CREATEORGANIZATIONREQUEST']._serialized_end=1320
-  _globals['_CREATEORGANIZATIONRESPONSE']._serialized_start=1322
-  _globals['_CREATEORGANIZATIONRESPONSE']._serialized_end=1427
-  _globals['_GETORGANIZATIONREQUEST']._serialized_start=1429
-  _globals['_GETORGANIZATIONREQUEST']._serialized_end=1488
-  _globals['_GETORGANIZATIONRESPONSE']._serialized_start=1490
-  _globals['_GETORGANIZATIONRESPONSE']._serialized_end=1574
-  _globals['_UPDATEORGANIZATIONREQUEST']._serialized_start=1577
-  _globals['_UPDATEORGANIZATIONREQUEST']._serialized_end=1849
-  _globals['_UPDATEORGANIZATIONRESPONSE']._serialized_start=1851
-  _globals['_UPDATEORGANIZATIONRESPONSE']._serialized_end=1938
-  _globals['_DELETEORGANIZATIONREQUEST']._serialized_start=1940
-  _globals['_DELETEORGANIZATIONREQUEST']._serialized_end=2002
-  _globals['_DELETEORGANIZATIONRESPONSE']._serialized_start=2004
-  _globals['_DELETEORGANIZATIONRESPONSE']._serialized_end=2099
-  _globals['_LISTORGANIZATIONSREQUEST']._serialized_start=2101
-  _globals['_LISTORGANIZATIONSREQUEST']._serialized_end=2218
-  _globals['_LISTORGANIZATIONSRESPONSE']._serialized_start=2220
-  _globals['_LISTORGANIZATIONSRESPONSE']._serialized_end=2332
-  _globals['_ADDMEMBERREQUEST']._serialized_start=2335
-  _globals['_ADDMEMBERREQUEST']._serialized_end=2541
-  _globals['_ADDMEMBERRESPONSE']._serialized_start=2543
-  _globals['_ADDMEMBERRESPONSE']._serialized_end=2627
-  _globals['_UPDATEMEMBERREQUEST']._serialized_start=2630
-  _globals['_UPDATEMEMBERREQUEST']._serialized_end=2797
-  _globals['_UPDATEMEMBERRESPONSE']._serialized_start=2799
-  _globals['_UPDATEMEMBERRESPONSE']._serialized_end=2886
-  _globals['_REMOVEMEMBERREQUEST']._serialized_start=2888
-  _globals['_REMOVEMEMBERREQUEST']._serialized_end=2971
-  _globals['_REMOVEMEMBERRESPONSE']._serialized_start=2973
-  _globals['_REMOVEMEMBERRESPONSE']._serialized_end=3039
-  _globals['_LISTMEMBERSREQUEST']._serialized_start=3041
-  _globals['_LISTMEMBERSREQUEST']._serialized_end=3157
-  _globals['_LISTMEMBERSRESPONSE']._serialized_start=3159
-  _globals['_LISTMEMBERSRESPONSE']._serialized_end=3253
-  _globals['_CREATEINVITATIONREQUEST']._serialized_start=3256
-  _globals['_CREATEINVITATIONREQUEST']._serialized_end=3518
-  _globals['_CREATEINVITATIONRESPONSE']._serialized_start=3520
-  _globals['_CREATEINVITATIONRESPONSE']._serialized_end=3639
-  _globals['_ACCEPTINVITATIONREQUEST']._serialized_start=3642
-  _globals['_ACCEPTINVITATIONREQUEST']._serialized_end=3792
-  _globals['_ACCEPTINVITATIONRESPONSE']._serialized_start=3794
-  _globals['_ACCEPTINVITATIONRESPONSE']._serialized_end=3885
-  _globals['_REVOKEINVITATIONREQUEST']._serialized_start=3887
-  _globals['_REVOKEINVITATIONREQUEST']._serialized_end=3980
-  _globals['_REVOKEINVITATIONRESPONSE']._serialized_start=3982
-  _globals['_REVOKEINVITATIONRESPONSE']._serialized_end=4063
-  _globals['_LISTINVITATIONSREQUEST']._serialized_start=4066
-  _globals['_LISTINVITATIONSREQUEST']._serialized_end=4210
-  _globals['_LISTINVITATIONSRESPONSE']._serialized_start=4212
-  _globals['_LISTINVITATIONSRESPONSE']._serialized_end=4318
-  _globals['_ORGANIZATIONSERVICE']._serialized_start=4656
-  _globals['_ORGANIZATIONSERVICE']._serialized_end=7013
+  _globals['_INVITATIONSTATE']._serialized_start=4228
+  _globals['_INVITATIONSTATE']._serialized_end=4397
+  _globals['_MEMBERROLE']._serialized_start=4400
+  _globals['_MEMBERROLE']._serialized_end=4560
+  _globals['_ORGANIZATION']._serialized_start=260
+  _globals['_ORGANIZATION']._serialized_end=475
+  _globals['_MEMBER']._serialized_start=478
+  _globals['_MEMBER']._serialized_end=723
+  _globals['_INVITATION']._serialized_start=726
+  _globals['_INVITATION']._serialized_end=1144
+  _globals['_CREATEORGANIZATIONREQUEST']._serialized_start=1147
+  _globals['_CREATEORGANIZATIONREQUEST']._serialized_end=1321
+  _globals['_CREATEORGANIZATIONRESPONSE']._serialized_start=1323
+  _globals['_CREATEORGANIZATIONRESPONSE']._serialized_end=1428
+  _globals['_GETORGANIZATIONREQUEST']._serialized_start=1430
+  _globals['_GETORGANIZATIONREQUEST']._serialized_end=1489
+  _globals['_GETORGANIZATIONRESPONSE']._serialized_start=1491
+  _globals['_GETORGANIZATIONRESPONSE']._serialized_end=1575
+  _globals['_UPDATEORGANIZATIONREQUEST']._serialized_start=1578
+  _globals['_UPDATEORGANIZATIONREQUEST']._serialized_end=1850
+  _globals['_UPDATEORGANIZATIONRESPONSE']._serialized_start=1852
+  _globals['_UPDATEORGANIZATIONRESPONSE']._serialized_end=1939
+  _globals['_DELETEORGANIZATIONREQUEST']._serialized_start=1941
+  _globals['_DELETEORGANIZATIONREQUEST']._serialized_end=2003
+  _globals['_DELETEORGANIZATIONRESPONSE']._serialized_start=2005
+  _globals['_DELETEORGANIZATIONRESPONSE']._serialized_end=2100
+  _globals['_LISTORGANIZATIONSREQUEST']._serialized_start=2102
+  _globals['_LISTORGANIZATIONSREQUEST']._serialized_end=2219
+  _globals['_LISTORGANIZATIONSRESPONSE']._serialized_start=2221
+  _globals['_LISTORGANIZATIONSRESPONSE']._serialized_end=2333
+  _globals['_ADDMEMBERREQUEST']._serialized_start=2336
+  _globals['_ADDMEMBERREQUEST']._serialized_end=2511
+  _globals['_ADDMEMBERRESPONSE']._serialized_start=2513
+  _globals['_ADDMEMBERRESPONSE']._serialized_end=2597
+  _globals['_UPDATEMEMBERREQUEST']._serialized_start=2600
+  _globals['_UPDATEMEMBERREQUEST']._serialized_end=2767
+  _globals['_UPDATEMEMBERRESPONSE']._serialized_start=2769
+  _globals['_UPDATEMEMBERRESPONSE']._serialized_end=2856
+  _globals['_REMOVEMEMBERREQUEST']._serialized_start=2858
+  _globals['_REMOVEMEMBERREQUEST']._serialized_end=2941
+  _globals['_REMOVEMEMBERRESPONSE']._serialized_start=2943
+  _globals['_REMOVEMEMBERRESPONSE']._serialized_end=3009
+  _globals['_LISTMEMBERSREQUEST']._serialized_start=3011
+  _globals['_LISTMEMBERSREQUEST']._serialized_end=3127
+  _globals['_LISTMEMBERSRESPONSE']._serialized_start=3129
+  _globals['_LISTMEMBERSRESPONSE']._serialized_end=3223
+  _globals['_CREATEINVITATIONREQUEST']._serialized_start=3226
+  _globals['_CREATEINVITATIONREQUEST']._serialized_end=3457
+  _globals['_CREATEINVITATIONRESPONSE']._serialized_start=3459
+  _globals['_CREATEINVITATIONRESPONSE']._serialized_end=3578
+  _globals['_ACCEPTINVITATIONREQUEST']._serialized_start=3580
+  _globals['_ACCEPTINVITATIONREQUEST']._serialized_end=3699
+  _globals['_ACCEPTINVITATIONRESPONSE']._serialized_start=3701
+  _globals['_ACCEPTINVITATIONRESPONSE']._serialized_end=3792
+  _globals['_REVOKEINVITATIONREQUEST']._serialized_start=3794
+  _globals['_REVOKEINVITATIONREQUEST']._serialized_end=3887
+  _globals['_REVOKEINVITATIONRESPONSE']._serialized_start=3889
+  _globals['_REVOKEINVITATIONRESPONSE']._serialized_end=3970
+  _globals['_LISTINVITATIONSREQUEST']._serialized_start=3973
+  _globals['_LISTINVITATIONSREQUEST']._serialized_end=4117
+  _globals['_LISTINVITATIONSRESPONSE']._serialized_start=4119
+  _globals['_LISTINVITATIONSRESPONSE']._serialized_end=4225
+  _globals['_ORGANIZATIONSERVICE']._serialized_start=4563
+  _globals['_ORGANIZATIONSERVICE']._serialized_end=6920
 # @@protoc_insertion_point(module_scope)

@@ -82,9 +82,9 @@ def test_times_are_checked_beside_the_annotations_wherever_they_stand() -> None:
     [
         (ledger_pb2.DebitRequest(), "organization_id", "must be a UUID"),
         (ledger_pb2.DebitRequest(organization_id="acme"), "organization_id", "must be a UUID"),
-        (ledger_pb2.DebitRequest(), "operation_id", "must not be empty"),
+        (ledger_pb2.DebitRequest(), "operation_id", "must be 1 to 255 visible ASCII characters, without spaces"),
         (ledger_pb2.DebitRequest(), "amount", "is required"),
-        (ledger_pb2.DebitRequest(description="x" * 5_000), "description", "must have at most 256 characters"),
+        (ledger_pb2.ListHoldsRequest(page_token="x" * 5_000), "page_token", "must have at most 2048 characters"),
         (ledger_pb2.DebitRequest(mode=99), "mode", "must be one of the values that the enum names"),  # type: ignore[arg-type]
         (
             ledger_pb2.DebitRequest(amount=amount_pb2.Amount(value="1e5")),

@@ -27,6 +27,26 @@ class PriceUnknown(Refusal):
     template = "The model {model_id} has no price in force at {occur_time}."
 
 
+class OperationIdInUse(Refusal):
+    """The operation was authorized or its usage recorded before, and the caller asked to be refused then."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "OPERATION_ID_IN_USE"
+    template = "The operation id {operation_id} is in use; a call that is to begin takes one of its own."
+
+
+class OrganizationNotFound(Refusal):
+    """Identity knows no organization of this id, not even a deleted one, so nobody could pay."""
+
+    kind = Kind.NOT_FOUND
+    reason = "ORGANIZATION_NOT_FOUND"
+    template = "There is no organization {organization_id}."
+
+    def __init__(self, *, organization_id: str) -> None:
+        super().__init__(organization_id=organization_id)
+        self.resource = ("organization", organization_id)
+
+
 class AlreadySettled(Refusal):
     """The work was done and recorded, so it cannot be called off."""
 

@@ -26,13 +26,14 @@ from services.metering.admission.domain import (
     Denied,
     Pinned,
     Stored,
-    differing_field,
+    held_amount,
+    refusal_of_repeat,
 )
 from services.metering.clients.billing import BATCH_MAX, BillingClient, Held, HoldRequest, NotHeld
 from services.metering.clients.identity import VALID, IdentityClient, KeyPrincipal
 from services.metering.errors import AlreadySettled
 from services.metering.model.catalogue import Catalogue
-from services.metering.model.domain import NO_TOKENS, cost_nanos
+from services.metering.model.domain import Tokens, input_tokens_of, output_tokens_of
 from services.metering.usage.domain import Authorization
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.pace import Pace
@@ -64,11 +65,13 @@ class Request:
     model: str
     input_tokens: int
     max_output_tokens: int | None
+    estimate: Tokens | None
     endpoint: str | None
     required_scopes: Sequence[str]
     min_revision: int
     hold_ttl_ms: int
     client_address: str
+    fail_if_replayed: bool
 
 
 @dataclass(slots=True)
@@ -110,6 +113,7 @@ class Admission:
 
         Raises:
             OperationIdReused: the operation id was authorized with other fields.
+            OperationIdInUse: the operation id was authorized before, and the request says to refuse that.
             TooManyUnknownKeys: the client's address has presented more unknown keys than are looked up.
             Unavailable: identity or billing cannot be reached.
             Overloaded: too many calls wait already.
@@ -177,8 +181,10 @@ class Admission:
             return Denied("MODEL_INACTIVE", "The model is switched off.", {"model": request.model}, principal)
         if version is None:
             return Denied("PRICE_UNKNOWN", "The model has no price in force.", {"model": request.model}, principal)
-        output_tokens = request.max_output_tokens
-        if output_tokens is None:
+        input_tokens, output_tokens = request.input_tokens, request.max_output_tokens
+        if request.estimate is not None:
+            input_tokens, output_tokens = input_tokens_of(request.estimate), output_tokens_of(request.estimate)
+        elif output_tokens is None:
             output_tokens = model.max_output_tokens or OUTPUT_TOKENS_DEFAULT
         ask = Ask(
             principal.organization_id,
@@ -189,13 +195,19 @@ class Admission:
             principal.api_key_id,
             request.model,
             request.endpoint,
-            request.input_tokens,
+            input_tokens,
             output_tokens,
             request.hold_ttl_ms,
         )
-        nanos = cost_nanos(version, (request.input_tokens, output_tokens, *NO_TOKENS[2:]))
-        amount = Decimal(nanos).scaleb(-9)
-        return Pinned(ask, ask.fingerprint(), version.price_version_id, version.prices.currency_code, amount, now)
+        return Pinned(
+            ask,
+            ask.fingerprint(request.estimate),
+            version.price_version_id,
+            version.prices.currency_code,
+            held_amount(version, input_tokens, output_tokens, request.estimate),
+            now,
+            request.fail_if_replayed,
+        )
 
     async def _decide(self, pinned: Pinned, principal: KeyPrincipal) -> Decision:
         if len(self._queue) >= self._queue_max:
@@ -250,12 +262,16 @@ class Admission:
             self._in_flight.release()
 
     async def _write(self, waiting: Sequence[_Waiting]) -> dict[store.Key, Stored]:
-        """Keep what is asked; return what was asked before under the same operation ids."""
+        """Store the authorizations; return what the same operation ids were used for before."""
         for attempt in range(1, _TRIES_MAX + 1):
             try:
                 async with self._database.raw_connection() as connection:
-                    keys = await store.add(connection, [one.pinned for one in waiting])
-                    return await store.find(connection, keys) if keys else {}
+                    repeated = await store.add(connection, [one.pinned for one in waiting])
+                    # Usage can be recorded without an authorization: who wants no repeat wants to know that too.
+                    exclusive = [_key(one) for one in waiting if one.pinned.fail_if_replayed]
+                    keys = {*repeated, *exclusive}
+                    found = await store.find(connection, list(keys)) if keys else {}
+                    return {key: stored for key, stored in found.items() if key in repeated or stored.settled}
             except Conflict:
                 if attempt == _TRIES_MAX:
                     raise
@@ -267,9 +283,9 @@ class Admission:
         for one in waiting:
             ask = one.pinned.ask
             before = known.get((ask.organization_id, ask.operation_id))
-            if before is not None and before.pinned.fingerprint != one.pinned.fingerprint:
-                differs = differing_field(before.pinned.ask, ask)
-                _refuse(one, OperationIdReused(operation_id=ask.operation_id, field=differs))
+            refusal = refusal_of_repeat(before, one.pinned) if before is not None else None
+            if refusal is not None:
+                _refuse(one, refusal)
                 continue
             if before is not None and before.ended:
                 _answer(one, _ended(one))
@@ -290,6 +306,10 @@ class Admission:
                 _refuse(one, decision)
             else:
                 _answer(one, decision)
+
+
+def _key(one: _Waiting) -> store.Key:
+    return one.pinned.ask.organization_id, one.pinned.ask.operation_id
 
 
 def _answer(one: _Waiting, decision: Decision) -> None:

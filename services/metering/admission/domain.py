@@ -7,7 +7,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
 
+from libs.common.errors import OperationIdReused, Refusal
 from services.metering.clients.identity import KeyPrincipal
+from services.metering.errors import OperationIdInUse
+from services.metering.model.domain import PriceVersion, Tokens, cost_max_nanos, cost_nanos
 
 OUTPUT_TOKENS_DEFAULT: Final = 4096
 """What is reserved for when neither the caller nor the catalogue names a maximum."""
@@ -30,8 +33,9 @@ class Ask(NamedTuple):
     max_output_tokens: int
     hold_ttl_ms: int
 
-    def fingerprint(self) -> bytes:
-        text = "\x1f".join("" if value is None else str(value) for value in self)
+    def fingerprint(self, estimate: Tokens | None = None) -> bytes:
+        """Return a digest of everything that a repeat must say again."""
+        text = "\x1f".join("" if value is None else str(value) for value in (*self, *(estimate or ())))
         return hashlib.blake2b(text.encode(), digest_size=_FINGERPRINT_BYTES).digest()
 
 
@@ -44,6 +48,8 @@ class Pinned(NamedTuple):
     currency_code: str
     amount: Decimal
     create_time: datetime
+    fail_if_replayed: bool = False
+    """Whether the caller wants a repeat refused. It is not stored and no part of the fingerprint."""
 
 
 class Stored(NamedTuple):
@@ -84,9 +90,32 @@ class Allowed:
 Decision = Allowed | Denied
 
 
+def held_amount(version: PriceVersion, input_tokens: int, output_tokens: int, estimate: Tokens | None) -> Decimal:
+    """Return what is held for a call, so that no settlement within what was authorized costs more.
+
+    Without an estimate by class, every token is counted at the price of the most expensive class of its side.
+    """
+    if estimate is None:
+        nanos = cost_max_nanos(version, input_tokens, output_tokens)
+    else:
+        nanos = cost_nanos(version, estimate)
+    return Decimal(nanos).scaleb(-9)
+
+
+def refusal_of_repeat(before: Stored, now: Pinned) -> Refusal | None:
+    """Return why an authorization may not be asked for again under an operation id that has one; None if it may."""
+    operation_id = now.ask.operation_id
+    if before.pinned.fingerprint != now.fingerprint:
+        return OperationIdReused(operation_id=operation_id, field=differing_field(before.pinned.ask, now.ask))
+    return OperationIdInUse(operation_id=operation_id) if now.fail_if_replayed else None
+
+
 def differing_field(before: Ask, now: Ask) -> str:
-    """Name the first field in which two asks of one operation id differ."""
+    """Name the first field in which two asks of one operation id differ.
+
+    The counts of an estimate are not stored, only their sums: where nothing else differs, the estimates do.
+    """
     for name in Ask._fields:
         if getattr(before, name) != getattr(now, name):
             return "hold_ttl" if name == "hold_ttl_ms" else name
-    return "model"
+    return "estimate"

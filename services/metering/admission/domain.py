@@ -95,11 +95,9 @@ def held_amount(version: PriceVersion, input_tokens: int, output_tokens: int, es
 
     Without an estimate by class, every token is counted at the price of the most expensive class of its side.
     """
-    if estimate is None:
-        nanos = cost_max_nanos(version, input_tokens, output_tokens)
-    else:
-        nanos = cost_nanos(version, estimate)
-    return Decimal(nanos).scaleb(-9)
+    if estimate is not None:
+        return Decimal(cost_nanos(version, estimate)).scaleb(-9)
+    return Decimal(cost_max_nanos(version, input_tokens, output_tokens)).scaleb(-9)
 
 
 def refusal_of_repeat(before: Stored, now: Pinned) -> Refusal | None:

@@ -64,7 +64,8 @@ async def list_charges(
         "limit": limit,
     }
     rows = (await connection.execute(_CHARGES, values)).all()
-    charges = [Charge(*row[:6]) for row in rows if row[6] is not None]
+    # A capture of nothing only gives the hold back; like usage that waits for its price it is no charge.
+    charges = [Charge(*row[:6]) for row in rows if row[6] is not None and row[2]]
     return charges, (rows[-1][0], rows[-1][1]) if len(rows) == limit else None
 
 

@@ -1,7 +1,7 @@
 """All invariants at once: those each service checks of itself, and those that only hold between them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Final
@@ -13,6 +13,7 @@ from tollhouse.billing.v1 import integrity_pb2_grpc as billing_rpc
 from tollhouse.billing.v1 import ledger_pb2, ledger_pb2_grpc
 from tollhouse.identity.v1 import integrity_pb2 as identity_pb2
 from tollhouse.identity.v1 import integrity_pb2_grpc as identity_rpc
+from tollhouse.identity.v1 import organization_pb2, organization_pb2_grpc
 from tollhouse.metering.v1 import integrity_pb2 as metering_pb2
 from tollhouse.metering.v1 import integrity_pb2_grpc as metering_rpc
 
@@ -23,6 +24,8 @@ _STREAM_TIMEOUT_S: Final = 3600.0
 _BOTH: Final = "metering, billing"
 _AMOUNTS_AGREE: Final = "X1_charges_agree"
 _SETTLED_IS_CHARGED: Final = "X2_settled_is_charged"
+
+_ORGANIZATIONS_EXIST: Final = "organizations_exist"
 
 Key = tuple[str, str]
 
@@ -79,12 +82,13 @@ class _Charged:
 
 
 async def verify(channels: Channels) -> Verdict:
-    """Ask the services about themselves, then compare metering's charges with billing's, both ways."""
+    """Ask the services about themselves, compare metering's charges with billing's, and ask whose all of it is."""
     verdict = Verdict()
     await _verify_identity(channels, verdict)
     await _verify_billing(channels, verdict)
     await _verify_metering(channels, verdict)
     await _verify_between(channels, verdict)
+    await _verify_organizations(channels, verdict)
     return verdict
 
 
@@ -250,3 +254,51 @@ def _report(verdict: Verdict, check: Check, key: Key, detail: str) -> None:
     check.violations += 1
     if check.violations <= _KEPT_MAX:
         verdict.violations.append(Violation(check.service, check.invariant, key[0], key[1], detail))
+
+
+async def _verify_organizations(channels: Channels, verdict: Verdict) -> None:
+    """Ask identity for every organization that has money in billing or usage in metering.
+
+    Metering takes usage of any organization while identity cannot be reached, and people can credit any account. An
+    organization exists before its usage and stays known after its deletion, so the answers need no common snapshot.
+    """
+    money = Check("identity, billing", _ORGANIZATIONS_EXIST, "Every organization with money is known.", 0, 0)
+    async for organization_ids in _organizations_with_money(channels):
+        await _report_unknown(channels, verdict, money, organization_ids, "has money")
+    usage = Check("identity, metering", _ORGANIZATIONS_EXIST, "Every organization with usage is known.", 0, 0)
+    async for organization_ids in _organizations_with_usage(channels):
+        await _report_unknown(channels, verdict, usage, organization_ids, "has usage")
+    verdict.checks += [money, usage]
+
+
+async def _organizations_with_money(channels: Channels) -> AsyncIterator[Sequence[str]]:
+    stub, request = billing_rpc.IntegrityServiceStub(channels.billing), billing_pb2.ListOrganizationsRequest()
+    while True:
+        page = await stub.ListOrganizations(request)
+        yield page.organization_ids
+        request.page_token = page.next_page_token
+        if not request.page_token:
+            return
+
+
+async def _organizations_with_usage(channels: Channels) -> AsyncIterator[Sequence[str]]:
+    stub, request = metering_rpc.IntegrityServiceStub(channels.metering), metering_pb2.ListOrganizationsRequest()
+    while True:
+        page = await stub.ListOrganizations(request)
+        yield page.organization_ids
+        request.page_token = page.next_page_token
+        if not request.page_token:
+            return
+
+
+async def _report_unknown(
+    channels: Channels, verdict: Verdict, check: Check, organization_ids: Sequence[str], what: str
+) -> None:
+    stub = organization_pb2_grpc.OrganizationServiceStub(channels.identity)
+    request = organization_pb2.CheckOrganizationsRequest(organization_ids=organization_ids)
+    known = set((await stub.CheckOrganizations(request)).known_organization_ids)
+    check.examined += len(organization_ids)
+    for organization_id in organization_ids:
+        if organization_id not in known:
+            key = (organization_id, f"organizations/{organization_id}")
+            _report(verdict, check, key, f"{what}, and identity knows no such organization")

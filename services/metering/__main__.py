@@ -17,6 +17,7 @@ from services.metering.admission.admission import Admission
 from services.metering.admission.servicer import AdmissionServicer
 from services.metering.clients.billing import BillingClient
 from services.metering.clients.identity import IdentityClient
+from services.metering.clients.organizations import Organizations
 from services.metering.integrity.charges import Charges
 from services.metering.integrity.invariants import INVARIANTS
 from services.metering.integrity.servicer import IntegrityServicer
@@ -67,9 +68,12 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     relay_after = timedelta(seconds=settings.relay_after_s)
     engine = UsageEngine(database, catalogue, billing, clock, queue_max=settings.queue_max, relay_after=relay_after)
     months = Months(database, clock)
-    usages = Usages(database, engine, months, clock)
+    organizations = Organizations(to_identity)
+    usages = Usages(database, engine, organizations, months, clock)
     relay = Relay(database, billing, engine, clock, every_s=settings.relay_every_s)
-    admission = Admission(database, catalogue, identity, billing, engine, clock, queue_max=settings.queue_max)
+    admission = Admission(
+        database, catalogue, identity, organizations, billing, engine, clock, queue_max=settings.queue_max
+    )
 
     service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, ModelServicer(Models(database, catalogue, clock)))
     service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageServicer(usages))

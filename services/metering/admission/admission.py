@@ -31,7 +31,8 @@ from services.metering.admission.domain import (
 )
 from services.metering.clients.billing import BATCH_MAX, BillingClient, Held, HoldRequest, NotHeld
 from services.metering.clients.identity import VALID, IdentityClient, KeyPrincipal
-from services.metering.errors import AlreadySettled
+from services.metering.clients.organizations import Organizations
+from services.metering.errors import AlreadySettled, OrganizationNotFound
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import Tokens, input_tokens_of, output_tokens_of
 from services.metering.usage.domain import Authorization
@@ -90,6 +91,7 @@ class Admission:
         database: Database,
         catalogue: Catalogue,
         identity: IdentityClient,
+        organizations: Organizations,
         billing: BillingClient,
         engine: UsageEngine,
         clock: Clock,
@@ -99,6 +101,7 @@ class Admission:
         self._database = database
         self._catalogue = catalogue
         self._identity = identity
+        self._organizations = organizations
         self._billing = billing
         self._engine = engine
         self._clock = clock
@@ -114,6 +117,7 @@ class Admission:
         Raises:
             OperationIdReused: the operation id was authorized with other fields.
             OperationIdInUse: the operation id was authorized before, and the request says to refuse that.
+            OrganizationNotFound: identity knows no organization of the principal's id.
             TooManyUnknownKeys: the client's address has presented more unknown keys than are looked up.
             Unavailable: identity or billing cannot be reached.
             Overloaded: too many calls wait already.
@@ -133,6 +137,8 @@ class Admission:
             principal = answer.principal
         if principal is None:
             raise ValueError("A caller has a key or a principal.")
+        if request.secret is None and await self._organizations.find_unknown([principal.organization_id]):
+            raise OrganizationNotFound(organization_id=principal.organization_id)
         pinned = await self._pin(request, principal)
         if isinstance(pinned, Denied):
             return pinned

@@ -10,7 +10,7 @@ from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import is_id
 from libs.common.integrity.domain import Finding, Summary
 from libs.common.integrity.verification import Verification
-from libs.common.pages import decode_page_token, encode_page_token, page_size
+from libs.common.pages import decode_page_token, encode_page_token, id_in_token, page_size
 from libs.common.timestamps import render_time, time_of_text, time_text
 from services.metering.integrity.charges import Charges
 from services.metering.integrity.store import Charge, PendingCharge
@@ -20,6 +20,8 @@ from tollhouse.metering.v1 import integrity_pb2_grpc as rpc
 
 _CHARGES_DEFAULT: Final = 1_000
 _CHARGES_MAX: Final = 10_000
+_ORGANIZATIONS: Final = "organizations"
+_ORGANIZATIONS_MAX: Final = 1_000
 
 
 class IntegrityServicer(rpc.IntegrityServiceServicer):
@@ -52,6 +54,17 @@ class IntegrityServicer(rpc.IntegrityServiceServicer):
         )
         token = encode_page_token(*following, fingerprint=fingerprint) if following else ""
         return pb.ListChargesResponse(charges=map(_render_charge, charges), next_page_token=token)
+
+    async def ListOrganizations(
+        self, request: pb.ListOrganizationsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListOrganizationsResponse:
+        limit = page_size(request.page_size, _ORGANIZATIONS_MAX, _ORGANIZATIONS_MAX)
+        after = id_in_token(request.page_token, _ORGANIZATIONS) or NIL
+        organization_ids = await self._charges.list_organizations(after=after, limit=limit)
+        token = ""
+        if len(organization_ids) == limit:
+            token = encode_page_token(organization_ids[-1], fingerprint=_ORGANIZATIONS)
+        return pb.ListOrganizationsResponse(organization_ids=organization_ids, next_page_token=token)
 
     async def ListPendingCharges(
         self, request: pb.ListPendingChargesRequest, context: grpc.aio.ServicerContext

@@ -26,6 +26,11 @@ class IntegrityServiceStub:
     """Lists charges (debits and captures) in the order of (organization_id, operation_id), to be compared with what other
     services say was charged.
     """
+    ListOrganizations: _aio.UnaryUnaryMultiCallable[_integrity_pb2.ListOrganizationsRequest, _integrity_pb2.ListOrganizationsResponse]
+    """Lists the organizations whose accounts have ever been credited, debited or transferred to or from, by id.
+
+    `tollhouse verify` asks identity whether each of them exists.
+    """
 
 class IntegrityServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers whether what billing has stored is consistent, with itself and with other services."""
@@ -50,6 +55,17 @@ class IntegrityServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_integrity_pb2.ListChargesResponse]:
         """Lists charges (debits and captures) in the order of (organization_id, operation_id), to be compared with what other
         services say was charged.
+        """
+
+    @_abc_1.abstractmethod
+    def ListOrganizations(
+        self,
+        request: _integrity_pb2.ListOrganizationsRequest,
+        context: _aio.ServicerContext[_integrity_pb2.ListOrganizationsRequest, _abc.Awaitable[_integrity_pb2.ListOrganizationsResponse]],
+    ) -> _abc.Awaitable[_integrity_pb2.ListOrganizationsResponse]:
+        """Lists the organizations whose accounts have ever been credited, debited or transferred to or from, by id.
+
+        `tollhouse verify` asks identity whether each of them exists.
         """
 
 def add_IntegrityServiceServicer_to_server(servicer: IntegrityServiceServicer, server: _aio.Server) -> None: ...

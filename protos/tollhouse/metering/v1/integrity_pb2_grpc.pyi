@@ -35,6 +35,11 @@ class IntegrityServiceStub:
 
     Safe to repeat: a charge that is sent again is still made once.
     """
+    ListOrganizations: _aio.UnaryUnaryMultiCallable[_integrity_pb2.ListOrganizationsRequest, _integrity_pb2.ListOrganizationsResponse]
+    """Lists the organizations that have usage, by id.
+
+    `tollhouse verify` asks identity whether each of them exists.
+    """
 
 class IntegrityServiceServicer(metaclass=_abc_1.ABCMeta):
     """Shows that what metering keeps is consistent, and opens its charges to a comparison with billing."""
@@ -80,6 +85,17 @@ class IntegrityServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes charges due at once, parked ones too.
 
         Safe to repeat: a charge that is sent again is still made once.
+        """
+
+    @_abc_1.abstractmethod
+    def ListOrganizations(
+        self,
+        request: _integrity_pb2.ListOrganizationsRequest,
+        context: _aio.ServicerContext[_integrity_pb2.ListOrganizationsRequest, _abc.Awaitable[_integrity_pb2.ListOrganizationsResponse]],
+    ) -> _abc.Awaitable[_integrity_pb2.ListOrganizationsResponse]:
+        """Lists the organizations that have usage, by id.
+
+        `tollhouse verify` asks identity whether each of them exists.
         """
 
 def add_IntegrityServiceServicer_to_server(servicer: IntegrityServiceServicer, server: _aio.Server) -> None: ...

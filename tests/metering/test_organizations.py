@@ -1,6 +1,7 @@
 """Usage and calls of organizations that do not exist are refused where identity knows, and found where it is away."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import grpc
 import pytest
@@ -10,8 +11,11 @@ from libs.common.status import error_info, reason_of
 from tests.identity.support import Identity
 from tests.metering.support import Metering, Platform, eventually, refused, settlement, usage
 from tests.metering.test_admission import ask
+from tollhouse.billing.v1 import account_pb2
+from tollhouse.billing.v1 import integrity_pb2 as billing_integrity_pb2
 from tollhouse.identity.v1 import organization_pb2
 from tollhouse.metering.v1 import admission_pb2, usage_pb2
+from tollhouse.metering.v1 import integrity_pb2 as metering_integrity_pb2
 
 NOBODY = (grpc.StatusCode.NOT_FOUND, "ORGANIZATION_NOT_FOUND")
 
@@ -163,3 +167,39 @@ async def test_usage_is_taken_while_identity_is_away_and_verify_finds_the_money_
     found = [finding for finding in await platform.verify() if finding.startswith("organizations_exist")]
     assert len(found) == 2
     assert all(nobody in finding for finding in found)
+
+
+async def test_organizations_with_money_or_usage_are_listed_once_in_pages(
+    platform: Platform, metering: Metering, identity: Identity
+) -> None:
+    used = sorted([(await identity.create_organization())[0] for _ in range(3)])
+    for organization_id in used * 2:
+        await metering.record(usage(organization_id))
+    funded, _ = await identity.create_organization()
+    await platform.fund(funded)
+    open_only, _ = await identity.create_organization()
+    request = account_pb2.OpenAccountRequest(organization_id=open_only, currency_code="USD")
+    await platform.ledger.accounts.OpenAccount(request, metadata=platform.ledger.metadata)
+
+    async def with_usage(token: str) -> tuple[list[str], str]:
+        asked = metering_integrity_pb2.ListOrganizationsRequest(page_size=2, page_token=token)
+        page = await metering.integrity.ListOrganizations(asked, metadata=metering.operator)
+        return list(page.organization_ids), page.next_page_token
+
+    async def with_money(token: str) -> tuple[list[str], str]:
+        asked = billing_integrity_pb2.ListOrganizationsRequest(page_size=2, page_token=token)
+        page = await platform.ledger.integrity.ListOrganizations(asked, metadata=platform.ledger.metadata)
+        return list(page.organization_ids), page.next_page_token
+
+    assert await _all_pages(with_usage) == used
+    assert await _all_pages(with_money) == sorted([*used, funded])
+    assert (await refused(with_usage("bad")))[0] == grpc.StatusCode.INVALID_ARGUMENT
+    assert (await refused(with_money("bad")))[0] == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def _all_pages(page: Callable[[str], Awaitable[tuple[list[str], str]]]) -> list[str]:
+    found, token = await page("")
+    while token:
+        more, token = await page(token)
+        found += more
+    return found

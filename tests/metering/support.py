@@ -245,9 +245,13 @@ class Platform:
 
     async def verify(self) -> list[str]:
         """What `tollhouse verify` finds over the three services; identity must run."""
-        ports = (self.identity_port, self.billing_port, self.metering_port)
-        token = self.callers.token(self.callers.operator_key)
-        async with Connection(*(f"127.0.0.1:{port}" for port in ports), token).open() as channels:
+        connection = Connection(
+            identity=f"127.0.0.1:{self.identity_port}",
+            billing=f"127.0.0.1:{self.billing_port}",
+            metering=f"127.0.0.1:{self.metering_port}",
+            token=self.callers.token(self.callers.operator_key),
+        )
+        async with connection.open() as channels:
             verdict = await verify(channels)
         return [f"{one.invariant} {one.subject}: {one.detail}" for one in verdict.violations]
 

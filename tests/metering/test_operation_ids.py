@@ -2,10 +2,12 @@
 
 import asyncio
 
+import asyncpg
 import grpc
 
+from libs.common.database_url import plain_url
 from libs.common.status import reason_of
-from tests.metering.support import Metering, Platform, refused, settlement, usage
+from tests.metering.support import Metering, Platform, eventually, refused, settlement, usage
 from tests.metering.test_admission import ask
 from tollhouse.metering.v1 import admission_pb2, usage_pb2
 
@@ -79,3 +81,42 @@ async def test_operation_that_was_denied_settled_or_cancelled_is_in_use(
     for operation_id in ("denied", "settled", "cancelled", "recorded"):
         request = ask(organization_id, operation_id, fail_if_replayed=True)
         assert await refused(metering.authorize(request)) == IN_USE, operation_id
+
+
+async def test_attempt_that_billing_did_not_answer_is_no_repeat_of_itself(
+    platform: Platform, metering: Metering, organization_id: str
+) -> None:
+    await platform.fund(organization_id, "1")
+    await platform.stop_billing()
+
+    away = await refused(metering.authorize(ask(organization_id, "call-1", fail_if_replayed=True)))
+    await platform.start_billing()
+    again = await refused(metering.authorize(ask(organization_id, "call-1", fail_if_replayed=True)))
+    plain = await eventually(
+        lambda: outcome(metering, ask(organization_id, "call-1")), lambda found: found != "DEPENDENCY_UNAVAILABLE"
+    )
+
+    assert away == (grpc.StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE")
+    assert again == IN_USE
+    assert plain == "DECISION_ALLOWED"
+
+
+async def test_attempt_that_failed_after_it_was_written_is_no_repeat_of_itself(
+    platform: Platform, metering: Metering, organization_id: str
+) -> None:
+    await platform.fund(organization_id, "1")
+    connection = await asyncpg.connect(plain_url(platform.admin_url))
+    try:
+        async with connection.transaction():
+            # The authorization can be written; the question whether usage is recorded waits for longer than it may.
+            await connection.execute("LOCK TABLE metering.usage_operations IN ACCESS EXCLUSIVE MODE")
+            answer = asyncio.create_task(outcome(metering, ask(organization_id, "call-1", fail_if_replayed=True)))
+            await eventually(
+                lambda: platform.value("SELECT count(*) FROM metering.authorizations"), lambda count: count == 1
+            )
+            await asyncio.sleep(0.7)
+    finally:
+        await connection.close()
+
+    assert await answer == "DECISION_ALLOWED"
+    assert await outcome(metering, ask(organization_id, "call-1", fail_if_replayed=True)) == IN_USE[1]

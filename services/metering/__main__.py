@@ -23,6 +23,7 @@ from services.metering.integrity.invariants import INVARIANTS
 from services.metering.integrity.servicer import IntegrityServicer
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.models import Models
+from services.metering.model.price_import import PriceImport
 from services.metering.model.servicer import ModelServicer
 from services.metering.settings import MeteringSettings
 from services.metering.tables import SCHEMA
@@ -75,7 +76,8 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         database, catalogue, identity, organizations, billing, engine, clock, queue_max=settings.queue_max
     )
 
-    service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, ModelServicer(Models(database, catalogue, clock)))
+    models = ModelServicer(Models(database, catalogue, clock), PriceImport(database, catalogue, clock))
+    service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, models)
     service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageServicer(usages))
     service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, AdmissionServicer(admission, usages))
     verification = Verification(reports, clock, INVARIANTS)

@@ -82,7 +82,7 @@ class _Charged:
 
 
 async def verify(channels: Channels) -> Verdict:
-    """Let each service check itself, compare the charges of metering and billing, and look for unknown organizations."""
+    """Let each service check itself, compare the charges of metering and billing, and ask for unknown organizations."""
     verdict = Verdict()
     await _verify_identity(channels, verdict)
     await _verify_billing(channels, verdict)

@@ -1,10 +1,10 @@
-"""Metering's own refusals."""
+"""The refusals that only metering has."""
 
 from libs.common.errors import Kind, Refusal
 
 
 class ModelExists(Refusal):
-    """Another request made a model of this id."""
+    """A model of this id exists; it was created by another request."""
 
     kind = Kind.ALREADY_EXISTS
     reason = "MODEL_EXISTS"
@@ -12,7 +12,7 @@ class ModelExists(Refusal):
 
 
 class PriceVersionExists(Refusal):
-    """The model has a price version of this moment already; versions are never changed."""
+    """The model has a price version with this effective time already; versions are never changed."""
 
     kind = Kind.ALREADY_EXISTS
     reason = "PRICE_VERSION_EXISTS"
@@ -20,7 +20,7 @@ class PriceVersionExists(Refusal):
 
 
 class PriceUnknown(Refusal):
-    """No price version was in force at the asked moment."""
+    """No price version was in force at that time."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "PRICE_UNKNOWN"
@@ -48,7 +48,7 @@ class OrganizationNotFound(Refusal):
 
 
 class AlreadySettled(Refusal):
-    """The work was done and recorded, so it cannot be called off."""
+    """The usage of the operation is recorded, so its authorization cannot be cancelled."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "ALREADY_SETTLED"
@@ -56,7 +56,7 @@ class AlreadySettled(Refusal):
 
 
 class BackfillForOperatorsOnly(Refusal):
-    """Only operators load history."""
+    """Only operators may load historical usage."""
 
     kind = Kind.PERMISSION_DENIED
     reason = "BACKFILL_FOR_OPERATORS_ONLY"

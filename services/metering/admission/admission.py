@@ -49,13 +49,13 @@ _KEY_MESSAGES: Final = {
     "MODEL_NOT_ALLOWED": "The key may not be used for this model.",
     "ADDRESS_NOT_ALLOWED": "The key may not be used from this address.",
 }
-# What billing says to a hold, and what that means to the one who asked.
+# The reasons of billing for declining a hold that are passed on; any other becomes ACCOUNT_CLOSED.
 _HOLD_REASONS: Final = ("INSUFFICIENT_BALANCE", "CURRENCY_MISMATCH", "ACCOUNT_CLOSED")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A call that wants to begin, with either a secret key or a principal."""
+    """An Authorize request, with either a secret key or a principal."""
 
     operation_id: str
     secret: str | None
@@ -87,7 +87,7 @@ class _Waiting:
 
 
 class Admission:
-    """Lets calls through."""
+    """Authorizes and cancels calls."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class Admission:
         return decision
 
     async def cancel(self, organization_id: str, operation_id: str) -> tuple[str, Decimal, bool]:
-        """Give up an authorization; return the currency, what was held until now, and whether this is a repeat.
+        """Cancel an authorization; return the currency, the amount that is released, and whether this is a repeat.
 
         Raises:
             NotFound: the operation was never authorized.

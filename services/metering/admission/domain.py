@@ -1,4 +1,4 @@
-"""What is asked before the work, and what is answered."""
+"""Authorizations: what is asked for, what is held, and the decision."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from services.metering.errors import OperationIdInUse
 from services.metering.model.domain import PriceVersion, Tokens, cost_max_nanos, cost_nanos
 
 OUTPUT_TOKENS_DEFAULT: Final = 4096
-"""What is reserved for when neither the caller nor the catalogue names a maximum."""
+"""The output tokens that are authorized if neither the caller nor the catalogue gives a maximum."""
 HOLD_TTL_DEFAULT_MS: Final = 600_000
 _FINGERPRINT_BYTES: Final = 16
 
 
 class Ask(NamedTuple):
-    """A call that wants to begin, after its key is verified."""
+    """What is asked for a call, after its key is verified."""
 
     organization_id: str
     operation_id: str
@@ -40,7 +40,7 @@ class Ask(NamedTuple):
 
 
 class Pinned(NamedTuple):
-    """An ask with the price it will be settled with and the estimate to be held."""
+    """An ask with the price version it will be settled with and the amount to hold."""
 
     ask: Ask
     fingerprint: bytes
@@ -53,7 +53,7 @@ class Pinned(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """An authorization as it is kept."""
+    """An authorization as it is stored."""
 
     pinned: Pinned
     cancelled: bool
@@ -78,7 +78,7 @@ class Denied:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """The call may begin; the estimate is held."""
+    """The call may begin; the amount is held."""
 
     pinned: Pinned
     principal: KeyPrincipal

@@ -1,4 +1,4 @@
-"""Proto in, use case, proto out."""
+"""AdmissionService over gRPC: reads requests, calls the use cases, renders responses."""
 
 import grpc
 

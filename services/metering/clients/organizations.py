@@ -1,4 +1,4 @@
-"""Which organizations identity knows, as far as metering has to ask.
+"""Asks identity which organizations exist, and caches the answers.
 
 An organization that is known stays known: identity keeps a tombstone of a deleted one. So known ids are remembered for
 as long as there is room. Unknown ids are remembered for a moment only, so that a new organization is taken at once.
@@ -31,12 +31,12 @@ _UNKNOWN_MAX: Final = 10_000
 _UNKNOWN_FOR_S: Final = 2.0
 _ASK_WITHIN_S: Final = 0.5
 _ASK_AGAIN_AFTER_S: Final = 1.0
-"""How long nobody asks an identity that has just failed to answer."""
+"""For how long after a failure identity is not asked again."""
 _NONE: Final[frozenset[str]] = frozenset()
 
 
 class Organizations:
-    """Tells unknown organizations, and remembers what identity said."""
+    """Finds ids that are no organization's, with a cache."""
 
     def __init__(self, channel: grpc.aio.Channel, *, known_max: int = _KNOWN_MAX) -> None:
         self._organizations: rpc.OrganizationServiceStub = rpc.OrganizationServiceStub(channel)
@@ -51,7 +51,7 @@ class Organizations:
             METRIC, description="Organizations taken as known because identity could not be reached."
         )
         self.unchecked_count = 0
-        """How many were taken as known unchecked since the process began."""
+        """How many were taken as known without a check since the process began."""
 
     async def find_unknown(self, organization_ids: Collection[str]) -> Collection[str]:
         """Return those of the ids, in lower case, that identity does not know.
@@ -68,38 +68,38 @@ class Organizations:
             raise Overloaded
         asked = {id_: self._ask(id_) for id_ in set(doubtful) - unknown}
         for id_, answer in asked.items():
-            # A caller who gives up takes the answer from nobody else.
+            # Shielded: if this caller is cancelled, the others still get the answer.
             if not await asyncio.shield(answer):
                 unknown.add(id_)
         return unknown
 
     def _ask(self, organization_id: str) -> "asyncio.Future[bool]":
-        """Return the answer that is under way; what is asked for meanwhile shares the next question."""
+        """Return the pending answer for an id; ids that arrive while a request runs share the next request."""
         answer = self._waiting.get(organization_id)
         if answer is None:
             answer = self._waiting[organization_id] = asyncio.get_running_loop().create_future()
             if self._asker is None:
-                self._asker = asyncio.create_task(self._ask_all(), name="organization question")
+                self._asker = asyncio.create_task(self._ask_all(), name="organization check")
         return answer
 
     async def _ask_all(self) -> None:
         leave_deadline()
         try:
             while self._waiting:
-                await asyncio.sleep(0)  # Calls that are being read at this moment share the question.
+                await asyncio.sleep(0)  # Calls that are being read at this moment share the request.
                 ids = list(self._waiting)[:_BATCH_MAX]
                 known = await self._known_of(ids)
                 for id_ in ids:
                     self._waiting.pop(id_).set_result(known is None or id_ in known)
         finally:
-            # Only a failure or the end of the process leaves any: they are taken as while identity is away.
+            # Ids are left only after an unexpected failure or a shutdown. They are taken as known.
             self._asker = None
             for answer in self._waiting.values():
                 answer.set_result(True)
             self._waiting.clear()
 
     async def _known_of(self, ids: Collection[str]) -> Collection[str] | None:
-        """Ask identity, and remember the answer; None while it cannot be reached."""
+        """Ask identity and cache the answer; return None while it cannot be reached."""
         if time.monotonic() < self._ask_again_s:
             self._note_unchecked(len(ids))
             return None

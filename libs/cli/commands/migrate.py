@@ -13,6 +13,7 @@ from rich.console import Console
 from libs.cli.commands.serve import known_context
 from libs.cli.failures import CommandFailed
 from libs.cli.installation.data_folder import CONTEXTS, DataFolder
+from libs.cli.installation.environment import owner_database_url
 from libs.cli.installation.stack import DATABASE, bring_schemas_up_to_date, read_migration_status
 from libs.cli.terminal.options import DatabaseUrlOption, DataDirOption, JsonOption, data_dir_of
 from libs.common import postgres
@@ -38,12 +39,13 @@ def migrate(
     """Bring the schemas up to their newest migration. Repeating it changes nothing."""
     contexts = (known_context(context),) if context else CONTEXTS
     folder = DataFolder(data_dir_of(data_dir))
+    url = owner_database_url(database_url)
     if status:
-        _print_status(asyncio.run(_read_status(contexts, folder, database_url or None)), as_json=as_json)
+        _print_status(asyncio.run(_read_status(contexts, folder, url)), as_json=as_json)
         return
     folder.prepare()
     passwords = {} if keep_passwords else folder.passwords()
-    asyncio.run(_migrate(contexts, folder, database_url or None, passwords))
+    asyncio.run(_migrate(contexts, folder, url, passwords))
     if as_json:
         typer.echo(json.dumps({"migrated": list(contexts)}))
     else:

@@ -12,6 +12,7 @@ from libs.cli.failures import WrongUse
 from libs.cli.installation.data_folder import CONTEXTS
 from libs.cli.installation.environment import repository, reserve_shared_port
 from libs.cli.installation.processes import ChildProcess, service_program
+from libs.common.environment import read_environment
 
 
 def known_context(context: str) -> str:
@@ -30,9 +31,11 @@ def serve(
     if workers > 1:
         asyncio.run(_serve_together(context, workers))
         return
+    # A `.env` file of this folder is read before the folder changes.
+    environment = read_environment()
     os.chdir(repository())
     program = service_program(context)
-    os.execv(program[0], program)  # noqa: S606 -- without a shell.
+    os.execve(program[0], program, environment)  # noqa: S606 -- without a shell.
 
 
 async def _serve_together(context: str, workers: int) -> None:
@@ -41,12 +44,13 @@ async def _serve_together(context: str, workers: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
     prefix = f"TOLLHOUSE_{context.upper()}_"
-    host = os.environ.get(f"{prefix}HOST", "127.0.0.1")
-    wanted = os.environ.get(f"{prefix}PORT", "0")
+    given = read_environment()
+    host = given.get(f"{prefix}HOST", "127.0.0.1")
+    wanted = given.get(f"{prefix}PORT", "0")
     if not wanted.isdigit():
         raise WrongUse(f"{prefix}PORT is not a port number.")
     holder, port = reserve_shared_port(host, int(wanted))
-    environment = dict(os.environ) | {f"{prefix}PORT": str(port), f"{prefix}REUSE_PORT": "true"}
+    environment = given | {f"{prefix}PORT": str(port), f"{prefix}REUSE_PORT": "true"}
     children = [
         ChildProcess(f"{context}-{number + 1}", service_program(context), environment) for number in range(workers)
     ]

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from libs.cli.installation.data_folder import CONTEXTS, READY_FILE
+from libs.cli.installation.environment import owner_database_url
 from libs.cli.installation.stack import Stack, StackOptions
 from libs.cli.installation.tls import OPERATOR, TLS_VARIABLE, TlsFolder
 from libs.cli.terminal.options import DatabaseUrlOption, DataDirOption, data_dir_of
@@ -43,7 +44,7 @@ def up(
     ports = {"identity": identity_port, "billing": billing_port, "metering": metering_port}
     options = StackOptions(
         data_dir=data_dir_of(data_dir),
-        database_url=database_url or None,
+        database_url=owner_database_url(database_url),
         ready_file=ready_file.absolute() if ready_file else None,
         workers=workers,
         host=host,

@@ -1,15 +1,16 @@
 """The environment variables a service is started with, and the ports it listens on."""
 
-import os
 import random
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from libs.cli.failures import CommandFailed
+from libs.cli.failures import CommandFailed, WrongUse
 from libs.cli.installation.data_folder import DataFolder
 from libs.cli.installation.tls import TlsFolder
+from libs.common.environment import VariablesError, read_environment
+from libs.common.environment import database_url as database_url_in
 
 # Below the range of ports that the system uses for outgoing connections, so that no connection takes the port of a
 # service that is being restarted.
@@ -36,6 +37,18 @@ def free_port(host: str) -> int:
     raise CommandFailed(f"No free port was found on {host} between {_PORTS.start} and {_PORTS.stop}.")
 
 
+def owner_database_url(given: str | None) -> str | None:
+    """Return the database that was given, or that the variables name; None for the embedded one.
+
+    Raises:
+        WrongUse: the variables cannot be used.
+    """
+    try:
+        return given or database_url_in(read_environment(), ("DATABASE_URL",))
+    except VariablesError as error:
+        raise WrongUse(f"{error}.") from None
+
+
 def service_environment(
     context: str,
     *,
@@ -56,7 +69,7 @@ def service_environment(
         **_of_context(context, folder, {name: f"{host}:{ports[name]}" for name in ports}),
         **(tls.environment_of(context) if tls else {}),
     }
-    return dict(os.environ) | {f"TOLLHOUSE_{context.upper()}_{name}": value for name, value in own.items()}
+    return read_environment() | {f"TOLLHOUSE_{context.upper()}_{name}": value for name, value in own.items()}
 
 
 def _of_context(context: str, folder: DataFolder, targets: Mapping[str, str]) -> dict[str, str]:

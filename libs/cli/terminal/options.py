@@ -74,8 +74,9 @@ DatabaseUrlOption = Annotated[
     str | None,
     typer.Option(
         "--database-url",
-        envvar="DATABASE_URL",
-        help="A Postgres 15 to 18 to use instead of the embedded one, with the login that owns the schemas.",
+        help="A Postgres 15 to 18 to use instead of the embedded one, with the login that owns the schemas. "
+        "Default: $DATABASE_URL, else $DB_HOST and its like.",
+        show_default=False,
         rich_help_panel=_INSTALLATION,
     ),
 ]

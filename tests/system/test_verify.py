@@ -6,10 +6,9 @@ from pathlib import Path
 import asyncpg
 
 from libs.common.ids import new_id
-from tests.system.installation import Installation, running
+from tests.system.installation import Installation, create_organization, running
 from tollhouse.billing.v1 import ledger_pb2, ledger_pb2_grpc
 from tollhouse.common.v1 import amount_pb2
-from tollhouse.identity.v1 import organization_pb2, organization_pb2_grpc
 
 PREFIX = "verified"
 
@@ -31,8 +30,10 @@ def findings(installation: Installation) -> set[tuple[str, str]]:
     return {(one["invariant"], one["subject"]) for one in found if "," in one["service"]}
 
 
-async def charge_by_hand(installation: Installation, organization_id: str) -> None:
+async def charge_by_hand(installation: Installation, *, exists: bool) -> str:
+    """Credit and debit an account; return the id of its organization, which identity knows or not."""
     async with installation.connection().open() as channels:
+        organization_id = await create_organization(channels) if exists else new_id()
         stub = ledger_pb2_grpc.LedgerServiceStub(channels.billing)
         amount = amount_pb2.Amount(currency_code="USD", value="3.5")
         await stub.Credit(ledger_pb2.CreditRequest(organization_id=organization_id, operation_id="in", amount=amount))
@@ -44,24 +45,16 @@ async def charge_by_hand(installation: Installation, organization_id: str) -> No
                 mode=ledger_pb2.DEBIT_MODE_MUST_POST,
             )
         )
-
-
-async def existing_organization(installation: Installation) -> str:
-    async with installation.connection().open() as channels:
-        stub = organization_pb2_grpc.OrganizationServiceStub(channels.identity)
-        return (
-            (await stub.ListOrganizations(organization_pb2.ListOrganizationsRequest())).organizations[0].organization_id
-        )
+        return organization_id
 
 
 async def test_verify_compares_metering_with_billing_both_ways(tmp_path: Path, small_trace: Path) -> None:
     async with running(Installation(tmp_path)) as installation:
         done = await asyncio.to_thread(installation.command, "replay", str(small_trace), "--operation-prefix", PREFIX)
         assert done.returncode == 0, done.stderr
-        await charge_by_hand(installation, await existing_organization(installation))
+        await charge_by_hand(installation, exists=True)
         assert installation.verify()["violations"] == 0
-        nobody = new_id()
-        await charge_by_hand(installation, nobody)
+        nobody = await charge_by_hand(installation, exists=False)
         await damage(
             installation,
             # A charge that went missing, one behind which no usage stands any more, and one of another amount.

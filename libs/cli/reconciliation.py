@@ -6,16 +6,17 @@ from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Final
 
+import grpc
+
 from libs.cli.failures import CommandFailed
 from libs.cli.terminal.connection import Channels
-from tollhouse.billing.v1 import integrity_pb2 as billing_pb2
-from tollhouse.billing.v1 import integrity_pb2_grpc as billing_rpc
+from tollhouse.billing.v1 import charge_pb2 as billing_pb2
+from tollhouse.billing.v1 import charge_pb2_grpc as billing_rpc
 from tollhouse.billing.v1 import ledger_pb2, ledger_pb2_grpc
-from tollhouse.identity.v1 import integrity_pb2 as identity_pb2
-from tollhouse.identity.v1 import integrity_pb2_grpc as identity_rpc
+from tollhouse.common.v1 import integrity_pb2, integrity_pb2_grpc
 from tollhouse.identity.v1 import organization_pb2, organization_pb2_grpc
-from tollhouse.metering.v1 import integrity_pb2 as metering_pb2
-from tollhouse.metering.v1 import integrity_pb2_grpc as metering_rpc
+from tollhouse.metering.v1 import charge_pb2 as metering_pb2
+from tollhouse.metering.v1 import charge_pb2_grpc as metering_rpc
 
 _PAGE_SIZE: Final = 5000
 _LOOK_AGAIN_AFTER_S: Final = 2.0
@@ -84,49 +85,38 @@ class _Charged:
 async def verify(channels: Channels) -> Verdict:
     """Let each service check itself, compare the charges of metering and billing, and ask for unknown organizations."""
     verdict = Verdict()
-    await _verify_identity(channels, verdict)
-    await _verify_billing(channels, verdict)
-    await _verify_metering(channels, verdict)
+    for service, channel in (
+        ("identity", channels.identity),
+        ("billing", channels.billing),
+        ("metering", channels.metering),
+    ):
+        await _verify_service(service, channel, verdict)
     await _verify_between(channels, verdict)
     await _verify_organizations(channels, verdict)
     return verdict
 
 
-async def _verify_identity(channels: Channels, verdict: Verdict) -> None:
-    stub = identity_rpc.IntegrityServiceStub(channels.identity)
-    request = identity_pb2.VerifyInvariantsRequest()
-    async for piece in stub.VerifyInvariants(request, timeout=_STREAM_TIMEOUT_S):
-        _add_piece(verdict, "identity", piece)
+async def _verify_service(service: str, channel: grpc.aio.Channel, verdict: Verdict) -> None:
+    """Add what a service finds wrong with its own data, and what it checked.
 
-
-async def _verify_billing(channels: Channels, verdict: Verdict) -> None:
-    stub = billing_rpc.IntegrityServiceStub(channels.billing)
-    request = billing_pb2.VerifyInvariantsRequest()
-    async for piece in stub.VerifyInvariants(request, timeout=_STREAM_TIMEOUT_S):
-        _add_piece(verdict, "billing", piece)
-
-
-async def _verify_metering(channels: Channels, verdict: Verdict) -> None:
-    stub = metering_rpc.IntegrityServiceStub(channels.metering)
-    request = metering_pb2.VerifyInvariantsRequest()
-    async for piece in stub.VerifyInvariants(request, timeout=_STREAM_TIMEOUT_S):
-        _add_piece(verdict, "metering", piece)
-
-
-def _add_piece(
-    verdict: Verdict,
-    service: str,
-    piece: identity_pb2.VerifyInvariantsResponse
-    | billing_pb2.VerifyInvariantsResponse
-    | metering_pb2.VerifyInvariantsResponse,
-) -> None:
-    if piece.HasField("finding"):
-        finding = piece.finding
-        verdict.violations.append(
-            Violation(service, finding.invariant, finding.organization_id, finding.resource, finding.detail)
-        )
-    for check in piece.summary.checks:
-        verdict.checks.append(Check(service, check.invariant, check.description, check.rows_examined, check.findings))
+    Raises:
+        CommandFailed: the stream ended before its summary.
+    """
+    stub = integrity_pb2_grpc.IntegrityServiceStub(channel)
+    checked = False
+    async for piece in stub.VerifyInvariants(integrity_pb2.VerifyInvariantsRequest(), timeout=_STREAM_TIMEOUT_S):
+        if piece.HasField("finding"):
+            finding = piece.finding
+            verdict.violations.append(
+                Violation(service, finding.invariant, finding.organization_id, finding.resource, finding.detail)
+            )
+        for check in piece.summary.checks:
+            checked = True
+            verdict.checks.append(
+                Check(service, check.invariant, check.description, check.rows_examined, check.findings)
+            )
+    if not checked:
+        raise CommandFailed(f"{service} ended its report without a summary of what it checked.")
 
 
 async def _verify_between(channels: Channels, verdict: Verdict) -> None:
@@ -136,8 +126,8 @@ async def _verify_between(channels: Channels, verdict: Verdict) -> None:
     is still there a little later.
     """
     comparison = _Comparison(
-        Check(_BOTH, _AMOUNTS_AGREE, "Every charge is in both services with the same amount.", 0, 0),
-        Check(_BOTH, _SETTLED_IS_CHARGED, "What metering calls settled is charged in billing.", 0, 0),
+        Check(_BOTH, _AMOUNTS_AGREE, "A charge is missing in one of the two, or its amount differs.", 0, 0),
+        Check(_BOTH, _SETTLED_IS_CHARGED, "A charge that metering calls settled is missing in billing.", 0, 0),
     )
     leftovers = [pair async for pair in _differences(channels, comparison)]
     if leftovers:
@@ -180,7 +170,7 @@ async def _differences(
 
 
 async def _metered_charges(channels: Channels) -> AsyncIterator[_Charged]:
-    stub = metering_rpc.IntegrityServiceStub(channels.metering)
+    stub = metering_rpc.ChargeServiceStub(channels.metering)
     order, page_token = _Order("metering"), ""
     while True:
         page = await stub.ListCharges(metering_pb2.ListChargesRequest(page_size=_PAGE_SIZE, page_token=page_token))
@@ -194,7 +184,7 @@ async def _metered_charges(channels: Channels) -> AsyncIterator[_Charged]:
 
 
 async def _billed_charges(channels: Channels) -> AsyncIterator[_Charged]:
-    stub = billing_rpc.IntegrityServiceStub(channels.billing)
+    stub = billing_rpc.ChargeServiceStub(channels.billing)
     order, page_token = _Order("billing"), ""
     while True:
         page = await stub.ListCharges(billing_pb2.ListChargesRequest(page_size=_PAGE_SIZE, page_token=page_token))
@@ -272,7 +262,7 @@ async def _verify_organizations(channels: Channels, verdict: Verdict) -> None:
 
 
 async def _organizations_with_money(channels: Channels) -> AsyncIterator[Sequence[str]]:
-    stub, request = billing_rpc.IntegrityServiceStub(channels.billing), billing_pb2.ListOrganizationsRequest()
+    stub, request = billing_rpc.ChargeServiceStub(channels.billing), billing_pb2.ListOrganizationsRequest()
     while True:
         page = await stub.ListOrganizations(request)
         yield page.organization_ids
@@ -282,7 +272,7 @@ async def _organizations_with_money(channels: Channels) -> AsyncIterator[Sequenc
 
 
 async def _organizations_with_usage(channels: Channels) -> AsyncIterator[Sequence[str]]:
-    stub, request = metering_rpc.IntegrityServiceStub(channels.metering), metering_pb2.ListOrganizationsRequest()
+    stub, request = metering_rpc.ChargeServiceStub(channels.metering), metering_pb2.ListOrganizationsRequest()
     while True:
         page = await stub.ListOrganizations(request)
         yield page.organization_ids

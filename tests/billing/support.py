@@ -1,4 +1,4 @@
-"""Billing for tests: a real server, real stubs, and requests in one line each."""
+"""Billing for tests: a real server, real stubs, and a method of one line for each request."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -17,8 +17,9 @@ from libs.common.status import error_info
 from services.billing.__main__ import build
 from services.billing.settings import BillingSettings
 from tests.support.callers import Callers, Metadata, bearer
-from tollhouse.billing.v1 import account_pb2_grpc, integrity_pb2, integrity_pb2_grpc, ledger_pb2_grpc
+from tollhouse.billing.v1 import account_pb2_grpc, charge_pb2_grpc, ledger_pb2_grpc
 from tollhouse.billing.v1 import ledger_pb2 as pb
+from tollhouse.common.v1 import integrity_pb2, integrity_pb2_grpc
 from tollhouse.common.v1.amount_pb2 import Amount
 
 _T = TypeVar("_T")
@@ -38,6 +39,7 @@ class Ledger:
         self.channel = channel
         self.ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.accounts = account_pb2_grpc.AccountServiceStub(channel)
+        self.charge = charge_pb2_grpc.ChargeServiceStub(channel)
         self.integrity = integrity_pb2_grpc.IntegrityServiceStub(channel)
 
     @property
@@ -141,7 +143,7 @@ async def until_answered(call: Callable[[], Awaitable[_T]]) -> _T:
 
 @dataclass(frozen=True, slots=True)
 class BillingServer:
-    """One more server process's worth of billing, on a clock that tests may move."""
+    """Starts servers of billing, also several on one database, on a clock that tests may move."""
 
     callers: Callers
     database_url: str
@@ -163,7 +165,7 @@ class BillingServer:
             await service.stop(grace_s=2)
 
     def _credentials_at(self, clock: Clock) -> Metadata:
-        """An operator's credentials that are good at the time the server takes it to be."""
+        """An operator's credentials that are valid at the time of the server's clock."""
         audiences = ["billing.tollhouse"]
         return bearer(
             mint_token(self.callers.operator_key, audiences=audiences, lifetime=timedelta(minutes=5), clock=clock)

@@ -5,8 +5,8 @@ from sqlalchemy import text
 
 from libs.common.database import open_database
 from tests.identity.support import Identity
+from tollhouse.common.v1 import integrity_pb2 as pb
 from tollhouse.identity.v1 import api_key_pb2, organization_pb2, project_pb2, service_account_pb2
-from tollhouse.identity.v1 import integrity_pb2 as pb
 
 DAMAGE = {
     "organizations_have_an_owner": [

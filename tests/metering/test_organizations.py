@@ -12,10 +12,10 @@ from tests.identity.support import Identity
 from tests.metering.support import Metering, Platform, eventually, refused, settlement, usage
 from tests.metering.test_admission import ask
 from tollhouse.billing.v1 import account_pb2
-from tollhouse.billing.v1 import integrity_pb2 as billing_integrity_pb2
+from tollhouse.billing.v1 import charge_pb2 as billing_charge_pb2
 from tollhouse.identity.v1 import organization_pb2
 from tollhouse.metering.v1 import admission_pb2, usage_pb2
-from tollhouse.metering.v1 import integrity_pb2 as metering_integrity_pb2
+from tollhouse.metering.v1 import charge_pb2 as metering_charge_pb2
 
 NOBODY = (grpc.StatusCode.NOT_FOUND, "ORGANIZATION_NOT_FOUND")
 
@@ -182,13 +182,13 @@ async def test_organizations_with_money_or_usage_are_listed_once_in_pages(
     await platform.ledger.accounts.OpenAccount(request, metadata=platform.ledger.metadata)
 
     async def with_usage(token: str) -> tuple[list[str], str]:
-        asked = metering_integrity_pb2.ListOrganizationsRequest(page_size=2, page_token=token)
-        page = await metering.integrity.ListOrganizations(asked, metadata=metering.operator)
+        asked = metering_charge_pb2.ListOrganizationsRequest(page_size=2, page_token=token)
+        page = await metering.charge.ListOrganizations(asked, metadata=metering.operator)
         return list(page.organization_ids), page.next_page_token
 
     async def with_money(token: str) -> tuple[list[str], str]:
-        asked = billing_integrity_pb2.ListOrganizationsRequest(page_size=2, page_token=token)
-        page = await platform.ledger.integrity.ListOrganizations(asked, metadata=platform.ledger.metadata)
+        asked = billing_charge_pb2.ListOrganizationsRequest(page_size=2, page_token=token)
+        page = await platform.ledger.charge.ListOrganizations(asked, metadata=platform.ledger.metadata)
         return list(page.organization_ids), page.next_page_token
 
     assert await _all_pages(with_usage) == used

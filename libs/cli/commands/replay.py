@@ -23,7 +23,7 @@ from libs.cli.traces.population import Population, import_missing_models, make_p
 from libs.cli.traces.recording import Recorder, Shift, Tally
 from libs.cli.traces.trace import Trace, read_trace
 from libs.common.amount import format_amount
-from tollhouse.metering.v1 import integrity_pb2, integrity_pb2_grpc
+from tollhouse.metering.v1 import charge_pb2, charge_pb2_grpc
 
 PATIENCE_S: Final = 60.0
 _PREFIX: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}", re.ASCII)
@@ -125,13 +125,13 @@ async def replay_trace(channels: Channels, trace: Trace, options: ReplayOptions,
 
 async def _wait_until_charged(channels: Channels, persistence: Persistence, patience_s: float) -> None:
     """Wait until usage that was recorded while billing was away is charged, for as long as charges get done."""
-    stub = integrity_pb2_grpc.IntegrityServiceStub(channels.metering)
-    request = integrity_pb2.ListPendingChargesRequest(page_size=1000)
+    stub = charge_pb2_grpc.ChargeServiceStub(channels.metering)
+    request = charge_pb2.ListPendingChargesRequest(page_size=1000)
     waiting: set[str] = set()
     moved_s = time.monotonic()
     while True:
         pending = (await persistence.call(lambda: stub.ListPendingCharges(request))).pending_charges
-        dead = [charge for charge in pending if charge.state == integrity_pb2.CHARGE_STATE_REFUSED]
+        dead = [charge for charge in pending if charge.state == charge_pb2.CHARGE_STATE_REFUSED]
         if dead:
             raise CommandFailed(f"Billing refuses to charge {dead[0].operation_id}: {dead[0].last_error_reason}.")
         if not pending:

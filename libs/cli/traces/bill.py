@@ -14,8 +14,8 @@ from libs.cli.traces.population import Organization
 from tollhouse.billing.v1 import (
     account_pb2,
     account_pb2_grpc,
-    integrity_pb2,
-    integrity_pb2_grpc,
+    charge_pb2,
+    charge_pb2_grpc,
     ledger_pb2,
     ledger_pb2_grpc,
 )
@@ -138,8 +138,8 @@ async def _read_lines(channels: Channels, organization_id: str, start: datetime,
 
 async def _read_charged(channels: Channels, organization_id: str) -> Decimal:
     """Return the sum of all charges in the ledger."""
-    stub = integrity_pb2_grpc.IntegrityServiceStub(channels.billing)
-    request = integrity_pb2.ListChargesRequest(organization_id=organization_id, page_size=5 * _PAGE_SIZE)
+    stub = charge_pb2_grpc.ChargeServiceStub(channels.billing)
+    request = charge_pb2.ListChargesRequest(organization_id=organization_id, page_size=5 * _PAGE_SIZE)
     charged = Decimal(0)
     while True:
         page = await stub.ListCharges(request)

@@ -50,7 +50,7 @@ _COUNT_OUTBOX: Final = f"SELECT count(*) FROM outbox WHERE {_MINE}"
 INVARIANTS: Final[Sequence[Invariant]] = (
     Invariant(
         "operations_are_usage",
-        "Every operation has exactly one usage record, and every usage record its operation.",
+        "An operation has no usage record, or a usage record has no operation.",
         f"""
         SELECT coalesce(o.organization_id, r.organization_id)::text,
             'usages/' || coalesce(o.operation_id, r.operation_id),
@@ -65,11 +65,11 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "charges_come_from_usage",
-        "Every charge in the outbox is the cost of one usage, in its currency, and billing refuses none of them.",
+        "A charge in the outbox differs from the cost of its usage, has no usage, or was refused by billing.",
         f"""
         SELECT x.organization_id::text, 'charges/' || x.operation_id,
             CASE WHEN u.usage_id IS NULL THEN 'the charge has no usage'
-                WHEN u.final_kind IS NULL THEN 'the usage is not to be charged'
+                WHEN u.final_kind IS NULL THEN 'the usage must not be charged'
                 WHEN x.state = 'REFUSED' THEN 'refused: ' || coalesce(x.last_error_reason, 'unknown')
                 ELSE 'the charge differs from the cost of the usage' END
         FROM (SELECT * FROM outbox WHERE {_MINE}) x
@@ -83,10 +83,10 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "charges_do_not_wait",
-        f"No charge waits for billing for more than {LAG_MAX_S} seconds.",
+        f"A charge has been waiting for billing for more than {LAG_MAX_S} seconds.",
         f"""
         SELECT organization_id::text, 'charges/' || operation_id,
-            'waits since ' || create_time || ', last reason ' || coalesce(last_error_reason, 'none')
+            'waiting since ' || create_time || ', last reason ' || coalesce(last_error_reason, 'none')
         FROM outbox
         WHERE {_MINE} AND state = 'PENDING'
             AND create_time < CAST(:now AS timestamptz) - interval '{LAG_MAX_S} s'
@@ -95,7 +95,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "summaries_equal_usage",
-        "The hourly summaries are the sums of the usage records.",
+        "An hourly summary differs from the sum of its usage records.",
         f"""
         WITH usage AS ({_USAGE_WITH_COST}), summed AS (
             SELECT {hour_key("final_currency_code")}, {hour_sums("final_cost")} FROM usage GROUP BY 1, 2, 3, 4, 5, 6, 7
@@ -110,7 +110,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "months_are_ready",
-        "No usage is in the default partition, and the months around the present have their partitions.",
+        "A usage record is in the default partition, or a partition of this or the next three months is missing.",
         f"""
         SELECT organization_id::text, 'usages/' || operation_id, 'in the default partition at ' || occur_time
         FROM usage_records_default WHERE {_MINE}
@@ -124,10 +124,10 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "costs_derive_from_prices",
-        "Every cost is what its price version makes of its tokens.",
+        "The cost of a usage record differs from its tokens times the prices of its price version.",
         f"""
         SELECT r.organization_id::text, 'usages/' || r.operation_id,
-            format('cost %s, price version makes %s', r.final_cost, {_ROUNDED})
+            format('its cost is %s, but its price version gives %s', r.final_cost, {_ROUNDED})
         FROM ({_USAGE_WITH_COST}) r LEFT JOIN price_versions v ON v.price_version_id = r.final_version_id
         WHERE r.final_cost IS NOT NULL AND (v.price_version_id IS NULL OR r.final_cost IS DISTINCT FROM {_ROUNDED}
             OR r.final_currency_code <> v.currency_code)
@@ -136,10 +136,11 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "unpriced_usage_waits",
-        "Usage without a cost waits for a price, and nothing else does.",
+        "A usage record without a cost is not waiting for a price, or one with a cost is.",
         f"""
         SELECT coalesce(u.organization_id, w.organization_id)::text, 'usages/' || coalesce(u.usage_id, w.usage_id),
-            CASE WHEN w.usage_id IS NULL THEN 'has no cost and does not wait' ELSE 'waits though it has a cost' END
+            CASE WHEN w.usage_id IS NULL THEN 'it has no cost, but does not wait for a price'
+                ELSE 'it waits for a price, but has a cost' END
         FROM (SELECT * FROM ({_USAGE_WITH_COST}) c WHERE final_cost IS NULL) u
         FULL JOIN (SELECT * FROM unpriced_usages WHERE {_MINE}) w
             ON w.organization_id = u.organization_id AND w.usage_id = u.usage_id

@@ -1,6 +1,6 @@
-"""The invariants of identity, each as one statement whose rows are its violations.
+"""The invariants of identity. Each is one statement that returns the violations.
 
-Each reads its whole table once. They run in one snapshot, on a connection that may take its time.
+Each statement reads its whole table once. All run in one snapshot, on a connection with a longer statement timeout.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ _COUNT_KEYS: Final = f"SELECT count(*) FROM identity.api_keys k WHERE {_K}"  # n
 INVARIANTS: Final[Sequence[Invariant]] = (
     Invariant(
         "organizations_have_an_owner",
-        "Every organization that is not deleted has a member with the role of owner.",
+        "An organization that is not deleted has no owner.",
         f"""
-        SELECT o.organization_id, 'organizations/' || o.organization_id AS resource, 'no member owns it' AS detail
+        SELECT o.organization_id, 'organizations/' || o.organization_id AS resource, 'it has no owner' AS detail
         FROM identity.organizations o
         WHERE {_O} AND o.delete_time IS NULL AND NOT EXISTS (
             SELECT FROM identity.members m WHERE m.organization_id = o.organization_id AND m.role = 'owner')
@@ -32,10 +32,10 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "api_keys_stay_in_their_organization",
-        "The project of a key belongs to the organization of the key.",
+        "An API key names a project of another organization.",
         f"""
         SELECT k.organization_id, 'api_keys/' || k.api_key_id AS resource,
-               'the project ' || k.project_id || ' is none of the organization' AS detail
+               'the project ' || k.project_id || ' is not in the organization' AS detail
         FROM identity.api_keys k
         WHERE {_K} AND k.project_id IS NOT NULL AND NOT EXISTS (
             SELECT FROM identity.projects p
@@ -45,7 +45,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "api_keys_hold_only_digests",
-        "Of a secret only a digest of 32 bytes, the version of its pepper and at most 16 characters are stored.",
+        "An API key is stored as something other than a digest of 32 bytes and at most 16 characters of the secret.",
         f"""
         SELECT k.organization_id, 'api_keys/' || k.api_key_id AS resource,
                'the stored digest or hint has the wrong length' AS detail
@@ -58,7 +58,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "revoked_api_keys_are_not_used",
-        "No key was last used more than ten seconds after it was revoked.",
+        "An API key was used more than ten seconds after it was revoked.",
         f"""
         SELECT k.organization_id, 'api_keys/' || k.api_key_id AS resource,
                'revoked at ' || k.revoke_time || ' and used at ' || k.last_used_time AS detail
@@ -69,7 +69,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "users_of_api_keys_are_members",
-        "The user of a key that is not revoked belongs to the organization of the key.",
+        "An API key that is not revoked belongs to a user who is no member of its organization.",
         f"""
         SELECT k.organization_id, 'api_keys/' || k.api_key_id AS resource,
                'the user ' || k.user_id || ' is no member' AS detail
@@ -81,7 +81,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "personal_organizations_have_one_member",
-        "Nobody joins an organization that was made for one user.",
+        "A personal organization has more than one member.",
         f"""
         SELECT o.organization_id, 'organizations/' || o.organization_id AS resource,
                'it is personal and has ' || count(*) || ' members' AS detail
@@ -93,7 +93,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "project_members_are_members",
-        "Who works in a project belongs to its organization, and the project is not deleted.",
+        "A member of a project is no member of its organization, or the project is deleted.",
         f"""
         SELECT w.organization_id, 'projects/' || w.project_id || '/members/' || w.user_id AS resource,
                'the user is no member of the organization, or the project is gone' AS detail
@@ -108,7 +108,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "open_invitations_lead_somewhere",
-        "An invitation that can still be decided on is for an organization that is neither deleted nor personal.",
+        "An open invitation is for an organization that is deleted or personal.",
         f"""
         SELECT i.organization_id, 'invitations/' || i.invitation_id AS resource,
                'its organization is deleted or personal' AS detail
@@ -119,7 +119,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "service_accounts_of_api_keys_are_live",
-        "The service account of a key that is not revoked is not deleted.",
+        "An API key that is not revoked belongs to a deleted or missing service account.",
         f"""
         SELECT k.organization_id, 'api_keys/' || k.api_key_id AS resource,
                'the service account ' || k.service_account_id || ' is deleted or missing' AS detail
@@ -132,7 +132,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "users_own_their_organization",
-        "Every user that is not deleted owns the personal organization that was made for them.",
+        "A user who is not deleted does not own their personal organization.",
         f"""
         SELECT u.personal_organization_id AS organization_id, 'users/' || u.user_id AS resource,
                'the organization is deleted, not personal, or not theirs' AS detail
@@ -147,10 +147,10 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "deleted_users_have_nothing_left",
-        "A deleted user has no email, no way to sign in, no session, no key that works, and no membership.",
+        "A deleted user still has an email, a sign-in method, an open session, a working API key or a membership.",
         f"""
         SELECT u.personal_organization_id AS organization_id, 'users/' || u.user_id AS resource,
-               'deleted at ' || u.delete_time || ', and something of theirs is left' AS detail
+               'deleted at ' || u.delete_time || ', but some of their data is left' AS detail
         FROM identity.users u
         WHERE {_U} AND u.delete_time IS NOT NULL AND (
             u.email <> '' OR u.password_hash IS NOT NULL
@@ -163,7 +163,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "revisions_have_no_gaps",
-        "The changes that are kept are numbered without gaps up to the counter, and the counter is one row.",
+        "The numbers of the stored key changes have a gap, or the revision counter has not exactly one row.",
         """
         SELECT NULL AS organization_id, 'key_changes/' || revision AS resource,
                'the next number is ' || coalesce(CAST(next AS text), 'missing') AS detail

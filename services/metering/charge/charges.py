@@ -1,4 +1,4 @@
-"""Charges for others to check theirs, and charges that wait."""
+"""Lists charges, for other services to compare with their own, and charges that billing has not confirmed."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,12 +6,12 @@ from datetime import datetime
 from libs.common.audit.recording import Changed, record_event
 from libs.common.clock import Clock
 from libs.common.database import Database
-from services.metering.integrity import store
-from services.metering.integrity.store import Charge, PendingCharge
+from services.metering.charge import store
+from services.metering.charge.store import Charge, PendingCharge
 
 
 class Charges:
-    """What metering has asked billing for."""
+    """The charges that metering asks billing for."""
 
     def __init__(self, reports: Database, clock: Clock) -> None:
         self._reports = reports

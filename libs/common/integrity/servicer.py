@@ -1,4 +1,4 @@
-"""IntegrityService over gRPC."""
+"""IntegrityService over gRPC, for each of the services to serve."""
 
 from collections.abc import AsyncIterator
 
@@ -7,8 +7,8 @@ import grpc
 from libs.common.integrity.domain import Finding, Summary
 from libs.common.integrity.verification import Verification
 from libs.common.timestamps import render_time
-from tollhouse.identity.v1 import integrity_pb2 as pb
-from tollhouse.identity.v1 import integrity_pb2_grpc as rpc
+from tollhouse.common.v1 import integrity_pb2 as pb
+from tollhouse.common.v1 import integrity_pb2_grpc as rpc
 
 
 class IntegrityServicer(rpc.IntegrityServiceServicer):
@@ -20,7 +20,7 @@ class IntegrityServicer(rpc.IntegrityServiceServicer):
     async def VerifyInvariants(
         self, request: pb.VerifyInvariantsRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.VerifyInvariantsResponse]:
-        async for piece in self._verification.verify(request.organization_id or None):
+        async for piece in self._verification.verify(request.organization_id.lower() or None):
             yield _render(piece)
 
 

@@ -30,11 +30,11 @@ class Finding(_message.Message):
     RESOURCE_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     invariant: _builtins.str
-    """The invariant's name, such as `organizations_have_an_owner`."""
+    """The invariant's name, such as `accounts_equal_their_movements`."""
     organization_id: _builtins.str
     """The organization concerned; empty when the violation belongs to none."""
     resource: _builtins.str
-    """What is wrong, such as `api_keys/0198…`."""
+    """The resource that is wrong, such as `accounts/0198…`, `operations/call-7` or `usages/call-7`."""
     detail: _builtins.str
     """How it is wrong, for people."""
     def __init__(
@@ -55,7 +55,7 @@ Global___Finding: _TypeAlias = Finding  # noqa: Y015
 
 @_typing.final
 class InvariantCheck(_message.Message):
-    """What one invariant's check covered."""
+    """The check of one invariant."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -66,11 +66,11 @@ class InvariantCheck(_message.Message):
     invariant: _builtins.str
     """The invariant's name."""
     description: _builtins.str
-    """What it demands, for people."""
+    """What is wrong when the check finds a violation, in one sentence."""
     rows_examined: _builtins.int
-    """How many rows it was checked over."""
+    """How many rows were checked."""
     findings: _builtins.int
-    """How many violations were reported."""
+    """How many violations were reported, at most 1000."""
     def __init__(
         self,
         *,
@@ -89,13 +89,13 @@ Global___InvariantCheck: _TypeAlias = InvariantCheck  # noqa: Y015
 
 @_typing.final
 class VerifyInvariantsRequest(_message.Message):
-    """Asks for a check of everything."""
+    """What VerifyInvariants needs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
-    """Only what belongs to this organization. Empty for all."""
+    """Check only what belongs to this organization. Everything when empty."""
     def __init__(
         self,
         *,
@@ -111,7 +111,7 @@ Global___VerifyInvariantsRequest: _TypeAlias = VerifyInvariantsRequest  # noqa: 
 
 @_typing.final
 class VerifyInvariantsResponse(_message.Message):
-    """One piece of the verdict."""
+    """One message of the stream that VerifyInvariants answers with."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -123,7 +123,7 @@ class VerifyInvariantsResponse(_message.Message):
 
     @_builtins.property
     def summary(self) -> Global___VerifyInvariantsSummary:
-        """What was checked: the last message of the stream."""
+        """What was checked. Always the last message; a stream that ends without it was cut off."""
 
     def __init__(
         self,
@@ -151,11 +151,11 @@ class VerifyInvariantsSummary(_message.Message):
     SNAPSHOT_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvariantCheck]:
-        """Every invariant checked."""
+        """Every invariant, in the order of the checks."""
 
     @_builtins.property
     def snapshot_time(self) -> _timestamp_pb2.Timestamp:
-        """The moment the stored state was looked at."""
+        """The time of the snapshot that was checked."""
 
     def __init__(
         self,

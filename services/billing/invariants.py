@@ -1,7 +1,7 @@
-"""The invariants of billing, each as one statement whose rows are its violations.
+"""The invariants of billing. Each is one statement that returns the violations.
 
-Each reads whole tables; they run in one snapshot, on a connection that may take its time. `:organization_id` narrows a
-statement to one organization where it is not null, `:now` is the moment of the check.
+The statements read whole tables. All run in one snapshot, on a connection with a longer statement timeout. A statement
+is limited to one organization if `:organization_id` is not null; `:now` is the time of the check.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ _ENTRIES: Final = """
 INVARIANTS: Final[Sequence[Invariant]] = (
     Invariant(
         "transactions_have_two_sides",
-        "Every transaction takes from one account and gives to another, and says all there is to say of either.",
+        "A transaction lacks one of its two accounts, or debits or credits the wrong one for its kind.",
         """
         SELECT t.organization_id, 'operations/' || t.operation_id AS resource,
             'the other side of the ' || t.kind || ' is incomplete' AS detail
@@ -51,11 +51,11 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "accounts_equal_their_movements",
-        "An account's posted balance and sequence are the sum and the number of its movements, in its own currency.",
+        "An account's posted balance, sequence or currency differs from what its movements add up to.",
         f"""
         SELECT coalesce(a.organization_id, e.organization_id) AS organization_id,
             'accounts/' || coalesce(a.account_id, e.account_id) AS resource,
-            CASE WHEN a.account_id IS NULL THEN 'it has movements and does not exist'
+            CASE WHEN a.account_id IS NULL THEN 'it has movements, but does not exist'
                 ELSE 'posted ' || a.posted || ' at ' || a.sequence || ', but its ' || coalesce(e.movements, 0)
                     || ' movements sum to ' || coalesce(e.total, 0) END AS detail
         FROM (
@@ -74,7 +74,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "movements_follow_each_other",
-        "Within an account the sequence has no gap, each balance follows from the last, and time never runs back.",
+        "A movement's sequence, balance or time does not follow from the movement before it in the account.",
         f"""
         SELECT organization_id, 'accounts/' || account_id AS resource,
             'movement ' || sequence || ' does not follow from movement ' || before AS detail
@@ -92,7 +92,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "accounts_held_equals_open_holds",
-        "What an account has held is the sum of its open holds, in its own currency.",
+        "An account's held amount differs from the sum of its open holds.",
         """
         SELECT a.organization_id, 'accounts/' || a.account_id AS resource,
             'held ' || a.held || ', but its open holds sum to ' || coalesce(sum(h.amount), 0) AS detail
@@ -107,11 +107,11 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "holds_end_once",
-        "A hold is captured exactly if a capture took up what it held, and none stays open long past its time.",
+        "A hold's state contradicts its capture, or a hold is still open more than an hour after it expired.",
         """
         SELECT h.organization_id, 'holds/' || h.operation_id AS resource,
             'it is ' || h.state || CASE WHEN t.operation_id IS NULL THEN ' without a capture'
-                ELSE ' and a capture took up ' || coalesce(t.held_amount, 0) END AS detail
+                ELSE ', but a capture used ' || coalesce(t.held_amount, 0) || ' of it' END AS detail
         FROM holds h
         LEFT JOIN transactions t
             ON t.organization_id = h.organization_id AND t.operation_id = h.operation_id AND t.kind = 'CAPTURE'
@@ -126,9 +126,9 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "captures_have_holds",
-        "Every capture is of a hold.",
+        "A capture has no hold.",
         """
-        SELECT t.organization_id, 'operations/' || t.operation_id AS resource, 'it captures no hold' AS detail
+        SELECT t.organization_id, 'operations/' || t.operation_id AS resource, 'it has no hold' AS detail
         FROM transactions t
         WHERE (CAST(:organization_id AS uuid) IS NULL OR t.organization_id = :organization_id) AND t.kind = 'CAPTURE'
             AND (t.held_amount IS NULL OR NOT EXISTS (
@@ -138,10 +138,10 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "declines_moved_nothing",
-        "What was declined has neither moved money nor held any.",
+        "A declined operation has a transaction or a hold.",
         """
         SELECT d.organization_id, 'operations/' || d.operation_id AS resource,
-            'its ' || lower(d.slot) || ' was declined and exists' AS detail
+            'its ' || lower(d.slot) || ' was declined, but exists' AS detail
         FROM declines d
         WHERE (CAST(:organization_id AS uuid) IS NULL OR d.organization_id = :organization_id) AND (
             d.slot = 'MOVEMENT' AND EXISTS (
@@ -154,7 +154,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "guarded_movements_keep_the_limit",
-        "A guarded debit and a transfer never overdraw, and every movement is of what was asked for unless it said so.",
+        "A movement that must not overdraw did so, or a movement is of another amount than was requested.",
         """
         SELECT t.organization_id, 'operations/' || t.operation_id AS resource,
             'it moved ' || t.amount || ' of ' || coalesce(t.requested_amount, t.amount)
@@ -169,7 +169,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "reversals_undo_their_transactions",
-        "The reversals of a transaction go the other way between the same accounts and never exceed it.",
+        "The reversals of a transaction exceed it, or move money between other accounts.",
         """
         SELECT r.organization_id, 'transactions/' || r.reverses_transaction_id AS resource,
             'reversed by ' || sum(r.amount) || ' of ' || coalesce(CAST(min(t.amount) AS text), 'nothing') AS detail

@@ -3,7 +3,7 @@
 from typing import Final
 
 from libs.common.database import RawConnection
-from services.billing.integrity.domain import Charge
+from services.billing.charge.domain import Charge
 from services.billing.ledger.domain import Kind
 
 # A range of the primary key: of one organization where one is given.

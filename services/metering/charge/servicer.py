@@ -1,6 +1,5 @@
-"""Proto in, use case, proto out."""
+"""ChargeService over gRPC."""
 
-from collections.abc import AsyncIterator
 from typing import Final
 
 import grpc
@@ -8,15 +7,13 @@ import grpc
 from libs.common.amount import render_amount
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import is_id
-from libs.common.integrity.domain import Finding, Summary
-from libs.common.integrity.verification import Verification
 from libs.common.pages import decode_page_token, encode_page_token, id_in_token, page_size
 from libs.common.timestamps import render_time, time_of_text, time_text
-from services.metering.integrity.charges import Charges
-from services.metering.integrity.store import Charge, PendingCharge
+from services.metering.charge.charges import Charges
+from services.metering.charge.store import Charge, PendingCharge
 from services.metering.usage.domain import NIL
-from tollhouse.metering.v1 import integrity_pb2 as pb
-from tollhouse.metering.v1 import integrity_pb2_grpc as rpc
+from tollhouse.metering.v1 import charge_pb2 as pb
+from tollhouse.metering.v1 import charge_pb2_grpc as rpc
 
 _CHARGES_DEFAULT: Final = 1_000
 _CHARGES_MAX: Final = 10_000
@@ -24,18 +21,11 @@ _ORGANIZATIONS: Final = "organizations"
 _ORGANIZATIONS_MAX: Final = 1_000
 
 
-class IntegrityServicer(rpc.IntegrityServiceServicer):
-    """Serves the integrity report."""
+class ChargeServicer(rpc.ChargeServiceServicer):
+    """Parses and renders what `Charges` does."""
 
-    def __init__(self, verification: Verification, charges: Charges) -> None:
-        self._verification = verification
+    def __init__(self, charges: Charges) -> None:
         self._charges = charges
-
-    async def VerifyInvariants(
-        self, request: pb.VerifyInvariantsRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[pb.VerifyInvariantsResponse]:
-        async for piece in self._verification.verify(request.organization_id.lower() or None):
-            yield _render(piece)
 
     async def ListCharges(
         self, request: pb.ListChargesRequest, context: grpc.aio.ServicerContext
@@ -98,28 +88,6 @@ def _bad_token() -> InvalidArgument:
 
 def _state(state: str) -> pb.ChargeState.ValueType:
     return pb.ChargeState.Value(f"CHARGE_STATE_{state}")
-
-
-def _render(piece: Finding | Summary) -> pb.VerifyInvariantsResponse:
-    if isinstance(piece, Finding):
-        finding = pb.Finding(
-            invariant=piece.invariant,
-            organization_id=piece.organization_id,
-            resource=piece.resource,
-            detail=piece.detail,
-        )
-        return pb.VerifyInvariantsResponse(finding=finding)
-    checks = [
-        pb.InvariantCheck(
-            invariant=check.invariant,
-            description=check.description,
-            rows_examined=check.rows_examined,
-            findings=check.findings,
-        )
-        for check in piece.checks
-    ]
-    summary = pb.VerifyInvariantsSummary(checks=checks, snapshot_time=render_time(piece.snapshot_time))
-    return pb.VerifyInvariantsResponse(summary=summary)
 
 
 def _render_charge(charge: Charge) -> pb.Charge:

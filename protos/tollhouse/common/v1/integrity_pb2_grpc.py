@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from tollhouse.identity.v1 import integrity_pb2 as tollhouse_dot_identity_dot_v1_dot_integrity__pb2
+from tollhouse.common.v1 import integrity_pb2 as tollhouse_dot_common_dot_v1_dot_integrity__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in tollhouse/identity/v1/integrity_pb2_grpc.py depends on'
+        + ' but the generated code in tollhouse/common/v1/integrity_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -26,7 +26,10 @@ if _version_not_supported:
 
 
 class IntegrityServiceStub:
-    """Answers whether what identity has stored is consistent.
+    """Checks that what a service has stored is consistent.
+
+    Identity, billing and metering each serve it, for their own data, so a gateway tells the three apart by host or by a
+    prefix it takes off the path. What must agree between services is compared by `tollhouse verify`.
     """
 
     def __init__(self, channel):
@@ -36,21 +39,24 @@ class IntegrityServiceStub:
             channel: A grpc.Channel.
         """
         self.VerifyInvariants = channel.unary_stream(
-                '/tollhouse.identity.v1.IntegrityService/VerifyInvariants',
-                request_serializer=tollhouse_dot_identity_dot_v1_dot_integrity__pb2.VerifyInvariantsRequest.SerializeToString,
-                response_deserializer=tollhouse_dot_identity_dot_v1_dot_integrity__pb2.VerifyInvariantsResponse.FromString,
+                '/tollhouse.common.v1.IntegrityService/VerifyInvariants',
+                request_serializer=tollhouse_dot_common_dot_v1_dot_integrity__pb2.VerifyInvariantsRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_common_dot_v1_dot_integrity__pb2.VerifyInvariantsResponse.FromString,
                 _registered_method=True)
 
 
 class IntegrityServiceServicer:
-    """Answers whether what identity has stored is consistent.
+    """Checks that what a service has stored is consistent.
+
+    Identity, billing and metering each serve it, for their own data, so a gateway tells the three apart by host or by a
+    prefix it takes off the path. What must agree between services is compared by `tollhouse verify`.
     """
 
     def VerifyInvariants(self, request, context):
-        """Checks every invariant of identity over one snapshot, and streams one message per violation, then one summary.
+        """Checks every invariant of the service over one snapshot. Streams one message per violation, then one summary.
 
-        Consistent state yields the summary only. At most 1000 violations are reported per invariant; the summary counts
-        those reported. Reads everything: meant for operators, tests and nightly runs.
+        If everything is consistent, the summary is the only message. At most 1000 violations are reported per invariant.
+        Reads whole tables: meant for operators, tests and nightly runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,19 +67,22 @@ def add_IntegrityServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'VerifyInvariants': grpc.unary_stream_rpc_method_handler(
                     servicer.VerifyInvariants,
-                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_integrity__pb2.VerifyInvariantsRequest.FromString,
-                    response_serializer=tollhouse_dot_identity_dot_v1_dot_integrity__pb2.VerifyInvariantsResponse.SerializeToString,
+                    request_deserializer=tollhouse_dot_common_dot_v1_dot_integrity__pb2.VerifyInvariantsRequest.FromString,
+                    response_serializer=tollhouse_dot_common_dot_v1_dot_integrity__pb2.VerifyInvariantsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'tollhouse.identity.v1.IntegrityService', rpc_method_handlers)
+            'tollhouse.common.v1.IntegrityService', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('tollhouse.identity.v1.IntegrityService', rpc_method_handlers)
+    server.add_registered_method_handlers('tollhouse.common.v1.IntegrityService', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
 class IntegrityService:
-    """Answers whether what identity has stored is consistent.
+    """Checks that what a service has stored is consistent.
+
+    Identity, billing and metering each serve it, for their own data, so a gateway tells the three apart by host or by a
+    prefix it takes off the path. What must agree between services is compared by `tollhouse verify`.
     """
 
     @staticmethod
@@ -90,9 +99,9 @@ class IntegrityService:
         return grpc.experimental.unary_stream(
             request,
             target,
-            '/tollhouse.identity.v1.IntegrityService/VerifyInvariants',
-            tollhouse_dot_identity_dot_v1_dot_integrity__pb2.VerifyInvariantsRequest.SerializeToString,
-            tollhouse_dot_identity_dot_v1_dot_integrity__pb2.VerifyInvariantsResponse.FromString,
+            '/tollhouse.common.v1.IntegrityService/VerifyInvariants',
+            tollhouse_dot_common_dot_v1_dot_integrity__pb2.VerifyInvariantsRequest.SerializeToString,
+            tollhouse_dot_common_dot_v1_dot_integrity__pb2.VerifyInvariantsResponse.FromString,
             options,
             channel_credentials,
             insecure,

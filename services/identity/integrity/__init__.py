@@ -1,1 +1,0 @@
-"""IntegrityService: whether what identity stores still makes sense."""

@@ -50,7 +50,7 @@ WITHIN_S = 20.0
 
 
 def free_port() -> int:
-    """Return a port nobody listens on now, for servers that must come back on the same one."""
+    """Return a free port, for servers that restart on the same one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -62,6 +62,7 @@ class Metering:
 
     def __init__(self, service: Service, channel: grpc.aio.Channel, callers: Callers) -> None:
         self.service = service
+        self.channel = channel
         self.callers = callers
         self.operator = callers.operator()
         self.gateway = callers.service("gateway")
@@ -231,7 +232,7 @@ class Platform:
         return {(c.organization_id, c.operation_id): Decimal(c.amount.value) for c in page.charges}
 
     async def execute(self, statement: str, *values: object) -> None:
-        """Run a statement as the owner of the schemas, to plant damage or age what is stored."""
+        """Run a statement as the owner of the schemas, to damage stored data or to make it older."""
         connection = await asyncpg.connect(plain_url(self.admin_url))
         try:
             await connection.execute(statement, *values)
@@ -258,7 +259,7 @@ class Platform:
         return [f"{one.invariant} {one.subject}: {one.detail}" for one in verdict.violations]
 
     async def settled(self) -> None:
-        """Return when no charge waits any more."""
+        """Wait until no charge is pending."""
         await eventually(lambda: self.value("SELECT count(*) FROM metering.outbox"), lambda count: count == 0)
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Cached keys in metering: answers older than a change are not cached, stale ones are used only where configured."""
+"""Metering's cache of keys serves no answer older than a change it has seen, and stale ones only if configured."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ WITHIN_S = 1.0
 
 
 class HeldAnswers(grpc.aio.UnaryUnaryClientInterceptor):
-    """Forwards requests in metering's name, and delays identity's answers while it is closed."""
+    """Forwards metering's calls to identity, and holds the answers back while it is closed."""
 
     def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
@@ -53,7 +53,7 @@ class HeldAnswers(grpc.aio.UnaryUnaryClientInterceptor):
 
 
 class Streams(grpc.aio.UnaryStreamClientInterceptor):
-    """Opens streams in metering's name."""
+    """Forwards metering's streams to identity."""
 
     def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
@@ -70,8 +70,8 @@ class Streams(grpc.aio.UnaryStreamClientInterceptor):
         return await continuation(details, request)
 
 
-class UncheckedClient(IdentityClient):
-    """Caches answers without comparing their revision with the changes seen."""
+class UnfencedClient(IdentityClient):
+    """A client without the check that no newer change was seen."""
 
     def _overtaken(self, revision: int) -> bool:
         return False
@@ -85,7 +85,7 @@ async def _code(client: IdentityClient, secret: str, *, min_revision: int = 0, a
 
 
 async def _told(client: IdentityClient, revision: int) -> None:
-    """Return when the client has received every change up to a revision."""
+    """Return when the client has been told of every change up to a revision."""
 
     async def watched() -> int:
         return client.watched_revision
@@ -96,7 +96,7 @@ async def _told(client: IdentityClient, revision: int) -> None:
 async def _code_after_a_revocation_passed_an_answer_on_its_way(
     identity: Identity, port: int, callers: Callers, kind: type[IdentityClient]
 ) -> str:
-    """Delay an answer until the stream has delivered a newer revocation; return what the cache then says."""
+    """Hold an answer back until the stream has delivered a newer revocation; return what the cache then says."""
     created = await identity.create_key()
     other = await identity.create_key()
     held = HeldAnswers(callers.service("metering"))
@@ -106,7 +106,7 @@ async def _code_after_a_revocation_passed_an_answer_on_its_way(
         watching = asyncio.create_task(client.watch())
         try:
             async with asyncio.timeout(10):
-                # The stream is up once it tells of a change.
+                # The stream is established once it delivers a change.
                 while await _code(client, other.secret) == VALID:
                     await identity.revoke(other.api_key)
                     await asyncio.sleep(0.05)
@@ -124,7 +124,7 @@ async def _code_after_a_revocation_passed_an_answer_on_its_way(
             await asyncio.gather(watching, return_exceptions=True)
 
 
-async def test_answer_older_than_a_revocation_is_not_cached(platform: Platform) -> None:
+async def test_answer_overtaken_by_a_revocation_is_never_kept(platform: Platform) -> None:
     identity = await platform.start_identity()
 
     code = await _code_after_a_revocation_passed_an_answer_on_its_way(
@@ -134,13 +134,11 @@ async def test_answer_older_than_a_revocation_is_not_cached(platform: Platform) 
     assert code == "REVOKED"
 
 
-async def test_without_the_revision_check_the_same_interleaving_would_accept_the_revoked_key(
-    platform: Platform,
-) -> None:
+async def test_without_the_fence_the_same_interleaving_would_let_the_revoked_key_in(platform: Platform) -> None:
     identity = await platform.start_identity()
 
     code = await _code_after_a_revocation_passed_an_answer_on_its_way(
-        identity, platform.identity_port, platform.callers, UncheckedClient
+        identity, platform.identity_port, platform.callers, UnfencedClient
     )
 
     assert code == VALID
@@ -174,7 +172,7 @@ async def test_revocation_reaches_a_metering_process_within_a_second(platform: P
         return (await metering.authorize(_ask(secret))).decision == admission_pb2.DECISION_ALLOWED
 
     assert await eventually(lambda: is_let_in(secrets[0]), bool)
-    # Metering has the answers in memory, and hears of changes by its stream alone.
+    # Metering has the answers in its cache, so it learns of the change from its stream only.
     for secret in secrets:
         assert await is_let_in(secret)
     await asyncio.sleep(1)
@@ -192,7 +190,7 @@ async def test_revocation_reaches_a_metering_process_within_a_second(platform: P
     assert max(delays) < WITHIN_S
 
 
-async def test_client_address_is_checked_on_cached_answers_too(platform: Platform, metering: Metering) -> None:
+async def test_address_of_the_end_user_decides_on_answers_in_memory_too(platform: Platform, metering: Metering) -> None:
     identity = await platform.start_identity()
     organization_id, owner = await identity.create_organization()
     await platform.fund(organization_id)
@@ -212,7 +210,7 @@ async def test_client_address_is_checked_on_cached_answers_too(platform: Platfor
             assert await _reason(metering, _ask(created.secret, address=address)) == expected[address]
 
 
-async def test_refusal_for_one_callers_address_does_not_refuse_callers_at_an_allowed_one(
+async def test_question_asked_from_a_wrong_address_refuses_nobody_at_a_right_one(
     callers: Callers, database_urls: dict[str, str], tmp_path: Path
 ) -> None:
     async with open_identity(callers, database_urls["identity"], tmp_path) as identity:
@@ -229,7 +227,7 @@ async def test_refusal_for_one_callers_address_does_not_refuse_callers_at_an_all
     assert codes == [VALID if n % 3 == 0 else "ADDRESS_NOT_ALLOWED" for n in range(30)]
 
 
-async def test_guessed_keys_are_rate_limited_by_client_address_through_metering(
+async def test_guesses_through_metering_are_slowed_down_where_they_come_from(
     platform: Platform, metering: Metering
 ) -> None:
     await platform.start_identity()
@@ -254,7 +252,7 @@ async def _client_of(callers: Callers, identity: Identity, *, stale_max_s: float
     await channel.close()
 
 
-async def test_without_the_stale_mode_no_key_is_accepted_while_identity_is_away(
+async def test_without_the_stale_mode_nobody_gets_in_while_identity_is_away(
     callers: Callers, database_urls: dict[str, str], tmp_path: Path
 ) -> None:
     async with open_identity(callers, database_urls["identity"], tmp_path) as identity:
@@ -269,7 +267,7 @@ async def test_without_the_stale_mode_no_key_is_accepted_while_identity_is_away(
             assert client.stale_answers.count == 0
 
 
-async def test_stale_answers_are_bounded_counted_and_never_used_for_changed_keys(
+async def test_stale_mode_is_bounded_counted_and_never_for_what_a_change_has_named(
     callers: Callers, database_urls: dict[str, str], tmp_path: Path
 ) -> None:
     async with open_identity(callers, database_urls["identity"], tmp_path) as identity:

@@ -1,4 +1,4 @@
-"""Metering's cache of keys, against a real identity behind a proxy that counts requests."""
+"""Metering's cache of keys, in front of a real identity; a proxy counts the calls."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,7 +18,7 @@ TTL_S = 3.0
 
 
 class Gate(grpc.aio.UnaryUnaryClientInterceptor):
-    """Counts the requests to identity, and delays them while it is closed."""
+    """Counts the calls to identity, and holds them back while it is closed."""
 
     def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
@@ -48,9 +48,7 @@ async def identity_behind(gate: Gate, port: int) -> AsyncIterator[IdentityClient
         yield IdentityClient(channel, SystemClock(), ttl_s=TTL_S, answers_max=10)
 
 
-async def test_calls_with_one_key_share_a_request_and_the_answer_is_refreshed_before_it_expires(
-    platform: Platform,
-) -> None:
+async def test_calls_with_one_key_share_a_question_and_have_it_renewed_before_it_is_too_old(platform: Platform) -> None:
     identity = await platform.start_identity()
     secret = (await identity.create_key()).secret
     gate = Gate(platform.callers.service("metering"))
@@ -74,7 +72,7 @@ async def test_calls_with_one_key_share_a_request_and_the_answer_is_refreshed_be
         gate.open.set()
 
 
-async def test_cancelled_caller_does_not_cancel_the_shared_request(platform: Platform) -> None:
+async def test_caller_who_gives_up_takes_the_question_from_nobody_else(platform: Platform) -> None:
     identity = await platform.start_identity()
     secret = (await identity.create_key()).secret
     gate = Gate(platform.callers.service("metering"))

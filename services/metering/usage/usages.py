@@ -25,7 +25,7 @@ LIST_RANGE_MAX: Final = timedelta(days=400)
 
 
 class Usages:
-    """Records usage and answers questions about it."""
+    """Records usage and answers queries about it."""
 
     def __init__(
         self, database: Database, engine: UsageEngine, organizations: Organizations, months: Months, clock: Clock
@@ -122,7 +122,7 @@ class Usages:
 
 
 def _require_own_share(query: Query) -> None:
-    """Refuse sums that reach beyond what the caller may see: all, certain projects, or what is their own."""
+    """Refuse a query for more than the caller may see: the organization, some projects, or the caller's own usage."""
     scope = Scope.SCOPE_USAGE_READ
     projects, users = query.filters["project_id"], query.filters["user_id"]
     if may(scope):

@@ -1429,7 +1429,7 @@ class VerifyApiKeyRequest(_message.Message):
     key: _builtins.str
     """The secret as it was presented, 1 to 256 characters."""
     model: _builtins.str
-    """The model the key is to be used with, at most 200 characters. Not checked when empty."""
+    """The model the key is to be used with, 1 to 256 visible ASCII characters. Not checked when empty."""
     min_revision: _builtins.int
     """The answer reflects every change up to this revision, at the price of a read where the cache is older. Zero takes
     the cache as it is.

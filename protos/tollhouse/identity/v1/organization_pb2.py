@@ -27,9 +27,10 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tollhouse.common.v1 import access_pb2 as tollhouse_dot_common_dot_v1_dot_access__pb2
+from tollhouse.common.v1 import text_pb2 as tollhouse_dot_common_dot_v1_dot_text__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(tollhouse/identity/v1/organization.proto\x12\x15tollhouse.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\"\xd7\x01\n\x0cOrganization\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08personal\x18\x05 \x01(\x08\x12\x1e\n\x16\x61pi_key_max_lifetime_s\x18\x06 \x01(\x03\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\"\xf5\x01\n\x06Member\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12/\n\x04role\x18\x03 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRole\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65mail\x18\x06 \x01(\t\x12\x11\n\tfull_name\x18\x07 \x01(\t\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\"\xa2\x03\n\nInvitation\x12\x15\n\rinvitation_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12/\n\x04role\x18\x04 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRole\x12\x35\n\x05state\x18\x05 \x01(\x0e\x32&.tollhouse.identity.v1.InvitationState\x12\x0f\n\x07inviter\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x61\x63\x63\x65pt_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x61\x63\x63\x65pted_user_id\x18\n \x01(\t\x12/\n\x0brevoke_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xcd\x01\n\x19\x43reateOrganizationRequest\x12?\n\nrequest_id\x18\x01 \x01(\tB+\xbaH(r&\x18\x80\x01\x32!^([A-Za-z0-9][A-Za-z0-9._:/-]*)?$\x12N\n\x04name\x18\x02 \x01(\tB@\xbaH=r;\x18\xc8\x01\x32\x36^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\x12\x1f\n\rowner_user_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"i\n\x1a\x43reateOrganizationResponse\x12\x39\n\x0corganization\x18\x01 \x01(\x0b\x32#.tollhouse.identity.v1.Organization\x12\x10\n\x08replayed\x18\x02 \x01(\x08\";\n\x16GetOrganizationRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"T\n\x17GetOrganizationResponse\x12\x39\n\x0corganization\x18\x01 \x01(\x0b\x32#.tollhouse.identity.v1.Organization\"G\n\x19\x43heckOrganizationsRequest\x12*\n\x10organization_ids\x18\x01 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\xe8\x07\"\x05r\x03\xb0\x01\x01\"<\n\x1a\x43heckOrganizationsResponse\x12\x1e\n\x16known_organization_ids\x18\x01 \x03(\t\"\x90\x02\n\x19UpdateOrganizationRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12Q\n\x04name\x18\x04 \x01(\tBC\xbaH@r;\x18\xc8\x01\x32\x36^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\xd8\x01\x01\x12-\n\x16\x61pi_key_max_lifetime_s\x18\x05 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\xe4\xe4\x96\x01(\x00\"W\n\x1aUpdateOrganizationResponse\x12\x39\n\x0corganization\x18\x01 \x01(\x0b\x32#.tollhouse.identity.v1.Organization\">\n\x19\x44\x65leteOrganizationRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"_\n\x1a\x44\x65leteOrganizationResponse\x12/\n\x0b\x64\x65lete_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x02 \x01(\x03\"u\n\x18ListOrganizationsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x1c\n\x07user_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"p\n\x19ListOrganizationsResponse\x12:\n\rorganizations\x18\x01 \x03(\x0b\x32#.tollhouse.identity.v1.Organization\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xce\x01\n\x10\x41\x64\x64MemberRequest\x12?\n\nrequest_id\x18\x01 \x01(\tB+\xbaH(r&\x18\x80\x01\x32!^([A-Za-z0-9][A-Za-z0-9._:/-]*)?$\x12!\n\x0forganization_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12;\n\x04role\x18\x04 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"T\n\x11\x41\x64\x64MemberResponse\x12-\n\x06member\x18\x01 \x01(\x0b\x32\x1d.tollhouse.identity.v1.Member\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\xa7\x01\n\x13UpdateMemberRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12;\n\x04role\x18\x03 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x15\n\x04\x65tag\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\"W\n\x14UpdateMemberResponse\x12-\n\x06member\x18\x01 \x01(\x0b\x32\x1d.tollhouse.identity.v1.Member\x12\x10\n\x08revision\x18\x02 \x01(\x03\"S\n\x13RemoveMemberRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"B\n\x14RemoveMemberResponse\x12\x18\n\x10revoked_api_keys\x18\x01 \x01(\x05\x12\x10\n\x08revision\x18\x02 \x01(\x03\"t\n\x12ListMembersRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"^\n\x13ListMembersResponse\x12.\n\x07members\x18\x01 \x03(\x0b\x32\x1d.tollhouse.identity.v1.Member\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x86\x02\n\x17\x43reateInvitationRequest\x12?\n\nrequest_id\x18\x01 \x01(\tB+\xbaH(r&\x18\x80\x01\x32!^([A-Za-z0-9][A-Za-z0-9._:/-]*)?$\x12!\n\x0forganization_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x05\x65mail\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x18\xfe\x01`\x01\x12;\n\x04role\x18\x04 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x18\x43reateInvitationResponse\x12\x35\n\ninvitation\x18\x01 \x01(\x0b\x32!.tollhouse.identity.v1.Invitation\x12\x12\n\x05token\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"\x96\x01\n\x17\x41\x63\x63\x65ptInvitationRequest\x12?\n\nrequest_id\x18\x01 \x01(\tB+\xbaH(r&\x18\x80\x01\x32!^([A-Za-z0-9][A-Za-z0-9._:/-]*)?$\x12\x1c\n\x05token\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12\x1c\n\x07user_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"[\n\x18\x41\x63\x63\x65ptInvitationResponse\x12-\n\x06member\x18\x01 \x01(\x0b\x32\x1d.tollhouse.identity.v1.Member\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"]\n\x17RevokeInvitationRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\rinvitation_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"Q\n\x18RevokeInvitationResponse\x12\x35\n\ninvitation\x18\x01 \x01(\x0b\x32!.tollhouse.identity.v1.Invitation\"\x90\x01\n\x16ListInvitationsRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x16\n\x0einclude_closed\x18\x04 \x01(\x08\"j\n\x17ListInvitationsResponse\x12\x36\n\x0binvitations\x18\x01 \x03(\x0b\x32!.tollhouse.identity.v1.Invitation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xa9\x01\n\x0fInvitationState\x12 \n\x1cINVITATION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15INVITATION_STATE_OPEN\x10\x01\x12\x1d\n\x19INVITATION_STATE_ACCEPTED\x10\x02\x12\x1c\n\x18INVITATION_STATE_REVOKED\x10\x03\x12\x1c\n\x18INVITATION_STATE_EXPIRED\x10\x04*\xa0\x01\n\nMemberRole\x12\x1b\n\x17MEMBER_ROLE_UNSPECIFIED\x10\x00\x12\x15\n\x11MEMBER_ROLE_OWNER\x10\x01\x12\x15\n\x11MEMBER_ROLE_ADMIN\x10\x02\x12\x16\n\x12MEMBER_ROLE_MEMBER\x10\x03\x12\x17\n\x13MEMBER_ROLE_BILLING\x10\x04\x12\x16\n\x12MEMBER_ROLE_VIEWER\x10\x05\x32\xe1\x13\n\x13OrganizationService\x12\xaf\x01\n\x12\x43reateOrganization\x12\x30.tollhouse.identity.v1.CreateOrganizationRequest\x1a\x31.tollhouse.identity.v1.CreateOrganizationResponse\"4\x90\x02\x02\xaa\xbb\x18\x11\x08\x01*\rowner_user_id\x82\xd3\xe4\x93\x02\x16\"\x11/v1/organizations:\x01*\x12\xab\x01\n\x0fGetOrganization\x12-.tollhouse.identity.v1.GetOrganizationRequest\x1a..tollhouse.identity.v1.GetOrganizationResponse\"9\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \x01\x82\xd3\xe4\x93\x02%\x12#/v1/organizations/{organization_id}\x12\xa6\x01\n\x11ListOrganizations\x12/.tollhouse.identity.v1.ListOrganizationsRequest\x1a\x30.tollhouse.identity.v1.ListOrganizationsResponse\".\x90\x02\x01\xaa\xbb\x18\x0e\x08\x01\x12\x01**\x07user_id\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/organizations\x12\xa9\x01\n\x12\x43heckOrganizations\x12\x30.tollhouse.identity.v1.CheckOrganizationsRequest\x1a\x31.tollhouse.identity.v1.CheckOrganizationsResponse\".\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/organizations:check:\x01*\x12\xb4\x01\n\x12UpdateOrganization\x12\x30.tollhouse.identity.v1.UpdateOrganizationRequest\x1a\x31.tollhouse.identity.v1.UpdateOrganizationResponse\"9\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02(2#/v1/organizations/{organization_id}:\x01*\x12\xb1\x01\n\x12\x44\x65leteOrganization\x12\x30.tollhouse.identity.v1.DeleteOrganizationRequest\x1a\x31.tollhouse.identity.v1.DeleteOrganizationResponse\"6\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x03\x82\xd3\xe4\x93\x02%*#/v1/organizations/{organization_id}\x12\x9f\x01\n\tAddMember\x12\'.tollhouse.identity.v1.AddMemberRequest\x1a(.tollhouse.identity.v1.AddMemberResponse\"?\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x30\"+/v1/organizations/{organization_id}/members:\x01*\x12\xb4\x01\n\x0cUpdateMember\x12*.tollhouse.identity.v1.UpdateMemberRequest\x1a+.tollhouse.identity.v1.UpdateMemberResponse\"K\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02:25/v1/organizations/{organization_id}/members/{user_id}:\x01*\x12\xba\x01\n\x0cRemoveMember\x12*.tollhouse.identity.v1.RemoveMemberRequest\x1a+.tollhouse.identity.v1.RemoveMemberResponse\"Q\x90\x02\x02\xaa\xbb\x18\r\x08\x01 \x02*\x07user_id\x82\xd3\xe4\x93\x02\x37*5/v1/organizations/{organization_id}/members/{user_id}\x12\xa7\x01\n\x0bListMembers\x12).tollhouse.identity.v1.ListMembersRequest\x1a*.tollhouse.identity.v1.ListMembersResponse\"A\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \x01\x82\xd3\xe4\x93\x02-\x12+/v1/organizations/{organization_id}/members\x12\xba\x01\n\x10\x43reateInvitation\x12..tollhouse.identity.v1.CreateInvitationRequest\x1a/.tollhouse.identity.v1.CreateInvitationResponse\"E\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02\x34\"//v1/organizations/{organization_id}/invitations:\x01*\x12\xa1\x01\n\x10\x41\x63\x63\x65ptInvitation\x12..tollhouse.identity.v1.AcceptInvitationRequest\x1a/.tollhouse.identity.v1.AcceptInvitationResponse\",\x90\x02\x02\xaa\xbb\x18\x04\x08\x01\x30\x01\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/invitations:accept:\x01*\x12\xd1\x01\n\x10RevokeInvitation\x12..tollhouse.identity.v1.RevokeInvitationRequest\x1a/.tollhouse.identity.v1.RevokeInvitationResponse\"\\\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02K\"F/v1/organizations/{organization_id}/invitations/{invitation_id}:revoke:\x01*\x12\xb4\x01\n\x0fListInvitations\x12-.tollhouse.identity.v1.ListInvitationsRequest\x1a..tollhouse.identity.v1.ListInvitationsResponse\"B\x90\x02\x01\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02\x31\x12//v1/organizations/{organization_id}/invitationsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(tollhouse/identity/v1/organization.proto\x12\x15tollhouse.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\x1a\x1etollhouse/common/v1/text.proto\"\xd7\x01\n\x0cOrganization\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08personal\x18\x05 \x01(\x08\x12\x1e\n\x16\x61pi_key_max_lifetime_s\x18\x06 \x01(\x03\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\"\xf5\x01\n\x06Member\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12/\n\x04role\x18\x03 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRole\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65mail\x18\x06 \x01(\t\x12\x11\n\tfull_name\x18\x07 \x01(\t\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\"\xa2\x03\n\nInvitation\x12\x15\n\rinvitation_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12/\n\x04role\x18\x04 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRole\x12\x35\n\x05state\x18\x05 \x01(\x0e\x32&.tollhouse.identity.v1.InvitationState\x12\x0f\n\x07inviter\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x61\x63\x63\x65pt_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x61\x63\x63\x65pted_user_id\x18\n \x01(\t\x12/\n\x0brevoke_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xae\x01\n\x19\x43reateOrganizationRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x12N\n\x04name\x18\x02 \x01(\tB@\xbaH=r;\x18\xc8\x01\x32\x36^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\x12\x1f\n\rowner_user_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"i\n\x1a\x43reateOrganizationResponse\x12\x39\n\x0corganization\x18\x01 \x01(\x0b\x32#.tollhouse.identity.v1.Organization\x12\x10\n\x08replayed\x18\x02 \x01(\x08\";\n\x16GetOrganizationRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"T\n\x17GetOrganizationResponse\x12\x39\n\x0corganization\x18\x01 \x01(\x0b\x32#.tollhouse.identity.v1.Organization\"G\n\x19\x43heckOrganizationsRequest\x12*\n\x10organization_ids\x18\x01 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\xe8\x07\"\x05r\x03\xb0\x01\x01\"<\n\x1a\x43heckOrganizationsResponse\x12\x1e\n\x16known_organization_ids\x18\x01 \x03(\t\"\x90\x02\n\x19UpdateOrganizationRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12Q\n\x04name\x18\x04 \x01(\tBC\xbaH@r;\x18\xc8\x01\x32\x36^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\xd8\x01\x01\x12-\n\x16\x61pi_key_max_lifetime_s\x18\x05 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\xe4\xe4\x96\x01(\x00\"W\n\x1aUpdateOrganizationResponse\x12\x39\n\x0corganization\x18\x01 \x01(\x0b\x32#.tollhouse.identity.v1.Organization\">\n\x19\x44\x65leteOrganizationRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"_\n\x1a\x44\x65leteOrganizationResponse\x12/\n\x0b\x64\x65lete_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x02 \x01(\x03\"u\n\x18ListOrganizationsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x1c\n\x07user_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"p\n\x19ListOrganizationsResponse\x12:\n\rorganizations\x18\x01 \x03(\x0b\x32#.tollhouse.identity.v1.Organization\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xaf\x01\n\x10\x41\x64\x64MemberRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x12!\n\x0forganization_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12;\n\x04role\x18\x04 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"T\n\x11\x41\x64\x64MemberResponse\x12-\n\x06member\x18\x01 \x01(\x0b\x32\x1d.tollhouse.identity.v1.Member\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\xa7\x01\n\x13UpdateMemberRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12;\n\x04role\x18\x03 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x15\n\x04\x65tag\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\"W\n\x14UpdateMemberResponse\x12-\n\x06member\x18\x01 \x01(\x0b\x32\x1d.tollhouse.identity.v1.Member\x12\x10\n\x08revision\x18\x02 \x01(\x03\"S\n\x13RemoveMemberRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"B\n\x14RemoveMemberResponse\x12\x18\n\x10revoked_api_keys\x18\x01 \x01(\x05\x12\x10\n\x08revision\x18\x02 \x01(\x03\"t\n\x12ListMembersRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"^\n\x13ListMembersResponse\x12.\n\x07members\x18\x01 \x03(\x0b\x32\x1d.tollhouse.identity.v1.Member\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe7\x01\n\x17\x43reateInvitationRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x12!\n\x0forganization_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x05\x65mail\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x18\xfe\x01`\x01\x12;\n\x04role\x18\x04 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x18\x43reateInvitationResponse\x12\x35\n\ninvitation\x18\x01 \x01(\x0b\x32!.tollhouse.identity.v1.Invitation\x12\x12\n\x05token\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"w\n\x17\x41\x63\x63\x65ptInvitationRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x12\x1c\n\x05token\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12\x1c\n\x07user_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"[\n\x18\x41\x63\x63\x65ptInvitationResponse\x12-\n\x06member\x18\x01 \x01(\x0b\x32\x1d.tollhouse.identity.v1.Member\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"]\n\x17RevokeInvitationRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\rinvitation_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"Q\n\x18RevokeInvitationResponse\x12\x35\n\ninvitation\x18\x01 \x01(\x0b\x32!.tollhouse.identity.v1.Invitation\"\x90\x01\n\x16ListInvitationsRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x16\n\x0einclude_closed\x18\x04 \x01(\x08\"j\n\x17ListInvitationsResponse\x12\x36\n\x0binvitations\x18\x01 \x03(\x0b\x32!.tollhouse.identity.v1.Invitation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xa9\x01\n\x0fInvitationState\x12 \n\x1cINVITATION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15INVITATION_STATE_OPEN\x10\x01\x12\x1d\n\x19INVITATION_STATE_ACCEPTED\x10\x02\x12\x1c\n\x18INVITATION_STATE_REVOKED\x10\x03\x12\x1c\n\x18INVITATION_STATE_EXPIRED\x10\x04*\xa0\x01\n\nMemberRole\x12\x1b\n\x17MEMBER_ROLE_UNSPECIFIED\x10\x00\x12\x15\n\x11MEMBER_ROLE_OWNER\x10\x01\x12\x15\n\x11MEMBER_ROLE_ADMIN\x10\x02\x12\x16\n\x12MEMBER_ROLE_MEMBER\x10\x03\x12\x17\n\x13MEMBER_ROLE_BILLING\x10\x04\x12\x16\n\x12MEMBER_ROLE_VIEWER\x10\x05\x32\xe1\x13\n\x13OrganizationService\x12\xaf\x01\n\x12\x43reateOrganization\x12\x30.tollhouse.identity.v1.CreateOrganizationRequest\x1a\x31.tollhouse.identity.v1.CreateOrganizationResponse\"4\x90\x02\x02\xaa\xbb\x18\x11\x08\x01*\rowner_user_id\x82\xd3\xe4\x93\x02\x16\"\x11/v1/organizations:\x01*\x12\xab\x01\n\x0fGetOrganization\x12-.tollhouse.identity.v1.GetOrganizationRequest\x1a..tollhouse.identity.v1.GetOrganizationResponse\"9\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \x01\x82\xd3\xe4\x93\x02%\x12#/v1/organizations/{organization_id}\x12\xa6\x01\n\x11ListOrganizations\x12/.tollhouse.identity.v1.ListOrganizationsRequest\x1a\x30.tollhouse.identity.v1.ListOrganizationsResponse\".\x90\x02\x01\xaa\xbb\x18\x0e\x08\x01\x12\x01**\x07user_id\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/organizations\x12\xa9\x01\n\x12\x43heckOrganizations\x12\x30.tollhouse.identity.v1.CheckOrganizationsRequest\x1a\x31.tollhouse.identity.v1.CheckOrganizationsResponse\".\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/organizations:check:\x01*\x12\xb4\x01\n\x12UpdateOrganization\x12\x30.tollhouse.identity.v1.UpdateOrganizationRequest\x1a\x31.tollhouse.identity.v1.UpdateOrganizationResponse\"9\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02(2#/v1/organizations/{organization_id}:\x01*\x12\xb1\x01\n\x12\x44\x65leteOrganization\x12\x30.tollhouse.identity.v1.DeleteOrganizationRequest\x1a\x31.tollhouse.identity.v1.DeleteOrganizationResponse\"6\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x03\x82\xd3\xe4\x93\x02%*#/v1/organizations/{organization_id}\x12\x9f\x01\n\tAddMember\x12\'.tollhouse.identity.v1.AddMemberRequest\x1a(.tollhouse.identity.v1.AddMemberResponse\"?\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x30\"+/v1/organizations/{organization_id}/members:\x01*\x12\xb4\x01\n\x0cUpdateMember\x12*.tollhouse.identity.v1.UpdateMemberRequest\x1a+.tollhouse.identity.v1.UpdateMemberResponse\"K\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02:25/v1/organizations/{organization_id}/members/{user_id}:\x01*\x12\xba\x01\n\x0cRemoveMember\x12*.tollhouse.identity.v1.RemoveMemberRequest\x1a+.tollhouse.identity.v1.RemoveMemberResponse\"Q\x90\x02\x02\xaa\xbb\x18\r\x08\x01 \x02*\x07user_id\x82\xd3\xe4\x93\x02\x37*5/v1/organizations/{organization_id}/members/{user_id}\x12\xa7\x01\n\x0bListMembers\x12).tollhouse.identity.v1.ListMembersRequest\x1a*.tollhouse.identity.v1.ListMembersResponse\"A\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \x01\x82\xd3\xe4\x93\x02-\x12+/v1/organizations/{organization_id}/members\x12\xba\x01\n\x10\x43reateInvitation\x12..tollhouse.identity.v1.CreateInvitationRequest\x1a/.tollhouse.identity.v1.CreateInvitationResponse\"E\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02\x34\"//v1/organizations/{organization_id}/invitations:\x01*\x12\xa1\x01\n\x10\x41\x63\x63\x65ptInvitation\x12..tollhouse.identity.v1.AcceptInvitationRequest\x1a/.tollhouse.identity.v1.AcceptInvitationResponse\",\x90\x02\x02\xaa\xbb\x18\x04\x08\x01\x30\x01\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/invitations:accept:\x01*\x12\xd1\x01\n\x10RevokeInvitation\x12..tollhouse.identity.v1.RevokeInvitationRequest\x1a/.tollhouse.identity.v1.RevokeInvitationResponse\"\\\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02K\"F/v1/organizations/{organization_id}/invitations/{invitation_id}:revoke:\x01*\x12\xb4\x01\n\x0fListInvitations\x12-.tollhouse.identity.v1.ListInvitationsRequest\x1a..tollhouse.identity.v1.ListInvitationsResponse\"B\x90\x02\x01\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02\x31\x12//v1/organizations/{organization_id}/invitationsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,7 +38,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tollhouse.identity.v1.organ
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CREATEORGANIZATIONREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_CREATEORGANIZATIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H(r&\030\200\0012!^([A-Za-z0-9][A-Za-z0-9._:/-]*)?$'
+  _globals['_CREATEORGANIZATIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\tr\004\210\3520\001\330\001\001'
   _globals['_CREATEORGANIZATIONREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_CREATEORGANIZATIONREQUEST'].fields_by_name['name']._serialized_options = b'\272H=r;\030\310\00126^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$'
   _globals['_CREATEORGANIZATIONREQUEST'].fields_by_name['owner_user_id']._loaded_options = None
@@ -65,7 +66,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTORGANIZATIONSREQUEST'].fields_by_name['user_id']._loaded_options = None
   _globals['_LISTORGANIZATIONSREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_ADDMEMBERREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_ADDMEMBERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H(r&\030\200\0012!^([A-Za-z0-9][A-Za-z0-9._:/-]*)?$'
+  _globals['_ADDMEMBERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\tr\004\210\3520\001\330\001\001'
   _globals['_ADDMEMBERREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_ADDMEMBERREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_ADDMEMBERREQUEST'].fields_by_name['user_id']._loaded_options = None
@@ -91,7 +92,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMEMBERSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTMEMBERSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
   _globals['_CREATEINVITATIONREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_CREATEINVITATIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H(r&\030\200\0012!^([A-Za-z0-9][A-Za-z0-9._:/-]*)?$'
+  _globals['_CREATEINVITATIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\tr\004\210\3520\001\330\001\001'
   _globals['_CREATEINVITATIONREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_CREATEINVITATIONREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_CREATEINVITATIONREQUEST'].fields_by_name['email']._loaded_options = None
@@ -101,7 +102,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEINVITATIONRESPONSE'].fields_by_name['token']._loaded_options = None
   _globals['_CREATEINVITATIONRESPONSE'].fields_by_name['token']._serialized_options = b'\200\001\001'
   _globals['_ACCEPTINVITATIONREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_ACCEPTINVITATIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H(r&\030\200\0012!^([A-Za-z0-9][A-Za-z0-9._:/-]*)?$'
+  _globals['_ACCEPTINVITATIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\tr\004\210\3520\001\330\001\001'
   _globals['_ACCEPTINVITATIONREQUEST'].fields_by_name['token']._loaded_options = None
   _globals['_ACCEPTINVITATIONREQUEST'].fields_by_name['token']._serialized_options = b'\200\001\001\272H\007r\005\020\001\030\200\002'
   _globals['_ACCEPTINVITATIONREQUEST'].fields_by_name['user_id']._loaded_options = None
@@ -144,72 +145,72 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORGANIZATIONSERVICE'].methods_by_name['RevokeInvitation']._serialized_options = b'\220\002\002\252\273\030\004\010\001 \002\202\323\344\223\002K\"F/v1/organizations/{organization_id}/invitations/{invitation_id}:revoke:\001*'
   _globals['_ORGANIZATIONSERVICE'].methods_by_name['ListInvitations']._loaded_options = None
   _globals['_ORGANIZATIONSERVICE'].methods_by_name['ListInvitations']._serialized_options = b'\220\002\001\252\273\030\004\010\001 \002\202\323\344\223\0021\022//v1/organizations/{organization_id}/invitations'
-  _globals['_INVITATIONSTATE']._serialized_start=4456
-  _globals['_INVITATIONSTATE']._serialized_end=4625
-  _globals['_MEMBERROLE']._serialized_start=4628
-  _globals['_MEMBERROLE']._serialized_end=4788
-  _globals['_ORGANIZATION']._serialized_start=228
-  _globals['_ORGANIZATION']._serialized_end=443
-  _globals['_MEMBER']._serialized_start=446
-  _globals['_MEMBER']._serialized_end=691
-  _globals['_INVITATION']._serialized_start=694
-  _globals['_INVITATION']._serialized_end=1112
-  _globals['_CREATEORGANIZATIONREQUEST']._serialized_start=1115
-  _globals['_CREATEORGANIZATIONREQUEST']._serialized_end=1320
-  _globals['_CREATEORGANIZATIONRESPONSE']._serialized_start=1322
-  _globals['_CREATEORGANIZATIONRESPONSE']._serialized_end=1427
-  _globals['_GETORGANIZATIONREQUEST']._serialized_start=1429
-  _globals['_GETORGANIZATIONREQUEST']._serialized_end=1488
-  _globals['_GETORGANIZATIONRESPONSE']._serialized_start=1490
-  _globals['_GETORGANIZATIONRESPONSE']._serialized_end=1574
-  _globals['_CHECKORGANIZATIONSREQUEST']._serialized_start=1576
-  _globals['_CHECKORGANIZATIONSREQUEST']._serialized_end=1647
-  _globals['_CHECKORGANIZATIONSRESPONSE']._serialized_start=1649
-  _globals['_CHECKORGANIZATIONSRESPONSE']._serialized_end=1709
-  _globals['_UPDATEORGANIZATIONREQUEST']._serialized_start=1712
-  _globals['_UPDATEORGANIZATIONREQUEST']._serialized_end=1984
-  _globals['_UPDATEORGANIZATIONRESPONSE']._serialized_start=1986
-  _globals['_UPDATEORGANIZATIONRESPONSE']._serialized_end=2073
-  _globals['_DELETEORGANIZATIONREQUEST']._serialized_start=2075
-  _globals['_DELETEORGANIZATIONREQUEST']._serialized_end=2137
-  _globals['_DELETEORGANIZATIONRESPONSE']._serialized_start=2139
-  _globals['_DELETEORGANIZATIONRESPONSE']._serialized_end=2234
-  _globals['_LISTORGANIZATIONSREQUEST']._serialized_start=2236
-  _globals['_LISTORGANIZATIONSREQUEST']._serialized_end=2353
-  _globals['_LISTORGANIZATIONSRESPONSE']._serialized_start=2355
-  _globals['_LISTORGANIZATIONSRESPONSE']._serialized_end=2467
-  _globals['_ADDMEMBERREQUEST']._serialized_start=2470
-  _globals['_ADDMEMBERREQUEST']._serialized_end=2676
-  _globals['_ADDMEMBERRESPONSE']._serialized_start=2678
-  _globals['_ADDMEMBERRESPONSE']._serialized_end=2762
-  _globals['_UPDATEMEMBERREQUEST']._serialized_start=2765
-  _globals['_UPDATEMEMBERREQUEST']._serialized_end=2932
-  _globals['_UPDATEMEMBERRESPONSE']._serialized_start=2934
-  _globals['_UPDATEMEMBERRESPONSE']._serialized_end=3021
-  _globals['_REMOVEMEMBERREQUEST']._serialized_start=3023
-  _globals['_REMOVEMEMBERREQUEST']._serialized_end=3106
-  _globals['_REMOVEMEMBERRESPONSE']._serialized_start=3108
-  _globals['_REMOVEMEMBERRESPONSE']._serialized_end=3174
-  _globals['_LISTMEMBERSREQUEST']._serialized_start=3176
-  _globals['_LISTMEMBERSREQUEST']._serialized_end=3292
-  _globals['_LISTMEMBERSRESPONSE']._serialized_start=3294
-  _globals['_LISTMEMBERSRESPONSE']._serialized_end=3388
-  _globals['_CREATEINVITATIONREQUEST']._serialized_start=3391
-  _globals['_CREATEINVITATIONREQUEST']._serialized_end=3653
-  _globals['_CREATEINVITATIONRESPONSE']._serialized_start=3655
-  _globals['_CREATEINVITATIONRESPONSE']._serialized_end=3774
-  _globals['_ACCEPTINVITATIONREQUEST']._serialized_start=3777
-  _globals['_ACCEPTINVITATIONREQUEST']._serialized_end=3927
-  _globals['_ACCEPTINVITATIONRESPONSE']._serialized_start=3929
-  _globals['_ACCEPTINVITATIONRESPONSE']._serialized_end=4020
-  _globals['_REVOKEINVITATIONREQUEST']._serialized_start=4022
-  _globals['_REVOKEINVITATIONREQUEST']._serialized_end=4115
-  _globals['_REVOKEINVITATIONRESPONSE']._serialized_start=4117
-  _globals['_REVOKEINVITATIONRESPONSE']._serialized_end=4198
-  _globals['_LISTINVITATIONSREQUEST']._serialized_start=4201
-  _globals['_LISTINVITATIONSREQUEST']._serialized_end=4345
-  _globals['_LISTINVITATIONSRESPONSE']._serialized_start=4347
-  _globals['_LISTINVITATIONSRESPONSE']._serialized_end=4453
-  _globals['_ORGANIZATIONSERVICE']._serialized_start=4791
-  _globals['_ORGANIZATIONSERVICE']._serialized_end=7320
+  _globals['_INVITATIONSTATE']._serialized_start=4363
+  _globals['_INVITATIONSTATE']._serialized_end=4532
+  _globals['_MEMBERROLE']._serialized_start=4535
+  _globals['_MEMBERROLE']._serialized_end=4695
+  _globals['_ORGANIZATION']._serialized_start=260
+  _globals['_ORGANIZATION']._serialized_end=475
+  _globals['_MEMBER']._serialized_start=478
+  _globals['_MEMBER']._serialized_end=723
+  _globals['_INVITATION']._serialized_start=726
+  _globals['_INVITATION']._serialized_end=1144
+  _globals['_CREATEORGANIZATIONREQUEST']._serialized_start=1147
+  _globals['_CREATEORGANIZATIONREQUEST']._serialized_end=1321
+  _globals['_CREATEORGANIZATIONRESPONSE']._serialized_start=1323
+  _globals['_CREATEORGANIZATIONRESPONSE']._serialized_end=1428
+  _globals['_GETORGANIZATIONREQUEST']._serialized_start=1430
+  _globals['_GETORGANIZATIONREQUEST']._serialized_end=1489
+  _globals['_GETORGANIZATIONRESPONSE']._serialized_start=1491
+  _globals['_GETORGANIZATIONRESPONSE']._serialized_end=1575
+  _globals['_CHECKORGANIZATIONSREQUEST']._serialized_start=1577
+  _globals['_CHECKORGANIZATIONSREQUEST']._serialized_end=1648
+  _globals['_CHECKORGANIZATIONSRESPONSE']._serialized_start=1650
+  _globals['_CHECKORGANIZATIONSRESPONSE']._serialized_end=1710
+  _globals['_UPDATEORGANIZATIONREQUEST']._serialized_start=1713
+  _globals['_UPDATEORGANIZATIONREQUEST']._serialized_end=1985
+  _globals['_UPDATEORGANIZATIONRESPONSE']._serialized_start=1987
+  _globals['_UPDATEORGANIZATIONRESPONSE']._serialized_end=2074
+  _globals['_DELETEORGANIZATIONREQUEST']._serialized_start=2076
+  _globals['_DELETEORGANIZATIONREQUEST']._serialized_end=2138
+  _globals['_DELETEORGANIZATIONRESPONSE']._serialized_start=2140
+  _globals['_DELETEORGANIZATIONRESPONSE']._serialized_end=2235
+  _globals['_LISTORGANIZATIONSREQUEST']._serialized_start=2237
+  _globals['_LISTORGANIZATIONSREQUEST']._serialized_end=2354
+  _globals['_LISTORGANIZATIONSRESPONSE']._serialized_start=2356
+  _globals['_LISTORGANIZATIONSRESPONSE']._serialized_end=2468
+  _globals['_ADDMEMBERREQUEST']._serialized_start=2471
+  _globals['_ADDMEMBERREQUEST']._serialized_end=2646
+  _globals['_ADDMEMBERRESPONSE']._serialized_start=2648
+  _globals['_ADDMEMBERRESPONSE']._serialized_end=2732
+  _globals['_UPDATEMEMBERREQUEST']._serialized_start=2735
+  _globals['_UPDATEMEMBERREQUEST']._serialized_end=2902
+  _globals['_UPDATEMEMBERRESPONSE']._serialized_start=2904
+  _globals['_UPDATEMEMBERRESPONSE']._serialized_end=2991
+  _globals['_REMOVEMEMBERREQUEST']._serialized_start=2993
+  _globals['_REMOVEMEMBERREQUEST']._serialized_end=3076
+  _globals['_REMOVEMEMBERRESPONSE']._serialized_start=3078
+  _globals['_REMOVEMEMBERRESPONSE']._serialized_end=3144
+  _globals['_LISTMEMBERSREQUEST']._serialized_start=3146
+  _globals['_LISTMEMBERSREQUEST']._serialized_end=3262
+  _globals['_LISTMEMBERSRESPONSE']._serialized_start=3264
+  _globals['_LISTMEMBERSRESPONSE']._serialized_end=3358
+  _globals['_CREATEINVITATIONREQUEST']._serialized_start=3361
+  _globals['_CREATEINVITATIONREQUEST']._serialized_end=3592
+  _globals['_CREATEINVITATIONRESPONSE']._serialized_start=3594
+  _globals['_CREATEINVITATIONRESPONSE']._serialized_end=3713
+  _globals['_ACCEPTINVITATIONREQUEST']._serialized_start=3715
+  _globals['_ACCEPTINVITATIONREQUEST']._serialized_end=3834
+  _globals['_ACCEPTINVITATIONRESPONSE']._serialized_start=3836
+  _globals['_ACCEPTINVITATIONRESPONSE']._serialized_end=3927
+  _globals['_REVOKEINVITATIONREQUEST']._serialized_start=3929
+  _globals['_REVOKEINVITATIONREQUEST']._serialized_end=4022
+  _globals['_REVOKEINVITATIONRESPONSE']._serialized_start=4024
+  _globals['_REVOKEINVITATIONRESPONSE']._serialized_end=4105
+  _globals['_LISTINVITATIONSREQUEST']._serialized_start=4108
+  _globals['_LISTINVITATIONSREQUEST']._serialized_end=4252
+  _globals['_LISTINVITATIONSRESPONSE']._serialized_start=4254
+  _globals['_LISTINVITATIONSRESPONSE']._serialized_end=4360
+  _globals['_ORGANIZATIONSERVICE']._serialized_start=4698
+  _globals['_ORGANIZATIONSERVICE']._serialized_end=7227
 # @@protoc_insertion_point(module_scope)

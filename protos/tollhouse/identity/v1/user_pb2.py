@@ -27,9 +27,10 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tollhouse.common.v1 import access_pb2 as tollhouse_dot_common_dot_v1_dot_access__pb2
+from tollhouse.common.v1 import text_pb2 as tollhouse_dot_common_dot_v1_dot_text__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tollhouse/identity/v1/user.proto\x12\x15tollhouse.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\"x\n\x0eLinkedIdentity\x12\x36\n\x08provider\x18\x01 \x01(\tB$\xbaH!r\x1f\x18@2\x1b^[a-z0-9][a-z0-9._-]{0,63}$\x12.\n\x07subject\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x18\xff\x01\x32\x13^[^\\x00-\\x1f\\x7f]+$\"\xed\x05\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x10\n\x08username\x18\x03 \x01(\t\x12\x11\n\tfull_name\x18\x04 \x01(\t\x12\x13\n\x0bpicture_url\x18\x05 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x06 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x64\x65\x61\x63tivate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\rplatform_role\x18\n \x01(\x0e\x32#.tollhouse.identity.v1.PlatformRole\x12 \n\x18personal_organization_id\x18\x0b \x01(\t\x12%\n\x1dlast_selected_organization_id\x18\x0c \x01(\t\x12 \n\x18last_selected_project_id\x18\r \x01(\t\x12\x14\n\x0chas_password\x18\x0e \x01(\x08\x12@\n\x11linked_identities\x18\x0f \x03(\x0b\x32%.tollhouse.identity.v1.LinkedIdentity\x12\x35\n\x11\x65mail_verify_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_sign_in_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x14password_change_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65lete_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x14 \x01(\t\"\xca\x01\n\x11UserConfiguration\x12\x46\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x35.tollhouse.identity.v1.UserConfiguration.EntriesEntry\x12/\n\x0bupdate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x1a.\n\x0c\x45ntriesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9f\x02\n\x11\x43reateUserRequest\x12?\n\nrequest_id\x18\x01 \x01(\tB+\xbaH(r&\x18\x80\x01\x32!^([A-Za-z0-9][A-Za-z0-9._:/-]*)?$\x12\x19\n\x05\x65mail\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x18\xfe\x01`\x01\x12:\n\x08username\x18\x03 \x01(\tB(\xbaH%r#\x18@2\x1f^([A-Za-z0-9][A-Za-z0-9._-]*)?$\x12\x30\n\tfull_name\x18\x04 \x01(\tB\x1d\xbaH\x1ar\x18\x18\xc8\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12@\n\x0bpicture_url\x18\x05 \x01(\tB+\xbaH(r&\x18\x80\x10\x32!^(https?://[^\\s\\x00-\\x1f\\x7f]+)?$\"Q\n\x12\x43reateUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.tollhouse.identity.v1.User\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"A\n\x0eGetUserRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x14\n\x0cshow_deleted\x18\x02 \x01(\x08\"<\n\x0fGetUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.tollhouse.identity.v1.User\"\x99\x02\n\x10ListUsersRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12,\n\x05\x65mail\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x18\xfe\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12:\n\x08username\x18\x04 \x01(\tB(\xbaH%r#\x18@2\x1f^([A-Za-z0-9][A-Za-z0-9._-]*)?$\x12>\n\x0flinked_identity\x18\x05 \x01(\x0b\x32%.tollhouse.identity.v1.LinkedIdentity\x12\x13\n\x06\x61\x63tive\x18\x06 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_active\"X\n\x11ListUsersResponse\x12*\n\x05users\x18\x01 \x03(\x0b\x32\x1b.tollhouse.identity.v1.User\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x15\x44\x65\x61\x63tivateUserRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"U\n\x16\x44\x65\x61\x63tivateUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.tollhouse.identity.v1.User\x12\x10\n\x08revision\x18\x02 \x01(\x03\"2\n\x15ReactivateUserRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"U\n\x16ReactivateUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.tollhouse.identity.v1.User\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xf5\x03\n\x11UpdateUserRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1c\n\x05\x65mail\x18\x04 \x01(\tB\r\xbaH\nr\x05\x18\xfe\x01`\x01\xd8\x01\x01\x12:\n\x08username\x18\x05 \x01(\tB(\xbaH%r#\x18@2\x1f^([A-Za-z0-9][A-Za-z0-9._-]*)?$\x12\x30\n\tfull_name\x18\x06 \x01(\tB\x1d\xbaH\x1ar\x18\x18\xc8\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12@\n\x0bpicture_url\x18\x07 \x01(\tB+\xbaH(r&\x18\x80\x10\x32!^(https?://[^\\s\\x00-\\x1f\\x7f]+)?$\x12\x44\n\rplatform_role\x18\x08 \x01(\x0e\x32#.tollhouse.identity.v1.PlatformRoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x32\n\x1dlast_selected_organization_id\x18\t \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12-\n\x18last_selected_project_id\x18\n \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"?\n\x12UpdateUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.tollhouse.identity.v1.User\"E\n\x11\x44\x65leteUserRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\"p\n\x12\x44\x65leteUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.tollhouse.identity.v1.User\x12\x1d\n\x15revoked_api_key_count\x18\x02 \x01(\x05\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\xc1\x01\n\x13LinkIdentityRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12@\n\x0flinked_identity\x18\x02 \x01(\x0b\x32%.tollhouse.identity.v1.LinkedIdentityH\x00\x12!\n\x08id_token\x18\x03 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80@H\x00\x12\x1a\n\x05nonce\x18\x04 \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\xff\x01\x42\x0e\n\x05\x63laim\x12\x05\xbaH\x02\x08\x01\"A\n\x14LinkIdentityResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.tollhouse.identity.v1.User\"z\n\x15UnlinkIdentityRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x46\n\x0flinked_identity\x18\x02 \x01(\x0b\x32%.tollhouse.identity.v1.LinkedIdentityB\x06\xbaH\x03\xc8\x01\x01\"C\n\x16UnlinkIdentityResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.tollhouse.identity.v1.User\"\xa9\x01\n\x12SetPasswordRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12%\n\x10\x63urrent_password\x18\x02 \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12%\n\x0cnew_password\x18\x03 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x08H\x00\x12\x19\n\x06remove\x18\x04 \x01(\x08\x42\x07\xbaH\x04j\x02\x08\x01H\x00\x42\x0f\n\x06\x63hange\x12\x05\xbaH\x02\x08\x01\"]\n\x13SetPasswordResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.tollhouse.identity.v1.User\x12\x1b\n\x13\x65nded_session_count\x18\x02 \x01(\x05\"8\n\x1bGetUserConfigurationRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"_\n\x1cGetUserConfigurationResponse\x12?\n\rconfiguration\x18\x01 \x01(\x0b\x32(.tollhouse.identity.v1.UserConfiguration\"\xcb\x02\n\x1eUpdateUserConfigurationRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x8b\x01\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x42.tollhouse.identity.v1.UpdateUserConfigurationRequest.EntriesEntryB6\xbaH3\x9a\x01\x30\x10\x64\"\x19r\x17\x18@2\x13^[a-z][a-z0-9._-]*$*\x11r\x0f\x18\x80\x10\x32\n^[^\\x00]*$\x12\x39\n\x0cremoved_keys\x18\x04 \x03(\tB#\xbaH \x92\x01\x1d\x10\x64\"\x19r\x17\x18@2\x13^[a-z][a-z0-9._-]*$\x1a.\n\x0c\x45ntriesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"b\n\x1fUpdateUserConfigurationResponse\x12?\n\rconfiguration\x18\x01 \x01(\x0b\x32(.tollhouse.identity.v1.UserConfiguration*\x80\x01\n\x0cPlatformRole\x12\x1d\n\x19PLATFORM_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12PLATFORM_ROLE_USER\x10\x01\x12\x17\n\x13PLATFORM_ROLE_ADMIN\x10\x02\x12 \n\x1cPLATFORM_ROLE_ADMIN_READONLY\x10\x03\x32\x99\x0f\n\x0bUserService\x12\x80\x01\n\nCreateUser\x12(.tollhouse.identity.v1.CreateUserRequest\x1a).tollhouse.identity.v1.CreateUserResponse\"\x1d\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x0e\"\t/v1/users:\x01*\x12\x8a\x01\n\x07GetUser\x12%.tollhouse.identity.v1.GetUserRequest\x1a&.tollhouse.identity.v1.GetUserResponse\"0\x90\x02\x01\xaa\xbb\x18\x0e\x08\x01\x12\x01**\x07user_id\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/users/{user_id}\x12}\n\tListUsers\x12\'.tollhouse.identity.v1.ListUsersRequest\x1a(.tollhouse.identity.v1.ListUsersResponse\"\x1d\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/users\x12\x93\x01\n\nUpdateUser\x12(.tollhouse.identity.v1.UpdateUserRequest\x1a).tollhouse.identity.v1.UpdateUserResponse\"0\x90\x02\x02\xaa\xbb\x18\x0b\x08\x01*\x07user_id\x82\xd3\xe4\x93\x02\x18\x32\x13/v1/users/{user_id}:\x01*\x12\xa1\x01\n\x0e\x44\x65\x61\x63tivateUser\x12,.tollhouse.identity.v1.DeactivateUserRequest\x1a-.tollhouse.identity.v1.DeactivateUserResponse\"2\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02#\"\x1e/v1/users/{user_id}:deactivate:\x01*\x12\xa1\x01\n\x0eReactivateUser\x12,.tollhouse.identity.v1.ReactivateUserRequest\x1a-.tollhouse.identity.v1.ReactivateUserResponse\"2\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02#\"\x1e/v1/users/{user_id}:reactivate:\x01*\x12\x90\x01\n\nDeleteUser\x12(.tollhouse.identity.v1.DeleteUserRequest\x1a).tollhouse.identity.v1.DeleteUserResponse\"-\x90\x02\x02\xaa\xbb\x18\x0b\x08\x01*\x07user_id\x82\xd3\xe4\x93\x02\x15*\x13/v1/users/{user_id}\x12\xa6\x01\n\x0cLinkIdentity\x12*.tollhouse.identity.v1.LinkIdentityRequest\x1a+.tollhouse.identity.v1.LinkIdentityResponse\"=\x90\x02\x02\xaa\xbb\x18\x0b\x08\x01*\x07user_id\x82\xd3\xe4\x93\x02%\" /v1/users/{user_id}:linkIdentity:\x01*\x12\xae\x01\n\x0eUnlinkIdentity\x12,.tollhouse.identity.v1.UnlinkIdentityRequest\x1a-.tollhouse.identity.v1.UnlinkIdentityResponse\"?\x90\x02\x02\xaa\xbb\x18\x0b\x08\x01*\x07user_id\x82\xd3\xe4\x93\x02\'\"\"/v1/users/{user_id}:unlinkIdentity:\x01*\x12\xa2\x01\n\x0bSetPassword\x12).tollhouse.identity.v1.SetPasswordRequest\x1a*.tollhouse.identity.v1.SetPasswordResponse\"<\x90\x02\x02\xaa\xbb\x18\x0b\x08\x01*\x07user_id\x82\xd3\xe4\x93\x02$\"\x1f/v1/users/{user_id}:setPassword:\x01*\x12\xbf\x01\n\x14GetUserConfiguration\x12\x32.tollhouse.identity.v1.GetUserConfigurationRequest\x1a\x33.tollhouse.identity.v1.GetUserConfigurationResponse\">\x90\x02\x01\xaa\xbb\x18\x0e\x08\x01\x12\x01**\x07user_id\x82\xd3\xe4\x93\x02#\x12!/v1/users/{user_id}/configuration\x12\xc8\x01\n\x17UpdateUserConfiguration\x12\x35.tollhouse.identity.v1.UpdateUserConfigurationRequest\x1a\x36.tollhouse.identity.v1.UpdateUserConfigurationResponse\">\x90\x02\x02\xaa\xbb\x18\x0b\x08\x01*\x07user_id\x82\xd3\xe4\x93\x02&2!/v1/users/{user_id}/configuration:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tollhouse/identity/v1/user.proto\x12\x15tollhouse.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\x1a\x1etollhouse/common/v1/text.proto\"x\n\x0eLinkedIdentity\x12\x36\n\x08provider\x18\x01 \x01(\tB$\xbaH!r\x1f\x18@2\x1b^[a-z0-9][a-z0-9._-]{0,63}$\x12.\n\x07subject\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x18\xff\x01\x32\x13^[^\\x00-\\x1f\\x7f]+$\"\xed\x05\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x10\n\x08username\x18\x03 \x01(\t\x12\x11\n\tfull_name\x18\x04 \x01(\t\x12\x13\n\x0bpicture_url\x18\x05 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x06 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x64\x65\x61\x63tivate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\rplatform_role\x18\n \x01(\x0e\x32#.tollhouse.identity.v1.PlatformRole\x12 \n\x18personal_organization_id\x18\x0b \x01(\t\x12%\n\x1dlast_selected_organization_id\x18\x0c \x01(\t\x12 \n\x18last_selected_project_id\x18\r \x01(\t\x12\x14\n\x0chas_password\x18\x0e \x01(\x08\x12@\n\x11linked_identities\x18\x0f \x03(\x0b\x32%.tollhouse.identity.v1.LinkedIdentity\x12\x35\n\x11\x65mail_verify_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_sign_in_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x14password_change_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65lete_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x14 \x01(\t\"\xca\x01\n\x11UserConfiguration\x12\x46\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x35.tollhouse.identity.v1.UserConfiguration.EntriesEntry\x12/\n\x0bupdate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x1a.\n\x0c\x45ntriesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x80\x02\n\x11\x43reateUserRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x12\x19\n\x05\x65mail\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x18\xfe\x01`\x01\x12:\n\x08username\x18\x03 \x01(\tB(\xbaH%r#\x18@2\x1f^([A-Za-z0-9][A-Za-z0-9._-]*)?$\x12\x30\n\tfull_name\x18\x04 \x01(\tB\x1d\xbaH\x1ar\x18\x18\xc8\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12@\n\x0bpicture_url\x18\x05 \x01(\tB+\xbaH(r&\x18\x80\x10\x32!^(https?://[^\\s\\x00-\\x1f\\x7f]+)?$\"Q\n\x12\x43reateUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.tollhouse.identity.v1.User\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"A\n\x0eGetUserRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x14\n\x0cshow_deleted\x18\x02 \x01(\x08\"<\n\x0fGetUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.tollhouse.identity.v1.User\"\x99\x02\n\x10ListUsersRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12,\n\x05\x65mail\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x18\xfe\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12:\n\x08username\x18\x04 \x01(\tB(\xbaH%r#\x18@2\x1f^([A-Za-z0-9][A-Za-z0-9._-]*)?$\x12>\n\x0flinked_identity\x18\x05 \x01(\x0b\x32%.tollhouse.identity.v1.LinkedIdentity\x12\x13\n\x06\x61\x63tive\x18\x06 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_active\"X\n\x11ListUsersResponse\x12*\n\x05users\x18\x01 \x03(\x0b\x32\x1b.tollhouse.identity.v1.User\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x15\x44\x65\x61\x63tivateUserRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"U\n\x16\x44\x65\x61\x63tivateUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.tollhouse.identity.v1.User\x12\x10\n\x08revision\x18\x02 \x01(\x03\"2\n\x15ReactivateUserRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"U\n\x16ReactivateUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.tollhouse.identity.v1.User\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xf5\x03\n\x11UpdateUserRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1c\n\x05\x65mail\x18\x04 \x01(\tB\r\xbaH\nr\x05\x18\xfe\x01`\x01\xd8\x01\x01\x12:\n\x08username\x18\x05 \x01(\tB(\xbaH%r#\x18@2\x1f^([A-Za-z0-9][A-Za-z0-9._-]*)?$\x12\x30\n\tfull_name\x18\x06 \x01(\tB\x1d\xbaH\x1ar\x18\x18\xc8\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12@\n\x0bpicture_url\x18\x07 \x01(\tB+\xbaH(r&\x18\x80\x10\x32!^(https?://[^\\s\\x00-\\x1f\\x7f]+)?$\x12\x44\n\rplatform_role\x18\x08 \x01(\x0e\x32#.tollhouse.identity.v1.PlatformRoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x32\n\x1dlast_selected_organization_id\x18\t \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12-\n\x18last_selected_project_id\x18\n \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"?\n\x12UpdateUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.tollhouse.identity.v1.User\"E\n\x11\x44\x65leteUserRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\"p\n\x12\x44\x65leteUserResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.tollhouse.identity.v1.User\x12\x1d\n\x15revoked_api_key_count\x18\x02 \x01(\x05\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\xc1\x01\n\x13LinkIdentityRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12@\n\x0flinked_identity\x18\x02 \x01(\x0b\x32%.tollhouse.identity.v1.LinkedIdentityH\x00\x12!\n\x08id_token\x18\x03 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80@H\x00\x12\x1a\n\x05nonce\x18\x04 \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\xff\x01\x42\x0e\n\x05\x63laim\x12\x05\xbaH\x02\x08\x01\"A\n\x14LinkIdentityResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.tollhouse.identity.v1.User\"z\n\x15UnlinkIdentityRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x46\n\x0flinked_identity\x18\x02 \x01(\x0b\x32%.tollhouse.identity.v1.LinkedIdentityB\x06\xbaH\x03\xc8\x01\x01\"C\n\x16UnlinkIdentityResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.tollhouse.identity.v1.User\"\xad\x01\n\x12SetPasswordRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12%\n\x10\x63urrent_password\x18\x02 \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\x80\x08\x12)\n\x0cnew_password\x18\x03 \x01(\tB\x11\x80\x01\x01\xbaH\x0br\t\x10\x01\x18\x80\x08\xa0\xea\x30\x01H\x00\x12\x19\n\x06remove\x18\x04 \x01(\x08\x42\x07\xbaH\x04j\x02\x08\x01H\x00\x42\x0f\n\x06\x63hange\x12\x05\xbaH\x02\x08\x01\"]\n\x13SetPasswordResponse\x12)\n\x04user\x18\x01 \x01(\x0b\x32\x1b.tollhouse.identity.v1.User\x12\x1b\n\x13\x65nded_session_count\x18\x02 \x01(\x05\"8\n\x1bGetUserConfigurationRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"_\n\x1cGetUserConfigurationResponse\x12?\n\rconfiguration\x18\x01 \x01(\x0b\x32(.tollhouse.identity.v1.UserConfiguration\"\xc3\x02\n\x1eUpdateUserConfigurationRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x83\x01\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x42.tollhouse.identity.v1.UpdateUserConfigurationRequest.EntriesEntryB.\xbaH+\x9a\x01(\x10\x64\"\x19r\x17\x18@2\x13^[a-z][a-z0-9._-]*$*\tr\x07\x18\x80\x10\xa0\xea\x30\x01\x12\x39\n\x0cremoved_keys\x18\x04 \x03(\tB#\xbaH \x92\x01\x1d\x10\x64\"\x19r\x17\x18@2\x13^[a-z][a-z0-9._-]*$\x1a.\n\x0c\x45ntriesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"b\n\x1fUpdateUserConfigurationResponse\x12?\n\rconfiguration\x18\x01 \x01(\x0b\x32(.tollhouse.identity.v1.UserConfiguration*\x80\x01\n\x0cPlatformRole\x12\x1d\n\x19PLATFORM_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12PLATFORM_ROLE_USER\x10\x01\x12\x17\n\x13PLATFORM_ROLE_ADMIN\x10\x02\x12 \n\x1cPLATFORM_ROLE_ADMIN_READONLY\x10\x03\x32\x99\x0f\n\x0bUserService\x12\x80\x01\n\nCreateUser\x12(.tollhouse.identity.v1.CreateUserRequest\x1a).tollhouse.identity.v1.CreateUserResponse\"\x1d\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x0e\"\t/v1/users:\x01*\x12\x8a\x01\n\x07GetUser\x12%.tollhouse.identity.v1.GetUserRequest\x1a&.tollhouse.identity.v1.GetUserResponse\"0\x90\x02\x01\xaa\xbb\x18\x0e\x08\x01\x12\x01**\x07user_id\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/users/{user_id}\x12}\n\tListUsers\x12\'.tollhouse.identity.v1.ListUsersRequest\x1a(.tollhouse.identity.v1.ListUsersResponse\"\x1d\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/users\x12\x93\x01\n\nUpdateUser\x12(.tollhouse.identity.v1.UpdateUserRequest\x1a).tollhouse.identity.v1.UpdateUserResponse\"0\x90\x02\x02\xaa\xbb\x18\x0b\x08\x01*\x07user_id\x82\xd3\xe4\x93\x02\x18\x32\x13/v1/users/{user_id}:\x01*\x12\xa1\x01\n\x0e\x44\x65\x61\x63tivateUser\x12,.tollhouse.identity.v1.DeactivateUserRequest\x1a-.tollhouse.identity.v1.DeactivateUserResponse\"2\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02#\"\x1e/v1/users/{user_id}:deactivate:\x01*\x12\xa1\x01\n\x0eReactivateUser\x12,.tollhouse.identity.v1.ReactivateUserRequest\x1a-.tollhouse.identity.v1.ReactivateUserResponse\"2\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02#\"\x1e/v1/users/{user_id}:reactivate:\x01*\x12\x90\x01\n\nDeleteUser\x12(.tollhouse.identity.v1.DeleteUserRequest\x1a).tollhouse.identity.v1.DeleteUserResponse\"-\x90\x02\x02\xaa\xbb\x18\x0b\x08\x01*\x07user_id\x82\xd3\xe4\x93\x02\x15*\x13/v1/users/{user_id}\x12\xa6\x01\n\x0cLinkIdentity\x12*.tollhouse.identity.v1.LinkIdentityRequest\x1a+.tollhouse.identity.v1.LinkIdentityResponse\"=\x90\x02\x02\xaa\xbb\x18\x0b\x08\x01*\x07user_id\x82\xd3\xe4\x93\x02%\" /v1/users/{user_id}:linkIdentity:\x01*\x12\xae\x01\n\x0eUnlinkIdentity\x12,.tollhouse.identity.v1.UnlinkIdentityRequest\x1a-.tollhouse.identity.v1.UnlinkIdentityResponse\"?\x90\x02\x02\xaa\xbb\x18\x0b\x08\x01*\x07user_id\x82\xd3\xe4\x93\x02\'\"\"/v1/users/{user_id}:unlinkIdentity:\x01*\x12\xa2\x01\n\x0bSetPassword\x12).tollhouse.identity.v1.SetPasswordRequest\x1a*.tollhouse.identity.v1.SetPasswordResponse\"<\x90\x02\x02\xaa\xbb\x18\x0b\x08\x01*\x07user_id\x82\xd3\xe4\x93\x02$\"\x1f/v1/users/{user_id}:setPassword:\x01*\x12\xbf\x01\n\x14GetUserConfiguration\x12\x32.tollhouse.identity.v1.GetUserConfigurationRequest\x1a\x33.tollhouse.identity.v1.GetUserConfigurationResponse\">\x90\x02\x01\xaa\xbb\x18\x0e\x08\x01\x12\x01**\x07user_id\x82\xd3\xe4\x93\x02#\x12!/v1/users/{user_id}/configuration\x12\xc8\x01\n\x17UpdateUserConfiguration\x12\x35.tollhouse.identity.v1.UpdateUserConfigurationRequest\x1a\x36.tollhouse.identity.v1.UpdateUserConfigurationResponse\">\x90\x02\x02\xaa\xbb\x18\x0b\x08\x01*\x07user_id\x82\xd3\xe4\x93\x02&2!/v1/users/{user_id}/configuration:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,7 +44,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USERCONFIGURATION_ENTRIESENTRY']._loaded_options = None
   _globals['_USERCONFIGURATION_ENTRIESENTRY']._serialized_options = b'8\001'
   _globals['_CREATEUSERREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_CREATEUSERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H(r&\030\200\0012!^([A-Za-z0-9][A-Za-z0-9._:/-]*)?$'
+  _globals['_CREATEUSERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\tr\004\210\3520\001\330\001\001'
   _globals['_CREATEUSERREQUEST'].fields_by_name['email']._loaded_options = None
   _globals['_CREATEUSERREQUEST'].fields_by_name['email']._serialized_options = b'\272H\007r\005\030\376\001`\001'
   _globals['_CREATEUSERREQUEST'].fields_by_name['username']._loaded_options = None
@@ -109,7 +110,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETPASSWORDREQUEST'].fields_by_name['current_password']._loaded_options = None
   _globals['_SETPASSWORDREQUEST'].fields_by_name['current_password']._serialized_options = b'\200\001\001\272H\005r\003\030\200\010'
   _globals['_SETPASSWORDREQUEST'].fields_by_name['new_password']._loaded_options = None
-  _globals['_SETPASSWORDREQUEST'].fields_by_name['new_password']._serialized_options = b'\200\001\001\272H\007r\005\020\001\030\200\010'
+  _globals['_SETPASSWORDREQUEST'].fields_by_name['new_password']._serialized_options = b'\200\001\001\272H\013r\t\020\001\030\200\010\240\3520\001'
   _globals['_SETPASSWORDREQUEST'].fields_by_name['remove']._loaded_options = None
   _globals['_SETPASSWORDREQUEST'].fields_by_name['remove']._serialized_options = b'\272H\004j\002\010\001'
   _globals['_GETUSERCONFIGURATIONREQUEST'].fields_by_name['user_id']._loaded_options = None
@@ -121,7 +122,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATEUSERCONFIGURATIONREQUEST'].fields_by_name['etag']._loaded_options = None
   _globals['_UPDATEUSERCONFIGURATIONREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
   _globals['_UPDATEUSERCONFIGURATIONREQUEST'].fields_by_name['entries']._loaded_options = None
-  _globals['_UPDATEUSERCONFIGURATIONREQUEST'].fields_by_name['entries']._serialized_options = b'\272H3\232\0010\020d\"\031r\027\030@2\023^[a-z][a-z0-9._-]*$*\021r\017\030\200\0202\n^[^\\x00]*$'
+  _globals['_UPDATEUSERCONFIGURATIONREQUEST'].fields_by_name['entries']._serialized_options = b'\272H+\232\001(\020d\"\031r\027\030@2\023^[a-z][a-z0-9._-]*$*\tr\007\030\200\020\240\3520\001'
   _globals['_UPDATEUSERCONFIGURATIONREQUEST'].fields_by_name['removed_keys']._loaded_options = None
   _globals['_UPDATEUSERCONFIGURATIONREQUEST'].fields_by_name['removed_keys']._serialized_options = b'\272H \222\001\035\020d\"\031r\027\030@2\023^[a-z][a-z0-9._-]*$'
   _globals['_USERSERVICE'].methods_by_name['CreateUser']._loaded_options = None
@@ -148,66 +149,66 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USERSERVICE'].methods_by_name['GetUserConfiguration']._serialized_options = b'\220\002\001\252\273\030\016\010\001\022\001**\007user_id\202\323\344\223\002#\022!/v1/users/{user_id}/configuration'
   _globals['_USERSERVICE'].methods_by_name['UpdateUserConfiguration']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['UpdateUserConfiguration']._serialized_options = b'\220\002\002\252\273\030\013\010\001*\007user_id\202\323\344\223\002&2!/v1/users/{user_id}/configuration:\001*'
-  _globals['_PLATFORMROLE']._serialized_start=4519
-  _globals['_PLATFORMROLE']._serialized_end=4647
-  _globals['_LINKEDIDENTITY']._serialized_start=219
-  _globals['_LINKEDIDENTITY']._serialized_end=339
-  _globals['_USER']._serialized_start=342
-  _globals['_USER']._serialized_end=1091
-  _globals['_USERCONFIGURATION']._serialized_start=1094
-  _globals['_USERCONFIGURATION']._serialized_end=1296
-  _globals['_USERCONFIGURATION_ENTRIESENTRY']._serialized_start=1250
-  _globals['_USERCONFIGURATION_ENTRIESENTRY']._serialized_end=1296
-  _globals['_CREATEUSERREQUEST']._serialized_start=1299
-  _globals['_CREATEUSERREQUEST']._serialized_end=1586
-  _globals['_CREATEUSERRESPONSE']._serialized_start=1588
-  _globals['_CREATEUSERRESPONSE']._serialized_end=1669
-  _globals['_GETUSERREQUEST']._serialized_start=1671
-  _globals['_GETUSERREQUEST']._serialized_end=1736
-  _globals['_GETUSERRESPONSE']._serialized_start=1738
-  _globals['_GETUSERRESPONSE']._serialized_end=1798
-  _globals['_LISTUSERSREQUEST']._serialized_start=1801
-  _globals['_LISTUSERSREQUEST']._serialized_end=2082
-  _globals['_LISTUSERSRESPONSE']._serialized_start=2084
-  _globals['_LISTUSERSRESPONSE']._serialized_end=2172
-  _globals['_DEACTIVATEUSERREQUEST']._serialized_start=2174
-  _globals['_DEACTIVATEUSERREQUEST']._serialized_end=2224
-  _globals['_DEACTIVATEUSERRESPONSE']._serialized_start=2226
-  _globals['_DEACTIVATEUSERRESPONSE']._serialized_end=2311
-  _globals['_REACTIVATEUSERREQUEST']._serialized_start=2313
-  _globals['_REACTIVATEUSERREQUEST']._serialized_end=2363
-  _globals['_REACTIVATEUSERRESPONSE']._serialized_start=2365
-  _globals['_REACTIVATEUSERRESPONSE']._serialized_end=2450
-  _globals['_UPDATEUSERREQUEST']._serialized_start=2453
-  _globals['_UPDATEUSERREQUEST']._serialized_end=2954
-  _globals['_UPDATEUSERRESPONSE']._serialized_start=2956
-  _globals['_UPDATEUSERRESPONSE']._serialized_end=3019
-  _globals['_DELETEUSERREQUEST']._serialized_start=3021
-  _globals['_DELETEUSERREQUEST']._serialized_end=3090
-  _globals['_DELETEUSERRESPONSE']._serialized_start=3092
-  _globals['_DELETEUSERRESPONSE']._serialized_end=3204
-  _globals['_LINKIDENTITYREQUEST']._serialized_start=3207
-  _globals['_LINKIDENTITYREQUEST']._serialized_end=3400
-  _globals['_LINKIDENTITYRESPONSE']._serialized_start=3402
-  _globals['_LINKIDENTITYRESPONSE']._serialized_end=3467
-  _globals['_UNLINKIDENTITYREQUEST']._serialized_start=3469
-  _globals['_UNLINKIDENTITYREQUEST']._serialized_end=3591
-  _globals['_UNLINKIDENTITYRESPONSE']._serialized_start=3593
-  _globals['_UNLINKIDENTITYRESPONSE']._serialized_end=3660
-  _globals['_SETPASSWORDREQUEST']._serialized_start=3663
-  _globals['_SETPASSWORDREQUEST']._serialized_end=3832
-  _globals['_SETPASSWORDRESPONSE']._serialized_start=3834
-  _globals['_SETPASSWORDRESPONSE']._serialized_end=3927
-  _globals['_GETUSERCONFIGURATIONREQUEST']._serialized_start=3929
-  _globals['_GETUSERCONFIGURATIONREQUEST']._serialized_end=3985
-  _globals['_GETUSERCONFIGURATIONRESPONSE']._serialized_start=3987
-  _globals['_GETUSERCONFIGURATIONRESPONSE']._serialized_end=4082
-  _globals['_UPDATEUSERCONFIGURATIONREQUEST']._serialized_start=4085
-  _globals['_UPDATEUSERCONFIGURATIONREQUEST']._serialized_end=4416
-  _globals['_UPDATEUSERCONFIGURATIONREQUEST_ENTRIESENTRY']._serialized_start=1250
-  _globals['_UPDATEUSERCONFIGURATIONREQUEST_ENTRIESENTRY']._serialized_end=1296
-  _globals['_UPDATEUSERCONFIGURATIONRESPONSE']._serialized_start=4418
-  _globals['_UPDATEUSERCONFIGURATIONRESPONSE']._serialized_end=4516
-  _globals['_USERSERVICE']._serialized_start=4650
-  _globals['_USERSERVICE']._serialized_end=6595
+  _globals['_PLATFORMROLE']._serialized_start=4516
+  _globals['_PLATFORMROLE']._serialized_end=4644
+  _globals['_LINKEDIDENTITY']._serialized_start=251
+  _globals['_LINKEDIDENTITY']._serialized_end=371
+  _globals['_USER']._serialized_start=374
+  _globals['_USER']._serialized_end=1123
+  _globals['_USERCONFIGURATION']._serialized_start=1126
+  _globals['_USERCONFIGURATION']._serialized_end=1328
+  _globals['_USERCONFIGURATION_ENTRIESENTRY']._serialized_start=1282
+  _globals['_USERCONFIGURATION_ENTRIESENTRY']._serialized_end=1328
+  _globals['_CREATEUSERREQUEST']._serialized_start=1331
+  _globals['_CREATEUSERREQUEST']._serialized_end=1587
+  _globals['_CREATEUSERRESPONSE']._serialized_start=1589
+  _globals['_CREATEUSERRESPONSE']._serialized_end=1670
+  _globals['_GETUSERREQUEST']._serialized_start=1672
+  _globals['_GETUSERREQUEST']._serialized_end=1737
+  _globals['_GETUSERRESPONSE']._serialized_start=1739
+  _globals['_GETUSERRESPONSE']._serialized_end=1799
+  _globals['_LISTUSERSREQUEST']._serialized_start=1802
+  _globals['_LISTUSERSREQUEST']._serialized_end=2083
+  _globals['_LISTUSERSRESPONSE']._serialized_start=2085
+  _globals['_LISTUSERSRESPONSE']._serialized_end=2173
+  _globals['_DEACTIVATEUSERREQUEST']._serialized_start=2175
+  _globals['_DEACTIVATEUSERREQUEST']._serialized_end=2225
+  _globals['_DEACTIVATEUSERRESPONSE']._serialized_start=2227
+  _globals['_DEACTIVATEUSERRESPONSE']._serialized_end=2312
+  _globals['_REACTIVATEUSERREQUEST']._serialized_start=2314
+  _globals['_REACTIVATEUSERREQUEST']._serialized_end=2364
+  _globals['_REACTIVATEUSERRESPONSE']._serialized_start=2366
+  _globals['_REACTIVATEUSERRESPONSE']._serialized_end=2451
+  _globals['_UPDATEUSERREQUEST']._serialized_start=2454
+  _globals['_UPDATEUSERREQUEST']._serialized_end=2955
+  _globals['_UPDATEUSERRESPONSE']._serialized_start=2957
+  _globals['_UPDATEUSERRESPONSE']._serialized_end=3020
+  _globals['_DELETEUSERREQUEST']._serialized_start=3022
+  _globals['_DELETEUSERREQUEST']._serialized_end=3091
+  _globals['_DELETEUSERRESPONSE']._serialized_start=3093
+  _globals['_DELETEUSERRESPONSE']._serialized_end=3205
+  _globals['_LINKIDENTITYREQUEST']._serialized_start=3208
+  _globals['_LINKIDENTITYREQUEST']._serialized_end=3401
+  _globals['_LINKIDENTITYRESPONSE']._serialized_start=3403
+  _globals['_LINKIDENTITYRESPONSE']._serialized_end=3468
+  _globals['_UNLINKIDENTITYREQUEST']._serialized_start=3470
+  _globals['_UNLINKIDENTITYREQUEST']._serialized_end=3592
+  _globals['_UNLINKIDENTITYRESPONSE']._serialized_start=3594
+  _globals['_UNLINKIDENTITYRESPONSE']._serialized_end=3661
+  _globals['_SETPASSWORDREQUEST']._serialized_start=3664
+  _globals['_SETPASSWORDREQUEST']._serialized_end=3837
+  _globals['_SETPASSWORDRESPONSE']._serialized_start=3839
+  _globals['_SETPASSWORDRESPONSE']._serialized_end=3932
+  _globals['_GETUSERCONFIGURATIONREQUEST']._serialized_start=3934
+  _globals['_GETUSERCONFIGURATIONREQUEST']._serialized_end=3990
+  _globals['_GETUSERCONFIGURATIONRESPONSE']._serialized_start=3992
+  _globals['_GETUSERCONFIGURATIONRESPONSE']._serialized_end=4087
+  _globals['_UPDATEUSERCONFIGURATIONREQUEST']._serialized_start=4090
+  _globals['_UPDATEUSERCONFIGURATIONREQUEST']._serialized_end=4413
+  _globals['_UPDATEUSERCONFIGURATIONREQUEST_ENTRIESENTRY']._serialized_start=1282
+  _globals['_UPDATEUSERCONFIGURATIONREQUEST_ENTRIESENTRY']._serialized_end=1328
+  _globals['_UPDATEUSERCONFIGURATIONRESPONSE']._serialized_start=4415
+  _globals['_UPDATEUSERCONFIGURATIONRESPONSE']._serialized_end=4513
+  _globals['_USERSERVICE']._serialized_start=4647
+  _globals['_USERSERVICE']._serialized_end=6592
 # @@protoc_insertion_point(module_scope)

@@ -823,7 +823,7 @@ class SetPasswordRequest(_message.Message):
     current_password: _builtins.str
     """The password the user has now, at most 1,024 characters; needed to change one's own. Empty when there is none."""
     new_password: _builtins.str
-    """The new password. Any characters will do; differences of how a keyboard or system encodes one are ignored."""
+    """The new password. Any characters but U+0000 will do; differences of how a keyboard or system encodes one are ignored."""
     remove: _builtins.bool
     """Removes the password: the user signs in with their identities alone."""
     def __init__(

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AdmissionServiceStub:
-    """Lets a call through before the work, and settles it after.
+    """Decides before the work whether a call may begin, and charges it after.
     """
 
     def __init__(self, channel):
@@ -53,7 +53,7 @@ class AdmissionServiceStub:
 
 
 class AdmissionServiceServicer:
-    """Lets a call through before the work, and settles it after.
+    """Decides before the work whether a call may begin, and charges it after.
     """
 
     def Authorize(self, request, context):
@@ -91,16 +91,18 @@ class AdmissionServiceServicer:
         as the model is the authorized one and the tokens are within what was authorized: each count within that of the
         `estimate`, or, without one, the sum of the input classes within input_tokens and the sum of the output classes within
         max_output_tokens. A cost above the hold is charged in full. An authorized call that used no tokens costs nothing
-        but the price per request, if there is one. Without an authorization, or with one that was cancelled or has expired, it works like RecordUsage; so do
-        repeats, failures and what happens while billing or identity can not be reached. An authorization may be older than
-        35 days; what counts is the age of the occur_time.
+        but the price per request, if there is one.
+
+        Without an authorization, or with one that was cancelled or has expired, it works like RecordUsage; so do repeats,
+        failures and what happens while billing or identity can not be reached. An authorization may be older than 35 days;
+        what counts is the age of the occur_time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Gives up an authorized call that did no work, and releases its hold.
+        """Ends an authorized call that did no work, and releases its hold.
 
         Safe to repeat. Fails with NOT_FOUND for an operation that was never authorized, with FAILED_PRECONDITION, reason
         `ALREADY_SETTLED`, when its usage is recorded, and with UNAVAILABLE when billing can not be reached: the hold then
@@ -137,7 +139,7 @@ def add_AdmissionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdmissionService:
-    """Lets a call through before the work, and settles it after.
+    """Decides before the work whether a call may begin, and charges it after.
     """
 
     @staticmethod

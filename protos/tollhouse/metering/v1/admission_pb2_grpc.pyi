@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdmissionServiceStub:
-    """Lets a call through before the work, and settles it after."""
+    """Decides before the work whether a call may begin, and charges it after."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Authorize: _aio.UnaryUnaryMultiCallable[_admission_pb2.AuthorizeRequest, _admission_pb2.AuthorizeResponse]
@@ -47,12 +47,14 @@ class AdmissionServiceStub:
     as the model is the authorized one and the tokens are within what was authorized: each count within that of the
     `estimate`, or, without one, the sum of the input classes within input_tokens and the sum of the output classes within
     max_output_tokens. A cost above the hold is charged in full. An authorized call that used no tokens costs nothing
-    but the price per request, if there is one. Without an authorization, or with one that was cancelled or has expired, it works like RecordUsage; so do
-    repeats, failures and what happens while billing or identity can not be reached. An authorization may be older than
-    35 days; what counts is the age of the occur_time.
+    but the price per request, if there is one.
+
+    Without an authorization, or with one that was cancelled or has expired, it works like RecordUsage; so do repeats,
+    failures and what happens while billing or identity can not be reached. An authorization may be older than 35 days;
+    what counts is the age of the occur_time.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_admission_pb2.CancelRequest, _admission_pb2.CancelResponse]
-    """Gives up an authorized call that did no work, and releases its hold.
+    """Ends an authorized call that did no work, and releases its hold.
 
     Safe to repeat. Fails with NOT_FOUND for an operation that was never authorized, with FAILED_PRECONDITION, reason
     `ALREADY_SETTLED`, when its usage is recorded, and with UNAVAILABLE when billing can not be reached: the hold then
@@ -60,7 +62,7 @@ class AdmissionServiceStub:
     """
 
 class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Lets a call through before the work, and settles it after."""
+    """Decides before the work whether a call may begin, and charges it after."""
 
     @_abc_1.abstractmethod
     def Authorize(
@@ -104,9 +106,11 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         as the model is the authorized one and the tokens are within what was authorized: each count within that of the
         `estimate`, or, without one, the sum of the input classes within input_tokens and the sum of the output classes within
         max_output_tokens. A cost above the hold is charged in full. An authorized call that used no tokens costs nothing
-        but the price per request, if there is one. Without an authorization, or with one that was cancelled or has expired, it works like RecordUsage; so do
-        repeats, failures and what happens while billing or identity can not be reached. An authorization may be older than
-        35 days; what counts is the age of the occur_time.
+        but the price per request, if there is one.
+
+        Without an authorization, or with one that was cancelled or has expired, it works like RecordUsage; so do repeats,
+        failures and what happens while billing or identity can not be reached. An authorization may be older than 35 days;
+        what counts is the age of the occur_time.
         """
 
     @_abc_1.abstractmethod
@@ -115,7 +119,7 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admission_pb2.CancelRequest,
         context: _aio.ServicerContext[_admission_pb2.CancelRequest, _abc.Awaitable[_admission_pb2.CancelResponse]],
     ) -> _abc.Awaitable[_admission_pb2.CancelResponse]:
-        """Gives up an authorized call that did no work, and releases its hold.
+        """Ends an authorized call that did no work, and releases its hold.
 
         Safe to repeat. Fails with NOT_FOUND for an operation that was never authorized, with FAILED_PRECONDITION, reason
         `ALREADY_SETTLED`, when its usage is recorded, and with UNAVAILABLE when billing can not be reached: the hold then

@@ -87,7 +87,8 @@ class UsageServiceServicer:
         organization; the usage of a deleted one is taken. An id that was unknown may be refused for 2 more seconds. While
         identity can not be reached, usage of every organization is taken, and `tollhouse verify` reports those that do not
         exist. An unknown model or a missing price is no failure: the settlement is PENDING_PRICE. Work that is done is
-        charged even beyond the account's funds.
+        charged even beyond the account's funds. Nothing that only describes the work is a failure either: it is cut or left
+        out, and named in adjusted_fields.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,7 +105,7 @@ class UsageServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamUsage(self, request_iterator, context):
-        """Records usage as it is sent, and acknowledges every message, in any order, by its operation_id.
+        """Records usage as it is sent, and acknowledges every message, in any order, by its organization_id and operation_id.
 
         At most 256 messages of a stream are in progress; the server reads on as they are acknowledged. What was sent and
         not acknowledged when the stream breaks is sent again under the same operation_id.
@@ -115,6 +116,9 @@ class UsageServiceServicer:
 
     def GetUsage(self, request, context):
         """Returns one usage record by its operation_id. Fails with NOT_FOUND, for another organization's record as well.
+
+        A path cannot carry every operation_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route
+        that ends in `:get`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,7 +1,7 @@
 """Checks all invariants: those that each service checks itself, and those between services."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Final
@@ -14,6 +14,7 @@ from tollhouse.billing.v1 import charge_pb2 as billing_pb2
 from tollhouse.billing.v1 import charge_pb2_grpc as billing_rpc
 from tollhouse.billing.v1 import ledger_pb2, ledger_pb2_grpc
 from tollhouse.common.v1 import integrity_pb2, integrity_pb2_grpc
+from tollhouse.identity.v1 import organization_pb2, organization_pb2_grpc
 from tollhouse.metering.v1 import charge_pb2 as metering_pb2
 from tollhouse.metering.v1 import charge_pb2_grpc as metering_rpc
 
@@ -24,6 +25,8 @@ _STREAM_TIMEOUT_S: Final = 3600.0
 _BOTH: Final = "metering, billing"
 _AMOUNTS_AGREE: Final = "X1_charges_agree"
 _SETTLED_IS_CHARGED: Final = "X2_settled_is_charged"
+
+_ORGANIZATIONS_EXIST: Final = "organizations_exist"
 
 Key = tuple[str, str]
 
@@ -80,7 +83,7 @@ class _Charged:
 
 
 async def verify(channels: Channels) -> Verdict:
-    """Let each service check itself, then compare the charges of metering and billing in both directions."""
+    """Let each service check itself, compare the charges of metering and billing, and ask for unknown organizations."""
     verdict = Verdict()
     for service, channel in (
         ("identity", channels.identity),
@@ -89,6 +92,7 @@ async def verify(channels: Channels) -> Verdict:
     ):
         await _verify_service(service, channel, verdict)
     await _verify_between(channels, verdict)
+    await _verify_organizations(channels, verdict)
     return verdict
 
 
@@ -240,3 +244,51 @@ def _report(verdict: Verdict, check: Check, key: Key, detail: str) -> None:
     check.violations += 1
     if check.violations <= _KEPT_MAX:
         verdict.violations.append(Violation(check.service, check.invariant, key[0], key[1], detail))
+
+
+async def _verify_organizations(channels: Channels, verdict: Verdict) -> None:
+    """Ask identity for every organization that has money in billing or usage in metering.
+
+    Metering takes usage of any organization while identity cannot be reached, and people can credit any account. An
+    organization exists before its usage and stays known after its deletion, so the answers need no common snapshot.
+    """
+    money = Check("identity, billing", _ORGANIZATIONS_EXIST, "Every organization with money is known.", 0, 0)
+    async for organization_ids in _organizations_with_money(channels):
+        await _report_unknown(channels, verdict, money, organization_ids, "has money")
+    usage = Check("identity, metering", _ORGANIZATIONS_EXIST, "Every organization with usage is known.", 0, 0)
+    async for organization_ids in _organizations_with_usage(channels):
+        await _report_unknown(channels, verdict, usage, organization_ids, "has usage")
+    verdict.checks += [money, usage]
+
+
+async def _organizations_with_money(channels: Channels) -> AsyncIterator[Sequence[str]]:
+    stub, request = billing_rpc.ChargeServiceStub(channels.billing), billing_pb2.ListOrganizationsRequest()
+    while True:
+        page = await stub.ListOrganizations(request)
+        yield page.organization_ids
+        request.page_token = page.next_page_token
+        if not request.page_token:
+            return
+
+
+async def _organizations_with_usage(channels: Channels) -> AsyncIterator[Sequence[str]]:
+    stub, request = metering_rpc.ChargeServiceStub(channels.metering), metering_pb2.ListOrganizationsRequest()
+    while True:
+        page = await stub.ListOrganizations(request)
+        yield page.organization_ids
+        request.page_token = page.next_page_token
+        if not request.page_token:
+            return
+
+
+async def _report_unknown(
+    channels: Channels, verdict: Verdict, check: Check, organization_ids: Sequence[str], what: str
+) -> None:
+    stub = organization_pb2_grpc.OrganizationServiceStub(channels.identity)
+    request = organization_pb2.CheckOrganizationsRequest(organization_ids=organization_ids)
+    known = set((await stub.CheckOrganizations(request)).known_organization_ids)
+    check.examined += len(organization_ids)
+    for organization_id in organization_ids:
+        if organization_id not in known:
+            key = (organization_id, f"organizations/{organization_id}")
+            _report(verdict, check, key, f"{what}, and identity knows no such organization")

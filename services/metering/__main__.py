@@ -20,6 +20,7 @@ from services.metering.charge.charges import Charges
 from services.metering.charge.servicer import ChargeServicer
 from services.metering.clients.billing import BillingClient
 from services.metering.clients.identity import IdentityClient
+from services.metering.clients.organizations import Organizations
 from services.metering.invariants import INVARIANTS
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.models import Models
@@ -69,9 +70,12 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     relay_after = timedelta(seconds=settings.relay_after_s)
     engine = UsageEngine(database, catalogue, billing, clock, queue_max=settings.queue_max, relay_after=relay_after)
     months = Months(database, clock)
-    usages = Usages(database, engine, months, clock)
+    organizations = Organizations(to_identity)
+    usages = Usages(database, engine, organizations, months, clock)
     relay = Relay(database, billing, engine, clock, every_s=settings.relay_every_s)
-    admission = Admission(database, catalogue, identity, billing, engine, clock, queue_max=settings.queue_max)
+    admission = Admission(
+        database, catalogue, identity, organizations, billing, engine, clock, queue_max=settings.queue_max
+    )
 
     models = ModelServicer(Models(database, catalogue, clock), PriceImport(database, catalogue, clock))
     service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, models)

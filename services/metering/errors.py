@@ -1,10 +1,10 @@
-"""Metering's own refusals."""
+"""The refusals that only metering has."""
 
 from libs.common.errors import Kind, Refusal
 
 
 class ModelExists(Refusal):
-    """Another request made a model of this id."""
+    """A model of this id exists; it was created by another request."""
 
     kind = Kind.ALREADY_EXISTS
     reason = "MODEL_EXISTS"
@@ -12,7 +12,7 @@ class ModelExists(Refusal):
 
 
 class PriceVersionExists(Refusal):
-    """The model has a price version of this moment already; versions are never changed."""
+    """The model has a price version with this effective time already; versions are never changed."""
 
     kind = Kind.ALREADY_EXISTS
     reason = "PRICE_VERSION_EXISTS"
@@ -20,15 +20,35 @@ class PriceVersionExists(Refusal):
 
 
 class PriceUnknown(Refusal):
-    """No price version was in force at the asked moment."""
+    """No price version was in force at that time."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "PRICE_UNKNOWN"
     template = "The model {model_id} has no price in force at {occur_time}."
 
 
+class OperationIdInUse(Refusal):
+    """The operation was authorized or its usage recorded before, and the caller asked to be refused then."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "OPERATION_ID_IN_USE"
+    template = "The operation id {operation_id} is in use; a call that is to begin takes one of its own."
+
+
+class OrganizationNotFound(Refusal):
+    """Identity knows no organization of this id, not even a deleted one, so nobody could pay."""
+
+    kind = Kind.NOT_FOUND
+    reason = "ORGANIZATION_NOT_FOUND"
+    template = "There is no organization {organization_id}."
+
+    def __init__(self, *, organization_id: str) -> None:
+        super().__init__(organization_id=organization_id)
+        self.resource = ("organization", organization_id)
+
+
 class AlreadySettled(Refusal):
-    """The work was done and recorded, so it cannot be called off."""
+    """The usage of the operation is recorded, so its authorization cannot be cancelled."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "ALREADY_SETTLED"
@@ -36,7 +56,7 @@ class AlreadySettled(Refusal):
 
 
 class BackfillForOperatorsOnly(Refusal):
-    """Only operators load history."""
+    """Only operators may load historical usage."""
 
     kind = Kind.PERMISSION_DENIED
     reason = "BACKFILL_FOR_OPERATORS_ONLY"

@@ -1,4 +1,4 @@
-"""What metering can be told from outside, beyond what every service can."""
+"""Metering's settings, beyond those that every service has."""
 
 from typing import Final
 
@@ -20,18 +20,18 @@ class MeteringSettings(ServiceSettings):
     identity_target: str = Field(min_length=1)
     """Where identity answers, such as `identity:50051`."""
     signing_key_file: FilePath
-    """The private key with which metering signs its own tokens towards its peers."""
+    """The private key with which metering signs the tokens for its calls to billing and identity."""
 
     key_answer_ttl_s: float = Field(default=5, ge=0, le=5)
-    """How long an identity answer about a key is believed when no push says otherwise."""
+    """For how long an answer of identity about a key is cached, unless a change of the key drops it earlier."""
     key_stale_max_s: float = Field(default=0, ge=0, le=30)
-    """How far beyond that an answer may be used while identity cannot be reached. Zero lets nobody in then. Never used
-    for a key that a change has named, nor where a `min_revision` is asked for."""
+    """For how much longer an answer may be used while identity cannot be reached. With zero, no key is accepted then.
+    Not used for a key that a change has named, nor for a call with a `min_revision`."""
     key_answers_max: int = Field(default=100_000, ge=1, le=10_000_000)
-    """How many such answers one process remembers."""
+    """How many such answers one process caches."""
     queue_max: int = Field(default=20_000, ge=500, le=1_000_000)
-    """How many usages may wait for their transaction; a further call is told that the service is overloaded."""
+    """How many usages or authorizations may wait for their transaction; further calls are refused as overloaded."""
     relay_every_s: float = Field(default=0.2, ge=0.01, le=60)
-    """How often the outbox is looked through for charges that are due."""
+    """How often the relay looks for due charges in the outbox."""
     relay_after_s: float = Field(default=5, ge=0.1, le=300)
-    """How long the process that recorded a usage has to charge it before the relay takes the charge over."""
+    """How long the process that recorded a usage has to charge it before the relay sends the charge."""

@@ -1,7 +1,7 @@
-"""Metering's tables, as its migrations make them.
+"""Metering's tables, as its migrations create them.
 
-The organization leads every key of usage and of what it causes; the catalogue belongs to the platform and is the same
-for everybody. Usage, dedupe, prices and pricings are written once: the service's own role may not change them.
+The organization id is the first column of every key of usage, charges and authorizations. The catalogue is the same for
+all organizations. The service's own role may only insert usage, dedupe rows, prices and pricings, not change them.
 """
 
 from typing import Final
@@ -55,7 +55,7 @@ LATENCY_BUCKETS: Final = (
 _ID: Final = Uuid(as_uuid=False)
 _AMOUNT: Final = Numeric(28, 9)
 _TIME: Final = DateTime(timezone=True)
-# Keys and operation ids sort by their bytes: quicker, and the same on every machine.
+# Keys and operation ids are sorted by their bytes, which is faster and the same on every machine.
 _KEY: Final = Text(collation="C")
 
 
@@ -63,8 +63,8 @@ def _token_columns() -> list[Column[int]]:
     return [Column(token_class, BigInteger, nullable=False) for token_class in TOKEN_CLASSES]
 
 
-# Counts the changes of the catalogue, so that a process can ask for what it does not know yet. Taking the next number
-# locks the row, so the numbers become visible in their order.
+# Numbers the changes of the catalogue, so that a process can read the changes it has not seen. Taking the next number
+# locks the row, so the numbers become visible in order.
 catalogue_state: Final = Table(
     "catalogue_state",
     metadata,
@@ -135,7 +135,8 @@ catalogue_requests: Final = Table(
     PrimaryKeyConstraint("request_id", name="catalogue_requests_pkey"),
 )
 
-# Who used an operation id first. A table of its own, since a unique key of a table partitioned by time holds the time.
+# Dedupe: the usage that used an operation id first. This cannot be a unique key of usage_records, since a unique key of
+# a table partitioned by time has to contain the time.
 usage_operations: Final = Table(
     "usage_operations",
     metadata,
@@ -170,7 +171,7 @@ usage_records: Final = Table(
     Column("cost", _AMOUNT),
     Column("currency_code", Text),
     Column("price_version_id", _ID),
-    # How billing is asked for the cost; null where there is nothing to ask.
+    # Whether the cost is captured or debited in billing; null if there is nothing to charge.
     Column("charge_kind", Text),
     Column("create_time", _TIME, nullable=False),
     PrimaryKeyConstraint("organization_id", "occur_time", "usage_id", name="usage_records_pkey"),
@@ -190,8 +191,8 @@ event.listen(
     ),
 )
 
-# One row per hour and combination of dimensions. Ids are never null here, since a key cannot hold nulls: the nil UUID
-# stands for none, as the empty currency does for usage without a price.
+# One row per hour and combination of dimensions. A primary key cannot contain nulls: the nil UUID stands for no id, and
+# the empty currency for usage without a price.
 usage_hours: Final = Table(
     "usage_hours",
     metadata,
@@ -219,11 +220,11 @@ usage_hours: Final = Table(
         "currency_code",
         name="usage_hours_pkey",
     ),
-    # Room on each page for the new version of a row that is added to all the time.
+    # Rows are updated often; the free space keeps new row versions on the same page.
     postgresql_with={"fillfactor": 70},
 )
 
-# Charges billing has not confirmed. A row goes when it does, so the table is as long as the backlog.
+# Charges that billing has not confirmed. A row is deleted on confirmation, so the table is as long as the backlog.
 outbox: Final = Table(
     "outbox",
     metadata,
@@ -286,7 +287,7 @@ authorizations: Final = Table(
     Column("input_tokens", BigInteger, nullable=False),
     Column("max_output_tokens", BigInteger, nullable=False),
     Column("hold_ttl_ms", BigInteger, nullable=False),
-    # The price the work will be settled with, whatever happens to prices meanwhile.
+    # The price version the work will be settled with, even if the price changes before that.
     Column("price_version_id", _ID, nullable=False),
     Column("currency_code", Text, nullable=False),
     Column("amount", _AMOUNT, nullable=False),

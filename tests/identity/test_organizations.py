@@ -272,3 +272,35 @@ async def test_personal_organization_takes_nobody_in_and_is_not_deleted(identity
     assert await refused(rpc.DeleteOrganization(delete, metadata=ada.metadata)) == PERSONAL
     assert await refused(rpc.DeleteOrganization(delete, metadata=identity.metadata)) == PERSONAL
     assert await refused(rpc.RemoveMember(leave, metadata=ada.metadata)) == ("FAILED_PRECONDITION", "LAST_OWNER")
+
+
+async def test_check_knows_organizations_deleted_ones_too_and_no_others(identity: Identity, people: People) -> None:
+    here, _ = await identity.create_organization()
+    deleted, _ = await identity.create_organization()
+    await identity.organizations.DeleteOrganization(
+        pb.DeleteOrganizationRequest(organization_id=deleted), metadata=identity.metadata
+    )
+    nobody = new_id()
+    request = pb.CheckOrganizationsRequest(organization_ids=[here.upper(), deleted, nobody, here])
+
+    checked = await identity.organizations.CheckOrganizations(request, metadata=identity.metadata)
+    none = await identity.organizations.CheckOrganizations(pb.CheckOrganizationsRequest(), metadata=identity.metadata)
+
+    assert sorted(checked.known_organization_ids) == sorted([here, deleted])
+    assert list(none.known_organization_ids) == []
+    ada = await people.person()
+    assert (await refused(identity.organizations.CheckOrganizations(request, metadata=ada.metadata)))[0] == (
+        "PERMISSION_DENIED"
+    )
+
+
+async def test_check_names_every_id_at_fault(identity: Identity) -> None:
+    request = pb.CheckOrganizationsRequest(organization_ids=[new_id(), "x", "\x00"])
+    too_many = pb.CheckOrganizationsRequest(organization_ids=[new_id() for _ in range(1_001)])
+
+    call = identity.organizations.CheckOrganizations
+    assert await violated_fields(call(request, metadata=identity.metadata)) == {
+        "organization_ids[1]",
+        "organization_ids[2]",
+    }
+    assert await violated_fields(call(too_many, metadata=identity.metadata)) == {"organization_ids"}

@@ -15,6 +15,8 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import SecretStr
 
+from libs.cli.reconciliation import verify
+from libs.cli.terminal.connection import Connection
 from libs.common.clock import Clock, SystemClock
 from libs.common.database_url import plain_url
 from libs.common.ids import new_id
@@ -147,7 +149,7 @@ class Platform:
         self.urls = urls
         self.admin_url = admin_url
         self.folder = folder
-        self.billing_port, self.identity_port = free_port(), free_port()
+        self.billing_port, self.identity_port, self.metering_port = free_port(), free_port(), 0
         self.billing_service: Service | None = None
         self.metering_service: Service | None = None
         self.ledger: Ledger
@@ -204,8 +206,8 @@ class Platform:
             reflection=False,
         )
         self.metering_service = await build_metering(settings, self.clock)
-        port = await self.metering_service.start()
-        channel = await self._stack.enter_async_context(self._channel(port))
+        self.metering_port = await self.metering_service.start()
+        channel = await self._stack.enter_async_context(self._channel(self.metering_port))
         self.metering = Metering(self.metering_service, channel, self.callers)
         return self.metering
 
@@ -243,6 +245,18 @@ class Platform:
             return await connection.fetchval(statement, *values)
         finally:
             await connection.close()
+
+    async def verify(self) -> list[str]:
+        """What `tollhouse verify` finds over the three services; identity must run."""
+        connection = Connection(
+            identity=f"127.0.0.1:{self.identity_port}",
+            billing=f"127.0.0.1:{self.billing_port}",
+            metering=f"127.0.0.1:{self.metering_port}",
+            token=self.callers.token(self.callers.operator_key),
+        )
+        async with connection.open() as channels:
+            verdict = await verify(channels)
+        return [f"{one.invariant} {one.subject}: {one.detail}" for one in verdict.violations]
 
     async def settled(self) -> None:
         """Wait until no charge is pending."""

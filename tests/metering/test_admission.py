@@ -163,7 +163,7 @@ async def test_settle_without_an_authorization_works_like_record_usage(
     assert await platform.posted(organization_id) == Decimal("-0.0035")
 
 
-async def test_settle_of_nothing_gives_the_hold_back(
+async def test_settle_without_tokens_releases_the_hold(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
     await platform.fund(organization_id, "1")
@@ -201,7 +201,7 @@ async def test_cancel_releases_the_hold_once_and_not_after_settling(
     assert await platform.posted(organization_id) == Decimal("0.9965")
 
 
-async def test_authorization_that_has_ended_lets_no_repeat_through(
+async def test_repeat_of_an_ended_authorization_is_denied(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
     await platform.fund(organization_id, "1")
@@ -267,7 +267,9 @@ async def test_key_names_the_principal_and_is_refused_once_its_revocation_is_pus
     ],
     ids=str,
 )
-async def test_bad_asks_are_refused(metering: Metering, organization_id: str, bad: dict[str, object]) -> None:
+async def test_invalid_authorize_requests_are_refused(
+    metering: Metering, organization_id: str, bad: dict[str, object]
+) -> None:
     fields: dict[str, object] = {
         "operation_id": "call-1",
         "model": "gpt-4o",

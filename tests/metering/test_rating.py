@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 import libs.cli.traces
 from libs.common.errors import InvalidArgument
 from services.metering.model.domain import (
-    NO_TOKENS,
     Prices,
     PriceVersion,
     cost_lines,
@@ -20,6 +19,7 @@ from services.metering.model.price_list import ListedModel, SkippedEntry, read_l
 from services.metering.tables import TOKEN_CLASSES
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
+NO_TOKENS = (0,) * len(TOKEN_CLASSES)
 PRICE = st.decimals(min_value=0, max_value=10**6, places=9, allow_nan=False)
 
 

@@ -23,7 +23,9 @@ from libs.cli.traces.bill import Bill, read_bill
 from libs.cli.traces.population import Population, make_population
 from libs.cli.traces.trace import Trace
 from libs.common.authentication import SigningKey
+from libs.common.ids import new_id
 from tests.support.secrecy import WATCH
+from tollhouse.identity.v1 import organization_pb2, organization_pb2_grpc, user_pb2, user_pb2_grpc
 
 READY_WITHIN_S = 60
 ENDED_WITHIN_S = 40
@@ -161,6 +163,15 @@ class Installation:
         async with self.connection().open() as channels:
             population = await make_population(channels)
             return await bill_of(channels, population, trace, prefix)
+
+
+async def create_organization(channels: Channels) -> str:
+    """Create an organization with an owner of its own; return its id."""
+    users = user_pb2_grpc.UserServiceStub(channels.identity)
+    organizations = organization_pb2_grpc.OrganizationServiceStub(channels.identity)
+    owner = (await users.CreateUser(user_pb2.CreateUserRequest(email=f"{new_id()}@example.com"))).user
+    request = organization_pb2.CreateOrganizationRequest(name="Acme", owner_user_id=owner.user_id)
+    return (await organizations.CreateOrganization(request)).organization.organization_id
 
 
 def end(process: subprocess.Popen[str]) -> None:

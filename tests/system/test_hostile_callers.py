@@ -10,7 +10,7 @@ import grpc
 
 from libs.common.ids import new_id
 from tests.support.poison import plant_poison, poisoned
-from tests.system.installation import Installation, running
+from tests.system.installation import Installation, create_organization, running
 from tollhouse.billing.v1 import ledger_pb2, ledger_pb2_grpc
 from tollhouse.common.v1.amount_pb2 import Amount
 from tollhouse.metering.v1 import (
@@ -31,8 +31,8 @@ ODD_TEXTS = ("nul \0", "quote ' \" ; --", "../../etc/passwd", "x" * 100_000, "\u
 class Caller:
     """One organization's gateway, on a channel of its own, so that the kernel gives it some process."""
 
-    def __init__(self, channel: grpc.aio.Channel, token: str, *, hostile: bool) -> None:
-        self.organization_id = new_id()
+    def __init__(self, channel: grpc.aio.Channel, token: str, organization_id: str, *, hostile: bool) -> None:
+        self.organization_id = organization_id
         self.ends: Counter[str] = Counter()
         self._hostile = hostile
         self._metadata = (("authorization", f"Bearer {token}"),)
@@ -88,7 +88,12 @@ async def test_honest_callers_notice_nothing_of_hostile_ones(tmp_path: Path) -> 
         for table in ("metering.usage_operations", "metering.authorizations", "billing.transactions"):
             await plant_poison(url, table)
         channels = [_channel(installation) for _ in range(HONEST + HOSTILE)]
-        callers = [Caller(channel, token, hostile=place < HOSTILE) for place, channel in enumerate(channels)]
+        async with installation.connection().open() as operator:
+            organizations = [await create_organization(operator) for _ in channels]
+        callers = [
+            Caller(channel, token, organizations[place], hostile=place < HOSTILE)
+            for place, channel in enumerate(channels)
+        ]
         try:
             await _prepare(installation, token, callers)
             end_s = time.monotonic() + FOR_S

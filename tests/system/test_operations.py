@@ -16,9 +16,8 @@ from libs.cli.installation.environment import free_port
 from libs.cli.installation.health import is_serving
 from libs.common import postgres
 from libs.common.databases import create_database
-from libs.common.ids import new_id
 from tests.system.curl import rpcs_of
-from tests.system.installation import Installation, is_running, running, until
+from tests.system.installation import Installation, create_organization, is_running, running, until
 from tollhouse.metering.v1 import usage_pb2, usage_pb2_grpc
 
 BACK_WITHIN_S = 15
@@ -96,8 +95,9 @@ async def test_service_that_is_killed_comes_back_on_its_port(context: str, insta
 
 async def test_sigterm_lets_calls_under_way_finish(installation: Installation) -> None:
     """Every call is answered or ends in a way that asks for a repeat; none that was answered is lost."""
-    pid, organization_id = installation.pids()["metering"], new_id()
+    pid = installation.pids()["metering"]
     async with installation.connection().open() as channels:
+        organization_id = await create_organization(channels)
         stub = usage_pb2_grpc.UsageServiceStub(channels.metering)
         answered: list[str] = []
         failures: list[grpc.StatusCode] = []

@@ -6,7 +6,7 @@ from pathlib import Path
 import asyncpg
 
 from libs.common.ids import new_id
-from tests.system.installation import Installation, running
+from tests.system.installation import Installation, create_organization, running
 from tollhouse.billing.v1 import ledger_pb2, ledger_pb2_grpc
 from tollhouse.common.v1 import amount_pb2
 
@@ -27,13 +27,15 @@ def findings(installation: Installation) -> set[tuple[str, str]]:
     """The invariants that only a comparison of the services can find violated, with the operations concerned."""
     found = installation.verify()["findings"]
     assert isinstance(found, list)
-    return {(one["invariant"], one["subject"]) for one in found if one["invariant"].startswith("X")}
+    return {(one["invariant"], one["subject"]) for one in found if "," in one["service"]}
 
 
-async def charge_by_hand(installation: Installation) -> None:
+async def charge_by_hand(installation: Installation, *, exists: bool) -> str:
+    """Credit and debit an account; return the id of its organization, which identity knows or not."""
     async with installation.connection().open() as channels:
+        organization_id = await create_organization(channels) if exists else new_id()
         stub = ledger_pb2_grpc.LedgerServiceStub(channels.billing)
-        organization_id, amount = new_id(), amount_pb2.Amount(currency_code="USD", value="3.5")
+        amount = amount_pb2.Amount(currency_code="USD", value="3.5")
         await stub.Credit(ledger_pb2.CreditRequest(organization_id=organization_id, operation_id="in", amount=amount))
         await stub.Debit(
             ledger_pb2.DebitRequest(
@@ -43,14 +45,16 @@ async def charge_by_hand(installation: Installation) -> None:
                 mode=ledger_pb2.DEBIT_MODE_MUST_POST,
             )
         )
+        return organization_id
 
 
 async def test_verify_compares_metering_with_billing_both_ways(tmp_path: Path, small_trace: Path) -> None:
     async with running(Installation(tmp_path)) as installation:
         done = await asyncio.to_thread(installation.command, "replay", str(small_trace), "--operation-prefix", PREFIX)
         assert done.returncode == 0, done.stderr
-        await charge_by_hand(installation)
+        await charge_by_hand(installation, exists=True)
         assert installation.verify()["violations"] == 0
+        nobody = await charge_by_hand(installation, exists=False)
         await damage(
             installation,
             # A charge that went missing, one behind which no usage stands any more, and one of another amount.
@@ -63,6 +67,7 @@ async def test_verify_compares_metering_with_billing_both_ways(tmp_path: Path, s
             ("X2_settled_is_charged", f"{PREFIX}:2"),
             ("X1_charges_agree", f"{PREFIX}:3"),
             ("X1_charges_agree", f"{PREFIX}:4"),
+            ("organizations_exist", f"organizations/{nobody}"),
         }
         shown = installation.command("verify")
         assert shown.returncode == 1

@@ -1,16 +1,18 @@
-"""Lists charges, for other services to compare with their own."""
+"""Lists charges and the organizations that have movements, for other services to compare with their own."""
 
 from typing import Final
 
 from libs.common.database import Database
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import is_id
-from libs.common.pages import decode_page_token, encode_page_token, page_size
+from libs.common.pages import decode_page_token, encode_page_token, id_in_token, page_size
 from services.billing.charge import store
 from services.billing.charge.domain import Charge
 
 _CHARGES_DEFAULT: Final = 1_000
 _CHARGES_MAX: Final = 10_000
+_ORGANIZATIONS: Final = "organizations"
+_ORGANIZATIONS_MAX: Final = 1_000
 _NIL: Final = "00000000-0000-0000-0000-000000000000"
 
 
@@ -36,3 +38,11 @@ class Charges:
             return page, ""
         last = page[-1]
         return page, encode_page_token(last.organization_id, last.operation_id, fingerprint=fingerprint)
+
+    async def organizations(self, size: int, page_token: str) -> tuple[list[str], str]:
+        """A page of the organizations that have an account with movements, by id, and the token of the next."""
+        size = page_size(size, _ORGANIZATIONS_MAX, _ORGANIZATIONS_MAX)
+        after = id_in_token(page_token, _ORGANIZATIONS) or _NIL
+        async with self._reports.raw_connection() as connection:
+            page = await store.organizations_after(connection, after, size)
+        return page, encode_page_token(page[-1], fingerprint=_ORGANIZATIONS) if len(page) == size else ""

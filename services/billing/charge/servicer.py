@@ -27,6 +27,12 @@ class ChargeServicer(rpc.ChargeServiceServicer):
             charges=[_render_charge(charge) for charge in charges], next_page_token=next_page_token
         )
 
+    async def ListOrganizations(
+        self, request: pb.ListOrganizationsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListOrganizationsResponse:
+        organization_ids, next_page_token = await self._charges.organizations(request.page_size, request.page_token)
+        return pb.ListOrganizationsResponse(organization_ids=organization_ids, next_page_token=next_page_token)
+
 
 def _render_charge(charge: Charge) -> pb.Charge:
     return pb.Charge(

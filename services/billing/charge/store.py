@@ -21,3 +21,26 @@ async def charges_after(
 ) -> list[Charge]:
     rows = await connection.fetch(_CHARGES, *after, organization_id, limit)
     return [Charge(row[0], row[1], row[2], Kind(row[3]), *row[4:]) for row in rows]
+
+
+# Jumps along the primary key from one organization to the next, instead of reading all rows of each.
+_ORGANIZATIONS: Final = """
+WITH RECURSIVE found AS (
+    (
+        SELECT organization_id FROM accounts WHERE organization_id > $1::uuid AND sequence > 0
+        ORDER BY organization_id LIMIT 1
+    )
+    UNION ALL
+    SELECT (
+        SELECT organization_id FROM accounts WHERE organization_id > found.organization_id AND sequence > 0
+        ORDER BY organization_id LIMIT 1
+    )
+    FROM found WHERE organization_id IS NOT NULL
+)
+SELECT organization_id::text FROM found WHERE organization_id IS NOT NULL LIMIT $2
+"""
+
+
+async def organizations_after(connection: RawConnection, after: str, limit: int) -> list[str]:
+    """Return the next organizations, by id, that have an account with movements."""
+    return [row[0] for row in await connection.fetch(_ORGANIZATIONS, after, limit)]

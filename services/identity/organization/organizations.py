@@ -1,5 +1,6 @@
 """Creating, finding, changing and deleting organizations."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime
 
@@ -69,6 +70,11 @@ class Organizations:
         async with self._database.transaction() as tx:
             found = await store.list_organizations(tx, user_id=user_id, before=before, limit=size + 1)
         return found[:size], len(found) > size
+
+    async def known(self, organization_ids: Collection[str]) -> list[str]:
+        """Return those of the ids that are or were an organization's."""
+        async with self._database.transaction() as tx:
+            return await store.known_organizations(tx, organization_ids)
 
     async def update(
         self, organization_id: str, *, etag: str, name: str | None, api_key_max_lifetime_s: int | None

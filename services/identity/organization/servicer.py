@@ -68,6 +68,14 @@ class OrganizationServicer(rpc.OrganizationServiceServicer):
             organizations=[render_organization(organization) for organization in organizations], next_page_token=token
         )
 
+    async def CheckOrganizations(
+        self, request: pb.CheckOrganizationsRequest, context: _Context
+    ) -> pb.CheckOrganizationsResponse:
+        known = await self._organizations.known(
+            {organization_id.lower() for organization_id in request.organization_ids}
+        )
+        return pb.CheckOrganizationsResponse(known_organization_ids=known)
+
     async def UpdateOrganization(
         self, request: pb.UpdateOrganizationRequest, context: _Context
     ) -> pb.UpdateOrganizationResponse:

@@ -1,9 +1,10 @@
 """Statements on organizations."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import ARRAY, any_, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.identity.organization.domain import Organization
@@ -34,6 +35,16 @@ async def find_organization(tx: AsyncConnection, organization_id: str) -> Organi
     found = await tx.execute(select(*_COLUMNS).where(organizations.c.organization_id == organization_id, _NOT_DELETED))
     row = found.mappings().first()
     return None if row is None else Organization(**row)
+
+
+async def known_organizations(tx: AsyncConnection, organization_ids: Collection[str]) -> list[str]:
+    """Return those of the ids that are there, deleted or not; by primary key."""
+    # Bound as one array, so that it is one statement whatever the number of ids.
+    wanted = bindparam("wanted", list(organization_ids), ARRAY(organizations.c.organization_id.type))
+    found = await tx.execute(
+        select(organizations.c.organization_id).where(organizations.c.organization_id == any_(wanted))
+    )
+    return list(found.scalars())
 
 
 async def lock_organization(tx: AsyncConnection, organization_id: str, *, alone: bool = False) -> bool:

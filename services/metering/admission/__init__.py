@@ -1,1 +1,1 @@
-"""Lets calls through before the work and settles them after."""
+"""Authorizes calls before the work, and settles or cancels them afterwards."""

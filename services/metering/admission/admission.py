@@ -23,13 +23,15 @@ from services.metering.admission.domain import (
     Denied,
     Pinned,
     Stored,
-    differing_field,
+    held_amount,
+    refusal_of_repeat,
 )
 from services.metering.clients.billing import BATCH_MAX, BillingClient, Held, HoldRequest, NotHeld
 from services.metering.clients.identity import VALID, IdentityClient, KeyPrincipal
-from services.metering.errors import AlreadySettled
+from services.metering.clients.organizations import Organizations
+from services.metering.errors import AlreadySettled, OrganizationNotFound
 from services.metering.model.catalogue import Catalogue
-from services.metering.model.domain import NO_TOKENS, cost_nanos
+from services.metering.model.domain import Tokens, input_tokens_of, output_tokens_of
 from services.metering.usage.domain import Authorization
 from services.metering.usage.engine import UsageEngine
 
@@ -47,13 +49,13 @@ _KEY_MESSAGES: Final = {
     "MODEL_NOT_ALLOWED": "The key may not be used for this model.",
     "ADDRESS_NOT_ALLOWED": "The key may not be used from this address.",
 }
-# What billing says to a hold, and what that means to the one who asked.
+# The reasons of billing for declining a hold that are passed on; any other becomes ACCOUNT_CLOSED.
 _HOLD_REASONS: Final = ("INSUFFICIENT_BALANCE", "CURRENCY_MISMATCH", "ACCOUNT_CLOSED")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A call that wants to begin, with either a secret key or a principal."""
+    """An Authorize request, with either a secret key or a principal."""
 
     operation_id: str
     secret: str | None
@@ -61,19 +63,23 @@ class Request:
     model: str
     input_tokens: int
     max_output_tokens: int | None
+    estimate: Tokens | None
     endpoint: str | None
     required_scopes: Sequence[str]
     min_revision: int
     hold_ttl_ms: int
     client_address: str
+    fail_if_replayed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Waiting:
     """An authorization that waits for its batch."""
 
     pinned: Pinned
     principal: KeyPrincipal
+    written: bool = False
+    """Whether an attempt of its batch has stored it, so that a further attempt is no repeat."""
 
     @property
     def key(self) -> store.Key:
@@ -81,13 +87,14 @@ class _Waiting:
 
 
 class Admission:
-    """Lets calls through."""
+    """Authorizes and cancels calls."""
 
     def __init__(
         self,
         database: Database,
         catalogue: Catalogue,
         identity: IdentityClient,
+        organizations: Organizations,
         billing: BillingClient,
         engine: UsageEngine,
         clock: Clock,
@@ -97,6 +104,7 @@ class Admission:
         self._database = database
         self._catalogue = catalogue
         self._identity = identity
+        self._organizations = organizations
         self._billing = billing
         self._engine = engine
         self._clock = clock
@@ -114,6 +122,8 @@ class Admission:
 
         Raises:
             OperationIdReused: the operation id was authorized with other fields.
+            OperationIdInUse: the operation id was authorized before, and the request says to refuse that.
+            OrganizationNotFound: identity knows no organization of the principal's id.
             TooManyUnknownKeys: the client's address has presented more unknown keys than are looked up.
             Unavailable: identity or billing cannot be reached.
             Overloaded: too many calls wait already.
@@ -133,6 +143,8 @@ class Admission:
             principal = answer.principal
         if principal is None:
             raise ValueError("A caller has a key or a principal.")
+        if request.secret is None and await self._organizations.find_unknown([principal.organization_id]):
+            raise OrganizationNotFound(organization_id=principal.organization_id)
         pinned = await self._pin(request, principal)
         if isinstance(pinned, Denied):
             return pinned
@@ -142,7 +154,7 @@ class Admission:
         return decision
 
     async def cancel(self, organization_id: str, operation_id: str) -> tuple[str, Decimal, bool]:
-        """Give up an authorization; return the currency, what was held until now, and whether this is a repeat.
+        """Cancel an authorization; return the currency, the amount that is released, and whether this is a repeat.
 
         Raises:
             NotFound: the operation was never authorized.
@@ -183,8 +195,10 @@ class Admission:
             return Denied("MODEL_INACTIVE", "The model is switched off.", {"model": request.model}, principal)
         if version is None:
             return Denied("PRICE_UNKNOWN", "The model has no price in force.", {"model": request.model}, principal)
-        output_tokens = request.max_output_tokens
-        if output_tokens is None:
+        input_tokens, output_tokens = request.input_tokens, request.max_output_tokens
+        if request.estimate is not None:
+            input_tokens, output_tokens = input_tokens_of(request.estimate), output_tokens_of(request.estimate)
+        elif output_tokens is None:
             output_tokens = model.max_output_tokens or OUTPUT_TOKENS_DEFAULT
         ask = Ask(
             principal.organization_id,
@@ -195,13 +209,19 @@ class Admission:
             principal.api_key_id,
             request.model,
             request.endpoint,
-            request.input_tokens,
+            input_tokens,
             output_tokens,
             request.hold_ttl_ms,
         )
-        nanos = cost_nanos(version, (request.input_tokens, output_tokens, *NO_TOKENS[2:]))
-        amount = Decimal(nanos).scaleb(-9)
-        return Pinned(ask, ask.fingerprint(), version.price_version_id, version.prices.currency_code, amount, now)
+        return Pinned(
+            ask,
+            ask.fingerprint(request.estimate),
+            version.price_version_id,
+            version.prices.currency_code,
+            held_amount(version, input_tokens, output_tokens, request.estimate),
+            now,
+            request.fail_if_replayed,
+        )
 
     async def _run(self, waiting: Sequence[_Waiting], let_next_begin: Callable[[], None]) -> list[Decision | Exception]:
         """Decide a batch. An operation that stands in it twice is decided the second time as a repeat of the first."""
@@ -221,10 +241,20 @@ class Admission:
         return [decisions[place] for place in range(len(waiting))]
 
     async def _write(self, waiting: Sequence[_Waiting]) -> dict[store.Key, Stored]:
-        """Store the authorizations; return those that were stored before under the same operation ids."""
+        """Store the authorizations; return those that were stored before under the same operation ids.
+
+        What an earlier attempt of the same batch stored was not there before. For callers that want no repeat, an
+        operation whose usage is recorded counts as well, though it was never authorized.
+        """
+        own = {one.key for one in waiting if one.written}
+        exclusive = {one.key for one in waiting if one.pinned.fail_if_replayed}
         async with self._database.raw_connection() as connection:
-            keys = await store.add(connection, [one.pinned for one in waiting])
-            return await store.find(connection, keys) if keys else {}
+            repeated = set(await store.add(connection, [one.pinned for one in waiting]))
+            for one in waiting:
+                one.written = one.written or one.key not in repeated
+            keys = list(repeated | exclusive)
+            found = await store.find(connection, keys) if keys else {}
+        return {key: stored for key, stored in found.items() if key in repeated - own or stored.settled}
 
     async def _hold(self, waiting: Sequence[_Waiting], known: dict[store.Key, Stored]) -> list[Decision | Exception]:
         """Place the holds. A repeat sends the hold of the first time again, and billing answers what became of it."""
@@ -249,9 +279,9 @@ class Admission:
 
 def _decided_without_hold(one: _Waiting, before: Stored | None) -> Decision | Exception | None:
     """Return the decision where billing need not be asked, or None where an amount is to be held."""
-    ask = one.pinned.ask
-    if before is not None and before.pinned.fingerprint != one.pinned.fingerprint:
-        return OperationIdReused(operation_id=ask.operation_id, field=differing_field(before.pinned.ask, ask))
+    refusal = refusal_of_repeat(before, one.pinned) if before is not None else None
+    if refusal is not None:
+        return refusal
     if before is not None and before.ended:
         return _ended(one)
     pinned = before.pinned if before else one.pinned

@@ -1,4 +1,4 @@
-"""What is asked before the work, and what is answered."""
+"""Authorizations: what is asked for, what is held, and the decision."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,16 +7,19 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
 
+from libs.common.errors import OperationIdReused, Refusal
 from services.metering.clients.identity import KeyPrincipal
+from services.metering.errors import OperationIdInUse
+from services.metering.model.domain import PriceVersion, Tokens, cost_max_nanos, cost_nanos
 
 OUTPUT_TOKENS_DEFAULT: Final = 4096
-"""What is reserved for when neither the caller nor the catalogue names a maximum."""
+"""The output tokens that are authorized if neither the caller nor the catalogue gives a maximum."""
 HOLD_TTL_DEFAULT_MS: Final = 600_000
 _FINGERPRINT_BYTES: Final = 16
 
 
 class Ask(NamedTuple):
-    """A call that wants to begin, after its key is verified."""
+    """What is asked for a call, after its key is verified."""
 
     organization_id: str
     operation_id: str
@@ -30,13 +33,14 @@ class Ask(NamedTuple):
     max_output_tokens: int
     hold_ttl_ms: int
 
-    def fingerprint(self) -> bytes:
-        text = "\x1f".join("" if value is None else str(value) for value in self)
+    def fingerprint(self, estimate: Tokens | None = None) -> bytes:
+        """Return a digest of everything that a repeat must say again."""
+        text = "\x1f".join("" if value is None else str(value) for value in (*self, *(estimate or ())))
         return hashlib.blake2b(text.encode(), digest_size=_FINGERPRINT_BYTES).digest()
 
 
 class Pinned(NamedTuple):
-    """An ask with the price it will be settled with and the estimate to be held."""
+    """An ask with the price version it will be settled with and the amount to hold."""
 
     ask: Ask
     fingerprint: bytes
@@ -44,10 +48,12 @@ class Pinned(NamedTuple):
     currency_code: str
     amount: Decimal
     create_time: datetime
+    fail_if_replayed: bool = False
+    """Whether the caller wants a repeat refused. It is not stored and no part of the fingerprint."""
 
 
 class Stored(NamedTuple):
-    """An authorization as it is kept."""
+    """An authorization as it is stored."""
 
     pinned: Pinned
     cancelled: bool
@@ -72,7 +78,7 @@ class Denied:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """The call may begin; the estimate is held."""
+    """The call may begin; the amount is held."""
 
     pinned: Pinned
     principal: KeyPrincipal
@@ -84,9 +90,30 @@ class Allowed:
 Decision = Allowed | Denied
 
 
+def held_amount(version: PriceVersion, input_tokens: int, output_tokens: int, estimate: Tokens | None) -> Decimal:
+    """Return what is held for a call, so that no settlement within what was authorized costs more.
+
+    Without an estimate by class, every token is counted at the price of the most expensive class of its side.
+    """
+    if estimate is not None:
+        return Decimal(cost_nanos(version, estimate)).scaleb(-9)
+    return Decimal(cost_max_nanos(version, input_tokens, output_tokens)).scaleb(-9)
+
+
+def refusal_of_repeat(before: Stored, now: Pinned) -> Refusal | None:
+    """Return why an authorization may not be asked for again under an operation id that has one; None if it may."""
+    operation_id = now.ask.operation_id
+    if before.pinned.fingerprint != now.fingerprint:
+        return OperationIdReused(operation_id=operation_id, field=differing_field(before.pinned.ask, now.ask))
+    return OperationIdInUse(operation_id=operation_id) if now.fail_if_replayed else None
+
+
 def differing_field(before: Ask, now: Ask) -> str:
-    """Name the first field in which two asks of one operation id differ."""
+    """Name the first field in which two asks of one operation id differ.
+
+    The counts of an estimate are not stored, only their sums: where nothing else differs, the estimates do.
+    """
     for name in Ask._fields:
         if getattr(before, name) != getattr(now, name):
             return "hold_ttl" if name == "hold_ttl_ms" else name
-    return "model"
+    return "estimate"

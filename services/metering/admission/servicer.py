@@ -1,15 +1,17 @@
-"""Proto in, use case, proto out."""
+"""AdmissionService over gRPC: reads requests, calls the use cases, renders responses."""
 
 from collections.abc import Mapping, Sequence
 
 import grpc
 
 from libs.common.amount import format_amount, render_amount
+from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.timestamps import fill_time
 from libs.common.validation import Reader
 from services.metering.admission.admission import Admission, Request
 from services.metering.admission.domain import HOLD_TTL_DEFAULT_MS, Decision, Denied
 from services.metering.clients.identity import KeyPrincipal
+from services.metering.model.servicer import read_tokens
 from services.metering.usage.domain import Accepted
 from services.metering.usage.parsing import read_endpoint
 from services.metering.usage.servicer import fill_balance, fill_usage, read_usage
@@ -64,6 +66,9 @@ def _render_settled(outcome: Accepted, adjusted: Sequence[str]) -> pb.SettleResp
 
 
 def _read_request(request: pb.AuthorizeRequest) -> Request:
+    estimate = read_tokens(request.estimate) if request.HasField("estimate") else None
+    if estimate is not None:
+        _check_estimate_alone(request)
     with_key = request.WhichOneof("caller") == "api_key"
     ttl = request.hold_ttl
     ttl_ms = ttl.seconds * 1000 + ttl.nanos // 1_000_000 if request.HasField("hold_ttl") else HOLD_TTL_DEFAULT_MS
@@ -74,12 +79,22 @@ def _read_request(request: pb.AuthorizeRequest) -> Request:
         model=request.model,
         input_tokens=request.input_tokens,
         max_output_tokens=request.max_output_tokens if request.HasField("max_output_tokens") else None,
+        estimate=estimate,
         endpoint=read_endpoint(request),
         required_scopes=list(request.required_scopes),
         min_revision=request.min_revision,
         hold_ttl_ms=ttl_ms,
         client_address=request.client_address,
+        fail_if_replayed=request.fail_if_replayed,
     )
+
+
+def _check_estimate_alone(request: pb.AuthorizeRequest) -> None:
+    beside = ["input_tokens"] if request.input_tokens else []
+    if request.HasField("max_output_tokens"):
+        beside.append("max_output_tokens")
+    if beside:
+        raise InvalidArgument([FieldViolation(name, "must not be given beside an estimate") for name in beside])
 
 
 def _read_principal(principal: pb.Principal) -> KeyPrincipal:

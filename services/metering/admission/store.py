@@ -1,4 +1,4 @@
-"""The statements of authorizations, all by primary key."""
+"""The statements on authorizations, all by primary key."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -11,8 +11,8 @@ from services.metering.admission.domain import Ask, Pinned, Stored
 
 Key = tuple[str, str]
 
-# In the order of the keys, so that two processes with the same operations wait for each other and never for ever. The
-# answer is what had been there before, which is nearly always nothing.
+# Inserts in the order of the keys, so that two processes with the same operations cannot deadlock. Returns the keys
+# that existed before, which is nearly always none.
 _ADD: Final = """
 WITH item AS (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::text[],
@@ -49,14 +49,14 @@ UPDATE authorizations SET cancelled = true WHERE organization_id = $1::uuid AND 
 
 
 async def add(connection: RawConnection, pinned: Sequence[Pinned]) -> list[Key]:
-    """Add authorizations; return the keys of those that were there before."""
+    """Insert authorizations; return the keys of those that existed before."""
     rows = [(*one.ask, *one[1:4], format_amount(one.amount), one.create_time) for one in pinned]
     before = await connection.fetch(_ADD, *map(_sent, zip(*rows, strict=True)))
     return [(row[0], row[1]) for row in before]
 
 
 def _sent(column: Sequence[object]) -> Sequence[object]:
-    """Return a column as it is sent: empty where it is nothing but nulls, with which `unnest` fills it again."""
+    """Return the array to send for a column: empty if all values are null, since `unnest` then fills in nulls."""
     return () if column.count(None) == len(column) else column
 
 

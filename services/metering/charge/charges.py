@@ -23,6 +23,10 @@ class Charges:
         async with self._reports.transaction() as connection:
             return await store.list_charges(connection, organization_id=organization_id, after=after, limit=limit)
 
+    async def list_organizations(self, *, after: str, limit: int) -> list[str]:
+        async with self._reports.transaction() as connection:
+            return await store.list_organizations(connection, after=after, limit=limit)
+
     async def list_pending(
         self, *, refused_only: bool, after: tuple[datetime, str, str], limit: int
     ) -> Sequence[PendingCharge]:

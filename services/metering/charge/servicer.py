@@ -7,7 +7,7 @@ import grpc
 from libs.common.amount import render_amount
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import is_id
-from libs.common.pages import decode_page_token, encode_page_token, page_size
+from libs.common.pages import decode_page_token, encode_page_token, id_in_token, page_size
 from libs.common.timestamps import render_time, time_of_text, time_text
 from services.metering.charge.charges import Charges
 from services.metering.charge.store import Charge, PendingCharge
@@ -17,6 +17,8 @@ from tollhouse.metering.v1 import charge_pb2_grpc as rpc
 
 _CHARGES_DEFAULT: Final = 1_000
 _CHARGES_MAX: Final = 10_000
+_ORGANIZATIONS: Final = "organizations"
+_ORGANIZATIONS_MAX: Final = 1_000
 
 
 class ChargeServicer(rpc.ChargeServiceServicer):
@@ -42,6 +44,17 @@ class ChargeServicer(rpc.ChargeServiceServicer):
         )
         token = encode_page_token(*following, fingerprint=fingerprint) if following else ""
         return pb.ListChargesResponse(charges=map(_render_charge, charges), next_page_token=token)
+
+    async def ListOrganizations(
+        self, request: pb.ListOrganizationsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListOrganizationsResponse:
+        limit = page_size(request.page_size, _ORGANIZATIONS_MAX, _ORGANIZATIONS_MAX)
+        after = id_in_token(request.page_token, _ORGANIZATIONS) or NIL
+        organization_ids = await self._charges.list_organizations(after=after, limit=limit)
+        token = ""
+        if len(organization_ids) == limit:
+            token = encode_page_token(organization_ids[-1], fingerprint=_ORGANIZATIONS)
+        return pb.ListOrganizationsResponse(organization_ids=organization_ids, next_page_token=token)
 
     async def ListPendingCharges(
         self, request: pb.ListPendingChargesRequest, context: grpc.aio.ServicerContext

@@ -64,8 +64,32 @@ async def list_charges(
         "limit": limit,
     }
     rows = (await connection.execute(_CHARGES, values)).all()
-    charges = [Charge(*row[:6]) for row in rows if row[6] is not None]
+    # A capture of nothing only gives the hold back; like usage that waits for its price it is no charge.
+    charges = [Charge(*row[:6]) for row in rows if row[6] is not None and row[2]]
     return charges, (rows[-1][0], rows[-1][1]) if len(rows) == limit else None
+
+
+# Jumps along the primary key from one organization to the next, instead of reading all rows of each.
+_ORGANIZATIONS: Final = text("""
+WITH RECURSIVE found AS (
+    (
+        SELECT organization_id FROM usage_operations WHERE organization_id > CAST(:after AS uuid)
+        ORDER BY organization_id LIMIT 1
+    )
+    UNION ALL
+    SELECT (
+        SELECT organization_id FROM usage_operations WHERE organization_id > found.organization_id
+        ORDER BY organization_id LIMIT 1
+    )
+    FROM found WHERE organization_id IS NOT NULL
+)
+SELECT organization_id::text FROM found WHERE organization_id IS NOT NULL LIMIT :limit
+""")
+
+
+async def list_organizations(connection: AsyncConnection, *, after: str, limit: int) -> list[str]:
+    """Return the next organizations, by id, that have usage."""
+    return list((await connection.execute(_ORGANIZATIONS, {"after": after, "limit": limit})).scalars())
 
 
 _PENDING: Final = text("""

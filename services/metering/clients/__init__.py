@@ -1,1 +1,1 @@
-"""The peers metering calls: billing for money, identity for keys."""
+"""The services metering calls: billing for money, identity for keys and organizations."""

@@ -1,13 +1,14 @@
-"""Identity, as metering sees it: who a key belongs to, and whether it may be used now.
+"""Verifies API keys with identity, and caches the answers.
 
-Good answers are kept for at most five seconds, and dropped at once when identity's change stream names the key or
-anything it hangs on. An answer that is older than a change already seen is used once and not kept.
+A VALID answer is cached for at most five seconds. It is dropped at once when identity's stream of changes names the
+key, its owner, project or organization. An answer whose revision is older than a change already seen is used once and
+not cached.
 
-While identity cannot be reached nobody gets in, unless the installation has chosen to go on for a while with answers
-that were good until then. Those are counted, and never used for a key that a change has named.
+While identity cannot be reached, no key is accepted, unless the installation has set `key_stale_max_s`: then an expired
+answer may be used for that long. Such answers are counted. They are never used for a key that a change has named.
 
-Many calls with one key ask identity once: who comes while the question is under way waits for the same answer, and an
-answer in use is renewed behind the calls shortly before it is too old.
+Concurrent calls with one key share one request to identity. A cached answer that is in use is refreshed in the
+background shortly before it expires.
 """
 
 import asyncio
@@ -39,10 +40,10 @@ _WATCH_AGAIN_AFTER_S: Final = 0.2
 _WATCH_AGAIN_AFTER_MAX_S: Final = 5.0
 _SECRET_MAX: Final = 512
 _RENEW_IN_LAST_PART: Final = 0.25
-"""In which last part of an answer's life a call that uses it has it renewed."""
+"""A call that uses an answer in this last part of its lifetime starts a refresh."""
 
 _ASK_AGAIN_AFTER_S: Final = 0.2
-"""How long nobody who can do without asks an identity that has just failed."""
+"""For how long after a failure calls that have a stale answer do not ask identity."""
 
 VALID: Final = "VALID"
 _ADDRESS_NOT_ALLOWED: Final = "ADDRESS_NOT_ALLOWED"
@@ -63,7 +64,7 @@ class KeyPrincipal:
 
 @dataclass(frozen=True, slots=True)
 class KeyAnswer:
-    """What identity says of a key; the code is VALID or the reason why it may not be used."""
+    """Identity's answer about a key; the code is VALID or the reason why the key may not be used."""
 
     code: str
     principal: KeyPrincipal | None
@@ -82,7 +83,7 @@ class _Kept:
 
 @dataclass(frozen=True, slots=True)
 class _Refused:
-    """Why identity does not let the key in, when it comes from this address."""
+    """Why identity refused the key for a call from this address."""
 
     code: str
     client_address: str
@@ -93,7 +94,7 @@ _Flight = tuple[bytes, int, str | None]
 
 
 class IdentityClient:
-    """Verifies keys, and remembers for a moment."""
+    """Verifies keys, with a cache."""
 
     def __init__(
         self, channel: grpc.aio.Channel, clock: Clock, *, ttl_s: float, answers_max: int, stale_max_s: float = 0
@@ -113,7 +114,7 @@ class IdentityClient:
 
     @property
     def watched_revision(self) -> int:
-        """Every change up to here has been taken in."""
+        """The revision up to which every change has been applied to the cache."""
         return self._watched_revision
 
     async def verify(
@@ -125,11 +126,11 @@ class IdentityClient:
         min_revision: int,
         client_address: str = "",
     ) -> KeyAnswer:
-        """Return what the key is good for, coming from this address.
+        """Return whether the key may be used for the model, with these scopes, from this address.
 
         Raises:
             TooManyUnknownKeys: the address has presented more unknown keys than identity looks up.
-            Unavailable: identity cannot be reached, and nothing fresh enough is known.
+            Unavailable: identity cannot be reached, and no cached answer is fresh enough.
         """
         if not 0 < len(secret) <= _SECRET_MAX or "\x00" in secret:
             return KeyAnswer("NOT_FOUND", None)
@@ -150,7 +151,7 @@ class IdentityClient:
     async def _ask_or_recall(
         self, digest: bytes, secret: str, min_revision: int, client_address: str
     ) -> _Kept | _Refused:
-        """Return what identity says, or what it said before where it cannot be reached and that may be used."""
+        """Return identity's answer, or a stale cached one if identity cannot be reached and that is allowed."""
         if self._recall(digest, min_revision) is None or time.monotonic() >= self._ask_again_s:
             try:
                 asked = await self._ask_for(digest, secret, min_revision, client_address)
@@ -168,17 +169,17 @@ class IdentityClient:
         return kept
 
     async def _ask_for(self, digest: bytes, secret: str, min_revision: int, client_address: str) -> _Kept | _Refused:
-        # A caller who gives up takes the question from nobody else.
+        # Shielded: if this caller is cancelled, the others still get the answer.
         asked = await asyncio.shield(self._ask_once((digest, min_revision, None), secret, client_address))
         if isinstance(asked, _Kept) or asked.client_address == client_address:
             return asked
         if asked.code != _ADDRESS_NOT_ALLOWED and asked.too_many is None:
             return asked
-        # Somebody else asked, from an address that was the reason.
+        # The shared request was refused because of another caller's address, so ask for this address.
         return await asyncio.shield(self._ask_once((digest, min_revision, client_address), secret, client_address))
 
     async def watch(self) -> None:
-        """Follow identity's changes for good; between streams the answers' short life is enough."""
+        """Follow identity's stream of changes until cancelled. While no stream is open, cached answers just expire."""
         leave_deadline()
         delay_s = _WATCH_AGAIN_AFTER_S
         while True:
@@ -206,12 +207,12 @@ class IdentityClient:
         return kept if time.monotonic() < kept.good_until_s else None
 
     def _recall(self, digest: bytes, min_revision: int) -> _Kept | None:
-        """Return an answer that was good until lately; what a change has named is no longer there."""
+        """Return an expired answer that may still be used. Keys that a change has named are no longer cached."""
         kept = None if min_revision or not self._stale_max_s else self._kept.get(digest)
         return kept if kept is not None and time.monotonic() < kept.good_until_s + self._stale_max_s else None
 
     def _ask_once(self, flight: _Flight, secret: str, client_address: str) -> "asyncio.Task[_Kept | _Refused]":
-        """Return the question about the key that is under way; ask where there is none."""
+        """Return the request about the key that is in flight; start one if there is none."""
         asking = self._asking.get(flight)
         if asking is None:
             digest, min_revision, _ = flight
@@ -225,7 +226,7 @@ class IdentityClient:
         if self._asking.get(flight) is asking:
             del self._asking[flight]
         if not asking.cancelled():
-            asking.exception()  # Marks it as seen: when a renewal fails, the next caller asks again.
+            asking.exception()  # Marks the exception as retrieved: after a failed refresh the next caller asks again.
 
     async def _ask(self, digest: bytes, secret: str, min_revision: int, client_address: str) -> _Kept | _Refused:
         leave_deadline()
@@ -282,7 +283,7 @@ class IdentityClient:
             self._forget(next(iter(self._kept)))
 
     def _overtaken(self, revision: int) -> bool:
-        """Tell whether a change was seen that an answer of this revision may not know."""
+        """Return whether a change was seen that is newer than an answer of this revision."""
         return revision < self._changed_revision
 
     def _take_in(self, message: pb.WatchApiKeysResponse) -> None:
@@ -290,7 +291,7 @@ class IdentityClient:
             self._kept.clear()
             self._by_subject.clear()
         self._watched_revision = max(self._watched_revision, message.revision)
-        # Who comes after a change does not wait for what was asked before it.
+        # Callers after a change must not share a request that was sent before it.
         self._asking.clear()
         for change in message.changes:
             self._changed_revision = max(self._changed_revision, change.revision)
@@ -325,11 +326,11 @@ def _subjects(principal: KeyPrincipal) -> list[str]:
 
 
 def _changed(change: pb.ApiKeyChange) -> list[str]:
-    """Return the ids of what a change concerns, whatever its kind."""
+    """Return the ids under which keys affected by a change are cached."""
     subject = change.WhichOneof("subject")
     if subject is None:
         return [change.organization_id]
-    # People hold scopes by the projects they work in, and their keys need not be bound to those.
+    # A user's scopes come from projects too, and the user's keys may belong to no project: drop all the organization's.
     return [getattr(change, subject), *([change.organization_id] if subject == "project_id" else [])]
 
 

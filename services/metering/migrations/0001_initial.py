@@ -222,9 +222,9 @@ CREATE TABLE metering.authorizations (
 );
 """
 
-# The service's own role may not create tables. This function makes the one kind it needs, with the rights of the
-# schema's owner. Rows that reached the default partition meanwhile move over in the same transaction; attaching takes a
-# lock that lets reads and writes of other months go on.
+# The service's own role may not create tables. This function creates a month's partition with the rights of the
+# schema's owner. Rows of that month in the default partition are moved in the same transaction. Attaching takes a lock
+# that does not block reads and writes of other months.
 _MONTHS_FUNCTION = """
 CREATE FUNCTION metering.ensure_usage_month(moment timestamptz) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = metering, pg_temp SET timezone = 'UTC' AS $$
@@ -259,7 +259,7 @@ REVOKE ALL ON FUNCTION metering.ensure_usage_month(timestamptz) FROM PUBLIC;
 SELECT metering.ensure_usage_month(now() + months * interval '1 month') FROM generate_series(-2, 3) AS months;
 """
 
-# What is once written about use and prices stays as it is, whatever the service's code does.
+# Rows of usage and prices are never changed: the service's own role loses the right to update or delete them.
 _IMMUTABLE = """
 REVOKE UPDATE, DELETE ON metering.price_versions, metering.catalogue_requests, metering.usage_operations,
     metering.usage_records, metering.usage_records_default, metering.usage_pricings FROM tollhouse_metering;
@@ -269,7 +269,7 @@ REVOKE DELETE ON metering.models, metering.usage_hours, metering.authorizations 
 
 
 def upgrade() -> None:
-    """Make everything."""
+    """Create all tables, functions and rights."""
     for script in (_CATALOGUE, _USAGE, _ADMISSION):
         _execute(script)
     op.execute(_MONTHS_FUNCTION)

@@ -30,7 +30,9 @@ FALLBACKS: Final = {
 Tokens = tuple[int, ...]
 """One count for each of TOKEN_CLASSES, in their order."""
 
-NO_TOKENS: Final[Tokens] = (0,) * len(TOKEN_CLASSES)
+INPUT_CLASSES: Final = ("input", "cache_read", "cache_write", "audio_input", "image")
+OUTPUT_CLASSES: Final = ("output", "reasoning", "audio_output")
+"""Every token class belongs to one side of a call: what the caller sends, or what the model produces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +81,17 @@ class PriceVersion:
     create_time: datetime
     source: str
     rates_nanos: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    input_rate_max_nanos: int = field(init=False, repr=False, compare=False)
+    output_rate_max_nanos: int = field(init=False, repr=False, compare=False)
+    """The rate of the most expensive class of each side."""
     request_nanos: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         rates = tuple(nanos_of(self.prices.of(token_class)) for token_class in TOKEN_CLASSES)
         object.__setattr__(self, "rates_nanos", rates)
+        by_class = dict(zip(TOKEN_CLASSES, rates, strict=True))
+        object.__setattr__(self, "input_rate_max_nanos", max(by_class[name] for name in INPUT_CLASSES))
+        object.__setattr__(self, "output_rate_max_nanos", max(by_class[name] for name in OUTPUT_CLASSES))
         object.__setattr__(self, "request_nanos", nanos_of(self.prices.per_request or Decimal(0)))
 
 
@@ -103,12 +111,35 @@ def nanos_of(value: Decimal) -> int:
 
 def cost_nanos(version: PriceVersion, tokens: Tokens) -> int:
     """Return what the tokens cost, rounded half to even, once, at nine fraction digits."""
-    total: int = sum(map(mul, tokens, version.rates_nanos))
+    return _rounded_nanos(sum(map(mul, tokens, version.rates_nanos))) + version.request_nanos
+
+
+def cost_max_nanos(version: PriceVersion, input_tokens: int, output_tokens: int) -> int:
+    """Return the most that so many tokens can cost, whatever classes of their side they belong to.
+
+    Rounding keeps the order of two sums, so no `cost_nanos` of tokens within these counts is greater.
+    """
+    total = input_tokens * version.input_rate_max_nanos + output_tokens * version.output_rate_max_nanos
+    return _rounded_nanos(total) + version.request_nanos
+
+
+def input_tokens_of(tokens: Tokens) -> int:
+    """Return how many of the tokens are on the input side."""
+    return sum(count for name, count in zip(TOKEN_CLASSES, tokens, strict=True) if name in INPUT_CLASSES)
+
+
+def output_tokens_of(tokens: Tokens) -> int:
+    """Return how many of the tokens are on the output side."""
+    return sum(count for name, count in zip(TOKEN_CLASSES, tokens, strict=True) if name in OUTPUT_CLASSES)
+
+
+def _rounded_nanos(total: int) -> int:
+    """Divide by the number of tokens that a price is for, and round half to even."""
     whole, rest = divmod(total, TOKENS_PER_PRICE)
     half = TOKENS_PER_PRICE // 2
     if rest > half or (rest == half and whole & 1):
         whole += 1
-    return whole + version.request_nanos
+    return whole
 
 
 def format_nanos(nanos: int) -> str:

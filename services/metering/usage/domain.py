@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final, NamedTuple
 
+from libs.common.errors import FieldViolation
 from services.metering.clients.billing import CAPTURE, DEBIT, AccountBalance
 from services.metering.model.domain import Tokens
 
@@ -94,6 +95,15 @@ class Authorization(NamedTuple):
     price_version_id: str
     currency_code: str
     amount: Decimal
+
+
+def time_violation(occur_time: datetime, now: datetime, *, backfilled: bool) -> FieldViolation | None:
+    """Return what is wrong with the time of usage that is not recorded yet; None if it may be recorded."""
+    if occur_time > now + EARLY_MAX:
+        return FieldViolation("occur_time", "must be at most 5 minutes ahead")
+    if occur_time < now - LATE_MAX and not backfilled:
+        return FieldViolation("occur_time", "must be at most 35 days ago")
+    return None
 
 
 def charge_kind(amount: str, authorization: Authorization | None) -> str | None:

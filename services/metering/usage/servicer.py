@@ -70,7 +70,7 @@ class UsageServicer(rpc.UsageServiceServicer):
         self, request: pb.RecordUsageRequest, context: grpc.aio.ServicerContext
     ) -> pb.RecordUsageResponse:
         work = read_usage(request, self._usages)
-        (outcome,) = await self._usages.record([work], history=[work.occur_time] if request.backfill else ())
+        (outcome,) = await self._usages.record([work], backfilled=(0,) if request.backfill else ())
         if isinstance(outcome, Exception):
             raise outcome
         return render_accepted(outcome, work.adjusted)
@@ -164,7 +164,7 @@ class UsageServicer(rpc.UsageServiceServicer):
         outcomes: dict[int, tuple[Outcome, Sequence[str]]] = {}
         works: list[Work] = []
         places: list[int] = []
-        history: list[datetime] = []
+        backfilled: set[int] = set()
         for place, request in enumerate(requests):
             try:
                 validation.check(request, self._read_usage)
@@ -172,12 +172,12 @@ class UsageServicer(rpc.UsageServiceServicer):
             except Refusal as refusal:
                 outcomes[place] = refusal, ()
                 continue
+            if request.backfill:
+                backfilled.add(len(works))
             works.append(work)
             places.append(place)
-            if request.backfill:
-                history.append(work.occur_time)
         if works:
-            recorded = await self._usages.record(works, history=history)
+            recorded = await self._usages.record(works, backfilled=backfilled)
             for place, work, outcome in zip(places, works, recorded, strict=True):
                 outcomes[place] = outcome, work.adjusted
         return [outcomes[place] for place in range(len(requests))]
@@ -199,7 +199,7 @@ def read_usage(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usa
     a RecordUsage that repeats a Settle is recognised as a repeat.
 
     Raises:
-        InvalidArgument: the time is out of bounds.
+        InvalidArgument: the time is no moment.
         BackfillForOperatorsOnly: another than an operator wants to load history.
     """
     settles = isinstance(request, admission_pb2.SettleRequest)
@@ -211,7 +211,7 @@ def read_usage(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usa
         organization_id=request.organization_id.lower(),
         operation_id=request.operation_id,
         fingerprint=_fingerprint(request, backfill),
-        occur_time=_occur_time(request, usages, backfill),
+        occur_time=_occur_time(request, usages),
         project_id=request.project_id.lower() or None,
         user_id=request.user_id.lower() or None,
         api_key_id=request.api_key_id.lower() or None,
@@ -240,18 +240,9 @@ def _fingerprint(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, b
     return hashlib.blake2b(body, digest_size=_FINGERPRINT_BYTES).digest()
 
 
-def _occur_time(
-    request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usages: Usages, backfill: bool
-) -> datetime:
-    if not request.HasField("occur_time"):
-        return usages.now()
-    violations: list[FieldViolation] = []
-    occur_time = parse_time("occur_time", request.occur_time, violations)
-    if not violations:
-        usages.check_time(occur_time, backfill=backfill, violations=violations)
-    if violations:
-        raise InvalidArgument(violations)
-    return occur_time
+def _occur_time(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usages: Usages) -> datetime:
+    occur_time = parse_optional_time("occur_time", request.occur_time, present=request.HasField("occur_time"))
+    return occur_time or usages.now()
 
 
 def render_accepted(accepted: Accepted, adjusted: Sequence[str]) -> pb.RecordUsageResponse:

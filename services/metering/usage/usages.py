@@ -1,6 +1,6 @@
-"""The use cases of usage outside the hot path: the rules for times and backfill, and queries."""
+"""The use cases of usage: what is checked before the engine records, and questions about what was recorded."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -10,9 +10,11 @@ from libs.common.access import Scope
 from libs.common.call import may, require_scope
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.errors import FieldViolation, NotFound, PermissionDenied, Refusal
+from libs.common.errors import InvalidArgument, NotFound, PermissionDenied, Refusal
+from services.metering.clients.organizations import Organizations
+from services.metering.errors import OrganizationNotFound
 from services.metering.usage import store
-from services.metering.usage.domain import EARLY_MAX, LATE_MAX, NIL, Outcome, Recorded, Work
+from services.metering.usage.domain import NIL, Outcome, Recorded, Work, time_violation
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.months import Months
 from services.metering.usage.summaries import Query, Summary, summarize
@@ -25,9 +27,12 @@ LIST_RANGE_MAX: Final = timedelta(days=400)
 class Usages:
     """Records usage and answers queries about it."""
 
-    def __init__(self, database: Database, engine: UsageEngine, months: Months, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, engine: UsageEngine, organizations: Organizations, months: Months, clock: Clock
+    ) -> None:
         self._database = database
         self._engine = engine
+        self._organizations = organizations
         self._months = months
         self._clock = clock
 
@@ -35,22 +40,47 @@ class Usages:
         """Return the moment that stands for an occur time that is not given."""
         return self._clock.now()
 
-    def check_time(self, occur_time: datetime, *, backfill: bool, violations: list[FieldViolation]) -> None:
-        """Add a violation for a time outside the window in which usage is taken."""
-        now = self._clock.now()
-        if occur_time > now + EARLY_MAX:
-            violations.append(FieldViolation("occur_time", "must be at most 5 minutes ahead"))
-        elif occur_time < now - LATE_MAX and not backfill:
-            violations.append(FieldViolation("occur_time", "must be at most 35 days ago"))
+    async def record(self, works: Sequence[Work], *, backfilled: Collection[int] = ()) -> list[Outcome]:
+        """Record works, and return what became of each, in their order.
 
-    async def record(self, works: Sequence[Work], *, history: Sequence[datetime] = ()) -> list[Outcome]:
-        """Record works; the months of `history` are made first."""
+        `backfilled` are the places of those that are history: they may be of any age, and their months are made first.
+        """
+        refused = await self._refused(works, backfilled)
+        history = [works[place].occur_time for place in backfilled if place not in refused]
         if history:
             try:
                 await self._months.ensure(history)
             except Refusal as refusal:
                 _log.warning("months not made; their usage goes to the default partition", reason=refusal.reason)
-        return await self._engine.record(works)
+        if not refused:
+            return await self._engine.record(works)
+        places = [place for place in range(len(works)) if place not in refused]
+        recorded = await self._engine.record([works[place] for place in places]) if places else []
+        outcomes = refused | dict(zip(places, recorded, strict=True))
+        return [outcomes[place] for place in range(len(works))]
+
+    async def _refused(self, works: Sequence[Work], backfilled: Collection[int]) -> dict[int, Outcome]:
+        """Return the refusals of works that may not be recorded, by place: for their time or their organization.
+
+        Neither is asked of work that is recorded already: a repeat is answered as one, however late it comes.
+        """
+        now = self._clock.now()
+        refused: dict[int, Outcome] = {}
+        for place, work in enumerate(works):
+            violation = time_violation(work.occur_time, now, backfilled=place in backfilled)
+            if violation is not None:
+                refused[place] = InvalidArgument([violation])
+        unknown = await self._organizations.find_unknown({work.organization_id for work in works})
+        if unknown:
+            for place, work in enumerate(works):
+                if work.organization_id in unknown:
+                    refused[place] = OrganizationNotFound(organization_id=work.organization_id)
+        if not refused:
+            return refused
+        keys = {place: (works[place].organization_id, works[place].operation_id) for place in refused}
+        async with self._database.raw_connection() as connection:
+            recorded = await store.find(connection, list(keys.values()))
+        return {place: refusal for place, refusal in refused.items() if keys[place] not in recorded}
 
     async def get(self, organization_id: str, operation_id: str) -> Recorded:
         key = (organization_id, operation_id)

@@ -111,7 +111,7 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
         "linked_identity": user_pb2.LinkedIdentity(provider="google", subject="unknown")
     },
     "identity.v1.UserService.SetPassword": lambda target: {"remove": True, "current_password": "wrong"},
-    "metering.v1.AdmissionService.Authorize": lambda target: {"api_key": _UNKNOWN_KEY},
+    "metering.v1.AdmissionService.Authorize": lambda target: {"api_key": _UNKNOWN_KEY, "estimate": None},
     "metering.v1.ModelService.CreateModel": lambda target: {"model_id": "matrix-created"},
     "metering.v1.ModelService.ImportModels": lambda target: {"yaml": _SOME_MODEL},
     "metering.v1.ModelService.StreamImportModels": lambda target: {"chunk": _SOME_MODEL},

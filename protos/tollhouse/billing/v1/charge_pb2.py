@@ -30,7 +30,7 @@ from tollhouse.common.v1 import access_pb2 as tollhouse_dot_common_dot_v1_dot_ac
 from tollhouse.common.v1 import amount_pb2 as tollhouse_dot_common_dot_v1_dot_amount__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tollhouse/billing/v1/charge.proto\x12\x14tollhouse.billing.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!tollhouse/billing/v1/ledger.proto\x1a tollhouse/common/v1/access.proto\x1a tollhouse/common/v1/amount.proto\"\xe2\x01\n\x06\x43harge\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12+\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x16\n\x0etransaction_id\x18\x04 \x01(\t\x12\x33\n\x04kind\x18\x05 \x01(\x0e\x32%.tollhouse.billing.v1.TransactionKind\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x12ListChargesRequest\x12$\n\x0forganization_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"]\n\x13ListChargesResponse\x12-\n\x07\x63harges\x18\x01 \x03(\x0b\x32\x1c.tollhouse.billing.v1.Charge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x9d\x01\n\rChargeService\x12\x8b\x01\n\x0bListCharges\x12(.tollhouse.billing.v1.ListChargesRequest\x1a).tollhouse.billing.v1.ListChargesResponse\"\'\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/billing/chargesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tollhouse/billing/v1/charge.proto\x12\x14tollhouse.billing.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!tollhouse/billing/v1/ledger.proto\x1a tollhouse/common/v1/access.proto\x1a tollhouse/common/v1/amount.proto\"\xe2\x01\n\x06\x43harge\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12+\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x16\n\x0etransaction_id\x18\x04 \x01(\t\x12\x33\n\x04kind\x18\x05 \x01(\x0e\x32%.tollhouse.billing.v1.TransactionKind\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x12ListChargesRequest\x12$\n\x0forganization_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"]\n\x13ListChargesResponse\x12-\n\x07\x63harges\x18\x01 \x03(\x0b\x32\x1c.tollhouse.billing.v1.Charge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"W\n\x18ListOrganizationsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"N\n\x19ListOrganizationsResponse\x12\x18\n\x10organization_ids\x18\x01 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xc3\x02\n\rChargeService\x12\x8b\x01\n\x0bListCharges\x12(.tollhouse.billing.v1.ListChargesRequest\x1a).tollhouse.billing.v1.ListChargesResponse\"\'\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/billing/charges\x12\xa3\x01\n\x11ListOrganizations\x12..tollhouse.billing.v1.ListOrganizationsRequest\x1a/.tollhouse.billing.v1.ListOrganizationsResponse\"-\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/billing/organizationsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,14 +43,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTCHARGESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\220N(\000'
   _globals['_LISTCHARGESREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTCHARGESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
+  _globals['_LISTORGANIZATIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTORGANIZATIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
+  _globals['_LISTORGANIZATIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTORGANIZATIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
   _globals['_CHARGESERVICE'].methods_by_name['ListCharges']._loaded_options = None
   _globals['_CHARGESERVICE'].methods_by_name['ListCharges']._serialized_options = b'\220\002\001\252\273\030\005\010\001\022\001*\202\323\344\223\002\025\022\023/v1/billing/charges'
+  _globals['_CHARGESERVICE'].methods_by_name['ListOrganizations']._loaded_options = None
+  _globals['_CHARGESERVICE'].methods_by_name['ListOrganizations']._serialized_options = b'\220\002\001\252\273\030\005\010\001\022\001*\202\323\344\223\002\033\022\031/v1/billing/organizations'
   _globals['_CHARGE']._serialized_start=255
   _globals['_CHARGE']._serialized_end=481
   _globals['_LISTCHARGESREQUEST']._serialized_start=483
   _globals['_LISTCHARGESREQUEST']._serialized_end=602
   _globals['_LISTCHARGESRESPONSE']._serialized_start=604
   _globals['_LISTCHARGESRESPONSE']._serialized_end=697
-  _globals['_CHARGESERVICE']._serialized_start=700
-  _globals['_CHARGESERVICE']._serialized_end=857
+  _globals['_LISTORGANIZATIONSREQUEST']._serialized_start=699
+  _globals['_LISTORGANIZATIONSREQUEST']._serialized_end=786
+  _globals['_LISTORGANIZATIONSRESPONSE']._serialized_start=788
+  _globals['_LISTORGANIZATIONSRESPONSE']._serialized_end=866
+  _globals['_CHARGESERVICE']._serialized_start=869
+  _globals['_CHARGESERVICE']._serialized_end=1192
 # @@protoc_insertion_point(module_scope)

@@ -21,6 +21,11 @@ class ChargeServiceStub:
 
     Metering lists its charges in the same order, so the two lists can be compared side by side.
     """
+    ListOrganizations: _aio.UnaryUnaryMultiCallable[_charge_pb2.ListOrganizationsRequest, _charge_pb2.ListOrganizationsResponse]
+    """Lists the organizations whose accounts have ever been credited, debited or transferred to or from, by id.
+
+    `tollhouse verify` asks identity whether each of them exists.
+    """
 
 class ChargeServiceServicer(metaclass=_abc_1.ABCMeta):
     """Lists what billing has charged, to be compared with what other services say was charged."""
@@ -34,6 +39,17 @@ class ChargeServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists charges (debits and captures) in the byte order of (organization_id, operation_id).
 
         Metering lists its charges in the same order, so the two lists can be compared side by side.
+        """
+
+    @_abc_1.abstractmethod
+    def ListOrganizations(
+        self,
+        request: _charge_pb2.ListOrganizationsRequest,
+        context: _aio.ServicerContext[_charge_pb2.ListOrganizationsRequest, _abc.Awaitable[_charge_pb2.ListOrganizationsResponse]],
+    ) -> _abc.Awaitable[_charge_pb2.ListOrganizationsResponse]:
+        """Lists the organizations whose accounts have ever been credited, debited or transferred to or from, by id.
+
+        `tollhouse verify` asks identity whether each of them exists.
         """
 
 def add_ChargeServiceServicer_to_server(servicer: ChargeServiceServicer, server: _aio.Server) -> None: ...

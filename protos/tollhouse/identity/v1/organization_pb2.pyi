@@ -370,6 +370,54 @@ class GetOrganizationResponse(_message.Message):
 Global___GetOrganizationResponse: _TypeAlias = GetOrganizationResponse  # noqa: Y015
 
 @_typing.final
+class CheckOrganizationsRequest(_message.Message):
+    """Names the organizations to look for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def organization_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ids, at most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        organization_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_ids", b"organization_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckOrganizationsRequest: _TypeAlias = CheckOrganizationsRequest  # noqa: Y015
+
+@_typing.final
+class CheckOrganizationsResponse(_message.Message):
+    """Which of the organizations are known."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KNOWN_ORGANIZATION_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def known_organization_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ids of those that exist or were deleted, each once, in lower case and in no particular order."""
+
+    def __init__(
+        self,
+        *,
+        known_organization_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["known_organization_ids", b"known_organization_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckOrganizationsResponse: _TypeAlias = CheckOrganizationsResponse  # noqa: Y015
+
+@_typing.final
 class UpdateOrganizationRequest(_message.Message):
     """Asks for changes to an organization."""
 

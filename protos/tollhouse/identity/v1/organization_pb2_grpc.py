@@ -52,6 +52,11 @@ class OrganizationServiceStub:
                 request_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListOrganizationsRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListOrganizationsResponse.FromString,
                 _registered_method=True)
+        self.CheckOrganizations = channel.unary_unary(
+                '/tollhouse.identity.v1.OrganizationService/CheckOrganizations',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.CheckOrganizationsRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.CheckOrganizationsResponse.FromString,
+                _registered_method=True)
         self.UpdateOrganization = channel.unary_unary(
                 '/tollhouse.identity.v1.OrganizationService/UpdateOrganization',
                 request_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.UpdateOrganizationRequest.SerializeToString,
@@ -131,6 +136,15 @@ class OrganizationServiceServicer:
         """Lists organizations, newest first, in pages that stay stable while organizations are added.
 
         Users list their own: those they belong to, among them the personal one that was made for them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckOrganizations(self, request, context):
+        """Tells which of some organization ids are known, so that a service does not keep money or usage of nobody.
+
+        Deleted organizations are known: what they used before is still charged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -263,6 +277,11 @@ def add_OrganizationServiceServicer_to_server(servicer, server):
                     servicer.ListOrganizations,
                     request_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListOrganizationsRequest.FromString,
                     response_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListOrganizationsResponse.SerializeToString,
+            ),
+            'CheckOrganizations': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckOrganizations,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.CheckOrganizationsRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.CheckOrganizationsResponse.SerializeToString,
             ),
             'UpdateOrganization': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateOrganization,
@@ -399,6 +418,33 @@ class OrganizationService:
             '/tollhouse.identity.v1.OrganizationService/ListOrganizations',
             tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListOrganizationsRequest.SerializeToString,
             tollhouse_dot_identity_dot_v1_dot_organization__pb2.ListOrganizationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckOrganizations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.OrganizationService/CheckOrganizations',
+            tollhouse_dot_identity_dot_v1_dot_organization__pb2.CheckOrganizationsRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_organization__pb2.CheckOrganizationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

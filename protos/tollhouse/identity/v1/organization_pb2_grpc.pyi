@@ -32,6 +32,11 @@ class OrganizationServiceStub:
 
     Users list their own: those they belong to, among them the personal one that was made for them.
     """
+    CheckOrganizations: _aio.UnaryUnaryMultiCallable[_organization_pb2.CheckOrganizationsRequest, _organization_pb2.CheckOrganizationsResponse]
+    """Tells which of some organization ids are known, so that a service does not keep money or usage of nobody.
+
+    Deleted organizations are known: what they used before is still charged.
+    """
     UpdateOrganization: _aio.UnaryUnaryMultiCallable[_organization_pb2.UpdateOrganizationRequest, _organization_pb2.UpdateOrganizationResponse]
     """Changes an organization's name or what it demands of its keys.
 
@@ -138,6 +143,17 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists organizations, newest first, in pages that stay stable while organizations are added.
 
         Users list their own: those they belong to, among them the personal one that was made for them.
+        """
+
+    @_abc_1.abstractmethod
+    def CheckOrganizations(
+        self,
+        request: _organization_pb2.CheckOrganizationsRequest,
+        context: _aio.ServicerContext[_organization_pb2.CheckOrganizationsRequest, _abc.Awaitable[_organization_pb2.CheckOrganizationsResponse]],
+    ) -> _abc.Awaitable[_organization_pb2.CheckOrganizationsResponse]:
+        """Tells which of some organization ids are known, so that a service does not keep money or usage of nobody.
+
+        Deleted organizations are known: what they used before is still charged.
         """
 
     @_abc_1.abstractmethod

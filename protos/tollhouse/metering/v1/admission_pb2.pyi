@@ -77,7 +77,7 @@ class _DenialReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DenialRe
     DENIAL_REASON_PRICE_UNKNOWN: _DenialReason.ValueType  # 10
     """The model has no price in force."""
     DENIAL_REASON_INSUFFICIENT_BALANCE: _DenialReason.ValueType  # 11
-    """The account has less available than the estimate."""
+    """The account has less available than the call can cost."""
     DENIAL_REASON_CURRENCY_MISMATCH: _DenialReason.ValueType  # 12
     """The account keeps another currency than the price."""
     DENIAL_REASON_ACCOUNT_CLOSED: _DenialReason.ValueType  # 13
@@ -115,7 +115,7 @@ DENIAL_REASON_MODEL_INACTIVE: DenialReason.ValueType  # 9
 DENIAL_REASON_PRICE_UNKNOWN: DenialReason.ValueType  # 10
 """The model has no price in force."""
 DENIAL_REASON_INSUFFICIENT_BALANCE: DenialReason.ValueType  # 11
-"""The account has less available than the estimate."""
+"""The account has less available than the call can cost."""
 DENIAL_REASON_CURRENCY_MISMATCH: DenialReason.ValueType  # 12
 """The account keeps another currency than the price."""
 DENIAL_REASON_ACCOUNT_CLOSED: DenialReason.ValueType  # 13
@@ -283,8 +283,14 @@ class AuthorizeRequest(_message.Message):
     MIN_REVISION_FIELD_NUMBER: _builtins.int
     HOLD_TTL_FIELD_NUMBER: _builtins.int
     CLIENT_ADDRESS_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
+    FAIL_IF_REPLAYED_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
-    """The caller's name for the work, unique within the organization for ever: 1 to 255 visible ASCII characters."""
+    """The caller's name for the work, unique within the organization for ever: 1 to 255 visible ASCII characters.
+
+    Warning: a second call under an id in use is not a new authorization. It is answered as a repeat, and all calls under
+    one id are charged once. Take an id that nobody else can choose, or set `fail_if_replayed`.
+    """
     api_key: _builtins.str
     """The secret API key, exactly as the end user presented it. It is verified and never stored. Text that no key can be, such
     as an empty or very long one, is denied with KEY_NOT_FOUND like any other wrong key.
@@ -292,10 +298,10 @@ class AuthorizeRequest(_message.Message):
     model: _builtins.str
     """The model's id in the catalogue."""
     input_tokens: _builtins.int
-    """How many input tokens the call has, 0 to 1,000,000,000."""
+    """How many input tokens the call has, of whatever class, 0 to 1,000,000,000. Absent when an `estimate` is given."""
     max_output_tokens: _builtins.int
-    """The most output tokens the call may produce. When absent the model's max_output_tokens is taken, or 4096 when that
-    is not known.
+    """The most output tokens the call may produce, of whatever class. When absent the model's max_output_tokens is taken,
+    or 4096 when that is not known. Must be absent when an `estimate` is given.
     """
     endpoint: _builtins.str
     """The endpoint of the platform that will be called, cut to 256 characters."""
@@ -304,6 +310,14 @@ class AuthorizeRequest(_message.Message):
     client_address: _builtins.str
     """The IP address the end user calls from; empty when it is not known. A key that may be used from some addresses only
     is denied where it is empty.
+    """
+    fail_if_replayed: _builtins.bool
+    """Whether a repeat is refused with ALREADY_EXISTS, reason `OPERATION_ID_IN_USE`, instead of being answered with the
+    first decision. Of many callers with one operation_id at most one is then allowed.
+
+    A caller that lost the answer to its own call can not be told from a stranger: its repeat is refused as well. It may
+    repeat without this field if nobody else can choose the same id, or begin anew under another operation_id; the hold
+    of the first ends by itself. The field is no part of what a repeat has to say again.
     """
     @_builtins.property
     def principal(self) -> Global___Principal:
@@ -316,6 +330,12 @@ class AuthorizeRequest(_message.Message):
     @_builtins.property
     def hold_ttl(self) -> _duration_pb2.Duration:
         """How long the money stays held, 1 second to 1 hour; 10 minutes when absent."""
+
+    @_builtins.property
+    def estimate(self) -> _model_pb2.TokenCounts:
+        """The most tokens of each class that the call may use, instead of input_tokens and max_output_tokens. A class that is
+        left out is one the call does not use. Held is what exactly these tokens cost.
+        """
 
     def __init__(
         self,
@@ -331,10 +351,12 @@ class AuthorizeRequest(_message.Message):
         min_revision: _builtins.int = ...,
         hold_ttl: _duration_pb2.Duration | None = ...,
         client_address: _builtins.str = ...,
+        estimate: _model_pb2.TokenCounts | None = ...,
+        fail_if_replayed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "api_key", b"api_key", "caller", b"caller", "hold_ttl", b"hold_ttl", "max_output_tokens", b"max_output_tokens", "principal", b"principal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "api_key", b"api_key", "caller", b"caller", "estimate", b"estimate", "hold_ttl", b"hold_ttl", "max_output_tokens", b"max_output_tokens", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "api_key", b"api_key", "caller", b"caller", "client_address", b"client_address", "endpoint", b"endpoint", "hold_ttl", b"hold_ttl", "input_tokens", b"input_tokens", "max_output_tokens", b"max_output_tokens", "min_revision", b"min_revision", "model", b"model", "operation_id", b"operation_id", "principal", b"principal", "required_scopes", b"required_scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "api_key", b"api_key", "caller", b"caller", "client_address", b"client_address", "endpoint", b"endpoint", "estimate", b"estimate", "fail_if_replayed", b"fail_if_replayed", "hold_ttl", b"hold_ttl", "input_tokens", b"input_tokens", "max_output_tokens", b"max_output_tokens", "min_revision", b"min_revision", "model", b"model", "operation_id", b"operation_id", "principal", b"principal", "required_scopes", b"required_scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_output_tokens: _TypeAlias = _typing.Literal["max_output_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_output_tokens: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens"]  # noqa: Y015
@@ -366,13 +388,17 @@ class AuthorizeResponse(_message.Message):
     decision: Global___Decision.ValueType
     """Whether the call may begin."""
     hold_id: _builtins.str
-    """The hold in billing; empty when denied or when the estimate is zero."""
+    """The hold in billing; empty when denied or when there is nothing to hold."""
     price_version_id: _builtins.str
     """The price version the call will be settled with."""
     max_output_tokens: _builtins.int
-    """How many output tokens the estimate is for."""
+    """How many output tokens were authorized, of all classes of the output side."""
     replayed: _builtins.bool
-    """Whether the operation had been authorized before."""
+    """Whether the operation had been authorized before, so that this call is not a new one.
+
+    Warning: an ALLOWED with replayed set is either the repeat of this caller's own call or somebody else's call under
+    the same operation_id. If both go on, their work is charged once. See `fail_if_replayed`.
+    """
     @_builtins.property
     def denial(self) -> Global___Denial:
         """Why it may not; absent when allowed."""
@@ -383,7 +409,7 @@ class AuthorizeResponse(_message.Message):
 
     @_builtins.property
     def held_amount(self) -> _amount_pb2.Amount:
-        """The estimate, which is held."""
+        """What is held: the most that the call can cost within what was authorized."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
@@ -497,7 +523,7 @@ class SettleRequest(_message.Message):
 
     @_builtins.property
     def occur_time(self) -> _timestamp_pb2.Timestamp:
-        """When the work happened; now when absent. At most 35 days ago and 5 minutes ahead."""
+        """When the work happened; now when absent. At most 35 days ago and 5 minutes ahead, unless this is a repeat."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

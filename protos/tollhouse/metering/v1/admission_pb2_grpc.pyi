@@ -18,7 +18,13 @@ class AdmissionServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     Authorize: _aio.UnaryUnaryMultiCallable[_admission_pb2.AuthorizeRequest, _admission_pb2.AuthorizeResponse]
     """Decides whether a call may begin: the key is good, the model is known, active and priced, and the account has the
-    money for the estimate, which is held.
+    money for the most that the call can cost, which is held.
+
+    The hold covers every settlement of the authorized model within the authorized tokens. Without an `estimate`, all
+    input tokens are counted at the price of the most expensive class of the input side (input, cache_read, cache_write,
+    audio_input, image), and all output tokens at that of the output side (output, reasoning, audio_output), since any
+    of them may turn out to be of that class. For a model with expensive classes that the call does not use, such as
+    audio, an `estimate` by class holds less. The price per request is added in both cases.
 
     A denial is a normal answer. Repeating it with the same operation_id and fields gives the same answer for as long as
     the key is good; a hold that billing declined stays declined. Once the authorization has ended, being settled,
@@ -27,14 +33,25 @@ class AdmissionServiceStub:
     when the operation_id was authorized with other fields, and with UNAVAILABLE when identity or billing can not be
     reached: nothing may begin. An installation can choose to go on with what it remembers of keys for up to 30 seconds.
     Fails with RESOURCE_EXHAUSTED, reason `TOO_MANY_UNKNOWN_KEYS`, when the client_address has presented more unknown
-    keys than identity looks up in a minute.
+    keys than identity looks up in a minute. Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when the principal's
+    organization does not exist; while identity can not be reached, a principal's organization is taken on trust.
+
+    Two calls that use one operation_id share one authorization and one charge. Where operation ids come from outside,
+    set `fail_if_replayed`: only one caller is then allowed, and every other gets ALREADY_EXISTS, reason
+    `OPERATION_ID_IN_USE`.
     """
     Settle: _aio.UnaryUnaryMultiCallable[_admission_pb2.SettleRequest, _admission_pb2.SettleResponse]
     """Records the usage of an authorized call, captures its cost from the hold and releases the rest.
 
-    Charges with the price that was in force at Authorize, even when it changed since. A cost above the hold is charged
-    in full. Without an authorization, or with one that was cancelled or has expired, it works like RecordUsage; so do
-    repeats, failures and what happens while billing can not be reached.
+    Charges with the price that was in force at Authorize, even when it changed since. The cost is within the hold as long
+    as the model is the authorized one and the tokens are within what was authorized: each count within that of the
+    `estimate`, or, without one, the sum of the input classes within input_tokens and the sum of the output classes within
+    max_output_tokens. A cost above the hold is charged in full. An authorized call that used no tokens costs nothing
+    but the price per request, if there is one.
+
+    Without an authorization, or with one that was cancelled or has expired, it works like RecordUsage; so do repeats,
+    failures and what happens while billing or identity can not be reached. An authorization may be older than 35 days;
+    what counts is the age of the occur_time.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_admission_pb2.CancelRequest, _admission_pb2.CancelResponse]
     """Ends an authorized call that did no work, and releases its hold.
@@ -54,7 +71,13 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_admission_pb2.AuthorizeRequest, _abc.Awaitable[_admission_pb2.AuthorizeResponse]],
     ) -> _abc.Awaitable[_admission_pb2.AuthorizeResponse]:
         """Decides whether a call may begin: the key is good, the model is known, active and priced, and the account has the
-        money for the estimate, which is held.
+        money for the most that the call can cost, which is held.
+
+        The hold covers every settlement of the authorized model within the authorized tokens. Without an `estimate`, all
+        input tokens are counted at the price of the most expensive class of the input side (input, cache_read, cache_write,
+        audio_input, image), and all output tokens at that of the output side (output, reasoning, audio_output), since any
+        of them may turn out to be of that class. For a model with expensive classes that the call does not use, such as
+        audio, an `estimate` by class holds less. The price per request is added in both cases.
 
         A denial is a normal answer. Repeating it with the same operation_id and fields gives the same answer for as long as
         the key is good; a hold that billing declined stays declined. Once the authorization has ended, being settled,
@@ -63,7 +86,12 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         when the operation_id was authorized with other fields, and with UNAVAILABLE when identity or billing can not be
         reached: nothing may begin. An installation can choose to go on with what it remembers of keys for up to 30 seconds.
         Fails with RESOURCE_EXHAUSTED, reason `TOO_MANY_UNKNOWN_KEYS`, when the client_address has presented more unknown
-        keys than identity looks up in a minute.
+        keys than identity looks up in a minute. Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when the principal's
+        organization does not exist; while identity can not be reached, a principal's organization is taken on trust.
+
+        Two calls that use one operation_id share one authorization and one charge. Where operation ids come from outside,
+        set `fail_if_replayed`: only one caller is then allowed, and every other gets ALREADY_EXISTS, reason
+        `OPERATION_ID_IN_USE`.
         """
 
     @_abc_1.abstractmethod
@@ -74,9 +102,15 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_admission_pb2.SettleResponse]:
         """Records the usage of an authorized call, captures its cost from the hold and releases the rest.
 
-        Charges with the price that was in force at Authorize, even when it changed since. A cost above the hold is charged
-        in full. Without an authorization, or with one that was cancelled or has expired, it works like RecordUsage; so do
-        repeats, failures and what happens while billing can not be reached.
+        Charges with the price that was in force at Authorize, even when it changed since. The cost is within the hold as long
+        as the model is the authorized one and the tokens are within what was authorized: each count within that of the
+        `estimate`, or, without one, the sum of the input classes within input_tokens and the sum of the output classes within
+        max_output_tokens. A cost above the hold is charged in full. An authorized call that used no tokens costs nothing
+        but the price per request, if there is one.
+
+        Without an authorization, or with one that was cancelled or has expired, it works like RecordUsage; so do repeats,
+        failures and what happens while billing or identity can not be reached. An authorization may be older than 35 days;
+        what counts is the age of the occur_time.
         """
 
     @_abc_1.abstractmethod

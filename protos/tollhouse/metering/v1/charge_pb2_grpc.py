@@ -50,6 +50,11 @@ class ChargeServiceStub:
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.RetryChargesRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.RetryChargesResponse.FromString,
                 _registered_method=True)
+        self.ListOrganizations = channel.unary_unary(
+                '/tollhouse.metering.v1.ChargeService/ListOrganizations',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.ListOrganizationsRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.ListOrganizationsResponse.FromString,
+                _registered_method=True)
 
 
 class ChargeServiceServicer:
@@ -82,6 +87,15 @@ class ChargeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListOrganizations(self, request, context):
+        """Lists the organizations that have usage, by id.
+
+        `tollhouse verify` asks identity whether each of them exists.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ChargeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -99,6 +113,11 @@ def add_ChargeServiceServicer_to_server(servicer, server):
                     servicer.RetryCharges,
                     request_deserializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.RetryChargesRequest.FromString,
                     response_serializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.RetryChargesResponse.SerializeToString,
+            ),
+            'ListOrganizations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOrganizations,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.ListOrganizationsRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.ListOrganizationsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -183,6 +202,33 @@ class ChargeService:
             '/tollhouse.metering.v1.ChargeService/RetryCharges',
             tollhouse_dot_metering_dot_v1_dot_charge__pb2.RetryChargesRequest.SerializeToString,
             tollhouse_dot_metering_dot_v1_dot_charge__pb2.RetryChargesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOrganizations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.ChargeService/ListOrganizations',
+            tollhouse_dot_metering_dot_v1_dot_charge__pb2.ListOrganizationsRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_charge__pb2.ListOrganizationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -29,6 +29,11 @@ class ChargeServiceStub:
 
     Safe to repeat: a charge that is sent again is still made once.
     """
+    ListOrganizations: _aio.UnaryUnaryMultiCallable[_charge_pb2.ListOrganizationsRequest, _charge_pb2.ListOrganizationsResponse]
+    """Lists the organizations that have usage, by id.
+
+    `tollhouse verify` asks identity whether each of them exists.
+    """
 
 class ChargeServiceServicer(metaclass=_abc_1.ABCMeta):
     """Lists what metering asks billing to charge, and sends charges again that billing has not confirmed."""
@@ -62,6 +67,17 @@ class ChargeServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes charges due at once, refused ones too.
 
         Safe to repeat: a charge that is sent again is still made once.
+        """
+
+    @_abc_1.abstractmethod
+    def ListOrganizations(
+        self,
+        request: _charge_pb2.ListOrganizationsRequest,
+        context: _aio.ServicerContext[_charge_pb2.ListOrganizationsRequest, _abc.Awaitable[_charge_pb2.ListOrganizationsResponse]],
+    ) -> _abc.Awaitable[_charge_pb2.ListOrganizationsResponse]:
+        """Lists the organizations that have usage, by id.
+
+        `tollhouse verify` asks identity whether each of them exists.
         """
 
 def add_ChargeServiceServicer_to_server(servicer: ChargeServiceServicer, server: _aio.Server) -> None: ...

@@ -381,7 +381,7 @@ class RecordUsageRequest(_message.Message):
 
     @_builtins.property
     def occur_time(self) -> _timestamp_pb2.Timestamp:
-        """When the work happened; now when absent. At most 35 days ago and 5 minutes ahead."""
+        """When the work happened; now when absent. At most 35 days ago and 5 minutes ahead, unless this is a repeat."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

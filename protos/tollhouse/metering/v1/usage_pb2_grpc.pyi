@@ -25,9 +25,13 @@ class UsageServiceStub:
 
     Repeating it with the same operation_id and fields gives the stored answer with replayed set. Fails with
     ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, when the operation_id was used with other fields, and with
-    INVALID_ARGUMENT for an occur_time more than 35 days ago or 5 minutes ahead. An unknown model or a missing price is
-    no failure: the settlement is PENDING_PRICE. Work that is done is charged even beyond the account's funds. Nothing that
-    only describes the work is a failure either: it is cut or left out, and named in adjusted_fields.
+    INVALID_ARGUMENT for an occur_time more than 35 days ago or 5 minutes ahead, except on repeats, which are answered
+    however late they come. Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when identity knows no such
+    organization; the usage of a deleted one is taken. An id that was unknown may be refused for 2 more seconds. While
+    identity can not be reached, usage of every organization is taken, and `tollhouse verify` reports those that do not
+    exist. An unknown model or a missing price is no failure: the settlement is PENDING_PRICE. Work that is done is
+    charged even beyond the account's funds. Nothing that only describes the work is a failure either: it is cut or left
+    out, and named in adjusted_fields.
     """
     BatchRecordUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.BatchRecordUsageRequest, _usage_pb2.BatchRecordUsageResponse]
     """Records up to 500 calls' usage, of any organizations, in one go.
@@ -73,9 +77,13 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Repeating it with the same operation_id and fields gives the stored answer with replayed set. Fails with
         ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, when the operation_id was used with other fields, and with
-        INVALID_ARGUMENT for an occur_time more than 35 days ago or 5 minutes ahead. An unknown model or a missing price is
-        no failure: the settlement is PENDING_PRICE. Work that is done is charged even beyond the account's funds. Nothing that
-        only describes the work is a failure either: it is cut or left out, and named in adjusted_fields.
+        INVALID_ARGUMENT for an occur_time more than 35 days ago or 5 minutes ahead, except on repeats, which are answered
+        however late they come. Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when identity knows no such
+        organization; the usage of a deleted one is taken. An id that was unknown may be refused for 2 more seconds. While
+        identity can not be reached, usage of every organization is taken, and `tollhouse verify` reports those that do not
+        exist. An unknown model or a missing price is no failure: the settlement is PENDING_PRICE. Work that is done is
+        charged even beyond the account's funds. Nothing that only describes the work is a failure either: it is cut or left
+        out, and named in adjusted_fields.
         """
 
     @_abc_1.abstractmethod

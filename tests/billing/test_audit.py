@@ -161,7 +161,7 @@ async def test_events_are_filtered_and_a_page_token_belongs_to_its_filters(ledge
         {"start_time": Timestamp(seconds=2), "end_time": Timestamp(seconds=2)},
         {"start_time": Timestamp(seconds=-1)},
         {"page_size": -1},
-        {"actor": "a" * 256},
+        {"actor": "a" * 257},
         {"organization_id": "acme"},
     ],
 )

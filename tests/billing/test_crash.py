@@ -8,7 +8,6 @@ import grpc
 
 from libs.common.database_url import plain_url
 from tests.billing.support import BillingServer, Ledger, organization, until_answered, usd
-from tollhouse.billing.v1 import ledger_pb2 as pb
 
 
 async def _kill_connections(admin_url: str, rounds: int) -> int:
@@ -71,15 +70,3 @@ async def test_callers_that_leave_break_no_batch(ledger: Ledger) -> None:
     again = await asyncio.gather(*(ledger.debit(org, f"call-{n}", "1") for n in range(200)))
     assert len({answer.transaction.transaction_id for answer in again}) == 200
     assert (await ledger.credit(org, "end", "1")).balance.posted == usd("801")
-
-
-async def test_a_poisoned_command_fails_alone(ledger: Ledger) -> None:
-    """Postgres cannot store this description, so the batch that it is in fails at first."""
-    org = organization()
-    await ledger.credit(org, "top-up", "10")
-    items = [
-        pb.DebitRequest(organization_id=org, operation_id=f"call-{n}", amount=usd("1"), description=text)
-        for n, text in enumerate(["fine", "nul \x00", "fine"])
-    ]
-    answer = await ledger.ledger.BatchDebit(pb.BatchDebitRequest(requests=items), metadata=ledger.metadata)
-    assert [outcome.WhichOneof("outcome") for outcome in answer.outcomes] == ["response", "error", "response"]

@@ -16,7 +16,15 @@ from libs.common.errors import FieldViolation, InvalidArgument, Refusal
 from libs.common.ids import is_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size
 from libs.common.status import status_of_item
-from libs.common.timestamps import fill_time, parse_range, parse_time, render_time, time_of_text, time_text
+from libs.common.timestamps import (
+    fill_time,
+    parse_optional_time,
+    parse_range,
+    parse_time,
+    render_time,
+    time_of_text,
+    time_text,
+)
 from libs.common.validation import Reader
 from services.metering.clients.billing import AccountBalance
 from services.metering.errors import BackfillForOperatorsOnly

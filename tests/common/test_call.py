@@ -35,7 +35,7 @@ class FromAfar:
 
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
-USER = Caller(CallerKind.USER, new_id(), session_id=new_id())
+USER = Caller(CallerKind.USER, "01a214d9-b0eb-7000-8000-000000000001", session_id=new_id())
 
 
 def address(peer: str, forwarded: str = "", *, trusted: bool = True) -> str:

@@ -173,6 +173,14 @@ class ApiKeyAlreadyExists(Refusal):
     template = "There is an API key with this digest already, with another {field}."
 
 
+class ApiKeyNotStored(Refusal):
+    """The database did not take one key of an import; the others are stored."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "API_KEY_NOT_STORED"
+    template = "The key could not be stored; the log of the service says why."
+
+
 class ScopeNotHeld(Refusal):
     """Nobody gives a key what they do not hold, or what its owner does not hold."""
 

@@ -24,6 +24,8 @@ OWN_PREFIX: Final = "th_"
 """Begins every secret made here, and none that was imported."""
 _PREFIX_LENGTH: Final = 8
 SECRET_LENGTH: Final = _PREFIX_LENGTH + RANDOM_LENGTH + CHECK_LENGTH
+KEY_MAX_LENGTH: Final = 512
+"""The longest secret that is looked up, in characters: imported ones may be longer than those made here."""
 _MEMORY_KEY_BYTES: Final = 32
 _PEPPER_MIN_BYTES: Final = 32
 _LOOKS_LIKE_SECRET: Final = re.compile(r"th_(live|test)_[0-9A-Za-z]+")

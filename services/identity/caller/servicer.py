@@ -18,6 +18,8 @@ class CallerServicer(rpc.CallerServiceServicer):
     async def ResolveCaller(
         self, request: pb.ResolveCallerRequest, context: grpc.aio.ServicerContext
     ) -> pb.ResolveCallerResponse:
+        if request.WhichOneof("credential") == "api_key" and not request.api_key:
+            return pb.ResolveCallerResponse()
         credential = Credential(
             user_id=request.session.user_id.lower(),
             session_id=request.session.session_id.lower(),

@@ -1168,6 +1168,7 @@ class ImportApiKeyOutcome(_message.Message):
     def error(self) -> _status_pb2.Status:
         """The refusal, with the details CreateApiKey would give. ALREADY_EXISTS with reason `API_KEY_ALREADY_EXISTS` when
         the digest is known with other terms; its fact `field` names the first that differs.
+        FAILED_PRECONDITION with reason `API_KEY_NOT_STORED` when the database does not take this key.
         """
 
     def __init__(
@@ -1198,7 +1199,7 @@ class ReportLeakedApiKeyRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     URL_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """The secret as it was found, 1 to 256 characters."""
+    """The secret as it was found. What cannot be a key, such as one of more than 512 characters, is not found."""
     digest: _builtins.str
     """The SHA-256 digest of the secret, as 64 hexadecimal digits. It finds imported keys alone: of the secrets made here
     no plain digest is kept.
@@ -1427,7 +1428,9 @@ class VerifyApiKeyRequest(_message.Message):
     MIN_REVISION_FIELD_NUMBER: _builtins.int
     CLIENT_ADDRESS_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """The secret as it was presented, 1 to 256 characters."""
+    """The secret as it was presented. Any text is answered: what cannot be a key, such as an empty text, one of more than
+    512 characters or one that is not valid UTF-8, gets NOT_FOUND like any other key that nobody has.
+    """
     model: _builtins.str
     """The model the key is to be used with, at most 200 characters. Not checked when empty."""
     min_revision: _builtins.int

@@ -18,7 +18,7 @@ from services.identity.api_key.manage import owners
 from services.identity.api_key.manage.limits import Owner, end_of, require_held
 from services.identity.api_key.secret import Peppers
 from services.identity.api_key.verify.prefixes import PREFIXES_MAX, may_be_imported
-from services.identity.errors import ApiKeyAlreadyExists, TooManyImportedPrefixes
+from services.identity.errors import ApiKeyAlreadyExists, ApiKeyNotStored, TooManyImportedPrefixes
 from services.identity.organization.store import lock_organization
 from services.identity.project.store import lock_project
 from services.identity.revisions import ChangeKind, SubjectType, current_revision, record_change
@@ -193,7 +193,7 @@ def _outcome(
     if made and there is not None and not isinstance(checked, Refusal):
         return Outcome(there)
     if there is None or isinstance(wanted.new, Refusal):
-        return Outcome(checked if isinstance(checked, Refusal) else ApiKeyAlreadyExists(field="digest"))
+        return Outcome(checked if isinstance(checked, Refusal) else ApiKeyNotStored())
     differs = _differing_field(there, wanted.new, secret_prefix)
     return Outcome(ApiKeyAlreadyExists(field=differs)) if differs else Outcome(there, replayed=True)
 

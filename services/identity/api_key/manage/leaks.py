@@ -8,7 +8,14 @@ from libs.common.clock import Clock
 from libs.common.database import Database
 from services.identity.api_key import store
 from services.identity.api_key.manage.api_keys import announce, record
-from services.identity.api_key.secret import OWN_PREFIX, Peppers, is_well_formed, plain_digest, without_secrets
+from services.identity.api_key.secret import (
+    KEY_MAX_LENGTH,
+    OWN_PREFIX,
+    Peppers,
+    is_well_formed,
+    plain_digest,
+    without_secrets,
+)
 from services.identity.api_key.verify.prefixes import ImportedPrefixes
 from services.identity.revisions import ChangeKind, current_revision
 
@@ -64,6 +71,8 @@ class Leaks:
     async def _digests(self, leak: Leak) -> tuple[bytes, ...]:
         if leak.plain_digest:
             return self._peppers.all_imported_digests(leak.plain_digest)
+        if len(leak.key) > KEY_MAX_LENGTH:
+            return ()
         if is_well_formed(leak.key):
             return self._peppers.all_digests(leak.key)
         if leak.key.startswith(OWN_PREFIX):

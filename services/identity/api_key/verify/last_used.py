@@ -42,7 +42,25 @@ class LastUsed:
         noted, self._noted = list(self._noted.items()), {}
         for start in range(0, len(noted), _ROWS_AT_ONCE):
             try:
-                await write_last_used(self._database, noted[start : start + _ROWS_AT_ONCE])
+                await self._write(noted[start : start + _ROWS_AT_ONCE])
             except Refusal as refusal:
                 _log.warning("times of last use were lost", keys=len(noted) - start, reason=refusal.reason)
                 return
+
+    async def _write(self, used: list[tuple[str, datetime]]) -> None:
+        """Write times in one statement; where that fails, in halves, so that in the end only the odd row is lost.
+
+        Raises:
+            Refusal: the database does not answer, or is busy.
+        """
+        try:
+            await write_last_used(self._database, used)
+        except Refusal:
+            raise
+        except Exception as error:  # noqa: BLE001 -- whatever one row causes must not cost the others their times.
+            if len(used) == 1:
+                _log.error("the time of last use of a key was lost", api_key_id=used[0][0], exc_info=error)
+                return
+            middle = len(used) // 2
+            await self._write(used[:middle])
+            await self._write(used[middle:])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from libs.common.database import Database
-from libs.common.errors import Overloaded
+from libs.common.errors import Overloaded, Unavailable
 from services.identity.api_key.domain import KeyRecord
 from services.identity.api_key.verify.store import read_keys
 
@@ -70,23 +70,45 @@ class KeyReader:
     async def _read_waiting(self) -> None:
         while self._waiting:
             batch = [self._waiting.pop(digest) for digest in list(self._waiting)[:_BATCH_MAX]]
-            read_s = self._monotonic_s()
             try:
-                revision, found = await read_keys(
-                    self._database, [digest for waiting in batch for digest in waiting.digests]
-                )
+                await self._read_batch(batch)
             except BaseException as error:
                 _fail(batch, error)
                 if not isinstance(error, Exception):
                     raise
-                continue
-            for waiting in batch:
-                records = (found[digest] for digest in waiting.digests if digest in found)
-                waiting.answer.set_result(Reading(revision, read_s, next(records, None)))
+
+    async def _read_batch(self, batch: list[_Waiting]) -> None:
+        """Read a batch in one statement; where that fails, in halves, so that in the end only the odd key's callers fail.
+
+        A database that does not answer at all is not asked again: that is nobody's key's fault.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        read_s = self._monotonic_s()
+        try:
+            revision, found = await read_keys(
+                self._database, [digest for waiting in batch for digest in waiting.digests]
+            )
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 -- whatever one key causes must not reach the callers of the others.
+            if len(batch) == 1:
+                _fail(batch, error)
+                return
+            middle = len(batch) // 2
+            await self._read_batch(batch[:middle])
+            await self._read_batch(batch[middle:])
+            return
+        for waiting in batch:
+            records = (found[digest] for digest in waiting.digests if digest in found)
+            waiting.answer.set_result(Reading(revision, read_s, next(records, None)))
 
 
 def _fail(batch: list[_Waiting], error: BaseException) -> None:
     for waiting in batch:
+        if waiting.answer.done():
+            continue
         if isinstance(error, Exception):
             waiting.answer.set_exception(error)
             waiting.answer.exception()  # Where nobody waits any more, nobody is to be told of it.

@@ -15,7 +15,14 @@ from libs.common.clock import Clock
 from libs.common.errors import Unavailable
 from libs.common.staleness import StaleAnswers
 from services.identity.api_key.domain import KeyRecord, Verdict, standing_of
-from services.identity.api_key.secret import OWN_PREFIX, MemoryDigests, Peppers, is_well_formed, plain_digest
+from services.identity.api_key.secret import (
+    KEY_MAX_LENGTH,
+    OWN_PREFIX,
+    MemoryDigests,
+    Peppers,
+    is_well_formed,
+    plain_digest,
+)
 from services.identity.api_key.verify.cache import Entry, KeyCache
 from services.identity.api_key.verify.guesses import Guesses
 from services.identity.api_key.verify.last_used import LastUsed
@@ -79,6 +86,8 @@ class Verifier(Generic[A]):
         self, key: str, required_scopes: Collection[str], model: str, min_revision: int, client_address: str = ""
     ) -> Answer[A] | None:
         """Return verdict, entry and revision as `verify` does, if that takes no read; never waits."""
+        if not 0 < len(key) <= KEY_MAX_LENGTH:
+            return Verdict.NOT_FOUND, None, 0
         digest = self._memory.digest(key)
         now_s = self._monotonic_s()
         entry = self._cache.find(digest, now_s=now_s, min_revision=min_revision)

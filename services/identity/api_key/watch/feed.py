@@ -96,10 +96,19 @@ class ChangeFeed:
             complete = len(changes) < CHANGES_AT_ONCE
             self._seen_revision = current if complete else changes[-1].revision
             for audience in self._audiences:
-                audience.note(changes, seen_revision=self._seen_revision, confirmed_s=confirmed_s)
+                _tell(audience, changes, self._seen_revision, confirmed_s)
             self._prefixes.learn(read.prefixes, seen_revision=self._seen_revision)
             if complete:
                 return
+
+
+def _tell(audience: Audience, changes: list[Change], seen_revision: int, confirmed_s: float) -> None:
+    """Tell one audience about changes. One that fails to take them in starts over, and the others are told all the same."""
+    try:
+        audience.note(changes, seen_revision=seen_revision, confirmed_s=confirmed_s)
+    except Exception as error:  # noqa: BLE001 -- the changes are not read again: whatever failed, nobody may miss them.
+        _log.error("changes were not taken in", audience=type(audience).__name__, exc_info=error)
+        audience.forget_all(seen_revision=seen_revision, confirmed_s=confirmed_s)
 
 
 def _is_torn(after: int, current: int, changes: list[Change]) -> bool:

@@ -22,18 +22,18 @@ from joserfc.jws import JWSRegistry
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from libs.common.clock import Clock
+from services.identity.email_address import folded_email
 from services.identity.errors import InvalidIdToken
 from services.identity.provider_keys import Fetch, ProviderKeys, address_problem
+from services.identity.text import has_harmful, without_harmful
 
 _log = structlog.get_logger("id tokens")
 
 TOKEN_MAX_LENGTH: Final = 8192
 LEEWAY_S: Final = 30
 _SUBJECT_MAX: Final = 255
-_EMAIL_MAX: Final = 254
-_FULL_NAME_MAX: Final = 200
+_FULL_NAME_MAX: Final = 255
 _PICTURE_URL_MAX: Final = 2048
-_EMAIL: Final = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 _PICTURE_URL: Final = re.compile(r"https?://\S+")
 _GOOGLE: Final = "https://accounts.google.com"
 # Google writes its own name in two ways, and says that both must be accepted.
@@ -49,7 +49,7 @@ class OidcIssuer(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    provider: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    provider: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
     """What linked identities call the issuer, such as `google`. It must go on naming the same issuer for ever: with the
     subject it tells people apart."""
     issuer: Annotated[str, StringConstraints(max_length=2048)]
@@ -190,12 +190,12 @@ def _open(id_token: str) -> tuple[Mapping[str, object], Mapping[str, object]]:
 
 def _identity(provider: str, claims: Mapping[str, object]) -> VerifiedIdentity:
     subject = claims.get("sub")
-    if not isinstance(subject, str) or not 1 <= len(subject) <= _SUBJECT_MAX or not subject.isprintable():
+    if not isinstance(subject, str) or not 1 <= len(subject) <= _SUBJECT_MAX or has_harmful(subject):
         raise _Rejected("no usable subject")
     email, picture_url = _text(claims, "email"), _text(claims, "picture")
-    has_email = len(email) <= _EMAIL_MAX and _EMAIL.fullmatch(email) is not None
+    # Nobody's mailbox is at a domain of one label.
+    has_email = folded_email(email) is not None and "." in email.rpartition("@")[2]
     has_picture = len(picture_url) <= _PICTURE_URL_MAX and _PICTURE_URL.fullmatch(picture_url) is not None
-    full_name = "".join(character for character in _text(claims, "name") if character.isprintable())
     verified = claims.get("email_verified")
     return VerifiedIdentity(
         provider=provider,
@@ -203,8 +203,8 @@ def _identity(provider: str, claims: Mapping[str, object]) -> VerifiedIdentity:
         email=email if has_email else "",
         # Some providers write the truth as text.
         email_verified=has_email and (verified is True or verified == "true"),
-        full_name=full_name[:_FULL_NAME_MAX],
-        picture_url=picture_url if has_picture and picture_url.isprintable() else "",
+        full_name=without_harmful(_text(claims, "name"))[:_FULL_NAME_MAX],
+        picture_url=picture_url if has_picture and not has_harmful(picture_url) else "",
     )
 
 

@@ -101,7 +101,7 @@ def read_filter(request: pb.ListApiKeysRequest) -> KeyFilter:
 
 
 def has_undecodable_key(data: bytes) -> bool:
-    """Tell whether the only thing that keeps a VerifyApiKeyRequest from being decoded is a key that is not valid UTF-8."""
+    """Tell whether a VerifyApiKeyRequest cannot be decoded for no other reason than a key that is not valid UTF-8."""
     if len(data) > REQUEST_MAX_BYTES:
         return False
     try:
@@ -117,7 +117,7 @@ def has_undecodable_key(data: bytes) -> bool:
 
 @cache
 def _request_with_bytes_key() -> type[Message]:
-    """Return the class of a VerifyApiKeyRequest whose key is bytes: the same on the wire, but not checked to be UTF-8."""
+    """Return a class like VerifyApiKeyRequest whose key is bytes: the same on the wire, without a check for UTF-8."""
     file = FileDescriptorProto(name="verify_api_key_request_with_bytes_key.proto", syntax="proto3", package="twin")
     pb.VerifyApiKeyRequest.DESCRIPTOR.CopyToProto(file.message_type.add())
     for field in file.message_type[0].field:

@@ -11,8 +11,8 @@ from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import FieldViolation, InvalidArgument, NotFound, PermissionDenied
 from libs.common.ids import new_id
+from services.identity.email_address import require_email
 from services.identity.errors import InvitationExpired, InvitationUsed, MemberAlreadyExists, PersonalOrganization
-from services.identity.folding import fold
 from services.identity.organization import invitation_store as store
 from services.identity.organization.domain import Invitation, InvitationState, Member, Role, can_invite
 from services.identity.organization.member_store import find_member, has_member_with_email, insert_member
@@ -66,7 +66,7 @@ class Invitations:
             organization_id=organization_id,
             invitation_id=new_id(),
             email=email,
-            email_folded=fold(email),
+            email_folded=require_email(email),
             role=role,
             inviter=current_caller().subject,
             create_time=now,

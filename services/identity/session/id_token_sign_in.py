@@ -7,6 +7,7 @@ from libs.common.audit.recording import Changed
 from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.ids import new_id
+from services.identity.email_address import folded_email
 from services.identity.errors import (
     IdentityAlreadyLinked,
     InvalidIdToken,
@@ -16,7 +17,6 @@ from services.identity.errors import (
     TooManyIdentities,
     UserAlreadyExists,
 )
-from services.identity.folding import fold
 from services.identity.oidc import IdTokens, OidcIssuer, VerifiedIdentity
 from services.identity.session import store
 from services.identity.session.attempts import WrongTokens
@@ -99,7 +99,7 @@ class IdTokenSignIn:
             held = await store.hold_active_user(tx, user_id)
             if held is None:
                 raise SignInRefused
-            vouched = _vouches(identity, issuer) and held.email_folded == fold(identity.email)
+            vouched = _vouches(identity, issuer) and held.email_folded == folded_email(identity.email)
             await note_sign_in(tx, user_id, now, email_verified=vouched)
             opened = await self._opening.open(
                 tx,

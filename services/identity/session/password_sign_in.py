@@ -3,8 +3,8 @@
 from libs.common.clock import Clock
 from libs.common.database import Database
 from services.identity.api_key.secret import Peppers
+from services.identity.email_address import folded_login
 from services.identity.errors import SignInRefused, TooManyAttempts
-from services.identity.folding import fold
 from services.identity.passwords import Passwords
 from services.identity.session import attempt_store, store
 from services.identity.session.attempts import address_digest
@@ -41,7 +41,7 @@ class PasswordSignIn:
             TooManyAttempts: there were too many for the login or from the address.
             Overloaded: as many passwords wait to be hashed as may.
         """
-        account = self._peppers.digest(f"attempts on the account\n{fold(login)}")
+        account = self._peppers.digest(f"attempts on the account\n{folded_login(login)}")
         found = await self._find(login, account)
         user_id, stored = found or ("", None)
         # No connection is held while hashing; a user that is not there takes as long as one that is.

@@ -1,12 +1,13 @@
 """Statements on sessions and their refresh tokens."""
 
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeAlias
 
-from sqlalchemy import RowMapping, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, RowMapping, and_, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.database import Database
+from services.identity.email_address import folded_email
 from services.identity.folding import fold
 from services.identity.session.domain import EmailOwner, EndReason, HeldUser, RefreshToken, Session, SignInMethod
 from services.identity.tables import linked_identities, refresh_tokens, sessions, users
@@ -42,16 +43,25 @@ _FORGET_SESSIONS: Final = """
 async def find_password(tx: AsyncConnection, login: str) -> tuple[str, str | None] | None:
     """Read the id of an active user and the hash of their password, by the unique index of emails or of usernames.
 
-    An email has an `@` and a username has none, so that nobody can take a login that reaches somebody else.
+    A username may look like an email. The owner of the email comes first, even while they are deactivated, so that
+    nobody who takes another's email for their username receives that user's sign-ins.
     """
-    column = users.c.email_folded if "@" in login else users.c.username_folded
+    email = folded_email(login)
+    row = await _find_login(tx, users.c.email_folded == email) if email is not None else None
+    row = row or await _find_login(tx, users.c.username_folded == fold(login))
+    return None if row is None or row.deactivate_time is not None else (row.user_id, row.password_hash)
+
+
+_Login: TypeAlias = Row[tuple[str, str | None, datetime | None]]
+
+
+async def _find_login(tx: AsyncConnection, condition: ColumnElement[bool]) -> _Login | None:
     found = await tx.execute(
-        select(users.c.user_id, users.c.password_hash).where(
-            column == fold(login), users.c.delete_time.is_(None), users.c.deactivate_time.is_(None)
+        select(users.c.user_id, users.c.password_hash, users.c.deactivate_time).where(
+            condition, users.c.delete_time.is_(None)
         )
     )
-    row = found.first()
-    return None if row is None else (row.user_id, row.password_hash)
+    return found.first()
 
 
 async def hold_active_user(tx: AsyncConnection, user_id: str) -> HeldUser | None:
@@ -72,7 +82,7 @@ async def find_email_owner(tx: AsyncConnection, email: str) -> EmailOwner | None
     """Read who has an email, by its unique index, and keep them as they are until commit (lock on one row)."""
     found = await tx.execute(
         select(users.c.user_id, users.c.email_verify_time)
-        .where(users.c.email_folded == fold(email), users.c.delete_time.is_(None))
+        .where(users.c.email_folded == folded_email(email), users.c.delete_time.is_(None))
         .with_for_update(key_share=True)
     )
     row = found.first()

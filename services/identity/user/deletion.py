@@ -9,8 +9,8 @@ from libs.common.call import is_operator
 from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import Conflict, StaleEtag
+from services.identity.email_address import folded_email
 from services.identity.errors import LastOwner
-from services.identity.folding import fold
 from services.identity.revisions import ChangeKind, SubjectType, current_revision, record_change
 from services.identity.revocation import erase_from_invitations, revoke_invitations_of
 from services.identity.user import deletion_store, store
@@ -83,7 +83,7 @@ async def _erase_from_invitations(tx: Transaction, user: User, now: datetime) ->
     for their own and going away, nobody must be able to end the invitations of its owner.
     """
     is_theirs = is_operator() or user.email_verify_time is not None
-    return await erase_from_invitations(tx, user.user_id, fold(user.email) if is_theirs else None, now)
+    return await erase_from_invitations(tx, user.user_id, folded_email(user.email) if is_theirs else None, now)
 
 
 async def _tell(

@@ -6,6 +6,7 @@ from libs.common.access import PlatformRole
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.timestamps import render_optional_time, render_time
 from services.identity.configuration import Configuration
+from services.identity.email_address import NO_EMAIL, folded_email
 from services.identity.update_mask import mask_violations
 from services.identity.user.domain import LinkedIdentity, User, UserChange
 from tollhouse.identity.v1 import user_pb2 as pb
@@ -69,6 +70,8 @@ def read_change(request: pb.UpdateUserRequest) -> UserChange:
     violations = mask_violations(paths, _UPDATABLE)
     if "email" in paths and not request.email:
         violations.append(FieldViolation("email", "cannot be removed"))
+    elif "email" in paths and folded_email(request.email) is None:
+        violations.append(NO_EMAIL)
     if "platform_role" in paths and request.platform_role not in _ROLES:
         violations.append(FieldViolation("platform_role", "must be one of the roles"))
     if violations:

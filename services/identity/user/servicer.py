@@ -5,6 +5,7 @@ import grpc
 from libs.common import pages
 from libs.common.pages import id_in_token
 from services.identity.configuration import change_of
+from services.identity.email_address import require_email
 from services.identity.user.configurations import UserConfigurations
 from services.identity.user.deletion import Deletions
 from services.identity.user.domain import IdTokenClaim, NewUser, PasswordChange, UserFilter
@@ -38,6 +39,7 @@ class UserServicer(rpc.UserServiceServicer):
     async def CreateUser(
         self, request: pb.CreateUserRequest, context: grpc.aio.ServicerContext
     ) -> pb.CreateUserResponse:
+        require_email(request.email)
         new = NewUser(
             email=request.email,
             username=request.username,

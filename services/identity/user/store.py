@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from libs.common.access import PlatformRole
 from libs.common.database import violated_constraint
 from libs.common.ids import new_id
+from services.identity.email_address import folded_email
 from services.identity.errors import UserAlreadyExists
 from services.identity.folding import fold
 from services.identity.tables import linked_identities, members, organizations, projects, users
@@ -95,7 +96,7 @@ async def insert_user(
         insert(users).values(
             user_id=user_id,
             email=new.email,
-            email_folded=fold(new.email),
+            email_folded=folded_email(new.email),
             username=new.username or None,
             username_folded=fold(new.username) or None,
             full_name=new.full_name,
@@ -157,7 +158,8 @@ async def update_user(tx: AsyncConnection, user_id: str, values: Mapping[str, st
     for name in ("email", "username"):
         if name in values:
             columns[name] = values[name] or None
-            columns[f"{name}_folded"] = folded = fold(values[name] or "") or None
+            text = values[name] or ""
+            columns[f"{name}_folded"] = folded = (folded_email(text) if name == "email" else fold(text)) or None
             if name == "email":
                 # Nobody has vouched for another address.
                 columns["email_verify_time"] = case((users.c.email_folded == folded, users.c.email_verify_time))
@@ -212,7 +214,8 @@ async def list_users(tx: AsyncConnection, kept: UserFilter, *, before: str | Non
 def _conditions(kept: UserFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if kept.email:
-        conditions.append(users.c.email_folded == fold(kept.email))
+        # What is no email address is nobody's.
+        conditions.append(users.c.email_folded == folded_email(kept.email))
     if kept.username:
         conditions.append(users.c.username_folded == fold(kept.username))
     if kept.identity is not None:

@@ -530,11 +530,11 @@ class CreateApiKeyRequest(_message.Message):
     service_account_id: _builtins.str
     """The service account that owns the key, which outlives people. Takes the same right."""
     name: _builtins.str
-    """The name, at most 200 characters without control characters. Optional."""
+    """The name, at most 255 characters without control characters. Optional."""
     environment: Global___ApiKeyEnvironment.ValueType
     """Whether the key is for real work; live when unspecified."""
     external_id: _builtins.str
-    """The caller's own id for whoever uses the key, at most 200 characters without control characters. Optional."""
+    """The caller's own id for whoever uses the key, at most 255 characters without control characters. Optional."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the key may do: at most 64 different names such as `usage:write`. None when empty. Names that begin with
@@ -543,8 +543,8 @@ class CreateApiKeyRequest(_message.Message):
 
     @_builtins.property
     def allowed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The models the key may use: at most 200 different names, where a trailing `*` stands for any rest. Every model when
-        empty.
+        """The models the key may use: at most 200 different names of at most 256 visible ASCII characters, where a trailing
+        `*` stands for any rest. Every model when empty.
         """
 
     @_builtins.property
@@ -706,7 +706,7 @@ class ListApiKeysRequest(_message.Message):
     environment: Global___ApiKeyEnvironment.ValueType
     """Keeps only keys of this environment; all when unspecified."""
     external_id: _builtins.str
-    """Keeps only keys with this external id, at most 200 characters. Optional."""
+    """Keeps only keys with this external id. Optional."""
     def __init__(
         self,
         *,
@@ -799,9 +799,9 @@ class UpdateApiKeyRequest(_message.Message):
     etag: _builtins.str
     """The key's etag as last read; empty to change it whatever it is now."""
     name: _builtins.str
-    """The name, at most 200 characters without control characters."""
+    """The name, at most 255 characters without control characters."""
     external_id: _builtins.str
-    """The caller's own id for whoever uses the key, at most 200 characters without control characters."""
+    """The caller's own id for whoever uses the key, at most 255 characters without control characters."""
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """The fields to change, out of name, metadata, external_id, scopes, allowed_models, allowed_addresses and expire_time.
@@ -1055,11 +1055,11 @@ class ImportedApiKey(_message.Message):
     project_id: _builtins.str
     """The only project the key may act in. Optional."""
     name: _builtins.str
-    """The name, at most 200 characters without control characters. Optional."""
+    """The name, at most 255 characters without control characters. Optional."""
     environment: Global___ApiKeyEnvironment.ValueType
     """Whether the key is for real work; live when unspecified."""
     external_id: _builtins.str
-    """The caller's own id for whoever uses the key, at most 200 characters without control characters. Optional."""
+    """The caller's own id for whoever uses the key, at most 255 characters without control characters. Optional."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the key may do, as in CreateApiKey."""
@@ -1432,7 +1432,7 @@ class VerifyApiKeyRequest(_message.Message):
     512 characters or one that is not valid UTF-8, gets NOT_FOUND like any other key that nobody has.
     """
     model: _builtins.str
-    """The model the key is to be used with, at most 200 characters. Not checked when empty."""
+    """The model the key is to be used with, at most 256 characters. Not checked when empty."""
     min_revision: _builtins.int
     """The answer reflects every change up to this revision, at the price of a read where the cache is older. Zero takes
     the cache as it is.

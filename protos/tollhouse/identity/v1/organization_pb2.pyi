@@ -277,7 +277,7 @@ class CreateOrganizationRequest(_message.Message):
     same id with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
     """
     name: _builtins.str
-    """The name, 1 to 200 characters, not blank, without control characters."""
+    """The name, 1 to 255 characters, not blank, without control characters."""
     owner_user_id: _builtins.str
     """The user who becomes the first owner."""
     def __init__(
@@ -385,7 +385,7 @@ class UpdateOrganizationRequest(_message.Message):
     etag: _builtins.str
     """The etag read before; a change in between makes the call fail. Empty to change whatever is there."""
     name: _builtins.str
-    """The new name, 1 to 200 characters, not blank, without control characters."""
+    """The new name, 1 to 255 characters, not blank, without control characters."""
     api_key_max_lifetime_s: _builtins.int
     """How long a key may work at most, in seconds from its creation: at most ten years of 366 days, and zero for no limit.
     Keys there already are not touched.

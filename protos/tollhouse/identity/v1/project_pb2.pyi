@@ -170,7 +170,7 @@ class CreateProjectRequest(_message.Message):
     organization_id: _builtins.str
     """The organization."""
     name: _builtins.str
-    """The name, 1 to 200 characters, not blank, without control characters."""
+    """The name, 1 to 255 characters, not blank, without control characters."""
     description: _builtins.str
     """What the project is for, at most 1,000 characters. Optional."""
     def __init__(
@@ -344,7 +344,7 @@ class UpdateProjectRequest(_message.Message):
     etag: _builtins.str
     """The etag read before; a change in between makes the call fail. Empty to change whatever is there."""
     name: _builtins.str
-    """The new name, 1 to 200 characters, not blank, without control characters."""
+    """The new name, 1 to 255 characters, not blank, without control characters."""
     description: _builtins.str
     """What the project is for, at most 1,000 characters."""
     @_builtins.property

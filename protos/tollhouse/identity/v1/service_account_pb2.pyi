@@ -93,7 +93,7 @@ class CreateServiceAccountRequest(_message.Message):
     organization_id: _builtins.str
     """The organization."""
     name: _builtins.str
-    """The name, 1 to 200 characters, not blank, without control characters."""
+    """The name, 1 to 255 characters, not blank, without control characters."""
     description: _builtins.str
     """What the account is for, at most 1,000 characters. Optional."""
     role: _organization_pb2.MemberRole.ValueType
@@ -271,7 +271,7 @@ class UpdateServiceAccountRequest(_message.Message):
     etag: _builtins.str
     """The etag read before; a change in between makes the call fail. Empty to change whatever is there."""
     name: _builtins.str
-    """The new name, 1 to 200 characters, not blank, without control characters."""
+    """The new name, 1 to 255 characters, not blank, without control characters."""
     description: _builtins.str
     """What the account is for, at most 1,000 characters."""
     role: _organization_pb2.MemberRole.ValueType

@@ -155,7 +155,9 @@ class SignInWithPasswordRequest(_message.Message):
     LOGIN_FIELD_NUMBER: _builtins.int
     PASSWORD_FIELD_NUMBER: _builtins.int
     login: _builtins.str
-    """The user's email or username, without regard to case, at most 254 characters without control characters."""
+    """The user's email or username, without regard to case, at most 255 characters without control characters. What is one
+    user's email and another's username is the email.
+    """
     password: _builtins.str
     """The password, at most 1,024 characters."""
     def __init__(

@@ -59,7 +59,7 @@ class LinkedIdentity(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """The provider, as the installation calls it: lower-case letters, digits, dots, dashes and underscores, beginning with
-    a letter or a digit, at most 64 characters, such as `google`.
+    a letter or a digit, at most 100 characters, such as `google`.
     """
     subject: _builtins.str
     """What the provider calls them in the claim `sub` of its ID tokens: 1 to 255 characters without control characters.
@@ -108,9 +108,10 @@ class User(_message.Message):
     user_id: _builtins.str
     """The id, a UUIDv7 in lower case."""
     email: _builtins.str
-    """The email address as it was given, unique without regard to case. It names the account at sign-in and is where to
-    write to. That it is here proves nothing: nobody is taken for this user because of it, unless `email_verify_time`
-    says that a provider has vouched for it.
+    """The email address as it was given, unique without regard to case; of an internationalised domain both spellings
+    (`exämple.test`, `xn--exmple-cua.test`) are the same. It names the account at sign-in and is where to write to. It
+    proves nothing by itself: an identity with this email is taken for this user only if `email_verify_time` says that a
+    provider has verified it.
     """
     username: _builtins.str
     """The name the person goes by, unique without regard to case; empty when there is none."""
@@ -270,13 +271,13 @@ class CreateUserRequest(_message.Message):
     with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
     """
     email: _builtins.str
-    """The email address, at most 254 characters."""
+    """The email address, at most 255 characters, also an internationalised one such as `ada@exämple.test`."""
     username: _builtins.str
-    """The name the person goes by: letters, digits, dots, dashes and underscores, beginning with a letter or a digit,
-    at most 64 characters. Optional.
+    """The name the person goes by, as the platform or its OAuth server gives it, such as `ada`, `kube:admin` or
+    `ada@acme.test`: visible ASCII characters, at most 255. Optional.
     """
     full_name: _builtins.str
-    """The full name, at most 200 characters without control characters. Optional."""
+    """The full name, at most 255 characters without control characters. Optional."""
     picture_url: _builtins.str
     """The http or https address of a picture, at most 2,048 characters. Optional."""
     def __init__(
@@ -569,11 +570,13 @@ class UpdateUserRequest(_message.Message):
     etag: _builtins.str
     """The etag read before; a change in between makes the call fail. Empty to change whatever is there."""
     email: _builtins.str
-    """The new email address, at most 254 characters; it cannot be removed. Whatever vouched for the old one is forgotten."""
+    """The new email address, at most 255 characters, also an internationalised one such as `ada@exämple.test`; it cannot be
+    removed. That the old one was verified is forgotten.
+    """
     username: _builtins.str
     """The new name the person goes by, as when the user was created; empty to remove it."""
     full_name: _builtins.str
-    """The new full name, at most 200 characters without control characters; empty to remove it."""
+    """The new full name, at most 255 characters without control characters; empty to remove it."""
     picture_url: _builtins.str
     """The new http or https address of a picture, at most 2,048 characters; empty to remove it."""
     platform_role: Global___PlatformRole.ValueType

@@ -78,7 +78,7 @@ class KeyReader:
                     raise
 
     async def _read_batch(self, batch: list[_Waiting]) -> None:
-        """Read a batch in one statement; where that fails, in halves, so that in the end only the odd key's callers fail.
+        """Read a batch in one statement; where that fails, in halves, so that only the odd key's callers fail.
 
         A database that does not answer at all is not asked again: that is nobody's key's fault.
 

@@ -103,7 +103,7 @@ class ChangeFeed:
 
 
 def _tell(audience: Audience, changes: list[Change], seen_revision: int, confirmed_s: float) -> None:
-    """Tell one audience about changes. One that fails to take them in starts over, and the others are told all the same."""
+    """Tell one audience about changes. One that fails to take them in starts over; the others are told all the same."""
     try:
         audience.note(changes, seen_revision=seen_revision, confirmed_s=confirmed_s)
     except Exception as error:  # noqa: BLE001 -- the changes are not read again: whatever failed, nobody may miss them.

@@ -53,6 +53,14 @@ class ConfigurationFull(Refusal):
     template = "The configuration would have {keys} keys, and may have {keys_max}; remove some first."
 
 
+class OrganizationAlreadyExists(Refusal):
+    """Another organization has the external id."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "ORGANIZATION_ALREADY_EXISTS"
+    template = "Another organization has this {field}."
+
+
 class MemberAlreadyExists(Refusal):
     """The user belongs to the organization already."""
 

@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from libs.common.access import Rights, Scope
+from services.identity.attributes import Attributes
 
 
 class Role(StrEnum):
@@ -37,6 +38,7 @@ class Organization:
     personal: bool
     api_key_max_lifetime_s: int | None
     version: int
+    attributes: Attributes
 
     @property
     def etag(self) -> str:

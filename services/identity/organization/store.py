@@ -1,11 +1,16 @@
 """Statements on organizations."""
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Insert, RowMapping, Update, insert, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from libs.common.database import violated_constraint
+from services.identity.attributes import Attributes, attributes_of
+from services.identity.errors import OrganizationAlreadyExists
 from services.identity.organization.domain import Organization
 from services.identity.organization.member_store import lock_member as lock_member
 from services.identity.tables import members, organizations, users
@@ -18,22 +23,29 @@ _COLUMNS: Final = (
     organizations.c.personal,
     organizations.c.api_key_max_lifetime_s,
     organizations.c.version,
+    organizations.c.metadata,
+    organizations.c.external_id,
 )
 _NOT_DELETED: Final = organizations.c.delete_time.is_(None)
 
 
-async def insert_organization(tx: AsyncConnection, organization_id: str, name: str, now: datetime) -> None:
-    """Insert an organization; names are free."""
-    await tx.execute(
-        insert(organizations).values(organization_id=organization_id, name=name, create_time=now, update_time=now)
-    )
+async def insert_organization(
+    tx: AsyncConnection, organization_id: str, name: str, attributes: Attributes, now: datetime
+) -> None:
+    """Insert an organization. Names need not be unique; a partial unique index guards the external id.
+
+    Raises:
+        OrganizationAlreadyExists: another one has the external id.
+    """
+    values = {"organization_id": organization_id, "name": name, "create_time": now, "update_time": now}
+    await _execute_unique(tx, insert(organizations).values(values | asdict(attributes)))
 
 
 async def find_organization(tx: AsyncConnection, organization_id: str) -> Organization | None:
     """Read one organization by primary key."""
     found = await tx.execute(select(*_COLUMNS).where(organizations.c.organization_id == organization_id, _NOT_DELETED))
     row = found.mappings().first()
-    return None if row is None else Organization(**row)
+    return None if row is None else _organization(row)
 
 
 async def lock_organization(tx: AsyncConnection, organization_id: str, *, alone: bool = False) -> bool:
@@ -61,10 +73,16 @@ async def lock_to_delete(tx: AsyncConnection, organization_id: str) -> tuple[boo
 
 
 async def list_organizations(
-    tx: AsyncConnection, *, user_id: str, before: str | None, limit: int
+    tx: AsyncConnection, *, user_id: str, external_id: str, before: str | None, limit: int
 ) -> list[Organization]:
-    """Read a page, newest first, backwards along the primary key, or along `members_by_user` for one user."""
+    """Read a page, newest first, backwards along the primary key, or along `members_by_user` for one user.
+
+    An external id leaves one row at most, which its unique index finds.
+    """
     statement = select(*_COLUMNS).where(_NOT_DELETED)
+    if external_id:
+        # As the partial index says it, so that Postgres can tell that it serves.
+        statement = statement.where(organizations.c.external_id == external_id, organizations.c.external_id != "")
     if user_id:
         statement = statement.join(members, members.c.organization_id == organizations.c.organization_id).where(
             members.c.user_id == user_id
@@ -72,12 +90,17 @@ async def list_organizations(
     if before is not None:
         statement = statement.where(organizations.c.organization_id < before)
     found = await tx.execute(statement.order_by(organizations.c.organization_id.desc()).limit(limit))
-    return [Organization(**row) for row in found.mappings()]
+    return [_organization(row) for row in found.mappings()]
 
 
 async def replace_organization(tx: AsyncConnection, organization: Organization) -> None:
-    """Write what can change of one organization, by primary key; its version tells the next reader."""
-    await tx.execute(
+    """Write what can change of one organization, by primary key; its version tells the next reader.
+
+    Raises:
+        OrganizationAlreadyExists: another one has the external id.
+    """
+    await _execute_unique(
+        tx,
         update(organizations)
         .where(organizations.c.organization_id == organization.organization_id)
         .values(
@@ -85,7 +108,8 @@ async def replace_organization(tx: AsyncConnection, organization: Organization) 
             api_key_max_lifetime_s=organization.api_key_max_lifetime_s,
             update_time=organization.update_time,
             version=organization.version,
-        )
+            **asdict(organization.attributes),
+        ),
     )
 
 
@@ -115,3 +139,16 @@ async def forget_selection(tx: AsyncConnection, organization_id: str) -> None:
         .where(users.c.user_id.in_(who))
         .values(last_selected_organization_id=None, last_selected_project_id=None)
     )
+
+
+async def _execute_unique(tx: AsyncConnection, statement: Insert | Update) -> None:
+    try:
+        await tx.execute(statement)
+    except IntegrityError as error:
+        if violated_constraint(error) != "organizations_external_id_once":
+            raise
+        raise OrganizationAlreadyExists(field="external_id") from error
+
+
+def _organization(row: RowMapping) -> Organization:
+    return Organization(**attributes_of(dict(row)))  # type: ignore[arg-type]  # The columns are the fields.

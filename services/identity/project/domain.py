@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from libs.common.access import Rights, Scope
+from services.identity.attributes import Attributes
 
 
 class ProjectRole(StrEnum):
@@ -25,6 +26,7 @@ class Project:
     create_time: datetime
     update_time: datetime
     version: int
+    attributes: Attributes
 
     @property
     def etag(self) -> str:

@@ -1,13 +1,15 @@
 """Statements on projects, all along the primary key, which the organization leads, unless they say otherwise."""
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import RowMapping, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.database import violated_constraint
+from services.identity.attributes import attributes_of
 from services.identity.errors import ProjectAlreadyExists
 from services.identity.folding import fold
 from services.identity.project.domain import Project
@@ -21,14 +23,18 @@ _COLUMNS: Final = (
     projects.c.create_time,
     projects.c.update_time,
     projects.c.version,
+    projects.c.metadata,
+    projects.c.external_id,
 )
+
+_UNIQUE_FIELDS: Final = {"projects_name_once": "name", "projects_external_id_once": "external_id"}
 
 
 async def insert_project(tx: AsyncConnection, project: Project) -> None:
-    """Insert a project; a partial unique index speaks for the name.
+    """Insert a project; partial unique indexes guard the name and the external id.
 
     Raises:
-        ProjectAlreadyExists: the organization has one of this name.
+        ProjectAlreadyExists: the organization has one of this name or external id.
     """
     try:
         await tx.execute(
@@ -41,6 +47,7 @@ async def insert_project(tx: AsyncConnection, project: Project) -> None:
                 create_time=project.create_time,
                 update_time=project.update_time,
                 version=project.version,
+                **asdict(project.attributes),
             )
         )
     except IntegrityError as error:
@@ -58,7 +65,7 @@ async def find_project(
     )
     found = await tx.execute(statement.with_for_update() if lock else statement)
     row = found.mappings().first()
-    return None if row is None else Project(**row)
+    return None if row is None else _project(row)
 
 
 async def lock_project(tx: AsyncConnection, organization_id: str, project_id: str) -> bool:
@@ -87,25 +94,28 @@ async def lock_to_delete(
     row = locked.mappings().first()
     if row is None:
         return None
-    columns = dict(row)
-    delete_time: datetime | None = columns.pop("delete_time")
-    return Project(**columns), delete_time
+    return _project(row), row["delete_time"]
 
 
-async def list_projects(tx: AsyncConnection, organization_id: str, *, before: str | None, limit: int) -> list[Project]:
-    """Read a page, newest first."""
+async def list_projects(
+    tx: AsyncConnection, organization_id: str, *, external_id: str, before: str | None, limit: int
+) -> list[Project]:
+    """Read a page, newest first. An external id leaves one row at most, which its unique index finds."""
     statement = select(*_COLUMNS).where(projects.c.organization_id == organization_id, projects.c.delete_time.is_(None))
+    if external_id:
+        # As the partial index says it, so that Postgres can tell that it serves.
+        statement = statement.where(projects.c.external_id == external_id, projects.c.external_id != "")
     if before is not None:
         statement = statement.where(projects.c.project_id < before)
     found = await tx.execute(statement.order_by(projects.c.project_id.desc()).limit(limit))
-    return [Project(**row) for row in found.mappings()]
+    return [_project(row) for row in found.mappings()]
 
 
 async def replace_project(tx: AsyncConnection, project: Project) -> None:
     """Write what can change of one project; its version tells the next reader.
 
     Raises:
-        ProjectAlreadyExists: the organization has another one of this name.
+        ProjectAlreadyExists: the organization has another one of this name or external id.
     """
     try:
         await tx.execute(
@@ -117,6 +127,7 @@ async def replace_project(tx: AsyncConnection, project: Project) -> None:
                 description=project.description,
                 update_time=project.update_time,
                 version=project.version,
+                **asdict(project.attributes),
             )
         )
     except IntegrityError as error:
@@ -153,4 +164,11 @@ async def forget_selection(tx: AsyncConnection, organization_id: str, project_id
 
 
 def _refusal(error: IntegrityError) -> Exception:
-    return ProjectAlreadyExists(field="name") if violated_constraint(error) == "projects_name_once" else error
+    field = _UNIQUE_FIELDS.get(violated_constraint(error) or "")
+    return ProjectAlreadyExists(field=field) if field else error
+
+
+def _project(row: RowMapping) -> Project:
+    fields = attributes_of(dict(row))
+    fields.pop("delete_time", None)
+    return Project(**fields)  # type: ignore[arg-type]  # The columns are the fields.

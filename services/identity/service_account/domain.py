@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from libs.common.access import Caller, CallerKind
+from services.identity.attributes import Attributes
 from services.identity.organization.domain import Role
 
 
@@ -19,6 +20,7 @@ class ServiceAccount:
     create_time: datetime
     update_time: datetime
     version: int
+    attributes: Attributes
 
     @property
     def etag(self) -> str:

@@ -1,5 +1,6 @@
 """Statements on service accounts, all along the primary key unless they say otherwise."""
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Final
 
@@ -8,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.database import violated_constraint
+from services.identity.attributes import attributes_of
 from services.identity.errors import ServiceAccountAlreadyExists
 from services.identity.folding import fold
 from services.identity.organization.domain import Role
@@ -24,14 +26,17 @@ _COLUMNS: Final = (
     service_accounts.c.create_time,
     service_accounts.c.update_time,
     service_accounts.c.version,
+    service_accounts.c.metadata,
+    service_accounts.c.external_id,
 )
+_UNIQUE_FIELDS: Final = {"service_accounts_name_once": "name", "service_accounts_external_id_once": "external_id"}
 
 
 async def insert_service_account(tx: AsyncConnection, account: ServiceAccount) -> None:
-    """Insert an account; a partial unique index speaks for the name.
+    """Insert an account; partial unique indexes guard the name and the external id.
 
     Raises:
-        ServiceAccountAlreadyExists: the organization has one of this name.
+        ServiceAccountAlreadyExists: the organization has one of this name or external id.
     """
     try:
         await tx.execute(
@@ -45,6 +50,7 @@ async def insert_service_account(tx: AsyncConnection, account: ServiceAccount) -
                 create_time=account.create_time,
                 update_time=account.update_time,
                 version=account.version,
+                **asdict(account.attributes),
             )
         )
     except IntegrityError as error:
@@ -99,12 +105,15 @@ async def lock_to_delete(
 
 
 async def list_service_accounts(
-    tx: AsyncConnection, organization_id: str, *, before: str | None, limit: int
+    tx: AsyncConnection, organization_id: str, *, external_id: str, before: str | None, limit: int
 ) -> list[ServiceAccount]:
-    """Read a page, newest first."""
+    """Read a page, newest first. An external id leaves one row at most, which its unique index finds."""
     statement = select(*_COLUMNS).where(
         service_accounts.c.organization_id == organization_id, service_accounts.c.delete_time.is_(None)
     )
+    if external_id:
+        # As the partial index says it, so that Postgres can tell that it serves.
+        statement = statement.where(service_accounts.c.external_id == external_id, service_accounts.c.external_id != "")
     if before is not None:
         statement = statement.where(service_accounts.c.service_account_id < before)
     found = await tx.execute(statement.order_by(service_accounts.c.service_account_id.desc()).limit(limit))
@@ -115,7 +124,7 @@ async def replace_service_account(tx: AsyncConnection, account: ServiceAccount) 
     """Write what can change of one account; its version tells the next reader.
 
     Raises:
-        ServiceAccountAlreadyExists: the organization has another one of this name.
+        ServiceAccountAlreadyExists: the organization has another one of this name or external id.
     """
     try:
         await tx.execute(
@@ -131,6 +140,7 @@ async def replace_service_account(tx: AsyncConnection, account: ServiceAccount) 
                 role=account.role.value,
                 update_time=account.update_time,
                 version=account.version,
+                **asdict(account.attributes),
             )
         )
     except IntegrityError as error:
@@ -160,10 +170,11 @@ async def revoke_keys_of_service_account(tx: AsyncConnection, account: ServiceAc
 
 
 def _refusal(error: IntegrityError) -> Exception:
-    known = violated_constraint(error) == "service_accounts_name_once"
-    return ServiceAccountAlreadyExists(field="name") if known else error
+    field = _UNIQUE_FIELDS.get(violated_constraint(error) or "")
+    return ServiceAccountAlreadyExists(field=field) if field else error
 
 
 def _account(row: RowMapping) -> ServiceAccount:
-    columns = {name: value for name, value in row.items() if name != "delete_time"}
-    return ServiceAccount(**{**columns, "role": Role(row["role"])})
+    fields = attributes_of(dict(row)) | {"role": Role(row["role"])}
+    fields.pop("delete_time", None)
+    return ServiceAccount(**fields)  # type: ignore[arg-type]  # The columns are the fields.

@@ -52,7 +52,7 @@ async def find_password(tx: AsyncConnection, login: str) -> tuple[str, str | Non
     return None if row is None or row.deactivate_time is not None else (row.user_id, row.password_hash)
 
 
-_Login: TypeAlias = Row[tuple[str, str | None, datetime | None]]
+_Login: TypeAlias = Row[str, str | None, datetime | None]
 
 
 async def _find_login(tx: AsyncConnection, condition: ColumnElement[bool]) -> _Login | None:

@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, ForeignKeyConstraint, MetaData, Uuid, text
-from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy import BigInteger, Column, ForeignKeyConstraint, MetaData, Text, Uuid, text
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
 from libs.common.audit.tables import declare_audit_tables
 
@@ -20,6 +20,18 @@ def id_column(name: str, *, nullable: bool = False) -> Column[str]:
 
 def time_column(name: str, *, nullable: bool = False) -> Column[object]:
     return Column(name, TIMESTAMP(timezone=True), nullable=nullable)
+
+
+def attribute_columns() -> tuple[Column[object], Column[str]]:
+    """What the platform keeps with a resource: metadata, and its own id for it, which is empty where there is none."""
+    return (
+        Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
+        Column("external_id", Text, nullable=False, server_default=text("''")),
+    )
+
+
+HAS_EXTERNAL_ID: Final = text("external_id <> '' AND delete_time IS NULL")
+"""Of deleted resources the external ids are free again."""
 
 
 def version_column() -> Column[int]:

@@ -75,7 +75,14 @@ async def delete_organization(tx: AsyncConnection, organization_id: str, name: s
     await tx.execute(
         update(organizations)
         .where(organizations.c.organization_id == organization_id, organizations.c.delete_time.is_(None))
-        .values(name=name, delete_time=now, update_time=now, version=organizations.c.version + 1)
+        .values(
+            name=name,
+            metadata={},
+            external_id="",
+            delete_time=now,
+            update_time=now,
+            version=organizations.c.version + 1,
+        )
     )
 
 
@@ -106,6 +113,8 @@ async def erase_user(tx: AsyncConnection, user_id: str, name: str, now: datetime
             username_folded=None,
             full_name="",
             picture_url="",
+            metadata={},
+            external_id="",
             deleted_name=name,
             platform_role="user",
             password_hash=None,

@@ -7,6 +7,7 @@ from typing import Final
 
 from libs.common.access import Caller, CallerKind, PlatformRole
 from libs.common.errors import NotFound
+from services.identity.attributes import Attributes, AttributesChange
 
 IDENTITIES_MAX: Final = 20
 """The most identities one user signs in with."""
@@ -20,6 +21,7 @@ class NewUser:
     username: str
     full_name: str
     picture_url: str
+    attributes: Attributes = field(default_factory=Attributes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class User:
     has_password: bool
     identities: tuple[LinkedIdentity, ...]
     version: int
+    attributes: Attributes
     create_time: datetime
     update_time: datetime
     email_verify_time: datetime | None
@@ -94,6 +97,7 @@ class UserFilter:
 
     email: str = ""
     username: str = ""
+    external_id: str = ""
     identity: LinkedIdentity | None = None
     active: bool | None = None
 
@@ -108,6 +112,7 @@ class UserChange:
     selected_organization_id: str | None = None
     """Empty to select none."""
     selected_project_id: str | None = None
+    attributes: AttributesChange = field(default_factory=AttributesChange)
 
 
 def is_last_way_in(user: User, *, without: LinkedIdentity | None) -> bool:

@@ -5,6 +5,7 @@ from typing import Final
 from libs.common.access import PlatformRole
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.timestamps import render_optional_time, render_time
+from services.identity.attributes import ATTRIBUTES, read_attributes_change
 from services.identity.configuration import Configuration
 from services.identity.email_address import NO_EMAIL, folded_email
 from services.identity.update_mask import mask_violations
@@ -18,7 +19,11 @@ _ROLES: Final = {
 }
 _RENDERED_ROLES: Final = {role: rendered for rendered, role in _ROLES.items()}
 _TEXTS: Final = ("email", "username", "full_name", "picture_url")
-_UPDATABLE: Final = (*_TEXTS, "platform_role", "last_selected_organization_id", "last_selected_project_id")
+_UPDATABLE: Final = (
+    *_TEXTS,
+    *("platform_role", "last_selected_organization_id", "last_selected_project_id"),
+    *ATTRIBUTES,
+)
 
 
 def render_user(user: User) -> pb.User:
@@ -45,6 +50,8 @@ def render_user(user: User) -> pb.User:
         password_change_time=render_optional_time(user.password_change_time),
         delete_time=render_optional_time(user.delete_time),
         etag=user.etag,
+        metadata=user.attributes.metadata,
+        external_id=user.attributes.external_id,
     )
 
 
@@ -83,4 +90,5 @@ def read_change(request: pb.UpdateUserRequest) -> UserChange:
             request.last_selected_organization_id.lower() if "last_selected_organization_id" in paths else None
         ),
         selected_project_id=request.last_selected_project_id.lower() if "last_selected_project_id" in paths else None,
+        attributes=read_attributes_change(request, paths),
     )

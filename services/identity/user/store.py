@@ -1,6 +1,7 @@
 """Statements on users. A deleted user is none, but for those who ask for tombstones."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Final
 
@@ -12,13 +13,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from libs.common.access import PlatformRole
 from libs.common.database import violated_constraint
 from libs.common.ids import new_id
+from services.identity.attributes import attributes_of
 from services.identity.email_address import folded_email
 from services.identity.errors import UserAlreadyExists
 from services.identity.folding import fold
 from services.identity.tables import linked_identities, members, organizations, projects, users
 from services.identity.user.domain import LinkedIdentity, NewUser, User, UserFilter
 
-_UNIQUE_FIELDS: Final = {"users_email_once": "email", "users_username_once": "username"}
+_UNIQUE_FIELDS: Final = {
+    "users_email_once": "email",
+    "users_username_once": "username",
+    "users_external_id_once": "external_id",
+}
 _NOT_DELETED: Final = users.c.delete_time.is_(None)
 
 _IDENTITIES: Final = (
@@ -48,6 +54,8 @@ _COLUMNS: Final = (
     users.c.password_hash.is_not(None).label("has_password"),
     _IDENTITIES.label("identities"),
     users.c.version,
+    users.c.metadata,
+    users.c.external_id,
     users.c.email_verify_time,
     users.c.create_time,
     users.c.update_time,
@@ -78,11 +86,11 @@ async def insert_user(
 ) -> str:
     """Insert a user with an organization of their own, whose id is returned.
 
-    The partial unique indexes speak for email and username. An email is verified only where a provider that is trusted
-    with it has just vouched for it.
+    Partial unique indexes guard email, username and external id. `email_verified` says that a provider that is trusted
+    with emails has just verified it.
 
     Raises:
-        UserAlreadyExists: the email or the username is taken.
+        UserAlreadyExists: the email, the username or the external id is taken.
     """
     organization_id = new_id()
     times = {"create_time": now, "update_time": now}
@@ -103,6 +111,7 @@ async def insert_user(
             picture_url=new.picture_url,
             email_verify_time=now if email_verified else None,
             personal_organization_id=organization_id,
+            **asdict(new.attributes),
             **times,
         ),
     )
@@ -148,17 +157,17 @@ async def set_user_active(tx: AsyncConnection, user_id: str, *, active: bool, no
     return changed.first() is not None
 
 
-async def update_user(tx: AsyncConnection, user_id: str, values: Mapping[str, str | None], now: datetime) -> None:
+async def update_user(tx: AsyncConnection, user_id: str, values: Mapping[str, object], now: datetime) -> None:
     """Change columns of one user, by primary key; the folded forms of email and username follow.
 
     Raises:
-        UserAlreadyExists: the email or the username is taken.
+        UserAlreadyExists: the email, the username or the external id is taken.
     """
     columns: dict[str, object] = dict(values)
     for name in ("email", "username"):
         if name in values:
             columns[name] = values[name] or None
-            text = values[name] or ""
+            text = str(values[name] or "")
             columns[f"{name}_folded"] = folded = (folded_email(text) if name == "email" else fold(text)) or None
             if name == "email":
                 # Nobody has vouched for another address.
@@ -202,7 +211,7 @@ async def can_select(
 async def list_users(tx: AsyncConnection, kept: UserFilter, *, before: str | None, limit: int) -> list[User]:
     """Read a page, newest first: backwards along the primary key, or along `users_inactive` for those who are.
 
-    An email, a username or an identity leaves one row at most, which its unique index finds.
+    An email, a username, an external id or an identity leaves one row at most, which its unique index finds.
     """
     statement = _select().where(_NOT_DELETED, *_conditions(kept))
     if before is not None:
@@ -218,6 +227,9 @@ def _conditions(kept: UserFilter) -> list[ColumnElement[bool]]:
         conditions.append(users.c.email_folded == folded_email(kept.email))
     if kept.username:
         conditions.append(users.c.username_folded == fold(kept.username))
+    if kept.external_id:
+        # As the partial index says it, so that Postgres can tell that it serves.
+        conditions += [users.c.external_id == kept.external_id, users.c.external_id != ""]
     if kept.identity is not None:
         whose = select(linked_identities.c.user_id).where(
             linked_identities.c.provider == kept.identity.provider,
@@ -249,9 +261,9 @@ def _name_of_organization(new: NewUser) -> str:
 
 
 def _user(row: RowMapping) -> User:
-    values = dict(row)
+    values = attributes_of(dict(row))
     values["platform_role"] = PlatformRole(row["platform_role"])
     values["identities"] = tuple(LinkedIdentity(*pair) for pair in row["identities"] or ())
     for name in ("last_selected_organization_id", "last_selected_project_id"):
         values[name] = row[name] or ""
-    return User(**values)
+    return User(**values)  # type: ignore[arg-type]  # The columns are the fields.

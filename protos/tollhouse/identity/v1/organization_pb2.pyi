@@ -95,6 +95,26 @@ class Organization(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
@@ -102,6 +122,8 @@ class Organization(_message.Message):
     PERSONAL_FIELD_NUMBER: _builtins.int
     API_KEY_MAX_LIFETIME_S_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The id, a UUIDv7 in lower case."""
     name: _builtins.str
@@ -109,9 +131,13 @@ class Organization(_message.Message):
     personal: _builtins.bool
     """Whether it was made for one user, together with them. Nobody joins such an organization, and it goes with its user."""
     api_key_max_lifetime_s: _builtins.int
-    """How long an API key of the organization may work at most, in seconds from its creation; zero when there is no limit."""
+    """How long an API key of the organization may work at most, in seconds from its creation; zero when there is no
+    limit.
+    """
     etag: _builtins.str
     """Changes whenever the organization changes; not when its members or projects do."""
+    external_id: _builtins.str
+    """The platform's own id for it, unique on the platform; empty when there is none."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the organization was created."""
@@ -119,6 +145,10 @@ class Organization(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When the organization last changed."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the platform keeps with it."""
 
     def __init__(
         self,
@@ -130,10 +160,12 @@ class Organization(_message.Message):
         personal: _builtins.bool = ...,
         api_key_max_lifetime_s: _builtins.int = ...,
         etag: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        external_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_max_lifetime_s", b"api_key_max_lifetime_s", "create_time", b"create_time", "etag", b"etag", "name", b"name", "organization_id", b"organization_id", "personal", b"personal", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_max_lifetime_s", b"api_key_max_lifetime_s", "create_time", b"create_time", "etag", b"etag", "external_id", b"external_id", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "personal", b"personal", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -269,9 +301,31 @@ class CreateOrganizationRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     OWNER_USER_ID_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat: the same id with the same body returns the organization made by the first call. The
     same id with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
@@ -280,16 +334,28 @@ class CreateOrganizationRequest(_message.Message):
     """The name, 1 to 255 characters, not blank, without control characters."""
     owner_user_id: _builtins.str
     """The user who becomes the first owner."""
+    external_id: _builtins.str
+    """The platform's own id for it, at most 255 visible ASCII characters, unique on the platform. Only operators set it.
+    Optional.
+    """
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the platform keeps with it: at most 32 pairs, keys of 1 to 64 letters, digits, dots, dashes, underscores,
+        colons and slashes, values of at most 512 characters. Optional.
+        """
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         name: _builtins.str = ...,
         owner_user_id: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        external_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "owner_user_id", b"owner_user_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id", "metadata", b"metadata", "name", b"name", "owner_user_id", b"owner_user_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -375,11 +441,33 @@ class UpdateOrganizationRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     API_KEY_MAX_LIFETIME_S_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization."""
     etag: _builtins.str
@@ -387,12 +475,18 @@ class UpdateOrganizationRequest(_message.Message):
     name: _builtins.str
     """The new name, 1 to 255 characters, not blank, without control characters."""
     api_key_max_lifetime_s: _builtins.int
-    """How long a key may work at most, in seconds from its creation: at most ten years of 366 days, and zero for no limit.
-    Keys there already are not touched.
+    """How long a key may work at most, in seconds from its creation: at most ten years of 366 days, and zero for no
+    limit. Keys there already are not touched.
     """
+    external_id: _builtins.str
+    """The platform's own id for it, as when it was created; empty to remove it. Only operators change it."""
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields change: `name`, `api_key_max_lifetime_s`. Others are left as they are."""
+        """Which fields change: `name`, `api_key_max_lifetime_s`, `metadata`, `external_id`. Others are left as they are."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the platform keeps with it, in place of all that was there; empty to remove everything."""
 
     def __init__(
         self,
@@ -402,10 +496,12 @@ class UpdateOrganizationRequest(_message.Message):
         etag: _builtins.str = ...,
         name: _builtins.str = ...,
         api_key_max_lifetime_s: _builtins.int = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        external_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_max_lifetime_s", b"api_key_max_lifetime_s", "etag", b"etag", "name", b"name", "organization_id", b"organization_id", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_max_lifetime_s", b"api_key_max_lifetime_s", "etag", b"etag", "external_id", b"external_id", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -494,22 +590,26 @@ class ListOrganizationsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """The most organizations to return: 50 when zero, never more than 1,000."""
     page_token: _builtins.str
     """The `next_page_token` of the page before, with the same filters; empty for the first page."""
     user_id: _builtins.str
     """Keeps only organizations this user belongs to. Optional."""
+    external_id: _builtins.str
+    """Keeps only the organization with this external id. Optional."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         user_id: _builtins.str = ...,
+        external_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id", "page_size", b"page_size", "page_token", b"page_token", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -791,13 +891,15 @@ class CreateInvitationRequest(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id with the same body returns the invitation made by the first call. The same
-    id with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
+    """Makes the call safe to repeat: the same id with the same body returns the invitation made by the first call. The
+    same id with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
     """
     organization_id: _builtins.str
     """The organization."""
     email: _builtins.str
-    """The email address to invite, at most 254 characters. Whoever accepts must have it as theirs, without regard to case."""
+    """The email address to invite, at most 254 characters. Whoever accepts must have it as theirs, without regard to
+    case.
+    """
     role: Global___MemberRole.ValueType
     """What the new member will be allowed to do."""
     @_builtins.property
@@ -865,8 +967,8 @@ class AcceptInvitationRequest(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id with the same body returns the member made by the first call. The same id
-    with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
+    """Makes the call safe to repeat: the same id with the same body returns the member made by the first call. The same
+    id with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
     """
     token: _builtins.str
     """The token of the invitation."""

@@ -113,8 +113,10 @@ class OrganizationServiceServicer:
     def CreateOrganization(self, request, context):
         """Creates an organization with its first owner.
 
-        Users create organizations for themselves. Fails with NOT_FOUND when there is no such user. Names of organizations
-        need not be unique. With a `request_id` the call is safe to repeat.
+        Users create organizations for themselves. Fails with NOT_FOUND when there is no such user, with ALREADY_EXISTS and
+        reason `ORGANIZATION_ALREADY_EXISTS` when another organization has the external id, and with PERMISSION_DENIED when
+        somebody other than an operator names one. Names of organizations need not be unique. With a `request_id` the call
+        is safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,10 +139,12 @@ class OrganizationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateOrganization(self, request, context):
-        """Changes an organization's name or what it demands of its keys.
+        """Changes an organization's name, its metadata and external id, or what it demands of its keys.
 
-        Fails with ABORTED and reason `STALE_ETAG` when an etag is given and the organization has changed since, and with
-        NOT_FOUND when there is no such organization.
+        Fails with ABORTED and reason `STALE_ETAG` when an etag is given and the organization has changed since, with
+        ALREADY_EXISTS and reason `ORGANIZATION_ALREADY_EXISTS` when another organization has the external id, with
+        PERMISSION_DENIED when somebody other than an operator changes it, and with NOT_FOUND when there is no such
+        organization.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,8 +153,9 @@ class OrganizationServiceServicer:
     def DeleteOrganization(self, request, context):
         """Deletes an organization: from now on nobody finds it, its keys do not work, and its open invitations are revoked.
 
-        Its money, its usage and its audit trail stay. Fails with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION` for
-        an organization that was made for a user, which goes with that user alone. To delete it once more changes nothing.
+        Its money, its usage and its audit trail stay. Fails with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION`
+        for an organization that was made for a user, which goes with that user alone. To delete it once more changes
+        nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,9 +164,9 @@ class OrganizationServiceServicer:
     def AddMember(self, request, context):
         """Adds a user to an organization without asking them. Members bring others in with CreateInvitation.
 
-        Fails with ALREADY_EXISTS and reason `MEMBER_ALREADY_EXISTS` when the user belongs to it, with FAILED_PRECONDITION and
-        reason `PERSONAL_ORGANIZATION` when it was made for one user, and with NOT_FOUND when there is no such organization or
-        user. With a `request_id` the call is safe to repeat.
+        Fails with ALREADY_EXISTS and reason `MEMBER_ALREADY_EXISTS` when the user belongs to it, with FAILED_PRECONDITION
+        and reason `PERSONAL_ORGANIZATION` when it was made for one user, and with NOT_FOUND when there is no such
+        organization or user. With a `request_id` the call is safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -182,9 +187,9 @@ class OrganizationServiceServicer:
         """Takes a user out of an organization and all its projects, and revokes the API keys they own in it and the open
         invitations they made to it, for ever.
 
-        Users may leave an organization themselves. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave
-        the organization without an owner, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the member may do something
-        that the caller may not, and with NOT_FOUND when the user does not belong to it.
+        Users may leave an organization themselves. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would
+        leave the organization without an owner, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the member may do
+        something that the caller may not, and with NOT_FOUND when the user does not belong to it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -204,10 +209,10 @@ class OrganizationServiceServicer:
 
         The token is shown this once; it is for the platform to send it to the address. Only a digest of it is kept. Fails
         with ALREADY_EXISTS and reason `INVITATION_ALREADY_EXISTS` when the address has an open invitation and reason
-        `MEMBER_ALREADY_EXISTS` when its owner is a member, with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION` when
-        the organization was made for one user, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the role may do
-        something that the caller may not, and with NOT_FOUND when there is no such organization. With a `request_id` the call
-        is safe to repeat; the repeat's answer carries no token.
+        `MEMBER_ALREADY_EXISTS` when its owner is a member, with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION`
+        when the organization was made for one user, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the role may do
+        something that the caller may not, and with NOT_FOUND when there is no such organization. With a `request_id` the
+        call is safe to repeat; the repeat's answer carries no token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -216,8 +221,8 @@ class OrganizationServiceServicer:
     def AcceptInvitation(self, request, context):
         """Makes the signed-in user a member, as an invitation says. Each invitation works once.
 
-        Needs a session: an API key cannot accept. Fails with NOT_FOUND when the token is unknown or revoked or was made for
-        an email address other than the user's, without regard to case; with FAILED_PRECONDITION and reason
+        Needs a session: an API key cannot accept. Fails with NOT_FOUND when the token is unknown or revoked or was made
+        for an email address other than the user's, without regard to case; with FAILED_PRECONDITION and reason
         `INVITATION_EXPIRED` or `INVITATION_USED` when it came too late; and with ALREADY_EXISTS and reason
         `MEMBER_ALREADY_EXISTS` when the user belongs to the organization. With a `request_id` the call is safe to repeat.
         """
@@ -229,8 +234,8 @@ class OrganizationServiceServicer:
         """Revokes an invitation, so that its token lets nobody in.
 
         Fails with FAILED_PRECONDITION and reason `INVITATION_USED` when it was accepted, with PERMISSION_DENIED and reason
-        `ROLE_NOT_HELD` when its role may do something that the caller may not, and with NOT_FOUND when the organization has
-        no such invitation. To revoke it once more changes nothing.
+        `ROLE_NOT_HELD` when its role may do something that the caller may not, and with NOT_FOUND when the organization
+        has no such invitation. To revoke it once more changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

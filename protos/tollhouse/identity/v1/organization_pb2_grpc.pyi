@@ -22,8 +22,10 @@ class OrganizationServiceStub:
     CreateOrganization: _aio.UnaryUnaryMultiCallable[_organization_pb2.CreateOrganizationRequest, _organization_pb2.CreateOrganizationResponse]
     """Creates an organization with its first owner.
 
-    Users create organizations for themselves. Fails with NOT_FOUND when there is no such user. Names of organizations
-    need not be unique. With a `request_id` the call is safe to repeat.
+    Users create organizations for themselves. Fails with NOT_FOUND when there is no such user, with ALREADY_EXISTS and
+    reason `ORGANIZATION_ALREADY_EXISTS` when another organization has the external id, and with PERMISSION_DENIED when
+    somebody other than an operator names one. Names of organizations need not be unique. With a `request_id` the call
+    is safe to repeat.
     """
     GetOrganization: _aio.UnaryUnaryMultiCallable[_organization_pb2.GetOrganizationRequest, _organization_pb2.GetOrganizationResponse]
     """Returns one organization. Fails with NOT_FOUND when there is none."""
@@ -33,23 +35,26 @@ class OrganizationServiceStub:
     Users list their own: those they belong to, among them the personal one that was made for them.
     """
     UpdateOrganization: _aio.UnaryUnaryMultiCallable[_organization_pb2.UpdateOrganizationRequest, _organization_pb2.UpdateOrganizationResponse]
-    """Changes an organization's name or what it demands of its keys.
+    """Changes an organization's name, its metadata and external id, or what it demands of its keys.
 
-    Fails with ABORTED and reason `STALE_ETAG` when an etag is given and the organization has changed since, and with
-    NOT_FOUND when there is no such organization.
+    Fails with ABORTED and reason `STALE_ETAG` when an etag is given and the organization has changed since, with
+    ALREADY_EXISTS and reason `ORGANIZATION_ALREADY_EXISTS` when another organization has the external id, with
+    PERMISSION_DENIED when somebody other than an operator changes it, and with NOT_FOUND when there is no such
+    organization.
     """
     DeleteOrganization: _aio.UnaryUnaryMultiCallable[_organization_pb2.DeleteOrganizationRequest, _organization_pb2.DeleteOrganizationResponse]
     """Deletes an organization: from now on nobody finds it, its keys do not work, and its open invitations are revoked.
 
-    Its money, its usage and its audit trail stay. Fails with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION` for
-    an organization that was made for a user, which goes with that user alone. To delete it once more changes nothing.
+    Its money, its usage and its audit trail stay. Fails with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION`
+    for an organization that was made for a user, which goes with that user alone. To delete it once more changes
+    nothing.
     """
     AddMember: _aio.UnaryUnaryMultiCallable[_organization_pb2.AddMemberRequest, _organization_pb2.AddMemberResponse]
     """Adds a user to an organization without asking them. Members bring others in with CreateInvitation.
 
-    Fails with ALREADY_EXISTS and reason `MEMBER_ALREADY_EXISTS` when the user belongs to it, with FAILED_PRECONDITION and
-    reason `PERSONAL_ORGANIZATION` when it was made for one user, and with NOT_FOUND when there is no such organization or
-    user. With a `request_id` the call is safe to repeat.
+    Fails with ALREADY_EXISTS and reason `MEMBER_ALREADY_EXISTS` when the user belongs to it, with FAILED_PRECONDITION
+    and reason `PERSONAL_ORGANIZATION` when it was made for one user, and with NOT_FOUND when there is no such
+    organization or user. With a `request_id` the call is safe to repeat.
     """
     UpdateMember: _aio.UnaryUnaryMultiCallable[_organization_pb2.UpdateMemberRequest, _organization_pb2.UpdateMemberResponse]
     """Changes the role of a member. The open invitations they made to roles they could not give any more are revoked.
@@ -62,9 +67,9 @@ class OrganizationServiceStub:
     """Takes a user out of an organization and all its projects, and revokes the API keys they own in it and the open
     invitations they made to it, for ever.
 
-    Users may leave an organization themselves. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave
-    the organization without an owner, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the member may do something
-    that the caller may not, and with NOT_FOUND when the user does not belong to it.
+    Users may leave an organization themselves. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would
+    leave the organization without an owner, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the member may do
+    something that the caller may not, and with NOT_FOUND when the user does not belong to it.
     """
     ListMembers: _aio.UnaryUnaryMultiCallable[_organization_pb2.ListMembersRequest, _organization_pb2.ListMembersResponse]
     """Lists the members of an organization, in the order of their user ids.
@@ -76,16 +81,16 @@ class OrganizationServiceStub:
 
     The token is shown this once; it is for the platform to send it to the address. Only a digest of it is kept. Fails
     with ALREADY_EXISTS and reason `INVITATION_ALREADY_EXISTS` when the address has an open invitation and reason
-    `MEMBER_ALREADY_EXISTS` when its owner is a member, with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION` when
-    the organization was made for one user, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the role may do
-    something that the caller may not, and with NOT_FOUND when there is no such organization. With a `request_id` the call
-    is safe to repeat; the repeat's answer carries no token.
+    `MEMBER_ALREADY_EXISTS` when its owner is a member, with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION`
+    when the organization was made for one user, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the role may do
+    something that the caller may not, and with NOT_FOUND when there is no such organization. With a `request_id` the
+    call is safe to repeat; the repeat's answer carries no token.
     """
     AcceptInvitation: _aio.UnaryUnaryMultiCallable[_organization_pb2.AcceptInvitationRequest, _organization_pb2.AcceptInvitationResponse]
     """Makes the signed-in user a member, as an invitation says. Each invitation works once.
 
-    Needs a session: an API key cannot accept. Fails with NOT_FOUND when the token is unknown or revoked or was made for
-    an email address other than the user's, without regard to case; with FAILED_PRECONDITION and reason
+    Needs a session: an API key cannot accept. Fails with NOT_FOUND when the token is unknown or revoked or was made
+    for an email address other than the user's, without regard to case; with FAILED_PRECONDITION and reason
     `INVITATION_EXPIRED` or `INVITATION_USED` when it came too late; and with ALREADY_EXISTS and reason
     `MEMBER_ALREADY_EXISTS` when the user belongs to the organization. With a `request_id` the call is safe to repeat.
     """
@@ -93,8 +98,8 @@ class OrganizationServiceStub:
     """Revokes an invitation, so that its token lets nobody in.
 
     Fails with FAILED_PRECONDITION and reason `INVITATION_USED` when it was accepted, with PERMISSION_DENIED and reason
-    `ROLE_NOT_HELD` when its role may do something that the caller may not, and with NOT_FOUND when the organization has
-    no such invitation. To revoke it once more changes nothing.
+    `ROLE_NOT_HELD` when its role may do something that the caller may not, and with NOT_FOUND when the organization
+    has no such invitation. To revoke it once more changes nothing.
     """
     ListInvitations: _aio.UnaryUnaryMultiCallable[_organization_pb2.ListInvitationsRequest, _organization_pb2.ListInvitationsResponse]
     """Lists the invitations of an organization, newest first: the open ones, unless all are asked for.
@@ -117,8 +122,10 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_organization_pb2.CreateOrganizationResponse]:
         """Creates an organization with its first owner.
 
-        Users create organizations for themselves. Fails with NOT_FOUND when there is no such user. Names of organizations
-        need not be unique. With a `request_id` the call is safe to repeat.
+        Users create organizations for themselves. Fails with NOT_FOUND when there is no such user, with ALREADY_EXISTS and
+        reason `ORGANIZATION_ALREADY_EXISTS` when another organization has the external id, and with PERMISSION_DENIED when
+        somebody other than an operator names one. Names of organizations need not be unique. With a `request_id` the call
+        is safe to repeat.
         """
 
     @_abc_1.abstractmethod
@@ -146,10 +153,12 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _organization_pb2.UpdateOrganizationRequest,
         context: _aio.ServicerContext[_organization_pb2.UpdateOrganizationRequest, _abc.Awaitable[_organization_pb2.UpdateOrganizationResponse]],
     ) -> _abc.Awaitable[_organization_pb2.UpdateOrganizationResponse]:
-        """Changes an organization's name or what it demands of its keys.
+        """Changes an organization's name, its metadata and external id, or what it demands of its keys.
 
-        Fails with ABORTED and reason `STALE_ETAG` when an etag is given and the organization has changed since, and with
-        NOT_FOUND when there is no such organization.
+        Fails with ABORTED and reason `STALE_ETAG` when an etag is given and the organization has changed since, with
+        ALREADY_EXISTS and reason `ORGANIZATION_ALREADY_EXISTS` when another organization has the external id, with
+        PERMISSION_DENIED when somebody other than an operator changes it, and with NOT_FOUND when there is no such
+        organization.
         """
 
     @_abc_1.abstractmethod
@@ -160,8 +169,9 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_organization_pb2.DeleteOrganizationResponse]:
         """Deletes an organization: from now on nobody finds it, its keys do not work, and its open invitations are revoked.
 
-        Its money, its usage and its audit trail stay. Fails with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION` for
-        an organization that was made for a user, which goes with that user alone. To delete it once more changes nothing.
+        Its money, its usage and its audit trail stay. Fails with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION`
+        for an organization that was made for a user, which goes with that user alone. To delete it once more changes
+        nothing.
         """
 
     @_abc_1.abstractmethod
@@ -172,9 +182,9 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_organization_pb2.AddMemberResponse]:
         """Adds a user to an organization without asking them. Members bring others in with CreateInvitation.
 
-        Fails with ALREADY_EXISTS and reason `MEMBER_ALREADY_EXISTS` when the user belongs to it, with FAILED_PRECONDITION and
-        reason `PERSONAL_ORGANIZATION` when it was made for one user, and with NOT_FOUND when there is no such organization or
-        user. With a `request_id` the call is safe to repeat.
+        Fails with ALREADY_EXISTS and reason `MEMBER_ALREADY_EXISTS` when the user belongs to it, with FAILED_PRECONDITION
+        and reason `PERSONAL_ORGANIZATION` when it was made for one user, and with NOT_FOUND when there is no such
+        organization or user. With a `request_id` the call is safe to repeat.
         """
 
     @_abc_1.abstractmethod
@@ -199,9 +209,9 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes a user out of an organization and all its projects, and revokes the API keys they own in it and the open
         invitations they made to it, for ever.
 
-        Users may leave an organization themselves. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave
-        the organization without an owner, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the member may do something
-        that the caller may not, and with NOT_FOUND when the user does not belong to it.
+        Users may leave an organization themselves. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would
+        leave the organization without an owner, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the member may do
+        something that the caller may not, and with NOT_FOUND when the user does not belong to it.
         """
 
     @_abc_1.abstractmethod
@@ -225,10 +235,10 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The token is shown this once; it is for the platform to send it to the address. Only a digest of it is kept. Fails
         with ALREADY_EXISTS and reason `INVITATION_ALREADY_EXISTS` when the address has an open invitation and reason
-        `MEMBER_ALREADY_EXISTS` when its owner is a member, with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION` when
-        the organization was made for one user, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the role may do
-        something that the caller may not, and with NOT_FOUND when there is no such organization. With a `request_id` the call
-        is safe to repeat; the repeat's answer carries no token.
+        `MEMBER_ALREADY_EXISTS` when its owner is a member, with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION`
+        when the organization was made for one user, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the role may do
+        something that the caller may not, and with NOT_FOUND when there is no such organization. With a `request_id` the
+        call is safe to repeat; the repeat's answer carries no token.
         """
 
     @_abc_1.abstractmethod
@@ -239,8 +249,8 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_organization_pb2.AcceptInvitationResponse]:
         """Makes the signed-in user a member, as an invitation says. Each invitation works once.
 
-        Needs a session: an API key cannot accept. Fails with NOT_FOUND when the token is unknown or revoked or was made for
-        an email address other than the user's, without regard to case; with FAILED_PRECONDITION and reason
+        Needs a session: an API key cannot accept. Fails with NOT_FOUND when the token is unknown or revoked or was made
+        for an email address other than the user's, without regard to case; with FAILED_PRECONDITION and reason
         `INVITATION_EXPIRED` or `INVITATION_USED` when it came too late; and with ALREADY_EXISTS and reason
         `MEMBER_ALREADY_EXISTS` when the user belongs to the organization. With a `request_id` the call is safe to repeat.
         """
@@ -254,8 +264,8 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Revokes an invitation, so that its token lets nobody in.
 
         Fails with FAILED_PRECONDITION and reason `INVITATION_USED` when it was accepted, with PERMISSION_DENIED and reason
-        `ROLE_NOT_HELD` when its role may do something that the caller may not, and with NOT_FOUND when the organization has
-        no such invitation. To revoke it once more changes nothing.
+        `ROLE_NOT_HELD` when its role may do something that the caller may not, and with NOT_FOUND when the organization
+        has no such invitation. To revoke it once more changes nothing.
         """
 
     @_abc_1.abstractmethod

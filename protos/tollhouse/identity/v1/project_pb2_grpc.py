@@ -94,8 +94,8 @@ class ProjectServiceServicer:
         """Creates a project.
 
         Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has a project of this name,
-        without regard to case, and with NOT_FOUND when there is no such organization. With a `request_id` the call is safe
-        to repeat.
+        without regard to case, or with this external id, which the fact `field` tells, and with NOT_FOUND when there is no
+        such organization. With a `request_id` the call is safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,11 +116,11 @@ class ProjectServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateProject(self, request, context):
-        """Changes a project's name or description.
+        """Changes a project's name, description, metadata or external id.
 
-        Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has another project of this name,
-        without regard to case, with ABORTED and reason `STALE_ETAG` when an etag is given and the project has changed since,
-        and with NOT_FOUND when the organization has none with this id.
+        Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has another project of this
+        name, without regard to case, or with this external id, with ABORTED and reason `STALE_ETAG` when an etag is given
+        and the project has changed since, and with NOT_FOUND when the organization has none with this id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,8 +139,8 @@ class ProjectServiceServicer:
     def AddProjectMember(self, request, context):
         """Lets a member of the organization work in a project.
 
-        Fails with ALREADY_EXISTS and reason `PROJECT_MEMBER_ALREADY_EXISTS` when they do already, with PERMISSION_DENIED and
-        reason `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when the
+        Fails with ALREADY_EXISTS and reason `PROJECT_MEMBER_ALREADY_EXISTS` when they do already, with PERMISSION_DENIED
+        and reason `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when the
         organization has no such project or member. With a `request_id` the call is safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -150,9 +150,9 @@ class ProjectServiceServicer:
     def UpdateProjectMember(self, request, context):
         """Changes what a member may do in a project.
 
-        Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller
-        may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the member has changed since, and with
-        NOT_FOUND when they do not work in the project.
+        Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the
+        caller may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the member has changed since, and
+        with NOT_FOUND when they do not work in the project.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -23,19 +23,19 @@ class ProjectServiceStub:
     """Creates a project.
 
     Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has a project of this name,
-    without regard to case, and with NOT_FOUND when there is no such organization. With a `request_id` the call is safe
-    to repeat.
+    without regard to case, or with this external id, which the fact `field` tells, and with NOT_FOUND when there is no
+    such organization. With a `request_id` the call is safe to repeat.
     """
     GetProject: _aio.UnaryUnaryMultiCallable[_project_pb2.GetProjectRequest, _project_pb2.GetProjectResponse]
     """Returns one project. Fails with NOT_FOUND when the organization has none with this id."""
     ListProjects: _aio.UnaryUnaryMultiCallable[_project_pb2.ListProjectsRequest, _project_pb2.ListProjectsResponse]
     """Lists the projects of an organization, newest first. Fails with NOT_FOUND when there is no such organization."""
     UpdateProject: _aio.UnaryUnaryMultiCallable[_project_pb2.UpdateProjectRequest, _project_pb2.UpdateProjectResponse]
-    """Changes a project's name or description.
+    """Changes a project's name, description, metadata or external id.
 
-    Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has another project of this name,
-    without regard to case, with ABORTED and reason `STALE_ETAG` when an etag is given and the project has changed since,
-    and with NOT_FOUND when the organization has none with this id.
+    Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has another project of this
+    name, without regard to case, or with this external id, with ABORTED and reason `STALE_ETAG` when an etag is given
+    and the project has changed since, and with NOT_FOUND when the organization has none with this id.
     """
     DeleteProject: _aio.UnaryUnaryMultiCallable[_project_pb2.DeleteProjectRequest, _project_pb2.DeleteProjectResponse]
     """Deletes a project: from now on nobody finds it, nobody works in it, and the keys bound to it do not work.
@@ -46,16 +46,16 @@ class ProjectServiceStub:
     AddProjectMember: _aio.UnaryUnaryMultiCallable[_project_pb2.AddProjectMemberRequest, _project_pb2.AddProjectMemberResponse]
     """Lets a member of the organization work in a project.
 
-    Fails with ALREADY_EXISTS and reason `PROJECT_MEMBER_ALREADY_EXISTS` when they do already, with PERMISSION_DENIED and
-    reason `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when the
+    Fails with ALREADY_EXISTS and reason `PROJECT_MEMBER_ALREADY_EXISTS` when they do already, with PERMISSION_DENIED
+    and reason `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when the
     organization has no such project or member. With a `request_id` the call is safe to repeat.
     """
     UpdateProjectMember: _aio.UnaryUnaryMultiCallable[_project_pb2.UpdateProjectMemberRequest, _project_pb2.UpdateProjectMemberResponse]
     """Changes what a member may do in a project.
 
-    Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller
-    may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the member has changed since, and with
-    NOT_FOUND when they do not work in the project.
+    Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the
+    caller may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the member has changed since, and
+    with NOT_FOUND when they do not work in the project.
     """
     RemoveProjectMember: _aio.UnaryUnaryMultiCallable[_project_pb2.RemoveProjectMemberRequest, _project_pb2.RemoveProjectMemberResponse]
     """Takes a member out of a project; they stay in the organization.
@@ -86,8 +86,8 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a project.
 
         Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has a project of this name,
-        without regard to case, and with NOT_FOUND when there is no such organization. With a `request_id` the call is safe
-        to repeat.
+        without regard to case, or with this external id, which the fact `field` tells, and with NOT_FOUND when there is no
+        such organization. With a `request_id` the call is safe to repeat.
         """
 
     @_abc_1.abstractmethod
@@ -112,11 +112,11 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_pb2.UpdateProjectRequest,
         context: _aio.ServicerContext[_project_pb2.UpdateProjectRequest, _abc.Awaitable[_project_pb2.UpdateProjectResponse]],
     ) -> _abc.Awaitable[_project_pb2.UpdateProjectResponse]:
-        """Changes a project's name or description.
+        """Changes a project's name, description, metadata or external id.
 
-        Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has another project of this name,
-        without regard to case, with ABORTED and reason `STALE_ETAG` when an etag is given and the project has changed since,
-        and with NOT_FOUND when the organization has none with this id.
+        Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has another project of this
+        name, without regard to case, or with this external id, with ABORTED and reason `STALE_ETAG` when an etag is given
+        and the project has changed since, and with NOT_FOUND when the organization has none with this id.
         """
 
     @_abc_1.abstractmethod
@@ -139,8 +139,8 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_project_pb2.AddProjectMemberResponse]:
         """Lets a member of the organization work in a project.
 
-        Fails with ALREADY_EXISTS and reason `PROJECT_MEMBER_ALREADY_EXISTS` when they do already, with PERMISSION_DENIED and
-        reason `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when the
+        Fails with ALREADY_EXISTS and reason `PROJECT_MEMBER_ALREADY_EXISTS` when they do already, with PERMISSION_DENIED
+        and reason `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when the
         organization has no such project or member. With a `request_id` the call is safe to repeat.
         """
 
@@ -152,9 +152,9 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_project_pb2.UpdateProjectMemberResponse]:
         """Changes what a member may do in a project.
 
-        Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller
-        may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the member has changed since, and with
-        NOT_FOUND when they do not work in the project.
+        Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the
+        caller may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the member has changed since, and
+        with NOT_FOUND when they do not work in the project.
         """
 
     @_abc_1.abstractmethod

@@ -74,8 +74,9 @@ class ServiceAccountServiceServicer:
         """Creates a service account.
 
         Fails with ALREADY_EXISTS and reason `SERVICE_ACCOUNT_ALREADY_EXISTS` when the organization has one of this name,
-        without regard to case, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the role may do something that the
-        caller may not, and with NOT_FOUND when there is no such organization. With a `request_id` the call is safe to repeat.
+        without regard to case, or with this external id, which the fact `field` tells, with PERMISSION_DENIED and reason
+        `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when there is no such
+        organization. With a `request_id` the call is safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,20 +90,21 @@ class ServiceAccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListServiceAccounts(self, request, context):
-        """Lists the service accounts of an organization, newest first. Fails with NOT_FOUND when there is no such organization.
+        """Lists the service accounts of an organization, newest first. Fails with NOT_FOUND when there is no such
+        organization.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateServiceAccount(self, request, context):
-        """Changes a service account's name, description or role. The open invitations made with its keys to roles that it could
-        not give any more are revoked.
+        """Changes a service account's name, description, role, metadata or external id. The open invitations made with its
+        keys to roles that it could not give any more are revoked.
 
         Fails with ALREADY_EXISTS and reason `SERVICE_ACCOUNT_ALREADY_EXISTS` when the organization has another one of this
-        name, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller
-        may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the account has changed since, and with
-        NOT_FOUND when the organization has none with this id.
+        name or with this external id, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may
+        do something that the caller may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the account
+        has changed since, and with NOT_FOUND when the organization has none with this id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

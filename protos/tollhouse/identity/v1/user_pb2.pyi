@@ -58,8 +58,8 @@ class LinkedIdentity(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
-    """The provider, as the installation calls it: lower-case letters, digits, dots, dashes and underscores, beginning with
-    a letter or a digit, at most 100 characters, such as `google`.
+    """The provider, as the installation calls it: lower-case letters, digits, dots, dashes and underscores, beginning
+    with a letter or a digit, at most 100 characters, such as `google`.
     """
     subject: _builtins.str
     """What the provider calls them in the claim `sub` of its ID tokens: 1 to 255 characters without control characters.
@@ -85,6 +85,26 @@ class User(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     USER_ID_FIELD_NUMBER: _builtins.int
     EMAIL_FIELD_NUMBER: _builtins.int
     USERNAME_FIELD_NUMBER: _builtins.int
@@ -105,13 +125,15 @@ class User(_message.Message):
     PASSWORD_CHANGE_TIME_FIELD_NUMBER: _builtins.int
     DELETE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The id, a UUIDv7 in lower case."""
     email: _builtins.str
     """The email address as it was given, unique without regard to case; of an internationalised domain both spellings
     (`exämple.test`, `xn--exmple-cua.test`) are the same. It names the account at sign-in and is where to write to. It
-    proves nothing by itself: an identity with this email is taken for this user only if `email_verify_time` says that a
-    provider has verified it.
+    proves nothing by itself: an identity with this email is taken for this user only if `email_verify_time` says that
+    a provider has verified it.
     """
     username: _builtins.str
     """The name the person goes by, unique without regard to case; empty when there is none."""
@@ -133,6 +155,8 @@ class User(_message.Message):
     """Whether the user signs in with a password, too."""
     etag: _builtins.str
     """Changes whenever the user changes; not when they sign in."""
+    external_id: _builtins.str
+    """The platform's own id for it, unique on the platform; empty when there is none."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the user was created."""
@@ -167,6 +191,10 @@ class User(_message.Message):
     def delete_time(self) -> _timestamp_pb2.Timestamp:
         """When the user was deleted; absent while they are not."""
 
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the platform keeps with it."""
+
     def __init__(
         self,
         *,
@@ -190,10 +218,12 @@ class User(_message.Message):
         password_change_time: _timestamp_pb2.Timestamp | None = ...,
         delete_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        external_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deactivate_time", b"deactivate_time", "delete_time", b"delete_time", "email_verify_time", b"email_verify_time", "last_sign_in_time", b"last_sign_in_time", "password_change_time", b"password_change_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "create_time", b"create_time", "deactivate_time", b"deactivate_time", "delete_time", b"delete_time", "email", b"email", "email_verify_time", b"email_verify_time", "etag", b"etag", "full_name", b"full_name", "has_password", b"has_password", "last_selected_organization_id", b"last_selected_organization_id", "last_selected_project_id", b"last_selected_project_id", "last_sign_in_time", b"last_sign_in_time", "linked_identities", b"linked_identities", "password_change_time", b"password_change_time", "personal_organization_id", b"personal_organization_id", "picture_url", b"picture_url", "platform_role", b"platform_role", "update_time", b"update_time", "user_id", b"user_id", "username", b"username"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "create_time", b"create_time", "deactivate_time", b"deactivate_time", "delete_time", b"delete_time", "email", b"email", "email_verify_time", b"email_verify_time", "etag", b"etag", "external_id", b"external_id", "full_name", b"full_name", "has_password", b"has_password", "last_selected_organization_id", b"last_selected_organization_id", "last_selected_project_id", b"last_selected_project_id", "last_sign_in_time", b"last_sign_in_time", "linked_identities", b"linked_identities", "metadata", b"metadata", "password_change_time", b"password_change_time", "personal_organization_id", b"personal_organization_id", "picture_url", b"picture_url", "platform_role", b"platform_role", "update_time", b"update_time", "user_id", b"user_id", "username", b"username"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -261,11 +291,33 @@ class CreateUserRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     EMAIL_FIELD_NUMBER: _builtins.int
     USERNAME_FIELD_NUMBER: _builtins.int
     FULL_NAME_FIELD_NUMBER: _builtins.int
     PICTURE_URL_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat: the same id with the same body returns the user made by the first call. The same id
     with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
@@ -280,6 +332,16 @@ class CreateUserRequest(_message.Message):
     """The full name, at most 255 characters without control characters. Optional."""
     picture_url: _builtins.str
     """The http or https address of a picture, at most 2,048 characters. Optional."""
+    external_id: _builtins.str
+    """The platform's own id for it, at most 255 visible ASCII characters, unique on the platform. Only operators set it.
+    Optional.
+    """
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the platform keeps with it: at most 32 pairs, keys of 1 to 64 letters, digits, dots, dashes, underscores,
+        colons and slashes, values of at most 512 characters. Optional. Only operators set it.
+        """
+
     def __init__(
         self,
         *,
@@ -288,10 +350,12 @@ class CreateUserRequest(_message.Message):
         username: _builtins.str = ...,
         full_name: _builtins.str = ...,
         picture_url: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        external_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "full_name", b"full_name", "picture_url", b"picture_url", "request_id", b"request_id", "username", b"username"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "external_id", b"external_id", "full_name", b"full_name", "metadata", b"metadata", "picture_url", b"picture_url", "request_id", b"request_id", "username", b"username"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -387,6 +451,7 @@ class ListUsersRequest(_message.Message):
     USERNAME_FIELD_NUMBER: _builtins.int
     LINKED_IDENTITY_FIELD_NUMBER: _builtins.int
     ACTIVE_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """The most users to return: 50 when zero, never more than 1,000."""
     page_token: _builtins.str
@@ -397,6 +462,8 @@ class ListUsersRequest(_message.Message):
     """Keeps only the user with this username, without regard to case. Optional."""
     active: _builtins.bool
     """Keeps only users who are active, or only those who are not. Optional."""
+    external_id: _builtins.str
+    """Keeps only the user with this external id. Optional."""
     @_builtins.property
     def linked_identity(self) -> Global___LinkedIdentity:
         """Keeps only the user who signs in with this identity. Optional."""
@@ -410,10 +477,11 @@ class ListUsersRequest(_message.Message):
         username: _builtins.str = ...,
         linked_identity: Global___LinkedIdentity | None = ...,
         active: _builtins.bool | None = ...,
+        external_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "active", b"active", "linked_identity", b"linked_identity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "active", b"active", "email", b"email", "linked_identity", b"linked_identity", "page_size", b"page_size", "page_token", b"page_token", "username", b"username"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "active", b"active", "email", b"email", "external_id", b"external_id", "linked_identity", b"linked_identity", "page_size", b"page_size", "page_token", b"page_token", "username", b"username"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__active: _TypeAlias = _typing.Literal["active"]  # noqa: Y015
     _WhichOneofArgType__active: _TypeAlias = _typing.Literal["_active", b"_active"]  # noqa: Y015
@@ -555,6 +623,26 @@ class UpdateUserRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     USER_ID_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
@@ -565,13 +653,15 @@ class UpdateUserRequest(_message.Message):
     PLATFORM_ROLE_FIELD_NUMBER: _builtins.int
     LAST_SELECTED_ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     LAST_SELECTED_PROJECT_ID_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The id of the user."""
     etag: _builtins.str
     """The etag read before; a change in between makes the call fail. Empty to change whatever is there."""
     email: _builtins.str
-    """The new email address, at most 255 characters, also an internationalised one such as `ada@exämple.test`; it cannot be
-    removed. That the old one was verified is forgotten.
+    """The new email address, at most 255 characters, also an internationalised one such as `ada@exämple.test`; it cannot
+    be removed. That the old one was verified is forgotten.
     """
     username: _builtins.str
     """The new name the person goes by, as when the user was created; empty to remove it."""
@@ -587,10 +677,19 @@ class UpdateUserRequest(_message.Message):
     """
     last_selected_project_id: _builtins.str
     """The project of that organization the user works in from now on; empty for none."""
+    external_id: _builtins.str
+    """The platform's own id for it, as when it was created; empty to remove it. Only operators change it."""
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Which fields change: `email`, `username`, `full_name`, `picture_url`, `platform_role`,
-        `last_selected_organization_id`, `last_selected_project_id`. Others are left as they are.
+        `last_selected_organization_id`, `last_selected_project_id`, `metadata`, `external_id`. Others are left as they
+        are.
+        """
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the platform keeps with it, in place of all that was there; empty to remove everything. Only operators change
+        it.
         """
 
     def __init__(
@@ -606,10 +705,12 @@ class UpdateUserRequest(_message.Message):
         platform_role: Global___PlatformRole.ValueType = ...,
         last_selected_organization_id: _builtins.str = ...,
         last_selected_project_id: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        external_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "etag", b"etag", "full_name", b"full_name", "last_selected_organization_id", b"last_selected_organization_id", "last_selected_project_id", b"last_selected_project_id", "picture_url", b"picture_url", "platform_role", b"platform_role", "update_mask", b"update_mask", "user_id", b"user_id", "username", b"username"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "etag", b"etag", "external_id", b"external_id", "full_name", b"full_name", "last_selected_organization_id", b"last_selected_organization_id", "last_selected_project_id", b"last_selected_project_id", "metadata", b"metadata", "picture_url", b"picture_url", "platform_role", b"platform_role", "update_mask", b"update_mask", "user_id", b"user_id", "username", b"username"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -958,8 +1059,8 @@ class UpdateUserConfigurationRequest(_message.Message):
     @_builtins.property
     def entries(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The entries to write, at most 100. A key begins with a lower-case letter and goes on with lower-case letters,
-        digits, dots, dashes and underscores, at most 64 characters; a value is any text of at most 2,048 characters, such as
-        a JSON document.
+        digits, dots, dashes and underscores, at most 64 characters; a value is any text of at most 2,048 characters, such
+        as a JSON document.
         """
 
     @_builtins.property

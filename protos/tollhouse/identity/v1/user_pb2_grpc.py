@@ -104,8 +104,8 @@ class UserServiceServicer:
     def CreateUser(self, request, context):
         """Creates a user, together with an organization of their own that is named after them.
 
-        Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email or the username belongs to another user;
-        the fact `field` names which. With a `request_id` the call is safe to repeat.
+        Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email, the username or the external id
+        belongs to another user; the fact `field` names which. With a `request_id` the call is safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,12 +126,13 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateUser(self, request, context):
-        """Changes what is said about a user. Users change themselves, but never their platform role: that is an operator's to
-        change, and fails with PERMISSION_DENIED for everybody else.
+        """Changes what is said about a user. Users change themselves, but never their platform role, metadata or external
+        id: those are an operator's to change, and fail with PERMISSION_DENIED for everybody else.
 
-        Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email or the username belongs to another user,
-        the fact `field` names which; with ABORTED and reason `STALE_ETAG` when an etag is given and the user has changed
-        since; and with NOT_FOUND when there is no such user, or nothing the user could select under one of the ids.
+        Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email, the username or the external id belongs
+        to another user, the fact `field` names which; with ABORTED and reason `STALE_ETAG` when an etag is given and the
+        user has changed since; and with NOT_FOUND when there is no such user, or nothing the user could select under one
+        of the ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,15 +161,15 @@ class UserServiceServicer:
         """Deletes a user for good. Users delete themselves.
 
         They are signed out, their API keys and the open invitations they made are revoked, their memberships end, and the
-        organization that is theirs alone is deleted with them. Email, username, picture, linked identities, password,
-        configuration and the addresses they signed in from are erased, and email, username and identities are free for
-        others. Their email is also erased from invitations they accepted and, if an operator deletes them or a provider
-        vouched for the email, from those addressed to it, which are revoked where they are open: nobody else ends the
-        invitations of an address by giving it for their own. The id and the name they went by stay, because bills, usage and the
-        audit trail refer to them; those stay as well. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` while the user
-        is the only owner of another organization, which the fact `organization_id` names; with ABORTED and reason
-        `STALE_ETAG` when an etag is given and the user has changed since; and with NOT_FOUND when there never was such a
-        user. Deleting a deleted user changes nothing and succeeds.
+        organization that is theirs alone is deleted with them. Email, username, picture, metadata, external id, linked
+        identities, password, configuration and the addresses they signed in from are erased, and email, username and
+        identities are free for others. Their email is also erased from invitations they accepted and, if an operator
+        deletes them or a provider vouched for the email, from those addressed to it, which are revoked where they are
+        open: nobody else ends the invitations of an address by giving it for their own. The id and the name they went by
+        stay, because bills, usage and the audit trail refer to them; those stay as well. Fails with FAILED_PRECONDITION
+        and reason `LAST_OWNER` while the user is the only owner of another organization, which the fact `organization_id`
+        names; with ABORTED and reason `STALE_ETAG` when an etag is given and the user has changed since; and with
+        NOT_FOUND when there never was such a user. Deleting a deleted user changes nothing and succeeds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,10 +179,10 @@ class UserServiceServicer:
         """Lets a user sign in with an identity at a provider, such as an account at Google.
 
         Users link their own and prove it by an ID token of the provider; operators may also name an identity, and answer
-        for it. Fails with ALREADY_EXISTS and reason `IDENTITY_ALREADY_LINKED` when another user signs in with the identity;
-        with UNAUTHENTICATED when the ID token proves nothing; with PERMISSION_DENIED when a user only names an identity; and
-        with FAILED_PRECONDITION and reason `TOO_MANY_IDENTITIES` when the user has 20 already. Linking an identity that is
-        the user's already changes nothing and succeeds.
+        for it. Fails with ALREADY_EXISTS and reason `IDENTITY_ALREADY_LINKED` when another user signs in with the
+        identity; with UNAUTHENTICATED when the ID token proves nothing; with PERMISSION_DENIED when a user only names an
+        identity; and with FAILED_PRECONDITION and reason `TOO_MANY_IDENTITIES` when the user has 20 already. Linking an
+        identity that is the user's already changes nothing and succeeds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -19,20 +19,21 @@ class UserServiceStub:
     CreateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.CreateUserRequest, _user_pb2.CreateUserResponse]
     """Creates a user, together with an organization of their own that is named after them.
 
-    Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email or the username belongs to another user;
-    the fact `field` names which. With a `request_id` the call is safe to repeat.
+    Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email, the username or the external id
+    belongs to another user; the fact `field` names which. With a `request_id` the call is safe to repeat.
     """
     GetUser: _aio.UnaryUnaryMultiCallable[_user_pb2.GetUserRequest, _user_pb2.GetUserResponse]
     """Returns one user. Users read themselves. Fails with NOT_FOUND when there is none."""
     ListUsers: _aio.UnaryUnaryMultiCallable[_user_pb2.ListUsersRequest, _user_pb2.ListUsersResponse]
     """Lists users, newest first, in pages that stay stable while users are added."""
     UpdateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.UpdateUserRequest, _user_pb2.UpdateUserResponse]
-    """Changes what is said about a user. Users change themselves, but never their platform role: that is an operator's to
-    change, and fails with PERMISSION_DENIED for everybody else.
+    """Changes what is said about a user. Users change themselves, but never their platform role, metadata or external
+    id: those are an operator's to change, and fail with PERMISSION_DENIED for everybody else.
 
-    Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email or the username belongs to another user,
-    the fact `field` names which; with ABORTED and reason `STALE_ETAG` when an etag is given and the user has changed
-    since; and with NOT_FOUND when there is no such user, or nothing the user could select under one of the ids.
+    Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email, the username or the external id belongs
+    to another user, the fact `field` names which; with ABORTED and reason `STALE_ETAG` when an etag is given and the
+    user has changed since; and with NOT_FOUND when there is no such user, or nothing the user could select under one
+    of the ids.
     """
     DeactivateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.DeactivateUserRequest, _user_pb2.DeactivateUserResponse]
     """Stops a user: they are signed out at once, from the returned revision on each of their API keys answers
@@ -49,24 +50,24 @@ class UserServiceStub:
     """Deletes a user for good. Users delete themselves.
 
     They are signed out, their API keys and the open invitations they made are revoked, their memberships end, and the
-    organization that is theirs alone is deleted with them. Email, username, picture, linked identities, password,
-    configuration and the addresses they signed in from are erased, and email, username and identities are free for
-    others. Their email is also erased from invitations they accepted and, if an operator deletes them or a provider
-    vouched for the email, from those addressed to it, which are revoked where they are open: nobody else ends the
-    invitations of an address by giving it for their own. The id and the name they went by stay, because bills, usage and the
-    audit trail refer to them; those stay as well. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` while the user
-    is the only owner of another organization, which the fact `organization_id` names; with ABORTED and reason
-    `STALE_ETAG` when an etag is given and the user has changed since; and with NOT_FOUND when there never was such a
-    user. Deleting a deleted user changes nothing and succeeds.
+    organization that is theirs alone is deleted with them. Email, username, picture, metadata, external id, linked
+    identities, password, configuration and the addresses they signed in from are erased, and email, username and
+    identities are free for others. Their email is also erased from invitations they accepted and, if an operator
+    deletes them or a provider vouched for the email, from those addressed to it, which are revoked where they are
+    open: nobody else ends the invitations of an address by giving it for their own. The id and the name they went by
+    stay, because bills, usage and the audit trail refer to them; those stay as well. Fails with FAILED_PRECONDITION
+    and reason `LAST_OWNER` while the user is the only owner of another organization, which the fact `organization_id`
+    names; with ABORTED and reason `STALE_ETAG` when an etag is given and the user has changed since; and with
+    NOT_FOUND when there never was such a user. Deleting a deleted user changes nothing and succeeds.
     """
     LinkIdentity: _aio.UnaryUnaryMultiCallable[_user_pb2.LinkIdentityRequest, _user_pb2.LinkIdentityResponse]
     """Lets a user sign in with an identity at a provider, such as an account at Google.
 
     Users link their own and prove it by an ID token of the provider; operators may also name an identity, and answer
-    for it. Fails with ALREADY_EXISTS and reason `IDENTITY_ALREADY_LINKED` when another user signs in with the identity;
-    with UNAUTHENTICATED when the ID token proves nothing; with PERMISSION_DENIED when a user only names an identity; and
-    with FAILED_PRECONDITION and reason `TOO_MANY_IDENTITIES` when the user has 20 already. Linking an identity that is
-    the user's already changes nothing and succeeds.
+    for it. Fails with ALREADY_EXISTS and reason `IDENTITY_ALREADY_LINKED` when another user signs in with the
+    identity; with UNAUTHENTICATED when the ID token proves nothing; with PERMISSION_DENIED when a user only names an
+    identity; and with FAILED_PRECONDITION and reason `TOO_MANY_IDENTITIES` when the user has 20 already. Linking an
+    identity that is the user's already changes nothing and succeeds.
     """
     UnlinkIdentity: _aio.UnaryUnaryMultiCallable[_user_pb2.UnlinkIdentityRequest, _user_pb2.UnlinkIdentityResponse]
     """Takes an identity from a user, who cannot sign in with it any more. Sessions go on.
@@ -107,8 +108,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_user_pb2.CreateUserResponse]:
         """Creates a user, together with an organization of their own that is named after them.
 
-        Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email or the username belongs to another user;
-        the fact `field` names which. With a `request_id` the call is safe to repeat.
+        Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email, the username or the external id
+        belongs to another user; the fact `field` names which. With a `request_id` the call is safe to repeat.
         """
 
     @_abc_1.abstractmethod
@@ -133,12 +134,13 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_pb2.UpdateUserRequest,
         context: _aio.ServicerContext[_user_pb2.UpdateUserRequest, _abc.Awaitable[_user_pb2.UpdateUserResponse]],
     ) -> _abc.Awaitable[_user_pb2.UpdateUserResponse]:
-        """Changes what is said about a user. Users change themselves, but never their platform role: that is an operator's to
-        change, and fails with PERMISSION_DENIED for everybody else.
+        """Changes what is said about a user. Users change themselves, but never their platform role, metadata or external
+        id: those are an operator's to change, and fail with PERMISSION_DENIED for everybody else.
 
-        Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email or the username belongs to another user,
-        the fact `field` names which; with ABORTED and reason `STALE_ETAG` when an etag is given and the user has changed
-        since; and with NOT_FOUND when there is no such user, or nothing the user could select under one of the ids.
+        Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email, the username or the external id belongs
+        to another user, the fact `field` names which; with ABORTED and reason `STALE_ETAG` when an etag is given and the
+        user has changed since; and with NOT_FOUND when there is no such user, or nothing the user could select under one
+        of the ids.
         """
 
     @_abc_1.abstractmethod
@@ -173,15 +175,15 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Deletes a user for good. Users delete themselves.
 
         They are signed out, their API keys and the open invitations they made are revoked, their memberships end, and the
-        organization that is theirs alone is deleted with them. Email, username, picture, linked identities, password,
-        configuration and the addresses they signed in from are erased, and email, username and identities are free for
-        others. Their email is also erased from invitations they accepted and, if an operator deletes them or a provider
-        vouched for the email, from those addressed to it, which are revoked where they are open: nobody else ends the
-        invitations of an address by giving it for their own. The id and the name they went by stay, because bills, usage and the
-        audit trail refer to them; those stay as well. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` while the user
-        is the only owner of another organization, which the fact `organization_id` names; with ABORTED and reason
-        `STALE_ETAG` when an etag is given and the user has changed since; and with NOT_FOUND when there never was such a
-        user. Deleting a deleted user changes nothing and succeeds.
+        organization that is theirs alone is deleted with them. Email, username, picture, metadata, external id, linked
+        identities, password, configuration and the addresses they signed in from are erased, and email, username and
+        identities are free for others. Their email is also erased from invitations they accepted and, if an operator
+        deletes them or a provider vouched for the email, from those addressed to it, which are revoked where they are
+        open: nobody else ends the invitations of an address by giving it for their own. The id and the name they went by
+        stay, because bills, usage and the audit trail refer to them; those stay as well. Fails with FAILED_PRECONDITION
+        and reason `LAST_OWNER` while the user is the only owner of another organization, which the fact `organization_id`
+        names; with ABORTED and reason `STALE_ETAG` when an etag is given and the user has changed since; and with
+        NOT_FOUND when there never was such a user. Deleting a deleted user changes nothing and succeeds.
         """
 
     @_abc_1.abstractmethod
@@ -193,10 +195,10 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lets a user sign in with an identity at a provider, such as an account at Google.
 
         Users link their own and prove it by an ID token of the provider; operators may also name an identity, and answer
-        for it. Fails with ALREADY_EXISTS and reason `IDENTITY_ALREADY_LINKED` when another user signs in with the identity;
-        with UNAUTHENTICATED when the ID token proves nothing; with PERMISSION_DENIED when a user only names an identity; and
-        with FAILED_PRECONDITION and reason `TOO_MANY_IDENTITIES` when the user has 20 already. Linking an identity that is
-        the user's already changes nothing and succeeds.
+        for it. Fails with ALREADY_EXISTS and reason `IDENTITY_ALREADY_LINKED` when another user signs in with the
+        identity; with UNAUTHENTICATED when the ID token proves nothing; with PERMISSION_DENIED when a user only names an
+        identity; and with FAILED_PRECONDITION and reason `TOO_MANY_IDENTITIES` when the user has 20 already. Linking an
+        identity that is the user's already changes nothing and succeeds.
         """
 
     @_abc_1.abstractmethod

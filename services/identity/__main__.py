@@ -10,6 +10,7 @@ from libs.common.database import STATEMENT_TIMEOUT_MS, Database, open_database
 from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
 from libs.common.server import Service
+from libs.common.settings import SettingsError
 from libs.common.telemetry import start_process_telemetry
 from services.identity.api_key.importing.imports import Imports
 from services.identity.api_key.manage.api_keys import ApiKeys
@@ -39,6 +40,7 @@ from services.identity.passwords import Passwords
 from services.identity.project.members import ProjectMembers
 from services.identity.project.projects import Projects
 from services.identity.project.servicer import ProjectServicer
+from services.identity.provider_check import provider_problems
 from services.identity.provider_keys import DocumentFetcher
 from services.identity.service_account.service_accounts import ServiceAccounts
 from services.identity.service_account.servicer import ServiceAccountServicer
@@ -144,6 +146,20 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     return service
 
 
+async def build_with_sound_providers(settings: IdentitySettings) -> Service:
+    """Build identity's server, unless an identity provider that answers can never work as it is configured.
+
+    Raises:
+        SettingsError: naming each such provider.
+    """
+    documents = DocumentFetcher()
+    problems = await provider_problems(settings.issuers, documents.fetch)
+    await documents.close()
+    if problems:
+        raise SettingsError(problems)
+    return await build(settings)
+
+
 def open_pool(
     settings: IdentitySettings,
     size: int,
@@ -242,7 +258,7 @@ def open_passwords(settings: IdentitySettings) -> Passwords:
 
 def main() -> None:
     """Run identity from the environment's settings."""
-    run_service("identity", IdentitySettings, build)
+    run_service("identity", IdentitySettings, build_with_sound_providers)
 
 
 if __name__ == "__main__":

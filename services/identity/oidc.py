@@ -13,18 +13,18 @@ from base64 import urlsafe_b64decode
 from binascii import Error as InvalidBase64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 import structlog
 from joserfc import jwt
 from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jws import JWSRegistry
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from libs.common.clock import Clock
 from services.identity.email_address import folded_email
 from services.identity.errors import InvalidIdToken
-from services.identity.provider_keys import Fetch, ProviderKeys, address_problem
+from services.identity.provider_keys import Fetch, ProviderKeys, address_problem, template_problem
 from services.identity.text import has_harmful, without_harmful
 
 _log = structlog.get_logger("id tokens")
@@ -64,13 +64,14 @@ class OidcIssuer(BaseModel):
     """Whether a person nobody knows yet is taken for the user with the same email, when the issuer vouches for it and
     the user's own was vouched for, too. It trusts the issuer with the accounts of everybody."""
 
-    @field_validator("issuer")
-    @classmethod
-    def _issuer_can_be_asked(cls, issuer: str) -> str:
-        problem = address_problem(issuer)
+    @model_validator(mode="after")
+    def _issuer_can_be_asked(self) -> Self:
+        problem = template_problem(self.issuer)
+        if problem is None and (address := address_problem(self.issuer)) is not None:
+            problem = f"the issuer {address}"
         if problem is not None:
-            raise ValueError(f"the issuer {problem}")
-        return issuer
+            raise ValueError(f"the OIDC provider `{self.provider}`: {problem}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)

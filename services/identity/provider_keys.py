@@ -8,6 +8,7 @@ to do less.
 
 import asyncio
 import json
+import re
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -43,12 +44,16 @@ USABLE_FOR: Final = timedelta(hours=24)
 """How long they go on being used while the provider cannot be reached."""
 PAUSE: Final = timedelta(seconds=10)
 """The least time between two fetches: whoever makes up key ids cannot make us flood the provider."""
-_FETCH_WITHIN_S: Final = 4.0
+FETCH_WITHIN_S: Final = 4.0
 _WAIT_WITHIN_S: Final = 2.0
 _DOCUMENT_MAX_BYTES: Final = 512 * 1024
 _CHUNK_BYTES: Final = 16 * 1024
 _KEYS_MAX: Final = 100
 _RSA_BITS: Final = range(2048, 8193)
+# The addresses under which Entra signs in people of any tenant; their tokens carry the issuer of their own tenant.
+_MANY_TENANTS: Final = re.compile(
+    r"https://(login\.microsoftonline\.com|sts\.windows\.net)/(common|organizations)(/|$)"
+)
 _DISCOVERY: Final = "/.well-known/openid-configuration"
 # What a key consists of in public; whatever else a provider says of it is left where it is.
 _PUBLIC_MEMBERS: Final = frozenset({"kty", "n", "e", "crv", "x", "y"})
@@ -74,6 +79,10 @@ Fetch = Callable[[str], Awaitable[object]]
 
 class UnusableAnswer(Exception):
     """The provider could not be reached, or what it answered is not what was asked for."""
+
+
+class UnusableProvider(UnusableAnswer):
+    """The provider answered, and what it answered can never be used with the issuer that is configured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +148,8 @@ class ProviderKeys:
 
     async def _fetch_keys(self) -> None:
         try:
-            async with asyncio.timeout(_FETCH_WITHIN_S):
-                address = _keys_address(self._issuer, await self._fetch(self._issuer.rstrip("/") + _DISCOVERY))
-                keys = read_keys(await self._fetch(address))
+            async with asyncio.timeout(FETCH_WITHIN_S):
+                keys = await fetch_provider_keys(self._issuer, self._fetch)
         except (UnusableAnswer, TimeoutError) as error:
             self._attempt_failed = True
             _log.warning("the keys of an identity provider could not be fetched", issuer=self._issuer, why=str(error))
@@ -150,6 +158,17 @@ class ProviderKeys:
             self._keys, self._fetch_time = keys, self._now()
         finally:
             self._fetching = None
+
+
+async def fetch_provider_keys(issuer: str, fetch: Fetch) -> tuple[PublicKey, ...]:
+    """Fetch the discovery document of an issuer, and the keys it names.
+
+    Raises:
+        UnusableProvider: what it answers belongs to another issuer, or holds no usable key.
+        UnusableAnswer: it cannot be reached, or answers with no document.
+    """
+    address = _keys_address(issuer, await fetch(issuer.rstrip("/") + _DISCOVERY))
+    return read_keys(await fetch(address))
 
 
 class DocumentFetcher:
@@ -185,6 +204,16 @@ def address_problem(address: str) -> str | None:
     return None
 
 
+def template_problem(issuer: str) -> str | None:
+    """Say why an issuer stands for many, so that no token can have it as its `iss`; None where it does not."""
+    if not ("{" in issuer or "}" in issuer or _MANY_TENANTS.match(issuer)):
+        return None
+    return (
+        f"the issuer {issuer[:200]!r} stands for many tenants and is never the `iss` of a token;"
+        " name that of one tenant, such as https://login.microsoftonline.com/<tenant id>/v2.0"
+    )
+
+
 def is_loopback(host: str) -> bool:
     """Tell whether a host name or address is this machine's own."""
     if host == "localhost":
@@ -199,14 +228,18 @@ def read_keys(document: object) -> tuple[PublicKey, ...]:
     """Return the usable keys of a JWK set (RFC 7517). Those of kinds we do not use are passed over, as it asks.
 
     Raises:
-        UnusableAnswer: it is no JWK set, or holds no key that can be used.
+        UnusableProvider: it is no JWK set, or holds no key that can be used.
     """
     listed = document.get("keys") if isinstance(document, dict) else None
-    if not isinstance(listed, list) or len(listed) > _KEYS_MAX:
-        raise UnusableAnswer("the JWK set is none")
+    if not isinstance(listed, list):
+        raise UnusableProvider("the address of its keys (`jwks_uri`) answers with something other than a JWK set")
+    if len(listed) > _KEYS_MAX:
+        raise UnusableProvider(f"its JWK set holds more than {_KEYS_MAX} keys")
     keys = tuple(key for key in map(_read_key, listed) if key is not None)
     if not keys:
-        raise UnusableAnswer("the JWK set holds no usable key")
+        raise UnusableProvider(
+            "its JWK set holds no usable key; it must publish well-formed RSA (at least 2048 bits), EC or Ed25519 keys"
+        )
     return keys
 
 
@@ -236,13 +269,19 @@ def _read_key(jwk: object) -> PublicKey | None:
 
 def _keys_address(issuer: str, document: object) -> str:
     """Return where the discovery document of an issuer says its keys are."""
-    if not isinstance(document, dict) or document.get("issuer") != issuer:
-        raise UnusableAnswer("the discovery document is another issuer's, or none")
+    named = document.get("issuer") if isinstance(document, dict) else None
+    if not isinstance(document, dict) or not isinstance(named, str):
+        raise UnusableProvider(f"{issuer}{_DISCOVERY} answers with something other than a discovery document")
+    if named != issuer:
+        other = (
+            f"its discovery document names another issuer, {named[:200]!r}; configure the issuer as it is named there"
+        )
+        raise UnusableProvider(template_problem(named) or other)
     address = document.get("jwks_uri")
     if not isinstance(address, str) or address_problem(address) is not None:
-        raise UnusableAnswer("the discovery document names no address of keys that may be fetched")
+        raise UnusableProvider("its discovery document names no address of keys that may be fetched")
     if urlsplit(issuer).scheme == "https" != urlsplit(address).scheme:
-        raise UnusableAnswer("the discovery document leads from https to http")
+        raise UnusableProvider("its discovery document leads from https to http")
     return address
 
 
@@ -251,7 +290,7 @@ def _fetch_json(address: str) -> object:
     if problem is not None:
         raise UnusableAnswer(f"the address {problem}")
     try:
-        return json.loads(_read(address, time.monotonic() + _FETCH_WITHIN_S))
+        return json.loads(_read(address, time.monotonic() + FETCH_WITHIN_S))
     except (OSError, HTTPException, ValueError, RecursionError) as error:
         # The text of such an error may repeat what the other side sent.
         raise UnusableAnswer(type(error).__name__) from None

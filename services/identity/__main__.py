@@ -32,6 +32,7 @@ from services.identity.housekeeping import Housekeeping
 from services.identity.integrity.invariants import INVARIANTS
 from services.identity.integrity.servicer import IntegrityServicer
 from services.identity.oidc import IdTokens
+from services.identity.openshift import OpenShiftUsers
 from services.identity.organization.invitations import Invitations
 from services.identity.organization.members import Members
 from services.identity.organization.organizations import Organizations
@@ -47,9 +48,9 @@ from services.identity.service_account.servicer import ServiceAccountServicer
 from services.identity.session.access_token import AccessTokens
 from services.identity.session.attempts import ProofAttempts, WrongTokens
 from services.identity.session.domain import AttemptLimits, SessionLimits
-from services.identity.session.id_token_sign_in import IdTokenSignIn
 from services.identity.session.opening import SessionOpening
 from services.identity.session.password_sign_in import PasswordSignIn
+from services.identity.session.provider_sign_in import ProviderSignIn
 from services.identity.session.servicer import SessionServicer
 from services.identity.session.sessions import Sessions
 from services.identity.settings import IdentitySettings
@@ -127,7 +128,10 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     keys = ApiKeyServicer(open_management(database, clock, peppers, prefixes), verifier, watchers, clock)
     recalls = {"VerifyApiKey": keys.recall_verification}
     service.add(api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server, keys, recalls)
-    sessions = build_sessions(settings, sign_ins, clock, peppers, passwords, id_tokens, limits)
+    # Threads of their own: a cluster that hangs keeps nobody from fetching keys.
+    clusters = DocumentFetcher()
+    openshift_users = OpenShiftUsers(settings.openshift_clusters, clusters)
+    sessions = build_sessions(settings, sign_ins, clock, peppers, passwords, id_tokens, openshift_users, limits)
     service.add(session_pb2_grpc.add_SessionServiceServicer_to_server, sessions)
     service.add(caller_pb2_grpc.add_CallerServiceServicer_to_server, CallerServicer(directory))
     verification = Verification(reports, clock, INVARIANTS)
@@ -141,6 +145,7 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     service.on_drain(last_used.flush)
     service.on_drain(passwords.close)
     service.on_drain(documents.close)
+    service.on_drain(clusters.close)
     for pool in (key_reads, sign_ins, reports):
         service.on_drain(pool.close)
     return service
@@ -213,6 +218,7 @@ def build_sessions(
     peppers: Peppers,
     passwords: Passwords,
     id_tokens: IdTokens,
+    openshift_users: OpenShiftUsers,
     limits: AttemptLimits,
 ) -> SessionServicer:
     """Build what lets people in."""
@@ -230,7 +236,7 @@ def build_sessions(
     return SessionServicer(
         access_tokens,
         PasswordSignIn(database, clock, passwords, peppers, opening, limits),
-        IdTokenSignIn(database, clock, id_tokens, opening, wrong_tokens),
+        ProviderSignIn(database, clock, id_tokens, openshift_users, opening, wrong_tokens),
         Sessions(database, clock, peppers, wrong_tokens),
     )
 

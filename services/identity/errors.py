@@ -250,6 +250,14 @@ class SignInRefused(Refusal):
     template = "Nobody can be signed in with these credentials."
 
 
+class InvalidAccessToken(Refusal):
+    """The provider does not accept the access token, or it is not a person's."""
+
+    kind = Kind.UNAUTHENTICATED
+    reason = "INVALID_ACCESS_TOKEN"
+    template = "The access token is not accepted."
+
+
 class InvalidIdToken(Refusal):
     """The ID token proves nothing here. The log alone is told why."""
 

@@ -43,13 +43,15 @@ _OTHER_NAMES: Final = {_GOOGLE: "accounts.google.com"}
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"]
 ClientId = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 
+ProviderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
+
 
 class OidcIssuer(BaseModel):
     """An issuer whose ID tokens let people in."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    provider: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
+    provider: ProviderName
     """What linked identities call the issuer, such as `google`. It must go on naming the same issuer for ever: with the
     subject it tells people apart."""
     issuer: Annotated[str, StringConstraints(max_length=2048)]
@@ -84,6 +86,7 @@ class VerifiedIdentity:
     email_verified: bool
     full_name: str
     picture_url: str
+    username: str = ""
 
 
 class _Rejected(Exception):

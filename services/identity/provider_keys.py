@@ -9,6 +9,7 @@ to do less.
 import asyncio
 import json
 import re
+import ssl
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -17,7 +18,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http.client import HTTPException
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Final
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import (
     HTTPDefaultErrorHandler,
@@ -47,6 +50,7 @@ PAUSE: Final = timedelta(seconds=10)
 FETCH_WITHIN_S: Final = 4.0
 _WAIT_WITHIN_S: Final = 2.0
 _DOCUMENT_MAX_BYTES: Final = 512 * 1024
+_TOKEN_REFUSED: Final = (401, 403)
 _CHUNK_BYTES: Final = 16 * 1024
 _KEYS_MAX: Final = 100
 _RSA_BITS: Final = range(2048, 8193)
@@ -79,6 +83,10 @@ Fetch = Callable[[str], Awaitable[object]]
 
 class UnusableAnswer(Exception):
     """The provider could not be reached, or what it answered is not what was asked for."""
+
+
+class TokenRefused(UnusableAnswer):
+    """The provider does not accept the token that the request carried."""
 
 
 class UnusableProvider(UnusableAnswer):
@@ -177,13 +185,15 @@ class DocumentFetcher:
     def __init__(self, threads: int = 4) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="provider-keys")
 
-    async def fetch(self, address: str) -> object:
-        """Return the document.
+    async def fetch(self, address: str, *, bearer: str = "", ca_file: Path | None = None) -> object:
+        """Return the document. `bearer` is a token to present; `ca_file` replaces the system's certificates.
 
         Raises:
+            TokenRefused: the other side does not accept the token.
             UnusableAnswer: there is none to be had, or it is no JSON.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._executor, _fetch_json, address)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, _fetch_json, address, bearer, ca_file)
 
     async def close(self) -> None:
         """Take nothing up any more; what is being fetched ends by its own time limit."""
@@ -285,21 +295,27 @@ def _keys_address(issuer: str, document: object) -> str:
     return address
 
 
-def _fetch_json(address: str) -> object:
+def _fetch_json(address: str, bearer: str = "", ca_file: Path | None = None) -> object:
     problem = address_problem(address)
     if problem is not None:
         raise UnusableAnswer(f"the address {problem}")
     try:
-        return json.loads(_read(address, time.monotonic() + FETCH_WITHIN_S))
+        return json.loads(_read(address, time.monotonic() + FETCH_WITHIN_S, bearer, ca_file))
+    except HTTPError as error:
+        with error:
+            if bearer and error.code in _TOKEN_REFUSED:
+                raise TokenRefused("the token is refused") from None
+            raise UnusableAnswer(f"HTTP status {error.code}") from None
     except (OSError, HTTPException, ValueError, RecursionError) as error:
         # The text of such an error may repeat what the other side sent.
         raise UnusableAnswer(type(error).__name__) from None
 
 
-def _read(address: str, until_s: float) -> bytes:
-    request = Request(address, headers={"Accept": "application/json"})  # noqa: S310 -- the scheme was checked.
+def _read(address: str, until_s: float, bearer: str, ca_file: Path | None) -> bytes:
+    headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {bearer}"} if bearer else {})
+    request = Request(address, headers=headers)  # noqa: S310 -- the scheme was checked.
     content = bytearray()
-    with _opener(address).open(request, timeout=_WAIT_WITHIN_S) as response:
+    with _opener(address, ca_file).open(request, timeout=_WAIT_WITHIN_S) as response:
         while chunk := response.read1(_CHUNK_BYTES):
             content += chunk
             if len(content) > _DOCUMENT_MAX_BYTES:
@@ -309,9 +325,10 @@ def _read(address: str, until_s: float) -> bytes:
     return bytes(content)
 
 
-def _opener(address: str) -> OpenerDirector:
+def _opener(address: str, ca_file: Path | None) -> OpenerDirector:
     """Return an opener that speaks HTTP and nothing else, and for which a redirect is an error."""
-    handlers: Iterable[object] = (HTTPHandler(), HTTPSHandler(), HTTPDefaultErrorHandler(), HTTPErrorProcessor())
+    https = HTTPSHandler(context=ssl.create_default_context(cafile=ca_file))
+    handlers: Iterable[object] = (HTTPHandler(), https, HTTPDefaultErrorHandler(), HTTPErrorProcessor())
     opener = OpenerDirector()
     for handler in handlers:
         opener.add_handler(handler)  # type: ignore[arg-type]

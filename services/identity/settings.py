@@ -1,7 +1,7 @@
 """What identity can be told from outside, beyond what every service can."""
 
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Self, TypeVar
 
 from pydantic import Field, FilePath, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
@@ -11,11 +11,14 @@ from libs.common.settings import ServiceSettings
 from services.identity import passwords
 from services.identity.api_key.secret import InvalidPeppers, Peppers
 from services.identity.oidc import OidcIssuer
+from services.identity.openshift import OpenShiftCluster
 from services.identity.session.access_token import key_problem
 
 PREFIX: Final = "TOLLHOUSE_IDENTITY_"
 _DAY_S: Final = 24 * 60 * 60
 _ISSUERS: Final = TypeAdapter(tuple[OidcIssuer, ...])
+_CLUSTERS: Final = TypeAdapter(tuple[OpenShiftCluster, ...])
+_T = TypeVar("_T")
 
 
 class IdentitySettings(ServiceSettings):
@@ -69,6 +72,10 @@ class IdentitySettings(ServiceSettings):
     oidc_issuers_file: FilePath | None = None
     """A file that holds the same list; those in both count."""
 
+    openshift_clusters: Annotated[tuple[OpenShiftCluster, ...], NoDecode] = ()
+    """The OpenShift clusters whose users may sign in, as a JSON list of objects with `provider`, `api` and optionally
+    `ca_file` and `sign_up_email_domain`."""
+
     @field_validator("peppers")
     @classmethod
     def _peppers_are_usable(cls, path: Path) -> Path:
@@ -95,6 +102,11 @@ class IdentitySettings(ServiceSettings):
     def _issuers_are_json(cls, issuers: object) -> object:
         return _issuers_in(issuers) if isinstance(issuers, str) else issuers
 
+    @field_validator("openshift_clusters", mode="before")
+    @classmethod
+    def _clusters_are_json(cls, clusters: object) -> object:
+        return _read(_CLUSTERS, clusters, "OpenShift clusters") if isinstance(clusters, str) else clusters
+
     @field_validator("oidc_issuers_file")
     @classmethod
     def _issuers_file_is_json(cls, path: Path | None) -> Path | None:
@@ -107,6 +119,9 @@ class IdentitySettings(ServiceSettings):
         for what in ("provider", "issuer"):
             if len({getattr(issuer, what) for issuer in self.issuers}) < len(self.issuers):
                 raise ValueError(f"two OIDC issuers have the same {what}")
+        providers = [one.provider for one in (*self.issuers, *self.openshift_clusters)]
+        if len(set(providers)) < len(providers):
+            raise ValueError("two identity providers (OIDC issuers, OpenShift clusters) have the same name")
         return self
 
     @property
@@ -117,9 +132,13 @@ class IdentitySettings(ServiceSettings):
 
 
 def _issuers_in(text: str) -> tuple[OidcIssuer, ...]:
+    return _read(_ISSUERS, text, "OIDC issuers")
+
+
+def _read(adapter: TypeAdapter[_T], text: str, what: str) -> _T:
     try:
-        return _ISSUERS.validate_json(text or "[]")
+        return adapter.validate_json(text or "[]")
     except ValidationError as error:
         problems = error.errors(include_input=False, include_url=False, include_context=False)
         where = "; ".join(f"{'.'.join(map(str, problem['loc'])) or 'all'}: {problem['msg']}" for problem in problems)
-        raise ValueError(f"is not a JSON list of OIDC issuers ({where})") from None
+        raise ValueError(f"is not a JSON list of {what} ({where})") from None

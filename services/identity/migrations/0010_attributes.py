@@ -1,4 +1,4 @@
-"""Organizations, users, projects and service accounts have metadata and external ids."""
+"""Metadata and external ids of organizations, users, projects and service accounts; sign-in by access token."""
 
 from collections.abc import Sequence
 
@@ -25,6 +25,10 @@ def upgrade() -> None:
             f"ALTER TABLE identity.{table} ADD COLUMN IF NOT EXISTS metadata jsonb DEFAULT '{{}}' NOT NULL,"
             " ADD COLUMN IF NOT EXISTS external_id text DEFAULT '' NOT NULL"
         )
+    op.execute(
+        "ALTER TABLE identity.sessions DROP CONSTRAINT IF EXISTS sessions_method_known,"
+        " ADD CONSTRAINT sessions_method_known CHECK (method IN ('password', 'id_token', 'access_token')) NOT VALID"
+    )
     # Outside of a transaction, so that nobody waits while an index is built; what an interrupted attempt left behind
     # goes first.
     with op.get_context().autocommit_block():
@@ -35,3 +39,4 @@ def upgrade() -> None:
                 f" ON identity.{table} ({columns})"
                 " WHERE external_id <> '' AND delete_time IS NULL"
             )
+    op.execute("ALTER TABLE identity.sessions VALIDATE CONSTRAINT sessions_method_known")

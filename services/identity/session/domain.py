@@ -11,6 +11,7 @@ class SignInMethod(StrEnum):
 
     PASSWORD = "password"  # noqa: S105 -- the name of a way to sign in.
     ID_TOKEN = "id_token"  # noqa: S105 -- as above.
+    ACCESS_TOKEN = "access_token"  # noqa: S105 -- as above.
 
 
 class EndReason(StrEnum):

@@ -33,7 +33,7 @@ sessions: Final = Table(
     Column("end_reason", Text),
     PrimaryKeyConstraint("session_id", name="sessions_pkey"),
     ForeignKeyConstraint(["user_id"], ["identity.users.user_id"], name="sessions_user"),
-    CheckConstraint("method IN ('password', 'id_token')", name="sessions_method_known"),
+    CheckConstraint("method IN ('password', 'id_token', 'access_token')", name="sessions_method_known"),
     CheckConstraint("(end_time IS NULL) = (end_reason IS NULL)", name="sessions_end_has_a_reason"),
 )
 Index(

@@ -32,6 +32,8 @@ class _SignInMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SignInMe
     """With a password."""
     SIGN_IN_METHOD_ID_TOKEN: _SignInMethod.ValueType  # 2
     """With the ID token of a provider."""
+    SIGN_IN_METHOD_ACCESS_TOKEN: _SignInMethod.ValueType  # 3
+    """With the access token of an OpenShift cluster."""
 
 class SignInMethod(_SignInMethod, metaclass=_SignInMethodEnumTypeWrapper):
     """How somebody signed in."""
@@ -42,6 +44,8 @@ SIGN_IN_METHOD_PASSWORD: SignInMethod.ValueType  # 1
 """With a password."""
 SIGN_IN_METHOD_ID_TOKEN: SignInMethod.ValueType  # 2
 """With the ID token of a provider."""
+SIGN_IN_METHOD_ACCESS_TOKEN: SignInMethod.ValueType  # 3
+"""With the access token of an OpenShift cluster."""
 Global___SignInMethod: _TypeAlias = SignInMethod  # noqa: Y015
 
 @_typing.final
@@ -67,7 +71,7 @@ class Session(_message.Message):
     method: Global___SignInMethod.ValueType
     """How they signed in."""
     provider: _builtins.str
-    """The provider whose ID token it was; empty for other methods."""
+    """The provider whose token it was; empty for other methods."""
     peer_address: _builtins.str
     """The IP address the sign-in came from; empty over a local socket."""
     user_agent: _builtins.str
@@ -265,6 +269,66 @@ class SignInWithIdTokenResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SignInWithIdTokenResponse: _TypeAlias = SignInWithIdTokenResponse  # noqa: Y015
+
+@_typing.final
+class SignInWithAccessTokenRequest(_message.Message):
+    """Asks for a session in exchange for an access token of an OpenShift cluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """The cluster, as the installation calls it."""
+    access_token: _builtins.str
+    """The access token as the cluster's OAuth server gave it: visible ASCII characters, at most 4,096."""
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        access_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignInWithAccessTokenRequest: _TypeAlias = SignInWithAccessTokenRequest  # noqa: Y015
+
+@_typing.final
+class SignInWithAccessTokenResponse(_message.Message):
+    """The new session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    USER_CREATED_FIELD_NUMBER: _builtins.int
+    user_created: _builtins.bool
+    """Whether the sign-in made the user."""
+    @_builtins.property
+    def session(self) -> Global___Session:
+        """The session."""
+
+    @_builtins.property
+    def tokens(self) -> Global___SessionTokens:
+        """Its first tokens."""
+
+    def __init__(
+        self,
+        *,
+        session: Global___Session | None = ...,
+        tokens: Global___SessionTokens | None = ...,
+        user_created: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session", "tokens", b"tokens", "user_created", b"user_created"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignInWithAccessTokenResponse: _TypeAlias = SignInWithAccessTokenResponse  # noqa: Y015
 
 @_typing.final
 class RefreshSessionRequest(_message.Message):

@@ -54,6 +54,11 @@ class SessionServiceStub:
                 request_serializer=tollhouse_dot_identity_dot_v1_dot_session__pb2.SignInWithIdTokenRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_identity_dot_v1_dot_session__pb2.SignInWithIdTokenResponse.FromString,
                 _registered_method=True)
+        self.SignInWithAccessToken = channel.unary_unary(
+                '/tollhouse.identity.v1.SessionService/SignInWithAccessToken',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_session__pb2.SignInWithAccessTokenRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_session__pb2.SignInWithAccessTokenResponse.FromString,
+                _registered_method=True)
         self.RefreshSession = channel.unary_unary(
                 '/tollhouse.identity.v1.SessionService/RefreshSession',
                 request_serializer=tollhouse_dot_identity_dot_v1_dot_session__pb2.RefreshSessionRequest.SerializeToString,
@@ -127,6 +132,25 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SignInWithAccessToken(self, request, context):
+        """Begins a session with the access token that the OAuth server of an OpenShift cluster gave somebody: one of the
+        clusters the installation trusts. The cluster itself is asked whose the token is.
+
+        Such a token names no audience, so it is taken only from services and operators: the backend that has run the OAuth
+        flow with a client of its own presents it. The identity is the provider and the uid of the user there; an operator
+        links it with LinkIdentity. Where the installation lets people sign up, a person nobody knows becomes a user whose
+        username is their name in the cluster; their email does not count as verified.
+
+        Fails with INVALID_ARGUMENT when no cluster has the name of the provider; with UNAUTHENTICATED and reason
+        `INVALID_ACCESS_TOKEN` when the cluster does not accept the token or it is not a person's, and with reason
+        `SIGN_IN_REFUSED` when its user is deactivated; with FAILED_PRECONDITION and reason `SIGN_UP_REFUSED` when nobody knows
+        the identity and it cannot become a user; with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when another user has
+        its email or username; and with UNAVAILABLE while the cluster cannot be asked. A repeat begins another session.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RefreshSession(self, request, context):
         """Exchanges a refresh token for the next pair of tokens. The token presented is used up.
 
@@ -185,6 +209,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.SignInWithIdToken,
                     request_deserializer=tollhouse_dot_identity_dot_v1_dot_session__pb2.SignInWithIdTokenRequest.FromString,
                     response_serializer=tollhouse_dot_identity_dot_v1_dot_session__pb2.SignInWithIdTokenResponse.SerializeToString,
+            ),
+            'SignInWithAccessToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignInWithAccessToken,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_session__pb2.SignInWithAccessTokenRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_session__pb2.SignInWithAccessTokenResponse.SerializeToString,
             ),
             'RefreshSession': grpc.unary_unary_rpc_method_handler(
                     servicer.RefreshSession,
@@ -271,6 +300,33 @@ class SessionService:
             '/tollhouse.identity.v1.SessionService/SignInWithIdToken',
             tollhouse_dot_identity_dot_v1_dot_session__pb2.SignInWithIdTokenRequest.SerializeToString,
             tollhouse_dot_identity_dot_v1_dot_session__pb2.SignInWithIdTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignInWithAccessToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.identity.v1.SessionService/SignInWithAccessToken',
+            tollhouse_dot_identity_dot_v1_dot_session__pb2.SignInWithAccessTokenRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_session__pb2.SignInWithAccessTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,

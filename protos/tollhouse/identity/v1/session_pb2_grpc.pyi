@@ -56,6 +56,21 @@ class SessionServiceStub:
 
     A repeat begins another session and does no harm, as with SignInWithPassword.
     """
+    SignInWithAccessToken: _aio.UnaryUnaryMultiCallable[_session_pb2.SignInWithAccessTokenRequest, _session_pb2.SignInWithAccessTokenResponse]
+    """Begins a session with the access token that the OAuth server of an OpenShift cluster gave somebody: one of the
+    clusters the installation trusts. The cluster itself is asked whose the token is.
+
+    Such a token names no audience, so it is taken only from services and operators: the backend that has run the OAuth
+    flow with a client of its own presents it. The identity is the provider and the uid of the user there; an operator
+    links it with LinkIdentity. Where the installation lets people sign up, a person nobody knows becomes a user whose
+    username is their name in the cluster; their email does not count as verified.
+
+    Fails with INVALID_ARGUMENT when no cluster has the name of the provider; with UNAUTHENTICATED and reason
+    `INVALID_ACCESS_TOKEN` when the cluster does not accept the token or it is not a person's, and with reason
+    `SIGN_IN_REFUSED` when its user is deactivated; with FAILED_PRECONDITION and reason `SIGN_UP_REFUSED` when nobody knows
+    the identity and it cannot become a user; with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when another user has
+    its email or username; and with UNAVAILABLE while the cluster cannot be asked. A repeat begins another session.
+    """
     RefreshSession: _aio.UnaryUnaryMultiCallable[_session_pb2.RefreshSessionRequest, _session_pb2.RefreshSessionResponse]
     """Exchanges a refresh token for the next pair of tokens. The token presented is used up.
 
@@ -139,6 +154,27 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         without a look at the token; RetryInfo says how long to wait. However many tokens are good, they are not counted.
 
         A repeat begins another session and does no harm, as with SignInWithPassword.
+        """
+
+    @_abc_1.abstractmethod
+    def SignInWithAccessToken(
+        self,
+        request: _session_pb2.SignInWithAccessTokenRequest,
+        context: _aio.ServicerContext[_session_pb2.SignInWithAccessTokenRequest, _abc.Awaitable[_session_pb2.SignInWithAccessTokenResponse]],
+    ) -> _abc.Awaitable[_session_pb2.SignInWithAccessTokenResponse]:
+        """Begins a session with the access token that the OAuth server of an OpenShift cluster gave somebody: one of the
+        clusters the installation trusts. The cluster itself is asked whose the token is.
+
+        Such a token names no audience, so it is taken only from services and operators: the backend that has run the OAuth
+        flow with a client of its own presents it. The identity is the provider and the uid of the user there; an operator
+        links it with LinkIdentity. Where the installation lets people sign up, a person nobody knows becomes a user whose
+        username is their name in the cluster; their email does not count as verified.
+
+        Fails with INVALID_ARGUMENT when no cluster has the name of the provider; with UNAUTHENTICATED and reason
+        `INVALID_ACCESS_TOKEN` when the cluster does not accept the token or it is not a person's, and with reason
+        `SIGN_IN_REFUSED` when its user is deactivated; with FAILED_PRECONDITION and reason `SIGN_UP_REFUSED` when nobody knows
+        the identity and it cannot become a user; with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when another user has
+        its email or username; and with UNAVAILABLE while the cluster cannot be asked. A repeat begins another session.
         """
 
     @_abc_1.abstractmethod

@@ -1,7 +1,8 @@
-"""Signing in with the ID token of a provider, and signing up by it."""
+"""Signing in with the ID token or the access token of a provider, and signing up by it."""
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Protocol
 
 from libs.common.audit.recording import Changed
 from libs.common.clock import Clock
@@ -10,6 +11,7 @@ from libs.common.ids import new_id
 from services.identity.email_address import folded_email
 from services.identity.errors import (
     IdentityAlreadyLinked,
+    InvalidAccessToken,
     InvalidIdToken,
     SignInRefused,
     SignUpRefused,
@@ -17,7 +19,8 @@ from services.identity.errors import (
     TooManyIdentities,
     UserAlreadyExists,
 )
-from services.identity.oidc import IdTokens, OidcIssuer, VerifiedIdentity
+from services.identity.oidc import IdTokens, VerifiedIdentity
+from services.identity.openshift import OpenShiftUsers
 from services.identity.session import store
 from services.identity.session.attempts import WrongTokens
 from services.identity.session.domain import Opened, SignInMethod
@@ -28,7 +31,17 @@ from services.identity.user.domain import IDENTITIES_MAX, LinkedIdentity, NewUse
 from services.identity.user.store import insert_user
 
 
-class IdTokenSignIn:
+class ProviderRules(Protocol):
+    """What the settings say about the people of a provider."""
+
+    @property
+    def sign_up(self) -> bool: ...
+
+    @property
+    def link_verified_email(self) -> bool: ...
+
+
+class ProviderSignIn:
     """Lets in whom a provider vouches for."""
 
     def __init__(
@@ -36,17 +49,19 @@ class IdTokenSignIn:
         database: Database,
         clock: Clock,
         id_tokens: IdTokens,
+        openshift_users: OpenShiftUsers,
         opening: SessionOpening,
         wrong_tokens: WrongTokens,
     ) -> None:
         self._database = database
         self._clock = clock
         self._id_tokens = id_tokens
+        self._openshift_users = openshift_users
         self._opening = opening
         self._wrong_tokens = wrong_tokens
 
-    async def sign_in(self, id_token: str, nonce: str) -> Opened:
-        """Begin a session of the user the token speaks of, who may become one by it.
+    async def by_id_token(self, id_token: str, nonce: str) -> Opened:
+        """Begin a session of the user an ID token speaks of, who may become one by it.
 
         Raises:
             InvalidIdToken: the token is not to be believed.
@@ -57,12 +72,35 @@ class IdTokenSignIn:
             TooManyAttempts: too many tokens from the address were wrong.
         """
         identity = await self._verified(id_token, nonce)
+        return await self._let_in_counted(identity, self._id_tokens.issuer_of(identity.provider), SignInMethod.ID_TOKEN)
+
+    async def by_access_token(self, provider: str, access_token: str) -> Opened:
+        """Begin a session of the user whose access token at an OpenShift cluster it is, who may become one by it.
+
+        Raises:
+            InvalidArgument: no such cluster is configured.
+            InvalidAccessToken: the cluster does not accept the token, or it is not a person's.
+            SignInRefused: the user is deactivated.
+            SignUpRefused: nobody knows them, and they cannot become a user this way.
+            UserAlreadyExists: they would become a user, but another one has their email or username.
+            Overloaded: too many tokens wait for the cluster.
+            Unavailable: the cluster cannot be asked now.
+        """
+        cluster = self._openshift_users.cluster_of(provider)
         try:
-            opened = await self._let_in_at_once(identity)
-        except (SignInRefused, SignUpRefused, TooManyIdentities, UserAlreadyExists) as refusal:
-            count_refusal(SignInMethod.ID_TOKEN, refusal.reason, identity.provider)
+            identity = await self._openshift_users.identify(provider, access_token)
+        except InvalidAccessToken as refusal:
+            count_refusal(SignInMethod.ACCESS_TOKEN, refusal.reason, provider)
             raise
-        count_sign_in(SignInMethod.ID_TOKEN, SIGNED_IN, identity.provider)
+        return await self._let_in_counted(identity, cluster, SignInMethod.ACCESS_TOKEN)
+
+    async def _let_in_counted(self, identity: VerifiedIdentity, rules: ProviderRules, method: SignInMethod) -> Opened:
+        try:
+            opened = await self._let_in_retried(identity, rules, method)
+        except (SignInRefused, SignUpRefused, TooManyIdentities, UserAlreadyExists) as refusal:
+            count_refusal(method, refusal.reason, identity.provider)
+            raise
+        count_sign_in(method, SIGNED_IN, identity.provider)
         return opened
 
     async def _verified(self, id_token: str, nonce: str) -> VerifiedIdentity:
@@ -77,21 +115,20 @@ class IdTokenSignIn:
             await self._wrong_tokens.note()
             raise
 
-    async def _let_in_at_once(self, identity: VerifiedIdentity) -> Opened:
+    async def _let_in_retried(self, identity: VerifiedIdentity, rules: ProviderRules, method: SignInMethod) -> Opened:
         try:
-            return await self._let_in(identity)
+            return await self._let_in(identity, rules, method)
         except (IdentityAlreadyLinked, UserAlreadyExists):
             # The same person signs in twice at once, and the other sign-in has just made the user: now there is one.
-            return await self._let_in(identity)
+            return await self._let_in(identity, rules, method)
 
-    async def _let_in(self, identity: VerifiedIdentity) -> Opened:
+    async def _let_in(self, identity: VerifiedIdentity, rules: ProviderRules, method: SignInMethod) -> Opened:
         now = self._clock.now()
-        issuer = self._id_tokens.issuer_of(identity.provider)
         async with self._database.transaction() as tx:
             linked = LinkedIdentity(identity.provider, identity.subject)
             known_id = await find_user_of_identity(tx, linked)
-            found_id = known_id or await self._find_by_email(tx, identity, issuer)
-            user_id = found_id or await self._sign_up(tx, identity, issuer, now)
+            found_id = known_id or await self._find_by_email(tx, identity, rules)
+            user_id = found_id or await self._sign_up(tx, identity, rules, now)
             user_changes: list[Sequence[Changed]] = [()] if found_id is None else []
             if known_id is None:
                 await insert_identity(tx, user_id, linked, now)
@@ -99,20 +136,20 @@ class IdTokenSignIn:
             held = await store.hold_active_user(tx, user_id)
             if held is None:
                 raise SignInRefused
-            vouched = _vouches(identity, issuer) and held.email_folded == folded_email(identity.email)
+            vouched = _vouches(identity, rules) and held.email_folded == folded_email(identity.email)
             await note_sign_in(tx, user_id, now, email_verified=vouched)
             opened = await self._opening.open(
                 tx,
                 user_id=user_id,
                 personal_organization_id=held.personal_organization_id,
-                method=SignInMethod.ID_TOKEN,
+                method=method,
                 provider=identity.provider,
                 now=now,
                 user_changes=user_changes,
             )
         return Opened(opened.session, opened.refresh_token, user_created=found_id is None)
 
-    async def _find_by_email(self, tx: Transaction, identity: VerifiedIdentity, issuer: OidcIssuer) -> str | None:
+    async def _find_by_email(self, tx: Transaction, identity: VerifiedIdentity, rules: ProviderRules) -> str | None:
         """Return the user with the verified email, who may be linked to the identity; None when it is nobody's.
 
         That somebody has the email is said to nobody but whom a provider has just found to own it.
@@ -121,28 +158,34 @@ class IdTokenSignIn:
         if owner is None:
             return None
         # An email that nobody vouched for may have been entered by somebody who waits for its owner to come along.
-        if not (_vouches(identity, issuer) and owner.email_verified):
-            if not issuer.sign_up:
+        if not (_vouches(identity, rules) and owner.email_verified):
+            if not rules.sign_up:
                 raise _sign_up_refused()
             raise UserAlreadyExists(field="email")
         if await store.count_identities(tx, owner.user_id) >= IDENTITIES_MAX:
             raise TooManyIdentities(identities=IDENTITIES_MAX)
         return owner.user_id
 
-    async def _sign_up(self, tx: Transaction, identity: VerifiedIdentity, issuer: OidcIssuer, now: datetime) -> str:
-        if not issuer.sign_up:
+    async def _sign_up(self, tx: Transaction, identity: VerifiedIdentity, rules: ProviderRules, now: datetime) -> str:
+        if not rules.sign_up:
             raise _sign_up_refused()
-        if not identity.email_verified:
-            raise SignUpRefused(cause="the provider has not verified its email")
+        # A cluster verifies no emails; where it may sign people up, the settings say which email they get.
+        if not (identity.email_verified or (identity.username and identity.email)):
+            raise SignUpRefused(cause="the provider has not verified its email, or gives no name that can be one")
         user_id = new_id()
-        new = NewUser(email=identity.email, username="", full_name=identity.full_name, picture_url=identity.picture_url)
-        await insert_user(tx, user_id, new, now, email_verified=_vouches(identity, issuer))
+        new = NewUser(
+            email=identity.email,
+            username=identity.username,
+            full_name=identity.full_name,
+            picture_url=identity.picture_url,
+        )
+        await insert_user(tx, user_id, new, now, email_verified=_vouches(identity, rules))
         return user_id
 
 
-def _vouches(identity: VerifiedIdentity, issuer: OidcIssuer) -> bool:
+def _vouches(identity: VerifiedIdentity, rules: ProviderRules) -> bool:
     """Tell whether the email was verified by a provider that is trusted with everybody's."""
-    return identity.email_verified and issuer.link_verified_email
+    return identity.email_verified and rules.link_verified_email
 
 
 def _sign_up_refused() -> SignUpRefused:

@@ -41,6 +41,7 @@ bench: $(READY)
 protos: $(READY)
 	@$(VENV)/bin/python scripts/protos.py
 	@$(VENV)/bin/python scripts/access_page.py
+	@$(VENV)/bin/python scripts/settings_page.py
 
 # The contract as it stands becomes the one later changes must not break: part of every release.
 promise: $(READY)
@@ -61,6 +62,7 @@ borders: $(READY)
 contract: $(READY)
 	@$(VENV)/bin/python scripts/protos.py --check
 	@$(VENV)/bin/python scripts/access_page.py --check
+	@$(VENV)/bin/python scripts/settings_page.py --check
 	@$(RUN) pytest -q tests/contract
 
 # buf comes from npm. Where it cannot be had, the Python tests of the contract still run; the continuous integration

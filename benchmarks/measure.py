@@ -28,14 +28,13 @@ class Figure:
     measured: str
     against: str
     unit: str
-    target: float
+    target: float | None
+    """The least ratio wanted; None for a figure that is only shown."""
     ratio: float
     ratio_low: float
     ratio_high: float
     rate_per_s: float
     peer_rate_per_s: float
-    peer_best_rate_per_s: float
-    """The peer's rate with the number of clients that suits it best; the same where there is only one way to run it."""
     p50_ms_at_1: float
     p99_ms_at_64: float
     cpu_us: dict[str, float]
@@ -45,7 +44,7 @@ class Figure:
 
     @property
     def met(self) -> bool:
-        return self.ratio >= self.target
+        return self.target is None or self.ratio >= self.target
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +61,6 @@ class Peer(Protocol):
 
     def outcome(self) -> Outcome:
         """Runs one round."""
-
-    def best_rate_per_s(self) -> float | None:
-        """Returns its rate in the circumstances that suit it best, or None where there is one way to run it only."""
 
 
 class Side:
@@ -107,25 +103,18 @@ class Side:
         timing = self.round()
         return Outcome(timing.calls + _WARM_UP_CALLS, timing.rate_per_s, timing.client_cpu_s)
 
-    def best_rate_per_s(self) -> None:
-        """Returns nothing: an echo is always called in the same way."""
-
 
 class PgbenchPeer:
-    """A design in plain SQL, asked by so many clients at once."""
+    """A design in plain SQL, asked by the number of clients at which it is fastest, which is found out first."""
 
-    def __init__(self, pgbench: Pgbench, clients: int) -> None:
+    def __init__(self, pgbench: Pgbench) -> None:
         self._pgbench = pgbench
-        self._clients = clients
+        self.clients = pgbench.best_clients()
 
     def outcome(self) -> Outcome:
         """Runs for two seconds."""
-        run = self._pgbench.run(self._clients, seconds=2)
+        run = self._pgbench.run(self.clients, seconds=2)
         return Outcome(run.transactions, run.rate_per_s, 0.0)
-
-    def best_rate_per_s(self) -> float:
-        """Returns its rate with the number of clients at which it is fastest."""
-        return self._pgbench.best_rate_per_s()
 
 
 def echo_of(deployment: Deployment, script: Script) -> Side:
@@ -143,7 +132,7 @@ class Comparison:
     measured: str
     against: str
     unit: str
-    target: float
+    target: float | None
     units_per_call: int = 1
 
 
@@ -179,7 +168,6 @@ def compare(deployment: Deployment, comparison: Comparison, side: Side, peer: Pe
         ratio_high=max(ratios),
         rate_per_s=median(timing.rate_per_s * units for timing in timings),
         peer_rate_per_s=peer_rate_per_s,
-        peer_best_rate_per_s=max(peer_rate_per_s, peer.best_rate_per_s() or 0.0),
         p50_ms_at_1=alone.percentile_ms(50),
         p99_ms_at_64=crowded.percentile_ms(99),
         cpu_us=cpu.per_unit_us(made, together.client_cpu_s),

@@ -29,15 +29,9 @@ def print_versions(console: Console, postgres: str, settings: Mapping[str, str])
 def print_figure(console: Console, name: str, figure: Figure) -> None:
     """Prints a line as soon as it is known, with where the processor time went."""
     spent, peer_spent = _spent(figure.cpu_us), _spent(figure.peer_cpu_us)
-    line = f"{name}  ratio {figure.ratio:.2f}, target {figure.target:g}; processor µs per unit: {spent}"
+    target = "no target" if figure.target is None else f"target {figure.target:g}"
+    line = f"{name}  ratio {figure.ratio:.2f}, {target}; processor µs per unit: {spent}"
     console.print(f"{line}; of the peer: {peer_spent}", highlight=False)
-    if figure.peer_best_rate_per_s != figure.peer_rate_per_s:
-        at_best = figure.rate_per_s / figure.peer_best_rate_per_s
-        console.print(
-            "    with the number of clients that suits it best the peer makes "
-            f"{figure.peer_best_rate_per_s:,.0f} per s: ratio {at_best:.1f}",
-            highlight=False,
-        )
 
 
 def print_table(console: Console, figures: Mapping[str, Figure]) -> None:
@@ -56,12 +50,18 @@ def print_table(console: Console, figures: Mapping[str, Figure]) -> None:
             f"{figure.peer_rate_per_s:,.0f}",
             f"{figure.ratio:.2f}",
             f"{figure.ratio_low:.2f} to {figure.ratio_high:.2f}",
-            f"≥ {figure.target:g}",
+            "none" if figure.target is None else f"≥ {figure.target:g}",
             f"{figure.p50_ms_at_1:.2f}",
             f"{figure.p99_ms_at_64:.1f}",
-            "met" if figure.met else f"missed by {1 - figure.ratio / figure.target:.0%}",
+            _verdict(figure),
         )
     console.print(table)
+
+
+def _verdict(figure: Figure) -> str:
+    if figure.target is None:
+        return ""
+    return "met" if figure.met else f"missed by {1 - figure.ratio / figure.target:.0%}"
 
 
 def _spent(cpu_us: Mapping[str, float]) -> str:
@@ -83,8 +83,6 @@ def _plain(figure: Figure) -> dict[str, object]:
         "ratio_high": round(figure.ratio_high, 3),
         "rate_per_s": round(figure.rate_per_s, 1),
         "peer_rate_per_s": round(figure.peer_rate_per_s, 1),
-        "peer_best_rate_per_s": round(figure.peer_best_rate_per_s, 1),
-        "ratio_to_peer_best": round(figure.rate_per_s / figure.peer_best_rate_per_s, 3),
         "p50_ms_at_1": round(figure.p50_ms_at_1, 3),
         "p99_ms_at_64": round(figure.p99_ms_at_64, 3),
         "measured": figure.measured,

@@ -7,7 +7,8 @@ transaction and never hands the next caller a connection in an unknown state.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+import json
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
@@ -19,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 from sqlalchemy.util.concurrency import greenlet_spawn
 
+from libs.common import pooler
 from libs.common.database_errors import refusal_for
 from libs.common.database_errors import violated_constraint as violated_constraint
 from libs.common.database_url import plain_url
@@ -54,9 +56,14 @@ _COMMAND_MARGIN_S = 3.0
 class Database:
     """One pool of connections, logged in as one role, with its schema on the search path."""
 
-    def __init__(self, engine: AsyncEngine, *, schema: str) -> None:
+    def __init__(
+        self, engine: AsyncEngine, *, schema: str, transaction_settings: Mapping[str, str] | None = None
+    ) -> None:
         self.engine = engine
         self.schema = schema
+        self.transaction_settings = transaction_settings or {}
+        """What each transaction sets for itself, behind a pooler; empty where the connection was opened with it."""
+        self.begin_statement = pooler.begin_statement(self.transaction_settings)
         self._pool = engine.sync_engine.pool
         self._opened = False
         self._opening: asyncio.Future[None] | None = None
@@ -75,8 +82,16 @@ class Database:
         return _RawTransaction(self)
 
     def raw_connection(self) -> AbstractAsyncContextManager[RawConnection]:
-        """The driver's connection with no transaction: each statement is its own. Leave none open behind."""
-        return _RawConnection(self)
+        """The driver's connection with no transaction: each statement is its own. Leave none open behind.
+
+        Behind a pooler it is a transaction all the same: the next statement could go to another server connection.
+        """
+        return _RawTransaction(self) if self.is_pooled else _RawConnection(self)
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether a transaction-pooling proxy stands before Postgres, so that nothing outlives a transaction."""
+        return bool(self.transaction_settings)
 
     async def ping(self) -> None:
         """Returns when the database answers and takes writes; raises Unavailable otherwise."""
@@ -130,15 +145,16 @@ def open_database(
 ) -> Database:
     """A pool for one schema. Nothing is connected until first use.
 
-    `statement_cache_size=0` turns prepared statements off everywhere, as PgBouncer's transaction pooling needs. Jobs
-    that rightly take longer, such as reports, open a small pool of their own with a longer `statement_timeout_ms`.
+    `statement_cache_size=0` is for a transaction-pooling proxy such as PgBouncer, see `libs.common.pooler`. Jobs that
+    rightly take longer, such as reports, open a small pool of their own with a longer `statement_timeout_ms`.
     `plan_every_time` keeps Postgres from holding on to a plan made while a table was empty, where every index that
     leads with the tenant looks equally good; it costs a fraction of a millisecond a statement. `plan_by_key` reaches
     the same without that cost where every statement finds its rows by a key: with nothing but nested loops over indexes
     to choose from, the plan made for an empty table is the one a full table needs.
     """
-    server_settings = {
-        "application_name": application_name or f"tollhouse-{schema}",
+    pooled = statement_cache_size == 0
+    name = {"application_name": application_name or f"tollhouse-{schema}"}
+    session_settings = {
         "idle_in_transaction_session_timeout": str(idle_in_transaction_timeout_ms),
         "jit": "off",
         "lock_timeout": str(lock_timeout_ms),
@@ -155,14 +171,17 @@ def open_database(
             dsn,
             timeout=_CONNECT_TIMEOUT_S,
             command_timeout=statement_timeout_ms / 1000 + _COMMAND_MARGIN_S,
-            server_settings=server_settings,
+            server_settings=name if pooled else name | session_settings,
             statement_cache_size=statement_cache_size,
             max_cached_statement_lifetime=0,
         )
 
+    cache = {"prepared_statement_cache_size": statement_cache_size}
+    # Behind a pooler SQLAlchemy's statements have no name either: a name would stay behind on the server.
+    unnamed = {"prepared_statement_name_func": str} if pooled else {}
     engine = create_async_engine(
-        "postgresql+asyncpg://",
-        connect_args={"async_creator_fn": connect, "prepared_statement_cache_size": statement_cache_size},
+        f"postgresql+{pooler.DIALECT if pooled else 'asyncpg'}://",
+        connect_args={"async_creator_fn": connect, **cache, **unnamed},
         poolclass=AsyncAdaptedQueuePool,
         pool_size=pool_size,
         max_overflow=0,
@@ -172,7 +191,7 @@ def open_database(
     )
     event.listen(engine.sync_engine.pool, "checkout", _replace_if_closed)
     event.listen(engine.sync_engine, "handle_error", _remember_failure)
-    return Database(engine, schema=schema)
+    return Database(engine, schema=schema, transaction_settings=session_settings if pooled else None)
 
 
 def _replace_if_closed(driver_adapter: object, record: object, proxy: PoolProxiedConnection) -> None:
@@ -196,6 +215,8 @@ async def _transaction(database: Database, engine: AsyncEngine) -> AsyncIterator
         _raise_refusal(error)
     try:
         await connection.begin()
+        if database.is_pooled:
+            await connection.execute(pooler.SET_LOCAL, {"settings": json.dumps(dict(database.transaction_settings))})
         yield connection
         await _to_the_end(_commit(connection))
     except BaseException as error:
@@ -317,7 +338,7 @@ class _RawTransaction(_RawConnection):
     async def __aenter__(self) -> RawConnection:
         connection = await super().__aenter__()
         try:
-            await connection.execute("BEGIN")
+            await connection.execute(self._database.begin_statement)
         except BaseException as error:
             self._discard()
             if isinstance(error, Exception):

@@ -138,10 +138,11 @@ class Service:
         if self._settings.reflection:
             names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
             reflection.enable_server_reflection(names, self._server)
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        # Health is known before the port opens, so that a process that shares the port never answers NOT_SERVING just
+        # because it is new.
+        await self._check_readiness()
         port = self._bind()
         await self._server.start()
-        await self._check_readiness()
         self._tasks = [asyncio.create_task(self._watch_readiness(), name="readiness")]
         for name, run in self._background:
             self._tasks.append(asyncio.create_task(_keep_running(name, run), name=name))

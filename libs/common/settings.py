@@ -1,22 +1,26 @@
-"""What every service can be told from outside, by environment variables alone.
+"""What every service can be told from outside, by environment variables and a `.env` file.
 
 A service subclasses `ServiceSettings` and gives its prefix, e.g. `TOLLHOUSE_BILLING_`. `load_settings` reports every
 problem at once, each by the name of its variable, and never repeats a value: a misplaced secret stays out of the logs.
 """
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Self, TypeVar
 
 from pydantic import AliasChoices, Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from libs.common.addresses import Network
 from libs.common.database_url import InvalidDatabaseUrl, plain_url
+from libs.common.environment import ENV_FILE, VariablesError, database_url, read_environment
+from libs.common.roles import role_of
 
+_UNUSED_URL = "postgresql://nobody@localhost/unused"
+"""Stands in for a URL that could not be read, so that whatever else is wrong is found as well."""
+_PREFIX = "TOLLHOUSE_"
 _TLS_FIELDS = ("tls_certificate_file", "tls_key_file", "tls_client_ca_file")
 
 
@@ -32,24 +36,36 @@ class LogLevel(StrEnum):
 class ServiceSettings(BaseSettings):
     """The settings all services share. Subclasses set `model_config = SettingsConfigDict(env_prefix=…)`."""
 
+    # A `.env` file holds variables of others, too.
+    model_config = SettingsConfigDict(extra="ignore")
+
     database_url: SecretStr
+    """The Postgres database, as the service's own role. Where it is not set, `DATABASE_URL` is read, and then
+    `DB_HOST`, `DB_PORT`, `DB_NAME`, `DB_USER` (the service's role when not set) and `DB_PASSWORD`."""
     pool_size: int = Field(default=8, ge=1, le=100)
+    """Connections of one process for its ordinary work."""
     statement_cache_size: int = Field(default=100, ge=0, le=10_000)
-    """0 where a transaction-pooling proxy such as PgBouncer stands before Postgres."""
+    """How many prepared statements a connection keeps. 0 where a transaction-pooling proxy such as PgBouncer stands
+    before Postgres: then nothing is sent or kept that such a proxy cannot carry."""
 
     host: str = "127.0.0.1"
+    """The address the service listens on."""
     port: int = Field(default=0, ge=0, le=65_535)
     """0 takes a free port."""
     reuse_port: bool = False
     """Several processes share one port; otherwise a taken port is an error."""
     reflection: bool = True
+    """Whether the contract can be asked for by gRPC reflection, as grpcurl does."""
 
     trust_bundle_file: FilePath
     """The public keys, as a JWK set, whose tokens callers may present."""
     tls_certificate_file: FilePath | None = None
+    """The server's certificate, in PEM."""
     tls_key_file: FilePath | None = None
+    """The key of the certificate."""
     tls_client_ca_file: FilePath | None = None
-    """With all three files the server speaks mutual TLS; with none it speaks plain text."""
+    """The authority whose certificates callers must present. With all three files the server speaks mutual TLS, with
+    none it speaks plain text."""
 
     trusted_proxies: tuple[Network, ...] = ()
     """Networks, as a JSON list, of the proxies that stand before this service. A caller's address is read from their
@@ -58,9 +74,12 @@ class ServiceSettings(BaseSettings):
     calls_max: int = Field(default=4096, ge=1, le=100_000)
     """Calls one process handles at a time; a further one is told at once that the service is overloaded."""
     drain_grace_s: float = Field(default=10, ge=0, le=300)
+    """How long calls under way may take when the service is told to stop."""
     default_deadline_ms: int = Field(default=30_000, ge=1, le=600_000)
+    """The longest that a call may take, and the deadline of a call that names none."""
 
     log_level: LogLevel = LogLevel.INFO
+    """How much is logged: DEBUG, INFO, WARNING or ERROR."""
     otlp_endpoint: str | None = None
     """Where traces and metrics go; `OTEL_EXPORTER_OTLP_ENDPOINT` is read when this is not set."""
 
@@ -81,7 +100,7 @@ class ServiceSettings(BaseSettings):
     @model_validator(mode="after")
     def _otlp_endpoint_falls_back_to_the_standard_variable(self) -> Self:
         if not self.otlp_endpoint:
-            self.otlp_endpoint = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None
+            self.otlp_endpoint = read_environment().get("OTEL_EXPORTER_OTLP_ENDPOINT") or None
         return self
 
     @property
@@ -104,17 +123,37 @@ S = TypeVar("S", bound=ServiceSettings)
 
 
 def load_settings(settings: type[S]) -> S:
-    """The settings from the environment, or one SettingsError that lists everything wrong with them."""
-    problems = _incomplete_tls(settings)
-    from_environment: Callable[[], S] = settings  # the required fields come from the environment, not from arguments
-    loaded: S | None = None
+    """Return a service's settings from the environment.
+
+    Raises:
+        SettingsError: with everything that is wrong.
+    """
+    environment = read_environment()
+    problems = _incomplete_tls(settings, environment)
+    given: dict[str, object] = {"_env_file": ENV_FILE}
     try:
-        loaded = from_environment()
+        names = (variable_name(settings, "database_url"), "DATABASE_URL")
+        url = database_url(environment, names, user=_role(settings))
+        if url is not None:
+            given["database_url"] = url
+    except VariablesError as error:
+        problems.extend(error.problems)
+        given["database_url"] = _UNUSED_URL
+    loaded: S | None = None
+    from_environment: Callable[..., S] = settings
+    try:
+        loaded = from_environment(**given)
     except ValidationError as error:
         problems[:0] = [_problem(settings, detail) for detail in error.errors(include_input=False, include_url=False)]
     if loaded is None or problems:
         raise SettingsError(problems)
     return loaded
+
+
+def _role(settings: type[ServiceSettings]) -> str | None:
+    """Return the role a service logs in as; its context stands in its variables' prefix."""
+    context = settings.model_config.get("env_prefix", "").removeprefix(_PREFIX).rstrip("_").lower()
+    return role_of(context) if context else None
 
 
 def variable_name(settings: type[ServiceSettings], field: str) -> str:
@@ -135,14 +174,14 @@ def _problem(settings: type[ServiceSettings], detail: ErrorDetails) -> str:
     return f"{name}: {detail['msg'].removeprefix('Value error, ')}"
 
 
-def _incomplete_tls(settings: type[ServiceSettings]) -> list[str]:
+def _incomplete_tls(settings: type[ServiceSettings], environment: Mapping[str, str]) -> list[str]:
     """The TLS variables still to be set, where some but not all are.
 
     This looks at the environment itself, so that it is reported together with whatever else is wrong.
     """
     names = [variable_name(settings, field) for field in _TLS_FIELDS]
-    environment = {name.upper() for name, value in os.environ.items() if value}
-    missing = [name for name in names if name not in environment]
+    given = {name.upper() for name, value in environment.items() if value}
+    missing = [name for name in names if name not in given]
     if not missing or len(missing) == len(names):
         return []
     return [f"{name}: is not set, though another TLS file is; set all three or none" for name in missing]

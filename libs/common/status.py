@@ -3,12 +3,15 @@
 from typing import Final
 
 import grpc
+import structlog
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from libs.common.errors import InvalidArgument, Kind, Refusal
+from libs.common.ids import new_id
 
+_log = structlog.get_logger("call")
 STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
 INTERNAL_REASON: Final = "INTERNAL"
 
@@ -51,6 +54,15 @@ def internal_status(error_id: str, domain: str) -> status_pb2.Status:
     info = error_details_pb2.ErrorInfo(reason=INTERNAL_REASON, domain=domain, metadata={"error_id": error_id})
     _pack(status, info)
     return status
+
+
+def status_of_item(error: Exception, domain: str) -> status_pb2.Status:
+    """Render what became of one item of a batch; of a bug it says no more than the answer to a single call would."""
+    if isinstance(error, Refusal):
+        return status_of(error, domain)
+    error_id = new_id()
+    _log.error("item failed", error_id=error_id, exc_info=error)
+    return internal_status(error_id, domain)
 
 
 def _pack(

@@ -45,6 +45,7 @@ class IdentitySettings(ServiceSettings):
     password_hash_passes: int = Field(default=passwords.PASSES, ge=1, le=20)
     """How often a hash goes over its memory; with less than 46 MiB of it, take at least 2."""
     password_hash_lanes: int = Field(default=passwords.LANES, ge=1, le=16)
+    """How many threads share the work of one hash."""
     password_hash_threads: int | None = Field(default=None, ge=1, le=64)
     """How many passwords are hashed at a time; one per processor when this is not set."""
     password_hashes_waiting_max: int = Field(default=passwords.WAITING_MAX, ge=1, le=10_000)
@@ -54,6 +55,7 @@ class IdentitySettings(ServiceSettings):
     """The private key that signs access tokens. Nobody can sign in while it is not set. To change the key, first add
     the public half of the new one to the keys of its issuer in every trust bundle; GetJwks publishes all of them."""
     access_token_lifetime_s: int = Field(default=15 * 60, ge=60, le=60 * 60)
+    """How long an access token is good."""
     session_lifetime_s: int = Field(default=30 * _DAY_S, ge=60, le=400 * _DAY_S)
     """How long after the sign-in a session ends, however much it is used."""
     sessions_per_user_max: int = Field(default=100, ge=1, le=1_000)

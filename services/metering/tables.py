@@ -241,7 +241,7 @@ outbox: Final = Table(
     Column("create_time", _TIME, nullable=False),
     PrimaryKeyConstraint("organization_id", "operation_id", name="outbox_pkey"),
     CheckConstraint("kind IN ('DEBIT', 'CAPTURE')", name="outbox_kind"),
-    CheckConstraint("state IN ('PENDING', 'DEAD')", name="outbox_state"),
+    CheckConstraint("state IN ('PENDING', 'REFUSED', 'DEAD')", name="outbox_state_known"),
     postgresql_with={"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.0, "autovacuum_vacuum_threshold": 5000},
 )
 

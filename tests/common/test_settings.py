@@ -1,6 +1,7 @@
 """Settings come from the environment, and everything wrong with them is said at once."""
 
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from pydantic_settings import SettingsConfigDict
@@ -53,3 +54,95 @@ def test_standard_telemetry_variable_is_read_where_ours_is_not_set(environment: 
     assert load_settings(ProbeSettings).otlp_endpoint == "http://collector:4317"
     environment.setenv("TOLLHOUSE_PROBE_OTLP_ENDPOINT", "http://own:4317")
     assert load_settings(ProbeSettings).otlp_endpoint == "http://own:4317"
+
+
+PASSWORD = "p@s:s/w$RD%41"
+PARTS = {"DB_HOST": "db.example", "DB_PORT": "6432", "DB_NAME": "toll house", "DB_USER": "ada", "DB_PASSWORD": PASSWORD}
+
+
+@pytest.fixture
+def without_url(environment: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """The environment without any URL, in a folder of its own where a `.env` file may be put."""
+    for name in ("TOLLHOUSE_PROBE_DATABASE_URL", "DATABASE_URL", *PARTS):
+        environment.delenv(name, raising=False)
+    environment.chdir(tmp_path)
+    return environment
+
+
+def url_of_probe() -> str:
+    return load_settings(ProbeSettings).database_url.get_secret_value()
+
+
+def test_parts_of_the_database_make_up_the_url(without_url: pytest.MonkeyPatch) -> None:
+    for name, value in PARTS.items():
+        without_url.setenv(name, value)
+    parts = urlsplit(url_of_probe())
+    assert (parts.hostname, parts.port, unquote(parts.path)) == ("db.example", 6432, "/toll house")
+    assert (parts.username, unquote(parts.password or "")) == ("ada", PASSWORD)
+
+
+def test_parts_without_a_user_log_in_as_the_services_role(without_url: pytest.MonkeyPatch) -> None:
+    without_url.setenv("DB_HOST", "/run/postgresql")
+    without_url.setenv("DB_NAME", "tollhouse")
+    assert url_of_probe() == "postgresql://tollhouse_probe@/tollhouse?host=/run/postgresql&port=5432"
+
+
+def test_urls_come_before_parts_and_the_services_own_before_the_common_one(without_url: pytest.MonkeyPatch) -> None:
+    for name, value in PARTS.items():
+        without_url.setenv(name, value)
+    without_url.setenv("DATABASE_URL", "postgresql://common@db/common")
+    assert url_of_probe() == "postgresql://common@db/common"
+    without_url.setenv("TOLLHOUSE_PROBE_DATABASE_URL", "postgresql://own@db/own")
+    assert url_of_probe() == "postgresql://own@db/own"
+
+
+def test_an_env_file_is_read_and_the_environment_comes_first(without_url: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lines = [f"{name}='{value}'" for name, value in PARTS.items()]
+    (tmp_path / ".env").write_text("\n".join([*lines, "TOLLHOUSE_PROBE_POOL_SIZE=3", "SOMETHING_ELSE=x"]))
+    assert load_settings(ProbeSettings).pool_size == 3
+    assert unquote(urlsplit(url_of_probe()).password or "") == PASSWORD
+    without_url.setenv("DB_HOST", "other.example")
+    without_url.setenv("TOLLHOUSE_PROBE_POOL_SIZE", "5")
+    assert load_settings(ProbeSettings).pool_size == 5
+    assert urlsplit(url_of_probe()).hostname == "other.example"
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
+def test_secrets_are_read_from_files(without_url: pytest.MonkeyPatch, tmp_path: Path, ending: str) -> None:
+    (tmp_path / "url").write_bytes(f"postgresql://own:hidden@db/own{ending}".encode())
+    without_url.setenv("TOLLHOUSE_PROBE_DATABASE_URL_FILE", str(tmp_path / "url"))
+    assert url_of_probe() == "postgresql://own:hidden@db/own"
+    without_url.delenv("TOLLHOUSE_PROBE_DATABASE_URL_FILE")
+    (tmp_path / "password").write_bytes(f"hid den{ending}".encode())
+    without_url.setenv("DB_HOST", "db")
+    without_url.setenv("DB_NAME", "own")
+    without_url.setenv("DB_PASSWORD_FILE", str(tmp_path / "password"))
+    assert url_of_probe() == "postgresql://tollhouse_probe:hid%20den@db:5432/own"
+
+
+def test_what_is_wrong_with_the_database_is_named_together_with_the_rest(
+    without_url: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "password").write_text("hidden")
+    without_url.setenv("DB_HOST", "db")
+    without_url.setenv("DB_PORT", "70000")
+    without_url.setenv("DB_PASSWORD", "hidden")
+    without_url.setenv("DB_PASSWORD_FILE", str(tmp_path / "password"))
+    without_url.setenv("TOLLHOUSE_PROBE_PORT", "99999")
+    with pytest.raises(SettingsError) as raised:
+        load_settings(ProbeSettings)
+    named = {problem.partition(":")[0] for problem in raised.value.problems}
+    assert named == {"DB_NAME", "DB_PORT", "DB_PASSWORD and DB_PASSWORD_FILE", "TOLLHOUSE_PROBE_PORT"}
+    assert "hidden" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"x" * 100_000, None])
+def test_a_secret_file_that_cannot_be_read_is_named(
+    without_url: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "url").write_bytes(content)
+    without_url.setenv("DATABASE_URL_FILE", str(tmp_path / "url"))
+    with pytest.raises(SettingsError) as raised:
+        load_settings(ProbeSettings)
+    assert [problem.partition(":")[0] for problem in raised.value.problems] == ["DATABASE_URL_FILE"]

@@ -42,7 +42,7 @@ MAY_KNOW_THE_DRIVER = re.compile(
     # The command tells an operator in one line why a database could not be reached.
     r"libs\.cli\.(commands\.(migrate|up)|installation\.stack)"
     r"|libs\.common\.(audit\.(migration|store|tables)|integrity\.store)"
-    r"|libs\.common\.(database|database_errors|databases|declared|migrate)"
+    r"|libs\.common\.(database|database_errors|databases|declared|migrate|pooler)"
     r"|services\.\w+\.(tables(\..*)?|migrations\..*)"
     r"|services\.\w+\.\w+(\.\w+)?\.(store|\w+_store)"
     # Statements that several nouns of identity make within their transactions.

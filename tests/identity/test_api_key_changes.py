@@ -106,6 +106,8 @@ async def test_update_changes_what_its_mask_names_and_every_process_sees_it(
     assert (await _events(identity_database)).count(("UpdateApiKey", key.api_key_id)) == 1
 
     again = await _update(identity, key, "name", name="second", etag=key.etag)
+    # The verification above is noted some time later, which is no change.
+    again.api_key.ClearField("last_used_time")
     assert again.api_key == key
     assert (await _events(identity_database)).count(("UpdateApiKey", key.api_key_id)) == 1
     cleared = await _update(identity, key, "name")

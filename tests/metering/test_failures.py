@@ -4,6 +4,7 @@ import grpc
 
 from libs.common.ids import new_id
 from tests.metering.support import Metering, Platform, eventually, refused, settlement, usage
+from tollhouse.billing.v1 import account_pb2
 from tollhouse.metering.v1 import admission_pb2, integrity_pb2, usage_pb2
 
 
@@ -57,28 +58,47 @@ async def test_charge_whose_confirmation_was_lost_is_not_made_twice(
     assert await metering.findings() == []
 
 
-async def test_charge_that_billing_refuses_for_good_is_parked_reported_and_can_be_tried_again(
+async def test_charge_that_billing_refuses_is_told_listed_and_made_once_the_cause_is_gone(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
     await metering.set_price(price_in="1", price_out="1", currency_code="CREDIT", organization_id=organization_id)
     await platform.fund(organization_id, "10")
 
-    answer = await metering.record(usage(organization_id, "call-1"))
-    await eventually(lambda: _dead(metering), lambda charges: len(charges) == 1)
+    answers = [
+        await metering.record(usage(organization_id, "call-1")),
+        await metering.record(usage(organization_id, "call-1")),
+    ]
+    stored = await metering.get(organization_id, "call-1")
 
-    assert answer.usage.settlement == usage_pb2.SETTLEMENT_PENDING
-    (parked,) = await _dead(metering)
-    assert (parked.operation_id, parked.last_error_reason) == ("call-1", "CURRENCY_MISMATCH")
+    for told in (*(answer.usage for answer in answers), stored):
+        assert (told.settlement, told.settlement_reason) == (usage_pb2.SETTLEMENT_REFUSED, "CURRENCY_MISMATCH")
+    assert [answer.replayed for answer in answers] == [False, True]
+    (refused,) = await _refused(metering)
+    assert (refused.operation_id, refused.last_error_reason) == ("call-1", "CURRENCY_MISMATCH")
     assert [finding.split(" ")[0] for finding in await metering.findings()] == ["charges_come_from_usage"]
-    retried = await metering.integrity.RetryCharges(
-        integrity_pb2.RetryChargesRequest(organization_id=organization_id), metadata=metering.operator
+    await _retry(metering, organization_id)
+    await eventually(lambda: _refused(metering), lambda charges: len(charges) == 1)
+
+    await platform.ledger.accounts.OpenAccount(
+        account_pb2.OpenAccountRequest(request_id="credits", organization_id=organization_id, currency_code="CREDIT"),
+        metadata=platform.ledger.metadata,
     )
-    assert retried.charge_count == 1
-    await eventually(lambda: _dead(metering), lambda charges: len(charges) == 1)
+    # The relay asks again by itself; the test brings its next attempt forward.
+    await platform.execute("UPDATE metering.outbox SET next_attempt_time = now()")
+    await platform.settled()
+
+    assert (await metering.get(organization_id, "call-1")).settlement == usage_pb2.SETTLEMENT_SETTLED
+    assert await metering.charges() == await platform.billing_charges()
+    assert await metering.findings() == []
 
 
-async def _dead(metering: Metering) -> list[integrity_pb2.PendingCharge]:
-    request = integrity_pb2.ListPendingChargesRequest(dead_only=True)
+async def _retry(metering: Metering, organization_id: str) -> None:
+    request = integrity_pb2.RetryChargesRequest(organization_id=organization_id)
+    assert (await metering.integrity.RetryCharges(request, metadata=metering.operator)).charge_count == 1
+
+
+async def _refused(metering: Metering) -> list[integrity_pb2.PendingCharge]:
+    request = integrity_pb2.ListPendingChargesRequest(refused_only=True)
     return list((await metering.integrity.ListPendingCharges(request, metadata=metering.operator)).pending_charges)
 
 

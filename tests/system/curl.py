@@ -1,7 +1,7 @@
-"""Stands in for `buf curl` where there is none: the same arguments, the same JSON, through real calls.
+"""Stands in for grpcurl where there is none: the same arguments, the same JSON, through real calls.
 
-The program that the shell finds under the name of `buf` hands its arguments to this process, which makes the call, by
-the descriptors that our protos have, and notes what came of it.
+The program that the shell finds under the name of `grpcurl` hands its arguments to this process, which makes the call
+by the descriptors that our protos have, and notes what came of it.
 """
 
 import argparse
@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -43,7 +42,7 @@ class Answer:
 
     method: str
     code: str
-    """Empty for success, else as `buf curl` writes it, such as `not_found`."""
+    """Empty for success, else as grpcurl writes it, such as `NotFound`."""
     documents: list[dict[str, object]] = field(repr=False)
 
 
@@ -59,29 +58,28 @@ class Curl:
         written = "".join(json.dumps(document, indent=2) + "\n" for document in answer.documents)
         said: dict[str, str | int] = {"output": written, "errors": "", "status": 0}
         if answer.code:
-            said = {"output": "", "errors": written, "status": 8}
+            said = {"output": "", "errors": f"ERROR:\n  Code: {answer.code}\n{written}", "status": 64}
         writer.write(json.dumps(said).encode())
         await writer.drain()
         writer.close()
 
     async def _call(self, asked: argparse.Namespace) -> Answer:
-        address = urlsplit(asked.url)
-        method = _method(address.path)
+        method = _method(asked.method)
         name = f"{method.containing_service.full_name}/{method.name}".removeprefix("tollhouse.")
         request = ParseDict(json.loads(asked.data), GetMessageClass(method.input_type)())
         WATCH.note_message(request)
         metadata = tuple((key.strip().lower(), value.strip()) for key, _, value in _split(asked.header))
         documents: list[dict[str, object]] = []
         try:
-            async with grpc.aio.insecure_channel(address.netloc) as channel:
+            async with grpc.aio.insecure_channel(asked.address) as channel:
                 async for message in _ask(channel, method, request, metadata, asked.timeout):
                     WATCH.note_message(message)
                     documents.append(MessageToDict(message))
         except grpc.aio.AioRpcError as error:
             # A stream that was to be watched for a while only has said what it had to say.
             if not (documents and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED):
-                code = error.code().name.lower()
-                return Answer(name, code, [{"code": code, "message": error.details()}])
+                code = "".join(word.capitalize() for word in error.code().name.split("_"))
+                return Answer(name, code, [{"Code": code, "Message": error.details()}])
         return Answer(name, "", documents)
 
 
@@ -111,20 +109,19 @@ def _serialize(message: Message) -> bytes:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    """Read the arguments of `buf curl` that our pages use; any other is an error."""
+    """Read the arguments of grpcurl that our pages use; any other is an error."""
     parser = argparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("command", choices=["curl"])
-    parser.add_argument("--protocol", choices=["grpc"], required=True)
-    parser.add_argument("--http2-prior-knowledge", action="store_true", required=True)
-    parser.add_argument("--timeout", type=lambda text: float(text.removesuffix("s")), default=LONGEST_CALL_S)
+    parser.add_argument("-plaintext", action="store_true", required=True)
+    parser.add_argument("-max-time", dest="timeout", type=float, default=LONGEST_CALL_S)
     parser.add_argument("-H", dest="header", action="append", default=[])
     parser.add_argument("-d", dest="data", required=True)
-    parser.add_argument("url")
+    parser.add_argument("address")
+    parser.add_argument("method")
     return parser.parse_args(arguments)
 
 
 def _method(path: str) -> MethodDescriptor:
-    service, _, name = path.removeprefix("/").partition("/")
+    service, _, name = path.partition("/")
     return descriptor_pool.Default().FindServiceByName(service).methods_by_name[name]
 
 
@@ -143,10 +140,10 @@ def rpcs_of(*packages: str) -> set[str]:
 
 @asynccontextmanager
 async def curl_in(folder: Path) -> AsyncIterator[Curl]:
-    """Put a program named `buf` into the folder for as long as the context lasts."""
+    """Put a program named `grpcurl` into the folder for as long as the context lasts."""
     curl = Curl()
     server = await asyncio.start_server(curl.handle, "127.0.0.1", 0)
-    program = folder / "buf"
+    program = folder / "grpcurl"
     program.write_text(_PROGRAM.format(python=sys.executable, port=server.sockets[0].getsockname()[1]))
     program.chmod(0o700)
     (folder / "python3").symlink_to(sys.executable)

@@ -17,10 +17,10 @@ from tests.system.installation import Installation, running
 PAGE = repository() / "docs" / "identity.md"
 RUN_WITHIN_S = 90
 _BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_CALL = re.compile(r"(?:^|\$\()(?:call|call_as|buf curl)\b")
+_CALL = re.compile(r"(?:^|\$\()(?:call|call_as|grpcurl)\b")
 _RPC = re.compile(r"\b((?:identity|common)\.v1\.\w+/\w+)")
 _FACT = re.compile(r'"(\w+)": (?:"([^"]*)"|([^\s",]+))')
-_REFUSED = re.compile(r'"code": "[a-z_]+"')
+_REFUSED = re.compile(r"\bCode: ([A-Z]\w+)")
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Example:
 
     rpc: str
     facts: list[tuple[str, str]]
-    refused: bool = False
+    code: str = ""
 
 
 def blocks() -> list[str]:
@@ -47,7 +47,8 @@ def examples() -> list[Example]:
             found[-1].rpc = rpc[1]
         if line.startswith("#"):
             found[-1].facts += [(name, text or bare) for name, text, bare in _FACT.findall(line)]
-            found[-1].refused = found[-1].refused or bool(_REFUSED.search(line))
+            if refused := _REFUSED.search(line):
+                found[-1].code = refused[1]
     return found
 
 
@@ -103,7 +104,7 @@ async def _run(script: str, folder: Path, id_token: str) -> str:
 
 
 def _problems(example: Example, answer: Answer) -> Iterator[str]:
-    if bool(answer.code) != example.refused:
+    if answer.code != example.code:
         yield f"{example.rpc} ended with {answer.code or 'success'}: {answer.documents[:1] if answer.code else ''}"
         return
     said = list(_pairs(answer.documents))

@@ -136,7 +136,7 @@ async def _wait_until_charged(channels: Channels, persistence: Persistence, pati
     moved_s = time.monotonic()
     while True:
         pending = (await persistence.call(lambda: stub.ListPendingCharges(request))).pending_charges
-        dead = [charge for charge in pending if charge.state == integrity_pb2.CHARGE_STATE_DEAD]
+        dead = [charge for charge in pending if charge.state == integrity_pb2.CHARGE_STATE_REFUSED]
         if dead:
             raise CommandFailed(f"Billing refuses to charge {dead[0].operation_id}: {dead[0].last_error_reason}.")
         if not pending:

@@ -1,29 +1,23 @@
-"""The group-commit engine: every command of the ledger goes through here.
+"""The ledger's engine: every command is decided and posted here, in batches (see `libs.common.group_commit`).
 
-Callers queue commands and wait. A lane takes whatever is queued, up to a limit, and decides and posts it in one
-transaction; what arrives meanwhile is the next batch. There is no timer: the busier it is, the larger the batches.
+There are two ways to run a batch. The careful one locks the accounts, reads what the operation ids already stand for,
+decides and writes. The quick one is for debits of accounts that this process wrote last. It assumes that the accounts
+are still as this process remembers them and that the operation ids are new, and one statement checks both while it
+writes. If an assumption is wrong, or a command would be refused, nothing is written and the batch is run the careful
+way: only what was read under a lock may refuse a command.
 
-There are two ways to run a batch. The careful one locks the accounts, looks up what the operations stand for, decides
-and writes. The quick one, for debits of accounts this process has just had, takes for granted that the accounts are as
-it left them and the operations new, and has Postgres check both in the one statement that writes. Whatever was not as
-expected, and whatever would be refused, is decided the careful way: a no is always said on what was read under lock.
-
-A caller that goes away takes nothing with it: its commands are decided all the same, or dropped before their batch
-begins. Operation ids make it safe to run a batch again when its commit is in doubt: the second run finds what the first
-one wrote. Row locks and unique keys hold when several processes do this side by side.
+Operation ids make it safe to run a batch again when it is not known whether its commit succeeded: the second run finds
+what the first one wrote. Several processes may run batches side by side: row locks and unique keys keep them correct.
 """
 
-import asyncio
-import random
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final, TypeAlias
 
 from libs.common.clock import Clock
 from libs.common.database import ConstraintViolation, Database, RawConnection, violated_constraint
-from libs.common.errors import Conflict, DeadlineExceeded, Overloaded, Refusal, Unavailable
+from libs.common.errors import Conflict, Refusal
+from libs.common.group_commit import BatchLimits, GroupCommit
 from services.billing.ledger import posting_store, standing_store, store
 from services.billing.ledger.decisions import decide
 from services.billing.ledger.domain import (
@@ -47,29 +41,15 @@ from services.billing.ledger.standing import StandingAccounts
 Answer: TypeAlias = Outcome | Exception
 """What became of a command: an outcome, or the refusal (or the bug) that kept it from having one."""
 
-_TRIES: Final = 5
-_GATHER_TURNS_MAX: Final = 256
-_QUIET_TURNS: Final = 8
-"""Turns of the loop without a new command after which a batch begins: a call is read in over several turns."""
-_BACKOFF_S: Final = 0.02
 _CAREFUL_BATCHES: Final = 32
-"""How many batches run the careful way after one that found something other than expected: more may follow."""
-_TRANSIENT: Final = (Conflict, Unavailable, DeadlineExceeded)
+"""How many batches run the careful way after one whose assumptions were wrong: the next are likely to be wrong too."""
 _LOST_RACES: Final = frozenset(
     {
         *("accounts_owner_currency_once", "transactions_operation_once", "transactions_sequence_once"),
         *("holds_operation_once", "declines_operation_once"),
     }
 )
-"""Keys that another process can take between our look and our write."""
-
-
-@dataclass(slots=True)
-class _Entry:
-    """Commands that one caller waits for together."""
-
-    commands: Sequence[Command]
-    answered: asyncio.Future[list[Answer]]
+"""Unique keys that another process can take between our read and our write."""
 
 
 class Engine:
@@ -80,107 +60,33 @@ class Engine:
     ) -> None:
         self._database = database
         self._clock = clock
-        self._batch_max = batch_max
-        self._queue_max = queue_max
-        self._lanes_max = lanes
-        self._queue: deque[_Entry] = deque()
-        self._queued = 0
-        self._lanes: set[asyncio.Task[None]] = set()
-        self._draining = False
+        limits = BatchLimits(
+            items_max=batch_max, queued_max=queue_max, running_max=lanes, full_at=batch_max, wait_max_s=None
+        )
+        self._commits: GroupCommit[Command, Outcome] = GroupCommit("ledger", self._run, database, limits)
         self._standing = StandingAccounts()
         self._careful_batches = 0
 
     async def submit(self, commands: Sequence[Command]) -> list[Answer]:
-        """Has the commands decided in their order and returns what became of each, once it is durable.
+        """Decide the commands in their order and return what became of each, once that is durable.
 
         Raises:
-            Overloaded: the queue is full, or the service is going down. Nothing was taken up.
+            Overloaded: too many commands wait already, or the service is going down. No command was taken.
         """
-        if self._draining or self._queued + len(commands) > self._queue_max:
-            raise Overloaded
-        entry = _Entry(commands, asyncio.get_running_loop().create_future())
-        self._queue.append(entry)
-        self._queued += len(commands)
-        if len(self._lanes) < self._lanes_max and (not self._lanes or self._queued >= self._batch_max):
-            self._lanes.add(asyncio.create_task(self._run_lane(), name="ledger-lane"))
-        return await entry.answered
+        return await self._commits.submit(commands)
 
     async def drain(self) -> None:
-        """Takes nothing more and returns when everything queued is answered."""
-        self._draining = True
-        while self._lanes:
-            await asyncio.wait(set(self._lanes))
+        """Take no more commands, and return when every submitted one is answered."""
+        await self._commits.drain()
 
-    async def _run_lane(self) -> None:
-        """Runs batches until nothing is queued. It signs off in the same step, so no command slips in unseen."""
-        lane = asyncio.current_task()
+    async def _run(self, commands: Sequence[Command], let_next_begin: Callable[[], None]) -> list[Answer]:
+        let_next_begin()  # Batches may run side by side: the accounts' locks keep them apart.
         try:
-            while self._queue:
-                await self._let_more_arrive()
-                entries = self._take()
-                if entries:
-                    await self._run_entries(entries)
-        finally:
-            self._lanes = {other for other in self._lanes if other is not lane}
-
-    async def _let_more_arrive(self) -> None:
-        """Lets calls that are being read in right now join the batch, for as long as they keep coming."""
-        quiet_turns = 0
-        for _ in range(_GATHER_TURNS_MAX):
-            queued = self._queued
-            await asyncio.sleep(0)
-            if self._queued >= self._batch_max:
-                return
-            quiet_turns = 0 if self._queued > queued else quiet_turns + 1
-            if quiet_turns == _QUIET_TURNS:
-                return
-
-    def _take(self) -> list[_Entry]:
-        """The next batch: whole entries, at least one, without those whose caller is gone."""
-        entries: list[_Entry] = []
-        size = 0
-        while self._queue and (not entries or size + len(self._queue[0].commands) <= self._batch_max):
-            entry = self._queue.popleft()
-            self._queued -= len(entry.commands)
-            if not entry.answered.done():
-                entries.append(entry)
-                size += len(entry.commands)
-        return entries
-
-    async def _run_entries(self, entries: list[_Entry]) -> None:
-        commands = [command for entry in entries for command in entry.commands]
-        answers = await self._answers(commands)
-        at = 0
-        for entry in entries:
-            end = at + len(entry.commands)
-            if not entry.answered.done():
-                entry.answered.set_result(answers[at:end])
-            at = end
-
-    async def _answers(self, commands: Sequence[Command]) -> list[Answer]:
-        """Runs the batch; where it fails by itself, runs its commands one by one so that only the culprits fail."""
-        try:
-            return await self._run_batch(commands)
-        except _TRANSIENT as refusal:
-            return [refusal for _ in commands]
-        except Exception as error:  # noqa: BLE001 -- a lane must outlive whatever one command brings about.
-            if len(commands) == 1:
-                return [error]
-        return [(await self._answers([command]))[0] for command in commands]
-
-    async def _run_batch(self, commands: Sequence[Command]) -> list[Answer]:
-        for tries_left in reversed(range(_TRIES)):
-            try:
-                return await self._run_once(commands)
-            except _TRANSIENT:
-                if not tries_left:
-                    raise
-            except ConstraintViolation as error:
-                # Another process opened the account or took the operation id first: look again.
-                if not tries_left or violated_constraint(error) not in _LOST_RACES:
-                    raise
-            await asyncio.sleep(_BACKOFF_S * 2 ** (_TRIES - tries_left - 1) * random.uniform(0.5, 1))
-        raise AssertionError("the last try returns or raises")
+            return await self._run_once(commands)
+        except ConstraintViolation as error:
+            if violated_constraint(error) in _LOST_RACES:
+                raise Conflict from error
+            raise
 
     async def _run_once(self, commands: Sequence[Command]) -> list[Answer]:
         if self._careful_batches:

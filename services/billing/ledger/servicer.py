@@ -3,13 +3,11 @@
 from typing import Final, TypeVar
 
 import grpc
-import structlog
 from google.rpc import status_pb2
 
 from libs.common.amount import render_amount
-from libs.common.errors import FieldViolation, InvalidArgument, Refusal
-from libs.common.ids import new_id
-from libs.common.status import internal_status, status_of
+from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.status import status_of_item
 from libs.common.timestamps import parse_optional_time
 from services.billing.ledger import parsing, rendering
 from services.billing.ledger.domain import Command, Decline, HoldState, Kind, Placed, Posted
@@ -18,7 +16,6 @@ from services.billing.ledger.history import History
 from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.billing.v1 import ledger_pb2_grpc as rpc
 
-_log = structlog.get_logger("ledger")
 DOMAIN: Final = "billing.tollhouse"
 _Context = grpc.aio.ServicerContext
 _R = TypeVar("_R")
@@ -211,14 +208,11 @@ def _without_id(response: _R, command: Command) -> _R:
 
 
 def _status_of(answer: Answer) -> status_pb2.Status:
-    """The refusal of one item; a bug says no more than a single call would."""
+    """Return what one item of a batch is refused with."""
     if isinstance(answer, Decline):
-        return status_of(rendering.refusal_of(answer), DOMAIN)
-    if isinstance(answer, Refusal):
-        return status_of(answer, DOMAIN)
-    error_id = new_id()
-    _log.error("item failed", error_id=error_id, exc_info=answer if isinstance(answer, Exception) else None)
-    return internal_status(error_id, DOMAIN)
+        return status_of_item(rendering.refusal_of(answer), DOMAIN)
+    assert isinstance(answer, Exception), "an item has an outcome of its kind or an error"
+    return status_of_item(answer, DOMAIN)
 
 
 def _state_of(state: pb.HoldState.ValueType) -> HoldState | None:

@@ -1,13 +1,10 @@
-"""Decides whether a call may begin, keeps what was decided, and gives up what is not needed.
+"""Decides whether a call may begin, keeps what was decided, and cancels what is not needed.
 
-The price is pinned before the hold is placed: whatever happens in between, the work is settled with it. Authorizations
-that arrive together share one statement and one call to billing, as usage does.
+The price version is stored before the hold is placed: whatever happens in between, the work is settled with it.
+Authorizations that arrive together share one statement and one call to billing (see `libs.common.group_commit`).
 """
 
-import asyncio
-import contextvars
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -15,8 +12,8 @@ from typing import Final
 
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.deadline import leave_deadline
-from libs.common.errors import Conflict, NotFound, OperationIdReused, Overloaded, Refusal
+from libs.common.errors import NotFound, OperationIdReused, Refusal
+from libs.common.group_commit import BatchLimits, GroupCommit
 from services.metering.admission import store
 from services.metering.admission.domain import (
     OUTPUT_TOKENS_DEFAULT,
@@ -35,10 +32,10 @@ from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import NO_TOKENS, cost_nanos
 from services.metering.usage.domain import Authorization
 from services.metering.usage.engine import UsageEngine
-from services.metering.usage.pace import Pace
 
-_TRIES_MAX: Final = 4
-_BATCHES_IN_FLIGHT_MAX: Final = 16
+_BATCHES_RUNNING_MAX: Final = 16
+_FULL_AT: Final = 100
+_WAIT_MAX_S: Final = 0.05
 _FACTS: Final = ("posted", "held", "available", "needed", "currency_code", "earliest_release_time")
 _KEY_MESSAGES: Final = {
     "NOT_FOUND": "There is no such key.",
@@ -71,12 +68,16 @@ class Request:
     client_address: str
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Waiting:
+    """An authorization that waits for its batch."""
+
     pinned: Pinned
     principal: KeyPrincipal
-    answer: "asyncio.Future[Decision]"
-    context: contextvars.Context
+
+    @property
+    def key(self) -> store.Key:
+        return self.pinned.ask.organization_id, self.pinned.ask.operation_id
 
 
 class Admission:
@@ -99,11 +100,14 @@ class Admission:
         self._billing = billing
         self._engine = engine
         self._clock = clock
-        self._queue_max = queue_max
-        self._queue: deque[_Waiting] = deque()
-        self._writer: asyncio.Task[None] | None = None
-        self._in_flight = asyncio.Semaphore(_BATCHES_IN_FLIGHT_MAX)
-        self._pace = Pace()
+        limits = BatchLimits(
+            items_max=BATCH_MAX,
+            queued_max=queue_max,
+            running_max=_BATCHES_RUNNING_MAX,
+            full_at=_FULL_AT,
+            wait_max_s=_WAIT_MAX_S,
+        )
+        self._commits: GroupCommit[_Waiting, Decision] = GroupCommit("authorizations", self._run, database, limits)
 
     async def authorize(self, request: Request) -> Decision:
         """Decide whether the call may begin.
@@ -132,7 +136,10 @@ class Admission:
         pinned = await self._pin(request, principal)
         if isinstance(pinned, Denied):
             return pinned
-        return await self._decide(pinned, principal)
+        (decision,) = await self._commits.submit([_Waiting(pinned, principal)])
+        if isinstance(decision, Exception):
+            raise decision
+        return decision
 
     async def cancel(self, organization_id: str, operation_id: str) -> tuple[str, Decimal, bool]:
         """Give up an authorization; return the currency, what was held until now, and whether this is a repeat.
@@ -158,9 +165,8 @@ class Admission:
         return stored.pinned.currency_code, Decimal(0) if stored.cancelled else released, stored.cancelled
 
     async def close(self) -> None:
-        """Return when no call waits for its decision any more."""
-        while self._writer is not None or self._pace.under_way:
-            await asyncio.wait([task for task in (self._writer, *self._pace.under_way) if task is not None])
+        """Return when every call that waits has its decision."""
+        await self._commits.drain()
 
     async def _pin(self, request: Request, principal: KeyPrincipal) -> Pinned | Denied:
         await self._catalogue.refresh()
@@ -197,109 +203,61 @@ class Admission:
         amount = Decimal(nanos).scaleb(-9)
         return Pinned(ask, ask.fingerprint(), version.price_version_id, version.prices.currency_code, amount, now)
 
-    async def _decide(self, pinned: Pinned, principal: KeyPrincipal) -> Decision:
-        if len(self._queue) >= self._queue_max:
-            raise Overloaded
-        answer: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(pinned, principal, answer, contextvars.copy_context()))
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._decide_all(), name="authorization writer")
-        else:
-            self._pace.note_waiting(len(self._queue))
-        return await answer
-
-    async def _decide_all(self) -> None:
-        leave_deadline()
-        try:
-            while self._queue:
-                await self._in_flight.acquire()
-                await asyncio.sleep(0)  # Calls that are being read at this moment join the batch.
-                waiting = self._take()
-                task = waiting[0].context.run(asyncio.create_task, self._process(waiting, written := asyncio.Event()))
-                self._pace.start(task)
-                await written.wait()
-                await self._pace.let_some_gather(len(self._queue))
-        finally:
-            self._writer = None
-
-    def _take(self) -> list[_Waiting]:
-        """Take what waits, up to what fits a call to billing, each operation once."""
-        taken: dict[store.Key, _Waiting] = {}
-        while self._queue and len(taken) < BATCH_MAX:
-            ask = self._queue[0].pinned.ask
-            if (ask.organization_id, ask.operation_id) in taken:
-                break
-            taken[ask.organization_id, ask.operation_id] = self._queue.popleft()
-        return list(taken.values())
-
-    async def _process(self, waiting: list[_Waiting], written: asyncio.Event) -> None:
-        leave_deadline()
-        try:
-            try:
-                known = await self._write(waiting)
-            finally:
-                written.set()
-            await self._hold(waiting, known)
-        except BaseException as error:
-            for one in waiting:
-                if not one.answer.done():
-                    one.answer.set_exception(error if isinstance(error, Exception) else Overloaded())
-            if not isinstance(error, Exception):
-                raise
-        finally:
-            self._in_flight.release()
+    async def _run(self, waiting: Sequence[_Waiting], let_next_begin: Callable[[], None]) -> list[Decision | Exception]:
+        """Decide a batch. An operation that stands in it twice is decided the second time as a repeat of the first."""
+        first: dict[store.Key, int] = {}
+        for place, one in enumerate(waiting):
+            first.setdefault(one.key, place)
+        places = list(first.values())
+        chosen = [waiting[place] for place in places]
+        known = await self._write(chosen)
+        if len(places) == len(waiting):
+            let_next_begin()
+        decisions: dict[int, Decision | Exception] = dict(zip(places, await self._hold(chosen, known), strict=True))
+        others = [place for place in range(len(waiting)) if place not in decisions]
+        if others:
+            repeats = await self._run([waiting[place] for place in others], let_next_begin)
+            decisions.update(zip(others, repeats, strict=True))
+        return [decisions[place] for place in range(len(waiting))]
 
     async def _write(self, waiting: Sequence[_Waiting]) -> dict[store.Key, Stored]:
-        """Keep what is asked; return what was asked before under the same operation ids."""
-        for attempt in range(1, _TRIES_MAX + 1):
-            try:
-                async with self._database.raw_connection() as connection:
-                    keys = await store.add(connection, [one.pinned for one in waiting])
-                    return await store.find(connection, keys) if keys else {}
-            except Conflict:
-                if attempt == _TRIES_MAX:
-                    raise
-        raise Conflict
+        """Store the authorizations; return those that were stored before under the same operation ids."""
+        async with self._database.raw_connection() as connection:
+            keys = await store.add(connection, [one.pinned for one in waiting])
+            return await store.find(connection, keys) if keys else {}
 
-    async def _hold(self, waiting: Sequence[_Waiting], known: dict[store.Key, Stored]) -> None:
-        """Place the holds. A repeat asks for the one that was asked for before, and billing tells how that went."""
-        costly: list[tuple[_Waiting, Pinned, bool]] = []
-        for one in waiting:
-            ask = one.pinned.ask
-            before = known.get((ask.organization_id, ask.operation_id))
-            if before is not None and before.pinned.fingerprint != one.pinned.fingerprint:
-                differs = differing_field(before.pinned.ask, ask)
-                _refuse(one, OperationIdReused(operation_id=ask.operation_id, field=differs))
-                continue
-            if before is not None and before.ended:
-                _answer(one, _ended(one))
-                continue
-            pinned, replayed = before.pinned if before else one.pinned, before is not None
-            self._engine.remember(_authorization(pinned))
-            if pinned.amount:
-                costly.append((one, pinned, replayed))
-            else:
-                _answer(one, Allowed(pinned, one.principal, "", None, replayed))
-        if not costly:
-            return
-        results = await self._billing.hold([_hold_request(pinned) for _, pinned, _ in costly])
-        now = self._clock.now()
-        for (one, pinned, replayed), result in zip(costly, results, strict=True):
-            decision = _decision(one, pinned, replayed, result, now)
-            if isinstance(decision, Refusal):
-                _refuse(one, decision)
-            else:
-                _answer(one, decision)
+    async def _hold(self, waiting: Sequence[_Waiting], known: dict[store.Key, Stored]) -> list[Decision | Exception]:
+        """Place the holds. A repeat sends the hold of the first time again, and billing answers what became of it."""
+        decisions: list[Decision | Exception | None] = []
+        costly: list[tuple[int, Pinned, bool]] = []
+        for place, one in enumerate(waiting):
+            before = known.get(one.key)
+            decision = _decided_without_hold(one, before)
+            decisions.append(decision)
+            if decision is None or isinstance(decision, Allowed):
+                pinned = before.pinned if before else one.pinned
+                self._engine.remember(_authorization(pinned))
+                if decision is None:
+                    costly.append((place, pinned, before is not None))
+        if costly:
+            results = await self._billing.hold([_hold_request(pinned) for _, pinned, _ in costly])
+            now = self._clock.now()
+            for (place, pinned, replayed), result in zip(costly, results, strict=True):
+                decisions[place] = _decision(waiting[place], pinned, replayed, result, now)
+        return [decision for decision in decisions if decision is not None]
 
 
-def _answer(one: _Waiting, decision: Decision) -> None:
-    if not one.answer.done():
-        one.answer.set_result(decision)
-
-
-def _refuse(one: _Waiting, refusal: Refusal) -> None:
-    if not one.answer.done():
-        one.answer.set_exception(refusal)
+def _decided_without_hold(one: _Waiting, before: Stored | None) -> Decision | Exception | None:
+    """Return the decision where billing need not be asked, or None where an amount is to be held."""
+    ask = one.pinned.ask
+    if before is not None and before.pinned.fingerprint != one.pinned.fingerprint:
+        return OperationIdReused(operation_id=ask.operation_id, field=differing_field(before.pinned.ask, ask))
+    if before is not None and before.ended:
+        return _ended(one)
+    pinned = before.pinned if before else one.pinned
+    if pinned.amount:
+        return None
+    return Allowed(pinned, one.principal, "", None, before is not None)
 
 
 def _ended(one: _Waiting) -> Denied:
@@ -308,8 +266,10 @@ def _ended(one: _Waiting) -> Denied:
 
 
 def _decision(
-    one: _Waiting, pinned: Pinned, replayed: bool, result: Held | NotHeld, now: datetime
+    one: _Waiting, pinned: Pinned, replayed: bool, result: Held | NotHeld | Refusal, now: datetime
 ) -> Decision | Refusal:
+    if isinstance(result, Refusal):
+        return result
     if isinstance(result, Held):
         if not result.open or result.expire_time <= now:
             return _ended(one)

@@ -3,7 +3,6 @@
 import grpc
 
 from libs.common.amount import format_amount, render_amount
-from libs.common.errors import Refusal
 from libs.common.timestamps import fill_time
 from services.metering.admission.admission import Admission, Request
 from services.metering.admission.domain import HOLD_TTL_DEFAULT_MS, Decision, Denied
@@ -28,7 +27,7 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
 
     async def Settle(self, request: pb.SettleRequest, context: grpc.aio.ServicerContext) -> pb.SettleResponse:
         (outcome,) = await self._usages.record([read_usage(request, self._usages)])
-        if isinstance(outcome, Refusal):
+        if isinstance(outcome, Exception):
             raise outcome
         return _render_settled(outcome)
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 import grpc
+import structlog
 from google.rpc import status_pb2
 
 from libs.common.errors import Unavailable
@@ -19,6 +20,8 @@ from libs.common.status import error_info_in, reason_of
 from libs.common.timestamps import parse_time
 from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.billing.v1 import ledger_pb2_grpc as rpc
+
+_log = structlog.get_logger("billing")
 
 DEBIT: Final = "DEBIT"
 CAPTURE: Final = "CAPTURE"
@@ -31,19 +34,28 @@ _SOURCE_KEY: Final = "source"
 _SOURCE: Final = "metering"
 """Tells the charges behind which usage stands from those that people make by hand."""
 _HOLD_NOT_FOUND: Final = "HOLD_NOT_FOUND"
+_OF_THE_WHOLE: Final = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
+"""Failures of a call that have nothing to do with any of its items: billing is away, or the deployment is at fault."""
 _PASSING: Final = {
-    grpc.StatusCode.UNAVAILABLE.value[0],
-    grpc.StatusCode.ABORTED.value[0],
-    grpc.StatusCode.DEADLINE_EXCEEDED.value[0],
-    grpc.StatusCode.CANCELLED.value[0],
-    grpc.StatusCode.RESOURCE_EXHAUSTED.value[0],
-    grpc.StatusCode.INTERNAL.value[0],
-    grpc.StatusCode.UNKNOWN.value[0],
-    grpc.StatusCode.UNAUTHENTICATED.value[0],
-    grpc.StatusCode.PERMISSION_DENIED.value[0],
-    grpc.StatusCode.UNIMPLEMENTED.value[0],
+    code.value[0]
+    for code in (
+        *_OF_THE_WHOLE,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    )
 }
-"""What may be over by the next attempt, trouble with deployment and credentials included."""
+"""What may be over by the next attempt."""
 
 
 class Charge(NamedTuple):
@@ -140,11 +152,10 @@ class BillingClient:
         )
         return [result or NotCharged("MISSING", final=False) for result in results]
 
-    async def hold(self, requests: Sequence[HoldRequest]) -> list[Held | NotHeld]:
+    async def hold(self, requests: Sequence[HoldRequest]) -> list[Held | NotHeld | Unavailable]:
         """Place up to 200 holds; one result for each, in their order.
 
-        Raises:
-            Unavailable: billing cannot be reached, or could not decide one of them.
+        A hold that billing could not decide is Unavailable, as are all of them where billing cannot be reached.
         """
         batch = pb.BatchCreateHoldRequest()
         for request in requests:
@@ -152,7 +163,11 @@ class BillingClient:
         try:
             response = await self._ledger.BatchCreateHold(batch, timeout=_HOLD_WITHIN_S)
         except grpc.aio.AioRpcError as error:
-            raise Unavailable(dependency="billing") from error
+            if error.code() in _OF_THE_WHOLE or len(requests) == 1:
+                _log.warning("billing places no holds", code=error.code().name, holds=len(requests))
+                return [Unavailable(dependency="billing") for _ in requests]
+            middle = len(requests) // 2
+            return await self.hold(requests[:middle]) + await self.hold(requests[middle:])
         return [_held(outcome) for outcome in response.outcomes]
 
     async def release(self, organization_id: str, operation_id: str) -> Released:
@@ -231,17 +246,22 @@ class BillingClient:
         results: list[Charged | NotCharged | None],
         again: Callable[..., Awaitable[None]],
     ) -> None:
-        """Note a failed call. One malformed charge fails a whole call, so the charges of such a call go one by one."""
-        passing = error.code().value[0] in _PASSING
-        if not passing and len(some) > 1:
-            for i in some:
-                await again(charges, [i], results)
+        """Note what a failed call means for its charges.
+
+        A failure that one charge may have caused is taken apart: the charges are sent again in halves, until the one at
+        fault stands alone and the others are made.
+        """
+        if error.code() not in _OF_THE_WHOLE and len(some) > 1:
+            middle = len(some) // 2
+            await again(charges, some[:middle], results)
+            await again(charges, some[middle:], results)
             return
         if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             self._pause_until_s = time.monotonic() + _PAUSE_AFTER_FAILURE_S
         reason = reason_of(error) or error.code().name
+        final = error.code().value[0] not in _PASSING
         for i in some:
-            results[i] = NotCharged(reason, final=not passing)
+            results[i] = NotCharged(reason, final=final)
 
 
 def _parts(charges: Sequence[Charge], kind: str) -> list[list[int]]:
@@ -296,12 +316,12 @@ def _not_charged(status: status_pb2.Status) -> NotCharged:
     return NotCharged(info.reason if info else "UNKNOWN", final=status.code not in _PASSING)
 
 
-def _held(outcome: pb.CreateHoldOutcome) -> Held | NotHeld:
+def _held(outcome: pb.CreateHoldOutcome) -> Held | NotHeld | Unavailable:
     if outcome.HasField("response"):
         hold = outcome.response.hold
         expire_time = parse_time("expire_time", hold.expire_time, [])
         return Held(hold.hold_id, expire_time, hold.state == pb.HOLD_STATE_OPEN)
     info = error_info_in(outcome.error)
     if info is None or outcome.error.code in _PASSING:
-        raise Unavailable(dependency="billing")
+        return Unavailable(dependency="billing")
     return NotHeld(info.reason, outcome.error.message, dict(info.metadata))

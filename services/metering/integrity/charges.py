@@ -24,13 +24,13 @@ class Charges:
             return await store.list_charges(connection, organization_id=organization_id, after=after, limit=limit)
 
     async def list_pending(
-        self, *, dead_only: bool, after: tuple[datetime, str, str], limit: int
+        self, *, refused_only: bool, after: tuple[datetime, str, str], limit: int
     ) -> Sequence[PendingCharge]:
         async with self._reports.transaction() as connection:
-            return await store.list_pending(connection, dead_only=dead_only, after=after, limit=limit)
+            return await store.list_pending(connection, refused_only=refused_only, after=after, limit=limit)
 
     async def retry(self, organization_id: str, operation_ids: Sequence[str]) -> int:
-        """Make an organization's charges due: those of the operations named, or all that are parked."""
+        """Make an organization's charges due: those of the operations named, or all that billing refuses."""
         now = self._clock.now()
         async with self._reports.transaction() as connection:
             count = await store.retry(connection, organization_id=organization_id, operation_ids=operation_ids, now=now)

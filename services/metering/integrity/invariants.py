@@ -65,18 +65,18 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "charges_come_from_usage",
-        "Every charge in the outbox is the cost of one usage, in its currency, and none is parked.",
+        "Every charge in the outbox is the cost of one usage, in its currency, and billing refuses none of them.",
         f"""
         SELECT x.organization_id::text, 'charges/' || x.operation_id,
             CASE WHEN u.usage_id IS NULL THEN 'the charge has no usage'
                 WHEN u.final_kind IS NULL THEN 'the usage is not to be charged'
-                WHEN x.state = 'DEAD' THEN 'parked: ' || coalesce(x.last_error_reason, 'unknown')
+                WHEN x.state = 'REFUSED' THEN 'refused: ' || coalesce(x.last_error_reason, 'unknown')
                 ELSE 'the charge differs from the cost of the usage' END
         FROM (SELECT * FROM outbox WHERE {_MINE}) x
         LEFT JOIN usage_operations o ON o.organization_id = x.organization_id AND o.operation_id = x.operation_id
         LEFT JOIN ({_USAGE_WITH_COST}) u
             ON u.organization_id = o.organization_id AND u.occur_time = o.occur_time AND u.usage_id = o.usage_id
-        WHERE u.usage_id IS NULL OR u.final_kind IS NULL OR x.state = 'DEAD'
+        WHERE u.usage_id IS NULL OR u.final_kind IS NULL OR x.state = 'REFUSED'
             OR (x.amount, x.currency_code) IS DISTINCT FROM (u.final_cost, u.final_currency_code)
         """,
         _COUNT_OUTBOX,

@@ -56,7 +56,7 @@ class IntegrityServicer(rpc.IntegrityServiceServicer):
     async def ListPendingCharges(
         self, request: pb.ListPendingChargesRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListPendingChargesResponse:
-        fingerprint = f"pending/{request.dead_only}"
+        fingerprint = f"pending/{request.refused_only}"
         after = (time_of_text("0"), NIL, "")
         if request.page_token:
             parts = decode_page_token(request.page_token, fingerprint)
@@ -64,7 +64,7 @@ class IntegrityServicer(rpc.IntegrityServiceServicer):
                 raise _bad_token()
             after = (time_of_text(parts[0]), parts[1], parts[2])
         limit = page_size(request.page_size)
-        charges = await self._charges.list_pending(dead_only=request.dead_only, after=after, limit=limit)
+        charges = await self._charges.list_pending(refused_only=request.refused_only, after=after, limit=limit)
         token = ""
         if len(charges) == limit:
             last = charges[-1]

@@ -43,8 +43,8 @@ WITH page AS MATERIALIZED (
     ORDER BY organization_id, operation_id LIMIT :limit
 )
 SELECT page.organization_id::text, page.operation_id, coalesce(r.cost, p.cost),
-    coalesce(r.currency_code, p.currency_code), coalesce(x.state, 'SETTLED'), page.occur_time,
-    coalesce(r.charge_kind, p.charge_kind)
+    coalesce(r.currency_code, p.currency_code), coalesce(replace(x.state, 'DEAD', 'REFUSED'), 'SETTLED'),
+    page.occur_time, coalesce(r.charge_kind, p.charge_kind)
 FROM page
 JOIN usage_records r USING (organization_id, occur_time, usage_id)
 LEFT JOIN usage_pricings p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id AND r.cost IS NULL
@@ -74,20 +74,20 @@ SELECT organization_id::text, operation_id, amount, currency_code, state, attemp
 FROM outbox
 WHERE (create_time, organization_id, operation_id)
         > (CAST(:after_time AS timestamptz), CAST(:after_organization_id AS uuid), :after_operation_id)
-    AND (NOT :dead_only OR state = 'DEAD')
+    AND (NOT :refused_only OR state = 'REFUSED')
 ORDER BY create_time, organization_id, operation_id LIMIT :limit
 """)
 
 
 async def list_pending(
-    connection: AsyncConnection, *, dead_only: bool, after: tuple[datetime, str, str], limit: int
+    connection: AsyncConnection, *, refused_only: bool, after: tuple[datetime, str, str], limit: int
 ) -> Sequence[PendingCharge]:
     """Return unconfirmed charges, the oldest first. Sorts the backlog, which is empty on good days."""
     values = {
         "after_time": after[0],
         "after_organization_id": after[1],
         "after_operation_id": after[2],
-        "dead_only": dead_only,
+        "refused_only": refused_only,
         "limit": limit,
     }
     return [PendingCharge(*row) for row in await connection.execute(_PENDING, values)]
@@ -98,7 +98,7 @@ UPDATE outbox o SET state = 'PENDING', next_attempt_time = :now
 FROM (
     SELECT organization_id, operation_id FROM outbox
     WHERE organization_id = CAST(:organization_id AS uuid)
-        AND CASE WHEN cardinality(CAST(:operation_ids AS text[])) = 0 THEN state = 'DEAD'
+        AND CASE WHEN cardinality(CAST(:operation_ids AS text[])) = 0 THEN state = 'REFUSED'
             ELSE operation_id = ANY(CAST(:operation_ids AS text[])) END
     ORDER BY organization_id, operation_id LIMIT 1000 FOR UPDATE
 ) chosen

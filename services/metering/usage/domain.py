@@ -4,13 +4,13 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-from libs.common.errors import Refusal
 from services.metering.clients.billing import CAPTURE, DEBIT, AccountBalance
 from services.metering.model.domain import Tokens
 
 PENDING: Final = "PENDING"
 SETTLED: Final = "SETTLED"
 PENDING_PRICE: Final = "PENDING_PRICE"
+REFUSED: Final = "REFUSED"
 
 LATE_MAX: Final = timedelta(days=35)
 EARLY_MAX: Final = timedelta(minutes=5)
@@ -61,6 +61,8 @@ class Recorded(NamedTuple):
     """None while no price is known."""
     create_time: datetime
     settlement: str
+    refusal_reason: str = ""
+    """Why billing refuses the charge; empty unless the settlement is REFUSED."""
 
 
 class Accepted(NamedTuple):
@@ -73,7 +75,8 @@ class Accepted(NamedTuple):
     overrun: str | None = None
 
 
-Outcome = Accepted | Refusal
+Outcome = Accepted | Exception
+"""What became of a work: it is recorded, or refused, or it failed by a fault of ours."""
 
 
 class Authorization(NamedTuple):

@@ -1,13 +1,11 @@
-"""Records usage in batches: what arrives while one transaction runs shares the next one, and one call to billing.
+"""Records usage in batches (see `libs.common.group_commit`): one transaction, then one call to billing for all charges.
 
-There is no timer: alone, a usage is written at once. The queue is bounded, and a caller who gives up waiting tears
-nothing: the batch goes on without them.
+The transaction writes the usage with its charges in the outbox, so a usage is durable before billing is asked. The next
+batch is written while billing still answers this one. Whatever billing does not confirm, the relay sends again.
 """
 
-import asyncio
-import contextvars
-from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -16,8 +14,8 @@ import structlog
 
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.deadline import leave_deadline
-from libs.common.errors import Conflict, OperationIdReused, Overloaded, Refusal
+from libs.common.errors import OperationIdReused, Refusal
+from libs.common.group_commit import BatchLimits, GroupCommit
 from libs.common.ids import new_id
 from services.metering.clients.billing import BillingClient, Charge, Charged
 from services.metering.model.catalogue import Catalogue
@@ -26,6 +24,7 @@ from services.metering.usage import store
 from services.metering.usage.domain import (
     PENDING,
     PENDING_PRICE,
+    REFUSED,
     SETTLED,
     Accepted,
     Authorization,
@@ -37,30 +36,26 @@ from services.metering.usage.domain import (
     completed,
     differing_field,
 )
-from services.metering.usage.pace import Pace
 from services.metering.usage.store import Key
 
 _log = structlog.get_logger("usage")
 
 BATCH_MAX: Final = 500
-TRIES_MAX: Final = 4
 DONE_MAX: Final = 2_000
-_BATCHES_IN_FLIGHT_MAX: Final = 16
+_BATCHES_RUNNING_MAX: Final = 16
+_FULL_AT: Final = 100
+"""From how many waiting usages on a batch gains little by growing."""
+_WAIT_MAX_S: Final = 0.05
+"""How long a smaller batch waits for a running one, so that a slow billing holds up nobody for long."""
 _AUTHORIZATIONS_REMEMBERED_MAX: Final = 50_000
-
-
-@dataclass(slots=True)
-class _Submission:
-    works: Sequence[Work]
-    answer: "asyncio.Future[list[Outcome]]"
-    context: contextvars.Context
+_REFUSED_AGAIN_AFTER: Final = timedelta(minutes=1)
 
 
 @dataclass(slots=True)
 class _Batch:
-    """Usages on their way: what was new, and what became of each work, by its place."""
+    """The works of a batch, which of them were new, and what became of each, by its place."""
 
-    works: list[Work]
+    works: Sequence[Work]
     outcomes: list[Outcome | None]
     fresh: list[tuple[int, Recorded]] = field(default_factory=list)
     twins: list[tuple[int, int]] = field(default_factory=list)
@@ -84,14 +79,18 @@ class UsageEngine:
         self._catalogue = catalogue
         self._billing = billing
         self._clock = clock
-        self._queue_max = queue_max
         self._relay_after = relay_after
-        self._queue: deque[_Submission] = deque()
-        self._queued = 0
-        self._writer: asyncio.Task[None] | None = None
-        self._pace = Pace()
-        self._in_flight = asyncio.Semaphore(_BATCHES_IN_FLIGHT_MAX)
+        limits = BatchLimits(
+            items_max=BATCH_MAX,
+            queued_max=queue_max,
+            running_max=_BATCHES_RUNNING_MAX,
+            full_at=_FULL_AT,
+            wait_max_s=_WAIT_MAX_S,
+        )
+        self._commits: GroupCommit[Work, Accepted] = GroupCommit("usage", self._run, database, limits)
         self._done: dict[Key, None] = {}
+        self._done_apart: dict[Key, None] = {}
+        """Confirmed charges that went with a batch that failed: they are deleted without another batch."""
         self._authorizations: OrderedDict[Key, Authorization] = OrderedDict()
 
     async def record(self, works: Sequence[Work]) -> list[Outcome]:
@@ -100,16 +99,7 @@ class UsageEngine:
         Raises:
             Overloaded: too many works are waiting already; none was taken.
         """
-        if self._queued + len(works) > self._queue_max:
-            raise Overloaded
-        answer: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Submission(works, answer, contextvars.copy_context()))
-        self._queued += len(works)
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write_all(), name="usage writer")
-        else:
-            self._pace.note_waiting(self._queued)
-        return await answer
+        return await self._commits.submit(works)
 
     def remember(self, authorization: Authorization) -> None:
         """Keep an authorization at hand for the settlement that is likely to follow."""
@@ -119,70 +109,34 @@ class UsageEngine:
 
     async def flush(self) -> None:
         """Delete the outbox rows of confirmed charges that no batch has taken along yet."""
-        done = self._take_done()
+        done = {**self._take_done(), **self._done_apart}
+        self._done_apart = {}
         if not done:
             return
         try:
             async with self._database.raw_connection() as connection:
                 await store.finish(connection, done)
         except BaseException:
-            self._done.update(done)
+            self._done_apart.update(done)
             raise
 
     async def close(self) -> None:
-        """Return when nothing is under way any more."""
-        while self._writer is not None or self._pace.under_way:
-            await asyncio.wait([task for task in (self._writer, *self._pace.under_way) if task is not None])
+        """Return when no usage is under way any more."""
+        await self._commits.drain()
         try:
             await self.flush()
         except Refusal:
             _log.warning("confirmed charges stay in the outbox and will be sent once more")
 
-    async def _write_all(self) -> None:
-        leave_deadline()
-        try:
-            while self._queue:
-                await self._in_flight.acquire()
-                await asyncio.sleep(0)  # Calls that are being read at this moment join the batch.
-                submissions = self._take()
-                task = submissions[0].context.run(
-                    asyncio.create_task, self._process(submissions, written := asyncio.Event())
-                )
-                self._pace.start(task)
-                await written.wait()
-                await self._pace.let_some_gather(self._queued)
-        finally:
-            self._writer = None
-
-    def _take(self) -> list[_Submission]:
-        """Take what is queued, as far as it fits a batch; a single submission always does."""
-        taken = [self._queue.popleft()]
-        count = len(taken[0].works)
-        while self._queue and count + len(self._queue[0].works) <= BATCH_MAX:
-            count += len(self._queue[0].works)
-            taken.append(self._queue.popleft())
-        self._queued -= count
-        return taken
-
-    async def _process(self, submissions: list[_Submission], written: asyncio.Event) -> None:
-        leave_deadline()
-        works = [work for submission in submissions for work in submission.works]
+    async def _run(self, works: Sequence[Work], let_next_begin: Callable[[], None]) -> list[Outcome]:
         batch = _Batch(works, [None] * len(works))
+        await self._write(batch)
+        let_next_begin()
         try:
-            try:
-                await self._write(batch)
-            finally:
-                written.set()
             await self._charge(batch)
-            self._answer(submissions, batch)
-        except BaseException as error:
-            for submission in submissions:
-                if not submission.answer.done():
-                    submission.answer.set_exception(_shareable(error))
-            if not isinstance(error, Exception):
-                raise
-        finally:
-            self._in_flight.release()
+        except Exception as error:  # noqa: BLE001 -- the usage is durable: it is acknowledged, and the relay charges it.
+            _log.error("a batch of charges failed and is left to the relay", exc_info=error)
+        return _outcomes(batch)
 
     async def _write(self, batch: _Batch) -> None:
         await self._catalogue.refresh()
@@ -254,21 +208,13 @@ class UsageEngine:
         return Recorded(work, new_id(), cost, now, SETTLED if kind is None else PENDING)
 
     async def _commit(self, proposed: list[Recorded], now: datetime) -> set[str]:
-        """Write the batch; a conflict with another process is tried again a few times."""
+        """Write the batch, and with it delete the outbox rows of charges that billing has confirmed meanwhile."""
         done = self._take_done()
         try:
-            for attempt in range(1, TRIES_MAX + 1):
-                try:
-                    async with self._database.raw_connection() as connection:
-                        return await store.record(
-                            connection, proposed, now=now, due_time=now + self._relay_after, done=done
-                        )
-                except Conflict:
-                    if attempt == TRIES_MAX:
-                        raise
-            raise Conflict
+            async with self._database.raw_connection() as connection:
+                return await store.record(connection, proposed, now=now, due_time=now + self._relay_after, done=done)
         except BaseException:
-            self._done.update(done)
+            self._done_apart.update(done)
             raise
 
     def _take_done(self) -> dict[Key, None]:
@@ -310,29 +256,29 @@ class UsageEngine:
                 balance = result.balance if result.balance.posted else None
                 batch.outcomes[place] = Accepted(settled, False, balance, result.released, result.overrun)
             elif result.final:
-                refused[key] = ("DEAD", result.reason, self._clock.now())
+                refused[key] = (REFUSED, result.reason, self._clock.now() + _REFUSED_AGAIN_AFTER)
+                not_charged = recorded._replace(settlement=REFUSED, refusal_reason=result.reason)
+                batch.outcomes[place] = Accepted(not_charged, replayed=False)
         if refused:
-            await self._park(refused)
+            await self._note_refused(refused)
 
-    async def _park(self, refused: dict[Key, tuple[str, str, datetime]]) -> None:
-        """Set charges aside that billing will never make; left undone, the relay comes to the same end."""
+    async def _note_refused(self, refused: dict[Key, tuple[str, str, datetime]]) -> None:
+        """Keep why billing refuses charges; if that fails, the relay asks billing again and keeps it then."""
         _log.error("billing refuses charges", reasons=sorted({reason for _, reason, _ in refused.values()}))
         try:
             async with self._database.raw_connection() as connection:
                 await store.put_back(connection, refused)
         except Refusal:
-            _log.warning("refused charges could not be parked", charges=len(refused))
+            _log.warning("refused charges could not be noted", charges=len(refused))
 
-    def _answer(self, submissions: list[_Submission], batch: _Batch) -> None:
-        for place, earlier in batch.twins:
-            batch.outcomes[place] = _twin_outcome(batch, place, earlier)
-        start = 0
-        for submission in submissions:
-            end = start + len(submission.works)
-            outcomes = [outcome for outcome in batch.outcomes[start:end] if outcome is not None]
-            start = end
-            if not submission.answer.done():
-                submission.answer.set_result(outcomes)
+
+def _outcomes(batch: _Batch) -> list[Outcome]:
+    """Return what became of each work; of an operation that stands in the batch twice the second is a repeat."""
+    for place, earlier in batch.twins:
+        batch.outcomes[place] = _twin_outcome(batch, place, earlier)
+    outcomes = [outcome for outcome in batch.outcomes if outcome is not None]
+    assert len(outcomes) == len(batch.works), "every work has an outcome"
+    return outcomes
 
 
 def _of(work: Work, authorizations: dict[Key, Authorization]) -> Authorization | None:
@@ -360,8 +306,3 @@ def _twin_outcome(batch: _Batch, place: int, earlier: int) -> Outcome | None:
     if before.fingerprint != now.fingerprint:
         return OperationIdReused(operation_id=now.operation_id, field=differing_field(before, now))
     return Accepted(first.recorded, replayed=True) if isinstance(first, Accepted) else first
-
-
-def _shareable(error: BaseException) -> Exception:
-    """Return an error that many waiting callers may raise: a cancelled batch is an outage to them."""
-    return error if isinstance(error, Exception) else Overloaded()

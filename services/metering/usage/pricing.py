@@ -1,12 +1,14 @@
 """Charges usage that had no price when it was recorded, as soon as there is one."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
 
 from libs.common.clock import Clock
 from libs.common.database import Database
+from libs.common.errors import Refusal
 from services.metering.clients.billing import CAPTURE, DEBIT
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import cost_nanos, format_nanos
@@ -35,7 +37,7 @@ class LatePricing:
                 async with asyncio.timeout(_LOOK_EVERY_S):
                     await self._catalogue.changed.wait()
             except TimeoutError:
-                pass  # nothing was added here; others may have.
+                pass  # No price was added by this process; another may have added some.
             self._catalogue.changed.clear()
             await self.price_all()
 
@@ -48,14 +50,32 @@ class LatePricing:
             async with self._database.raw_connection() as connection:
                 waiting = await store.next_unpriced(connection, after=after, limit=_PART_MAX)
                 pricings = [pricing for usage in waiting if (pricing := self._price(usage)) is not None]
-                if pricings:
-                    count += await store.price(connection, pricings, self._clock.now())
+            count += await self._write(pricings)
             if len(waiting) < _PART_MAX:
                 break
             after = (waiting[-1].organization_id, waiting[-1].usage_id)
         if count:
             _log.info("waiting usage priced", usages=count)
         return count
+
+    async def _write(self, pricings: Sequence[Pricing]) -> int:
+        """Write what was priced, and return how many that were.
+
+        A part that fails is halved until the cause stands alone: a usage that cannot be priced delays no other.
+        """
+        if not pricings:
+            return 0
+        try:
+            async with self._database.raw_connection() as connection:
+                return await store.price(connection, pricings, self._clock.now())
+        except Refusal:
+            raise
+        except Exception as error:  # noqa: BLE001 -- whatever is wrong with one usage must not reach the others.
+            if len(pricings) == 1:
+                _log.error("a usage could not be priced", usage_id=pricings[0].usage_id, exc_info=error)
+                return 0
+        middle = len(pricings) // 2
+        return await self._write(pricings[:middle]) + await self._write(pricings[middle:])
 
     def _price(self, usage: Unpriced) -> Pricing | None:
         version = self._catalogue.price(usage.model, usage.organization_id, usage.occur_time)

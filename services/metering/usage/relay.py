@@ -1,8 +1,11 @@
-"""Sends the charges again that billing has not confirmed, for as long as it takes.
+"""The relay: sends the charges again that billing has not confirmed, until it does.
 
-A charge that was recorded is in the outbox until billing says that it is made. Whoever recorded it tries first; what is
-still there some seconds later is the relay's, after a crash or while billing is away. Billing knows the operation id,
-so a charge that is sent again is made once.
+A charge is written to the outbox together with its usage, and leaves it when billing confirms. The process that
+recorded the usage tries first. A charge that is still there some seconds later is sent by the relay: after a crash, or
+while billing is away. Billing knows the operation id, so a charge that is sent twice is made once.
+
+A charge that billing refuses, for instance because the account keeps another currency, stays in the outbox as REFUSED
+and is tried again at long intervals.
 """
 
 import asyncio
@@ -12,11 +15,13 @@ from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
+from opentelemetry import metrics
 
 from libs.common.clock import Clock
 from libs.common.database import Database
 from services.metering.clients.billing import BATCH_MAX, BillingClient, Charged, NotCharged
 from services.metering.usage import store
+from services.metering.usage.domain import PENDING, REFUSED
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.store import DueCharge, Key
 
@@ -25,11 +30,14 @@ _log = structlog.get_logger("relay")
 LEASE: Final = timedelta(seconds=10)
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_MAX_S: Final = 60.0
+REFUSED_BACKOFF_FIRST_S: Final = 60.0
+REFUSED_BACKOFF_MAX_S: Final = 3_600.0
+REFUSED_METRIC: Final = "tollhouse.charges_refused"
 _DOUBLINGS_MAX: Final = 9
 
 
 class Relay:
-    """Looks through the outbox, again and again."""
+    """Goes through the outbox for as long as the service runs."""
 
     def __init__(
         self, database: Database, billing: BillingClient, engine: UsageEngine, clock: Clock, *, every_s: float
@@ -39,6 +47,10 @@ class Relay:
         self._engine = engine
         self._clock = clock
         self._every_s = every_s
+        self._refused_charges = metrics.get_meter("tollhouse").create_counter(
+            REFUSED_METRIC,
+            description="Charges that billing refused, counted once an attempt.",
+        )
 
     async def run(self) -> None:
         """Go round until cancelled."""
@@ -81,15 +93,16 @@ class Relay:
             if isinstance(result, Charged):
                 done.append(key)
             elif result.final:
-                failed[key] = ("DEAD", result.reason, now)
+                failed[key] = (REFUSED, result.reason, now + refused_backoff(attempt_count))
             else:
-                failed[key] = ("PENDING", result.reason, now + backoff(attempt_count))
+                failed[key] = (PENDING, result.reason, now + backoff(attempt_count))
         async with self._database.raw_transaction() as connection:
             if done:
                 await store.finish(connection, done)
             if failed:
                 await store.put_back(connection, failed)
         if failed:
+            self._refused_charges.add(sum(state == REFUSED for state, _, _ in failed.values()))
             reasons = sorted({reason for _, reason, _ in failed.values()})
             _log.warning("charges not made", charges=len(failed), reasons=reasons)
         return any(isinstance(result, Charged) or _is_final(result) for result in results)
@@ -100,6 +113,16 @@ def _is_final(result: Charged | NotCharged) -> bool:
 
 
 def backoff(attempt_count: int) -> timedelta:
-    """Return how long to wait after the attempt of this number: longer each time, and never alike."""
+    """Return how long to wait after the attempt of this number: a random time below a bound that doubles each time."""
     ceiling_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(attempt_count, _DOUBLINGS_MAX))
     return timedelta(seconds=random.uniform(0, ceiling_s))
+
+
+def refused_backoff(attempt_count: int) -> timedelta:
+    """Return how long to wait before billing is asked again for a charge that it refuses.
+
+    Somebody must change something first, such as open an account in the currency, so the attempts are far apart.
+    RetryCharges asks at once.
+    """
+    ceiling_s = min(REFUSED_BACKOFF_MAX_S, REFUSED_BACKOFF_FIRST_S * 2 ** min(attempt_count, _DOUBLINGS_MAX))
+    return timedelta(seconds=random.uniform(ceiling_s / 2, ceiling_s))

@@ -15,7 +15,7 @@ from libs.common.call import is_operator
 from libs.common.errors import FieldViolation, InvalidArgument, Refusal
 from libs.common.ids import is_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size
-from libs.common.status import status_of
+from libs.common.status import status_of_item
 from libs.common.timestamps import fill_time, parse_optional_time, parse_time, render_time, time_of_text, time_text
 from services.metering.clients.billing import AccountBalance
 from services.metering.errors import BackfillForOperatorsOnly
@@ -67,7 +67,7 @@ class UsageServicer(rpc.UsageServiceServicer):
     ) -> pb.RecordUsageResponse:
         work = read_usage(request, self._usages)
         (outcome,) = await self._usages.record([work], history=[work.occur_time] if request.backfill else ())
-        if isinstance(outcome, Refusal):
+        if isinstance(outcome, Exception):
             raise outcome
         return render_accepted(outcome)
 
@@ -292,6 +292,8 @@ def fill_usage(record: pb.UsageRecord, recorded: Recorded) -> None:
         amount.value = cost.amount
         record.price_version_id = cost.price_version_id
     record.settlement = _SETTLEMENTS[recorded.settlement]
+    if recorded.refusal_reason:
+        record.settlement_reason = recorded.refusal_reason
 
 
 def _fill_optional_texts(record: pb.UsageRecord, work: Work) -> None:
@@ -316,6 +318,7 @@ _SETTLEMENTS: Final = {
     "PENDING": pb.SETTLEMENT_PENDING,
     "SETTLED": pb.SETTLEMENT_SETTLED,
     "PENDING_PRICE": pb.SETTLEMENT_PENDING_PRICE,
+    "REFUSED": pb.SETTLEMENT_REFUSED,
 }
 
 
@@ -334,8 +337,8 @@ def _fill_amount(amount: amount_pb2.Amount, currency_code: str, value: str) -> N
 
 def _fill_outcome(target: pb.UsageOutcome, operation_id: str, outcome: Outcome) -> None:
     target.operation_id = operation_id[:128]
-    if isinstance(outcome, Refusal):
-        target.refused.CopyFrom(status_of(outcome, DOMAIN))
+    if isinstance(outcome, Exception):
+        target.refused.CopyFrom(status_of_item(outcome, DOMAIN))
         return
     _fill_accepted(target.recorded, outcome)
 

@@ -198,7 +198,8 @@ USAGE: Final = f"""
 SELECT {", ".join(map(_read, _PLAIN))},
     r.create_time, coalesce(r.cost, p.cost) AS cost, coalesce(r.currency_code, p.currency_code) AS currency_code,
     coalesce(r.price_version_id, p.price_version_id)::text AS price_version_id,
-    coalesce(r.charge_kind, p.charge_kind) AS charge_kind, x.operation_id IS NOT NULL AS pending
+    coalesce(r.charge_kind, p.charge_kind) AS charge_kind, replace(x.state, 'DEAD', 'REFUSED') AS charge_state,
+    x.last_error_reason AS charge_refusal_reason
 """
 """The columns of a stored usage `r`, with its later pricing `p` and its charge `x`."""
 

@@ -14,8 +14,8 @@ from services.metering.tables import TOKEN_CLASSES
 from services.metering.usage import statements
 from services.metering.usage.domain import (
     NIL,
-    PENDING,
     PENDING_PRICE,
+    REFUSED,
     SETTLED,
     Authorization,
     Cost,
@@ -162,7 +162,7 @@ WITH due AS (
     SELECT organization_id, operation_id FROM outbox
     WHERE (organization_id, operation_id) > ($1::uuid, $2::text)
         AND ($3::uuid IS NULL OR (organization_id, operation_id) <= ($3::uuid, $4::text))
-        AND state = 'PENDING' AND next_attempt_time <= $5::timestamptz
+        AND next_attempt_time <= $5::timestamptz
     ORDER BY organization_id, operation_id LIMIT $6 FOR UPDATE SKIP LOCKED
 )
 UPDATE outbox o SET next_attempt_time = $7::timestamptz, attempt_count = o.attempt_count + 1
@@ -258,8 +258,10 @@ def _recorded(row: asyncpg.Record) -> Recorded:
     if row["cost"] is not None:
         amount = format_amount(row["cost"])
         cost = Cost(amount, row["currency_code"], row["price_version_id"], row["charge_kind"])
-    settlement = PENDING_PRICE if cost is None else PENDING if row["pending"] else SETTLED
-    return Recorded(work, usage_id, cost, row["create_time"], settlement)
+    # A charge that waits, or that billing refuses, stands in the outbox; one that is made has left it.
+    settlement = PENDING_PRICE if cost is None else row["charge_state"] or SETTLED
+    reason = row["charge_refusal_reason"] if settlement == REFUSED else ""
+    return Recorded(work, usage_id, cost, row["create_time"], settlement, reason or "")
 
 
 def label_text(labels: Mapping[str, str]) -> str:

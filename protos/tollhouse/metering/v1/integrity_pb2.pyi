@@ -33,8 +33,10 @@ class _ChargeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChargeSta
     """Billing has not confirmed it; it is sent until it does."""
     CHARGE_STATE_SETTLED: _ChargeState.ValueType  # 2
     """Billing has confirmed it."""
-    CHARGE_STATE_DEAD: _ChargeState.ValueType  # 3
-    """Billing refused it for a reason that time does not heal. It waits for an operator."""
+    CHARGE_STATE_REFUSED: _ChargeState.ValueType  # 3
+    """Billing refuses it for a reason that repeating does not cure, such as CURRENCY_MISMATCH. It is tried again at long
+    intervals, and at once with RetryCharges.
+    """
 
 class ChargeState(_ChargeState, metaclass=_ChargeStateEnumTypeWrapper):
     """How far a charge is."""
@@ -45,8 +47,10 @@ CHARGE_STATE_PENDING: ChargeState.ValueType  # 1
 """Billing has not confirmed it; it is sent until it does."""
 CHARGE_STATE_SETTLED: ChargeState.ValueType  # 2
 """Billing has confirmed it."""
-CHARGE_STATE_DEAD: ChargeState.ValueType  # 3
-"""Billing refused it for a reason that time does not heal. It waits for an operator."""
+CHARGE_STATE_REFUSED: ChargeState.ValueType  # 3
+"""Billing refuses it for a reason that repeating does not cure, such as CURRENCY_MISMATCH. It is tried again at long
+intervals, and at once with RetryCharges.
+"""
 Global___ChargeState: _TypeAlias = ChargeState  # noqa: Y015
 
 @_typing.final
@@ -178,7 +182,7 @@ class PendingCharge(_message.Message):
     operation_id: _builtins.str
     """The operation, the same in billing."""
     state: Global___ChargeState.ValueType
-    """Whether it is still being sent, or parked."""
+    """Whether it is still being sent, or refused."""
     attempt_count: _builtins.int
     """How often it was sent."""
     last_error_reason: _builtins.str
@@ -363,11 +367,11 @@ class ListPendingChargesRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    DEAD_ONLY_FIELD_NUMBER: _builtins.int
+    REFUSED_ONLY_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    dead_only: _builtins.bool
-    """Only parked charges."""
+    refused_only: _builtins.bool
+    """Only charges that billing refuses."""
     page_size: _builtins.int
     """How many to return: 50 when zero, at most 1000."""
     page_token: _builtins.str
@@ -375,13 +379,13 @@ class ListPendingChargesRequest(_message.Message):
     def __init__(
         self,
         *,
-        dead_only: _builtins.bool = ...,
+        refused_only: _builtins.bool = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead_only", b"dead_only", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "refused_only", b"refused_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -427,7 +431,7 @@ class RetryChargesRequest(_message.Message):
     """The organization whose charges to send again."""
     @_builtins.property
     def operation_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The operations to send again, at most 200; all the organization's parked charges, at most 1000, when empty."""
+        """The operations to send again, at most 200; all the organization's refused charges, at most 1000, when empty."""
 
     def __init__(
         self,

@@ -82,14 +82,14 @@ class IntegrityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPendingCharges(self, request, context):
-        """Lists the charges billing has not confirmed yet, the longest waiting first, parked ones included.
+        """Lists the charges billing has not confirmed yet, the longest waiting first, refused ones included.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetryCharges(self, request, context):
-        """Makes charges due at once, parked ones too.
+        """Makes charges due at once, refused ones too.
 
         Safe to repeat: a charge that is sent again is still made once.
         """

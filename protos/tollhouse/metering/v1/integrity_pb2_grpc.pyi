@@ -29,9 +29,9 @@ class IntegrityServiceStub:
     Usage that costs nothing and usage that waits for its price are left out.
     """
     ListPendingCharges: _aio.UnaryUnaryMultiCallable[_integrity_pb2.ListPendingChargesRequest, _integrity_pb2.ListPendingChargesResponse]
-    """Lists the charges billing has not confirmed yet, the longest waiting first, parked ones included."""
+    """Lists the charges billing has not confirmed yet, the longest waiting first, refused ones included."""
     RetryCharges: _aio.UnaryUnaryMultiCallable[_integrity_pb2.RetryChargesRequest, _integrity_pb2.RetryChargesResponse]
-    """Makes charges due at once, parked ones too.
+    """Makes charges due at once, refused ones too.
 
     Safe to repeat: a charge that is sent again is still made once.
     """
@@ -69,7 +69,7 @@ class IntegrityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _integrity_pb2.ListPendingChargesRequest,
         context: _aio.ServicerContext[_integrity_pb2.ListPendingChargesRequest, _abc.Awaitable[_integrity_pb2.ListPendingChargesResponse]],
     ) -> _abc.Awaitable[_integrity_pb2.ListPendingChargesResponse]:
-        """Lists the charges billing has not confirmed yet, the longest waiting first, parked ones included."""
+        """Lists the charges billing has not confirmed yet, the longest waiting first, refused ones included."""
 
     @_abc_1.abstractmethod
     def RetryCharges(
@@ -77,7 +77,7 @@ class IntegrityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _integrity_pb2.RetryChargesRequest,
         context: _aio.ServicerContext[_integrity_pb2.RetryChargesRequest, _abc.Awaitable[_integrity_pb2.RetryChargesResponse]],
     ) -> _abc.Awaitable[_integrity_pb2.RetryChargesResponse]:
-        """Makes charges due at once, parked ones too.
+        """Makes charges due at once, refused ones too.
 
         Safe to repeat: a charge that is sent again is still made once.
         """

@@ -32,11 +32,15 @@ class _SettlementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Settlement
     SETTLEMENT_UNSPECIFIED: _Settlement.ValueType  # 0
     """Never sent."""
     SETTLEMENT_PENDING: _Settlement.ValueType  # 1
-    """The cost is known and will be charged; nothing needs to be done."""
+    """The cost is known and will be charged as soon as billing answers; nothing needs to be done."""
     SETTLEMENT_SETTLED: _Settlement.ValueType  # 2
     """Billing has charged the cost, or there was nothing to charge."""
     SETTLEMENT_PENDING_PRICE: _Settlement.ValueType  # 3
     """No price is known for the model at that time. It is charged when a price is set."""
+    SETTLEMENT_REFUSED: _Settlement.ValueType  # 4
+    """Billing refuses the charge for a reason that repeating does not cure; `settlement_reason` says why. It is tried again
+    at long intervals, and at once with RetryCharges, so it is charged when the cause is gone.
+    """
 
 class Settlement(_Settlement, metaclass=_SettlementEnumTypeWrapper):
     """Whether a usage has been charged."""
@@ -44,11 +48,15 @@ class Settlement(_Settlement, metaclass=_SettlementEnumTypeWrapper):
 SETTLEMENT_UNSPECIFIED: Settlement.ValueType  # 0
 """Never sent."""
 SETTLEMENT_PENDING: Settlement.ValueType  # 1
-"""The cost is known and will be charged; nothing needs to be done."""
+"""The cost is known and will be charged as soon as billing answers; nothing needs to be done."""
 SETTLEMENT_SETTLED: Settlement.ValueType  # 2
 """Billing has charged the cost, or there was nothing to charge."""
 SETTLEMENT_PENDING_PRICE: Settlement.ValueType  # 3
 """No price is known for the model at that time. It is charged when a price is set."""
+SETTLEMENT_REFUSED: Settlement.ValueType  # 4
+"""Billing refuses the charge for a reason that repeating does not cure; `settlement_reason` says why. It is tried again
+at long intervals, and at once with RetryCharges, so it is charged when the cause is gone.
+"""
 Global___Settlement: _TypeAlias = Settlement  # noqa: Y015
 
 class _UsageWindow:
@@ -158,6 +166,7 @@ class UsageRecord(_message.Message):
     PRICE_VERSION_ID_FIELD_NUMBER: _builtins.int
     SETTLEMENT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    SETTLEMENT_REASON_FIELD_NUMBER: _builtins.int
     usage_id: _builtins.str
     """The record's id, a UUID in lower case."""
     operation_id: _builtins.str
@@ -190,6 +199,8 @@ class UsageRecord(_message.Message):
     """The price version the cost was computed with; empty while the settlement is PENDING_PRICE."""
     settlement: Global___Settlement.ValueType
     """Whether the cost has been charged."""
+    settlement_reason: _builtins.str
+    """Why billing refuses the charge, such as `CURRENCY_MISMATCH`; empty unless the settlement is REFUSED."""
     @_builtins.property
     def tokens(self) -> _model_pb2.TokenCounts:
         """The tokens used."""
@@ -234,10 +245,11 @@ class UsageRecord(_message.Message):
         price_version_id: _builtins.str = ...,
         settlement: Global___Settlement.ValueType = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        settlement_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "cost", b"cost", "create_time", b"create_time", "latency_ms", b"latency_ms", "occur_time", b"occur_time", "status_code", b"status_code", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "api_key_id", b"api_key_id", "conversation_id", b"conversation_id", "cost", b"cost", "create_time", b"create_time", "endpoint", b"endpoint", "error_message", b"error_message", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "price_version_id", b"price_version_id", "project_id", b"project_id", "settlement", b"settlement", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "usage_id", b"usage_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "api_key_id", b"api_key_id", "conversation_id", b"conversation_id", "cost", b"cost", "create_time", b"create_time", "endpoint", b"endpoint", "error_message", b"error_message", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "price_version_id", b"price_version_id", "project_id", b"project_id", "settlement", b"settlement", "settlement_reason", b"settlement_reason", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "usage_id", b"usage_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__latency_ms: _TypeAlias = _typing.Literal["latency_ms"]  # noqa: Y015
     _WhichOneofArgType__latency_ms: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015

@@ -57,6 +57,8 @@ class ChangeFeed:
         while True:
             seen_revision = self._seen_revision
             try:
+                if self._database.is_pooled:
+                    await self._poll()
                 async with self._database.raw_connection() as connection:
                     await self._follow(connection)
             except (Refusal, OSError) as error:
@@ -65,6 +67,13 @@ class ChangeFeed:
                 delay_s = _RECONNECT_MIN_S
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, _RECONNECT_MAX_S)
+
+    async def _poll(self) -> None:
+        """Look for changes every second, where a pooler carries no announcements."""
+        while True:
+            async with self._database.raw_connection() as connection:
+                await self.catch_up(connection)
+            await asyncio.sleep(_ROUND_S)
 
     async def _follow(self, connection: RawConnection) -> None:
         stop_listening = await listen(connection, self._wake.set)

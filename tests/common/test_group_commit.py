@@ -1,0 +1,151 @@
+"""What GroupCommit promises: one answer for each item, in order, and no item fails for another."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from libs.common.database import Database
+from libs.common.errors import Conflict, Overloaded, Unavailable
+from libs.common.group_commit import BatchLimits, GroupCommit
+from tests.support.outage import cut_off
+
+LIMITS = BatchLimits(items_max=50, queued_max=200, running_max=2, full_at=20, wait_max_s=0.02)
+
+
+class Recorder:
+    """Answers each item with its double; items in `poison` fail their batch with the error given."""
+
+    def __init__(self, poison: dict[int, Exception] | None = None, seconds: float = 0.002) -> None:
+        self.poison = poison or {}
+        self.seconds = seconds
+        self.batches: list[list[int]] = []
+        self.running = 0
+        self.running_most = 0
+
+    async def run(self, items: Sequence[int], let_next_begin: Callable[[], None]) -> list[int | Exception]:
+        self.batches.append(list(items))
+        self.running += 1
+        self.running_most = max(self.running_most, self.running)
+        let_next_begin()
+        try:
+            await asyncio.sleep(self.seconds)
+            for item in items:
+                if item in self.poison:
+                    raise self.poison[item]
+        finally:
+            self.running -= 1
+        return [2 * item for item in items]
+
+
+def group(recorder: Recorder, database: Database, limits: BatchLimits = LIMITS) -> GroupCommit[int, int]:
+    return GroupCommit("test", recorder.run, database, limits)
+
+
+async def test_every_caller_gets_the_answers_to_its_items_in_order(metering_database: Database) -> None:
+    recorder = Recorder()
+    commits = group(recorder, metering_database)
+    submissions = [list(range(start, start + random.randint(1, 7))) for start in range(0, 1000, 10)]
+
+    answers = await asyncio.gather(*(commits.submit(items) for items in submissions[:30]))
+
+    assert answers == [[2 * item for item in items] for items in submissions[:30]]
+    assert all(len(batch) <= LIMITS.items_max for batch in recorder.batches)
+    assert recorder.running_most <= LIMITS.running_max
+
+
+async def test_calls_that_arrive_while_a_batch_runs_share_the_next_one(metering_database: Database) -> None:
+    recorder = Recorder(seconds=0.05)
+    commits = group(recorder, metering_database)
+
+    first = asyncio.create_task(commits.submit([1]))
+    await asyncio.sleep(0.01)
+    others = [asyncio.create_task(commits.submit([item])) for item in range(2, 12)]
+    await asyncio.gather(first, *others)
+
+    assert recorder.batches[0] == [1]
+    assert sorted(recorder.batches[1]) == list(range(2, 12))
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_items_at_fault_fail_alone_however_many_and_wherever(metering_database: Database, seed: int) -> None:
+    chance = random.Random(seed)
+    errors: list[Exception] = [ValueError("a bug"), Conflict(), Unavailable(dependency="database")]
+    poison = {item: chance.choice(errors) for item in chance.sample(range(40), chance.randint(1, 5))}
+    recorder = Recorder(poison, seconds=0)
+    commits = group(recorder, metering_database)
+
+    answers = await asyncio.gather(*(commits.submit([item]) for item in range(40)))
+
+    assert answers == [[poison.get(item, 2 * item)] for item in range(40)]
+
+
+async def test_a_database_that_is_away_fails_a_batch_at_once_and_not_item_by_item(
+    metering_database: Database, database_admin_url: str
+) -> None:
+    await metering_database.ping()
+    recorder = Recorder({item: Unavailable(dependency="database") for item in range(40)}, seconds=0)
+    commits = group(recorder, metering_database)
+
+    async with cut_off(database_admin_url):
+        answers = await asyncio.gather(*(commits.submit([item]) for item in range(40)))
+
+    assert all(isinstance(answer, Unavailable) for (answer,) in answers)
+    assert all(len(batch) == 40 for batch in recorder.batches)
+
+
+async def test_a_batch_that_fails_holds_up_no_other(metering_database: Database) -> None:
+    recorder = Recorder(dict.fromkeys(range(40), Conflict()), seconds=0)
+    commits = group(recorder, metering_database)
+    failing = asyncio.create_task(commits.submit(list(range(40))))
+    await asyncio.sleep(1)
+
+    assert not failing.done()
+    assert await asyncio.wait_for(commits.submit([100]), 1) == [200]
+    assert all(isinstance(answer, Conflict | Overloaded) for answer in await failing)
+
+
+async def test_more_than_may_wait_is_refused_and_takes_nothing(metering_database: Database) -> None:
+    recorder = Recorder(seconds=0.05)
+    commits = group(recorder, metering_database, BatchLimits(10, 30, 1, 10, None))
+    running = asyncio.create_task(commits.submit([1]))
+    await asyncio.sleep(0.02)
+    waiting = asyncio.create_task(commits.submit(list(range(2, 32))))
+    await asyncio.sleep(0)
+
+    with pytest.raises(Overloaded):
+        await commits.submit([99])
+
+    await asyncio.gather(running, waiting)
+    assert 99 not in [item for batch in recorder.batches for item in batch]
+
+
+async def test_a_caller_that_goes_away_takes_no_other_with_it(metering_database: Database) -> None:
+    recorder = Recorder(seconds=0.03)
+    commits = group(recorder, metering_database)
+    calls = [asyncio.create_task(commits.submit([item])) for item in range(20)]
+    await asyncio.sleep(0.01)
+    gone = [asyncio.create_task(commits.submit([100 + item])) for item in range(5)]
+    await asyncio.sleep(0)
+    for call in (*calls[:5], *gone):
+        call.cancel()
+
+    answers = await asyncio.gather(*calls[5:])
+
+    assert answers == [[2 * item] for item in range(5, 20)]
+    await commits.drain()
+    assert all(item < 100 for batch in recorder.batches for item in batch)
+
+
+async def test_drain_answers_what_was_submitted_and_takes_no_more(metering_database: Database) -> None:
+    recorder = Recorder(seconds=0.02)
+    commits = group(recorder, metering_database)
+    calls = [asyncio.create_task(commits.submit([item])) for item in range(150)]
+    await asyncio.sleep(0)
+
+    await commits.drain()
+
+    assert [call.done() for call in calls] == [True] * 150
+    with pytest.raises(Overloaded):
+        await commits.submit([1])

@@ -1,0 +1,47 @@
+"""Rows that the database refuses to store: a driver's error for one item of a batch, whatever its code."""
+
+import asyncpg
+
+from libs.common.database_url import plain_url
+
+SQLSTATES = (
+    "22021",  # character not in repertoire, as for U+0000
+    "22003",  # numeric value out of range
+    "23514",  # check violation
+    "40001",  # serialization failure: the batch is tried again first
+    "40P01",  # deadlock
+    "55P03",  # lock timeout
+    "57014",  # statement timeout
+    "53100",  # disk full
+    "08006",  # connection failure: the connection is thrown away
+    "57P01",  # the server shuts down, it says
+    "XX000",  # internal error
+)
+
+_RAISE = """
+CREATE OR REPLACE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.operation_id LIKE 'poison-%' THEN
+        RAISE EXCEPTION 'poisoned' USING ERRCODE = split_part(NEW.operation_id, '-', 2);
+    END IF;
+    RETURN NEW;
+END
+$$
+"""
+
+
+def poisoned(sqlstate: str, name: object) -> str:
+    """Return an operation id whose row fails with this SQLSTATE."""
+    return f"poison-{sqlstate}-{name}"
+
+
+async def plant_poison(admin_url: str, table: str) -> None:
+    """Make inserts of poisoned operation ids into a table fail."""
+    connection = await asyncpg.connect(plain_url(admin_url))
+    try:
+        await connection.execute(_RAISE)
+        await connection.execute(
+            f"CREATE TRIGGER poison BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION poison()"
+        )
+    finally:
+        await connection.close()

@@ -175,8 +175,9 @@ async def fetch_provider_keys(issuer: str, fetch: Fetch) -> tuple[PublicKey, ...
         UnusableProvider: what it answers belongs to another issuer, or holds no usable key.
         UnusableAnswer: it cannot be reached, or answers with no document.
     """
-    address = _keys_address(issuer, await fetch(issuer.rstrip("/") + _DISCOVERY))
-    return read_keys(await fetch(address))
+    discovery_address = issuer.rstrip("/") + _DISCOVERY
+    keys_address = _keys_address(issuer, await fetch(discovery_address))
+    return read_keys(await fetch(keys_address))
 
 
 class DocumentFetcher:

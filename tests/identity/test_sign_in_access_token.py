@@ -136,12 +136,7 @@ async def test_a_token_the_cluster_does_not_accept_is_refused(site: Site) -> Non
 
 
 async def test_who_has_no_uid_is_no_person(site: Site) -> None:
-    for nobody in (
-        user("kube:admin", ""),
-        user("system:serviceaccount:x:y", ""),
-        user("", "uid"),
-        user("a", "u" * 256),
-    ):
+    for name, uid in (("kube:admin", ""), ("system:serviceaccount:x:y", ""), ("", "uid"), ("a", "u" * 256)):
         site.cluster.users["nobody"] = user(name, uid)
         assert await refused(site.sign_in("nobody")) == NOT_ACCEPTED
 

@@ -121,7 +121,8 @@ class IdentitySettings(ServiceSettings):
         for what in ("provider", "issuer"):
             if len({getattr(issuer, what) for issuer in self.issuers}) < len(self.issuers):
                 raise ValueError(f"two OIDC issuers have the same {what}")
-        providers = [one.provider for one in (*self.issuers, *self.openshift_clusters)]
+        providers = [issuer.provider for issuer in self.issuers]
+        providers += [cluster.provider for cluster in self.openshift_clusters]
         if len(set(providers)) < len(providers):
             raise ValueError("two identity providers (OIDC issuers, OpenShift clusters) have the same name")
         return self

@@ -1,6 +1,7 @@
 """Metadata and external ids of organizations, users, projects and service accounts."""
 
 from collections.abc import Awaitable, Callable
+from copy import copy
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ class Kind:
         self.name = name
         self._organization_id = organization_id
         self._owner = owner
+        self._caller = identity.metadata
         title = "".join(word.title() for word in name.split("_"))
         self._module: Any = {
             "organization": organization_pb2,
@@ -39,21 +41,27 @@ class Kind:
     def _base(self) -> dict[str, str]:
         return {"organization_id": self._organization_id} if self.name in ("project", "service_account") else {}
 
-    async def call(self, verb: str, caller: Metadata | None = None, **fields: object) -> Any:
+    def of(self, caller: Metadata) -> "Kind":
+        """Return the same, called by somebody else."""
+        other = copy(self)
+        other._caller = caller
+        return other
+
+    async def call(self, verb: str, /, **fields: object) -> Any:
         suffix = "s" if verb == "List" else ""
         request = getattr(self._module, f"{verb}{self._title}{suffix}Request")(**self._base(), **fields)
         method = getattr(self._stub, f"{verb}{self._title}{suffix}")
-        answer = await method(request, metadata=caller or self._identity.metadata)
+        answer = await method(request, metadata=self._caller)
         return getattr(answer, f"{self.name}{suffix}", answer)
 
-    async def create(self, caller: Metadata | None = None, **fields: object) -> Any:
+    async def create(self, **fields: object) -> Any:
         own: dict[str, dict[str, object]] = {
             "organization": {"name": "Acme", "owner_user_id": self._owner},
             "user": {"email": f"{new_id()}@example.com"},
             "project": {"name": new_id()},
             "service_account": {"name": new_id(), "role": organization_pb2.MEMBER_ROLE_MEMBER},
         }
-        return await self.call("Create", caller, **{**own[self.name], **fields})
+        return await self.call("Create", **{**own[self.name], **fields})
 
     def id_of(self, resource: Any) -> dict[str, str]:
         return {f"{self.name}_id": getattr(resource, f"{self.name}_id")}
@@ -61,8 +69,8 @@ class Kind:
     async def get(self, resource: Any) -> Any:
         return await self.call("Get", **self.id_of(resource))
 
-    async def update(self, resource: Any, *paths: str, caller: Metadata | None = None, **fields: object) -> Any:
-        return await self.call("Update", caller, **self.id_of(resource), update_mask=FieldMask(paths=paths), **fields)
+    async def update(self, resource: Any, *paths: str, **fields: object) -> Any:
+        return await self.call("Update", **self.id_of(resource), update_mask=FieldMask(paths=paths), **fields)
 
     async def ids(self, external_id: str) -> list[dict[str, str]]:
         return [self.id_of(one) for one in await self.call("List", external_id=external_id)]
@@ -188,20 +196,20 @@ async def test_members_neither_set_nor_probe_external_ids_of_the_platform(
     """Another tenant's external id must look the same as one that nobody has."""
     person = await people.person()
     organization_id, _ = await identity.create_organization(person.user_id)
-    organizations = Kind(identity, "organization", organization_id, person.user_id)
-    users = Kind(identity, "user", organization_id, person.user_id)
+    organizations = Kind(identity, "organization", organization_id, person.user_id).of(person.metadata)
+    users = Kind(identity, "user", organization_id, person.user_id).of(person.metadata)
     me = await users.call("Get", user_id=person.user_id)
     mine = await organizations.call("Get", organization_id=organization_id)
     changes: list[Awaitable[object]] = [
-        organizations.update(mine, "external_id", caller=person.metadata, **make()),
-        users.update(me, "external_id", caller=person.metadata, **make()),
-        users.update(me, "metadata", caller=person.metadata, metadata={"plan": "gold"}),
+        organizations.update(mine, "external_id", **make()),
+        users.update(me, "external_id", **make()),
+        users.update(me, "metadata", metadata={"plan": "gold"}),
     ]
     if make()["external_id"]:
-        changes.append(organizations.create(person.metadata, **make()))
+        changes.append(organizations.create(**make()))
     for change in changes:
         assert (await refused(change))[0] == "PERMISSION_DENIED"
-    changed = await organizations.update(mine, "metadata", caller=person.metadata, metadata={"plan": "gold"})
+    changed = await organizations.update(mine, "metadata", metadata={"plan": "gold"})
     assert dict(changed.metadata) == {"plan": "gold"}
 
 

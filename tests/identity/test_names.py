@@ -166,7 +166,8 @@ async def test_whatever_the_seeds_columns_hold_is_taken(identity: Identity) -> N
     account = service_account_pb2.CreateServiceAccountRequest(
         organization_id=made.organization_id, name=long, role=organization_pb2.MEMBER_ROLE_MEMBER
     )
-    assert (await identity.service_accounts.CreateServiceAccount(account, metadata=metadata)).service_account
+    robot = (await identity.service_accounts.CreateServiceAccount(account, metadata=metadata)).service_account
+    assert robot.name == long
     key = await identity.create_key(
         api_key_pb2.CreateApiKeyRequest(
             organization_id=made.organization_id,

@@ -52,7 +52,8 @@ async def test_a_sound_provider_has_no_problem(provider: OidcProvider, fetcher: 
 
 
 async def test_a_provider_whose_keys_cannot_be_used_is_named(provider: OidcProvider, fetcher: DocumentFetcher) -> None:
-    for keys in (MALFORMED, {"keys": []}, {"keys": "none"}, {}, []):
+    documents: tuple[object, ...] = (MALFORMED, {"keys": []}, {"keys": "none"}, {}, [])
+    for keys in documents:
         provider.answer = _with(provider, keys=keys)
         [problem] = await provider_problems([_issuer(provider)], fetcher.fetch)
         assert problem.startswith("the OIDC provider `acme`: ")
@@ -101,7 +102,7 @@ async def test_a_provider_that_is_away_or_broken_is_no_mistake_of_the_settings(
 ) -> None:
     issuer = _issuer(provider)
     for answer in (b"", response({}, status="503 Service Unavailable"), b"HTTP/1.1 200 OK\r\n\r\n<html>"):
-        provider.answer = lambda _, answer=answer: answer  # type: ignore[misc]  # Bound for this round.
+        provider.answer = lambda _, answer=answer: answer
         assert await provider_problems([issuer], fetcher.fetch) == []
     await provider.stop()
     assert await provider_problems([issuer], fetcher.fetch) == []

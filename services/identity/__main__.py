@@ -82,9 +82,9 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     """Build identity's server with all that stands behind it; nothing runs yet."""
     clock = clock or SystemClock()
     database = open_pool(settings, settings.pool_size)
-    # However many try to sign in, they wait for each other, and nobody who verifies a key waits for them.
+    # Sign-ins have a small pool of their own: however many arrive, they never take the connections that verify keys.
     sign_ins = open_pool(settings, _SIGN_IN_CONNECTIONS)
-    # Checks of everything may take their time, on a connection of their own.
+    # Reports over all data are slow, so they run on a connection of their own.
     reports = open_pool(settings, 1, statement_timeout_ms=_CHECK_TIMEOUT_MS)
     telemetry = start_process_telemetry("tollhouse-identity", settings.otlp_endpoint)
     peppers = Peppers.read(settings.peppers)
@@ -92,7 +92,7 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     watchers = Watchers(database, settings.watchers_max)
     prefixes = ImportedPrefixes()
     feed = ChangeFeed(database, [cache, watchers], prefixes)
-    # One plan serves every read of keys: to plan it anew would cost ten times what the read does.
+    # Key reads reuse one prepared plan: planning the statement each time would cost ten times what running it does.
     key_reads = open_pool(settings, READS_AT_ONCE, plan_by_key=True)
     reader = KeyReader(key_reads)
     last_used = LastUsed(database, settings.last_used_flush_s)
@@ -128,7 +128,7 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     keys = ApiKeyServicer(open_management(database, clock, peppers, prefixes), verifier, watchers, clock)
     recalls = {"VerifyApiKey": keys.recall_verification}
     service.add(api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server, keys, recalls)
-    # Threads of their own: a cluster that hangs keeps nobody from fetching keys.
+    # OpenShift requests have threads of their own, so that a cluster that hangs cannot delay the fetching of OIDC keys.
     clusters = DocumentFetcher()
     openshift_users = OpenShiftUsers(settings.openshift_clusters, clusters)
     sessions = build_sessions(settings, sign_ins, clock, peppers, passwords, id_tokens, openshift_users, limits)
@@ -172,7 +172,7 @@ def open_pool(
     *,
     plan_by_key: bool = False,
 ) -> Database:
-    """Open connections of their own for one kind of work."""
+    """Open a separate connection pool for one kind of work."""
     return open_database(
         settings.database_url.get_secret_value(),
         schema=SCHEMA,
@@ -184,7 +184,7 @@ def open_pool(
 
 
 def add_people(service: Service, database: Database, clock: Clock, sign_in_methods: SignInMethods) -> None:
-    """Serve users with all that is theirs."""
+    """Register the service of users."""
     service.add(
         user_pb2_grpc.add_UserServiceServicer_to_server,
         UserServicer(
@@ -194,7 +194,7 @@ def add_people(service: Service, database: Database, clock: Clock, sign_in_metho
 
 
 def add_organizations(service: Service, database: Database, clock: Clock) -> None:
-    """Serve organizations with all that is theirs."""
+    """Register the services of organizations, projects and service accounts."""
     service.add(
         organization_pb2_grpc.add_OrganizationServiceServicer_to_server,
         OrganizationServicer(
@@ -221,7 +221,7 @@ def build_sessions(
     openshift_users: OpenShiftUsers,
     limits: AttemptLimits,
 ) -> SessionServicer:
-    """Build what lets people in."""
+    """Build the service of sessions."""
     key_file = settings.session_key_file
     access_tokens = AccessTokens(
         SigningKey.read(key_file) if key_file else None,
@@ -242,7 +242,7 @@ def build_sessions(
 
 
 def open_management(database: Database, clock: Clock, peppers: Peppers, prefixes: ImportedPrefixes) -> Management:
-    """Open what people do with keys."""
+    """Build the use cases that manage API keys."""
     return Management(
         ApiKeys(database, clock, peppers),
         Rotation(database, clock, peppers),
@@ -252,7 +252,7 @@ def open_management(database: Database, clock: Clock, peppers: Peppers, prefixes
 
 
 def open_passwords(settings: IdentitySettings) -> Passwords:
-    """Open what hashes passwords, as the settings say."""
+    """Build the password hasher with the parameters of the settings."""
     return Passwords(
         threads=settings.password_hash_threads,
         queue_max=settings.password_hashes_waiting_max,

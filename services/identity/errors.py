@@ -1,4 +1,4 @@
-"""The refusals of identity's commands. Answers about a presented key are no refusals and do not stand here."""
+"""The refusals of identity's commands. The codes of VerifyApiKey are ordinary answers and do not stand here."""
 
 from datetime import timedelta
 
@@ -22,7 +22,7 @@ class IdentityAlreadyLinked(Refusal):
 
 
 class TooManyIdentities(Refusal):
-    """A user signs in with a handful of identities, not with any number."""
+    """A user has as many linked identities as the limit allows."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "TOO_MANY_IDENTITIES"
@@ -38,7 +38,7 @@ class LastWayToSignIn(Refusal):
 
 
 class WrongPassword(Refusal):
-    """Whoever changes their own password proves that it is theirs."""
+    """The current password given with a change of password is wrong."""
 
     kind = Kind.PERMISSION_DENIED
     reason = "WRONG_PASSWORD"
@@ -46,7 +46,7 @@ class WrongPassword(Refusal):
 
 
 class ConfigurationFull(Refusal):
-    """A configuration is for a bounded number of choices, not for data."""
+    """A configuration has as many keys as the limit allows."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "CONFIGURATION_FULL"
@@ -86,7 +86,7 @@ class LastOwner(Refusal):
 
 
 class PersonalOrganization(Refusal):
-    """The organization was made for one user: nobody joins it, and it goes with that user alone."""
+    """The organization is a user's personal one: it has no other members and is deleted only with its user."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "PERSONAL_ORGANIZATION"
@@ -94,7 +94,7 @@ class PersonalOrganization(Refusal):
 
 
 class RoleNotHeld(Refusal):
-    """The role may do something that the caller may not, so the caller neither gives it nor takes it away."""
+    """The role allows something that the caller may not do, so the caller can neither give it nor take it away."""
 
     kind = Kind.PERMISSION_DENIED
     reason = "ROLE_NOT_HELD"
@@ -110,7 +110,7 @@ class InvitationAlreadyExists(Refusal):
 
 
 class InvitationExpired(Refusal):
-    """Nobody accepted the invitation in time."""
+    """The invitation was not accepted before it expired."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "INVITATION_EXPIRED"
@@ -118,7 +118,7 @@ class InvitationExpired(Refusal):
 
 
 class InvitationUsed(Refusal):
-    """The invitation was accepted, which happens once."""
+    """The invitation was accepted before; it works once."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "INVITATION_USED"
@@ -126,7 +126,7 @@ class InvitationUsed(Refusal):
 
 
 class ProjectMemberAlreadyExists(Refusal):
-    """The user works in the project already."""
+    """The user is a member of the project already."""
 
     kind = Kind.ALREADY_EXISTS
     reason = "PROJECT_MEMBER_ALREADY_EXISTS"
@@ -142,7 +142,7 @@ class ServiceAccountAlreadyExists(Refusal):
 
 
 class ApiKeyRevoked(Refusal):
-    """A revoked key stays revoked."""
+    """The key is revoked, and a revocation cannot be undone."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "API_KEY_REVOKED"
@@ -150,7 +150,7 @@ class ApiKeyRevoked(Refusal):
 
 
 class ApiKeyExpired(Refusal):
-    """What has ended is not carried on under another secret."""
+    """An expired key cannot be rotated."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "API_KEY_EXPIRED"
@@ -158,7 +158,7 @@ class ApiKeyExpired(Refusal):
 
 
 class ApiKeyDisabled(Refusal):
-    """Somebody stopped the key, and a new secret must not undo that."""
+    """A disabled key cannot be rotated: the new secret would undo the disabling."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "API_KEY_DISABLED"
@@ -166,7 +166,7 @@ class ApiKeyDisabled(Refusal):
 
 
 class ApiKeyRotated(Refusal):
-    """A key is replaced once, and its end is then settled."""
+    """The key was rotated before; its end was fixed then."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "API_KEY_ROTATED"
@@ -174,7 +174,7 @@ class ApiKeyRotated(Refusal):
 
 
 class ApiKeyAlreadyExists(Refusal):
-    """The digest is that of another key, or of this one with other terms."""
+    """A key with this digest exists, for another owner or with other terms."""
 
     kind = Kind.ALREADY_EXISTS
     reason = "API_KEY_ALREADY_EXISTS"
@@ -190,7 +190,7 @@ class ApiKeyNotStored(Refusal):
 
 
 class ScopeNotHeld(Refusal):
-    """Nobody gives a key what they do not hold, or what its owner does not hold."""
+    """The caller or the key's owner does not hold a scope that the key would get."""
 
     kind = Kind.PERMISSION_DENIED
     reason = "SCOPE_NOT_HELD"
@@ -198,7 +198,7 @@ class ScopeNotHeld(Refusal):
 
 
 class KeyLimitExceeded(Refusal):
-    """A key makes no key that reaches further than itself."""
+    """The key that the caller came with is more limited than the key they want to make or change."""
 
     kind = Kind.PERMISSION_DENIED
     reason = "KEY_LIMIT_EXCEEDED"
@@ -206,7 +206,7 @@ class KeyLimitExceeded(Refusal):
 
 
 class TooManyImportedPrefixes(Refusal):
-    """Prefixes of imported secrets are few, because every process knows them by heart."""
+    """Every process keeps all prefixes of imported secrets in memory, so their number is limited."""
 
     kind = Kind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_IMPORTED_PREFIXES"
@@ -214,7 +214,7 @@ class TooManyImportedPrefixes(Refusal):
 
 
 class TooManyUnknownKeys(Refusal):
-    """The address has presented more unknown secrets than are looked up for one."""
+    """Too many unknown keys were presented from one address."""
 
     kind = Kind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_UNKNOWN_KEYS"
@@ -226,7 +226,7 @@ class TooManyUnknownKeys(Refusal):
 
 
 class RevisionNotReached(Refusal):
-    """The caller asks for changes that nobody has made."""
+    """The caller asks for a revision that does not exist yet."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "REVISION_NOT_REACHED"
@@ -234,7 +234,7 @@ class RevisionNotReached(Refusal):
 
 
 class TooManyWatchers(Refusal):
-    """The process serves as many change streams as it may."""
+    """The process serves as many change streams as its limit allows."""
 
     kind = Kind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_WATCHERS"
@@ -243,7 +243,7 @@ class TooManyWatchers(Refusal):
 
 
 class SignInRefused(Refusal):
-    """Nobody is let in with this. Whether there is such a user, and what is wrong, is not said."""
+    """The credentials do not sign anybody in. Whether the user exists, and what is wrong, is not revealed."""
 
     kind = Kind.UNAUTHENTICATED
     reason = "SIGN_IN_REFUSED"
@@ -259,7 +259,7 @@ class InvalidAccessToken(Refusal):
 
 
 class InvalidIdToken(Refusal):
-    """The ID token proves nothing here. The log alone is told why."""
+    """The ID token is not accepted. Why is written to the log only."""
 
     kind = Kind.UNAUTHENTICATED
     reason = "INVALID_ID_TOKEN"
@@ -267,7 +267,7 @@ class InvalidIdToken(Refusal):
 
 
 class InvalidRefreshToken(Refusal):
-    """The refresh token is none, was used before, or its session is over."""
+    """The refresh token is malformed or unknown, was used before, or its session has ended."""
 
     kind = Kind.UNAUTHENTICATED
     reason = "INVALID_REFRESH_TOKEN"
@@ -275,7 +275,7 @@ class InvalidRefreshToken(Refusal):
 
 
 class SignUpRefused(Refusal):
-    """The provider vouches for somebody nobody knows, and they cannot become a user that way."""
+    """The identity is linked to no user, and it may not become a new one."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "SIGN_UP_REFUSED"
@@ -283,7 +283,7 @@ class SignUpRefused(Refusal):
 
 
 class TooManyAttempts(Refusal):
-    """A password was tried too often for this account, or from this address, or too many tokens from it were wrong."""
+    """Too many passwords were tried for the account or from the address, or too many wrong tokens came from it."""
 
     kind = Kind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_ATTEMPTS"
@@ -295,7 +295,7 @@ class TooManyAttempts(Refusal):
 
 
 class SessionsNotConfigured(Refusal):
-    """The service was given no key to sign access tokens with."""
+    """No key to sign access tokens with is configured."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "SESSIONS_NOT_CONFIGURED"

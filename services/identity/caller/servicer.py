@@ -10,7 +10,7 @@ from tollhouse.common.v1 import caller_pb2_grpc as rpc
 
 
 class CallerServicer(rpc.CallerServiceServicer):
-    """Reads a credential, and renders whose it is."""
+    """Reads a credential and renders its owner and rights."""
 
     def __init__(self, directory: LocalDirectory) -> None:
         self._directory = directory

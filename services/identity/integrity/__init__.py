@@ -1,1 +1,1 @@
-"""IntegrityService: whether what identity stores still makes sense."""
+"""IntegrityService: checks that identity's data is consistent."""

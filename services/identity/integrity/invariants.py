@@ -1,6 +1,6 @@
 """The invariants of identity, each as one statement whose rows are its violations.
 
-Each reads its whole table once. They run in one snapshot, on a connection that may take its time.
+Each scans its whole table once. They run in one snapshot, on a connection with a long statement timeout.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,8 @@
-"""The public keys of one OpenID Connect provider: found through its discovery document, kept, and fetched again.
+"""The public keys of OpenID Connect providers: found through the discovery document, cached and refreshed.
 
-Fetching stands on the standard library, in threads of its own: it is two small documents an hour, and what matters is
-what must not happen. No redirect is followed, no scheme but https is spoken (plain http to this machine alone), and
-neither the size nor the time of an answer is left to the other side. A client that can do more would have to be told
-to do less.
+The HTTP client is the standard library's, in threads of its own: it fetches a few small documents an hour, and what it
+must not do matters more than what it can. It follows no redirects, speaks https only (http only to this machine), and
+limits the size and the time of every answer.
 """
 
 import asyncio
@@ -42,11 +41,11 @@ from libs.common.errors import Unavailable
 _log = structlog.get_logger("provider keys")
 
 FRESH_FOR: Final = timedelta(hours=1)
-"""How long fetched keys are taken for the provider's present ones."""
+"""How long cached keys are used without a refresh."""
 USABLE_FOR: Final = timedelta(hours=24)
-"""How long they go on being used while the provider cannot be reached."""
+"""How long cached keys are used while the provider cannot be reached."""
 PAUSE: Final = timedelta(seconds=10)
-"""The least time between two fetches: whoever makes up key ids cannot make us flood the provider."""
+"""The minimum time between two fetches, so that tokens with made-up key ids cannot make us flood the provider."""
 FETCH_WITHIN_S: Final = 4.0
 _WAIT_WITHIN_S: Final = 2.0
 _DOCUMENT_MAX_BYTES: Final = 512 * 1024
@@ -54,19 +53,19 @@ _TOKEN_REFUSED: Final = (401, 403)
 _CHUNK_BYTES: Final = 16 * 1024
 _KEYS_MAX: Final = 100
 _RSA_BITS: Final = range(2048, 8193)
-# The addresses under which Entra signs in people of any tenant; their tokens carry the issuer of their own tenant.
+# Addresses for people of any Entra tenant; the tokens name the issuer of the person's own tenant.
 _MANY_TENANTS: Final = re.compile(
     r"https://(login\.microsoftonline\.com|sts\.windows\.net)/(common|organizations)(/|$)"
 )
 _DISCOVERY: Final = "/.well-known/openid-configuration"
-# What a key consists of in public; whatever else a provider says of it is left where it is.
+# The members of a public key; all other members of a JWK are ignored.
 _PUBLIC_MEMBERS: Final = frozenset({"kty", "n", "e", "crv", "x", "y"})
 _KEY_TYPES: Final[Mapping[str, type[RSAKey] | type[ECKey] | type[OKPKey]]] = {
     "RSA": RSAKey,
     "EC": ECKey,
     "OKP": OKPKey,
 }
-# The kind of key each algorithm is used with: the type, and the curve where there is one.
+# The type of key, and the curve if there is one, that each algorithm needs.
 _KIND_OF_KEY: Final[Mapping[str, tuple[str, str]]] = {
     **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), ("RSA", "")),
     "ES256": ("EC", "P-256"),
@@ -76,13 +75,13 @@ _KIND_OF_KEY: Final[Mapping[str, tuple[str, str]]] = {
     "Ed25519": ("OKP", "Ed25519"),
 }
 _SAME_ALGORITHM: Final = {"Ed25519": "EdDSA"}
-"""Two names of one algorithm: RFC 9864 gave the old one's only use a name of its own."""
+"""Two names of one algorithm: RFC 9864 introduced `Ed25519` for what `EdDSA` is used for."""
 
 Fetch = Callable[[str], Awaitable[object]]
 
 
 class UnusableAnswer(Exception):
-    """The provider could not be reached, or what it answered is not what was asked for."""
+    """The provider could not be reached, or answered with something other than a document."""
 
 
 class TokenRefused(UnusableAnswer):
@@ -100,7 +99,7 @@ class PublicKey:
     key_id: str
     kind: tuple[str, str]
     algorithm: str
-    """The only algorithm the provider uses it with; empty where it does not say."""
+    """The only algorithm the key may be used with; empty when the provider names none."""
     key: RSAKey | ECKey | OKPKey
 
     def fits(self, algorithm: str) -> bool:
@@ -111,7 +110,7 @@ class PublicKey:
 
 
 class ProviderKeys:
-    """The keys of one provider. Whoever needs them while they are being fetched waits for the same fetch."""
+    """The cached keys of one provider. Concurrent callers share one fetch."""
 
     def __init__(self, issuer: str, fetch: Fetch, clock: Clock) -> None:
         self._issuer = issuer
@@ -124,7 +123,7 @@ class ProviderKeys:
         self._fetching: asyncio.Task[None] | None = None
 
     async def find(self, key_id: str | None, algorithm: str) -> PublicKey | None:
-        """Return the key a token names, or the only one for its algorithm when it names none.
+        """Return the key a token names, or the only one for its algorithm when the token names none.
 
         Raises:
             Unavailable: the provider cannot be reached, and what is known of its keys is too old or too little.
@@ -151,7 +150,7 @@ class ProviderKeys:
                 return
             self._attempt_time = now
             self._fetching = asyncio.create_task(self._fetch_keys())
-        # The fetch belongs to everybody who waits for it: one who gives up does not end it.
+        # The fetch is shared, so one caller's cancellation must not cancel it.
         await asyncio.shield(self._fetching)
 
     async def _fetch_keys(self) -> None:
@@ -181,7 +180,7 @@ async def fetch_provider_keys(issuer: str, fetch: Fetch) -> tuple[PublicKey, ...
 
 
 class DocumentFetcher:
-    """Fetches JSON documents in threads of its own, so that a provider that hangs holds up nothing else."""
+    """Fetches JSON documents in threads of its own, so that a provider that hangs delays nothing else."""
 
     def __init__(self, threads: int = 4) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="provider-keys")
@@ -197,12 +196,12 @@ class DocumentFetcher:
         return await loop.run_in_executor(self._executor, _fetch_json, address, bearer, ca_file)
 
     async def close(self) -> None:
-        """Take nothing up any more; what is being fetched ends by its own time limit."""
+        """Accept no more requests; those that run end by their time limit."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 def address_problem(address: str) -> str | None:
-    """Say why an address must not be fetched, or None."""
+    """Return why an address must not be fetched, or None."""
     try:
         parts = urlsplit(address)
         host, _ = parts.hostname or "", parts.port
@@ -216,7 +215,7 @@ def address_problem(address: str) -> str | None:
 
 
 def template_problem(issuer: str) -> str | None:
-    """Say why an issuer stands for many, so that no token can have it as its `iss`; None where it does not."""
+    """Return why an issuer cannot be the `iss` of a token, because it stands for many tenants; otherwise None."""
     if not ("{" in issuer or "}" in issuer or _MANY_TENANTS.match(issuer)):
         return None
     return (
@@ -226,7 +225,7 @@ def template_problem(issuer: str) -> str | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address is this machine's own."""
+    """Return whether a host name or address is this machine's own."""
     if host == "localhost":
         return True
     try:
@@ -236,7 +235,7 @@ def is_loopback(host: str) -> bool:
 
 
 def read_keys(document: object) -> tuple[PublicKey, ...]:
-    """Return the usable keys of a JWK set (RFC 7517). Those of kinds we do not use are passed over, as it asks.
+    """Return the usable keys of a JWK set (RFC 7517); keys of unsupported kinds are ignored, as it requires.
 
     Raises:
         UnusableProvider: it is no JWK set, or holds no key that can be used.
@@ -264,7 +263,7 @@ def _read_key(jwk: object) -> PublicKey | None:
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # About keys that are too short; those are passed over below.
+            warnings.simplefilter("ignore")  # Warnings about short keys, which are ignored below.
             key = key_type.import_key(public)
     except (JoseError, ValueError, TypeError, KeyError):
         return None
@@ -279,7 +278,7 @@ def _read_key(jwk: object) -> PublicKey | None:
 
 
 def _keys_address(issuer: str, document: object) -> str:
-    """Return where the discovery document of an issuer says its keys are."""
+    """Return the address of the keys in the discovery document of an issuer."""
     named = document.get("issuer") if isinstance(document, dict) else None
     if not isinstance(document, dict) or not isinstance(named, str):
         raise UnusableProvider(f"{issuer}{_DISCOVERY} answers with something other than a discovery document")
@@ -308,7 +307,7 @@ def _fetch_json(address: str, bearer: str = "", ca_file: Path | None = None) -> 
                 raise TokenRefused("the token is refused") from None
             raise UnusableAnswer(f"HTTP status {error.code}") from None
     except (OSError, HTTPException, ValueError, RecursionError) as error:
-        # The text of such an error may repeat what the other side sent.
+        # The text of such an error may contain what the other side sent.
         raise UnusableAnswer(type(error).__name__) from None
 
 
@@ -327,7 +326,7 @@ def _read(address: str, until_s: float, bearer: str, ca_file: Path | None) -> by
 
 
 def _opener(address: str, ca_file: Path | None) -> OpenerDirector:
-    """Return an opener that speaks HTTP and nothing else, and for which a redirect is an error."""
+    """Return an opener that speaks only HTTP and treats a redirect as an error."""
     https = HTTPSHandler(context=ssl.create_default_context(cafile=ca_file))
     handlers: Iterable[object] = (HTTPHandler(), https, HTTPDefaultErrorHandler(), HTTPErrorProcessor())
     opener = OpenerDirector()

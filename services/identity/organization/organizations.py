@@ -25,7 +25,7 @@ from services.identity.user.store import lock_user
 
 
 class Organizations:
-    """The tenants."""
+    """Manages organizations."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -47,7 +47,7 @@ class Organizations:
         async with self._database.transaction() as tx:
             earlier_id = await claim_request(
                 tx,
-                # Users' request ids are their own: nobody can use up or find out another's.
+                # Request ids of users are scoped to the user: nobody can use up or probe another user's ids.
                 organization_id=owner_user_id if is_limited() else NO_ORGANIZATION,
                 method="CreateOrganization",
                 request_id=request_id,
@@ -98,7 +98,7 @@ class Organizations:
         api_key_max_lifetime_s: int | None,
         attributes: AttributesChange,
     ) -> Organization:
-        """Change what is not None; a lifetime of zero takes the limit away.
+        """Change the fields that are not None; a lifetime of zero removes the limit.
 
         Raises:
             NotFound: there is no such organization.
@@ -139,9 +139,9 @@ class Organizations:
         return after
 
     async def delete(self, organization_id: str) -> tuple[datetime, int]:
-        """Delete an organization, unless that was done before; return when it went, and a revision that holds it.
+        """Delete an organization, unless it is deleted; return the time of deletion, and a revision that holds it.
 
-        Members, projects and keys stay as they are behind the tombstone: what looks for them looks for it first.
+        Members, projects and keys are not changed: every lookup of them checks that the organization exists.
 
         Raises:
             NotFound: there never was such an organization.
@@ -179,14 +179,14 @@ class Organizations:
 
 
 def existing(organization: Organization | None, organization_id: str) -> Organization:
-    """Return the organization, or refuse if there is none."""
+    """Return the organization; raise NotFound for None."""
     if organization is None:
         raise NotFound(resource_type="organization", resource_name=organization_id)
     return organization
 
 
 def _told(organization: Organization) -> dict[str, str | None]:
-    """Return what the trail is told of an organization when it changes."""
+    """Return the fields whose values the audit trail shows."""
     lifetime_s = organization.api_key_max_lifetime_s
     return {
         "name": organization.name,

@@ -23,7 +23,7 @@ _UPDATABLE: Final = ("name", "api_key_max_lifetime_s", *ATTRIBUTES)
 
 
 class OrganizationServicer(rpc.OrganizationServiceServicer):
-    """Reads requests into what the use cases take, and renders what they give."""
+    """Reads requests into commands of the use cases, and renders their results."""
 
     def __init__(self, organizations: Organizations, members: Members, invitations: Invitations, clock: Clock) -> None:
         self._organizations = organizations

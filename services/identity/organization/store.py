@@ -49,10 +49,10 @@ async def find_organization(tx: AsyncConnection, organization_id: str) -> Organi
 
 
 async def lock_organization(tx: AsyncConnection, organization_id: str, *, alone: bool = False) -> bool:
-    """Tell whether the organization exists, and hold it as it is until commit.
+    """Return whether the organization exists, and lock it until commit.
 
-    A share lock keeps it from being deleted; `alone` also keeps other changes of its owners out, so that two owners
-    cannot remove each other at the same time. Who only refers to the organization waits for neither.
+    A share lock keeps it from being deleted. `alone` also excludes other changes of its owners, so that two owners
+    cannot remove each other at the same time. Neither blocks inserts of rows that refer to the organization.
     """
     statement = select(organizations.c.organization_id).where(
         organizations.c.organization_id == organization_id, _NOT_DELETED
@@ -62,7 +62,8 @@ async def lock_organization(tx: AsyncConnection, organization_id: str, *, alone:
 
 
 async def lock_to_delete(tx: AsyncConnection, organization_id: str) -> tuple[bool, datetime | None] | None:
-    """Hold one organization alone, by primary key, deleted or not; return whether it is personal and when it went."""
+    """Lock one organization exclusively, by primary key, deleted or not; return whether it is personal and when it was
+    deleted."""
     locked = await tx.execute(
         select(organizations.c.personal, organizations.c.delete_time)
         .where(organizations.c.organization_id == organization_id)
@@ -81,7 +82,7 @@ async def list_organizations(
     """
     statement = select(*_COLUMNS).where(_NOT_DELETED)
     if external_id:
-        # As the partial index says it, so that Postgres can tell that it serves.
+        # Repeats the condition of the partial index, so that Postgres can use it.
         statement = statement.where(organizations.c.external_id == external_id, organizations.c.external_id != "")
     if user_id:
         statement = statement.join(members, members.c.organization_id == organizations.c.organization_id).where(
@@ -94,7 +95,7 @@ async def list_organizations(
 
 
 async def replace_organization(tx: AsyncConnection, organization: Organization) -> None:
-    """Write what can change of one organization, by primary key; its version tells the next reader.
+    """Write the changeable fields of one organization, by primary key.
 
     Raises:
         OrganizationAlreadyExists: another one has the external id.
@@ -114,7 +115,7 @@ async def replace_organization(tx: AsyncConnection, organization: Organization) 
 
 
 async def delete_organization(tx: AsyncConnection, organization_id: str, now: datetime) -> None:
-    """Leave a tombstone, by primary key: members, keys, money and audit refer to it for ever."""
+    """Mark an organization as deleted, by primary key. The row stays: members, keys, money and audit refer to it."""
     await tx.execute(
         update(organizations)
         .where(organizations.c.organization_id == organization_id)
@@ -123,10 +124,10 @@ async def delete_organization(tx: AsyncConnection, organization_id: str, now: da
 
 
 async def forget_selection(tx: AsyncConnection, organization_id: str) -> None:
-    """Take the organization from those who had it selected, its members, found by primary key.
+    """Clear the selection of the members who had selected the organization, found by primary key.
 
-    Rows another transaction holds are left alone: what they show then is an organization that nobody finds, and waiting
-    for a user here while holding the organization could wait for ever.
+    Rows that another transaction has locked are skipped. Their selection then names a deleted organization, which reads
+    ignore; waiting for a user here while holding the organization could deadlock.
     """
     who = (
         select(users.c.user_id)

@@ -17,7 +17,7 @@ from services.identity.revisions import ChangeKind, SubjectType, current_revisio
 
 
 class Projects:
-    """The parts of organizations."""
+    """Manages the projects of organizations."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -81,7 +81,7 @@ class Projects:
         description: str | None,
         attributes: AttributesChange,
     ) -> Project:
-        """Change what is not None.
+        """Change the fields that are not None.
 
         Raises:
             NotFound: the organization has no such project.
@@ -110,7 +110,7 @@ class Projects:
         return after
 
     async def delete(self, organization_id: str, project_id: str) -> tuple[datetime, int]:
-        """Delete a project, unless that was done before; return when it went, and a revision that holds it.
+        """Delete a project, unless it is deleted; return the time of deletion, and a revision that holds it.
 
         Raises:
             NotFound: the organization never had such a project.
@@ -140,14 +140,14 @@ class Projects:
 
 
 def existing(project: Project | None, project_id: str) -> Project:
-    """Return the project, or refuse if there is none."""
+    """Return the project; raise NotFound for None."""
     if project is None:
         raise NotFound(resource_type="project", resource_name=project_id)
     return project
 
 
 def _told(project: Project) -> dict[str, str | None]:
-    """Return what the trail is told of a project when it changes."""
+    """Return the fields whose values the audit trail shows."""
     return {"name": project.name, "description": project.description}
 
 

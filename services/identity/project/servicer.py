@@ -26,7 +26,7 @@ _RENDERED_ROLES: Final = {role: rendered for rendered, role in _ROLES.items()}
 
 
 class ProjectServicer(rpc.ProjectServiceServicer):
-    """Reads requests into what the use cases take, and renders what they give."""
+    """Reads requests into commands of the use cases, and renders their results."""
 
     def __init__(self, projects: Projects, members: ProjectMembers) -> None:
         self._projects = projects

@@ -1,4 +1,4 @@
-"""Statements on projects, all along the primary key, which the organization leads, unless they say otherwise."""
+"""Statements on projects, along the primary key (which the organization leads) unless they say otherwise."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -57,7 +57,7 @@ async def insert_project(tx: AsyncConnection, project: Project) -> None:
 async def find_project(
     tx: AsyncConnection, organization_id: str, project_id: str, *, lock: bool = False
 ) -> Project | None:
-    """Read one project, and if asked hold it alone until commit; that of another organization is not found."""
+    """Read one project of the organization, with an exclusive lock until commit if asked."""
     statement = select(*_COLUMNS).where(
         projects.c.organization_id == organization_id,
         projects.c.project_id == project_id,
@@ -69,7 +69,7 @@ async def find_project(
 
 
 async def lock_project(tx: AsyncConnection, organization_id: str, project_id: str) -> bool:
-    """Tell whether the organization has the project, and keep it from being deleted until commit (share lock)."""
+    """Return whether the organization has the project, and lock it against deletion until commit (share lock)."""
     locked = await tx.execute(
         select(projects.c.project_id)
         .where(
@@ -85,7 +85,7 @@ async def lock_project(tx: AsyncConnection, organization_id: str, project_id: st
 async def lock_to_delete(
     tx: AsyncConnection, organization_id: str, project_id: str
 ) -> tuple[Project, datetime | None] | None:
-    """Hold one project alone, deleted or not; return it and when it went."""
+    """Lock one project exclusively, deleted or not; return it and when it was deleted."""
     locked = await tx.execute(
         select(*_COLUMNS, projects.c.delete_time)
         .where(projects.c.organization_id == organization_id, projects.c.project_id == project_id)
@@ -103,7 +103,7 @@ async def list_projects(
     """Read a page, newest first. An external id leaves one row at most, which its unique index finds."""
     statement = select(*_COLUMNS).where(projects.c.organization_id == organization_id, projects.c.delete_time.is_(None))
     if external_id:
-        # As the partial index says it, so that Postgres can tell that it serves.
+        # Repeats the condition of the partial index, so that Postgres can use it.
         statement = statement.where(projects.c.external_id == external_id, projects.c.external_id != "")
     if before is not None:
         statement = statement.where(projects.c.project_id < before)
@@ -112,7 +112,7 @@ async def list_projects(
 
 
 async def replace_project(tx: AsyncConnection, project: Project) -> None:
-    """Write what can change of one project; its version tells the next reader.
+    """Write the changeable fields of one project.
 
     Raises:
         ProjectAlreadyExists: the organization has another one of this name or external id.
@@ -135,7 +135,7 @@ async def replace_project(tx: AsyncConnection, project: Project) -> None:
 
 
 async def delete_project(tx: AsyncConnection, organization_id: str, project_id: str, now: datetime) -> None:
-    """Leave a tombstone, to which keys, money and audit refer for ever, and take everybody out of the project."""
+    """Mark a project as deleted and delete its memberships. The row stays: keys, money and audit refer to it."""
     await tx.execute(
         update(projects)
         .where(projects.c.organization_id == organization_id, projects.c.project_id == project_id)
@@ -149,10 +149,10 @@ async def delete_project(tx: AsyncConnection, organization_id: str, project_id: 
 
 
 async def forget_selection(tx: AsyncConnection, organization_id: str, project_id: str) -> None:
-    """Take the project from those who had it selected, members of its organization, found by primary key.
+    """Clear the selection of the members who had selected the project, found by primary key.
 
-    Rows another transaction holds are left alone: what they show then is a project that nobody finds, and waiting for a
-    user here while holding the project could wait for ever.
+    Rows that another transaction has locked are skipped. Their selection then names a deleted project, which reads
+    ignore; waiting for a user here while holding the project could deadlock.
     """
     who = (
         select(users.c.user_id)

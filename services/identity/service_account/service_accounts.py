@@ -21,7 +21,7 @@ from services.identity.service_account.domain import ServiceAccount
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """When an account went, how many keys this call revoked, and a revision that holds it."""
+    """When an account was deleted, how many keys this call revoked, and a revision that holds it."""
 
     delete_time: datetime
     revoked_api_keys: int
@@ -29,7 +29,7 @@ class Deletion:
 
 
 class ServiceAccounts:
-    """The owners of keys that are no people."""
+    """Manages service accounts."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -107,7 +107,7 @@ class ServiceAccounts:
         role: Role | None,
         attributes: AttributesChange,
     ) -> tuple[ServiceAccount, int]:
-        """Change what is not None; return the account, and a revision that holds it.
+        """Change the fields that are not None; return the account, and a revision that holds the change.
 
         Raises:
             NotFound: the organization has no such account.
@@ -146,7 +146,7 @@ class ServiceAccounts:
             return after, await _announce(tx, ChangeKind.ROLE_CHANGED, after, now)
 
     async def delete(self, organization_id: str, service_account_id: str) -> Deletion:
-        """Delete an account and revoke its keys, unless that was done before.
+        """Delete an account and revoke its keys, unless it is deleted.
 
         Raises:
             NotFound: the organization never had such an account.
@@ -178,7 +178,7 @@ def _existing(account: ServiceAccount | None, service_account_id: str) -> Servic
 
 
 def _told(account: ServiceAccount) -> dict[str, str | None]:
-    """Return what the trail is told of an account when it changes."""
+    """Return the fields whose values the audit trail shows."""
     return {"name": account.name, "description": account.description, "role": account.role.value}
 
 
@@ -194,7 +194,7 @@ async def _record(tx: Transaction, account: ServiceAccount, now: datetime, chang
 
 
 async def _announce(tx: Transaction, kind: ChangeKind, account: ServiceAccount, now: datetime) -> int:
-    """Number a change that alters what the account's keys may do; the end of a transaction."""
+    """Number and announce a change of what the account's keys may do; the last statement of a transaction."""
     return await record_change(
         tx,
         kind,

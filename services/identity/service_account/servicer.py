@@ -21,7 +21,7 @@ _UPDATABLE: Final = ("name", "description", "role", *ATTRIBUTES)
 
 
 class ServiceAccountServicer(rpc.ServiceAccountServiceServicer):
-    """Reads requests into what `ServiceAccounts` takes, and renders what it gives."""
+    """Reads requests into commands of the use cases, and renders their results."""
 
     def __init__(self, service_accounts: ServiceAccounts) -> None:
         self._service_accounts = service_accounts

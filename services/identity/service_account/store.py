@@ -1,4 +1,4 @@
-"""Statements on service accounts, all along the primary key unless they say otherwise."""
+"""Statements on service accounts, along the primary key unless they say otherwise."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -60,7 +60,7 @@ async def insert_service_account(tx: AsyncConnection, account: ServiceAccount) -
 async def find_service_account(
     tx: AsyncConnection, organization_id: str, service_account_id: str, *, lock: bool = False
 ) -> ServiceAccount | None:
-    """Read one account, and if asked hold it alone until commit; that of another organization is not found."""
+    """Read one account of the organization, with an exclusive lock until commit if asked."""
     statement = select(*_COLUMNS).where(
         service_accounts.c.organization_id == organization_id,
         service_accounts.c.service_account_id == service_account_id,
@@ -72,7 +72,7 @@ async def find_service_account(
 
 
 async def lock_service_account(tx: AsyncConnection, organization_id: str, service_account_id: str) -> bool:
-    """Tell whether the organization has the account, and keep it from being deleted until commit (share lock)."""
+    """Return whether the organization has the account, and lock it against deletion until commit (share lock)."""
     locked = await tx.execute(
         select(service_accounts.c.service_account_id)
         .where(
@@ -88,7 +88,7 @@ async def lock_service_account(tx: AsyncConnection, organization_id: str, servic
 async def lock_to_delete(
     tx: AsyncConnection, organization_id: str, service_account_id: str
 ) -> tuple[ServiceAccount, datetime | None] | None:
-    """Hold one account alone, deleted or not; return it and when it went."""
+    """Lock one account exclusively, deleted or not; return it and when it was deleted."""
     locked = await tx.execute(
         select(*_COLUMNS, service_accounts.c.delete_time)
         .where(
@@ -112,7 +112,7 @@ async def list_service_accounts(
         service_accounts.c.organization_id == organization_id, service_accounts.c.delete_time.is_(None)
     )
     if external_id:
-        # As the partial index says it, so that Postgres can tell that it serves.
+        # Repeats the condition of the partial index, so that Postgres can use it.
         statement = statement.where(service_accounts.c.external_id == external_id, service_accounts.c.external_id != "")
     if before is not None:
         statement = statement.where(service_accounts.c.service_account_id < before)
@@ -121,7 +121,7 @@ async def list_service_accounts(
 
 
 async def replace_service_account(tx: AsyncConnection, account: ServiceAccount) -> None:
-    """Write what can change of one account; its version tells the next reader.
+    """Write the changeable fields of one account.
 
     Raises:
         ServiceAccountAlreadyExists: the organization has another one of this name or external id.
@@ -148,7 +148,7 @@ async def replace_service_account(tx: AsyncConnection, account: ServiceAccount) 
 
 
 async def delete_service_account(tx: AsyncConnection, account: ServiceAccount, now: datetime) -> None:
-    """Leave a tombstone, to which keys, usage and audit refer for ever."""
+    """Mark an account as deleted. The row stays: keys, usage and audit refer to it."""
     await tx.execute(
         update(service_accounts)
         .where(
@@ -160,7 +160,7 @@ async def delete_service_account(tx: AsyncConnection, account: ServiceAccount, n
 
 
 async def revoke_keys_of_service_account(tx: AsyncConnection, account: ServiceAccount, now: datetime) -> int:
-    """Revoke what the account owns, along `api_keys_by_service_account`; return how many keys that were."""
+    """Revoke the account's keys, along `api_keys_by_service_account`; return how many."""
     return await revoke_keys(
         tx,
         now,

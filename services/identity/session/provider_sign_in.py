@@ -1,4 +1,4 @@
-"""Signing in with the ID token or the access token of a provider, and signing up by it."""
+"""Signing in and up with an ID token or an access token of an identity provider."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -32,7 +32,7 @@ from services.identity.user.store import insert_user
 
 
 class ProviderRules(Protocol):
-    """What the settings say about the people of a provider."""
+    """The settings of a provider that decide who may sign up and who is linked."""
 
     @property
     def sign_up(self) -> bool: ...
@@ -42,7 +42,7 @@ class ProviderRules(Protocol):
 
 
 class ProviderSignIn:
-    """Lets in whom a provider vouches for."""
+    """Signs in people whom a provider has identified."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class ProviderSignIn:
         self._wrong_tokens = wrong_tokens
 
     async def by_id_token(self, id_token: str, nonce: str) -> Opened:
-        """Begin a session of the user an ID token speaks of, who may become one by it.
+        """Open a session of the user whose identity an ID token proves; the identity may become a new user.
 
         Raises:
             InvalidIdToken: the token is not to be believed.
@@ -75,7 +75,7 @@ class ProviderSignIn:
         return await self._let_in_counted(identity, self._id_tokens.issuer_of(identity.provider), SignInMethod.ID_TOKEN)
 
     async def by_access_token(self, provider: str, access_token: str) -> Opened:
-        """Begin a session of the user whose access token at an OpenShift cluster it is, who may become one by it.
+        """Open a session of the user whose OpenShift access token it is; the person may become a new user.
 
         Raises:
             InvalidArgument: no such cluster is configured.
@@ -119,7 +119,7 @@ class ProviderSignIn:
         try:
             return await self._let_in(identity, rules, method)
         except (IdentityAlreadyLinked, UserAlreadyExists):
-            # The same person signs in twice at once, and the other sign-in has just made the user: now there is one.
+            # A concurrent first sign-in of the same person has just created the user: try again, as that user.
             return await self._let_in(identity, rules, method)
 
     async def _let_in(self, identity: VerifiedIdentity, rules: ProviderRules, method: SignInMethod) -> Opened:
@@ -150,14 +150,14 @@ class ProviderSignIn:
         return Opened(opened.session, opened.refresh_token, user_created=found_id is None)
 
     async def _find_by_email(self, tx: Transaction, identity: VerifiedIdentity, rules: ProviderRules) -> str | None:
-        """Return the user with the verified email, who may be linked to the identity; None when it is nobody's.
+        """Return the user with the verified email whom the identity may be linked to; None when no user has the email.
 
-        That somebody has the email is said to nobody but whom a provider has just found to own it.
+        That an email is taken is revealed only to a person for whom a provider has verified it.
         """
         owner = await store.find_email_owner(tx, identity.email) if identity.email_verified else None
         if owner is None:
             return None
-        # An email that nobody vouched for may have been entered by somebody who waits for its owner to come along.
+        # An unverified email may have been entered by somebody else, who waits for its owner to be linked.
         if not (_vouches(identity, rules) and owner.email_verified):
             if not rules.sign_up:
                 raise _sign_up_refused()
@@ -184,7 +184,7 @@ class ProviderSignIn:
 
 
 def _vouches(identity: VerifiedIdentity, rules: ProviderRules) -> bool:
-    """Tell whether the email was verified by a provider that is trusted with everybody's."""
+    """Return whether the email was verified by a provider that is trusted to link accounts by email."""
     return identity.email_verified and rules.link_verified_email
 
 

@@ -26,7 +26,7 @@ _METHODS: Final = {
 
 
 class SessionServicer(rpc.SessionServiceServicer):
-    """Reads requests into what the use cases take, and renders what they give."""
+    """Reads requests into commands of the use cases, and renders their results."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The schema, and columns that many of its tables have."""
+"""The schema, and columns that many of its tables share."""
 
 from typing import Final
 
@@ -23,7 +23,7 @@ def time_column(name: str, *, nullable: bool = False) -> Column[object]:
 
 
 def attribute_columns() -> tuple[Column[object], Column[str]]:
-    """What the platform keeps with a resource: metadata, and its own id for it, which is empty where there is none."""
+    """The platform's own data about a resource: metadata, and its external id, which is empty when there is none."""
     return (
         Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
         Column("external_id", Text, nullable=False, server_default=text("''")),
@@ -31,15 +31,15 @@ def attribute_columns() -> tuple[Column[object], Column[str]]:
 
 
 HAS_EXTERNAL_ID: Final = text("external_id <> '' AND delete_time IS NULL")
-"""Of deleted resources the external ids are free again."""
+"""The condition of the unique indexes on external ids: a deleted resource frees its own."""
 
 
 def version_column() -> Column[int]:
-    """Counts the changes of a row; callers know it as the etag."""
+    """The number of changes of a row, which callers see as the etag."""
     return Column("version", BigInteger, nullable=False, server_default=text("1"))
 
 
 def tenant_key(name: str, table: str, *columns: str) -> ForeignKeyConstraint:
-    """Refers to an organization, or to one of its projects."""
+    """A foreign key to an organization or to one of its projects."""
     keys = ("organization_id", "project_id")[: len(columns)]
     return ForeignKeyConstraint(columns, [f"{SCHEMA}.{table}.{key}" for key in keys], name=name)

@@ -1,4 +1,4 @@
-"""Organizations with all who belong to them, and their projects."""
+"""Organizations with their members, invitations, projects and service accounts."""
 
 from typing import Final
 

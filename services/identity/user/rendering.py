@@ -1,4 +1,4 @@
-"""Users, identities and configurations as messages, and back."""
+"""Conversions between users, identities, configurations and their messages."""
 
 from typing import Final
 
@@ -68,7 +68,7 @@ def read_identity(identity: pb.LinkedIdentity) -> LinkedIdentity:
 
 
 def read_change(request: pb.UpdateUserRequest) -> UserChange:
-    """Return the new values of the fields the mask names.
+    """Return the new values of the fields that the update mask names.
 
     Raises:
         InvalidArgument: the mask names nothing or something else, or a field that cannot be empty is.

@@ -23,7 +23,7 @@ from tollhouse.identity.v1 import user_pb2_grpc as rpc
 
 
 class UserServicer(rpc.UserServiceServicer):
-    """Reads requests into what the use cases take, and renders what they give."""
+    """Reads requests into commands of the use cases, and renders their results."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Statements on users. A deleted user is none, but for those who ask for tombstones."""
+"""Statements on users. Deleted users are not found unless `show_deleted` is given."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -64,7 +64,7 @@ _COLUMNS: Final = (
     users.c.deactivate_time,
     users.c.delete_time,
 )
-# What was selected and is gone since is joined away, so that no deletion has to look for the users who selected it.
+# A selection that was deleted is left out by the joins, so that a deletion need not update the users who selected it.
 _WITH_SELECTION: Final = users.outerjoin(
     organizations,
     and_(
@@ -128,7 +128,7 @@ async def find_user(tx: AsyncConnection, user_id: str, *, show_deleted: bool = F
 
 
 async def lock_user(tx: AsyncConnection, user_id: str) -> bool:
-    """Tell whether the user exists, and keep them from being deleted until commit (share lock on one row)."""
+    """Return whether the user exists, and lock them against deletion until commit (share lock on one row)."""
     found = await tx.execute(
         select(users.c.user_id).where(users.c.user_id == user_id, _NOT_DELETED).with_for_update(read=True)
     )
@@ -136,17 +136,18 @@ async def lock_user(tx: AsyncConnection, user_id: str) -> bool:
 
 
 async def hold_user(tx: AsyncConnection, user_id: str, *, show_deleted: bool = False) -> User | None:
-    """Read one user and keep every other change of them out until commit (lock on one row).
+    """Read one user and lock them against other changes until commit (lock on one row).
 
-    Who only refers to the user does not wait for it.
+    Inserts of rows that refer to the user do not wait for it.
     """
     await tx.execute(select(users.c.user_id).where(users.c.user_id == user_id).with_for_update(key_share=True))
-    # Read after the lock was got, by a statement of its own: it sees what the one before in the queue has changed.
+    # A second statement, after the lock: its snapshot includes the changes of the transaction that held the lock
+    # before.
     return await find_user(tx, user_id, show_deleted=show_deleted)
 
 
 async def set_user_active(tx: AsyncConnection, user_id: str, *, active: bool, now: datetime) -> bool:
-    """Deactivate or reactivate; tell whether anything changed. Locks the user's row until commit."""
+    """Deactivate or reactivate a user; return whether anything changed. Locks the row until commit."""
     is_active = users.c.deactivate_time.is_(None)
     changed = await tx.execute(
         update(users)
@@ -158,7 +159,7 @@ async def set_user_active(tx: AsyncConnection, user_id: str, *, active: bool, no
 
 
 async def update_user(tx: AsyncConnection, user_id: str, values: Mapping[str, object], now: datetime) -> None:
-    """Change columns of one user, by primary key; the folded forms of email and username follow.
+    """Change columns of one user, by primary key, with the folded forms of email and username.
 
     Raises:
         UserAlreadyExists: the email, the username or the external id is taken.
@@ -170,7 +171,7 @@ async def update_user(tx: AsyncConnection, user_id: str, values: Mapping[str, ob
             text = str(values[name] or "")
             columns[f"{name}_folded"] = folded = (folded_email(text) if name == "email" else fold(text)) or None
             if name == "email":
-                # Nobody has vouched for another address.
+                # A changed email is not verified.
                 columns["email_verify_time"] = case((users.c.email_folded == folded, users.c.email_verify_time))
     await _execute_unique(
         tx,
@@ -179,16 +180,16 @@ async def update_user(tx: AsyncConnection, user_id: str, values: Mapping[str, ob
 
 
 async def touch_user(tx: AsyncConnection, user_id: str, now: datetime) -> None:
-    """Count a change of what belongs to a user, by primary key."""
+    """Increment a user's version after a change of related rows, by primary key."""
     await update_user(tx, user_id, {}, now)
 
 
 async def can_select(
     tx: AsyncConnection, user_id: str, organization_id: str, *, project_id: str, anywhere: bool
 ) -> tuple[bool, bool]:
-    """Tell whether the organization, and the project in it, can be selected; each is read by primary key.
+    """Return whether the organization, and the project in it, can be selected; each is read by primary key.
 
-    A user selects among the organizations they belong to, unless they may go anywhere.
+    Users may select organizations they belong to; `anywhere` allows all.
     """
     organization = select(organizations.c.organization_id).where(
         organizations.c.organization_id == organization_id, organizations.c.delete_time.is_(None)
@@ -223,12 +224,12 @@ async def list_users(tx: AsyncConnection, kept: UserFilter, *, before: str | Non
 def _conditions(kept: UserFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if kept.email:
-        # What is no email address is nobody's.
+        # A text that is no email address finds nobody.
         conditions.append(users.c.email_folded == folded_email(kept.email))
     if kept.username:
         conditions.append(users.c.username_folded == fold(kept.username))
     if kept.external_id:
-        # As the partial index says it, so that Postgres can tell that it serves.
+        # Repeats the condition of the partial index, so that Postgres can use it.
         conditions += [users.c.external_id == kept.external_id, users.c.external_id != ""]
     if kept.identity is not None:
         whose = select(linked_identities.c.user_id).where(

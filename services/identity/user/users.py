@@ -1,4 +1,4 @@
-"""Creating, finding, changing, stopping and restarting users."""
+"""Creating, finding, updating, deactivating and reactivating users."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -19,7 +19,7 @@ from services.identity.user.domain import NewUser, User, UserChange, UserFilter,
 
 
 class Users:
-    """The people of the platform."""
+    """Manages users."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -62,7 +62,7 @@ class Users:
         return users[:size], len(users) > size
 
     async def update(self, user_id: str, change: UserChange, *, etag: str) -> User:
-        """Change what is said about a user. Role on the platform, metadata and external id are an operator's to change.
+        """Change a user's fields. Platform role, metadata and external id can be changed by operators only.
 
         Raises:
             NotFound: there is no such user, or nothing the user could select under one of the ids.
@@ -91,14 +91,13 @@ class Users:
                 resource_id=user_id,
                 changed=events,
             )
-            # No answer about a key hangs on any of this, and what a caller may do is nowhere remembered for long.
+            # None of these fields affects the verification of keys, and callers' rights are not cached for long.
             return changed
 
     async def set_active(self, user_id: str, *, active: bool) -> tuple[User, int]:
         """Deactivate or reactivate a user; return them and a revision that holds their state.
 
-        Whoever is deactivated is signed out and their open invitations end; they sign in and invite anew when they are
-        reactivated.
+        A deactivated user is signed out and their open invitations are revoked; reactivation restores neither.
 
         Raises:
             NotFound: there is no such user.
@@ -141,9 +140,9 @@ def _body(new: NewUser) -> dict[str, Field]:
 
 
 def _differences(user: User, change: UserChange) -> tuple[dict[str, object], list[Changed]]:
-    """Return the columns whose values change, and what the audit trail is told of them.
+    """Return the changed columns with their values, and the changes for the audit trail.
 
-    Of what is personal it is told only that it changed: the trail outlives the user.
+    Of personal fields the trail records only that they changed, because it outlives the user.
     """
     values: dict[str, object] = {name: value for name, value in change.texts.items() if value != getattr(user, name)}
     before, after = asdict(user.attributes), asdict(user.attributes.changed(change.attributes))
@@ -160,7 +159,7 @@ def _differences(user: User, change: UserChange) -> tuple[dict[str, object], lis
 
 
 def _selection(user: User, change: UserChange) -> tuple[str, str]:
-    """Return the organization and the project selected after the change; another organization drops the project."""
+    """Return the organization and project selected after the change; another organization clears the project."""
     before = user.last_selected_organization_id
     organization_id = before if change.selected_organization_id is None else change.selected_organization_id
     project_id = user.last_selected_project_id if organization_id == before else ""

@@ -1,4 +1,4 @@
-"""Statements behind imports of keys."""
+"""Statements of imports."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -58,12 +58,12 @@ async def find_api_keys(tx: AsyncConnection, digests: Sequence[bytes]) -> dict[b
 
 
 async def add_prefix(tx: AsyncConnection, prefix: str, *, prefixes_max: int, now: datetime) -> bool:
-    """Keep a prefix, by primary key, unless there are as many as there may be; tell whether it is there now."""
+    """Insert a prefix, by primary key, unless the limit is reached; return whether it is stored now."""
     await tx.execute(
         insert(imported_prefixes)
         .values(prefix=prefix, create_time=now)
         .on_conflict_do_nothing(constraint="imported_prefixes_pkey")
     )
-    # A handful of rows.
+    # The table holds a handful of rows.
     counted = await tx.execute(select(func.count()).select_from(imported_prefixes))
     return int(counted.scalar_one()) <= prefixes_max

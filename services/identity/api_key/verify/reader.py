@@ -1,6 +1,6 @@
-"""Reads of keys that are not remembered: whoever waits at the same time shares one statement.
+"""Reads keys that are not cached; concurrent callers share one statement.
 
-A caller joins only a read that has not begun, so what it gets is never older than its own call.
+A caller only joins a read that has not started, so the answer is never older than its own call.
 """
 
 import asyncio
@@ -17,12 +17,12 @@ from services.identity.api_key.verify.store import read_keys
 _BATCH_MAX: Final = 256
 _WAITING_MAX: Final = 4_096
 READS_AT_ONCE: Final = 2
-"""How many connections the reads take at most."""
+"""The number of connections that reads use at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one snapshot says about a presented secret; `read_s` is a moment before the snapshot."""
+    """What one snapshot holds of a presented secret; `read_s` is a time before the snapshot."""
 
     revision: int
     read_s: float
@@ -36,7 +36,7 @@ class _Waiting:
 
 
 class KeyReader:
-    """Bounded, batched, single-flight reads."""
+    """Batched reads with bounded queues; concurrent reads of the same key are merged."""
 
     def __init__(self, database: Database, monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self._database = database
@@ -60,11 +60,11 @@ class KeyReader:
                 reader = asyncio.create_task(self._read_waiting())
                 self._readers.add(reader)
                 reader.add_done_callback(self._readers.discard)
-        # Others may wait for the same answer: one caller's cancellation must not take it from them.
+        # Other callers may wait for the same read, so one caller's cancellation must not cancel it.
         return await asyncio.shield(waiting.answer)
 
     async def close(self) -> None:
-        """Wait for the reads under way."""
+        """Wait for the reads that are running."""
         await asyncio.gather(*self._readers, return_exceptions=True)
 
     async def _read_waiting(self) -> None:

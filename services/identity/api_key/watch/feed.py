@@ -1,7 +1,7 @@
-"""The feed of changes: from the database to this process's memory and to everyone who watches.
+"""The change feed: reads new changes from the database and delivers them to the caches and subscribers of this process.
 
-Announcements make it quick, but nothing depends on one: each round reads whatever comes after the last revision seen,
-so a lost announcement or connection only delays.
+Notifications of Postgres only make it faster: each round reads all changes after the last revision seen, so a lost
+notification or connection delays changes but loses none.
 """
 
 import asyncio
@@ -25,17 +25,17 @@ _RECONNECT_MAX_S: Final = 1.0
 
 
 class Audience(Protocol):
-    """What is told about changes."""
+    """Receives changes from the feed."""
 
     def note(self, changes: list[Change], *, seen_revision: int, confirmed_s: float) -> None:
-        """Take in the changes up to a revision, in order; as of `confirmed_s` there were no others."""
+        """Apply the changes up to a revision, in order; at `confirmed_s` there were no later ones."""
 
     def forget_all(self, *, seen_revision: int, confirmed_s: float) -> None:
-        """Learn that changes up to a revision were not told."""
+        """Start over: changes up to a revision were not delivered."""
 
 
 class ChangeFeed:
-    """Follows the changes for as long as the process lives."""
+    """Follows the changes as long as the process runs."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class ChangeFeed:
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Follow, and reconnect without end, at most a second apart."""
+        """Follow the changes, and reconnect for ever with at most a second between attempts."""
         delay_s = _RECONNECT_MIN_S
         while True:
             seen_revision = self._seen_revision
@@ -85,12 +85,12 @@ class ChangeFeed:
                     async with asyncio.timeout(_ROUND_S):
                         await self._wake.wait()
                 except TimeoutError:
-                    pass  # A quiet round still confirms that nothing has changed.
+                    pass  # A round without a notification still confirms that nothing has changed.
         finally:
             await stop_listening()
 
     async def catch_up(self, connection: RawConnection) -> None:
-        """Read everything after the last revision seen, and tell it."""
+        """Read every change after the last revision seen, and deliver it."""
         while True:
             confirmed_s = self._monotonic_s()
             after = self._seen_revision
@@ -121,5 +121,5 @@ def _tell(audience: Audience, changes: list[Change], seen_revision: int, confirm
 
 
 def _is_torn(after: int, current: int, changes: list[Change]) -> bool:
-    """Tell whether changes after a revision are no longer kept, or the database has gone back in time."""
+    """Return whether changes after the revision were deleted, or the database was restored to an earlier state."""
     return current < after or (current > after and (not changes or changes[0].revision != after + 1))

@@ -26,7 +26,7 @@ class TooManyIdentities(Refusal):
 
     kind = Kind.FAILED_PRECONDITION
     reason = "TOO_MANY_IDENTITIES"
-    template = "The user signs in with {identities} identities already, which is as many as anybody may."
+    template = "The user has {identities} linked identities, which is the maximum."
 
 
 class LastWayToSignIn(Refusal):
@@ -34,7 +34,7 @@ class LastWayToSignIn(Refusal):
 
     kind = Kind.FAILED_PRECONDITION
     reason = "LAST_WAY_TO_SIGN_IN"
-    template = "The user could not sign in any more; link another identity or set a password first."
+    template = "The user could not sign in any more. Link another identity or set a password first."
 
 
 class WrongPassword(Refusal):
@@ -66,7 +66,7 @@ class MemberAlreadyExists(Refusal):
 
     kind = Kind.ALREADY_EXISTS
     reason = "MEMBER_ALREADY_EXISTS"
-    template = "The user belongs to the organization already ({field})."
+    template = "The user is a member of the organization already ({field})."
 
 
 class ProjectAlreadyExists(Refusal):
@@ -90,7 +90,7 @@ class PersonalOrganization(Refusal):
 
     kind = Kind.FAILED_PRECONDITION
     reason = "PERSONAL_ORGANIZATION"
-    template = "The organization belongs to one user for good: nobody joins it, and it goes with that user alone."
+    template = "A user's personal organization cannot have other members, and is deleted only with its user."
 
 
 class RoleNotHeld(Refusal):
@@ -98,7 +98,7 @@ class RoleNotHeld(Refusal):
 
     kind = Kind.PERMISSION_DENIED
     reason = "ROLE_NOT_HELD"
-    template = "The role {role} may do something that the caller may not."
+    template = "The role {role} allows something that the caller may not do."
 
 
 class InvitationAlreadyExists(Refusal):
@@ -114,7 +114,7 @@ class InvitationExpired(Refusal):
 
     kind = Kind.FAILED_PRECONDITION
     reason = "INVITATION_EXPIRED"
-    template = "The invitation lapsed at {expire_time}."
+    template = "The invitation expired at {expire_time}."
 
 
 class InvitationUsed(Refusal):
@@ -130,7 +130,7 @@ class ProjectMemberAlreadyExists(Refusal):
 
     kind = Kind.ALREADY_EXISTS
     reason = "PROJECT_MEMBER_ALREADY_EXISTS"
-    template = "The user works in the project already ({field})."
+    template = "The user is a member of the project already ({field})."
 
 
 class ServiceAccountAlreadyExists(Refusal):
@@ -146,7 +146,7 @@ class ApiKeyRevoked(Refusal):
 
     kind = Kind.FAILED_PRECONDITION
     reason = "API_KEY_REVOKED"
-    template = "The API key is revoked, and a revocation is final."
+    template = "The API key is revoked, which cannot be undone."
 
 
 class ApiKeyExpired(Refusal):
@@ -178,7 +178,7 @@ class ApiKeyAlreadyExists(Refusal):
 
     kind = Kind.ALREADY_EXISTS
     reason = "API_KEY_ALREADY_EXISTS"
-    template = "There is an API key with this digest already, with another {field}."
+    template = "An API key with this digest exists and has another {field}."
 
 
 class ApiKeyNotStored(Refusal):
@@ -202,7 +202,7 @@ class KeyLimitExceeded(Refusal):
 
     kind = Kind.PERMISSION_DENIED
     reason = "KEY_LIMIT_EXCEEDED"
-    template = "The API key the call came with reaches less far in its {field}."
+    template = "The new key would exceed the key the call came with in its {field}."
 
 
 class TooManyImportedPrefixes(Refusal):
@@ -210,7 +210,7 @@ class TooManyImportedPrefixes(Refusal):
 
     kind = Kind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_IMPORTED_PREFIXES"
-    template = "There are {prefixes} prefixes of imported secrets already, and there may be no more."
+    template = "There are {prefixes} prefixes of imported secrets, which is the maximum."
 
 
 class TooManyUnknownKeys(Refusal):
@@ -230,7 +230,7 @@ class RevisionNotReached(Refusal):
 
     kind = Kind.FAILED_PRECONDITION
     reason = "REVISION_NOT_REACHED"
-    template = "The revision {min_revision} was asked for, but the newest is {revision}."
+    template = "Revision {min_revision} was asked for, but the newest is {revision}."
 
 
 class TooManyWatchers(Refusal):
@@ -238,7 +238,7 @@ class TooManyWatchers(Refusal):
 
     kind = Kind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_WATCHERS"
-    template = "This process serves {watchers} change streams and takes no more."
+    template = "This process serves {watchers} change streams, which is the maximum."
     retry_after_ms = 1_000
 
 
@@ -247,7 +247,7 @@ class SignInRefused(Refusal):
 
     kind = Kind.UNAUTHENTICATED
     reason = "SIGN_IN_REFUSED"
-    template = "Nobody can be signed in with these credentials."
+    template = "These credentials do not sign anybody in."
 
 
 class InvalidAccessToken(Refusal):
@@ -263,7 +263,7 @@ class InvalidIdToken(Refusal):
 
     kind = Kind.UNAUTHENTICATED
     reason = "INVALID_ID_TOKEN"
-    template = "The ID token is not one that is believed here."
+    template = "The ID token is not accepted."
 
 
 class InvalidRefreshToken(Refusal):
@@ -279,7 +279,7 @@ class SignUpRefused(Refusal):
 
     kind = Kind.FAILED_PRECONDITION
     reason = "SIGN_UP_REFUSED"
-    template = "Nobody here is known by this identity, and it cannot make a new user: {cause}."
+    template = "No user has this identity, and it cannot become a new user: {cause}."
 
 
 class TooManyAttempts(Refusal):
@@ -287,7 +287,7 @@ class TooManyAttempts(Refusal):
 
     kind = Kind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_ATTEMPTS"
-    template = "There were too many attempts; wait before the next."
+    template = "There were too many attempts; wait before trying again."
 
     def __init__(self, *, wait: timedelta) -> None:
         super().__init__()
@@ -299,4 +299,4 @@ class SessionsNotConfigured(Refusal):
 
     kind = Kind.FAILED_PRECONDITION
     reason = "SESSIONS_NOT_CONFIGURED"
-    template = "This installation has no key for sessions: nobody can sign in."
+    template = "No session key is configured, so nobody can sign in."

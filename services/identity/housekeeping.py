@@ -39,7 +39,7 @@ class Housekeeping:
             try:
                 await self.forget()
             except Refusal as refusal:
-                _log.warning("old rows stay for another round", reason=refusal.reason)
+                _log.warning("old rows could not be deleted; trying again in the next round", reason=refusal.reason)
 
     async def forget(self) -> None:
         """Delete rows whose retention is over."""

@@ -95,7 +95,7 @@ class _Rejected(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Issuer:
-    told: OidcIssuer
+    settings: OidcIssuer
     names: frozenset[str]
     keys: ProviderKeys
 
@@ -106,12 +106,12 @@ class IdTokens:
     def __init__(self, issuers: Sequence[OidcIssuer], fetch: Fetch, clock: Clock) -> None:
         self._now = clock.now
         known = [
-            _Issuer(told, frozenset({told.issuer, _OTHER_NAMES.get(told.issuer, told.issuer)}), keys)
-            for told in issuers
-            for keys in (ProviderKeys(told.issuer, fetch, clock),)
+            _Issuer(settings, frozenset({settings.issuer, _OTHER_NAMES.get(settings.issuer, settings.issuer)}), keys)
+            for settings in issuers
+            for keys in (ProviderKeys(settings.issuer, fetch, clock),)
         ]
         self._by_name = {name: issuer for issuer in known for name in issuer.names}
-        self._by_provider = {issuer.told.provider: issuer.told for issuer in known}
+        self._by_provider = {issuer.settings.provider: issuer.settings for issuer in known}
 
     def issuer_of(self, provider: str) -> OidcIssuer:
         """Return the settings of a provider whose token was accepted."""
@@ -130,9 +130,9 @@ class IdTokens:
             issuer = self._by_name.get(_text(unverified, "iss"))
             if issuer is None:
                 raise _Rejected("unknown issuer")
-            provider = issuer.told.provider
+            provider = issuer.settings.provider
             claims = await self._verify_signature(id_token, header, issuer)
-            self._check_claims(claims, issuer.told, nonce)
+            self._check_claims(claims, issuer.settings, nonce)
             return _identity(provider, claims)
         except _Rejected as rejected:
             _log.info("an ID token was refused", provider=provider, why=str(rejected))
@@ -142,7 +142,7 @@ class IdTokens:
         self, id_token: str, header: Mapping[str, object], issuer: _Issuer
     ) -> Mapping[str, object]:
         algorithm, key_id, kind = header.get("alg"), header.get("kid"), header.get("typ", "JWT")
-        if algorithm not in issuer.told.algorithms or not isinstance(algorithm, str):
+        if algorithm not in issuer.settings.algorithms or not isinstance(algorithm, str):
             raise _Rejected("an algorithm the issuer does not use")
         if not isinstance(kind, str) or kind.upper() != "JWT":
             raise _Rejected("a token of another type")

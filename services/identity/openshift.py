@@ -105,11 +105,11 @@ class OpenShiftUsers:
                 user = await self._fetcher.fetch(address, bearer=access_token, ca_file=cluster.ca_file)
             return _identity(cluster, user)
         except TokenRefused:
-            _log.info("an access token was refused by its cluster", provider=provider)
+            _log.info("an OpenShift cluster refused an access token", provider=provider)
             raise InvalidAccessToken from None
         except (UnusableAnswer, TimeoutError) as error:
             why = str(error) or type(error).__name__
-            _log.warning("a cluster did not say whose an access token is", provider=provider, why=why)
+            _log.warning("an OpenShift cluster could not be asked about an access token", provider=provider, why=why)
             raise Unavailable(dependency="identity provider") from None
         finally:
             self._waiting -= 1

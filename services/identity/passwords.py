@@ -78,9 +78,9 @@ class Passwords:
             salt_len=_SALT_BYTES,
             type=Type.ID,
         )
-        self._nobodys = _hash_of_nothing(memory_kib, passes, lanes)
+        self._dummy_hash = _new_dummy_hash(memory_kib, passes, lanes)
         self._places = threading.Semaphore(threads + queue_max)
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="passwords", initializer=_give_way)
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="passwords", initializer=_lower_priority)
 
     async def hash(self, password: str) -> str:
         """Return the hash to store for the password.
@@ -109,13 +109,13 @@ class Passwords:
 
     def _compare(self, stored: str | None, normal: str) -> Verification:
         try:
-            self._hasher.verify(stored or self._nobodys, normal)
+            self._hasher.verify(stored or self._dummy_hash, normal)
         except VerifyMismatchError:
             return Verification(right=False, outdated=False)
         except (InvalidHashError, VerificationError):
-            _log.error("a stored password hash cannot be read, and its user cannot sign in with it")
+            _log.error("a stored password hash is malformed; its user cannot sign in with the password")
             return Verification(right=False, outdated=False)
-        return Verification(right=True, outdated=self._hasher.check_needs_rehash(stored or self._nobodys))
+        return Verification(right=True, outdated=self._hasher.check_needs_rehash(stored or self._dummy_hash))
 
     async def _run(self, work: Callable[[], T]) -> T:
         if not self._places.acquire(blocking=False):
@@ -183,17 +183,17 @@ def _is_common(folded: str) -> bool:
     )
 
 
-def _hash_of_nothing(memory_kib: int, passes: int, lanes: int) -> str:
+def _new_dummy_hash(memory_kib: int, passes: int, lanes: int) -> str:
     """Return a hash that no password matches, and that costs as much to compare as any other."""
     salt, tag = (b64encode(os.urandom(size)).decode().rstrip("=") for size in (_SALT_BYTES, _TAG_BYTES))
     return f"$argon2id$v=19$m={memory_kib},t={passes},p={lanes}${salt}${tag}"
 
 
-def _give_way() -> None:
+def _lower_priority() -> None:
     """Give this thread the lowest priority. Only Linux has priorities of single threads."""
     if sys.platform != "linux":
         return
     try:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
     except OSError:
-        _log.warning("hashing runs with the priority of everything else")
+        _log.warning("the priority of password hashing could not be lowered")

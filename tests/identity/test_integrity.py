@@ -44,7 +44,7 @@ DAMAGE = {
         "ALTER TABLE identity.project_members DROP CONSTRAINT project_members_member",
         "UPDATE identity.project_members SET user_id = project_id",
     ],
-    "open_invitations_lead_somewhere": [
+    "open_invitations_have_an_organization": [
         (
             "UPDATE identity.organizations o SET delete_time = now() FROM identity.invitations i"
             " WHERE i.organization_id = o.organization_id"

@@ -21,7 +21,7 @@ _COUNT_KEYS: Final = f"SELECT count(*) FROM identity.api_keys k WHERE {_K}"  # n
 INVARIANTS: Final[Sequence[Invariant]] = (
     Invariant(
         "organizations_have_an_owner",
-        "Every organization that is not deleted has a member with the role of owner.",
+        "Every organization that is not deleted has at least one owner.",
         f"""
         SELECT o.organization_id, 'organizations/' || o.organization_id AS resource, 'no member owns it' AS detail
         FROM identity.organizations o
@@ -32,7 +32,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "api_keys_stay_in_their_organization",
-        "The project of a key belongs to the organization of the key.",
+        "Every key's project belongs to the key's organization.",
         f"""
         SELECT k.organization_id, 'api_keys/' || k.api_key_id AS resource,
                'the project ' || k.project_id || ' is none of the organization' AS detail
@@ -45,7 +45,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "api_keys_hold_only_digests",
-        "Of a secret only a digest of 32 bytes, the version of its pepper and at most 16 characters are stored.",
+        "Only a 32-byte digest, the pepper's version and at most 16 characters of each secret are stored.",
         f"""
         SELECT k.organization_id, 'api_keys/' || k.api_key_id AS resource,
                'the stored digest or hint has the wrong length' AS detail
@@ -58,7 +58,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "revoked_api_keys_are_not_used",
-        "No key was last used more than ten seconds after it was revoked.",
+        "No key was used more than ten seconds after it was revoked.",
         f"""
         SELECT k.organization_id, 'api_keys/' || k.api_key_id AS resource,
                'revoked at ' || k.revoke_time || ' and used at ' || k.last_used_time AS detail
@@ -69,7 +69,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "users_of_api_keys_are_members",
-        "The user of a key that is not revoked belongs to the organization of the key.",
+        "The owner of every key that is not revoked is a member of the key's organization.",
         f"""
         SELECT k.organization_id, 'api_keys/' || k.api_key_id AS resource,
                'the user ' || k.user_id || ' is no member' AS detail
@@ -81,7 +81,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "personal_organizations_have_one_member",
-        "Nobody joins an organization that was made for one user.",
+        "Every personal organization has only its own user as a member.",
         f"""
         SELECT o.organization_id, 'organizations/' || o.organization_id AS resource,
                'it is personal and has ' || count(*) || ' members' AS detail
@@ -93,7 +93,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "project_members_are_members",
-        "Who works in a project belongs to its organization, and the project is not deleted.",
+        "Every project member is a member of the organization, and their project is not deleted.",
         f"""
         SELECT w.organization_id, 'projects/' || w.project_id || '/members/' || w.user_id AS resource,
                'the user is no member of the organization, or the project is gone' AS detail
@@ -107,8 +107,8 @@ INVARIANTS: Final[Sequence[Invariant]] = (
         f"SELECT count(*) FROM identity.project_members w WHERE {_W}",  # noqa: S608
     ),
     Invariant(
-        "open_invitations_lead_somewhere",
-        "An invitation that can still be decided on is for an organization that is neither deleted nor personal.",
+        "open_invitations_have_an_organization",
+        "Every open invitation is to an organization that is neither deleted nor personal.",
         f"""
         SELECT i.organization_id, 'invitations/' || i.invitation_id AS resource,
                'its organization is deleted or personal' AS detail
@@ -119,7 +119,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "service_accounts_of_api_keys_are_live",
-        "The service account of a key that is not revoked is not deleted.",
+        "The service account of every key that is not revoked is not deleted.",
         f"""
         SELECT k.organization_id, 'api_keys/' || k.api_key_id AS resource,
                'the service account ' || k.service_account_id || ' is deleted or missing' AS detail
@@ -132,7 +132,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "users_own_their_organization",
-        "Every user that is not deleted owns the personal organization that was made for them.",
+        "Every user that is not deleted owns their personal organization.",
         f"""
         SELECT u.personal_organization_id AS organization_id, 'users/' || u.user_id AS resource,
                'the organization is deleted, not personal, or not theirs' AS detail
@@ -147,13 +147,13 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "deleted_users_have_nothing_left",
-        "A deleted user has no email, no way to sign in, no session, no key that works, and no membership.",
+        "Nothing but the id and name of a deleted user is kept, and they have no session, working key or membership.",
         f"""
         SELECT u.personal_organization_id AS organization_id, 'users/' || u.user_id AS resource,
-               'deleted at ' || u.delete_time || ', and something of theirs is left' AS detail
+               'deleted at ' || u.delete_time || ', and some of their data is left' AS detail
         FROM identity.users u
         WHERE {_U} AND u.delete_time IS NOT NULL AND (
-            u.email <> '' OR u.password_hash IS NOT NULL
+            u.email <> '' OR u.password_hash IS NOT NULL OR u.external_id <> '' OR u.metadata <> '{{}}'
             OR EXISTS (SELECT FROM identity.linked_identities l WHERE l.user_id = u.user_id)
             OR EXISTS (SELECT FROM identity.sessions s WHERE s.user_id = u.user_id AND s.end_time IS NULL)
             OR EXISTS (SELECT FROM identity.api_keys k WHERE k.user_id = u.user_id AND k.revoke_time IS NULL)
@@ -163,7 +163,7 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "revisions_have_no_gaps",
-        "The changes that are kept are numbered without gaps up to the counter, and the counter is one row.",
+        "The stored changes are numbered up to the counter without gaps, and the counter is one row.",
         """
         SELECT NULL AS organization_id, 'key_changes/' || revision AS resource,
                'the next number is ' || coalesce(CAST(next AS text), 'missing') AS detail

@@ -121,7 +121,7 @@ class Organizations:
             if api_key_max_lifetime_s is not None:
                 after = replace(after, api_key_max_lifetime_s=api_key_max_lifetime_s or None)
             changed = (
-                *differences(_told(before), _told(after)),
+                *differences(_audited(before), _audited(after)),
                 *attribute_differences(before.attributes, after.attributes),
             )
             if not changed:
@@ -185,7 +185,7 @@ def existing(organization: Organization | None, organization_id: str) -> Organiz
     return organization
 
 
-def _told(organization: Organization) -> dict[str, str | None]:
+def _audited(organization: Organization) -> dict[str, str | None]:
     """Return the fields whose values the audit trail shows."""
     lifetime_s = organization.api_key_max_lifetime_s
     return {

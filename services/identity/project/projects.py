@@ -105,7 +105,7 @@ class Projects:
                 return before
             after = replace(after, update_time=now, version=before.version + 1)
             await store.replace_project(tx, after)
-            changed = differences(_told(before), _told(after))
+            changed = differences(_audited(before), _audited(after))
             await _record(tx, after, now, (*changed, *attribute_differences(before.attributes, after.attributes)))
         return after
 
@@ -146,7 +146,7 @@ def existing(project: Project | None, project_id: str) -> Project:
     return project
 
 
-def _told(project: Project) -> dict[str, str | None]:
+def _audited(project: Project) -> dict[str, str | None]:
     """Return the fields whose values the audit trail shows."""
     return {"name": project.name, "description": project.description}
 

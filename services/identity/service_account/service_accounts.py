@@ -139,7 +139,7 @@ class ServiceAccounts:
                 await revoke_invitations_of(
                     tx, after.subject, now, organization_id=organization_id, roles=roles_beyond(after.role)
                 )
-            changed = differences(_told(before), _told(after))
+            changed = differences(_audited(before), _audited(after))
             await _record(tx, after, now, (*changed, *attribute_differences(before.attributes, after.attributes)))
             if after.role is before.role:
                 return after, await current_revision(tx)
@@ -177,7 +177,7 @@ def _existing(account: ServiceAccount | None, service_account_id: str) -> Servic
     return account
 
 
-def _told(account: ServiceAccount) -> dict[str, str | None]:
+def _audited(account: ServiceAccount) -> dict[str, str | None]:
     """Return the fields whose values the audit trail shows."""
     return {"name": account.name, "description": account.description, "role": account.role.value}
 

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class CallerServiceStub:
-    """Tells the services who a user or an API key is and what it may do. Identity serves it; billing and metering ask it for
-    every user and key that calls them, and remember an answer for at most five seconds.
+    """Tells the services who a user or an API key is and what it may do. Identity serves it; billing and metering ask it
+    for every user and key that calls them, and cache an answer for at most five seconds.
     """
 
     def __init__(self, channel):
@@ -44,15 +44,15 @@ class CallerServiceStub:
 
 
 class CallerServiceServicer:
-    """Tells the services who a user or an API key is and what it may do. Identity serves it; billing and metering ask it for
-    every user and key that calls them, and remember an answer for at most five seconds.
+    """Tells the services who a user or an API key is and what it may do. Identity serves it; billing and metering ask it
+    for every user and key that calls them, and cache an answer for at most five seconds.
     """
 
     def ResolveCaller(self, request, context):
-        """Says whose credential was presented, whether it still works, and what its bearer may do in one organization.
+        """Returns whose credential was presented, and what its owner may do in one organization.
 
-        A credential that does not work is an answer, not an error: `subject` is empty then, whatever the reason. An
-        organization the caller does not belong to, a deleted one and one that never was answer alike: without a role.
+        A credential that does not work is an ordinary answer with an empty `subject`, whatever the reason. For an
+        organization the caller does not belong to, a deleted one and a missing one the answer is the same: no role.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,8 +75,8 @@ def add_CallerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CallerService:
-    """Tells the services who a user or an API key is and what it may do. Identity serves it; billing and metering ask it for
-    every user and key that calls them, and remember an answer for at most five seconds.
+    """Tells the services who a user or an API key is and what it may do. Identity serves it; billing and metering ask it
+    for every user and key that calls them, and cache an answer for at most five seconds.
     """
 
     @staticmethod

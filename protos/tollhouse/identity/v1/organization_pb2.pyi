@@ -30,13 +30,13 @@ class _InvitationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Invit
     INVITATION_STATE_UNSPECIFIED: _InvitationState.ValueType  # 0
     """No state; never in an answer."""
     INVITATION_STATE_OPEN: _InvitationState.ValueType  # 1
-    """It waits to be accepted."""
+    """It can be accepted."""
     INVITATION_STATE_ACCEPTED: _InvitationState.ValueType  # 2
-    """It was accepted and works no more."""
+    """It was accepted."""
     INVITATION_STATE_REVOKED: _InvitationState.ValueType  # 3
     """It was revoked."""
     INVITATION_STATE_EXPIRED: _InvitationState.ValueType  # 4
-    """Nobody accepted it in time."""
+    """It expired before it was accepted."""
 
 class InvitationState(_InvitationState, metaclass=_InvitationStateEnumTypeWrapper):
     """Whether an invitation can be accepted."""
@@ -44,13 +44,13 @@ class InvitationState(_InvitationState, metaclass=_InvitationStateEnumTypeWrappe
 INVITATION_STATE_UNSPECIFIED: InvitationState.ValueType  # 0
 """No state; never in an answer."""
 INVITATION_STATE_OPEN: InvitationState.ValueType  # 1
-"""It waits to be accepted."""
+"""It can be accepted."""
 INVITATION_STATE_ACCEPTED: InvitationState.ValueType  # 2
-"""It was accepted and works no more."""
+"""It was accepted."""
 INVITATION_STATE_REVOKED: InvitationState.ValueType  # 3
 """It was revoked."""
 INVITATION_STATE_EXPIRED: InvitationState.ValueType  # 4
-"""Nobody accepted it in time."""
+"""It expired before it was accepted."""
 Global___InvitationState: _TypeAlias = InvitationState  # noqa: Y015
 
 class _MemberRole:
@@ -66,11 +66,11 @@ class _MemberRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MemberRole
     MEMBER_ROLE_ADMIN: _MemberRole.ValueType  # 2
     """Everything but changing owners."""
     MEMBER_ROLE_MEMBER: _MemberRole.ValueType  # 3
-    """Works in projects and keeps their own API keys."""
+    """Works in projects and manages their own API keys."""
     MEMBER_ROLE_BILLING: _MemberRole.ValueType  # 4
-    """Sees usage and keeps accounts, payments and invoices."""
+    """Sees usage and manages accounts, payments and invoices."""
     MEMBER_ROLE_VIEWER: _MemberRole.ValueType  # 5
-    """Sees, and changes nothing."""
+    """Sees everything and changes nothing."""
 
 class MemberRole(_MemberRole, metaclass=_MemberRoleEnumTypeWrapper):
     """What a member may do."""
@@ -82,11 +82,11 @@ MEMBER_ROLE_OWNER: MemberRole.ValueType  # 1
 MEMBER_ROLE_ADMIN: MemberRole.ValueType  # 2
 """Everything but changing owners."""
 MEMBER_ROLE_MEMBER: MemberRole.ValueType  # 3
-"""Works in projects and keeps their own API keys."""
+"""Works in projects and manages their own API keys."""
 MEMBER_ROLE_BILLING: MemberRole.ValueType  # 4
-"""Sees usage and keeps accounts, payments and invoices."""
+"""Sees usage and manages accounts, payments and invoices."""
 MEMBER_ROLE_VIEWER: MemberRole.ValueType  # 5
-"""Sees, and changes nothing."""
+"""Sees everything and changes nothing."""
 Global___MemberRole: _TypeAlias = MemberRole  # noqa: Y015
 
 @_typing.final
@@ -129,7 +129,7 @@ class Organization(_message.Message):
     name: _builtins.str
     """The name for people to read."""
     personal: _builtins.bool
-    """Whether it was made for one user, together with them. Nobody joins such an organization, and it goes with its user."""
+    """Whether it is the personal organization of a user. It has no other members and is deleted only with its user."""
     api_key_max_lifetime_s: _builtins.int
     """How long an API key of the organization may work at most, in seconds from its creation; zero when there is no
     limit.
@@ -148,7 +148,7 @@ class Organization(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What the platform keeps with it."""
+        """The platform's own data about it."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ Global___Organization: _TypeAlias = Organization  # noqa: Y015
 
 @_typing.final
 class Member(_message.Message):
-    """A user's belonging to an organization."""
+    """The membership of a user in an organization."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -227,7 +227,7 @@ Global___Member: _TypeAlias = Member  # noqa: Y015
 
 @_typing.final
 class Invitation(_message.Message):
-    """An offer of membership to whoever owns an email address."""
+    """An invitation of an email address to an organization."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -262,7 +262,7 @@ class Invitation(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it lapses by itself."""
+        """When it expires."""
 
     @_builtins.property
     def accept_time(self) -> _timestamp_pb2.Timestamp:
@@ -335,12 +335,12 @@ class CreateOrganizationRequest(_message.Message):
     owner_user_id: _builtins.str
     """The user who becomes the first owner."""
     external_id: _builtins.str
-    """The platform's own id for it, at most 255 visible ASCII characters, unique on the platform. Only operators set it.
-    Optional.
+    """The platform's own id for it, at most 255 visible ASCII characters, unique on the platform. Only operators may set
+    it. Optional.
     """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What the platform keeps with it: at most 32 pairs, keys of 1 to 64 letters, digits, dots, dashes, underscores,
+        """The platform's own data about it: at most 32 pairs, keys of 1 to 64 letters, digits, dots, dashes, underscores,
         colons and slashes, values of at most 512 characters. Optional.
         """
 
@@ -471,7 +471,7 @@ class UpdateOrganizationRequest(_message.Message):
     organization_id: _builtins.str
     """The organization."""
     etag: _builtins.str
-    """The etag read before; a change in between makes the call fail. Empty to change whatever is there."""
+    """The etag read before; a change in between makes the call fail. Empty to change the current version."""
     name: _builtins.str
     """The new name, 1 to 255 characters, not blank, without control characters."""
     api_key_max_lifetime_s: _builtins.int
@@ -486,7 +486,7 @@ class UpdateOrganizationRequest(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What the platform keeps with it, in place of all that was there; empty to remove everything."""
+        """The platform's own data about it, which replaces all of the old; empty to remove it."""
 
     def __init__(
         self,
@@ -724,7 +724,7 @@ class UpdateMemberRequest(_message.Message):
     role: Global___MemberRole.ValueType
     """The new role."""
     etag: _builtins.str
-    """The etag read before; a change in between makes the call fail. Empty to change whatever is there."""
+    """The etag read before; a change in between makes the call fail. Empty to change the current version."""
     def __init__(
         self,
         *,
@@ -771,7 +771,7 @@ Global___UpdateMemberResponse: _TypeAlias = UpdateMemberResponse  # noqa: Y015
 
 @_typing.final
 class RemoveMemberRequest(_message.Message):
-    """Names the member to take out."""
+    """Names the member to remove."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -897,14 +897,14 @@ class CreateInvitationRequest(_message.Message):
     organization_id: _builtins.str
     """The organization."""
     email: _builtins.str
-    """The email address to invite, at most 254 characters. Whoever accepts must have it as theirs, without regard to
-    case.
+    """The email address to invite, at most 255 characters, also an internationalised one such as `ada@exämple.test`.
+    Whoever accepts must have it as theirs, without regard to case.
     """
     role: Global___MemberRole.ValueType
     """What the new member will be allowed to do."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the invitation lapses; must lie ahead, by at most 30 days. In 7 days when absent."""
+        """When the invitation expires; in the future, by at most 30 days. In 7 days when absent."""
 
     def __init__(
         self,
@@ -933,8 +933,8 @@ class CreateInvitationResponse(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     token: _builtins.str
-    """The token that AcceptInvitation takes: `th_invite_` and 49 letters and digits. It is shown in this answer alone and
-    cannot be read again; empty in the answer to a repeat.
+    """The token that AcceptInvitation takes: `th_invite_` and 49 letters and digits. It is returned only in this answer;
+    empty in the answer to a repeat.
     """
     replayed: _builtins.bool
     """Whether an earlier call with the same `request_id` made the invitation."""
@@ -973,7 +973,7 @@ class AcceptInvitationRequest(_message.Message):
     token: _builtins.str
     """The token of the invitation."""
     user_id: _builtins.str
-    """The user who accepts: operators must name one. Users accept for themselves and need not."""
+    """The user who accepts. Operators must name one; users accept for themselves and may leave it empty."""
     def __init__(
         self,
         *,
@@ -1084,7 +1084,7 @@ class ListInvitationsRequest(_message.Message):
     page_token: _builtins.str
     """The `next_page_token` of the page before, with the same filters; empty for the first page."""
     include_closed: _builtins.bool
-    """Whether to list those that were accepted, were revoked or have lapsed as well."""
+    """Whether to list accepted, revoked and expired ones as well."""
     def __init__(
         self,
         *,

@@ -102,7 +102,7 @@ class Project(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What the platform keeps with it."""
+        """The platform's own data about it."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ Global___Project: _TypeAlias = Project  # noqa: Y015
 
 @_typing.final
 class ProjectMember(_message.Message):
-    """A user's place in a project."""
+    """The membership of a user in a project."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -231,7 +231,7 @@ class CreateProjectRequest(_message.Message):
     """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What the platform keeps with it: at most 32 pairs, keys of 1 to 64 letters, digits, dots, dashes, underscores,
+        """The platform's own data about it: at most 32 pairs, keys of 1 to 64 letters, digits, dots, dashes, underscores,
         colons and slashes, values of at most 512 characters. Optional.
         """
 
@@ -432,7 +432,7 @@ class UpdateProjectRequest(_message.Message):
     project_id: _builtins.str
     """The project."""
     etag: _builtins.str
-    """The etag read before; a change in between makes the call fail. Empty to change whatever is there."""
+    """The etag read before; a change in between makes the call fail. Empty to change the current version."""
     name: _builtins.str
     """The new name, 1 to 255 characters, not blank, without control characters."""
     description: _builtins.str
@@ -445,7 +445,7 @@ class UpdateProjectRequest(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What the platform keeps with it, in place of all that was there; empty to remove everything."""
+        """The platform's own data about it, which replaces all of the old; empty to remove it."""
 
     def __init__(
         self,
@@ -547,7 +547,7 @@ Global___DeleteProjectResponse: _TypeAlias = DeleteProjectResponse  # noqa: Y015
 
 @_typing.final
 class AddProjectMemberRequest(_message.Message):
-    """Asks to let a member of the organization work in a project."""
+    """Asks to add a member of the organization to a project."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -633,7 +633,7 @@ class UpdateProjectMemberRequest(_message.Message):
     role: Global___ProjectMemberRole.ValueType
     """The new role."""
     etag: _builtins.str
-    """The etag read before; a change in between makes the call fail. Empty to change whatever is there."""
+    """The etag read before; a change in between makes the call fail. Empty to change the current version."""
     def __init__(
         self,
         *,

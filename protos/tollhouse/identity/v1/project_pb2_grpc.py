@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ProjectServiceStub:
-    """Keeps projects, the parts an organization divides its keys, usage and money into, and who works in them.
+    """Manages projects, into which an organization divides its keys, usage and money, and their members.
 
     A project of another organization answers exactly like one that does not exist, and so does a deleted one.
     """
@@ -85,7 +85,7 @@ class ProjectServiceStub:
 
 
 class ProjectServiceServicer:
-    """Keeps projects, the parts an organization divides its keys, usage and money into, and who works in them.
+    """Manages projects, into which an organization divides its keys, usage and money, and their members.
 
     A project of another organization answers exactly like one that does not exist, and so does a deleted one.
     """
@@ -127,17 +127,17 @@ class ProjectServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteProject(self, request, context):
-        """Deletes a project: from now on nobody finds it, nobody works in it, and the keys bound to it do not work.
+        """Deletes a project: it is not found any more, its memberships end, and the keys bound to it stop working.
 
-        Its money and its usage stay, and its name is free again. Fails with NOT_FOUND when the organization never had one
-        with this id. To delete it once more changes nothing.
+        Its money and usage are kept; its name and external id can be used again. Fails with NOT_FOUND when the
+        organization never had one with this id. Deleting it again changes nothing and succeeds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AddProjectMember(self, request, context):
-        """Lets a member of the organization work in a project.
+        """Adds a member of the organization to a project.
 
         Fails with ALREADY_EXISTS and reason `PROJECT_MEMBER_ALREADY_EXISTS` when they do already, with PERMISSION_DENIED
         and reason `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when the
@@ -159,7 +159,7 @@ class ProjectServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveProjectMember(self, request, context):
-        """Takes a member out of a project; they stay in the organization.
+        """Removes a member from a project; they stay in the organization.
 
         The API keys they own that are bound to the project are revoked, for ever, unless they are an owner or admin of the
         organization and so need no place in the project. Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the
@@ -170,7 +170,7 @@ class ProjectServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListProjectMembers(self, request, context):
-        """Lists who works in a project, in the order of their user ids.
+        """Lists the members of a project, in the order of their user ids.
 
         Owners and admins of the organization reach every project and are listed only where they were added. Fails with
         NOT_FOUND when the organization has no such project.
@@ -236,7 +236,7 @@ def add_ProjectServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProjectService:
-    """Keeps projects, the parts an organization divides its keys, usage and money into, and who works in them.
+    """Manages projects, into which an organization divides its keys, usage and money, and their members.
 
     A project of another organization answers exactly like one that does not exist, and so does a deleted one.
     """

@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProjectServiceStub:
-    """Keeps projects, the parts an organization divides its keys, usage and money into, and who works in them.
+    """Manages projects, into which an organization divides its keys, usage and money, and their members.
 
     A project of another organization answers exactly like one that does not exist, and so does a deleted one.
     """
@@ -38,13 +38,13 @@ class ProjectServiceStub:
     and the project has changed since, and with NOT_FOUND when the organization has none with this id.
     """
     DeleteProject: _aio.UnaryUnaryMultiCallable[_project_pb2.DeleteProjectRequest, _project_pb2.DeleteProjectResponse]
-    """Deletes a project: from now on nobody finds it, nobody works in it, and the keys bound to it do not work.
+    """Deletes a project: it is not found any more, its memberships end, and the keys bound to it stop working.
 
-    Its money and its usage stay, and its name is free again. Fails with NOT_FOUND when the organization never had one
-    with this id. To delete it once more changes nothing.
+    Its money and usage are kept; its name and external id can be used again. Fails with NOT_FOUND when the
+    organization never had one with this id. Deleting it again changes nothing and succeeds.
     """
     AddProjectMember: _aio.UnaryUnaryMultiCallable[_project_pb2.AddProjectMemberRequest, _project_pb2.AddProjectMemberResponse]
-    """Lets a member of the organization work in a project.
+    """Adds a member of the organization to a project.
 
     Fails with ALREADY_EXISTS and reason `PROJECT_MEMBER_ALREADY_EXISTS` when they do already, with PERMISSION_DENIED
     and reason `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when the
@@ -58,21 +58,21 @@ class ProjectServiceStub:
     with NOT_FOUND when they do not work in the project.
     """
     RemoveProjectMember: _aio.UnaryUnaryMultiCallable[_project_pb2.RemoveProjectMemberRequest, _project_pb2.RemoveProjectMemberResponse]
-    """Takes a member out of a project; they stay in the organization.
+    """Removes a member from a project; they stay in the organization.
 
     The API keys they own that are bound to the project are revoked, for ever, unless they are an owner or admin of the
     organization and so need no place in the project. Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the
     member may do something that the caller may not, and with NOT_FOUND when they do not work in the project.
     """
     ListProjectMembers: _aio.UnaryUnaryMultiCallable[_project_pb2.ListProjectMembersRequest, _project_pb2.ListProjectMembersResponse]
-    """Lists who works in a project, in the order of their user ids.
+    """Lists the members of a project, in the order of their user ids.
 
     Owners and admins of the organization reach every project and are listed only where they were added. Fails with
     NOT_FOUND when the organization has no such project.
     """
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps projects, the parts an organization divides its keys, usage and money into, and who works in them.
+    """Manages projects, into which an organization divides its keys, usage and money, and their members.
 
     A project of another organization answers exactly like one that does not exist, and so does a deleted one.
     """
@@ -125,10 +125,10 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_pb2.DeleteProjectRequest,
         context: _aio.ServicerContext[_project_pb2.DeleteProjectRequest, _abc.Awaitable[_project_pb2.DeleteProjectResponse]],
     ) -> _abc.Awaitable[_project_pb2.DeleteProjectResponse]:
-        """Deletes a project: from now on nobody finds it, nobody works in it, and the keys bound to it do not work.
+        """Deletes a project: it is not found any more, its memberships end, and the keys bound to it stop working.
 
-        Its money and its usage stay, and its name is free again. Fails with NOT_FOUND when the organization never had one
-        with this id. To delete it once more changes nothing.
+        Its money and usage are kept; its name and external id can be used again. Fails with NOT_FOUND when the
+        organization never had one with this id. Deleting it again changes nothing and succeeds.
         """
 
     @_abc_1.abstractmethod
@@ -137,7 +137,7 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_pb2.AddProjectMemberRequest,
         context: _aio.ServicerContext[_project_pb2.AddProjectMemberRequest, _abc.Awaitable[_project_pb2.AddProjectMemberResponse]],
     ) -> _abc.Awaitable[_project_pb2.AddProjectMemberResponse]:
-        """Lets a member of the organization work in a project.
+        """Adds a member of the organization to a project.
 
         Fails with ALREADY_EXISTS and reason `PROJECT_MEMBER_ALREADY_EXISTS` when they do already, with PERMISSION_DENIED
         and reason `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when the
@@ -163,7 +163,7 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_pb2.RemoveProjectMemberRequest,
         context: _aio.ServicerContext[_project_pb2.RemoveProjectMemberRequest, _abc.Awaitable[_project_pb2.RemoveProjectMemberResponse]],
     ) -> _abc.Awaitable[_project_pb2.RemoveProjectMemberResponse]:
-        """Takes a member out of a project; they stay in the organization.
+        """Removes a member from a project; they stay in the organization.
 
         The API keys they own that are bound to the project are revoked, for ever, unless they are an owner or admin of the
         organization and so need no place in the project. Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the
@@ -176,7 +176,7 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_pb2.ListProjectMembersRequest,
         context: _aio.ServicerContext[_project_pb2.ListProjectMembersRequest, _abc.Awaitable[_project_pb2.ListProjectMembersResponse]],
     ) -> _abc.Awaitable[_project_pb2.ListProjectMembersResponse]:
-        """Lists who works in a project, in the order of their user ids.
+        """Lists the members of a project, in the order of their user ids.
 
         Owners and admins of the organization reach every project and are listed only where they were added. Fails with
         NOT_FOUND when the organization has no such project.

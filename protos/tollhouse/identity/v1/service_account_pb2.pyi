@@ -23,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ServiceAccount(_message.Message):
-    """An owner of API keys that is no person."""
+    """An owner of API keys that is not a person."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -81,7 +81,7 @@ class ServiceAccount(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What the platform keeps with it."""
+        """The platform's own data about it."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class CreateServiceAccountRequest(_message.Message):
     """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What the platform keeps with it: at most 32 pairs, keys of 1 to 64 letters, digits, dots, dashes, underscores,
+        """The platform's own data about it: at most 32 pairs, keys of 1 to 64 letters, digits, dots, dashes, underscores,
         colons and slashes, values of at most 512 characters. Optional.
         """
 
@@ -359,7 +359,7 @@ class UpdateServiceAccountRequest(_message.Message):
     service_account_id: _builtins.str
     """The service account."""
     etag: _builtins.str
-    """The etag read before; a change in between makes the call fail. Empty to change whatever is there."""
+    """The etag read before; a change in between makes the call fail. Empty to change the current version."""
     name: _builtins.str
     """The new name, 1 to 255 characters, not blank, without control characters."""
     description: _builtins.str
@@ -374,7 +374,7 @@ class UpdateServiceAccountRequest(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What the platform keeps with it, in place of all that was there; empty to remove everything."""
+        """The platform's own data about it, which replaces all of the old; empty to remove it."""
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ServiceAccountServiceStub:
-    """Keeps service accounts: owners of API keys that are no people, so that the keys outlive whoever made them.
+    """Manages service accounts: owners of API keys that are not people, so that the keys outlive whoever created them.
 
     A service account of another organization answers exactly like one that does not exist, and so does a deleted one.
     """
@@ -34,8 +34,8 @@ class ServiceAccountServiceStub:
     organization.
     """
     UpdateServiceAccount: _aio.UnaryUnaryMultiCallable[_service_account_pb2.UpdateServiceAccountRequest, _service_account_pb2.UpdateServiceAccountResponse]
-    """Changes a service account's name, description, role, metadata or external id. The open invitations made with its
-    keys to roles that it could not give any more are revoked.
+    """Changes a service account's name, description, role, metadata or external id. Open invitations made with its keys
+    to roles it may not give any more are revoked.
 
     Fails with ALREADY_EXISTS and reason `SERVICE_ACCOUNT_ALREADY_EXISTS` when the organization has another one of this
     name or with this external id, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may
@@ -43,15 +43,15 @@ class ServiceAccountServiceStub:
     has changed since, and with NOT_FOUND when the organization has none with this id.
     """
     DeleteServiceAccount: _aio.UnaryUnaryMultiCallable[_service_account_pb2.DeleteServiceAccountRequest, _service_account_pb2.DeleteServiceAccountResponse]
-    """Deletes a service account and revokes its API keys and the open invitations made with them, for ever.
+    """Deletes a service account and revokes its API keys and the open invitations made with them.
 
-    Its usage and its audit trail stay, and its name is free again. Fails with PERMISSION_DENIED and reason
-    `ROLE_NOT_HELD` when the account may do something that the caller may not, and with NOT_FOUND when the organization
-    never had one with this id. To delete it once more changes nothing.
+    Its usage and audit trail are kept; its name and external id can be used again. Fails with PERMISSION_DENIED and
+    reason `ROLE_NOT_HELD` when the account may do something that the caller may not, and with NOT_FOUND when the
+    organization never had one with this id. Deleting it again changes nothing and succeeds.
     """
 
 class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps service accounts: owners of API keys that are no people, so that the keys outlive whoever made them.
+    """Manages service accounts: owners of API keys that are not people, so that the keys outlive whoever created them.
 
     A service account of another organization answers exactly like one that does not exist, and so does a deleted one.
     """
@@ -94,8 +94,8 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_account_pb2.UpdateServiceAccountRequest,
         context: _aio.ServicerContext[_service_account_pb2.UpdateServiceAccountRequest, _abc.Awaitable[_service_account_pb2.UpdateServiceAccountResponse]],
     ) -> _abc.Awaitable[_service_account_pb2.UpdateServiceAccountResponse]:
-        """Changes a service account's name, description, role, metadata or external id. The open invitations made with its
-        keys to roles that it could not give any more are revoked.
+        """Changes a service account's name, description, role, metadata or external id. Open invitations made with its keys
+        to roles it may not give any more are revoked.
 
         Fails with ALREADY_EXISTS and reason `SERVICE_ACCOUNT_ALREADY_EXISTS` when the organization has another one of this
         name or with this external id, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may
@@ -109,11 +109,11 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_account_pb2.DeleteServiceAccountRequest,
         context: _aio.ServicerContext[_service_account_pb2.DeleteServiceAccountRequest, _abc.Awaitable[_service_account_pb2.DeleteServiceAccountResponse]],
     ) -> _abc.Awaitable[_service_account_pb2.DeleteServiceAccountResponse]:
-        """Deletes a service account and revokes its API keys and the open invitations made with them, for ever.
+        """Deletes a service account and revokes its API keys and the open invitations made with them.
 
-        Its usage and its audit trail stay, and its name is free again. Fails with PERMISSION_DENIED and reason
-        `ROLE_NOT_HELD` when the account may do something that the caller may not, and with NOT_FOUND when the organization
-        never had one with this id. To delete it once more changes nothing.
+        Its usage and audit trail are kept; its name and external id can be used again. Fails with PERMISSION_DENIED and
+        reason `ROLE_NOT_HELD` when the account may do something that the caller may not, and with NOT_FOUND when the
+        organization never had one with this id. Deleting it again changes nothing and succeeds.
         """
 
 def add_ServiceAccountServiceServicer_to_server(servicer: ServiceAccountServiceServicer, server: _aio.Server) -> None: ...

@@ -36,7 +36,7 @@ class _SignInMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SignInMe
     """With the access token of an OpenShift cluster."""
 
 class SignInMethod(_SignInMethod, metaclass=_SignInMethodEnumTypeWrapper):
-    """How somebody signed in."""
+    """How a session was opened."""
 
 SIGN_IN_METHOD_UNSPECIFIED: SignInMethod.ValueType  # 0
 """Never sent."""
@@ -50,7 +50,7 @@ Global___SignInMethod: _TypeAlias = SignInMethod  # noqa: Y015
 
 @_typing.final
 class Session(_message.Message):
-    """A sign-in, for as long as it lasts."""
+    """A session of a user, from a sign-in until it ends."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -114,7 +114,7 @@ Global___Session: _TypeAlias = Session  # noqa: Y015
 
 @_typing.final
 class SessionTokens(_message.Message):
-    """The two tokens of a session. Both are secrets: whoever holds one acts as the user."""
+    """The two tokens of a session. Both are secrets: whoever has one can act as the user."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -217,7 +217,7 @@ class SignInWithIdTokenRequest(_message.Message):
     ID_TOKEN_FIELD_NUMBER: _builtins.int
     NONCE_FIELD_NUMBER: _builtins.int
     id_token: _builtins.str
-    """The ID token as the provider gave it, a signed JWT. More than 8,192 characters are not believed."""
+    """The ID token as the provider gave it, a signed JWT. More than 8,192 characters are not accepted."""
     nonce: _builtins.str
     """The nonce that was sent to the provider with the user's request to sign in; the token must carry the same. Empty
     where none was sent. At most 255 characters.
@@ -246,7 +246,7 @@ class SignInWithIdTokenResponse(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     USER_CREATED_FIELD_NUMBER: _builtins.int
     user_created: _builtins.bool
-    """Whether the sign-in made the user."""
+    """Whether the sign-in created the user."""
     @_builtins.property
     def session(self) -> Global___Session:
         """The session."""
@@ -306,7 +306,7 @@ class SignInWithAccessTokenResponse(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     USER_CREATED_FIELD_NUMBER: _builtins.int
     user_created: _builtins.bool
-    """Whether the sign-in made the user."""
+    """Whether the sign-in created the user."""
     @_builtins.property
     def session(self) -> Global___Session:
         """The session."""
@@ -424,7 +424,7 @@ Global___SignOutRequest: _TypeAlias = SignOutRequest  # noqa: Y015
 
 @_typing.final
 class SignOutResponse(_message.Message):
-    """What was ended."""
+    """The result of a sign-out."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -37,7 +37,7 @@ class _PlatformRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Platform
     """What operators may do, as long as it changes nothing."""
 
 class PlatformRole(_PlatformRole, metaclass=_PlatformRoleEnumTypeWrapper):
-    """What a user may do on the platform, beyond what their roles in organizations let them do."""
+    """What a user may do on the whole platform, beyond their roles in organizations."""
 
 PLATFORM_ROLE_UNSPECIFIED: PlatformRole.ValueType  # 0
 """No role is named."""
@@ -51,7 +51,7 @@ Global___PlatformRole: _TypeAlias = PlatformRole  # noqa: Y015
 
 @_typing.final
 class LinkedIdentity(_message.Message):
-    """Somebody at a provider of identities."""
+    """An account at an identity provider."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -63,7 +63,7 @@ class LinkedIdentity(_message.Message):
     """
     subject: _builtins.str
     """What the provider calls them in the claim `sub` of its ID tokens: 1 to 255 characters without control characters.
-    It is theirs for ever, unlike their email there.
+    Unlike an email, it never changes. For an OpenShift cluster, the uid of the user.
     """
     def __init__(
         self,
@@ -146,13 +146,13 @@ class User(_message.Message):
     platform_role: Global___PlatformRole.ValueType
     """What the user may do on the platform."""
     personal_organization_id: _builtins.str
-    """The organization that was made for the user and goes with them."""
+    """The user's personal organization, which is deleted with them."""
     last_selected_organization_id: _builtins.str
     """The organization the user last chose to work in; empty when there is none, or it was deleted."""
     last_selected_project_id: _builtins.str
     """The project of that organization the user last chose to work in; empty when there is none, or it was deleted."""
     has_password: _builtins.bool
-    """Whether the user signs in with a password, too."""
+    """Whether the user has a password."""
     etag: _builtins.str
     """Changes whenever the user changes; not when they sign in."""
     external_id: _builtins.str
@@ -175,9 +175,7 @@ class User(_message.Message):
 
     @_builtins.property
     def email_verify_time(self) -> _timestamp_pb2.Timestamp:
-        """When a provider that is trusted with it last vouched for the email; absent when none has. Another email has to be
-        vouched for anew.
-        """
+        """When a trusted provider last verified the email; absent when none has. A changed email is not verified."""
 
     @_builtins.property
     def last_sign_in_time(self) -> _timestamp_pb2.Timestamp:
@@ -193,7 +191,7 @@ class User(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What the platform keeps with it."""
+        """The platform's own data about it."""
 
     def __init__(
         self,
@@ -231,8 +229,8 @@ Global___User: _TypeAlias = User  # noqa: Y015
 
 @_typing.final
 class UserConfiguration(_message.Message):
-    """What a user configured for themselves, such as the language and colours of a user interface. It is for choices, not
-    for secrets: services and operators read it, and it is stored as it is.
+    """The configuration of a user, such as the language and colours of a user interface. Do not put secrets in it: services
+    and operators can read it, and it is stored as plain text.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -333,12 +331,12 @@ class CreateUserRequest(_message.Message):
     picture_url: _builtins.str
     """The http or https address of a picture, at most 2,048 characters. Optional."""
     external_id: _builtins.str
-    """The platform's own id for it, at most 255 visible ASCII characters, unique on the platform. Only operators set it.
-    Optional.
+    """The platform's own id for it, at most 255 visible ASCII characters, unique on the platform. Only operators may set
+    it. Optional.
     """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What the platform keeps with it: at most 32 pairs, keys of 1 to 64 letters, digits, dots, dashes, underscores,
+        """The platform's own data about it: at most 32 pairs, keys of 1 to 64 letters, digits, dots, dashes, underscores,
         colons and slashes, values of at most 512 characters. Optional. Only operators set it.
         """
 
@@ -519,7 +517,7 @@ Global___ListUsersResponse: _TypeAlias = ListUsersResponse  # noqa: Y015
 
 @_typing.final
 class DeactivateUserRequest(_message.Message):
-    """Names the user to stop."""
+    """Names the user to deactivate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -541,7 +539,7 @@ Global___DeactivateUserRequest: _TypeAlias = DeactivateUserRequest  # noqa: Y015
 
 @_typing.final
 class DeactivateUserResponse(_message.Message):
-    """The stopped user."""
+    """The deactivated user."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -569,7 +567,7 @@ Global___DeactivateUserResponse: _TypeAlias = DeactivateUserResponse  # noqa: Y0
 
 @_typing.final
 class ReactivateUserRequest(_message.Message):
-    """Names the user to let work again."""
+    """Names the user to reactivate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -591,7 +589,7 @@ Global___ReactivateUserRequest: _TypeAlias = ReactivateUserRequest  # noqa: Y015
 
 @_typing.final
 class ReactivateUserResponse(_message.Message):
-    """The user who may act again."""
+    """The reactivated user."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -658,10 +656,10 @@ class UpdateUserRequest(_message.Message):
     user_id: _builtins.str
     """The id of the user."""
     etag: _builtins.str
-    """The etag read before; a change in between makes the call fail. Empty to change whatever is there."""
+    """The etag read before; a change in between makes the call fail. Empty to change the current version."""
     email: _builtins.str
     """The new email address, at most 255 characters, also an internationalised one such as `ada@exämple.test`; it cannot
-    be removed. That the old one was verified is forgotten.
+    be removed. A changed email is not verified.
     """
     username: _builtins.str
     """The new name the person goes by, as when the user was created; empty to remove it."""
@@ -688,9 +686,7 @@ class UpdateUserRequest(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What the platform keeps with it, in place of all that was there; empty to remove everything. Only operators change
-        it.
-        """
+        """The platform's own data about it, which replaces all of the old; empty to remove it. Only operators change it."""
 
     def __init__(
         self,
@@ -751,7 +747,7 @@ class DeleteUserRequest(_message.Message):
     user_id: _builtins.str
     """The id of the user."""
     etag: _builtins.str
-    """The etag read before; a change in between makes the call fail. Empty to delete whatever is there."""
+    """The etag read before; a change in between makes the call fail. Empty to delete the current version."""
     def __init__(
         self,
         *,
@@ -781,7 +777,7 @@ class DeleteUserResponse(_message.Message):
     """The revision that holds the change; as `min_revision` it makes VerifyApiKey see it at once."""
     @_builtins.property
     def user(self) -> Global___User:
-        """What is left of the user."""
+        """What is kept of the user."""
 
     def __init__(
         self,
@@ -800,7 +796,7 @@ Global___DeleteUserResponse: _TypeAlias = DeleteUserResponse  # noqa: Y015
 
 @_typing.final
 class LinkIdentityRequest(_message.Message):
-    """Says with which identity a user signs in from now on."""
+    """Links an identity to a user."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -811,12 +807,12 @@ class LinkIdentityRequest(_message.Message):
     user_id: _builtins.str
     """The id of the user."""
     id_token: _builtins.str
-    """An ID token that the provider has just signed for the identity, at most 8,192 characters."""
+    """An ID token of the provider for the identity, at most 8,192 characters."""
     nonce: _builtins.str
-    """The nonce the ID token was asked for with, which it must carry. Empty when it was asked for without."""
+    """The nonce that was sent to the provider, which the ID token must carry. Empty when none was sent."""
     @_builtins.property
     def linked_identity(self) -> Global___LinkedIdentity:
-        """An identity that an operator answers for."""
+        """The identity, without proof; operators only."""
 
     def __init__(
         self,
@@ -862,7 +858,7 @@ Global___LinkIdentityResponse: _TypeAlias = LinkIdentityResponse  # noqa: Y015
 
 @_typing.final
 class UnlinkIdentityRequest(_message.Message):
-    """Names the identity to take from a user."""
+    """Names the identity to unlink from a user."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -890,7 +886,7 @@ Global___UnlinkIdentityRequest: _TypeAlias = UnlinkIdentityRequest  # noqa: Y015
 
 @_typing.final
 class UnlinkIdentityResponse(_message.Message):
-    """The user who does not sign in with the identity any more."""
+    """The user without the identity."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -914,7 +910,7 @@ Global___UnlinkIdentityResponse: _TypeAlias = UnlinkIdentityResponse  # noqa: Y0
 
 @_typing.final
 class SetPasswordRequest(_message.Message):
-    """Says with which password a user signs in from now on."""
+    """Sets or removes a user's password."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -925,11 +921,13 @@ class SetPasswordRequest(_message.Message):
     user_id: _builtins.str
     """The id of the user."""
     current_password: _builtins.str
-    """The password the user has now, at most 1,024 characters; needed to change one's own. Empty when there is none."""
+    """The current password, at most 1,024 characters; users must give it to change their own. Empty when there is none."""
     new_password: _builtins.str
-    """The new password. Any characters will do; differences of how a keyboard or system encodes one are ignored."""
+    """The new password. All characters are allowed; they are normalised (NFKC), so that the same password from another
+    keyboard matches.
+    """
     remove: _builtins.bool
-    """Removes the password: the user signs in with their identities alone."""
+    """Removes the password; the user then signs in with linked identities only."""
     def __init__(
         self,
         *,
@@ -1055,7 +1053,7 @@ class UpdateUserConfigurationRequest(_message.Message):
     user_id: _builtins.str
     """The id of the user."""
     etag: _builtins.str
-    """The etag read before; a change in between makes the call fail. Empty to change whatever is there."""
+    """The etag read before; a change in between makes the call fail. Empty to change the current version."""
     @_builtins.property
     def entries(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The entries to write, at most 100. A key begins with a lower-case letter and goes on with lower-case letters,

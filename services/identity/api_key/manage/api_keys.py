@@ -170,7 +170,7 @@ class ApiKeys:
             values = {name: getattr(wanted, name) for name in changes}
             await store.update_api_key(tx, organization_id, api_key_id, values, now)
             updated = existing(await store.find_api_key(tx, organization_id, api_key_id), api_key_id)
-            await record(tx, updated, now, [_told(name, api_key, updated) for name in changes])
+            await record(tx, updated, now, [_audited(name, api_key, updated) for name in changes])
             revision = await announce(tx, updated, ChangeKind.UPDATED, now)
         return updated, revision
 
@@ -237,7 +237,7 @@ _TOLD = ("scopes", "allowed_models", "allowed_addresses", "expire_time")
 """Return the fields whose values the audit trail may show: those that are neither secret nor personal."""
 
 
-def _told(name: str, before: ApiKey, after: ApiKey) -> Changed:
+def _audited(name: str, before: ApiKey, after: ApiKey) -> Changed:
     if name not in _TOLD:
         return Changed(name)
     return Changed(name, before=_text(getattr(before, name)), after=_text(getattr(after, name)))

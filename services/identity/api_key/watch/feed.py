@@ -62,7 +62,7 @@ class ChangeFeed:
                 async with self._database.raw_connection() as connection:
                     await self._follow(connection)
             except (Refusal, OSError) as error:
-                _log.warning("the feed of changes was cut", error=type(error).__name__, again_in_s=delay_s)
+                _log.warning("the change feed was disconnected", error=type(error).__name__, again_in_s=delay_s)
             if self._seen_revision != seen_revision:
                 delay_s = _RECONNECT_MIN_S
             await asyncio.sleep(delay_s)
@@ -116,7 +116,7 @@ def _tell(audience: Audience, changes: list[Change], seen_revision: int, confirm
     try:
         audience.note(changes, seen_revision=seen_revision, confirmed_s=confirmed_s)
     except Exception as error:  # noqa: BLE001 -- the changes are not read again: whatever failed, nobody may miss them.
-        _log.error("changes were not taken in", audience=type(audience).__name__, exc_info=error)
+        _log.error("a receiver of changes failed", audience=type(audience).__name__, exc_info=error)
         audience.forget_all(seen_revision=seen_revision, confirmed_s=confirmed_s)
 
 

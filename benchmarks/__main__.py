@@ -1,7 +1,6 @@
-"""`python -m benchmarks [--only P1,P3] [--out FILE]`: measures, prints the table, and says what was missed.
+"""`python -m benchmarks [--only P1,P3] [--out FILE]`: run the measures, print the table and the missed targets.
 
-The exit status is 0 when everything could be measured and verified, whether or not a target was met: a figure that
-misses is reported as it is.
+The exit status is 0 when everything could be measured and verified, whether or not the targets were met.
 """
 
 import argparse
@@ -21,7 +20,7 @@ NAMES = ("P1", "P2", "P3", "P4", "P4C", "P4S", "P5", "P6", "P7")
 
 
 def main() -> int:
-    """Runs the measures asked for; returns the exit status."""
+    """Runs the chosen measures; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed, side by side with peers.")
     parser.add_argument("--only", type=_names, default=NAMES, help="measures to run, as in P1,P3")
     parser.add_argument("--out", type=Path, help="a file for the figures, as JSON")
@@ -29,7 +28,7 @@ def main() -> int:
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 180)
     figures: dict[str, Figure] = {}
-    # Told to stop, the run still takes down what it has started.
+    # On SIGTERM, too, the run stops everything it has started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with Deployment() as deployment:
         print_versions(console, str(deployment.postgres), deployment.server_settings())

@@ -1,4 +1,4 @@
-"""Loads a large number of API keys straight into identity's table: through the RPC it would take minutes."""
+"""Copies many API keys directly into identity's table, because creating them by RPC would take minutes."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ _API_KEY = (
 
 
 def load_tenants(url: str, peppers_file: Path, count: int) -> tuple[Tenant, ...]:
-    """Makes so many organizations, each with an owner and one API key."""
+    """Creates `count` organizations, each with an owner and one API key."""
     tenants = tuple(Tenant(new_id(), new_id(), new_secret(live=False)) for _ in range(count))
     asyncio.run(_load(url, Peppers.read(peppers_file), tenants))
     return tenants

@@ -1,4 +1,4 @@
-"""The processes of a run: Postgres, the services, the echo and the client, as separate as they are in production."""
+"""The processes of a run: Postgres, the services, the echo server and the client, each separate as in production."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ _DATABASE = "tollhouse"
 
 
 class Deployment(AbstractContextManager["Deployment"]):
-    """Everything a run starts, in a temporary folder; all of it is stopped and deleted at the end."""
+    """Starts the processes of a run in a temporary folder; stops them and deletes the folder at the end."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -49,7 +49,7 @@ class Deployment(AbstractContextManager["Deployment"]):
         with self._stack:
             data_dir = self.folder / "postgres"
             self._stack.callback(postgres.server.remove, data_dir)
-            # The peers are tried with many clients beside the services' own connections.
+            # The pgbench peers use many connections beside those of the services.
             self.postgres = postgres.start(data_dir, settings={"max_connections": "150"})
             self.binaries = postgres.find_binaries()
             self._write_credentials()
@@ -71,11 +71,11 @@ class Deployment(AbstractContextManager["Deployment"]):
         return self._client.submit(run_round, round_).result()
 
     def run_beside(self, round_: Round) -> Future[Timing]:
-        """Begins a round in a client process of its own, beside whatever else runs."""
+        """Starts a round in a second client process, beside another round."""
         return self._other_client.submit(run_round, round_)
 
     def service(self, context: str) -> str:
-        """Returns where a service answers, and starts it, with those it calls, if it does not run yet."""
+        """Returns the address of a service; starts it and the services it calls if it is not running."""
         if context not in self._targets:
             peers = {"METERING_IDENTITY_TARGET": "identity", "METERING_BILLING_TARGET": "billing"}
             named = peers.items() if context == "metering" else ()
@@ -83,7 +83,7 @@ class Deployment(AbstractContextManager["Deployment"]):
         return self._targets[context]
 
     def echo(self, methods: tuple[tuple[str, str], ...]) -> str:
-        """Starts an echo server for the methods and returns where it answers."""
+        """Starts an echo server for the methods and returns its address."""
         port_file = self.folder / f"echo-{len(self._processes)}"
         arguments = [part for method in methods for part in method]
         name = f"echo {methods[0][1]}"
@@ -92,7 +92,7 @@ class Deployment(AbstractContextManager["Deployment"]):
         return f"127.0.0.1:{port_file.read_text()}"
 
     def peer_database(self, name: str) -> str:
-        """Makes a database of its own for a peer, on the same server, and returns its URL."""
+        """Creates a separate database for a peer on the same server; returns its URL."""
         return asyncio.run(ensure_database(self.postgres.admin_url, name))
 
     @property
@@ -105,11 +105,11 @@ class Deployment(AbstractContextManager["Deployment"]):
         return self.folder / "peppers.json"
 
     def cpu_seconds(self) -> dict[str, float]:
-        """Returns the processor time each process has used up to now; the server's sessions count as one."""
+        """Returns the CPU time each process has used so far; the sessions of Postgres are added up."""
         return {name: _cpu_s(process) for name, process in self._processes.items()}
 
     def server_settings(self) -> dict[str, str]:
-        """Returns the settings durability hangs on, as the server itself reports them."""
+        """Returns the durability settings as the server reports them."""
         return asyncio.run(_shown(self.database_url, ("fsync", "synchronous_commit", "full_page_writes")))
 
     def _write_credentials(self) -> None:
@@ -139,7 +139,7 @@ class Deployment(AbstractContextManager["Deployment"]):
         if context == "identity":
             settings["PEPPERS"] = str(self.peppers_file)
             settings["SESSION_KEY_FILE"] = str(self.folder / "session_key.json")
-            # One client signs in for everybody here; what the limits are for is not what is measured.
+            # One client signs in as all users, so the limits against guessing are raised.
             settings["SIGN_IN_ATTEMPTS_PER_ADDRESS_MAX"] = "100000"
             settings["SIGN_IN_ATTEMPTS_PER_ACCOUNT_MAX"] = "1000"
         if context == "metering":
@@ -180,7 +180,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _cpu_s(process: psutil.Process) -> float:
-    # What ended sessions used stands with their parent.
+    # The parent holds the CPU time of sessions that have ended.
     own = process.cpu_times()
     total = own.children_user + own.children_system
     for member in (process, *process.children(recursive=True)):

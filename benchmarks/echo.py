@@ -1,7 +1,7 @@
-"""The peer of the single calls: a bare grpc.aio server that answers every request with the same request.
+"""The peer of single calls: a bare grpc.aio server that answers each request with the same message.
 
 It parses and serializes the message, as every gRPC service in Python must, and does nothing else: no interceptor, no
-check of who calls, no database. What a service of ours reaches of its rate is what is left after doing real work.
+authentication, no database. The ratio to its rate shows what the work of a real service costs.
 
     python -m benchmarks.echo PORT_FILE MESSAGE_TYPE PATH [MESSAGE_TYPE PATH …]
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 import grpc
 from google.protobuf.message import Message
 
-# Importing the stubs registers the message types that are then found by name.
+# Importing the stubs registers the message types, which are then looked up by name.
 _STUBS = (
     "tollhouse.identity.v1.api_key_pb2",
     "tollhouse.billing.v1.ledger_pb2",
@@ -34,8 +34,8 @@ def message_type(name: str) -> type[Message]:
     for module in map(import_module, _STUBS):
         found = getattr(module, name.rpartition(".")[2], None)
         if found is not None and found.DESCRIPTOR.full_name == name:
-            return found  # type: ignore[no-any-return]  # the name was compared: it is a message class
-    raise SystemExit(f"{name} is not a message the echo knows")
+            return found  # type: ignore[no-any-return]  # the name was compared, so it is a message class
+    raise SystemExit(f"{name} is not a message type of the echo server")
 
 
 async def serve(port_file: Path, methods: list[tuple[str, str]]) -> None:

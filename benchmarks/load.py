@@ -1,7 +1,7 @@
-"""The client: one process that calls a server as fast as it is answered, the same for a peer and for what is measured.
+"""The client: one process that calls a server as fast as it gets responses, the same for both sides of a measure.
 
-A round prepares its requests before the clock starts and looks at the replies after it has stopped, so that inside the
-clock both sides are asked for the same work: serialize, call, parse.
+A round creates its requests before the timed part and checks the responses after it, so that the timed part is the same
+for both sides: serialize, call, parse.
 """
 
 import asyncio
@@ -19,37 +19,37 @@ ROUND_LIMIT_S = 60.0
 
 Caller: TypeAlias = grpc.aio.UnaryUnaryMultiCallable[Message, Message]
 Exchange: TypeAlias = tuple[Message, ...]
-"""The requests, or the replies, of one call of a script: one message a step."""
+"""The requests or the responses of one call of a script: one message per step."""
 
 
 class LoadError(Exception):
-    """A server did not do what a round asked of it, so the round measures nothing."""
+    """A server did not answer as expected, so the round has no result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One RPC: its path, and the type its reply is parsed as."""
+    """One RPC: its path and its response type."""
 
     path: str
     reply: type[Message]
 
 
 class Script(Protocol):
-    """What is called. It is sent to the client process, so it holds plain values only."""
+    """The calls of a measure. It is pickled for the client process, so it holds plain values only."""
 
     def steps(self) -> tuple[Step, ...]:
-        """The RPCs of one call, made one after another."""
+        """Returns the RPCs of one call, which are made one after another."""
 
     def requests(self, first: int, count: int) -> list[Exchange]:
-        """The requests of `count` calls, numbered from `first`; a number is never used twice against one server."""
+        """Returns the requests of `count` calls, numbered from `first`. A server never gets a number twice."""
 
     def check(self, requests: Sequence[Exchange], replies: Sequence[Exchange]) -> None:
-        """Raises LoadError where a reply is not what it must be."""
+        """Raises LoadError if a response is not as expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A bounded number of calls: as many in flight as said, or on a schedule, whatever is in flight."""
+    """A number of calls, with a fixed concurrency (closed loop) or at a fixed rate (open loop)."""
 
     target: str
     token: str
@@ -59,17 +59,17 @@ class Round:
     count: int
     in_flight: int
     rate_per_s: float = 0.0
-    """How many calls begin in a second, evenly spaced; 0 begins the next when one has ended."""
+    """The calls started per second, evenly spaced; 0 means a closed loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long a round took, and each of its calls, in the order they ended."""
+    """The duration of a round and of each of its calls, in the order of their ends."""
 
     calls: int
     elapsed_s: float
     client_cpu_s: float
-    """Processor time the client itself used inside the clock."""
+    """The CPU time of the client in the timed part."""
     latencies_s: tuple[float, ...]
 
     @property
@@ -82,7 +82,7 @@ class Timing:
 
 
 def run_round(round_: Round) -> Timing:
-    """Runs one round on a channel of its own; called in the client process."""
+    """Runs one round on a new channel; called in the client process."""
     return asyncio.run(_run(round_))
 
 
@@ -115,7 +115,7 @@ def _serialize(message: Message) -> bytes:
 
 
 class _Loop:
-    """So many workers, each of which makes its next call when it has been answered."""
+    """Closed loop: each worker makes its next call when the last one is answered."""
 
     def __init__(self, round_: Round, callers: Sequence[Caller], requests: Sequence[Exchange]) -> None:
         self.replies: list[Exchange] = [()] * len(requests)
@@ -127,7 +127,7 @@ class _Loop:
         self._queue = iter(enumerate(requests))
 
     async def run(self) -> float:
-        """Returns the seconds all calls together took."""
+        """Returns the duration of all calls together, in seconds."""
         began_s = time.perf_counter()
         try:
             async with asyncio.timeout(ROUND_LIMIT_S), asyncio.TaskGroup() as workers:
@@ -142,7 +142,7 @@ class _Loop:
         return time.perf_counter() - began_s
 
     async def _follow_schedule(self, workers: asyncio.TaskGroup, began_s: float) -> None:
-        """Begins each call in its time. A call that could not begin in time has been waiting since then."""
+        """Open loop: starts each call at its time. Latency counts from the planned time, if a call starts late."""
         for number, requests in self._queue:
             due_s = began_s + number / self._rate_per_s
             await asyncio.sleep(max(0.0, due_s - time.perf_counter()))

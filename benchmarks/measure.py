@@ -1,7 +1,7 @@
-"""How two sides are compared: short rounds of one and the other in turn, and the median of the ratios.
+"""Comparing two sides: short rounds of each in turn, and the median of the ratios.
 
-A shared machine is faster in one minute than in the next. Two rounds beside each other share the minute, so their ratio
-holds still where the rates do not.
+The speed of a shared machine changes from minute to minute. Two consecutive rounds run under about the same conditions,
+so their ratio is more stable than their rates.
 """
 
 from collections.abc import Callable
@@ -23,13 +23,13 @@ _CALLS_MAX = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the table."""
+    """One measured figure, a line of the table."""
 
     measured: str
     against: str
     unit: str
     target: float | None
-    """The least ratio wanted; None for a figure that is only shown."""
+    """The smallest ratio that meets the target; None for a figure without a target."""
     ratio: float
     ratio_low: float
     ratio_high: float
@@ -38,9 +38,9 @@ class Figure:
     p50_ms_at_1: float
     p99_ms_at_64: float
     cpu_us: dict[str, float]
-    """Processor time per unit, by process, while the measured side ran."""
+    """CPU time per unit by process while the measured side ran, in µs."""
     peer_cpu_us: dict[str, float]
-    """The same while the peer ran."""
+    """CPU time per unit by process while the peer ran, in µs."""
 
     @property
     def met(self) -> bool:
@@ -49,7 +49,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one round of a peer did."""
+    """The result of one round of a peer."""
 
     made: int
     rate_per_s: float
@@ -57,14 +57,14 @@ class Outcome:
 
 
 class Peer(Protocol):
-    """What a service is compared to."""
+    """The system a service is compared to."""
 
     def outcome(self) -> Outcome:
         """Runs one round."""
 
 
 class Side:
-    """A server under load by one script. It hands out the numbers of the calls, so none is used twice."""
+    """A server under load by one script. It assigns the numbers of the calls, so that none is used twice."""
 
     def __init__(self, deployment: Deployment, target: str, script: Script, in_flight: int = 64) -> None:
         self._deployment = deployment
@@ -73,20 +73,20 @@ class Side:
         self._in_flight = in_flight
         self._round_calls = _FIRST_ROUND_CALLS
         self.calls = 0
-        """How many calls have been made and answered."""
+        """The number of answered calls."""
 
     def calibrate(self) -> None:
-        """Warms the server, and finds how many calls make a round of about the wanted length."""
+        """Warms up the server and finds the number of calls for a round of about the wanted duration."""
         for _ in range(2):
             rate_per_s = self.run(self._round_calls, self._in_flight).rate_per_s
             self._round_calls = max(self._in_flight * 2, min(_CALLS_MAX, int(rate_per_s * _ROUND_S)))
 
     def round(self) -> Timing:
-        """Runs one round of the usual length."""
+        """Runs one round of the usual duration."""
         return self.run(self._round_calls, self._in_flight)
 
     def run(self, count: int, in_flight: int) -> Timing:
-        """Runs so many calls after a short warm-up of the channel."""
+        """Runs `calls` calls after a short warm-up of the channel."""
         warm_up = min(_WARM_UP_CALLS, count)
         round_ = Round(self._target, self._deployment.token, self._script, self.calls, warm_up, count, in_flight)
         timing = self._deployment.run(round_)
@@ -94,7 +94,7 @@ class Side:
         return timing
 
     def run_all(self, count: int) -> None:
-        """Makes the calls 0 to `count`, each once and untimed."""
+        """Makes the calls 0 to `count` once each, untimed."""
         round_ = Round(self._target, self._deployment.token, self._script, 0, 0, count, self._in_flight)
         self._deployment.run(round_)
 
@@ -105,7 +105,7 @@ class Side:
 
 
 class PgbenchPeer:
-    """A design in plain SQL, asked by the number of clients at which it is fastest, which is found out first."""
+    """A design in plain SQL, run with the number of clients at which it is fastest; that number is found first."""
 
     def __init__(self, pgbench: Pgbench) -> None:
         self._pgbench = pgbench
@@ -118,7 +118,7 @@ class PgbenchPeer:
 
 
 def echo_of(deployment: Deployment, script: Script) -> Side:
-    """Returns an echo server of its own under the same load as the script's first RPC, warmed."""
+    """Starts and warms up an echo server for the script's first RPC, under the same load."""
     echo = Echo(script)
     side = Side(deployment, deployment.echo((echo.method(),)), echo)
     side.calibrate()
@@ -127,7 +127,7 @@ def echo_of(deployment: Deployment, script: Script) -> Side:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What a measure compares, and in which units."""
+    """What a measure compares, and its units."""
 
     measured: str
     against: str
@@ -137,7 +137,7 @@ class Comparison:
 
 
 def compare(deployment: Deployment, comparison: Comparison, side: Side, peer: Peer, rounds: int) -> Figure:
-    """Runs both sides in turn and returns the figure."""
+    """Runs the rounds of both sides in turn and returns the figure."""
     units = comparison.units_per_call
     side.calibrate()
     alone = side.run(_LATENCY_CALLS, 1)
@@ -145,7 +145,7 @@ def compare(deployment: Deployment, comparison: Comparison, side: Side, peer: Pe
     outcomes: list[Outcome] = []
     cpu, peer_cpu = _CpuMeter(deployment.cpu_seconds), _CpuMeter(deployment.cpu_seconds)
     for number in range(rounds * 2):
-        # The order turns round every time (A B, B A, A B …), so that neither side always follows the other.
+        # The order alternates (A B, B A, A B …), so that neither side always runs second.
         if number % 4 in (0, 3):
             with peer_cpu:
                 outcomes.append(peer.outcome())
@@ -176,7 +176,7 @@ def compare(deployment: Deployment, comparison: Comparison, side: Side, peer: Pe
 
 
 class _CpuMeter:
-    """Adds up the processor time of each process while it is entered."""
+    """Adds up the CPU time of each process while the context is active."""
 
     def __init__(self, read: Callable[[], dict[str, float]]) -> None:
         self._read = read
@@ -192,7 +192,7 @@ class _CpuMeter:
             self._used_s[name] = self._used_s.get(name, 0.0) + used_s
 
     def per_unit_us(self, made: int, client_s: float) -> dict[str, float]:
-        """Returns microseconds per unit. The client counts its own inside the clock: it also prepares and checks."""
+        """Returns the CPU time in µs per unit. The client's is that of the timed part only."""
         used_s = self._used_s | {"client": client_s}
         return {name: seconds * 1_000_000 / made for name, seconds in used_s.items() if seconds > 0}
 

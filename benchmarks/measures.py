@@ -1,4 +1,4 @@
-"""The measures P1 to P7 and those beside them: what each sets up, compares and verifies."""
+"""The measures P1 to P7, P4C and P4S: what each sets up, compares and verifies."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -37,7 +37,7 @@ ECHO = "bare grpc.aio echo, same client"
 
 
 class Bench:
-    """The measures, over one deployment that starts what they need when they first need it."""
+    """The measures. The deployment starts each service when a measure first needs it."""
 
     def __init__(self, deployment: Deployment, rounds: int) -> None:
         self._deployment = deployment
@@ -92,18 +92,18 @@ class Bench:
         return compare(self._deployment, comparison, side, echo, self._rounds)
 
     def key_check_cold(self) -> Figure:
-        """Checks each key once, so that every one is read from the table."""
+        """Verifies each key once, so that every one is read from the table."""
         script = KeyChecks(self._load_keys()[ACTIVE_KEYS:])
         side = self._side("identity", script, in_flight=64)
         echo = echo_of(self._deployment, script)
         comparison = Comparison("VerifyApiKey, cold, no key asked for twice", ECHO, "checks", 0.5)
         figure = compare(self._deployment, comparison, side, echo, self._rounds)
         if side.calls > len(script.tenants):
-            raise LoadError(f"{side.calls} checks were made of {len(script.tenants)} keys: some were warm")
+            raise LoadError(f"{side.calls} calls were made with {len(script.tenants)} keys, so some keys were cached")
         return figure
 
     def key_check_beside_sign_ins(self) -> Figure:
-        """Compares the slowest checks with and without people signing in: each sign-in hashes a password."""
+        """Compares the p99 of VerifyApiKey with and without concurrent sign-ins, each of which hashes a password."""
         target = self._deployment.service("identity")
         checks = KeyChecks(self._load_keys()[:ACTIVE_KEYS])
         self._side("identity", checks, in_flight=64).run(ACTIVE_KEYS * 2, in_flight=64)
@@ -158,7 +158,7 @@ class Bench:
         return self._tenants
 
     def _fund_tenants(self) -> tuple[Tenant, ...]:
-        """Gives each measure tenants of its own, so that each can foretell their balances."""
+        """Creates separate tenants for each measure, so that their final balances can be computed."""
         taken, keys = TENANTS, self._load_keys()
         tenants, self._tenants = keys[-taken:], keys[:-taken]
         self._once("billing", Credits(tuple(tenant.organization_id for tenant in tenants)), taken)

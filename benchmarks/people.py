@@ -1,4 +1,4 @@
-"""People with passwords, made through the RPCs, and their sign-ins."""
+"""Users with passwords, created through the RPCs, and their sign-ins."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from benchmarks.load import Exchange, LoadError, Step
 from libs.common.ids import new_id
 from tollhouse.identity.v1 import session_pb2, user_pb2, user_pb2_grpc
 
-_PASSWORD = "a bench for sitting on, not for sale"  # noqa: S105 -- of people who live for one run.
+_PASSWORD = "a bench for sitting on, not for sale"  # noqa: S105 -- of users who exist for one run.
 _WITHIN_S = 30.0
 
 
 def make_people(target: str, token: str, count: int) -> tuple[str, ...]:
-    """Creates so many users with a password each; returns what they sign in with."""
+    """Creates `count` users with a password each; returns their logins."""
     return asyncio.run(_make_people(target, (("authorization", f"Bearer {token}"),), count))
 
 
@@ -34,7 +34,7 @@ async def _make_people(target: str, metadata: tuple[tuple[str, str], ...], count
 
 @dataclass(frozen=True, slots=True)
 class SignIns:
-    """Sign-ins with the right password, of one person after another."""
+    """Sign-ins with the right password, by each user in turn."""
 
     emails: tuple[str, ...]
 

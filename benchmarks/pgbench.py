@@ -1,4 +1,4 @@
-"""The peers in plain SQL, run by the pgbench of the same installation, on the same server."""
+"""The peers in plain SQL, run with pgbench of the same Postgres installation on the same server."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ _TIMEOUT_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one run of pgbench did."""
+    """The result of one pgbench run."""
 
     transactions: int
     rate_per_s: float
@@ -31,23 +31,23 @@ class Pgbench:
         self._script = _PEERS / script
         self._variables = variables
         self.transactions = 0
-        """How many have been committed over all runs."""
+        """The number of transactions committed in all runs."""
 
     def prepare(self, tables: str) -> None:
-        """Makes the tables and their rows, and gathers statistics as autovacuum would."""
+        """Creates the tables and their rows, and runs ANALYZE as autovacuum would."""
         options = ["-qX", "-v", "ON_ERROR_STOP=1", *self._defines("-v")]
         self._call([self._psql, *options, "-f", _PEERS / tables, self._url])
 
     def best_clients(self, seconds: int = 2) -> int:
         """Returns the number of clients at which the peer is fastest."""
-        self.run(_CLIENTS_TRIED[0], seconds)  # Warms the server.
+        self.run(_CLIENTS_TRIED[0], seconds)  # Warm-up.
         return max(_CLIENTS_TRIED, key=lambda clients: self.run(clients, seconds).rate_per_s)
 
     def run(self, clients: int, seconds: int) -> Run:
-        """Runs for so many seconds.
+        """Runs for `seconds`.
 
         Raises:
-            LoadError: a transaction failed, or none was made.
+            LoadError: a transaction failed, or there was none.
         """
         threads = min(clients, 2)
         options = ["-n", "-M", "prepared", "-c", str(clients), "-j", str(threads), "-T", str(seconds)]

@@ -1,6 +1,6 @@
-"""What must be there before the clock starts, and what must be true when all rounds are over.
+"""Setup before the rounds and checks after them.
 
-These are scripts too, so that one client does everything.
+They are scripts as well, so that the same client runs them.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from tollhouse.metering.v1 import model_pb2
 
 FUNDS = Decimal(1_000_000_000)
 
-# Dollars per million tokens, for input and output. With three decimals no charge needs rounding.
+# Dollars per million tokens, for input and output. With these prices no charge needs rounding.
 PRICES = {model: (Decimal(step) * 5 / 4, Decimal(step) * 5) for step, model in enumerate(MODELS, start=1)}
 
 
 @dataclass(frozen=True, slots=True)
 class Credits:
-    """Opens each organization's account by paying money in."""
+    """Opens each organization's account with a credit."""
 
     organization_ids: tuple[str, ...]
 
@@ -43,7 +43,7 @@ class Credits:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What an organization's account must have come to, beginning with one payment of `FUNDS`."""
+    """The expected state of an organization's account, which begins with one credit of `FUNDS`."""
 
     organization_id: str
     movements: int
@@ -52,7 +52,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Balances:
-    """Looks whether each account holds exactly what it must."""
+    """Checks that each account has exactly the expected balance."""
 
     expected: tuple[Expected, ...]
 
@@ -71,14 +71,14 @@ class Balances:
                 raise LoadError(f"no balance: {reply}")
             balance = reply.balance
             if balance.sequence != account.movements + 1:
-                raise LoadError(f"{balance.sequence - 1} movements where {account.movements} were acknowledged")
+                raise LoadError(f"{balance.sequence - 1} movements, but {account.movements} were acknowledged")
             if Decimal(balance.posted.value) != FUNDS - account.spent or Decimal(balance.held.value) != 0:
-                raise LoadError(f"{account.spent} was charged, but the account says {balance}")
+                raise LoadError(f"{account.spent} was charged, but the balance is {balance}")
 
 
 @dataclass(frozen=True, slots=True)
 class PriceList:
-    """Brings the models and their prices in."""
+    """Imports the models and their prices."""
 
     def steps(self) -> tuple[Step, ...]:
         return (Step("/tollhouse.metering.v1.ModelService/ImportModels", model_pb2.ImportModelsResponse),)
@@ -94,11 +94,11 @@ class PriceList:
     def check(self, requests: Sequence[Exchange], replies: Sequence[Exchange]) -> None:
         for (reply,) in replies:
             if not isinstance(reply, model_pb2.ImportModelsResponse) or reply.imported_count != len(PRICES):
-                raise LoadError(f"the price list was not taken: {reply}")
+                raise LoadError(f"the price list was not imported: {reply}")
 
 
 def cost_of(number: int, tenants: int) -> Decimal:
-    """Returns what a call must cost, worked out here and not asked of the service."""
+    """Returns the expected cost of a call, computed here and not asked of the service."""
     tokens = tokens_of(number)
     input_price, output_price = PRICES[model_of(number, tenants)]
     return (tokens.input * input_price + tokens.output * output_price) / 1_000_000

@@ -1,4 +1,4 @@
-"""The table, and the same figures for a program."""
+"""Printing the table, and writing the figures as JSON."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from benchmarks.measure import Figure
 
 
 def print_versions(console: Console, postgres: str, settings: Mapping[str, str]) -> None:
-    """Prints what ran: figures without it cannot be compared."""
+    """Prints the versions and settings, without which figures cannot be compared."""
     packages = ", ".join(
         f"{name} {version(name)}" for name in ("grpcio", "protobuf", "asyncpg", "sqlalchemy", "uvloop")
     )
@@ -27,10 +27,10 @@ def print_versions(console: Console, postgres: str, settings: Mapping[str, str])
 
 
 def print_figure(console: Console, name: str, figure: Figure) -> None:
-    """Prints a line as soon as it is known, with where the processor time went."""
+    """Prints one figure with the CPU time by process."""
     spent, peer_spent = _spent(figure.cpu_us), _spent(figure.peer_cpu_us)
     target = "no target" if figure.target is None else f"target {figure.target:g}"
-    line = f"{name}  ratio {figure.ratio:.2f}, {target}; processor µs per unit: {spent}"
+    line = f"{name}  ratio {figure.ratio:.2f}, {target}; CPU µs per unit: {spent}"
     console.print(f"{line}; of the peer: {peer_spent}", highlight=False)
 
 
@@ -69,7 +69,7 @@ def _spent(cpu_us: Mapping[str, float]) -> str:
 
 
 def write_figures(path: Path, figures: Mapping[str, Figure]) -> None:
-    """Writes the figures as JSON, by measure."""
+    """Writes the figures as JSON, keyed by measure."""
     content = {name: _plain(figure) for name, figure in figures.items()}
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 

@@ -1,7 +1,7 @@
-"""How much the slowest calls of one kind suffer from calls of another kind beside them.
+"""The tail latency of one kind of call with and without another kind of call beside it.
 
-Both kinds come on a schedule, as callers do who know nothing of each other: a closed loop would slow down with the
-server and hide what it does to them.
+Both kinds are started at a fixed rate (open loop), like independent callers. A closed loop would slow down with the
+server and hide the effect.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _ROUND_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Paced:
-    """Calls of a script, so many a second."""
+    """Calls of a script at a fixed rate."""
 
     script: Script
     rate_per_s: int
@@ -27,7 +27,7 @@ class Paced:
 
 
 def compare_tails(deployment: Deployment, target: str, calls: Paced, beside: Paced, rounds: int) -> Figure:
-    """Runs the calls alone and with the others beside them, in turn, and compares how slow the slowest hundredth is."""
+    """Runs the calls alone and with the others beside them, in turn, and compares their p99 latencies."""
     alone: list[Timing] = []
     together: list[Timing] = []
     for number in range(rounds * 2):

@@ -1,7 +1,7 @@
-"""What the client calls: the requests of every measure, and what must be true of the replies.
+"""The requests of every measure, and the checks of the responses.
 
-A call's number decides its operation id, its account and its amount, so a run is the same every time and the totals can
-be foretold.
+A call's number determines its operation id, account and amount, so every run is the same and the totals can be computed
+beforehand.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """The first step of another script, answered by the echo server."""
+    """The first step of another script, sent to the echo server."""
 
     of: Script
 
@@ -49,17 +49,17 @@ class Echo:
 
     def check(self, requests: Sequence[Exchange], replies: Sequence[Exchange]) -> None:
         if list(replies) != list(requests):
-            raise LoadError("the echo changed a message")
+            raise LoadError("the echo server changed a message")
 
     def method(self) -> tuple[str, str]:
-        """The message type and path, as the echo server takes them."""
+        """Returns the message type and path, as the echo server's arguments."""
         step = self.steps()[0]
         return str(step.reply.DESCRIPTOR.full_name), step.path
 
 
 @dataclass(frozen=True, slots=True)
 class Debits:
-    """Single debits, spread evenly over organizations."""
+    """Single debits, by organizations in turn."""
 
     organization_ids: tuple[str, ...]
     prefix: str
@@ -111,7 +111,7 @@ class DebitBatches:
 
 @dataclass(frozen=True, slots=True)
 class KeyChecks:
-    """Checks of API keys, taken in turn."""
+    """VerifyApiKey with API keys in turn."""
 
     tenants: tuple[Tenant, ...]
 
@@ -142,7 +142,7 @@ class KeyChecks:
 
 @dataclass(frozen=True, slots=True)
 class UsageRecords:
-    """Finished calls to models, recorded one at a time; tenants and models are taken in turn."""
+    """Usage recorded one call at a time, by tenants and models in turn."""
 
     tenants: tuple[Tenant, ...]
     prefix: str
@@ -173,7 +173,7 @@ class UsageRecords:
 
 @dataclass(frozen=True, slots=True)
 class UsageBatches:
-    """The same, many to a call."""
+    """Usage recorded in batches."""
 
     records: UsageRecords
     size: int
@@ -201,7 +201,7 @@ class UsageBatches:
 
 @dataclass(frozen=True, slots=True)
 class MeteredCalls:
-    """Whole metered calls: `Authorize` with the API key, and `Settle` when it has been allowed."""
+    """Pairs of `Authorize` with the API key and `Settle`."""
 
     tenants: tuple[Tenant, ...]
     prefix: str
@@ -251,17 +251,17 @@ class MeteredCalls:
 
 
 def model_of(number: int, tenants: int) -> str:
-    """Returns the model of a call, so that over time each tenant uses each model."""
+    """Returns the model of a call; each tenant uses each model in turn."""
     return MODELS[(number // tenants) % len(MODELS)]
 
 
 def tokens_of(number: int) -> model_pb2.TokenCounts:
-    """Returns token counts of a usual size, so that every call costs something."""
+    """Returns token counts of a usual size; every call has a cost above zero."""
     return model_pb2.TokenCounts(input=400 + number * 37 % 3600, output=50 + number * 13 % 450)
 
 
 def check_debit(request: Message, reply: Message) -> None:
-    """Raises LoadError unless the debit was posted in full, now and not before."""
+    """Raises LoadError unless the debit was posted in full and is not a replay."""
     if not (
         isinstance(request, ledger_pb2.DebitRequest)
         and isinstance(reply, ledger_pb2.DebitResponse)
@@ -273,7 +273,7 @@ def check_debit(request: Message, reply: Message) -> None:
 
 
 def check_usage(request: Message, reply: Message) -> None:
-    """Raises LoadError unless the usage was recorded, priced and charged, now and not before."""
+    """Raises LoadError unless the usage was recorded, priced and charged and is not a replay."""
     if not (
         isinstance(request, usage_pb2.RecordUsageRequest)
         and isinstance(reply, usage_pb2.RecordUsageResponse)
@@ -285,4 +285,4 @@ def check_usage(request: Message, reply: Message) -> None:
 
 
 def _unexpected(reply: Message) -> LoadError:
-    return LoadError(f"an unexpected reply: {type(reply).__name__} {reply}")
+    return LoadError(f"unexpected response: {type(reply).__name__} {reply}")

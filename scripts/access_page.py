@@ -1,7 +1,7 @@
 """Writes docs/access.md: who may call each RPC, from what the protos declare.
 
-Without arguments it writes the page; with `--check` it changes nothing and fails when the committed page says something
-else. An RPC that declares no access makes it fail either way.
+Without arguments it writes the page. With `--check` it changes nothing and fails if the committed page is not up to
+date. It fails in both cases if an RPC declares no access.
 """
 
 import argparse
@@ -29,8 +29,8 @@ INTRODUCTION = """\
 # Who may call what
 
 This page is written by `make protos` from the `access` option that every RPC declares in its proto, and from the
-holders that every scope declares in [access.proto](../protos/tollhouse/common/v1/access.proto). What nothing lets in is
-refused, and a service does not start while one of its RPCs declares nothing.
+holders that every scope declares in [access.proto](../protos/tollhouse/common/v1/access.proto). Whatever is not allowed
+here is refused, and a service does not start if one of its RPCs declares no access.
 
 **Callers.** Operators and services come with a token that their own key signed (`operator:<name>`,
 `service:<name>`). Users come with the access token of a session, or with one of their API keys; service accounts with
@@ -45,20 +45,20 @@ organization its request names. The role's column says how far that reaches:
 - `own`: what belongs to the caller; the request names the caller in `user_id`.
 
 A member of an organization may also have a role in its projects, and holds what both give. At an RPC marked with `*`
-the request names the resource alone, and only the resource tells its project or its owner: whoever holds the scope for
-some project, or for what is their own, is let in, and the service decides when it has found the resource.
+the request names only the resource, which determines the project and the owner. So a caller who holds the scope for
+some project, or for their own resources, passes the first check, and the service decides once it has read the resource.
 
-**Themselves.** The request's field named there must hold the caller's own id. It takes a session: API keys never stand
-for their owner in this.
+**Themselves.** The field of the request that is named there must hold the caller's own id. This needs a session: an API
+key cannot act for its owner here.
 
-**Keys.** A key does what its owner may do at that moment, limited to the scopes it carries and, where it is bound to a
-project, to what a request names of that project. The last column names the scope it needs. `any` means that every key
-may call, `none` that no key may. AcceptInvitation is for users in person: it refuses keys itself.
+**Keys.** A key has the rights its owner has at that moment, limited to the scopes it carries and, if it is bound to a
+project, to requests that name that project. The last column names the scope it needs. `any` means that every key can
+call, `none` that no key can. AcceptInvitation needs a session: the service refuses keys itself.
 
-**Refusals.** To a user or key that does not belong to the organization a request names, every organization looks like
-a missing one, and somebody else at an RPC for themselves like a missing user: NOT_FOUND. To one that does belong and
-lacks the scope, the answer is PERMISSION_DENIED. Who cannot prove who they are gets UNAUTHENTICATED, except at RPCs for
-`anybody`, which look at no credentials.
+**Refusals.** A user or key that does not belong to the organization in the request gets NOT_FOUND, as for an
+organization that does not exist. The same holds for another user's id at an RPC for themselves. A caller who belongs to
+the organization but lacks the scope gets PERMISSION_DENIED. A caller without valid credentials gets UNAUTHENTICATED,
+except at RPCs for `anybody`, which check no credentials.
 """
 
 
@@ -77,7 +77,7 @@ def main() -> int:
 
 
 def services() -> list[ServiceDescriptor]:
-    """Returns every service that a proto of ours declares, whether or not anything serves it, in a stable order."""
+    """Returns every service that our protos declare, in a stable order."""
     found: list[ServiceDescriptor] = []
     for path in sorted((PROTOS / "tollhouse").glob("*/v1/*.proto")):
         name = path.relative_to(PROTOS)
@@ -92,7 +92,7 @@ def render(found: Iterable[ServiceDescriptor]) -> str:
 
 
 def scope_lines() -> Iterator[str]:
-    """Yields the table of scopes and whose role holds them."""
+    """Yields the table of scopes and the roles that hold them."""
     yield from ("## Scopes", "", *_table_head(("scope", "all", "project", "own")))
     for value in access_pb2.Scope.DESCRIPTOR.values:
         if value.number:
@@ -111,7 +111,7 @@ def service_lines(service: ServiceDescriptor) -> Iterator[str]:
 
 
 def method_cells(method: MethodDescriptor) -> list[str]:
-    """Returns one RPC's row, cell by cell.
+    """Returns the cells of one RPC's row.
 
     Raises:
         ValueError: the RPC declares no access.
@@ -138,7 +138,7 @@ def method_cells(method: MethodDescriptor) -> list[str]:
 
 
 def _reaches(method: MethodDescriptor, holders: access_pb2.ScopeHolders) -> list[str]:
-    """Returns how far each role's scope reaches at an RPC, which may be unable to tell projects or owners apart."""
+    """Returns the reach of each role at an RPC, as far as its request can name a project or an owner."""
     by_resource = method.GetOptions().Extensions[access_pb2.access].by_resource
     fields = method.input_type.fields_by_name
     in_project = "project" if by_resource or "project_id" in fields else NOBODY

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes or refreshes the virtual environment named by the first argument, from requirements.lock alone.
-# PYTHON=/path/to/python chooses the interpreter; otherwise the first suitable one on the PATH is taken.
+# Creates or updates the virtual environment named by the first argument, from requirements.lock only.
+# PYTHON=/path/to/python chooses the interpreter; the default is the first suitable one on the PATH.
 set -eu
 
 folder=$1
@@ -18,12 +18,12 @@ choose_python() {
         fi
     done
     found=$("${PYTHON:-python3}" --version 2>/dev/null | head -n 1)
-    echo "Tollhouse needs Python 3.11 or newer; ${PYTHON:-python3} is ${found:-not there}." >&2
+    echo "Tollhouse needs Python 3.11 or newer; ${PYTHON:-python3} is ${found:-missing}." >&2
     echo "Install one, or name it: make demo PYTHON=/path/to/python3.12" >&2
     exit 1
 }
 
-# An environment that was copied or moved points at its old place, and one of an older Python cannot be kept.
+# An environment that was copied or moved refers to its old folder, and one of an older Python cannot be used.
 kept() {
     suitable "$folder/bin/python" && [ "$(cat "$folder/.ready" 2>/dev/null)" = "$place" ]
 }
@@ -34,7 +34,7 @@ if ! kept; then
         echo "$python has no venv and pip; on Debian and Ubuntu: apt install python3-venv" >&2
         exit 1
     fi
-    echo "Making the environment in $folder with $("$python" --version); this takes a minute, once." >&2
+    echo "Creating the environment in $folder with $("$python" --version); this takes a minute, once only." >&2
     "$python" -m venv --clear "$folder"
 fi
 

@@ -1,8 +1,8 @@
 """Regenerates the Python modules of the contract, each beside its proto file.
 
-Without arguments it writes; with `--check` it changes nothing and fails when a committed module is missing, stale or
-left over; with `--release` it saves the contract as the one that later changes must not break. The versions of the
-generators come from requirements.lock, so the result is the same on every machine.
+Without arguments it writes them. With `--check` it changes nothing and fails if a committed module is missing, stale or
+has no proto. With `--release` it saves the contract that later changes must not break. The versions of the generators
+come from requirements.lock, so the result is the same on every machine.
 """
 
 import argparse
@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 RELEASED = PROTOS / "released.binpb"
 
-# Modules are generated for these packages only: those of google come from the googleapis-common-protos distribution,
-# because registering the same file from two modules would break the descriptor pool.
+# Modules are generated for these packages only. Those of google come from the googleapis-common-protos distribution,
+# because registering the same file twice would break the descriptor pool.
 GENERATED_PACKAGES = ("tollhouse", "buf")
 GENERATED_SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
 
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def proto_files() -> list[str]:
-    """Returns the proto files modules are generated from, relative to the import root, in a stable order."""
+    """Returns the proto files to generate modules from, relative to the import root, in a stable order."""
     return sorted(
         path.relative_to(PROTOS).as_posix()
         for package in GENERATED_PACKAGES
@@ -54,7 +54,7 @@ def proto_files() -> list[str]:
 
 
 def include_folders() -> list[Path]:
-    """Returns where imports are looked up: our protos, the google.api of its wheel, the well-known types of protoc."""
+    """Returns the import folders: our protos, google.api of its wheel, the well-known types of protoc."""
     spec = importlib.util.find_spec("grpc_tools")
     if spec is None or spec.origin is None:
         raise SystemExit("grpcio-tools is not installed: run this with .venv/bin/python")
@@ -67,7 +67,7 @@ def googleapis_folder() -> Path:
 
 
 def run_protoc(*arguments: str) -> None:
-    """Runs protoc over every proto file, with the plugins that stand beside this interpreter."""
+    """Runs protoc on every proto file, with the plugins installed beside this interpreter."""
     includes = [f"-I{folder}" for folder in include_folders()]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     command = [sys.executable, "-m", "grpc_tools.protoc", *includes, *arguments, *proto_files()]
@@ -98,7 +98,7 @@ def generate(folder: Path) -> dict[Path, bytes]:
     return {
         path: content
         for path, content in modules.items()
-        # The plugins also write an empty stub module for a file without services; nobody imports those.
+        # The plugins also write an empty stub module for a file without services; those are left out.
         if "_pb2_grpc" not in path.name or path.with_suffix(".py") in with_services
     }
 
@@ -114,7 +114,7 @@ def committed_modules() -> set[Path]:
 
 
 def write(generated: dict[Path, bytes]) -> list[str]:
-    """Makes the committed modules equal to the generated ones, touching only what differs."""
+    """Updates the committed modules; files that do not differ are not touched."""
     for stale in committed_modules() - set(generated):
         (PROTOS / stale).unlink()
         print(f"removed protos/{stale}")
@@ -130,7 +130,7 @@ def compare(generated: dict[Path, bytes]) -> list[str]:
     """Returns one line per committed module that is missing, left over or different."""
     committed = committed_modules()
     problems = dict.fromkeys(set(generated) - committed, "is missing")
-    problems |= dict.fromkeys(committed - set(generated), "comes from no proto file")
+    problems |= dict.fromkeys(committed - set(generated), "has no proto file")
     for path in set(generated) & committed:
         difference = first_difference((PROTOS / path).read_text(encoding="utf-8"), generated[path].decode("utf-8"))
         if difference is not None:
@@ -139,7 +139,7 @@ def compare(generated: dict[Path, bytes]) -> list[str]:
 
 
 def first_difference(committed: str, generated: str) -> str | None:
-    """Returns the first line the two texts do not share, or None when they are equal."""
+    """Returns the first line that differs, or None if the texts are equal."""
     lines = difflib.unified_diff(committed.splitlines(), generated.splitlines(), n=0, lineterm="")
     return next((line for line in lines if not line.startswith(("---", "+++", "@@"))), None)
 

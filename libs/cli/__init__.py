@@ -1,1 +1,1 @@
-"""The `tollhouse` command. It talks to the services through their stubs and starts them as processes of their own."""
+"""The `tollhouse` command. It calls the services through their stubs and starts them as separate processes."""

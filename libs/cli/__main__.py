@@ -1,4 +1,4 @@
-"""The `tollhouse` command: its groups, and how it ends when something is wrong."""
+"""The `tollhouse` command: its commands, and how errors end it."""
 
 import asyncio
 import sys
@@ -7,7 +7,7 @@ import grpc
 import typer
 from rich.console import Console
 
-from libs.cli.commands import audit, key, organization, project, service_account, user
+from libs.cli.commands import audit, key, models, organization, project, service_account, user
 from libs.cli.commands.demo import demo
 from libs.cli.commands.migrate import migrate
 from libs.cli.commands.replay import replay
@@ -29,12 +29,12 @@ app = typer.Typer(
 )
 for command in (up, serve, migrate, token, replay, verify, demo):
     app.command()(command)
-for noun in (organization, user, project, service_account, key, audit):
+for noun in (organization, user, project, service_account, key, models, audit):
     app.add_typer(noun.group)
 
 
 def main() -> None:
-    """Run the command; whatever goes wrong is one line on standard error and an exit status of 1, or 2 for misuse."""
+    """Run the command. An error is one line on standard error; the exit status is 1, or 2 for wrong use."""
     try:
         app()
     except CommandFailed as error:

@@ -1,13 +1,13 @@
-"""What ends a command early, with a line for the person who gave it."""
+"""Errors that end a command with one line for the person who ran it."""
 
 
 class CommandFailed(Exception):
-    """The command could not do its work; the message says why in one line."""
+    """The command failed; the message says why in one line. The exit status is 1."""
 
     exit_code = 1
 
 
 class WrongUse(CommandFailed):
-    """The command was given something it cannot work with."""
+    """The command was used wrongly. The exit status is 2."""
 
     exit_code = 2

@@ -1,4 +1,4 @@
-"""All invariants at once: those each service checks of itself, and those that only hold between them."""
+"""Checks all invariants: those that each service checks itself, and those between services."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,15 +6,16 @@ from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Final
 
+import grpc
+
 from libs.cli.failures import CommandFailed
 from libs.cli.terminal.connection import Channels
-from tollhouse.billing.v1 import integrity_pb2 as billing_pb2
-from tollhouse.billing.v1 import integrity_pb2_grpc as billing_rpc
+from tollhouse.billing.v1 import charge_pb2 as billing_pb2
+from tollhouse.billing.v1 import charge_pb2_grpc as billing_rpc
 from tollhouse.billing.v1 import ledger_pb2, ledger_pb2_grpc
-from tollhouse.identity.v1 import integrity_pb2 as identity_pb2
-from tollhouse.identity.v1 import integrity_pb2_grpc as identity_rpc
-from tollhouse.metering.v1 import integrity_pb2 as metering_pb2
-from tollhouse.metering.v1 import integrity_pb2_grpc as metering_rpc
+from tollhouse.common.v1 import integrity_pb2, integrity_pb2_grpc
+from tollhouse.metering.v1 import charge_pb2 as metering_pb2
+from tollhouse.metering.v1 import charge_pb2_grpc as metering_rpc
 
 _PAGE_SIZE: Final = 5000
 _LOOK_AGAIN_AFTER_S: Final = 2.0
@@ -29,7 +30,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing that is not as it must be."""
+    """One violation of an invariant."""
 
     service: str
     invariant: str
@@ -40,7 +41,7 @@ class Violation:
 
 @dataclass(slots=True)
 class Check:
-    """One invariant that was looked at."""
+    """One invariant that was checked."""
 
     service: str
     invariant: str
@@ -51,7 +52,7 @@ class Check:
 
 @dataclass(slots=True)
 class Verdict:
-    """Everything that was looked at, and everything that is wrong; of very many violations the first are kept."""
+    """The checks and the violations. Of very many violations of one invariant only the first are kept."""
 
     checks: list[Check] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
@@ -70,7 +71,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Charged:
-    """One charge as one of the two services has it."""
+    """One charge as metering or billing has it."""
 
     key: Key
     amount: Decimal
@@ -79,61 +80,50 @@ class _Charged:
 
 
 async def verify(channels: Channels) -> Verdict:
-    """Ask the services about themselves, then compare metering's charges with billing's, both ways."""
+    """Let each service check itself, then compare the charges of metering and billing in both directions."""
     verdict = Verdict()
-    await _verify_identity(channels, verdict)
-    await _verify_billing(channels, verdict)
-    await _verify_metering(channels, verdict)
+    for service, channel in (
+        ("identity", channels.identity),
+        ("billing", channels.billing),
+        ("metering", channels.metering),
+    ):
+        await _verify_service(service, channel, verdict)
     await _verify_between(channels, verdict)
     return verdict
 
 
-async def _verify_identity(channels: Channels, verdict: Verdict) -> None:
-    stub = identity_rpc.IntegrityServiceStub(channels.identity)
-    request = identity_pb2.VerifyInvariantsRequest()
-    async for piece in stub.VerifyInvariants(request, timeout=_STREAM_TIMEOUT_S):
-        _add_piece(verdict, "identity", piece)
+async def _verify_service(service: str, channel: grpc.aio.Channel, verdict: Verdict) -> None:
+    """Add what a service finds wrong with its own data, and what it checked.
 
-
-async def _verify_billing(channels: Channels, verdict: Verdict) -> None:
-    stub = billing_rpc.IntegrityServiceStub(channels.billing)
-    request = billing_pb2.VerifyInvariantsRequest()
-    async for piece in stub.VerifyInvariants(request, timeout=_STREAM_TIMEOUT_S):
-        _add_piece(verdict, "billing", piece)
-
-
-async def _verify_metering(channels: Channels, verdict: Verdict) -> None:
-    stub = metering_rpc.IntegrityServiceStub(channels.metering)
-    request = metering_pb2.VerifyInvariantsRequest()
-    async for piece in stub.VerifyInvariants(request, timeout=_STREAM_TIMEOUT_S):
-        _add_piece(verdict, "metering", piece)
-
-
-def _add_piece(
-    verdict: Verdict,
-    service: str,
-    piece: identity_pb2.VerifyInvariantsResponse
-    | billing_pb2.VerifyInvariantsResponse
-    | metering_pb2.VerifyInvariantsResponse,
-) -> None:
-    if piece.HasField("finding"):
-        finding = piece.finding
-        verdict.violations.append(
-            Violation(service, finding.invariant, finding.organization_id, finding.resource, finding.detail)
-        )
-    for check in piece.summary.checks:
-        verdict.checks.append(Check(service, check.invariant, check.description, check.rows_examined, check.findings))
+    Raises:
+        CommandFailed: the stream ended before its summary.
+    """
+    stub = integrity_pb2_grpc.IntegrityServiceStub(channel)
+    checked = False
+    async for piece in stub.VerifyInvariants(integrity_pb2.VerifyInvariantsRequest(), timeout=_STREAM_TIMEOUT_S):
+        if piece.HasField("finding"):
+            finding = piece.finding
+            verdict.violations.append(
+                Violation(service, finding.invariant, finding.organization_id, finding.resource, finding.detail)
+            )
+        for check in piece.summary.checks:
+            checked = True
+            verdict.checks.append(
+                Check(service, check.invariant, check.description, check.rows_examined, check.findings)
+            )
+    if not checked:
+        raise CommandFailed(f"{service} ended its report without a summary of what it checked.")
 
 
 async def _verify_between(channels: Channels, verdict: Verdict) -> None:
-    """Compare the charges of both services, which both list in the same order.
+    """Compare the charges of both services, which list them in the same order.
 
-    The two snapshots are not of the same moment, and a charge may just be on its way: whatever differs is looked at
-    once more, a little later, before it counts.
+    The two snapshots are taken at different moments, and a charge may be in flight. So a difference counts only if it
+    is still there a little later.
     """
     comparison = _Comparison(
-        Check(_BOTH, _AMOUNTS_AGREE, "Every charge is in both, with the same amount.", 0, 0),
-        Check(_BOTH, _SETTLED_IS_CHARGED, "What metering calls settled is charged.", 0, 0),
+        Check(_BOTH, _AMOUNTS_AGREE, "A charge is missing in one of the two, or its amount differs.", 0, 0),
+        Check(_BOTH, _SETTLED_IS_CHARGED, "A charge that metering calls settled is missing in billing.", 0, 0),
     )
     leftovers = [pair async for pair in _differences(channels, comparison)]
     if leftovers:
@@ -155,7 +145,7 @@ class _Comparison:
 async def _differences(
     channels: Channels, comparison: _Comparison | None
 ) -> AsyncIterator[tuple[Key, _Charged | None, _Charged | None]]:
-    """Walk through both lists side by side and yield what is not the same in both."""
+    """Merge both sorted lists and yield the charges that differ."""
     metered, billed = _metered_charges(channels), _billed_charges(channels)
     ours, theirs = await anext(metered, None), await anext(billed, None)
     while ours is not None or theirs is not None:
@@ -176,7 +166,7 @@ async def _differences(
 
 
 async def _metered_charges(channels: Channels) -> AsyncIterator[_Charged]:
-    stub = metering_rpc.IntegrityServiceStub(channels.metering)
+    stub = metering_rpc.ChargeServiceStub(channels.metering)
     order, page_token = _Order("metering"), ""
     while True:
         page = await stub.ListCharges(metering_pb2.ListChargesRequest(page_size=_PAGE_SIZE, page_token=page_token))
@@ -190,13 +180,13 @@ async def _metered_charges(channels: Channels) -> AsyncIterator[_Charged]:
 
 
 async def _billed_charges(channels: Channels) -> AsyncIterator[_Charged]:
-    stub = billing_rpc.IntegrityServiceStub(channels.billing)
+    stub = billing_rpc.ChargeServiceStub(channels.billing)
     order, page_token = _Order("billing"), ""
     while True:
         page = await stub.ListCharges(billing_pb2.ListChargesRequest(page_size=_PAGE_SIZE, page_token=page_token))
         for charge in page.charges:
             key = order.next(charge.organization_id, charge.operation_id)
-            # Work that cost nothing gives its hold back in full; metering does not call that a charge.
+            # Work that cost nothing releases its hold in full; for metering that is not a charge.
             if Decimal(charge.amount.value):
                 yield _Charged(key, Decimal(charge.amount.value), charge.amount.currency_code)
         page_token = page.next_page_token
@@ -205,7 +195,7 @@ async def _billed_charges(channels: Channels) -> AsyncIterator[_Charged]:
 
 
 class _Order:
-    """Makes sure that a list is in the one order in which two can be walked through side by side."""
+    """Checks that a list is sorted, as merging two lists needs."""
 
     def __init__(self, service: str) -> None:
         self._service = service
@@ -227,20 +217,20 @@ async def _judge(
     ours: _Charged | None,
     theirs: _Charged | None,
 ) -> None:
-    """Say what a lasting difference means."""
+    """Report a difference that lasts as a violation, if it is one."""
     if ours is not None and theirs is None:
-        # A charge that waits is metering's own business: its check of the waiting time finds those that wait too long.
+        # A charge that still waits is no violation here; metering's own check finds those that wait too long.
         if ours.settled:
-            _report(verdict, comparison.settled, key, f"is settled for {ours.amount:f}, and billing knows no charge")
+            _report(verdict, comparison.settled, key, f"is settled for {ours.amount:f}, but billing has no such charge")
     elif ours is not None and theirs is not None:
-        detail = f"costs {ours.amount:f} {ours.currency_code}, and {theirs.amount:f} {theirs.currency_code} was charged"
+        detail = f"costs {ours.amount:f} {ours.currency_code}, but {theirs.amount:f} {theirs.currency_code} was charged"
         _report(verdict, comparison.amounts, key, detail)
     elif theirs is not None and await _was_charged_for_usage(channels, key):
-        _report(verdict, comparison.amounts, key, f"was charged {theirs.amount:f}, and metering knows no such usage")
+        _report(verdict, comparison.amounts, key, f"was charged {theirs.amount:f}, but metering has no such usage")
 
 
 async def _was_charged_for_usage(channels: Channels, key: Key) -> bool:
-    """Tell a charge that metering asked for from one that an operator made by hand, behind which no usage stands."""
+    """Return whether metering asked for a charge. One that an operator made by hand has no usage."""
     stub = ledger_pb2_grpc.LedgerServiceStub(channels.billing)
     request = ledger_pb2.GetTransactionRequest(organization_id=key[0], operation_id=key[1])
     return (await stub.GetTransaction(request)).transaction.metadata.get("source") == "metering"

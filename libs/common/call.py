@@ -21,6 +21,8 @@ _FORWARDED_FOR: Final = "x-forwarded-for"
 _USER_AGENT: Final = "user-agent"
 _USER_AGENT_MAX: Final = 200
 _HOPS_MAX: Final = 16
+_SYSTEM: Final = "system"
+_ACTOR_MAX: Final = 255
 
 
 class Transport(Protocol):
@@ -133,6 +135,22 @@ def current_caller() -> Caller:
     """Return the verified caller of the call being handled; anonymous outside of any."""
     call = _call.get()
     return ANONYMOUS if call is None else call.caller
+
+
+def current_actor() -> str:
+    """Return who acts, as records name them: the caller's subject such as `operator:ada`, `anonymous` or `system`.
+
+    `system` stands for work that belongs to no call. Characters that are not printable are left out, so that the text
+    can be stored and shown as it is; it has at most 255 characters.
+    """
+    call = _call.get()
+    if call is None:
+        return _SYSTEM
+    caller = call.caller
+    subject = caller.kind.value if caller.kind is CallerKind.ANONYMOUS else caller.subject
+    if len(subject) <= _ACTOR_MAX and subject.isprintable():
+        return subject
+    return "".join(character for character in subject[:_ACTOR_MAX] if character.isprintable())
 
 
 def is_operator() -> bool:

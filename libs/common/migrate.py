@@ -12,6 +12,7 @@ import io
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -78,6 +79,52 @@ async def migrate(
             await _execute(connection, roles.protect_version_table(context))
 
 
+@dataclass(frozen=True, slots=True)
+class MigrationStatus:
+    """Which migrations of a context a database has, and which are still to come; names without `.py`, oldest first."""
+
+    applied: Sequence[str]
+    pending: Sequence[str]
+    unknown: Sequence[str]
+    """Revisions the database is at that this version of the code does not have: a newer version migrated it."""
+
+
+async def migration_status(
+    contexts: Sequence[str], url: str | None, *, services: Path = SERVICES
+) -> dict[str, MigrationStatus]:
+    """Read which migrations a database has, by context. Nothing is written, and no right to write is needed.
+
+    Where `url` is None, or the database has no such schema, nothing is applied.
+    """
+    heads: dict[str, tuple[str, ...]] = {}
+    if url is not None:
+        async with _connect(url, read_only=True) as connection:
+            for context in contexts:
+                heads[context] = await connection.run_sync(_heads, context)
+                await connection.rollback()
+    return {context: _status(_script(context, services), heads.get(context, ())) for context in contexts}
+
+
+def _heads(connection: Connection, context: str) -> tuple[str, ...]:
+    return MigrationContext.configure(connection, opts={"version_table_schema": context}).get_current_heads()
+
+
+def _status(script: ScriptDirectory, heads: tuple[str, ...]) -> MigrationStatus:
+    revisions = [*script.walk_revisions()][::-1]
+    known = {revision.revision for revision in revisions}
+    unknown = [head for head in heads if head not in known]
+    if unknown:
+        # Migrations form one chain, so whoever has a later one has all of these.
+        applied = known
+    else:
+        applied = {revision.revision for revision in script.iterate_revisions(heads, "base")} if heads else set()
+    return MigrationStatus(
+        applied=[Path(one.path).stem for one in revisions if one.revision in applied],
+        pending=[Path(one.path).stem for one in revisions if one.revision not in applied],
+        unknown=unknown,
+    )
+
+
 def render_sql(context: str) -> str:
     """All migrations of a context as one SQL script, for review and for the migration linter."""
     output = io.StringIO(f"SET lock_timeout = '{_LOCK_TIMEOUT}';\nSET statement_timeout = '{_STATEMENT_TIMEOUT}';\n\n")
@@ -127,13 +174,14 @@ def _steps(script: ScriptDirectory) -> Callable[[object, MigrationContext], list
 
 
 @asynccontextmanager
-async def _connect(admin_url: str) -> AsyncIterator[AsyncConnection]:
+async def _connect(admin_url: str, *, read_only: bool = False) -> AsyncIterator[AsyncConnection]:
     """One connection outside the services' pools, with patience for the work and none for locks."""
     settings = {
         "application_name": "tollhouse-migrate",
         "lock_timeout": _LOCK_TIMEOUT,
         "statement_timeout": _STATEMENT_TIMEOUT,
         "TimeZone": "UTC",
+        **({"default_transaction_read_only": "on"} if read_only else {}),
     }
     engine = create_async_engine(
         "postgresql+asyncpg://",

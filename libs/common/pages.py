@@ -42,13 +42,16 @@ def decode_page_token(token: str, fingerprint: str) -> tuple[str, ...]:
             raise ValueError("not a list of texts")
         if not parts or parts[0] != fingerprint:
             raise ValueError("another query")
+        # What a database cannot store is in no key; text with a lone surrogate cannot even be encoded.
+        if any("\0" in part.encode().decode() for part in parts):
+            raise ValueError("not a key")
     except (ValueError, binascii.Error, RecursionError) as error:
         raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")]) from error
     return tuple(parts[1:])
 
 
-def id_in_token(token: str, fingerprint: str) -> str | None:
-    """Return the id after which the page of a list that runs along one id begins, or None for the first page.
+def text_in_token(token: str, fingerprint: str) -> str | None:
+    """Return the text after which a page begins, for a list in the order of one text; None for the first page.
 
     Raises:
         InvalidArgument: the token is not one of ours, or belongs to another query.
@@ -56,6 +59,18 @@ def id_in_token(token: str, fingerprint: str) -> str | None:
     if not token:
         return None
     key = decode_page_token(token, fingerprint)
-    if len(key) != 1 or not is_id(key[0]):
+    if len(key) != 1:
         raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
     return key[0]
+
+
+def id_in_token(token: str, fingerprint: str) -> str | None:
+    """Return the id after which a page begins, for a list in the order of one id; None for the first page.
+
+    Raises:
+        InvalidArgument: the token is not one of ours, or belongs to another query.
+    """
+    key = text_in_token(token, fingerprint)
+    if key is not None and not is_id(key):
+        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+    return key

@@ -11,36 +11,37 @@ from libs.common.callers import RemoteDirectory
 from libs.common.channel import ClientTls, open_channel
 from libs.common.clock import Clock, SystemClock
 from libs.common.database import open_database
+from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
 from libs.common.server import Service
 from libs.common.telemetry import start_process_telemetry
 from services.billing.account.accounts import Accounts
 from services.billing.account.servicer import AccountServicer
-from services.billing.integrity.charges import Charges
-from services.billing.integrity.invariants import INVARIANTS
-from services.billing.integrity.servicer import IntegrityServicer
+from services.billing.charge.charges import Charges
+from services.billing.charge.servicer import ChargeServicer
+from services.billing.invariants import INVARIANTS
 from services.billing.ledger.engine import Engine
 from services.billing.ledger.history import History
 from services.billing.ledger.servicer import LedgerServicer
 from services.billing.ledger.sweeper import Sweeper
 from services.billing.settings import BillingSettings
 from services.billing.tables import SCHEMA
-from tollhouse.billing.v1 import account_pb2_grpc, integrity_pb2_grpc, ledger_pb2_grpc
-from tollhouse.common.v1 import audit_pb2_grpc
+from tollhouse.billing.v1 import account_pb2_grpc, charge_pb2_grpc, ledger_pb2_grpc
+from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2_grpc
 
 _CHECK_TIMEOUT_MS: Final = 300_000
 
 
 async def build(settings: BillingSettings, clock: Clock | None = None) -> Service:
-    """Build billing's server with all that stands behind it; nothing runs yet."""
+    """Build billing's server and everything it uses; nothing runs yet."""
     clock = clock or SystemClock()
     url = settings.database_url.get_secret_value()
     cache_size = settings.statement_cache_size
     database = open_database(
         url, schema=SCHEMA, pool_size=settings.pool_size, statement_cache_size=cache_size, plan_every_time=True
     )
-    # Checks of everything may take their time, on connections of their own.
+    # Checks that read whole tables have connections of their own, with a longer statement timeout.
     reports = open_database(
         url, schema=SCHEMA, pool_size=2, statement_timeout_ms=_CHECK_TIMEOUT_MS, statement_cache_size=cache_size
     )
@@ -53,10 +54,9 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     accounts = Accounts(database, clock)
     service.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(engine, History(database, clock)))
     service.add(account_pb2_grpc.add_AccountServiceServicer_to_server, AccountServicer(accounts))
+    service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports)))
     verification = Verification(reports, clock, INVARIANTS)
-    service.add(
-        integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification, Charges(reports))
-    )
+    service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
     service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(Trail(database, reports)))
     service.background(Sweeper(database, clock, settings.sweep_every_s).run, "expired holds")
     service.on_drain(engine.drain)

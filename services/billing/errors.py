@@ -1,4 +1,4 @@
-"""The ways in which billing says no, beyond those every service shares."""
+"""The refusals of billing, beyond those that every service shares."""
 
 from libs.common.errors import Kind, Refusal
 
@@ -12,7 +12,7 @@ class InsufficientBalance(Refusal):
 
 
 class CurrencyMismatch(Refusal):
-    """The account there is keeps another currency."""
+    """The account is in another currency."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "CURRENCY_MISMATCH"
@@ -88,7 +88,7 @@ class ReversalExceedsTransaction(Refusal):
 
     kind = Kind.FAILED_PRECONDITION
     reason = "REVERSAL_EXCEEDS_TRANSACTION"
-    template = "Of the transaction {remaining} is left to reverse."
+    template = "Only {remaining} of the transaction is left to reverse."
 
 
 class ReversalOfReversal(Refusal):
@@ -104,4 +104,4 @@ class BalanceOutOfRange(Refusal):
 
     kind = Kind.OUT_OF_RANGE
     reason = "BALANCE_OUT_OF_RANGE"
-    template = "The balance would exceed the largest amount there is."
+    template = "The balance would be beyond the largest amount that can be stored."

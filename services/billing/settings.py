@@ -1,4 +1,4 @@
-"""What billing can be told from outside, beyond what every service can."""
+"""Billing's settings, beyond those that every service has."""
 
 from typing import Final, Self
 
@@ -16,19 +16,19 @@ class BillingSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX)
 
     identity_target: str | None = None
-    """Where identity answers, such as `identity:50051`. Without it billing knows operators and services alone, and no
-    users or API keys."""
+    """The address of identity, such as `identity:50051`. Without it billing takes calls of operators and services only,
+    and none of users or API keys."""
     signing_key_file: FilePath | None = None
     """The private key with which billing signs its own tokens towards identity; needed with `identity_target`."""
 
     batch_max: int = Field(default=500, ge=1, le=5_000)
     """How many commands one transaction of the ledger takes at most."""
     queue_max: int = Field(default=20_000, ge=200, le=1_000_000)
-    """How many commands wait at most; a further one is told at once that the service is overloaded."""
+    """How many commands wait at most; a further one is refused at once as overloaded."""
     lanes: int = Field(default=1, ge=1, le=8)
     """How many batches may be under way at a time. More than one helps where the database is far away."""
     sweep_every_s: float = Field(default=5, ge=0.05, le=3_600)
-    """How often expired holds are looked for on accounts that nobody touches."""
+    """How often expired holds are ended on accounts that nobody uses."""
 
     @model_validator(mode="after")
     def _identity_is_called_with_a_key(self) -> Self:

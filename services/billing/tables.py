@@ -33,6 +33,8 @@ declare_audit_tables(metadata)
 _ID: Final = Uuid(as_uuid=False)
 _AMOUNT: Final = Numeric(28, 9)
 _TIME: Final = DateTime(timezone=True)
+# In byte order, as metering has them, so that the charges of both can be compared side by side.
+_OPERATION_ID: Final = Text(collation="C")
 
 accounts: Final = Table(
     "accounts",
@@ -51,7 +53,7 @@ accounts: Final = Table(
     Column("hold_expiry_from", _TIME),
     Column("last_movement_time", _TIME),
     Column("version", BigInteger, nullable=False),
-    # Every change of the row adds one, so that a writer can tell whether it is still as it was seen.
+    # Every change of the row adds one, so that a writer can tell whether the row has changed since it was read.
     Column("revision", BigInteger, nullable=False),
     Column("request_id", Text),
     Column("request", JSONB),
@@ -78,7 +80,7 @@ transactions: Final = Table(
     "transactions",
     metadata,
     Column("organization_id", _ID, nullable=False),
-    Column("operation_id", Text, nullable=False),
+    Column("operation_id", _OPERATION_ID, nullable=False),
     Column("transaction_id", _ID, nullable=False),
     Column("kind", Text, nullable=False),
     Column("project_id", _ID),
@@ -102,6 +104,8 @@ transactions: Final = Table(
     Column("description", Text),
     Column("metadata", JSONB),
     Column("create_time", _TIME, nullable=False),
+    # The caller; null in rows from before this was recorded.
+    Column("actor", Text),
     PrimaryKeyConstraint("organization_id", "operation_id", name="transactions_operation_once"),
     UniqueConstraint("organization_id", "transaction_id", name="transactions_transaction_once"),
     UniqueConstraint("organization_id", "account_id", "sequence", name="transactions_sequence_once"),
@@ -129,7 +133,7 @@ holds: Final = Table(
     "holds",
     metadata,
     Column("organization_id", _ID, nullable=False),
-    Column("operation_id", Text, nullable=False),
+    Column("operation_id", _OPERATION_ID, nullable=False),
     Column("hold_id", _ID, nullable=False),
     Column("project_id", _ID),
     Column("account_id", _ID, nullable=False),
@@ -142,6 +146,8 @@ holds: Final = Table(
     Column("create_time", _TIME, nullable=False),
     Column("expire_time", _TIME, nullable=False),
     Column("end_time", _TIME),
+    # Who placed it; null in rows from before this was recorded.
+    Column("actor", Text),
     PrimaryKeyConstraint("organization_id", "operation_id", name="holds_operation_once"),
     Index(
         "holds_open",
@@ -159,13 +165,15 @@ declines: Final = Table(
     "declines",
     metadata,
     Column("organization_id", _ID, nullable=False),
-    Column("operation_id", Text, nullable=False),
-    # A hold and a movement of one operation are declined apart from each other.
+    Column("operation_id", _OPERATION_ID, nullable=False),
+    # The hold and the movement of one operation are declined separately.
     Column("slot", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("request", JSONB, nullable=False),
     Column("facts", JSONB, nullable=False),
     Column("create_time", _TIME, nullable=False),
+    # Who asked; null in rows from before this was recorded.
+    Column("actor", Text),
     PrimaryKeyConstraint("organization_id", "operation_id", "slot", name="declines_operation_once"),
     CheckConstraint("slot IN ('MOVEMENT', 'HOLD')", name="declines_slot_known"),
 )

@@ -7,6 +7,7 @@ from libs.common.audit.trail import Trail
 from libs.common.authentication import SigningKey, TrustBundle
 from libs.common.clock import Clock, SystemClock
 from libs.common.database import STATEMENT_TIMEOUT_MS, Database, open_database
+from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
 from libs.common.server import Service
@@ -29,8 +30,7 @@ from services.identity.api_key.watch.watch import Watchers
 from services.identity.caller.directory import LocalDirectory
 from services.identity.caller.servicer import CallerServicer
 from services.identity.housekeeping import Housekeeping
-from services.identity.integrity.invariants import INVARIANTS
-from services.identity.integrity.servicer import IntegrityServicer
+from services.identity.invariants import INVARIANTS
 from services.identity.oidc import IdTokens
 from services.identity.openshift import OpenShiftUsers
 from services.identity.organization.invitations import Invitations
@@ -62,10 +62,9 @@ from services.identity.user.deletion import Deletions
 from services.identity.user.servicer import UserServicer
 from services.identity.user.sign_in_methods import SignInMethods
 from services.identity.user.users import Users
-from tollhouse.common.v1 import audit_pb2_grpc, caller_pb2_grpc
+from tollhouse.common.v1 import audit_pb2_grpc, caller_pb2_grpc, integrity_pb2_grpc
 from tollhouse.identity.v1 import (
     api_key_pb2_grpc,
-    integrity_pb2_grpc,
     organization_pb2_grpc,
     project_pb2_grpc,
     service_account_pb2_grpc,

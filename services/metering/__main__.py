@@ -9,19 +9,21 @@ from libs.common.callers import RemoteDirectory
 from libs.common.channel import ClientTls, open_channel
 from libs.common.clock import Clock, SystemClock
 from libs.common.database import open_database
+from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
 from libs.common.server import Service
 from libs.common.telemetry import start_process_telemetry
 from services.metering.admission.admission import Admission
 from services.metering.admission.servicer import AdmissionServicer
+from services.metering.charge.charges import Charges
+from services.metering.charge.servicer import ChargeServicer
 from services.metering.clients.billing import BillingClient
 from services.metering.clients.identity import IdentityClient
-from services.metering.integrity.charges import Charges
-from services.metering.integrity.invariants import INVARIANTS
-from services.metering.integrity.servicer import IntegrityServicer
+from services.metering.invariants import INVARIANTS
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.models import Models
+from services.metering.model.price_import import PriceImport
 from services.metering.model.servicer import ModelServicer
 from services.metering.settings import MeteringSettings
 from services.metering.tables import SCHEMA
@@ -31,8 +33,8 @@ from services.metering.usage.pricing import LatePricing
 from services.metering.usage.relay import Relay
 from services.metering.usage.servicer import UsageServicer
 from services.metering.usage.usages import Usages
-from tollhouse.common.v1 import audit_pb2_grpc
-from tollhouse.metering.v1 import admission_pb2_grpc, integrity_pb2_grpc, model_pb2_grpc, usage_pb2_grpc
+from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2_grpc
+from tollhouse.metering.v1 import admission_pb2_grpc, charge_pb2_grpc, model_pb2_grpc, usage_pb2_grpc
 
 _CHECK_TIMEOUT_MS = 60_000
 
@@ -71,14 +73,13 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     relay = Relay(database, billing, engine, clock, every_s=settings.relay_every_s)
     admission = Admission(database, catalogue, identity, billing, engine, clock, queue_max=settings.queue_max)
 
-    service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, ModelServicer(Models(database, catalogue, clock)))
+    models = ModelServicer(Models(database, catalogue, clock), PriceImport(database, catalogue, clock))
+    service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, models)
     service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageServicer(usages))
     service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, AdmissionServicer(admission, usages))
+    service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
     verification = Verification(reports, clock, INVARIANTS)
-    service.add(
-        integrity_pb2_grpc.add_IntegrityServiceServicer_to_server,
-        IntegrityServicer(verification, Charges(reports, clock)),
-    )
+    service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
     service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(Trail(database, reports)))
 
     service.background(relay.run, "relay")

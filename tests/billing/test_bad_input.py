@@ -1,11 +1,16 @@
 """Bad input is INVALID_ARGUMENT with every field at fault named, and changes nothing."""
 
+import base64
+import json
+
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.common.ids import new_id
 from libs.common.status import field_violations
 from tests.billing.support import Ledger, usd
+from tollhouse.billing.v1 import account_pb2, charge_pb2
 from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.common.v1.amount_pb2 import Amount
 
@@ -68,13 +73,6 @@ async def test_batch_outside_its_limits_is_refused(ledger: Ledger, count: int) -
     assert "requests" in field_violations(refused.value)
 
 
-async def test_bad_item_names_its_place_in_the_batch(ledger: Ledger) -> None:
-    bad = pb.DebitRequest(organization_id=ORG, operation_id="b", amount=usd("0"))
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await ledger.ledger.BatchDebit(pb.BatchDebitRequest(requests=[GOOD, bad]), metadata=ledger.metadata)
-    assert list(field_violations(refused.value)) == ["requests[1].amount.value"]
-
-
 async def test_transfer_to_itself_and_negative_capture_are_refused(ledger: Ledger) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await ledger.transfer(ORG, "t", "1", "", "")
@@ -84,9 +82,56 @@ async def test_transfer_to_itself_and_negative_capture_are_refused(ledger: Ledge
     assert list(field_violations(refused.value)) == ["amount.value"]
 
 
+@pytest.mark.parametrize("key", [[], ["x\0"], ["\ud800"], ["'; --"], ["-1"], ["9" * 40], ["a", "b", "c"]], ids=str)
+async def test_forged_page_token_is_refused_or_leads_to_a_page(ledger: Ledger, key: list[str]) -> None:
+    account_id = (await ledger.credit(ORG, "top-up", "1")).transaction.account_id
+
+    def token(fingerprint: str) -> str:
+        return base64.urlsafe_b64encode(json.dumps([fingerprint, *key]).encode()).decode()
+
+    holds = pb.ListHoldsRequest(organization_id=ORG, page_token=token(f"holds/{ORG}/None/None"))
+    moved = pb.ListTransactionsRequest(organization_id=ORG, page_token=token(f"transactions/{ORG}/None/None/None/None"))
+    accounts = account_pb2.ListAccountsRequest(organization_id=ORG, page_token=token(f"accounts/{ORG}/None"))
+    statement = account_pb2.GetStatementRequest(
+        organization_id=ORG, account_id=account_id, page_token=token(f"statement/{ORG}/{account_id}/None/None")
+    )
+    charges = charge_pb2.ListChargesRequest(page_token=token("charges/None"))
+    calls = (
+        ledger.ledger.ListHolds(holds, metadata=ledger.metadata),
+        ledger.ledger.ListTransactions(moved, metadata=ledger.metadata),
+        ledger.accounts.ListAccounts(accounts, metadata=ledger.metadata),
+        ledger.accounts.GetStatement(statement, metadata=ledger.metadata),
+        ledger.charge.ListCharges(charges, metadata=ledger.metadata),
+    )
+    refused = []
+    for call in calls:
+        try:
+            await call
+        except grpc.aio.AioRpcError as error:
+            refused.append((error.code(), list(field_violations(error))))
+    assert refused == [(grpc.StatusCode.INVALID_ARGUMENT, ["page_token"])] * len(refused)
+    assert len(refused) >= 3
+
+
 async def test_page_token_of_another_list_is_refused(ledger: Ledger) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await ledger.ledger.ListHolds(
             pb.ListHoldsRequest(organization_id=ORG, page_token="abc"), metadata=ledger.metadata
         )
     assert list(field_violations(refused.value)) == ["page_token"]
+
+
+async def test_both_times_of_a_period_are_named_when_both_are_wrong(ledger: Ledger) -> None:
+    account_id = (await ledger.credit(ORG, "top-up", "1")).transaction.account_id
+    never = Timestamp(seconds=-1)
+    statement = account_pb2.GetStatementRequest(
+        organization_id=ORG, account_id=account_id, start_time=never, end_time=never
+    )
+    listed = pb.ListTransactionsRequest(organization_id=ORG, start_time=never, end_time=never)
+    for call in (
+        ledger.accounts.GetStatement(statement, metadata=ledger.metadata),
+        ledger.ledger.ListTransactions(listed, metadata=ledger.metadata),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call
+        assert list(field_violations(refused.value)) == ["start_time", "end_time"]

@@ -36,7 +36,7 @@ def _books(posted: str, limit: str = "0") -> tuple[Books, Account]:
 
 
 def _debit(operation_id: str, amount: str, mode: Mode = Mode.GUARDED, *, validate_only: bool = False) -> Debit:
-    return Debit(ORG, operation_id, None, "USD", Decimal(amount), mode, "", None, validate_only)
+    return Debit(ORG, operation_id, None, "USD", Decimal(amount), mode, "", None, "operator:test", validate_only)
 
 
 @pytest.mark.parametrize(
@@ -77,12 +77,12 @@ def test_asking_leaves_no_trace() -> None:
 
 def test_hold_placed_captured_and_released_in_one_batch() -> None:
     books, account = _books("10")
-    placed = decide(books, Place(ORG, "a", None, "USD", Decimal(4), 1_000, "", None), NOW)
+    placed = decide(books, Place(ORG, "a", None, "USD", Decimal(4), 1_000, "", None, "operator:test"), NOW)
     assert isinstance(placed, Placed)
     assert placed.hold.expire_time == NOW + timedelta(seconds=1)
-    decide(books, Place(ORG, "b", None, "USD", Decimal(6), 1_000, "", None), NOW)
+    decide(books, Place(ORG, "b", None, "USD", Decimal(6), 1_000, "", None, "operator:test"), NOW)
     assert account.available == 0
-    captured = decide(books, Capture(ORG, "a", "USD", Decimal(5), "", None), NOW)
+    captured = decide(books, Capture(ORG, "a", "USD", Decimal(5), "", None, "operator:test"), NOW)
     decide(books, Release(ORG, "b"), NOW)
     assert isinstance(captured, Posted)
     assert captured.movement.overdrawn

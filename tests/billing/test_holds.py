@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
+import asyncpg
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from libs.common.database_url import plain_url
 from tests.billing.support import BillingServer, Ledger, organization, refusal, usd
 from tests.support.clock import FixedClock
 from tollhouse.billing.v1 import account_pb2
@@ -96,6 +98,36 @@ async def test_sweeper_tidies_accounts_nobody_touches(server: BillingServer, clo
         await ledger.credit(org, "top-up", "5")
         await ledger.hold(org, "call", "5", ttl=MINUTE)
         clock.advance(timedelta(days=1))
+        for _ in range(100):
+            if not await ledger.findings():
+                break
+        assert await ledger.findings() == []
+
+
+async def test_account_that_cannot_be_tidied_keeps_no_other_from_it(
+    server: BillingServer, clock: FixedClock, database_admin_url: str
+) -> None:
+    async with server.start(clock, sweep_every_s=0.05) as ledger:
+        orgs = sorted(organization() for _ in range(5))
+        for org in orgs:
+            await ledger.credit(org, "top-up", "5")
+            await ledger.hold(org, "call", "5", ttl=MINUTE)
+        broken = orgs[2]
+        connection = await asyncpg.connect(plain_url(database_admin_url))
+        await connection.execute(
+            f"ALTER TABLE billing.accounts ADD CONSTRAINT broken CHECK (organization_id <> '{broken}') NOT VALID"
+        )
+        clock.advance(timedelta(days=1))
+        tidied = "SELECT count(*) FROM billing.holds WHERE state = 'EXPIRED' AND organization_id <> $1"
+        for _ in range(100):
+            if await connection.fetchval(tidied, broken) == len(orgs) - 1:
+                break
+            await asyncio.sleep(0.05)
+        assert await connection.fetchval(tidied, broken) == len(orgs) - 1
+        assert {finding.split(":")[0] for finding in await ledger.findings()} == {"holds_end_once"}
+
+        await connection.execute("ALTER TABLE billing.accounts DROP CONSTRAINT broken")
+        await connection.close()
         for _ in range(100):
             if not await ledger.findings():
                 break

@@ -1,11 +1,24 @@
 """The invariants are silent on good books and fire on each kind of damage."""
 
+import random
+from decimal import Decimal
+from typing import Final
+
 import asyncpg
 import pytest
 
+from libs.common.clock import SystemClock
+from libs.common.database import Database
 from libs.common.database_url import plain_url
+from services.billing.charge.charges import Charges
+from services.billing.ledger.domain import Capture, Credit, Place, SystemAccount
+from services.billing.ledger.engine import Engine
+from services.billing.ledger.history import History
 from tests.billing.support import BillingServer, Ledger, organization, usd
-from tollhouse.billing.v1 import integrity_pb2 as pb
+from tollhouse.billing.v1 import charge_pb2
+from tollhouse.common.v1 import integrity_pb2 as pb
+
+VISIBLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 
 DAMAGE = {
     "accounts_equal_their_movements": "UPDATE billing.accounts SET posted = posted + 1",
@@ -59,11 +72,50 @@ async def test_every_invariant_has_its_damage(ledger: Ledger) -> None:
 async def test_charges_are_listed_in_pages_by_operation(ledger: Ledger) -> None:
     org = await _live(ledger)
     found = []
-    request = pb.ListChargesRequest(organization_id=org, page_size=2)
+    request = charge_pb2.ListChargesRequest(organization_id=org, page_size=2)
     while True:
-        page = await ledger.integrity.ListCharges(request, metadata=ledger.metadata)
+        page = await ledger.charge.ListCharges(request, metadata=ledger.metadata)
         found += [(charge.operation_id, charge.amount) for charge in page.charges]
         request.page_token = page.next_page_token
         if not page.next_page_token:
             break
     assert found == [("captured", usd("2")), ("late", usd("1")), ("work", usd("2"))]
+
+
+async def test_charges_and_holds_are_listed_in_byte_order_of_operation_ids(
+    billing_database: Database,
+) -> None:
+    org, clock = organization(), SystemClock()
+    ids = [f"{first}x{second}" for first in VISIBLE for second in "aB_-+/="] + list(VISIBLE)
+    random.shuffle(ids)
+    engine = Engine(billing_database, clock)
+    await engine.submit([Credit(org, "0", None, "USD", Decimal(9), SystemAccount.PAYMENTS, "", None, "system")])
+    await engine.submit([Place(org, name, None, "USD", Decimal("0.01"), 9_000, "", None, "system") for name in ids])
+    await engine.submit([Capture(org, name, "USD", Decimal("0.01"), "", None, "system") for name in ids if name != "0"])
+    await engine.drain()
+
+    charges, history, token = Charges(billing_database), History(billing_database, clock), ""
+    charged: list[str] = []
+    while token or not charged:
+        page, token = await charges.page(org, 50, token)
+        charged += [charge.operation_id for charge in page]
+    held: list[str] = []
+    while token or not held:
+        holds, token = await history.holds(org, account_id=None, state=None, page_size=50, page_token=token)
+        held += [hold.operation_id for hold in holds]
+
+    assert held == sorted(ids, key=str.encode)
+    assert charged == [name for name in held if name != "0"]
+
+
+async def test_operation_ids_are_in_byte_order_whatever_the_locale_of_the_database(database_admin_url: str) -> None:
+    connection = await asyncpg.connect(plain_url(database_admin_url))
+    try:
+        columns = await connection.fetch("""
+            SELECT table_schema || '.' || table_name, collation_name FROM information_schema.columns
+            WHERE table_schema IN ('billing', 'metering') AND column_name = 'operation_id'
+        """)
+    finally:
+        await connection.close()
+    assert len(columns) > 3
+    assert [table for table, collation in columns if collation != "C"] == []

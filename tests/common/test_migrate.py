@@ -7,10 +7,11 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from libs.common.database_url import plain_url
+from libs.common.database_url import plain_url, with_role
 from libs.common.databases import create_database, drop_database, execute
-from libs.common.migrate import MigrationLocked, migrate
+from libs.common.migrate import MigrationLocked, MigrationStatus, migrate, migration_status
 from libs.common.roles import role_of
+from scripts.migration import next_migration
 from tests.support.database import TestPostgres, new_database_name
 
 _FIRST = """
@@ -159,3 +160,49 @@ async def test_rights_revoked_by_a_migration_stay_revoked(url: str, services: Pa
         await migrate("north", url, services=services)
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await as_role(url, "north", "DELETE FROM north.kept")
+
+
+async def test_status_lists_applied_and_pending_migrations_and_changes_nothing(url: str, services: Path) -> None:
+    pending = MigrationStatus(applied=[], pending=["0001_migration"], unknown=[])
+    assert await migration_status(["north", "south"], None, services=services) == {"north": pending, "south": pending}
+    assert await migration_status(["north"], url, services=services) == {"north": pending}
+    assert await value(url, "SELECT count(*) FROM pg_namespace WHERE nspname = 'north'") == 0
+
+    await migrate("north", url, services=services)
+    write_migration(services, "north", "0002", _SECOND.format(context="north", statement="SELECT 1"))
+
+    partly = MigrationStatus(applied=["0001_migration"], pending=["0002_migration"], unknown=[])
+    assert await migration_status(["north"], url, services=services) == {"north": partly}
+
+
+async def test_status_is_read_without_the_right_to_write(url: str, services: Path) -> None:
+    await migrate("north", url, services=services)
+    # The service's own role may write rows of its tables, but neither the version table nor any schema.
+    own = MigrationStatus(applied=["0001_migration"], pending=[], unknown=[])
+    assert await migration_status(["north"], with_role(url, role_of("north")), services=services) == {"north": own}
+
+
+async def test_status_names_a_migration_that_only_a_newer_version_has(url: str, services: Path) -> None:
+    write_migration(services, "north", "0002", _SECOND.format(context="north", statement="SELECT 1"))
+    await migrate("north", url, services=services)
+    (services / "north" / "migrations" / "0002_migration.py").unlink()
+    newer = MigrationStatus(applied=["0001_migration"], pending=[], unknown=["0002"])
+    assert await migration_status(["north"], url, services=services) == {"north": newer}
+
+
+async def test_new_migrations_form_one_chain_and_can_be_applied(url: str, tmp_path: Path) -> None:
+    folder = tmp_path / "north" / "migrations"
+    folder.mkdir(parents=True)
+    for name in ("first", "add_things", "drop_things"):
+        path, text = next_migration(folder, name)
+        path.write_text(text.replace('"""\n        """', '"SELECT 1"'))
+    await migrate("north", url, services=tmp_path)
+    (status,) = (await migration_status(["north"], url, services=tmp_path)).values()
+    assert status.applied == ["0001_first", "0002_add_things", "0003_drop_things"]
+
+
+@pytest.mark.parametrize("name", ["", "Add", "add things", "../x", "1st", "x" * 62, "a\n", "first"])
+def test_name_that_no_migration_can_have_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "0001_first.py").touch()
+    with pytest.raises(ValueError, match="name"):
+        next_migration(tmp_path, name)

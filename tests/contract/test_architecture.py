@@ -32,7 +32,7 @@ MAY_BUILD_STATEMENTS = {
 WIRE_PACKAGES = {"buf", "google", "grpc", "grpc_health", "grpc_reflection", "grpc_status", "protovalidate", "tollhouse"}
 MAY_KNOW_THE_WIRE = re.compile(
     r"libs\.cli\..*"
-    r"|libs\.common\.audit\.servicer"
+    r"|libs\.common\.(audit|integrity)\.servicer"
     r"|libs\.common\.(access|amount|call|callers|channel|pipeline|rpc_method|server|status|timestamps|validation)"
     r"|services\.\w+\.(__main__|timestamps|clients(\.\w+)?)"
     r"|services\.\w+\.\w+\.(servicer|rendering|parsing)"

@@ -14,11 +14,10 @@ from libs.common.server import Service
 from services.identity.__main__ import build
 from services.identity.settings import IdentitySettings
 from tests.support.callers import Callers, Metadata
-from tollhouse.common.v1 import audit_pb2_grpc
+from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2_grpc
 from tollhouse.identity.v1 import (
     api_key_pb2,
     api_key_pb2_grpc,
-    integrity_pb2_grpc,
     organization_pb2,
     organization_pb2_grpc,
     project_pb2,

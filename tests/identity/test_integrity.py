@@ -5,8 +5,8 @@ from sqlalchemy import text
 
 from libs.common.database import open_database
 from tests.identity.support import Identity
+from tollhouse.common.v1 import integrity_pb2 as pb
 from tollhouse.identity.v1 import api_key_pb2, organization_pb2, project_pb2, service_account_pb2
-from tollhouse.identity.v1 import integrity_pb2 as pb
 
 DAMAGE = {
     "organizations_have_an_owner": [
@@ -44,7 +44,7 @@ DAMAGE = {
         "ALTER TABLE identity.project_members DROP CONSTRAINT project_members_member",
         "UPDATE identity.project_members SET user_id = project_id",
     ],
-    "open_invitations_have_an_organization": [
+    "open_invitations_lead_somewhere": [
         (
             "UPDATE identity.organizations o SET delete_time = now() FROM identity.invitations i"
             " WHERE i.organization_id = o.organization_id"

@@ -28,19 +28,20 @@ from services.metering.settings import MeteringSettings
 from tests.billing.support import Ledger
 from tests.identity.support import PEPPERS, Identity, identity_settings
 from tests.support.callers import Callers
-from tollhouse.billing.v1 import account_pb2, integrity_pb2
-from tollhouse.common.v1 import audit_pb2_grpc
+from tollhouse.billing.v1 import account_pb2
+from tollhouse.billing.v1 import charge_pb2 as billing_charge_pb2
+from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2, integrity_pb2_grpc
 from tollhouse.common.v1.amount_pb2 import Amount
 from tollhouse.metering.v1 import (
     admission_pb2,
     admission_pb2_grpc,
-    integrity_pb2_grpc,
+    charge_pb2,
+    charge_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
     usage_pb2,
     usage_pb2_grpc,
 )
-from tollhouse.metering.v1 import integrity_pb2 as metering_integrity_pb2
 
 _T = TypeVar("_T")
 WITHIN_S = 20.0
@@ -65,6 +66,7 @@ class Metering:
         self.models = model_pb2_grpc.ModelServiceStub(channel)
         self.usage = usage_pb2_grpc.UsageServiceStub(channel)
         self.admission = admission_pb2_grpc.AdmissionServiceStub(channel)
+        self.charge = charge_pb2_grpc.ChargeServiceStub(channel)
         self.integrity = integrity_pb2_grpc.IntegrityServiceStub(channel)
         self.audit = audit_pb2_grpc.AuditServiceStub(channel)
 
@@ -112,7 +114,7 @@ class Metering:
 
     async def findings(self) -> list[str]:
         """What VerifyInvariants finds, as `invariant resource`."""
-        request = metering_integrity_pb2.VerifyInvariantsRequest()
+        request = integrity_pb2.VerifyInvariantsRequest()
         found, summarized = [], False
         async for piece in self.integrity.VerifyInvariants(request, metadata=self.operator):
             summarized = piece.HasField("summary")
@@ -126,8 +128,8 @@ class Metering:
         result: dict[tuple[str, str], Decimal] = {}
         token = ""
         while True:
-            request = metering_integrity_pb2.ListChargesRequest(page_size=7, page_token=token)
-            page = await self.integrity.ListCharges(request, metadata=self.operator)
+            request = charge_pb2.ListChargesRequest(page_size=7, page_token=token)
+            page = await self.charge.ListCharges(request, metadata=self.operator)
             for charge in page.charges:
                 result[charge.organization_id, charge.operation_id] = Decimal(charge.amount.value)
             token = page.next_page_token
@@ -221,8 +223,8 @@ class Platform:
 
     async def billing_charges(self) -> dict[tuple[str, str], Decimal]:
         """All debits and captures billing knows of."""
-        request = integrity_pb2.ListChargesRequest(page_size=10_000)
-        page = await self.ledger.integrity.ListCharges(request, metadata=self.ledger.metadata)
+        request = billing_charge_pb2.ListChargesRequest(page_size=10_000)
+        page = await self.ledger.charge.ListCharges(request, metadata=self.ledger.metadata)
         assert not page.next_page_token
         return {(c.organization_id, c.operation_id): Decimal(c.amount.value) for c in page.charges}
 

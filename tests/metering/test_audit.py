@@ -7,7 +7,7 @@ from libs.common.ids import new_id
 from tests.metering.support import Metering, Platform, eventually, refused, stamp, usage
 from tests.metering.test_rating import LITELLM
 from tollhouse.common.v1 import audit_pb2
-from tollhouse.metering.v1 import integrity_pb2
+from tollhouse.metering.v1 import charge_pb2
 from tollhouse.metering.v1 import model_pb2 as pb
 
 
@@ -112,10 +112,10 @@ async def test_charges_made_due_are_told_and_usage_is_its_own_record(
         lambda: platform.value("SELECT count(*) FROM metering.outbox WHERE operation_id = 'waiting'"),
         lambda count: count == 1,
     )
-    retry = integrity_pb2.RetryChargesRequest(organization_id=organization_id, operation_ids=["waiting"])
-    assert (await metering.integrity.RetryCharges(retry, metadata=metering.operator)).charge_count == 1
-    nothing = integrity_pb2.RetryChargesRequest(organization_id=new_id(), operation_ids=["waiting"])
-    assert (await metering.integrity.RetryCharges(nothing, metadata=metering.operator)).charge_count == 0
+    retry = charge_pb2.RetryChargesRequest(organization_id=organization_id, operation_ids=["waiting"])
+    assert (await metering.charge.RetryCharges(retry, metadata=metering.operator)).charge_count == 1
+    nothing = charge_pb2.RetryChargesRequest(organization_id=new_id(), operation_ids=["waiting"])
+    assert (await metering.charge.RetryCharges(nothing, metadata=metering.operator)).charge_count == 0
     (event,) = await events(metering, organization_id)
     assert (event.action, event.resource_type, event.resource_id) == ("RetryCharges", "charge", "waiting")
     assert after(event) == {"charge_count": "1", "operation_id": "waiting"}

@@ -5,7 +5,7 @@ import grpc
 from libs.common.ids import new_id
 from tests.metering.support import Metering, Platform, eventually, refused, settlement, usage
 from tollhouse.billing.v1 import account_pb2
-from tollhouse.metering.v1 import admission_pb2, integrity_pb2, usage_pb2
+from tollhouse.metering.v1 import admission_pb2, charge_pb2, usage_pb2
 
 
 async def test_usage_is_recorded_while_billing_is_down_and_charged_once_when_it_is_back(
@@ -93,13 +93,13 @@ async def test_charge_that_billing_refuses_is_told_listed_and_made_once_the_caus
 
 
 async def _retry(metering: Metering, organization_id: str) -> None:
-    request = integrity_pb2.RetryChargesRequest(organization_id=organization_id)
-    assert (await metering.integrity.RetryCharges(request, metadata=metering.operator)).charge_count == 1
+    request = charge_pb2.RetryChargesRequest(organization_id=organization_id)
+    assert (await metering.charge.RetryCharges(request, metadata=metering.operator)).charge_count == 1
 
 
-async def _refused(metering: Metering) -> list[integrity_pb2.PendingCharge]:
-    request = integrity_pb2.ListPendingChargesRequest(refused_only=True)
-    return list((await metering.integrity.ListPendingCharges(request, metadata=metering.operator)).pending_charges)
+async def _refused(metering: Metering) -> list[charge_pb2.PendingCharge]:
+    request = charge_pb2.ListPendingChargesRequest(refused_only=True)
+    return list((await metering.charge.ListPendingCharges(request, metadata=metering.operator)).pending_charges)
 
 
 async def test_capture_without_a_hold_becomes_a_debit(

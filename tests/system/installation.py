@@ -18,7 +18,7 @@ import psutil
 
 from libs.cli.installation.data_folder import DataFolder
 from libs.cli.installation.environment import repository
-from libs.cli.terminal.connection import Channels, Connection, find_connection
+from libs.cli.terminal.connection import Channels, Connection, Location, find_connection
 from libs.cli.traces.bill import Bill, read_bill
 from libs.cli.traces.population import Population, make_population
 from libs.cli.traces.trace import Trace
@@ -103,7 +103,7 @@ class Installation:
         return endpoints
 
     def connection(self) -> Connection:
-        return find_connection(self.ready_file, None, None, None, None)
+        return find_connection(Location(ready_file=self.ready_file))
 
     def log(self, context: str) -> str:
         """Everything the processes of a service have written."""

@@ -102,7 +102,7 @@ async def test_key_of_a_service_account_ends_with_it(installation: Installation,
 
 def test_secret_on_the_command_line_is_turned_away_unread(installation: Installation, of_it: list[str]) -> None:
     line = refused(installation, 2, "key", "revoke", "th_live_" + "a" * 49, *of_it)
-    assert "does not belong on a command line" in line
+    assert "Do not put a secret on the command line" in line
     assert re.search(SHAPES, line) is None
 
 

@@ -78,7 +78,7 @@ def test_secrets_are_for_their_owner_alone(installation: Installation) -> None:
 def test_second_up_on_a_data_folder_is_turned_away(installation: Installation) -> None:
     done = installation.command("up", "--data-dir", str(installation.data_dir))
     assert done.returncode == 1
-    assert "Another `tollhouse up` already runs" in done.stderr
+    assert "Another `tollhouse up` is running" in done.stderr
     assert all(is_running(pid) for pid in installation.pids().values())
 
 
@@ -197,4 +197,4 @@ def test_taken_port_is_a_clear_error(installation: Installation, tmp_path: Path)
     port = installation.endpoints()["identity"].rpartition(":")[2]
     done = installation.command("up", "--data-dir", str(tmp_path / "other"), "--identity-port", port)
     assert done.returncode == 1
-    assert "taken" in done.stderr
+    assert "is in use" in done.stderr

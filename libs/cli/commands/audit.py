@@ -1,4 +1,4 @@
-"""`tollhouse audit …`: who changed what, over all three services, and whether the record is as it was written."""
+"""`tollhouse audit …`: who changed what in all three services, and whether the audit trail was tampered with."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,26 +11,26 @@ import typer
 
 from libs.cli.failures import WrongUse
 from libs.cli.installation.data_folder import CONTEXTS
-from libs.cli.terminal.calling import LIMIT, LimitOption, calling, listed
+from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.connection import Channels
 from libs.cli.terminal.lookups import user_id_of
+from libs.cli.terminal.options import LIMIT, LimitOption, OrganizationOption
 from libs.cli.terminal.output import Output, as_dict, cell
 from libs.cli.terminal.times import parse_past
 from tollhouse.common.v1 import audit_pb2, audit_pb2_grpc
 
-group = typer.Typer(name="audit", help="Who changed what, and whether that record is whole.", no_args_is_help=True)
+group = typer.Typer(name="audit", help="Who changed what, and whether the audit trail is intact.", no_args_is_help=True)
 _SEQUENCE: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _COLUMNS: Final = ("event_time", "service", "action", "actor", "resource_type", "resource_id", "changes")
 
 ServiceOption = Annotated[
     list[str] | None,
-    typer.Option("--service", help="identity, billing or metering; may be repeated. All, if left out."),
+    typer.Option("--service", help="Only this service: identity, billing or metering; may be repeated."),
 ]
-OrganizationOption = Annotated[
-    str, typer.Option(envvar="TOLLHOUSE_ORGANIZATION", help="The organization's id.", metavar="ID")
+PlatformOption = Annotated[
+    bool, typer.Option("--platform", help="The events that belong to no organization, such as price changes.")
 ]
-PlatformOption = Annotated[bool, typer.Option("--platform", help="What belongs to no organization, such as prices.")]
 
 
 @calling(group, "list", CONTEXTS)
@@ -40,15 +40,19 @@ async def list_events(
     organization: OrganizationOption = "",
     platform: PlatformOption = False,
     service: ServiceOption = None,
-    actor: Annotated[str, typer.Option(help="Only what this actor did: user:ID, service:NAME, …, or an email.")] = "",
-    action: Annotated[str, typer.Option(help="Only this, such as RevokeApiKey.")] = "",
-    resource_type: Annotated[str, typer.Option(help="Only about this sort of thing, such as api_key.")] = "",
-    resource: Annotated[str, typer.Option(help="Only about this thing; needs --resource-type.", metavar="ID")] = "",
-    since: Annotated[str, typer.Option(help="Only from then on: a time, or a span such as 7d.")] = "",
-    until: Annotated[str, typer.Option(help="Only before then: a time, or a span such as 1h.")] = "",
+    actor: Annotated[
+        str, typer.Option(help="Only events of this actor: user:ID, service:NAME, …, or an email address.")
+    ] = "",
+    action: Annotated[str, typer.Option(help="Only this action, such as RevokeApiKey.")] = "",
+    resource_type: Annotated[str, typer.Option(help="Only this type of resource, such as api_key.")] = "",
+    resource: Annotated[
+        str, typer.Option(help="Only the resource with this id; needs --resource-type.", metavar="ID")
+    ] = "",
+    since: Annotated[str, typer.Option(help="Only from this time on: a time, or a span before now such as 7d.")] = "",
+    until: Annotated[str, typer.Option(help="Only before this time: a time, or a span before now such as 1h.")] = "",
     limit: LimitOption = LIMIT,
 ) -> None:
-    """List events of all services, the newest first."""
+    """List audit events of all services, newest first."""
     request = audit_pb2.ListAuditEventsRequest(
         organization_id=_chain_of(organization, platform),
         actor=f"user:{await user_id_of(channels, actor)}" if "@" in actor else actor,
@@ -97,7 +101,7 @@ def _change(change: audit_pb2.FieldChange) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What one service says of its chain."""
+    """The result of verifying one service's chain."""
 
     events: int
     head: str
@@ -113,19 +117,21 @@ async def verify(
     service: ServiceOption = None,
     expected_head: Annotated[
         list[str] | None,
-        typer.Option(help="A head printed earlier and kept elsewhere; may be repeated.", metavar="SERVICE:NUMBER:HASH"),
+        typer.Option(
+            help="A head that was printed earlier and kept elsewhere; may be repeated.", metavar="SERVICE:NUMBER:HASH"
+        ),
     ] = None,
 ) -> None:
-    """Recompute an organization's chains; exit status 1 and a list if anything is not as it was written.
+    """Verify an organization's hash chains; exit status 1 and a list of findings if an event was changed or removed.
 
-    Keep the heads that are printed outside of the database: given later as --expected-head, they prove that nothing up
-    to them was changed, not even by somebody who could write everything anew.
+    Keep the printed heads outside of the database. Given later as --expected-head, they prove that no event up to them
+    was changed, even by somebody who can rewrite the whole chain.
     """
     heads = [_parse_head(text) for text in expected_head or []]
     chosen = _chosen(channels, service)
     left_out = [name for name, _ in heads if name not in chosen]
     if left_out:
-        raise WrongUse(f"A head of {left_out[0]} was given, but {left_out[0]} is not to be verified.")
+        raise WrongUse(f"A head of {left_out[0]} was given, but --service leaves {left_out[0]} out.")
     chain = _chain_of(organization, platform)
     verified = {
         name: await _verify(name, channel, chain, [head for owner, head in heads if owner == name])
@@ -139,11 +145,11 @@ async def verify(
 async def _verify(
     name: str, channel: grpc.aio.Channel, chain: str, expected: Sequence[audit_pb2.ChainHead]
 ) -> Verified:
-    """Walk the whole chain, however long, and look for every head that is expected."""
+    """Verify the whole chain page by page, and look for every expected head."""
     stub = audit_pb2_grpc.AuditServiceStub(channel)
     findings: list[audit_pb2.ChainFinding] = []
     for head in expected:
-        # Only whether the head is there: the rest is asked below, once.
+        # This only checks that the head exists; the chain itself is verified once, below.
         request = audit_pb2.VerifyAuditChainRequest(organization_id=chain, expected_head=head, events_max=1)
         request.after.CopyFrom(head)
         missing = audit_pb2.CHAIN_FLAW_EXPECTED_HEAD_MISSING
@@ -185,7 +191,7 @@ def _chain_of(organization: str, platform: bool) -> str:
 def _chosen(channels: Channels, services: Sequence[str] | None) -> dict[str, grpc.aio.Channel]:
     unknown = [name for name in services or () if name not in CONTEXTS]
     if unknown:
-        raise WrongUse(f"There is no service {unknown[0]!r}; there are {', '.join(CONTEXTS)}.")
+        raise WrongUse(f"There is no service {unknown[0]!r}; choose from {', '.join(CONTEXTS)}.")
     return {name: getattr(channels, name) for name in CONTEXTS if not services or name in services}
 
 
@@ -193,5 +199,5 @@ def _parse_head(text: str) -> tuple[str, audit_pb2.ChainHead]:
     service, _, rest = text.partition(":")
     sequence, _, digest = rest.partition(":")
     if service not in CONTEXTS or not _SEQUENCE.fullmatch(sequence) or not _HASH.fullmatch(digest):
-        raise WrongUse(f"{text!r} is no head as `tollhouse audit verify` prints it: SERVICE:NUMBER:HASH.")
+        raise WrongUse(f"{text!r} is not a head as `tollhouse audit verify` prints it: SERVICE:NUMBER:HASH.")
     return service, audit_pb2.ChainHead(sequence=int(sequence), hash=digest)

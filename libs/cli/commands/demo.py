@@ -1,4 +1,4 @@
-"""`tollhouse demo`: everything from nothing to a bill that adds up, on a Postgres of its own."""
+"""`tollhouse demo`: start everything on a Postgres of its own, meter and charge a trace, and check the totals."""
 
 import asyncio
 import fcntl
@@ -22,7 +22,8 @@ from libs.cli.commands.verify import print_verdict
 from libs.cli.failures import CommandFailed, WrongUse
 from libs.cli.installation.stack import Stack, StackOptions
 from libs.cli.reconciliation import Verdict, verify
-from libs.cli.terminal.connection import DEFAULT_DATA_DIR, Channels, Connection
+from libs.cli.terminal.connection import Channels, Connection
+from libs.cli.terminal.options import DataDirOption, data_dir_of
 from libs.cli.traces.bill import Bill, print_bill, read_bill
 from libs.cli.traces.funding import costs, list_prices
 from libs.cli.traces.synthetic import write_synthetic_trace
@@ -38,18 +39,17 @@ def demo(
     trace: Annotated[
         Path | None, typer.Option(help="A CSV trace; if left out, a synthetic one of 20,000 calls.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the totals go, as JSON.")] = None,
-    data_dir: Annotated[
-        Path, typer.Option(envvar="TOLLHOUSE_DATA_DIR", help="Where the demonstration makes a folder for its time.")
-    ] = DEFAULT_DATA_DIR,
+    out: Annotated[Path | None, typer.Option(help="Where to write the totals as JSON.")] = None,
+    data_dir: DataDirOption = None,
 ) -> None:
     """Meter and charge a trace, print the bill, verify every invariant, and stop."""
     console = Console(highlight=False)
     if out is not None and not out.absolute().parent.is_dir():
-        raise WrongUse(f"There is no folder {out.absolute().parent} for the totals.")
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _remove_leftovers(data_dir)
-    with _folder_for_now(data_dir) as folder:
+        raise WrongUse(f"The folder {out.absolute().parent} for the totals does not exist.")
+    parent = data_dir_of(data_dir)
+    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _remove_leftovers(parent)
+    with _folder_for_now(parent) as folder:
         if trace is None:
             trace = folder / "synthetic.csv"
             write_synthetic_trace(trace)
@@ -71,7 +71,7 @@ class _Outcome:
 
 
 async def _demonstrate(console: Console, trace: Trace, folder: Path, out: Path | None) -> list[str]:
-    """Run the whole of it and return what does not add up."""
+    """Run the demonstration and return what does not add up."""
     _stop_on_signal()
     started_s = time.monotonic()
     async with _running(Stack(StackOptions(data_dir=folder))) as stack:
@@ -108,7 +108,7 @@ async def _meter_and_reconcile(console: Console, channels: Channels, trace: Trac
 
 
 def _problems(trace: Trace, outcome: _Outcome) -> list[str]:
-    """Hold what the services say against the trace's own sums."""
+    """Compare what the services report with the sums of the trace."""
     bill, tally = outcome.bill, outcome.replayed.tally
     pairs: list[tuple[str, int | Decimal, int | Decimal]] = [
         ("requests metered", bill.requests, len(trace.rows)),
@@ -120,7 +120,7 @@ def _problems(trace: Trace, outcome: _Outcome) -> list[str]:
         ("rows refused", tally.refused, 0),
         ("violations of invariants", outcome.verdict.violation_count, 0),
     ]
-    return [f"{what}: {found}, and not {wanted}" for what, found, wanted in pairs if found != wanted] + tally.refusals
+    return [f"{what}: {found} instead of {wanted}" for what, found, wanted in pairs if found != wanted] + tally.refusals
 
 
 def _write_totals(out: Path, outcome: _Outcome, problems: list[str]) -> None:
@@ -135,7 +135,7 @@ def _write_totals(out: Path, outcome: _Outcome, problems: list[str]) -> None:
 
 
 def _stop_on_signal() -> None:
-    """Let Ctrl-C and SIGTERM end the work as an error would: in order."""
+    """Let Ctrl-C and SIGTERM cancel the work, so that everything is stopped in order."""
     task = asyncio.current_task()
     if task is not None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -163,7 +163,7 @@ def _folder_for_now(data_dir: Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(data_dir: Path) -> None:
-    """Clear away what demonstrations left that were killed; one that still runs holds the lock of its folder."""
+    """Remove folders of demonstrations that were killed. One that still runs holds the lock of its folder."""
     for folder in data_dir.glob(f"{_FOLDERS}*"):
         try:
             with (folder / "lock").open() as lock:

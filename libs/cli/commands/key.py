@@ -1,21 +1,21 @@
-"""`tollhouse key …`: API keys. A secret is shown once, when it is made."""
+"""`tollhouse key …`: API keys. A secret is shown once, when the key is created."""
 
 from typing import Annotated
 
 import typer
 
-from libs.cli.commands.organization import OrganizationOption
 from libs.cli.failures import WrongUse
-from libs.cli.terminal.calling import LIMIT, LimitOption, calling, listed
+from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.connection import Channels
 from libs.cli.terminal.lookups import api_key_id_of, user_id_of
+from libs.cli.terminal.options import LIMIT, LimitOption, OrganizationOption
 from libs.cli.terminal.output import Output, as_dict
 from libs.cli.terminal.times import parse_future, parse_span
 from tollhouse.identity.v1 import api_key_pb2, api_key_pb2_grpc
 
 group = typer.Typer(name="key", help="API keys.", no_args_is_help=True)
 KeyArgument = Annotated[
-    str, typer.Argument(help="The key's id, or the beginning of its secret that lists show.", metavar="KEY")
+    str, typer.Argument(help="The key's id, or the visible beginning of its secret.", metavar="KEY")
 ]
 SecretOnlyOption = Annotated[
     bool, typer.Option("--secret-only", "--quiet", "-q", help="Print the secret and nothing else.")
@@ -27,22 +27,32 @@ _COLUMNS = ("api_key_id", "name", "secret_prefix", "secret_suffix", "state", "pr
 async def create(
     channels: Channels,
     output: Output,
-    name: Annotated[str, typer.Argument(help="What it is called.")],
+    name: Annotated[str, typer.Argument(help="The name of the key.")],
     organization: OrganizationOption,
-    user: Annotated[str, typer.Option(help="The member who owns it, by email address or id.", metavar="USER")] = "",
-    service_account: Annotated[str, typer.Option(help="The service account that owns it.", metavar="ID")] = "",
-    project: Annotated[str, typer.Option(help="The only project it may act in.", metavar="ID")] = "",
-    scope: Annotated[list[str] | None, typer.Option(help="A scope it holds; may be repeated.")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="A model it may use; all, if left out.")] = None,
-    address: Annotated[list[str] | None, typer.Option(help="An address or range it may come from.")] = None,
-    metadata: Annotated[list[str] | None, typer.Option(help="A NAME=VALUE to keep with it.")] = None,
-    external_id: Annotated[str, typer.Option(help="Your own id for whoever uses it.")] = "",
-    expires: Annotated[str, typer.Option(help="When it ends: a time, or a span such as 30d.")] = "",
-    test: Annotated[bool, typer.Option("--test", help="For trying things out.")] = False,
-    request_id: Annotated[str, typer.Option(help="Makes the command safe to repeat; a repeat has no secret.")] = "",
+    user: Annotated[
+        str, typer.Option(help="The member who owns the key: an email address or id.", metavar="USER")
+    ] = "",
+    service_account: Annotated[str, typer.Option(help="The service account that owns the key.", metavar="ID")] = "",
+    project: Annotated[str, typer.Option(help="The only project the key can act in.", metavar="ID")] = "",
+    scope: Annotated[list[str] | None, typer.Option(help="A scope the key carries; may be repeated.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="A model the key can use; may be repeated. All, if left out.")
+    ] = None,
+    address: Annotated[
+        list[str] | None, typer.Option(help="An IP address or range the key can be used from; may be repeated.")
+    ] = None,
+    metadata: Annotated[list[str] | None, typer.Option(help="Metadata as NAME=VALUE; may be repeated.")] = None,
+    external_id: Annotated[str, typer.Option(help="Your own id for the user of the key.")] = "",
+    expires: Annotated[str, typer.Option(help="When the key expires: a time, or a span from now such as 30d.")] = "",
+    test: Annotated[
+        bool, typer.Option("--test", help="Create a key of the TEST environment: metered, never charged.")
+    ] = False,
+    request_id: Annotated[
+        str, typer.Option(help="Makes the command safe to repeat; a repeat does not show the secret.")
+    ] = "",
     secret_only: SecretOnlyOption = False,
 ) -> None:
-    """Create a key and print its secret, this once."""
+    """Create a key and print its secret, which is not shown again."""
     if bool(user) == bool(service_account):
         raise WrongUse("A key has one owner: give either --user or --service-account.")
     request = api_key_pb2.CreateApiKeyRequest(
@@ -72,13 +82,13 @@ async def list_keys(
     channels: Channels,
     output: Output,
     organization: OrganizationOption,
-    user: Annotated[str, typer.Option(help="Only those this user owns.", metavar="USER")] = "",
-    service_account: Annotated[str, typer.Option(help="Only those this account owns.", metavar="ID")] = "",
-    project: Annotated[str, typer.Option(help="Only those of this project.", metavar="ID")] = "",
-    external_id: Annotated[str, typer.Option(help="Only those with this id of your own.")] = "",
+    user: Annotated[str, typer.Option(help="Only keys of this user.", metavar="USER")] = "",
+    service_account: Annotated[str, typer.Option(help="Only keys of this service account.", metavar="ID")] = "",
+    project: Annotated[str, typer.Option(help="Only keys of this project.", metavar="ID")] = "",
+    external_id: Annotated[str, typer.Option(help="Only keys with this external id.")] = "",
     limit: LimitOption = LIMIT,
 ) -> None:
-    """List an organization's keys, the newest first."""
+    """List an organization's keys, newest first."""
     request = api_key_pb2.ListApiKeysRequest(
         organization_id=organization,
         project_id=project,
@@ -106,12 +116,16 @@ async def rotate(
     output: Output,
     key: KeyArgument,
     organization: OrganizationOption,
-    overlap: Annotated[str, typer.Option(help="How long the old secret goes on working, such as 24h.")] = "0s",
-    expires: Annotated[str, typer.Option(help="When the new key ends: a time, or a span such as 30d.")] = "",
-    request_id: Annotated[str, typer.Option(help="Makes the command safe to repeat; a repeat has no secret.")] = "",
+    overlap: Annotated[str, typer.Option(help="How long the old secret keeps working, such as 24h.")] = "0s",
+    expires: Annotated[
+        str, typer.Option(help="When the new key expires: a time, or a span from now such as 30d.")
+    ] = "",
+    request_id: Annotated[
+        str, typer.Option(help="Makes the command safe to repeat; a repeat does not show the secret.")
+    ] = "",
     secret_only: SecretOnlyOption = False,
 ) -> None:
-    """Put another key in a key's place and print its secret, this once."""
+    """Replace a key with a new one and print the new secret, which is not shown again."""
     request = api_key_pb2.RotateApiKeyRequest(
         request_id=request_id,
         organization_id=organization,
@@ -126,7 +140,7 @@ async def rotate(
 
 @calling(group, "disable")
 async def disable(channels: Channels, output: Output, key: KeyArgument, organization: OrganizationOption) -> None:
-    """Stop a key until it is enabled again."""
+    """Disable a key until it is enabled again."""
     request = api_key_pb2.DisableApiKeyRequest(
         organization_id=organization, api_key_id=await api_key_id_of(channels, organization, key)
     )
@@ -135,7 +149,7 @@ async def disable(channels: Channels, output: Output, key: KeyArgument, organiza
 
 @calling(group, "enable")
 async def enable(channels: Channels, output: Output, key: KeyArgument, organization: OrganizationOption) -> None:
-    """Let a disabled key work again."""
+    """Enable a disabled key."""
     request = api_key_pb2.EnableApiKeyRequest(
         organization_id=organization, api_key_id=await api_key_id_of(channels, organization, key)
     )
@@ -144,7 +158,7 @@ async def enable(channels: Channels, output: Output, key: KeyArgument, organizat
 
 @calling(group, "revoke")
 async def revoke(channels: Channels, output: Output, key: KeyArgument, organization: OrganizationOption) -> None:
-    """Stop a key for ever."""
+    """Revoke a key for good."""
     request = api_key_pb2.RevokeApiKeyRequest(
         organization_id=organization, api_key_id=await api_key_id_of(channels, organization, key)
     )
@@ -153,7 +167,9 @@ async def revoke(channels: Channels, output: Output, key: KeyArgument, organizat
 
 def _print_new(output: Output, key: api_key_pb2.ApiKey, secret: str, *, secret_only: bool) -> None:
     if secret_only and not secret:
-        raise WrongUse(f"The key {key.api_key_id} was made before under this --request-id; its secret is not kept.")
+        raise WrongUse(
+            f"The key {key.api_key_id} was created earlier with this --request-id; its secret cannot be shown again."
+        )
     if secret_only:
         typer.echo(secret)
     elif output.as_json:
@@ -161,7 +177,9 @@ def _print_new(output: Output, key: api_key_pb2.ApiKey, secret: str, *, secret_o
     else:
         output.one(key, secret=secret)
         output.remark(
-            "The secret is not kept and is not shown again." if secret else "Made before: no secret is shown."
+            "The secret is not stored and cannot be shown again."
+            if secret
+            else "The key was created earlier, so its secret cannot be shown."
         )
 
 
@@ -169,5 +187,5 @@ def _pairs(texts: list[str]) -> dict[str, str]:
     pairs = dict(text.partition("=")[::2] for text in texts)
     wrong = [text for text in texts if "=" not in text]
     if wrong:
-        raise WrongUse(f"{wrong[0]!r} is no NAME=VALUE.")
+        raise WrongUse(f"{wrong[0]!r} is not of the form NAME=VALUE.")
     return pairs

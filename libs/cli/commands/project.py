@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from libs.cli.commands.organization import OrganizationOption
-from libs.cli.terminal.calling import LIMIT, LimitOption, calling, listed
+from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.connection import Channels
+from libs.cli.terminal.options import LIMIT, LimitOption, OrganizationOption, RequestIdOption
 from libs.cli.terminal.output import Output
 from tollhouse.identity.v1 import project_pb2, project_pb2_grpc
 
@@ -17,10 +17,10 @@ group = typer.Typer(name="project", help="The parts of an organization.", no_arg
 async def create(
     channels: Channels,
     output: Output,
-    name: Annotated[str, typer.Argument(help="What it is called; unique in its organization.")],
+    name: Annotated[str, typer.Argument(help="The name of the project, unique in its organization.")],
     organization: OrganizationOption,
-    description: Annotated[str, typer.Option(help="What it is for.")] = "",
-    request_id: Annotated[str, typer.Option(help="Makes the command safe to repeat.")] = "",
+    description: Annotated[str, typer.Option(help="A description.")] = "",
+    request_id: RequestIdOption = "",
 ) -> None:
     """Create a project."""
     request = project_pb2.CreateProjectRequest(
@@ -33,7 +33,7 @@ async def create(
 async def list_projects(
     channels: Channels, output: Output, organization: OrganizationOption, limit: LimitOption = LIMIT
 ) -> None:
-    """List an organization's projects, the newest first."""
+    """List an organization's projects, newest first."""
     stub = project_pb2_grpc.ProjectServiceStub(channels.identity)
     request = project_pb2.ListProjectsRequest(organization_id=organization)
     projects, more = await listed(stub.ListProjects, request, lambda page: page.projects, limit)

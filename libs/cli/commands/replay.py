@@ -1,4 +1,4 @@
-"""`tollhouse replay TRACE.csv`: meters and charges the calls of a trace, and charges nothing twice when run again."""
+"""`tollhouse replay TRACE.csv`: meter and charge the calls of a trace. Running it again charges nothing twice."""
 
 import asyncio
 import re
@@ -14,22 +14,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from libs.cli.failures import CommandFailed, WrongUse
-from libs.cli.terminal.connection import (
-    BillingOption,
-    Channels,
-    IdentityOption,
-    MeteringOption,
-    ReadyFileOption,
-    TokenOption,
-    find_connection,
-)
+from libs.cli.terminal.calling import calls_services
+from libs.cli.terminal.connection import Channels
+from libs.cli.terminal.output import Output
 from libs.cli.traces.funding import fund
 from libs.cli.traces.persistence import Persistence
 from libs.cli.traces.population import Population, import_missing_models, make_population
 from libs.cli.traces.recording import Recorder, Shift, Tally
 from libs.cli.traces.trace import Trace, read_trace
 from libs.common.amount import format_amount
-from tollhouse.metering.v1 import integrity_pb2, integrity_pb2_grpc
+from tollhouse.metering.v1 import charge_pb2, charge_pb2_grpc
 
 PATIENCE_S: Final = 60.0
 _PREFIX: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}", re.ASCII)
@@ -37,7 +31,7 @@ _CHARGED_LOOKED_AT_EVERY_S: Final = 0.1
 
 
 class OnBadRow(StrEnum):
-    """What to do about a row that is no call."""
+    """What to do about a row that is not a call."""
 
     STOP = "stop"
     SKIP = "skip"
@@ -45,7 +39,7 @@ class OnBadRow(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """How a trace is to be replayed."""
+    """How to replay a trace."""
 
     prefix: str = ""
     keep_times: bool = False
@@ -55,7 +49,7 @@ class ReplayOptions:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a replay did, and for whom."""
+    """The result of a replay."""
 
     tally: Tally
     population: Population
@@ -65,27 +59,31 @@ class Replayed:
     end: datetime
 
 
-def replay(
+@calls_services()
+async def replay(
+    channels: Channels,
+    output: Output,
     trace: Annotated[Path, typer.Argument(help="A CSV file: TIMESTAMP, ContextTokens, GeneratedTokens.")],
     rate: Annotated[
-        float | None, typer.Option(min=0.001, help="Times real speed; as fast as possible if left out.")
+        float | None,
+        typer.Option(min=0.001, help="The speed as a multiple of real time; as fast as possible if left out."),
     ] = None,
     operation_prefix: Annotated[
-        str | None, typer.Option(help="Begins every operation id; by default it follows from the file's content.")
+        str | None,
+        typer.Option(help="The beginning of every operation id. Default: derived from the content of the file."),
     ] = None,
     keep_times: Annotated[bool, typer.Option("--keep-times", help="Keep the trace's own times (backfill).")] = False,
     on_bad_row: Annotated[
-        OnBadRow, typer.Option(help="Stop before anything is metered, or leave it out.")
+        OnBadRow,
+        typer.Option(
+            help="What to do about a row that cannot be read: stop before anything is metered, or skip the row."
+        ),
     ] = OnBadRow.STOP,
-    patience: Annotated[float, typer.Option(min=0, help="Seconds without any answer before giving up.")] = PATIENCE_S,
-    ready_file: ReadyFileOption = None,
-    identity: IdentityOption = None,
-    billing: BillingOption = None,
-    metering: MeteringOption = None,
-    token: TokenOption = None,
+    patience: Annotated[
+        float, typer.Option(min=0, help="How many seconds without any answer to wait before giving up.")
+    ] = PATIENCE_S,
 ) -> None:
-    """Meter a trace through the real calls, as organizations made for it, moved in time to end now."""
-    connection = find_connection(ready_file, identity, billing, metering, token)
+    """Meter a trace through the real RPCs, for organizations created for it, shifted in time to end now."""
     if operation_prefix is not None and not _PREFIX.fullmatch(operation_prefix):
         raise WrongUse(
             "--operation-prefix takes 1 to 100 letters, digits and . _ : / -, beginning with a letter or digit."
@@ -93,21 +91,18 @@ def replay(
     calls = read_trace(trace, skip_bad_rows=on_bad_row is OnBadRow.SKIP)
     console = Console(stderr=True, highlight=False)
     for bad_row in calls.bad_rows:
-        console.print(f"left out, {bad_row}", markup=False)
+        console.print(f"skipped {bad_row}", markup=False)
     options = ReplayOptions(operation_prefix or "", keep_times, rate, patience)
-
-    async def run() -> Replayed:
-        async with connection.open() as channels:
-            return await replay_trace(channels, calls, options, console)
-
-    replayed = asyncio.run(run())
+    replayed = await replay_trace(channels, calls, options, console)
     _print_tally(console, replayed)
+    if output.as_json:
+        output.json(_as_json(replayed))
     if replayed.tally.refused:
         raise CommandFailed(f"{replayed.tally.refused} rows were refused: {'; '.join(replayed.tally.refusals)}")
 
 
 async def replay_trace(channels: Channels, trace: Trace, options: ReplayOptions, console: Console) -> Replayed:
-    """Make the customers, fund them, meter every row and wait until all of it is charged."""
+    """Create the customers, fund them, meter every row and wait until all of it is charged."""
     prefix = options.prefix or f"replay-{trace.digest}"
     persistence = Persistence(options.patience_s)
     await persistence.call(lambda: import_missing_models(channels))
@@ -129,14 +124,14 @@ async def replay_trace(channels: Channels, trace: Trace, options: ReplayOptions,
 
 
 async def _wait_until_charged(channels: Channels, persistence: Persistence, patience_s: float) -> None:
-    """Usage that was recorded while billing was away is charged soon after; wait for as long as that goes on."""
-    stub = integrity_pb2_grpc.IntegrityServiceStub(channels.metering)
-    request = integrity_pb2.ListPendingChargesRequest(page_size=1000)
+    """Wait until usage that was recorded while billing was away is charged, for as long as charges get done."""
+    stub = charge_pb2_grpc.ChargeServiceStub(channels.metering)
+    request = charge_pb2.ListPendingChargesRequest(page_size=1000)
     waiting: set[str] = set()
     moved_s = time.monotonic()
     while True:
         pending = (await persistence.call(lambda: stub.ListPendingCharges(request))).pending_charges
-        dead = [charge for charge in pending if charge.state == integrity_pb2.CHARGE_STATE_REFUSED]
+        dead = [charge for charge in pending if charge.state == charge_pb2.CHARGE_STATE_REFUSED]
         if dead:
             raise CommandFailed(f"Billing refuses to charge {dead[0].operation_id}: {dead[0].last_error_reason}.")
         if not pending:
@@ -145,8 +140,24 @@ async def _wait_until_charged(channels: Channels, persistence: Persistence, pati
         if still_waiting != waiting:
             waiting, moved_s = still_waiting, time.monotonic()
         if time.monotonic() - moved_s > patience_s:
-            raise CommandFailed(f"All is metered, but {len(waiting)} charges still wait for billing.")
+            raise CommandFailed(f"Everything is metered, but {len(waiting)} charges still wait for billing.")
         await asyncio.sleep(_CHARGED_LOOKED_AT_EVERY_S)
+
+
+def _as_json(replayed: Replayed) -> dict[str, object]:
+    tally = replayed.tally
+    return {
+        "operation_prefix": replayed.prefix,
+        "requests": tally.requests,
+        "replayed": tally.replayed,
+        "input_tokens": tally.input_tokens,
+        "output_tokens": tally.output_tokens,
+        "cost": format_amount(tally.cost),
+        "unpriced": tally.unpriced,
+        "denied": tally.denied,
+        "refused": tally.refused,
+        "retries": replayed.retries,
+    }
 
 
 def _print_tally(console: Console, replayed: Replayed) -> None:
@@ -161,8 +172,8 @@ def _print_tally(console: Console, replayed: Replayed) -> None:
     )
     for count, what in (
         (tally.unpriced, "wait for a price"),
-        (tally.denied, "were denied beforehand and metered all the same"),
-        (replayed.retries, "tries had to be repeated"),
+        (tally.denied, "were denied by Authorize and metered nevertheless"),
+        (replayed.retries, "calls were retried"),
     ):
         if count:
             console.print(f"{count:,} {what}")

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from libs.cli.commands.organization import OrganizationOption
-from libs.cli.terminal.calling import LIMIT, LimitOption, calling, listed
+from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.confirmation import YesOption, confirm
 from libs.cli.terminal.connection import Channels
+from libs.cli.terminal.options import LIMIT, LimitOption, OrganizationOption, RequestIdOption
 from libs.cli.terminal.output import Output
 from tollhouse.identity.v1 import organization_pb2, service_account_pb2, service_account_pb2_grpc
 
@@ -16,7 +16,7 @@ group = typer.Typer(name="service-account", help="Owners of keys that outlive pe
 
 
 class Role(StrEnum):
-    """What a service account may do in its organization."""
+    """The role of a service account in its organization."""
 
     ADMIN = "admin"
     MEMBER = "member"
@@ -28,11 +28,11 @@ class Role(StrEnum):
 async def create(
     channels: Channels,
     output: Output,
-    name: Annotated[str, typer.Argument(help="What it is called; unique in its organization.")],
+    name: Annotated[str, typer.Argument(help="The name of the service account, unique in its organization.")],
     organization: OrganizationOption,
-    role: Annotated[Role, typer.Option(help="What it may do.")] = Role.MEMBER,
-    description: Annotated[str, typer.Option(help="What it is for.")] = "",
-    request_id: Annotated[str, typer.Option(help="Makes the command safe to repeat.")] = "",
+    role: Annotated[Role, typer.Option(help="Its role in the organization.")] = Role.MEMBER,
+    description: Annotated[str, typer.Option(help="A description.")] = "",
+    request_id: RequestIdOption = "",
 ) -> None:
     """Create a service account."""
     request = service_account_pb2.CreateServiceAccountRequest(
@@ -50,7 +50,7 @@ async def create(
 async def list_service_accounts(
     channels: Channels, output: Output, organization: OrganizationOption, limit: LimitOption = LIMIT
 ) -> None:
-    """List an organization's service accounts, the newest first."""
+    """List an organization's service accounts, newest first."""
     stub = service_account_pb2_grpc.ServiceAccountServiceStub(channels.identity)
     request = service_account_pb2.ListServiceAccountsRequest(organization_id=organization)
     accounts, more = await listed(stub.ListServiceAccounts, request, lambda page: page.service_accounts, limit)
@@ -65,7 +65,7 @@ async def delete(
     organization: OrganizationOption,
     yes: YesOption = False,
 ) -> None:
-    """Delete a service account and revoke its keys, for ever."""
+    """Delete a service account and revoke its keys for good."""
     confirm(f"Delete the service account {service_account} and revoke its keys?", yes=yes)
     stub = service_account_pb2_grpc.ServiceAccountServiceStub(channels.identity)
     output.one(

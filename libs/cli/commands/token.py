@@ -1,35 +1,37 @@
-"""`tollhouse token`: an operator's token from the data folder's key."""
+"""`tollhouse token`: an operator's token, signed with the key in the data folder."""
 
+import json
 from datetime import timedelta
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from libs.cli.failures import WrongUse
 from libs.cli.installation.data_folder import CONTEXTS, DataFolder
-from libs.cli.terminal.connection import DEFAULT_DATA_DIR
+from libs.cli.terminal.options import DataDirOption, JsonOption, data_dir_of
 from libs.common.clock import SystemClock
 
 _LIFETIME_MAX_S = 30 * 24 * 3600
 
 
 def token(
-    data_dir: Annotated[
-        Path, typer.Option(envvar="TOLLHOUSE_DATA_DIR", help="Where `tollhouse up` keeps its keys.")
-    ] = DEFAULT_DATA_DIR,
+    data_dir: DataDirOption = None,
     audience: Annotated[
-        list[str] | None, typer.Option(help="A context the token is good for; may be repeated. All, if left out.")
+        list[str] | None, typer.Option(help="A service the token is valid for; may be repeated. All, if left out.")
     ] = None,
-    lifetime: Annotated[
-        int, typer.Option(min=1, max=_LIFETIME_MAX_S, help="How long it is good for, in seconds.")
-    ] = 900,
+    lifetime: Annotated[int, typer.Option(min=1, max=_LIFETIME_MAX_S, help="Its lifetime in seconds.")] = 900,
+    as_json: JsonOption = False,
 ) -> None:
-    """Print a token with which an operator may call the services."""
+    """Print a token with which an operator can call the services."""
     contexts = [name.removesuffix(".tollhouse") for name in audience or CONTEXTS]
     unknown = [name for name in contexts if name not in CONTEXTS]
     if unknown:
-        raise WrongUse(f"There is no audience {unknown[0]!r}; there are {', '.join(CONTEXTS)}.")
+        raise WrongUse(f"There is no audience {unknown[0]!r}; choose from {', '.join(CONTEXTS)}.")
     audiences = [f"{name}.tollhouse" for name in contexts]
-    minted = DataFolder.existing(data_dir).operator_token(timedelta(seconds=lifetime), SystemClock(), audiences)
-    typer.echo(minted)
+    clock = SystemClock()
+    expire_time = clock.now() + timedelta(seconds=lifetime)
+    minted = DataFolder.existing(data_dir_of(data_dir)).operator_token(timedelta(seconds=lifetime), clock, audiences)
+    if as_json:
+        typer.echo(json.dumps({"token": minted, "audiences": audiences, "expire_time": expire_time.isoformat()}))
+    else:
+        typer.echo(minted)

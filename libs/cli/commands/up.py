@@ -1,4 +1,4 @@
-"""`tollhouse up`: everything in the foreground, until Ctrl-C."""
+"""`tollhouse up`: run everything in the foreground until Ctrl-C."""
 
 import asyncio
 import signal
@@ -8,30 +8,32 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from libs.cli.installation.data_folder import CONTEXTS
-from libs.cli.installation.stack import READY_FILE, Stack, StackOptions
+from libs.cli.installation.data_folder import CONTEXTS, READY_FILE
+from libs.cli.installation.environment import owner_database_url
+from libs.cli.installation.stack import Stack, StackOptions
 from libs.cli.installation.tls import OPERATOR, TLS_VARIABLE, TlsFolder
-from libs.cli.terminal.connection import DEFAULT_DATA_DIR
+from libs.cli.terminal.options import DatabaseUrlOption, DataDirOption, data_dir_of
 
-PortOption = Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free port.")]
+PortOption = Annotated[int, typer.Option(min=0, max=65_535, help="The service's port; 0 chooses a free one.")]
 
 
 def up(
-    data_dir: Annotated[
-        Path, typer.Option(envvar="TOLLHOUSE_DATA_DIR", help="Where keys, Postgres and logs are kept.")
-    ] = DEFAULT_DATA_DIR,
-    database_url: Annotated[
-        str | None,
-        typer.Option(envvar="DATABASE_URL", help="A Postgres 15 to 18 to use instead of the embedded one."),
+    data_dir: DataDirOption = None,
+    database_url: DatabaseUrlOption = None,
+    ready_file: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"Where to write a second copy of {READY_FILE} (addresses and a token) once all is ready.",
+            show_default=False,
+        ),
     ] = None,
-    ready_file: Annotated[Path | None, typer.Option(help="Written, as JSON, once all is ready.")] = None,
-    workers: Annotated[int, typer.Option(min=1, max=16, help="Processes for each service.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=16, help="How many processes to run for each service.")] = 1,
     host: Annotated[str, typer.Option(help="The address the services listen on.")] = "127.0.0.1",
     tls_dir: Annotated[
         Path | None,
         typer.Option(
             envvar=TLS_VARIABLE,
-            help="Mutual TLS: holds ca.pem, and NAME.pem with NAME.key of each service and operator.",
+            help="Use mutual TLS with the files in this folder: ca.pem, and NAME.pem and NAME.key of each service.",
         ),
     ] = None,
     identity_port: PortOption = 0,
@@ -41,8 +43,8 @@ def up(
     """Run the three services and Postgres until Ctrl-C."""
     ports = {"identity": identity_port, "billing": billing_port, "metering": metering_port}
     options = StackOptions(
-        data_dir=data_dir,
-        database_url=database_url or None,
+        data_dir=data_dir_of(data_dir),
+        database_url=owner_database_url(database_url),
         ready_file=ready_file.absolute() if ready_file else None,
         workers=workers,
         host=host,
@@ -53,7 +55,7 @@ def up(
 
 
 def _checked(tls_dir: Path) -> TlsFolder:
-    """Return the folder, if it has all that it must have; better to say so before anything is started."""
+    """Return the folder; raises WrongUse, before anything is started, if a file is missing."""
     folder = TlsFolder(tls_dir)
     for name in (*CONTEXTS, OPERATOR):
         folder.files_of(name)
@@ -102,7 +104,7 @@ def _print_welcome(console: Console, stack: Stack) -> None:
 
 
 def _way(tls: TlsFolder | None) -> tuple[str, str]:
-    """Return how `buf curl` is told of the certificates, and the scheme of its addresses."""
+    """Return the options and the URL scheme with which `buf curl` calls the services."""
     if tls is None:
         return "--http2-prior-knowledge", "http"
     files = tls.files_of(OPERATOR)

@@ -1,1 +1,1 @@
-"""What `up`, `serve` and `migrate` start and keep: processes, Postgres, keys, certificates and settings."""
+"""Starting and keeping what an installation consists of: processes, Postgres, keys, certificates and settings."""

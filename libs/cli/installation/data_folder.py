@@ -1,4 +1,4 @@
-"""The folder that holds what one installation keeps: its keys, its passwords, its Postgres and its logs."""
+"""The data folder of an installation: its keys, passwords, embedded Postgres and logs."""
 
 import fcntl
 import json
@@ -16,20 +16,22 @@ from libs.common.authentication import SigningKey, TrustBundle, mint_token
 from libs.common.clock import Clock
 
 CONTEXTS: Final = ("identity", "billing", "metering")
-# Whoever may call: the three services, a gateway that stands before the platform's models, and the operators.
+READY_FILE: Final = "ready.json"
+"""The file in the data folder with the addresses of the running services and an operator's token."""
+# Services that can call others: the three of ours, and a gateway in front of the platform's models.
 SERVICE_NAMES: Final = (*CONTEXTS, "gateway")
 AUDIENCES: Final = [f"{context}.tollhouse" for context in CONTEXTS]
 _OPERATOR: Final = "operator"
-# Identity signs the access tokens of sessions with a key of its own, so that its own key cannot speak for a user.
+# Identity signs access tokens of sessions with a separate key, so that its service key cannot act as a user.
 _SESSION: Final = "session"
-# Whom each key that is no service's may speak for.
+# The subject of each key that belongs to no service, and the subjects it may sign for.
 _SUBJECTS: Final = {_OPERATOR: "operator:cli", _SESSION: "user:*"}
 _MAY_SPEAK_FOR: Final = {_OPERATOR: ["operator:*"], _SESSION: ["user:*"]}
 _SECRET_BYTES: Final = 32
 
 
 class DataFolder:
-    """Paths and secrets. All files are readable for their owner alone; each is made once and kept."""
+    """The paths and secrets of the folder. Only the owner can read the files; each is created once and then kept."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -43,16 +45,16 @@ class DataFolder:
 
     @classmethod
     def existing(cls, path: Path) -> "DataFolder":
-        """Return the folder of an installation that was set up before."""
+        """Return the folder of an installation that exists; raises CommandFailed if it has no keys."""
         folder = cls(path)
         if not folder.signing_key_file(_OPERATOR).exists():
-            raise CommandFailed(f"{path} holds no keys; `tollhouse up --data-dir {path}` makes them.")
+            raise CommandFailed(f"{path} has no keys. Run `tollhouse up --data-dir {path}` to create them.")
         return folder
 
     def prepare(self) -> None:
-        """Make whatever is missing: folders, signing keys, the trust bundle, the pepper and the role passwords.
+        """Create what is missing: folders, signing keys, the trust bundle, the pepper and the role passwords.
 
-        The folder of an older version so gets what has been added since, and keeps what it has.
+        A folder of an older version gets what newer versions need and keeps what it has.
         """
         for folder in (self.path, self.logs, self._keys):
             self._make(folder)
@@ -74,26 +76,26 @@ class DataFolder:
         return passwords
 
     def operator_token(self, lifetime: timedelta, clock: Clock, audiences: list[str] | None = None) -> str:
-        """Mint a token with which an operator may call the services."""
+        """Sign a token with which an operator can call the services."""
         key = SigningKey.read(self.signing_key_file(_OPERATOR))
         return mint_token(key, audiences=audiences or AUDIENCES, lifetime=lifetime, clock=clock)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep the folder to this process; the lock goes with the process, however it ends."""
+        """Lock the folder for this process. The kernel releases the lock when the process ends, in whatever way."""
         self._make(self.path)
         with (self.path / "lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise CommandFailed(f"Another `tollhouse up` already runs on {self.path}.") from None
+                raise CommandFailed(f"Another `tollhouse up` is running with {self.path}.") from None
             yield
 
     def _make(self, folder: Path) -> None:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise CommandFailed(f"The data folder cannot be made: {error}.") from None
+            raise CommandFailed(f"The data folder cannot be created: {error}.") from None
 
     def _signing_key(self, name: str) -> SigningKey:
         file = self.signing_key_file(name)
@@ -105,8 +107,8 @@ class DataFolder:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file as a whole: nobody ever reads half of it, and only its owner reads it at all."""
-    # mkstemp makes the file 0600.
+    """Replace a file atomically: readers see the old or the new content. Only the owner can read it."""
+    # mkstemp creates the file with mode 0600.
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w") as file:

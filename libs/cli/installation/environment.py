@@ -1,24 +1,25 @@
-"""What a service is told when it is started: the settings of each context, as environment variables."""
+"""The environment variables a service is started with, and the ports it listens on."""
 
-import os
 import random
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from libs.cli.failures import CommandFailed
+from libs.cli.failures import CommandFailed, WrongUse
 from libs.cli.installation.data_folder import DataFolder
 from libs.cli.installation.tls import TlsFolder
+from libs.common.environment import VariablesError, read_environment
+from libs.common.environment import database_url as database_url_in
 
-# Below the range from which the system takes ports for outgoing connections: a service that is started again finds
-# its port free, whatever was connected meanwhile.
+# Below the range of ports that the system uses for outgoing connections, so that no connection takes the port of a
+# service that is being restarted.
 _PORTS: Final = range(20_000, 30_000)
 _PORT_TRIES: Final = 200
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether nobody listens on the port now."""
+    """Return whether the port is free now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -29,11 +30,23 @@ def is_free(host: str, port: int) -> bool:
 
 
 def free_port(host: str) -> int:
-    """Return a port that nobody listens on now."""
+    """Return a port that is free now."""
     for port in random.sample(_PORTS, _PORT_TRIES):
         if is_free(host, port):
             return port
     raise CommandFailed(f"No free port was found on {host} between {_PORTS.start} and {_PORTS.stop}.")
+
+
+def owner_database_url(given: str | None) -> str | None:
+    """Return the database that was given, or that the variables name; None for the embedded one.
+
+    Raises:
+        WrongUse: the variables cannot be used.
+    """
+    try:
+        return given or database_url_in(read_environment(), ("DATABASE_URL",))
+    except VariablesError as error:
+        raise WrongUse(f"{error}.") from None
 
 
 def service_environment(
@@ -46,7 +59,7 @@ def service_environment(
     reuse_port: bool,
     tls: TlsFolder | None = None,
 ) -> dict[str, str]:
-    """Return the whole environment of a service's process; what the caller's own says besides is passed on."""
+    """Return the environment of a service's process: this process's own, with the service's settings added."""
     own = {
         "DATABASE_URL": database_url,
         "HOST": host,
@@ -56,20 +69,20 @@ def service_environment(
         **_of_context(context, folder, {name: f"{host}:{ports[name]}" for name in ports}),
         **(tls.environment_of(context) if tls else {}),
     }
-    return dict(os.environ) | {f"TOLLHOUSE_{context.upper()}_{name}": value for name, value in own.items()}
+    return read_environment() | {f"TOLLHOUSE_{context.upper()}_{name}": value for name, value in own.items()}
 
 
 def _of_context(context: str, folder: DataFolder, targets: Mapping[str, str]) -> dict[str, str]:
     if context == "identity":
         return {"PEPPERS": str(folder.pepper_file), "SESSION_KEY_FILE": str(folder.signing_key_file("session"))}
-    # The others ask identity what a user or a key may do.
+    # Billing and metering ask identity for the rights of users and keys.
     caller = {"SIGNING_KEY_FILE": str(folder.signing_key_file(context)), "IDENTITY_TARGET": targets["identity"]}
     return caller | {"BILLING_TARGET": targets["billing"]} if context == "metering" else caller
 
 
 def reserve_shared_port(host: str, port: int) -> tuple[socket.socket, int]:
-    """Hold a port for several processes that are to share it; it stays ours for as long as the socket is open."""
-    # Asked without sharing first, or an unrelated group of processes on the port would go unnoticed.
+    """Reserve a port that several processes will share, for as long as the returned socket is open."""
+    # Checked without SO_REUSEPORT first: with it, another group of processes on the port would not be noticed.
     if not is_free(host, port):
         raise CommandFailed(f"The port {port} on {host} is taken.")
     holder = socket.socket()
@@ -80,5 +93,5 @@ def reserve_shared_port(host: str, port: int) -> tuple[socket.socket, int]:
 
 
 def repository() -> Path:
-    """The folder that holds libs, services and protos."""
+    """Return the folder that holds libs, services and protos."""
     return Path(__file__).resolve().parents[3]

@@ -1,4 +1,4 @@
-"""Asking a service, through the standard health protocol, whether it serves."""
+"""Health checks of a service, with the standard gRPC health protocol."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from libs.common.channel import ClientTls
 
 
 async def is_serving(target: str, timeout_s: float = 2.0, tls: ClientTls | None = None) -> bool:
-    """Ask once."""
+    """Return whether the service is serving; asks once."""
     async with _channel(target, tls) as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
@@ -25,7 +25,7 @@ async def is_serving(target: str, timeout_s: float = 2.0, tls: ClientTls | None 
 
 
 async def wait_until_serving(target: str, timeout_s: float, tls: ClientTls | None = None) -> bool:
-    """Ask again and again until it serves; say whether it did within the time."""
+    """Ask repeatedly until the service is serving; return False when it is not within the time."""
     give_up = time.monotonic() + timeout_s
     while not await is_serving(target, tls=tls):
         if time.monotonic() >= give_up:
@@ -35,7 +35,7 @@ async def wait_until_serving(target: str, timeout_s: float, tls: ClientTls | Non
 
 
 def _channel(target: str, tls: ClientTls | None) -> grpc.aio.Channel:
-    """Open a channel without a token: whether it serves, a service tells everybody whom it lets in at all."""
+    """Open a channel without a token: health checks need none."""
     if tls is None:
         return grpc.aio.insecure_channel(target)
     credentials = grpc.ssl_channel_credentials(

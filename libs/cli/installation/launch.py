@@ -1,7 +1,8 @@
-"""Becomes another program that ends with its parent: `python launch.py PARENT_PID PROGRAM ARGUMENT…`.
+"""Runs a program that ends when its parent ends: `python launch.py PARENT_PID PROGRAM ARGUMENT…`.
 
-The kernel is asked to send SIGTERM when the parent dies, however it dies, and the wish outlives the change of program.
-This is a program of its own because setting it between fork and exec is not safe in a parent that has threads.
+It asks the kernel to send it SIGTERM when the parent ends in any way, then replaces itself with the program; the
+request stays in force after exec. It is a separate program because running Python code between fork and exec is not
+safe in a parent that has threads.
 """
 
 import ctypes
@@ -17,8 +18,8 @@ def main() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
-        sys.exit(f"the parent {parent} died before {program[0]} was started")
-    os.execv(program[0], program)  # noqa: S606 -- no shell is wanted.
+        sys.exit(f"the parent {parent} ended before {program[0]} was started")
+    os.execv(program[0], program)  # noqa: S606 -- without a shell.
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Services as child processes: started, watched, started again with patience, and stopped in order."""
+"""Services as child processes: started, restarted with a backoff when they end, and stopped in order."""
 
 import asyncio
 import logging
@@ -24,12 +24,12 @@ _REPOSITORY: Final = Path(__file__).resolve().parents[3]
 
 
 def service_program(context: str) -> list[str]:
-    """The command line that runs one service."""
+    """Return the command line that runs one service."""
     return [sys.executable, "-m", f"services.{context}"]
 
 
 class ChildProcess:
-    """One program that is kept running until it is told to stop."""
+    """One program that is restarted whenever it ends, until it is told to stop."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class ChildProcess:
 
     @property
     def pid(self) -> int | None:
-        """The id of the process that runs, or ran last; None before the first start."""
+        """The id of the current or last process; None before the first start."""
         return self._process.pid if self._process else None
 
     async def start(self) -> None:
@@ -59,7 +59,7 @@ class ChildProcess:
         self._watch = asyncio.create_task(self._keep_running(), name=f"watch {self.name}")
 
     async def stop(self) -> None:
-        """Ask it to drain and wait; one that does not end in good time is killed."""
+        """Ask the process to drain and wait for its end; kill it when that takes too long."""
         self._stopping.set()
         self._signal(signal.SIGTERM)
         if self._watch is not None:
@@ -88,7 +88,7 @@ class ChildProcess:
             self._log.info('{"event": "died", "exit": %s, "again_in_s": %s}', self._exit_status(), delay_s)
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, _DELAY_MAX_S)
-            # It may have been told to stop during the pause.
+            # `stop` may have been called during the pause.
             if self._stopping.is_set():
                 return
             self.restarts += 1
@@ -96,7 +96,7 @@ class ChildProcess:
 
     async def _spawn(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            # -S and -E keep the few milliseconds of the launcher few.
+            # -S and -E keep the start of the launcher fast.
             *(sys.executable, "-S", "-E", str(Path(launch.__file__)), str(os.getpid()), *self._program),
             env=dict(self._environment),
             cwd=_REPOSITORY,
@@ -104,13 +104,13 @@ class ChildProcess:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             limit=_LOG_LINE_BYTES_MAX,
-            # Ctrl-C reaches the whole terminal group; the services are to hear of it from us, in order.
+            # Ctrl-C goes to the whole process group of the terminal; the services are to be stopped by us, in order.
             start_new_session=True,
         )
         self._on_change()
 
     async def _drain_output(self) -> None:
-        """Write what it prints to its log until it ends."""
+        """Write the output of the process to its log until it ends."""
         process = self._process
         if process is None or process.stdout is None:
             return
@@ -118,7 +118,7 @@ class ChildProcess:
             try:
                 line = await process.stdout.readline()
             except ValueError:
-                continue  # A line over the limit is dropped; the stream goes on behind it.
+                continue  # A line over the limit is dropped; reading continues after it.
             if not line:
                 break
             self._log.info("%s", line.decode(errors="replace").rstrip("\n"))
@@ -129,7 +129,7 @@ class ChildProcess:
 
 
 def _bounded_log(name: str, path: Path | None) -> logging.Logger:
-    """A log that never outgrows its files, or our own standard error where there is no path."""
+    """Return a log that writes to rotated files of bounded size, or to standard error where there is no path."""
     logger = logging.getLogger(f"tollhouse.child.{path or name}")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -142,7 +142,7 @@ def _bounded_log(name: str, path: Path | None) -> logging.Logger:
 
 
 def tail(path: Path, lines: int = 3) -> str:
-    """The last lines of a log, for a message about a service that would not start."""
+    """Return the last lines of a log, for a message about a service that does not start."""
     try:
         return " | ".join(path.read_text(errors="replace").splitlines()[-lines:])
     except OSError:
@@ -150,7 +150,7 @@ def tail(path: Path, lines: int = 3) -> str:
 
 
 def end_leftover(pid: int, context: str) -> None:
-    """End a service that an `up` before us left behind; a process id given to another program since is left alone."""
+    """End a service that an earlier `up` left running. A process id that another program has now is left alone."""
     if not _is_service(pid, context):
         return
     for number, patience_s in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0)):

@@ -1,4 +1,4 @@
-"""The whole installation at work: Postgres, the migrations and the three services, watched until told to stop."""
+"""A running installation: Postgres, migrations and the three services, supervised until it is stopped."""
 
 import asyncio
 import json
@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
 from libs.cli.failures import CommandFailed
-from libs.cli.installation.data_folder import CONTEXTS, DataFolder, write_private
+from libs.cli.installation.data_folder import CONTEXTS, READY_FILE, DataFolder, write_private
 from libs.cli.installation.environment import free_port, is_free, service_environment
 from libs.cli.installation.health import wait_until_serving
 from libs.cli.installation.processes import ChildProcess, end_leftover, service_program, tail
@@ -22,8 +22,10 @@ from libs.common.clock import SystemClock
 from libs.common.database_url import with_role
 from libs.common.databases import ensure_database
 
+if TYPE_CHECKING:
+    from libs.common.migrate import MigrationStatus
+
 DATABASE: Final = "tollhouse"
-READY_FILE: Final = "ready.json"
 OPERATOR_TOKEN_LIFETIME: Final = timedelta(hours=12)
 _RENEW_TOKEN_EVERY_S: Final = 3600.0
 _POSTGRES_LOOKED_AT_EVERY_S: Final = 0.2
@@ -33,8 +35,8 @@ _HOPELESS_RESTARTS: Final = 4
 
 
 async def bring_schemas_up_to_date(contexts: Sequence[str], database_url: str, passwords: Mapping[str, str]) -> None:
-    """Apply the migrations that are missing; whatever keeps them from it is said in one line."""
-    # What migrations stand on takes longer to import than most commands take to run.
+    """Apply the migrations that are missing; raises CommandFailed with one line when that cannot be done."""
+    # Alembic takes longer to import than most commands take to run.
     from sqlalchemy.exc import SQLAlchemyError
 
     from libs.common.migrate import MigrationLocked, migrate
@@ -49,9 +51,25 @@ async def bring_schemas_up_to_date(contexts: Sequence[str], database_url: str, p
         raise CommandFailed(f"The migration failed: {str(error).splitlines()[0]}") from None
 
 
+async def read_migration_status(contexts: Sequence[str], database_url: str | None) -> "dict[str, MigrationStatus]":
+    """Return which migrations are applied to a database; none where the database does not exist yet."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from libs.common.migrate import migration_status
+
+    try:
+        return await migration_status(contexts, database_url)
+    except asyncpg.InvalidCatalogNameError:
+        return await migration_status(contexts, None)
+    except OSError as error:
+        raise CommandFailed(f"The database cannot be reached: {error}.") from None
+    except (SQLAlchemyError, asyncpg.PostgresError) as error:
+        raise CommandFailed(f"The migrations cannot be read: {str(error).splitlines()[0]}") from None
+
+
 @dataclass(frozen=True, slots=True)
 class StackOptions:
-    """How the installation is to run."""
+    """The options of an installation."""
 
     data_dir: Path
     database_url: str | None = None
@@ -63,7 +81,7 @@ class StackOptions:
 
 
 class Stack:
-    """Starts everything in order, keeps it running, and stops it in the opposite order."""
+    """Starts everything in order, keeps it running, and stops it in reverse order."""
 
     def __init__(self, options: StackOptions) -> None:
         self.folder = DataFolder(options.data_dir)
@@ -94,18 +112,18 @@ class Stack:
         return self._token
 
     def service_pids(self) -> dict[str, list[int]]:
-        """The process ids of each service."""
+        """Return the process ids of each service."""
         return {name: [child.pid for child in children if child.pid] for name, children in self._children.items()}
 
     async def start(self) -> None:
-        """Bring everything up; return when every service says that it serves."""
+        """Start everything; return when every service is serving."""
         self.folder.prepare()
         for file in self._ready_files:
             file.unlink(missing_ok=True)
         await asyncio.to_thread(self._end_leftovers)
         for context, port in self._ports.items():
             if not is_free(self._options.host, port):
-                raise CommandFailed(f"The port {port} on {self._options.host}, meant for {context}, is taken.")
+                raise CommandFailed(f"The port {port} on {self._options.host} for {context} is in use.")
         await self._open_database()
         await bring_schemas_up_to_date(CONTEXTS, self._database_url, self.folder.passwords())
         for context in CONTEXTS:
@@ -121,7 +139,7 @@ class Stack:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        # Metering first: it calls the other two while it drains.
+        # Metering first, because it calls the other two while it drains.
         for context in reversed(CONTEXTS):
             await asyncio.gather(*(child.stop() for child in self._children[context]))
         for file in self._ready_files:
@@ -155,7 +173,7 @@ class Stack:
             await child.start()
 
     def _service_database_url(self, context: str) -> str:
-        # Over the embedded server's socket the mode of its folder stands for a password.
+        # The embedded server's socket needs no password: the mode of its folder protects it.
         password = self.folder.passwords()[context] if self._options.database_url else None
         return with_role(self._database_url, roles.role_of(context), password)
 
@@ -166,7 +184,7 @@ class Stack:
             hopeless = any(child.restarts >= _HOPELESS_RESTARTS for child in self._children[context])
             if hopeless or time.monotonic() >= give_up:
                 log = self.folder.logs / f"{self._children[context][0].name}.log"
-                raise CommandFailed(f"{context} does not start; its log {log} ends with: {tail(log)}")
+                raise CommandFailed(f"{context} does not start. Its log {log} ends with: {tail(log)}")
 
     async def _keep_postgres_running(self) -> None:
         while True:
@@ -180,13 +198,13 @@ class Stack:
             self._on_change()
 
     async def _renew_token(self) -> None:
-        """A token that is copied from the ready file is good for most of its life, however long this has been up."""
+        """Renew the token in the ready file, so that a copy of it is valid for most of its lifetime."""
         while True:
             await asyncio.sleep(_RENEW_TOKEN_EVERY_S)
             self._write_ready_files()
 
     def _on_change(self) -> None:
-        """Write down which processes run, for whoever looks and for the next start after a crash."""
+        """Write the running processes to the ready file, and to the file that the next start reads after a crash."""
         write_private(self.folder.pids_file, json.dumps(self.service_pids()))
         if self._ready:
             self._write_ready_files()
@@ -209,7 +227,7 @@ class Stack:
             write_private(file, json.dumps(document, indent=2))
 
     def _end_leftovers(self) -> None:
-        """End services of an `up` that was killed before it could."""
+        """End services that an earlier `up` left running because it was killed."""
         try:
             left: dict[str, list[int]] = json.loads(self.folder.pids_file.read_bytes())
         except (FileNotFoundError, ValueError):

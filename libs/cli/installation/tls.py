@@ -1,7 +1,7 @@
-"""The folder with an installation's certificates, for mutual TLS among the services and with whoever calls them.
+"""The folder with an installation's certificates, for mutual TLS between the services and with their callers.
 
-It holds `ca.pem`, the authority that all of them believe, and for each of identity, billing, metering and the operator
-a certificate `<name>.pem` with its key `<name>.key`. Where the certificates come from is not our business.
+It holds `ca.pem`, the authority that all of them trust, and for each of identity, billing, metering and the operator a
+certificate `<name>.pem` with its key `<name>.key`. The certificates are issued outside of Tollhouse.
 """
 
 from pathlib import Path
@@ -15,27 +15,27 @@ OPERATOR: Final = "operator"
 
 
 class TlsFolder:
-    """Where the files of each name are."""
+    """Finds the files of each name."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.authority_file = self.path / "ca.pem"
 
     def files_of(self, name: str) -> ClientTls:
-        """Return the files with which the name proves who it is, and by which it believes others.
+        """Return the certificate and key of the name, and the authority by which it verifies others.
 
         Raises:
-            WrongUse: one of them is not there.
+            WrongUse: one of the files does not exist.
         """
         files = ClientTls(self.path / f"{name}.pem", self.path / f"{name}.key", self.authority_file)
         wanted = (files.server_ca_file, files.certificate_file, files.key_file)
         missing = [path.name for path in wanted if not path.is_file()]
         if missing:
-            raise WrongUse(f"The folder {self.path} has no {', '.join(missing)}.")
+            raise WrongUse(f"The folder {self.path} lacks {', '.join(missing)}.")
         return files
 
     def environment_of(self, context: str) -> dict[str, str]:
-        """Return what a service is told of its files."""
+        """Return the settings that name a service's files."""
         files = self.files_of(context)
         return {
             "TLS_CERTIFICATE_FILE": str(files.certificate_file),

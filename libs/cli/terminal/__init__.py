@@ -1,1 +1,1 @@
-"""What all commands share: options, connections to services, output, and refusals as one line."""
+"""What commands share: options, connections to the services, output, and errors as one line."""

@@ -1,4 +1,4 @@
-"""Asking before what cannot be taken back."""
+"""Confirmation before something that cannot be undone."""
 
 import sys
 from typing import Annotated
@@ -11,10 +11,10 @@ YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Go on only if the person says so; where nobody can be asked, --yes must have been given."""
+    """Return if the person confirms or gave --yes; otherwise raise WrongUse or CommandFailed."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise WrongUse("This cannot be taken back; give --yes where there is no terminal to ask at.")
+        raise WrongUse("This cannot be undone, and there is no terminal to ask at. Give --yes to confirm.")
     if not typer.confirm(question, err=True):
         raise CommandFailed("Nothing was done.")

@@ -4,40 +4,26 @@ import json
 import os
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 import grpc
-import typer
 
 from libs.cli.failures import WrongUse
 from libs.cli.installation.data_folder import CONTEXTS
 from libs.cli.installation.tls import OPERATOR, TLS_VARIABLE, TlsFolder
+from libs.cli.terminal.options import ready_file_of
 from libs.common.authentication import TokenSource
 from libs.common.channel import ClientTls, open_channel
 
-READY_FILE_VARIABLE: Final = "TOLLHOUSE_READY_FILE"
-DEFAULT_DATA_DIR: Final = Path(".tollhouse")
 _LONGEST_CALL_S: Final = 30.0
-# Where a command that does not need a service believes it to be: nobody answers there, and nobody is asked.
-_NOWHERE: Final = "ipv4:127.0.0.1:1"
-
-ReadyFileOption = Annotated[
-    Path | None,
-    typer.Option("--ready-file", envvar=READY_FILE_VARIABLE, help="The file `tollhouse up` wrote when it was ready."),
-]
-IdentityOption = Annotated[str | None, typer.Option("--identity", help="host:port of identity.", metavar="TARGET")]
-BillingOption = Annotated[str | None, typer.Option("--billing", help="host:port of billing.", metavar="TARGET")]
-MeteringOption = Annotated[str | None, typer.Option("--metering", help="host:port of metering.", metavar="TARGET")]
-TokenOption = Annotated[
-    str | None,
-    typer.Option("--token", envvar="TOLLHOUSE_TOKEN", help="The token or API key to call with.", show_envvar=True),
-]
+# The address of a service that a command does not call, where none was given: nothing listens there.
+_UNUSED_TARGET: Final = "ipv4:127.0.0.1:1"
 
 
 class GivenToken(TokenSource):
-    """One token, made elsewhere, for every audience."""
+    """A token source that returns one given token for every audience."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -47,13 +33,25 @@ class GivenToken(TokenSource):
 
 
 @dataclass(frozen=True, slots=True)
+class Location:
+    """What the options say about where the services are; what is None comes from the ready file."""
+
+    data_dir: Path | None = None
+    ready_file: Path | None = None
+    identity: str | None = None
+    billing: str | None = None
+    metering: str | None = None
+    token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Connection:
-    """Where the services are, and as whom they are called."""
+    """The addresses of the services, and the token to call them with."""
 
     identity: str
     billing: str
     metering: str
-    token: str
+    token: str = field(repr=False)
     tls: ClientTls | None = None
 
     @asynccontextmanager
@@ -68,7 +66,7 @@ class Connection:
             for context, target in targets.items()
         }
         try:
-            yield Channels(**channels)
+            yield Channels(**channels, credentials=(("authorization", f"Bearer {self.token}"),))
         finally:
             for channel in channels.values():
                 await channel.close()
@@ -76,46 +74,42 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """An open channel to each service."""
+    """An open channel to each service. Calls on them carry the token, except those that send a stream."""
 
     identity: grpc.aio.Channel
     billing: grpc.aio.Channel
     metering: grpc.aio.Channel
+    credentials: tuple[tuple[str, str], ...] = field(repr=False)
+    """The metadata that a call that sends a stream must be given."""
 
 
-def find_connection(
-    ready_file: Path | None,
-    identity: str | None,
-    billing: str | None,
-    metering: str | None,
-    token: str | None,
-    *,
-    needed: Collection[str] = CONTEXTS,
-) -> Connection:
-    """Take what was given, and the rest from the ready file, unless all that is needed was given."""
-    given = {"identity": identity, "billing": billing, "metering": metering}
-    if token and all(given[context] for context in needed):
+def find_connection(location: Location, *, needed: Collection[str] = CONTEXTS) -> Connection:
+    """Take what was given, and the rest from the ready file, unless all that is needed was given.
+
+    Raises:
+        WrongUse: the ready file is needed, and cannot be read or is not one.
+    """
+    given = {"identity": location.identity, "billing": location.billing, "metering": location.metering}
+    if location.token and all(given[context] for context in needed):
         tls = _tls(os.environ.get(TLS_VARIABLE))
-        return Connection(identity or _NOWHERE, billing or _NOWHERE, metering or _NOWHERE, token, tls)
-    file = ready_file or DEFAULT_DATA_DIR / "ready.json"
+        return Connection(**{name: given[name] or _UNUSED_TARGET for name in CONTEXTS}, token=location.token, tls=tls)
+    file = ready_file_of(location.ready_file, location.data_dir)
     try:
         document = json.loads(file.read_bytes())
         endpoints = document["endpoints"]
         return Connection(
-            identity or endpoints["identity"],
-            billing or endpoints["billing"],
-            metering or endpoints["metering"],
-            token or document["operator_token"],
-            _tls(os.environ.get(TLS_VARIABLE) or document.get("tls_dir")),
+            **{name: given[name] or endpoints[name] for name in CONTEXTS},
+            token=location.token or document["operator_token"],
+            tls=_tls(os.environ.get(TLS_VARIABLE) or document.get("tls_dir")),
         )
-    except OSError:
-        where = "" if ready_file or os.environ.get(READY_FILE_VARIABLE) else " (the default)"
+    except OSError as error:
         raise WrongUse(
-            f"The ready file {file}{where} cannot be read. Start `tollhouse up`, name its file with --ready-file, or "
-            f"give {', '.join(f'--{context}' for context in needed)} and --token."
+            f"The ready file {file} cannot be read ({error.strerror}). Start `tollhouse up`, name its folder with "
+            f"--data-dir or its file with --ready-file, or give {', '.join(f'--{context}' for context in needed)} "
+            "and --token."
         ) from None
     except (ValueError, KeyError, TypeError):
-        raise WrongUse(f"{file} is no ready file of `tollhouse up`.") from None
+        raise WrongUse(f"{file} is not a ready file as `tollhouse up` writes it.") from None
 
 
 def _tls(folder: str | None) -> ClientTls | None:

@@ -1,4 +1,4 @@
-"""Finding what a person names: a user by email, a key by the part of it that may be seen."""
+"""Looking up users by email address, and keys by the visible beginning of their secret."""
 
 import re
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def is_id(text: str) -> bool:
 
 
 async def find_user_id(channels: Channels, text: str) -> str | None:
-    """Return the id of the user with this email address, if there is one; what looks like an id is taken as it is."""
+    """Return the id of the user with this email address, or None. A text that is an id is returned as it is."""
     if is_id(text):
         return text
     if "@" not in text:
@@ -32,7 +32,7 @@ async def find_user_id(channels: Channels, text: str) -> str | None:
 
 
 async def user_id_of(channels: Channels, text: str) -> str:
-    """Return the id of the user with this email address; there must be one."""
+    """Return the id of the user with this email address; raises CommandFailed if there is none."""
     user_id = await find_user_id(channels, text)
     if user_id is None:
         raise CommandFailed(f"There is no user with the email address {text}.")
@@ -40,11 +40,11 @@ async def user_id_of(channels: Channels, text: str) -> str:
 
 
 async def api_key_id_of(channels: Channels, organization_id: str, text: str) -> str:
-    """Return the id of the key with this id, or whose secret is seen to begin like this."""
+    """Return the id of the key that is named by its id or by the visible beginning of its secret."""
     if is_id(text):
         return text
     if _SECRET.match(text):
-        raise WrongUse("A secret does not belong on a command line: name the key by its id or its visible beginning.")
+        raise WrongUse("Do not put a secret on the command line: name the key by its id or its visible beginning.")
     beginning = text.removesuffix("…").removesuffix("...")
     if len(beginning) <= _VISIBLE_MIN:
         raise WrongUse(f"{text!r} is neither a key's id nor the visible beginning of its secret, such as th_live_0aB1.")

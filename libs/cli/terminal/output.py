@@ -1,4 +1,4 @@
-"""What a command found, as a table for people or as JSON for programs."""
+"""The output of commands: tables for people, JSON for programs."""
 
 import json
 import sys
@@ -14,20 +14,20 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from rich.table import Table
 
-# Nobody folds a line that goes to a file or to another program.
+# Lines that go to a file or another program are not wrapped.
 _WIDTH_OF_A_FILE: Final = 1_000
 _FOR_PROGRAMS_ALONE: Final = frozenset({"etag"})
 
 
 class Output:
-    """Prints answers on standard output, and remarks on standard error."""
+    """Prints results on standard output and remarks on standard error."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
         self._console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH_OF_A_FILE)
 
     def one(self, message: Message, **besides: str) -> None:
-        """Print one thing with whatever it says, and what the answer says besides."""
+        """Print all fields of a message, and further values beside them."""
         if self.as_json:
             self.json(as_dict(message) | besides)
             return
@@ -39,13 +39,13 @@ class Output:
                 self.line(f"{_heading(name):<24} {value}")
 
     def many(self, messages: Sequence[Message], columns: Sequence[str], *, more: bool) -> None:
-        """Print a line for each of several things, with some of what they say; as JSON, with all of it."""
+        """Print a table with a row for each message and some of its fields; as JSON, all fields."""
         if self.as_json:
             self.json([as_dict(message) for message in messages])
         else:
             self.table(columns, [[cell(message, name) for name in columns] for message in messages])
         if more:
-            self.remark("There are more; --limit lists them.")
+            self.remark("There are more. Give a higher --limit to list them.")
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table = Table(box=None, pad_edge=False)
@@ -62,12 +62,12 @@ class Output:
         typer.echo(json.dumps(document, indent=2))
 
     def remark(self, text: str) -> None:
-        """Say something beside the answer that programs need not read."""
+        """Print a remark on standard error."""
         typer.echo(text, err=True)
 
 
 def as_dict(message: Message) -> dict[str, object]:
-    """Return everything a message says, under the names the protos give."""
+    """Return all fields of a message under their names in the proto."""
     fields: dict[str, object] = MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
@@ -75,7 +75,7 @@ def as_dict(message: Message) -> dict[str, object]:
 
 
 def cell(message: Message, name: str) -> str:
-    """Return one field for people to read; empty where it says nothing."""
+    """Return one field as text for people; empty where it is unset."""
     field: FieldDescriptor = message.DESCRIPTOR.fields_by_name[name]  # type: ignore[assignment]  # it is of both types.
     if field.has_presence and not message.HasField(name):
         return ""
@@ -100,7 +100,7 @@ def _text(field: FieldDescriptor, value: object) -> str:
 
 
 def _enum_text(field: FieldDescriptor, number: int) -> str:
-    """Return the value's name without what all names of its type begin with; empty for the one that says nothing."""
+    """Return the value's name without the prefix of its enum; empty for UNSPECIFIED."""
     enum = field.enum_type
     known = enum.values_by_number.get(number) if enum else None
     if enum is None or known is None:

@@ -1,4 +1,4 @@
-"""A refusal of a service as one line for the person at the terminal."""
+"""A refused call as one line for the person at the terminal."""
 
 from typing import Final
 
@@ -11,7 +11,7 @@ _MISUSE: Final = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE
 
 
 def refusal_line(error: grpc.aio.AioRpcError) -> str:
-    """Return the reason, what the service says, and the facts its words leave out."""
+    """Return the reason, the message, and the facts that the message does not contain."""
     info = error_info(error)
     message = " ".join((error.details() or "").split())
     if info is None:
@@ -23,7 +23,7 @@ def refusal_line(error: grpc.aio.AioRpcError) -> str:
 
 
 def exit_status_of(error: grpc.aio.AioRpcError) -> int:
-    """Return 2 where the command was given something no service could work with, as for any other misuse; else 1."""
+    """Return 2 if the arguments were invalid, as for any other wrong use; else 1."""
     return 2 if error.code() in _MISUSE else 1
 
 

@@ -1,4 +1,4 @@
-"""Times and spans of time as people type them: `30d`, `12h`, or `2026-12-31T23:59:00Z`."""
+"""Times and durations as people type them: `30d`, `12h`, or `2026-12-31T23:59:00Z`."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -14,20 +14,20 @@ _SPAN: Final = re.compile(r"(\d{1,9})([smhd])", re.ASCII)
 
 
 def parse_span(text: str) -> timedelta:
-    """Read a number with its unit."""
+    """Read a duration: a number with a unit."""
     match = _SPAN.fullmatch(text)
     if match is None:
-        raise WrongUse(f"{text!r} is no span of time such as 90m, 12h or 30d.")
+        raise WrongUse(f"{text!r} is not a span of time such as 90m, 12h or 30d.")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def parse_future(text: str) -> Timestamp:
-    """Read a time, or a span that begins now."""
+    """Read a time, or a span counted from now."""
     return _moment(text, 1)
 
 
 def parse_past(text: str) -> Timestamp:
-    """Read a time, or a span that ends now."""
+    """Read a time, or a span counted back from now."""
     return _moment(text, -1)
 
 

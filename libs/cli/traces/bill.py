@@ -1,4 +1,4 @@
-"""What the organizations owe, asked of the services: usage from metering, money from billing."""
+"""The bill of the organizations: usage from metering, money from billing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from libs.cli.traces.population import Organization
 from tollhouse.billing.v1 import (
     account_pb2,
     account_pb2_grpc,
-    integrity_pb2,
-    integrity_pb2_grpc,
+    charge_pb2,
+    charge_pb2_grpc,
     ledger_pb2,
     ledger_pb2_grpc,
 )
@@ -37,7 +37,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class OrganizationBill:
-    """One organization's lines, and where its account stands."""
+    """One organization's lines and the state of its account."""
 
     name: str
     lines: Sequence[Line]
@@ -88,7 +88,7 @@ class Bill:
 async def read_bill(
     channels: Channels, organizations: Sequence[Organization], *, start: datetime, end: datetime, prefix: str
 ) -> Bill:
-    """Ask for everything that was used from `start` to `end`, and for what the ledger says of it."""
+    """Read all usage from `start` to `end`, and the payments, charges and balances in the ledger."""
     return Bill([await _read_one(channels, one, start, end, prefix) for one in organizations])
 
 
@@ -137,9 +137,9 @@ async def _read_lines(channels: Channels, organization_id: str, start: datetime,
 
 
 async def _read_charged(channels: Channels, organization_id: str) -> Decimal:
-    """Add up every charge in the ledger, one by one."""
-    stub = integrity_pb2_grpc.IntegrityServiceStub(channels.billing)
-    request = integrity_pb2.ListChargesRequest(organization_id=organization_id, page_size=5 * _PAGE_SIZE)
+    """Return the sum of all charges in the ledger."""
+    stub = charge_pb2_grpc.ChargeServiceStub(channels.billing)
+    request = charge_pb2.ListChargesRequest(organization_id=organization_id, page_size=5 * _PAGE_SIZE)
     charged = Decimal(0)
     while True:
         page = await stub.ListCharges(request)
@@ -150,12 +150,12 @@ async def _read_charged(channels: Channels, organization_id: str) -> Decimal:
 
 
 def print_bill(console: Console, bill: Bill) -> None:
-    """Print a line for each model of each organization, and under them where the accounts stand."""
+    """Print a line for each model of each organization, then the state of the accounts."""
     table = Table(title="Bill", title_justify="left")
     table.add_column("organization, model", no_wrap=True)
     totals = _numbers([line for one in bill.organizations for line in one.lines])
     for heading, total in zip(("calls", "input tokens", "output tokens", f"cost, {CURRENCY}"), totals, strict=True):
-        # However narrow the terminal, a figure is never cut short: names are.
+        # In a narrow terminal names are cut, figures never.
         table.add_column(heading, justify="right", no_wrap=True, min_width=max(len(heading), len(total)))
     for organization in bill.organizations:
         table.add_row(organization.name, *_numbers(organization.lines), style="bold")

@@ -1,8 +1,8 @@
-"""Money for a replay, and the one place where a replay's moment in time is written down.
+"""Credits for a replay, which also store the time to which the trace is shifted.
 
-A replayed trace is moved so that it ends when it was first replayed. That moment is kept in the metadata of the first
-organization's credit, under an operation id made from the replay's prefix: whoever replays the same trace again, after
-a crash or from another machine, finds it there and so sends every call exactly as it was sent before.
+A trace is shifted so that it ends at the time of its first replay. That time is stored in the metadata of the first
+organization's credit, under an operation id made from the replay's prefix. A later replay of the same trace, after a
+crash or from another machine, reads it and so sends every call exactly as before.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ from tollhouse.metering.v1 import model_pb2, model_pb2_grpc
 CURRENCY: Final = "USD"
 _MILLION: Final = Decimal(1_000_000)
 _SMALLEST: Final = Decimal("0.000000001")
-# Holds take the estimate before the work and a little is kept for whatever else the organization does.
+# Holds take the estimate before the work, which may be more than the cost.
 _RESERVE: Final = Decimal("1.2")
 _LEAST: Final = Decimal(100)
 _KEPT: Final = "kept"
@@ -34,7 +34,7 @@ _KEPT: Final = "kept"
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a million tokens cost."""
+    """The price of a million tokens."""
 
     input: Decimal
     output: Decimal
@@ -58,7 +58,7 @@ async def list_prices(channels: Channels) -> dict[str, Price]:
 
 
 def costs(rows: Iterable[Row], population: Population, prices: Mapping[str, Price]) -> dict[str, Decimal]:
-    """Return what the rows cost, by organization, worked out here rather than asked of the services."""
+    """Return what the rows cost, by organization, computed here and not asked of the services."""
     sums = {organization.organization_id: Decimal(0) for organization in population.organizations}
     for row in rows:
         seat, model = population.maker_of(row.number)
@@ -70,7 +70,7 @@ def costs(rows: Iterable[Row], population: Population, prices: Mapping[str, Pric
 async def fund(
     channels: Channels, population: Population, trace: Trace, *, prefix: str, keep_times: bool, now: datetime
 ) -> datetime | None:
-    """Give each organization money for its calls, once, and return when the trace is to end (None: as it does).
+    """Credit each organization once for its calls; return when the shifted trace ends, or None to keep its times.
 
     Raises:
         WrongUse: the prefix was used for another trace, or for this one with its times treated differently.
@@ -100,7 +100,7 @@ async def fund(
 
 
 async def _credit_once(stub: ledger_pb2_grpc.LedgerServiceStub, request: ledger_pb2.CreditRequest) -> dict[str, str]:
-    """Credit, unless it was done before; return the note that was left with it the first time."""
+    """Credit once; return the metadata of the first credit with this operation id."""
     try:
         await stub.Credit(request)
     except grpc.aio.AioRpcError as error:

@@ -1,4 +1,4 @@
-"""Calling again until a service answers: what makes a replay outlive crashes of everything it talks to."""
+"""Retrying calls until a service answers, so that a replay survives crashes of the services."""
 
 import asyncio
 import random
@@ -19,17 +19,17 @@ _WORTH_ANOTHER_TRY: Final = {
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.ABORTED,
 }
-# What a transport says of a server that died in the middle of an answer; a server of ours always adds a reason.
+# Codes that gRPC itself reports when a server dies in the middle of a call; our servers always add a reason.
 _SAID_BY_TRANSPORT: Final = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED}
 
 
 def is_worth_another_try(code: int) -> bool:
-    """Whether a refusal inside an answer may pass with time."""
+    """Return whether a refusal inside a response is worth a retry."""
     return any(code == worth.value[0] for worth in _WORTH_ANOTHER_TRY)
 
 
 class Persistence:
-    """Tries again, with the same ids, until nothing at all has succeeded for `patience_s`."""
+    """Retries calls with the same ids until none has succeeded for `patience_s`."""
 
     def __init__(self, patience_s: float) -> None:
         self.retries = 0
@@ -37,11 +37,11 @@ class Persistence:
         self._last_success_s = time.monotonic()
 
     async def call(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Return the first answer.
+        """Call until there is an answer, and return it.
 
         Raises:
-            CommandFailed: the services have not been answering for too long.
-            grpc.aio.AioRpcError: the call was refused for a reason that time does not heal.
+            CommandFailed: the services have not answered for too long.
+            grpc.aio.AioRpcError: the call was refused for a reason that a retry does not change.
         """
         pause_s = _FIRST_PAUSE_S
         while True:
@@ -67,8 +67,8 @@ class Persistence:
     def check_patience(self, last_error: str) -> None:
         if time.monotonic() - self._last_success_s > self._patience_s:
             raise CommandFailed(
-                f"The services have not answered for {self._patience_s:g} s, at last with {last_error}. "
-                "Give the same command again: what was metered stays, and nothing is charged twice."
+                f"The services have not answered for {self._patience_s:g} s; the last error was {last_error}. "
+                "Run the same command again: what was metered is kept, and nothing is charged twice."
             )
 
 

@@ -1,7 +1,7 @@
-"""Who is said to have made the calls of a trace: organizations with projects, users and API keys, and their models.
+"""The customers to whom the calls of a trace are assigned: organizations with projects, users, API keys and models.
 
-Everything has a request id of its own, so that making it again finds what was made before, from any machine. Which row
-belongs to whom depends on the row's number alone.
+Everything is created with a fixed request id, so that creating it again, from any machine, returns what exists. The
+assignment of a row depends only on its number.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """One organization to make: its part of all calls, and what is in it."""
+    """One organization to create: its share of all calls, its projects and users."""
 
     name: str
     slug: str
@@ -42,7 +42,7 @@ class _Plan:
     users: int
 
 
-# A few customers make most of the calls, as everywhere.
+# A few customers make most of the calls.
 _PLANS: Final = (
     _Plan("Northwind Research", "northwind", 46, ("assistant", "search", "evaluation"), 4),
     _Plan("Blue Harbor Logistics", "blueharbor", 26, ("dispatch", "support"), 3),
@@ -59,14 +59,14 @@ _MODEL_SHARES: Final = {
     "claude-3-5-haiku-20241022": 5,
 }
 _CATALOGUE: Final = "models.yaml"
-# Early enough for every trace there is: usage is charged at the price in force when it occurred.
+# Before the times of every trace: usage is charged at the price in force when it occurred.
 _PRICED_SINCE: Final = datetime(2015, 1, 1, tzinfo=UTC)
 _PREFIX: Final = "tollhouse-replay"
 
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """A user with an API key for one project. The secret is there only when this process made the key."""
+    """A user with an API key for one project. The secret is known only if this process created the key."""
 
     organization_id: str
     project_id: str
@@ -87,14 +87,14 @@ class Organization:
 
 @dataclass(frozen=True, slots=True)
 class Population:
-    """All customers, and who makes which call."""
+    """All customers, and the assignment of calls to them."""
 
     organizations: Sequence[Organization]
 
     def maker_of(self, row_number: int) -> tuple[Seat, str]:
-        """Return who made the call of a row, and with which model."""
+        """Return the seat and the model to which a row is assigned."""
         organization = _chosen(self.organizations, [one.share for one in self.organizations], _part(row_number, "org"))
-        # The first seats of an organization call more often than the last.
+        # The first seats of an organization make more calls than the last.
         weights = [len(organization.seats) - place for place in range(len(organization.seats))]
         seat = _chosen(organization.seats, weights, _part(row_number, "seat"))
         model = _chosen(list(_MODEL_SHARES), list(_MODEL_SHARES.values()), _part(row_number, "model"))
@@ -106,13 +106,13 @@ def models() -> list[str]:
 
 
 def _part(row_number: int, subject: str) -> float:
-    """A number from 0 to 1 that is fixed for the row and the subject."""
+    """Return a number from 0 to 1 that depends only on the row and the subject."""
     digest = hashlib.blake2b(f"{subject}:{row_number}".encode(), digest_size=6).digest()
     return int.from_bytes(digest) / 2**48
 
 
 def way_of(row_number: int) -> float:
-    """A number from 0 to 1 by which a row keeps to one way of being metered, however often it is replayed."""
+    """Return a number from 0 to 1 that decides how a row is metered, the same in every replay."""
     return _part(row_number, "way")
 
 
@@ -122,7 +122,7 @@ def _chosen(items: Sequence[_T], weights: Sequence[int], part: float) -> _T:
 
 
 async def import_missing_models(channels: Channels) -> None:
-    """Add the models that replays use, at their list prices, and leave those alone that are there."""
+    """Import the models that replays use and that do not exist yet, at their list prices."""
     stub = model_pb2_grpc.ModelServiceStub(channels.metering)
     known: set[str] = set()
     page_token = ""
@@ -143,7 +143,7 @@ async def import_missing_models(channels: Channels) -> None:
 
 
 async def make_population(channels: Channels) -> Population:
-    """Make the customers, or find them where they were made before."""
+    """Create the customers; those that exist are returned."""
     return Population([await _make_organization(channels, plan) for plan in _PLANS])
 
 

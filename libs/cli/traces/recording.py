@@ -1,5 +1,6 @@
-"""Metering the rows of a trace through the real calls: with an API key before and after the work, one by one, or in
-batches. A row always takes the same way, with the same operation id and the same fields."""
+"""Metering the rows of a trace through the real RPCs: by Authorize and Settle, by RecordUsage, or in batches.
+
+Which of them a row takes, its operation id and its fields are the same in every replay."""
 
 import asyncio
 import time
@@ -32,7 +33,7 @@ _ENDPOINT: Final = "/v1/chat/completions"
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the rows, added up from the answers."""
+    """The results of the rows, added up from the answers."""
 
     requests: int = 0
     replayed: int = 0
@@ -64,7 +65,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """How the rows' times become the calls' times."""
+    """How times in the trace are turned into times of calls."""
 
     by: timedelta
     backfill: bool
@@ -76,7 +77,7 @@ class Shift:
 
 
 class Recorder:
-    """Sends rows, a bounded number at a time, each until it is answered."""
+    """Sends rows, a bounded number at a time, and retries each until it is answered."""
 
     def __init__(
         self, channels: Channels, population: Population, persistence: Persistence, *, prefix: str, shift: Shift
@@ -90,7 +91,7 @@ class Recorder:
         self._shift = shift
 
     async def record(self, rows: Sequence[Row], *, rate: float | None, on_progress: Callable[[int], None]) -> None:
-        """Meter all rows, as fast as they are answered or at `rate` times the speed at which they happened."""
+        """Meter all rows, as fast as they are answered or at `rate` times real speed."""
         queue: asyncio.Queue[list[Row]] = asyncio.Queue(_IN_FLIGHT)
 
         async def work() -> None:
@@ -108,7 +109,7 @@ class Recorder:
         workers = [asyncio.create_task(work()) for _ in range(_IN_FLIGHT)]
         feeder = asyncio.create_task(feed())
         try:
-            # A worker never ends by itself: one that did has failed, and so has the replay.
+            # Workers run for ever, so one that ended has failed, and the replay fails with it.
             done, _ = await asyncio.wait({feeder, *workers}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
@@ -118,7 +119,7 @@ class Recorder:
             await asyncio.gather(feeder, *workers, return_exceptions=True)
 
     async def _portions(self, rows: Sequence[Row], rate: float | None) -> AsyncIterator[list[Row]]:
-        """Cut the rows into what is sent together; at a given rate nothing waits long for its batch to fill."""
+        """Divide the rows into batches. At a given rate a batch is sent before it is full rather than late."""
         batch: list[Row] = []
         start_s, first = time.monotonic(), rows[0].time
         for row in rows:
@@ -149,7 +150,7 @@ class Recorder:
             await self._authorize_and_settle(portion[0])
 
     async def _record_batch(self, requests: list[usage_pb2.RecordUsageRequest]) -> None:
-        """Record a batch; items that were refused for a passing reason go again, alone."""
+        """Record a batch, and retry the items that were refused for a temporary reason."""
         while requests:
             batch = usage_pb2.BatchRecordUsageRequest(usages=requests)
             answer = await self._persistence.call(lambda batch=batch: self._usage.BatchRecordUsage(batch))  # type: ignore[misc]
@@ -175,7 +176,7 @@ class Recorder:
             self.tally.add("single", answer.usage, replayed=answer.replayed)
 
     async def _authorize_and_settle(self, row: Row) -> None:
-        """Ask before, settle after. A denied call is settled all the same: the trace says that the work was done."""
+        """Authorize and settle a call. A denied call is settled too, because the trace says that the work was done."""
         seat, model = self._population.maker_of(row.number)
         authorize = admission_pb2.AuthorizeRequest(
             operation_id=self._operation_id(row),
@@ -220,7 +221,7 @@ class Recorder:
 
 
 def _present(authorize: admission_pb2.AuthorizeRequest, seat: Seat) -> None:
-    """Show the key where its secret is known; a key that an earlier replay made can only be named."""
+    """Send the key if its secret is known; a key that an earlier replay created can only be named by id."""
     if seat.secret:
         authorize.api_key = seat.secret
         return

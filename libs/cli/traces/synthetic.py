@@ -1,4 +1,4 @@
-"""A made-up trace whose shape follows what has been published about real ones. The same seed makes the same file."""
+"""A synthetic trace with the published statistics of real ones. The same seed makes the same file."""
 
 import math
 import random

@@ -1,4 +1,4 @@
-"""Usage traces: CSV files with the columns TIMESTAMP, ContextTokens and GeneratedTokens, one call a line."""
+"""Usage traces: CSV files with the columns TIMESTAMP, ContextTokens and GeneratedTokens, one call per line."""
 
 import hashlib
 import re
@@ -14,16 +14,17 @@ COLUMNS: Final = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 TOKENS_MAX: Final = 1_000_000_000
 _DIGEST_LENGTH: Final = 16
 _PROBLEMS_SHOWN: Final = 10
-# Seven digits of a second are what the published traces carry; the offset, where there is one, is kept.
+# The published traces have seven digits of a second, and offsets such as `Z`, `+00`, `+0000` or `+00:00`, or none.
 _TIMESTAMP: Final = re.compile(
-    r"(\d{4}-\d{2}-\d{2})[ T](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?(Z|[+-]\d{2}:\d{2})?", re.ASCII
+    r"(\d{4}-\d{2}-\d{2})[ T](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?(Z|[+-]\d{2}(?::?[0-5]\d)?)?", re.ASCII
 )
-_WHOLE_NUMBER: Final = re.compile(r"\d{1,10}", re.ASCII)
+# Some tools write whole numbers with a fraction of zeros, such as `12.0`.
+_WHOLE_NUMBER: Final = re.compile(r"(\d{1,10})(?:\.0{1,20})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One call. Its number is its place in the file, counted from 1 without the header, and never depends on others."""
+    """One call. Its number is its line in the file, counted from 1 after the header."""
 
     number: int
     time: datetime
@@ -33,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A line that is no call, and why."""
+    """A line that is not a call, and the reason."""
 
     line: int
     problem: str
@@ -44,7 +45,7 @@ class BadRow:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What a file holds, in its order."""
+    """The content of a trace file, in its order."""
 
     name: str
     digest: str
@@ -69,21 +70,23 @@ class Trace:
 
 
 def read_trace(path: Path, *, skip_bad_rows: bool) -> Trace:
-    """Read and check a whole file before anything of it is metered.
+    """Read and check a whole file.
 
     Raises:
-        WrongUse: it cannot be read, lacks a column, holds no call, or has a bad row and none may be skipped.
+        WrongUse: it cannot be read, lacks a column, has no rows, or has a bad row that must not be skipped.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise WrongUse(f"The trace {path} cannot be read: {error.strerror}.") from None
-    # What is no UTF-8 becomes a sign that no column admits, so that the line is named like any other bad one.
+    # Bytes that are not UTF-8 become U+FFFD, which no column accepts, so that the line is reported as a bad row.
     rows, bad_rows = _rows_of(path, _lines_of(content.decode("utf-8-sig", errors="replace")))
     if bad_rows and not skip_bad_rows:
-        raise WrongUse(f"{path}, {_summary(bad_rows)}. Nothing was metered; --on-bad-row skip leaves such rows out.")
+        raise WrongUse(
+            f"{path}, {_summary(bad_rows)}. Nothing was metered. Give --on-bad-row skip to leave such rows out."
+        )
     if not rows:
-        raise WrongUse(f"{path} holds no call.")
+        raise WrongUse(f"{path} has no rows.")
     return Trace(path.name, hashlib.sha256(content).hexdigest()[:_DIGEST_LENGTH], rows, bad_rows)
 
 
@@ -94,7 +97,7 @@ def _summary(bad_rows: Sequence[BadRow]) -> str:
 
 
 def _lines_of(text: str) -> Iterator[list[str]]:
-    """Yield the fields of each line. Numbers and times hold no comma, so a stray quote cannot swallow other lines."""
+    """Yield the fields of each line. Quoted commas are not supported, so a stray quote affects its own line only."""
     for line in text.split("\n"):
         yield [field.strip().removeprefix('"').removesuffix('"') for field in line.split(",")] if line.strip() else []
 
@@ -132,13 +135,14 @@ def _row_of(number: int, timestamp: str, input_tokens: str, output_tokens: str) 
 
 
 def _tokens_of(column: str, text: str) -> int:
-    if not _WHOLE_NUMBER.fullmatch(text) or int(text) > TOKENS_MAX:
-        raise ValueError(f"{column} is no whole number from 0 to {TOKENS_MAX}: {_shown(text)}")
-    return int(text)
+    match = _WHOLE_NUMBER.fullmatch(text)
+    if match is None or int(match[1]) > TOKENS_MAX:
+        raise ValueError(f"{column} is not a whole number from 0 to {TOKENS_MAX}: {_shown(text)}")
+    return int(match[1])
 
 
 def _time_of(text: str) -> datetime:
-    """Read a time to the microsecond, which is what a database keeps."""
+    """Read a time to the microsecond; further digits are dropped, because the database does not store them."""
     match = _TIMESTAMP.fullmatch(text)
     try:
         if match is None:
@@ -147,14 +151,14 @@ def _time_of(text: str) -> datetime:
         microseconds = (fraction or "").ljust(6, "0")[:6]
         return datetime.fromisoformat(f"{day}T{clock}.{microseconds}").replace(tzinfo=_zone(offset)).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ValueError(f"TIMESTAMP is no time such as 2023-11-16 18:15:46.6805900: {_shown(text)}") from None
+        raise ValueError(f"TIMESTAMP is not a time such as 2023-11-16 18:15:46.6805900: {_shown(text)}") from None
 
 
 def _zone(offset: str | None) -> timezone:
     if offset is None or offset == "Z":
         return UTC
-    hours, minutes = offset[1:].split(":")
-    distance = timedelta(hours=int(hours), minutes=int(minutes))
+    digits = offset[1:].replace(":", "")
+    distance = timedelta(hours=int(digits[:2]), minutes=int(digits[2:] or "0"))
     return timezone(-distance if offset[0] == "-" else distance)
 
 

@@ -1,1 +1,1 @@
-"""The audit trail: what changed, by whom, written with the change itself and chained so that tampering shows."""
+"""The audit trail: who changed what, written with the change itself and chained by hashes, so that tampering shows."""

@@ -1,4 +1,4 @@
-"""Events, and the chain that ties each to all that came before it.
+"""Audit events, and the hash chain that links each of them to all earlier ones.
 
 Every organization has a chain of its own in each service. Its events are numbered from 1 without a gap, and each
 carries the hash of the one before it, or 32 zero bytes for the first. The hash of an event can be recomputed from its
@@ -21,7 +21,7 @@ from enum import Enum
 from typing import Final
 
 NO_HASH: Final = bytes(32)
-"""What stands before the first event."""
+"""The previous hash of the first event."""
 _FORM: Final = "tollhouse audit event 1"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ABSENT: Final = b"\xff\xff\xff\xff"
@@ -29,7 +29,7 @@ _ABSENT: Final = b"\xff\xff\xff\xff"
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A field that changed; without its values where they are secret, personal, or none."""
+    """A field that changed. Its values are left out where they are secret or personal."""
 
     field: str
     before: str | None = None
@@ -37,7 +37,7 @@ class Changed:
 
 
 def differences(before: Mapping[str, str | None], after: Mapping[str, str | None]) -> tuple[Changed, ...]:
-    """Return the fields whose values differ, with both; a field one side has not is absent there."""
+    """Return the fields whose values differ, with both values; None stands for a field that one side lacks."""
     names = [*before, *(name for name in after if name not in before)]
     pairs = ((name, before.get(name), after.get(name)) for name in names)
     return tuple(Changed(name, old, new) for name, old, new in pairs if old != new)
@@ -64,19 +64,19 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The number and the hash of an event that was the newest when it was looked at."""
+    """The number and the hash of the newest event of a chain at some time."""
 
     sequence: int
     hash: bytes
 
 
 START: Final = Head(0, NO_HASH)
-"""Where every chain begins."""
+"""The head of an empty chain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An event in its place in the chain."""
+    """An event with its own hash and that of the event before it."""
 
     event: Event
     previous_hash: bytes
@@ -103,12 +103,12 @@ class Finding:
 
 
 def link(event: Event, previous_hash: bytes) -> Link:
-    """Put an event behind the one whose hash is given."""
+    """Link an event to the event before it, whose hash is given."""
     return Link(event, previous_hash, hash_of(event, previous_hash))
 
 
 def hash_of(event: Event, previous_hash: bytes) -> bytes:
-    """Return the hash of an event in its place."""
+    """Return the hash of an event, given the hash of the event before it."""
     return hashlib.sha256(previous_hash + b"".join(map(_framed, _values(event)))).digest()
 
 
@@ -129,7 +129,7 @@ def _framed(value: str | None) -> bytes:
 
 
 def flaws(links: Sequence[Link], after: Head) -> Iterator[Finding]:
-    """Find where a run of events, ordered by sequence, does not follow from the event before it or from itself."""
+    """Yield what is wrong in a run of events ordered by sequence: a gap, or a hash that does not match."""
     expected = after
     for found in links:
         sequence = found.event.sequence
@@ -146,5 +146,5 @@ def flaws(links: Sequence[Link], after: Head) -> Iterator[Finding]:
 
 
 def missing(first: int, last: int, *, seen_at: int) -> Finding:
-    """Tell of events that are gone."""
+    """Return the finding for events that are missing."""
     return Finding(seen_at, Flaw.EVENTS_MISSING, f"events {first} to {last} are missing")

@@ -1,13 +1,16 @@
-"""What every check of a service's invariants says of its audit trail; hashes are for VerifyAuditChain."""
+"""The invariant of the audit trail, which every service checks.
+
+It compares the stored hashes; only VerifyAuditChain computes them again.
+"""
 
 from typing import Final
 
 from libs.common.integrity.domain import Invariant
 
-# Each event with the one before it, and each head with the last event, in one pass over either table.
+# Compares each event with the one before it, and each head with the last event. Reads each table once.
 AUDIT_INVARIANT: Final = Invariant(
     "audit_events_are_chained",
-    "The events of an organization are numbered from 1 without a gap, each naming the hash before it, up to its head.",
+    "An organization's audit events have a gap, do not name the hash of the event before, or do not end at the head.",
     """
     SELECT organization_id, 'audit_events/' || sequence AS resource, 'it does not follow from the event before it'
     FROM (
@@ -20,7 +23,7 @@ AUDIT_INVARIANT: Final = Invariant(
     ) AS chained
     WHERE sequence <> before + 1 OR previous_hash <> hash_before OR event_time < time_before
     UNION ALL
-    SELECT coalesce(h.organization_id, e.organization_id), 'audit_heads', 'it is not the last event of its chain'
+    SELECT coalesce(h.organization_id, e.organization_id), 'audit_heads', 'it differs from the last event of its chain'
     FROM (
         SELECT * FROM audit_heads
         WHERE (CAST(:organization_id AS uuid) IS NULL OR organization_id = CAST(:organization_id AS uuid))

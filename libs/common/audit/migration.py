@@ -1,4 +1,4 @@
-"""Making the trail's tables in a migration, apart from their declaration so that services need no migration tool."""
+"""Creates the audit tables in a migration. Services do not import it, nor the migration tool."""
 
 from alembic import op
 from sqlalchemy import MetaData
@@ -9,7 +9,7 @@ from libs.common.roles import role_of
 
 
 def create_audit_tables(context: str) -> None:
-    """Make both tables. What is written in the trail stays: the service's role may only add to it.
+    """Create both tables. The service's role may add events, and neither change nor delete them.
 
     A later change of them is a migration of its own; this one must then be left with the columns it has now.
     """

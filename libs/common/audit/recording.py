@@ -1,22 +1,20 @@
-"""Writing an event with the change it tells of, in the same transaction."""
+"""Writes an audit event in the transaction of the change."""
 
 import unicodedata
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from libs.common.access import CallerKind
 from libs.common.audit import store
 from libs.common.audit.chain import Changed as Changed
 from libs.common.audit.chain import Event, link
 from libs.common.audit.chain import differences as differences
-from libs.common.call import Call, current_call
+from libs.common.call import current_actor, current_call
 from libs.common.ids import new_id
 
 PLATFORM: Final = "00000000-0000-0000-0000-000000000000"
-"""Stands for the organization where a change belongs to none, such as that of a price."""
+"""Stands for the organization where a change belongs to none, such as a change of a price."""
 
-_SYSTEM: Final = "system"
 _UPKEEP: Final = "Upkeep"
 """The action of work that belongs to no call."""
 _TEXT_MAX: Final = 255
@@ -34,11 +32,12 @@ async def record_event(
     changed: Sequence[Changed] = (),
     actor: str = "",
 ) -> None:
-    """Tell the trail of an organization what has just been changed.
+    """Add an event to the audit trail of an organization.
 
-    The call being handled says who did it, through which RPC and from where; `actor` is for calls that find out only
-    on the way who is calling, such as a sign-in. It locks the organization's trail until the transaction ends, so it
-    comes after the statements that do the work; a change of several organizations goes by the order of their ids.
+    Who made the change, through which RPC and from where is taken from the current call. `actor` is for calls that only
+    find out while they run who is calling, such as a sign-in. The organization's trail stays locked until the
+    transaction ends, so call this after the statements of the change; for several organizations, in the order of their
+    ids.
     """
     call = current_call()
     place = await store.take_place(tx, organization_id, now)
@@ -48,7 +47,7 @@ async def record_event(
         event_id=new_id(),
         event_time=place.event_time,
         action=call.rpc.rpartition(".")[2] if call else _UPKEEP,
-        actor=_plain(actor or _actor(call)),
+        actor=_plain(actor) or current_actor(),
         api_key_id=(call.caller.api_key_id or None) if call else None,
         resource_type=resource_type,
         resource_id=_plain(resource_id),
@@ -60,17 +59,11 @@ async def record_event(
     await store.append(tx, link(event, place.previous_hash))
 
 
-def _actor(call: Call | None) -> str:
-    if call is None:
-        return _SYSTEM
-    return call.caller.kind.value if call.caller.kind is CallerKind.ANONYMOUS else call.caller.subject
-
-
 def _plain_change(change: Changed) -> Changed:
     before, after = (None if value is None else _plain(value, _VALUE_MAX) for value in (change.before, change.after))
     return Changed(_plain(change.field), before, after)
 
 
 def _plain(text: str, length_max: int = _TEXT_MAX) -> str:
-    """Return the text without what could mislead a reader's terminal or the database, and no longer than is useful."""
+    """Return the text without control characters, which terminals and databases misread, and cut to its maximum."""
     return "".join(character for character in text[:length_max] if unicodedata.category(character)[0] != "C")

@@ -16,10 +16,11 @@ _events, _heads = declare_audit_tables(MetaData())
 _CHANGE_KEYS: Final = {"field", "before", "after"}
 
 AnyTransaction = Transaction | RawConnection
-"""A transaction by either of the database's two ways."""
+"""A transaction of SQLAlchemy or of the driver."""
 
-# Locks the organization's head until commit, one row by primary key: whoever comes meanwhile waits, so the chain has
-# no gap and no fork. Time does not run back along it, whatever a clock does: a range of times is a range of numbers.
+# Locks the organization's head until commit, one row by primary key. Others wait for it, so the chain has no gap and
+# no fork. Event times never decrease along the chain, even if a clock is set back: a range of times is a range of
+# numbers.
 _TAKE: Final = """
     INSERT INTO audit_heads AS head (organization_id, sequence, hash, event_time)
     VALUES ($1, 1, decode(repeat('00', 32), 'hex'), $2)
@@ -180,7 +181,7 @@ def _link_of(row: Row[tuple[object, ...]]) -> Link:
 
 
 def _changes_of(stored: object) -> tuple[Changed, ...]:
-    """Read the changes as they were written; whatever else stands there is shown whole, and so fits no hash."""
+    """Return the stored changes. Anything else stored is returned as one change, whose hash cannot match."""
     if isinstance(stored, list) and all(map(_is_change, stored)):
         return tuple(Changed(**change) for change in stored)
     return (Changed("changes", after=json.dumps(stored)),)

@@ -1,4 +1,4 @@
-"""Reading the trail, and verifying that it is as it was written."""
+"""Reads the audit trail, and verifies that nobody has changed it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,9 +41,9 @@ class Trail:
     async def verify(
         self, organization_id: str, *, after: Head, expected_head: Head | None, events_max: int
     ) -> Verification:
-        """Recompute the hashes of the events after one, as one moment shows them.
+        """Recompute the hashes of the events that follow `after`, in one snapshot.
 
-        An empty hash in `after` stands for the one the chain has there.
+        An empty hash in `after` stands for the stored hash of that event.
         """
         async with self._reports.snapshot() as tx:
             head = await store.find_head(tx, organization_id) or START

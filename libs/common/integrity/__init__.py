@@ -1,1 +1,1 @@
-"""Invariants: rules that what is stored must keep, each a statement that finds what breaks it."""
+"""IntegrityService, which all three services serve: checks the invariants of what is stored."""

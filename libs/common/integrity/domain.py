@@ -1,4 +1,4 @@
-"""A rule over what is stored, and what a check of it finds."""
+"""An invariant, and the result of checking it."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,10 +6,12 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class Invariant:
-    """A rule, and two statements: one finds what breaks it, one counts the rows it is checked over.
+    """A rule that what is stored must keep, as two statements.
 
-    The first returns an organization or null, a resource and what is wrong with it. Both may read whole tables;
-    `:organization_id` narrows them to one organization where it is not null, `:now` is the moment of the check.
+    `violations` returns one row per violation: an organization or null, a resource, and what is wrong with it.
+    `examined` counts the rows that were checked. Both may read whole tables. Both may use two parameters:
+    `:organization_id` limits them to one organization if it is not null; `:now` is the time of the check.
+    `description` is one sentence that says what is wrong when there is a violation.
     """
 
     name: str
@@ -30,7 +32,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What one invariant's check covered."""
+    """The check of one invariant."""
 
     invariant: str
     description: str
@@ -40,7 +42,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The end of a complete verification."""
+    """Every check of a complete verification."""
 
     checks: tuple[Check, ...]
     snapshot_time: datetime

@@ -12,7 +12,7 @@ FINDINGS_MAX: Final = 1_000
 
 
 class Verification:
-    """Finds what should be impossible."""
+    """Checks the invariants of one service."""
 
     def __init__(self, reports: Database, clock: Clock, invariants: Sequence[Invariant]) -> None:
         self._reports = reports
@@ -30,7 +30,7 @@ class Verification:
                 examined = await store.count_examined(tx, invariant, organization_id, now)
                 checks.append(Check(invariant.name, invariant.description, examined, len(rows)))
                 found.extend(Finding(invariant.name, *row) for row in rows)
-        # The snapshot is let go before anything is sent: a slow reader must not hold it open.
+        # The snapshot is closed before anything is sent, so that a slow reader cannot keep it open.
         for finding in found:
             yield finding
         yield Summary(tuple(checks), now)

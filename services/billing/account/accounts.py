@@ -1,4 +1,4 @@
-"""Opening and closing accounts, changing their terms, and what they hold or held."""
+"""Opens, changes and closes accounts, and reads their balances and statements."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -11,18 +11,20 @@ from libs.common.clock import Clock
 from libs.common.database import ConstraintViolation, Database, RawConnection, violated_constraint
 from libs.common.errors import Conflict, FieldViolation, InvalidArgument, RequestIdReused, StaleEtag
 from libs.common.ids import new_id
-from libs.common.pages import decode_page_token, encode_page_token, page_size
+from libs.common.pages import encode_page_token, id_in_token, page_size, text_in_token
 from services.billing import errors
 from services.billing.account import store
 from services.billing.account.domain import AccountTerms, Statement, account_changes
 from services.billing.ledger.domain import Metadata
 
+_SEQUENCE_DIGITS_MAX = 18
+"""What a page token may name; far more movements than an account ever has."""
 # Another request opened the account, or took the request id, first.
 _LOST_RACES = frozenset({"accounts_owner_currency_once", "accounts_request_once"})
 
 
 class Accounts:
-    """Accounts of one organization at a time. Another organization's look like missing ones."""
+    """The accounts of one organization at a time. Another organization's accounts look like missing ones."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -38,7 +40,7 @@ class Accounts:
         metadata: Metadata | None,
         request_id: str | None,
     ) -> tuple[AccountTerms, bool]:
-        """Opens an account, or a closed one again; returns it and whether this repeats an earlier request."""
+        """Open an account, or a closed one again; return it and whether this repeats an earlier request."""
         owner_id = project_id or organization_id
         request: dict[str, object] = {
             "project_id": project_id,
@@ -96,7 +98,7 @@ class Accounts:
         self, organization_id: str, *, project_id: str | None, size: int, page_token: str
     ) -> tuple[list[AccountTerms], str]:
         fingerprint = f"accounts/{organization_id}/{project_id}"
-        after = decode_page_token(page_token, fingerprint)[0] if page_token else None
+        after = id_in_token(page_token, fingerprint)
         size = page_size(size)
         async with self._database.raw_connection() as connection:
             found = await store.find_page(connection, organization_id, project_id, after, size + 1, self._clock.now())
@@ -114,7 +116,7 @@ class Accounts:
         currency_code: str | None,
         metadata: Metadata | None,
     ) -> AccountTerms:
-        """Changes what is not None; an empty mapping takes the metadata away."""
+        """Change what is not None; an empty mapping removes the metadata."""
         now = self._clock.now()
         async with self._database.raw_transaction() as connection:
             account = await store.lock(connection, organization_id, account_id, now)
@@ -159,7 +161,7 @@ class Accounts:
         account_id: str | None,
         as_of_time: datetime | None,
     ) -> tuple[AccountTerms, datetime]:
-        """The account with what it held at a moment, and that moment."""
+        """Return the account with its balance at a moment, and that moment."""
         now = self._clock.now()
         if as_of_time is not None and as_of_time > now:
             raise InvalidArgument([FieldViolation("as_of_time", "must not be in the future")])
@@ -186,11 +188,11 @@ class Accounts:
         size: int,
         page_token: str,
     ) -> Statement:
-        """A page of the movements in [start_time, end_time)."""
-        if start_time is not None and end_time is not None and end_time <= start_time:
-            raise InvalidArgument([FieldViolation("end_time", "must be after start_time")])
+        """Return a page of the movements in [start_time, end_time)."""
         fingerprint = f"statement/{organization_id}/{account_id}/{start_time}/{end_time}"
-        token = decode_page_token(page_token, fingerprint)[0] if page_token else None
+        token = text_in_token(page_token, fingerprint)
+        if token is not None and not (token.isascii() and token.isdigit() and len(token) <= _SEQUENCE_DIGITS_MAX):
+            raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
         size = page_size(size)
         async with self._database.raw_connection() as connection:
             account = _visible(await self._get(connection, organization_id, account_id))
@@ -220,7 +222,7 @@ class Accounts:
         before: AccountTerms | None,
         now: datetime,
     ) -> AccountTerms:
-        """The account as it is now, after telling the audit trail what became of it."""
+        """Record the change in the audit trail, and return the account as it is now."""
         account = await self._get(connection, organization_id, account_id)
         await record_event(
             connection,
@@ -240,7 +242,7 @@ class Accounts:
         currency_code: str | None,
         now: datetime,
     ) -> AccountTerms:
-        """The account that would be charged: the project's where it has an open one, else the organization's."""
+        """Return the account that would be charged: the project's if it has an open one, else the organization's."""
         owned: list[AccountTerms] = []
         if project_id is not None:
             owned = [a for a in await store.find_owned(connection, organization_id, project_id, now) if not a.closed]
@@ -256,7 +258,7 @@ class Accounts:
 
 
 def _visible(account: AccountTerms) -> AccountTerms:
-    """Refuse to show the account to somebody who may see those of some projects alone."""
+    """Return the account, or refuse a caller who may only see accounts of other projects."""
     require_scope(Scope.SCOPE_ACCOUNTS_READ, project_id=account.project_id or "")
     return account
 
@@ -264,9 +266,9 @@ def _visible(account: AccountTerms) -> AccountTerms:
 async def _last_before(
     connection: RawConnection, account: AccountTerms, moment: datetime, *, inclusive: bool = False
 ) -> tuple[int, Decimal]:
-    """The number of the account's last movement before a moment, and the balance after it.
+    """Return the number of the account's last movement before a moment, and the balance after it.
 
-    Times never run against the sequence, so halving the sequence finds it in a few probes of its index.
+    Times never decrease along the sequence, so a binary search finds it in a few probes of the index.
     """
     low, high, balance = 0, account.balance.sequence, Decimal(0)
     while low < high:

@@ -28,7 +28,7 @@ class AccountTerms:
 
 
 def account_changes(before: AccountTerms | None, after: AccountTerms) -> tuple[Changed, ...]:
-    """Return what became of an account's terms, for the audit trail; of metadata only that it changed."""
+    """Return how an account's terms changed, for the audit trail. Of metadata it only says that it changed."""
     changes = differences({} if before is None else _terms(before), _terms(after))
     if (before.metadata if before else None) != after.metadata:
         changes += (Changed("metadata"),)
@@ -56,6 +56,7 @@ class StatementEntry:
     balance_after: Decimal
     description: str
     create_time: datetime
+    actor: str
 
 
 @dataclass(frozen=True, slots=True)

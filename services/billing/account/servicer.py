@@ -11,6 +11,7 @@ from libs.common.timestamps import parse_optional_time, render_time
 from services.billing import errors
 from services.billing.account.accounts import Accounts
 from services.billing.account.domain import AccountTerms
+from services.billing.ledger.parsing import parse_period
 from services.billing.ledger.rendering import render_balance, render_kind
 from tollhouse.billing.v1 import account_pb2 as pb
 from tollhouse.billing.v1 import account_pb2_grpc as rpc
@@ -105,11 +106,12 @@ class AccountServicer(rpc.AccountServiceServicer):
         )
 
     async def GetStatement(self, request: pb.GetStatementRequest, context: _Context) -> pb.GetStatementResponse:
+        start_time, end_time = parse_period(request)
         statement = await self._accounts.statement(
             request.organization_id.lower(),
             request.account_id.lower(),
-            start_time=parse_optional_time("start_time", request.start_time, present=request.HasField("start_time")),
-            end_time=parse_optional_time("end_time", request.end_time, present=request.HasField("end_time")),
+            start_time=start_time,
+            end_time=end_time,
             size=request.page_size,
             page_token=request.page_token,
         )
@@ -124,6 +126,7 @@ class AccountServicer(rpc.AccountServiceServicer):
                 balance_after=render_amount(code, entry.balance_after),
                 description=entry.description,
                 create_time=render_time(entry.create_time),
+                actor=entry.actor,
             )
             for entry in statement.entries
         ]

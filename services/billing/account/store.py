@@ -11,7 +11,8 @@ from libs.common.database import RawConnection
 from services.billing.account.domain import AccountTerms, StatementEntry
 from services.billing.ledger.domain import Balance, Kind, Metadata
 
-# What is held leaves out holds whose time is up ($1), tidied or not: a short range of the partial index.
+# Held leaves out holds that have expired by $1, even if they are still stored as open: a short range of the partial
+# index.
 _COLUMNS: Final = """
     a.organization_id::text, a.account_id::text, nullif(a.owner_id, a.organization_id)::text, a.state = 'CLOSED',
     a.version, a.metadata::text, a.create_time, a.update_time, a.currency_code, a.posted,
@@ -84,13 +85,14 @@ _ENTRY_AT: Final = """
 
 _ENTRIES: Final = """
     SELECT sequence, transaction_id::text, operation_id, kind,
-        CASE direction WHEN 'DEBIT' THEN -amount ELSE amount END, balance_after, coalesce(description, ''), create_time
+        CASE direction WHEN 'DEBIT' THEN -amount ELSE amount END, balance_after, coalesce(description, ''), create_time,
+        coalesce(actor, '')
     FROM transactions
     WHERE organization_id = $1::uuid AND account_id = $2::uuid AND sequence > $3 AND sequence <= $4
     UNION ALL
     SELECT counter_sequence, transaction_id::text, operation_id, kind,
         CASE direction WHEN 'DEBIT' THEN amount ELSE -amount END, counter_balance_after, coalesce(description, ''),
-        create_time
+        create_time, coalesce(actor, '')
     FROM transactions
     WHERE organization_id = $1::uuid AND counter_account_id = $2::uuid AND counter_sequence > $3
         AND counter_sequence <= $4
@@ -131,7 +133,7 @@ async def find_page(
 async def find_request(
     connection: RawConnection, organization_id: str, request_id: str
 ) -> tuple[str, dict[str, object]] | None:
-    """The account that a request opened, and that request."""
+    """Return the account that a request opened, and that request."""
     row = await connection.fetchrow(_BY_REQUEST, organization_id, request_id)
     return None if row is None else (row[0], json.loads(row[1]))
 
@@ -202,7 +204,7 @@ async def close(connection: RawConnection, account: AccountTerms, now: datetime)
 
 
 async def entry_at(connection: RawConnection, account: AccountTerms, sequence: int) -> tuple[datetime, Decimal]:
-    """When the account's movement of this number was posted, and the balance after it."""
+    """Return when the account's movement of this number was posted, and the balance after it."""
     row = await connection.fetchrow(_ENTRY_AT, account.organization_id, account.account_id, sequence)
     if row is None:
         raise LookupError(f"account {account.account_id} has no movement {sequence}")

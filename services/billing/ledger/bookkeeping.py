@@ -1,4 +1,4 @@
-"""What the rules share: finding what an operation stands for and which account is meant, and entering effects."""
+"""What the rules share: finding the earlier outcome of an operation and its account, and entering effects."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -36,7 +36,7 @@ BALANCE_MAX: Final = Decimal(10) ** 15
 
 
 def known_movement(books: Books, command: Debit | Credit | Transfer | Capture | Reverse) -> Outcome | None:
-    """The stored answer, where the operation id already stands for a movement or for a refused one."""
+    """Return the stored answer if the operation id already has a movement or a decline."""
     key = (command.organization_id, command.operation_id)
     movement = books.movements.get(key)
     if movement is not None:
@@ -55,7 +55,7 @@ def require_same(command: Command, known: Request) -> None:
 
 
 def _replay(books: Books, movement: Movement) -> Posted:
-    """The answer of then, but for what is held, which is that of now."""
+    """Return the stored answer; only what is held is as of now."""
     account = books.accounts[movement.account_id]
     balance = account.balance()
     balance.posted, balance.sequence = movement.balance_after, movement.sequence
@@ -70,7 +70,7 @@ def _replay(books: Books, movement: Movement) -> Posted:
 def charged_account(
     books: Books, organization_id: str, project_id: str | None, currency_code: str, now: datetime
 ) -> Account:
-    """The account that pays: the project's where it has one, else the organization's, which opens on first use."""
+    """Return the account that pays: the project's if it has one, else the organization's, which opens on first use."""
     if project_id is not None:
         candidates = [a for a in books.owned.get((organization_id, project_id), ()) if not a.closed]
         if candidates:
@@ -82,7 +82,7 @@ def charged_account(
 
 
 def owners_account(books: Books, organization_id: str, owner_id: str, currency_code: str) -> Account | None:
-    """Exactly the owner's account, or None where the owner has none at all."""
+    """Return the owner's own account, or None if the owner has none at all."""
     candidates = books.owned.get((organization_id, owner_id))
     return _in_currency(candidates, currency_code) if candidates else None
 
@@ -101,7 +101,7 @@ def mismatch(currency_code: str, account_currency_codes: list[str]) -> errors.Cu
 
 
 def new_account(organization_id: str, owner_id: str, currency_code: str) -> Account:
-    """An empty account, not in any books yet."""
+    """Return an empty account that is not in any books yet."""
     return Account(
         organization_id, new_id(), owner_id, currency_code, ZERO, ZERO, 0, ZERO, False, None, None, is_new=True
     )
@@ -133,9 +133,11 @@ def enter_decline(
         command.amount,
         account.balance(),
         now,
+        command.actor,
     )
     if not command.validate_only:
-        # The account moves on although its balance stays, so that no other process posts over what it remembers of it.
+        # The revision changes although the balance does not: another process that has cached the account must read it
+        # again, and with it this decline.
         touch(books, account)
         books.declines[command.organization_id, command.operation_id, slot] = decline
         books.new_declines.append(decline)
@@ -145,7 +147,7 @@ def enter_decline(
 def post(
     books: Books, command: Command, movement: Movement, account: Account, counter: Account | None = None
 ) -> Posted:
-    """Enters a movement, unless the command only asks; the balances in the answer are those after it."""
+    """Enter a movement, unless the command is `validate_only`. The balances in the answer are those after it."""
     require_in_range(movement)
     balance = Balance(
         account.currency_code, movement.balance_after, account.held, account.overdraft_limit, movement.sequence
@@ -176,7 +178,7 @@ def touch(books: Books, account: Account) -> None:
 
 
 def not_before(account: Account, now: datetime) -> datetime:
-    """The time of the account's next movement: times never run against the sequence, whatever the clocks do."""
+    """Return the time of the account's next movement: never before its last one, even if a clock was set back."""
     last = account.last_movement_time
     return now if last is None or now > last else last
 

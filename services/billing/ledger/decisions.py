@@ -1,7 +1,7 @@
-"""What becomes of each command: pure rules over the books of one batch, decided in the order of arrival.
+"""Decides each command: pure rules over the books of one batch, in the order of arrival.
 
-Every rule first looks for what the operation id already stands for, then finds the account, then decides, and only then
-writes into the books. A refusal that is not final (a closed account, another currency) is raised and leaves no trace.
+Every rule first looks for an earlier outcome of the operation id, then finds the account, then decides, and only then
+changes the books. A refusal that is not final (a closed account, another currency) is raised, and nothing is stored.
 """
 
 from datetime import datetime, timedelta
@@ -52,10 +52,10 @@ from services.billing.ledger.requests import request_of_hold
 
 
 def decide(books: Books, command: Command, now: datetime) -> Outcome:
-    """Decides one command and enters its effect in the books.
+    """Decide one command and enter its effect in the books.
 
     Raises:
-        Refusal: the command is refused without a trace.
+        Refusal: the command is refused and nothing is stored.
     """
     match command:
         case Debit():
@@ -109,6 +109,7 @@ def _debit(books: Books, command: Debit, now: datetime) -> Outcome:
         command.description,
         command.metadata,
         not_before(account, now),
+        actor=command.actor,
     )
     return post(books, command, movement, account)
 
@@ -143,6 +144,7 @@ def _credit(books: Books, command: Credit, now: datetime) -> Outcome:
         description=command.description,
         metadata=command.metadata,
         create_time=not_before(account, now),
+        actor=command.actor,
     )
     return post(books, command, movement, account)
 
@@ -188,6 +190,7 @@ def _transfer(books: Books, command: Transfer, now: datetime) -> Outcome:
         counter_project_id=command.destination_project_id,
         counter_sequence=destination.sequence + 1,
         counter_balance_after=destination.posted + command.amount,
+        actor=command.actor,
     )
     return post(books, command, movement, source, destination)
 
@@ -216,7 +219,7 @@ def _reverse(books: Books, command: Reverse, now: datetime) -> Outcome:
 
 
 def _post_reversal(books: Books, command: Reverse, original: Movement, amount: Decimal, now: datetime) -> Posted:
-    """Posts the original's movement the other way round. What is taken back may overdraw: it is flagged."""
+    """Post the original's movement in the opposite direction. It may overdraw the account, and is then flagged."""
     account = books.accounts[original.account_id]
     counter = books.accounts[original.counter_account_id] if original.counter_account_id else None
     direction = original.direction.opposite
@@ -250,6 +253,7 @@ def _post_reversal(books: Books, command: Reverse, original: Movement, amount: D
         counter_sequence=None if counter is None else counter.sequence + 1,
         counter_balance_after=None if counter is None else counter.posted - signed,
         reverses_transaction_id=original.transaction_id,
+        actor=command.actor,
     )
     return post(books, command, movement, account, counter)
 
@@ -283,6 +287,7 @@ def _place(books: Books, command: Place, now: datetime) -> Outcome:
         metadata=command.metadata,
         create_time=now,
         expire_time=now + timedelta(milliseconds=command.ttl_ms),
+        actor=command.actor,
     )
     balance = account.balance()
     balance.held += command.amount
@@ -325,6 +330,7 @@ def _capture(books: Books, command: Capture, now: datetime) -> Outcome:
         command.metadata,
         not_before(account, now),
         held_amount=held_amount,
+        actor=command.actor,
     )
     require_in_range(movement)
     if hold.state is HoldState.OPEN:

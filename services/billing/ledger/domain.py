@@ -1,7 +1,7 @@
-"""What the ledger knows and is asked: commands, records, and the books one batch is decided over.
+"""The ledger's commands and records, and the books that one batch is decided over.
 
-Commands, movements and accounts are made by the tens of thousands a second, so they are plain slotted classes; nothing
-changes a command or a movement once it is made.
+Tens of thousands of commands, movements and accounts are made each second, so they are plain classes with slots.
+Commands and movements are not changed once they are made.
 """
 
 from dataclasses import dataclass, field
@@ -84,6 +84,7 @@ class Debit:
     mode: Mode
     description: str
     metadata: Metadata | None
+    actor: str
     validate_only: bool = False
 
 
@@ -99,6 +100,7 @@ class Credit:
     source: SystemAccount
     description: str
     metadata: Metadata | None
+    actor: str
     validate_only: bool = False
 
 
@@ -114,12 +116,13 @@ class Transfer:
     amount: Decimal
     description: str
     metadata: Metadata | None
+    actor: str
     validate_only: bool = False
 
 
 @dataclass(slots=True)
 class Place:
-    """Keep an amount aside."""
+    """Hold an amount."""
 
     organization_id: str
     operation_id: str
@@ -129,12 +132,13 @@ class Place:
     ttl_ms: int
     description: str
     metadata: Metadata | None
+    actor: str
     validate_only: bool = False
 
 
 @dataclass(slots=True)
 class Capture:
-    """Charge the work of a hold."""
+    """Charge the work that a hold was placed for."""
 
     organization_id: str
     operation_id: str
@@ -142,12 +146,13 @@ class Capture:
     amount: Decimal
     description: str
     metadata: Metadata | None
+    actor: str
     validate_only: bool = False
 
 
 @dataclass(slots=True)
 class Release:
-    """Give a hold back."""
+    """Release a hold."""
 
     organization_id: str
     operation_id: str
@@ -156,7 +161,7 @@ class Release:
 
 @dataclass(slots=True)
 class Extend:
-    """Let a hold live longer."""
+    """Extend the life of a hold."""
 
     organization_id: str
     operation_id: str
@@ -175,6 +180,7 @@ class Reverse:
     amount: Decimal | None
     description: str
     metadata: Metadata | None
+    actor: str
     validate_only: bool = False
 
 
@@ -183,7 +189,7 @@ Command: TypeAlias = Debit | Credit | Transfer | Place | Capture | Release | Ext
 
 @dataclass(slots=True)
 class Account:
-    """An account as it stands while a batch is decided; the only record that changes."""
+    """An account while a batch is decided. The rules change it."""
 
     organization_id: str
     account_id: str
@@ -197,7 +203,7 @@ class Account:
     hold_expiry_from: datetime | None
     last_movement_time: datetime | None
     revision: int = 0
-    """How often the row has been changed, by whomever."""
+    """How often the row has been changed, by any process."""
     is_new: bool = False
 
     @property
@@ -251,11 +257,13 @@ class Movement:
     counter_balance_after: Decimal | None = None
     reverses_transaction_id: str | None = None
     held_amount: Decimal | None = None
+    actor: str | None = None
+    """Who moved the money; None for rows from before this was recorded."""
 
 
 @dataclass(slots=True)
 class Hold:
-    """An amount kept aside; its state and expiry change, nothing else."""
+    """A held amount. Only its state and the times of its end change."""
 
     organization_id: str
     operation_id: str
@@ -271,6 +279,8 @@ class Hold:
     create_time: datetime
     expire_time: datetime
     end_time: datetime | None = None
+    actor: str | None = None
+    """Who placed it; None for rows from before this was recorded."""
 
 
 Request: TypeAlias = dict[str, str | int | Metadata | None]
@@ -279,7 +289,7 @@ Request: TypeAlias = dict[str, str | int | Metadata | None]
 
 @dataclass(slots=True)
 class Decline:
-    """A final no: the request as it was, and the balance that refused it."""
+    """A final refusal: the request, and the balance that was too small."""
 
     organization_id: str
     operation_id: str
@@ -289,13 +299,15 @@ class Decline:
     needed: Decimal
     balance: Balance
     create_time: datetime
+    actor: str | None
+    """Who asked; None for rows from before this was recorded."""
     earliest_release_time: datetime | None = None
     is_new: bool = True
 
 
 @dataclass(slots=True)
 class Posted:
-    """A movement that stands, and its account after it (for a transfer, also the other one)."""
+    """A posted movement, and its account's balance after it (for a transfer, those of both accounts)."""
 
     movement: Movement
     balance: Balance
@@ -307,7 +319,7 @@ class Posted:
 
 @dataclass(slots=True)
 class Placed:
-    """A hold as it stands, and its account."""
+    """A hold, and its account's balance."""
 
     hold: Hold
     balance: Balance
@@ -320,7 +332,7 @@ Outcome: TypeAlias = Posted | Placed | Decline
 
 @dataclass(slots=True)
 class Books:
-    """All that a batch touches, locked: what was known before, and what the batch adds to it."""
+    """Everything a batch uses: its locked accounts, what is stored of its operations, and what the batch adds."""
 
     owned: dict[tuple[str, str], list[Account]] = field(default_factory=dict)
     """Accounts by (organization_id, owner_id)."""

@@ -95,7 +95,7 @@ class Engine:
         return await self._run_quickly(commands) or await self._run_carefully(commands)
 
     async def _run_quickly(self, commands: Sequence[Command]) -> list[Answer] | None:
-        """Posts the batch if all is as expected; None where it must be run the careful way. Nothing is written then."""
+        """Post the batch and return its answers. None if it must be run the careful way: nothing is written then."""
         now = self._clock.now()
         books = self._standing.take(commands, now)
         if books is None:
@@ -114,7 +114,7 @@ class Engine:
         return answers
 
     def _keep(self, books: Books) -> None:
-        """Remembers the accounts of a batch that is durable."""
+        """Cache the accounts of a batch that is durable."""
         for account in books.changed_accounts.values():
             if account.is_new:
                 account.is_new = False
@@ -132,7 +132,7 @@ class Engine:
         return answers
 
     async def _open_books(self, connection: RawConnection, commands: Sequence[Command]) -> tuple[Books, datetime]:
-        """Locks the accounts first: what is read afterwards cannot change until the batch is through."""
+        """Lock the accounts first: what is read afterwards cannot change before the transaction ends."""
         named = _Named(commands)
         books = Books()
         for account in await store.lock_accounts(
@@ -149,7 +149,7 @@ class Engine:
 
 
 class _Named:
-    """Everything the commands of a batch name, to be looked up at once."""
+    """Everything that the commands of a batch name, to be read together."""
 
     __slots__ = ("held", "movements", "originals", "owners", "placed")
 
@@ -199,7 +199,7 @@ def _decide_all(books: Books, commands: Sequence[Command], now: datetime) -> lis
 
 
 async def _read_known(connection: RawConnection, books: Books, named: _Named) -> None:
-    """Reads what the operations stand for already."""
+    """Read what is already stored for the operations."""
     keys = named.movements | named.placed
     if keys and await store.any_known(connection, keys):
         for movement in await store.find_movements(connection, keys):
@@ -216,7 +216,7 @@ async def _read_known(connection: RawConnection, books: Books, named: _Named) ->
 
 
 async def _close_books(connection: RawConnection, books: Books, now: datetime) -> None:
-    """Writes all that the batch decided, one statement a table and kind of change."""
+    """Write everything the batch decided, one statement per table and kind of change."""
     changed = books.changed_accounts.values()
     opened = [account for account in changed if account.is_new]
     if opened:
@@ -238,7 +238,7 @@ async def _close_books(connection: RawConnection, books: Books, now: datetime) -
 
 
 async def _close_declines(connection: RawConnection, books: Books, answers: Sequence[Answer]) -> None:
-    """Adds to each new decline when a hold ends next by itself, and writes those that are to be kept."""
+    """Add to each new decline when the next hold expires, and write the declines that are stored."""
     waiting = [a for a in answers if isinstance(a, Decline) and a.is_new and a.balance.held]
     if waiting:
         expiries = await store.earliest_expiries(connection, {(d.organization_id, d.account_id) for d in waiting})

@@ -1,4 +1,4 @@
-"""Looking things up in the ledger: transactions and holds, as they are now."""
+"""Reads transactions and holds as they are now."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -7,13 +7,13 @@ from typing import Final, TypeVar
 
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.pages import decode_page_token, encode_page_token, page_size
+from libs.common.pages import encode_page_token, id_in_token, page_size, text_in_token
 from services.billing import errors
 from services.billing.ledger import history_store, store
 from services.billing.ledger.domain import Hold, HoldState, Kind, Movement
 
 _SCAN_MIN: Final = 500
-"""A filtered page looks at no fewer rows than this."""
+"""A filtered page reads at least this many rows."""
 
 _T = TypeVar("_T")
 
@@ -38,7 +38,7 @@ class History:
         """A page of holds by operation id, and the token of the next."""
         fingerprint = f"holds/{organization_id}/{account_id}/{state}"
         size, scan = _sizes(page_size, filtered=account_id is not None or state is not None)
-        after = decode_page_token(page_token, fingerprint)[0] if page_token else None
+        after = text_in_token(page_token, fingerprint)
         async with self._database.raw_connection() as connection:
             rows = await history_store.holds_after(connection, organization_id, after, scan)
         wanted, last = _pick(
@@ -79,7 +79,7 @@ class History:
         fingerprint = f"transactions/{organization_id}/{account_id}/{kind}/{start_time}/{end_time}"
         filtered = any(part is not None for part in (account_id, kind, start_time, end_time))
         size, scan = _sizes(page_size, filtered=filtered)
-        before = decode_page_token(page_token, fingerprint)[0] if page_token else None
+        before = id_in_token(page_token, fingerprint)
         async with self._database.raw_connection() as connection:
             rows = await history_store.movements_before(connection, organization_id, before, scan)
 
@@ -95,7 +95,7 @@ class History:
         return page, encode_page_token(last.transaction_id, fingerprint=fingerprint) if last else ""
 
     def _as_of_now(self, hold: Hold) -> Hold:
-        """A hold whose time is up has expired, whether or not anything has tidied it."""
+        """Show an open hold past its expiry as expired, even if it is still stored as open."""
         if hold.state is HoldState.OPEN and hold.expire_time <= self._clock.now():
             hold.state, hold.end_time = HoldState.EXPIRED, hold.expire_time
         return hold
@@ -107,7 +107,7 @@ def _sizes(requested: int, *, filtered: bool) -> tuple[int, int]:
 
 
 def _pick(rows: Sequence[_T], wanted: Callable[[_T], bool], size: int, scan: int) -> tuple[list[_T], _T | None]:
-    """The rows wanted, at most `size`, and the last row looked at, from which the next page goes on, if any."""
+    """Return the rows wanted, at most `size`, and the last row read, after which the next page begins, if any."""
     page: list[_T] = []
     for row in rows:
         if wanted(row):

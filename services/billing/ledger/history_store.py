@@ -1,4 +1,4 @@
-"""The statements behind looking things up: keyset pages along a unique key, each bounded."""
+"""The statements that list holds and transactions: bounded keyset pages along a unique key."""
 
 from typing import Final
 

@@ -1,10 +1,16 @@
-"""Requests as commands. Annotations in the proto have been checked; what they cannot say is checked here."""
+"""Requests as commands. What the annotations in the proto cannot express is checked here."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import Final, Protocol, TypeVar
 
+from google.protobuf.message import Message
+
+from libs.common.call import current_actor
 from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.timestamps import parse_time
+from libs.common.validation import check
 from services.billing.ledger.domain import (
     Capture,
     Credit,
@@ -18,6 +24,7 @@ from services.billing.ledger.domain import (
     SystemAccount,
     Transfer,
 )
+from tollhouse.billing.v1 import account_pb2
 from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.common.v1 import amount_pb2
 
@@ -41,171 +48,202 @@ _C = TypeVar("_C", covariant=True)
 
 
 class Parser(Protocol[_R, _C]):
-    """Reads one request; what is wrong is added to the violations, under fields that begin with the path."""
+    """Reads one request of an actor; what is wrong with it is added to the violations."""
 
-    def __call__(self, request: _R, violations: list[FieldViolation], path: str = "") -> _C: ...
+    def __call__(self, request: _R, actor: str, violations: list[FieldViolation]) -> _C: ...
 
 
 _Request = TypeVar("_Request")
+_Item = TypeVar("_Item", bound=Message)
 _Command = TypeVar("_Command")
 
 
 def parse(parser: Parser[_Request, _Command], request: _Request) -> _Command:
-    """One command.
+    """Return the command that a request of the current caller asks for.
 
     Raises:
         InvalidArgument: with every field at fault.
     """
+    return _parse(parser, request, current_actor())
+
+
+def parse_each(parser: Parser[_Item, _Command], requests: Sequence[_Item]) -> list[_Command | InvalidArgument]:
+    """Return the command of each item of a batch, or what is wrong with that item.
+
+    The items are checked here, since the proto leaves them out of the check of the batch: a malformed item must not
+    fail the others.
+    """
+    actor = current_actor()
+    commands: list[_Command | InvalidArgument] = []
+    for request in requests:
+        try:
+            check(request)
+            commands.append(_parse(parser, request, actor))
+        except InvalidArgument as refusal:
+            commands.append(refusal)
+    return commands
+
+
+def _parse(parser: Parser[_Request, _Command], request: _Request, actor: str) -> _Command:
     violations: list[FieldViolation] = []
-    command = parser(request, violations)
+    command = parser(request, actor, violations)
     if violations:
         raise InvalidArgument(violations)
     return command
 
 
-def parse_all(parser: Parser[_Request, _Command], requests: Sequence[_Request]) -> list[_Command]:
-    """The commands of a batch. A malformed item refuses the batch as a whole: it is a mistake in the caller's code."""
-    violations: list[FieldViolation] = []
-    commands = []
-    for request in requests:
-        commands.append(parser(request, violations))
-        if violations:
-            break
-    if not violations:
-        return commands
-    violations = []
-    for index, request in enumerate(requests):
-        parser(request, violations, f"requests[{index}].")
-    raise InvalidArgument(violations)
-
-
-def parse_debit(request: pb.DebitRequest, violations: list[FieldViolation], path: str = "") -> Debit:
+def parse_debit(request: pb.DebitRequest, actor: str, violations: list[FieldViolation]) -> Debit:
     organization_id, amount = request.organization_id.lower(), request.amount
     return Debit(
         organization_id,
         request.operation_id,
-        _project(request.project_id, organization_id, violations, path),
+        _project(request.project_id, organization_id, violations),
         amount.currency_code,
-        _positive(amount, violations, path),
+        _positive(amount, violations),
         _MODES[request.mode],
         request.description,
         _metadata(request),
+        actor,
         request.validate_only,
     )
 
 
-def parse_credit(request: pb.CreditRequest, violations: list[FieldViolation], path: str = "") -> Credit:
+def parse_credit(request: pb.CreditRequest, actor: str, violations: list[FieldViolation]) -> Credit:
     organization_id = request.organization_id.lower()
     return Credit(
         organization_id=organization_id,
         operation_id=request.operation_id,
-        project_id=_project(request.project_id, organization_id, violations, path),
+        project_id=_project(request.project_id, organization_id, violations),
         currency_code=request.amount.currency_code,
-        amount=_positive(request.amount, violations, path),
+        amount=_positive(request.amount, violations),
         source=_SOURCES[request.source],
         description=request.description,
         metadata=_metadata(request),
+        actor=actor,
         validate_only=request.validate_only,
     )
 
 
-def parse_transfer(request: pb.TransferRequest, violations: list[FieldViolation], path: str = "") -> Transfer:
+def parse_transfer(request: pb.TransferRequest, actor: str, violations: list[FieldViolation]) -> Transfer:
     organization_id = request.organization_id.lower()
     command = Transfer(
         organization_id=organization_id,
         operation_id=request.operation_id,
-        source_project_id=_project(
-            request.source_project_id, organization_id, violations, path, name="source_project_id"
-        ),
+        source_project_id=_project(request.source_project_id, organization_id, violations, name="source_project_id"),
         destination_project_id=_project(
-            request.destination_project_id, organization_id, violations, path, name="destination_project_id"
+            request.destination_project_id, organization_id, violations, name="destination_project_id"
         ),
         currency_code=request.amount.currency_code,
-        amount=_positive(request.amount, violations, path),
+        amount=_positive(request.amount, violations),
         description=request.description,
         metadata=_metadata(request),
+        actor=actor,
         validate_only=request.validate_only,
     )
     if command.source_project_id == command.destination_project_id:
-        violations.append(FieldViolation(f"{path}destination_project_id", "must differ from source_project_id"))
+        violations.append(FieldViolation("destination_project_id", "must differ from source_project_id"))
     return command
 
 
-def parse_place(request: pb.CreateHoldRequest, violations: list[FieldViolation], path: str = "") -> Place:
+def parse_place(request: pb.CreateHoldRequest, actor: str, violations: list[FieldViolation]) -> Place:
     organization_id = request.organization_id.lower()
     return Place(
         organization_id,
         request.operation_id,
-        _project(request.project_id, organization_id, violations, path),
+        _project(request.project_id, organization_id, violations),
         request.amount.currency_code,
-        _positive(request.amount, violations, path),
+        _positive(request.amount, violations),
         _ttl_ms(request) if request.HasField("ttl") else TTL_DEFAULT_MS,
         request.description,
         _metadata(request),
+        actor,
         request.validate_only,
     )
 
 
-def parse_capture(request: pb.CaptureHoldRequest, violations: list[FieldViolation], path: str = "") -> Capture:
+def parse_capture(request: pb.CaptureHoldRequest, actor: str, violations: list[FieldViolation]) -> Capture:
     return Capture(
         request.organization_id.lower(),
         request.operation_id,
         request.amount.currency_code,
-        _not_negative(request.amount, violations, path),
+        _not_negative(request.amount, violations),
         request.description,
         _metadata(request),
+        actor,
     )
 
 
-def parse_release(request: pb.ReleaseHoldRequest, violations: list[FieldViolation], path: str = "") -> Release:
+def parse_release(request: pb.ReleaseHoldRequest, actor: str, violations: list[FieldViolation]) -> Release:
     return Release(request.organization_id.lower(), request.operation_id)
 
 
-def parse_extend(request: pb.ExtendHoldRequest, violations: list[FieldViolation], path: str = "") -> Extend:
+def parse_extend(request: pb.ExtendHoldRequest, actor: str, violations: list[FieldViolation]) -> Extend:
     return Extend(request.organization_id.lower(), request.operation_id, _ttl_ms(request))
 
 
-def parse_reverse(request: pb.ReverseTransactionRequest, violations: list[FieldViolation], path: str = "") -> Reverse:
+def parse_reverse(request: pb.ReverseTransactionRequest, actor: str, violations: list[FieldViolation]) -> Reverse:
     partial = request.HasField("amount")
     return Reverse(
         organization_id=request.organization_id.lower(),
         operation_id=request.operation_id,
         transaction_id=request.transaction_id.lower(),
         currency_code=request.amount.currency_code if partial else None,
-        amount=_positive(request.amount, violations, path) if partial else None,
+        amount=_positive(request.amount, violations) if partial else None,
         description=request.description,
         metadata=_metadata(request),
+        actor=actor,
         validate_only=request.validate_only,
     )
 
 
+def parse_period(
+    request: pb.ListTransactionsRequest | account_pb2.GetStatementRequest,
+) -> tuple[datetime | None, datetime | None]:
+    """Return the beginning and the end of the period that is asked about; None where it is open.
+
+    Raises:
+        InvalidArgument: with every field at fault.
+    """
+    violations: list[FieldViolation] = []
+    start_time = end_time = None
+    if request.HasField("start_time"):
+        start_time = parse_time("start_time", request.start_time, violations)
+    if request.HasField("end_time"):
+        end_time = parse_time("end_time", request.end_time, violations)
+    if start_time is not None and end_time is not None and end_time <= start_time and not violations:
+        violations.append(FieldViolation("end_time", "must be after start_time"))
+    if violations:
+        raise InvalidArgument(violations)
+    return start_time, end_time
+
+
 def _project(
-    project_id: str, organization_id: str, violations: list[FieldViolation], path: str, name: str = "project_id"
+    project_id: str, organization_id: str, violations: list[FieldViolation], name: str = "project_id"
 ) -> str | None:
     if not project_id:
         return None
     project_id = project_id.lower()
     if project_id == organization_id:
-        violations.append(FieldViolation(f"{path}{name}", "must not be the organization's own id"))
+        violations.append(FieldViolation(name, "must not be the organization's own id"))
     return project_id
 
 
-def _positive(amount: amount_pb2.Amount, violations: list[FieldViolation], path: str) -> Decimal:
+def _positive(amount: amount_pb2.Amount, violations: list[FieldViolation]) -> Decimal:
     value = Decimal(amount.value)
     if value <= 0:
-        violations.append(FieldViolation(f"{path}amount.value", "must be greater than zero"))
+        violations.append(FieldViolation("amount.value", "must be greater than zero"))
     return value
 
 
-def _not_negative(amount: amount_pb2.Amount, violations: list[FieldViolation], path: str) -> Decimal:
+def _not_negative(amount: amount_pb2.Amount, violations: list[FieldViolation]) -> Decimal:
     value = Decimal(amount.value)
     if value < 0:
-        violations.append(FieldViolation(f"{path}amount.value", "must not be negative"))
+        violations.append(FieldViolation("amount.value", "must not be negative"))
     return value.copy_abs()
 
 
 def _ttl_ms(request: pb.CreateHoldRequest | pb.ExtendHoldRequest) -> int:
-    """At least a millisecond, so that a tiny ttl does not read as none."""
+    """Return the ttl, at least one millisecond, so that a shorter one does not become zero."""
     return max(request.ttl.ToMilliseconds(), 1)
 
 

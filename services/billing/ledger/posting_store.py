@@ -1,4 +1,4 @@
-"""The engine's set-based writes: one statement a table and kind of change, whatever the size of the batch."""
+"""The engine's set-based writes: one statement per table and kind of change, whatever the size of the batch."""
 
 import json
 from collections.abc import Collection, Iterable, Sequence
@@ -41,17 +41,19 @@ _INSERT_MOVEMENTS: Final = """
         organization_id, operation_id, transaction_id, kind, project_id, account_id, sequence, direction,
         currency_code, amount, balance_after, requested_amount, mode, overdrawn, system_account, description, metadata,
         create_time, counter_account_id, counter_project_id, counter_sequence, counter_balance_after,
-        reverses_transaction_id, held_amount
+        reverses_transaction_id, held_amount, actor
     )
     SELECT v.c1, v.c2, v.c3, v.c4, v.c5, v.c6, v.c7, v.c8, v.c9, v.c10::numeric, v.c11::numeric, v.c12::numeric,
-        v.c13, v.c14, v.c15, v.c16, v.c17::jsonb, v.c18, v.c19, v.c20, v.c21, v.c22::numeric, v.c23, v.c24::numeric
+        v.c13, v.c14, v.c15, v.c16, v.c17::jsonb, v.c18, v.c19, v.c20, v.c21, v.c22::numeric, v.c23, v.c24::numeric,
+        v.c25
     FROM unnest(
         $1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::uuid[], $6::uuid[], $7::bigint[], $8::text[], $9::text[],
         $10::text[], $11::text[], $12::text[], $13::text[], $14::boolean[], $15::text[], $16::text[],
         $17::text[], $18::timestamptz[], $19::uuid[], $20::uuid[], $21::bigint[], $22::text[], $23::uuid[],
-        $24::text[]
+        $24::text[], $25::text[]
     ) AS v (
-        c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, c17, c18, c19, c20, c21, c22, c23, c24
+        c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, c17, c18, c19, c20, c21, c22, c23, c24,
+        c25
     )
 """
 
@@ -60,27 +62,28 @@ _INSERT_CHARGES: Final = """
     INSERT INTO transactions (
         organization_id, operation_id, transaction_id, kind, project_id, account_id, sequence, direction,
         currency_code, amount, balance_after, requested_amount, mode, overdrawn, system_account, description, metadata,
-        create_time, held_amount
+        create_time, held_amount, actor
     )
     SELECT v.c1, v.c2, v.c3, v.c4, v.c5, v.c6, v.c7, 'DEBIT', v.c8, v.c9::numeric, v.c10::numeric, v.c11::numeric,
-        v.c12, v.c13, 'REVENUE', v.c14, v.c15::jsonb, v.c16, v.c17::numeric
+        v.c12, v.c13, 'REVENUE', v.c14, v.c15::jsonb, v.c16, v.c17::numeric, v.c18
     FROM unnest(
         $1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::uuid[], $6::uuid[], $7::bigint[], $8::text[], $9::text[],
         $10::text[], $11::text[], $12::text[], $13::boolean[], $14::text[], $15::text[], $16::timestamptz[],
-        $17::text[]
-    ) AS v (c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, c17)
+        $17::text[], $18::text[]
+    ) AS v (c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, c17, c18)
 """
 
 _INSERT_HOLDS: Final = """
     INSERT INTO holds (
         organization_id, operation_id, hold_id, project_id, account_id, currency_code, amount, ttl_ms, state,
-        description, metadata, create_time, expire_time, end_time
+        description, metadata, create_time, expire_time, end_time, actor
     )
-    SELECT v.c1, v.c2, v.c3, v.c4, v.c5, v.c6, v.c7::numeric, v.c8, v.c9, v.c10, v.c11::jsonb, v.c12, v.c13, v.c14
+    SELECT v.c1, v.c2, v.c3, v.c4, v.c5, v.c6, v.c7::numeric, v.c8, v.c9, v.c10, v.c11::jsonb, v.c12, v.c13, v.c14,
+        v.c15
     FROM unnest(
         $1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::text[], $7::text[], $8::bigint[], $9::text[],
-        $10::text[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[]
-    ) AS v (c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14)
+        $10::text[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[], $15::text[]
+    ) AS v (c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15)
 """
 
 _UPDATE_HOLDS: Final = """
@@ -91,15 +94,15 @@ _UPDATE_HOLDS: Final = """
 """
 
 _INSERT_DECLINES: Final = """
-    INSERT INTO declines (organization_id, operation_id, slot, reason, request, facts, create_time)
-    SELECT v.c1, v.c2, v.c3, 'INSUFFICIENT_BALANCE', v.c4::jsonb, v.c5::jsonb, v.c6
-    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])
-        AS v (c1, c2, c3, c4, c5, c6)
+    INSERT INTO declines (organization_id, operation_id, slot, reason, request, facts, create_time, actor)
+    SELECT v.c1, v.c2, v.c3, 'INSUFFICIENT_BALANCE', v.c4::jsonb, v.c5::jsonb, v.c6, v.c7
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[])
+        AS v (c1, c2, c3, c4, c5, c6, c7)
 """
 
 
 async def insert_accounts(connection: RawConnection, accounts: Collection[Account], now: datetime) -> None:
-    """Opens accounts as they stand after the batch."""
+    """Insert new accounts as they are after the batch."""
     await connection.execute(
         _INSERT_ACCOUNTS,
         [a.organization_id for a in accounts],
@@ -116,7 +119,7 @@ async def insert_accounts(connection: RawConnection, accounts: Collection[Accoun
 
 
 async def update_accounts(connection: RawConnection, accounts: Collection[Account]) -> None:
-    """Writes accounts as they stand after the batch."""
+    """Update accounts to what they are after the batch."""
     await connection.execute(
         _UPDATE_ACCOUNTS,
         [a.organization_id for a in accounts],
@@ -130,7 +133,7 @@ async def update_accounts(connection: RawConnection, accounts: Collection[Accoun
 
 
 async def insert_charges(connection: RawConnection, movements: Sequence[Movement]) -> None:
-    """Writes debits and captures: the hot path of the whole service."""
+    """Insert debits and captures: the hot path of the whole service."""
     await connection.execute(
         _INSERT_CHARGES,
         [m.organization_id for m in movements],
@@ -150,29 +153,33 @@ async def insert_charges(connection: RawConnection, movements: Sequence[Movement
         [_json(m.metadata) for m in movements],
         [m.create_time for m in movements],
         [None if m.held_amount is None else str(m.held_amount) for m in movements],
+        [m.actor for m in movements],
     )
 
 
 async def insert_movements(connection: RawConnection, movements: Sequence[Movement]) -> None:
-    """Writes movements of any kind."""
+    """Insert movements of any kind."""
     await connection.execute(_INSERT_MOVEMENTS, *zip(*map(_movement_row, movements), strict=True))
 
 
 async def insert_holds(connection: RawConnection, holds: Sequence[Hold]) -> None:
-    """Writes holds placed by the batch, in the state they are in at its end."""
+    """Insert holds that the batch placed, in their state after it."""
     await connection.execute(_INSERT_HOLDS, *zip(*map(_hold_row, holds), strict=True))
 
 
 async def update_holds(connection: RawConnection, holds: Iterable[Hold]) -> None:
-    """Writes holds that were there before, as they are at the end of the batch."""
+    """Update holds that were placed before, to their state after the batch."""
     rows = [(h.organization_id, h.operation_id, h.state, h.expire_time, h.end_time) for h in holds]
     await connection.execute(_UPDATE_HOLDS, *zip(*rows, strict=True))
 
 
 async def insert_declines(connection: RawConnection, declines: Sequence[Decline]) -> None:
-    """Writes what was declined, for ever."""
+    """Insert declines. They are final: nothing ever changes them."""
     rows = [
-        (d.organization_id, d.operation_id, d.slot, json.dumps(d.request), json.dumps(_facts(d)), d.create_time)
+        (
+            *(d.organization_id, d.operation_id, d.slot),
+            *(json.dumps(d.request), json.dumps(_facts(d)), d.create_time, d.actor),
+        )
         for d in declines
     ]
     await connection.execute(_INSERT_DECLINES, *zip(*rows, strict=True))
@@ -204,6 +211,7 @@ def _movement_row(m: Movement) -> tuple[object, ...]:
         _text(m.counter_balance_after),
         m.reverses_transaction_id,
         _text(m.held_amount),
+        m.actor,
     )
 
 
@@ -223,6 +231,7 @@ def _hold_row(h: Hold) -> tuple[object, ...]:
         h.create_time,
         h.expire_time,
         h.end_time,
+        h.actor,
     )
 
 

@@ -1,7 +1,7 @@
-"""The ledger's records on the wire.
+"""Renders the ledger's records as messages.
 
-Answers of the hot path are filled in from the top down. A message that is made first and then put into another is
-serialized and parsed again on its way in, at every level, which costs more than all else here.
+Answers of the hot path are filled in place. A message that is made first and then assigned to a field of another is
+serialized and parsed again, at every level, which costs more than everything else here.
 """
 
 from decimal import Decimal
@@ -76,7 +76,7 @@ def fill_hold_created(response: pb.CreateHoldResponse, placed: Placed) -> None:
 
 
 class DebitOutcomes:
-    """Renders the debits of a batch: what those of one account have in common is rendered once and copied.
+    """Renders the debits of a batch. What debits of one account have in common is rendered once and copied.
 
     Most debits of a batch differ in a few fields only, and copying a message is several times cheaper than making one.
     """
@@ -102,7 +102,7 @@ class DebitOutcomes:
 
 
 def _make_own(response: pb.DebitResponse, m: Movement, balance: Balance) -> None:
-    """Sets what one debit does not share with others of the same account, mode and time."""
+    """Set what one debit does not share with others of the same account, mode and time."""
     transaction, shown = response.transaction, response.balance
     transaction.transaction_id = m.transaction_id
     transaction.operation_id = m.operation_id
@@ -137,7 +137,7 @@ def _fill_balance(message: pb.Balance, balance: Balance, posted: str) -> None:
 
 
 def _fill_charge(message: pb.Transaction, m: Movement, amount: str, after: str) -> None:
-    """What a debit and a capture have in common."""
+    """Set what a debit and a capture have in common."""
     message.transaction_id = m.transaction_id
     message.organization_id = m.organization_id
     if m.project_id is not None:
@@ -154,6 +154,8 @@ def _fill_charge(message: pb.Transaction, m: Movement, amount: str, after: str) 
     _fill_amount(message.requested_amount, m.currency_code, requested)
     message.overdrawn = m.overdrawn
     message.system_account = pb.SYSTEM_ACCOUNT_REVENUE
+    if m.actor is not None:
+        message.actor = m.actor
     if m.description:
         message.description = m.description
     if m.metadata:
@@ -161,7 +163,7 @@ def _fill_charge(message: pb.Transaction, m: Movement, amount: str, after: str) 
 
 
 def render_transaction(m: Movement) -> pb.Transaction:
-    """A movement of any kind."""
+    """Render a movement of any kind."""
     return pb.Transaction(
         transaction_id=m.transaction_id,
         organization_id=m.organization_id,
@@ -186,6 +188,7 @@ def render_transaction(m: Movement) -> pb.Transaction:
         held_amount=render_optional_amount(m.currency_code, m.held_amount),
         description=m.description,
         metadata=m.metadata,
+        actor=m.actor or "",
     )
 
 
@@ -208,6 +211,8 @@ def _fill_hold(message: pb.Hold, hold: Hold) -> None:
     fill_time(message.expire_time, hold.expire_time)
     if hold.end_time is not None:
         fill_time(message.end_time, hold.end_time)
+    if hold.actor is not None:
+        message.actor = hold.actor
     if hold.description:
         message.description = hold.description
     if hold.metadata:
@@ -215,7 +220,7 @@ def _fill_hold(message: pb.Hold, hold: Hold) -> None:
 
 
 def refusal_of(decline: Decline) -> errors.InsufficientBalance:
-    """A decline as the refusal a caller gets, now and on every repeat."""
+    """Return the refusal that a decline is answered with, the first time and on every repeat."""
     balance = decline.balance
     return errors.InsufficientBalance(
         account_id=decline.account_id,

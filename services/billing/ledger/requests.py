@@ -1,7 +1,7 @@
-"""What identifies a request, so that a repeat is told from another request under the same operation id.
+"""Tells a repeated request from another request under the same operation id.
 
-Everything a request says is kept with what became of it. So no digest is needed: the stored request itself is compared,
-and the first field that differs can be named.
+The fields of a request are stored with its outcome. So they are compared themselves, without a digest, and the first
+field that differs can be named.
 """
 
 from dataclasses import asdict
@@ -17,11 +17,12 @@ from services.billing.ledger.domain import (
 )
 
 _KINDS = {"Debit": "DEBIT", "Credit": "CREDIT", "Transfer": "TRANSFER", "Capture": "CAPTURE", "Reverse": "REVERSAL"}
-_NOT_COMPARED = ("organization_id", "operation_id", "validate_only")
+_NOT_COMPARED = ("organization_id", "operation_id", "actor", "validate_only")
+"""A repeat by another caller is a repeat all the same."""
 
 
 def request_of(command: Command) -> Request:
-    """The command as it is compared, in the order in which differences are named."""
+    """Return the fields of a command that are compared, in the order in which differences are named."""
     fields: Request = {"kind": _KINDS.get(type(command).__name__, "HOLD")}
     for name, value in asdict(command).items():
         if name not in _NOT_COMPARED:
@@ -30,7 +31,7 @@ def request_of(command: Command) -> Request:
 
 
 def request_of_movement(movement: Movement) -> Request:
-    """The request that a stored movement came from."""
+    """Return the request that a stored movement came from."""
     metadata = movement.metadata or None
     amount = movement.requested_amount
     currency_code = None if amount is None else movement.currency_code
@@ -56,7 +57,7 @@ def request_of_movement(movement: Movement) -> Request:
 
 
 def request_of_hold(hold: Hold) -> Request:
-    """The request that a stored hold came from."""
+    """Return the request that a stored hold came from."""
     return {
         "kind": "HOLD",
         "project_id": hold.project_id,
@@ -77,7 +78,7 @@ def first_difference(known: Request, asked: Request) -> str | None:
 
 
 def _plain(value: object) -> str | int | Metadata | None:
-    """The value as JSON keeps it; amounts that are equal read the same."""
+    """Return the value as it is stored in JSON. Equal amounts give the same text."""
     if isinstance(value, Decimal):
         return format(value.normalize(), "f")
     if isinstance(value, dict):

@@ -1,5 +1,6 @@
 """LedgerService over gRPC: requests in, commands through the engine, answers out."""
 
+from collections.abc import Sequence
 from typing import Final, TypeVar
 
 import grpc
@@ -8,7 +9,6 @@ from google.rpc import status_pb2
 from libs.common.amount import render_amount
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.status import status_of_item
-from libs.common.timestamps import parse_optional_time
 from services.billing.ledger import parsing, rendering
 from services.billing.ledger.domain import Command, Decline, HoldState, Kind, Placed, Posted
 from services.billing.ledger.engine import Answer, Engine
@@ -22,7 +22,7 @@ _R = TypeVar("_R")
 
 
 class LedgerServicer(rpc.LedgerServiceServicer):
-    """Every command goes through the engine; reads go past it."""
+    """Sends commands through the engine; reads come from `History`."""
 
     def __init__(self, engine: Engine, history: History) -> None:
         self._engine = engine
@@ -35,7 +35,7 @@ class LedgerServicer(rpc.LedgerServiceServicer):
         return _without_id(response, command)
 
     async def BatchDebit(self, request: pb.BatchDebitRequest, context: _Context) -> pb.BatchDebitResponse:
-        answers = await self._engine.submit(parsing.parse_all(parsing.parse_debit, request.requests))
+        answers = await self._submit_each(parsing.parse_each(parsing.parse_debit, request.requests))
         outcomes = rendering.DebitOutcomes()
         for item, answer in zip(request.requests, answers, strict=True):
             if not isinstance(answer, Posted):
@@ -79,7 +79,7 @@ class LedgerServicer(rpc.LedgerServiceServicer):
     async def BatchCreateHold(
         self, request: pb.BatchCreateHoldRequest, context: _Context
     ) -> pb.BatchCreateHoldResponse:
-        answers = await self._engine.submit(parsing.parse_all(parsing.parse_place, request.requests))
+        answers = await self._submit_each(parsing.parse_each(parsing.parse_place, request.requests))
         response = pb.BatchCreateHoldResponse()
         for item, answer in zip(request.requests, answers, strict=True):
             outcome = response.outcomes.add()
@@ -99,7 +99,7 @@ class LedgerServicer(rpc.LedgerServiceServicer):
     async def BatchCaptureHold(
         self, request: pb.BatchCaptureHoldRequest, context: _Context
     ) -> pb.BatchCaptureHoldResponse:
-        answers = await self._engine.submit(parsing.parse_all(parsing.parse_capture, request.requests))
+        answers = await self._submit_each(parsing.parse_each(parsing.parse_capture, request.requests))
         response = pb.BatchCaptureHoldResponse()
         for answer in answers:
             outcome = response.outcomes.add()
@@ -169,12 +169,13 @@ class LedgerServicer(rpc.LedgerServiceServicer):
     async def ListTransactions(
         self, request: pb.ListTransactionsRequest, context: _Context
     ) -> pb.ListTransactionsResponse:
+        start_time, end_time = parsing.parse_period(request)
         movements, next_page_token = await self._history.transactions(
             request.organization_id.lower(),
             account_id=request.account_id.lower() or None,
             kind=_kind_of(request.kind),
-            start_time=parse_optional_time("start_time", request.start_time, present=request.HasField("start_time")),
-            end_time=parse_optional_time("end_time", request.end_time, present=request.HasField("end_time")),
+            start_time=start_time,
+            end_time=end_time,
             page_size=request.page_size,
             page_token=request.page_token,
         )
@@ -183,6 +184,15 @@ class LedgerServicer(rpc.LedgerServiceServicer):
             next_page_token=next_page_token,
         )
 
+    async def _submit_each(self, parsed: Sequence[Command | InvalidArgument]) -> list[Answer]:
+        """Have the well-formed commands of a batch decided; return what became of each item, in their order."""
+        commands = [command for command in parsed if not isinstance(command, InvalidArgument)]
+        decided = await self._engine.submit(commands) if commands else []
+        if len(commands) == len(parsed):
+            return decided
+        rest = iter(decided)
+        return [item if isinstance(item, InvalidArgument) else next(rest) for item in parsed]
+
     async def _post(self, command: Command) -> Posted:
         return await self._one(command, Posted)
 
@@ -190,7 +200,7 @@ class LedgerServicer(rpc.LedgerServiceServicer):
         return await self._one(command, Placed)
 
     async def _one(self, command: Command, expected: type[_R]) -> _R:
-        """Has one command decided; raises what refuses it."""
+        """Have one command decided; raise the refusal if it is refused."""
         answer = (await self._engine.submit((command,)))[0]
         if isinstance(answer, Exception):
             raise answer
@@ -201,7 +211,7 @@ class LedgerServicer(rpc.LedgerServiceServicer):
 
 
 def _without_id(response: _R, command: Command) -> _R:
-    """What was only asked about has no id: there is nothing to look up by it."""
+    """Clear the transaction id of a `validate_only` answer: no such transaction is stored."""
     if command.validate_only and not response.replayed:  # type: ignore[attr-defined]  # every response here has it.
         response.transaction.transaction_id = ""  # type: ignore[attr-defined]  # and this.
     return response

@@ -1,9 +1,8 @@
-"""Open accounts as this process last left them, for batches that need not read and lock them first.
+"""A cache of open accounts as this process last wrote them, for batches that skip reading and locking them.
 
-What is kept here is only ever a guess: another process may have moved the account on. So a batch decided over it is
-written under the condition that every account it changes is still at the revision known here. An account is taken out
-while a batch uses it and comes back when that batch is durable; after a failure of any kind it stays out until a batch
-has locked and read it again.
+A cached account may be stale: another process may have changed it. So a batch that is decided over cached accounts is
+only written if each of them still has the revision known here. An account is taken out of the cache while a batch uses
+it, and put back when that batch is durable. After any failure it stays out until a batch has locked and read it again.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,13 +17,13 @@ _Key: TypeAlias = tuple[str, str, str]
 
 
 class StandingAccounts:
-    """A bounded number of accounts, those unused longest going first."""
+    """A bounded cache. The account that was unused longest is evicted first."""
 
     def __init__(self) -> None:
         self._accounts: dict[_Key, Account] = {}
 
     def keep(self, accounts: Iterable[Account]) -> None:
-        """Takes in accounts as they stand after a batch that is durable."""
+        """Cache accounts as a durable batch left them."""
         for account in accounts:
             key = (account.organization_id, account.owner_id, account.currency_code)
             self._accounts.pop(key, None)
@@ -34,10 +33,10 @@ class StandingAccounts:
             del self._accounts[next(iter(self._accounts))]
 
     def take(self, commands: Sequence[Command], now: datetime) -> Books | None:
-        """Books with exactly the accounts these commands charge, or None where they must be read and locked.
+        """Return books with exactly the accounts that these commands charge, or None if they must be read and locked.
 
-        Only debits are decided over a guess, and only where the account that pays is known for certain by its owner: a
-        project of which no account is known here may have been given one.
+        Only debits are decided over cached accounts, and only if the account of the project or organization itself is
+        cached: a project without a cached account may have one that this process has not read.
         """
         found: dict[_Key, Account] = {}
         for command in commands:

@@ -1,7 +1,7 @@
-"""The one statement that posts a batch of debits decided over accounts as this process last left them.
+"""The one statement that posts a batch of debits that was decided over cached accounts.
 
-It is its own transaction: one round trip and one commit. Everything the batch took for granted is looked at here, where
-it cannot change any more, and the statement fails as a whole if anything is not so.
+It is a transaction of its own: one round trip and one commit. It checks every assumption of the batch under the locks
+it takes, and fails as a whole if one is wrong.
 """
 
 import json
@@ -11,10 +11,10 @@ from typing import Final, TypeAlias
 from libs.common.database import RawConnection
 from services.billing.ledger.domain import Account, Movement
 
-# Updating the accounts locks them; one that has moved on meanwhile is not at its revision and is not updated. Whether
-# an operation was declined is read after that, one probe of the primary key each. If either was not as taken for
-# granted, there is no operation id to write, which its column refuses. That an operation moved money before is refused
-# by the primary key. What debits have in common, such as their account, is sent once and joined to each.
+# Updating the accounts locks them. An account that was changed meanwhile has another revision and is not updated.
+# After that, one probe of the primary key per operation looks for declines. If one of these assumptions is wrong, the
+# operation id to insert is null, which the column refuses. An operation that has moved money before is refused by the
+# primary key. What debits have in common, such as their account and actor, is sent once and joined to each.
 _POST_DEBITS: Final = """
     WITH moved AS (
         UPDATE accounts a SET posted = v.posted::numeric, sequence = v.sequence,
@@ -38,21 +38,21 @@ _POST_DEBITS: Final = """
     INSERT INTO transactions (
         organization_id, operation_id, transaction_id, kind, project_id, account_id, sequence, direction,
         currency_code, amount, balance_after, requested_amount, mode, overdrawn, system_account, description, metadata,
-        create_time
+        create_time, actor
     )
     SELECT v.organization_id, CASE WHEN assumed.holds THEN v.operation_id END, v.transaction_id, 'DEBIT', c.project_id,
         c.account_id, v.sequence, 'DEBIT', c.currency_code, v.amount::numeric, v.balance_after::numeric,
         coalesce(c.requested_amount, v.amount)::numeric, c.mode, c.overdrawn, 'REVENUE', c.description,
-        c.metadata::jsonb, c.create_time
+        c.metadata::jsonb, c.create_time, c.actor
     FROM assumed
     CROSS JOIN unnest($7::uuid[], $8::text[], $9::uuid[], $10::bigint[], $11::text[], $12::text[], $13::integer[])
         AS v (organization_id, operation_id, transaction_id, sequence, amount, balance_after, common)
     JOIN unnest(
         $14::uuid[], $15::uuid[], $16::text[], $17::text[], $18::text[], $19::boolean[], $20::text[], $21::text[],
-        $22::timestamptz[]
+        $22::timestamptz[], $23::text[]
     ) WITH ORDINALITY AS c (
         account_id, project_id, currency_code, requested_amount, mode, overdrawn, description, metadata, create_time,
-        number
+        actor, number
     ) ON c.number = v.common
 """
 
@@ -60,10 +60,10 @@ _Common: TypeAlias = tuple[object, ...]
 
 
 async def post_debits(connection: RawConnection, accounts: Collection[Account], debits: Sequence[Movement]) -> None:
-    """Posts debits and their accounts as they stand after them.
+    """Post debits, and write their accounts as they are after them.
 
     Raises:
-        ConstraintViolation: an account or an operation is not as the batch took it to be; nothing was written.
+        ConstraintViolation: an account or an operation is not as assumed; nothing was written.
     """
     ordered = sorted(accounts, key=lambda account: (account.organization_id, account.account_id))
     numbers: dict[_Common, int] = {}
@@ -88,7 +88,7 @@ async def post_debits(connection: RawConnection, accounts: Collection[Account], 
 
 
 def _common_of(m: Movement) -> _Common:
-    """What a debit is likely to share with others of its account."""
+    """Return what a debit is likely to share with others of its account."""
     return (
         m.account_id,
         m.project_id,
@@ -99,4 +99,5 @@ def _common_of(m: Movement) -> _Common:
         m.description or None,
         json.dumps(m.metadata) if m.metadata else None,
         m.create_time,
+        m.actor,
     )

@@ -1,7 +1,7 @@
-"""The engine's statements: what a batch locks and reads, and the set-based writes of what it decided.
+"""The engine's statements that lock and read. Those that write are in `posting_store` and `standing_store`.
 
-Everything runs on the driver's own connection inside the batch's transaction. Keys go in as arrays; each is looked up
-by a lateral subquery of its own, which pins the plan to one index probe a key however the planner sees the tables.
+They run on the driver's own connection in the batch's transaction. Keys are sent as arrays. Each is looked up by a
+lateral subquery, which makes the planner use one index probe per key, whatever its statistics say.
 """
 
 import json
@@ -36,8 +36,8 @@ _ACCOUNT_COLUMNS: Final = """
     a.overdraft_limit, a.state = 'CLOSED', a.hold_expiry_from, a.last_movement_time, a.revision
 """
 
-# Locks in the order of the accounts' ids, so that two batches never wait for each other. An account opened by another
-# batch meanwhile is not seen here; opening it again then fails on its unique key, and the batch is tried anew.
+# Locks in the order of the accounts' ids, so that two batches never deadlock. An account opened by another batch
+# meanwhile is not seen here; opening it again then fails on its unique key, and the batch is run again.
 _LOCK_OWNED: Final = f"""
     SELECT {_ACCOUNT_COLUMNS}
     FROM (
@@ -57,7 +57,7 @@ _LOCK_OWNED: Final = f"""
     ) AS a
 """  # noqa: S608 -- made of the constants above alone.
 
-# The same for batches that also name accounts by way of holds and of transactions to reverse.
+# The same for batches that also name accounts through holds and through transactions to reverse.
 _LOCK_ALL: Final = f"""
     SELECT {_ACCOUNT_COLUMNS}
     FROM (
@@ -100,10 +100,10 @@ MOVEMENT_COLUMNS: Final = """
     organization_id::text, operation_id, transaction_id::text, kind, project_id::text, account_id::text, sequence,
     direction, currency_code, amount, balance_after, requested_amount, mode, overdrawn, system_account, description,
     metadata::text, create_time, counter_account_id::text, counter_project_id::text, counter_sequence,
-    counter_balance_after, reverses_transaction_id::text, held_amount
+    counter_balance_after, reverses_transaction_id::text, held_amount, actor
 """
 
-# Most operations are new, and then this is all there is to read: two probes of primary keys an operation.
+# Most operations are new, and this is all that is read for them: two probes of primary keys per operation.
 _COUNT_KNOWN: Final = """
     SELECT count(*)
     FROM unnest($1::uuid[], $2::text[]) AS k (organization_id, operation_id)
@@ -115,7 +115,7 @@ _COUNT_KNOWN: Final = """
     ) AS known
 """
 
-# One probe of the primary key an operation.
+# One probe of the primary key per operation.
 _MOVEMENTS: Final = f"""
     SELECT t.*
     FROM unnest($1::uuid[], $2::text[]) AS k (organization_id, operation_id)
@@ -126,7 +126,7 @@ _MOVEMENTS: Final = f"""
     ) AS t
 """  # noqa: S608 -- made of the constants above alone.
 
-# One probe of the unique transaction id a reversal, and one index range for what was reversed before.
+# One probe of the unique transaction id per reversal, and one index range for what was reversed before.
 _ORIGINALS: Final = f"""
     SELECT t.*, (
         SELECT coalesce(sum(r.amount), 0) FROM transactions r
@@ -140,12 +140,13 @@ _ORIGINALS: Final = f"""
     ) AS t
 """  # noqa: S608 -- made of the constants above alone.
 
-# One probe of the primary key an operation; both slots come along.
+# One probe of the primary key per operation; both slots are read.
 _DECLINES: Final = """
     SELECT d.*
     FROM unnest($1::uuid[], $2::text[]) AS k (organization_id, operation_id)
     CROSS JOIN LATERAL (
-        SELECT organization_id::text, operation_id, slot, request::text, facts::text, create_time FROM declines
+        SELECT organization_id::text, operation_id, slot, request::text, facts::text, create_time, actor
+        FROM declines
         WHERE organization_id = k.organization_id AND operation_id = k.operation_id
         OFFSET 0
     ) AS d
@@ -153,10 +154,10 @@ _DECLINES: Final = """
 
 HOLD_COLUMNS: Final = """
     organization_id::text, operation_id, hold_id::text, project_id::text, account_id::text, currency_code, amount,
-    ttl_ms, state, description, metadata::text, create_time, expire_time, end_time
+    ttl_ms, state, description, metadata::text, create_time, expire_time, end_time, actor
 """
 
-# One probe of the primary key an operation.
+# One probe of the primary key per operation.
 _HOLDS: Final = f"""
     SELECT h.*
     FROM unnest($1::uuid[], $2::text[]) AS k (organization_id, operation_id)
@@ -167,12 +168,20 @@ _HOLDS: Final = f"""
     ) AS h
 """  # noqa: S608 -- made of the constants above alone.
 
-# Accounts in use are passed over: whoever has them tidies them. The partial index holds open holds alone.
-_LOCK_DUE: Final = f"""
-    SELECT {_ACCOUNT_COLUMNS}
-    FROM (
-        SELECT DISTINCT organization_id, account_id FROM holds WHERE state = 'OPEN' AND expire_time <= $1 LIMIT $2
+# Reads the partial index, which has open holds only, in its order.
+_DUE: Final = """
+    SELECT organization_id::text, account_id::text FROM (
+        SELECT DISTINCT organization_id, account_id FROM holds
+        WHERE state = 'OPEN' AND expire_time <= $1 AND (organization_id, account_id) > ($2::uuid, $3::uuid)
+        ORDER BY organization_id, account_id LIMIT $4
     ) AS due
+    ORDER BY due.organization_id, due.account_id
+"""
+
+# One probe of the primary key per account. Accounts in use are skipped: whoever uses them ends their holds.
+_LOCK_UNUSED: Final = f"""
+    SELECT {_ACCOUNT_COLUMNS}
+    FROM unnest($1::uuid[], $2::uuid[]) AS due (organization_id, account_id)
     CROSS JOIN LATERAL (
         SELECT * FROM accounts
         WHERE organization_id = due.organization_id AND account_id = due.account_id
@@ -214,7 +223,7 @@ async def lock_accounts(
     holds: Collection[OperationKey] = (),
     transactions: Collection[Key] = (),
 ) -> list[Account]:
-    """Locks every account the batch may touch: of these owners, of these holds, of these transactions."""
+    """Lock every account the batch may use: of these owners, of these holds, of these transactions."""
     if holds or transactions:
         rows = await connection.fetch(_LOCK_ALL, *_columns(owners), *_columns(holds), *_columns(transactions))
     else:
@@ -223,32 +232,32 @@ async def lock_accounts(
 
 
 async def any_known(connection: RawConnection, keys: Collection[OperationKey]) -> bool:
-    """Whether any of these operations has moved money or was declined before."""
+    """Return whether any of these operations has moved money or was declined before."""
     return bool(await connection.fetchval(_COUNT_KNOWN, *_columns(keys)))
 
 
 async def find_movements(connection: RawConnection, keys: Collection[OperationKey]) -> list[Movement]:
-    """The movements that these operations stand for already."""
+    """Return the movements that these operations already have."""
     return [movement_of(row) for row in await connection.fetch(_MOVEMENTS, *_columns(keys))]
 
 
 async def find_originals(connection: RawConnection, keys: Collection[Key]) -> list[tuple[Movement, Decimal]]:
-    """Transactions by their id, each with the sum of its reversals."""
+    """Return transactions by their id, each with the sum of its reversals."""
     return [(movement_of(row), row[-1]) for row in await connection.fetch(_ORIGINALS, *_columns(keys))]
 
 
 async def find_declines(connection: RawConnection, keys: Collection[OperationKey]) -> list[Decline]:
-    """What was declined of these operations."""
+    """Return the declines of these operations."""
     return [_decline_of(row) for row in await connection.fetch(_DECLINES, *_columns(keys))]
 
 
 async def find_holds(connection: RawConnection, keys: Collection[OperationKey]) -> list[Hold]:
-    """The holds of these operations."""
+    """Return the holds of these operations."""
     return [hold_of(row) for row in await connection.fetch(_HOLDS, *_columns(keys))]
 
 
 async def expire_holds(connection: RawConnection, accounts: Sequence[Account], now: datetime) -> None:
-    """Ends the holds of these locked accounts whose time is up, and enters it in the accounts given."""
+    """End the expired holds of these locked accounts, and change the accounts given accordingly."""
     keys = [(account.organization_id, account.account_id) for account in accounts]
     by_id = {account.account_id: account for account in accounts}
     for account_id, amount, expiry_from in await connection.fetch(_EXPIRE, *_columns(keys), now):
@@ -256,19 +265,24 @@ async def expire_holds(connection: RawConnection, accounts: Sequence[Account], n
         by_id[account_id].hold_expiry_from = expiry_from
 
 
-async def lock_due_accounts(connection: RawConnection, now: datetime, limit: int) -> list[Account]:
-    """Locks accounts with holds whose time may be up, passing over those in use."""
-    return [Account(*row) for row in await connection.fetch(_LOCK_DUE, now, limit)]
+async def find_due_accounts(connection: RawConnection, now: datetime, after: Key, limit: int) -> list[Key]:
+    """Return (organization_id, account_id) of accounts with expired open holds, in this order, after a key."""
+    return [(row[0], row[1]) for row in await connection.fetch(_DUE, now, *after, limit)]
+
+
+async def lock_unused_accounts(connection: RawConnection, keys: Collection[Key]) -> list[Account]:
+    """Lock these accounts and return them, without those that another transaction has locked."""
+    return [Account(*row) for row in await connection.fetch(_LOCK_UNUSED, *_columns(keys))]
 
 
 async def earliest_expiries(connection: RawConnection, accounts: Collection[Key]) -> dict[str, datetime | None]:
-    """When the next open hold of each account ends by itself."""
+    """Return when the next open hold of each account expires."""
     return {row[0]: row[1] for row in await connection.fetch(_EARLIEST_EXPIRY, *_columns(accounts))}
 
 
 def movement_of(row: asyncpg.Record) -> Movement:
-    """A movement from a row of MOVEMENT_COLUMNS."""
-    movement = Movement(*row[:24])
+    """Return the movement in a row of MOVEMENT_COLUMNS."""
+    movement = Movement(*row[:25])
     movement.kind = Kind(movement.kind)
     movement.direction = Direction(movement.direction)
     movement.mode = None if movement.mode is None else Mode(movement.mode)
@@ -279,7 +293,7 @@ def movement_of(row: asyncpg.Record) -> Movement:
 
 
 def hold_of(row: asyncpg.Record) -> Hold:
-    """A hold from a row of HOLD_COLUMNS."""
+    """Return the hold in a row of HOLD_COLUMNS."""
     hold = Hold(*row)
     hold.state = HoldState(hold.state)
     hold.description = hold.description or ""
@@ -309,6 +323,7 @@ def _decline_of(row: asyncpg.Record) -> Decline:
             facts["sequence"],
         ),
         create_time=row[5],
+        actor=row[6],
         earliest_release_time=None if release is None else datetime.fromisoformat(release),
         is_new=False,
     )

@@ -1,23 +1,27 @@
-"""Tidies expired holds on accounts that nobody touches.
+"""Ends expired holds of accounts that nobody uses.
 
-Nothing depends on it: an expired hold stops counting at once, wherever it is looked at. It keeps the books readable.
+Nothing depends on it: an expired hold stops counting at once, wherever it is read. The sweeper makes the stored state
+agree with that.
 """
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Final
+
+import structlog
 
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.errors import Conflict
 from services.billing.ledger import posting_store, store
 
+_log = structlog.get_logger("sweeper")
 _ACCOUNTS_MAX: Final = 200
-"""How many accounts one transaction tidies: short enough to keep nobody waiting."""
+"""How many accounts one transaction updates: few enough that it is short."""
+_FIRST: Final[store.Key] = ("00000000-0000-0000-0000-000000000000", "00000000-0000-0000-0000-000000000000")
 
 
 class Sweeper:
-    """Ends what is overdue, a bounded number of accounts at a time."""
+    """Ends expired holds, a bounded number of accounts in each transaction."""
 
     def __init__(self, database: Database, clock: Clock, every_s: float) -> None:
         self._database = database
@@ -27,16 +31,35 @@ class Sweeper:
     async def run(self) -> None:
         while True:
             await asyncio.sleep(self._every_s)
-            with suppress(Conflict):
-                while await self.sweep() == _ACCOUNTS_MAX:
-                    pass
+            await self.sweep()
 
-    async def sweep(self) -> int:
-        """Tidies up to a bounded number of accounts and returns how many there were."""
-        now = self._clock.now()
-        async with self._database.raw_transaction() as connection:
-            due = await store.lock_due_accounts(connection, now, _ACCOUNTS_MAX)
+    async def sweep(self) -> None:
+        """Look once at every account with expired holds; one that fails is logged and keeps no other from its turn."""
+        after = _FIRST
+        while True:
+            now = self._clock.now()
+            async with self._database.raw_connection() as connection:
+                due = await store.find_due_accounts(connection, now, after, _ACCOUNTS_MAX)
             if due:
-                await store.expire_holds(connection, due, now)
-                await posting_store.update_accounts(connection, due)
-        return len(due)
+                await self._expire_or_split(due)
+            if len(due) < _ACCOUNTS_MAX:
+                return
+            after = due[-1]
+
+    async def _expire_or_split(self, due: Sequence[store.Key]) -> None:
+        """End the expired holds of these accounts together; if that fails, account by account."""
+        try:
+            await self._expire(due)
+        except Exception as error:  # noqa: BLE001 -- the other accounts must have their turn, whatever the cause.
+            if len(due) == 1:
+                _log.warning("expired holds not ended", organization_id=due[0][0], account_id=due[0][1], exc_info=error)
+                return
+            for key in due:
+                await self._expire_or_split([key])
+
+    async def _expire(self, due: Sequence[store.Key]) -> None:
+        async with self._database.raw_transaction() as connection:
+            accounts = await store.lock_unused_accounts(connection, due)
+            if accounts:
+                await store.expire_holds(connection, accounts, self._clock.now())
+                await posting_store.update_accounts(connection, accounts)

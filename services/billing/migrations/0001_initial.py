@@ -124,7 +124,7 @@ _STATEMENTS = (
         CONSTRAINT declines_slot_known CHECK (slot IN ('MOVEMENT', 'HOLD'))
     )
     """,
-    # What happened stays as it happened; what is there is never deleted.
+    # Transactions and declines are never changed, and no row is ever deleted.
     "REVOKE UPDATE, DELETE, TRUNCATE ON billing.transactions, billing.declines FROM tollhouse_billing",
     "REVOKE DELETE, TRUNCATE ON billing.accounts, billing.holds FROM tollhouse_billing",
 )

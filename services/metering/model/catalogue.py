@@ -1,7 +1,7 @@
-"""The whole catalogue in memory: every usage is priced from it, without a statement of its own.
+"""A cache of the whole catalogue in memory, so that usage is priced without a query.
 
-Prices change seldom and are never altered, so a process asks at most every two seconds what was added since. What this
-process changes itself, it knows at once; a model or price it does not know makes it ask again before it says so.
+Price versions are never changed, so a process only reads what was added since, at most every two seconds. It reloads at
+once after its own changes, and before it answers that a model or price does not exist.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _ASK_AGAIN_AFTER_S: Final = 0.2
 
 
 class Timelines:
-    """Price versions in the order in which they come into force."""
+    """The price versions of each model and organization, sorted by effective time."""
 
     def __init__(self) -> None:
         self._versions: dict[str, PriceVersion] = {}
@@ -51,7 +51,7 @@ class Timelines:
 
 
 class Catalogue:
-    """Models and price versions, as of at most two seconds ago."""
+    """Models and price versions, at most two seconds old."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -61,7 +61,7 @@ class Catalogue:
         self._asked_s = -math.inf
         self._lock = asyncio.Lock()
         self.changed = asyncio.Event()
-        """Set whenever prices were added; whoever waits for prices clears it."""
+        """Set whenever the catalogue has changed; the task that waits for prices clears it."""
 
     def model(self, model_id: str) -> Model | None:
         return self._models.get(model_id)
@@ -74,17 +74,17 @@ class Catalogue:
         return self._prices.price(model_id, organization_id, moment)
 
     async def refresh(self) -> None:
-        """Return when the catalogue is fresh enough to be used."""
+        """Reload the catalogue if it is older than two seconds."""
         if time.monotonic() - self._asked_s > FRESH_FOR_S:
             await self.reload()
 
     async def refresh_for_unknown(self) -> None:
-        """Return when something unknown was looked for a moment ago at the earliest."""
+        """Reload the catalogue before something is reported as unknown, unless that was done a moment ago."""
         if time.monotonic() - self._asked_s > _ASK_AGAIN_AFTER_S:
             await self.reload()
 
     async def reload(self) -> None:
-        """Take in what was added since the last time."""
+        """Read what was added since the last reload."""
         asked_s = time.monotonic()
         async with self._lock:
             if self._asked_s >= asked_s:
@@ -93,9 +93,10 @@ class Catalogue:
             async with self._database.transaction() as connection:
                 revision = await store.read_revision(connection)
                 if revision > self._revision:
-                    for model in await store.models_since(connection, self._revision):
-                        self._models[model.model_id] = model
-                    self._prices.take_in(await store.price_versions_since(connection, self._revision))
+                    async for models in store.models_since(connection, self._revision):
+                        self._models.update((model.model_id, model) for model in models)
+                    async for versions in store.price_versions_since(connection, self._revision):
+                        self._prices.take_in(versions)
                     self._revision = revision
                     self.changed.set()
             self._asked_s = asked_s

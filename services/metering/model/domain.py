@@ -1,6 +1,6 @@
-"""What a model, a price and a cost are, and the one place where a cost is rounded.
+"""Models, prices and costs, and the one place where a cost is rounded.
 
-Inside, prices and costs are whole numbers of a billionth of the currency ("nanos"): exact, and quick to add up.
+Prices and costs are computed as whole numbers of billionths of the currency ("nanos"), which is exact and fast.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ NANOS: Final = 10**9
 TOKENS_PER_PRICE: Final = 10**6
 PRICE_MAX: Final = Decimal(10**9)
 
-# What a class without a price of its own is charged as.
+# The class whose price is used for a class without its own price.
 FALLBACKS: Final = {
     "cache_read": "input",
     "cache_write": "input",
@@ -60,7 +60,7 @@ class Prices:
     per_request: Decimal | None
 
     def of(self, token_class: str) -> Decimal:
-        """Return the price of a class after the fallbacks."""
+        """Return the price of a class, or that of the class it falls back to."""
         own = self.by_class[TOKEN_CLASSES.index(token_class)]
         if own is not None:
             return own
@@ -89,7 +89,7 @@ class PriceVersion:
 
 @dataclass(frozen=True, slots=True)
 class CostLine:
-    """What one token class adds to a cost."""
+    """The part of a cost that one token class causes."""
 
     token_class: str
     quantity: int
@@ -118,7 +118,7 @@ def format_nanos(nanos: int) -> str:
 
 
 def cost_lines(version: PriceVersion, tokens: Tokens) -> list[CostLine]:
-    """Return what each class with tokens, and the request itself, is charged at."""
+    """Return a line for each class with tokens, and one for the price per request."""
     lines = [
         CostLine(token_class, count, version.prices.of(token_class))
         for token_class, count in zip(TOKEN_CLASSES, tokens, strict=True)
@@ -130,7 +130,7 @@ def cost_lines(version: PriceVersion, tokens: Tokens) -> list[CostLine]:
 
 
 def model_changes(before: Model | None, after: Model) -> tuple[Changed, ...]:
-    """Return what became of a model, for the audit trail; of texts people wrote only that they changed."""
+    """Return the changed fields of a model for the audit trail. Of description and metadata only the names are kept."""
     changes = differences({} if before is None else _plain_fields(before), _plain_fields(after))
     written = {
         "description": (before.description if before else "") != after.description,
@@ -151,7 +151,7 @@ def _plain_fields(model: Model) -> dict[str, str | None]:
 
 
 def price_changes(version: PriceVersion) -> tuple[Changed, ...]:
-    """Return what a new price version says, for the audit trail."""
+    """Return the fields of a new price version for the audit trail."""
     own = zip(TOKEN_CLASSES, version.prices.by_class, strict=True)
     values = {
         "model_id": version.model_id,
@@ -165,7 +165,7 @@ def price_changes(version: PriceVersion) -> tuple[Changed, ...]:
 
 
 def is_usable_price(value: Decimal) -> bool:
-    """Tell whether a price is not negative, within bounds and of at most nine fraction digits."""
+    """Return whether a price is from 0 to below 1,000,000,000 and has at most nine fraction digits."""
     if not value.is_finite() or not 0 <= value < PRICE_MAX:
         return False
     return value == value.quantize(Decimal(1).scaleb(-9))

@@ -1,18 +1,17 @@
-"""The use cases of the catalogue: who may change it is decided before, what a change means is decided here."""
+"""The use cases of the catalogue. Access is checked by the pipeline before they are called."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
 
-from libs.common.audit.recording import PLATFORM, Changed, record_event
+from libs.common.audit.recording import PLATFORM, record_event
 from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import NotFound, RequestIdReused, StaleEtag
 from libs.common.ids import new_id
 from services.metering.errors import ModelExists, PriceUnknown, PriceVersionExists
 from services.metering.model import store
-from services.metering.model.catalogue import Catalogue, Timelines
+from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import (
     CostLine,
     Model,
@@ -24,38 +23,23 @@ from services.metering.model.domain import (
     model_changes,
     price_changes,
 )
-from services.metering.model.price_list import ListedModel, PriceList, SkippedEntry
-
-IMPORTED: Final = "IMPORTED"
-UNCHANGED: Final = "UNCHANGED"
-SKIPPED: Final = "SKIPPED"
 
 
 @dataclass(frozen=True, slots=True)
 class Repeatable:
-    """A change that is made once however often it is asked for."""
+    """A request that is carried out once however often it is sent."""
 
     request_id: str
-    """Empty where the caller will not repeat the request."""
+    """Empty where the caller gave none; then the request is not stored."""
     rpc: str
     request: bytes
     differing_field: Callable[[bytes], str]
-    """Names the first field in which an earlier request, given as it was kept, differs from this one."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImportOutcome:
-    """What became of one entry of a price list."""
-
-    model_id: str
-    result: str
-    reason: str = ""
-    price_version_id: str = ""
+    """Returns the first field in which the stored request, given serialized, differs from this one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What some usage would cost."""
+    """The cost of some usage that is not recorded."""
 
     version: PriceVersion
     cost_nanos: int
@@ -63,7 +47,7 @@ class Estimate:
 
 
 class Models:
-    """Changes and answers questions about the catalogue."""
+    """Changes and reads the catalogue."""
 
     def __init__(self, database: Database, catalogue: Catalogue, clock: Clock) -> None:
         self._database = database
@@ -73,7 +57,7 @@ class Models:
     async def create(
         self, model: Model, repeatable: Repeatable, render: Callable[[Model], bytes]
     ) -> tuple[bytes, bool]:
-        """Add a model; return the rendered answer, and whether it is a repeat's."""
+        """Add a model; return the rendered response, and whether it is a replay."""
 
         async def add(connection: Transaction) -> bytes:
             revision, now = await store.take_next_revision(connection), self._clock.now()
@@ -93,7 +77,7 @@ class Models:
         repeatable: Repeatable,
         render: Callable[[Model], bytes],
     ) -> tuple[bytes, bool]:
-        """Change some fields of a model; return the rendered answer, and whether it is a repeat's."""
+        """Change some fields of a model; return the rendered response, and whether it is a replay."""
 
         async def change(connection: Transaction) -> bytes:
             revision = await store.take_next_revision(connection)
@@ -119,7 +103,7 @@ class Models:
         repeatable: Repeatable,
         render: Callable[[PriceVersion], bytes],
     ) -> tuple[bytes, bool]:
-        """Add a price version; return the rendered answer, and whether it is a repeat's."""
+        """Add a price version; return the rendered response, and whether it is a replay."""
 
         async def add(connection: Transaction) -> bytes:
             version = self._new_version(
@@ -143,7 +127,7 @@ class Models:
         return await self._once(repeatable, add)
 
     async def check_price(self, model_id: str, organization_id: str | None, effective_time: datetime | None) -> None:
-        """Refuse what `set_price` would refuse, and change nothing."""
+        """Raise what `set_price` would raise, and change nothing."""
         async with self._database.transaction() as connection:
             if await store.find_model(connection, model_id) is None:
                 raise NotFound(resource_type="model", resource_name=model_id)
@@ -201,47 +185,6 @@ class Models:
             raise PriceUnknown(model_id=model_id, occur_time=moment)
         return Estimate(version, cost_nanos(version, tokens), cost_lines(version, tokens))
 
-    async def import_list(
-        self, entries: PriceList, *, source: str, effective_time: datetime | None, validate_only: bool
-    ) -> list[ImportOutcome]:
-        """Add the models of a price list that are unknown, and the prices that differ from those in force."""
-        now = self._clock.now()
-        moment = effective_time or now
-        async with self._database.transaction() as connection:
-            # The lock comes first, so that the comparison sees whatever another change has just added.
-            revision = await store.take_next_revision(connection)
-            current = Timelines()
-            current.take_in(await store.price_versions_since(connection, -1))
-            outcomes, versions = self._compare(entries, current, moment, source)
-            if validate_only or not versions:
-                await connection.rollback()
-                return [replace(o, price_version_id="") if o.result == IMPORTED else o for o in outcomes]
-            listed = [entry for entry in entries if isinstance(entry, ListedModel)]
-            await store.add_models(connection, [_model(entry, revision, now) for entry in listed])
-            added = await store.add_price_versions(connection, versions, revision)
-            if added:
-                await _record_import(connection, source, moment, len(added), now)
-        await self._catalogue.reload()
-        return [_as_added(outcome, added) for outcome in outcomes]
-
-    def _compare(
-        self, entries: PriceList, current: Timelines, moment: datetime, source: str
-    ) -> tuple[list[ImportOutcome], list[PriceVersion]]:
-        outcomes: list[ImportOutcome] = []
-        versions: list[PriceVersion] = []
-        for entry in entries:
-            if isinstance(entry, SkippedEntry):
-                outcomes.append(ImportOutcome(entry.model_id, SKIPPED, entry.reason))
-                continue
-            in_force = current.price(entry.model_id, "", moment)
-            if in_force is not None and in_force.prices == entry.prices:
-                outcomes.append(ImportOutcome(entry.model_id, UNCHANGED, "", in_force.price_version_id))
-                continue
-            version = self._new_version(entry.model_id, None, entry.prices, moment, source)
-            versions.append(version)
-            outcomes.append(ImportOutcome(entry.model_id, IMPORTED, "", version.price_version_id))
-        return outcomes, versions
-
     def _new_version(
         self, model_id: str, organization_id: str | None, prices: Prices, effective_time: datetime, source: str
     ) -> PriceVersion:
@@ -295,45 +238,4 @@ async def _record_model(connection: Transaction, before: Model | None, after: Mo
         resource_type="model",
         resource_id=after.model_id,
         changed=model_changes(before, after),
-    )
-
-
-async def _record_import(
-    connection: Transaction, source: str, effective_time: datetime, imported: int, now: datetime
-) -> None:
-    """One event however long the list: each new price version carries its source and time itself."""
-    await record_event(
-        connection,
-        now=now,
-        organization_id=PLATFORM,
-        resource_type="price_list",
-        resource_id=source,
-        changed=(
-            Changed("imported_count", after=str(imported)),
-            Changed("effective_time", after=effective_time.isoformat()),
-        ),
-    )
-
-
-def _as_added(outcome: ImportOutcome, added: set[str]) -> ImportOutcome:
-    if outcome.result == IMPORTED and outcome.price_version_id not in added:
-        reason = "another price takes effect at the same moment"
-        return ImportOutcome(outcome.model_id, SKIPPED, reason)
-    return outcome
-
-
-def _model(entry: ListedModel, revision: int, now: datetime) -> Model:
-    return Model(
-        model_id=entry.model_id,
-        provider=entry.provider,
-        display_name=entry.display_name,
-        description=entry.description,
-        capabilities=entry.capabilities,
-        context_length=entry.context_length,
-        max_output_tokens=entry.max_output_tokens,
-        active=True,
-        metadata=entry.metadata,
-        revision=revision,
-        create_time=now,
-        update_time=now,
     )

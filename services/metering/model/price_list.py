@@ -1,24 +1,46 @@
-"""Reads price lists: LiteLLM's public price map, and our own YAML. Numbers never pass through floating point."""
+"""Reads price lists: LiteLLM's public price map, and our own YAML. Numbers never pass through floating point.
 
-import json
+Each entry is validated by itself; one that cannot be used is skipped with a reason. Whatever of a usable entry is cut
+or left out is listed in its warnings, and prices that are not supported in `ignored_price_keys`.
+"""
+
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
 from typing import Final
-
-import yaml
 
 from libs.common.amount import format_amount
 from libs.common.errors import FieldViolation, InvalidArgument
+from services.metering.model.document import Entry, Flawed, Unreadable, Value, shown
 from services.metering.model.domain import TOKENS_PER_PRICE, Prices, is_usable_price
+from services.metering.model.json_document import json_entries
+from services.metering.model.yaml_document import yaml_entries
 from services.metering.tables import TOKEN_CLASSES
 
-ENTRIES_MAX: Final = 20_000
-_MODEL_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
+ENTRIES_MAX: Final = 200_000
+NAME_LENGTH_MAX: Final = 256
+_REASON_LENGTH_MAX: Final = 256
+_MODEL_ID: Final = re.compile(r"[!-~]{1,256}")
 _CURRENCY_CODE: Final = re.compile(r"[A-Z][A-Z0-9]{1,11}")
+# The numbers of digits are bounded before anything is computed, because of numbers such as `1e999999999`.
+_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,40}(?:\.[0-9]{0,40})?(?:[eE][+-]?[0-9]{1,3})?")
+# The precision is enough for every product of such a number with the factors used here, so nothing is rounded.
+_EXACT: Final = Context(prec=100, Emax=9_999, Emin=-9_999, traps=[InvalidOperation, Overflow, Inexact])
 _COUNT_MAX: Final = 10**9
 _NOT_A_MODEL: Final = "sample_spec"
+
+_PROVIDER_LENGTH_MAX: Final = 64
+_DISPLAY_NAME_LENGTH_MAX: Final = 256
+_DESCRIPTION_LENGTH_MAX: Final = 4096
+_CAPABILITIES_MAX: Final = 64
+_CAPABILITY_LENGTH_MAX: Final = 64
+_METADATA_PAIRS_MAX: Final = 32
+_METADATA_KEY_LENGTH_MAX: Final = 64
+_METADATA_VALUE_LENGTH_MAX: Final = 512
+_WARNINGS_MAX: Final = 16
+_IGNORED_PRICE_KEYS_MAX: Final = 64
 
 # LiteLLM's name of each class's price per token.
 _LITELLM_PRICES: Final = {
@@ -31,12 +53,16 @@ _LITELLM_PRICES: Final = {
     "audio_output": "output_cost_per_audio_token",
     "image": "input_cost_per_image_token",
 }
-# Kinds of models that give no tokens back, so that a missing output price means free.
+_LITELLM_PER_REQUEST: Final = "input_cost_per_request"
+_UNDERSTOOD: Final = {*_LITELLM_PRICES.values(), _LITELLM_PER_REQUEST}
+_NAMES_A_PRICE: Final = re.compile(r"cost|price|pricing")
+# Modes of models without output tokens, for which a missing output price means free.
 _MODES_WITHOUT_OUTPUT: Final = {"embedding", "rerank", "moderation", "moderations"}
 
-
-class Unusable(Exception):
-    """An entry cannot be imported; the text says why."""
+_YAML_KEYS: Final = {
+    *("model_id", "provider", "display_name", "description", "capabilities"),
+    *("context_length", "max_output_tokens", "metadata", "currency_code", "prices"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +78,10 @@ class ListedModel:
     max_output_tokens: int
     metadata: Mapping[str, str]
     prices: Prices
+    warnings: tuple[str, ...] = ()
+    """What was cut, left out or treated as unknown."""
+    ignored_price_keys: tuple[str, ...] = ()
+    """The keys of the entry's prices that are not supported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,167 +89,211 @@ class SkippedEntry:
     """One entry that cannot be used."""
 
     model_id: str
+    """The entry's name, cut, and with NUL and lone surrogates replaced."""
     reason: str
 
 
 PriceList = list[ListedModel | SkippedEntry]
 
 
-def read_litellm(document: bytes, wanted: Sequence[str]) -> PriceList:
-    """Read LiteLLM's price map; raises InvalidArgument when it is no JSON object."""
-    try:
-        entries = json.loads(document, parse_float=Decimal)
-    except (ValueError, RecursionError):
-        raise _unreadable("litellm_json", "is not JSON") from None
-    if not isinstance(entries, dict):
-        raise _unreadable("litellm_json", "is not an object of models")
-    return _read("litellm_json", [(str(name), entry) for name, entry in entries.items()], wanted, _litellm_model)
+def read_litellm(document: bytes, wanted: Sequence[str], *, field: str = "litellm_json") -> PriceList:
+    """Read LiteLLM's price map; raises InvalidArgument, naming the field, when it is not a JSON object."""
+    return _read(field, lambda: json_entries(document), wanted, _litellm_model)
 
 
-def read_yaml(document: bytes, wanted: Sequence[str]) -> PriceList:
-    """Read our own YAML; raises InvalidArgument when it has no list of models."""
-    try:
-        content = yaml.load(document, Loader=_TextLoader)  # noqa: S506 -- derives from SafeLoader.
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise _unreadable("yaml", "is not YAML") from None
-    entries = content.get("models") if isinstance(content, dict) else None
-    if not isinstance(entries, list):
-        raise _unreadable("yaml", "has no list `models`")
-    named = [(str(entry.get("model_id", "")) if isinstance(entry, dict) else "", entry) for entry in entries]
-    return _read("yaml", named, wanted, _yaml_model)
-
-
-class _TextLoader(yaml.SafeLoader):
-    """The safe loader, which leaves every number as the text it was written as."""
-
-
-def _construct_text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
-    return str(loader.construct_scalar(node))
-
-
-for _tag in ("float", "int", "timestamp"):
-    _TextLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _construct_text)
+def read_yaml(document: bytes, wanted: Sequence[str], *, field: str = "yaml") -> PriceList:
+    """Read our own YAML; raises InvalidArgument, naming the field, when it has no list of models."""
+    return _read(field, lambda: yaml_entries(document), wanted, _yaml_model)
 
 
 def _read(
     field: str,
-    named: Sequence[tuple[str, object]],
+    entries_of: Callable[[], Iterable[Entry]],
     wanted: Sequence[str],
-    model_of: Callable[[str, object], ListedModel],
+    model_of: Callable[[Entry, "_Remarks"], ListedModel],
 ) -> PriceList:
-    if len(named) > ENTRIES_MAX:
-        raise _unreadable(field, f"has more than {ENTRIES_MAX} entries")
     chosen = set(wanted)
+    names: Counter[str] = Counter()
     result: PriceList = []
-    seen: set[str] = set()
-    for name, entry in named:
-        if chosen and name not in chosen:
-            continue
-        try:
-            if name in seen:
-                raise Unusable("the name stands twice in the list")
-            seen.add(name)
-            result.append(model_of(name, entry))
-        except Unusable as unusable:
-            result.append(SkippedEntry(name[:128], str(unusable)))
-    return result
+    count = 0
+    try:
+        for entry in entries_of():
+            names[entry.name] += 1
+            count += 1
+            if count > ENTRIES_MAX:
+                raise Unreadable(f"has more than {ENTRIES_MAX} entries")
+            if not chosen or entry.name in chosen:
+                result.append(_judge(entry, model_of))
+    except Unreadable as error:
+        raise InvalidArgument([FieldViolation(field, str(error))]) from None
+    doubled = {name for name, count in names.items() if count > 1 and _MODEL_ID.fullmatch(name)}
+    result = [_skipped(one.model_id, "stands twice in the list") if one.model_id in doubled else one for one in result]
+    return result + [_skipped(name, "is not in the list") for name in dict.fromkeys(wanted) if name not in names]
 
 
-def _unreadable(field: str, description: str) -> InvalidArgument:
-    return InvalidArgument([FieldViolation(field, description)])
+def _judge(entry: Entry, model_of: Callable[[Entry, "_Remarks"], ListedModel]) -> ListedModel | SkippedEntry:
+    try:
+        if _MODEL_ID.fullmatch(entry.name) is None:
+            raise Flawed("has a name that is not a model id: 1 to 256 visible ASCII characters")
+        if entry.flaw:
+            raise Flawed(entry.flaw)
+        return model_of(entry, _Remarks())
+    except Flawed as flaw:
+        return _skipped(entry.name, str(flaw))
 
 
-def _litellm_model(name: str, entry: object) -> ListedModel:
-    if name == _NOT_A_MODEL or not isinstance(entry, dict):
-        raise Unusable("is no model")
-    _check_id(name)
-    by_class = {token_class: _per_million(entry.get(key)) for token_class, key in _LITELLM_PRICES.items()}
-    mode = str(entry.get("mode", ""))
+def _skipped(name: str, reason: str) -> SkippedEntry:
+    return SkippedEntry(shown(name, NAME_LENGTH_MAX), shown(reason, _REASON_LENGTH_MAX))
+
+
+class _Remarks:
+    """Collects the warnings of one entry."""
+
+    def __init__(self) -> None:
+        self._warnings: list[str] = []
+
+    def add(self, text: str) -> None:
+        self._warnings.append(shown(text, _REASON_LENGTH_MAX))
+
+    def all(self) -> tuple[str, ...]:
+        more = len(self._warnings) - _WARNINGS_MAX
+        return (*self._warnings[:_WARNINGS_MAX], *([f"and {more} more warnings"] if more > 0 else []))
+
+
+def _litellm_model(entry: Entry, remarks: _Remarks) -> ListedModel:
+    listed = entry.value
+    if entry.name == _NOT_A_MODEL or not isinstance(listed, dict):
+        raise Flawed("is not a model")
+    by_class = {name: _price(key, listed.get(key), TOKENS_PER_PRICE) for name, key in _LITELLM_PRICES.items()}
+    mode = _text("mode", listed.get("mode"), _METADATA_VALUE_LENGTH_MAX, remarks)
     if by_class["input"] is None:
-        raise Unusable("has no price per input token")
+        raise Flawed("has no price per input token")
     if by_class["output"] is None:
         if mode not in _MODES_WITHOUT_OUTPUT:
-            raise Unusable("has no price per output token")
+            raise Flawed("has no price per output token")
         by_class["output"] = Decimal(0)
-    prices = Prices("USD", tuple(by_class[c] for c in TOKEN_CLASSES), _price(entry.get("input_cost_per_request")))
+    per_request = _price(_LITELLM_PER_REQUEST, listed.get(_LITELLM_PER_REQUEST))
+    supported = [k.removeprefix("supports_") for k, v in listed.items() if k.startswith("supports_") and v is True]
     return ListedModel(
-        model_id=name,
-        provider=str(entry.get("litellm_provider", ""))[:64],
+        model_id=entry.name,
+        provider=_text("litellm_provider", listed.get("litellm_provider"), _PROVIDER_LENGTH_MAX, remarks),
         display_name="",
         description="",
-        capabilities=_supported(entry),
-        context_length=_count(entry.get("max_input_tokens", entry.get("max_tokens"))),
-        max_output_tokens=_count(entry.get("max_output_tokens", entry.get("max_tokens"))),
-        metadata={"mode": mode[:512]} if mode else {},
-        prices=prices,
+        capabilities=_capabilities(supported, remarks),
+        context_length=_count(listed, ("max_input_tokens", "max_tokens"), remarks),
+        max_output_tokens=_count(listed, ("max_output_tokens", "max_tokens"), remarks),
+        metadata={"mode": mode} if mode else {},
+        prices=Prices("USD", tuple(by_class[name] for name in TOKEN_CLASSES), per_request),
+        ignored_price_keys=_ignored_price_keys(listed),
+        warnings=remarks.all(),
     )
 
 
-def _supported(entry: Mapping[str, object]) -> tuple[str, ...]:
-    prefix = "supports_"
-    return tuple(sorted(k.removeprefix(prefix) for k, v in entry.items() if k.startswith(prefix) and v is True))[:64]
+def _ignored_price_keys(listed: Mapping[str, Value]) -> tuple[str, ...]:
+    ignored = sorted(
+        shown(key) for key, value in listed.items()
+        if value is not None and key not in _UNDERSTOOD and _NAMES_A_PRICE.search(key)
+    )  # fmt: skip
+    more = len(ignored) - _IGNORED_PRICE_KEYS_MAX
+    return (*ignored[:_IGNORED_PRICE_KEYS_MAX], *([f"and {more} more"] if more > 0 else []))
 
 
-def _yaml_model(name: str, entry: object) -> ListedModel:
-    if not isinstance(entry, dict):
-        raise Unusable("is no model")
-    _check_id(name)
-    currency_code, listed = str(entry.get("currency_code", "")), entry.get("prices")
-    if _CURRENCY_CODE.fullmatch(currency_code) is None:
-        raise Unusable("has no currency_code")
+def _yaml_model(entry: Entry, remarks: _Remarks) -> ListedModel:
+    listed = entry.value
     if not isinstance(listed, dict):
-        raise Unusable("has no prices")
-    unknown = sorted(set(map(str, listed)) - {*TOKEN_CLASSES, "per_request"})
+        raise Flawed("is not a model")
+    currency_code, prices = listed.get("currency_code"), listed.get("prices")
+    if not isinstance(currency_code, str) or _CURRENCY_CODE.fullmatch(currency_code) is None:
+        raise Flawed("has no currency_code")
+    unknown = sorted(set(listed) - _YAML_KEYS)
     if unknown:
-        raise Unusable(f"has prices of unknown classes: {', '.join(unknown)}"[:256])
-    by_class = tuple(_price(listed.get(token_class)) for token_class in TOKEN_CLASSES)
-    if by_class[0] is None or by_class[1] is None:
-        raise Unusable("has no price of input or output")
-    capabilities, metadata = entry.get("capabilities") or [], entry.get("metadata") or {}
-    if not isinstance(capabilities, list) or not isinstance(metadata, dict):
-        raise Unusable("has capabilities or metadata of the wrong shape")
+        remarks.add(f"unknown keys are left out: {', '.join(unknown)}")
     return ListedModel(
-        model_id=name,
-        provider=str(entry.get("provider", ""))[:64],
-        display_name=str(entry.get("display_name", ""))[:256],
-        description=str(entry.get("description", ""))[:4096],
-        capabilities=tuple(sorted({str(capability)[:64] for capability in capabilities[:64]})),
-        context_length=_count(entry.get("context_length")),
-        max_output_tokens=_count(entry.get("max_output_tokens")),
-        metadata={str(key)[:64]: str(value)[:512] for key, value in list(metadata.items())[:32]},
-        prices=Prices(currency_code, by_class, _price(listed.get("per_request"))),
+        model_id=entry.name,
+        provider=_text("provider", listed.get("provider"), _PROVIDER_LENGTH_MAX, remarks),
+        display_name=_text("display_name", listed.get("display_name"), _DISPLAY_NAME_LENGTH_MAX, remarks),
+        description=_text("description", listed.get("description"), _DESCRIPTION_LENGTH_MAX, remarks),
+        capabilities=_capabilities(listed.get("capabilities"), remarks),
+        context_length=_count(listed, ("context_length",), remarks),
+        max_output_tokens=_count(listed, ("max_output_tokens",), remarks),
+        metadata=_metadata(listed.get("metadata"), remarks),
+        prices=_yaml_prices(currency_code, prices),
+        warnings=remarks.all(),
     )
 
 
-def _check_id(name: str) -> None:
-    if _MODEL_ID.fullmatch(name) is None:
-        raise Unusable("has a name that is no model id")
+def _yaml_prices(currency_code: str, listed: Value) -> Prices:
+    if not isinstance(listed, dict):
+        raise Flawed("has no prices")
+    unknown = sorted(set(listed) - {*TOKEN_CLASSES, "per_request"})
+    if unknown:
+        raise Flawed(f"has prices of unknown classes: {', '.join(unknown)}")
+    by_class = tuple(_price(token_class, listed.get(token_class)) for token_class in TOKEN_CLASSES)
+    if by_class[0] is None or by_class[1] is None:
+        raise Flawed("has no price of input or output")
+    return Prices(currency_code, by_class, _price("per_request", listed.get("per_request")))
 
 
-def _per_million(value: object) -> Decimal | None:
-    return _price(value, TOKENS_PER_PRICE)
-
-
-def _price(value: object, factor: int = 1) -> Decimal | None:
-    """Return a listed price times the factor; None where there is none."""
+def _price(key: str, value: Value, factor: int = 1) -> Decimal | None:
+    """Return a listed price times the factor; None where the entry has none."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
-        raise Unusable("has a price that is no number")
-    try:
-        price = Decimal(value) * factor
-        usable = is_usable_price(price)
-    except InvalidOperation:
-        raise Unusable("has a price that is no number") from None
-    if not usable:
-        raise Unusable("has a price that is negative, out of bounds or too fine")
+    if not isinstance(value, str) or _NUMBER.fullmatch(value) is None:
+        raise Flawed(f"has a price that is not a number of at most 80 digits: {key}")
+    price = _EXACT.multiply(Decimal(value), Decimal(factor))
+    if not is_usable_price(price):
+        raise Flawed(f"has a price that is negative, 1,000,000,000 or more, or finer than a billionth: {key}")
     return Decimal(format_amount(price))
 
 
-def _count(value: object) -> int:
-    """Return a listed count of tokens; zero where it is not known or makes no sense."""
-    try:
-        count = int(str(value))
-    except ValueError:
+def _count(listed: Mapping[str, Value], keys: Sequence[str], remarks: _Remarks) -> int:
+    """Return a count of tokens from the first of the keys that has one; zero where it is not known."""
+    key, value = next(((key, listed[key]) for key in keys if listed.get(key) is not None), ("", None))
+    if value is None:
         return 0
-    return count if 0 <= count <= _COUNT_MAX else 0
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        count = Decimal(value)
+        if 0 <= count <= _COUNT_MAX and count == count.to_integral_value():
+            return int(count)
+    remarks.add(f"{key} is not a whole number from 0 to {_COUNT_MAX:,} and is treated as unknown")
+    return 0
+
+
+def _text(key: str, value: Value, length_max: int, remarks: _Remarks) -> str:
+    """Return a descriptive text, cut if it is too long. A value that is not a text is left out with a warning."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        remarks.add(f"{key} is not a text and is left out")
+        return ""
+    if len(value) <= length_max:
+        return value
+    remarks.add(f"{key} is cut to {length_max} characters")
+    return value[: length_max - 1] + "…"
+
+
+def _capabilities(listed: Value | list[str], remarks: _Remarks) -> tuple[str, ...]:
+    if listed is None:
+        return ()
+    if not isinstance(listed, list):
+        remarks.add("capabilities are not a list and are left out")
+        return ()
+    texts = {_text("a capability", one, _CAPABILITY_LENGTH_MAX, remarks) for one in listed} - {""}
+    if len(texts) > _CAPABILITIES_MAX:
+        remarks.add(f"capabilities beyond the first {_CAPABILITIES_MAX} are left out")
+    return tuple(sorted(texts)[:_CAPABILITIES_MAX])
+
+
+def _metadata(listed: Value, remarks: _Remarks) -> dict[str, str]:
+    if listed is None:
+        return {}
+    if not isinstance(listed, dict):
+        remarks.add("metadata is not a mapping and is left out")
+        return {}
+    kept: dict[str, str] = {}
+    for key, value in listed.items():
+        if not 1 <= len(key) <= _METADATA_KEY_LENGTH_MAX or len(kept) == _METADATA_PAIRS_MAX:
+            remarks.add(f"metadata is left out: {key}")
+            continue
+        kept[key] = _text(f"metadata {key}", value, _METADATA_VALUE_LENGTH_MAX, remarks)
+    return kept

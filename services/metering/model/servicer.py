@@ -1,7 +1,7 @@
-"""Proto in, use case, proto out."""
+"""The gRPC service of models and prices: requests are parsed, use cases called, responses rendered."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final, TypeVar
@@ -11,13 +11,16 @@ from google.protobuf.message import Message
 
 from libs.common.amount import format_amount
 from libs.common.call import require_membership
-from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.errors import FieldViolation, InvalidArgument, Overloaded
 from libs.common.ids import is_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size
 from libs.common.timestamps import parse_optional_time, render_time, time_of_text, time_text
 from services.metering.model.domain import Model, Prices, PriceVersion, Tokens, format_nanos
-from services.metering.model.models import ImportOutcome, Models, Repeatable
+from services.metering.model.models import Models, Repeatable
+from services.metering.model.parsing import CATALOGUE, LITELLM, ReceivedPriceList, receive_options, receive_price_list
+from services.metering.model.price_import import ImportOutcome, PriceImport
 from services.metering.model.price_list import read_litellm, read_yaml
+from services.metering.model.rendering import answer_bytes_max, render_outcome, summary_of
 from services.metering.tables import TOKEN_CLASSES
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import model_pb2 as pb
@@ -35,12 +38,22 @@ _UPDATABLE: Final = (
     "metadata",
 )
 
+# Clients accept messages of up to 4 MiB.
+_ANSWER_BYTES_MAX: Final = 4_000_000
+# Less than the age at which the server closes a connection, so that the caller is told the reason.
+_STREAMED_IMPORT_MAX_S: Final = 240.0
+_PROGRESS_EVERY_S: Final = 0.5
+# So few that the message stays below 4 MiB even if every outcome has the most warnings it can have.
+_OUTCOMES_PER_MESSAGE: Final = 100
+
 
 class ModelServicer(rpc.ModelServiceServicer):
-    """Serves the catalogue."""
+    """Implements ModelService."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, price_import: PriceImport) -> None:
         self._models = models
+        self._price_import = price_import
+        self._streaming = asyncio.Lock()
 
     async def CreateModel(
         self, request: pb.CreateModelRequest, context: grpc.aio.ServicerContext
@@ -89,24 +102,76 @@ class ModelServicer(rpc.ModelServiceServicer):
     async def ImportModels(
         self, request: pb.ImportModelsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ImportModelsResponse:
-        effective_time = _effective_time(request)
-        # A whole price map takes a tenth of a second to read, which the other calls need not wait for.
+        wanted = list(request.model_ids)
+        # Parsing takes a fraction of a second, so it runs in a thread and does not block other calls.
         if request.WhichOneof("document") == "litellm_json":
-            entries = await asyncio.to_thread(read_litellm, request.litellm_json, list(request.model_ids))
-            source = "litellm"
+            entries = await asyncio.to_thread(read_litellm, request.litellm_json, wanted)
+            field, source = "litellm_json", LITELLM
         else:
-            entries = await asyncio.to_thread(read_yaml, request.yaml, list(request.model_ids))
-            source = "catalogue"
-        outcomes = await self._models.import_list(
-            entries, source=source, effective_time=effective_time, validate_only=request.validate_only
+            entries = await asyncio.to_thread(read_yaml, request.yaml, wanted)
+            field, source = "yaml", CATALOGUE
+        if answer_bytes_max(entries) > _ANSWER_BYTES_MAX:
+            what = "has more entries than fit into one response; use StreamImportModels"
+            raise InvalidArgument([FieldViolation(field, what)])
+        outcomes = await self._price_import.run(
+            entries,
+            source=source,
+            effective_time=_effective_time(request),
+            validate_only=request.validate_only,
         )
-        rendered = [_render_outcome(outcome) for outcome in outcomes]
-        counts = {value: sum(o.result == value for o in rendered) for value in pb.ImportResult.values()}
+        summary = summary_of(outcomes)
         return pb.ImportModelsResponse(
-            outcomes=rendered,
-            imported_count=counts[pb.IMPORT_RESULT_IMPORTED],
-            unchanged_count=counts[pb.IMPORT_RESULT_UNCHANGED],
-            skipped_count=counts[pb.IMPORT_RESULT_SKIPPED],
+            outcomes=map(render_outcome, outcomes),
+            imported_count=summary.imported_count,
+            unchanged_count=summary.unchanged_count,
+            skipped_count=summary.skipped_count,
+        )
+
+    async def StreamImportModels(
+        self, request_iterator: AsyncIterator[pb.StreamImportModelsRequest], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.StreamImportModelsResponse]:
+        async with asyncio.timeout(_STREAMED_IMPORT_MAX_S):
+            options = await receive_options(request_iterator)
+            # One import at a time, to bound the memory.
+            if self._streaming.locked():
+                raise Overloaded
+            async with self._streaming:
+                received = await receive_price_list(options, request_iterator)
+                async for answer in self._import_received(received):
+                    yield answer
+
+    async def _import_received(self, received: ReceivedPriceList) -> AsyncIterator[pb.StreamImportModelsResponse]:
+        """Import a complete list. Yield the progress until the import is done, then the outcomes and the summary."""
+        progress = pb.ImportProgress()
+        importing = asyncio.create_task(self._import_with_progress(received, progress))
+        try:
+            while not importing.done():
+                yield pb.StreamImportModelsResponse(progress=progress)
+                await asyncio.wait({importing}, timeout=_PROGRESS_EVERY_S)
+        finally:
+            importing.cancel()
+        outcomes = await importing
+        for start in range(0, len(outcomes), _OUTCOMES_PER_MESSAGE):
+            part = map(render_outcome, outcomes[start : start + _OUTCOMES_PER_MESSAGE])
+            yield pb.StreamImportModelsResponse(outcomes=pb.ImportOutcomes(outcomes=part))
+        yield pb.StreamImportModelsResponse(summary=summary_of(outcomes))
+
+    async def _import_with_progress(
+        self, received: ReceivedPriceList, progress: pb.ImportProgress
+    ) -> list[ImportOutcome]:
+        """Parse and import a list, and update `progress` meanwhile."""
+        entries = await asyncio.to_thread(received.read)
+        progress.entry_count = len(entries)
+
+        def on_progress(decided: int) -> None:
+            progress.decided_count = decided
+
+        return await self._price_import.run(
+            entries,
+            source=received.source,
+            effective_time=received.effective_time,
+            validate_only=received.validate_only,
+            on_progress=on_progress,
         )
 
     async def SetPrice(self, request: pb.SetPriceRequest, context: grpc.aio.ServicerContext) -> pb.SetPriceResponse:
@@ -280,15 +345,6 @@ def _read_price_token(token: str, fingerprint: str) -> tuple[datetime, str] | No
     if not moment.isdigit() or not is_id(price_version_id):
         raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
     return time_of_text(moment), price_version_id
-
-
-def _render_outcome(outcome: ImportOutcome) -> pb.ImportOutcome:
-    return pb.ImportOutcome(
-        model_id=outcome.model_id,
-        result=pb.ImportResult.Value(f"IMPORT_RESULT_{outcome.result}"),
-        reason=outcome.reason,
-        price_version_id=outcome.price_version_id,
-    )
 
 
 def _repeatable(request_id: str, name: str, request: _M) -> Repeatable:

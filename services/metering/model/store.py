@@ -1,13 +1,15 @@
-"""The statements of the catalogue. All of them touch small reference tables."""
+"""The SQL statements of the catalogue, which is a few small tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Row, Tuple, literal, select, text, tuple_, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ARRAY, Row, Select, Text, Tuple, any_, bindparam, literal, select, text, tuple_, update
+from sqlalchemy.dialects.postgresql import distinct_on, insert
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from libs.common.database_errors import refusal_for
 from services.metering.model.domain import Model, Prices, PriceVersion
 from services.metering.tables import (
     TOKEN_CLASSES,
@@ -22,10 +24,15 @@ _NEXT_REVISION: Final = (
     update(catalogue_state).values(revision=catalogue_state.c.revision + 1).returning(catalogue_state.c.revision)
 )
 _LOCK_REQUEST: Final = text("SELECT pg_advisory_xact_lock(hashtextextended('metering.request.' || :request_id, 0))")
+_PORTION_ROWS: Final = 500
+
+
+class RowsRefused(Exception):
+    """The database rejects at least one row because of its content."""
 
 
 async def take_next_revision(connection: AsyncConnection) -> int:
-    """Number a change of the catalogue. Locks the one row, so changes are made, and become visible, one by one."""
+    """Return the number of a new change. Locks the one row until the transaction ends, so changes are serialized."""
     return int((await connection.execute(_NEXT_REVISION)).scalar_one())
 
 
@@ -34,12 +41,12 @@ async def read_revision(connection: AsyncConnection) -> int:
 
 
 async def lock_request(connection: AsyncConnection, request_id: str) -> None:
-    """Let repeats of one request wait for each other, until the transaction ends."""
+    """Take an advisory lock on the request id until the transaction ends, so that repeats wait for each other."""
     await connection.execute(_LOCK_REQUEST, {"request_id": request_id})
 
 
 async def find_request(connection: AsyncConnection, request_id: str) -> tuple[str, bytes, bytes] | None:
-    """Return the RPC, request and response kept under a request id; by primary key."""
+    """Return the RPC, request and response stored under a request id; by primary key."""
     c = catalogue_requests.c
     row = (await connection.execute(select(c.rpc, c.request, c.response).where(c.request_id == request_id))).first()
     return None if row is None else (row.rpc, row.request, row.response)
@@ -55,20 +62,65 @@ async def keep_request(
     )
 
 
-async def models_since(connection: AsyncConnection, revision: int) -> list[Model]:
-    """Return the models changed after a revision; by the index on revisions."""
-    rows = await connection.execute(select(models).where(models.c.revision > revision))
-    return [_model(row) for row in rows]
+async def models_since(connection: AsyncConnection, revision: int) -> AsyncIterator[list[Model]]:
+    """Yield the models changed after a revision, in portions; by the index on revisions."""
+    statement = select(models).where(models.c.revision > revision)
+    async for rows in _portions(connection, statement):
+        yield [_model(row) for row in rows]
 
 
-async def price_versions_since(connection: AsyncConnection, revision: int) -> list[PriceVersion]:
-    """Return the versions added after a revision; by the index on revisions."""
-    rows = await connection.execute(select(price_versions).where(price_versions.c.revision > revision))
-    return [_price_version(row) for row in rows]
+async def price_versions_since(connection: AsyncConnection, revision: int) -> AsyncIterator[list[PriceVersion]]:
+    """Yield the versions added after a revision, in portions; by the index on revisions."""
+    statement = select(price_versions).where(price_versions.c.revision > revision)
+    async for rows in _portions(connection, statement):
+        yield [_price_version(row) for row in rows]
+
+
+async def _portions(
+    connection: AsyncConnection, statement: Select[tuple[object, ...]]
+) -> AsyncIterator[Sequence[Row[tuple[object, ...]]]]:
+    """Read with a cursor, so that other calls are served between the portions of a large catalogue."""
+    result = await connection.stream(statement, execution_options={"yield_per": _PORTION_ROWS})
+    async for rows in result.partitions():
+        yield rows
+
+
+async def prices_in_force(
+    connection: AsyncConnection, model_ids: Sequence[str], moment: datetime
+) -> dict[str, PriceVersion]:
+    """Return each model's price for everybody at the moment; by the unique key on organization, model and time."""
+    c = price_versions.c
+    statement = (
+        select(price_versions)
+        .ext(distinct_on(c.model_id))
+        .where(c.organization_id.is_(None), c.model_id == any_(bindparam("model_ids", type_=ARRAY(Text))))
+        .where(c.effective_time <= moment)
+        .order_by(c.model_id, c.effective_time.desc())
+    )
+    rows = await connection.execute(statement, {"model_ids": list(model_ids)})
+    return {row.model_id: _price_version(row) for row in rows}
+
+
+async def add_priced_models(
+    connection: AsyncConnection, added: Sequence[tuple[Model, PriceVersion]], revision: int
+) -> None:
+    """Add price versions, and their models where they do not exist yet.
+
+    Raises:
+        RowsRefused: the database rejects a row. Nothing is stored, and the transaction can be continued.
+    """
+    try:
+        async with connection.begin_nested():
+            await add_models(connection, [model for model, _ in added])
+            await add_price_versions(connection, [version for _, version in added], revision)
+    except DBAPIError as error:
+        if refusal_for(error) is not None:
+            raise
+        raise RowsRefused from error
 
 
 async def find_model(connection: AsyncConnection, model_id: str, *, lock: bool = False) -> Model | None:
-    """Return a model, locked against other changes if asked for; by primary key."""
+    """Return a model, with a row lock if `lock` is set; by primary key."""
     statement = select(models).where(models.c.model_id == model_id)
     row = (await connection.execute(statement.with_for_update() if lock else statement)).first()
     return None if row is None else _model(row)
@@ -77,7 +129,7 @@ async def find_model(connection: AsyncConnection, model_id: str, *, lock: bool =
 async def list_models(
     connection: AsyncConnection, *, after: str, provider: str, active_only: bool, limit: int
 ) -> list[Model]:
-    """Return models in the order of their ids; along the primary key."""
+    """Return models sorted by id; by primary key."""
     statement = select(models).where(models.c.model_id > after).order_by(models.c.model_id).limit(limit)
     if provider:
         statement = statement.where(models.c.provider == provider)
@@ -87,39 +139,35 @@ async def list_models(
 
 
 async def add_models(connection: AsyncConnection, added: Sequence[Model]) -> set[str]:
-    """Add the models that are not there yet and return their ids."""
+    """Add the models that do not exist yet and return their ids."""
     if not added:
         return set()
     values = [{column: getattr(model, column) for column in models.c.keys()} for model in added]
     for value in values:
         value["capabilities"] = list(value["capabilities"])
-    new: set[str] = set()
-    # A statement takes at most 32,767 parameters.
-    for start in range(0, len(values), 1000):
-        statement = insert(models).values(values[start : start + 1000]).on_conflict_do_nothing()
-        new.update((await connection.execute(statement.returning(models.c.model_id))).scalars())
-    return new
+    statement = insert(models).on_conflict_do_nothing().returning(models.c.model_id)
+    # Given as parameters of one statement, the rows need no statement text to be compiled for their number.
+    return set((await connection.execute(statement, values)).scalars())
 
 
 async def replace_model(connection: AsyncConnection, model: Model) -> None:
-    """Write a model that is locked; by primary key."""
+    """Update a model whose row is locked; by primary key."""
     values = {column: getattr(model, column) for column in models.c.keys() if column != "model_id"}
     values["capabilities"] = list(model.capabilities)
     await connection.execute(update(models).where(models.c.model_id == model.model_id).values(values))
 
 
 async def add_price_versions(connection: AsyncConnection, versions: Sequence[PriceVersion], revision: int) -> set[str]:
-    """Add the versions whose moment is free, and return their ids."""
-    new: set[str] = set()
+    """Add the versions whose effective time is not taken, and return their ids."""
+    if not versions:
+        return set()
+    statement = (
+        insert(price_versions)
+        .on_conflict_do_nothing(constraint="price_versions_one_at_a_time")
+        .returning(price_versions.c.price_version_id)
+    )
     values = [_price_values(version, revision) for version in versions]
-    for start in range(0, len(values), 1000):
-        statement = (
-            insert(price_versions)
-            .values(values[start : start + 1000])
-            .on_conflict_do_nothing(constraint="price_versions_one_at_a_time")
-        )
-        new.update((await connection.execute(statement.returning(price_versions.c.price_version_id))).scalars())
-    return new
+    return set((await connection.execute(statement, values)).scalars())
 
 
 async def list_price_versions(
@@ -130,7 +178,7 @@ async def list_price_versions(
     before: tuple[datetime, str] | None,
     limit: int,
 ) -> list[PriceVersion]:
-    """Return versions, the latest first; along the unique key on organization, model and time."""
+    """Return versions, the latest first; by the unique key on organization, model and time."""
     c = price_versions.c
     owner = c.organization_id == organization_id if organization_id else c.organization_id.is_(None)
     statement = select(price_versions).where(owner, c.model_id == model_id)

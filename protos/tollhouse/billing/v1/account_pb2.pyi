@@ -153,6 +153,7 @@ class StatementEntry(_message.Message):
     BALANCE_AFTER_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """The movement's gap-free number within the account."""
     transaction_id: _builtins.str
@@ -163,6 +164,8 @@ class StatementEntry(_message.Message):
     """What moved the money."""
     description: _builtins.str
     """The line for people."""
+    actor: _builtins.str
+    """Who moved the money, as `actor` of the transaction. Empty where it was not recorded yet."""
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """What it changed: negative where the account gave."""
@@ -186,10 +189,11 @@ class StatementEntry(_message.Message):
         balance_after: _amount_pb2.Amount | None = ...,
         description: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        actor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "balance_after", b"balance_after", "create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "balance_after", b"balance_after", "create_time", b"create_time", "description", b"description", "kind", b"kind", "operation_id", b"operation_id", "sequence", b"sequence", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "amount", b"amount", "balance_after", b"balance_after", "create_time", b"create_time", "description", b"description", "kind", b"kind", "operation_id", b"operation_id", "sequence", b"sequence", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

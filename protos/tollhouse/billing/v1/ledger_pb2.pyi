@@ -302,6 +302,7 @@ class Transaction(_message.Message):
     HELD_AMOUNT_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction's UUIDv7, in lower case. Empty in the answer to `validate_only`."""
     organization_id: _builtins.str
@@ -334,6 +335,10 @@ class Transaction(_message.Message):
     """The transaction this one undoes, for a reversal."""
     description: _builtins.str
     """The line for people given with the request."""
+    actor: _builtins.str
+    """Who moved the money: `user:<user_id>`, `service_account:<service_account_id>`, `operator:<name>` or
+    `service:<name>`, as in audit events. Empty where it was not recorded yet: before this field existed.
+    """
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """What moved. Zero only for a BEST_EFFORT debit that found nothing, or work that cost nothing."""
@@ -388,10 +393,11 @@ class Transaction(_message.Message):
         held_amount: _amount_pb2.Amount | None = ...,
         description: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        actor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "balance_after", b"balance_after", "counter_balance_after", b"counter_balance_after", "create_time", b"create_time", "held_amount", b"held_amount", "requested_amount", b"requested_amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "amount", b"amount", "balance_after", b"balance_after", "counter_account_id", b"counter_account_id", "counter_balance_after", b"counter_balance_after", "counter_project_id", b"counter_project_id", "counter_sequence", b"counter_sequence", "create_time", b"create_time", "description", b"description", "direction", b"direction", "held_amount", b"held_amount", "kind", b"kind", "metadata", b"metadata", "mode", b"mode", "operation_id", b"operation_id", "organization_id", b"organization_id", "overdrawn", b"overdrawn", "project_id", b"project_id", "requested_amount", b"requested_amount", "reverses_transaction_id", b"reverses_transaction_id", "sequence", b"sequence", "system_account", b"system_account", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "actor", b"actor", "amount", b"amount", "balance_after", b"balance_after", "counter_account_id", b"counter_account_id", "counter_balance_after", b"counter_balance_after", "counter_project_id", b"counter_project_id", "counter_sequence", b"counter_sequence", "create_time", b"create_time", "description", b"description", "direction", b"direction", "held_amount", b"held_amount", "kind", b"kind", "metadata", b"metadata", "mode", b"mode", "operation_id", b"operation_id", "organization_id", b"organization_id", "overdrawn", b"overdrawn", "project_id", b"project_id", "requested_amount", b"requested_amount", "reverses_transaction_id", b"reverses_transaction_id", "sequence", b"sequence", "system_account", b"system_account", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -435,6 +441,7 @@ class Hold(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
     hold_id: _builtins.str
     """The hold's UUIDv7, in lower case. Empty in the answer to `validate_only`."""
     organization_id: _builtins.str
@@ -449,6 +456,10 @@ class Hold(_message.Message):
     """Where the hold is in its life. A hold past its expire_time is EXPIRED at once."""
     description: _builtins.str
     """The line for people given with the request."""
+    actor: _builtins.str
+    """Who placed the hold: `user:<user_id>`, `service_account:<service_account_id>`, `operator:<name>` or
+    `service:<name>`, as in audit events. Empty where it was not recorded yet: before this field existed.
+    """
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """What is, or was, kept aside."""
@@ -484,10 +495,11 @@ class Hold(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         description: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        actor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "amount", b"amount", "create_time", b"create_time", "description", b"description", "end_time", b"end_time", "expire_time", b"expire_time", "hold_id", b"hold_id", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "actor", b"actor", "amount", b"amount", "create_time", b"create_time", "description", b"description", "end_time", b"end_time", "expire_time", b"expire_time", "hold_id", b"hold_id", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -616,7 +628,7 @@ class BatchDebitRequest(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___DebitRequest]:
-        """The debits, decided in this order: 1 to 200."""
+        """The debits, decided in this order: 1 to 200. Each is checked on its own: a malformed one is refused and fails no other."""
 
     def __init__(
         self,
@@ -1028,7 +1040,7 @@ class BatchCreateHoldRequest(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___CreateHoldRequest]:
-        """The holds, decided in this order: 1 to 200."""
+        """The holds, decided in this order: 1 to 200. Each is checked on its own: a malformed one is refused and fails no other."""
 
     def __init__(
         self,
@@ -1216,7 +1228,7 @@ class BatchCaptureHoldRequest(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaptureHoldRequest]:
-        """The captures, decided in this order: 1 to 200."""
+        """The captures, decided in this order: 1 to 200. Each is checked on its own: a malformed one is refused and fails no other."""
 
     def __init__(
         self,

@@ -35,7 +35,7 @@ class _ImportResultEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImportRe
     IMPORT_RESULT_UNCHANGED: _ImportResult.ValueType  # 2
     """The price in force is the same already; nothing was added."""
     IMPORT_RESULT_SKIPPED: _ImportResult.ValueType  # 3
-    """The entry can not be used; the reason says why."""
+    """The entry cannot be used; the reason says why."""
 
 class ImportResult(_ImportResult, metaclass=_ImportResultEnumTypeWrapper):
     """What an import did with one entry."""
@@ -47,8 +47,32 @@ IMPORT_RESULT_IMPORTED: ImportResult.ValueType  # 1
 IMPORT_RESULT_UNCHANGED: ImportResult.ValueType  # 2
 """The price in force is the same already; nothing was added."""
 IMPORT_RESULT_SKIPPED: ImportResult.ValueType  # 3
-"""The entry can not be used; the reason says why."""
+"""The entry cannot be used; the reason says why."""
 Global___ImportResult: _TypeAlias = ImportResult  # noqa: Y015
+
+class _PriceListFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriceListFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PriceListFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRICE_LIST_FORMAT_UNSPECIFIED: _PriceListFormat.ValueType  # 0
+    """Never sent."""
+    PRICE_LIST_FORMAT_LITELLM_JSON: _PriceListFormat.ValueType  # 1
+    """LiteLLM's public price map; see ImportModelsRequest.litellm_json."""
+    PRICE_LIST_FORMAT_YAML: _PriceListFormat.ValueType  # 2
+    """This platform's own YAML; see ImportModelsRequest.yaml."""
+
+class PriceListFormat(_PriceListFormat, metaclass=_PriceListFormatEnumTypeWrapper):
+    """How a price list is written."""
+
+PRICE_LIST_FORMAT_UNSPECIFIED: PriceListFormat.ValueType  # 0
+"""Never sent."""
+PRICE_LIST_FORMAT_LITELLM_JSON: PriceListFormat.ValueType  # 1
+"""LiteLLM's public price map; see ImportModelsRequest.litellm_json."""
+PRICE_LIST_FORMAT_YAML: PriceListFormat.ValueType  # 2
+"""This platform's own YAML; see ImportModelsRequest.yaml."""
+Global___PriceListFormat: _TypeAlias = PriceListFormat  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):
@@ -672,7 +696,8 @@ class ImportModelsRequest(_message.Message):
     yaml: _builtins.bytes
     """This platform's own YAML: a list `models`, each with `model_id`, `currency_code`, `prices` (per million tokens,
     keyed as in TokenPrices) and optionally `provider`, `display_name`, `description`, `capabilities`,
-    `context_length`, `max_output_tokens`, `metadata`. Prices are quoted text or plain decimals.
+    `context_length`, `max_output_tokens`, `metadata`. Prices are quoted text or plain decimals. An entry with an
+    alias or a tag of YAML is skipped.
     """
     validate_only: _builtins.bool
     """Whether to report the outcomes and change nothing."""
@@ -713,14 +738,28 @@ class ImportOutcome(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     PRICE_VERSION_ID_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    IGNORED_PRICE_KEYS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
-    """The entry's name in the list, cut to 128 characters."""
+    """The entry's name in the list, cut to 256 characters; U+FFFD stands for NUL and for lone surrogates."""
     result: Global___ImportResult.ValueType
     """What happened to it."""
     reason: _builtins.str
     """Why the entry was skipped; empty otherwise."""
     price_version_id: _builtins.str
     """The version that was added, or that was in force already; empty when skipped or validate_only."""
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was cut, left out or taken as unknown in an entry that was not skipped, such as a context length that is no
+        number; at most 17, the last of which counts those beyond 16.
+        """
+
+    @_builtins.property
+    def ignored_price_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The keys of prices that the entry has and this version does not charge, such as `output_cost_per_image`, sorted; at
+        most 65, the last of which counts those beyond 64. Empty when skipped.
+        """
+
     def __init__(
         self,
         *,
@@ -728,10 +767,12 @@ class ImportOutcome(_message.Message):
         result: Global___ImportResult.ValueType = ...,
         reason: _builtins.str = ...,
         price_version_id: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+        ignored_price_keys: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "price_version_id", b"price_version_id", "reason", b"reason", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ignored_price_keys", b"ignored_price_keys", "model_id", b"model_id", "price_version_id", b"price_version_id", "reason", b"reason", "result", b"result", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -772,6 +813,198 @@ class ImportModelsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImportModelsResponse: _TypeAlias = ImportModelsResponse  # noqa: Y015
+
+@_typing.final
+class ImportOptions(_message.Message):
+    """How a price list that is sent in parts is to be imported."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    MODEL_IDS_FIELD_NUMBER: _builtins.int
+    format: Global___PriceListFormat.ValueType
+    """How the document is written. Required."""
+    size_bytes: _builtins.int
+    """The size of the whole document, 1 to 67,108,864 bytes. A document of another size is refused with INVALID_ARGUMENT:
+    it was cut off.
+    """
+    validate_only: _builtins.bool
+    """Whether to report the outcomes and change nothing."""
+    @_builtins.property
+    def effective_time(self) -> _timestamp_pb2.Timestamp:
+        """When the prices come into force; now when absent."""
+
+    @_builtins.property
+    def model_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these models of the list, when any are given; at most 1000. One that the list does not have is an outcome, too."""
+
+    def __init__(
+        self,
+        *,
+        format: Global___PriceListFormat.ValueType = ...,
+        size_bytes: _builtins.int = ...,
+        effective_time: _timestamp_pb2.Timestamp | None = ...,
+        validate_only: _builtins.bool = ...,
+        model_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time", "format", b"format", "model_ids", b"model_ids", "size_bytes", b"size_bytes", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportOptions: _TypeAlias = ImportOptions  # noqa: Y015
+
+@_typing.final
+class StreamImportModelsRequest(_message.Message):
+    """One message of StreamImportModels."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """The next part of the document, 1 to 256,000 bytes, cut anywhere."""
+    @_builtins.property
+    def options(self) -> Global___ImportOptions:
+        """How to import the list. Exactly once, in the first message."""
+
+    def __init__(
+        self,
+        *,
+        options: Global___ImportOptions | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "options", b"options", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "options", b"options", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["options", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___StreamImportModelsRequest: _TypeAlias = StreamImportModelsRequest  # noqa: Y015
+
+@_typing.final
+class ImportProgress(_message.Message):
+    """How far an import has come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_COUNT_FIELD_NUMBER: _builtins.int
+    DECIDED_COUNT_FIELD_NUMBER: _builtins.int
+    entry_count: _builtins.int
+    """How many entries the list has; zero while it is being read."""
+    decided_count: _builtins.int
+    """How many of them are decided, and stored where they change anything. They are kept once all are."""
+    def __init__(
+        self,
+        *,
+        entry_count: _builtins.int = ...,
+        decided_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided_count", b"decided_count", "entry_count", b"entry_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportProgress: _TypeAlias = ImportProgress  # noqa: Y015
+
+@_typing.final
+class ImportOutcomes(_message.Message):
+    """A part of the outcomes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImportOutcome]:
+        """At most 100 outcomes, in the order of the list."""
+
+    def __init__(
+        self,
+        *,
+        outcomes: _abc.Iterable[Global___ImportOutcome] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportOutcomes: _TypeAlias = ImportOutcomes  # noqa: Y015
+
+@_typing.final
+class ImportSummary(_message.Message):
+    """What came of an import as a whole."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMPORTED_COUNT_FIELD_NUMBER: _builtins.int
+    UNCHANGED_COUNT_FIELD_NUMBER: _builtins.int
+    SKIPPED_COUNT_FIELD_NUMBER: _builtins.int
+    imported_count: _builtins.int
+    """How many entries brought a new price version."""
+    unchanged_count: _builtins.int
+    """How many entries had the price that is in force already."""
+    skipped_count: _builtins.int
+    """How many entries were skipped."""
+    def __init__(
+        self,
+        *,
+        imported_count: _builtins.int = ...,
+        unchanged_count: _builtins.int = ...,
+        skipped_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["imported_count", b"imported_count", "skipped_count", b"skipped_count", "unchanged_count", b"unchanged_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportSummary: _TypeAlias = ImportSummary  # noqa: Y015
+
+@_typing.final
+class StreamImportModelsResponse(_message.Message):
+    """One answer of StreamImportModels."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___ImportProgress:
+        """How far the import has come, at least every second."""
+
+    @_builtins.property
+    def outcomes(self) -> Global___ImportOutcomes:
+        """The next outcomes. When the first of them are sent, the import is done and kept."""
+
+    @_builtins.property
+    def summary(self) -> Global___ImportSummary:
+        """The last message."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___ImportProgress | None = ...,
+        outcomes: Global___ImportOutcomes | None = ...,
+        summary: Global___ImportSummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes", "part", b"part", "progress", b"progress", "summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes", "part", b"part", "progress", b"progress", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["progress", "outcomes", "summary"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___StreamImportModelsResponse: _TypeAlias = StreamImportModelsResponse  # noqa: Y015
 
 @_typing.final
 class SetPriceRequest(_message.Message):

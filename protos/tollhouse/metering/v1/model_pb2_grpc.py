@@ -63,6 +63,11 @@ class ModelServiceStub:
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_model__pb2.ImportModelsRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_metering_dot_v1_dot_model__pb2.ImportModelsResponse.FromString,
                 _registered_method=True)
+        self.StreamImportModels = channel.stream_stream(
+                '/tollhouse.metering.v1.ModelService/StreamImportModels',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_model__pb2.StreamImportModelsRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_model__pb2.StreamImportModelsResponse.FromString,
+                _registered_method=True)
         self.SetPrice = channel.unary_unary(
                 '/tollhouse.metering.v1.ModelService/SetPrice',
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_model__pb2.SetPriceRequest.SerializeToString,
@@ -122,10 +127,26 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ImportModels(self, request, context):
-        """Reads a price list, adds the models it does not know, and adds a price version where the price differs from the one
-        in force.
+        """Reads a price list of at most 3,900,000 bytes, adds the models the catalogue does not have, and adds a price version
+        where the price differs from the one in force.
 
-        One bad entry never stops the others: each entry has its outcome. Importing the same list again changes nothing.
+        The list is imported in one transaction. One bad entry never stops the others: each entry has its outcome.
+        Importing the same list again changes nothing. Fails with INVALID_ARGUMENT when the document as a whole cannot be
+        read, and when the outcomes would not fit into one answer; StreamImportModels has no such limit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamImportModels(self, request_iterator, context):
+        """The same as ImportModels for a price list of up to 67,108,864 bytes (64 MiB), sent in parts.
+
+        The first message holds the options, every later one the next part of the document. While the list is read and
+        stored, the answers report the progress; then come the outcomes in the order of the list, and last the summary.
+        Nothing is imported before the whole document has arrived, and then all of it in one transaction: an import that is
+        cut off can simply be started again. A process works on one such import at a time; another one fails with
+        UNAVAILABLE, reason `OVERLOADED`, and can be repeated later. An import that takes longer than four minutes, and a
+        caller that sends nothing for 30 seconds, get DEADLINE_EXCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,6 +207,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.ImportModels,
                     request_deserializer=tollhouse_dot_metering_dot_v1_dot_model__pb2.ImportModelsRequest.FromString,
                     response_serializer=tollhouse_dot_metering_dot_v1_dot_model__pb2.ImportModelsResponse.SerializeToString,
+            ),
+            'StreamImportModels': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamImportModels,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_model__pb2.StreamImportModelsRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_model__pb2.StreamImportModelsResponse.SerializeToString,
             ),
             'SetPrice': grpc.unary_unary_rpc_method_handler(
                     servicer.SetPrice,
@@ -342,6 +368,33 @@ class ModelService:
             '/tollhouse.metering.v1.ModelService/ImportModels',
             tollhouse_dot_metering_dot_v1_dot_model__pb2.ImportModelsRequest.SerializeToString,
             tollhouse_dot_metering_dot_v1_dot_model__pb2.ImportModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamImportModels(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tollhouse.metering.v1.ModelService/StreamImportModels',
+            tollhouse_dot_metering_dot_v1_dot_model__pb2.StreamImportModelsRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_model__pb2.StreamImportModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,10 +37,22 @@ class ModelServiceStub:
     is given and the model has changed since.
     """
     ImportModels: _aio.UnaryUnaryMultiCallable[_model_pb2.ImportModelsRequest, _model_pb2.ImportModelsResponse]
-    """Reads a price list, adds the models it does not know, and adds a price version where the price differs from the one
-    in force.
+    """Reads a price list of at most 3,900,000 bytes, adds the models the catalogue does not have, and adds a price version
+    where the price differs from the one in force.
 
-    One bad entry never stops the others: each entry has its outcome. Importing the same list again changes nothing.
+    The list is imported in one transaction. One bad entry never stops the others: each entry has its outcome.
+    Importing the same list again changes nothing. Fails with INVALID_ARGUMENT when the document as a whole cannot be
+    read, and when the outcomes would not fit into one answer; StreamImportModels has no such limit.
+    """
+    StreamImportModels: _aio.StreamStreamMultiCallable[_model_pb2.StreamImportModelsRequest, _model_pb2.StreamImportModelsResponse]
+    """The same as ImportModels for a price list of up to 67,108,864 bytes (64 MiB), sent in parts.
+
+    The first message holds the options, every later one the next part of the document. While the list is read and
+    stored, the answers report the progress; then come the outcomes in the order of the list, and last the summary.
+    Nothing is imported before the whole document has arrived, and then all of it in one transaction: an import that is
+    cut off can simply be started again. A process works on one such import at a time; another one fails with
+    UNAVAILABLE, reason `OVERLOADED`, and can be repeated later. An import that takes longer than four minutes, and a
+    caller that sends nothing for 30 seconds, get DEADLINE_EXCEEDED.
     """
     SetPrice: _aio.UnaryUnaryMultiCallable[_model_pb2.SetPriceRequest, _model_pb2.SetPriceResponse]
     """Adds a price version, for everybody or for one organization.
@@ -111,10 +123,28 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.ImportModelsRequest,
         context: _aio.ServicerContext[_model_pb2.ImportModelsRequest, _abc.Awaitable[_model_pb2.ImportModelsResponse]],
     ) -> _abc.Awaitable[_model_pb2.ImportModelsResponse]:
-        """Reads a price list, adds the models it does not know, and adds a price version where the price differs from the one
-        in force.
+        """Reads a price list of at most 3,900,000 bytes, adds the models the catalogue does not have, and adds a price version
+        where the price differs from the one in force.
 
-        One bad entry never stops the others: each entry has its outcome. Importing the same list again changes nothing.
+        The list is imported in one transaction. One bad entry never stops the others: each entry has its outcome.
+        Importing the same list again changes nothing. Fails with INVALID_ARGUMENT when the document as a whole cannot be
+        read, and when the outcomes would not fit into one answer; StreamImportModels has no such limit.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamImportModels(
+        self,
+        request_iterator: _abc.AsyncIterator[_model_pb2.StreamImportModelsRequest],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_model_pb2.StreamImportModelsRequest], _abc.AsyncIterator[_model_pb2.StreamImportModelsResponse]],
+    ) -> _abc.AsyncIterator[_model_pb2.StreamImportModelsResponse]:
+        """The same as ImportModels for a price list of up to 67,108,864 bytes (64 MiB), sent in parts.
+
+        The first message holds the options, every later one the next part of the document. While the list is read and
+        stored, the answers report the progress; then come the outcomes in the order of the list, and last the summary.
+        Nothing is imported before the whole document has arrived, and then all of it in one transaction: an import that is
+        cut off can simply be started again. A process works on one such import at a time; another one fails with
+        UNAVAILABLE, reason `OVERLOADED`, and can be repeated later. An import that takes longer than four minutes, and a
+        caller that sends nothing for 30 seconds, get DEADLINE_EXCEEDED.
         """
 
     @_abc_1.abstractmethod

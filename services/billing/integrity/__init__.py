@@ -1,1 +1,0 @@
-"""Integrity: whether what is stored still adds up."""

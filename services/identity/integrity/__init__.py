@@ -1,1 +1,0 @@
-"""IntegrityService: checks that identity's data is consistent."""

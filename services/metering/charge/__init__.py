@@ -1,0 +1,1 @@
+"""ChargeService: what metering asks billing to charge, and what billing has not confirmed yet."""

@@ -1,0 +1,100 @@
+"""ChargeService over gRPC."""
+
+from typing import Final
+
+import grpc
+
+from libs.common.amount import render_amount
+from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.ids import is_id
+from libs.common.pages import decode_page_token, encode_page_token, page_size
+from libs.common.timestamps import render_time, time_of_text, time_text
+from services.metering.charge.charges import Charges
+from services.metering.charge.store import Charge, PendingCharge
+from services.metering.usage.domain import NIL
+from tollhouse.metering.v1 import charge_pb2 as pb
+from tollhouse.metering.v1 import charge_pb2_grpc as rpc
+
+_CHARGES_DEFAULT: Final = 1_000
+_CHARGES_MAX: Final = 10_000
+
+
+class ChargeServicer(rpc.ChargeServiceServicer):
+    """Parses and renders what `Charges` does."""
+
+    def __init__(self, charges: Charges) -> None:
+        self._charges = charges
+
+    async def ListCharges(
+        self, request: pb.ListChargesRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListChargesResponse:
+        fingerprint = f"charges/{request.organization_id.lower()}"
+        after = (NIL, "")
+        if request.page_token:
+            parts = decode_page_token(request.page_token, fingerprint)
+            if len(parts) != 2 or not is_id(parts[0]):
+                raise _bad_token()
+            after = (parts[0], parts[1])
+        charges, following = await self._charges.list_charges(
+            organization_id=request.organization_id.lower() or None,
+            after=after,
+            limit=page_size(request.page_size, _CHARGES_DEFAULT, _CHARGES_MAX),
+        )
+        token = encode_page_token(*following, fingerprint=fingerprint) if following else ""
+        return pb.ListChargesResponse(charges=map(_render_charge, charges), next_page_token=token)
+
+    async def ListPendingCharges(
+        self, request: pb.ListPendingChargesRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListPendingChargesResponse:
+        fingerprint = f"pending/{request.refused_only}"
+        after = (time_of_text("0"), NIL, "")
+        if request.page_token:
+            parts = decode_page_token(request.page_token, fingerprint)
+            if len(parts) != 3 or not parts[0].isdigit() or not is_id(parts[1]):
+                raise _bad_token()
+            after = (time_of_text(parts[0]), parts[1], parts[2])
+        limit = page_size(request.page_size)
+        charges = await self._charges.list_pending(refused_only=request.refused_only, after=after, limit=limit)
+        token = ""
+        if len(charges) == limit:
+            last = charges[-1]
+            key = (time_text(last.create_time), last.organization_id, last.operation_id)
+            token = encode_page_token(*key, fingerprint=fingerprint)
+        return pb.ListPendingChargesResponse(pending_charges=map(_render_pending, charges), next_page_token=token)
+
+    async def RetryCharges(
+        self, request: pb.RetryChargesRequest, context: grpc.aio.ServicerContext
+    ) -> pb.RetryChargesResponse:
+        count = await self._charges.retry(request.organization_id.lower(), list(request.operation_ids))
+        return pb.RetryChargesResponse(charge_count=count)
+
+
+def _bad_token() -> InvalidArgument:
+    return InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+
+
+def _state(state: str) -> pb.ChargeState.ValueType:
+    return pb.ChargeState.Value(f"CHARGE_STATE_{state}")
+
+
+def _render_charge(charge: Charge) -> pb.Charge:
+    return pb.Charge(
+        organization_id=charge.organization_id,
+        operation_id=charge.operation_id,
+        amount=render_amount(charge.currency_code, charge.amount),
+        state=_state(charge.state),
+        occur_time=render_time(charge.occur_time),
+    )
+
+
+def _render_pending(charge: PendingCharge) -> pb.PendingCharge:
+    return pb.PendingCharge(
+        organization_id=charge.organization_id,
+        operation_id=charge.operation_id,
+        amount=render_amount(charge.currency_code, charge.amount),
+        state=_state(charge.state),
+        attempt_count=charge.attempt_count,
+        last_error_reason=charge.last_error_reason or "",
+        next_attempt_time=render_time(charge.next_attempt_time),
+        create_time=render_time(charge.create_time),
+    )

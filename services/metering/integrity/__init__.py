@@ -1,1 +1,0 @@
-"""Shows that what metering keeps is consistent."""

@@ -1,0 +1,94 @@
+"""`tollhouse models import`: a price list as a file."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from libs.common.ids import new_id
+from tests.system.commands import done, refused
+from tests.system.installation import Installation
+
+
+def entry(**fields: object) -> dict[str, object]:
+    return {"input_cost_per_token": 1e-06, "output_cost_per_token": 2e-06} | fields
+
+
+def written(path: Path, entries: Mapping[str, object]) -> str:
+    path.write_text(json.dumps(entries))
+    return str(path)
+
+
+def imported(installation: Installation, *arguments: str) -> dict[str, object]:
+    document: dict[str, object] = json.loads(done(installation, "models", "import", *arguments, "--json"))
+    return document
+
+
+def counts(document: dict[str, object]) -> list[object]:
+    return [document[name] for name in ("imported", "unchanged", "skipped")]
+
+
+def test_price_list_larger_than_one_message_is_imported_and_repeating_it_changes_nothing(
+    installation: Installation, tmp_path: Path
+) -> None:
+    acme = new_id()
+    entries = {f"{acme}/{number}": entry(source="x" * 1_500) for number in range(3_000)}
+    path = written(tmp_path / "prices.json", entries)
+    assert Path(path).stat().st_size > 4_500_000
+
+    assert counts(imported(installation, path, "--dry-run")) == [3_000, 0, 0]
+    assert counts(imported(installation, path)) == [3_000, 0, 0]
+    assert counts(imported(installation, path)) == [0, 3_000, 0]
+    assert "0 imported, 3,000 unchanged, 0 skipped" in done(installation, "models", "import", path)
+
+
+def test_what_was_skipped_and_left_out_is_printed(installation: Installation, tmp_path: Path) -> None:
+    name = new_id()
+    odd = {f"{name}/nul": entry(mode="\0"), f"{name}/image": entry(output_cost_per_image=1), f"{name} x": entry()}
+    few = done(installation, "models", "import", written(tmp_path / "few.json", odd))
+    assert "has a text with U+0000" in few
+    assert "output_cost_per_image" in few
+    assert "1 imported, 0 unchanged, 2 skipped" in few
+    many = {f"{name}/{number}": entry(mode="\ud800", output_cost_per_image=1) for number in range(30)}
+    many |= {f"{name}/{number}": entry(output_cost_per_image=1, max_tokens="many") for number in range(30, 60)}
+    output = done(installation, "models", "import", written(tmp_path / "many.json", many))
+    assert "has a text with U+D800" in output
+    assert "output_cost_per_image" in output
+    assert "max_tokens is not a whole number" in output
+
+
+def test_yaml_is_known_by_its_name_and_imported_from_a_time_on(installation: Installation, tmp_path: Path) -> None:
+    name = new_id()
+    path = tmp_path / "prices.yaml"
+    path.write_text(f"models:\n  - {{model_id: {name}, currency_code: USD, prices: {{input: 1, output: 2}}}}\n")
+    assert counts(imported(installation, str(path), "--effective-time", "2020-01-01T00:00:00Z")) == [1, 0, 0]
+    other = tmp_path / "prices.txt"
+    other.write_bytes(path.read_bytes())
+    assert "--format" in refused(installation, 2, "models", "import", str(other))
+    assert counts(imported(installation, str(other), "--format", "yaml")) == [0, 1, 0]
+
+
+def test_model_asked_for_by_name_and_not_imported_ends_with_status_1(
+    installation: Installation, tmp_path: Path
+) -> None:
+    name = new_id()
+    path = written(tmp_path / "prices.json", {name: entry(), f"{name}-other": entry()})
+    assert counts(imported(installation, path, "--only", name)) == [1, 0, 0]
+    finished = installation.command("models", "import", path, "--only", name, "--only", "gone")
+    assert finished.returncode == 1
+    assert "is not in the list" in finished.stdout
+    assert finished.stderr == "tollhouse: Not imported: gone.\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "is empty"), (b"[]", "is not a JSON object of models"), (b"{" + b" " * 67_108_864, "is larger than")],
+)
+def test_file_that_is_no_price_list_is_one_line_and_status_2(
+    installation: Installation, tmp_path: Path, content: bytes, said: str
+) -> None:
+    path = tmp_path / "prices.json"
+    path.write_bytes(content)
+    assert said in refused(installation, 2, "models", "import", str(path))
+    assert "No such file" in refused(installation, 2, "models", "import", str(tmp_path / "none.json"))

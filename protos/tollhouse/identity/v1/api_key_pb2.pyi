@@ -32,9 +32,9 @@ class _ApiKeyEnvironmentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Api
     API_KEY_ENVIRONMENT_UNSPECIFIED: _ApiKeyEnvironment.ValueType  # 0
     """Not specified; CreateApiKey uses live."""
     API_KEY_ENVIRONMENT_LIVE: _ApiKeyEnvironment.ValueType  # 1
-    """Production."""
+    """For production."""
     API_KEY_ENVIRONMENT_TEST: _ApiKeyEnvironment.ValueType  # 2
-    """Tests."""
+    """For tests."""
 
 class ApiKeyEnvironment(_ApiKeyEnvironment, metaclass=_ApiKeyEnvironmentEnumTypeWrapper):
     """The environment of a key."""
@@ -42,9 +42,9 @@ class ApiKeyEnvironment(_ApiKeyEnvironment, metaclass=_ApiKeyEnvironmentEnumType
 API_KEY_ENVIRONMENT_UNSPECIFIED: ApiKeyEnvironment.ValueType  # 0
 """Not specified; CreateApiKey uses live."""
 API_KEY_ENVIRONMENT_LIVE: ApiKeyEnvironment.ValueType  # 1
-"""Production."""
+"""For production."""
 API_KEY_ENVIRONMENT_TEST: ApiKeyEnvironment.ValueType  # 2
-"""Tests."""
+"""For tests."""
 Global___ApiKeyEnvironment: _TypeAlias = ApiKeyEnvironment  # noqa: Y015
 
 class _ApiKeyState:

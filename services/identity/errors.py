@@ -250,6 +250,14 @@ class SignInRefused(Refusal):
     template = "These credentials do not sign anybody in."
 
 
+class ProviderNotConfigured(Refusal):
+    """No OpenShift cluster is configured under the name."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "PROVIDER_NOT_CONFIGURED"
+    template = "No OpenShift cluster is configured as {provider}."
+
+
 class InvalidAccessToken(Refusal):
     """The provider does not accept the access token, or it is not a person's."""
 

@@ -13,9 +13,9 @@ from typing import Annotated, Final, Self
 import structlog
 from pydantic import BaseModel, ConfigDict, FilePath, StringConstraints, model_validator
 
-from libs.common.errors import FieldViolation, InvalidArgument, Overloaded, Unavailable
+from libs.common.errors import Overloaded, Unavailable
 from services.identity.email_address import folded_email
-from services.identity.errors import InvalidAccessToken
+from services.identity.errors import InvalidAccessToken, ProviderNotConfigured
 from services.identity.oidc import ProviderName, VerifiedIdentity
 from services.identity.provider_keys import (
     FETCH_WITHIN_S,
@@ -79,18 +79,18 @@ class OpenShiftUsers:
         """Return the cluster that is configured under a name.
 
         Raises:
-            InvalidArgument: there is none.
+            ProviderNotConfigured: there is none.
         """
         cluster = self._clusters.get(provider)
         if cluster is None:
-            raise InvalidArgument([FieldViolation("provider", "is not the name of a configured OpenShift cluster")])
+            raise ProviderNotConfigured(provider=provider)
         return cluster
 
     async def identify(self, provider: str, access_token: str) -> VerifiedIdentity:
         """Ask the cluster whose the token is.
 
         Raises:
-            InvalidArgument: no such cluster is configured.
+            ProviderNotConfigured: no such cluster is configured.
             InvalidAccessToken: the cluster does not accept the token, or it is not a person's.
             Overloaded: too many tokens wait for an answer.
             Unavailable: the cluster cannot be reached, or answers something else.

@@ -78,7 +78,7 @@ class ProviderSignIn:
         """Open a session of the user whose OpenShift access token it is; the person may become a new user.
 
         Raises:
-            InvalidArgument: no such cluster is configured.
+            ProviderNotConfigured: no such cluster is configured.
             InvalidAccessToken: the cluster does not accept the token, or it is not a person's.
             SignInRefused: the user is deactivated.
             SignUpRefused: nobody knows them, and they cannot become a user this way.

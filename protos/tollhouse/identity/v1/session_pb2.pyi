@@ -159,8 +159,8 @@ class SignInWithPasswordRequest(_message.Message):
     LOGIN_FIELD_NUMBER: _builtins.int
     PASSWORD_FIELD_NUMBER: _builtins.int
     login: _builtins.str
-    """The user's email or username, without regard to case, at most 255 characters without control characters. What is one
-    user's email and another's username is the email.
+    """The user's email or username, without regard to case, at most 255 characters without control characters. What is
+    one user's email and another's username is the email.
     """
     password: _builtins.str
     """The password, at most 1,024 characters."""
@@ -339,8 +339,8 @@ class RefreshSessionRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     REFRESH_TOKEN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes the call safe to repeat: with the same id and the same token, it gives the same refresh token again. Choose it
-    at random for every exchange. Optional.
+    """Makes the call safe to repeat: with the same id and the same token, it gives the same refresh token again. Choose
+    it at random for every exchange. Optional.
     """
     refresh_token: _builtins.str
     """The newest refresh token of the session."""

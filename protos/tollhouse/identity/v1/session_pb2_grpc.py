@@ -31,8 +31,8 @@ class SessionServiceStub:
     A sign-in begins a session and gives two tokens. The access token goes into the metadata `authorization: Bearer …` of
     calls to all three services and is good for 15 minutes. The refresh token is exchanged for the next pair and is good
     once. A session ends 30 days after the sign-in, when its user signs out, is deactivated or deleted, or when a refresh
-    token of it is presented for the second time; from then on none of its tokens is accepted. Both spans are the defaults
-    of settings.
+    token of it is presented for the second time; from then on none of its tokens is accepted. Both spans are the
+    defaults of settings.
 
     Where the installation was given no key for sessions, nobody signs in and nothing is refreshed: these RPCs fail with
     FAILED_PRECONDITION and reason `SESSIONS_NOT_CONFIGURED`.
@@ -87,8 +87,8 @@ class SessionServiceServicer:
     A sign-in begins a session and gives two tokens. The access token goes into the metadata `authorization: Bearer …` of
     calls to all three services and is good for 15 minutes. The refresh token is exchanged for the next pair and is good
     once. A session ends 30 days after the sign-in, when its user signs out, is deactivated or deleted, or when a refresh
-    token of it is presented for the second time; from then on none of its tokens is accepted. Both spans are the defaults
-    of settings.
+    token of it is presented for the second time; from then on none of its tokens is accepted. Both spans are the
+    defaults of settings.
 
     Where the installation was given no key for sessions, nobody signs in and nothing is refreshed: these RPCs fail with
     FAILED_PRECONDITION and reason `SESSIONS_NOT_CONFIGURED`.
@@ -99,9 +99,10 @@ class SessionServiceServicer:
 
         Whether the login names nobody, the user has no password, is deactivated, or the password is wrong, the answer is
         the same: UNAUTHENTICATED with reason `SIGN_IN_REFUSED`, after the same time. More than 5 attempts a minute for one
-        login, or more than 20 from one address (IPv6: one /64), fail with RESOURCE_EXHAUSTED and reason `TOO_MANY_ATTEMPTS`
-        without a look at the password; RetryInfo says how long to wait. A sign-in that succeeds clears the count of its
-        login. While many people sign in at once the call may fail with UNAVAILABLE and reason `OVERLOADED`.
+        login, or more than 20 from one address (IPv6: one /64), fail with RESOURCE_EXHAUSTED and reason
+        `TOO_MANY_ATTEMPTS` without a look at the password; RetryInfo says how long to wait. A sign-in that succeeds clears
+        the count of its login. While many people sign in at once the call may fail with UNAVAILABLE and reason
+        `OVERLOADED`.
 
         A repeat begins another session and does no harm; at most 100 sessions of a user last at a time, and beginning one
         more ends the oldest.
@@ -141,12 +142,12 @@ class SessionServiceServicer:
         links it with LinkIdentity. Where the installation lets people sign up, an identity that is linked to no user
         becomes a user whose username is their name in the cluster; their email does not count as verified.
 
-        Fails with INVALID_ARGUMENT when no cluster has the name of the provider; with UNAUTHENTICATED and reason
-        `INVALID_ACCESS_TOKEN` when the cluster does not accept the token or it is not a person's, and with reason
-        `SIGN_IN_REFUSED` when its user is deactivated; with FAILED_PRECONDITION and reason `SIGN_UP_REFUSED` when the
-        identity is linked to no user and cannot become one; with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when
-        another user has its email or username; and with UNAVAILABLE while the cluster cannot be asked. A repeat opens
-        another session.
+        Fails with FAILED_PRECONDITION and reason `PROVIDER_NOT_CONFIGURED` when no cluster has this name; with
+        UNAUTHENTICATED and reason `INVALID_ACCESS_TOKEN` when the cluster does not accept the token or it is not a
+        person's, and with reason `SIGN_IN_REFUSED` when its user is deactivated; with FAILED_PRECONDITION and reason
+        `SIGN_UP_REFUSED` when the identity is linked to no user and cannot become one; with ALREADY_EXISTS and reason
+        `USER_ALREADY_EXISTS` when another user has its email or username; and with UNAVAILABLE while the cluster cannot be
+        asked. A repeat opens another session.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -191,8 +192,8 @@ class SessionServiceServicer:
         """Returns the public keys of access tokens, so that others can check them: those in use, those that were in use
         before, and those that are about to be.
 
-        As JSON the answer is a JWK set (RFC 7517). An access token is a JWT of the type `caller+jwt`, signed with `Ed25519`
-        (RFC 9864); its claims are `iss`, `sub` (`user:` and the user's id), `sid` (the session's id), `aud`
+        As JSON the answer is a JWK set (RFC 7517). An access token is a JWT of the type `caller+jwt`, signed with
+        `Ed25519` (RFC 9864); its claims are `iss`, `sub` (`user:` and the user's id), `sid` (the session's id), `aud`
         (`identity.tollhouse`, `billing.tollhouse` and `metering.tollhouse`), `iat`, `exp` and `jti`. Whoever checks one by
         itself should know that it is good until it expires, even if its session has ended meanwhile.
         """
@@ -252,8 +253,8 @@ class SessionService:
     A sign-in begins a session and gives two tokens. The access token goes into the metadata `authorization: Bearer …` of
     calls to all three services and is good for 15 minutes. The refresh token is exchanged for the next pair and is good
     once. A session ends 30 days after the sign-in, when its user signs out, is deactivated or deleted, or when a refresh
-    token of it is presented for the second time; from then on none of its tokens is accepted. Both spans are the defaults
-    of settings.
+    token of it is presented for the second time; from then on none of its tokens is accepted. Both spans are the
+    defaults of settings.
 
     Where the installation was given no key for sessions, nobody signs in and nothing is refreshed: these RPCs fail with
     FAILED_PRECONDITION and reason `SESSIONS_NOT_CONFIGURED`.

@@ -105,7 +105,7 @@ class OperationIdReused(Refusal):
 
     kind = Kind.ALREADY_EXISTS
     reason = "OPERATION_ID_REUSED"
-    template = "The operation id {operation_id} was used before with another {field}."
+    template = "The operation id {operation_id} was used before by a request that differs in {field}."
 
 
 class RequestIdReused(Refusal):
@@ -113,7 +113,7 @@ class RequestIdReused(Refusal):
 
     kind = Kind.ALREADY_EXISTS
     reason = "REQUEST_ID_REUSED"
-    template = "The request id {request_id} was used before with another {field}."
+    template = "The request id {request_id} was used before by a request that differs in {field}."
 
 
 class Conflict(Refusal):

@@ -40,6 +40,9 @@ def decode_page_token(token: str, fingerprint: str) -> tuple[str, ...]:
         parts = json.loads(base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True))
         if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
             raise ValueError("not a list of texts")
+        if any("\x00" in part for part in parts):
+            raise ValueError("text that no row has")
+        "".join(parts).encode()  # JSON can hold lone surrogates.
         if not parts or parts[0] != fingerprint:
             raise ValueError("another query")
         # What a database cannot store is in no key; text with a lone surrogate cannot even be encoded.

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import Descriptor, MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from libs.common import validation
 from libs.common.access import AccessRule, Caller, Target
 from libs.common.errors import FieldViolation, InvalidArgument, PermissionDenied
+from libs.common.text import Malformed, with_valid_text
 from tollhouse.common.v1 import access_pb2
 
 REQUEST_MAX_BYTES: Final = 262_144
@@ -26,6 +27,7 @@ class RpcMethod:
 
     name: str
     access: AccessRule
+    request: Descriptor
     decode_message: Callable[[bytes], Message]
     request_max_bytes: int
     recall: Recall | None
@@ -41,6 +43,7 @@ class RpcMethod:
         return cls(
             name=descriptor.full_name,
             access=AccessRule.of(descriptor),
+            request=descriptor.input_type,
             decode_message=GetMessageClass(descriptor.input_type).FromString,
             request_max_bytes=descriptor.GetOptions().Extensions[access_pb2.request_max_bytes] or REQUEST_MAX_BYTES,
             recall=recall,
@@ -64,7 +67,7 @@ class RpcMethod:
         return request
 
     def decode(self, data: bytes) -> Message:
-        """Return the request, whether or not it keeps to the rules.
+        """Return the request, whether or not it keeps to the rules. Invalid UTF-8 in it becomes U+0000.
 
         Raises:
             InvalidArgument: it is too large, or no message of the type.
@@ -74,6 +77,10 @@ class RpcMethod:
         try:
             return self.decode_message(data)
         except DecodeError:
+            pass
+        try:
+            return self.decode_message(with_valid_text(data, self.request))
+        except (DecodeError, Malformed):
             raise InvalidArgument([FieldViolation("", "the request is not a message of the expected type")]) from None
 
     def target_of(self, request: Message) -> Target:

@@ -1,4 +1,4 @@
-"""Billing's server for tests: real, on a free port, before a database of its own."""
+"""Billing's server for tests: a real one on a free port, with a database of its own."""
 
 from collections.abc import AsyncIterator
 

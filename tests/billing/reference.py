@@ -1,4 +1,4 @@
-"""The ledger as plainly as it can be said: dictionaries, no database, no batches. What the real one is compared with.
+"""A plain model of the ledger, with dictionaries and without database and batches. The real one is compared with it.
 
 Money is in whole cents. Every command answers a tuple: ("ok", facts…) or ("refused", reason).
 """
@@ -36,7 +36,7 @@ class Reference:
     holds: dict[str, Hold] = field(default_factory=dict)
     movements: dict[str, Moved] = field(default_factory=dict)
     known: dict[tuple[str, str], tuple[tuple[object, ...], Answer]] = field(default_factory=dict)
-    """By slot and operation id: the request, and the answer that stands for ever."""
+    """By slot and operation id: the request, and the answer that is final."""
 
     def held(self, owner: str) -> int:
         self._expire()

@@ -1,4 +1,4 @@
-"""Billing for tests: a real server, real stubs, and requests in one line each."""
+"""Billing for tests: a real server, real stubs, and a method of one line for each request."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -143,7 +143,7 @@ async def until_answered(call: Callable[[], Awaitable[_T]]) -> _T:
 
 @dataclass(frozen=True, slots=True)
 class BillingServer:
-    """One more server process's worth of billing, on a clock that tests may move."""
+    """Starts servers of billing, also several on one database, on a clock that tests may move."""
 
     callers: Callers
     database_url: str
@@ -165,7 +165,7 @@ class BillingServer:
             await service.stop(grace_s=2)
 
     def _credentials_at(self, clock: Clock) -> Metadata:
-        """An operator's credentials that are good at the time the server takes it to be."""
+        """An operator's credentials that are valid at the time of the server's clock."""
         audiences = ["billing.tollhouse"]
         return bearer(
             mint_token(self.callers.operator_key, audiences=audiences, lifetime=timedelta(minutes=5), clock=clock)

@@ -1,4 +1,4 @@
-"""The ledger, through gRPC, does what the plain reference says, whatever sequence of commands Hypothesis thinks of."""
+"""The ledger, through gRPC, answers as the reference model does, for sequences of commands made by Hypothesis."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -193,7 +193,7 @@ async def test_ledger_does_what_the_reference_says(server: BillingServer) -> Non
             suppress_health_check=list(HealthCheck),
         )
         await asyncio.to_thread(run_state_machine_as_test, Machine, settings=chosen)
-        # The clock has run hours ahead of the sweeper, which has yet to tidy holds that ended by themselves.
+        # The clock was moved by hours, so the sweeper has not ended all expired holds yet.
         for _ in range(100):
             if not await ledger.findings():
                 break

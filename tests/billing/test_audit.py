@@ -1,4 +1,4 @@
-"""Billing's audit trail: every change of an account, told once, with who made it, and nothing of what moves money."""
+"""Billing's audit trail: one event for each change of an account, with its actor, and none for movements of money."""
 
 import grpc
 import pytest
@@ -57,7 +57,7 @@ async def _open(ledger: Ledger, org: str, **fields: object) -> account_pb2.Accou
     return (await ledger.accounts.OpenAccount(request, metadata=ledger.metadata)).account
 
 
-async def test_the_life_of_an_account_is_told_change_by_change(ledger: Ledger, audit: Audit) -> None:
+async def test_every_change_of_an_account_is_recorded(ledger: Ledger, audit: Audit) -> None:
     org, project = organization(), new_id()
     opening = {"project_id": project, "overdraft_limit": usd("5.50"), "metadata": {"note": "private"}}
     account = await _open(ledger, org, request_id="open-1", **opening)
@@ -96,7 +96,7 @@ async def test_the_life_of_an_account_is_told_change_by_change(ledger: Ledger, a
         assert "private" not in str(event)
 
 
-async def test_a_repeat_and_a_refusal_tell_nothing(ledger: Ledger, audit: Audit) -> None:
+async def test_repeats_and_refusals_record_no_audit_event(ledger: Ledger, audit: Audit) -> None:
     org = organization()
     account = await _open(ledger, org, request_id="open-1")
     await _open(ledger, org, request_id="open-1")
@@ -114,7 +114,7 @@ async def test_a_repeat_and_a_refusal_tell_nothing(ledger: Ledger, audit: Audit)
     assert [event.action for event in await audit.events(org)] == ["OpenAccount", "CloseAccount"]
 
 
-async def test_what_moves_money_is_its_own_record_and_makes_no_event(ledger: Ledger, audit: Audit) -> None:
+async def test_ledger_commands_record_no_audit_event(ledger: Ledger, audit: Audit) -> None:
     org = organization()
     await ledger.credit(org, "fund", "10")
     debited = await ledger.debit(org, "call", "1")
@@ -165,7 +165,7 @@ async def test_events_are_filtered_and_a_page_token_belongs_to_its_filters(ledge
         {"organization_id": "acme"},
     ],
 )
-async def test_a_list_that_makes_no_sense_is_refused(audit: Audit, fields: dict[str, object]) -> None:
+async def test_list_with_contradicting_filters_is_refused(audit: Audit, fields: dict[str, object]) -> None:
     request = pb.ListAuditEventsRequest(**fields)  # type: ignore[arg-type]
     code, _, _ = await refusal(audit.stub.ListAuditEvents(request, metadata=audit.ledger.metadata))
     assert code == grpc.StatusCode.INVALID_ARGUMENT
@@ -181,7 +181,7 @@ async def test_a_list_that_makes_no_sense_is_refused(audit: Audit, fields: dict[
         {"events_max": 100_001},
     ],
 )
-async def test_a_verification_that_makes_no_sense_is_refused(audit: Audit, fields: dict[str, object]) -> None:
+async def test_verification_with_contradicting_fields_is_refused(audit: Audit, fields: dict[str, object]) -> None:
     request = pb.VerifyAuditChainRequest(**fields)  # type: ignore[arg-type]
     code, _, _ = await refusal(audit.stub.VerifyAuditChain(request, metadata=audit.ledger.metadata))
     assert code == grpc.StatusCode.INVALID_ARGUMENT
@@ -210,7 +210,7 @@ async def test_a_chain_is_verified_against_a_head_kept_outside(ledger: Ledger, a
     assert (rest.intact, rest.verified_events, rest.HasField("continue_after")) == (True, 1, False)
 
 
-async def test_no_organization_stands_for_what_belongs_to_none(audit: Audit) -> None:
+async def test_empty_organization_id_names_the_events_of_no_organization(audit: Audit) -> None:
     assert await audit.events("") == await audit.events(PLATFORM) == []
     assert (await audit.verify("")).intact
 

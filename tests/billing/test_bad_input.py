@@ -23,14 +23,16 @@ BAD_FIELDS = [
     ({"project_id": "not-an-id"}, "project_id"),
     ({"project_id": ORG}, "project_id"),
     ({"operation_id": ""}, "operation_id"),
-    ({"operation_id": "-starts-badly"}, "operation_id"),
     ({"operation_id": "a b"}, "operation_id"),
-    ({"operation_id": "x" * 129}, "operation_id"),
+    ({"operation_id": "a\x00"}, "operation_id"),
+    ({"operation_id": "ünïcode"}, "operation_id"),
+    ({"operation_id": "x" * 256}, "operation_id"),
     ({"amount": None}, "amount"),
     ({"mode": 77}, "mode"),
-    ({"description": "x" * 257}, "description"),
     ({"metadata": {"": "x"}}, "metadata"),
     ({"metadata": {"k": "x" * 257}}, "metadata"),
+    ({"metadata": {"k": "a\x00"}}, "metadata"),
+    ({"metadata": {"a\x00": "x"}}, "metadata"),
     ({"metadata": {f"k{n}": "" for n in range(17)}}, "metadata"),
     *(
         ({"amount": Amount(currency_code="USD", value=value)}, "amount.value")
@@ -119,6 +121,58 @@ async def test_page_token_of_another_list_is_refused(ledger: Ledger) -> None:
             pb.ListHoldsRequest(organization_id=ORG, page_token="abc"), metadata=ledger.metadata
         )
     assert list(field_violations(refused.value)) == ["page_token"]
+
+
+@pytest.mark.parametrize("operation_id", ["_x", "-x", "abc+/==", "Root=1-6789", "{uuid}", "!" * 255])
+async def test_operation_id_of_any_visible_ascii_is_charged_and_found(ledger: Ledger, operation_id: str) -> None:
+    organization_id = new_id()
+
+    await ledger.debit(organization_id, operation_id, "1", mode=pb.DEBIT_MODE_MUST_POST)
+
+    request = pb.GetTransactionRequest(organization_id=organization_id, operation_id=operation_id)
+    found = await ledger.ledger.GetTransaction(request, metadata=ledger.metadata)
+    assert found.transaction.operation_id == operation_id
+
+
+@pytest.mark.parametrize(
+    ("sent", "stored"),
+    [("x" * 257, "x" * 255 + "…"), ("a\x00b", "a\ufffdb"), ("x" * 200_000, "x" * 255 + "…")],
+    ids=ascii,
+)
+async def test_description_of_a_charge_is_cut_and_never_refused(ledger: Ledger, sent: str, stored: str) -> None:
+    organization_id = new_id()
+    await ledger.credit(organization_id, "top-up", "10")
+
+    charged = await ledger.debit(organization_id, "debit", "1", description=sent)
+    repeated = await ledger.debit(organization_id, "debit", "1", description=sent)
+    held = await ledger.hold(organization_id, "hold", "1", description=sent)
+    captured = await ledger.ledger.CaptureHold(
+        pb.CaptureHoldRequest(organization_id=organization_id, operation_id="hold", amount=usd("1"), description=sent),
+        metadata=ledger.metadata,
+    )
+
+    descriptions = [charged.transaction.description, held.hold.description, captured.transaction.description]
+    assert descriptions == [stored] * 3
+    assert repeated.replayed
+    assert await ledger.findings() == []
+
+
+async def test_description_of_what_people_do_by_hand_is_refused_by_name(ledger: Ledger) -> None:
+    for description in ("x" * 257, "a\x00b"):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await ledger.credit(ORG, "top-up", "10", description=description)
+        assert list(field_violations(refused.value)) == ["description"]
+
+
+@pytest.mark.parametrize(("change", "field"), [({"value": "2"}, "amount"), ({"description": "other"}, "description")])
+async def test_reused_operation_id_is_refused_in_a_sentence(ledger: Ledger, change: dict[str, str], field: str) -> None:
+    organization_id = new_id()
+    await ledger.credit(organization_id, "top-up", "1")
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await ledger.credit(organization_id, "top-up", **{"value": "1"} | change)
+
+    assert refused.value.details() == f"The operation id top-up was used before by a request that differs in {field}."
 
 
 async def test_both_times_of_a_period_are_named_when_both_are_wrong(ledger: Ledger) -> None:

@@ -1,4 +1,4 @@
-"""Whatever is cut, an answer is true and a repeat finds it: lost connections, several processes, callers that leave."""
+"""Answers stay true and repeats find them, with lost connections, several processes and callers that leave."""
 
 import asyncio
 import random
@@ -60,7 +60,7 @@ async def test_two_servers_share_one_account_and_one_set_of_operation_ids(server
         assert await two.findings() == []
 
 
-async def test_callers_that_leave_tear_nothing(ledger: Ledger) -> None:
+async def test_callers_that_leave_break_no_batch(ledger: Ledger) -> None:
     org = organization()
     await ledger.credit(org, "top-up", "1000")
     calls = [asyncio.create_task(ledger.debit(org, f"call-{n}", "1")) for n in range(200)]
@@ -74,7 +74,7 @@ async def test_callers_that_leave_tear_nothing(ledger: Ledger) -> None:
 
 
 async def test_a_poisoned_command_fails_alone(ledger: Ledger) -> None:
-    """A label that Postgres cannot store passes every rule of the contract and breaks the batch it is in."""
+    """Postgres cannot store this description, so the batch that it is in fails at first."""
     org = organization()
     await ledger.credit(org, "top-up", "10")
     items = [

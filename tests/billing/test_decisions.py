@@ -67,7 +67,7 @@ def test_commands_of_one_batch_see_each_other() -> None:
         decide(books, _debit("a", "7"), NOW)
 
 
-def test_asking_leaves_no_trace() -> None:
+def test_validate_only_command_changes_no_books() -> None:
     books, account = _books("10")
     decide(books, _debit("a", "6", validate_only=True), NOW)
     decide(books, _debit("b", "60", validate_only=True), NOW)
@@ -90,7 +90,7 @@ def test_hold_placed_captured_and_released_in_one_batch() -> None:
     assert [hold.state for hold in books.new_holds] == [HoldState.CAPTURED, HoldState.RELEASED]
 
 
-def test_time_never_runs_against_the_sequence() -> None:
+def test_times_never_decrease_along_the_sequence() -> None:
     books, account = _books("10")
     account.last_movement_time = NOW + timedelta(seconds=5)
     outcome = decide(books, _debit("a", "1"), NOW)
@@ -98,14 +98,14 @@ def test_time_never_runs_against_the_sequence() -> None:
     assert outcome.movement.create_time == NOW + timedelta(seconds=5)
 
 
-def test_balance_stays_within_what_can_be_written() -> None:
+def test_balance_stays_within_what_can_be_stored() -> None:
     books, account = _books(str(1 - BALANCE_MAX))
     with pytest.raises(errors.BalanceOutOfRange):
         decide(books, _debit("a", "1", Mode.MUST_POST), NOW)
     assert account.sequence == 0
 
 
-def test_closed_account_takes_must_post_alone() -> None:
+def test_closed_account_takes_only_must_post_debits() -> None:
     books, account = _books("10")
     account.closed = True
     with pytest.raises(errors.AccountClosed):

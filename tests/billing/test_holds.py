@@ -92,7 +92,7 @@ async def test_captures_racing_expiry_end_each_hold_once(timed: Ledger, clock: F
     assert (balance.posted, balance.held) == (usd("0.95"), usd("0"))
 
 
-async def test_sweeper_tidies_accounts_nobody_touches(server: BillingServer, clock: FixedClock) -> None:
+async def test_sweeper_ends_expired_holds_of_unused_accounts(server: BillingServer, clock: FixedClock) -> None:
     async with server.start(clock, sweep_every_s=0.05) as ledger:
         org = organization()
         await ledger.credit(org, "top-up", "5")
@@ -104,7 +104,7 @@ async def test_sweeper_tidies_accounts_nobody_touches(server: BillingServer, clo
         assert await ledger.findings() == []
 
 
-async def test_account_that_cannot_be_tidied_keeps_no_other_from_it(
+async def test_account_that_fails_in_the_sweeper_keeps_no_other_from_its_turn(
     server: BillingServer, clock: FixedClock, database_admin_url: str
 ) -> None:
     async with server.start(clock, sweep_every_s=0.05) as ledger:

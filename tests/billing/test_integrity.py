@@ -1,4 +1,4 @@
-"""The invariants are silent on good books and fire on each kind of damage."""
+"""The invariants find nothing in a consistent ledger, and find each kind of damage."""
 
 import random
 from decimal import Decimal

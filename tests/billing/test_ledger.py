@@ -74,7 +74,7 @@ async def test_decline_is_final_for_its_operation_id(ledger: Ledger) -> None:
     assert (await ledger.debit(org, "new-call", "7")).balance.posted == usd("103")
 
 
-async def test_must_post_goes_beyond_the_limit_and_shuts_new_work(ledger: Ledger) -> None:
+async def test_must_post_goes_beyond_the_limit_and_blocks_new_work(ledger: Ledger) -> None:
     org = organization()
     answer = await ledger.debit(org, "done", "3", mode=pb.DEBIT_MODE_MUST_POST)
     assert answer.transaction.overdrawn
@@ -106,7 +106,7 @@ async def test_validate_only_changes_nothing(ledger: Ledger) -> None:
     assert done.transaction.sequence == 2
 
 
-async def test_project_is_charged_where_it_has_an_account_else_its_organization(ledger: Ledger) -> None:
+async def test_projects_account_is_charged_if_it_has_one_else_its_organizations(ledger: Ledger) -> None:
     org, project = organization(), new_id()
     await ledger.credit(org, "top-up", "10")
     before = await ledger.debit(org, "a", "1", project_id=project)
@@ -208,7 +208,7 @@ async def test_reversals_never_exceed_the_transaction(ledger: Ledger) -> None:
     assert found.transaction == debit.transaction
 
 
-async def test_reversing_a_transfer_moves_it_back(ledger: Ledger) -> None:
+async def test_reversed_transfer_moves_the_money_back(ledger: Ledger) -> None:
     org, project = organization(), new_id()
     await ledger.credit(org, "top-up", "10")
     moved = await ledger.transfer(org, "allocate", "4", "", project)

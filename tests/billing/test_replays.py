@@ -1,4 +1,4 @@
-"""One operation id, one effect: whatever is repeated, changed, sent to another process or after a restart."""
+"""One operation id has one effect, also when it is repeated, changed, sent to another process or after a restart."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -68,7 +68,7 @@ CHANGES: dict[str, dict[str, tuple[object, str]]] = {
 
 
 class Answer(Protocol):
-    """What all of these answers have."""
+    """What these answers have in common."""
 
     replayed: bool
 
@@ -79,7 +79,7 @@ def _call(ledger: Ledger, name: str, request: Request) -> Awaitable[Answer]:
 
 
 def _changed(request: Request, field: str, value: object) -> Request:
-    """The request with one field another; a trailing space tells two changes of one field apart."""
+    """The request with one field changed; a trailing space distinguishes two changes of one field."""
     name, changed = field.strip(), deepcopy(request)
     changed.ClearField(name)  # type: ignore[arg-type]  # the name of one of its fields.
     if isinstance(value, Amount | Duration):
@@ -124,7 +124,7 @@ async def test_operation_id_of_one_kind_of_movement_is_no_other_kind(ledger: Led
 
 
 async def test_decline_stays_a_decline_once_its_project_has_an_account_with_enough(ledger: Ledger) -> None:
-    """The accounts are all known to the server by then, and only the statement that would post can tell."""
+    """By then the server has cached the accounts, and only the statement that posts can find the duplicate."""
     org, project = organization(), new_id()
     await ledger.credit(org, "top-up", "10")
     first = await refusal(ledger.debit(org, "call", "50", project_id=project))
@@ -150,7 +150,7 @@ async def test_duplicates_of_earlier_batches_are_found_within_a_stream_of_new_on
     assert (await ledger.credit(org, "end", "1")).transaction.sequence == 402
 
 
-async def test_terms_changed_beside_the_ledger_count_at_once(ledger: Ledger) -> None:
+async def test_terms_changed_by_the_account_service_count_at_once(ledger: Ledger) -> None:
     org = organization()
     account_id = (await ledger.credit(org, "top-up", "10")).transaction.account_id
     await ledger.debit(org, "before", "1")
@@ -164,7 +164,7 @@ async def test_terms_changed_beside_the_ledger_count_at_once(ledger: Ledger) -> 
 
 
 async def test_two_servers_take_turns_at_one_account(server: BillingServer) -> None:
-    """Each finds at every turn that the account is not as it left it."""
+    """Each server finds at every turn that the other one has changed the account."""
     org = organization()
     async with server.start() as one, server.start() as two:
         await one.credit(org, "top-up", "1000")
@@ -210,8 +210,8 @@ async def until_waiting(connection: RawConnection, sessions: int) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_decline_by_one_server_is_never_posted_over_by_another(server: BillingServer) -> None:
-    """Both are asked at once, with different amounts; the second decides over what it remembers of the account."""
+async def test_operation_declined_by_one_server_is_never_posted_by_another(server: BillingServer) -> None:
+    """Both are asked at the same time, with different amounts; the second decides over its cached account."""
     org = organization()
     connection = await asyncpg.connect(plain_url(server.database_url))
     async with server.start() as one, server.start() as two:

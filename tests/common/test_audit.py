@@ -207,7 +207,7 @@ async def test_what_could_mislead_a_reader_is_not_written(identity_database: Dat
     (found,) = await written(identity_database)
     (change,) = found.event.changes
     assert found.event.resource_id.startswith("abcx")
-    assert len(found.event.resource_id) <= 255
+    assert len(found.event.resource_id) <= 256
     assert change.before == "[31mred"
     assert change.after == "y" * 1000
     assert list(flaws([found], START)) == []

@@ -5,7 +5,16 @@ from ipaddress import ip_network
 import pytest
 
 from libs.common.access import Caller, CallerKind, Rights, Scope
-from libs.common.call import Call, current_rights, enter_call, is_limited, leave_call, may, require_membership
+from libs.common.call import (
+    Call,
+    current_actor,
+    current_rights,
+    enter_call,
+    is_limited,
+    leave_call,
+    may,
+    require_membership,
+)
 from libs.common.callers import Resolved
 from libs.common.errors import NotFound
 from libs.common.ids import new_id
@@ -84,3 +93,23 @@ def test_user_is_limited_by_the_rights_that_were_looked_up_and_by_none_before() 
 
 def test_long_user_agent_is_cut() -> None:
     assert len(Call("Rpc", USER, FromAfar("", user_agent="a" * 5_000)).user_agent) == 200
+
+
+@pytest.mark.parametrize(
+    ("caller", "actor"),
+    [
+        (Caller(CallerKind.OPERATOR, "ada"), "operator:ada"),
+        (Caller(CallerKind.SERVICE, "metering"), "service:metering"),
+        (USER, f"user:{USER.name}"),
+        (Caller(CallerKind.SERVICE_ACCOUNT, "a-1", api_key_id=new_id()), "service_account:a-1"),
+        (Caller(CallerKind.ANONYMOUS, ""), "anonymous"),
+        (Caller(CallerKind.OPERATOR, "a\0d\ud800a\u202e\n"), "operator:ada"),
+        (Caller(CallerKind.OPERATOR, "x" * 1_000_000), "operator:" + "x" * 246),
+    ],
+    ids=lambda value: value[:20] if isinstance(value, str) else "",
+)
+def test_actor_is_the_subject_of_the_caller_as_storable_text(caller: Caller, actor: str) -> None:
+    enter_call(Call("Rpc", caller, FromAfar("unix:")))
+    assert current_actor() == actor
+    leave_call()
+    assert current_actor() == "system"

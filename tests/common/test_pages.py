@@ -25,6 +25,8 @@ def test_token_gives_back_its_key() -> None:
         base64.urlsafe_b64encode(b"{}").decode(),
         base64.urlsafe_b64encode(b"[]").decode(),
         base64.urlsafe_b64encode(json.dumps(["q", 1]).encode()).decode(),
+        base64.urlsafe_b64encode(json.dumps(["q", "a\x00"]).encode()).decode(),
+        base64.urlsafe_b64encode(json.dumps(["q", "\ud800"]).encode()).decode(),
         base64.urlsafe_b64encode(b"[" * 1500).decode(),
         "A" * 5000,
     ],

@@ -17,9 +17,9 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 from scripts import protos
-from tollhouse.common.v1 import access_pb2
+from tollhouse.common.v1 import access_pb2, text_pb2
 
-EXTENSIONS = (validate_pb2.DESCRIPTOR, annotations_pb2.DESCRIPTOR, access_pb2.DESCRIPTOR)
+EXTENSIONS = (validate_pb2.DESCRIPTOR, annotations_pb2.DESCRIPTOR, access_pb2.DESCRIPTOR, text_pb2.DESCRIPTOR)
 
 # Field numbers of descriptor.proto, which are the steps of a path to a comment.
 _MESSAGE, _ENUM, _SERVICE, _METHOD, _FIELD, _NESTED_MESSAGE, _NESTED_ENUM, _VALUE = 4, 5, 6, 2, 2, 3, 4, 2

@@ -33,7 +33,7 @@ WIRE_PACKAGES = {"buf", "google", "grpc", "grpc_health", "grpc_reflection", "grp
 MAY_KNOW_THE_WIRE = re.compile(
     r"libs\.cli\..*"
     r"|libs\.common\.(audit|integrity)\.servicer"
-    r"|libs\.common\.(access|amount|call|callers|channel|pipeline|rpc_method|server|status|timestamps|validation)"
+    r"|libs\.common\.(access|amount|call|callers|channel|pipeline|rpc_method|server|status|text|timestamps|validation)"
     r"|services\.\w+\.(__main__|timestamps|clients(\.\w+)?)"
     r"|services\.\w+\.\w+\.(servicer|rendering|parsing)"
 )

@@ -9,7 +9,7 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorS
 
 from scripts import protos
 from tests.contract import contract
-from tollhouse.common.v1 import access_pb2
+from tollhouse.common.v1 import access_pb2, text_pb2
 
 STRING = FieldDescriptorProto.TYPE_STRING
 REPEATED = FieldDescriptorProto.LABEL_REPEATED
@@ -20,6 +20,12 @@ STATE_SETTING_VERBS = (
     *("Close", "Deactivate", "Delete", "Disable", "Enable", "Import", "Link", "Reactivate", "Remove"),
     *("ReportLeaked", "Retry", "Revoke", "SetPassword", "SignIn", "SignOut", "Sweep", "Unlink", "Update", "Void"),
 )
+
+# Whatever is in it, the answer is the same as for any other wrong key; only the size of the request bounds it.
+WRONG_KEYS_ARE_ANSWERED = {"tollhouse.metering.v1.AuthorizeRequest.api_key"}
+
+# Compared, decoded or parsed in code, which refuses what it cannot read.
+NEVER_STORED_AS_SENT = {"page_token", "etag", "nonce", "email", "allowed_addresses", "required_scopes"}
 
 FLOATING = {FieldDescriptorProto.TYPE_DOUBLE, FieldDescriptorProto.TYPE_FLOAT}
 
@@ -67,12 +73,25 @@ def test_every_unary_rpc_maps_to_rest_on_a_route_of_its_own() -> None:
     for name, method in contract.methods():
         if method.client_streaming or method.server_streaming:
             continue
-        rule = _rest_mapping(method)
-        verb, path = _route(rule)
-        routes[f"{verb} {re.sub(r'{[^}]*}', '{}', path)}"] += 1
-        problems += [f"{name}: {problem}" for problem in _route_problems(method, verb, path, rule.body)]
+        for rule in _rest_mappings(method):
+            verb, path = _route(rule)
+            routes[f"{verb} {re.sub(r'{[^}]*}', '{}', path)}"] += 1
+            problems += [f"{name}: {problem}" for problem in _route_problems(method, verb, path, rule.body)]
     problems += [f"{route} is mapped {count} times" for route, count in routes.items() if count > 1]
     assert problems == []
+
+
+def test_id_from_elsewhere_in_a_path_can_also_be_sent_in_the_query() -> None:
+    """A path cannot carry `?`, `#` or `%` as they are, and gateways differ in what they unescape."""
+    missing = []
+    for name, method in contract.methods():
+        if method.client_streaming or method.server_streaming:
+            continue
+        routes = [_route(rule) for rule in _rest_mappings(method)]
+        bound = [set(re.findall(r"{([a-z_.]+)", path)) for verb, path in routes if verb == "get"]
+        in_paths = set().union(*bound) & _ids_from_elsewhere(method.input_type)
+        missing += [f"{name}: {field}" for field in sorted(in_paths) if all(field in fields for fields in bound)]
+    assert missing == []
 
 
 def test_request_and_response_belong_to_one_rpc_alone() -> None:
@@ -141,7 +160,7 @@ def test_every_text_list_and_map_of_a_request_is_bounded() -> None:
         name
         for _, method in contract.methods()
         for name, field in contract.fields_reachable_from(method.input_type.removeprefix("."))
-        if not _is_bounded(field)
+        if not _is_bounded(field) and name not in WRONG_KEYS_ARE_ANSWERED
     }
     assert sorted(unbounded) == []
 
@@ -151,11 +170,28 @@ def test_ids_are_checked_where_they_enter() -> None:
     for _, method in contract.methods():
         for name, field in contract.fields_reachable_from(method.input_type.removeprefix(".")):
             rules = field.options.Extensions[validate_pb2.field].string
-            if field.name in {"operation_id", "request_id"} and not (rules.pattern and rules.max_len == 128):
+            if field.name in {"operation_id", "request_id"} and not rules.Extensions[text_pb2.caller_chosen_id]:
+                unchecked.add(name)
+            if (
+                field.name in {"model", "model_id"}
+                and field.type == STRING
+                and not rules.Extensions[text_pb2.model_name]
+            ):
                 unchecked.add(name)
             if field.name in {"organization_id", "project_id", "user_id", "api_key_id"} and not rules.uuid:
                 unchecked.add(name)
     assert sorted(unchecked) == []
+
+
+def test_every_text_of_a_request_refuses_what_cannot_be_stored_or_is_cleaned() -> None:
+    """Postgres stores no U+0000; and invalid UTF-8 is read as U+0000, so that the same rule refuses it by name."""
+    open_to_anything = {
+        name
+        for _, method in contract.methods()
+        for name, field in contract.fields_reachable_from(method.input_type.removeprefix("."))
+        if field.type == STRING and not _refuses_nul(field) and name not in WRONG_KEYS_ARE_ANSWERED
+    }
+    assert sorted(open_to_anything) == []
 
 
 def test_no_released_field_changes_its_number_type_or_name() -> None:
@@ -182,10 +218,20 @@ def _fields_of(message_name: str) -> set[str]:
     return {field.name for field in message.field} if message else set()
 
 
-def _rest_mapping(method: MethodDescriptorProto) -> http_pb2.HttpRule:
+def _rest_mappings(method: MethodDescriptorProto) -> list[http_pb2.HttpRule]:
     # The stub of the googleapis distribution gives its extension the type of a plain descriptor.
     rule: http_pb2.HttpRule = method.options.Extensions[annotations_pb2.http]  # type: ignore[index]
-    return rule
+    return [rule, *rule.additional_bindings]
+
+
+def _ids_from_elsewhere(message_name: str) -> set[str]:
+    message = contract.messages()[message_name.removeprefix(".")]
+    return {field.name for field in message.field if _is_from_elsewhere(field)}
+
+
+def _is_from_elsewhere(field: FieldDescriptorProto) -> bool:
+    text = field.options.Extensions[validate_pb2.field].string
+    return text.Extensions[text_pb2.caller_chosen_id] or text.Extensions[text_pb2.model_name]
 
 
 def _route(rule: http_pb2.HttpRule) -> tuple[str, str]:
@@ -207,6 +253,8 @@ def _route_problems(method: MethodDescriptorProto, verb: str, path: str, body: s
 
 def _is_bounded(field: FieldDescriptorProto) -> bool:
     rules = field.options.Extensions[validate_pb2.field]
+    if field.options.Extensions[text_pb2.cut_to_chars]:
+        return True
     if field.label == REPEATED:
         return bool(rules.repeated.max_items or rules.map.max_pairs)
     if field.type == FieldDescriptorProto.TYPE_BYTES:
@@ -214,8 +262,25 @@ def _is_bounded(field: FieldDescriptorProto) -> bool:
     if field.type != STRING:
         return True
     text = rules.string
+    if _is_from_elsewhere(field) or text.Extensions[text_pb2.model_pattern]:
+        return True
     named = text.max_len or text.max_bytes or text.len or text.uuid or text.const or getattr(text, "in")
     return bool(named) or _bounds_length(text.pattern)
+
+
+def _refuses_nul(field: FieldDescriptorProto) -> bool:
+    """Whether no text with U+0000 passes; of a list, in none of its items."""
+    if field.options.Extensions[text_pb2.cut_to_chars] or field.name in NEVER_STORED_AS_SENT:
+        return True
+    if field.options.debug_redact and field.name != "new_password":
+        return True  # A secret is compared or hashed.
+    rules = field.options.Extensions[validate_pb2.field]
+    text = rules.repeated.items.string if field.label == REPEATED else rules.string
+    known = (text_pb2.caller_chosen_id, text_pb2.model_name, text_pb2.model_pattern, text_pb2.clean_text)
+    if any(text.Extensions[rule] for rule in known) or text.uuid or text.ip or text.const or getattr(text, "in"):
+        return True
+    # The patterns are RE2's, which Python reads alike except for the end of the text.
+    return bool(text.pattern) and not re.search(text.pattern, "a\x00b") and not re.search(text.pattern, "\x00")
 
 
 def _bounds_length(pattern: str) -> bool:

@@ -79,6 +79,8 @@ CASES: list[tuple[str, Message, set[str]]] = [
     ("api_keys/CreateApiKey", KEY(organization_id=ID, user_id=ID, scopes=["Usage Write"]), {"scopes[0]"}),
     ("api_keys/CreateApiKey", KEY(organization_id=ID, user_id=ID, scopes=[f"s{n}" for n in range(65)]), {"scopes"}),
     ("api_keys/CreateApiKey", KEY(organization_id=ID, user_id=ID, allowed_models=["a*b"]), {"allowed_models[0]"}),
+    ("api_keys/CreateApiKey", KEY(organization_id=ID, user_id=ID, allowed_models=["a b"]), {"allowed_models[0]"}),
+    ("api_keys/CreateApiKey", KEY(organization_id=ID, user_id=ID, allowed_models=["x" * 257]), {"allowed_models[0]"}),
     ("api_keys/CreateApiKey", KEY(organization_id=ID, user_id=ID, metadata={"k": LONG * 2}), {"metadata[k]"}),
     ("api_keys/CreateApiKey", KEY(organization_id=ID, user_id=ID, external_id="a\x00"), {"external_id"}),
     ("api_keys/CreateApiKey", KEY(organization_id=ID, user_id=ID, environment=9), {"environment"}),  # type: ignore[arg-type]  # unknown.

@@ -120,6 +120,25 @@ async def test_scopes_and_models_are_decided_on_every_call(identity: Identity) -
     assert await identity.code(secret, scopes=("admin",), model="gpt-4o-mini") == "INSUFFICIENT_SCOPE"
 
 
+async def test_models_of_any_name_are_allowed_by_name_and_by_their_beginning(identity: Identity) -> None:
+    organization_id, owner = await identity.create_organization()
+    request = pb.CreateApiKeyRequest(
+        organization_id=organization_id,
+        user_id=owner,
+        allowed_models=["@cf/*", "~anthropic/claude-x", "models/gemini=1", "accounts/a#deployments/d"],
+    )
+    secret = (await identity.create_key(request)).secret
+
+    for model in (
+        "@cf/meta/llama-3.1-8b-instruct",
+        "~anthropic/claude-x",
+        "models/gemini=1",
+        "accounts/a#deployments/d",
+    ):
+        assert await identity.code(secret, model=model) == "VALID"
+    assert await identity.code(secret, model="accounts/a#deployments/e") == "MODEL_NOT_ALLOWED"
+
+
 async def test_key_expires_on_time_although_it_is_remembered(
     callers: Callers, database_urls: dict[str, str], tmp_path: Path
 ) -> None:

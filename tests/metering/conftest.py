@@ -1,4 +1,4 @@
-"""Metering's servers for tests: real ones of all three services, before a database of their own."""
+"""Real servers of all three services for the tests of metering, with a database of their own."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -48,7 +48,7 @@ WITHIN_S = 20.0
 
 
 def free_port() -> int:
-    """Return a port nobody listens on now, for servers that must come back on the same one."""
+    """Return a free port, for servers that restart on the same one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -60,6 +60,7 @@ class Metering:
 
     def __init__(self, service: Service, channel: grpc.aio.Channel, callers: Callers) -> None:
         self.service = service
+        self.channel = channel
         self.callers = callers
         self.operator = callers.operator()
         self.gateway = callers.service("gateway")
@@ -229,7 +230,7 @@ class Platform:
         return {(c.organization_id, c.operation_id): Decimal(c.amount.value) for c in page.charges}
 
     async def execute(self, statement: str, *values: object) -> None:
-        """Run a statement as the owner of the schemas, to plant damage or age what is stored."""
+        """Run a statement as the owner of the schemas, to damage stored data or to make it older."""
         connection = await asyncpg.connect(plain_url(self.admin_url))
         try:
             await connection.execute(statement, *values)
@@ -244,7 +245,7 @@ class Platform:
             await connection.close()
 
     async def settled(self) -> None:
-        """Return when no charge waits any more."""
+        """Wait until no charge is pending."""
         await eventually(lambda: self.value("SELECT count(*) FROM metering.outbox"), lambda count: count == 0)
 
     @asynccontextmanager

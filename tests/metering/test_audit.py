@@ -1,4 +1,4 @@
-"""Metering's audit trail: every change of the catalogue and every charge made due, told once, and no usage."""
+"""Metering's audit trail: one event for each change of the catalogue and each charge made due, and none for usage."""
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -25,7 +25,7 @@ def after(event: audit_pb2.AuditEvent) -> dict[str, str]:
     return {change.field: change.after for change in event.changes}
 
 
-async def test_a_model_s_changes_are_told_once_each(metering: Metering) -> None:
+async def test_each_change_of_a_model_has_one_event(metering: Metering) -> None:
     create = pb.CreateModelRequest(
         request_id="r-1", model_id="m/1", provider="openai", capabilities=["b", "a"], metadata={"owner": "Jane"}
     )
@@ -60,7 +60,7 @@ async def test_a_model_s_changes_are_told_once_each(metering: Metering) -> None:
         assert "Jane" not in str(event)
 
 
-async def test_a_price_is_told_where_it_belongs(metering: Metering, organization_id: str) -> None:
+async def test_event_of_a_price_belongs_to_the_organization_it_is_for(metering: Metering, organization_id: str) -> None:
     before = len(await events(metering, action="SetPrice"))
     await metering.set_price(organization_id=organization_id, price_in="1.5", effective_time=stamp(hours=1))
     preview = pb.SetPriceRequest(
@@ -75,7 +75,7 @@ async def test_a_price_is_told_where_it_belongs(metering: Metering, organization
     assert len(await events(metering, action="SetPrice")) == before
 
 
-async def test_a_price_set_again_under_its_request_id_is_told_once(metering: Metering) -> None:
+async def test_price_set_again_with_its_request_id_has_one_event(metering: Metering) -> None:
     request = pb.SetPriceRequest(
         request_id="p-1",
         model_id="gpt-4o",
@@ -89,7 +89,7 @@ async def test_a_price_set_again_under_its_request_id_is_told_once(metering: Met
     assert {"prices.cache_read": "0.5", "prices.per_request": "0.01"}.items() <= after(told[0]).items()
 
 
-async def test_an_import_is_one_event_and_an_import_that_changes_nothing_none(metering: Metering) -> None:
+async def test_import_has_one_event_and_none_if_it_changes_nothing(metering: Metering) -> None:
     request = pb.ImportModelsRequest(litellm_json=LITELLM)
     preview = pb.ImportModelsRequest(litellm_json=LITELLM, validate_only=True)
     await metering.models.ImportModels(preview, metadata=metering.operator)
@@ -102,7 +102,7 @@ async def test_an_import_is_one_event_and_an_import_that_changes_nothing_none(me
     assert after(event)["imported_count"] == str(first.imported_count)
 
 
-async def test_charges_made_due_are_told_and_usage_is_its_own_record(
+async def test_charges_made_due_have_an_event_and_usage_has_none(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
     await platform.stop_billing()

@@ -58,7 +58,7 @@ async def test_charge_whose_confirmation_was_lost_is_not_made_twice(
     assert await metering.findings() == []
 
 
-async def test_charge_that_billing_refuses_is_told_listed_and_made_once_the_cause_is_gone(
+async def test_refused_charge_is_answered_listed_and_charged_once_the_cause_is_gone(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
     await metering.set_price(price_in="1", price_out="1", currency_code="CREDIT", organization_id=organization_id)

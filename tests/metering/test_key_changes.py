@@ -1,4 +1,4 @@
-"""What metering believes of keys: never what a change has overtaken, and beyond its time only where that was chosen."""
+"""Metering's cache of keys serves no answer older than a change it has seen, and stale ones only if configured."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ WITHIN_S = 1.0
 
 
 class HeldAnswers(grpc.aio.UnaryUnaryClientInterceptor):
-    """Lets questions through in metering's name, and holds identity's answers back while it is closed."""
+    """Forwards metering's calls to identity, and holds the answers back while it is closed."""
 
     def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
@@ -53,7 +53,7 @@ class HeldAnswers(grpc.aio.UnaryUnaryClientInterceptor):
 
 
 class Streams(grpc.aio.UnaryStreamClientInterceptor):
-    """Opens streams in metering's name."""
+    """Forwards metering's streams to identity."""
 
     def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
@@ -71,7 +71,7 @@ class Streams(grpc.aio.UnaryStreamClientInterceptor):
 
 
 class UnfencedClient(IdentityClient):
-    """Forgets to ask whether an answer was overtaken."""
+    """A client without the check that no newer change was seen."""
 
     def _overtaken(self, revision: int) -> bool:
         return False
@@ -96,7 +96,7 @@ async def _told(client: IdentityClient, revision: int) -> None:
 async def _code_after_a_revocation_passed_an_answer_on_its_way(
     identity: Identity, port: int, callers: Callers, kind: type[IdentityClient]
 ) -> str:
-    """Hold an answer back until the stream has told of the revocation it does not know; say what is believed then."""
+    """Hold an answer back until the stream has delivered a newer revocation; return what the cache then says."""
     created = await identity.create_key()
     other = await identity.create_key()
     held = HeldAnswers(callers.service("metering"))
@@ -106,7 +106,7 @@ async def _code_after_a_revocation_passed_an_answer_on_its_way(
         watching = asyncio.create_task(client.watch())
         try:
             async with asyncio.timeout(10):
-                # The stream is up once it tells of a change.
+                # The stream is established once it delivers a change.
                 while await _code(client, other.secret) == VALID:
                     await identity.revoke(other.api_key)
                     await asyncio.sleep(0.05)
@@ -172,7 +172,7 @@ async def test_revocation_reaches_a_metering_process_within_a_second(platform: P
         return (await metering.authorize(_ask(secret))).decision == admission_pb2.DECISION_ALLOWED
 
     assert await eventually(lambda: is_let_in(secrets[0]), bool)
-    # Metering has the answers in memory, and hears of changes by its stream alone.
+    # Metering has the answers in its cache, so it learns of the change from its stream only.
     for secret in secrets:
         assert await is_let_in(secret)
     await asyncio.sleep(1)

@@ -1,4 +1,4 @@
-"""What metering remembers of keys, before a real identity that is asked through a counter."""
+"""Metering's cache of keys, in front of a real identity; a proxy counts the calls."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,7 +18,7 @@ TTL_S = 3.0
 
 
 class Gate(grpc.aio.UnaryUnaryClientInterceptor):
-    """Counts the questions to identity, and holds them back while it is closed."""
+    """Counts the calls to identity, and holds them back while it is closed."""
 
     def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata

@@ -225,13 +225,13 @@ def test_whatever_is_cut_or_left_out_is_named() -> None:
     capabilities = ", ".join(f"c{number}" for number in range(65))
     metadata = ", ".join(f"k{number}: v" for number in range(33))
     entry = (
-        f"  - {{model_id: odd, {prices}, provider: {'p' * 65}, description: {'d' * 5000}, context_lenght: 1, "
+        f"  - {{model_id: odd, {prices}, provider: {'p' * 101}, description: {'d' * 5000}, context_lenght: 1, "
         f"capabilities: [{capabilities}], metadata: {{{metadata}}}, display_name: [x], max_output_tokens: -5}}\n"
     )
     model = listed(yaml(entry), "odd")
     assert model.warnings == (
         "unknown keys are left out: context_lenght",
-        "provider is cut to 64 characters",
+        "provider is cut to 100 characters",
         "display_name is not a text and is left out",
         "description is cut to 4096 characters",
         "capabilities beyond the first 64 are left out",

@@ -26,7 +26,7 @@ from libs.common.amount import format_amount
 from tollhouse.metering.v1 import charge_pb2, charge_pb2_grpc
 
 PATIENCE_S: Final = 60.0
-_PREFIX: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}", re.ASCII)
+_PREFIX: Final = re.compile(r"[!-~]{1,100}")
 _CHARGED_LOOKED_AT_EVERY_S: Final = 0.1
 
 
@@ -85,9 +85,7 @@ async def replay(
 ) -> None:
     """Meter a trace through the real RPCs, for organizations created for it, shifted in time to end now."""
     if operation_prefix is not None and not _PREFIX.fullmatch(operation_prefix):
-        raise WrongUse(
-            "--operation-prefix takes 1 to 100 letters, digits and . _ : / -, beginning with a letter or digit."
-        )
+        raise WrongUse("--operation-prefix takes 1 to 100 visible ASCII characters, without spaces.")
     calls = read_trace(trace, skip_bad_rows=on_bad_row is OnBadRow.SKIP)
     console = Console(stderr=True, highlight=False)
     for bad_row in calls.bad_rows:

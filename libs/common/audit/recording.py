@@ -17,7 +17,7 @@ PLATFORM: Final = "00000000-0000-0000-0000-000000000000"
 
 _UPKEEP: Final = "Upkeep"
 """The action of work that belongs to no call."""
-_TEXT_MAX: Final = 255
+_TEXT_MAX: Final = 256
 _VALUE_MAX: Final = 1_000
 _CHANGES_MAX: Final = 100
 

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 from libs.common.call import current_actor
 from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.text import lengths_of, storable
 from libs.common.timestamps import parse_time
 from libs.common.validation import check
 from services.billing.ledger.domain import (
@@ -29,6 +30,7 @@ from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.common.v1 import amount_pb2
 
 TTL_DEFAULT_MS: Final = 600_000
+_DESCRIPTION_MAX: Final = lengths_of(pb.DebitRequest.DESCRIPTOR)["description"]
 
 _MODES: Final = {
     pb.DEBIT_MODE_UNSPECIFIED: Mode.GUARDED,
@@ -101,7 +103,7 @@ def parse_debit(request: pb.DebitRequest, actor: str, violations: list[FieldViol
         amount.currency_code,
         _positive(amount, violations),
         _MODES[request.mode],
-        request.description,
+        storable(request.description, _DESCRIPTION_MAX),
         _metadata(request),
         actor,
         request.validate_only,
@@ -154,7 +156,7 @@ def parse_place(request: pb.CreateHoldRequest, actor: str, violations: list[Fiel
         request.amount.currency_code,
         _positive(request.amount, violations),
         _ttl_ms(request) if request.HasField("ttl") else TTL_DEFAULT_MS,
-        request.description,
+        storable(request.description, _DESCRIPTION_MAX),
         _metadata(request),
         actor,
         request.validate_only,
@@ -167,7 +169,7 @@ def parse_capture(request: pb.CaptureHoldRequest, actor: str, violations: list[F
         request.operation_id,
         request.amount.currency_code,
         _not_negative(request.amount, violations),
-        request.description,
+        storable(request.description, _DESCRIPTION_MAX),
         _metadata(request),
         actor,
     )

@@ -2,18 +2,11 @@
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
-from functools import cache
 from typing import Final, TypeAlias
-
-from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
-from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import DecodeError, Message
-from google.protobuf.message_factory import GetMessageClass
 
 from libs.common.access import is_known_scope
 from libs.common.addresses import network_text, parse_network
 from libs.common.errors import FieldViolation, InvalidArgument
-from libs.common.rpc_method import REQUEST_MAX_BYTES
 from libs.common.timestamps import parse_time
 from services.identity.api_key.domain import UPDATABLE, Environment, KeyFilter, NewApiKey
 from services.identity.api_key.importing.imports import Imported
@@ -98,35 +91,6 @@ def read_filter(request: pb.ListApiKeysRequest) -> KeyFilter:
         external_id=request.external_id,
         environment=ENVIRONMENTS.get(request.environment),
     )
-
-
-def has_undecodable_key(data: bytes) -> bool:
-    """Tell whether a VerifyApiKeyRequest cannot be decoded for no other reason than a key that is not valid UTF-8."""
-    if len(data) > REQUEST_MAX_BYTES:
-        return False
-    try:
-        pb.VerifyApiKeyRequest.FromString(data)
-    except DecodeError:
-        try:
-            _request_with_bytes_key().FromString(data)
-        except DecodeError:
-            return False
-        return True
-    return False
-
-
-@cache
-def _request_with_bytes_key() -> type[Message]:
-    """Return a class like VerifyApiKeyRequest whose key is bytes: the same on the wire, without a check for UTF-8."""
-    file = FileDescriptorProto(name="verify_api_key_request_with_bytes_key.proto", syntax="proto3", package="twin")
-    pb.VerifyApiKeyRequest.DESCRIPTOR.CopyToProto(file.message_type.add())
-    for field in file.message_type[0].field:
-        field.ClearField("options")
-        if field.name == "key":
-            field.type = FieldDescriptorProto.TYPE_BYTES
-    pool = DescriptorPool()
-    pool.Add(file)
-    return GetMessageClass(pool.FindMessageTypeByName("twin.VerifyApiKeyRequest"))
 
 
 def read_expire_time(request: _Dated, place: str, violations: list[FieldViolation]) -> datetime | None:

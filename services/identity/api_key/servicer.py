@@ -19,7 +19,6 @@ from services.identity.api_key.manage.api_keys import ApiKeys
 from services.identity.api_key.manage.leaks import Leaks
 from services.identity.api_key.manage.rotation import Rotation
 from services.identity.api_key.parsing import (
-    has_undecodable_key,
     read_expire_time,
     read_filter,
     read_imports,
@@ -36,7 +35,6 @@ from tollhouse.identity.v1 import api_key_pb2 as pb
 from tollhouse.identity.v1 import api_key_pb2_grpc as rpc
 
 _MALFORMED: Final = pb.VerifyApiKeyResponse(code=pb.VERIFY_API_KEY_CODE_NOT_FOUND)
-_MALFORMED_ANSWER: Final = _MALFORMED.SerializeToString()
 _DOMAIN: Final = "identity.tollhouse"
 
 
@@ -180,14 +178,10 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
         )
 
     def recall_verification(self, data: bytes) -> bytes | None:
-        """Answer VerifyApiKey without decoding, where that is possible.
-
-        That is a request that came in the same bytes before and whose key memory knows as valid, and one whose key is
-        not valid UTF-8 (such as a lone surrogate), which no decoder accepts and nobody has.
-        """
+        """Answer VerifyApiKey for a request that was sent before in the same bytes, if the cache says its key is valid."""
         question = self._questions.find(data)
         if question is None:
-            return _MALFORMED_ANSWER if has_undecodable_key(data) else None
+            return None
         entry = self._verifier.recall(question)
         return None if entry is None else entry.answer
 

@@ -1,5 +1,7 @@
 """Proto in, use case, proto out."""
 
+from collections.abc import Sequence
+
 import grpc
 
 from libs.common.amount import format_amount, render_amount
@@ -8,6 +10,7 @@ from services.metering.admission.admission import Admission, Request
 from services.metering.admission.domain import HOLD_TTL_DEFAULT_MS, Decision, Denied
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.usage.domain import Accepted
+from services.metering.usage.parsing import read_endpoint
 from services.metering.usage.servicer import fill_balance, fill_usage, read_usage
 from services.metering.usage.usages import Usages
 from tollhouse.common.v1 import amount_pb2
@@ -26,18 +29,19 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
         return _render_decision(await self._admission.authorize(_read_request(request)))
 
     async def Settle(self, request: pb.SettleRequest, context: grpc.aio.ServicerContext) -> pb.SettleResponse:
-        (outcome,) = await self._usages.record([read_usage(request, self._usages)])
+        work = read_usage(request, self._usages)
+        (outcome,) = await self._usages.record([work])
         if isinstance(outcome, Exception):
             raise outcome
-        return _render_settled(outcome)
+        return _render_settled(outcome, work.adjusted)
 
     async def Cancel(self, request: pb.CancelRequest, context: grpc.aio.ServicerContext) -> pb.CancelResponse:
         code, released, replayed = await self._admission.cancel(request.organization_id.lower(), request.operation_id)
         return pb.CancelResponse(released_amount=render_amount(code, released), replayed=replayed)
 
 
-def _render_settled(outcome: Accepted) -> pb.SettleResponse:
-    response = pb.SettleResponse()
+def _render_settled(outcome: Accepted, adjusted: Sequence[str]) -> pb.SettleResponse:
+    response = pb.SettleResponse(adjusted_fields=adjusted)
     code = outcome.recorded.cost.currency_code if outcome.recorded.cost else ""
     if outcome.released is not None:
         _fill_amount(response.released_amount, code, outcome.released)
@@ -62,7 +66,7 @@ def _read_request(request: pb.AuthorizeRequest) -> Request:
         model=request.model,
         input_tokens=request.input_tokens,
         max_output_tokens=request.max_output_tokens if request.HasField("max_output_tokens") else None,
-        endpoint=request.endpoint or None,
+        endpoint=read_endpoint(request),
         required_scopes=list(request.required_scopes),
         min_revision=request.min_revision,
         hold_ttl_ms=ttl_ms,

@@ -37,7 +37,7 @@ _log = structlog.get_logger("keys")
 _VERIFY_WITHIN_S: Final = 1.0
 _WATCH_AGAIN_AFTER_S: Final = 0.2
 _WATCH_AGAIN_AFTER_MAX_S: Final = 5.0
-_SECRET_MAX: Final = 256
+_SECRET_MAX: Final = 512
 _RENEW_IN_LAST_PART: Final = 0.25
 """In which last part of an answer's life a call that uses it has it renewed."""
 
@@ -131,7 +131,7 @@ class IdentityClient:
             TooManyUnknownKeys: the address has presented more unknown keys than identity looks up.
             Unavailable: identity cannot be reached, and nothing fresh enough is known.
         """
-        if len(secret) > _SECRET_MAX:
+        if not 0 < len(secret) <= _SECRET_MAX or "\x00" in secret:
             return KeyAnswer("NOT_FOUND", None)
         digest = hashlib.sha256(secret.encode()).digest()
         kept = self._fresh(digest, min_revision)

@@ -31,7 +31,7 @@ _EXACT: Final = Context(prec=100, Emax=9_999, Emin=-9_999, traps=[InvalidOperati
 _COUNT_MAX: Final = 10**9
 _NOT_A_MODEL: Final = "sample_spec"
 
-_PROVIDER_LENGTH_MAX: Final = 64
+_PROVIDER_LENGTH_MAX: Final = 100
 _DISPLAY_NAME_LENGTH_MAX: Final = 256
 _DESCRIPTION_LENGTH_MAX: Final = 4096
 _CAPABILITIES_MAX: Final = 64

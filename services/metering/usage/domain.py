@@ -1,4 +1,4 @@
-"""One usage: what was done, what it costs, and how far its charge is."""
+"""One usage: what was done, what it costs, and the state of its charge."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -18,7 +18,7 @@ NIL: Final = "00000000-0000-0000-0000-000000000000"
 
 
 class Work(NamedTuple):
-    """What a caller says was done. A tuple, since hundreds of thousands are made and turned into columns."""
+    """What a caller reports as used. A tuple, because hundreds of thousands are created and turned into columns."""
 
     organization_id: str
     operation_id: str
@@ -40,6 +40,8 @@ class Work(NamedTuple):
     partial: bool
     settles: bool
     """Whether an authorization of the same operation id is looked for."""
+    adjusted: tuple[str, ...]
+    """The fields of the request that are not recorded as they were sent. Not stored."""
 
 
 class Cost(NamedTuple):
@@ -76,11 +78,11 @@ class Accepted(NamedTuple):
 
 
 Outcome = Accepted | Exception
-"""What became of a work: it is recorded, or refused, or it failed by a fault of ours."""
+"""The result of recording a work: accepted, refused, or failed by an error of this service."""
 
 
 class Authorization(NamedTuple):
-    """What was decided before the work, and binds what is done after it."""
+    """What Authorize decided before the work. Settle charges by it."""
 
     organization_id: str
     operation_id: str
@@ -95,7 +97,7 @@ class Authorization(NamedTuple):
 
 
 def charge_kind(amount: str, authorization: Authorization | None) -> str | None:
-    """Return how to charge an amount; a hold is captured even for nothing, which gives it back."""
+    """Return how to charge an amount. A hold is captured even for zero, which releases it."""
     if authorization is not None and authorization.amount > 0:
         return CAPTURE
     return None if amount == "0" else DEBIT
@@ -114,10 +116,12 @@ def completed(work: Work, authorization: Authorization) -> Work:
 def differing_field(before: Work, now: Work) -> str:
     """Name the first field in which two usages of one operation id differ."""
     for field in Work._fields:
-        if field in ("fingerprint", "settles", "occur_time"):
+        if field in ("fingerprint", "settles", "occur_time", "adjusted"):
             continue
         if getattr(before, field) != getattr(now, field):
             return field
+    if before.occur_time == now.occur_time and now.adjusted:
+        return now.adjusted[0]  # They differ in what was not stored of it.
     return "occur_time"
 
 

@@ -17,7 +17,7 @@ _MADE_REMEMBERED_MAX: Final = 1_200
 
 
 class Months:
-    """Makes the partitions of months; a month that is missing never fails a call, its usage goes to the default."""
+    """Creates the monthly partitions. If one is missing, no call fails: its usage goes to the default partition."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -25,7 +25,7 @@ class Months:
         self._made: set[datetime] = set()
 
     async def run(self) -> None:
-        """Look after the months around the present, for as long as the service runs."""
+        """Create the partitions around the current month, again every ten minutes, for as long as the service runs."""
         while True:
             await self.ensure(self._around_now())
             await asyncio.sleep(_LOOK_EVERY_S)

@@ -59,9 +59,9 @@ class LatePricing:
         return count
 
     async def _write(self, pricings: Sequence[Pricing]) -> int:
-        """Write what was priced, and return how many that were.
+        """Write the prices, and return how many were written.
 
-        A part that fails is halved until the cause stands alone: a usage that cannot be priced delays no other.
+        A part that fails is split in halves until the usage at fault is alone, so that it does not delay the others.
         """
         if not pricings:
             return 0

@@ -37,7 +37,7 @@ _DOUBLINGS_MAX: Final = 9
 
 
 class Relay:
-    """Goes through the outbox for as long as the service runs."""
+    """Sends the charges in the outbox for as long as the service runs."""
 
     def __init__(
         self, database: Database, billing: BillingClient, engine: UsageEngine, clock: Clock, *, every_s: float
@@ -53,7 +53,7 @@ class Relay:
         )
 
     async def run(self) -> None:
-        """Go round until cancelled."""
+        """Send due charges again and again until cancelled."""
         while True:
             await asyncio.sleep(self._every_s)
             await self._engine.flush()

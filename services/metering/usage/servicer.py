@@ -22,7 +22,7 @@ from services.metering.errors import BackfillForOperatorsOnly
 from services.metering.model.servicer import read_tokens
 from services.metering.tables import TOKEN_CLASSES
 from services.metering.usage.domain import EARLY_MAX, LATE_MAX, Accepted, Outcome, Recorded, Work
-from services.metering.usage.store import label_text
+from services.metering.usage.parsing import read_description
 from services.metering.usage.summaries import (
     DAY,
     HOUR,
@@ -42,6 +42,8 @@ from tollhouse.metering.v1 import usage_pb2_grpc as rpc
 DOMAIN: Final = "metering.tollhouse"
 STREAM_IN_PROGRESS_MAX: Final = 256
 _FINGERPRINT_BYTES: Final = 16
+_OPERATION_ID_MAX: Final = 255
+_ID_LENGTH: Final = 36
 _WINDOWS: Final = {
     pb.USAGE_WINDOW_UNSPECIFIED: None,
     pb.USAGE_WINDOW_HOUR: HOUR,
@@ -69,15 +71,15 @@ class UsageServicer(rpc.UsageServiceServicer):
         (outcome,) = await self._usages.record([work], history=[work.occur_time] if request.backfill else ())
         if isinstance(outcome, Exception):
             raise outcome
-        return render_accepted(outcome)
+        return render_accepted(outcome, work.adjusted)
 
     async def BatchRecordUsage(
         self, request: pb.BatchRecordUsageRequest, context: grpc.aio.ServicerContext
     ) -> pb.BatchRecordUsageResponse:
         response = pb.BatchRecordUsageResponse()
         outcomes = await self._record_each(request.usages)
-        for usage, outcome in zip(request.usages, outcomes, strict=True):
-            _fill_outcome(response.outcomes.add(), usage.operation_id, outcome)
+        for usage, (outcome, adjusted) in zip(request.usages, outcomes, strict=True):
+            _fill_outcome(response.outcomes.add(), usage, outcome, adjusted)
         return response
 
     async def StreamUsage(
@@ -88,12 +90,13 @@ class UsageServicer(rpc.UsageServiceServicer):
 
         async def record(usage: pb.RecordUsageRequest) -> None:
             outcome: Outcome
+            adjusted: Sequence[str] = ()
             try:
-                (outcome,) = await self._record_each([usage])
+                ((outcome, adjusted),) = await self._record_each([usage])
             except Refusal as refusal:
                 outcome = refusal
             response = pb.StreamUsageResponse()
-            _fill_outcome(response.outcome, usage.operation_id, outcome)
+            _fill_outcome(response.outcome, usage, outcome, adjusted)
             await acknowledged.put(response)
 
         async def read() -> None:
@@ -154,9 +157,9 @@ class UsageServicer(rpc.UsageServiceServicer):
         token = encode_page_token(*summaries[-1].key, fingerprint=fingerprint) if len(summaries) == limit else ""
         return pb.QueryUsageResponse(summaries=map(_render_summary, summaries), next_page_token=token)
 
-    async def _record_each(self, requests: Sequence[pb.RecordUsageRequest]) -> list[Outcome]:
-        """Record what is well formed, and say of the rest what is wrong with it."""
-        outcomes: dict[int, Outcome] = {}
+    async def _record_each(self, requests: Sequence[pb.RecordUsageRequest]) -> list[tuple[Outcome, Sequence[str]]]:
+        """Record what is well formed; return each outcome with the fields that were adjusted."""
+        outcomes: dict[int, tuple[Outcome, Sequence[str]]] = {}
         works: list[Work] = []
         places: list[int] = []
         history: list[datetime] = []
@@ -165,7 +168,7 @@ class UsageServicer(rpc.UsageServiceServicer):
                 validation.check(request)
                 work = read_usage(request, self._usages)
             except Refusal as refusal:
-                outcomes[place] = refusal
+                outcomes[place] = refusal, ()
                 continue
             works.append(work)
             places.append(place)
@@ -173,7 +176,8 @@ class UsageServicer(rpc.UsageServiceServicer):
                 history.append(work.occur_time)
         if works:
             recorded = await self._usages.record(works, history=history)
-            outcomes.update(zip(places, recorded, strict=True))
+            for place, work, outcome in zip(places, works, recorded, strict=True):
+                outcomes[place] = outcome, work.adjusted
         return [outcomes[place] for place in range(len(requests))]
 
     def _list_range(self, request: pb.ListUsageRequest) -> tuple[datetime, datetime]:
@@ -187,8 +191,8 @@ class UsageServicer(rpc.UsageServiceServicer):
 
 
 def read_usage(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usages: Usages) -> Work:
-    """Read what was used. Both requests have the same fields under the same numbers, so a repeat of one as the other
-    is known as a repeat.
+    """Read what was used. Both requests have the same fields under the same numbers, so they have the same fingerprint:
+    a RecordUsage that repeats a Settle is recognised as a repeat.
 
     Raises:
         InvalidArgument: the time is out of bounds.
@@ -198,6 +202,7 @@ def read_usage(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usa
     backfill = isinstance(request, pb.RecordUsageRequest) and request.backfill
     if backfill and not is_operator():
         raise BackfillForOperatorsOnly
+    description = read_description(request)
     return Work(
         organization_id=request.organization_id.lower(),
         operation_id=request.operation_id,
@@ -209,14 +214,15 @@ def read_usage(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usa
         subscription_id=request.subscription_id.lower() or None,
         model=request.model,
         tokens=read_tokens(request.tokens),
-        latency_ms=request.latency_ms if request.HasField("latency_ms") else None,
-        status_code=request.status_code if request.HasField("status_code") else None,
-        error_message=request.error_message or None,
-        endpoint=request.endpoint or None,
-        conversation_id=request.conversation_id or None,
-        labels=label_text(request.labels) if request.labels else None,
+        latency_ms=description.latency_ms,
+        status_code=description.status_code,
+        error_message=description.error_message,
+        endpoint=description.endpoint,
+        conversation_id=description.conversation_id,
+        labels=description.labels,
         partial=request.partial,
         settles=settles,
+        adjusted=description.adjusted,
     )
 
 
@@ -244,13 +250,15 @@ def _occur_time(
     return occur_time
 
 
-def render_accepted(accepted: Accepted) -> pb.RecordUsageResponse:
+def render_accepted(accepted: Accepted, adjusted: Sequence[str]) -> pb.RecordUsageResponse:
     response = pb.RecordUsageResponse()
-    _fill_accepted(response, accepted)
+    _fill_accepted(response, accepted, adjusted)
     return response
 
 
-def _fill_accepted(response: pb.RecordUsageResponse, accepted: Accepted) -> None:
+def _fill_accepted(response: pb.RecordUsageResponse, accepted: Accepted, adjusted: Sequence[str]) -> None:
+    if adjusted:
+        response.adjusted_fields.extend(adjusted)
     if accepted.replayed:
         response.replayed = True
     fill_usage(response.usage, accepted.recorded)
@@ -265,7 +273,7 @@ def render_usage(recorded: Recorded) -> pb.UsageRecord:
 
 
 def fill_usage(record: pb.UsageRecord, recorded: Recorded) -> None:
-    """Write usage into a message where it stands: copying it through every level of an answer would cost as much."""
+    """Fill a message in place: building it apart and copying it into each level of the answer would double the cost."""
     work, cost = recorded.work, recorded.cost
     record.usage_id = recorded.usage_id
     record.operation_id = work.operation_id
@@ -297,7 +305,7 @@ def fill_usage(record: pb.UsageRecord, recorded: Recorded) -> None:
 
 
 def _fill_optional_texts(record: pb.UsageRecord, work: Work) -> None:
-    # One by one: going through names costs more than the rest of the record.
+    # Field by field: a loop over names with setattr would cost more than the rest of the record.
     if work.project_id is not None:
         record.project_id = work.project_id
     if work.user_id is not None:
@@ -323,7 +331,7 @@ _SETTLEMENTS: Final = {
 
 
 def fill_balance(message: pb.AccountBalance, balance: AccountBalance) -> None:
-    """Write a balance into a message where it stands."""
+    """Fill a message with a balance, in place."""
     currency_code, posted, held, available = balance
     _fill_amount(message.posted, currency_code, posted)
     _fill_amount(message.held, currency_code, held)
@@ -335,12 +343,15 @@ def _fill_amount(amount: amount_pb2.Amount, currency_code: str, value: str) -> N
     amount.value = value
 
 
-def _fill_outcome(target: pb.UsageOutcome, operation_id: str, outcome: Outcome) -> None:
-    target.operation_id = operation_id[:128]
+def _fill_outcome(
+    target: pb.UsageOutcome, usage: pb.RecordUsageRequest, outcome: Outcome, adjusted: Sequence[str]
+) -> None:
+    target.operation_id = usage.operation_id[:_OPERATION_ID_MAX]
+    target.organization_id = usage.organization_id[:_ID_LENGTH].lower()
     if isinstance(outcome, Exception):
         target.refused.CopyFrom(status_of_item(outcome, DOMAIN))
         return
-    _fill_accepted(target.recorded, outcome)
+    _fill_accepted(target.recorded, outcome, adjusted)
 
 
 def _read_list_token(token: str, fingerprint: str) -> tuple[datetime, str] | None:

@@ -1,5 +1,5 @@
 # ruff: noqa: S608 -- the statements are put together from names of columns, once; values are bound.
-"""The text of the statements on the measured path, put together once from the names of the columns."""
+"""The SQL of the hot path, built once at import from the names of the columns."""
 
 from types import EllipsisType
 from typing import Final, NamedTuple
@@ -8,15 +8,15 @@ from services.metering.tables import LATENCY_BOUNDS_MS, LATENCY_BUCKETS, TOKEN_C
 
 
 class Sent(NamedTuple):
-    """A column of usage, and how it is sent: as an array of this type, or not at all where all rows have `absent`."""
+    """A column of usage, sent as an array of `kind`, or as an empty array where every row has the value `absent`."""
 
     name: str
     kind: str
     absent: int | bool | EllipsisType | None = None
 
 
-# The columns of one usage, in the order in which they are sent. An array costs the driver and the server by its
-# elements, and most usage leaves most columns alone: those are sent as empty arrays, which `unnest` fills with nulls.
+# The columns of one usage, in the order in which they are sent. The cost of an array grows with its elements, and most
+# columns are empty in most usage: those are sent as empty arrays, which `unnest` fills with nulls.
 ROW: Final = (
     Sent("organization_id", "uuid", ...),
     Sent("operation_id", "text", ...),
@@ -80,7 +80,7 @@ HOUR_SUMS: Final = (
 )
 
 IS_ERROR: Final = "(coalesce(status_code, 0) >= 400 OR error_message IS NOT NULL)"
-# Worked out once for each usage, before the sums ask for it once for each bucket.
+# Computed once per usage; the sums below read it once per bucket.
 LATENCY_BUCKET: Final = (
     f"width_bucket(latency_ms - 1, ARRAY[{', '.join(str(bound) for bound in LATENCY_BOUNDS_MS)}]::bigint[])"
     " AS latency_bucket"
@@ -119,11 +119,11 @@ ADD_TO_HOURS: Final = (
 _INTO_HOURS: Final = f"INSERT INTO usage_hours AS h ({', '.join((*HOUR_KEY, *HOUR_SUMS))})"
 _ORDER: Final = "ORDER BY 1, 2, 3, 4, 5, 6, 7"
 
-# One statement, one round trip, one transaction. The dedupe rows are claimed first and in the order of their keys, and
-# everything else is made from what was claimed: a repeat writes nothing. The hours follow in the order of their keys,
-# so that two processes wait for each other and never for ever. Charges that billing has confirmed meanwhile go along.
-# The answer is null where everything was new, as it nearly always is. IS TRUE keeps the planner from making a join of
-# the question what was claimed: it is looked up in a hash table however large the batch.
+# One statement, one round trip, one transaction. It first inserts the dedupe rows, in the order of their keys. All
+# other rows are made from those that were new, so a duplicate writes nothing. The hourly summaries are updated in the
+# order of their keys, so that two processes cannot deadlock. It also deletes charges that billing has confirmed.
+# The result is null if every usage was new, which is the usual case. IS TRUE keeps the planner from turning the test
+# for new rows into a join: it uses a hash table whatever the size of the batch.
 RECORD: Final = f"""
 WITH item AS (
     SELECT {_RECEIVED} FROM unnest({_ARRAYS}) AS t({_COLUMNS})
@@ -155,7 +155,8 @@ WITH item AS (
 SELECT CASE WHEN count(*) < cardinality($1) THEN coalesce(array_agg(usage_id::text), '{{}}') END FROM claimed
 """
 
-# Moves usage from the column without a price to the one of its currency, once: whoever deletes the waiting row does it.
+# Moves usage from the summary without a price to that of its currency. Only the process that deletes the waiting row
+# does it, so it happens once.
 PRICE: Final = f"""
 WITH item AS (
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::text[])
@@ -208,7 +209,7 @@ LEFT JOIN usage_pricings p ON p.organization_id = r.organization_id AND p.usage_
 LEFT JOIN outbox x ON x.organization_id = r.organization_id AND x.operation_id = r.operation_id
 """
 
-# By primary keys: the dedupe row knows the month's partition.
+# Index: primary keys. The dedupe row holds the occur_time, which selects the partition.
 FIND: Final = f"""
 {USAGE}, o.fingerprint
 FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
@@ -218,7 +219,7 @@ JOIN usage_records r
 {_JOINS}
 """
 
-# Along the primary key of the months concerned, backwards.
+# Index: the primary key of each month's partition, read backwards.
 LIST: Final = f"""
 {USAGE}
 FROM (
@@ -234,7 +235,7 @@ FROM (
 ORDER BY r.occur_time DESC, r.usage_id DESC
 """
 
-# Where a filtered page ends at the latest, so that a rare filter never makes it read a whole year.
+# The last row that one filtered page looks at, so that a filter with few matches does not read a whole year.
 LIST_BOUND: Final = """
 SELECT occur_time, usage_id::text FROM usage_records
 WHERE organization_id = $1::uuid AND occur_time >= $2::timestamptz

@@ -64,7 +64,7 @@ async def record(
     due_time: datetime,
     done: Collection[Key],
 ) -> set[str]:
-    """Write usages with all that follows from them, in one statement; return the ids of those that were new."""
+    """Write usages, their summaries and their charges in one statement; return the ids of the usages that were new."""
     done_keys = list(done)
     new = await connection.fetchval(
         statements.RECORD,
@@ -135,7 +135,7 @@ async def next_unpriced(connection: RawConnection, *, after: Key, limit: int) ->
 
 
 async def price(connection: RawConnection, pricings: Sequence[Pricing], now: datetime) -> int:
-    """Charge usages that waited for a price; of two processes that try, one does it. Returns how many."""
+    """Charge usages that waited for a price, and return how many. If two processes try, only one charges."""
     return int(
         await connection.fetchval(
             statements.PRICE,
@@ -156,7 +156,7 @@ SELECT organization_id::text, operation_id FROM outbox WHERE (organization_id, o
 ORDER BY organization_id, operation_id OFFSET $3 LIMIT 1
 """
 
-# Rows that another process holds are passed over, so that two relays share the work.
+# Skips rows that another process has locked, so that two relays share the work.
 _TAKE_DUE: Final = """
 WITH due AS (
     SELECT organization_id, operation_id FROM outbox
@@ -173,7 +173,7 @@ RETURNING o.organization_id::text, o.operation_id, o.kind, o.amount, o.currency_
 
 
 async def window_end(connection: RawConnection, after: Key) -> Key | None:
-    """Return the key up to which the outbox is looked through next; None when the rest is short."""
+    """Return the last key of the next window of the outbox; None when the rest fits into one window."""
     row = await connection.fetchrow(_WINDOW_END, *after, SCAN_MAX - 1)
     return None if row is None else (row[0], row[1])
 
@@ -181,7 +181,7 @@ async def window_end(connection: RawConnection, after: Key) -> Key | None:
 async def take_due(
     connection: RawConnection, *, after: Key, until: Key | None, now: datetime, lease_time: datetime, limit: int
 ) -> list[DueCharge]:
-    """Take due charges of a window for as long as the lease; who dies with them lets another have them then."""
+    """Take the due charges of a window until the lease ends. After a crash another process takes them then."""
     rows = await connection.fetch(_TAKE_DUE, *after, *(until or (None, None)), now, limit, lease_time)
     return [
         DueCharge(Charge(row[0], row[1], row[2], format_amount(row[3]), row[4], row[5], row[6]), row[7]) for row in rows
@@ -221,12 +221,12 @@ async def put_back(connection: RawConnection, failed: Mapping[Key, tuple[str, st
 
 
 async def ensure_month(connection: RawConnection, moment: datetime) -> bool:
-    """Make the partition of a month, if it is missing; waits shortly for a lock on the default partition."""
+    """Create the partition of a month if it is missing. Waits a short time for a lock on the default partition."""
     return bool(await connection.fetchval("SELECT ensure_usage_month($1::timestamptz)", moment))
 
 
 def _columns(recorded: Sequence[Recorded]) -> Iterator[Sequence[object]]:
-    """Turn usages into the columns they are sent as; a column in which nobody has anything is sent empty."""
+    """Turn usages into columns, as the statement takes them; a column without any value is sent as an empty array."""
     for column, values in zip(statements.ROW, zip(*map(_row, recorded), strict=True), strict=True):
         yield () if values.count(column.absent) == len(values) else values
 
@@ -252,20 +252,21 @@ def _recorded(row: asyncpg.Record) -> Recorded:
             None if labels is None else label_text(json.loads(labels)),
             row["partial"],
             False,
+            (),
         )
     )
     cost = None
     if row["cost"] is not None:
         amount = format_amount(row["cost"])
         cost = Cost(amount, row["currency_code"], row["price_version_id"], row["charge_kind"])
-    # A charge that waits, or that billing refuses, stands in the outbox; one that is made has left it.
+    # A charge is in the outbox while it is pending or refused, and is deleted from it once it is made.
     settlement = PENDING_PRICE if cost is None else row["charge_state"] or SETTLED
     reason = row["charge_refusal_reason"] if settlement == REFUSED else ""
     return Recorded(work, usage_id, cost, row["create_time"], settlement, reason or "")
 
 
 def label_text(labels: Mapping[str, str]) -> str:
-    """Return labels as the one JSON text that equal labels have."""
+    """Return labels as JSON with sorted keys, so that equal labels give equal text."""
     return json.dumps(dict(labels), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 

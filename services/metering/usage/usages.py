@@ -1,4 +1,4 @@
-"""The use cases of usage beside the measured path: rules of time and backfill, and questions."""
+"""The use cases of usage outside the hot path: the rules for times and backfill, and queries."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -23,7 +23,7 @@ LIST_RANGE_MAX: Final = timedelta(days=400)
 
 
 class Usages:
-    """Records usage and answers questions about it."""
+    """Records usage and answers queries about it."""
 
     def __init__(self, database: Database, engine: UsageEngine, months: Months, clock: Clock) -> None:
         self._database = database
@@ -92,7 +92,7 @@ class Usages:
 
 
 def _require_own_share(query: Query) -> None:
-    """Refuse sums that reach beyond what the caller may see: all, certain projects, or what is their own."""
+    """Refuse a query for more than the caller may see: the organization, some projects, or the caller's own usage."""
     scope = Scope.SCOPE_USAGE_READ
     projects, users = query.filters["project_id"], query.filters["user_id"]
     if may(scope):

@@ -29,9 +29,10 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tollhouse.billing.v1 import ledger_pb2 as tollhouse_dot_billing_dot_v1_dot_ledger__pb2
 from tollhouse.common.v1 import access_pb2 as tollhouse_dot_common_dot_v1_dot_access__pb2
 from tollhouse.common.v1 import amount_pb2 as tollhouse_dot_common_dot_v1_dot_amount__pb2
+from tollhouse.common.v1 import text_pb2 as tollhouse_dot_common_dot_v1_dot_text__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tollhouse/billing/v1/account.proto\x12\x14tollhouse.billing.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!tollhouse/billing/v1/ledger.proto\x1a tollhouse/common/v1/access.proto\x1a tollhouse/common/v1/amount.proto\"\xa9\x04\n\x07\x41\x63\x63ount\x12\x1c\n\naccount_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12$\n\x0forganization_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1f\n\nproject_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1e\n\rcurrency_code\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18\x0c\x12\x31\n\x05state\x18\x05 \x01(\x0e\x32\".tollhouse.billing.v1.AccountState\x12.\n\x07\x62\x61lance\x18\x06 \x01(\x0b\x32\x1d.tollhouse.billing.v1.Balance\x12\x34\n\x0foverdraft_limit\x18\x07 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x15\n\x04\x65tag\x18\x08 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12V\n\x08metadata\x18\x0b \x03(\x0b\x32+.tollhouse.billing.v1.Account.MetadataEntryB\x17\xbaH\x14\x9a\x01\x11\x10\x10\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x02\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xbb\x02\n\x0eStatementEntry\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x16\n\x0etransaction_id\x18\x02 \x01(\t\x12\x14\n\x0coperation_id\x18\x03 \x01(\t\x12\x33\n\x04kind\x18\x04 \x01(\x0e\x32%.tollhouse.billing.v1.TransactionKind\x12+\n\x06\x61mount\x18\x05 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x32\n\rbalance_after\x18\x06 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x13\n\x0b\x64\x65scription\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\t \x01(\t\"\x98\x03\n\x12OpenAccountRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nproject_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x33\n\rcurrency_code\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Z][A-Z0-9]{1,11}$\x12\x34\n\x0foverdraft_limit\x18\x04 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x61\n\x08metadata\x18\x05 \x03(\x0b\x32\x36.tollhouse.billing.v1.OpenAccountRequest.MetadataEntryB\x17\xbaH\x14\x9a\x01\x11\x10\x10\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x02\x12?\n\nrequest_id\x18\x06 \x01(\tB+\xbaH(r#\x18\x80\x01\x32\x1e^[A-Za-z0-9][A-Za-z0-9._:/-]*$\xd8\x01\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"W\n\x13OpenAccountResponse\x12.\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1d.tollhouse.billing.v1.Account\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"T\n\x11GetAccountRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\naccount_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"D\n\x12GetAccountResponse\x12.\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1d.tollhouse.billing.v1.Account\"\x96\x01\n\x13ListAccountsRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nproject_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"`\n\x14ListAccountsResponse\x12/\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x1d.tollhouse.billing.v1.Account\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xaa\x01\n\x14UpdateAccountRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x36\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x1d.tollhouse.billing.v1.AccountB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\"G\n\x15UpdateAccountResponse\x12.\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1d.tollhouse.billing.v1.Account\"V\n\x13\x43loseAccountRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\naccount_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"F\n\x14\x43loseAccountResponse\x12.\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1d.tollhouse.billing.v1.Account\"\xe0\x01\n\x11GetBalanceRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nproject_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x36\n\rcurrency_code\x18\x03 \x01(\tB\x1f\xbaH\x1cr\x17\x32\x15^[A-Z][A-Z0-9]{1,11}$\xd8\x01\x01\x12\x1f\n\naccount_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12.\n\nas_of_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x88\x01\n\x12GetBalanceResponse\x12.\n\x07\x62\x61lance\x18\x01 \x01(\x0b\x32\x1d.tollhouse.billing.v1.Balance\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12.\n\nas_of_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xf1\x01\n\x13GetStatementRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\naccount_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\tpage_size\x18\x05 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"\xd2\x01\n\x14GetStatementResponse\x12\x35\n\x07\x65ntries\x18\x01 \x03(\x0b\x32$.tollhouse.billing.v1.StatementEntry\x12\x34\n\x0fopening_balance\x18\x02 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x34\n\x0f\x63losing_balance\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t*_\n\x0c\x41\x63\x63ountState\x12\x1d\n\x19\x41\x43\x43OUNT_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41\x43\x43OUNT_STATE_OPEN\x10\x01\x12\x18\n\x14\x41\x43\x43OUNT_STATE_CLOSED\x10\x02\x32\x83\n\n\x0e\x41\x63\x63ountService\x12\xa4\x01\n\x0bOpenAccount\x12(.tollhouse.billing.v1.OpenAccountRequest\x1a).tollhouse.billing.v1.OpenAccountResponse\"@\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x31\",/v1/organizations/{organization_id}/accounts:\x01*\x12\xb2\x01\n\nGetAccount\x12\'.tollhouse.billing.v1.GetAccountRequest\x1a(.tollhouse.billing.v1.GetAccountResponse\"Q\x90\x02\x01\xaa\xbb\x18\t\x08\x01\x12\x01* \x07\x38\x01\x82\xd3\xe4\x93\x02;\x12\x39/v1/organizations/{organization_id}/accounts/{account_id}\x12\xa9\x01\n\x0cListAccounts\x12).tollhouse.billing.v1.ListAccountsRequest\x1a*.tollhouse.billing.v1.ListAccountsResponse\"B\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \x07\x82\xd3\xe4\x93\x02.\x12,/v1/organizations/{organization_id}/accounts\x12\xbf\x01\n\rUpdateAccount\x12*.tollhouse.billing.v1.UpdateAccountRequest\x1a+.tollhouse.billing.v1.UpdateAccountResponse\"U\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x46\x32\x41/v1/organizations/{organization_id}/accounts/{account.account_id}:\x01*\x12\xba\x01\n\x0c\x43loseAccount\x12).tollhouse.billing.v1.CloseAccountRequest\x1a*.tollhouse.billing.v1.CloseAccountResponse\"S\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x44\"?/v1/organizations/{organization_id}/accounts/{account_id}:close:\x01*\x12\xa4\x01\n\nGetBalance\x12\'.tollhouse.billing.v1.GetBalanceRequest\x1a(.tollhouse.billing.v1.GetBalanceResponse\"C\x90\x02\x01\xaa\xbb\x18\t\x08\x01\x12\x01* \x07\x38\x01\x82\xd3\xe4\x93\x02-\x12+/v1/organizations/{organization_id}/balance\x12\xc2\x01\n\x0cGetStatement\x12).tollhouse.billing.v1.GetStatementRequest\x1a*.tollhouse.billing.v1.GetStatementResponse\"[\x90\x02\x01\xaa\xbb\x18\t\x08\x01\x12\x01* \x07\x38\x01\x82\xd3\xe4\x93\x02\x45\x12\x43/v1/organizations/{organization_id}/accounts/{account_id}/statementb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tollhouse/billing/v1/account.proto\x12\x14tollhouse.billing.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!tollhouse/billing/v1/ledger.proto\x1a tollhouse/common/v1/access.proto\x1a tollhouse/common/v1/amount.proto\x1a\x1etollhouse/common/v1/text.proto\"\xb9\x04\n\x07\x41\x63\x63ount\x12\x1c\n\naccount_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12$\n\x0forganization_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1f\n\nproject_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\"\n\rcurrency_code\x18\x04 \x01(\tB\x0b\xbaH\x08r\x06\x18\x0c\xa0\xea\x30\x01\x12\x31\n\x05state\x18\x05 \x01(\x0e\x32\".tollhouse.billing.v1.AccountState\x12.\n\x07\x62\x61lance\x18\x06 \x01(\x0b\x32\x1d.tollhouse.billing.v1.Balance\x12\x34\n\x0foverdraft_limit\x18\x07 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x19\n\x04\x65tag\x18\x08 \x01(\tB\x0b\xbaH\x08r\x06\x18@\xa0\xea\x30\x01\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12^\n\x08metadata\x18\x0b \x03(\x0b\x32+.tollhouse.billing.v1.Account.MetadataEntryB\x1f\xbaH\x1c\x9a\x01\x19\x10\x10\"\nr\x08\x10\x01\x18@\xa0\xea\x30\x01*\tr\x07\x18\x80\x02\xa0\xea\x30\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xbb\x02\n\x0eStatementEntry\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x16\n\x0etransaction_id\x18\x02 \x01(\t\x12\x14\n\x0coperation_id\x18\x03 \x01(\t\x12\x33\n\x04kind\x18\x04 \x01(\x0e\x32%.tollhouse.billing.v1.TransactionKind\x12+\n\x06\x61mount\x18\x05 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x32\n\rbalance_after\x18\x06 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x13\n\x0b\x64\x65scription\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\t \x01(\t\"\x81\x03\n\x12OpenAccountRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nproject_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x33\n\rcurrency_code\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Z][A-Z0-9]{1,11}$\x12\x34\n\x0foverdraft_limit\x18\x04 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12i\n\x08metadata\x18\x05 \x03(\x0b\x32\x36.tollhouse.billing.v1.OpenAccountRequest.MetadataEntryB\x1f\xbaH\x1c\x9a\x01\x19\x10\x10\"\nr\x08\x10\x01\x18@\xa0\xea\x30\x01*\tr\x07\x18\x80\x02\xa0\xea\x30\x01\x12 \n\nrequest_id\x18\x06 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"W\n\x13OpenAccountResponse\x12.\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1d.tollhouse.billing.v1.Account\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"T\n\x11GetAccountRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\naccount_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"D\n\x12GetAccountResponse\x12.\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1d.tollhouse.billing.v1.Account\"\x96\x01\n\x13ListAccountsRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nproject_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"`\n\x14ListAccountsResponse\x12/\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x1d.tollhouse.billing.v1.Account\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xaa\x01\n\x14UpdateAccountRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x36\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x1d.tollhouse.billing.v1.AccountB\x06\xbaH\x03\xc8\x01\x01\x12\x37\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\"G\n\x15UpdateAccountResponse\x12.\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1d.tollhouse.billing.v1.Account\"V\n\x13\x43loseAccountRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\naccount_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"F\n\x14\x43loseAccountResponse\x12.\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1d.tollhouse.billing.v1.Account\"\xe0\x01\n\x11GetBalanceRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nproject_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x36\n\rcurrency_code\x18\x03 \x01(\tB\x1f\xbaH\x1cr\x17\x32\x15^[A-Z][A-Z0-9]{1,11}$\xd8\x01\x01\x12\x1f\n\naccount_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12.\n\nas_of_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x88\x01\n\x12GetBalanceResponse\x12.\n\x07\x62\x61lance\x18\x01 \x01(\x0b\x32\x1d.tollhouse.billing.v1.Balance\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12.\n\nas_of_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xf1\x01\n\x13GetStatementRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\naccount_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\tpage_size\x18\x05 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"\xd2\x01\n\x14GetStatementResponse\x12\x35\n\x07\x65ntries\x18\x01 \x03(\x0b\x32$.tollhouse.billing.v1.StatementEntry\x12\x34\n\x0fopening_balance\x18\x02 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x34\n\x0f\x63losing_balance\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t*_\n\x0c\x41\x63\x63ountState\x12\x1d\n\x19\x41\x43\x43OUNT_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41\x43\x43OUNT_STATE_OPEN\x10\x01\x12\x18\n\x14\x41\x43\x43OUNT_STATE_CLOSED\x10\x02\x32\x83\n\n\x0e\x41\x63\x63ountService\x12\xa4\x01\n\x0bOpenAccount\x12(.tollhouse.billing.v1.OpenAccountRequest\x1a).tollhouse.billing.v1.OpenAccountResponse\"@\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x31\",/v1/organizations/{organization_id}/accounts:\x01*\x12\xb2\x01\n\nGetAccount\x12\'.tollhouse.billing.v1.GetAccountRequest\x1a(.tollhouse.billing.v1.GetAccountResponse\"Q\x90\x02\x01\xaa\xbb\x18\t\x08\x01\x12\x01* \x07\x38\x01\x82\xd3\xe4\x93\x02;\x12\x39/v1/organizations/{organization_id}/accounts/{account_id}\x12\xa9\x01\n\x0cListAccounts\x12).tollhouse.billing.v1.ListAccountsRequest\x1a*.tollhouse.billing.v1.ListAccountsResponse\"B\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \x07\x82\xd3\xe4\x93\x02.\x12,/v1/organizations/{organization_id}/accounts\x12\xbf\x01\n\rUpdateAccount\x12*.tollhouse.billing.v1.UpdateAccountRequest\x1a+.tollhouse.billing.v1.UpdateAccountResponse\"U\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x46\x32\x41/v1/organizations/{organization_id}/accounts/{account.account_id}:\x01*\x12\xba\x01\n\x0c\x43loseAccount\x12).tollhouse.billing.v1.CloseAccountRequest\x1a*.tollhouse.billing.v1.CloseAccountResponse\"S\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x44\"?/v1/organizations/{organization_id}/accounts/{account_id}:close:\x01*\x12\xa4\x01\n\nGetBalance\x12\'.tollhouse.billing.v1.GetBalanceRequest\x1a(.tollhouse.billing.v1.GetBalanceResponse\"C\x90\x02\x01\xaa\xbb\x18\t\x08\x01\x12\x01* \x07\x38\x01\x82\xd3\xe4\x93\x02-\x12+/v1/organizations/{organization_id}/balance\x12\xc2\x01\n\x0cGetStatement\x12).tollhouse.billing.v1.GetStatementRequest\x1a*.tollhouse.billing.v1.GetStatementResponse\"[\x90\x02\x01\xaa\xbb\x18\t\x08\x01\x12\x01* \x07\x38\x01\x82\xd3\xe4\x93\x02\x45\x12\x43/v1/organizations/{organization_id}/accounts/{account_id}/statementb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,11 +48,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCOUNT'].fields_by_name['project_id']._loaded_options = None
   _globals['_ACCOUNT'].fields_by_name['project_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_ACCOUNT'].fields_by_name['currency_code']._loaded_options = None
-  _globals['_ACCOUNT'].fields_by_name['currency_code']._serialized_options = b'\272H\004r\002\030\014'
+  _globals['_ACCOUNT'].fields_by_name['currency_code']._serialized_options = b'\272H\010r\006\030\014\240\3520\001'
   _globals['_ACCOUNT'].fields_by_name['etag']._loaded_options = None
-  _globals['_ACCOUNT'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_ACCOUNT'].fields_by_name['etag']._serialized_options = b'\272H\010r\006\030@\240\3520\001'
   _globals['_ACCOUNT'].fields_by_name['metadata']._loaded_options = None
-  _globals['_ACCOUNT'].fields_by_name['metadata']._serialized_options = b'\272H\024\232\001\021\020\020\"\006r\004\020\001\030@*\005r\003\030\200\002'
+  _globals['_ACCOUNT'].fields_by_name['metadata']._serialized_options = b'\272H\034\232\001\031\020\020\"\nr\010\020\001\030@\240\3520\001*\tr\007\030\200\002\240\3520\001'
   _globals['_OPENACCOUNTREQUEST_METADATAENTRY']._loaded_options = None
   _globals['_OPENACCOUNTREQUEST_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_OPENACCOUNTREQUEST'].fields_by_name['organization_id']._loaded_options = None
@@ -61,9 +62,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPENACCOUNTREQUEST'].fields_by_name['currency_code']._loaded_options = None
   _globals['_OPENACCOUNTREQUEST'].fields_by_name['currency_code']._serialized_options = b'\272H\031r\0272\025^[A-Z][A-Z0-9]{1,11}$'
   _globals['_OPENACCOUNTREQUEST'].fields_by_name['metadata']._loaded_options = None
-  _globals['_OPENACCOUNTREQUEST'].fields_by_name['metadata']._serialized_options = b'\272H\024\232\001\021\020\020\"\006r\004\020\001\030@*\005r\003\030\200\002'
+  _globals['_OPENACCOUNTREQUEST'].fields_by_name['metadata']._serialized_options = b'\272H\034\232\001\031\020\020\"\nr\010\020\001\030@\240\3520\001*\tr\007\030\200\002\240\3520\001'
   _globals['_OPENACCOUNTREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_OPENACCOUNTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H(r#\030\200\0012\036^[A-Za-z0-9][A-Za-z0-9._:/-]*$\330\001\001'
+  _globals['_OPENACCOUNTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\tr\004\210\3520\001\330\001\001'
   _globals['_GETACCOUNTREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_GETACCOUNTREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_GETACCOUNTREQUEST'].fields_by_name['account_id']._loaded_options = None
@@ -75,7 +76,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTACCOUNTSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTACCOUNTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTACCOUNTSREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTACCOUNTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTACCOUNTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
   _globals['_UPDATEACCOUNTREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_UPDATEACCOUNTREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_UPDATEACCOUNTREQUEST'].fields_by_name['account']._loaded_options = None
@@ -101,7 +102,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATEMENTREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_GETSTATEMENTREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_GETSTATEMENTREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_GETSTATEMENTREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_GETSTATEMENTREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
   _globals['_ACCOUNTSERVICE'].methods_by_name['OpenAccount']._loaded_options = None
   _globals['_ACCOUNTSERVICE'].methods_by_name['OpenAccount']._serialized_options = b'\220\002\002\252\273\030\002\010\001\202\323\344\223\0021\",/v1/organizations/{organization_id}/accounts:\001*'
   _globals['_ACCOUNTSERVICE'].methods_by_name['GetAccount']._loaded_options = None
@@ -116,44 +117,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCOUNTSERVICE'].methods_by_name['GetBalance']._serialized_options = b'\220\002\001\252\273\030\t\010\001\022\001* \0078\001\202\323\344\223\002-\022+/v1/organizations/{organization_id}/balance'
   _globals['_ACCOUNTSERVICE'].methods_by_name['GetStatement']._loaded_options = None
   _globals['_ACCOUNTSERVICE'].methods_by_name['GetStatement']._serialized_options = b'\220\002\001\252\273\030\t\010\001\022\001* \0078\001\202\323\344\223\002E\022C/v1/organizations/{organization_id}/accounts/{account_id}/statement'
-  _globals['_ACCOUNTSTATE']._serialized_start=3299
-  _globals['_ACCOUNTSTATE']._serialized_end=3394
-  _globals['_ACCOUNT']._serialized_start=290
-  _globals['_ACCOUNT']._serialized_end=843
-  _globals['_ACCOUNT_METADATAENTRY']._serialized_start=796
-  _globals['_ACCOUNT_METADATAENTRY']._serialized_end=843
-  _globals['_STATEMENTENTRY']._serialized_start=846
-  _globals['_STATEMENTENTRY']._serialized_end=1161
-  _globals['_OPENACCOUNTREQUEST']._serialized_start=1164
-  _globals['_OPENACCOUNTREQUEST']._serialized_end=1572
-  _globals['_OPENACCOUNTREQUEST_METADATAENTRY']._serialized_start=796
-  _globals['_OPENACCOUNTREQUEST_METADATAENTRY']._serialized_end=843
-  _globals['_OPENACCOUNTRESPONSE']._serialized_start=1574
-  _globals['_OPENACCOUNTRESPONSE']._serialized_end=1661
-  _globals['_GETACCOUNTREQUEST']._serialized_start=1663
-  _globals['_GETACCOUNTREQUEST']._serialized_end=1747
-  _globals['_GETACCOUNTRESPONSE']._serialized_start=1749
-  _globals['_GETACCOUNTRESPONSE']._serialized_end=1817
-  _globals['_LISTACCOUNTSREQUEST']._serialized_start=1820
-  _globals['_LISTACCOUNTSREQUEST']._serialized_end=1970
-  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=1972
-  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=2068
-  _globals['_UPDATEACCOUNTREQUEST']._serialized_start=2071
-  _globals['_UPDATEACCOUNTREQUEST']._serialized_end=2241
-  _globals['_UPDATEACCOUNTRESPONSE']._serialized_start=2243
-  _globals['_UPDATEACCOUNTRESPONSE']._serialized_end=2314
-  _globals['_CLOSEACCOUNTREQUEST']._serialized_start=2316
-  _globals['_CLOSEACCOUNTREQUEST']._serialized_end=2402
-  _globals['_CLOSEACCOUNTRESPONSE']._serialized_start=2404
-  _globals['_CLOSEACCOUNTRESPONSE']._serialized_end=2474
-  _globals['_GETBALANCEREQUEST']._serialized_start=2477
-  _globals['_GETBALANCEREQUEST']._serialized_end=2701
-  _globals['_GETBALANCERESPONSE']._serialized_start=2704
-  _globals['_GETBALANCERESPONSE']._serialized_end=2840
-  _globals['_GETSTATEMENTREQUEST']._serialized_start=2843
-  _globals['_GETSTATEMENTREQUEST']._serialized_end=3084
-  _globals['_GETSTATEMENTRESPONSE']._serialized_start=3087
-  _globals['_GETSTATEMENTRESPONSE']._serialized_end=3297
-  _globals['_ACCOUNTSERVICE']._serialized_start=3397
-  _globals['_ACCOUNTSERVICE']._serialized_end=4680
+  _globals['_ACCOUNTSTATE']._serialized_start=3324
+  _globals['_ACCOUNTSTATE']._serialized_end=3419
+  _globals['_ACCOUNT']._serialized_start=322
+  _globals['_ACCOUNT']._serialized_end=891
+  _globals['_ACCOUNT_METADATAENTRY']._serialized_start=844
+  _globals['_ACCOUNT_METADATAENTRY']._serialized_end=891
+  _globals['_STATEMENTENTRY']._serialized_start=894
+  _globals['_STATEMENTENTRY']._serialized_end=1209
+  _globals['_OPENACCOUNTREQUEST']._serialized_start=1212
+  _globals['_OPENACCOUNTREQUEST']._serialized_end=1597
+  _globals['_OPENACCOUNTREQUEST_METADATAENTRY']._serialized_start=844
+  _globals['_OPENACCOUNTREQUEST_METADATAENTRY']._serialized_end=891
+  _globals['_OPENACCOUNTRESPONSE']._serialized_start=1599
+  _globals['_OPENACCOUNTRESPONSE']._serialized_end=1686
+  _globals['_GETACCOUNTREQUEST']._serialized_start=1688
+  _globals['_GETACCOUNTREQUEST']._serialized_end=1772
+  _globals['_GETACCOUNTRESPONSE']._serialized_start=1774
+  _globals['_GETACCOUNTRESPONSE']._serialized_end=1842
+  _globals['_LISTACCOUNTSREQUEST']._serialized_start=1845
+  _globals['_LISTACCOUNTSREQUEST']._serialized_end=1995
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=1997
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=2093
+  _globals['_UPDATEACCOUNTREQUEST']._serialized_start=2096
+  _globals['_UPDATEACCOUNTREQUEST']._serialized_end=2266
+  _globals['_UPDATEACCOUNTRESPONSE']._serialized_start=2268
+  _globals['_UPDATEACCOUNTRESPONSE']._serialized_end=2339
+  _globals['_CLOSEACCOUNTREQUEST']._serialized_start=2341
+  _globals['_CLOSEACCOUNTREQUEST']._serialized_end=2427
+  _globals['_CLOSEACCOUNTRESPONSE']._serialized_start=2429
+  _globals['_CLOSEACCOUNTRESPONSE']._serialized_end=2499
+  _globals['_GETBALANCEREQUEST']._serialized_start=2502
+  _globals['_GETBALANCEREQUEST']._serialized_end=2726
+  _globals['_GETBALANCERESPONSE']._serialized_start=2729
+  _globals['_GETBALANCERESPONSE']._serialized_end=2865
+  _globals['_GETSTATEMENTREQUEST']._serialized_start=2868
+  _globals['_GETSTATEMENTREQUEST']._serialized_end=3109
+  _globals['_GETSTATEMENTRESPONSE']._serialized_start=3112
+  _globals['_GETSTATEMENTRESPONSE']._serialized_end=3322
+  _globals['_ACCOUNTSERVICE']._serialized_start=3422
+  _globals['_ACCOUNTSERVICE']._serialized_end=4705
 # @@protoc_insertion_point(module_scope)

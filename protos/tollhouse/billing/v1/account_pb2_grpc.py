@@ -26,9 +26,9 @@ if _version_not_supported:
 
 
 class AccountServiceStub:
-    """Keeps the accounts money is in: one per organization, or per project of it, and currency.
+    """Keeps accounts: one per currency and organization, or project of an organization.
 
-    Accounts open by themselves on first use; this service opens them with terms of their own, and answers what they hold.
+    An account is opened automatically on its first use. This service opens accounts with other terms, and reads balances.
     """
 
     def __init__(self, channel):
@@ -75,9 +75,9 @@ class AccountServiceStub:
 
 
 class AccountServiceServicer:
-    """Keeps the accounts money is in: one per organization, or per project of it, and currency.
+    """Keeps accounts: one per currency and organization, or project of an organization.
 
-    Accounts open by themselves on first use; this service opens them with terms of their own, and answers what they hold.
+    An account is opened automatically on its first use. This service opens accounts with other terms, and reads balances.
     """
 
     def OpenAccount(self, request, context):
@@ -188,9 +188,9 @@ def add_AccountServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccountService:
-    """Keeps the accounts money is in: one per organization, or per project of it, and currency.
+    """Keeps accounts: one per currency and organization, or project of an organization.
 
-    Accounts open by themselves on first use; this service opens them with terms of their own, and answers what they hold.
+    An account is opened automatically on its first use. This service opens accounts with other terms, and reads balances.
     """
 
     @staticmethod

@@ -13,9 +13,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AccountServiceStub:
-    """Keeps the accounts money is in: one per organization, or per project of it, and currency.
+    """Keeps accounts: one per currency and organization, or project of an organization.
 
-    Accounts open by themselves on first use; this service opens them with terms of their own, and answers what they hold.
+    An account is opened automatically on its first use. This service opens accounts with other terms, and reads balances.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -51,9 +51,9 @@ class AccountServiceStub:
     """Returns the movements of an account over a time range, oldest first, with the balance before and after the range."""
 
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps the accounts money is in: one per organization, or per project of it, and currency.
+    """Keeps accounts: one per currency and organization, or project of an organization.
 
-    Accounts open by themselves on first use; this service opens them with terms of their own, and answers what they hold.
+    An account is opened automatically on its first use. This service opens accounts with other terms, and reads balances.
     """
 
     @_abc_1.abstractmethod

@@ -548,7 +548,7 @@ class DebitRequest(_message.Message):
     mode: Global___DebitMode.ValueType
     """What to do when less than the amount is available. Unspecified means GUARDED."""
     description: _builtins.str
-    """A line for people, at most 256 characters. Part of the request's identity."""
+    """A line for people, cut to 256 characters. Part of the request's identity."""
     validate_only: _builtins.bool
     """Whether to answer what would happen without doing it. Nothing is written and the operation id stays free."""
     @_builtins.property
@@ -962,7 +962,7 @@ class CreateHoldRequest(_message.Message):
     operation_id: _builtins.str
     """Names the work; its capture carries the same id."""
     description: _builtins.str
-    """A line for people, at most 256 characters. Part of the request's identity."""
+    """A line for people, cut to 256 characters. Part of the request's identity."""
     validate_only: _builtins.bool
     """Whether to answer what would happen without doing it. Nothing is written and the operation id stays free."""
     @_builtins.property
@@ -1147,7 +1147,7 @@ class CaptureHoldRequest(_message.Message):
     operation_id: _builtins.str
     """The operation id the hold was placed under."""
     description: _builtins.str
-    """A line for people, at most 256 characters. Part of the request's identity."""
+    """A line for people, cut to 256 characters. Part of the request's identity."""
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """What the work cost: zero or more, also more than the hold. In the hold's currency."""

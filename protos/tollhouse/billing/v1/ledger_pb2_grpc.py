@@ -220,7 +220,7 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExtendHold(self, request, context):
-        """Lets a hold live longer, for work that takes longer than foreseen. Never shortens it.
+        """Extends a hold, for work that takes longer than expected. Never shortens it.
 
         A hold that has ended in any way is FAILED_PRECONDITION `HOLD_ENDED`.
         """
@@ -230,6 +230,9 @@ class LedgerServiceServicer:
 
     def GetHold(self, request, context):
         """Returns the hold of an operation. NOT_FOUND `HOLD_NOT_FOUND` where there is none.
+
+        A path cannot carry every operation_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route
+        that ends in `holds:get`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -254,6 +257,9 @@ class LedgerServiceServicer:
 
     def GetTransaction(self, request, context):
         """Returns one transaction by its id or by its operation id. NOT_FOUND `TRANSACTION_NOT_FOUND` where there is none.
+
+        A path cannot carry every operation_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route
+        that ends in `transactions:get`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

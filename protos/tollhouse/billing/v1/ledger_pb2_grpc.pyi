@@ -74,12 +74,16 @@ class LedgerServiceStub:
     Releasing a released or expired hold changes nothing and succeeds; a captured one is FAILED_PRECONDITION `HOLD_ENDED`.
     """
     ExtendHold: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ExtendHoldRequest, _ledger_pb2.ExtendHoldResponse]
-    """Lets a hold live longer, for work that takes longer than foreseen. Never shortens it.
+    """Extends a hold, for work that takes longer than expected. Never shortens it.
 
     A hold that has ended in any way is FAILED_PRECONDITION `HOLD_ENDED`.
     """
     GetHold: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetHoldRequest, _ledger_pb2.GetHoldResponse]
-    """Returns the hold of an operation. NOT_FOUND `HOLD_NOT_FOUND` where there is none."""
+    """Returns the hold of an operation. NOT_FOUND `HOLD_NOT_FOUND` where there is none.
+
+    A path cannot carry every operation_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route
+    that ends in `holds:get`.
+    """
     ListHolds: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListHoldsRequest, _ledger_pb2.ListHoldsResponse]
     """Lists holds of an organization in the order of their operation ids. A page may be short, or even empty, before the last."""
     ReverseTransaction: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ReverseTransactionRequest, _ledger_pb2.ReverseTransactionResponse]
@@ -89,7 +93,11 @@ class LedgerServiceStub:
     reversal cannot be reversed (`REVERSAL_OF_REVERSAL`). Taking back a credit that is already spent overdraws the account.
     """
     GetTransaction: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetTransactionRequest, _ledger_pb2.GetTransactionResponse]
-    """Returns one transaction by its id or by its operation id. NOT_FOUND `TRANSACTION_NOT_FOUND` where there is none."""
+    """Returns one transaction by its id or by its operation id. NOT_FOUND `TRANSACTION_NOT_FOUND` where there is none.
+
+    A path cannot carry every operation_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route
+    that ends in `transactions:get`.
+    """
     ListTransactions: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListTransactionsRequest, _ledger_pb2.ListTransactionsResponse]
     """Lists transactions of an organization, newest first. A page may be short, or even empty, before the last."""
 
@@ -213,7 +221,7 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ExtendHoldRequest,
         context: _aio.ServicerContext[_ledger_pb2.ExtendHoldRequest, _abc.Awaitable[_ledger_pb2.ExtendHoldResponse]],
     ) -> _abc.Awaitable[_ledger_pb2.ExtendHoldResponse]:
-        """Lets a hold live longer, for work that takes longer than foreseen. Never shortens it.
+        """Extends a hold, for work that takes longer than expected. Never shortens it.
 
         A hold that has ended in any way is FAILED_PRECONDITION `HOLD_ENDED`.
         """
@@ -224,7 +232,11 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.GetHoldRequest,
         context: _aio.ServicerContext[_ledger_pb2.GetHoldRequest, _abc.Awaitable[_ledger_pb2.GetHoldResponse]],
     ) -> _abc.Awaitable[_ledger_pb2.GetHoldResponse]:
-        """Returns the hold of an operation. NOT_FOUND `HOLD_NOT_FOUND` where there is none."""
+        """Returns the hold of an operation. NOT_FOUND `HOLD_NOT_FOUND` where there is none.
+
+        A path cannot carry every operation_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route
+        that ends in `holds:get`.
+        """
 
     @_abc_1.abstractmethod
     def ListHolds(
@@ -252,7 +264,11 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.GetTransactionRequest,
         context: _aio.ServicerContext[_ledger_pb2.GetTransactionRequest, _abc.Awaitable[_ledger_pb2.GetTransactionResponse]],
     ) -> _abc.Awaitable[_ledger_pb2.GetTransactionResponse]:
-        """Returns one transaction by its id or by its operation id. NOT_FOUND `TRANSACTION_NOT_FOUND` where there is none."""
+        """Returns one transaction by its id or by its operation id. NOT_FOUND `TRANSACTION_NOT_FOUND` where there is none.
+
+        A path cannot carry every operation_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route
+        that ends in `transactions:get`.
+        """
 
     @_abc_1.abstractmethod
     def ListTransactions(

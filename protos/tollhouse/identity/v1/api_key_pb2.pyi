@@ -1432,7 +1432,7 @@ class VerifyApiKeyRequest(_message.Message):
     512 characters or one that is not valid UTF-8, gets NOT_FOUND like any other key that nobody has.
     """
     model: _builtins.str
-    """The model the key is to be used with, at most 256 characters. Not checked when empty."""
+    """The model the key is to be used with, 1 to 256 visible ASCII characters. Not checked when empty."""
     min_revision: _builtins.int
     """The answer reflects every change up to this revision, which costs a read if the cache is older. Zero accepts the
     cache as it is.

@@ -26,9 +26,10 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tollhouse.common.v1 import access_pb2 as tollhouse_dot_common_dot_v1_dot_access__pb2
+from tollhouse.common.v1 import text_pb2 as tollhouse_dot_common_dot_v1_dot_text__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0tollhouse/identity/v1/system_configuration.proto\x12\x15tollhouse.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\"\xce\x01\n\x13SystemConfiguration\x12H\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x37.tollhouse.identity.v1.SystemConfiguration.EntriesEntry\x12/\n\x0bupdate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x1a.\n\x0c\x45ntriesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1f\n\x1dGetSystemConfigurationRequest\"c\n\x1eGetSystemConfigurationResponse\x12\x41\n\rconfiguration\x18\x01 \x01(\x0b\x32*.tollhouse.identity.v1.SystemConfiguration\"\xb4\x02\n UpdateSystemConfigurationRequest\x12\x15\n\x04\x65tag\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x8d\x01\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x44.tollhouse.identity.v1.UpdateSystemConfigurationRequest.EntriesEntryB6\xbaH3\x9a\x01\x30\x10\x64\"\x19r\x17\x18@2\x13^[a-z][a-z0-9._-]*$*\x11r\x0f\x18\x80\x10\x32\n^[^\\x00]*$\x12\x39\n\x0cremoved_keys\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x64\"\x19r\x17\x18@2\x13^[a-z][a-z0-9._-]*$\x1a.\n\x0c\x45ntriesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"f\n!UpdateSystemConfigurationResponse\x12\x41\n\rconfiguration\x18\x01 \x01(\x0b\x32*.tollhouse.identity.v1.SystemConfiguration2\x91\x03\n\x1aSystemConfigurationService\x12\xb3\x01\n\x16GetSystemConfiguration\x12\x34.tollhouse.identity.v1.GetSystemConfigurationRequest\x1a\x35.tollhouse.identity.v1.GetSystemConfigurationResponse\",\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/system-configuration\x12\xbc\x01\n\x19UpdateSystemConfiguration\x12\x37.tollhouse.identity.v1.UpdateSystemConfigurationRequest\x1a\x38.tollhouse.identity.v1.UpdateSystemConfigurationResponse\",\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x1d\x32\x18/v1/system-configuration:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0tollhouse/identity/v1/system_configuration.proto\x12\x15tollhouse.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\x1a\x1etollhouse/common/v1/text.proto\"\xce\x01\n\x13SystemConfiguration\x12H\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x37.tollhouse.identity.v1.SystemConfiguration.EntriesEntry\x12/\n\x0bupdate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x1a.\n\x0c\x45ntriesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1f\n\x1dGetSystemConfigurationRequest\"c\n\x1eGetSystemConfigurationResponse\x12\x41\n\rconfiguration\x18\x01 \x01(\x0b\x32*.tollhouse.identity.v1.SystemConfiguration\"\xac\x02\n UpdateSystemConfigurationRequest\x12\x15\n\x04\x65tag\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x85\x01\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x44.tollhouse.identity.v1.UpdateSystemConfigurationRequest.EntriesEntryB.\xbaH+\x9a\x01(\x10\x64\"\x19r\x17\x18@2\x13^[a-z][a-z0-9._-]*$*\tr\x07\x18\x80\x10\xa0\xea\x30\x01\x12\x39\n\x0cremoved_keys\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x64\"\x19r\x17\x18@2\x13^[a-z][a-z0-9._-]*$\x1a.\n\x0c\x45ntriesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"f\n!UpdateSystemConfigurationResponse\x12\x41\n\rconfiguration\x18\x01 \x01(\x0b\x32*.tollhouse.identity.v1.SystemConfiguration2\x91\x03\n\x1aSystemConfigurationService\x12\xb3\x01\n\x16GetSystemConfiguration\x12\x34.tollhouse.identity.v1.GetSystemConfigurationRequest\x1a\x35.tollhouse.identity.v1.GetSystemConfigurationResponse\",\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/system-configuration\x12\xbc\x01\n\x19UpdateSystemConfiguration\x12\x37.tollhouse.identity.v1.UpdateSystemConfigurationRequest\x1a\x38.tollhouse.identity.v1.UpdateSystemConfigurationResponse\",\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x1d\x32\x18/v1/system-configuration:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,27 +43,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATESYSTEMCONFIGURATIONREQUEST'].fields_by_name['etag']._loaded_options = None
   _globals['_UPDATESYSTEMCONFIGURATIONREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
   _globals['_UPDATESYSTEMCONFIGURATIONREQUEST'].fields_by_name['entries']._loaded_options = None
-  _globals['_UPDATESYSTEMCONFIGURATIONREQUEST'].fields_by_name['entries']._serialized_options = b'\272H3\232\0010\020d\"\031r\027\030@2\023^[a-z][a-z0-9._-]*$*\021r\017\030\200\0202\n^[^\\x00]*$'
+  _globals['_UPDATESYSTEMCONFIGURATIONREQUEST'].fields_by_name['entries']._serialized_options = b'\272H+\232\001(\020d\"\031r\027\030@2\023^[a-z][a-z0-9._-]*$*\tr\007\030\200\020\240\3520\001'
   _globals['_UPDATESYSTEMCONFIGURATIONREQUEST'].fields_by_name['removed_keys']._loaded_options = None
   _globals['_UPDATESYSTEMCONFIGURATIONREQUEST'].fields_by_name['removed_keys']._serialized_options = b'\272H \222\001\035\020d\"\031r\027\030@2\023^[a-z][a-z0-9._-]*$'
   _globals['_SYSTEMCONFIGURATIONSERVICE'].methods_by_name['GetSystemConfiguration']._loaded_options = None
   _globals['_SYSTEMCONFIGURATIONSERVICE'].methods_by_name['GetSystemConfiguration']._serialized_options = b'\220\002\001\252\273\030\005\010\001\022\001*\202\323\344\223\002\032\022\030/v1/system-configuration'
   _globals['_SYSTEMCONFIGURATIONSERVICE'].methods_by_name['UpdateSystemConfiguration']._loaded_options = None
   _globals['_SYSTEMCONFIGURATIONSERVICE'].methods_by_name['UpdateSystemConfiguration']._serialized_options = b'\220\002\002\252\273\030\002\010\001\202\323\344\223\002\0352\030/v1/system-configuration:\001*'
-  _globals['_SYSTEMCONFIGURATION']._serialized_start=202
-  _globals['_SYSTEMCONFIGURATION']._serialized_end=408
-  _globals['_SYSTEMCONFIGURATION_ENTRIESENTRY']._serialized_start=362
-  _globals['_SYSTEMCONFIGURATION_ENTRIESENTRY']._serialized_end=408
-  _globals['_GETSYSTEMCONFIGURATIONREQUEST']._serialized_start=410
-  _globals['_GETSYSTEMCONFIGURATIONREQUEST']._serialized_end=441
-  _globals['_GETSYSTEMCONFIGURATIONRESPONSE']._serialized_start=443
-  _globals['_GETSYSTEMCONFIGURATIONRESPONSE']._serialized_end=542
-  _globals['_UPDATESYSTEMCONFIGURATIONREQUEST']._serialized_start=545
-  _globals['_UPDATESYSTEMCONFIGURATIONREQUEST']._serialized_end=853
-  _globals['_UPDATESYSTEMCONFIGURATIONREQUEST_ENTRIESENTRY']._serialized_start=362
-  _globals['_UPDATESYSTEMCONFIGURATIONREQUEST_ENTRIESENTRY']._serialized_end=408
-  _globals['_UPDATESYSTEMCONFIGURATIONRESPONSE']._serialized_start=855
-  _globals['_UPDATESYSTEMCONFIGURATIONRESPONSE']._serialized_end=957
-  _globals['_SYSTEMCONFIGURATIONSERVICE']._serialized_start=960
-  _globals['_SYSTEMCONFIGURATIONSERVICE']._serialized_end=1361
+  _globals['_SYSTEMCONFIGURATION']._serialized_start=234
+  _globals['_SYSTEMCONFIGURATION']._serialized_end=440
+  _globals['_SYSTEMCONFIGURATION_ENTRIESENTRY']._serialized_start=394
+  _globals['_SYSTEMCONFIGURATION_ENTRIESENTRY']._serialized_end=440
+  _globals['_GETSYSTEMCONFIGURATIONREQUEST']._serialized_start=442
+  _globals['_GETSYSTEMCONFIGURATIONREQUEST']._serialized_end=473
+  _globals['_GETSYSTEMCONFIGURATIONRESPONSE']._serialized_start=475
+  _globals['_GETSYSTEMCONFIGURATIONRESPONSE']._serialized_end=574
+  _globals['_UPDATESYSTEMCONFIGURATIONREQUEST']._serialized_start=577
+  _globals['_UPDATESYSTEMCONFIGURATIONREQUEST']._serialized_end=877
+  _globals['_UPDATESYSTEMCONFIGURATIONREQUEST_ENTRIESENTRY']._serialized_start=394
+  _globals['_UPDATESYSTEMCONFIGURATIONREQUEST_ENTRIESENTRY']._serialized_end=440
+  _globals['_UPDATESYSTEMCONFIGURATIONRESPONSE']._serialized_start=879
+  _globals['_UPDATESYSTEMCONFIGURATIONRESPONSE']._serialized_end=981
+  _globals['_SYSTEMCONFIGURATIONSERVICE']._serialized_start=984
+  _globals['_SYSTEMCONFIGURATIONSERVICE']._serialized_end=1385
 # @@protoc_insertion_point(module_scope)

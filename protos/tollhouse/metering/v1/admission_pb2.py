@@ -28,11 +28,12 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tollhouse.common.v1 import access_pb2 as tollhouse_dot_common_dot_v1_dot_access__pb2
 from tollhouse.common.v1 import amount_pb2 as tollhouse_dot_common_dot_v1_dot_amount__pb2
+from tollhouse.common.v1 import text_pb2 as tollhouse_dot_common_dot_v1_dot_text__pb2
 from tollhouse.metering.v1 import model_pb2 as tollhouse_dot_metering_dot_v1_dot_model__pb2
 from tollhouse.metering.v1 import usage_pb2 as tollhouse_dot_metering_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tollhouse/metering/v1/admission.proto\x12\x15tollhouse.metering.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\x1a tollhouse/common/v1/amount.proto\x1a!tollhouse/metering/v1/model.proto\x1a!tollhouse/metering/v1/usage.proto\"\xd1\x01\n\tPrincipal\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nproject_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07user_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\'\n\x12service_account_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1f\n\napi_key_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x18\n\x06scopes\x18\x06 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10@\"\xb5\x01\n\x06\x44\x65nial\x12\x33\n\x06reason\x18\x01 \x01(\x0e\x32#.tollhouse.metering.v1.DenialReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x37\n\x05\x66\x61\x63ts\x18\x03 \x03(\x0b\x32(.tollhouse.metering.v1.Denial.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"{\n\x0bLimitStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x03\x12\x0c\n\x04used\x18\x03 \x01(\x03\x12\x11\n\tremaining\x18\x04 \x01(\x03\x12.\n\nreset_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xac\x04\n\x10\x41uthorizeRequest\x12>\n\x0coperation_id\x18\x01 \x01(\tB(\xbaH%r#\x18\x80\x01\x32\x1e^[A-Za-z0-9][A-Za-z0-9._:/-]*$\x12 \n\x07\x61pi_key\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x04H\x00\x12\x35\n\tprincipal\x18\x03 \x01(\x0b\x32 .tollhouse.metering.v1.PrincipalH\x00\x12\x39\n\x05model\x18\x04 \x01(\tB*\xbaH\'r%\x18\x80\x01\x32 ^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$\x12#\n\x0cinput_tokens\x18\x05 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\x12-\n\x11max_output_tokens\x18\x06 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00H\x01\x88\x01\x01\x12\x1a\n\x08\x65ndpoint\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12*\n\x0frequired_scopes\x18\x08 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10 \"\x07r\x05\x10\x01\x18\x80\x01\x12\x1d\n\x0cmin_revision\x18\t \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12<\n\x08hold_ttl\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x03\x08\x90\x1c\x32\x02\x08\x01\x12$\n\x0e\x63lient_address\x18\x0b \x01(\tB\x0c\xbaH\tr\x04\x18@p\x01\xd8\x01\x01\x42\x0f\n\x06\x63\x61ller\x12\x05\xbaH\x02\x08\x01\x42\x14\n\x12_max_output_tokens\"\x99\x03\n\x11\x41uthorizeResponse\x12\x31\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1f.tollhouse.metering.v1.Decision\x12-\n\x06\x64\x65nial\x18\x02 \x01(\x0b\x32\x1d.tollhouse.metering.v1.Denial\x12\x33\n\tprincipal\x18\x03 \x01(\x0b\x32 .tollhouse.metering.v1.Principal\x12\x0f\n\x07hold_id\x18\x04 \x01(\t\x12\x30\n\x0bheld_amount\x18\x05 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x06limits\x18\x07 \x03(\x0b\x32\".tollhouse.metering.v1.LimitStatus\x12\x18\n\x10price_version_id\x18\x08 \x01(\t\x12\x19\n\x11max_output_tokens\x18\t \x01(\x03\x12\x10\n\x08replayed\x18\n \x01(\x08\"\xfe\x05\n\rSettleRequest\x12>\n\x0coperation_id\x18\x01 \x01(\tB(\xbaH%r#\x18\x80\x01\x32\x1e^[A-Za-z0-9][A-Za-z0-9._:/-]*$\x12!\n\x0forganization_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nproject_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07user_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1f\n\napi_key_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12$\n\x0fsubscription_id\x18\x06 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x39\n\x05model\x18\x07 \x01(\tB*\xbaH\'r%\x18\x80\x01\x32 ^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$\x12\x32\n\x06tokens\x18\x08 \x01(\x0b\x32\".tollhouse.metering.v1.TokenCounts\x12.\n\noccur_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\nlatency_ms\x18\n \x01(\x03\x42\x0c\xbaH\t\"\x07\x18\x80\xb8\x99)(\x00H\x00\x88\x01\x01\x12$\n\x0bstatus_code\x18\x0b \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe7\x07(\x00H\x01\x88\x01\x01\x12\x1f\n\rerror_message\x18\x0c \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x1a\n\x08\x65ndpoint\x18\r \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12!\n\x0f\x63onversation_id\x18\x0e \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12Y\n\x06labels\x18\x0f \x03(\x0b\x32\x30.tollhouse.metering.v1.SettleRequest.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10\x10\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x02\x12\x0f\n\x07partial\x18\x10 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_latency_msB\x0e\n\x0c_status_code\"\xf8\x01\n\x0eSettleResponse\x12\x31\n\x05usage\x18\x01 \x01(\x0b\x32\".tollhouse.metering.v1.UsageRecord\x12\x34\n\x0freleased_amount\x18\x02 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x33\n\x0eoverrun_amount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x36\n\x07\x62\x61lance\x18\x04 \x01(\x0b\x32%.tollhouse.metering.v1.AccountBalance\x12\x10\n\x08replayed\x18\x05 \x01(\x08\"r\n\rCancelRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12>\n\x0coperation_id\x18\x02 \x01(\tB(\xbaH%r#\x18\x80\x01\x32\x1e^[A-Za-z0-9][A-Za-z0-9._:/-]*$\"X\n\x0e\x43\x61ncelResponse\x12\x34\n\x0freleased_amount\x18\x01 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x10\n\x08replayed\x18\x02 \x01(\x08*O\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44\x45\x43ISION_ALLOWED\x10\x01\x12\x13\n\x0f\x44\x45\x43ISION_DENIED\x10\x02*\xca\x04\n\x0c\x44\x65nialReason\x12\x1d\n\x19\x44\x45NIAL_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x44\x45NIAL_REASON_KEY_NOT_FOUND\x10\x01\x12\x1e\n\x1a\x44\x45NIAL_REASON_KEY_DISABLED\x10\x02\x12\x1d\n\x19\x44\x45NIAL_REASON_KEY_REVOKED\x10\x03\x12\x1d\n\x19\x44\x45NIAL_REASON_KEY_EXPIRED\x10\x04\x12$\n DENIAL_REASON_KEY_OWNER_INACTIVE\x10\x05\x12(\n$DENIAL_REASON_KEY_INSUFFICIENT_SCOPE\x10\x06\x12\'\n#DENIAL_REASON_KEY_MODEL_NOT_ALLOWED\x10\x07\x12\x1f\n\x1b\x44\x45NIAL_REASON_MODEL_UNKNOWN\x10\x08\x12 \n\x1c\x44\x45NIAL_REASON_MODEL_INACTIVE\x10\t\x12\x1f\n\x1b\x44\x45NIAL_REASON_PRICE_UNKNOWN\x10\n\x12&\n\"DENIAL_REASON_INSUFFICIENT_BALANCE\x10\x0b\x12#\n\x1f\x44\x45NIAL_REASON_CURRENCY_MISMATCH\x10\x0c\x12 \n\x1c\x44\x45NIAL_REASON_ACCOUNT_CLOSED\x10\r\x12%\n!DENIAL_REASON_AUTHORIZATION_ENDED\x10\x0e\x12)\n%DENIAL_REASON_KEY_ADDRESS_NOT_ALLOWED\x10\x0f\x32\xf2\x03\n\x10\x41\x64missionService\x12\x89\x01\n\tAuthorize\x12\'.tollhouse.metering.v1.AuthorizeRequest\x1a(.tollhouse.metering.v1.AuthorizeResponse\")\x90\x02\x02\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x17\"\x12/v1/authorizations:\x01*\x12\xa7\x01\n\x06Settle\x12$.tollhouse.metering.v1.SettleRequest\x1a%.tollhouse.metering.v1.SettleResponse\"P\x90\x02\x02\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02>\"9/v1/organizations/{organization_id}/authorizations:settle:\x01*\x12\xa7\x01\n\x06\x43\x61ncel\x12$.tollhouse.metering.v1.CancelRequest\x1a%.tollhouse.metering.v1.CancelResponse\"P\x90\x02\x02\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02>\"9/v1/organizations/{organization_id}/authorizations:cancel:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tollhouse/metering/v1/admission.proto\x12\x15tollhouse.metering.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\x1a tollhouse/common/v1/amount.proto\x1a\x1etollhouse/common/v1/text.proto\x1a!tollhouse/metering/v1/model.proto\x1a!tollhouse/metering/v1/usage.proto\"\xdc\x01\n\tPrincipal\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nproject_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07user_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\'\n\x12service_account_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1f\n\napi_key_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12#\n\x06scopes\x18\x06 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10@\"\tr\x07\x18\x80\x01\xa0\xea\x30\x01\"\xb5\x01\n\x06\x44\x65nial\x12\x33\n\x06reason\x18\x01 \x01(\x0e\x32#.tollhouse.metering.v1.DenialReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x37\n\x05\x66\x61\x63ts\x18\x03 \x03(\x0b\x32(.tollhouse.metering.v1.Denial.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"{\n\x0bLimitStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x03\x12\x0c\n\x04used\x18\x03 \x01(\x03\x12\x11\n\tremaining\x18\x04 \x01(\x03\x12.\n\nreset_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe3\x03\n\x10\x41uthorizeRequest\x12\x1f\n\x0coperation_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x88\xea\x30\x01\x12\x16\n\x07\x61pi_key\x18\x02 \x01(\tB\x03\x80\x01\x01H\x00\x12\x35\n\tprincipal\x18\x03 \x01(\x0b\x32 .tollhouse.metering.v1.PrincipalH\x00\x12\x18\n\x05model\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x90\xea\x30\x01\x12#\n\x0cinput_tokens\x18\x05 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00\x12-\n\x11max_output_tokens\x18\x06 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00H\x01\x88\x01\x01\x12\x17\n\x08\x65ndpoint\x18\x07 \x01(\tB\x05\xf0\xbb\x18\x80\x02\x12.\n\x0frequired_scopes\x18\x08 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x10 \"\x0br\t\x10\x01\x18\x80\x01\xa0\xea\x30\x01\x12\x1d\n\x0cmin_revision\x18\t \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12<\n\x08hold_ttl\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x03\x08\x90\x1c\x32\x02\x08\x01\x12$\n\x0e\x63lient_address\x18\x0b \x01(\tB\x0c\xbaH\tr\x04\x18@p\x01\xd8\x01\x01\x42\x0f\n\x06\x63\x61ller\x12\x05\xbaH\x02\x08\x01\x42\x14\n\x12_max_output_tokens\"\x99\x03\n\x11\x41uthorizeResponse\x12\x31\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32\x1f.tollhouse.metering.v1.Decision\x12-\n\x06\x64\x65nial\x18\x02 \x01(\x0b\x32\x1d.tollhouse.metering.v1.Denial\x12\x33\n\tprincipal\x18\x03 \x01(\x0b\x32 .tollhouse.metering.v1.Principal\x12\x0f\n\x07hold_id\x18\x04 \x01(\t\x12\x30\n\x0bheld_amount\x18\x05 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x06limits\x18\x07 \x03(\x0b\x32\".tollhouse.metering.v1.LimitStatus\x12\x18\n\x10price_version_id\x18\x08 \x01(\t\x12\x19\n\x11max_output_tokens\x18\t \x01(\x03\x12\x10\n\x08replayed\x18\n \x01(\x08\"\x89\x05\n\rSettleRequest\x12\x1f\n\x0coperation_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x88\xea\x30\x01\x12!\n\x0forganization_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nproject_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07user_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1f\n\napi_key_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12$\n\x0fsubscription_id\x18\x06 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x18\n\x05model\x18\x07 \x01(\tB\t\xbaH\x06r\x04\x90\xea\x30\x01\x12\x32\n\x06tokens\x18\x08 \x01(\x0b\x32\".tollhouse.metering.v1.TokenCounts\x12.\n\noccur_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\nlatency_ms\x18\n \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x0bstatus_code\x18\x0b \x01(\x05H\x01\x88\x01\x01\x12\x1c\n\rerror_message\x18\x0c \x01(\tB\x05\xf0\xbb\x18\x80\x08\x12\x17\n\x08\x65ndpoint\x18\r \x01(\tB\x05\xf0\xbb\x18\x80\x02\x12\x1e\n\x0f\x63onversation_id\x18\x0e \x01(\tB\x05\xf0\xbb\x18\x80\x02\x12G\n\x06labels\x18\x0f \x03(\x0b\x32\x30.tollhouse.metering.v1.SettleRequest.LabelsEntryB\x05\xf0\xbb\x18\x80\x02\x12\x0f\n\x07partial\x18\x10 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_latency_msB\x0e\n\x0c_status_code\"\x91\x02\n\x0eSettleResponse\x12\x31\n\x05usage\x18\x01 \x01(\x0b\x32\".tollhouse.metering.v1.UsageRecord\x12\x34\n\x0freleased_amount\x18\x02 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x33\n\x0eoverrun_amount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x36\n\x07\x62\x61lance\x18\x04 \x01(\x0b\x32%.tollhouse.metering.v1.AccountBalance\x12\x10\n\x08replayed\x18\x05 \x01(\x08\x12\x17\n\x0f\x61\x64justed_fields\x18\x06 \x03(\t\"S\n\rCancelRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\x0coperation_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x88\xea\x30\x01\"X\n\x0e\x43\x61ncelResponse\x12\x34\n\x0freleased_amount\x18\x01 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x10\n\x08replayed\x18\x02 \x01(\x08*O\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44\x45\x43ISION_ALLOWED\x10\x01\x12\x13\n\x0f\x44\x45\x43ISION_DENIED\x10\x02*\xca\x04\n\x0c\x44\x65nialReason\x12\x1d\n\x19\x44\x45NIAL_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x44\x45NIAL_REASON_KEY_NOT_FOUND\x10\x01\x12\x1e\n\x1a\x44\x45NIAL_REASON_KEY_DISABLED\x10\x02\x12\x1d\n\x19\x44\x45NIAL_REASON_KEY_REVOKED\x10\x03\x12\x1d\n\x19\x44\x45NIAL_REASON_KEY_EXPIRED\x10\x04\x12$\n DENIAL_REASON_KEY_OWNER_INACTIVE\x10\x05\x12(\n$DENIAL_REASON_KEY_INSUFFICIENT_SCOPE\x10\x06\x12\'\n#DENIAL_REASON_KEY_MODEL_NOT_ALLOWED\x10\x07\x12\x1f\n\x1b\x44\x45NIAL_REASON_MODEL_UNKNOWN\x10\x08\x12 \n\x1c\x44\x45NIAL_REASON_MODEL_INACTIVE\x10\t\x12\x1f\n\x1b\x44\x45NIAL_REASON_PRICE_UNKNOWN\x10\n\x12&\n\"DENIAL_REASON_INSUFFICIENT_BALANCE\x10\x0b\x12#\n\x1f\x44\x45NIAL_REASON_CURRENCY_MISMATCH\x10\x0c\x12 \n\x1c\x44\x45NIAL_REASON_ACCOUNT_CLOSED\x10\r\x12%\n!DENIAL_REASON_AUTHORIZATION_ENDED\x10\x0e\x12)\n%DENIAL_REASON_KEY_ADDRESS_NOT_ALLOWED\x10\x0f\x32\xf9\x03\n\x10\x41\x64missionService\x12\x89\x01\n\tAuthorize\x12\'.tollhouse.metering.v1.AuthorizeRequest\x1a(.tollhouse.metering.v1.AuthorizeResponse\")\x90\x02\x02\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x17\"\x12/v1/authorizations:\x01*\x12\xae\x01\n\x06Settle\x12$.tollhouse.metering.v1.SettleRequest\x1a%.tollhouse.metering.v1.SettleResponse\"W\x90\x02\x02\xaa\xbb\x18\x05\x08\x01\x12\x01*\xb0\xbb\x18\x80\x80\x80\x02\x82\xd3\xe4\x93\x02>\"9/v1/organizations/{organization_id}/authorizations:settle:\x01*\x12\xa7\x01\n\x06\x43\x61ncel\x12$.tollhouse.metering.v1.CancelRequest\x1a%.tollhouse.metering.v1.CancelResponse\"P\x90\x02\x02\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02>\"9/v1/organizations/{organization_id}/authorizations:cancel:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,25 +51,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRINCIPAL'].fields_by_name['api_key_id']._loaded_options = None
   _globals['_PRINCIPAL'].fields_by_name['api_key_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_PRINCIPAL'].fields_by_name['scopes']._loaded_options = None
-  _globals['_PRINCIPAL'].fields_by_name['scopes']._serialized_options = b'\272H\005\222\001\002\020@'
+  _globals['_PRINCIPAL'].fields_by_name['scopes']._serialized_options = b'\272H\020\222\001\r\020@\"\tr\007\030\200\001\240\3520\001'
   _globals['_DENIAL_FACTSENTRY']._loaded_options = None
   _globals['_DENIAL_FACTSENTRY']._serialized_options = b'8\001'
   _globals['_AUTHORIZEREQUEST'].oneofs_by_name['caller']._loaded_options = None
   _globals['_AUTHORIZEREQUEST'].oneofs_by_name['caller']._serialized_options = b'\272H\002\010\001'
   _globals['_AUTHORIZEREQUEST'].fields_by_name['operation_id']._loaded_options = None
-  _globals['_AUTHORIZEREQUEST'].fields_by_name['operation_id']._serialized_options = b'\272H%r#\030\200\0012\036^[A-Za-z0-9][A-Za-z0-9._:/-]*$'
+  _globals['_AUTHORIZEREQUEST'].fields_by_name['operation_id']._serialized_options = b'\272H\006r\004\210\3520\001'
   _globals['_AUTHORIZEREQUEST'].fields_by_name['api_key']._loaded_options = None
-  _globals['_AUTHORIZEREQUEST'].fields_by_name['api_key']._serialized_options = b'\200\001\001\272H\007r\005\020\001\030\200\004'
+  _globals['_AUTHORIZEREQUEST'].fields_by_name['api_key']._serialized_options = b'\200\001\001'
   _globals['_AUTHORIZEREQUEST'].fields_by_name['model']._loaded_options = None
-  _globals['_AUTHORIZEREQUEST'].fields_by_name['model']._serialized_options = b'\272H\'r%\030\200\0012 ^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$'
+  _globals['_AUTHORIZEREQUEST'].fields_by_name['model']._serialized_options = b'\272H\006r\004\220\3520\001'
   _globals['_AUTHORIZEREQUEST'].fields_by_name['input_tokens']._loaded_options = None
   _globals['_AUTHORIZEREQUEST'].fields_by_name['input_tokens']._serialized_options = b'\272H\n\"\010\030\200\224\353\334\003(\000'
   _globals['_AUTHORIZEREQUEST'].fields_by_name['max_output_tokens']._loaded_options = None
   _globals['_AUTHORIZEREQUEST'].fields_by_name['max_output_tokens']._serialized_options = b'\272H\n\"\010\030\200\224\353\334\003(\000'
   _globals['_AUTHORIZEREQUEST'].fields_by_name['endpoint']._loaded_options = None
-  _globals['_AUTHORIZEREQUEST'].fields_by_name['endpoint']._serialized_options = b'\272H\005r\003\030\200\002'
+  _globals['_AUTHORIZEREQUEST'].fields_by_name['endpoint']._serialized_options = b'\360\273\030\200\002'
   _globals['_AUTHORIZEREQUEST'].fields_by_name['required_scopes']._loaded_options = None
-  _globals['_AUTHORIZEREQUEST'].fields_by_name['required_scopes']._serialized_options = b'\272H\016\222\001\013\020 \"\007r\005\020\001\030\200\001'
+  _globals['_AUTHORIZEREQUEST'].fields_by_name['required_scopes']._serialized_options = b'\272H\022\222\001\017\020 \"\013r\t\020\001\030\200\001\240\3520\001'
   _globals['_AUTHORIZEREQUEST'].fields_by_name['min_revision']._loaded_options = None
   _globals['_AUTHORIZEREQUEST'].fields_by_name['min_revision']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_AUTHORIZEREQUEST'].fields_by_name['hold_ttl']._loaded_options = None
@@ -78,7 +79,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETTLEREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_SETTLEREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_SETTLEREQUEST'].fields_by_name['operation_id']._loaded_options = None
-  _globals['_SETTLEREQUEST'].fields_by_name['operation_id']._serialized_options = b'\272H%r#\030\200\0012\036^[A-Za-z0-9][A-Za-z0-9._:/-]*$'
+  _globals['_SETTLEREQUEST'].fields_by_name['operation_id']._serialized_options = b'\272H\006r\004\210\3520\001'
   _globals['_SETTLEREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_SETTLEREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_SETTLEREQUEST'].fields_by_name['project_id']._loaded_options = None
@@ -90,55 +91,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETTLEREQUEST'].fields_by_name['subscription_id']._loaded_options = None
   _globals['_SETTLEREQUEST'].fields_by_name['subscription_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_SETTLEREQUEST'].fields_by_name['model']._loaded_options = None
-  _globals['_SETTLEREQUEST'].fields_by_name['model']._serialized_options = b'\272H\'r%\030\200\0012 ^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$'
-  _globals['_SETTLEREQUEST'].fields_by_name['latency_ms']._loaded_options = None
-  _globals['_SETTLEREQUEST'].fields_by_name['latency_ms']._serialized_options = b'\272H\t\"\007\030\200\270\231)(\000'
-  _globals['_SETTLEREQUEST'].fields_by_name['status_code']._loaded_options = None
-  _globals['_SETTLEREQUEST'].fields_by_name['status_code']._serialized_options = b'\272H\007\032\005\030\347\007(\000'
+  _globals['_SETTLEREQUEST'].fields_by_name['model']._serialized_options = b'\272H\006r\004\220\3520\001'
   _globals['_SETTLEREQUEST'].fields_by_name['error_message']._loaded_options = None
-  _globals['_SETTLEREQUEST'].fields_by_name['error_message']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_SETTLEREQUEST'].fields_by_name['error_message']._serialized_options = b'\360\273\030\200\010'
   _globals['_SETTLEREQUEST'].fields_by_name['endpoint']._loaded_options = None
-  _globals['_SETTLEREQUEST'].fields_by_name['endpoint']._serialized_options = b'\272H\005r\003\030\200\002'
+  _globals['_SETTLEREQUEST'].fields_by_name['endpoint']._serialized_options = b'\360\273\030\200\002'
   _globals['_SETTLEREQUEST'].fields_by_name['conversation_id']._loaded_options = None
-  _globals['_SETTLEREQUEST'].fields_by_name['conversation_id']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_SETTLEREQUEST'].fields_by_name['conversation_id']._serialized_options = b'\360\273\030\200\002'
   _globals['_SETTLEREQUEST'].fields_by_name['labels']._loaded_options = None
-  _globals['_SETTLEREQUEST'].fields_by_name['labels']._serialized_options = b'\272H\024\232\001\021\020\020\"\006r\004\020\001\030@*\005r\003\030\200\002'
+  _globals['_SETTLEREQUEST'].fields_by_name['labels']._serialized_options = b'\360\273\030\200\002'
   _globals['_CANCELREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_CANCELREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_CANCELREQUEST'].fields_by_name['operation_id']._loaded_options = None
-  _globals['_CANCELREQUEST'].fields_by_name['operation_id']._serialized_options = b'\272H%r#\030\200\0012\036^[A-Za-z0-9][A-Za-z0-9._:/-]*$'
+  _globals['_CANCELREQUEST'].fields_by_name['operation_id']._serialized_options = b'\272H\006r\004\210\3520\001'
   _globals['_ADMISSIONSERVICE'].methods_by_name['Authorize']._loaded_options = None
   _globals['_ADMISSIONSERVICE'].methods_by_name['Authorize']._serialized_options = b'\220\002\002\252\273\030\005\010\001\022\001*\202\323\344\223\002\027\"\022/v1/authorizations:\001*'
   _globals['_ADMISSIONSERVICE'].methods_by_name['Settle']._loaded_options = None
-  _globals['_ADMISSIONSERVICE'].methods_by_name['Settle']._serialized_options = b'\220\002\002\252\273\030\005\010\001\022\001*\202\323\344\223\002>\"9/v1/organizations/{organization_id}/authorizations:settle:\001*'
+  _globals['_ADMISSIONSERVICE'].methods_by_name['Settle']._serialized_options = b'\220\002\002\252\273\030\005\010\001\022\001*\260\273\030\200\200\200\002\202\323\344\223\002>\"9/v1/organizations/{organization_id}/authorizations:settle:\001*'
   _globals['_ADMISSIONSERVICE'].methods_by_name['Cancel']._loaded_options = None
   _globals['_ADMISSIONSERVICE'].methods_by_name['Cancel']._serialized_options = b'\220\002\002\252\273\030\005\010\001\022\001*\202\323\344\223\002>\"9/v1/organizations/{organization_id}/authorizations:cancel:\001*'
-  _globals['_DECISION']._serialized_start=3044
-  _globals['_DECISION']._serialized_end=3123
-  _globals['_DENIALREASON']._serialized_start=3126
-  _globals['_DENIALREASON']._serialized_end=3712
-  _globals['_PRINCIPAL']._serialized_start=327
-  _globals['_PRINCIPAL']._serialized_end=536
-  _globals['_DENIAL']._serialized_start=539
-  _globals['_DENIAL']._serialized_end=720
-  _globals['_DENIAL_FACTSENTRY']._serialized_start=676
-  _globals['_DENIAL_FACTSENTRY']._serialized_end=720
-  _globals['_LIMITSTATUS']._serialized_start=722
-  _globals['_LIMITSTATUS']._serialized_end=845
-  _globals['_AUTHORIZEREQUEST']._serialized_start=848
-  _globals['_AUTHORIZEREQUEST']._serialized_end=1404
-  _globals['_AUTHORIZERESPONSE']._serialized_start=1407
-  _globals['_AUTHORIZERESPONSE']._serialized_end=1816
-  _globals['_SETTLEREQUEST']._serialized_start=1819
-  _globals['_SETTLEREQUEST']._serialized_end=2585
-  _globals['_SETTLEREQUEST_LABELSENTRY']._serialized_start=2509
-  _globals['_SETTLEREQUEST_LABELSENTRY']._serialized_end=2554
-  _globals['_SETTLERESPONSE']._serialized_start=2588
-  _globals['_SETTLERESPONSE']._serialized_end=2836
-  _globals['_CANCELREQUEST']._serialized_start=2838
-  _globals['_CANCELREQUEST']._serialized_end=2952
-  _globals['_CANCELRESPONSE']._serialized_start=2954
-  _globals['_CANCELRESPONSE']._serialized_end=3042
-  _globals['_ADMISSIONSERVICE']._serialized_start=3715
-  _globals['_ADMISSIONSERVICE']._serialized_end=4213
+  _globals['_DECISION']._serialized_start=2891
+  _globals['_DECISION']._serialized_end=2970
+  _globals['_DENIALREASON']._serialized_start=2973
+  _globals['_DENIALREASON']._serialized_end=3559
+  _globals['_PRINCIPAL']._serialized_start=359
+  _globals['_PRINCIPAL']._serialized_end=579
+  _globals['_DENIAL']._serialized_start=582
+  _globals['_DENIAL']._serialized_end=763
+  _globals['_DENIAL_FACTSENTRY']._serialized_start=719
+  _globals['_DENIAL_FACTSENTRY']._serialized_end=763
+  _globals['_LIMITSTATUS']._serialized_start=765
+  _globals['_LIMITSTATUS']._serialized_end=888
+  _globals['_AUTHORIZEREQUEST']._serialized_start=891
+  _globals['_AUTHORIZEREQUEST']._serialized_end=1374
+  _globals['_AUTHORIZERESPONSE']._serialized_start=1377
+  _globals['_AUTHORIZERESPONSE']._serialized_end=1786
+  _globals['_SETTLEREQUEST']._serialized_start=1789
+  _globals['_SETTLEREQUEST']._serialized_end=2438
+  _globals['_SETTLEREQUEST_LABELSENTRY']._serialized_start=2362
+  _globals['_SETTLEREQUEST_LABELSENTRY']._serialized_end=2407
+  _globals['_SETTLERESPONSE']._serialized_start=2441
+  _globals['_SETTLERESPONSE']._serialized_end=2714
+  _globals['_CANCELREQUEST']._serialized_start=2716
+  _globals['_CANCELREQUEST']._serialized_end=2799
+  _globals['_CANCELRESPONSE']._serialized_start=2801
+  _globals['_CANCELRESPONSE']._serialized_end=2889
+  _globals['_ADMISSIONSERVICE']._serialized_start=3562
+  _globals['_ADMISSIONSERVICE']._serialized_end=4067
 # @@protoc_insertion_point(module_scope)

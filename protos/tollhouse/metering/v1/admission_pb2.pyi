@@ -284,9 +284,11 @@ class AuthorizeRequest(_message.Message):
     HOLD_TTL_FIELD_NUMBER: _builtins.int
     CLIENT_ADDRESS_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
-    """The caller's name for the work, unique within the organization for ever: 1 to 128 letters, digits and `. _ : / -`."""
+    """The caller's name for the work, unique within the organization for ever: 1 to 255 visible ASCII characters."""
     api_key: _builtins.str
-    """The secret API key, as the end user presented it. It is verified and never stored."""
+    """The secret API key, exactly as the end user presented it. It is verified and never stored. Text that no key can be, such
+    as an empty or very long one, is denied with KEY_NOT_FOUND like any other wrong key.
+    """
     model: _builtins.str
     """The model's id in the catalogue."""
     input_tokens: _builtins.int
@@ -296,7 +298,7 @@ class AuthorizeRequest(_message.Message):
     is not known.
     """
     endpoint: _builtins.str
-    """The endpoint of the platform that was called, up to 256 characters."""
+    """The endpoint of the platform that will be called, cut to 256 characters."""
     min_revision: _builtins.int
     """The least revision of identity's data the key must be verified with; zero when up to 5 seconds' delay is fine."""
     client_address: _builtins.str
@@ -472,15 +474,21 @@ class SettleRequest(_message.Message):
     model: _builtins.str
     """The model that did the work. Another than the authorized one is charged at its own price of the occur_time."""
     latency_ms: _builtins.int
-    """How long the work took, in milliseconds, up to one day."""
+    """How long the work took, in milliseconds. More than one day, 86,400,000, is recorded as one day, so that slow work still
+    counts as slow; a negative number is left out.
+    """
     status_code: _builtins.int
-    """How the work ended, an HTTP or gRPC status number. 400 and above counts as an error."""
+    """How the work ended, an HTTP or gRPC status number. 400 and above counts as an error. A number that is not between 0
+    and 999 is no status and is left out.
+    """
     error_message: _builtins.str
-    """The error of work that failed, up to 1024 characters. A usage with an error message counts as an error."""
+    """The error of work that failed, cut to 1024 characters. A usage with an error message counts as an error."""
     endpoint: _builtins.str
-    """The endpoint of the platform that was called, up to 256 characters; the authorization's when empty."""
+    """The endpoint of the platform that was called, cut to 256 characters; the authorization's when empty."""
     conversation_id: _builtins.str
-    """The conversation the work belongs to, up to 128 characters."""
+    """The conversation the work belongs to, cut to 256 characters. It is text that only describes: a charge is never
+    refused for it.
+    """
     partial: _builtins.bool
     """Whether the work was broken off, so that the counts are what had been produced by then."""
     @_builtins.property
@@ -493,7 +501,9 @@ class SettleRequest(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's own facts: at most 16, keys up to 64, values up to 256 characters."""
+        """The caller's own facts: at most 16, keys of 1 to 64 characters without U+0000, values cut to 256 characters. A label
+        with another key is left out, and so is each after the first 16 in the order of their keys.
+        """
 
     def __init__(
         self,
@@ -541,6 +551,7 @@ class SettleResponse(_message.Message):
     OVERRUN_AMOUNT_FIELD_NUMBER: _builtins.int
     BALANCE_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
+    ADJUSTED_FIELDS_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
     """Whether the usage had been recorded before."""
     @_builtins.property
@@ -559,6 +570,10 @@ class SettleResponse(_message.Message):
     def balance(self) -> _usage_pb2.AccountBalance:
         """The charged account, when this call charged it; absent on repeats, free usage and anything pending."""
 
+    @_builtins.property
+    def adjusted_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The fields that only describe and were not stored as they were sent, as in RecordUsageResponse."""
+
     def __init__(
         self,
         *,
@@ -567,10 +582,11 @@ class SettleResponse(_message.Message):
         overrun_amount: _amount_pb2.Amount | None = ...,
         balance: _usage_pb2.AccountBalance | None = ...,
         replayed: _builtins.bool = ...,
+        adjusted_fields: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "overrun_amount", b"overrun_amount", "released_amount", b"released_amount", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "overrun_amount", b"overrun_amount", "released_amount", b"released_amount", "replayed", b"replayed", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjusted_fields", b"adjusted_fields", "balance", b"balance", "overrun_amount", b"overrun_amount", "released_amount", b"released_amount", "replayed", b"replayed", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AdmissionServiceStub:
-    """Lets a call through before the work, and settles it after.
+    """Decides before the work whether a call may begin, and charges it after.
     """
 
     def __init__(self, channel):
@@ -53,7 +53,7 @@ class AdmissionServiceStub:
 
 
 class AdmissionServiceServicer:
-    """Lets a call through before the work, and settles it after.
+    """Decides before the work whether a call may begin, and charges it after.
     """
 
     def Authorize(self, request, context):
@@ -85,7 +85,7 @@ class AdmissionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Gives up an authorized call that did no work, and releases its hold.
+        """Ends an authorized call that did no work, and releases its hold.
 
         Safe to repeat. Fails with NOT_FOUND for an operation that was never authorized, with FAILED_PRECONDITION, reason
         `ALREADY_SETTLED`, when its usage is recorded, and with UNAVAILABLE when billing can not be reached: the hold then
@@ -122,7 +122,7 @@ def add_AdmissionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdmissionService:
-    """Lets a call through before the work, and settles it after.
+    """Decides before the work whether a call may begin, and charges it after.
     """
 
     @staticmethod

@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdmissionServiceStub:
-    """Lets a call through before the work, and settles it after."""
+    """Decides before the work whether a call may begin, and charges it after."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Authorize: _aio.UnaryUnaryMultiCallable[_admission_pb2.AuthorizeRequest, _admission_pb2.AuthorizeResponse]
@@ -37,7 +37,7 @@ class AdmissionServiceStub:
     repeats, failures and what happens while billing can not be reached.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_admission_pb2.CancelRequest, _admission_pb2.CancelResponse]
-    """Gives up an authorized call that did no work, and releases its hold.
+    """Ends an authorized call that did no work, and releases its hold.
 
     Safe to repeat. Fails with NOT_FOUND for an operation that was never authorized, with FAILED_PRECONDITION, reason
     `ALREADY_SETTLED`, when its usage is recorded, and with UNAVAILABLE when billing can not be reached: the hold then
@@ -45,7 +45,7 @@ class AdmissionServiceStub:
     """
 
 class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Lets a call through before the work, and settles it after."""
+    """Decides before the work whether a call may begin, and charges it after."""
 
     @_abc_1.abstractmethod
     def Authorize(
@@ -85,7 +85,7 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admission_pb2.CancelRequest,
         context: _aio.ServicerContext[_admission_pb2.CancelRequest, _abc.Awaitable[_admission_pb2.CancelResponse]],
     ) -> _abc.Awaitable[_admission_pb2.CancelResponse]:
-        """Gives up an authorized call that did no work, and releases its hold.
+        """Ends an authorized call that did no work, and releases its hold.
 
         Safe to repeat. Fails with NOT_FOUND for an operation that was never authorized, with FAILED_PRECONDITION, reason
         `ALREADY_SETTLED`, when its usage is recorded, and with UNAVAILABLE when billing can not be reached: the hold then

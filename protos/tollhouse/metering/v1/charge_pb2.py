@@ -27,9 +27,10 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tollhouse.common.v1 import access_pb2 as tollhouse_dot_common_dot_v1_dot_access__pb2
 from tollhouse.common.v1 import amount_pb2 as tollhouse_dot_common_dot_v1_dot_amount__pb2
+from tollhouse.common.v1 import text_pb2 as tollhouse_dot_common_dot_v1_dot_text__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tollhouse/metering/v1/charge.proto\x12\x15tollhouse.metering.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\x1a tollhouse/common/v1/amount.proto\"\xc7\x01\n\x06\x43harge\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12+\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".tollhouse.metering.v1.ChargeState\x12.\n\noccur_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb8\x02\n\rPendingCharge\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12+\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".tollhouse.metering.v1.ChargeState\x12\x15\n\rattempt_count\x18\x05 \x01(\x05\x12\x19\n\x11last_error_reason\x18\x06 \x01(\t\x12\x35\n\x11next_attempt_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x12ListChargesRequest\x12$\n\x0forganization_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"^\n\x13ListChargesResponse\x12.\n\x07\x63harges\x18\x01 \x03(\x0b\x32\x1d.tollhouse.metering.v1.Charge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x19ListPendingChargesRequest\x12\x14\n\x0crefused_only\x18\x01 \x01(\x08\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"t\n\x1aListPendingChargesResponse\x12=\n\x0fpending_charges\x18\x01 \x03(\x0b\x32$.tollhouse.metering.v1.PendingCharge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x81\x01\n\x13RetryChargesRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12G\n\roperation_ids\x18\x02 \x03(\tB0\xbaH-\x92\x01*\x10\xc8\x01\"%r#\x18\x80\x01\x32\x1e^[A-Za-z0-9][A-Za-z0-9._:/-]*$\",\n\x14RetryChargesResponse\x12\x14\n\x0c\x63harge_count\x18\x01 \x01(\x05*y\n\x0b\x43hargeState\x12\x1c\n\x18\x43HARGE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43HARGE_STATE_PENDING\x10\x01\x12\x18\n\x14\x43HARGE_STATE_SETTLED\x10\x02\x12\x18\n\x14\x43HARGE_STATE_REFUSED\x10\x03\x32\xd9\x03\n\rChargeService\x12\x8e\x01\n\x0bListCharges\x12).tollhouse.metering.v1.ListChargesRequest\x1a*.tollhouse.metering.v1.ListChargesResponse\"(\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/metering/charges\x12\x9e\x01\n\x12ListPendingCharges\x12\x30.tollhouse.metering.v1.ListPendingChargesRequest\x1a\x31.tollhouse.metering.v1.ListPendingChargesResponse\"#\x90\x02\x01\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/pendingCharges\x12\x95\x01\n\x0cRetryCharges\x12*.tollhouse.metering.v1.RetryChargesRequest\x1a+.tollhouse.metering.v1.RetryChargesResponse\",\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/pendingCharges:retry:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tollhouse/metering/v1/charge.proto\x12\x15tollhouse.metering.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\x1a tollhouse/common/v1/amount.proto\x1a\x1etollhouse/common/v1/text.proto\"\xc7\x01\n\x06\x43harge\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12+\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".tollhouse.metering.v1.ChargeState\x12.\n\noccur_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb8\x02\n\rPendingCharge\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12+\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".tollhouse.metering.v1.ChargeState\x12\x15\n\rattempt_count\x18\x05 \x01(\x05\x12\x19\n\x11last_error_reason\x18\x06 \x01(\t\x12\x35\n\x11next_attempt_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x12ListChargesRequest\x12$\n\x0forganization_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"^\n\x13ListChargesResponse\x12.\n\x07\x63harges\x18\x01 \x03(\x0b\x32\x1d.tollhouse.metering.v1.Charge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x19ListPendingChargesRequest\x12\x14\n\x0crefused_only\x18\x01 \x01(\x08\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"t\n\x1aListPendingChargesResponse\x12=\n\x0fpending_charges\x18\x01 \x03(\x0b\x32$.tollhouse.metering.v1.PendingCharge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"b\n\x13RetryChargesRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12(\n\roperation_ids\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\xc8\x01\"\x06r\x04\x88\xea\x30\x01\",\n\x14RetryChargesResponse\x12\x14\n\x0c\x63harge_count\x18\x01 \x01(\x05*y\n\x0b\x43hargeState\x12\x1c\n\x18\x43HARGE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43HARGE_STATE_PENDING\x10\x01\x12\x18\n\x14\x43HARGE_STATE_SETTLED\x10\x02\x12\x18\n\x14\x43HARGE_STATE_REFUSED\x10\x03\x32\xd9\x03\n\rChargeService\x12\x8e\x01\n\x0bListCharges\x12).tollhouse.metering.v1.ListChargesRequest\x1a*.tollhouse.metering.v1.ListChargesResponse\"(\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/metering/charges\x12\x9e\x01\n\x12ListPendingCharges\x12\x30.tollhouse.metering.v1.ListPendingChargesRequest\x1a\x31.tollhouse.metering.v1.ListPendingChargesResponse\"#\x90\x02\x01\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/pendingCharges\x12\x95\x01\n\x0cRetryCharges\x12*.tollhouse.metering.v1.RetryChargesRequest\x1a+.tollhouse.metering.v1.RetryChargesResponse\",\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/pendingCharges:retry:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,15 +42,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTCHARGESREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTCHARGESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\220N(\000'
   _globals['_LISTCHARGESREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTCHARGESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTCHARGESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
   _globals['_LISTPENDINGCHARGESREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTPENDINGCHARGESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTPENDINGCHARGESREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTPENDINGCHARGESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTPENDINGCHARGESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
   _globals['_RETRYCHARGESREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_RETRYCHARGESREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_RETRYCHARGESREQUEST'].fields_by_name['operation_ids']._loaded_options = None
-  _globals['_RETRYCHARGESREQUEST'].fields_by_name['operation_ids']._serialized_options = b'\272H-\222\001*\020\310\001\"%r#\030\200\0012\036^[A-Za-z0-9][A-Za-z0-9._:/-]*$'
+  _globals['_RETRYCHARGESREQUEST'].fields_by_name['operation_ids']._serialized_options = b'\272H\016\222\001\013\020\310\001\"\006r\004\210\3520\001'
   _globals['_CHARGESERVICE'].methods_by_name['ListCharges']._loaded_options = None
   _globals['_CHARGESERVICE'].methods_by_name['ListCharges']._serialized_options = b'\220\002\001\252\273\030\005\010\001\022\001*\202\323\344\223\002\026\022\024/v1/metering/charges'
   _globals['_CHARGESERVICE'].methods_by_name['ListPendingCharges']._loaded_options = None
@@ -58,19 +59,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHARGESERVICE'].methods_by_name['RetryCharges']._serialized_options = b'\220\002\002\252\273\030\002\010\001\202\323\344\223\002\035\"\030/v1/pendingCharges:retry:\001*'
   _globals['_CHARGESTATE']._serialized_start=1363
   _globals['_CHARGESTATE']._serialized_end=1484
-  _globals['_CHARGE']._serialized_start=222
-  _globals['_CHARGE']._serialized_end=421
-  _globals['_PENDINGCHARGE']._serialized_start=424
-  _globals['_PENDINGCHARGE']._serialized_end=736
-  _globals['_LISTCHARGESREQUEST']._serialized_start=738
-  _globals['_LISTCHARGESREQUEST']._serialized_end=857
-  _globals['_LISTCHARGESRESPONSE']._serialized_start=859
-  _globals['_LISTCHARGESRESPONSE']._serialized_end=953
-  _globals['_LISTPENDINGCHARGESREQUEST']._serialized_start=955
-  _globals['_LISTPENDINGCHARGESREQUEST']._serialized_end=1065
-  _globals['_LISTPENDINGCHARGESRESPONSE']._serialized_start=1067
-  _globals['_LISTPENDINGCHARGESRESPONSE']._serialized_end=1183
-  _globals['_RETRYCHARGESREQUEST']._serialized_start=1186
+  _globals['_CHARGE']._serialized_start=254
+  _globals['_CHARGE']._serialized_end=453
+  _globals['_PENDINGCHARGE']._serialized_start=456
+  _globals['_PENDINGCHARGE']._serialized_end=768
+  _globals['_LISTCHARGESREQUEST']._serialized_start=770
+  _globals['_LISTCHARGESREQUEST']._serialized_end=889
+  _globals['_LISTCHARGESRESPONSE']._serialized_start=891
+  _globals['_LISTCHARGESRESPONSE']._serialized_end=985
+  _globals['_LISTPENDINGCHARGESREQUEST']._serialized_start=987
+  _globals['_LISTPENDINGCHARGESREQUEST']._serialized_end=1097
+  _globals['_LISTPENDINGCHARGESRESPONSE']._serialized_start=1099
+  _globals['_LISTPENDINGCHARGESRESPONSE']._serialized_end=1215
+  _globals['_RETRYCHARGESREQUEST']._serialized_start=1217
   _globals['_RETRYCHARGESREQUEST']._serialized_end=1315
   _globals['_RETRYCHARGESRESPONSE']._serialized_start=1317
   _globals['_RETRYCHARGESRESPONSE']._serialized_end=1361

@@ -113,8 +113,8 @@ class Model(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
-    """The name callers give in usage, such as `gpt-4o`: 1 to 128 letters, digits and `. _ : / @ + -`, beginning with a
-    letter or digit. Case-sensitive and never changed.
+    """The name callers give in usage, such as `gpt-4o` or `@cf/meta/llama-3.1-8b-instruct`: 1 to 256 visible ASCII
+    characters. Case-sensitive and never changed.
     """
     provider: _builtins.str
     """Who runs the model, such as `openai`; may be empty."""
@@ -375,7 +375,7 @@ class CreateModelRequest(_message.Message):
     INACTIVE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes the request safe to repeat: at most 128 letters, digits and `. _ : / -`. Optional."""
+    """Makes the request safe to repeat: at most 255 visible ASCII characters. Optional."""
     model_id: _builtins.str
     """The new model's id; see Model."""
     provider: _builtins.str
@@ -595,7 +595,7 @@ class UpdateModelRequest(_message.Message):
     ACTIVE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes the request safe to repeat: at most 128 letters, digits and `. _ : / -`. Optional."""
+    """Makes the request safe to repeat: at most 255 visible ASCII characters. Optional."""
     model_id: _builtins.str
     """The model's id."""
     etag: _builtins.str
@@ -1020,7 +1020,7 @@ class SetPriceRequest(_message.Message):
     EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes the request safe to repeat: at most 128 letters, digits and `. _ : / -`. Optional."""
+    """Makes the request safe to repeat: at most 255 visible ASCII characters. Optional."""
     model_id: _builtins.str
     """The model to price; it must be in the catalogue."""
     organization_id: _builtins.str

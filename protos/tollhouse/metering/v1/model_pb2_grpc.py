@@ -104,6 +104,9 @@ class ModelServiceServicer:
 
     def GetModel(self, request, context):
         """Returns one model. Fails with NOT_FOUND.
+
+        A path cannot carry every model_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route that
+        ends in `:get`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -27,7 +27,11 @@ class ModelServiceStub:
     the model.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.GetModelResponse]
-    """Returns one model. Fails with NOT_FOUND."""
+    """Returns one model. Fails with NOT_FOUND.
+
+    A path cannot carry every model_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route that
+    ends in `:get`.
+    """
     ListModels: _aio.UnaryUnaryMultiCallable[_model_pb2.ListModelsRequest, _model_pb2.ListModelsResponse]
     """Lists the catalogue in the order of model ids."""
     UpdateModel: _aio.UnaryUnaryMultiCallable[_model_pb2.UpdateModelRequest, _model_pb2.UpdateModelResponse]
@@ -95,7 +99,11 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.GetModelRequest,
         context: _aio.ServicerContext[_model_pb2.GetModelRequest, _abc.Awaitable[_model_pb2.GetModelResponse]],
     ) -> _abc.Awaitable[_model_pb2.GetModelResponse]:
-        """Returns one model. Fails with NOT_FOUND."""
+        """Returns one model. Fails with NOT_FOUND.
+
+        A path cannot carry every model_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route that
+        ends in `:get`.
+        """
 
     @_abc_1.abstractmethod
     def ListModels(

@@ -28,10 +28,11 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from tollhouse.common.v1 import access_pb2 as tollhouse_dot_common_dot_v1_dot_access__pb2
 from tollhouse.common.v1 import amount_pb2 as tollhouse_dot_common_dot_v1_dot_amount__pb2
+from tollhouse.common.v1 import text_pb2 as tollhouse_dot_common_dot_v1_dot_text__pb2
 from tollhouse.metering.v1 import model_pb2 as tollhouse_dot_metering_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tollhouse/metering/v1/usage.proto\x12\x15tollhouse.metering.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a tollhouse/common/v1/access.proto\x1a tollhouse/common/v1/amount.proto\x1a!tollhouse/metering/v1/model.proto\"\xef\x05\n\x0bUsageRecord\x12\x10\n\x08usage_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12\x17\n\x0forganization_id\x18\x03 \x01(\t\x12\x12\n\nproject_id\x18\x04 \x01(\t\x12\x0f\n\x07user_id\x18\x05 \x01(\t\x12\x12\n\napi_key_id\x18\x06 \x01(\t\x12\x17\n\x0fsubscription_id\x18\x07 \x01(\t\x12\r\n\x05model\x18\x08 \x01(\t\x12\x32\n\x06tokens\x18\t \x01(\x0b\x32\".tollhouse.metering.v1.TokenCounts\x12.\n\noccur_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\nlatency_ms\x18\x0b \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x0bstatus_code\x18\x0c \x01(\x05H\x01\x88\x01\x01\x12\x15\n\rerror_message\x18\r \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x0e \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x0f \x01(\t\x12>\n\x06labels\x18\x10 \x03(\x0b\x32..tollhouse.metering.v1.UsageRecord.LabelsEntry\x12\x0f\n\x07partial\x18\x11 \x01(\x08\x12)\n\x04\x63ost\x18\x12 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x18\n\x10price_version_id\x18\x13 \x01(\t\x12\x35\n\nsettlement\x18\x14 \x01(\x0e\x32!.tollhouse.metering.v1.Settlement\x12/\n\x0b\x63reate_time\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11settlement_reason\x18\x16 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_latency_msB\x0e\n\x0c_status_code\"\x98\x01\n\x0e\x41\x63\x63ountBalance\x12+\n\x06posted\x18\x01 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12)\n\x04held\x18\x02 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12.\n\tavailable\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\"\x9a\x06\n\x12RecordUsageRequest\x12>\n\x0coperation_id\x18\x01 \x01(\tB(\xbaH%r#\x18\x80\x01\x32\x1e^[A-Za-z0-9][A-Za-z0-9._:/-]*$\x12!\n\x0forganization_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nproject_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07user_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1f\n\napi_key_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12$\n\x0fsubscription_id\x18\x06 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x39\n\x05model\x18\x07 \x01(\tB*\xbaH\'r%\x18\x80\x01\x32 ^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$\x12\x32\n\x06tokens\x18\x08 \x01(\x0b\x32\".tollhouse.metering.v1.TokenCounts\x12.\n\noccur_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\nlatency_ms\x18\n \x01(\x03\x42\x0c\xbaH\t\"\x07\x18\x80\xb8\x99)(\x00H\x00\x88\x01\x01\x12$\n\x0bstatus_code\x18\x0b \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe7\x07(\x00H\x01\x88\x01\x01\x12\x1f\n\rerror_message\x18\x0c \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x1a\n\x08\x65ndpoint\x18\r \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12!\n\x0f\x63onversation_id\x18\x0e \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12^\n\x06labels\x18\x0f \x03(\x0b\x32\x35.tollhouse.metering.v1.RecordUsageRequest.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10\x10\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x02\x12\x0f\n\x07partial\x18\x10 \x01(\x08\x12\x10\n\x08\x62\x61\x63kfill\x18\x11 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_latency_msB\x0e\n\x0c_status_code\"\x92\x01\n\x13RecordUsageResponse\x12\x31\n\x05usage\x18\x01 \x01(\x0b\x32\".tollhouse.metering.v1.UsageRecord\x12\x36\n\x07\x62\x61lance\x18\x02 \x01(\x0b\x32%.tollhouse.metering.v1.AccountBalance\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"f\n\x17\x42\x61tchRecordUsageRequest\x12K\n\x06usages\x18\x01 \x03(\x0b\x32).tollhouse.metering.v1.RecordUsageRequestB\x10\xbaH\r\x92\x01\n\x08\x01\x10\xf4\x03\"\x03\xd8\x01\x03\"\x96\x01\n\x0cUsageOutcome\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\x12>\n\x08recorded\x18\x02 \x01(\x0b\x32*.tollhouse.metering.v1.RecordUsageResponseH\x00\x12%\n\x07refused\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"Q\n\x18\x42\x61tchRecordUsageResponse\x12\x35\n\x08outcomes\x18\x01 \x03(\x0b\x32#.tollhouse.metering.v1.UsageOutcome\"V\n\x12StreamUsageRequest\x12@\n\x05usage\x18\x01 \x01(\x0b\x32).tollhouse.metering.v1.RecordUsageRequestB\x06\xbaH\x03\xd8\x01\x03\"K\n\x13StreamUsageResponse\x12\x34\n\x07outcome\x18\x01 \x01(\x0b\x32#.tollhouse.metering.v1.UsageOutcome\"t\n\x0fGetUsageRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12>\n\x0coperation_id\x18\x02 \x01(\tB(\xbaH%r#\x18\x80\x01\x32\x1e^[A-Za-z0-9][A-Za-z0-9._:/-]*$\"E\n\x10GetUsageResponse\x12\x31\n\x05usage\x18\x01 \x01(\x0b\x32\".tollhouse.metering.v1.UsageRecord\"\xc9\x02\n\x10ListUsageRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\nproject_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07user_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1f\n\napi_key_id\x18\x06 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x17\n\x05model\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1d\n\tpage_size\x18\x08 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"`\n\x11ListUsageResponse\x12\x32\n\x06usages\x18\x01 \x03(\x0b\x32\".tollhouse.metering.v1.UsageRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9b\x04\n\x11QueryUsageRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x36\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12\x34\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12<\n\x06window\x18\x04 \x01(\x0e\x32\".tollhouse.metering.v1.UsageWindowB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12L\n\x08group_by\x18\x05 \x03(\x0e\x32%.tollhouse.metering.v1.UsageDimensionB\x13\xbaH\x10\x92\x01\r\x10\x04\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12!\n\x06models\x18\x06 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\x80\x01\x12$\n\x0bproject_ids\x18\x07 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10\x64\"\x05r\x03\xb0\x01\x01\x12!\n\x08user_ids\x18\x08 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10\x64\"\x05r\x03\xb0\x01\x01\x12$\n\x0b\x61pi_key_ids\x18\t \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10\x64\"\x05r\x03\xb0\x01\x01\x12\x1a\n\ttime_zone\x18\n \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1d\n\tpage_size\x18\x0b \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x0c \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"\xf7\x02\n\x0cUsageSummary\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\nproject_id\x18\x04 \x01(\t\x12\x0f\n\x07user_id\x18\x05 \x01(\t\x12\x12\n\napi_key_id\x18\x06 \x01(\t\x12\x15\n\rrequest_count\x18\x07 \x01(\x03\x12\x13\n\x0b\x65rror_count\x18\x08 \x01(\x03\x12\x32\n\x06tokens\x18\t \x01(\x0b\x32\".tollhouse.metering.v1.TokenCounts\x12)\n\x04\x63ost\x18\n \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x36\n\x07latency\x18\x0b \x01(\x0b\x32%.tollhouse.metering.v1.LatencySummary\"@\n\x0eLatencySummary\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x0e\n\x06sum_ms\x18\x02 \x01(\x03\x12\x0f\n\x07\x62uckets\x18\x03 \x03(\x03\"e\n\x12QueryUsageResponse\x12\x36\n\tsummaries\x18\x01 \x03(\x0b\x32#.tollhouse.metering.v1.UsageSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x8e\x01\n\nSettlement\x12\x1a\n\x16SETTLEMENT_UNSPECIFIED\x10\x00\x12\x16\n\x12SETTLEMENT_PENDING\x10\x01\x12\x16\n\x12SETTLEMENT_SETTLED\x10\x02\x12\x1c\n\x18SETTLEMENT_PENDING_PRICE\x10\x03\x12\x16\n\x12SETTLEMENT_REFUSED\x10\x04*p\n\x0bUsageWindow\x12\x1c\n\x18USAGE_WINDOW_UNSPECIFIED\x10\x00\x12\x15\n\x11USAGE_WINDOW_HOUR\x10\x01\x12\x14\n\x10USAGE_WINDOW_DAY\x10\x02\x12\x16\n\x12USAGE_WINDOW_MONTH\x10\x03*\xa0\x01\n\x0eUsageDimension\x12\x1f\n\x1bUSAGE_DIMENSION_UNSPECIFIED\x10\x00\x12\x19\n\x15USAGE_DIMENSION_MODEL\x10\x01\x12\x1b\n\x17USAGE_DIMENSION_PROJECT\x10\x02\x12\x18\n\x14USAGE_DIMENSION_USER\x10\x03\x12\x1b\n\x17USAGE_DIMENSION_API_KEY\x10\x04\x32\xdf\x07\n\x0cUsageService\x12\xa6\x01\n\x0bRecordUsage\x12).tollhouse.metering.v1.RecordUsageRequest\x1a*.tollhouse.metering.v1.RecordUsageResponse\"@\x90\x02\x02\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02.\")/v1/organizations/{organization_id}/usage:\x01*\x12\xa8\x01\n\x10\x42\x61tchRecordUsage\x12..tollhouse.metering.v1.BatchRecordUsageRequest\x1a/.tollhouse.metering.v1.BatchRecordUsageResponse\"3\x90\x02\x02\xaa\xbb\x18\x05\x08\x01\x12\x01*\xb0\xbb\x18\x80\x80\x80\x02\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/usage:batchRecord:\x01*\x12v\n\x0bStreamUsage\x12).tollhouse.metering.v1.StreamUsageRequest\x1a*.tollhouse.metering.v1.StreamUsageResponse\"\x0c\x90\x02\x02\xaa\xbb\x18\x05\x08\x01\x12\x01*(\x01\x30\x01\x12\xb0\x01\n\x08GetUsage\x12&.tollhouse.metering.v1.GetUsageRequest\x1a\'.tollhouse.metering.v1.GetUsageResponse\"S\x90\x02\x01\xaa\xbb\x18\t\x08\x01\x12\x01* \t8\x01\x82\xd3\xe4\x93\x02=\x12;/v1/organizations/{organization_id}/usage/{operation_id=**}\x12\x9f\x01\n\tListUsage\x12\'.tollhouse.metering.v1.ListUsageRequest\x1a(.tollhouse.metering.v1.ListUsageResponse\"?\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \t\x82\xd3\xe4\x93\x02+\x12)/v1/organizations/{organization_id}/usage\x12\xad\x01\n\nQueryUsage\x12(.tollhouse.metering.v1.QueryUsageRequest\x1a).tollhouse.metering.v1.QueryUsageResponse\"J\x90\x02\x01\xaa\xbb\x18\t\x08\x01\x12\x01* \t8\x01\x82\xd3\xe4\x93\x02\x34\"//v1/organizations/{organization_id}/usage:query:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tollhouse/metering/v1/usage.proto\x12\x15tollhouse.metering.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a tollhouse/common/v1/access.proto\x1a tollhouse/common/v1/amount.proto\x1a\x1etollhouse/common/v1/text.proto\x1a!tollhouse/metering/v1/model.proto\"\xef\x05\n\x0bUsageRecord\x12\x10\n\x08usage_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12\x17\n\x0forganization_id\x18\x03 \x01(\t\x12\x12\n\nproject_id\x18\x04 \x01(\t\x12\x0f\n\x07user_id\x18\x05 \x01(\t\x12\x12\n\napi_key_id\x18\x06 \x01(\t\x12\x17\n\x0fsubscription_id\x18\x07 \x01(\t\x12\r\n\x05model\x18\x08 \x01(\t\x12\x32\n\x06tokens\x18\t \x01(\x0b\x32\".tollhouse.metering.v1.TokenCounts\x12.\n\noccur_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\nlatency_ms\x18\x0b \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x0bstatus_code\x18\x0c \x01(\x05H\x01\x88\x01\x01\x12\x15\n\rerror_message\x18\r \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x0e \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x0f \x01(\t\x12>\n\x06labels\x18\x10 \x03(\x0b\x32..tollhouse.metering.v1.UsageRecord.LabelsEntry\x12\x0f\n\x07partial\x18\x11 \x01(\x08\x12)\n\x04\x63ost\x18\x12 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x18\n\x10price_version_id\x18\x13 \x01(\t\x12\x35\n\nsettlement\x18\x14 \x01(\x0e\x32!.tollhouse.metering.v1.Settlement\x12/\n\x0b\x63reate_time\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11settlement_reason\x18\x16 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_latency_msB\x0e\n\x0c_status_code\"\x98\x01\n\x0e\x41\x63\x63ountBalance\x12+\n\x06posted\x18\x01 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12)\n\x04held\x18\x02 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12.\n\tavailable\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\"\xa5\x05\n\x12RecordUsageRequest\x12\x1f\n\x0coperation_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x88\xea\x30\x01\x12!\n\x0forganization_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nproject_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07user_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1f\n\napi_key_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12$\n\x0fsubscription_id\x18\x06 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x18\n\x05model\x18\x07 \x01(\tB\t\xbaH\x06r\x04\x90\xea\x30\x01\x12\x32\n\x06tokens\x18\x08 \x01(\x0b\x32\".tollhouse.metering.v1.TokenCounts\x12.\n\noccur_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\nlatency_ms\x18\n \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x0bstatus_code\x18\x0b \x01(\x05H\x01\x88\x01\x01\x12\x1c\n\rerror_message\x18\x0c \x01(\tB\x05\xf0\xbb\x18\x80\x08\x12\x17\n\x08\x65ndpoint\x18\r \x01(\tB\x05\xf0\xbb\x18\x80\x02\x12\x1e\n\x0f\x63onversation_id\x18\x0e \x01(\tB\x05\xf0\xbb\x18\x80\x02\x12L\n\x06labels\x18\x0f \x03(\x0b\x32\x35.tollhouse.metering.v1.RecordUsageRequest.LabelsEntryB\x05\xf0\xbb\x18\x80\x02\x12\x0f\n\x07partial\x18\x10 \x01(\x08\x12\x10\n\x08\x62\x61\x63kfill\x18\x11 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_latency_msB\x0e\n\x0c_status_code\"\xab\x01\n\x13RecordUsageResponse\x12\x31\n\x05usage\x18\x01 \x01(\x0b\x32\".tollhouse.metering.v1.UsageRecord\x12\x36\n\x07\x62\x61lance\x18\x02 \x01(\x0b\x32%.tollhouse.metering.v1.AccountBalance\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x12\x17\n\x0f\x61\x64justed_fields\x18\x04 \x03(\t\"f\n\x17\x42\x61tchRecordUsageRequest\x12K\n\x06usages\x18\x01 \x03(\x0b\x32).tollhouse.metering.v1.RecordUsageRequestB\x10\xbaH\r\x92\x01\n\x08\x01\x10\xf4\x03\"\x03\xd8\x01\x03\"\xaf\x01\n\x0cUsageOutcome\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x04 \x01(\t\x12>\n\x08recorded\x18\x02 \x01(\x0b\x32*.tollhouse.metering.v1.RecordUsageResponseH\x00\x12%\n\x07refused\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"Q\n\x18\x42\x61tchRecordUsageResponse\x12\x35\n\x08outcomes\x18\x01 \x03(\x0b\x32#.tollhouse.metering.v1.UsageOutcome\"V\n\x12StreamUsageRequest\x12@\n\x05usage\x18\x01 \x01(\x0b\x32).tollhouse.metering.v1.RecordUsageRequestB\x06\xbaH\x03\xd8\x01\x03\"K\n\x13StreamUsageResponse\x12\x34\n\x07outcome\x18\x01 \x01(\x0b\x32#.tollhouse.metering.v1.UsageOutcome\"U\n\x0fGetUsageRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\x0coperation_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x88\xea\x30\x01\"E\n\x10GetUsageResponse\x12\x31\n\x05usage\x18\x01 \x01(\x0b\x32\".tollhouse.metering.v1.UsageRecord\"\xcd\x02\n\x10ListUsageRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1f\n\nproject_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1c\n\x07user_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1f\n\napi_key_id\x18\x06 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1b\n\x05model\x18\x07 \x01(\tB\x0c\xbaH\tr\x04\x90\xea\x30\x01\xd8\x01\x01\x12\x1d\n\tpage_size\x18\x08 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"`\n\x11ListUsageResponse\x12\x32\n\x06usages\x18\x01 \x03(\x0b\x32\".tollhouse.metering.v1.UsageRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9e\x04\n\x11QueryUsageRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x36\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12\x34\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\x12<\n\x06window\x18\x04 \x01(\x0e\x32\".tollhouse.metering.v1.UsageWindowB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12L\n\x08group_by\x18\x05 \x03(\x0e\x32%.tollhouse.metering.v1.UsageDimensionB\x13\xbaH\x10\x92\x01\r\x10\x04\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12 \n\x06models\x18\x06 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x64\"\x06r\x04\x90\xea\x30\x01\x12$\n\x0bproject_ids\x18\x07 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10\x64\"\x05r\x03\xb0\x01\x01\x12!\n\x08user_ids\x18\x08 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10\x64\"\x05r\x03\xb0\x01\x01\x12$\n\x0b\x61pi_key_ids\x18\t \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10\x64\"\x05r\x03\xb0\x01\x01\x12\x1e\n\ttime_zone\x18\n \x01(\tB\x0b\xbaH\x08r\x06\x18@\xa0\xea\x30\x01\x12\x1d\n\tpage_size\x18\x0b \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x0c \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"\xf7\x02\n\x0cUsageSummary\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\nproject_id\x18\x04 \x01(\t\x12\x0f\n\x07user_id\x18\x05 \x01(\t\x12\x12\n\napi_key_id\x18\x06 \x01(\t\x12\x15\n\rrequest_count\x18\x07 \x01(\x03\x12\x13\n\x0b\x65rror_count\x18\x08 \x01(\x03\x12\x32\n\x06tokens\x18\t \x01(\x0b\x32\".tollhouse.metering.v1.TokenCounts\x12)\n\x04\x63ost\x18\n \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x36\n\x07latency\x18\x0b \x01(\x0b\x32%.tollhouse.metering.v1.LatencySummary\"@\n\x0eLatencySummary\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x0e\n\x06sum_ms\x18\x02 \x01(\x03\x12\x0f\n\x07\x62uckets\x18\x03 \x03(\x03\"e\n\x12QueryUsageResponse\x12\x36\n\tsummaries\x18\x01 \x03(\x0b\x32#.tollhouse.metering.v1.UsageSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x8e\x01\n\nSettlement\x12\x1a\n\x16SETTLEMENT_UNSPECIFIED\x10\x00\x12\x16\n\x12SETTLEMENT_PENDING\x10\x01\x12\x16\n\x12SETTLEMENT_SETTLED\x10\x02\x12\x1c\n\x18SETTLEMENT_PENDING_PRICE\x10\x03\x12\x16\n\x12SETTLEMENT_REFUSED\x10\x04*p\n\x0bUsageWindow\x12\x1c\n\x18USAGE_WINDOW_UNSPECIFIED\x10\x00\x12\x15\n\x11USAGE_WINDOW_HOUR\x10\x01\x12\x14\n\x10USAGE_WINDOW_DAY\x10\x02\x12\x16\n\x12USAGE_WINDOW_MONTH\x10\x03*\xa0\x01\n\x0eUsageDimension\x12\x1f\n\x1bUSAGE_DIMENSION_UNSPECIFIED\x10\x00\x12\x19\n\x15USAGE_DIMENSION_MODEL\x10\x01\x12\x1b\n\x17USAGE_DIMENSION_PROJECT\x10\x02\x12\x18\n\x14USAGE_DIMENSION_USER\x10\x03\x12\x1b\n\x17USAGE_DIMENSION_API_KEY\x10\x04\x32\x9f\x08\n\x0cUsageService\x12\xad\x01\n\x0bRecordUsage\x12).tollhouse.metering.v1.RecordUsageRequest\x1a*.tollhouse.metering.v1.RecordUsageResponse\"G\x90\x02\x02\xaa\xbb\x18\x05\x08\x01\x12\x01*\xb0\xbb\x18\x80\x80\x80\x02\x82\xd3\xe4\x93\x02.\")/v1/organizations/{organization_id}/usage:\x01*\x12\xa8\x01\n\x10\x42\x61tchRecordUsage\x12..tollhouse.metering.v1.BatchRecordUsageRequest\x1a/.tollhouse.metering.v1.BatchRecordUsageResponse\"3\x90\x02\x02\xaa\xbb\x18\x05\x08\x01\x12\x01*\xb0\xbb\x18\x80\x80\x80\x02\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/usage:batchRecord:\x01*\x12}\n\x0bStreamUsage\x12).tollhouse.metering.v1.StreamUsageRequest\x1a*.tollhouse.metering.v1.StreamUsageResponse\"\x13\x90\x02\x02\xaa\xbb\x18\x05\x08\x01\x12\x01*\xb0\xbb\x18\x80\x80\x80\x02(\x01\x30\x01\x12\xe2\x01\n\x08GetUsage\x12&.tollhouse.metering.v1.GetUsageRequest\x1a\'.tollhouse.metering.v1.GetUsageResponse\"\x84\x01\x90\x02\x01\xaa\xbb\x18\t\x08\x01\x12\x01* \t8\x01\x82\xd3\xe4\x93\x02n\x12;/v1/organizations/{organization_id}/usage/{operation_id=**}Z/\x12-/v1/organizations/{organization_id}/usage:get\x12\x9f\x01\n\tListUsage\x12\'.tollhouse.metering.v1.ListUsageRequest\x1a(.tollhouse.metering.v1.ListUsageResponse\"?\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \t\x82\xd3\xe4\x93\x02+\x12)/v1/organizations/{organization_id}/usage\x12\xad\x01\n\nQueryUsage\x12(.tollhouse.metering.v1.QueryUsageRequest\x1a).tollhouse.metering.v1.QueryUsageResponse\"J\x90\x02\x01\xaa\xbb\x18\t\x08\x01\x12\x01* \t8\x01\x82\xd3\xe4\x93\x02\x34\"//v1/organizations/{organization_id}/usage:query:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,7 +44,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORDUSAGEREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_RECORDUSAGEREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_RECORDUSAGEREQUEST'].fields_by_name['operation_id']._loaded_options = None
-  _globals['_RECORDUSAGEREQUEST'].fields_by_name['operation_id']._serialized_options = b'\272H%r#\030\200\0012\036^[A-Za-z0-9][A-Za-z0-9._:/-]*$'
+  _globals['_RECORDUSAGEREQUEST'].fields_by_name['operation_id']._serialized_options = b'\272H\006r\004\210\3520\001'
   _globals['_RECORDUSAGEREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_RECORDUSAGEREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_RECORDUSAGEREQUEST'].fields_by_name['project_id']._loaded_options = None
@@ -55,19 +56,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORDUSAGEREQUEST'].fields_by_name['subscription_id']._loaded_options = None
   _globals['_RECORDUSAGEREQUEST'].fields_by_name['subscription_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_RECORDUSAGEREQUEST'].fields_by_name['model']._loaded_options = None
-  _globals['_RECORDUSAGEREQUEST'].fields_by_name['model']._serialized_options = b'\272H\'r%\030\200\0012 ^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$'
-  _globals['_RECORDUSAGEREQUEST'].fields_by_name['latency_ms']._loaded_options = None
-  _globals['_RECORDUSAGEREQUEST'].fields_by_name['latency_ms']._serialized_options = b'\272H\t\"\007\030\200\270\231)(\000'
-  _globals['_RECORDUSAGEREQUEST'].fields_by_name['status_code']._loaded_options = None
-  _globals['_RECORDUSAGEREQUEST'].fields_by_name['status_code']._serialized_options = b'\272H\007\032\005\030\347\007(\000'
+  _globals['_RECORDUSAGEREQUEST'].fields_by_name['model']._serialized_options = b'\272H\006r\004\220\3520\001'
   _globals['_RECORDUSAGEREQUEST'].fields_by_name['error_message']._loaded_options = None
-  _globals['_RECORDUSAGEREQUEST'].fields_by_name['error_message']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_RECORDUSAGEREQUEST'].fields_by_name['error_message']._serialized_options = b'\360\273\030\200\010'
   _globals['_RECORDUSAGEREQUEST'].fields_by_name['endpoint']._loaded_options = None
-  _globals['_RECORDUSAGEREQUEST'].fields_by_name['endpoint']._serialized_options = b'\272H\005r\003\030\200\002'
+  _globals['_RECORDUSAGEREQUEST'].fields_by_name['endpoint']._serialized_options = b'\360\273\030\200\002'
   _globals['_RECORDUSAGEREQUEST'].fields_by_name['conversation_id']._loaded_options = None
-  _globals['_RECORDUSAGEREQUEST'].fields_by_name['conversation_id']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_RECORDUSAGEREQUEST'].fields_by_name['conversation_id']._serialized_options = b'\360\273\030\200\002'
   _globals['_RECORDUSAGEREQUEST'].fields_by_name['labels']._loaded_options = None
-  _globals['_RECORDUSAGEREQUEST'].fields_by_name['labels']._serialized_options = b'\272H\024\232\001\021\020\020\"\006r\004\020\001\030@*\005r\003\030\200\002'
+  _globals['_RECORDUSAGEREQUEST'].fields_by_name['labels']._serialized_options = b'\360\273\030\200\002'
   _globals['_BATCHRECORDUSAGEREQUEST'].fields_by_name['usages']._loaded_options = None
   _globals['_BATCHRECORDUSAGEREQUEST'].fields_by_name['usages']._serialized_options = b'\272H\r\222\001\n\010\001\020\364\003\"\003\330\001\003'
   _globals['_STREAMUSAGEREQUEST'].fields_by_name['usage']._loaded_options = None
@@ -75,7 +72,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETUSAGEREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_GETUSAGEREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_GETUSAGEREQUEST'].fields_by_name['operation_id']._loaded_options = None
-  _globals['_GETUSAGEREQUEST'].fields_by_name['operation_id']._serialized_options = b'\272H%r#\030\200\0012\036^[A-Za-z0-9][A-Za-z0-9._:/-]*$'
+  _globals['_GETUSAGEREQUEST'].fields_by_name['operation_id']._serialized_options = b'\272H\006r\004\210\3520\001'
   _globals['_LISTUSAGEREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_LISTUSAGEREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_LISTUSAGEREQUEST'].fields_by_name['project_id']._loaded_options = None
@@ -85,11 +82,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTUSAGEREQUEST'].fields_by_name['api_key_id']._loaded_options = None
   _globals['_LISTUSAGEREQUEST'].fields_by_name['api_key_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_LISTUSAGEREQUEST'].fields_by_name['model']._loaded_options = None
-  _globals['_LISTUSAGEREQUEST'].fields_by_name['model']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_LISTUSAGEREQUEST'].fields_by_name['model']._serialized_options = b'\272H\tr\004\220\3520\001\330\001\001'
   _globals['_LISTUSAGEREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTUSAGEREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTUSAGEREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTUSAGEREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTUSAGEREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
   _globals['_QUERYUSAGEREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_QUERYUSAGEREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_QUERYUSAGEREQUEST'].fields_by_name['start_time']._loaded_options = None
@@ -101,7 +98,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUERYUSAGEREQUEST'].fields_by_name['group_by']._loaded_options = None
   _globals['_QUERYUSAGEREQUEST'].fields_by_name['group_by']._serialized_options = b'\272H\020\222\001\r\020\004\030\001\"\007\202\001\004\020\001 \000'
   _globals['_QUERYUSAGEREQUEST'].fields_by_name['models']._loaded_options = None
-  _globals['_QUERYUSAGEREQUEST'].fields_by_name['models']._serialized_options = b'\272H\016\222\001\013\020d\"\007r\005\020\001\030\200\001'
+  _globals['_QUERYUSAGEREQUEST'].fields_by_name['models']._serialized_options = b'\272H\r\222\001\n\020d\"\006r\004\220\3520\001'
   _globals['_QUERYUSAGEREQUEST'].fields_by_name['project_ids']._loaded_options = None
   _globals['_QUERYUSAGEREQUEST'].fields_by_name['project_ids']._serialized_options = b'\272H\014\222\001\t\020d\"\005r\003\260\001\001'
   _globals['_QUERYUSAGEREQUEST'].fields_by_name['user_ids']._loaded_options = None
@@ -109,67 +106,67 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUERYUSAGEREQUEST'].fields_by_name['api_key_ids']._loaded_options = None
   _globals['_QUERYUSAGEREQUEST'].fields_by_name['api_key_ids']._serialized_options = b'\272H\014\222\001\t\020d\"\005r\003\260\001\001'
   _globals['_QUERYUSAGEREQUEST'].fields_by_name['time_zone']._loaded_options = None
-  _globals['_QUERYUSAGEREQUEST'].fields_by_name['time_zone']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_QUERYUSAGEREQUEST'].fields_by_name['time_zone']._serialized_options = b'\272H\010r\006\030@\240\3520\001'
   _globals['_QUERYUSAGEREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_QUERYUSAGEREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_QUERYUSAGEREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_QUERYUSAGEREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_QUERYUSAGEREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
   _globals['_USAGESERVICE'].methods_by_name['RecordUsage']._loaded_options = None
-  _globals['_USAGESERVICE'].methods_by_name['RecordUsage']._serialized_options = b'\220\002\002\252\273\030\005\010\001\022\001*\202\323\344\223\002.\")/v1/organizations/{organization_id}/usage:\001*'
+  _globals['_USAGESERVICE'].methods_by_name['RecordUsage']._serialized_options = b'\220\002\002\252\273\030\005\010\001\022\001*\260\273\030\200\200\200\002\202\323\344\223\002.\")/v1/organizations/{organization_id}/usage:\001*'
   _globals['_USAGESERVICE'].methods_by_name['BatchRecordUsage']._loaded_options = None
   _globals['_USAGESERVICE'].methods_by_name['BatchRecordUsage']._serialized_options = b'\220\002\002\252\273\030\005\010\001\022\001*\260\273\030\200\200\200\002\202\323\344\223\002\032\"\025/v1/usage:batchRecord:\001*'
   _globals['_USAGESERVICE'].methods_by_name['StreamUsage']._loaded_options = None
-  _globals['_USAGESERVICE'].methods_by_name['StreamUsage']._serialized_options = b'\220\002\002\252\273\030\005\010\001\022\001*'
+  _globals['_USAGESERVICE'].methods_by_name['StreamUsage']._serialized_options = b'\220\002\002\252\273\030\005\010\001\022\001*\260\273\030\200\200\200\002'
   _globals['_USAGESERVICE'].methods_by_name['GetUsage']._loaded_options = None
-  _globals['_USAGESERVICE'].methods_by_name['GetUsage']._serialized_options = b'\220\002\001\252\273\030\t\010\001\022\001* \t8\001\202\323\344\223\002=\022;/v1/organizations/{organization_id}/usage/{operation_id=**}'
+  _globals['_USAGESERVICE'].methods_by_name['GetUsage']._serialized_options = b'\220\002\001\252\273\030\t\010\001\022\001* \t8\001\202\323\344\223\002n\022;/v1/organizations/{organization_id}/usage/{operation_id=**}Z/\022-/v1/organizations/{organization_id}/usage:get'
   _globals['_USAGESERVICE'].methods_by_name['ListUsage']._loaded_options = None
   _globals['_USAGESERVICE'].methods_by_name['ListUsage']._serialized_options = b'\220\002\001\252\273\030\007\010\001\022\001* \t\202\323\344\223\002+\022)/v1/organizations/{organization_id}/usage'
   _globals['_USAGESERVICE'].methods_by_name['QueryUsage']._loaded_options = None
   _globals['_USAGESERVICE'].methods_by_name['QueryUsage']._serialized_options = b'\220\002\001\252\273\030\t\010\001\022\001* \t8\001\202\323\344\223\0024\"//v1/organizations/{organization_id}/usage:query:\001*'
-  _globals['_SETTLEMENT']._serialized_start=4349
-  _globals['_SETTLEMENT']._serialized_end=4491
-  _globals['_USAGEWINDOW']._serialized_start=4493
-  _globals['_USAGEWINDOW']._serialized_end=4605
-  _globals['_USAGEDIMENSION']._serialized_start=4608
-  _globals['_USAGEDIMENSION']._serialized_end=4768
-  _globals['_USAGERECORD']._serialized_start=281
-  _globals['_USAGERECORD']._serialized_end=1032
-  _globals['_USAGERECORD_LABELSENTRY']._serialized_start=956
-  _globals['_USAGERECORD_LABELSENTRY']._serialized_end=1001
-  _globals['_ACCOUNTBALANCE']._serialized_start=1035
-  _globals['_ACCOUNTBALANCE']._serialized_end=1187
-  _globals['_RECORDUSAGEREQUEST']._serialized_start=1190
-  _globals['_RECORDUSAGEREQUEST']._serialized_end=1984
-  _globals['_RECORDUSAGEREQUEST_LABELSENTRY']._serialized_start=956
-  _globals['_RECORDUSAGEREQUEST_LABELSENTRY']._serialized_end=1001
-  _globals['_RECORDUSAGERESPONSE']._serialized_start=1987
-  _globals['_RECORDUSAGERESPONSE']._serialized_end=2133
-  _globals['_BATCHRECORDUSAGEREQUEST']._serialized_start=2135
-  _globals['_BATCHRECORDUSAGEREQUEST']._serialized_end=2237
-  _globals['_USAGEOUTCOME']._serialized_start=2240
-  _globals['_USAGEOUTCOME']._serialized_end=2390
-  _globals['_BATCHRECORDUSAGERESPONSE']._serialized_start=2392
-  _globals['_BATCHRECORDUSAGERESPONSE']._serialized_end=2473
-  _globals['_STREAMUSAGEREQUEST']._serialized_start=2475
-  _globals['_STREAMUSAGEREQUEST']._serialized_end=2561
-  _globals['_STREAMUSAGERESPONSE']._serialized_start=2563
-  _globals['_STREAMUSAGERESPONSE']._serialized_end=2638
-  _globals['_GETUSAGEREQUEST']._serialized_start=2640
-  _globals['_GETUSAGEREQUEST']._serialized_end=2756
-  _globals['_GETUSAGERESPONSE']._serialized_start=2758
-  _globals['_GETUSAGERESPONSE']._serialized_end=2827
-  _globals['_LISTUSAGEREQUEST']._serialized_start=2830
-  _globals['_LISTUSAGEREQUEST']._serialized_end=3159
-  _globals['_LISTUSAGERESPONSE']._serialized_start=3161
-  _globals['_LISTUSAGERESPONSE']._serialized_end=3257
-  _globals['_QUERYUSAGEREQUEST']._serialized_start=3260
-  _globals['_QUERYUSAGEREQUEST']._serialized_end=3799
-  _globals['_USAGESUMMARY']._serialized_start=3802
-  _globals['_USAGESUMMARY']._serialized_end=4177
-  _globals['_LATENCYSUMMARY']._serialized_start=4179
-  _globals['_LATENCYSUMMARY']._serialized_end=4243
-  _globals['_QUERYUSAGERESPONSE']._serialized_start=4245
-  _globals['_QUERYUSAGERESPONSE']._serialized_end=4346
-  _globals['_USAGESERVICE']._serialized_start=4771
-  _globals['_USAGESERVICE']._serialized_end=5762
+  _globals['_SETTLEMENT']._serialized_start=4290
+  _globals['_SETTLEMENT']._serialized_end=4432
+  _globals['_USAGEWINDOW']._serialized_start=4434
+  _globals['_USAGEWINDOW']._serialized_end=4546
+  _globals['_USAGEDIMENSION']._serialized_start=4549
+  _globals['_USAGEDIMENSION']._serialized_end=4709
+  _globals['_USAGERECORD']._serialized_start=313
+  _globals['_USAGERECORD']._serialized_end=1064
+  _globals['_USAGERECORD_LABELSENTRY']._serialized_start=988
+  _globals['_USAGERECORD_LABELSENTRY']._serialized_end=1033
+  _globals['_ACCOUNTBALANCE']._serialized_start=1067
+  _globals['_ACCOUNTBALANCE']._serialized_end=1219
+  _globals['_RECORDUSAGEREQUEST']._serialized_start=1222
+  _globals['_RECORDUSAGEREQUEST']._serialized_end=1899
+  _globals['_RECORDUSAGEREQUEST_LABELSENTRY']._serialized_start=988
+  _globals['_RECORDUSAGEREQUEST_LABELSENTRY']._serialized_end=1033
+  _globals['_RECORDUSAGERESPONSE']._serialized_start=1902
+  _globals['_RECORDUSAGERESPONSE']._serialized_end=2073
+  _globals['_BATCHRECORDUSAGEREQUEST']._serialized_start=2075
+  _globals['_BATCHRECORDUSAGEREQUEST']._serialized_end=2177
+  _globals['_USAGEOUTCOME']._serialized_start=2180
+  _globals['_USAGEOUTCOME']._serialized_end=2355
+  _globals['_BATCHRECORDUSAGERESPONSE']._serialized_start=2357
+  _globals['_BATCHRECORDUSAGERESPONSE']._serialized_end=2438
+  _globals['_STREAMUSAGEREQUEST']._serialized_start=2440
+  _globals['_STREAMUSAGEREQUEST']._serialized_end=2526
+  _globals['_STREAMUSAGERESPONSE']._serialized_start=2528
+  _globals['_STREAMUSAGERESPONSE']._serialized_end=2603
+  _globals['_GETUSAGEREQUEST']._serialized_start=2605
+  _globals['_GETUSAGEREQUEST']._serialized_end=2690
+  _globals['_GETUSAGERESPONSE']._serialized_start=2692
+  _globals['_GETUSAGERESPONSE']._serialized_end=2761
+  _globals['_LISTUSAGEREQUEST']._serialized_start=2764
+  _globals['_LISTUSAGEREQUEST']._serialized_end=3097
+  _globals['_LISTUSAGERESPONSE']._serialized_start=3099
+  _globals['_LISTUSAGERESPONSE']._serialized_end=3195
+  _globals['_QUERYUSAGEREQUEST']._serialized_start=3198
+  _globals['_QUERYUSAGEREQUEST']._serialized_end=3740
+  _globals['_USAGESUMMARY']._serialized_start=3743
+  _globals['_USAGESUMMARY']._serialized_end=4118
+  _globals['_LATENCYSUMMARY']._serialized_start=4120
+  _globals['_LATENCYSUMMARY']._serialized_end=4184
+  _globals['_QUERYUSAGERESPONSE']._serialized_start=4186
+  _globals['_QUERYUSAGERESPONSE']._serialized_end=4287
+  _globals['_USAGESERVICE']._serialized_start=4712
+  _globals['_USAGESERVICE']._serialized_end=5767
 # @@protoc_insertion_point(module_scope)

@@ -342,7 +342,7 @@ class RecordUsageRequest(_message.Message):
     PARTIAL_FIELD_NUMBER: _builtins.int
     BACKFILL_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
-    """The caller's name for the work, unique within the organization for ever: 1 to 128 letters, digits and `. _ : / -`."""
+    """The caller's name for the work, unique within the organization for ever: 1 to 255 visible ASCII characters."""
     organization_id: _builtins.str
     """The organization that used."""
     project_id: _builtins.str
@@ -356,15 +356,21 @@ class RecordUsageRequest(_message.Message):
     model: _builtins.str
     """The model's id in the catalogue. A model that is not there is recorded and waits for its price."""
     latency_ms: _builtins.int
-    """How long the work took, in milliseconds, up to one day."""
+    """How long the work took, in milliseconds. More than one day, 86,400,000, is recorded as one day, so that slow work still
+    counts as slow; a negative number is left out.
+    """
     status_code: _builtins.int
-    """How the work ended, an HTTP or gRPC status number. 400 and above counts as an error."""
+    """How the work ended, an HTTP or gRPC status number. 400 and above counts as an error. A number that is not between 0
+    and 999 is no status and is left out.
+    """
     error_message: _builtins.str
-    """The error of work that failed, up to 1024 characters. A usage with an error message counts as an error."""
+    """The error of work that failed, cut to 1024 characters. A usage with an error message counts as an error."""
     endpoint: _builtins.str
-    """The endpoint of the platform that was called, up to 256 characters."""
+    """The endpoint of the platform that was called, cut to 256 characters."""
     conversation_id: _builtins.str
-    """The conversation the work belongs to, up to 128 characters."""
+    """The conversation the work belongs to, cut to 256 characters. It is text that only describes: a charge is never
+    refused for it.
+    """
     partial: _builtins.bool
     """Whether the work was broken off, so that the counts are what had been produced by then."""
     backfill: _builtins.bool
@@ -379,7 +385,9 @@ class RecordUsageRequest(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's own facts: at most 16, keys up to 64, values up to 256 characters."""
+        """The caller's own facts: at most 16, keys of 1 to 64 characters without U+0000, values cut to 256 characters. A label
+        with another key is left out, and so is each after the first 16 in the order of their keys.
+        """
 
     def __init__(
         self,
@@ -426,6 +434,7 @@ class RecordUsageResponse(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     BALANCE_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
+    ADJUSTED_FIELDS_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
     """Whether the usage had been recorded before."""
     @_builtins.property
@@ -436,16 +445,24 @@ class RecordUsageResponse(_message.Message):
     def balance(self) -> Global___AccountBalance:
         """The charged account, when this call charged it; absent on repeats, free usage and anything pending."""
 
+    @_builtins.property
+    def adjusted_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The fields that only describe and were not stored as they were sent, in the order of their numbers: a text that was cut
+        or in which characters were replaced, such as `error_message` or `labels[team]`, a latency_ms or status_code out of its
+        bounds, a label that was left out. At most the first 32 are named. A repeat is answered with the same names.
+        """
+
     def __init__(
         self,
         *,
         usage: Global___UsageRecord | None = ...,
         balance: Global___AccountBalance | None = ...,
         replayed: _builtins.bool = ...,
+        adjusted_fields: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "replayed", b"replayed", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjusted_fields", b"adjusted_fields", "balance", b"balance", "replayed", b"replayed", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -482,10 +499,13 @@ class UsageOutcome(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     OPERATION_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     RECORDED_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
-    """The operation_id of the request."""
+    """The operation_id of the request, cut to 255 characters where it is longer, which is refused."""
+    organization_id: _builtins.str
+    """The organization_id of the request, in lower case, cut to 36 characters where it is longer, which is refused."""
     @_builtins.property
     def recorded(self) -> Global___RecordUsageResponse:
         """The answer RecordUsage would have given."""
@@ -498,12 +518,13 @@ class UsageOutcome(_message.Message):
         self,
         *,
         operation_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
         recorded: Global___RecordUsageResponse | None = ...,
         refused: _status_pb2.Status | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "recorded", b"recorded", "refused", b"refused"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id", "outcome", b"outcome", "recorded", b"recorded", "refused", b"refused"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id", "organization_id", b"organization_id", "outcome", b"outcome", "recorded", b"recorded", "refused", b"refused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["recorded", "refused"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
@@ -568,7 +589,7 @@ class StreamUsageResponse(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def outcome(self) -> Global___UsageOutcome:
-        """What became of the call that its operation_id names."""
+        """What became of the call that its organization_id and operation_id name."""
 
     def __init__(
         self,

@@ -83,7 +83,8 @@ class UsageServiceServicer:
         Repeating it with the same operation_id and fields gives the stored answer with replayed set. Fails with
         ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, when the operation_id was used with other fields, and with
         INVALID_ARGUMENT for an occur_time more than 35 days ago or 5 minutes ahead. An unknown model or a missing price is
-        no failure: the settlement is PENDING_PRICE. Work that is done is charged even beyond the account's funds.
+        no failure: the settlement is PENDING_PRICE. Work that is done is charged even beyond the account's funds. Nothing that
+        only describes the work is a failure either: it is cut or left out, and named in adjusted_fields.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,7 +101,7 @@ class UsageServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamUsage(self, request_iterator, context):
-        """Records usage as it is sent, and acknowledges every message, in any order, by its operation_id.
+        """Records usage as it is sent, and acknowledges every message, in any order, by its organization_id and operation_id.
 
         At most 256 messages of a stream are in progress; the server reads on as they are acknowledged. What was sent and
         not acknowledged when the stream breaks is sent again under the same operation_id.
@@ -111,6 +112,9 @@ class UsageServiceServicer:
 
     def GetUsage(self, request, context):
         """Returns one usage record by its operation_id. Fails with NOT_FOUND, for another organization's record as well.
+
+        A path cannot carry every operation_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route
+        that ends in `:get`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,7 +26,8 @@ class UsageServiceStub:
     Repeating it with the same operation_id and fields gives the stored answer with replayed set. Fails with
     ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, when the operation_id was used with other fields, and with
     INVALID_ARGUMENT for an occur_time more than 35 days ago or 5 minutes ahead. An unknown model or a missing price is
-    no failure: the settlement is PENDING_PRICE. Work that is done is charged even beyond the account's funds.
+    no failure: the settlement is PENDING_PRICE. Work that is done is charged even beyond the account's funds. Nothing that
+    only describes the work is a failure either: it is cut or left out, and named in adjusted_fields.
     """
     BatchRecordUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.BatchRecordUsageRequest, _usage_pb2.BatchRecordUsageResponse]
     """Records up to 500 calls' usage, of any organizations, in one go.
@@ -35,13 +36,17 @@ class UsageServiceStub:
     safe, as for RecordUsage.
     """
     StreamUsage: _aio.StreamStreamMultiCallable[_usage_pb2.StreamUsageRequest, _usage_pb2.StreamUsageResponse]
-    """Records usage as it is sent, and acknowledges every message, in any order, by its operation_id.
+    """Records usage as it is sent, and acknowledges every message, in any order, by its organization_id and operation_id.
 
     At most 256 messages of a stream are in progress; the server reads on as they are acknowledged. What was sent and
     not acknowledged when the stream breaks is sent again under the same operation_id.
     """
     GetUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.GetUsageRequest, _usage_pb2.GetUsageResponse]
-    """Returns one usage record by its operation_id. Fails with NOT_FOUND, for another organization's record as well."""
+    """Returns one usage record by its operation_id. Fails with NOT_FOUND, for another organization's record as well.
+
+    A path cannot carry every operation_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route
+    that ends in `:get`.
+    """
     ListUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListUsageRequest, _usage_pb2.ListUsageResponse]
     """Lists an organization's usage records, the latest first."""
     QueryUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.QueryUsageRequest, _usage_pb2.QueryUsageResponse]
@@ -69,7 +74,8 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         Repeating it with the same operation_id and fields gives the stored answer with replayed set. Fails with
         ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, when the operation_id was used with other fields, and with
         INVALID_ARGUMENT for an occur_time more than 35 days ago or 5 minutes ahead. An unknown model or a missing price is
-        no failure: the settlement is PENDING_PRICE. Work that is done is charged even beyond the account's funds.
+        no failure: the settlement is PENDING_PRICE. Work that is done is charged even beyond the account's funds. Nothing that
+        only describes the work is a failure either: it is cut or left out, and named in adjusted_fields.
         """
 
     @_abc_1.abstractmethod
@@ -90,7 +96,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _abc.AsyncIterator[_usage_pb2.StreamUsageRequest],
         context: _aio.ServicerContext[_abc.AsyncIterator[_usage_pb2.StreamUsageRequest], _abc.AsyncIterator[_usage_pb2.StreamUsageResponse]],
     ) -> _abc.AsyncIterator[_usage_pb2.StreamUsageResponse]:
-        """Records usage as it is sent, and acknowledges every message, in any order, by its operation_id.
+        """Records usage as it is sent, and acknowledges every message, in any order, by its organization_id and operation_id.
 
         At most 256 messages of a stream are in progress; the server reads on as they are acknowledged. What was sent and
         not acknowledged when the stream breaks is sent again under the same operation_id.
@@ -102,7 +108,11 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.GetUsageRequest,
         context: _aio.ServicerContext[_usage_pb2.GetUsageRequest, _abc.Awaitable[_usage_pb2.GetUsageResponse]],
     ) -> _abc.Awaitable[_usage_pb2.GetUsageResponse]:
-        """Returns one usage record by its operation_id. Fails with NOT_FOUND, for another organization's record as well."""
+        """Returns one usage record by its operation_id. Fails with NOT_FOUND, for another organization's record as well.
+
+        A path cannot carry every operation_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route
+        that ends in `:get`.
+        """
 
     @_abc_1.abstractmethod
     def ListUsage(

@@ -1,0 +1,78 @@
+"""Odd contents in any field of any request are answered or refused, and never fail the call or another caller's."""
+
+from collections.abc import Iterator
+from typing import Final
+
+import grpc
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from libs.common.ids import new_id
+from tests.metering.support import Metering, Platform, stamp, usage
+from tests.support.hostile_calls import HostileCalls
+from tests.support.odd_requests import TEXTS, as_sent, filled, methods_of, variants
+from tollhouse.common.v1 import audit_pb2, integrity_pb2
+from tollhouse.metering.v1 import admission_pb2, charge_pb2, model_pb2, usage_pb2
+
+_METHODS: Final = methods_of((model_pb2, usage_pb2, admission_pb2, charge_pb2, integrity_pb2, audit_pb2))
+_BATCH_TEXTS: Final = tuple(text for text in TEXTS if len(text) < 50)
+
+
+def _known(organization_id: str) -> dict[str, object]:
+    return {
+        "organization_id": organization_id,
+        "operation_id": "odd",
+        "principal": admission_pb2.Principal(organization_id=organization_id),
+        "model": "gpt-4o",
+        "model_id": "gpt-4o",
+        "currency_code": "USD",
+        "tokens": model_pb2.TokenCounts(input=10, output=5),
+        "prices": model_pb2.TokenPrices(input="1", output="2"),
+        "yaml": b"models: []",
+        "start_time": stamp(days=-2),
+        "end_time": stamp(days=1),
+        "update_mask": FieldMask(paths=["provider", "display_name", "description", "capabilities", "metadata"]),
+        "effective_time": Timestamp(seconds=1),
+    }
+
+
+async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
+    platform: Platform, metering: Metering
+) -> None:
+    await platform.start_identity()
+    neighbour, known = new_id(), _known(new_id())
+    hostile = HostileCalls(metering.channel, metering.operator)
+
+    async def send_all() -> None:
+        for method in _METHODS:
+            request = filled(method.input_type, known)
+            texts = _BATCH_TEXTS if method.name.startswith("Batch") else TEXTS
+            await hostile.send(method, [request, *variants(request, texts)])
+
+    made = await hostile.beside(lambda number: metering.record(usage(neighbour, f"call-{number}")), send_all())
+
+    assert "\n".join(hostile.failures) == ""
+    # What is settled can not be cancelled.
+    assert hostile.answered == {method.name for method in _METHODS} - {"Cancel"}
+    await platform.settled()
+    assert sum(organization_id == neighbour for organization_id, _ in await metering.charges()) == made
+    assert await metering.findings() == []
+
+
+async def test_stream_stays_open_whatever_is_sent_on_it(platform: Platform, metering: Metering) -> None:
+    organization_id = new_id()
+    request = usage_pb2.StreamUsageRequest(usage=usage(organization_id, "odd"))
+    sent = [as_sent(variant) for variant in variants(request, _BATCH_TEXTS)]
+
+    def messages() -> Iterator[bytes]:
+        yield from sent
+        yield as_sent(usage_pb2.StreamUsageRequest(usage=usage(organization_id, "last")))
+
+    call: grpc.aio.StreamStreamMultiCallable[bytes, usage_pb2.StreamUsageResponse] = metering.channel.stream_stream(
+        "/tollhouse.metering.v1.UsageService/StreamUsage", None, usage_pb2.StreamUsageResponse.FromString
+    )
+    outcomes = [answer.outcome async for answer in call(messages(), metadata=metering.operator)]
+
+    assert len(outcomes) == len(sent) + 1
+    assert next(outcome for outcome in outcomes if outcome.operation_id == "last").HasField("recorded")
+    assert not [outcome for outcome in outcomes if outcome.refused.code == grpc.StatusCode.INTERNAL.value[0]]

@@ -178,7 +178,7 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
         )
 
     def recall_verification(self, data: bytes) -> bytes | None:
-        """Answer VerifyApiKey for a request that was sent before in the same bytes, if the cache says its key is valid."""
+        """Answer VerifyApiKey for a request seen before in the same bytes, if the cache says that its key is valid."""
         question = self._questions.find(data)
         if question is None:
             return None

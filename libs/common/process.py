@@ -28,10 +28,10 @@ def run_service(context: str, settings_class: type[_S], build: Callable[[_S], Aw
 
 
 async def _serve(settings: _S, build: Callable[[_S], Awaitable[Service]]) -> None:
-    service = await build(settings)
     try:
+        service = await build(settings)
         await service.start()
-    except PortTaken as error:
+    except (SettingsError, PortTaken) as error:
         _give_up(str(error))
     _spare_the_collector()
     await service.serve_until_signal()

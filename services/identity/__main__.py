@@ -11,6 +11,7 @@ from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
 from libs.common.server import Service
+from libs.common.settings import SettingsError
 from libs.common.telemetry import start_process_telemetry
 from services.identity.api_key.importing.imports import Imports
 from services.identity.api_key.manage.api_keys import ApiKeys
@@ -31,6 +32,7 @@ from services.identity.caller.servicer import CallerServicer
 from services.identity.housekeeping import Housekeeping
 from services.identity.invariants import INVARIANTS
 from services.identity.oidc import IdTokens
+from services.identity.openshift import OpenShiftUsers
 from services.identity.organization.invitations import Invitations
 from services.identity.organization.members import Members
 from services.identity.organization.organizations import Organizations
@@ -39,15 +41,16 @@ from services.identity.passwords import Passwords
 from services.identity.project.members import ProjectMembers
 from services.identity.project.projects import Projects
 from services.identity.project.servicer import ProjectServicer
+from services.identity.provider_check import provider_problems
 from services.identity.provider_keys import DocumentFetcher
 from services.identity.service_account.service_accounts import ServiceAccounts
 from services.identity.service_account.servicer import ServiceAccountServicer
 from services.identity.session.access_token import AccessTokens
 from services.identity.session.attempts import ProofAttempts, WrongTokens
 from services.identity.session.domain import AttemptLimits, SessionLimits
-from services.identity.session.id_token_sign_in import IdTokenSignIn
 from services.identity.session.opening import SessionOpening
 from services.identity.session.password_sign_in import PasswordSignIn
+from services.identity.session.provider_sign_in import ProviderSignIn
 from services.identity.session.servicer import SessionServicer
 from services.identity.session.sessions import Sessions
 from services.identity.settings import IdentitySettings
@@ -78,9 +81,9 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     """Build identity's server with all that stands behind it; nothing runs yet."""
     clock = clock or SystemClock()
     database = open_pool(settings, settings.pool_size)
-    # However many try to sign in, they wait for each other, and nobody who verifies a key waits for them.
+    # Sign-ins have a small pool of their own: however many arrive, they never take the connections that verify keys.
     sign_ins = open_pool(settings, _SIGN_IN_CONNECTIONS)
-    # Checks of everything may take their time, on a connection of their own.
+    # Reports over all data are slow, so they run on a connection of their own.
     reports = open_pool(settings, 1, statement_timeout_ms=_CHECK_TIMEOUT_MS)
     telemetry = start_process_telemetry("tollhouse-identity", settings.otlp_endpoint)
     peppers = Peppers.read(settings.peppers)
@@ -88,7 +91,7 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     watchers = Watchers(database, settings.watchers_max)
     prefixes = ImportedPrefixes()
     feed = ChangeFeed(database, [cache, watchers], prefixes)
-    # One plan serves every read of keys: to plan it anew would cost ten times what the read does.
+    # Key reads reuse one prepared plan: planning the statement each time would cost ten times what running it does.
     key_reads = open_pool(settings, READS_AT_ONCE, plan_by_key=True)
     reader = KeyReader(key_reads)
     last_used = LastUsed(database, settings.last_used_flush_s)
@@ -124,7 +127,10 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     keys = ApiKeyServicer(open_management(database, clock, peppers, prefixes), verifier, watchers, clock)
     recalls = {"VerifyApiKey": keys.recall_verification}
     service.add(api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server, keys, recalls)
-    sessions = build_sessions(settings, sign_ins, clock, peppers, passwords, id_tokens, limits)
+    # OpenShift requests have threads of their own, so that a cluster that hangs cannot delay the fetching of OIDC keys.
+    clusters = DocumentFetcher()
+    openshift_users = OpenShiftUsers(settings.openshift_clusters, clusters)
+    sessions = build_sessions(settings, sign_ins, clock, peppers, passwords, id_tokens, openshift_users, limits)
     service.add(session_pb2_grpc.add_SessionServiceServicer_to_server, sessions)
     service.add(caller_pb2_grpc.add_CallerServiceServicer_to_server, CallerServicer(directory))
     verification = Verification(reports, clock, INVARIANTS)
@@ -138,9 +144,24 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     service.on_drain(last_used.flush)
     service.on_drain(passwords.close)
     service.on_drain(documents.close)
+    service.on_drain(clusters.close)
     for pool in (key_reads, sign_ins, reports):
         service.on_drain(pool.close)
     return service
+
+
+async def build_with_sound_providers(settings: IdentitySettings) -> Service:
+    """Build identity's server, unless an identity provider that answers can never work as it is configured.
+
+    Raises:
+        SettingsError: naming each such provider.
+    """
+    documents = DocumentFetcher()
+    problems = await provider_problems(settings.issuers, documents.fetch)
+    await documents.close()
+    if problems:
+        raise SettingsError(problems)
+    return await build(settings)
 
 
 def open_pool(
@@ -150,7 +171,7 @@ def open_pool(
     *,
     plan_by_key: bool = False,
 ) -> Database:
-    """Open connections of their own for one kind of work."""
+    """Open a separate connection pool for one kind of work."""
     return open_database(
         settings.database_url.get_secret_value(),
         schema=SCHEMA,
@@ -162,7 +183,7 @@ def open_pool(
 
 
 def add_people(service: Service, database: Database, clock: Clock, sign_in_methods: SignInMethods) -> None:
-    """Serve users with all that is theirs."""
+    """Register the service of users."""
     service.add(
         user_pb2_grpc.add_UserServiceServicer_to_server,
         UserServicer(
@@ -172,7 +193,7 @@ def add_people(service: Service, database: Database, clock: Clock, sign_in_metho
 
 
 def add_organizations(service: Service, database: Database, clock: Clock) -> None:
-    """Serve organizations with all that is theirs."""
+    """Register the services of organizations, projects and service accounts."""
     service.add(
         organization_pb2_grpc.add_OrganizationServiceServicer_to_server,
         OrganizationServicer(
@@ -196,9 +217,10 @@ def build_sessions(
     peppers: Peppers,
     passwords: Passwords,
     id_tokens: IdTokens,
+    openshift_users: OpenShiftUsers,
     limits: AttemptLimits,
 ) -> SessionServicer:
-    """Build what lets people in."""
+    """Build the service of sessions."""
     key_file = settings.session_key_file
     access_tokens = AccessTokens(
         SigningKey.read(key_file) if key_file else None,
@@ -213,13 +235,13 @@ def build_sessions(
     return SessionServicer(
         access_tokens,
         PasswordSignIn(database, clock, passwords, peppers, opening, limits),
-        IdTokenSignIn(database, clock, id_tokens, opening, wrong_tokens),
+        ProviderSignIn(database, clock, id_tokens, openshift_users, opening, wrong_tokens),
         Sessions(database, clock, peppers, wrong_tokens),
     )
 
 
 def open_management(database: Database, clock: Clock, peppers: Peppers, prefixes: ImportedPrefixes) -> Management:
-    """Open what people do with keys."""
+    """Build the use cases that manage API keys."""
     return Management(
         ApiKeys(database, clock, peppers),
         Rotation(database, clock, peppers),
@@ -229,7 +251,7 @@ def open_management(database: Database, clock: Clock, peppers: Peppers, prefixes
 
 
 def open_passwords(settings: IdentitySettings) -> Passwords:
-    """Open what hashes passwords, as the settings say."""
+    """Build the password hasher with the parameters of the settings."""
     return Passwords(
         threads=settings.password_hash_threads,
         queue_max=settings.password_hashes_waiting_max,
@@ -241,7 +263,7 @@ def open_passwords(settings: IdentitySettings) -> Passwords:
 
 def main() -> None:
     """Run identity from the environment's settings."""
-    run_service("identity", IdentitySettings, build)
+    run_service("identity", IdentitySettings, build_with_sound_providers)
 
 
 if __name__ == "__main__":

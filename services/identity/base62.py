@@ -1,4 +1,4 @@
-"""Random texts that people may copy, and the check that tells a mistyped or made-up one without asking the database."""
+"""Random tokens in base62, and a checksum that detects mistyped or made-up ones without a database read."""
 
 import secrets
 import zlib
@@ -29,9 +29,9 @@ def text_of(random_bytes: bytes) -> str:
 
 
 def check_text(body: str) -> str:
-    """Return the 6 characters that follow a text, so that a slip in it shows.
+    """Return the 6 characters of checksum that follow a token.
 
-    Two at a time: every key that memory does not know is checked.
+    Two characters are computed at a time, because every key that is not in the cache is checked.
     """
     rest, low = divmod(zlib.crc32(body.encode()), len(_PAIRS))
     high, middle = divmod(rest, len(_PAIRS))

@@ -1,4 +1,4 @@
-"""Configurations: a bounded map of texts under names, changed key by key, of which every change is counted."""
+"""Configurations: a bounded map of keys to texts, changed key by key; each change increments the version."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from services.identity.errors import ConfigurationFull
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What is configured, as of one moment."""
+    """The entries at one version."""
 
     entries: Mapping[str, str]
     version: int = 0
@@ -24,7 +24,7 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True)
 class ConfigurationChange:
-    """Which entries are to be written, and which are to go."""
+    """Which entries to write, and which to remove."""
 
     entries: Mapping[str, str]
     removed_keys: Sequence[str]

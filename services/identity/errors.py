@@ -1,4 +1,4 @@
-"""The refusals of identity's commands. Answers about a presented key are no refusals and do not stand here."""
+"""The refusals of identity's commands. The codes of VerifyApiKey are ordinary answers and do not stand here."""
 
 from datetime import timedelta
 
@@ -22,11 +22,11 @@ class IdentityAlreadyLinked(Refusal):
 
 
 class TooManyIdentities(Refusal):
-    """A user signs in with a handful of identities, not with any number."""
+    """A user has as many linked identities as the limit allows."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "TOO_MANY_IDENTITIES"
-    template = "The user signs in with {identities} identities already, which is as many as anybody may."
+    template = "The user has {identities} linked identities, which is the maximum."
 
 
 class LastWayToSignIn(Refusal):
@@ -34,11 +34,11 @@ class LastWayToSignIn(Refusal):
 
     kind = Kind.FAILED_PRECONDITION
     reason = "LAST_WAY_TO_SIGN_IN"
-    template = "The user could not sign in any more; link another identity or set a password first."
+    template = "The user could not sign in any more. Link another identity or set a password first."
 
 
 class WrongPassword(Refusal):
-    """Whoever changes their own password proves that it is theirs."""
+    """The current password given with a change of password is wrong."""
 
     kind = Kind.PERMISSION_DENIED
     reason = "WRONG_PASSWORD"
@@ -46,11 +46,19 @@ class WrongPassword(Refusal):
 
 
 class ConfigurationFull(Refusal):
-    """A configuration is for a bounded number of choices, not for data."""
+    """A configuration has as many keys as the limit allows."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "CONFIGURATION_FULL"
     template = "The configuration would have {keys} keys, and may have {keys_max}; remove some first."
+
+
+class OrganizationAlreadyExists(Refusal):
+    """Another organization has the external id."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "ORGANIZATION_ALREADY_EXISTS"
+    template = "Another organization has this {field}."
 
 
 class MemberAlreadyExists(Refusal):
@@ -58,7 +66,7 @@ class MemberAlreadyExists(Refusal):
 
     kind = Kind.ALREADY_EXISTS
     reason = "MEMBER_ALREADY_EXISTS"
-    template = "The user belongs to the organization already ({field})."
+    template = "The user is a member of the organization already ({field})."
 
 
 class ProjectAlreadyExists(Refusal):
@@ -78,19 +86,19 @@ class LastOwner(Refusal):
 
 
 class PersonalOrganization(Refusal):
-    """The organization was made for one user: nobody joins it, and it goes with that user alone."""
+    """The organization is a user's personal one: it has no other members and is deleted only with its user."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "PERSONAL_ORGANIZATION"
-    template = "The organization belongs to one user for good: nobody joins it, and it goes with that user alone."
+    template = "A user's personal organization cannot have other members, and is deleted only with its user."
 
 
 class RoleNotHeld(Refusal):
-    """The role may do something that the caller may not, so the caller neither gives it nor takes it away."""
+    """The role allows something that the caller may not do, so the caller can neither give it nor take it away."""
 
     kind = Kind.PERMISSION_DENIED
     reason = "ROLE_NOT_HELD"
-    template = "The role {role} may do something that the caller may not."
+    template = "The role {role} allows something that the caller may not do."
 
 
 class InvitationAlreadyExists(Refusal):
@@ -102,15 +110,15 @@ class InvitationAlreadyExists(Refusal):
 
 
 class InvitationExpired(Refusal):
-    """Nobody accepted the invitation in time."""
+    """The invitation was not accepted before it expired."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "INVITATION_EXPIRED"
-    template = "The invitation lapsed at {expire_time}."
+    template = "The invitation expired at {expire_time}."
 
 
 class InvitationUsed(Refusal):
-    """The invitation was accepted, which happens once."""
+    """The invitation was accepted before; it works once."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "INVITATION_USED"
@@ -118,11 +126,11 @@ class InvitationUsed(Refusal):
 
 
 class ProjectMemberAlreadyExists(Refusal):
-    """The user works in the project already."""
+    """The user is a member of the project already."""
 
     kind = Kind.ALREADY_EXISTS
     reason = "PROJECT_MEMBER_ALREADY_EXISTS"
-    template = "The user works in the project already ({field})."
+    template = "The user is a member of the project already ({field})."
 
 
 class ServiceAccountAlreadyExists(Refusal):
@@ -134,15 +142,15 @@ class ServiceAccountAlreadyExists(Refusal):
 
 
 class ApiKeyRevoked(Refusal):
-    """A revoked key stays revoked."""
+    """The key is revoked, and a revocation cannot be undone."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "API_KEY_REVOKED"
-    template = "The API key is revoked, and a revocation is final."
+    template = "The API key is revoked, which cannot be undone."
 
 
 class ApiKeyExpired(Refusal):
-    """What has ended is not carried on under another secret."""
+    """An expired key cannot be rotated."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "API_KEY_EXPIRED"
@@ -150,7 +158,7 @@ class ApiKeyExpired(Refusal):
 
 
 class ApiKeyDisabled(Refusal):
-    """Somebody stopped the key, and a new secret must not undo that."""
+    """A disabled key cannot be rotated: the new secret would undo the disabling."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "API_KEY_DISABLED"
@@ -158,7 +166,7 @@ class ApiKeyDisabled(Refusal):
 
 
 class ApiKeyRotated(Refusal):
-    """A key is replaced once, and its end is then settled."""
+    """The key was rotated before; its end was fixed then."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "API_KEY_ROTATED"
@@ -166,15 +174,23 @@ class ApiKeyRotated(Refusal):
 
 
 class ApiKeyAlreadyExists(Refusal):
-    """The digest is that of another key, or of this one with other terms."""
+    """A key with this digest exists, for another owner or with other terms."""
 
     kind = Kind.ALREADY_EXISTS
     reason = "API_KEY_ALREADY_EXISTS"
-    template = "There is an API key with this digest already, with another {field}."
+    template = "An API key with this digest exists and has another {field}."
+
+
+class ApiKeyNotStored(Refusal):
+    """The database did not take one key of an import; the others are stored."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "API_KEY_NOT_STORED"
+    template = "The key could not be stored; the log of the service says why."
 
 
 class ScopeNotHeld(Refusal):
-    """Nobody gives a key what they do not hold, or what its owner does not hold."""
+    """The caller or the key's owner does not hold a scope that the key would get."""
 
     kind = Kind.PERMISSION_DENIED
     reason = "SCOPE_NOT_HELD"
@@ -182,23 +198,23 @@ class ScopeNotHeld(Refusal):
 
 
 class KeyLimitExceeded(Refusal):
-    """A key makes no key that reaches further than itself."""
+    """The key that the caller came with is more limited than the key they want to make or change."""
 
     kind = Kind.PERMISSION_DENIED
     reason = "KEY_LIMIT_EXCEEDED"
-    template = "The API key the call came with reaches less far in its {field}."
+    template = "The new key would exceed the key the call came with in its {field}."
 
 
 class TooManyImportedPrefixes(Refusal):
-    """Prefixes of imported secrets are few, because every process knows them by heart."""
+    """Every process keeps all prefixes of imported secrets in memory, so their number is limited."""
 
     kind = Kind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_IMPORTED_PREFIXES"
-    template = "There are {prefixes} prefixes of imported secrets already, and there may be no more."
+    template = "There are {prefixes} prefixes of imported secrets, which is the maximum."
 
 
 class TooManyUnknownKeys(Refusal):
-    """The address has presented more unknown secrets than are looked up for one."""
+    """Too many unknown keys were presented from one address."""
 
     kind = Kind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_UNKNOWN_KEYS"
@@ -210,40 +226,56 @@ class TooManyUnknownKeys(Refusal):
 
 
 class RevisionNotReached(Refusal):
-    """The caller asks for changes that nobody has made."""
+    """The caller asks for a revision that does not exist yet."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "REVISION_NOT_REACHED"
-    template = "The revision {min_revision} was asked for, but the newest is {revision}."
+    template = "Revision {min_revision} was asked for, but the newest is {revision}."
 
 
 class TooManyWatchers(Refusal):
-    """The process serves as many change streams as it may."""
+    """The process serves as many change streams as its limit allows."""
 
     kind = Kind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_WATCHERS"
-    template = "This process serves {watchers} change streams and takes no more."
+    template = "This process serves {watchers} change streams, which is the maximum."
     retry_after_ms = 1_000
 
 
 class SignInRefused(Refusal):
-    """Nobody is let in with this. Whether there is such a user, and what is wrong, is not said."""
+    """The credentials do not sign anybody in. Whether the user exists, and what is wrong, is not revealed."""
 
     kind = Kind.UNAUTHENTICATED
     reason = "SIGN_IN_REFUSED"
-    template = "Nobody can be signed in with these credentials."
+    template = "These credentials do not sign anybody in."
+
+
+class ProviderNotConfigured(Refusal):
+    """No OpenShift cluster is configured under the name."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "PROVIDER_NOT_CONFIGURED"
+    template = "No OpenShift cluster is configured as {provider}."
+
+
+class InvalidAccessToken(Refusal):
+    """The provider does not accept the access token, or it is not a person's."""
+
+    kind = Kind.UNAUTHENTICATED
+    reason = "INVALID_ACCESS_TOKEN"
+    template = "The access token is not accepted."
 
 
 class InvalidIdToken(Refusal):
-    """The ID token proves nothing here. The log alone is told why."""
+    """The ID token is not accepted. Why is written to the log only."""
 
     kind = Kind.UNAUTHENTICATED
     reason = "INVALID_ID_TOKEN"
-    template = "The ID token is not one that is believed here."
+    template = "The ID token is not accepted."
 
 
 class InvalidRefreshToken(Refusal):
-    """The refresh token is none, was used before, or its session is over."""
+    """The refresh token is malformed or unknown, was used before, or its session has ended."""
 
     kind = Kind.UNAUTHENTICATED
     reason = "INVALID_REFRESH_TOKEN"
@@ -251,19 +283,19 @@ class InvalidRefreshToken(Refusal):
 
 
 class SignUpRefused(Refusal):
-    """The provider vouches for somebody nobody knows, and they cannot become a user that way."""
+    """The identity is linked to no user, and it may not become a new one."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "SIGN_UP_REFUSED"
-    template = "Nobody here is known by this identity, and it cannot make a new user: {cause}."
+    template = "No user has this identity, and it cannot become a new user: {cause}."
 
 
 class TooManyAttempts(Refusal):
-    """A password was tried too often for this account, or from this address, or too many tokens from it were wrong."""
+    """Too many passwords were tried for the account or from the address, or too many wrong tokens came from it."""
 
     kind = Kind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_ATTEMPTS"
-    template = "There were too many attempts; wait before the next."
+    template = "There were too many attempts; wait before trying again."
 
     def __init__(self, *, wait: timedelta) -> None:
         super().__init__()
@@ -271,8 +303,8 @@ class TooManyAttempts(Refusal):
 
 
 class SessionsNotConfigured(Refusal):
-    """The service was given no key to sign access tokens with."""
+    """No key to sign access tokens with is configured."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "SESSIONS_NOT_CONFIGURED"
-    template = "This installation has no key for sessions: nobody can sign in."
+    template = "No session key is configured, so nobody can sign in."

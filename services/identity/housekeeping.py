@@ -1,4 +1,4 @@
-"""What identity forgets: request ids nobody repeats any more, changes nobody may still ask for, what is long over."""
+"""Deletes rows whose retention is over: request ids, changes, invitations, tokens, sessions and counts of attempts."""
 
 import asyncio
 from datetime import timedelta
@@ -21,9 +21,9 @@ _ROWS_AT_ONCE: Final = 5_000
 REQUESTS_KEPT: Final = timedelta(days=30)
 CHANGES_KEPT: Final = timedelta(days=7)
 INVITATIONS_KEPT: Final = timedelta(days=90)
-"""How long after it lapsed, or would have, an invitation is still on record, with the address it was for."""
+"""How long an invitation is kept after its expire time, with the address it was for."""
 SESSIONS_KEPT: Final = timedelta(days=30)
-"""How long after its time a session is still on record; its refresh tokens go at once."""
+"""How long a session is kept after its expire time; its refresh tokens are deleted at once."""
 
 
 class Housekeeping:
@@ -39,10 +39,10 @@ class Housekeeping:
             try:
                 await self.forget()
             except Refusal as refusal:
-                _log.warning("old rows stay for another round", reason=refusal.reason)
+                _log.warning("old rows could not be deleted; trying again in the next round", reason=refusal.reason)
 
     async def forget(self) -> None:
-        """Delete what is past its time."""
+        """Delete rows whose retention is over."""
         now = self._clock.now()
         await forget_changes(self._database, now - CHANGES_KEPT, _ROWS_AT_ONCE)
         await forget_requests(self._database, now - REQUESTS_KEPT, _ROWS_AT_ONCE)

@@ -147,13 +147,13 @@ INVARIANTS: Final[Sequence[Invariant]] = (
     ),
     Invariant(
         "deleted_users_have_nothing_left",
-        "A deleted user still has an email, a sign-in method, an open session, a working API key or a membership.",
+        "A deleted user still has personal data, a sign-in method, an open session, a working API key or a membership.",
         f"""
         SELECT u.personal_organization_id AS organization_id, 'users/' || u.user_id AS resource,
                'deleted at ' || u.delete_time || ', but some of their data is left' AS detail
         FROM identity.users u
         WHERE {_U} AND u.delete_time IS NOT NULL AND (
-            u.email <> '' OR u.password_hash IS NOT NULL
+            u.email <> '' OR u.password_hash IS NOT NULL OR u.external_id <> '' OR u.metadata <> '{{}}'
             OR EXISTS (SELECT FROM identity.linked_identities l WHERE l.user_id = u.user_id)
             OR EXISTS (SELECT FROM identity.sessions s WHERE s.user_id = u.user_id AND s.end_time IS NULL)
             OR EXISTS (SELECT FROM identity.api_keys k WHERE k.user_id = u.user_id AND k.revoke_time IS NULL)

@@ -1,8 +1,8 @@
-"""ID tokens of people who sign in elsewhere (OpenID Connect Core 1.0), checked as RFC 8725 advises.
+"""Verifies ID tokens of OpenID Connect providers (OpenID Connect Core 1.0), checked as RFC 8725 advises.
 
-A token is believed when one of the configured issuers signed it, with an algorithm and a kind of key this issuer is
-known to use, for one of our client ids, and for now. Where a token says its key is to be found (`jku`, `x5u`, `jwk`) is
-never looked at.
+A token is accepted when a configured issuer signed it, with an algorithm and a kind of key that are configured for the
+issuer, for one of our client ids, and when it is valid now. Keys that the token itself points to (`jku`, `x5u`, `jwk`)
+are never used.
 """
 
 import hmac
@@ -13,69 +13,72 @@ from base64 import urlsafe_b64decode
 from binascii import Error as InvalidBase64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 import structlog
 from joserfc import jwt
 from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jws import JWSRegistry
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from libs.common.clock import Clock
+from services.identity.email_address import folded_email
 from services.identity.errors import InvalidIdToken
-from services.identity.provider_keys import Fetch, ProviderKeys, address_problem
+from services.identity.provider_keys import Fetch, ProviderKeys, address_problem, template_problem
+from services.identity.text import has_harmful, without_harmful
 
 _log = structlog.get_logger("id tokens")
 
 TOKEN_MAX_LENGTH: Final = 8192
 LEEWAY_S: Final = 30
 _SUBJECT_MAX: Final = 255
-_EMAIL_MAX: Final = 254
-_FULL_NAME_MAX: Final = 200
+_FULL_NAME_MAX: Final = 255
 _PICTURE_URL_MAX: Final = 2048
-_EMAIL: Final = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 _PICTURE_URL: Final = re.compile(r"https?://\S+")
 _GOOGLE: Final = "https://accounts.google.com"
-# Google writes its own name in two ways, and says that both must be accepted.
+# Google uses two names for its issuer and documents that both must be accepted.
 _OTHER_NAMES: Final = {_GOOGLE: "accounts.google.com"}
 
-# Those of a public key alone: with `none` or a shared secret, anybody who knows the public key could sign.
+# Only algorithms with a public key: with `none` or a shared secret, anybody who knows the public key could sign.
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"]
 ClientId = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 
+ProviderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")]
+
 
 class OidcIssuer(BaseModel):
-    """An issuer whose ID tokens let people in."""
+    """An issuer whose ID tokens are accepted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    provider: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-    """What linked identities call the issuer, such as `google`. It must go on naming the same issuer for ever: with the
-    subject it tells people apart."""
+    provider: ProviderName
+    """The name of the issuer in linked identities, such as `google`. It must never name another issuer: users are found
+    by this name and the subject."""
     issuer: Annotated[str, StringConstraints(max_length=2048)]
-    """The address that is the `iss` of its tokens, to the letter; under it lies its discovery document."""
+    """The exact `iss` of its tokens; its discovery document is under this address."""
     client_ids: tuple[ClientId, ...] = Field(min_length=1, max_length=100)
-    """What its tokens must be made for; for Firebase the id of the project."""
+    """The audiences its tokens may have; for Firebase the id of the project."""
     algorithms: tuple[Algorithm, ...] = Field(default=("RS256", "ES256", "EdDSA"), min_length=1)
-    """What it may sign with."""
+    """The algorithms its tokens may be signed with."""
     sign_up: bool = True
-    """Whether a person nobody knows yet becomes a user by signing in."""
+    """Whether an identity that is linked to nobody becomes a new user by signing in."""
     link_verified_email: bool = False
-    """Whether a person nobody knows yet is taken for the user with the same email, when the issuer vouches for it and
-    the user's own was vouched for, too. It trusts the issuer with the accounts of everybody."""
+    """Whether an identity that is linked to nobody is linked to the user with the same email, if the issuer has
+    verified its email and the user's email was verified, too. This trusts the issuer with everybody's account."""
 
-    @field_validator("issuer")
-    @classmethod
-    def _issuer_can_be_asked(cls, issuer: str) -> str:
-        problem = address_problem(issuer)
+    @model_validator(mode="after")
+    def _issuer_can_be_asked(self) -> Self:
+        problem = template_problem(self.issuer)
+        if problem is None and (address := address_problem(self.issuer)) is not None:
+            problem = f"the issuer {address}"
         if problem is not None:
-            raise ValueError(f"the issuer {problem}")
-        return issuer
+            raise ValueError(f"the OIDC provider `{self.provider}`: {problem}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedIdentity:
-    """Who somebody is to a provider, which vouches for it. What it says beyond that may be empty."""
+    """An identity that a provider has confirmed. All but provider and subject may be empty."""
 
     provider: str
     subject: str
@@ -83,38 +86,39 @@ class VerifiedIdentity:
     email_verified: bool
     full_name: str
     picture_url: str
+    username: str = ""
 
 
 class _Rejected(Exception):
-    """Why a token is not believed, for the log alone."""
+    """Why a token is not accepted; for the log only."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Issuer:
-    told: OidcIssuer
+    settings: OidcIssuer
     names: frozenset[str]
     keys: ProviderKeys
 
 
 class IdTokens:
-    """Tells who an ID token speaks of."""
+    """Verifies ID tokens."""
 
     def __init__(self, issuers: Sequence[OidcIssuer], fetch: Fetch, clock: Clock) -> None:
         self._now = clock.now
         known = [
-            _Issuer(told, frozenset({told.issuer, _OTHER_NAMES.get(told.issuer, told.issuer)}), keys)
-            for told in issuers
-            for keys in (ProviderKeys(told.issuer, fetch, clock),)
+            _Issuer(settings, frozenset({settings.issuer, _OTHER_NAMES.get(settings.issuer, settings.issuer)}), keys)
+            for settings in issuers
+            for keys in (ProviderKeys(settings.issuer, fetch, clock),)
         ]
         self._by_name = {name: issuer for issuer in known for name in issuer.names}
-        self._by_provider = {issuer.told.provider: issuer.told for issuer in known}
+        self._by_provider = {issuer.settings.provider: issuer.settings for issuer in known}
 
     def issuer_of(self, provider: str) -> OidcIssuer:
-        """Return what is set for a provider whose token was believed."""
+        """Return the settings of a provider whose token was accepted."""
         return self._by_provider[provider]
 
     async def verify(self, id_token: str, nonce: str = "") -> VerifiedIdentity:
-        """Return who the token speaks of. With a nonce, the token must carry the same.
+        """Return the identity in the token. If a nonce is given, the token must carry the same.
 
         Raises:
             InvalidIdToken: for whatever reason; only the log is told which.
@@ -126,9 +130,9 @@ class IdTokens:
             issuer = self._by_name.get(_text(unverified, "iss"))
             if issuer is None:
                 raise _Rejected("unknown issuer")
-            provider = issuer.told.provider
+            provider = issuer.settings.provider
             claims = await self._verify_signature(id_token, header, issuer)
-            self._check_claims(claims, issuer.told, nonce)
+            self._check_claims(claims, issuer.settings, nonce)
             return _identity(provider, claims)
         except _Rejected as rejected:
             _log.info("an ID token was refused", provider=provider, why=str(rejected))
@@ -138,7 +142,7 @@ class IdTokens:
         self, id_token: str, header: Mapping[str, object], issuer: _Issuer
     ) -> Mapping[str, object]:
         algorithm, key_id, kind = header.get("alg"), header.get("kid"), header.get("typ", "JWT")
-        if algorithm not in issuer.told.algorithms or not isinstance(algorithm, str):
+        if algorithm not in issuer.settings.algorithms or not isinstance(algorithm, str):
             raise _Rejected("an algorithm the issuer does not use")
         if not isinstance(kind, str) or kind.upper() != "JWT":
             raise _Rejected("a token of another type")
@@ -161,7 +165,7 @@ class IdTokens:
         audiences = audience if isinstance(audience, list) else [audience]
         if not any(isinstance(one, str) and one in issuer.client_ids for one in audiences):
             raise _Rejected("another audience")
-        # Made for several, it must say who asked for it; and whoever it says must be one of ours.
+        # A token for several audiences must name the party that requested it; that must be one of ours.
         if ("azp" in claims or len(audiences) > 1) and claims.get("azp") not in issuer.client_ids:
             raise _Rejected("asked for by somebody else")
         if not now_s < _seconds(claims, "exp") + LEEWAY_S:
@@ -173,7 +177,7 @@ class IdTokens:
 
 
 def _open(id_token: str) -> tuple[Mapping[str, object], Mapping[str, object]]:
-    """Return the header and the claims of a token, none of which is believed yet."""
+    """Return the header and the claims of a token, without checking its signature."""
     if len(id_token) > TOKEN_MAX_LENGTH or not id_token.isascii():
         raise _Rejected("too long, or no token")
     parts = id_token.split(".")
@@ -190,12 +194,12 @@ def _open(id_token: str) -> tuple[Mapping[str, object], Mapping[str, object]]:
 
 def _identity(provider: str, claims: Mapping[str, object]) -> VerifiedIdentity:
     subject = claims.get("sub")
-    if not isinstance(subject, str) or not 1 <= len(subject) <= _SUBJECT_MAX or not subject.isprintable():
+    if not isinstance(subject, str) or not 1 <= len(subject) <= _SUBJECT_MAX or has_harmful(subject):
         raise _Rejected("no usable subject")
     email, picture_url = _text(claims, "email"), _text(claims, "picture")
-    has_email = len(email) <= _EMAIL_MAX and _EMAIL.fullmatch(email) is not None
+    # A provider's email at a domain of one label is never a real mailbox.
+    has_email = folded_email(email) is not None and "." in email.rpartition("@")[2]
     has_picture = len(picture_url) <= _PICTURE_URL_MAX and _PICTURE_URL.fullmatch(picture_url) is not None
-    full_name = "".join(character for character in _text(claims, "name") if character.isprintable())
     verified = claims.get("email_verified")
     return VerifiedIdentity(
         provider=provider,
@@ -203,8 +207,8 @@ def _identity(provider: str, claims: Mapping[str, object]) -> VerifiedIdentity:
         email=email if has_email else "",
         # Some providers write the truth as text.
         email_verified=has_email and (verified is True or verified == "true"),
-        full_name=full_name[:_FULL_NAME_MAX],
-        picture_url=picture_url if has_picture and picture_url.isprintable() else "",
+        full_name=without_harmful(_text(claims, "name"))[:_FULL_NAME_MAX],
+        picture_url=picture_url if has_picture and not has_harmful(picture_url) else "",
     )
 
 

@@ -1,7 +1,7 @@
-"""Passwords: which are good enough, how they are stored, and how one is compared without slowing anything else down.
+"""Passwords: rules for new ones, how they are hashed, and how a hash is compared without slowing down other calls.
 
-A hash is meant to be dear, and every sign-in pays for one. So hashing has threads of its own that give way to the event
-loop's, and a queue of bounded length: a flood of sign-ins makes sign-ins wait or fails them, and no other call.
+Hashing is expensive by design, and every sign-in needs one hash. It runs in threads of its own with the lowest priority
+and a bounded queue: a flood of sign-ins delays or refuses sign-ins, and no other calls.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from libs.common.errors import Overloaded
 
 _log = structlog.get_logger("passwords")
 
-# 46 MiB in one pass is what OWASP and ASVS ask for at a single pass. Measured on two cores of a small cloud server it
-# takes 37 ms, and two threads make 48 a second: 20 sign-ins a second use less than half of the machine. The floor that
-# is still held safe, 19 MiB in two passes, takes 15 ms but leaves an attacker's graphics card 2.4 times as fast; 64 MiB
-# takes 52 ms and would leave hardly any room beyond the 20.
+# OWASP and ASVS recommend 46 MiB for a single pass. On two cores of a small cloud server one hash takes 37 ms and two
+# threads make 48 a second, so that 20 sign-ins a second use less than half of the machine. The accepted minimum, 19 MiB
+# in two passes, takes 15 ms but lets an attacker's graphics card run 2.4 times as fast; 64 MiB takes 52 ms and leaves
+# hardly any headroom above 20 sign-ins a second.
 MEMORY_KIB: Final = 46 * 1024
 PASSES: Final = 1
 LANES: Final = 1
-# Two threads work through this many in about a second, which is as long as anybody should wait for a sign-in.
+# Two threads process this many in about a second, the longest anybody should wait for a sign-in.
 WAITING_MAX: Final = 40
 
 LENGTH_MIN: Final = 12
@@ -50,11 +50,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What comparing a password with a stored hash has shown."""
+    """The result of comparing a password with a stored hash."""
 
     right: bool
     outdated: bool
-    """The hash was made with other parameters than new ones are: hash the password anew while it is at hand."""
+    """The hash was made with older parameters: hash the password again while it is available."""
 
 
 class Passwords:
@@ -78,12 +78,12 @@ class Passwords:
             salt_len=_SALT_BYTES,
             type=Type.ID,
         )
-        self._nobodys = _hash_of_nothing(memory_kib, passes, lanes)
+        self._dummy_hash = _new_dummy_hash(memory_kib, passes, lanes)
         self._places = threading.Semaphore(threads + queue_max)
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="passwords", initializer=_give_way)
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="passwords", initializer=_lower_priority)
 
     async def hash(self, password: str) -> str:
-        """Return what to store in place of the password.
+        """Return the hash to store for the password.
 
         Raises:
             Overloaded: as many hashes wait as may.
@@ -94,8 +94,8 @@ class Passwords:
     async def verify(self, stored: str | None, password: str) -> Verification:
         """Compare a password with a stored hash.
 
-        Without a stored hash, because there is no such user or they have no password, the same work is done and the
-        password is wrong: how long the answer takes does not tell who exists.
+        Without a stored hash (no such user, or no password) the same work is done and the password is wrong, so that
+        the time of the answer does not reveal which users exist.
 
         Raises:
             Overloaded: as many hashes wait as may.
@@ -104,18 +104,18 @@ class Passwords:
         return await self._run(lambda: self._compare(stored, normal))
 
     async def close(self) -> None:
-        """Drop what waits, and return once nothing is being hashed any more."""
+        """Drop the queued work, and return when no hash is running."""
         await asyncio.to_thread(self._executor.shutdown, cancel_futures=True)
 
     def _compare(self, stored: str | None, normal: str) -> Verification:
         try:
-            self._hasher.verify(stored or self._nobodys, normal)
+            self._hasher.verify(stored or self._dummy_hash, normal)
         except VerifyMismatchError:
             return Verification(right=False, outdated=False)
         except (InvalidHashError, VerificationError):
-            _log.error("a stored password hash cannot be read, and its user cannot sign in with it")
+            _log.error("a stored password hash is malformed; its user cannot sign in with the password")
             return Verification(right=False, outdated=False)
-        return Verification(right=True, outdated=self._hasher.check_needs_rehash(stored or self._nobodys))
+        return Verification(right=True, outdated=self._hasher.check_needs_rehash(stored or self._dummy_hash))
 
     async def _run(self, work: Callable[[], T]) -> T:
         if not self._places.acquire(blocking=False):
@@ -126,7 +126,7 @@ class Passwords:
             self._places.release()
             raise
         running.add_done_callback(self._leave)
-        # A caller who gives up while waiting takes their place in the queue with them; a hash under way is finished.
+        # A caller who gives up while queued frees their place; a hash that is running is finished.
         return await asyncio.wrap_future(running)
 
     def _leave(self, _: Future[T]) -> None:
@@ -134,12 +134,12 @@ class Passwords:
 
 
 def normalise(password: str) -> str:
-    """Return the form that is hashed: the same password typed on another keyboard or system is the same."""
+    """Return the form that is hashed, so that the same password from another keyboard or system matches."""
     return unicodedata.normalize("NFKC", password)
 
 
 def password_problem(password: str, *, user_words: Collection[str], length_min: int = LENGTH_MIN) -> str | None:
-    """Say what is wrong with a new password, or None. Which kinds of characters it has is nobody's concern.
+    """Return what is wrong with a new password, or None. There is no rule about kinds of characters.
 
     Args:
         password: What the user wants.
@@ -169,7 +169,8 @@ _COMMON: Final = frozenset(_fold(password) for password in FREQUENCY_LISTS["pass
 
 
 def _is_common(folded: str) -> bool:
-    """Tell whether it is a common password, or one with figures and signs around it, or hardly more than one key."""
+    """Return whether it is a common password, one padded with digits and signs, or made of very few different
+    characters."""
     first = next((at for at, character in enumerate(folded) if character.isalpha()), len(folded))
     last = next((at for at, character in enumerate(reversed(folded)) if character.isalpha()), len(folded))
     bare = folded[first : len(folded) - last]
@@ -182,17 +183,17 @@ def _is_common(folded: str) -> bool:
     )
 
 
-def _hash_of_nothing(memory_kib: int, passes: int, lanes: int) -> str:
-    """Return a hash that costs as much to compare as any other, and that no password has."""
+def _new_dummy_hash(memory_kib: int, passes: int, lanes: int) -> str:
+    """Return a hash that no password matches, and that costs as much to compare as any other."""
     salt, tag = (b64encode(os.urandom(size)).decode().rstrip("=") for size in (_SALT_BYTES, _TAG_BYTES))
     return f"$argon2id$v=19$m={memory_kib},t={passes},p={lanes}${salt}${tag}"
 
 
-def _give_way() -> None:
-    """Let every other thread of the machine go first. Only Linux knows priorities of single threads."""
+def _lower_priority() -> None:
+    """Give this thread the lowest priority. Only Linux has priorities of single threads."""
     if sys.platform != "linux":
         return
     try:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
     except OSError:
-        _log.warning("hashing runs with the priority of everything else")
+        _log.warning("the priority of password hashing could not be lowered")

@@ -1,7 +1,7 @@
-"""Request ids: a create that names one can be sent again and makes nothing twice.
+"""Request ids: a create request that names one can be repeated without creating anything twice.
 
-What is kept is a digest of each field, so that a second body can be told from the first, and the differing field named,
-without keeping what people wrote.
+Only a digest of each field is stored. It is enough to detect another body and to name the field that differs, without
+keeping what people wrote.
 """
 
 import hashlib
@@ -32,9 +32,9 @@ async def claim_request(
     resource_id: str,
     now: datetime,
 ) -> str | None:
-    """Take the request id for the resource about to be made; return the id of the one made earlier, if there is one.
+    """Claim the request id for a resource that is about to be created; return the id of an earlier one, or None.
 
-    The insert waits for a call with the same id that is under way, so that exactly one of the two makes the resource.
+    The insert waits for a concurrent call with the same id, so that exactly one of them creates the resource.
 
     Raises:
         RequestIdReused: the id was sent before with another body.
@@ -42,7 +42,7 @@ async def claim_request(
     if not request_id:
         return None
     digests = {name: _digest(value) for name, value in body.items()}
-    # One row by primary key; the unique index is what makes the second call wait.
+    # One row by primary key; the primary key is what makes the second call wait.
     claimed = await tx.execute(
         insert(requests)
         .values(

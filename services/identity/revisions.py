@@ -1,8 +1,8 @@
-"""Revisions: the order in which changes behind VerifyApiKey became visible.
+"""Revisions: the order in which changes that affect VerifyApiKey were committed.
 
-A sequence would hand out numbers in an order other than that of the commits, and a reader could miss a change numbered
-below what it has seen. So the number comes from one row whose lock is held until commit: whoever reads the row at
-revision R sees every change up to R, and changes are numbered without gaps.
+A sequence would hand out numbers in another order than that of the commits, and a reader could miss a change with a
+number below the last one it saw. So the number comes from one row that stays locked until commit: whoever reads the row
+at revision R sees every change up to R, and there are no gaps.
 """
 
 from dataclasses import dataclass
@@ -36,12 +36,12 @@ class ChangeKind(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> "ChangeKind":
-        """A newer process wrote it; during a rolling restart older ones must still be able to read on."""
+        """A newer process may write kinds that this version does not know; it must still be able to read on."""
         return cls.OTHER
 
 
 class SubjectType(StrEnum):
-    """What sort of resource changed, and with it every key that carries its id."""
+    """The kind of resource that changed; every key that refers to it is affected."""
 
     API_KEY = "api_key"
     USER = "user"
@@ -52,7 +52,7 @@ class SubjectType(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> "SubjectType":
-        """As with kinds: what a newer process wrote must not stop an older one."""
+        """As with kinds: unknown values from a newer process must not stop this one."""
         return cls.OTHER
 
 
@@ -68,8 +68,8 @@ class Change:
     change_time: datetime
 
 
-# Locks the counter's row until commit, so it must be the last statement of its transaction: it waits for nothing else
-# afterwards, and every other change waits for it. The announcement leaves with the commit.
+# Locks the counter until commit, so it must be the last statement of its transaction: every other change waits for it.
+# The notification is sent at commit.
 _RECORD = text(
     f"""
     WITH next AS (UPDATE identity.revision_counter SET revision = revision + 1 RETURNING revision),
@@ -107,5 +107,5 @@ async def record_change(
 
 
 async def current_revision(tx: AsyncConnection) -> int:
-    """Return the newest visible revision; reads one row and waits for nobody."""
+    """Return the newest committed revision; reads one row without waiting for locks."""
     return int((await tx.execute(select(revision_counter.c.revision))).scalar_one())

@@ -1,7 +1,6 @@
-"""Statements that end what hangs on somebody who goes, or may do less: the keys they own, the invitations they made.
+"""Statements that revoke the keys and invitations of somebody who is deleted, removed or loses rights.
 
-Whoever revokes several rows locks them in the order of their ids, so that two who revoke some of the same never wait
-for each other in a circle.
+Rows are locked in the order of their ids, so that concurrent revocations of the same rows do not deadlock.
 """
 
 from collections import Counter
@@ -18,7 +17,7 @@ _OPEN: Final = and_(invitations.c.accept_time.is_(None), invitations.c.revoke_ti
 
 
 async def revoke_keys(tx: AsyncConnection, now: datetime, *which: ColumnElement[bool]) -> int:
-    """Revoke the keys of which all of this is true, along the index the caller names; return how many that were."""
+    """Revoke the keys that match all conditions, along the index the caller names; return how many."""
     held = (
         select(api_keys.c.organization_id, api_keys.c.api_key_id)
         .where(*which, api_keys.c.revoke_time.is_(None))
@@ -42,9 +41,9 @@ async def revoke_invitations_of(
     organization_id: str | None = None,
     roles: Collection[str] | None = None,
 ) -> Mapping[str, int]:
-    """Revoke the open invitations somebody made, to one organization and to some roles if so asked.
+    """Revoke the open invitations of an inviter, optionally only those to one organization and to some roles.
 
-    Return how many that were in each organization. They are found along `invitations_open_by_inviter`.
+    Return how many there were in each organization. They are found along `invitations_open_by_inviter`.
     """
     which = [invitations.c.inviter == inviter, invitations.c.expire_time > now]
     if organization_id is not None:
@@ -55,17 +54,17 @@ async def revoke_invitations_of(
 
 
 async def revoke_invitations_to(tx: AsyncConnection, organization_id: str, now: datetime) -> None:
-    """Revoke whatever nobody has accepted yet, along `invitations_open`."""
+    """Revoke all open invitations to an organization, along `invitations_open`."""
     await _revoke_open(tx, now, invitations.c.organization_id == organization_id)
 
 
 async def erase_from_invitations(
     tx: AsyncConnection, user_id: str, email_folded: str | None, now: datetime
 ) -> Mapping[str, str]:
-    """Erase an address from the invitations its owner accepted, and from those addressed to it if it is given.
+    """Erase an address from the invitations its owner accepted, and, if it is given, from those addressed to it.
 
-    An open one cannot be accepted then, and is revoked. Return those, by their organizations: an address has at most
-    one in each. They are found along `invitations_by_accepted_user` and `invitations_by_email`.
+    Open ones are revoked, because nobody can accept them any more. Return those by their organizations: an address has
+    at most one in each. They are found along `invitations_by_accepted_user` and `invitations_by_email`.
     """
     theirs = invitations.c.accepted_user_id == user_id
     held = _held(theirs if email_folded is None else or_(theirs, invitations.c.email_folded == email_folded))

@@ -1,7 +1,7 @@
-"""What a token that is shown once looks like, and the digest under which it is known.
+"""The form of refresh tokens and invitation tokens, and the digest that is stored of them.
 
-A prefix, 43 base62 characters that hold 256 bits, and 6 of a check over all before them. So many bits need no slow hash
-and no pepper: whoever reads the digest out of a stolen table cannot find the token.
+A token is a prefix, 43 base62 characters with 256 random bits, and a checksum of 6 characters over all that. With so
+many random bits neither a slow hash nor a pepper is needed: nobody finds a token from the digest in a stolen table.
 """
 
 import hashlib
@@ -10,22 +10,22 @@ from services.identity.base62 import CHECK_LENGTH, RANDOM_LENGTH, check_text, ra
 
 
 class TokenForm:
-    """One kind of token, told by its prefix."""
+    """A kind of token, with its prefix."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
 
     def new(self) -> str:
-        """Return a token nobody has seen before."""
+        """Return a new random token."""
         return self.of(random_text())
 
     def of(self, bits: str) -> str:
-        """Return the token that holds these bits, as 43 base62 characters."""
+        """Return the token with these random bits, given as 43 base62 characters."""
         body = self._prefix + bits
         return body + check_text(body)
 
     def is_well_formed(self, token: str) -> bool:
-        """Tell whether the text has the shape of a token of this kind and its check is right."""
+        """Return whether the text has the form of this kind of token and its checksum is right."""
         return (
             len(token) == len(self._prefix) + RANDOM_LENGTH + CHECK_LENGTH
             and token.startswith(self._prefix)
@@ -35,5 +35,5 @@ class TokenForm:
 
 
 def digest(token: str) -> bytes:
-    """Return the 32 bytes that are stored in a token's place."""
+    """Return the 32 bytes that are stored instead of a token."""
     return hashlib.sha256(token.encode()).digest()

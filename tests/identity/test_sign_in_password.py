@@ -243,7 +243,7 @@ async def test_a_failure_is_logged_without_whose_it_was(site: SignIns, caplog: p
 async def test_what_could_not_be_a_login_or_a_password_is_said_by_field(site: SignIns) -> None:
     for login, password, fields in (
         ("", "", {"login", "password"}),
-        ("a" * 255, "p" * 1025, {"login", "password"}),
+        ("a" * 256, "p" * 1025, {"login", "password"}),
         ("ada\x00", PASSWORD, {"login"}),
         ("ada\nlovelace", PASSWORD, {"login"}),
     ):

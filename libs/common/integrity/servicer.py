@@ -12,7 +12,7 @@ from tollhouse.common.v1 import integrity_pb2_grpc as rpc
 
 
 class IntegrityServicer(rpc.IntegrityServiceServicer):
-    """Renders what `Verification` finds."""
+    """Renders the findings of `Verification`."""
 
     def __init__(self, verification: Verification) -> None:
         self._verification = verification

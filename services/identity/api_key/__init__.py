@@ -1,1 +1,1 @@
-"""ApiKeyService: keys, the fast answer to whose key was presented, and the push of what changes that answer."""
+"""ApiKeyService: managing keys, verifying presented keys quickly, and pushing changes to whoever caches the answers."""

@@ -1,4 +1,4 @@
-"""What a key is, and the one decision about a presented one."""
+"""API keys, and the decision whether a presented key may be used."""
 
 import sys
 from collections.abc import Collection, Mapping
@@ -13,14 +13,14 @@ from libs.common.addresses import AddressList
 
 
 class Environment(StrEnum):
-    """What a key is for."""
+    """Whether a key is for production or for tests."""
 
     LIVE = "live"
     TEST = "test"
 
 
 class State(StrEnum):
-    """Whether a key works, as far as it says itself."""
+    """Whether a key works, judged by its own fields only."""
 
     ACTIVE = "active"
     DISABLED = "disabled"
@@ -29,7 +29,7 @@ class State(StrEnum):
 
 
 class Verdict(StrEnum):
-    """The decision about a presented key, in the order in which they are tried; what none forbids is valid."""
+    """The result of a verification. The reasons are checked in this order; a key to which none applies is valid."""
 
     VALID = "valid"
     NOT_FOUND = "not_found"
@@ -44,7 +44,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NewApiKey:
-    """What is said about a key when it is created."""
+    """The fields of a key at its creation."""
 
     organization_id: str
     project_id: str | None
@@ -63,7 +63,7 @@ class NewApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """Under what a secret is stored, and what people see of it."""
+    """What is stored of a secret: its digest, and the few characters by which people recognise it."""
 
     digest: bytes
     pepper_version: int
@@ -119,17 +119,17 @@ UPDATABLE: Final = (
     *("name", "metadata", "external_id"),
     *("scopes", "allowed_models", "allowed_addresses", "expire_time"),
 )
-"""The fields of a key that can be changed, by the names they have everywhere."""
+"""The fields of a key that UpdateApiKey can change."""
 
 
 def changed_fields(before: ApiKey, after: ApiKey) -> tuple[str, ...]:
-    """Name the fields in which a key would become another."""
+    """Return the names of the fields in which two versions of a key differ."""
     return tuple(name for name in UPDATABLE if getattr(before, name) != getattr(after, name))
 
 
 @dataclass(frozen=True, slots=True)
 class KeyFilter:
-    """Which keys of an organization are listed; what is empty chooses nothing."""
+    """Filters of a list of keys; an empty field filters nothing."""
 
     project_id: str = ""
     user_id: str = ""
@@ -140,7 +140,8 @@ class KeyFilter:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """All that decides about a key, as one moment shows it. Of its scopes it has those that its owner holds."""
+    """Everything that decides about a key, read in one snapshot. `scopes` are those of the key that its owner holds
+    too."""
 
     organization_id: str
     api_key_id: str
@@ -161,18 +162,19 @@ class KeyRecord:
     def subjects(self) -> tuple[str, ...]:
         """Return the ids of everything whose change alters the decision."""
         ids = (self.api_key_id, self.user_id, self.service_account_id, self.project_id, self.organization_id)
-        # Many keys share an owner and an organization, and so should the texts in memory.
+        # Interned, because many keys share an owner and an organization.
         return tuple(sys.intern(id_) for id_ in ids if id_ is not None)
 
 
 @lru_cache(maxsize=8_192)
 def held_scopes(scopes: tuple[str, ...], organization_role: str, project_roles: tuple[str, ...]) -> tuple[str, ...]:
-    """Return those scopes of a key that its owner holds by their roles. Many keys share the answer."""
+    """Return the key's scopes that its owner's roles hold. Cached, because many keys have the same answer."""
     return tuple(scope for scope in scopes if role_holds(scope, organization_role, project_roles))
 
 
 class AllowedModels:
-    """A model allow-list, made quick to ask. A trailing `*` stands for any rest; an empty list allows every model."""
+    """A list of allowed models, prepared for fast checks. A trailing `*` matches any rest; an empty list allows all
+    models."""
 
     __slots__ = ("_all", "_exact", "_prefixes")
 
@@ -187,7 +189,7 @@ class AllowedModels:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """All of a key that a decision depends on. Most keys of an organization stand alike and share one."""
+    """All that a decision about a key depends on. Keys with equal values share one object."""
 
     revoked: bool
     disabled: bool
@@ -198,7 +200,7 @@ class Standing:
     addresses: AddressList | None
 
     def decide(self, *, required_scopes: Collection[str], model: str, client_address: str, now: datetime) -> Verdict:
-        """Decide about the key. The verdict is never remembered: time, scopes and the rest differ from call to call."""
+        """Decide about the key. Verdicts are never cached: time, scopes, model and address differ from call to call."""
         if self.revoked:
             return Verdict.REVOKED
         if self.disabled:

@@ -1,4 +1,4 @@
-"""Requests about keys as commands; what annotations cannot say is checked here, and every field at fault is named."""
+"""Reads requests into commands. What annotations cannot check is checked here; all invalid fields are named at once."""
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
@@ -22,7 +22,7 @@ _Dated: TypeAlias = pb.CreateApiKeyRequest | pb.UpdateApiKeyRequest | pb.RotateA
 
 
 def read_new_api_key(request: pb.CreateApiKeyRequest) -> NewApiKey:
-    """Return the key a creation asks for.
+    """Return the key that a CreateApiKeyRequest describes.
 
     Raises:
         InvalidArgument: naming every field at fault.
@@ -35,7 +35,7 @@ def read_new_api_key(request: pb.CreateApiKeyRequest) -> NewApiKey:
 
 
 def read_update(request: pb.UpdateApiKeyRequest) -> dict[str, object]:
-    """Return what an update gives the fields its mask names.
+    """Return the new values of the fields that the update mask names.
 
     Raises:
         InvalidArgument: naming every field at fault.
@@ -57,7 +57,7 @@ def read_update(request: pb.UpdateApiKeyRequest) -> dict[str, object]:
 
 
 def read_imports(request: pb.ImportApiKeysRequest) -> list[Imported]:
-    """Return the keys of an import; what is wrong with one of them is its own outcome.
+    """Return the keys of an import. What is wrong with one key becomes that key's own outcome.
 
     Raises:
         InvalidArgument: a digest comes more than once.
@@ -137,7 +137,7 @@ def _scopes(scopes: Collection[str], place: str, violations: list[FieldViolation
 
 
 def _addresses(texts: Iterable[str], place: str, violations: list[FieldViolation]) -> tuple[str, ...]:
-    """Return the addresses and ranges in one form, each once, in the order of their texts."""
+    """Return the addresses and ranges in canonical form, without duplicates, sorted by their texts."""
     networks: set[str] = set()
     for index, text in enumerate(texts):
         try:

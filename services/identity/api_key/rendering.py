@@ -81,7 +81,7 @@ def render_api_key(api_key: ApiKey, state: State) -> pb.ApiKey:
 
 
 def render_valid(record: KeyRecord, revision: int) -> bytes:
-    """Return the serialized answer about a valid key, made once for many calls; a message would be ten times as big."""
+    """Serialize the answer about a valid key, once for many calls. A message would take ten times the memory."""
     answer = pb.VerifyApiKeyResponse(
         code=pb.VERIFY_API_KEY_CODE_VALID,
         principal=_principal(record),
@@ -98,7 +98,7 @@ def render_valid(record: KeyRecord, revision: int) -> bytes:
 
 
 def mark_stale(answer: bytes) -> bytes:
-    """Return a serialized answer that says it is stale: fields of a message may follow one another in any order."""
+    """Return a serialized answer with `stale` set: the fields of a message may come in any order."""
     return answer + _STALE
 
 
@@ -141,5 +141,5 @@ def _change(change: Change) -> pb.ApiKeyChange:
         case SubjectType.ORGANIZATION:
             rendered.changed_organization_id = change.subject_id
         case SubjectType.OTHER:
-            pass  # The kind stays unspecified too, which tells a subscriber that it cannot know what changed.
+            pass  # The kind stays unspecified too: the subscriber cannot know what changed.
     return rendered

@@ -1,9 +1,9 @@
-"""What a secret looks like, and the digest under which it is known.
+"""The form of secrets, and the digests under which they are stored.
 
-`th_live_` or `th_test_`, 43 base62 characters that hold 256 random bits, and 6 base62 characters of a CRC-32 over all
-before them. A scanner finds leaked secrets by their shape, and what was mistyped or made up is turned away by the check
-without a look at the database. Secrets are random enough that a fast keyed hash protects them; the key of the hash (the
-pepper) stays out of the database, so a stolen table verifies nothing.
+A secret is `th_live_` or `th_test_`, 43 base62 characters with 256 random bits, and a CRC-32 of all that as 6 base62
+characters. Scanners find leaked secrets by this form, and the checksum rejects mistyped and made-up ones without a
+database read. The secrets are random enough for a fast keyed hash; the key of the hash (the pepper) is not in the
+database, so a stolen table cannot be used to verify guesses.
 """
 
 import hashlib
@@ -21,14 +21,16 @@ from services.identity.base62 import CHECK_LENGTH, RANDOM_LENGTH, check_text, ra
 
 _LIVE_PREFIX, _TEST_PREFIX = KEY_PREFIXES
 OWN_PREFIX: Final = "th_"
-"""Begins every secret made here, and none that was imported."""
+"""The prefix of every secret made here, and of no imported one."""
 _PREFIX_LENGTH: Final = 8
 SECRET_LENGTH: Final = _PREFIX_LENGTH + RANDOM_LENGTH + CHECK_LENGTH
+KEY_MAX_LENGTH: Final = 512
+"""The longest secret that is looked up, in characters: imported ones may be longer than those made here."""
 _MEMORY_KEY_BYTES: Final = 32
 _PEPPER_MIN_BYTES: Final = 32
 _LOOKS_LIKE_SECRET: Final = re.compile(r"th_(live|test)_[0-9A-Za-z]+")
 _IMPORTED: Final = b"sha256:"
-"""Keeps digests of digests apart from digests of secrets, none of which begins so."""
+"""Separates digests of imported digests from digests of secrets: no secret begins like this."""
 
 
 def new_secret(*, live: bool) -> str:
@@ -38,7 +40,7 @@ def new_secret(*, live: bool) -> str:
 
 
 def is_well_formed(key: str) -> bool:
-    """Tell whether the text has the shape of a secret and its check is right."""
+    """Return whether the text has the form of a secret and its checksum is right."""
     return (
         len(key) == SECRET_LENGTH
         and key.startswith(KEY_PREFIXES)
@@ -49,24 +51,24 @@ def is_well_formed(key: str) -> bool:
 
 
 def plain_digest(key: str) -> bytes:
-    """Return the SHA-256 digest under which other systems know their secrets."""
+    """Return the plain SHA-256 digest, which other systems store of their secrets."""
     return hashlib.sha256(key.encode()).digest()
 
 
 def without_secrets(text: str) -> str:
-    """Return a text with whatever looks like a secret made here blotted out."""
+    """Return the text with everything that looks like a secret replaced by `***`."""
     return _LOOKS_LIKE_SECRET.sub("***", text)
 
 
 def visible_parts(secret: str) -> tuple[str, str]:
-    """Return the beginning and the end by which people recognise a secret."""
+    """Return the first and last characters of a secret, by which people recognise it."""
     return secret[:12], secret[-4:]
 
 
 class MemoryDigests:
-    """Digests under which this process alone remembers what it was shown: the whole key decides, and none is kept.
+    """Digests by which this process caches presented keys; the cache holds no secrets.
 
-    They cost a tenth of a pepper's digest, and come to nothing when the process ends.
+    They cost a tenth of a peppered digest, and are worthless outside of the process.
     """
 
     __slots__ = ("_key",)
@@ -75,16 +77,16 @@ class MemoryDigests:
         self._key = secrets.token_bytes(_MEMORY_KEY_BYTES)
 
     def digest(self, key: str) -> bytes:
-        """Return the digest of the exact bytes presented."""
+        """Return the digest of a presented key."""
         return hashlib.blake2b(key.encode(), key=self._key, digest_size=32).digest()
 
 
 class InvalidPeppers(Exception):
-    """The pepper file cannot be used. The message never repeats what is in it."""
+    """The pepper file cannot be used. The message never contains any of its content."""
 
 
 class Peppers:
-    """The keys of the digests, by version. The highest is current; older ones still recognise what they digested."""
+    """The peppers by version. The highest is used for new digests; older ones still match digests made with them."""
 
     __slots__ = ("_current", "_older", "current_version")
 
@@ -115,28 +117,28 @@ class Peppers:
         return cls(peppers)
 
     def digest(self, key: str) -> bytes:
-        """Return the digest of the exact bytes presented, under the current pepper."""
+        """Return the digest of a secret under the current pepper."""
         return hmac.digest(self._current, key.encode(), "sha256")
 
     def older_digests(self, key: str) -> dict[bytes, int]:
-        """Return the digests a secret may still be stored under, with the versions of their peppers."""
+        """Return the digests of a secret under the older peppers, with the versions of these."""
         return {hmac.digest(pepper, key.encode(), "sha256"): version for version, pepper in self._older}
 
     def imported_digest(self, plain: bytes) -> bytes:
-        """Return what is stored of an imported secret, of which only the plain digest is known."""
+        """Return the digest that is stored of an imported secret, from its plain digest."""
         return hmac.digest(self._current, _IMPORTED + plain, "sha256")
 
     def all_digests(self, key: str) -> tuple[bytes, ...]:
-        """Return everything a secret made here may be stored under, the current pepper's first."""
+        """Return the digests under all peppers of a secret made here, the current one first."""
         return (self.digest(key), *self.older_digests(key))
 
     def all_imported_digests(self, plain: bytes) -> tuple[bytes, ...]:
-        """Return everything an imported secret may be stored under, the current pepper's first."""
+        """Return the digests under all peppers of an imported secret, the current one first."""
         older = (hmac.digest(pepper, _IMPORTED + plain, "sha256") for _, pepper in self._older)
         return (self.imported_digest(plain), *older)
 
 
 def digest_of(secret: str, peppers: Peppers) -> Digest:
-    """Return what is stored of a secret that was made here."""
+    """Return what is stored of a secret made here."""
     prefix, suffix = visible_parts(secret)
     return Digest(peppers.digest(secret), peppers.current_version, prefix, suffix)

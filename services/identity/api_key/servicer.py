@@ -42,7 +42,7 @@ _DOMAIN: Final = "identity.tollhouse"
 
 @dataclass(frozen=True, slots=True)
 class Management:
-    """All that people do with keys."""
+    """The use cases that manage keys."""
 
     api_keys: ApiKeys
     rotation: Rotation
@@ -51,7 +51,7 @@ class Management:
 
 
 class ApiKeyServicer(rpc.ApiKeyServiceServicer):
-    """Reads requests into what management, verifier and watchers take, and renders what they give."""
+    """Reads requests into commands of management, verifier and watchers, and renders their results."""
 
     def __init__(self, management: Management, verifier: Verifier[bytes], watchers: Watchers, clock: Clock) -> None:
         self._api_keys = management.api_keys
@@ -182,14 +182,14 @@ class ApiKeyServicer(rpc.ApiKeyServiceServicer):
             call = current_call()
             if call is not None and not entry.stale:
                 self._questions.remember(call.data, question_of(entry.digest, *asked[1:]))
-            # The answer is kept serialized and sent as it is; only the pipeline ever sees it.
+            # The cached answer is bytes already; the pipeline sends them as they are.
             return cast("pb.VerifyApiKeyResponse", entry.answer)
         return pb.VerifyApiKeyResponse(
             code=CODES[verdict], api_key_id=entry.subjects[0], revision=revision, stale=entry.stale
         )
 
     def recall_verification(self, data: bytes) -> bytes | None:
-        """Answer VerifyApiKey for a request that came in the same bytes before and whose key memory knows as valid."""
+        """Answer VerifyApiKey for a request seen before in the same bytes, if the cache says that its key is valid."""
         question = self._questions.find(data)
         if question is None:
             return None

@@ -1,4 +1,4 @@
-"""Statements on API keys, as people manage them."""
+"""Statements on API keys, for managing them."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -62,7 +62,7 @@ async def find_api_key(
 
 
 async def find_api_key_by_id(tx: AsyncConnection, api_key_id: str) -> ApiKey | None:
-    """Read the key a caller came with, along the unique index of key ids."""
+    """Read a key by its id, along the unique index of key ids."""
     found = await tx.execute(select(*_COLUMNS).where(api_keys.c.api_key_id == api_key_id))
     row = found.mappings().first()
     return None if row is None else api_key_of(row)
@@ -78,7 +78,7 @@ async def lock_api_key_of_digest(tx: AsyncConnection, digests: tuple[bytes, ...]
 async def list_api_keys(
     tx: AsyncConnection, organization_id: str, chosen: KeyFilter, *, before: str | None, limit: int
 ) -> list[ApiKey]:
-    """Read a page, newest first, backwards along the primary key or the index of whatever is chosen by."""
+    """Read a page, newest first, backwards along the primary key or the index of the filtered column."""
     statement = select(*_COLUMNS).where(api_keys.c.organization_id == organization_id)
     for column, value in (
         (api_keys.c.project_id, chosen.project_id),
@@ -132,7 +132,7 @@ async def update_api_key(
 
 
 def api_key_of(row: RowMapping) -> ApiKey:
-    """Return the key of a row, which may hold more than that."""
+    """Return the key in a row; other columns of the row are ignored."""
     columns = {column.name: row[column.name] for column in _COLUMNS}
     columns["environment"] = Environment(columns["environment"])
     for name in ("scopes", "allowed_models", "allowed_addresses"):

@@ -1,1 +1,1 @@
-"""CallerService: who calls, and what they may do."""
+"""CallerService: who is calling, and what they may do."""

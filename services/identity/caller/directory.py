@@ -1,4 +1,4 @@
-"""Users and keys as callers, read from the database for each call: who lost a right loses it at once."""
+"""Resolves users and keys from the database on every call, so that a right that was taken away is lost at once."""
 
 from libs.common.access import Caller, CallerKind, PlatformRole, Rights
 from libs.common.callers import Credential, Resolved
@@ -11,7 +11,7 @@ from services.identity.caller import store
 
 
 class LocalDirectory:
-    """Identity's own answer to who is calling."""
+    """Looks up callers in identity's own database; billing and metering ask identity by RPC instead."""
 
     def __init__(self, database: Database, verifier: Verifier[bytes], clock: Clock) -> None:
         self._database = database
@@ -19,7 +19,7 @@ class LocalDirectory:
         self._clock = clock
 
     async def resolve(self, credential: Credential, organization_id: str) -> Resolved:
-        """Say whose credential it is, and what it may do in the organization (empty for none).
+        """Return whose credential it is, and its rights in the organization (empty for none).
 
         Raises:
             Unauthenticated: the credential does not work, for whatever reason.
@@ -50,7 +50,7 @@ class LocalDirectory:
         )
 
     async def _resolve_key(self, credential: Credential, organization_id: str) -> Resolved:
-        # What cannot be a secret of ours is turned away without a look at the database.
+        # The verifier rejects malformed keys before it reads the database.
         verdict, entry, _ = await self._verifier.verify(credential.api_key, (), "", 0, credential.client_address)
         if verdict is not Verdict.VALID or entry is None:
             raise Unauthenticated

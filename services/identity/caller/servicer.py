@@ -10,7 +10,7 @@ from tollhouse.common.v1 import caller_pb2_grpc as rpc
 
 
 class CallerServicer(rpc.CallerServiceServicer):
-    """Reads a credential, and renders whose it is."""
+    """Reads a credential and renders its owner and rights."""
 
     def __init__(self, directory: LocalDirectory) -> None:
         self._directory = directory
@@ -18,6 +18,8 @@ class CallerServicer(rpc.CallerServiceServicer):
     async def ResolveCaller(
         self, request: pb.ResolveCallerRequest, context: grpc.aio.ServicerContext
     ) -> pb.ResolveCallerResponse:
+        if request.WhichOneof("credential") == "api_key" and not request.api_key:
+            return pb.ResolveCallerResponse()
         credential = Credential(
             user_id=request.session.user_id.lower(),
             session_id=request.session.session_id.lower(),

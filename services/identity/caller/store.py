@@ -1,4 +1,4 @@
-"""Statements behind every call of a user or key, on the driver's own connection."""
+"""Statements that every call of a user or key runs, on the driver's own connection."""
 
 import json
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from libs.common.database import RawConnection
 _PROJECTS_MAX: Final = 1_000
 """The most projects of one organization in which somebody's role is looked up."""
 
-# What a member `m` is in the living projects of the organization, along project_members_by_member.
+# The user's roles in the organization's projects that are not deleted, along project_members_by_member.
 _PROJECTS: Final = f"""
     LEFT JOIN LATERAL (
         SELECT json_object_agg(mine.project_id, mine.role)::text AS roles
@@ -26,8 +26,8 @@ _PROJECTS: Final = f"""
     ) projects ON true
 """  # noqa: S608 -- the bound is a number of ours.
 
-# One row at most: the session, its user, the organization and the membership, each by primary key; the projects along
-# project_members_by_user. Nothing is locked: a right holds from the moment in which it is read.
+# At most one row: the session, its user, the organization and the membership, each by primary key; the projects along
+# project_members_by_user. Nothing is locked: rights are those at the time of the read.
 _OF_SESSION: Final = f"""
     SELECT u.platform_role, m.role AS organization_role, projects.roles AS project_roles
     FROM sessions s
@@ -39,8 +39,8 @@ _OF_SESSION: Final = f"""
       AND u.deactivate_time IS NULL AND u.delete_time IS NULL
 """  # noqa: S608 -- the bound is a number of ours.
 
-# One row at most, along the unique index of key ids; the rest as above. The role is that of the owner now, whatever it
-# was when the key was made.
+# At most one row, along the unique index of key ids; the rest as above. The role is the owner's current one, not that
+# of the time when the key was created.
 _OF_KEY: Final = f"""
     SELECT k.organization_id::text, k.user_id::text, k.service_account_id::text, k.project_id::text, k.scopes,
            coalesce(m.role, a.role) AS organization_role, projects.roles AS project_roles
@@ -59,7 +59,7 @@ _OF_KEY: Final = f"""
 
 @dataclass(frozen=True, slots=True)
 class UserStanding:
-    """What a user may do: on the platform, and in the organization asked about."""
+    """The rights of a user: on the platform, and in the organization that was asked about."""
 
     platform_role: str
     organization_role: str
@@ -68,7 +68,7 @@ class UserStanding:
 
 @dataclass(frozen=True, slots=True)
 class KeyStanding:
-    """Whose a working key is, where it acts, and what its owner may do there."""
+    """The owner of a working key, the organization and project it acts in, and its owner's rights there."""
 
     organization_id: str
     user_id: str | None
@@ -82,7 +82,7 @@ class KeyStanding:
 async def find_user_standing(
     connection: RawConnection, *, session_id: str, user_id: str, organization_id: str | None, now: datetime
 ) -> UserStanding | None:
-    """Read what the user of a live session may do; None when the session is over or the user stopped."""
+    """Read the rights of a session's user; None when the session has ended or the user was deactivated."""
     row = await connection.fetchrow(_OF_SESSION, session_id, user_id, organization_id, now)
     if row is None:
         return None
@@ -90,7 +90,7 @@ async def find_user_standing(
 
 
 async def find_key_standing(connection: RawConnection, api_key_id: str, now: datetime) -> KeyStanding | None:
-    """Read what a key may do; None when it does not work."""
+    """Read the rights of a key; None when the key does not work."""
     row = await connection.fetchrow(_OF_KEY, api_key_id, now)
     if row is None:
         return None

@@ -1,1 +1,1 @@
-"""OrganizationService: the tenants and who belongs to them."""
+"""OrganizationService: organizations, their members and invitations."""

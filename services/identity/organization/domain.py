@@ -1,10 +1,11 @@
-"""What organizations, members and invitations are, and the rules about owners and roles."""
+"""Organizations, members and invitations, and the rules about owners and roles."""
 
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
 from libs.common.access import Rights, Scope
+from services.identity.attributes import Attributes
 
 
 class Role(StrEnum):
@@ -37,6 +38,7 @@ class Organization:
     personal: bool
     api_key_max_lifetime_s: int | None
     version: int
+    attributes: Attributes
 
     @property
     def etag(self) -> str:
@@ -45,7 +47,7 @@ class Organization:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A user's belonging to an organization."""
+    """The membership of a user in an organization."""
 
     organization_id: str
     user_id: str
@@ -63,7 +65,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """An offer of membership to whoever owns an email address."""
+    """An invitation of an email address to an organization."""
 
     organization_id: str
     invitation_id: str
@@ -80,29 +82,29 @@ class Invitation:
     def state_at(self, now: datetime) -> InvitationState:
         if self.accept_time is not None:
             return InvitationState.ACCEPTED
-        # One that had lapsed is marked as revoked too when the address is invited anew.
+        # An expired invitation is marked as revoked when the address is invited again.
         if self.revoke_time is not None and self.revoke_time < self.expire_time:
             return InvitationState.REVOKED
         return InvitationState.EXPIRED if self.expire_time <= now else InvitationState.OPEN
 
 
 def leaves_no_owner(member: Member, *, owners: int, new_role: Role | None) -> bool:
-    """Tell whether giving the member this role, or none at all, would leave nobody to own the organization."""
+    """Return whether giving the member this role (None to remove them) would leave no owner."""
     return member.role is Role.OWNER and new_role is not Role.OWNER and owners <= 1
 
 
 def holds_role(rights: Rights, role: Role) -> bool:
-    """Tell whether somebody with these rights may do all that the role may: nobody hands out what they do not hold."""
+    """Return whether these rights include everything the role allows: nobody gives others more than they hold."""
     of_role = Rights(organization_role=role.value)
     return all(rights.grant(scope).wide for scope in Scope.values() if scope and of_role.grant(scope).wide)
 
 
 def can_invite(inviter: Role, invited: Role) -> bool:
-    """Tell whether somebody with the first role may invite others to the second."""
+    """Return whether a member with the first role may invite others to the second."""
     rights = Rights(organization_role=inviter.value)
     return rights.grant(Scope.SCOPE_ORGANIZATION_WRITE).wide and holds_role(rights, invited)
 
 
 def roles_beyond(inviter: Role) -> list[Role]:
-    """Return the roles to which somebody with this one cannot invite."""
+    """Return the roles to which a member with this role cannot invite."""
     return [role for role in Role if not can_invite(inviter, role)]

@@ -13,7 +13,7 @@ from services.identity.errors import InvitationAlreadyExists
 from services.identity.organization.domain import Invitation, Role
 from services.identity.tables import invitations, members, service_accounts, users
 
-# Along the index of times, a bounded number at once; rows another transaction holds are left for the next round.
+# Along the index of times, a bounded number of rows; rows that another transaction has locked wait for the next round.
 _FORGET: Final = """
     DELETE FROM invitations WHERE (organization_id, invitation_id) IN (
         SELECT organization_id, invitation_id FROM invitations WHERE expire_time < $1
@@ -24,7 +24,7 @@ _UNDECIDED: Final = (invitations.c.accept_time.is_(None), invitations.c.revoke_t
 
 
 async def insert_invitation(tx: AsyncConnection, invitation: Invitation, digest: bytes) -> None:
-    """Insert an invitation; a partial unique index allows an address one undecided at a time.
+    """Insert an invitation; a partial unique index allows one open invitation for each address.
 
     Raises:
         InvitationAlreadyExists: the address has one.
@@ -50,7 +50,8 @@ async def insert_invitation(tx: AsyncConnection, invitation: Invitation, digest:
 
 
 async def revoke_lapsed(tx: AsyncConnection, organization_id: str, email_folded: str, now: datetime) -> None:
-    """Clear the way for a new invitation of the address: at most one row, along `invitations_email_once`."""
+    """Revoke an expired invitation of the address, so that a new one can be inserted (one row,
+    `invitations_email_once`)."""
     await tx.execute(
         update(invitations)
         .where(
@@ -66,7 +67,7 @@ async def revoke_lapsed(tx: AsyncConnection, organization_id: str, email_folded:
 async def find_invitation(
     tx: AsyncConnection, organization_id: str, invitation_id: str, *, lock: bool = False
 ) -> Invitation | None:
-    """Read one invitation by primary key, and if asked hold it until commit, so that only one of two accepts it."""
+    """Read one invitation by primary key, with a lock until commit if asked, so that it is accepted only once."""
     statement = select(*_COLUMNS).where(
         invitations.c.organization_id == organization_id, invitations.c.invitation_id == invitation_id
     )
@@ -76,17 +77,17 @@ async def find_invitation(
 
 
 async def find_by_digest(tx: AsyncConnection, digest: bytes) -> Invitation | None:
-    """Read one invitation along the unique index of digests, without holding it."""
+    """Read one invitation along the unique index of digests, without a lock."""
     found = await tx.execute(select(*_COLUMNS).where(invitations.c.digest == digest))
     row = found.mappings().first()
     return None if row is None else _invitation(row)
 
 
 async def lock_inviter(tx: AsyncConnection, organization_id: str, caller: Caller) -> Role | None:
-    """Return the role somebody invites by, and keep it until commit; None for who is gone or stopped.
+    """Return the inviter's role and lock it until commit; None when the inviter was deleted, removed or deactivated.
 
-    Share lock on one row, found by primary keys: that of the user or of the service account. The organization, which
-    the caller of this holds, keeps members as they are.
+    Share lock on one row, found by primary key: the user or the service account. The caller has locked the
+    organization, which keeps its members unchanged.
     """
     if caller.kind is CallerKind.USER:
         statement = (
@@ -115,7 +116,7 @@ async def lock_inviter(tx: AsyncConnection, organization_id: str, caller: Caller
 
 
 async def lock_email_of(tx: AsyncConnection, user_id: str) -> str | None:
-    """Return the folded email of a user, by primary key, and keep it until commit (share lock on one row)."""
+    """Return the folded email of a user, by primary key, and lock it until commit (share lock on one row)."""
     found = await tx.execute(
         select(users.c.email_folded)
         .where(users.c.user_id == user_id, users.c.delete_time.is_(None))
@@ -125,12 +126,12 @@ async def lock_email_of(tx: AsyncConnection, user_id: str) -> str | None:
 
 
 async def accept_invitation(tx: AsyncConnection, invitation: Invitation, user_id: str, now: datetime) -> None:
-    """Mark one invitation as accepted, by primary key; the caller holds it."""
+    """Mark a locked invitation as accepted, by primary key."""
     await tx.execute(_one(invitation).values(accept_time=now, accepted_user_id=user_id))
 
 
 async def revoke_invitation(tx: AsyncConnection, invitation: Invitation, now: datetime) -> None:
-    """Mark one invitation as revoked, by primary key; the caller holds it."""
+    """Mark a locked invitation as revoked, by primary key."""
     await tx.execute(_one(invitation).values(revoke_time=now))
 
 
@@ -148,7 +149,7 @@ async def list_invitations(
 
 
 async def forget_invitations(database: Database, before: datetime, limit: int) -> None:
-    """Delete invitations that have long lapsed, or would have; the trail remembers them without the address."""
+    """Delete invitations whose retention is over; the audit trail keeps a record without the address."""
     async with database.raw_connection() as connection:
         await connection.execute(_FORGET, before, limit)
 

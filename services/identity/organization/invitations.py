@@ -1,4 +1,4 @@
-"""Inviting people to organizations, and letting them in."""
+"""Creating, accepting, revoking and listing invitations."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -11,8 +11,8 @@ from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import FieldViolation, InvalidArgument, NotFound, PermissionDenied
 from libs.common.ids import new_id
+from services.identity.email_address import require_email
 from services.identity.errors import InvitationExpired, InvitationUsed, MemberAlreadyExists, PersonalOrganization
-from services.identity.folding import fold
 from services.identity.organization import invitation_store as store
 from services.identity.organization.domain import Invitation, InvitationState, Member, Role, can_invite
 from services.identity.organization.member_store import find_member, has_member_with_email, insert_member
@@ -29,7 +29,7 @@ LIFETIME_MAX: Final = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True)
 class CreatedInvitation:
-    """The answer to a creation; the token is empty when the invitation was made by an earlier call."""
+    """A created invitation; `token` is empty when an earlier call with the same request id created it."""
 
     invitation: Invitation
     token: str
@@ -40,7 +40,7 @@ class CreatedInvitation:
 
 
 class Invitations:
-    """The offers of membership."""
+    """Manages the invitations of organizations."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -66,7 +66,7 @@ class Invitations:
             organization_id=organization_id,
             invitation_id=new_id(),
             email=email,
-            email_folded=fold(email),
+            email_folded=require_email(email),
             role=role,
             inviter=current_caller().subject,
             create_time=now,
@@ -100,7 +100,7 @@ class Invitations:
             return CreatedInvitation(new, await self._insert(tx, new, now), False)
 
     async def _insert(self, tx: Transaction, new: Invitation, now: datetime) -> str:
-        """Write down a new invitation; return its token."""
+        """Insert a new invitation and return its token."""
         if await has_member_with_email(tx, new.organization_id, new.email_folded):
             raise MemberAlreadyExists(field="email")
         token = TOKEN_FORM.new()
@@ -117,7 +117,7 @@ class Invitations:
         return token
 
     async def accept(self, token: str, *, user_id: str, request_id: str) -> tuple[Member, bool]:
-        """Make the caller a member, or whom an operator names; return them, and whether an earlier call did.
+        """Make the caller, or the user an operator names, a member; return them, and whether an earlier call did.
 
         Raises:
             PermissionDenied: the caller is a key.
@@ -128,7 +128,7 @@ class Invitations:
             RequestIdReused: the request id was sent before with another body.
         """
         user_id, now = _accepting_user(user_id), self._clock.now()
-        # What cannot be a token of ours is turned away without a look at the database.
+        # A malformed token is rejected without a database read.
         if not TOKEN_FORM.is_well_formed(token):
             raise _unknown()
         async with self._database.transaction() as tx:
@@ -136,7 +136,7 @@ class Invitations:
             organization_id = invitation.organization_id
             earlier_id = await claim_request(
                 tx,
-                # Users' request ids are their own: nobody can use up or find out another's.
+                # Request ids of users are scoped to the user: nobody can use up or probe another user's ids.
                 organization_id=user_id,
                 method="AcceptInvitation",
                 request_id=request_id,
@@ -154,7 +154,7 @@ class Invitations:
         return member, False
 
     async def _take(self, tx: Transaction, token: str, user_id: str) -> Invitation:
-        """Hold the invitation behind a token; before it its organization, which must still be there, and the user."""
+        """Lock the organization, the user and the invitation of a token, in this order; the organization must exist."""
         known = await store.find_by_digest(tx, digest(token))
         if known is None or not await lock_organization(tx, known.organization_id):
             raise _unknown()
@@ -165,7 +165,7 @@ class Invitations:
         return held
 
     async def revoke(self, organization_id: str, invitation_id: str) -> Invitation:
-        """Revoke an invitation that nobody has accepted; one that is revoked or has lapsed stays as it is.
+        """Revoke an invitation that was not accepted; one that is revoked or has expired stays as it is.
 
         Raises:
             NotFound: the organization has no such invitation.
@@ -207,7 +207,7 @@ class Invitations:
 
 
 async def _require_inviter(tx: Transaction, new: Invitation) -> None:
-    """Let nobody invite whose own invitations are being revoked at this moment: they wait for it, and look again."""
+    """Lock the inviter's role and check it again: it may have been taken away after the call was admitted."""
     if is_limited():
         role = await store.lock_inviter(tx, new.organization_id, current_caller())
         if role is None or not can_invite(role, new.role):
@@ -215,7 +215,7 @@ async def _require_inviter(tx: Transaction, new: Invitation) -> None:
 
 
 def _accepting_user(user_id: str) -> str:
-    """Return who is to become a member: users themselves, or whom an operator names."""
+    """Return the user who becomes a member: the caller, or whom an operator names."""
     caller = current_caller()
     own_id = caller.name if caller.kind is CallerKind.USER and caller.session_id else ""
     if is_operator():
@@ -237,7 +237,7 @@ def _check_lifetime(expire_time: datetime, now: datetime) -> None:
 
 
 def _check_acceptable(invitation: Invitation, now: datetime) -> None:
-    """Let an open invitation pass; a revoked one is as good as none."""
+    """Raise unless the invitation is open; a revoked one is treated as missing."""
     state = invitation.state_at(now)
     if state is InvitationState.ACCEPTED:
         raise InvitationUsed(invitation_id=invitation.invitation_id)
@@ -248,7 +248,7 @@ def _check_acceptable(invitation: Invitation, now: datetime) -> None:
 
 
 def _unknown() -> NotFound:
-    """The one answer to a token that is unknown, revoked or somebody else's; it repeats nothing of it."""
+    """Return the refusal for a token that is unknown, revoked or another user's; it does not contain the token."""
     return NotFound(resource_type="invitation", resource_name="")
 
 

@@ -1,4 +1,4 @@
-"""Statements on members, all along the primary key, which the organization leads, unless they say otherwise."""
+"""Statements on members, along the primary key (which the organization leads) unless they say otherwise."""
 
 from datetime import datetime
 from typing import Final
@@ -42,7 +42,7 @@ async def find_member(tx: AsyncConnection, organization_id: str, user_id: str) -
 
 
 async def has_member_with_email(tx: AsyncConnection, organization_id: str, email_folded: str) -> bool:
-    """Tell whether a member has this address: at most one user by the index of emails, then one member."""
+    """Return whether a member has this address: one user by the index of emails, then one member."""
     found = await tx.execute(
         _of_organization(organization_id).where(users.c.email_folded == email_folded, users.c.delete_time.is_(None))
     )
@@ -50,7 +50,7 @@ async def has_member_with_email(tx: AsyncConnection, organization_id: str, email
 
 
 async def lock_member(tx: AsyncConnection, organization_id: str, user_id: str) -> bool:
-    """Tell whether the user belongs to the organization, and keep them in it until commit (share lock on one row)."""
+    """Return whether the user is a member, and lock the membership until commit (share lock on one row)."""
     locked = await tx.execute(
         select(members.c.user_id)
         .where(members.c.organization_id == organization_id, members.c.user_id == user_id)
@@ -60,7 +60,7 @@ async def lock_member(tx: AsyncConnection, organization_id: str, user_id: str) -
 
 
 async def count_owners(tx: AsyncConnection, organization_id: str) -> int:
-    """Count the owners; true until commit only under `lock_organization(alone=True)`."""
+    """Count the owners. The count stays true until commit only under `lock_organization(alone=True)`."""
     counted = await tx.execute(
         select(func.count())
         .select_from(members)
@@ -79,9 +79,9 @@ async def update_role(tx: AsyncConnection, organization_id: str, user_id: str, r
 
 
 async def delete_member(tx: AsyncConnection, organization_id: str, user_id: str) -> None:
-    """Remove one member from the organization, and before that from its projects along `project_members_by_member`.
+    """Delete one member, after their project memberships (along `project_members_by_member`).
 
-    Waits for creations of keys that hold the member's row.
+    Waits for creations of keys, which lock the member's row.
     """
     await tx.execute(
         delete(project_members).where(
@@ -92,7 +92,8 @@ async def delete_member(tx: AsyncConnection, organization_id: str, user_id: str)
 
 
 async def forget_selection_of_member(tx: AsyncConnection, organization_id: str, user_id: str) -> None:
-    """Take the organization from a user who had it selected: at most one row, left alone while another holds it."""
+    """Clear the user's selected organization if it is this one: one row, skipped while another transaction has locked
+    it."""
     who = (
         select(users.c.user_id)
         .where(users.c.user_id == user_id, users.c.last_selected_organization_id == organization_id)
@@ -106,7 +107,7 @@ async def forget_selection_of_member(tx: AsyncConnection, organization_id: str, 
 
 
 async def revoke_keys_of_member(tx: AsyncConnection, organization_id: str, user_id: str, now: datetime) -> int:
-    """Revoke what the user owns in the organization, along `api_keys_by_user`; return how many keys that were."""
+    """Revoke the user's keys in the organization, along `api_keys_by_user`; return how many."""
     return await revoke_keys(tx, now, api_keys.c.user_id == user_id, api_keys.c.organization_id == organization_id)
 
 

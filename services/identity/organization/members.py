@@ -1,4 +1,4 @@
-"""Changing who belongs to an organization, and as what."""
+"""Adding, changing, removing and listing members."""
 
 from libs.common.audit.recording import Changed, record_event
 from libs.common.call import current_caller
@@ -18,7 +18,7 @@ from services.identity.user.store import lock_user
 
 
 class Members:
-    """Who belongs to organizations."""
+    """Manages the members of organizations."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -60,9 +60,9 @@ class Members:
         return member, False
 
     async def update(self, organization_id: str, user_id: str, role: Role, *, etag: str) -> tuple[Member, int]:
-        """Give a member another role, and revoke the open invitations they made to what they could not give by it.
+        """Change a member's role, and revoke their open invitations to roles they could not invite to any more.
 
-        Return them, and a revision that holds the role.
+        Return the member, and a revision that holds the role.
 
         Raises:
             NotFound: the user does not belong to the organization.
@@ -92,9 +92,9 @@ class Members:
         return after, revision
 
     async def remove(self, organization_id: str, user_id: str) -> tuple[int, int]:
-        """Remove a member, here and from the projects, and revoke their keys and the open invitations they made.
+        """Remove a member and their project memberships; revoke their keys and open invitations.
 
-        Return how many keys that were, and the revision.
+        Return how many keys were revoked, and a revision that holds the removal.
 
         Raises:
             NotFound: the user does not belong to the organization, or there is none.
@@ -139,14 +139,15 @@ class Members:
         return members[:size], len(members) > size
 
     async def _take(self, tx: Transaction, organization_id: str, user_id: str) -> Member:
-        """Hold the organization alone, so that its owners stay who they are, and return the member."""
+        """Lock the organization exclusively, so that its owners cannot change, and return the member."""
         if not await lock_organization(tx, organization_id, alone=True):
             raise NotFound(resource_type="member", resource_name=user_id)
         return _belonging(await member_store.find_member(tx, organization_id, user_id), user_id)
 
 
 async def record_member(tx: Transaction, member: Member, before: Role | None, *, revoked_invitations: int = 0) -> int:
-    """Tell the trail and whoever remembers rights that the member has this role now; the end of a transaction."""
+    """Record a member's role in the audit trail, and announce the change to caches; the last statements of a
+    transaction."""
     await record_event(
         tx,
         now=member.update_time,
@@ -179,6 +180,6 @@ def _belonging(member: Member | None, user_id: str) -> Member:
 
 
 def _is_own_session(user_id: str) -> bool:
-    """Tell whether users leave by themselves; their keys do not stand for them in this."""
+    """Return whether the caller is the user themselves, signed in; a key of theirs does not count."""
     caller = current_caller()
     return bool(caller.session_id) and caller.name == user_id

@@ -32,6 +32,8 @@ def render_organization(organization: Organization) -> pb.Organization:
         personal=organization.personal,
         api_key_max_lifetime_s=organization.api_key_max_lifetime_s or 0,
         etag=organization.etag,
+        metadata=organization.attributes.metadata,
+        external_id=organization.attributes.external_id,
     )
 
 

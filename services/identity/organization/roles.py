@@ -6,9 +6,9 @@ from services.identity.organization.domain import Role, holds_role
 
 
 def require_held(*roles: Role) -> None:
-    """Let the call go on only if its caller may do all that the roles may; operators may everything.
+    """Raise unless the caller may do everything the roles allow; operators always may.
 
-    So an admin touches no owner and makes none, and a key gives nobody more than it can do itself.
+    So an admin can neither make nor change an owner, and a key cannot give others more than it may do itself.
 
     Raises:
         RoleNotHeld: a role may do something that the caller may not.

@@ -11,6 +11,7 @@ from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import id_in_token
 from libs.common.timestamps import parse_optional_time, render_time
 from libs.common.validation import Reader
+from services.identity.attributes import ATTRIBUTES, read_attributes, read_attributes_change
 from services.identity.organization.invitations import Invitations
 from services.identity.organization.members import Members
 from services.identity.organization.organizations import Organizations
@@ -20,11 +21,11 @@ from tollhouse.identity.v1 import organization_pb2 as pb
 from tollhouse.identity.v1 import organization_pb2_grpc as rpc
 
 _Context: TypeAlias = grpc.aio.ServicerContext
-_UPDATABLE: Final = ("name", "api_key_max_lifetime_s")
+_UPDATABLE: Final = ("name", "api_key_max_lifetime_s", *ATTRIBUTES)
 
 
 class OrganizationServicer(rpc.OrganizationServiceServicer):
-    """Reads requests into what the use cases take, and renders what they give."""
+    """Reads requests into commands of the use cases, and renders their results."""
 
     def __init__(self, organizations: Organizations, members: Members, invitations: Invitations, clock: Clock) -> None:
         self._organizations = organizations
@@ -43,7 +44,10 @@ class OrganizationServicer(rpc.OrganizationServiceServicer):
         self, request: pb.CreateOrganizationRequest, context: _Context
     ) -> pb.CreateOrganizationResponse:
         organization, replayed = await self._organizations.create(
-            name=request.name, owner_user_id=request.owner_user_id.lower(), request_id=request.request_id
+            name=request.name,
+            owner_user_id=request.owner_user_id.lower(),
+            attributes=read_attributes(request),
+            request_id=request.request_id,
         )
         return pb.CreateOrganizationResponse(organization=render_organization(organization), replayed=replayed)
 
@@ -57,9 +61,10 @@ class OrganizationServicer(rpc.OrganizationServiceServicer):
         self, request: pb.ListOrganizationsRequest, context: _Context
     ) -> pb.ListOrganizationsResponse:
         user_id = request.user_id.lower()
-        fingerprint = f"organizations {user_id}"
+        fingerprint = f"organizations {user_id} {request.external_id}"
         organizations, more = await self._organizations.page(
             user_id=user_id,
+            external_id=request.external_id,
             before=id_in_token(request.page_token, fingerprint),
             size=pages.page_size(request.page_size),
         )
@@ -85,6 +90,7 @@ class OrganizationServicer(rpc.OrganizationServiceServicer):
             etag=request.etag,
             name=request.name if "name" in paths else None,
             api_key_max_lifetime_s=request.api_key_max_lifetime_s if "api_key_max_lifetime_s" in paths else None,
+            attributes=read_attributes_change(request, paths),
         )
         return pb.UpdateOrganizationResponse(organization=render_organization(organization))
 

@@ -1,12 +1,17 @@
 """Statements on organizations."""
 
 from collections.abc import Collection
+from dataclasses import asdict
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import ARRAY, any_, bindparam, insert, select, update
+from sqlalchemy import ARRAY, Insert, RowMapping, Update, any_, bindparam, insert, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from libs.common.database import violated_constraint
+from services.identity.attributes import Attributes, attributes_of
+from services.identity.errors import OrganizationAlreadyExists
 from services.identity.organization.domain import Organization
 from services.identity.organization.member_store import lock_member as lock_member
 from services.identity.tables import members, organizations, users
@@ -19,22 +24,29 @@ _COLUMNS: Final = (
     organizations.c.personal,
     organizations.c.api_key_max_lifetime_s,
     organizations.c.version,
+    organizations.c.metadata,
+    organizations.c.external_id,
 )
 _NOT_DELETED: Final = organizations.c.delete_time.is_(None)
 
 
-async def insert_organization(tx: AsyncConnection, organization_id: str, name: str, now: datetime) -> None:
-    """Insert an organization; names are free."""
-    await tx.execute(
-        insert(organizations).values(organization_id=organization_id, name=name, create_time=now, update_time=now)
-    )
+async def insert_organization(
+    tx: AsyncConnection, organization_id: str, name: str, attributes: Attributes, now: datetime
+) -> None:
+    """Insert an organization. Names need not be unique; a partial unique index guards the external id.
+
+    Raises:
+        OrganizationAlreadyExists: another one has the external id.
+    """
+    values = {"organization_id": organization_id, "name": name, "create_time": now, "update_time": now}
+    await _execute_unique(tx, insert(organizations).values(values | asdict(attributes)))
 
 
 async def find_organization(tx: AsyncConnection, organization_id: str) -> Organization | None:
     """Read one organization by primary key."""
     found = await tx.execute(select(*_COLUMNS).where(organizations.c.organization_id == organization_id, _NOT_DELETED))
     row = found.mappings().first()
-    return None if row is None else Organization(**row)
+    return None if row is None else _organization(row)
 
 
 async def known_organizations(tx: AsyncConnection, organization_ids: Collection[str]) -> list[str]:
@@ -48,10 +60,10 @@ async def known_organizations(tx: AsyncConnection, organization_ids: Collection[
 
 
 async def lock_organization(tx: AsyncConnection, organization_id: str, *, alone: bool = False) -> bool:
-    """Tell whether the organization exists, and hold it as it is until commit.
+    """Return whether the organization exists, and lock it until commit.
 
-    A share lock keeps it from being deleted; `alone` also keeps other changes of its owners out, so that two owners
-    cannot remove each other at the same time. Who only refers to the organization waits for neither.
+    A share lock keeps it from being deleted. `alone` also excludes other changes of its owners, so that two owners
+    cannot remove each other at the same time. Neither blocks inserts of rows that refer to the organization.
     """
     statement = select(organizations.c.organization_id).where(
         organizations.c.organization_id == organization_id, _NOT_DELETED
@@ -61,7 +73,8 @@ async def lock_organization(tx: AsyncConnection, organization_id: str, *, alone:
 
 
 async def lock_to_delete(tx: AsyncConnection, organization_id: str) -> tuple[bool, datetime | None] | None:
-    """Hold one organization alone, by primary key, deleted or not; return whether it is personal and when it went."""
+    """Lock one organization exclusively, by primary key, deleted or not; return whether it is personal and when it was
+    deleted."""
     locked = await tx.execute(
         select(organizations.c.personal, organizations.c.delete_time)
         .where(organizations.c.organization_id == organization_id)
@@ -72,10 +85,16 @@ async def lock_to_delete(tx: AsyncConnection, organization_id: str) -> tuple[boo
 
 
 async def list_organizations(
-    tx: AsyncConnection, *, user_id: str, before: str | None, limit: int
+    tx: AsyncConnection, *, user_id: str, external_id: str, before: str | None, limit: int
 ) -> list[Organization]:
-    """Read a page, newest first, backwards along the primary key, or along `members_by_user` for one user."""
+    """Read a page, newest first, backwards along the primary key, or along `members_by_user` for one user.
+
+    An external id leaves one row at most, which its unique index finds.
+    """
     statement = select(*_COLUMNS).where(_NOT_DELETED)
+    if external_id:
+        # Repeats the condition of the partial index, so that Postgres can use it.
+        statement = statement.where(organizations.c.external_id == external_id, organizations.c.external_id != "")
     if user_id:
         statement = statement.join(members, members.c.organization_id == organizations.c.organization_id).where(
             members.c.user_id == user_id
@@ -83,12 +102,17 @@ async def list_organizations(
     if before is not None:
         statement = statement.where(organizations.c.organization_id < before)
     found = await tx.execute(statement.order_by(organizations.c.organization_id.desc()).limit(limit))
-    return [Organization(**row) for row in found.mappings()]
+    return [_organization(row) for row in found.mappings()]
 
 
 async def replace_organization(tx: AsyncConnection, organization: Organization) -> None:
-    """Write what can change of one organization, by primary key; its version tells the next reader."""
-    await tx.execute(
+    """Write the changeable fields of one organization, by primary key.
+
+    Raises:
+        OrganizationAlreadyExists: another one has the external id.
+    """
+    await _execute_unique(
+        tx,
         update(organizations)
         .where(organizations.c.organization_id == organization.organization_id)
         .values(
@@ -96,12 +120,13 @@ async def replace_organization(tx: AsyncConnection, organization: Organization) 
             api_key_max_lifetime_s=organization.api_key_max_lifetime_s,
             update_time=organization.update_time,
             version=organization.version,
-        )
+            **asdict(organization.attributes),
+        ),
     )
 
 
 async def delete_organization(tx: AsyncConnection, organization_id: str, now: datetime) -> None:
-    """Leave a tombstone, by primary key: members, keys, money and audit refer to it for ever."""
+    """Mark an organization as deleted, by primary key. The row stays: members, keys, money and audit refer to it."""
     await tx.execute(
         update(organizations)
         .where(organizations.c.organization_id == organization_id)
@@ -110,10 +135,10 @@ async def delete_organization(tx: AsyncConnection, organization_id: str, now: da
 
 
 async def forget_selection(tx: AsyncConnection, organization_id: str) -> None:
-    """Take the organization from those who had it selected, its members, found by primary key.
+    """Clear the selection of the members who had selected the organization, found by primary key.
 
-    Rows another transaction holds are left alone: what they show then is an organization that nobody finds, and waiting
-    for a user here while holding the organization could wait for ever.
+    Rows that another transaction has locked are skipped. Their selection then names a deleted organization, which reads
+    ignore; waiting for a user here while holding the organization could deadlock.
     """
     who = (
         select(users.c.user_id)
@@ -126,3 +151,16 @@ async def forget_selection(tx: AsyncConnection, organization_id: str) -> None:
         .where(users.c.user_id.in_(who))
         .values(last_selected_organization_id=None, last_selected_project_id=None)
     )
+
+
+async def _execute_unique(tx: AsyncConnection, statement: Insert | Update) -> None:
+    try:
+        await tx.execute(statement)
+    except IntegrityError as error:
+        if violated_constraint(error) != "organizations_external_id_once":
+            raise
+        raise OrganizationAlreadyExists(field="external_id") from error
+
+
+def _organization(row: RowMapping) -> Organization:
+    return Organization(**attributes_of(dict(row)))  # type: ignore[arg-type]  # The columns are the fields.

@@ -1,1 +1,1 @@
-"""ProjectService: the parts an organization divides its keys, usage and money into."""
+"""ProjectService: projects and their members."""

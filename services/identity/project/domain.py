@@ -1,14 +1,15 @@
-"""What a project and its members are, and the rule about their roles."""
+"""Projects and their members, and the rule about project roles."""
 
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
 from libs.common.access import Rights, Scope
+from services.identity.attributes import Attributes
 
 
 class ProjectRole(StrEnum):
-    """What somebody may do in a project."""
+    """The role of a member in a project."""
 
     ADMIN = "admin"
     MEMBER = "member"
@@ -25,6 +26,7 @@ class Project:
     create_time: datetime
     update_time: datetime
     version: int
+    attributes: Attributes
 
     @property
     def etag(self) -> str:
@@ -33,7 +35,7 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class ProjectMember:
-    """A member's place in a project."""
+    """The membership of a user in a project."""
 
     organization_id: str
     project_id: str
@@ -51,7 +53,7 @@ class ProjectMember:
 
 
 def holds_project_role(rights: Rights, project_id: str, role: ProjectRole) -> bool:
-    """Tell whether somebody with these rights may do in the project all that the role may."""
+    """Return whether somebody with these rights may do in the project everything that the role allows."""
     of_role = Rights(project_roles={project_id: role.value})
     return all(
         rights.grant(scope).covers(project_id=project_id, is_own=False)

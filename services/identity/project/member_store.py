@@ -1,4 +1,4 @@
-"""Statements on who works in a project, all along the primary key unless they say otherwise."""
+"""Statements on members of projects, along the primary key unless they say otherwise."""
 
 from datetime import datetime
 from typing import Final
@@ -15,7 +15,7 @@ from services.identity.tables import api_keys, members, project_members, users
 
 _COLUMNS: Final = (*project_members.c, users.c.email, users.c.full_name)
 _FREE_ROLES: Final = ("owner", "admin")
-"""The roles in an organization that reach every project without a place in it."""
+"""The organization roles that give access to every project without a membership in it."""
 
 
 async def insert_project_member(
@@ -46,7 +46,7 @@ async def insert_project_member(
 async def find_project_member(
     tx: AsyncConnection, organization_id: str, project_id: str, user_id: str, *, lock: bool = False
 ) -> ProjectMember | None:
-    """Read one member of a project, and if asked hold it until commit."""
+    """Read one member of a project, with a lock until commit if asked."""
     statement = _of_project(organization_id, project_id).where(project_members.c.user_id == user_id)
     found = await tx.execute(statement.with_for_update(of=project_members) if lock else statement)
     row = found.mappings().first()
@@ -67,7 +67,7 @@ async def update_project_role(tx: AsyncConnection, member: ProjectMember, role: 
 
 
 async def delete_project_member(tx: AsyncConnection, member: ProjectMember) -> None:
-    """Take one member out of a project."""
+    """Delete one member of a project."""
     await tx.execute(
         delete(project_members).where(
             project_members.c.organization_id == member.organization_id,
@@ -78,9 +78,9 @@ async def delete_project_member(tx: AsyncConnection, member: ProjectMember) -> N
 
 
 async def revoke_keys_of_project_member(tx: AsyncConnection, member: ProjectMember, now: datetime) -> int:
-    """Revoke what the user owns in the project, along `api_keys_by_user`; return how many keys that were.
+    """Revoke the user's keys in the project, along `api_keys_by_user`; return how many.
 
-    Owners and admins of the organization keep theirs: they reach the project without a place in it.
+    Owners and admins of the organization keep theirs: they have access to the project without a membership.
     """
     is_free = (
         select(members.c.user_id)

@@ -1,4 +1,4 @@
-"""Changing who works in a project, and as what."""
+"""Adding, changing, removing and listing members of projects."""
 
 from datetime import datetime
 
@@ -18,7 +18,7 @@ from services.identity.revisions import ChangeKind, SubjectType, current_revisio
 
 
 class ProjectMembers:
-    """Who works in projects."""
+    """Manages the members of projects."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -27,7 +27,7 @@ class ProjectMembers:
     async def add(
         self, organization_id: str, project_id: str, user_id: str, role: ProjectRole, *, request_id: str
     ) -> tuple[ProjectMember, bool]:
-        """Let a member of the organization in, or return the one an earlier call with this request id let in.
+        """Add a member of the organization to a project, or return the one an earlier call with this request id added.
 
         Raises:
             NotFound: the organization has no such project or member.
@@ -60,7 +60,7 @@ class ProjectMembers:
     async def update(
         self, organization_id: str, project_id: str, user_id: str, role: ProjectRole, *, etag: str
     ) -> tuple[ProjectMember, int]:
-        """Give a member of a project another role in it; return them, and a revision that holds the role.
+        """Change a member's role in a project; return them, and a revision that holds the role.
 
         Raises:
             NotFound: the user does not work in the project, or there is none.
@@ -81,7 +81,7 @@ class ProjectMembers:
         return after, revision
 
     async def remove(self, organization_id: str, project_id: str, user_id: str) -> tuple[int, int]:
-        """Take a member out and revoke the keys they reached the project with; return how many, and the revision.
+        """Remove a member and revoke their keys of the project; return how many, and a revision that holds the removal.
 
         Raises:
             NotFound: the user does not work in the project, or there is none.
@@ -109,7 +109,7 @@ class ProjectMembers:
 
 
 def _require_held(project_id: str, *roles: ProjectRole) -> None:
-    """Let the call go on only if its caller may do in the project all that the roles may."""
+    """Raise unless the caller may do in the project everything the roles allow."""
     rights = current_rights()
     for role in roles:
         if rights is not None and not holds_project_role(rights, project_id, role):
@@ -117,13 +117,13 @@ def _require_held(project_id: str, *roles: ProjectRole) -> None:
 
 
 async def _hold(tx: Transaction, organization_id: str, project_id: str) -> None:
-    """Keep the organization and its project from being deleted until the end."""
+    """Lock the organization and the project, so that neither is deleted before commit."""
     if not await lock_organization(tx, organization_id) or not await lock_project(tx, organization_id, project_id):
         raise NotFound(resource_type="project", resource_name=project_id)
 
 
 async def _take(tx: Transaction, organization_id: str, project_id: str, user_id: str) -> ProjectMember:
-    """Hold a member of a project alone, after what they belong to."""
+    """Lock a member of a project exclusively, after the organization and the project."""
     await _hold(tx, organization_id, project_id)
     return _working(await store.find_project_member(tx, organization_id, project_id, user_id, lock=True), user_id)
 
@@ -137,7 +137,7 @@ def _working(member: ProjectMember | None, user_id: str) -> ProjectMember:
 async def _record(
     tx: Transaction, member: ProjectMember, now: datetime, *, before: ProjectRole | None, after: ProjectRole | None
 ) -> int:
-    """Tell the trail and whoever remembers rights what the role was and is; the end of a transaction."""
+    """Record the change of a role in the audit trail and announce it; the last statements of a transaction."""
     await record_event(
         tx,
         now=now,

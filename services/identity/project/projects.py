@@ -8,6 +8,7 @@ from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import NotFound, StaleEtag
 from libs.common.ids import new_id
+from services.identity.attributes import Attributes, AttributesChange, attribute_differences
 from services.identity.organization.store import find_organization, lock_organization
 from services.identity.project import store
 from services.identity.project.domain import Project
@@ -16,24 +17,24 @@ from services.identity.revisions import ChangeKind, SubjectType, current_revisio
 
 
 class Projects:
-    """The parts of organizations."""
+    """Manages the projects of organizations."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
     async def create(
-        self, organization_id: str, *, name: str, description: str, request_id: str
+        self, organization_id: str, *, name: str, description: str, attributes: Attributes, request_id: str
     ) -> tuple[Project, bool]:
         """Create a project, or return the one an earlier call with this request id made.
 
         Raises:
             NotFound: there is no such organization.
-            ProjectAlreadyExists: the organization has one of this name.
+            ProjectAlreadyExists: the organization has one of this name or external id.
             RequestIdReused: the request id was sent before with another body.
         """
         now = self._clock.now()
-        new = Project(new_id(), organization_id, name, description, now, now, version=1)
+        new = Project(new_id(), organization_id, name, description, now, now, version=1, attributes=attributes)
         async with self._database.transaction() as tx:
             if not await lock_organization(tx, organization_id):
                 raise NotFound(resource_type="organization", resource_name=organization_id)
@@ -42,14 +43,14 @@ class Projects:
                 organization_id=organization_id,
                 method="CreateProject",
                 request_id=request_id,
-                body={"name": name, "description": description},
+                body={"name": name, "description": description, **attributes.as_body()},
                 resource_id=new.project_id,
                 now=now,
             )
             if earlier_id is not None:
                 return existing(await store.find_project(tx, organization_id, earlier_id), earlier_id), True
             await store.insert_project(tx, new)
-            await _record(tx, new, now, (Changed("name", after=name),))
+            await _record(tx, new, now, (Changed("name", after=name), *attribute_differences(Attributes(), attributes)))
         return new, False
 
     async def get(self, organization_id: str, project_id: str) -> Project:
@@ -58,23 +59,34 @@ class Projects:
                 raise NotFound(resource_type="project", resource_name=project_id)
             return existing(await store.find_project(tx, organization_id, project_id), project_id)
 
-    async def page(self, organization_id: str, *, before: str | None, size: int) -> tuple[list[Project], bool]:
+    async def page(
+        self, organization_id: str, *, external_id: str, before: str | None, size: int
+    ) -> tuple[list[Project], bool]:
         """Return a page, and whether more follow."""
         async with self._database.transaction() as tx:
             if await find_organization(tx, organization_id) is None:
                 raise NotFound(resource_type="organization", resource_name=organization_id)
-            projects = await store.list_projects(tx, organization_id, before=before, limit=size + 1)
+            projects = await store.list_projects(
+                tx, organization_id, external_id=external_id, before=before, limit=size + 1
+            )
         return projects[:size], len(projects) > size
 
     async def update(
-        self, organization_id: str, project_id: str, *, etag: str, name: str | None, description: str | None
+        self,
+        organization_id: str,
+        project_id: str,
+        *,
+        etag: str,
+        name: str | None,
+        description: str | None,
+        attributes: AttributesChange,
     ) -> Project:
-        """Change what is not None.
+        """Change the fields that are not None.
 
         Raises:
             NotFound: the organization has no such project.
             StaleEtag: it has changed since the etag was read.
-            ProjectAlreadyExists: the organization has another one of this name.
+            ProjectAlreadyExists: the organization has another one of this name or external id.
         """
         now = self._clock.now()
         async with self._database.transaction() as tx:
@@ -87,16 +99,18 @@ class Projects:
                 before,
                 name=before.name if name is None else name,
                 description=before.description if description is None else description,
+                attributes=before.attributes.changed(attributes),
             )
             if after == before:
                 return before
             after = replace(after, update_time=now, version=before.version + 1)
             await store.replace_project(tx, after)
-            await _record(tx, after, now, differences(_told(before), _told(after)))
+            changed = differences(_audited(before), _audited(after))
+            await _record(tx, after, now, (*changed, *attribute_differences(before.attributes, after.attributes)))
         return after
 
     async def delete(self, organization_id: str, project_id: str) -> tuple[datetime, int]:
-        """Delete a project, unless that was done before; return when it went, and a revision that holds it.
+        """Delete a project, unless it is deleted; return the time of deletion, and a revision that holds it.
 
         Raises:
             NotFound: the organization never had such a project.
@@ -126,14 +140,14 @@ class Projects:
 
 
 def existing(project: Project | None, project_id: str) -> Project:
-    """Return the project, or refuse if there is none."""
+    """Return the project; raise NotFound for None."""
     if project is None:
         raise NotFound(resource_type="project", resource_name=project_id)
     return project
 
 
-def _told(project: Project) -> dict[str, str | None]:
-    """Return what the trail is told of a project when it changes."""
+def _audited(project: Project) -> dict[str, str | None]:
+    """Return the fields whose values the audit trail shows."""
     return {"name": project.name, "description": project.description}
 
 

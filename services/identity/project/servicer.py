@@ -10,6 +10,7 @@ from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import id_in_token
 from libs.common.timestamps import render_time
 from libs.common.validation import Reader
+from services.identity.attributes import ATTRIBUTES, read_attributes, read_attributes_change
 from services.identity.project.domain import Project, ProjectMember, ProjectRole
 from services.identity.project.members import ProjectMembers
 from services.identity.project.projects import Projects
@@ -18,7 +19,7 @@ from tollhouse.identity.v1 import project_pb2 as pb
 from tollhouse.identity.v1 import project_pb2_grpc as rpc
 
 _Context: TypeAlias = grpc.aio.ServicerContext
-_UPDATABLE: Final = ("name", "description")
+_UPDATABLE: Final = ("name", "description", *ATTRIBUTES)
 _ROLES: Final = {
     pb.PROJECT_MEMBER_ROLE_ADMIN: ProjectRole.ADMIN,
     pb.PROJECT_MEMBER_ROLE_MEMBER: ProjectRole.MEMBER,
@@ -27,7 +28,7 @@ _RENDERED_ROLES: Final = {role: rendered for rendered, role in _ROLES.items()}
 
 
 class ProjectServicer(rpc.ProjectServiceServicer):
-    """Reads requests into what the use cases take, and renders what they give."""
+    """Reads requests into commands of the use cases, and renders their results."""
 
     def __init__(self, projects: Projects, members: ProjectMembers) -> None:
         self._projects = projects
@@ -45,6 +46,7 @@ class ProjectServicer(rpc.ProjectServiceServicer):
             request.organization_id.lower(),
             name=request.name,
             description=request.description,
+            attributes=read_attributes(request),
             request_id=request.request_id,
         )
         return pb.CreateProjectResponse(project=_render(project), replayed=replayed)
@@ -55,9 +57,10 @@ class ProjectServicer(rpc.ProjectServiceServicer):
 
     async def ListProjects(self, request: pb.ListProjectsRequest, context: _Context) -> pb.ListProjectsResponse:
         organization_id = request.organization_id.lower()
-        fingerprint = f"projects {organization_id}"
+        fingerprint = f"projects {organization_id} {request.external_id}"
         projects, more = await self._projects.page(
             organization_id,
+            external_id=request.external_id,
             before=id_in_token(request.page_token, fingerprint),
             size=pages.page_size(request.page_size),
         )
@@ -72,6 +75,7 @@ class ProjectServicer(rpc.ProjectServiceServicer):
             etag=request.etag,
             name=request.name if "name" in paths else None,
             description=request.description if "description" in paths else None,
+            attributes=read_attributes_change(request, paths),
         )
         return pb.UpdateProjectResponse(project=_render(project))
 
@@ -148,6 +152,8 @@ def _render(project: Project) -> pb.Project:
         create_time=render_time(project.create_time),
         update_time=render_time(project.update_time),
         etag=project.etag,
+        metadata=project.attributes.metadata,
+        external_id=project.attributes.external_id,
     )
 
 

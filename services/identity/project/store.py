@@ -1,13 +1,15 @@
-"""Statements on projects, all along the primary key, which the organization leads, unless they say otherwise."""
+"""Statements on projects, along the primary key (which the organization leads) unless they say otherwise."""
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import RowMapping, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.database import violated_constraint
+from services.identity.attributes import attributes_of
 from services.identity.errors import ProjectAlreadyExists
 from services.identity.folding import fold
 from services.identity.project.domain import Project
@@ -21,14 +23,18 @@ _COLUMNS: Final = (
     projects.c.create_time,
     projects.c.update_time,
     projects.c.version,
+    projects.c.metadata,
+    projects.c.external_id,
 )
+
+_UNIQUE_FIELDS: Final = {"projects_name_once": "name", "projects_external_id_once": "external_id"}
 
 
 async def insert_project(tx: AsyncConnection, project: Project) -> None:
-    """Insert a project; a partial unique index speaks for the name.
+    """Insert a project; partial unique indexes guard the name and the external id.
 
     Raises:
-        ProjectAlreadyExists: the organization has one of this name.
+        ProjectAlreadyExists: the organization has one of this name or external id.
     """
     try:
         await tx.execute(
@@ -41,6 +47,7 @@ async def insert_project(tx: AsyncConnection, project: Project) -> None:
                 create_time=project.create_time,
                 update_time=project.update_time,
                 version=project.version,
+                **asdict(project.attributes),
             )
         )
     except IntegrityError as error:
@@ -50,7 +57,7 @@ async def insert_project(tx: AsyncConnection, project: Project) -> None:
 async def find_project(
     tx: AsyncConnection, organization_id: str, project_id: str, *, lock: bool = False
 ) -> Project | None:
-    """Read one project, and if asked hold it alone until commit; that of another organization is not found."""
+    """Read one project of the organization, with an exclusive lock until commit if asked."""
     statement = select(*_COLUMNS).where(
         projects.c.organization_id == organization_id,
         projects.c.project_id == project_id,
@@ -58,11 +65,11 @@ async def find_project(
     )
     found = await tx.execute(statement.with_for_update() if lock else statement)
     row = found.mappings().first()
-    return None if row is None else Project(**row)
+    return None if row is None else _project(row)
 
 
 async def lock_project(tx: AsyncConnection, organization_id: str, project_id: str) -> bool:
-    """Tell whether the organization has the project, and keep it from being deleted until commit (share lock)."""
+    """Return whether the organization has the project, and lock it against deletion until commit (share lock)."""
     locked = await tx.execute(
         select(projects.c.project_id)
         .where(
@@ -78,7 +85,7 @@ async def lock_project(tx: AsyncConnection, organization_id: str, project_id: st
 async def lock_to_delete(
     tx: AsyncConnection, organization_id: str, project_id: str
 ) -> tuple[Project, datetime | None] | None:
-    """Hold one project alone, deleted or not; return it and when it went."""
+    """Lock one project exclusively, deleted or not; return it and when it was deleted."""
     locked = await tx.execute(
         select(*_COLUMNS, projects.c.delete_time)
         .where(projects.c.organization_id == organization_id, projects.c.project_id == project_id)
@@ -87,25 +94,28 @@ async def lock_to_delete(
     row = locked.mappings().first()
     if row is None:
         return None
-    columns = dict(row)
-    delete_time: datetime | None = columns.pop("delete_time")
-    return Project(**columns), delete_time
+    return _project(row), row["delete_time"]
 
 
-async def list_projects(tx: AsyncConnection, organization_id: str, *, before: str | None, limit: int) -> list[Project]:
-    """Read a page, newest first."""
+async def list_projects(
+    tx: AsyncConnection, organization_id: str, *, external_id: str, before: str | None, limit: int
+) -> list[Project]:
+    """Read a page, newest first. An external id leaves one row at most, which its unique index finds."""
     statement = select(*_COLUMNS).where(projects.c.organization_id == organization_id, projects.c.delete_time.is_(None))
+    if external_id:
+        # Repeats the condition of the partial index, so that Postgres can use it.
+        statement = statement.where(projects.c.external_id == external_id, projects.c.external_id != "")
     if before is not None:
         statement = statement.where(projects.c.project_id < before)
     found = await tx.execute(statement.order_by(projects.c.project_id.desc()).limit(limit))
-    return [Project(**row) for row in found.mappings()]
+    return [_project(row) for row in found.mappings()]
 
 
 async def replace_project(tx: AsyncConnection, project: Project) -> None:
-    """Write what can change of one project; its version tells the next reader.
+    """Write the changeable fields of one project.
 
     Raises:
-        ProjectAlreadyExists: the organization has another one of this name.
+        ProjectAlreadyExists: the organization has another one of this name or external id.
     """
     try:
         await tx.execute(
@@ -117,6 +127,7 @@ async def replace_project(tx: AsyncConnection, project: Project) -> None:
                 description=project.description,
                 update_time=project.update_time,
                 version=project.version,
+                **asdict(project.attributes),
             )
         )
     except IntegrityError as error:
@@ -124,7 +135,7 @@ async def replace_project(tx: AsyncConnection, project: Project) -> None:
 
 
 async def delete_project(tx: AsyncConnection, organization_id: str, project_id: str, now: datetime) -> None:
-    """Leave a tombstone, to which keys, money and audit refer for ever, and take everybody out of the project."""
+    """Mark a project as deleted and delete its memberships. The row stays: keys, money and audit refer to it."""
     await tx.execute(
         update(projects)
         .where(projects.c.organization_id == organization_id, projects.c.project_id == project_id)
@@ -138,10 +149,10 @@ async def delete_project(tx: AsyncConnection, organization_id: str, project_id: 
 
 
 async def forget_selection(tx: AsyncConnection, organization_id: str, project_id: str) -> None:
-    """Take the project from those who had it selected, members of its organization, found by primary key.
+    """Clear the selection of the members who had selected the project, found by primary key.
 
-    Rows another transaction holds are left alone: what they show then is a project that nobody finds, and waiting for a
-    user here while holding the project could wait for ever.
+    Rows that another transaction has locked are skipped. Their selection then names a deleted project, which reads
+    ignore; waiting for a user here while holding the project could deadlock.
     """
     who = (
         select(users.c.user_id)
@@ -153,4 +164,11 @@ async def forget_selection(tx: AsyncConnection, organization_id: str, project_id
 
 
 def _refusal(error: IntegrityError) -> Exception:
-    return ProjectAlreadyExists(field="name") if violated_constraint(error) == "projects_name_once" else error
+    field = _UNIQUE_FIELDS.get(violated_constraint(error) or "")
+    return ProjectAlreadyExists(field=field) if field else error
+
+
+def _project(row: RowMapping) -> Project:
+    fields = attributes_of(dict(row))
+    fields.pop("delete_time", None)
+    return Project(**fields)  # type: ignore[arg-type]  # The columns are the fields.

@@ -1,1 +1,1 @@
-"""ServiceAccountService: owners of API keys that are no people."""
+"""ServiceAccountService: owners of API keys that are not people."""

@@ -1,15 +1,16 @@
-"""What a service account is."""
+"""Service accounts."""
 
 from dataclasses import dataclass
 from datetime import datetime
 
 from libs.common.access import Caller, CallerKind
+from services.identity.attributes import Attributes
 from services.identity.organization.domain import Role
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceAccount:
-    """An owner of API keys that is no person."""
+    """An owner of API keys that is not a person."""
 
     service_account_id: str
     organization_id: str
@@ -19,6 +20,7 @@ class ServiceAccount:
     create_time: datetime
     update_time: datetime
     version: int
+    attributes: Attributes
 
     @property
     def etag(self) -> str:
@@ -26,5 +28,5 @@ class ServiceAccount:
 
     @property
     def subject(self) -> str:
-        """What the account is called as a caller, also where it is written who made something."""
+        """The account's subject, by which it is named as a caller and as a creator."""
         return Caller(CallerKind.SERVICE_ACCOUNT, self.service_account_id).subject

@@ -8,6 +8,7 @@ from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import NotFound, StaleEtag
 from libs.common.ids import new_id
+from services.identity.attributes import Attributes, AttributesChange, attribute_differences
 from services.identity.organization.domain import Role, roles_beyond
 from services.identity.organization.roles import require_held
 from services.identity.organization.store import find_organization, lock_organization
@@ -20,7 +21,7 @@ from services.identity.service_account.domain import ServiceAccount
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """When an account went, how many keys this call revoked, and a revision that holds it."""
+    """When an account was deleted, how many keys this call revoked, and a revision that holds it."""
 
     delete_time: datetime
     revoked_api_keys: int
@@ -28,25 +29,34 @@ class Deletion:
 
 
 class ServiceAccounts:
-    """The owners of keys that are no people."""
+    """Manages service accounts."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
     async def create(
-        self, organization_id: str, *, name: str, description: str, role: Role, request_id: str
+        self,
+        organization_id: str,
+        *,
+        name: str,
+        description: str,
+        role: Role,
+        attributes: Attributes,
+        request_id: str,
     ) -> tuple[ServiceAccount, bool]:
         """Create an account, or return the one an earlier call with this request id made.
 
         Raises:
             NotFound: there is no such organization.
             RoleNotHeld: the role may do something that the caller may not.
-            ServiceAccountAlreadyExists: the organization has one of this name.
+            ServiceAccountAlreadyExists: the organization has one of this name or external id.
             RequestIdReused: the request id was sent before with another body.
         """
         now = self._clock.now()
-        new = ServiceAccount(new_id(), organization_id, name, description, role, now, now, version=1)
+        new = ServiceAccount(
+            new_id(), organization_id, name, description, role, now, now, version=1, attributes=attributes
+        )
         async with self._database.transaction() as tx:
             if not await lock_organization(tx, organization_id):
                 raise NotFound(resource_type="organization", resource_name=organization_id)
@@ -55,7 +65,7 @@ class ServiceAccounts:
                 organization_id=organization_id,
                 method="CreateServiceAccount",
                 request_id=request_id,
-                body={"name": name, "description": description, "role": role.value},
+                body={"name": name, "description": description, "role": role.value, **attributes.as_body()},
                 resource_id=new.service_account_id,
                 now=now,
             )
@@ -63,7 +73,8 @@ class ServiceAccounts:
                 return _existing(await store.find_service_account(tx, organization_id, earlier_id), earlier_id), True
             require_held(role)
             await store.insert_service_account(tx, new)
-            await _record(tx, new, now, (Changed("name", after=name), Changed("role", after=role.value)))
+            changed = (Changed("name", after=name), Changed("role", after=role.value))
+            await _record(tx, new, now, (*changed, *attribute_differences(Attributes(), attributes)))
         return new, False
 
     async def get(self, organization_id: str, service_account_id: str) -> ServiceAccount:
@@ -73,12 +84,16 @@ class ServiceAccounts:
             found = await store.find_service_account(tx, organization_id, service_account_id)
             return _existing(found, service_account_id)
 
-    async def page(self, organization_id: str, *, before: str | None, size: int) -> tuple[list[ServiceAccount], bool]:
+    async def page(
+        self, organization_id: str, *, external_id: str, before: str | None, size: int
+    ) -> tuple[list[ServiceAccount], bool]:
         """Return a page, and whether more follow."""
         async with self._database.transaction() as tx:
             if await find_organization(tx, organization_id) is None:
                 raise NotFound(resource_type="organization", resource_name=organization_id)
-            found = await store.list_service_accounts(tx, organization_id, before=before, limit=size + 1)
+            found = await store.list_service_accounts(
+                tx, organization_id, external_id=external_id, before=before, limit=size + 1
+            )
         return found[:size], len(found) > size
 
     async def update(
@@ -90,14 +105,15 @@ class ServiceAccounts:
         name: str | None,
         description: str | None,
         role: Role | None,
+        attributes: AttributesChange,
     ) -> tuple[ServiceAccount, int]:
-        """Change what is not None; return the account, and a revision that holds it.
+        """Change the fields that are not None; return the account, and a revision that holds the change.
 
         Raises:
             NotFound: the organization has no such account.
             StaleEtag: it has changed since the etag was read.
             RoleNotHeld: the old or the new role may do something that the caller may not.
-            ServiceAccountAlreadyExists: the organization has another one of this name.
+            ServiceAccountAlreadyExists: the organization has another one of this name or external id.
         """
         now = self._clock.now()
         async with self._database.transaction() as tx:
@@ -112,6 +128,7 @@ class ServiceAccounts:
                 name=before.name if name is None else name,
                 description=before.description if description is None else description,
                 role=before.role if role is None else role,
+                attributes=before.attributes.changed(attributes),
             )
             require_held(before.role, after.role)
             if after == before:
@@ -122,13 +139,14 @@ class ServiceAccounts:
                 await revoke_invitations_of(
                     tx, after.subject, now, organization_id=organization_id, roles=roles_beyond(after.role)
                 )
-            await _record(tx, after, now, differences(_told(before), _told(after)))
+            changed = differences(_audited(before), _audited(after))
+            await _record(tx, after, now, (*changed, *attribute_differences(before.attributes, after.attributes)))
             if after.role is before.role:
                 return after, await current_revision(tx)
             return after, await _announce(tx, ChangeKind.ROLE_CHANGED, after, now)
 
     async def delete(self, organization_id: str, service_account_id: str) -> Deletion:
-        """Delete an account and revoke its keys, unless that was done before.
+        """Delete an account and revoke its keys, unless it is deleted.
 
         Raises:
             NotFound: the organization never had such an account.
@@ -159,8 +177,8 @@ def _existing(account: ServiceAccount | None, service_account_id: str) -> Servic
     return account
 
 
-def _told(account: ServiceAccount) -> dict[str, str | None]:
-    """Return what the trail is told of an account when it changes."""
+def _audited(account: ServiceAccount) -> dict[str, str | None]:
+    """Return the fields whose values the audit trail shows."""
     return {"name": account.name, "description": account.description, "role": account.role.value}
 
 
@@ -176,7 +194,7 @@ async def _record(tx: Transaction, account: ServiceAccount, now: datetime, chang
 
 
 async def _announce(tx: Transaction, kind: ChangeKind, account: ServiceAccount, now: datetime) -> int:
-    """Number a change that alters what the account's keys may do; the end of a transaction."""
+    """Number and announce a change of what the account's keys may do; the last statement of a transaction."""
     return await record_change(
         tx,
         kind,

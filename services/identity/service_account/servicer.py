@@ -10,6 +10,7 @@ from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import id_in_token
 from libs.common.timestamps import render_time
 from libs.common.validation import Reader
+from services.identity.attributes import ATTRIBUTES, read_attributes, read_attributes_change
 from services.identity.organization.rendering import RENDERED_ROLES, ROLES
 from services.identity.service_account.domain import ServiceAccount
 from services.identity.service_account.service_accounts import ServiceAccounts
@@ -18,11 +19,11 @@ from tollhouse.identity.v1 import service_account_pb2 as pb
 from tollhouse.identity.v1 import service_account_pb2_grpc as rpc
 
 _Context: TypeAlias = grpc.aio.ServicerContext
-_UPDATABLE: Final = ("name", "description", "role")
+_UPDATABLE: Final = ("name", "description", "role", *ATTRIBUTES)
 
 
 class ServiceAccountServicer(rpc.ServiceAccountServiceServicer):
-    """Reads requests into what `ServiceAccounts` takes, and renders what it gives."""
+    """Reads requests into commands of the use cases, and renders their results."""
 
     def __init__(self, service_accounts: ServiceAccounts) -> None:
         self._service_accounts = service_accounts
@@ -42,6 +43,7 @@ class ServiceAccountServicer(rpc.ServiceAccountServiceServicer):
             name=request.name,
             description=request.description,
             role=ROLES[request.role],
+            attributes=read_attributes(request),
             request_id=request.request_id,
         )
         return pb.CreateServiceAccountResponse(service_account=_render(account), replayed=replayed)
@@ -56,9 +58,10 @@ class ServiceAccountServicer(rpc.ServiceAccountServiceServicer):
         self, request: pb.ListServiceAccountsRequest, context: _Context
     ) -> pb.ListServiceAccountsResponse:
         organization_id = request.organization_id.lower()
-        fingerprint = f"service accounts {organization_id}"
+        fingerprint = f"service accounts {organization_id} {request.external_id}"
         accounts, more = await self._service_accounts.page(
             organization_id,
+            external_id=request.external_id,
             before=id_in_token(request.page_token, fingerprint),
             size=pages.page_size(request.page_size),
         )
@@ -78,6 +81,7 @@ class ServiceAccountServicer(rpc.ServiceAccountServiceServicer):
             name=request.name if "name" in paths else None,
             description=request.description if "description" in paths else None,
             role=ROLES[request.role] if "role" in paths else None,
+            attributes=read_attributes_change(request, paths),
         )
         return pb.UpdateServiceAccountResponse(service_account=_render(account), revision=revision)
 
@@ -117,4 +121,6 @@ def _render(account: ServiceAccount) -> pb.ServiceAccount:
         create_time=render_time(account.create_time),
         update_time=render_time(account.update_time),
         etag=account.etag,
+        metadata=account.attributes.metadata,
+        external_id=account.attributes.external_id,
     )

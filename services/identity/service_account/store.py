@@ -1,5 +1,6 @@
-"""Statements on service accounts, all along the primary key unless they say otherwise."""
+"""Statements on service accounts, along the primary key unless they say otherwise."""
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Final
 
@@ -8,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.database import violated_constraint
+from services.identity.attributes import attributes_of
 from services.identity.errors import ServiceAccountAlreadyExists
 from services.identity.folding import fold
 from services.identity.organization.domain import Role
@@ -24,14 +26,17 @@ _COLUMNS: Final = (
     service_accounts.c.create_time,
     service_accounts.c.update_time,
     service_accounts.c.version,
+    service_accounts.c.metadata,
+    service_accounts.c.external_id,
 )
+_UNIQUE_FIELDS: Final = {"service_accounts_name_once": "name", "service_accounts_external_id_once": "external_id"}
 
 
 async def insert_service_account(tx: AsyncConnection, account: ServiceAccount) -> None:
-    """Insert an account; a partial unique index speaks for the name.
+    """Insert an account; partial unique indexes guard the name and the external id.
 
     Raises:
-        ServiceAccountAlreadyExists: the organization has one of this name.
+        ServiceAccountAlreadyExists: the organization has one of this name or external id.
     """
     try:
         await tx.execute(
@@ -45,6 +50,7 @@ async def insert_service_account(tx: AsyncConnection, account: ServiceAccount) -
                 create_time=account.create_time,
                 update_time=account.update_time,
                 version=account.version,
+                **asdict(account.attributes),
             )
         )
     except IntegrityError as error:
@@ -54,7 +60,7 @@ async def insert_service_account(tx: AsyncConnection, account: ServiceAccount) -
 async def find_service_account(
     tx: AsyncConnection, organization_id: str, service_account_id: str, *, lock: bool = False
 ) -> ServiceAccount | None:
-    """Read one account, and if asked hold it alone until commit; that of another organization is not found."""
+    """Read one account of the organization, with an exclusive lock until commit if asked."""
     statement = select(*_COLUMNS).where(
         service_accounts.c.organization_id == organization_id,
         service_accounts.c.service_account_id == service_account_id,
@@ -66,7 +72,7 @@ async def find_service_account(
 
 
 async def lock_service_account(tx: AsyncConnection, organization_id: str, service_account_id: str) -> bool:
-    """Tell whether the organization has the account, and keep it from being deleted until commit (share lock)."""
+    """Return whether the organization has the account, and lock it against deletion until commit (share lock)."""
     locked = await tx.execute(
         select(service_accounts.c.service_account_id)
         .where(
@@ -82,7 +88,7 @@ async def lock_service_account(tx: AsyncConnection, organization_id: str, servic
 async def lock_to_delete(
     tx: AsyncConnection, organization_id: str, service_account_id: str
 ) -> tuple[ServiceAccount, datetime | None] | None:
-    """Hold one account alone, deleted or not; return it and when it went."""
+    """Lock one account exclusively, deleted or not; return it and when it was deleted."""
     locked = await tx.execute(
         select(*_COLUMNS, service_accounts.c.delete_time)
         .where(
@@ -99,12 +105,15 @@ async def lock_to_delete(
 
 
 async def list_service_accounts(
-    tx: AsyncConnection, organization_id: str, *, before: str | None, limit: int
+    tx: AsyncConnection, organization_id: str, *, external_id: str, before: str | None, limit: int
 ) -> list[ServiceAccount]:
-    """Read a page, newest first."""
+    """Read a page, newest first. An external id leaves one row at most, which its unique index finds."""
     statement = select(*_COLUMNS).where(
         service_accounts.c.organization_id == organization_id, service_accounts.c.delete_time.is_(None)
     )
+    if external_id:
+        # Repeats the condition of the partial index, so that Postgres can use it.
+        statement = statement.where(service_accounts.c.external_id == external_id, service_accounts.c.external_id != "")
     if before is not None:
         statement = statement.where(service_accounts.c.service_account_id < before)
     found = await tx.execute(statement.order_by(service_accounts.c.service_account_id.desc()).limit(limit))
@@ -112,10 +121,10 @@ async def list_service_accounts(
 
 
 async def replace_service_account(tx: AsyncConnection, account: ServiceAccount) -> None:
-    """Write what can change of one account; its version tells the next reader.
+    """Write the changeable fields of one account.
 
     Raises:
-        ServiceAccountAlreadyExists: the organization has another one of this name.
+        ServiceAccountAlreadyExists: the organization has another one of this name or external id.
     """
     try:
         await tx.execute(
@@ -131,6 +140,7 @@ async def replace_service_account(tx: AsyncConnection, account: ServiceAccount) 
                 role=account.role.value,
                 update_time=account.update_time,
                 version=account.version,
+                **asdict(account.attributes),
             )
         )
     except IntegrityError as error:
@@ -138,7 +148,7 @@ async def replace_service_account(tx: AsyncConnection, account: ServiceAccount) 
 
 
 async def delete_service_account(tx: AsyncConnection, account: ServiceAccount, now: datetime) -> None:
-    """Leave a tombstone, to which keys, usage and audit refer for ever."""
+    """Mark an account as deleted. The row stays: keys, usage and audit refer to it."""
     await tx.execute(
         update(service_accounts)
         .where(
@@ -150,7 +160,7 @@ async def delete_service_account(tx: AsyncConnection, account: ServiceAccount, n
 
 
 async def revoke_keys_of_service_account(tx: AsyncConnection, account: ServiceAccount, now: datetime) -> int:
-    """Revoke what the account owns, along `api_keys_by_service_account`; return how many keys that were."""
+    """Revoke the account's keys, along `api_keys_by_service_account`; return how many."""
     return await revoke_keys(
         tx,
         now,
@@ -160,10 +170,11 @@ async def revoke_keys_of_service_account(tx: AsyncConnection, account: ServiceAc
 
 
 def _refusal(error: IntegrityError) -> Exception:
-    known = violated_constraint(error) == "service_accounts_name_once"
-    return ServiceAccountAlreadyExists(field="name") if known else error
+    field = _UNIQUE_FIELDS.get(violated_constraint(error) or "")
+    return ServiceAccountAlreadyExists(field=field) if field else error
 
 
 def _account(row: RowMapping) -> ServiceAccount:
-    columns = {name: value for name, value in row.items() if name != "delete_time"}
-    return ServiceAccount(**{**columns, "role": Role(row["role"])})
+    fields = attributes_of(dict(row)) | {"role": Role(row["role"])}
+    fields.pop("delete_time", None)
+    return ServiceAccount(**fields)  # type: ignore[arg-type]  # The columns are the fields.

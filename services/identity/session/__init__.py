@@ -1,1 +1,1 @@
-"""SessionService: signing in and out, and the tokens of those who did."""
+"""SessionService: signing in and out, and the tokens of sessions."""

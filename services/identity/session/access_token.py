@@ -1,4 +1,4 @@
-"""Access tokens: signed with the key of sessions, checked by every service, and by whoever reads the public keys."""
+"""Access tokens: signed with the session key, and checked by every service or by whoever reads the public keys."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ _KEY_TYPE: Final = "OKP"
 
 @dataclass(frozen=True, slots=True)
 class PublishedKey:
-    """The public half of a key: its id, and the 32 bytes in base64url."""
+    """The public half of a signing key: its id, and its 32 bytes in base64url."""
 
     key_id: str
     x: str
 
 
 class AccessTokens:
-    """Makes access tokens, if there is a key to sign them with."""
+    """Mints access tokens, if a key to sign them with is configured."""
 
     def __init__(
         self, signing_key: SigningKey | None, bundle: TrustBundle, clock: Clock, *, lifetime: timedelta
@@ -36,8 +36,10 @@ class AccessTokens:
         self._clock = clock
         self._lifetime = lifetime
         self.published = _published(signing_key, bundle)
-        """What access tokens are believed by: the key in use, and whatever else the trust bundle has of its issuer.
-        A key is so published before it is used and after, for as long as services believe it."""
+        """The public keys that verify access tokens: the key in use, and the others of its issuer in the trust bundle.
+
+        So a key is published before it is first used and after it was last used, as long as services accept it.
+        """
 
     def require_key(self) -> None:
         """Raise SessionsNotConfigured where there is no key."""
@@ -45,7 +47,7 @@ class AccessTokens:
             raise SessionsNotConfigured
 
     def mint(self, session: Session) -> tuple[str, datetime]:
-        """Return a token for a session, and when it expires: with the session, if that comes first."""
+        """Return a token for a session, and when it expires: at the latest with the session."""
         if self._signing_key is None:
             raise SessionsNotConfigured
         now = self._clock.now()
@@ -62,7 +64,7 @@ class AccessTokens:
 
 
 def key_problem(signing_key: SigningKey) -> str | None:
-    """Say why access tokens cannot be signed with a key, or None."""
+    """Return why a key cannot sign access tokens, or None."""
     try:
         is_private = OKPKey.import_key(signing_key.key).is_private
     except (JoseError, ValueError, TypeError):

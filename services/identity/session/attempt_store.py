@@ -1,4 +1,4 @@
-"""How often somebody tried to sign in, counted in the database so that all processes count together."""
+"""Counts sign-in attempts in the database, so that all processes share the counts."""
 
 from datetime import datetime
 from typing import Final
@@ -16,14 +16,13 @@ _COUNT_UP: Final = """
         window_time = CASE WHEN known.window_time > $2 THEN known.window_time ELSE $1 END
 """
 
-# One row by primary key, locked for this statement alone.
+# One row by primary key, locked for this statement only.
 _COUNT_ONE: Final = f"""
     INSERT INTO sign_in_attempts AS known (key_digest, window_time, attempts) VALUES ($3, $1, 1) {_COUNT_UP}
 """  # noqa: S608 -- a text of ours.
 
-# One row each by primary key, locked for this statement alone: whoever comes from the same address waits for no more.
-# The address first, and the account only while the address is within its limit, so that no address can fill the table
-# with accounts.
+# One row each by primary key, locked for this statement only, so that calls from one address wait no longer. The
+# account is counted only while the address is within its limit, so that no address can fill the table with accounts.
 _COUNT: Final = f"""
     WITH address AS (
         INSERT INTO sign_in_attempts AS known (key_digest, window_time, attempts)
@@ -40,7 +39,7 @@ _COUNT: Final = f"""
     FROM address LEFT JOIN account ON true
 """  # noqa: S608 -- a text of ours.
 
-# Oldest first along the index of windows; rows that are being counted up at this moment are left alone.
+# Oldest first along the index of windows; rows that are locked by a count are skipped.
 _FORGET: Final = """
     DELETE FROM sign_in_attempts WHERE key_digest IN (
         SELECT key_digest FROM sign_in_attempts WHERE window_time < $1
@@ -51,7 +50,7 @@ _FORGET: Final = """
 async def count_attempt(
     database: Database, *, address_digest: bytes, account_digest: bytes, address_max: int, now: datetime
 ) -> Attempts:
-    """Count one attempt and return how many that makes, for the address and for the account, in their windows."""
+    """Count one attempt; return the counts of the address and of the account in their current windows."""
     async with database.raw_connection() as connection:
         rows = await connection.fetch(_COUNT, now, now - ATTEMPTS_WINDOW, address_digest, account_digest, address_max)
     (row,) = rows
@@ -62,13 +61,13 @@ async def count_attempt(
 
 
 async def count_one(database: Database, key_digest: bytes, now: datetime) -> None:
-    """Count one attempt under one digest alone."""
+    """Count one attempt under one digest."""
     async with database.raw_connection() as connection:
         await connection.execute(_COUNT_ONE, now, now - ATTEMPTS_WINDOW, key_digest)
 
 
 async def find_count(tx: AsyncConnection, key_digest: bytes, now: datetime) -> Count:
-    """Read how many attempts were counted under a digest in the window that goes on, by primary key."""
+    """Read the count of a digest in its current window, by primary key."""
     found = await tx.execute(
         select(sign_in_attempts.c.attempts, sign_in_attempts.c.window_time).where(
             sign_in_attempts.c.key_digest == key_digest, sign_in_attempts.c.window_time > now - ATTEMPTS_WINDOW
@@ -79,7 +78,7 @@ async def find_count(tx: AsyncConnection, key_digest: bytes, now: datetime) -> C
 
 
 async def clear_attempts(tx: AsyncConnection, account_digest: bytes) -> None:
-    """Forget the attempts on an account, by primary key."""
+    """Delete the count of an account, by primary key."""
     await tx.execute(delete(sign_in_attempts).where(sign_in_attempts.c.key_digest == account_digest))
 
 

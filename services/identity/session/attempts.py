@@ -1,4 +1,4 @@
-"""How often a password may be tried, wherever it is asked for, and how often an address may come with wrong tokens."""
+"""Limits how often passwords are tried for an account, and how many wrong tokens come from an address."""
 
 from libs.common.addresses import site_of
 from libs.common.call import current_call
@@ -11,10 +11,10 @@ from services.identity.session.domain import AttemptLimits, time_to_wait, wait_o
 
 
 class ProofAttempts:
-    """Counts how often signed-in users try to prove that they know their own password.
+    """Counts how often signed-in users fail to prove their current password.
 
-    They are counted apart from sign-ins of the same user: whoever got hold of a session must be able neither to find
-    the password with it nor to keep its owner from signing in.
+    These are counted separately from sign-ins of the same user: whoever stole a session can neither find the password
+    with it nor keep the owner from signing in.
     """
 
     def __init__(self, database: Database, clock: Clock, peppers: Peppers, limits: AttemptLimits) -> None:
@@ -24,7 +24,7 @@ class ProofAttempts:
         self._limits = limits
 
     async def count(self, user_id: str) -> None:
-        """Count an attempt before anything is done for it.
+        """Count an attempt before it is processed.
 
         Raises:
             TooManyAttempts: there were too many of the user or from the address.
@@ -42,7 +42,7 @@ class ProofAttempts:
             raise TooManyAttempts(wait=wait)
 
     async def clear(self, user_id: str) -> None:
-        """Forget the attempts of a user who has just proved it."""
+        """Reset the count of a user who gave the right password."""
         async with self._database.transaction() as tx:
             await attempt_store.clear_attempts(tx, self._digest(user_id))
 
@@ -51,10 +51,10 @@ class ProofAttempts:
 
 
 class WrongTokens:
-    """Counts the wrong tokens an address comes with: ID tokens, and refresh tokens that nobody has or had.
+    """Counts the wrong tokens from an address: ID tokens, and refresh tokens that never existed.
 
-    Nobody guesses one; whoever keeps sending them is to cost no more than a look at the count. Tokens that are good
-    count for nothing, because behind one address may be a whole company.
+    Tokens cannot be guessed; the limit makes wrong ones cheap, because only the count is read. Valid tokens are not
+    counted, because many people may share one address.
     """
 
     def __init__(self, database: Database, clock: Clock, peppers: Peppers, *, per_address: int) -> None:
@@ -64,7 +64,7 @@ class WrongTokens:
         self._per_address = per_address
 
     async def check(self) -> None:
-        """Let a look at a token pass.
+        """Check the limit before a token is verified.
 
         Raises:
             TooManyAttempts: too many from the address were wrong.
@@ -77,7 +77,7 @@ class WrongTokens:
             raise TooManyAttempts(wait=wait)
 
     async def note(self) -> None:
-        """Count a token that was wrong."""
+        """Count a wrong token."""
         await attempt_store.count_one(self._database, self._digest(), self._clock.now())
 
     def _digest(self) -> bytes:
@@ -85,7 +85,7 @@ class WrongTokens:
 
 
 def address_digest(peppers: Peppers) -> bytes:
-    """Return what stands for the address the call being handled came from; addresses themselves are not kept."""
+    """Return the digest of the current call's address; addresses themselves are not stored."""
     return peppers.digest(f"attempts from the address\n{_site()}")
 
 

@@ -1,4 +1,4 @@
-"""What a session is, and how long and how many there may be."""
+"""Sessions, their limits, and the limits of sign-in attempts."""
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -7,14 +7,15 @@ from typing import Final
 
 
 class SignInMethod(StrEnum):
-    """How somebody signed in."""
+    """How a session was opened."""
 
     PASSWORD = "password"  # noqa: S105 -- the name of a way to sign in.
     ID_TOKEN = "id_token"  # noqa: S105 -- as above.
+    ACCESS_TOKEN = "access_token"  # noqa: S105 -- as above.
 
 
 class EndReason(StrEnum):
-    """Why a session ended before its time; changes of users end sessions for reasons of their own."""
+    """Why a session ended early; changes of users end sessions for reasons of their own."""
 
     SIGNED_OUT = "signed_out"
     REFRESH_TOKEN_REUSED = "refresh_token_reused"  # noqa: S105 -- says what happened to a token.
@@ -23,7 +24,7 @@ class EndReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A sign-in, for as long as it lasts."""
+    """A session of a user, from a sign-in until it ends."""
 
     session_id: str
     user_id: str
@@ -41,7 +42,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
-    """How long sessions last, and how many a user may have at a time."""
+    """The longest life of a session, and how many a user may have at a time."""
 
     lifetime: timedelta
     per_user_max: int
@@ -49,7 +50,7 @@ class SessionLimits:
 
 @dataclass(frozen=True, slots=True)
 class HeldUser:
-    """An active user, as they stay until the transaction ends."""
+    """An active user, locked until the transaction ends."""
 
     personal_organization_id: str
     email_folded: str
@@ -58,7 +59,7 @@ class HeldUser:
 
 @dataclass(frozen=True, slots=True)
 class EmailOwner:
-    """The user with an email, and whether a provider that is trusted with it vouched for it."""
+    """The user with an email, and whether a trusted provider has verified it."""
 
     user_id: str
     email_verified: bool
@@ -66,19 +67,19 @@ class EmailOwner:
 
 @dataclass(frozen=True, slots=True)
 class RefreshToken:
-    """What is known of a refresh token that somebody presents, and of its session. Its text is known to nobody."""
+    """A refresh token that was presented, with its session. The text of the token is not stored."""
 
     session: Session
     personal_organization_id: str
     is_live: bool
-    """Whether the session goes on, and its user may."""
+    """Whether the session has not ended, and its user is active."""
     successor_digest: bytes | None
-    """The digest of the token it was exchanged for; None while it was not."""
+    """The digest of the token that replaced it; None when it was not used yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The outcome of a sign-in or of an exchange: a session, and its newest refresh token."""
+    """The result of a sign-in or of a refresh: the session, and its newest refresh token."""
 
     session: Session
     refresh_token: str
@@ -90,12 +91,12 @@ class Opened:
 
 
 ATTEMPTS_WINDOW: Final = timedelta(minutes=1)
-"""The span in which attempts to sign in are counted together. It begins with the first of them."""
+"""The window in which attempts are counted together. It begins with the first one."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptLimits:
-    """How many attempts to sign in are taken up in one window."""
+    """The number of attempts allowed in one window."""
 
     per_account: int
     per_address: int
@@ -103,7 +104,7 @@ class AttemptLimits:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How often something was tried since its window began."""
+    """The number of attempts since a window began."""
 
     attempts: int
     window_time: datetime
@@ -111,7 +112,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """How often an address was used in its window, and an account tried in its own."""
+    """The counts of an address and of an account, each in its own window."""
 
     by_address: Count
     on_account: Count
@@ -127,8 +128,8 @@ def time_to_wait(attempts: Attempts, limits: AttemptLimits, now: datetime) -> ti
 
 
 def wait_of(counted: Count, limit: int, now: datetime) -> timedelta | None:
-    """Return how long until the window of a count beyond its limit is over; None for one within it."""
+    """Return how long until the window of a count above its limit is over; None for a count within it."""
     if counted.attempts <= limit:
         return None
-    # Clocks of several processes may differ, and nobody waits for longer than a window, nor for no time at all.
+    # Clocks of processes may differ; the wait is always positive and never longer than a window.
     return min(max(counted.window_time + ATTEMPTS_WINDOW - now, timedelta(milliseconds=1)), ATTEMPTS_WINDOW)

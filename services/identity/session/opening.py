@@ -1,4 +1,4 @@
-"""Beginning a session, the last step of every way to sign in."""
+"""Opens a session, the last step of every way to sign in."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,7 +15,7 @@ from services.identity.user.domain import subject_of
 
 
 class SessionOpening:
-    """Begins sessions, within limits."""
+    """Opens sessions, within limits."""
 
     def __init__(self, limits: SessionLimits) -> None:
         self._limits = limits
@@ -31,10 +31,10 @@ class SessionOpening:
         now: datetime,
         user_changes: Sequence[Sequence[Changed]] = (),
     ) -> Opened:
-        """Begin a session of a user, who must be held; the oldest ends where there would be too many.
+        """Open a session of a locked user; the oldest session ends when there would be too many.
 
-        The trail is told last, of what the sign-in changed of the user, too: whoever ends a session holds it while they
-        wait for the trail.
+        The audit events come last, also those of the sign-in's changes of the user: other transactions lock a session
+        before the audit trail, and the same order here avoids deadlocks.
         """
         call = current_call()
         session = Session(

@@ -1,4 +1,4 @@
-"""How sign-ins went, counted and logged; never whose they were meant to be."""
+"""Counts and logs the outcomes of sign-ins, without naming the user."""
 
 from typing import Final
 
@@ -18,16 +18,16 @@ TOO_MANY_ATTEMPTS: Final = "too_many_attempts"
 
 
 def count_sign_in(method: SignInMethod, outcome: str, provider: str = "") -> None:
-    """Count an attempt, whatever came of it."""
+    """Count a sign-in attempt with its outcome."""
     _sign_ins.add(1, {"method": method.value, "outcome": outcome, "provider": provider})
 
 
 def count_refusal(method: SignInMethod, reason: str, provider: str = "") -> None:
-    """Count an attempt that was refused, and log it. Those beyond the limits are counted alone, or fill the log."""
+    """Count and log a refused attempt. Attempts above the limits are only counted, because they would fill the log."""
     count_sign_in(method, REFUSED, provider)
     _log.info("a sign-in was refused", method=method.value, reason=reason, provider=provider)
 
 
 def log_reuse(session_id: str) -> None:
-    """Note that a refresh token was presented twice: it, or the other copy, may be stolen."""
+    """Log that a refresh token was presented twice: one of the two copies may be stolen."""
     _log.warning("a refresh token was presented again, and its session was ended", session_id=session_id)

@@ -3,8 +3,8 @@
 from libs.common.clock import Clock
 from libs.common.database import Database
 from services.identity.api_key.secret import Peppers
+from services.identity.email_address import folded_login
 from services.identity.errors import SignInRefused, TooManyAttempts
-from services.identity.folding import fold
 from services.identity.passwords import Passwords
 from services.identity.session import attempt_store, store
 from services.identity.session.attempts import address_digest
@@ -15,7 +15,7 @@ from services.identity.user.credential_store import note_sign_in, replace_outdat
 
 
 class PasswordSignIn:
-    """Lets in who knows the password, and tells everybody else the same."""
+    """Signs users in with their passwords; every failure gets the same answer."""
 
     def __init__(
         self,
@@ -34,17 +34,17 @@ class PasswordSignIn:
         self._limits = limits
 
     async def sign_in(self, login: str, password: str) -> Opened:
-        """Begin a session of the user with this email or username.
+        """Open a session of the user with this email or username.
 
         Raises:
             SignInRefused: there is no such active user, they have no password, or another one.
             TooManyAttempts: there were too many for the login or from the address.
             Overloaded: as many passwords wait to be hashed as may.
         """
-        account = self._peppers.digest(f"attempts on the account\n{fold(login)}")
+        account = self._peppers.digest(f"attempts on the account\n{folded_login(login)}")
         found = await self._find(login, account)
         user_id, stored = found or ("", None)
-        # No connection is held while hashing; a user that is not there takes as long as one that is.
+        # No connection is held while hashing. An unknown user takes as long as a known one.
         verification = await self._passwords.verify(stored, password)
         if stored is None or not verification.right:
             raise _refused()
@@ -54,7 +54,7 @@ class PasswordSignIn:
         return opened
 
     async def _find(self, login: str, account: bytes) -> tuple[str, str | None] | None:
-        """Count the attempt before anything is done for it, and read what the password is compared with."""
+        """Count the attempt first, then read the password's hash."""
         now = self._clock.now()
         attempts = await attempt_store.count_attempt(
             self._database,
@@ -74,7 +74,7 @@ class PasswordSignIn:
         now = self._clock.now()
         async with self._database.transaction() as tx:
             held = await store.hold_active_user(tx, user_id)
-            # While the password was hashed the user may have been stopped, or have got another.
+            # While the password was hashed, the user may have been deactivated or have changed it.
             if held is None or held.password_hash != stored:
                 raise _refused()
             if renewed is not None:

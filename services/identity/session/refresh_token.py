@@ -1,7 +1,7 @@
-"""What a refresh token looks like, and the one it is exchanged for.
+"""Refresh tokens, and how the successor of one is derived.
 
-The token that follows on a keyed exchange is derived from the token before it, the key and a secret that stays out of
-the database: the same exchange gives the same token again, and nothing has to be kept that would.
+With a request id, the successor is derived from the token, the request id and a secret that is not in the database.
+Repeating the call gives the same successor, and no token has to be stored for that.
 """
 
 from typing import Final
@@ -14,12 +14,12 @@ FORM: Final = TokenForm("th_refresh_")
 
 
 def derived_token(peppers: Peppers, token: str, request_id: str) -> str:
-    """Return the token that one is exchanged for under a request id."""
+    """Return the successor of a token for a request id."""
     return FORM.of(text_of(peppers.digest(_exchange(token, request_id))))
 
 
 def find_derived_token(peppers: Peppers, token: str, request_id: str, successor_digest: bytes) -> str | None:
-    """Return the token this one was exchanged for under the request id, or None where that was another exchange."""
+    """Return the successor of this token for the request id, or None when it was exchanged by another call."""
     text = _exchange(token, request_id)
     for digest_of_exchange in (peppers.digest(text), *peppers.older_digests(text)):
         successor = FORM.of(text_of(digest_of_exchange))

@@ -14,8 +14,8 @@ from libs.common.timestamps import render_time
 from libs.common.validation import Reader
 from services.identity.session.access_token import AccessTokens
 from services.identity.session.domain import Opened, Session, SignInMethod
-from services.identity.session.id_token_sign_in import IdTokenSignIn
 from services.identity.session.password_sign_in import PasswordSignIn
+from services.identity.session.provider_sign_in import ProviderSignIn
 from services.identity.session.sessions import Sessions
 from tollhouse.identity.v1 import session_pb2 as pb
 from tollhouse.identity.v1 import session_pb2_grpc as rpc
@@ -23,22 +23,23 @@ from tollhouse.identity.v1 import session_pb2_grpc as rpc
 _METHODS: Final = {
     SignInMethod.PASSWORD: pb.SignInMethod.SIGN_IN_METHOD_PASSWORD,
     SignInMethod.ID_TOKEN: pb.SignInMethod.SIGN_IN_METHOD_ID_TOKEN,
+    SignInMethod.ACCESS_TOKEN: pb.SignInMethod.SIGN_IN_METHOD_ACCESS_TOKEN,
 }
 
 
 class SessionServicer(rpc.SessionServiceServicer):
-    """Reads requests into what the use cases take, and renders what they give."""
+    """Reads requests into commands of the use cases, and renders their results."""
 
     def __init__(
         self,
         access_tokens: AccessTokens,
         by_password: PasswordSignIn,
-        by_id_token: IdTokenSignIn,
+        by_provider: ProviderSignIn,
         sessions: Sessions,
     ) -> None:
         self._access_tokens = access_tokens
         self._by_password = by_password
-        self._by_id_token = by_id_token
+        self._by_provider = by_provider
         self._sessions = sessions
 
     @property
@@ -59,8 +60,17 @@ class SessionServicer(rpc.SessionServiceServicer):
         self, request: pb.SignInWithIdTokenRequest, context: grpc.aio.ServicerContext
     ) -> pb.SignInWithIdTokenResponse:
         self._access_tokens.require_key()
-        opened = await self._by_id_token.sign_in(request.id_token, request.nonce)
+        opened = await self._by_provider.by_id_token(request.id_token, request.nonce)
         return pb.SignInWithIdTokenResponse(
+            session=_render(opened.session), tokens=self._render_tokens(opened), user_created=opened.user_created
+        )
+
+    async def SignInWithAccessToken(
+        self, request: pb.SignInWithAccessTokenRequest, context: grpc.aio.ServicerContext
+    ) -> pb.SignInWithAccessTokenResponse:
+        self._access_tokens.require_key()
+        opened = await self._by_provider.by_access_token(request.provider, request.access_token)
+        return pb.SignInWithAccessTokenResponse(
             session=_render(opened.session), tokens=self._render_tokens(opened), user_created=opened.user_created
         )
 

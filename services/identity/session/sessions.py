@@ -15,7 +15,7 @@ from services.identity.token_form import digest
 
 
 class Sessions:
-    """The sessions of users."""
+    """Manages the sessions of users."""
 
     def __init__(self, database: Database, clock: Clock, peppers: Peppers, wrong_tokens: WrongTokens) -> None:
         self._database = database
@@ -24,7 +24,7 @@ class Sessions:
         self._wrong_tokens = wrong_tokens
 
     async def refresh(self, token: str, *, request_id: str) -> Opened:
-        """Exchange a refresh token for the next, or return the one an earlier call with this request id gave for it.
+        """Exchange a refresh token for its successor; a repeat with the same request id gets the same one.
 
         Raises:
             InvalidRefreshToken: it is none, was exchanged before, or its session is over.
@@ -40,7 +40,7 @@ class Sessions:
             raise
 
     async def _refresh(self, token: str, request_id: str) -> Opened:
-        """Exchange a token. One that was exchanged before ends its session, and is refused only once that is kept."""
+        """Exchange a token. One that was used before ends its session; that is committed before the call is refused."""
         now = self._clock.now()
         async with self._database.transaction() as tx:
             known = await store.lock_refresh_token(tx, digest(token), now)
@@ -56,10 +56,10 @@ class Sessions:
         raise InvalidRefreshToken
 
     async def sign_out(self, user_id: str, *, session_id: str) -> int:
-        """End one session of a user, or all where none is named; return how many that were."""
+        """End one session of a user, or all when none is named; return how many."""
         now = self._clock.now()
         async with self._database.transaction() as tx:
-            # The user's row comes before their sessions, and those before the trail, wherever more than one is locked.
+            # Lock order: the user, then their sessions, then the audit trail.
             organization_id = await store.hold_user(tx, user_id)
             if organization_id is None:
                 return 0
@@ -76,7 +76,7 @@ class Sessions:
         return ended
 
     async def page(self, user_id: str, *, before: str | None, size: int) -> tuple[list[Session], bool]:
-        """Return a page of the sessions that go on, and whether more follow."""
+        """Return a page of the sessions that have not ended, and whether more follow."""
         async with self._database.transaction() as tx:
             found = await store.list_sessions(tx, user_id, now=self._clock.now(), before=before, limit=size + 1)
         return found[:size], len(found) > size
@@ -90,7 +90,8 @@ class Sessions:
         return Opened(session.refreshed(now), successor)
 
     async def _repeated(self, tx: Transaction, token: str, request_id: str, successor_digest: bytes) -> str | None:
-        """Return the successor if this is the call that gave it once more, and nobody has used it since."""
+        """Return the successor if this call is a repeat of the one that got it and it has not been used since; else
+        None."""
         if not request_id or not await store.is_unused(tx, successor_digest):
             return None
         return refresh_token.find_derived_token(self._peppers, token, request_id, successor_digest)

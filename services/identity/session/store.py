@@ -1,12 +1,13 @@
 """Statements on sessions and their refresh tokens."""
 
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeAlias
 
-from sqlalchemy import RowMapping, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, RowMapping, and_, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.database import Database
+from services.identity.email_address import folded_email
 from services.identity.folding import fold
 from services.identity.session.domain import EmailOwner, EndReason, HeldUser, RefreshToken, Session, SignInMethod
 from services.identity.tables import linked_identities, refresh_tokens, sessions, users
@@ -24,13 +25,13 @@ _SESSION: Final = (
 )
 _NOT_ENDED: Final = sessions.c.end_time.is_(None)
 
-# Oldest first along the index of expiry; rows another process deletes at this moment are left to it.
+# Oldest first along the index of expiry; rows that are locked by another process are skipped.
 _FORGET_TOKENS: Final = """
     DELETE FROM refresh_tokens WHERE digest IN (
         SELECT digest FROM refresh_tokens WHERE expire_time < $1 ORDER BY expire_time LIMIT $2 FOR UPDATE SKIP LOCKED)
 """
 
-# As above. A session goes once its tokens have gone, which are looked for along their index by session.
+# As above. A session is deleted after its tokens, which are found along their index by session.
 _FORGET_SESSIONS: Final = """
     DELETE FROM sessions WHERE session_id IN (
         SELECT session_id FROM sessions s
@@ -42,22 +43,31 @@ _FORGET_SESSIONS: Final = """
 async def find_password(tx: AsyncConnection, login: str) -> tuple[str, str | None] | None:
     """Read the id of an active user and the hash of their password, by the unique index of emails or of usernames.
 
-    An email has an `@` and a username has none, so that nobody can take a login that reaches somebody else.
+    A username may look like an email. The owner of the email comes first, even while they are deactivated, so that
+    nobody who takes another's email for their username receives that user's sign-ins.
     """
-    column = users.c.email_folded if "@" in login else users.c.username_folded
+    email = folded_email(login)
+    row = await _find_login(tx, users.c.email_folded == email) if email is not None else None
+    row = row or await _find_login(tx, users.c.username_folded == fold(login))
+    return None if row is None or row.deactivate_time is not None else (row.user_id, row.password_hash)
+
+
+_Login: TypeAlias = Row[str, str | None, datetime | None]
+
+
+async def _find_login(tx: AsyncConnection, condition: ColumnElement[bool]) -> _Login | None:
     found = await tx.execute(
-        select(users.c.user_id, users.c.password_hash).where(
-            column == fold(login), users.c.delete_time.is_(None), users.c.deactivate_time.is_(None)
+        select(users.c.user_id, users.c.password_hash, users.c.deactivate_time).where(
+            condition, users.c.delete_time.is_(None)
         )
     )
-    row = found.first()
-    return None if row is None else (row.user_id, row.password_hash)
+    return found.first()
 
 
 async def hold_active_user(tx: AsyncConnection, user_id: str) -> HeldUser | None:
-    """Read an active user and keep them as they are.
+    """Read an active user and lock them until commit.
 
-    Locks the row until commit: whoever deactivates the user comes before the session or finds it.
+    A concurrent deactivation either comes first, or waits and then finds the new session.
     """
     held = await tx.execute(
         select(users.c.personal_organization_id, users.c.email_folded, users.c.password_hash)
@@ -69,10 +79,10 @@ async def hold_active_user(tx: AsyncConnection, user_id: str) -> HeldUser | None
 
 
 async def find_email_owner(tx: AsyncConnection, email: str) -> EmailOwner | None:
-    """Read who has an email, by its unique index, and keep them as they are until commit (lock on one row)."""
+    """Read who has an email, by its unique index, and lock them until commit (lock on one row)."""
     found = await tx.execute(
         select(users.c.user_id, users.c.email_verify_time)
-        .where(users.c.email_folded == fold(email), users.c.delete_time.is_(None))
+        .where(users.c.email_folded == folded_email(email), users.c.delete_time.is_(None))
         .with_for_update(key_share=True)
     )
     row = found.first()
@@ -80,7 +90,7 @@ async def find_email_owner(tx: AsyncConnection, email: str) -> EmailOwner | None
 
 
 async def hold_user(tx: AsyncConnection, user_id: str) -> str | None:
-    """Keep a user and with them their sessions as they are until commit; return the id of their own organization."""
+    """Lock a user, and so their sessions, until commit; return the id of their personal organization."""
     held = await tx.execute(
         select(users.c.personal_organization_id).where(users.c.user_id == user_id).with_for_update(key_share=True)
     )
@@ -88,7 +98,7 @@ async def hold_user(tx: AsyncConnection, user_id: str) -> str | None:
 
 
 async def count_identities(tx: AsyncConnection, user_id: str) -> int:
-    """Count what identities a user has, along their index by user; the user must be held."""
+    """Count a user's linked identities, along their index by user; the user must be locked."""
     counted = await tx.execute(
         select(func.count()).select_from(linked_identities).where(linked_identities.c.user_id == user_id)
     )
@@ -96,7 +106,7 @@ async def count_identities(tx: AsyncConnection, user_id: str) -> int:
 
 
 async def insert_session(tx: AsyncConnection, session: Session) -> None:
-    """Insert a session. Its user must be held."""
+    """Insert a session; its user must be locked."""
     await tx.execute(
         insert(sessions).values(
             session_id=session.session_id,
@@ -113,7 +123,7 @@ async def insert_session(tx: AsyncConnection, session: Session) -> None:
 
 
 async def insert_refresh_token(tx: AsyncConnection, session: Session, digest: bytes, now: datetime) -> None:
-    """Insert a refresh token, good for as long as its session."""
+    """Insert a refresh token that expires with its session."""
     await tx.execute(
         insert(refresh_tokens).values(
             digest=digest, session_id=session.session_id, create_time=now, expire_time=session.expire_time
@@ -122,10 +132,9 @@ async def insert_refresh_token(tx: AsyncConnection, session: Session, digest: by
 
 
 async def lock_refresh_token(tx: AsyncConnection, digest: bytes, now: datetime) -> RefreshToken | None:
-    """Read a refresh token by primary key and keep every other exchange of its session out until commit.
+    """Read a refresh token by primary key and lock its session until commit, so that only one exchange runs at a time.
 
-    The session is locked with it, the user is not: a deactivation, which locks the user before the sessions, must not
-    wait for us while we wait for it.
+    The user is not locked: a deactivation locks the user before the sessions, and the other order could deadlock.
     """
     is_live = and_(
         _NOT_ENDED, sessions.c.expire_time > now, users.c.deactivate_time.is_(None), users.c.delete_time.is_(None)
@@ -155,7 +164,7 @@ async def lock_refresh_token(tx: AsyncConnection, digest: bytes, now: datetime) 
 
 
 async def is_unused(tx: AsyncConnection, digest: bytes) -> bool:
-    """Tell whether a refresh token was not exchanged yet, by primary key; its session must be locked."""
+    """Return whether a refresh token was not used yet, by primary key; its session must be locked."""
     found = await tx.execute(select(refresh_tokens.c.use_time).where(refresh_tokens.c.digest == digest))
     row = found.first()
     return row is not None and row.use_time is None
@@ -164,7 +173,7 @@ async def is_unused(tx: AsyncConnection, digest: bytes) -> bool:
 async def exchange_refresh_token(
     tx: AsyncConnection, session: Session, digest: bytes, successor_digest: bytes, now: datetime
 ) -> None:
-    """Use up a refresh token that is locked, and put its successor in its place, each by primary key."""
+    """Mark a locked refresh token as used and insert its successor, each by primary key."""
     await tx.execute(
         update(refresh_tokens)
         .where(refresh_tokens.c.digest == digest)
@@ -185,7 +194,7 @@ async def end_sessions(
 
 
 async def end_oldest_sessions(tx: AsyncConnection, user_id: str, now: datetime, *, kept: int) -> int:
-    """End all but the newest sessions of a user who is held, along the index of sessions not ended; return how many."""
+    """End all but the newest sessions of a locked user, along the index of sessions not ended; return how many."""
     oldest = (
         select(sessions.c.session_id)
         .where(sessions.c.user_id == user_id, _NOT_ENDED)
@@ -203,7 +212,7 @@ async def end_oldest_sessions(tx: AsyncConnection, user_id: str, now: datetime, 
 async def list_sessions(
     tx: AsyncConnection, user_id: str, *, now: datetime, before: str | None, limit: int
 ) -> list[Session]:
-    """Read a page of the sessions that go on, newest first, backwards along the index of sessions not ended."""
+    """Read a page of the sessions that have not ended, newest first, along the index of those."""
     statement = select(*_SESSION).where(sessions.c.user_id == user_id, _NOT_ENDED, sessions.c.expire_time > now)
     if before is not None:
         statement = statement.where(sessions.c.session_id < before)
@@ -212,13 +221,13 @@ async def list_sessions(
 
 
 async def forget_refresh_tokens(database: Database, before: datetime, limit: int) -> None:
-    """Delete refresh tokens that have long expired."""
+    """Delete refresh tokens that have expired."""
     async with database.raw_connection() as connection:
         await connection.execute(_FORGET_TOKENS, before, limit)
 
 
 async def forget_sessions(database: Database, before: datetime, limit: int) -> None:
-    """Delete sessions that have long been over."""
+    """Delete sessions whose retention is over."""
     async with database.raw_connection() as connection:
         await connection.execute(_FORGET_SESSIONS, before, limit)
 

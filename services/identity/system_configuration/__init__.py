@@ -1,1 +1,1 @@
-"""SystemConfigurationService: what is configured for the whole platform."""
+"""SystemConfigurationService: the configuration of the whole platform."""

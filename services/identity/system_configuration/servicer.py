@@ -13,7 +13,7 @@ from tollhouse.identity.v1 import system_configuration_pb2_grpc as rpc
 
 
 class SystemConfigurationServicer(rpc.SystemConfigurationServiceServicer):
-    """Reads requests into what `SystemConfigurations` takes, and renders what it gives."""
+    """Reads requests into commands of the use case, and renders its results."""
 
     def __init__(self, configurations: SystemConfigurations) -> None:
         self._configurations = configurations

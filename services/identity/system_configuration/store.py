@@ -1,4 +1,4 @@
-"""Statements on the configuration of the platform, which is one row."""
+"""Statements on the platform's configuration, which is one row."""
 
 from datetime import datetime
 
@@ -11,12 +11,12 @@ from services.identity.tables import system_configurations
 
 
 async def find_configuration(tx: AsyncConnection) -> Configuration:
-    """Read what is configured."""
+    """Read the configuration."""
     return await _read(tx, select(system_configurations))
 
 
 async def hold_configuration(tx: AsyncConnection, now: datetime) -> Configuration:
-    """Read what is configured and keep every other change of it out until commit (exclusive lock on the row)."""
+    """Read the configuration and lock it until commit (exclusive lock on the row)."""
     await tx.execute(
         insert(system_configurations)
         .values(single=True, entries={}, version=0, update_time=now)
@@ -26,7 +26,7 @@ async def hold_configuration(tx: AsyncConnection, now: datetime) -> Configuratio
 
 
 async def write_configuration(tx: AsyncConnection, configuration: Configuration, now: datetime) -> None:
-    """Store what is configured; the row must be held."""
+    """Store the configuration; the row must be locked."""
     await tx.execute(
         update(system_configurations)
         .where(system_configurations.c.single)

@@ -1,4 +1,4 @@
-"""Reading and changing what is configured for the whole platform."""
+"""Reading and changing the platform's configuration."""
 
 from typing import Final
 
@@ -13,7 +13,7 @@ KEYS_MAX: Final = 500
 
 
 class SystemConfigurations:
-    """The one configuration everybody shares."""
+    """The configuration of the platform."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database

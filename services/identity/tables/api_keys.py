@@ -71,7 +71,7 @@ api_keys: Final = Table(
         " ELSE char_length(secret_prefix) <= 12 AND char_length(secret_suffix) <= 4 END",
         name="api_keys_hint_is_short",
     ),
-    # Room on each page lets the time of last use be rewritten in place, without touching an index.
+    # Free space on each page lets the time of last use be updated in place, without an index update (HOT).
     postgresql_with={"fillfactor": "80"},
 )
 Index("api_keys_by_user", api_keys.c.user_id, api_keys.c.organization_id, api_keys.c.api_key_id)
@@ -99,4 +99,4 @@ imported_prefixes: Final = Table(
     time_column("create_time"),
     PrimaryKeyConstraint("prefix", name="imported_prefixes_pkey"),
 )
-"""With what the secrets of imported keys begin: a few rows, which every process knows by heart."""
+"""The prefixes of imported secrets: a few rows, which every process keeps in memory."""

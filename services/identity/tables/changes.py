@@ -1,4 +1,4 @@
-"""What changed behind VerifyApiKey, and which requests were carried out."""
+"""The numbered changes behind VerifyApiKey, and the request ids of creations."""
 
 from typing import Final
 
@@ -48,6 +48,6 @@ requests: Final = Table(
     time_column("create_time"),
     PrimaryKeyConstraint("organization_id", "method", "request_id", name="requests_pkey"),
 )
-"""Creates that named a request id. The organization is the zero id where the resource belongs to none."""
+"""Creations that named a request id. `organization_id` is the zero id where the resource belongs to no organization."""
 
 Index("requests_by_time", requests.c.create_time)

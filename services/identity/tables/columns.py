@@ -1,9 +1,9 @@
-"""The schema, and columns that many of its tables have."""
+"""The schema, and columns that many of its tables share."""
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, ForeignKeyConstraint, MetaData, Uuid, text
-from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy import BigInteger, Column, ForeignKeyConstraint, MetaData, Text, Uuid, text
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
 from libs.common.audit.tables import declare_audit_tables
 
@@ -22,12 +22,24 @@ def time_column(name: str, *, nullable: bool = False) -> Column[object]:
     return Column(name, TIMESTAMP(timezone=True), nullable=nullable)
 
 
+def attribute_columns() -> tuple[Column[object], Column[str]]:
+    """The platform's own data about a resource: metadata, and its external id, which is empty when there is none."""
+    return (
+        Column("metadata", JSONB, nullable=False, server_default=text("'{}'")),
+        Column("external_id", Text, nullable=False, server_default=text("''")),
+    )
+
+
+HAS_EXTERNAL_ID: Final = text("external_id <> '' AND delete_time IS NULL")
+"""The condition of the unique indexes on external ids: a deleted resource frees its own."""
+
+
 def version_column() -> Column[int]:
-    """Counts the changes of a row; callers know it as the etag."""
+    """The number of changes of a row, which callers see as the etag."""
     return Column("version", BigInteger, nullable=False, server_default=text("1"))
 
 
 def tenant_key(name: str, table: str, *columns: str) -> ForeignKeyConstraint:
-    """Refers to an organization, or to one of its projects."""
+    """A foreign key to an organization or to one of its projects."""
     keys = ("organization_id", "project_id")[: len(columns)]
     return ForeignKeyConstraint(columns, [f"{SCHEMA}.{table}.{key}" for key in keys], name=name)

@@ -1,4 +1,4 @@
-"""Organizations with all who belong to them, and their projects."""
+"""Organizations with their members, invitations, projects and service accounts."""
 
 from typing import Final
 
@@ -18,7 +18,15 @@ from sqlalchemy import (
     text,
 )
 
-from services.identity.tables.columns import ROLE_IS_KNOWN, id_column, metadata, time_column, version_column
+from services.identity.tables.columns import (
+    HAS_EXTERNAL_ID,
+    ROLE_IS_KNOWN,
+    attribute_columns,
+    id_column,
+    metadata,
+    time_column,
+    version_column,
+)
 
 organizations: Final = Table(
     "organizations",
@@ -31,8 +39,15 @@ organizations: Final = Table(
     version_column(),
     Column("personal", Boolean, nullable=False, server_default=false()),
     Column("api_key_max_lifetime_s", BigInteger),
+    *attribute_columns(),
     PrimaryKeyConstraint("organization_id", name="organizations_pkey"),
     CheckConstraint("api_key_max_lifetime_s > 0", name="organizations_lifetime_is_positive"),
+)
+Index(
+    "organizations_external_id_once",
+    organizations.c.external_id,
+    unique=True,
+    postgresql_where=HAS_EXTERNAL_ID,
 )
 
 members: Final = Table(
@@ -63,6 +78,7 @@ projects: Final = Table(
     time_column("update_time"),
     time_column("delete_time", nullable=True),
     version_column(),
+    *attribute_columns(),
     PrimaryKeyConstraint("organization_id", "project_id", name="projects_pkey"),
     ForeignKeyConstraint(["organization_id"], ["identity.organizations.organization_id"], name="projects_organization"),
 )
@@ -72,6 +88,13 @@ Index(
     projects.c.name_folded,
     unique=True,
     postgresql_where=text("delete_time IS NULL"),
+)
+Index(
+    "projects_external_id_once",
+    projects.c.organization_id,
+    projects.c.external_id,
+    unique=True,
+    postgresql_where=HAS_EXTERNAL_ID,
 )
 
 project_members: Final = Table(
@@ -156,6 +179,7 @@ service_accounts: Final = Table(
     time_column("update_time"),
     time_column("delete_time", nullable=True),
     version_column(),
+    *attribute_columns(),
     PrimaryKeyConstraint("organization_id", "service_account_id", name="service_accounts_pkey"),
     UniqueConstraint("service_account_id", name="service_accounts_id_once"),
     ForeignKeyConstraint(
@@ -169,4 +193,11 @@ Index(
     service_accounts.c.name_folded,
     unique=True,
     postgresql_where=text("delete_time IS NULL"),
+)
+Index(
+    "service_accounts_external_id_once",
+    service_accounts.c.organization_id,
+    service_accounts.c.external_id,
+    unique=True,
+    postgresql_where=HAS_EXTERNAL_ID,
 )

@@ -15,7 +15,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from services.identity.tables.columns import id_column, metadata, tenant_key, time_column, version_column
+from services.identity.tables.columns import (
+    HAS_EXTERNAL_ID,
+    attribute_columns,
+    id_column,
+    metadata,
+    tenant_key,
+    time_column,
+    version_column,
+)
 
 users: Final = Table(
     "users",
@@ -41,6 +49,7 @@ users: Final = Table(
     id_column("personal_organization_id", nullable=True),
     Column("deleted_name", Text, nullable=False, server_default=text("''")),
     version_column(),
+    *attribute_columns(),
     PrimaryKeyConstraint("user_id", name="users_pkey"),
     CheckConstraint("platform_role IN ('user', 'admin', 'admin_readonly')", name="users_platform_role_known"),
     CheckConstraint("personal_organization_id IS NOT NULL", name="users_have_an_organization"),
@@ -54,6 +63,7 @@ _INACTIVE: Final = text("deactivate_time IS NOT NULL AND delete_time IS NULL")
 Index("users_inactive", users.c.user_id, postgresql_where=_INACTIVE)
 Index("users_email_once", users.c.email_folded, unique=True, postgresql_where=text("delete_time IS NULL"))
 Index("users_username_once", users.c.username_folded, unique=True, postgresql_where=text("delete_time IS NULL"))
+Index("users_external_id_once", users.c.external_id, unique=True, postgresql_where=HAS_EXTERNAL_ID)
 
 linked_identities: Final = Table(
     "linked_identities",

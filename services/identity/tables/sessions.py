@@ -33,7 +33,7 @@ sessions: Final = Table(
     Column("end_reason", Text),
     PrimaryKeyConstraint("session_id", name="sessions_pkey"),
     ForeignKeyConstraint(["user_id"], ["identity.users.user_id"], name="sessions_user"),
-    CheckConstraint("method IN ('password', 'id_token')", name="sessions_method_known"),
+    CheckConstraint("method IN ('password', 'id_token', 'access_token')", name="sessions_method_known"),
     CheckConstraint("(end_time IS NULL) = (end_reason IS NULL)", name="sessions_end_has_a_reason"),
 )
 Index(
@@ -68,6 +68,6 @@ sign_in_attempts: Final = Table(
     PrimaryKeyConstraint("key_digest", name="sign_in_attempts_pkey"),
     CheckConstraint("octet_length(key_digest) = 32", name="sign_in_attempts_digest_only"),
 )
-"""How often an account or an address was tried since `window_time`."""
+"""The number of sign-in attempts of an account or an address since `window_time`."""
 
 Index("sign_in_attempts_by_window", sign_in_attempts.c.window_time)

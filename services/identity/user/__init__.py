@@ -1,1 +1,1 @@
-"""UserService: the people who own organizations and keys."""
+"""UserService: people, what they sign in with, and their configurations."""

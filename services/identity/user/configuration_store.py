@@ -1,4 +1,4 @@
-"""Statements on the configuration of a user."""
+"""Statements on the configurations of users."""
 
 from datetime import datetime
 
@@ -11,14 +11,14 @@ from services.identity.tables import user_configurations
 
 
 async def find_configuration(tx: AsyncConnection, user_id: str) -> Configuration:
-    """Read what a user configured, by primary key; who changes it holds the user's own row."""
+    """Read a user's configuration, by primary key; to change it, lock the user's row first."""
     found = await tx.execute(select(user_configurations).where(user_configurations.c.user_id == user_id))
     row = found.first()
     return Configuration({}) if row is None else Configuration(row.entries, row.version, row.update_time)
 
 
 async def write_configuration(tx: AsyncConnection, user_id: str, configuration: Configuration, now: datetime) -> None:
-    """Store what a user configured, by primary key."""
+    """Store a user's configuration, by primary key."""
     values = {"entries": dict(configuration.entries), "version": configuration.version, "update_time": now}
     await tx.execute(
         insert(user_configurations)

@@ -1,4 +1,4 @@
-"""What users configured for themselves."""
+"""The configurations of users."""
 
 from typing import Final
 
@@ -14,14 +14,14 @@ KEYS_MAX: Final = 100
 
 
 class UserConfigurations:
-    """One configuration for each user."""
+    """Manages one configuration for each user."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
     async def get(self, user_id: str) -> Configuration:
-        """Return a user's configuration, which is empty until something was configured.
+        """Return a user's configuration, which is empty until something was written.
 
         Raises:
             NotFound: there is no such user.
@@ -40,7 +40,7 @@ class UserConfigurations:
         """
         now = self._clock.now()
         async with self._database.transaction() as tx:
-            # The user's row is what two changes of one configuration wait for.
+            # Concurrent changes of a configuration wait for the user's row.
             user = existing(await store.hold_user(tx, user_id), user_id)
             before = await configuration_store.find_configuration(tx, user_id)
             if etag and etag != before.etag:

@@ -1,4 +1,4 @@
-"""Statements on what users sign in with, and on the sessions that came of it."""
+"""Statements on passwords and linked identities, and on the sessions of users."""
 
 from datetime import datetime
 
@@ -13,13 +13,13 @@ from services.identity.user.domain import LinkedIdentity
 
 
 async def find_password_hash(tx: AsyncConnection, user_id: str) -> str | None:
-    """Read what is stored of a user's password, by primary key."""
+    """Read the hash of a user's password, by primary key."""
     found = await tx.execute(select(users.c.password_hash).where(users.c.user_id == user_id))
     return found.scalar_one_or_none()
 
 
 async def set_password_hash(tx: AsyncConnection, user_id: str, password_hash: str | None, now: datetime) -> None:
-    """Give a user a password, another or none, by primary key."""
+    """Set or remove a user's password, by primary key."""
     await tx.execute(
         update(users)
         .where(users.c.user_id == user_id)
@@ -28,16 +28,16 @@ async def set_password_hash(tx: AsyncConnection, user_id: str, password_hash: st
 
 
 async def replace_outdated_hash(tx: AsyncConnection, user_id: str, *, outdated: str, renewed: str) -> None:
-    """Store the same password anew, by primary key, unless it was changed in the meantime."""
+    """Store a new hash of the same password, by primary key, unless the password was changed meanwhile."""
     await tx.execute(
         update(users).where(users.c.user_id == user_id, users.c.password_hash == outdated).values(password_hash=renewed)
     )
 
 
 async def note_sign_in(tx: AsyncConnection, user_id: str, now: datetime, *, email_verified: bool = False) -> None:
-    """Remember that a user has just signed in, by primary key; nobody's etag grows stale of it.
+    """Record the time of a sign-in, by primary key; it does not change the etag.
 
-    With `email_verified` a provider that is trusted with it has vouched for the email the user has now.
+    `email_verified` says that a trusted provider has verified the email the user has now.
     """
     values = {"last_sign_in_time": now} | ({"email_verify_time": now} if email_verified else {})
     await tx.execute(update(users).where(users.c.user_id == user_id).values(values))
@@ -54,7 +54,7 @@ async def find_user_of_identity(tx: AsyncConnection, identity: LinkedIdentity) -
 
 
 async def insert_identity(tx: AsyncConnection, user_id: str, identity: LinkedIdentity, now: datetime) -> None:
-    """Let a user sign in with an identity; the primary key gives it to one user alone.
+    """Link an identity to a user; the primary key allows one user for each identity.
 
     Raises:
         IdentityAlreadyLinked: somebody signs in with it already.
@@ -72,7 +72,7 @@ async def insert_identity(tx: AsyncConnection, user_id: str, identity: LinkedIde
 
 
 async def delete_identity(tx: AsyncConnection, user_id: str, identity: LinkedIdentity) -> None:
-    """Take an identity from a user, by primary key."""
+    """Unlink an identity from a user, by primary key."""
     await tx.execute(
         delete(linked_identities).where(
             linked_identities.c.provider == identity.provider,
@@ -85,7 +85,7 @@ async def delete_identity(tx: AsyncConnection, user_id: str, identity: LinkedIde
 async def end_sessions(
     tx: AsyncConnection, user_id: str, now: datetime, reason: str, *, kept_session_id: str = ""
 ) -> int:
-    """End what sessions a user has, but for one, along the index of sessions not ended; return how many that were."""
+    """End a user's sessions, except one if given, along the index of sessions not ended; return how many."""
     statement = update(sessions).where(sessions.c.user_id == user_id, sessions.c.end_time.is_(None))
     if kept_session_id:
         statement = statement.where(sessions.c.session_id != kept_session_id)

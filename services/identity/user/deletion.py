@@ -1,4 +1,4 @@
-"""Deleting a user: what is personal goes, and what money, usage and the audit trail refer to stays."""
+"""Deletes users: personal data is erased, and what money, usage and the audit trail refer to is kept."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from libs.common.call import is_operator
 from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import Conflict, StaleEtag
+from services.identity.email_address import folded_email
 from services.identity.errors import LastOwner
-from services.identity.folding import fold
 from services.identity.revisions import ChangeKind, SubjectType, current_revision, record_change
 from services.identity.revocation import erase_from_invitations, revoke_invitations_of
 from services.identity.user import deletion_store, store
@@ -19,7 +19,7 @@ from services.identity.user.domain import User, existing, solely_owned, subject_
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """A deleted user, and what went with them."""
+    """A deleted user, and what was revoked with them."""
 
     user: User
     revoked_api_keys: int
@@ -27,14 +27,14 @@ class Deletion:
 
 
 class Deletions:
-    """Takes users out of everything."""
+    """Deletes users."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
     async def delete(self, user_id: str, *, etag: str) -> Deletion:
-        """Delete a user with the organization that is theirs; one who is deleted already stays so.
+        """Delete a user with their personal organization, unless they are deleted.
 
         Raises:
             NotFound: there never was such a user.
@@ -44,7 +44,7 @@ class Deletions:
         """
         now = self._clock.now()
         async with self._database.transaction() as tx:
-            # Organizations are always locked before their users, so that nobody waits in a circle.
+            # Lock order: organizations before users, to avoid deadlocks.
             organization_ids = await deletion_store.organizations_of(tx, user_id)
             await deletion_store.hold_organizations(tx, organization_ids)
             user = existing(await store.hold_user(tx, user_id, show_deleted=True), user_id)
@@ -67,7 +67,7 @@ class Deletions:
 
 
 async def _take_out(tx: Transaction, user: User, now: datetime) -> int:
-    """Revoke, remove and erase; return how many keys were revoked."""
+    """Revoke, remove and erase everything; return how many keys were revoked."""
     name = user.full_name or user.username
     await deletion_store.remove_from_organizations(tx, user.user_id)
     revoked = await deletion_store.revoke_keys(tx, user.user_id, user.personal_organization_id, now)
@@ -79,11 +79,11 @@ async def _take_out(tx: Transaction, user: User, now: datetime) -> int:
 async def _erase_from_invitations(tx: Transaction, user: User, now: datetime) -> Mapping[str, str]:
     """Erase the user's address from invitations; return the open ones among them, by organization.
 
-    Those that were only addressed to it count where it is known to be the user's. By giving somebody else's address
-    for their own and going away, nobody must be able to end the invitations of its owner.
+    Invitations that were only addressed to it are included only if the address is known to be the user's. Otherwise
+    somebody could register with another person's address, delete the account, and so end that person's invitations.
     """
     is_theirs = is_operator() or user.email_verify_time is not None
-    return await erase_from_invitations(tx, user.user_id, fold(user.email) if is_theirs else None, now)
+    return await erase_from_invitations(tx, user.user_id, folded_email(user.email) if is_theirs else None, now)
 
 
 async def _tell(
@@ -94,9 +94,10 @@ async def _tell(
     received: Mapping[str, str],
     now: datetime,
 ) -> None:
-    """Tell the trail of every organization what happened to it.
+    """Record the deletion in the audit trail of every affected organization.
 
-    It lost a member, invitations they made or one they got, or went with the user.
+    Those are the organizations that lost a member, an invitation of the user's or one addressed to them, and the
+    deleted personal organization.
     """
     for organization_id in sorted({*organization_ids, *made, *received, user.personal_organization_id}):
         own = organization_id == user.personal_organization_id
@@ -124,7 +125,7 @@ async def _tell(
 
 
 async def _announce(tx: Transaction, user: User, now: datetime) -> int:
-    """Number the changes behind verification; the last statements of the transaction."""
+    """Number and announce the changes that affect verification; the last statements of the transaction."""
     organization_id = user.personal_organization_id
     await record_change(
         tx,

@@ -1,4 +1,4 @@
-"""Statements that take a user out of everything, and leave what money, usage and the audit trail refer to."""
+"""Statements of a user's deletion: they erase personal data and keep what money, usage and audit refer to."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -20,7 +20,7 @@ from services.identity.tables import (
 
 
 async def organizations_of(tx: AsyncConnection, user_id: str) -> list[str]:
-    """Return the organizations a user belongs to, in the order of their ids, along `members_by_user`."""
+    """Return the ids of a user's organizations in order, along `members_by_user`."""
     found = await tx.execute(
         select(members.c.organization_id).where(members.c.user_id == user_id).order_by(members.c.organization_id)
     )
@@ -28,7 +28,7 @@ async def organizations_of(tx: AsyncConnection, user_id: str) -> list[str]:
 
 
 async def hold_organizations(tx: AsyncConnection, organization_ids: Collection[str]) -> None:
-    """Keep every change of the owners of these organizations out until commit; locked in the order of their ids."""
+    """Lock these organizations, in the order of their ids, against changes of their owners until commit."""
     await tx.execute(
         select(organizations.c.organization_id)
         .where(organizations.c.organization_id.in_(organization_ids))
@@ -38,7 +38,7 @@ async def hold_organizations(tx: AsyncConnection, organization_ids: Collection[s
 
 
 async def owners_of(tx: AsyncConnection, organization_ids: Collection[str]) -> dict[str, set[str]]:
-    """Return who owns the organizations among these that are not deleted, along both primary keys."""
+    """Return the owners of those of these organizations that are not deleted, along both primary keys."""
     found = await tx.execute(
         select(members.c.organization_id, members.c.user_id)
         .join(organizations, organizations.c.organization_id == members.c.organization_id)
@@ -55,13 +55,13 @@ async def owners_of(tx: AsyncConnection, organization_ids: Collection[str]) -> d
 
 
 async def remove_from_organizations(tx: AsyncConnection, user_id: str) -> None:
-    """End every membership of a user, along the indexes by user; their organizations must be held."""
+    """Delete a user's memberships, along the indexes by user; their organizations must be locked."""
     await tx.execute(delete(project_members).where(project_members.c.user_id == user_id))
     await tx.execute(delete(members).where(members.c.user_id == user_id))
 
 
 async def revoke_keys(tx: AsyncConnection, user_id: str, personal_organization_id: str, now: datetime) -> int:
-    """Revoke what keys a user has anywhere, and all of their own organization; return how many that were.
+    """Revoke a user's keys everywhere, and all keys of their personal organization; return how many.
 
     The former are found along `api_keys_by_user`, the latter along the primary key.
     """
@@ -71,18 +71,26 @@ async def revoke_keys(tx: AsyncConnection, user_id: str, personal_organization_i
 
 
 async def delete_organization(tx: AsyncConnection, organization_id: str, name: str, now: datetime) -> None:
-    """Leave of an organization what bills and the audit trail refer to, by primary key."""
+    """Mark an organization as deleted and erase its personal data, by primary key; bills and the audit trail refer to
+    the row."""
     await tx.execute(
         update(organizations)
         .where(organizations.c.organization_id == organization_id, organizations.c.delete_time.is_(None))
-        .values(name=name, delete_time=now, update_time=now, version=organizations.c.version + 1)
+        .values(
+            name=name,
+            metadata={},
+            external_id="",
+            delete_time=now,
+            update_time=now,
+            version=organizations.c.version + 1,
+        )
     )
 
 
 async def erase_user(tx: AsyncConnection, user_id: str, name: str, now: datetime) -> None:
-    """Leave of a user the id and the name they went by; the row must be held.
+    """Erase everything of a user but the id and a name; the row must be locked.
 
-    Everything else is found along the indexes by user. The addresses their sessions came from go as well.
+    Related rows are found along the indexes by user. The addresses in their sessions are erased as well.
     """
     await tx.execute(delete(linked_identities).where(linked_identities.c.user_id == user_id))
     await tx.execute(delete(user_configurations).where(user_configurations.c.user_id == user_id))
@@ -106,6 +114,8 @@ async def erase_user(tx: AsyncConnection, user_id: str, name: str, now: datetime
             username_folded=None,
             full_name="",
             picture_url="",
+            metadata={},
+            external_id="",
             deleted_name=name,
             platform_role="user",
             password_hash=None,

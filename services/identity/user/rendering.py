@@ -1,11 +1,13 @@
-"""Users, identities and configurations as messages, and back."""
+"""Conversions between users, identities, configurations and their messages."""
 
 from typing import Final
 
 from libs.common.access import PlatformRole
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.timestamps import render_optional_time, render_time
+from services.identity.attributes import ATTRIBUTES, read_attributes_change
 from services.identity.configuration import Configuration
+from services.identity.email_address import NO_EMAIL, folded_email
 from services.identity.update_mask import mask_violations
 from services.identity.user.domain import LinkedIdentity, User, UserChange
 from tollhouse.identity.v1 import user_pb2 as pb
@@ -17,7 +19,11 @@ _ROLES: Final = {
 }
 _RENDERED_ROLES: Final = {role: rendered for rendered, role in _ROLES.items()}
 _TEXTS: Final = ("email", "username", "full_name", "picture_url")
-_UPDATABLE: Final = (*_TEXTS, "platform_role", "last_selected_organization_id", "last_selected_project_id")
+_UPDATABLE: Final = (
+    *_TEXTS,
+    *("platform_role", "last_selected_organization_id", "last_selected_project_id"),
+    *ATTRIBUTES,
+)
 
 
 def render_user(user: User) -> pb.User:
@@ -44,6 +50,8 @@ def render_user(user: User) -> pb.User:
         password_change_time=render_optional_time(user.password_change_time),
         delete_time=render_optional_time(user.delete_time),
         etag=user.etag,
+        metadata=user.attributes.metadata,
+        external_id=user.attributes.external_id,
     )
 
 
@@ -60,7 +68,7 @@ def read_identity(identity: pb.LinkedIdentity) -> LinkedIdentity:
 
 
 def read_change(request: pb.UpdateUserRequest) -> UserChange:
-    """Return the new values of the fields the mask names.
+    """Return the new values of the fields that the update mask names.
 
     Raises:
         InvalidArgument: the mask names nothing or something else, or a field that cannot be empty is.
@@ -69,6 +77,8 @@ def read_change(request: pb.UpdateUserRequest) -> UserChange:
     violations = mask_violations(paths, _UPDATABLE)
     if "email" in paths and not request.email:
         violations.append(FieldViolation("email", "cannot be removed"))
+    elif "email" in paths and folded_email(request.email) is None:
+        violations.append(NO_EMAIL)
     if "platform_role" in paths and request.platform_role not in _ROLES:
         violations.append(FieldViolation("platform_role", "must be one of the roles"))
     if violations:
@@ -80,4 +90,5 @@ def read_change(request: pb.UpdateUserRequest) -> UserChange:
             request.last_selected_organization_id.lower() if "last_selected_organization_id" in paths else None
         ),
         selected_project_id=request.last_selected_project_id.lower() if "last_selected_project_id" in paths else None,
+        attributes=read_attributes_change(request, paths),
     )

@@ -7,7 +7,9 @@ import grpc
 from libs.common import pages
 from libs.common.pages import id_in_token
 from libs.common.validation import Reader
+from services.identity.attributes import read_attributes
 from services.identity.configuration import change_of
+from services.identity.email_address import require_email
 from services.identity.user.configurations import UserConfigurations
 from services.identity.user.deletion import Deletions
 from services.identity.user.domain import IdTokenClaim, NewUser, PasswordChange, UserFilter
@@ -24,7 +26,7 @@ from tollhouse.identity.v1 import user_pb2_grpc as rpc
 
 
 class UserServicer(rpc.UserServiceServicer):
-    """Reads requests into what the use cases take, and renders what they give."""
+    """Reads requests into commands of the use cases, and renders their results."""
 
     def __init__(
         self,
@@ -49,11 +51,13 @@ class UserServicer(rpc.UserServiceServicer):
     async def CreateUser(
         self, request: pb.CreateUserRequest, context: grpc.aio.ServicerContext
     ) -> pb.CreateUserResponse:
+        require_email(request.email)
         new = NewUser(
             email=request.email,
             username=request.username,
             full_name=request.full_name,
             picture_url=request.picture_url,
+            attributes=read_attributes(request),
         )
         user, replayed = await self._users.create(new, request_id=request.request_id)
         return pb.CreateUserResponse(user=render_user(user), replayed=replayed)
@@ -65,9 +69,15 @@ class UserServicer(rpc.UserServiceServicer):
     async def ListUsers(self, request: pb.ListUsersRequest, context: grpc.aio.ServicerContext) -> pb.ListUsersResponse:
         identity = read_identity(request.linked_identity) if request.HasField("linked_identity") else None
         active = request.active if request.HasField("active") else None
-        fingerprint = f"users {request.email} {request.username} {active} {identity}"
+        fingerprint = f"users {request.email} {request.username} {request.external_id} {active} {identity}"
         users, more = await self._users.page(
-            UserFilter(email=request.email, username=request.username, identity=identity, active=active),
+            UserFilter(
+                email=request.email,
+                username=request.username,
+                external_id=request.external_id,
+                identity=identity,
+                active=active,
+            ),
             before=id_in_token(request.page_token, fingerprint),
             size=pages.page_size(request.page_size),
         )

@@ -1,4 +1,4 @@
-"""What a user signs in with: identities at providers, and a password."""
+"""Linked identities and passwords: what a user signs in with."""
 
 from typing import Protocol
 
@@ -24,17 +24,17 @@ from services.identity.user.domain import (
 
 
 class ProofAttempts(Protocol):
-    """Whoever counts how often users try to prove that they know their own password."""
+    """Counts how often users try to prove their current password."""
 
     async def count(self, user_id: str) -> None:
-        """Count one more, or raise TooManyAttempts."""
+        """Count one attempt; raise TooManyAttempts beyond the limit."""
 
     async def clear(self, user_id: str) -> None:
-        """Forget those of a user who has just proved it."""
+        """Reset the count of a user who gave the right password."""
 
 
 class SignInMethods:
-    """Gives users ways to sign in, and takes them away again, but for the last."""
+    """Adds and removes ways to sign in; the last one cannot be removed."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class SignInMethods:
         self._length_min = length_min
 
     async def link(self, user_id: str, claim: LinkedIdentity | IdTokenClaim) -> User:
-        """Let a user sign in with an identity. What an operator says is believed; users prove it by an ID token.
+        """Link an identity to a user. Operators may name it; users prove it with an ID token.
 
         Raises:
             NotFound: there is no such user.
@@ -80,7 +80,7 @@ class SignInMethods:
             return await self._note(tx, user, Changed("linked_identities", after=identity.provider))
 
     async def unlink(self, user_id: str, identity: LinkedIdentity) -> User:
-        """Take an identity from a user; one they have not changes nothing.
+        """Unlink an identity from a user; unlinking one they do not have changes nothing.
 
         Raises:
             NotFound: there is no such user.
@@ -96,7 +96,7 @@ class SignInMethods:
             return await self._note(tx, user, Changed("linked_identities", before=identity.provider))
 
     async def set_password(self, user_id: str, change: PasswordChange) -> tuple[User, int]:
-        """Give a user another password or none, and end their other sessions; return them and how many that were.
+        """Set or remove a user's password, and end their other sessions; return the user, and how many sessions ended.
 
         Raises:
             NotFound: there is no such user.
@@ -115,7 +115,7 @@ class SignInMethods:
             problem = password_problem(change.new_password, user_words=user.known_words, length_min=self._length_min)
             if problem:
                 raise InvalidArgument([FieldViolation("new_password", problem)])
-        # No connection is kept while the processor works. An operator proves nothing, but for their own account.
+        # No connection is held while hashing. Operators need no current password, except for their own account.
         if stored is not None and (is_own or not is_operator()):
             await self._attempts.count(user_id)
             verification = await self._passwords.verify(stored, change.current_password)
@@ -140,7 +140,7 @@ class SignInMethods:
             return await self._note(tx, user, Changed("password")), ended
 
     async def _note(self, tx: Transaction, user: User, change: Changed) -> User:
-        """Count and tell a change of what a user signs in with; return them as they are now."""
+        """Increment the user's version and record the change in the audit trail; return the user."""
         now = self._clock.now()
         await store.touch_user(tx, user.user_id, now)
         changed = existing(await store.find_user(tx, user.user_id), user.user_id)

@@ -1,6 +1,7 @@
-"""Statements on users. A deleted user is none, but for those who ask for tombstones."""
+"""Statements on users. Deleted users are not found unless `show_deleted` is given."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Final
 
@@ -12,12 +13,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from libs.common.access import PlatformRole
 from libs.common.database import violated_constraint
 from libs.common.ids import new_id
+from services.identity.attributes import attributes_of
+from services.identity.email_address import folded_email
 from services.identity.errors import UserAlreadyExists
 from services.identity.folding import fold
 from services.identity.tables import linked_identities, members, organizations, projects, users
 from services.identity.user.domain import LinkedIdentity, NewUser, User, UserFilter
 
-_UNIQUE_FIELDS: Final = {"users_email_once": "email", "users_username_once": "username"}
+_UNIQUE_FIELDS: Final = {
+    "users_email_once": "email",
+    "users_username_once": "username",
+    "users_external_id_once": "external_id",
+}
 _NOT_DELETED: Final = users.c.delete_time.is_(None)
 
 _IDENTITIES: Final = (
@@ -47,6 +54,8 @@ _COLUMNS: Final = (
     users.c.password_hash.is_not(None).label("has_password"),
     _IDENTITIES.label("identities"),
     users.c.version,
+    users.c.metadata,
+    users.c.external_id,
     users.c.email_verify_time,
     users.c.create_time,
     users.c.update_time,
@@ -55,7 +64,7 @@ _COLUMNS: Final = (
     users.c.deactivate_time,
     users.c.delete_time,
 )
-# What was selected and is gone since is joined away, so that no deletion has to look for the users who selected it.
+# A selection that was deleted is left out by the joins, so that a deletion need not update the users who selected it.
 _WITH_SELECTION: Final = users.outerjoin(
     organizations,
     and_(
@@ -77,11 +86,11 @@ async def insert_user(
 ) -> str:
     """Insert a user with an organization of their own, whose id is returned.
 
-    The partial unique indexes speak for email and username. An email is verified only where a provider that is trusted
-    with it has just vouched for it.
+    Partial unique indexes guard email, username and external id. `email_verified` says that a provider that is trusted
+    with emails has just verified it.
 
     Raises:
-        UserAlreadyExists: the email or the username is taken.
+        UserAlreadyExists: the email, the username or the external id is taken.
     """
     organization_id = new_id()
     times = {"create_time": now, "update_time": now}
@@ -95,13 +104,14 @@ async def insert_user(
         insert(users).values(
             user_id=user_id,
             email=new.email,
-            email_folded=fold(new.email),
+            email_folded=folded_email(new.email),
             username=new.username or None,
             username_folded=fold(new.username) or None,
             full_name=new.full_name,
             picture_url=new.picture_url,
             email_verify_time=now if email_verified else None,
             personal_organization_id=organization_id,
+            **asdict(new.attributes),
             **times,
         ),
     )
@@ -118,7 +128,7 @@ async def find_user(tx: AsyncConnection, user_id: str, *, show_deleted: bool = F
 
 
 async def lock_user(tx: AsyncConnection, user_id: str) -> bool:
-    """Tell whether the user exists, and keep them from being deleted until commit (share lock on one row)."""
+    """Return whether the user exists, and lock them against deletion until commit (share lock on one row)."""
     found = await tx.execute(
         select(users.c.user_id).where(users.c.user_id == user_id, _NOT_DELETED).with_for_update(read=True)
     )
@@ -126,17 +136,18 @@ async def lock_user(tx: AsyncConnection, user_id: str) -> bool:
 
 
 async def hold_user(tx: AsyncConnection, user_id: str, *, show_deleted: bool = False) -> User | None:
-    """Read one user and keep every other change of them out until commit (lock on one row).
+    """Read one user and lock them against other changes until commit (lock on one row).
 
-    Who only refers to the user does not wait for it.
+    Inserts of rows that refer to the user do not wait for it.
     """
     await tx.execute(select(users.c.user_id).where(users.c.user_id == user_id).with_for_update(key_share=True))
-    # Read after the lock was got, by a statement of its own: it sees what the one before in the queue has changed.
+    # A second statement, after the lock: its snapshot includes the changes of the transaction that held the lock
+    # before.
     return await find_user(tx, user_id, show_deleted=show_deleted)
 
 
 async def set_user_active(tx: AsyncConnection, user_id: str, *, active: bool, now: datetime) -> bool:
-    """Deactivate or reactivate; tell whether anything changed. Locks the user's row until commit."""
+    """Deactivate or reactivate a user; return whether anything changed. Locks the row until commit."""
     is_active = users.c.deactivate_time.is_(None)
     changed = await tx.execute(
         update(users)
@@ -147,19 +158,20 @@ async def set_user_active(tx: AsyncConnection, user_id: str, *, active: bool, no
     return changed.first() is not None
 
 
-async def update_user(tx: AsyncConnection, user_id: str, values: Mapping[str, str | None], now: datetime) -> None:
-    """Change columns of one user, by primary key; the folded forms of email and username follow.
+async def update_user(tx: AsyncConnection, user_id: str, values: Mapping[str, object], now: datetime) -> None:
+    """Change columns of one user, by primary key, with the folded forms of email and username.
 
     Raises:
-        UserAlreadyExists: the email or the username is taken.
+        UserAlreadyExists: the email, the username or the external id is taken.
     """
     columns: dict[str, object] = dict(values)
     for name in ("email", "username"):
         if name in values:
             columns[name] = values[name] or None
-            columns[f"{name}_folded"] = folded = fold(values[name] or "") or None
+            text = str(values[name] or "")
+            columns[f"{name}_folded"] = folded = (folded_email(text) if name == "email" else fold(text)) or None
             if name == "email":
-                # Nobody has vouched for another address.
+                # A changed email is not verified.
                 columns["email_verify_time"] = case((users.c.email_folded == folded, users.c.email_verify_time))
     await _execute_unique(
         tx,
@@ -168,16 +180,16 @@ async def update_user(tx: AsyncConnection, user_id: str, values: Mapping[str, st
 
 
 async def touch_user(tx: AsyncConnection, user_id: str, now: datetime) -> None:
-    """Count a change of what belongs to a user, by primary key."""
+    """Increment a user's version after a change of related rows, by primary key."""
     await update_user(tx, user_id, {}, now)
 
 
 async def can_select(
     tx: AsyncConnection, user_id: str, organization_id: str, *, project_id: str, anywhere: bool
 ) -> tuple[bool, bool]:
-    """Tell whether the organization, and the project in it, can be selected; each is read by primary key.
+    """Return whether the organization, and the project in it, can be selected; each is read by primary key.
 
-    A user selects among the organizations they belong to, unless they may go anywhere.
+    Users may select organizations they belong to; `anywhere` allows all.
     """
     organization = select(organizations.c.organization_id).where(
         organizations.c.organization_id == organization_id, organizations.c.delete_time.is_(None)
@@ -200,7 +212,7 @@ async def can_select(
 async def list_users(tx: AsyncConnection, kept: UserFilter, *, before: str | None, limit: int) -> list[User]:
     """Read a page, newest first: backwards along the primary key, or along `users_inactive` for those who are.
 
-    An email, a username or an identity leaves one row at most, which its unique index finds.
+    An email, a username, an external id or an identity leaves one row at most, which its unique index finds.
     """
     statement = _select().where(_NOT_DELETED, *_conditions(kept))
     if before is not None:
@@ -212,9 +224,13 @@ async def list_users(tx: AsyncConnection, kept: UserFilter, *, before: str | Non
 def _conditions(kept: UserFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if kept.email:
-        conditions.append(users.c.email_folded == fold(kept.email))
+        # A text that is no email address finds nobody.
+        conditions.append(users.c.email_folded == folded_email(kept.email))
     if kept.username:
         conditions.append(users.c.username_folded == fold(kept.username))
+    if kept.external_id:
+        # Repeats the condition of the partial index, so that Postgres can use it.
+        conditions += [users.c.external_id == kept.external_id, users.c.external_id != ""]
     if kept.identity is not None:
         whose = select(linked_identities.c.user_id).where(
             linked_identities.c.provider == kept.identity.provider,
@@ -246,9 +262,9 @@ def _name_of_organization(new: NewUser) -> str:
 
 
 def _user(row: RowMapping) -> User:
-    values = dict(row)
+    values = attributes_of(dict(row))
     values["platform_role"] = PlatformRole(row["platform_role"])
     values["identities"] = tuple(LinkedIdentity(*pair) for pair in row["identities"] or ())
     for name in ("last_selected_organization_id", "last_selected_project_id"):
         values[name] = row[name] or ""
-    return User(**values)
+    return User(**values)  # type: ignore[arg-type]  # The columns are the fields.

@@ -1,4 +1,4 @@
-"""Creating, finding, changing, stopping and restarting users."""
+"""Creating, finding, updating, deactivating and reactivating users."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -7,9 +7,10 @@ from libs.common.audit.recording import Changed, record_event
 from libs.common.call import is_operator
 from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
-from libs.common.errors import FieldViolation, InvalidArgument, NotFound, PermissionDenied, StaleEtag
+from libs.common.errors import FieldViolation, InvalidArgument, NotFound, StaleEtag
 from libs.common.ids import new_id
-from services.identity.requests import NO_ORGANIZATION, claim_request
+from services.identity.attributes import require_operator_for
+from services.identity.requests import NO_ORGANIZATION, Field, claim_request
 from services.identity.revisions import ChangeKind, SubjectType, current_revision, record_change
 from services.identity.revocation import revoke_invitations_of
 from services.identity.user import store
@@ -18,7 +19,7 @@ from services.identity.user.domain import NewUser, User, UserChange, UserFilter,
 
 
 class Users:
-    """The people of the platform."""
+    """Manages users."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -28,7 +29,7 @@ class Users:
         """Create a user with an organization of their own, or return the one an earlier call with this request id made.
 
         Raises:
-            UserAlreadyExists: the email or the username is taken.
+            UserAlreadyExists: the email, the username or the external id is taken.
             RequestIdReused: the request id was sent before with another body.
         """
         user_id, now = new_id(), self._clock.now()
@@ -38,7 +39,7 @@ class Users:
                 organization_id=NO_ORGANIZATION,
                 method="CreateUser",
                 request_id=request_id,
-                body=asdict(new),
+                body=_body(new),
                 resource_id=user_id,
                 now=now,
             )
@@ -61,16 +62,16 @@ class Users:
         return users[:size], len(users) > size
 
     async def update(self, user_id: str, change: UserChange, *, etag: str) -> User:
-        """Change what is said about a user. Their platform role is an operator's to change.
+        """Change a user's fields. Platform role, metadata and external id can be changed by operators only.
 
         Raises:
             NotFound: there is no such user, or nothing the user could select under one of the ids.
-            PermissionDenied: a user wants another platform role.
+            PermissionDenied: somebody other than an operator changes what only operators change.
             StaleEtag: the user has changed since the etag was read.
-            UserAlreadyExists: the email or the username is taken.
+            UserAlreadyExists: the email, the username or the external id is taken.
         """
-        if change.platform_role is not None and not is_operator():
-            raise PermissionDenied
+        for value in (change.platform_role, change.attributes.metadata, change.attributes.external_id):
+            require_operator_for(value)
         now = self._clock.now()
         async with self._database.transaction() as tx:
             user = existing(await store.hold_user(tx, user_id), user_id)
@@ -90,14 +91,13 @@ class Users:
                 resource_id=user_id,
                 changed=events,
             )
-            # No answer about a key hangs on any of this, and what a caller may do is nowhere remembered for long.
+            # None of these fields affects the verification of keys, and callers' rights are not cached for long.
             return changed
 
     async def set_active(self, user_id: str, *, active: bool) -> tuple[User, int]:
         """Deactivate or reactivate a user; return them and a revision that holds their state.
 
-        Whoever is deactivated is signed out and their open invitations end; they sign in and invite anew when they are
-        reactivated.
+        A deactivated user is signed out and their open invitations are revoked; reactivation restores neither.
 
         Raises:
             NotFound: there is no such user.
@@ -129,11 +129,24 @@ class Users:
         return user, revision
 
 
-def _differences(user: User, change: UserChange) -> tuple[dict[str, str | None], list[Changed]]:
-    """Return the columns whose values change, and what the audit trail is told of them."""
-    values: dict[str, str | None] = {
-        name: value for name, value in change.texts.items() if value != getattr(user, name)
+def _body(new: NewUser) -> dict[str, Field]:
+    fields: dict[str, Field] = {
+        "email": new.email,
+        "username": new.username,
+        "full_name": new.full_name,
+        "picture_url": new.picture_url,
     }
+    return fields | new.attributes.as_body()
+
+
+def _differences(user: User, change: UserChange) -> tuple[dict[str, object], list[Changed]]:
+    """Return the changed columns with their values, and the changes for the audit trail.
+
+    Of personal fields the trail records only that they changed, because it outlives the user.
+    """
+    values: dict[str, object] = {name: value for name, value in change.texts.items() if value != getattr(user, name)}
+    before, after = asdict(user.attributes), asdict(user.attributes.changed(change.attributes))
+    values |= {name: value for name, value in after.items() if value != before[name]}
     events = [Changed(name) for name in sorted(values)]
     if change.platform_role not in (None, user.platform_role):
         values["platform_role"] = change.platform_role.value
@@ -146,7 +159,7 @@ def _differences(user: User, change: UserChange) -> tuple[dict[str, str | None],
 
 
 def _selection(user: User, change: UserChange) -> tuple[str, str]:
-    """Return the organization and the project selected after the change; another organization drops the project."""
+    """Return the organization and project selected after the change; another organization clears the project."""
     before = user.last_selected_organization_id
     organization_id = before if change.selected_organization_id is None else change.selected_organization_id
     project_id = user.last_selected_project_id if organization_id == before else ""
@@ -157,11 +170,11 @@ def _selection(user: User, change: UserChange) -> tuple[str, str]:
     return organization_id, project_id
 
 
-async def _require_selectable(tx: Transaction, user: User, values: dict[str, str | None]) -> None:
-    organization_id = values.get("last_selected_organization_id")
+async def _require_selectable(tx: Transaction, user: User, values: Mapping[str, object]) -> None:
+    organization_id = str(values.get("last_selected_organization_id") or "")
     if not organization_id:
         return
-    project_id = values["last_selected_project_id"] or ""
+    project_id = str(values["last_selected_project_id"] or "")
     organization, project = await store.can_select(
         tx, user.user_id, organization_id, project_id=project_id, anywhere=is_operator()
     )

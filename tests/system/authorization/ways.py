@@ -57,6 +57,7 @@ WAYS: Final[Mapping[str, Way]] = {
     **_all(Way.STALE, "identity.v1.ServiceAccountService", "UpdateServiceAccount"),
     **_all(Way.ON_SERVICE_ACCOUNT, "identity.v1.ServiceAccountService", "DeleteServiceAccount"),
     **_all(Way.ADDS, "identity.v1.SessionService", "SignInWithPassword SignInWithIdToken RefreshSession"),
+    **_all(Way.ADDS, "identity.v1.SessionService", "SignInWithAccessToken"),
     **_all(Way.ON_USER, "identity.v1.SessionService", "SignOut"),
     **_all(Way.STALE, "identity.v1.SystemConfigurationService", "UpdateSystemConfiguration"),
     **_all(Way.ADDS, "identity.v1.UserService", "CreateUser"),
@@ -99,6 +100,7 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
         "api_keys": [_imported(target)],
     },
     "identity.v1.SessionService.SignInWithIdToken": lambda target: {"id_token": "garbage"},
+    "identity.v1.SessionService.SignInWithAccessToken": lambda target: {"provider": "x", "access_token": "garbage"},
     # Lists are narrowed by what access hangs on, and by nothing that would leave them empty.
     "identity.v1.ApiKeyService.ListApiKeys": lambda target: {"service_account_id": None},
     "identity.v1.SessionService.SignOut": lambda target: {"all_sessions": True},

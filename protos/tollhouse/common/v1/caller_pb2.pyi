@@ -55,7 +55,9 @@ class ResolveCallerRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     CLIENT_ADDRESS_FIELD_NUMBER: _builtins.int
     api_key: _builtins.str
-    """The secret of an API key, 1 to 256 characters."""
+    """The secret of an API key as it was presented. What cannot be a key, such as one of more than 512 characters, does
+    not work.
+    """
     organization_id: _builtins.str
     """The organization the caller wants to do something in; empty when the call names none."""
     client_address: _builtins.str

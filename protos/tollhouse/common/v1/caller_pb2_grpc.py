@@ -49,10 +49,10 @@ class CallerServiceServicer:
     """
 
     def ResolveCaller(self, request, context):
-        """Says whose credential was presented, whether it still works, and what its bearer may do in one organization.
+        """Returns whose credential was presented, and what its owner may do in one organization.
 
-        A credential that does not work is an answer, not an error: `subject` is empty then, for any reason. An
-        organization the caller does not belong to, a deleted one and one that never was answer alike: without a role.
+        A credential that does not work is an ordinary answer with an empty `subject`, whatever the reason. For an
+        organization the caller does not belong to, a deleted one and a missing one the answer is the same: no role.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

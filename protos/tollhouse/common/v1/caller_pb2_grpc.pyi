@@ -19,10 +19,10 @@ class CallerServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ResolveCaller: _aio.UnaryUnaryMultiCallable[_caller_pb2.ResolveCallerRequest, _caller_pb2.ResolveCallerResponse]
-    """Says whose credential was presented, whether it still works, and what its bearer may do in one organization.
+    """Returns whose credential was presented, and what its owner may do in one organization.
 
-    A credential that does not work is an answer, not an error: `subject` is empty then, for any reason. An
-    organization the caller does not belong to, a deleted one and one that never was answer alike: without a role.
+    A credential that does not work is an ordinary answer with an empty `subject`, whatever the reason. For an
+    organization the caller does not belong to, a deleted one and a missing one the answer is the same: no role.
     """
 
 class CallerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -36,10 +36,10 @@ class CallerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _caller_pb2.ResolveCallerRequest,
         context: _aio.ServicerContext[_caller_pb2.ResolveCallerRequest, _abc.Awaitable[_caller_pb2.ResolveCallerResponse]],
     ) -> _abc.Awaitable[_caller_pb2.ResolveCallerResponse]:
-        """Says whose credential was presented, whether it still works, and what its bearer may do in one organization.
+        """Returns whose credential was presented, and what its owner may do in one organization.
 
-        A credential that does not work is an answer, not an error: `subject` is empty then, for any reason. An
-        organization the caller does not belong to, a deleted one and one that never was answer alike: without a role.
+        A credential that does not work is an ordinary answer with an empty `subject`, whatever the reason. For an
+        organization the caller does not belong to, a deleted one and a missing one the answer is the same: no role.
         """
 
 def add_CallerServiceServicer_to_server(servicer: CallerServiceServicer, server: _aio.Server) -> None: ...

@@ -30,21 +30,21 @@ class _ApiKeyEnvironment:
 class _ApiKeyEnvironmentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApiKeyEnvironment.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     API_KEY_ENVIRONMENT_UNSPECIFIED: _ApiKeyEnvironment.ValueType  # 0
-    """Not said; CreateApiKey takes it as live."""
+    """Not specified; CreateApiKey uses live."""
     API_KEY_ENVIRONMENT_LIVE: _ApiKeyEnvironment.ValueType  # 1
-    """Real work."""
+    """For production."""
     API_KEY_ENVIRONMENT_TEST: _ApiKeyEnvironment.ValueType  # 2
-    """Trying things out."""
+    """For tests."""
 
 class ApiKeyEnvironment(_ApiKeyEnvironment, metaclass=_ApiKeyEnvironmentEnumTypeWrapper):
-    """What a key is for."""
+    """The environment of a key."""
 
 API_KEY_ENVIRONMENT_UNSPECIFIED: ApiKeyEnvironment.ValueType  # 0
-"""Not said; CreateApiKey takes it as live."""
+"""Not specified; CreateApiKey uses live."""
 API_KEY_ENVIRONMENT_LIVE: ApiKeyEnvironment.ValueType  # 1
-"""Real work."""
+"""For production."""
 API_KEY_ENVIRONMENT_TEST: ApiKeyEnvironment.ValueType  # 2
-"""Trying things out."""
+"""For tests."""
 Global___ApiKeyEnvironment: _TypeAlias = ApiKeyEnvironment  # noqa: Y015
 
 class _ApiKeyState:
@@ -54,7 +54,7 @@ class _ApiKeyState:
 class _ApiKeyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApiKeyState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     API_KEY_STATE_UNSPECIFIED: _ApiKeyState.ValueType  # 0
-    """Not said; never returned."""
+    """Not specified; never returned."""
     API_KEY_STATE_ACTIVE: _ApiKeyState.ValueType  # 1
     """The key works."""
     API_KEY_STATE_DISABLED: _ApiKeyState.ValueType  # 2
@@ -65,10 +65,10 @@ class _ApiKeyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApiKeySta
     """The key's time is over."""
 
 class ApiKeyState(_ApiKeyState, metaclass=_ApiKeyStateEnumTypeWrapper):
-    """Whether a key works, as far as the key itself says."""
+    """Whether a key works, judged by its own fields only."""
 
 API_KEY_STATE_UNSPECIFIED: ApiKeyState.ValueType  # 0
-"""Not said; never returned."""
+"""Not specified; never returned."""
 API_KEY_STATE_ACTIVE: ApiKeyState.ValueType  # 1
 """The key works."""
 API_KEY_STATE_DISABLED: ApiKeyState.ValueType  # 2
@@ -158,7 +158,7 @@ class _VerifyApiKeyCode:
 class _VerifyApiKeyCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VerifyApiKeyCode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     VERIFY_API_KEY_CODE_UNSPECIFIED: _VerifyApiKeyCode.ValueType  # 0
-    """Not said; never returned."""
+    """Not specified; never returned."""
     VERIFY_API_KEY_CODE_VALID: _VerifyApiKeyCode.ValueType  # 1
     """The key may be used as asked."""
     VERIFY_API_KEY_CODE_NOT_FOUND: _VerifyApiKeyCode.ValueType  # 2
@@ -182,7 +182,7 @@ class VerifyApiKeyCode(_VerifyApiKeyCode, metaclass=_VerifyApiKeyCodeEnumTypeWra
     """The decision about a presented secret. The first that applies is returned, in the order VerifyApiKey names."""
 
 VERIFY_API_KEY_CODE_UNSPECIFIED: VerifyApiKeyCode.ValueType  # 0
-"""Not said; never returned."""
+"""Not specified; never returned."""
 VERIFY_API_KEY_CODE_VALID: VerifyApiKeyCode.ValueType  # 1
 """The key may be used as asked."""
 VERIFY_API_KEY_CODE_NOT_FOUND: VerifyApiKeyCode.ValueType  # 2
@@ -267,7 +267,7 @@ class ApiKey(_message.Message):
     name: _builtins.str
     """The name for people to read; may be empty."""
     environment: Global___ApiKeyEnvironment.ValueType
-    """Whether the key is for real work or for trying things out."""
+    """Whether the key is for production or for tests."""
     secret_prefix: _builtins.str
     """The first 12 characters of the secret, to recognise it by."""
     secret_suffix: _builtins.str
@@ -275,7 +275,7 @@ class ApiKey(_message.Message):
     external_id: _builtins.str
     """The caller's own id for whoever uses the key; may be empty."""
     state: Global___ApiKeyState.ValueType
-    """Whether the key works now, as far as the key itself says."""
+    """Whether the key works now, judged by its own fields only."""
     rotated_from_api_key_id: _builtins.str
     """The key this one was made from by rotation; empty when it was not."""
     rotated_to_api_key_id: _builtins.str
@@ -283,7 +283,7 @@ class ApiKey(_message.Message):
     etag: _builtins.str
     """Changes with every change of the key; give it to UpdateApiKey to refuse a lost update."""
     imported_prefix: _builtins.str
-    """With what the secret begins, for a key that was imported from another system; empty for keys made here."""
+    """The prefix of the secret of an imported key; empty for keys made here."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the key may do, sorted. A key without scopes passes only where no scope is required."""
@@ -296,7 +296,7 @@ class ApiKey(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What the owner wants to get back with each verification."""
+        """What each verification returns to the caller."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
@@ -418,7 +418,7 @@ Global___Principal: _TypeAlias = Principal  # noqa: Y015
 @_typing.final
 class ApiKeyChange(_message.Message):
     """A change that can alter answers of VerifyApiKey. It names what changed by exactly one of its ids, beside the
-    organization where the change stays within one; an answer that carries the named id is out of date. A change of a
+    organization if the change concerns only one; an answer that carries the named id is out of date. A change of a
     project concerns every key of its organization, because people hold scopes by the projects they work in.
     """
 
@@ -438,7 +438,7 @@ class ApiKeyChange(_message.Message):
     kind: Global___ApiKeyChangeKind.ValueType
     """What happened."""
     organization_id: _builtins.str
-    """The organization the change stays within; empty when it reaches across organizations."""
+    """The organization the change concerns; empty when it may concern several."""
     api_key_id: _builtins.str
     """One key changed."""
     user_id: _builtins.str
@@ -530,11 +530,11 @@ class CreateApiKeyRequest(_message.Message):
     service_account_id: _builtins.str
     """The service account that owns the key, which outlives people. Takes the same right."""
     name: _builtins.str
-    """The name, at most 200 characters without control characters. Optional."""
+    """The name, at most 255 characters without control characters. Optional."""
     environment: Global___ApiKeyEnvironment.ValueType
-    """Whether the key is for real work; live when unspecified."""
+    """Whether the key is for production; live when unspecified."""
     external_id: _builtins.str
-    """The caller's own id for whoever uses the key, at most 200 characters without control characters. Optional."""
+    """The caller's own id for whoever uses the key, at most 255 characters without control characters. Optional."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the key may do: at most 64 different names such as `usage:write`. None when empty. Names that begin with
@@ -543,8 +543,8 @@ class CreateApiKeyRequest(_message.Message):
 
     @_builtins.property
     def allowed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The models the key may use: at most 200 different names, where a trailing `*` stands for any rest. Every model when
-        empty.
+        """The models the key may use: at most 200 different names of at most 256 visible ASCII characters, where a trailing
+        `*` stands for any rest. Every model when empty.
         """
 
     @_builtins.property
@@ -706,7 +706,7 @@ class ListApiKeysRequest(_message.Message):
     environment: Global___ApiKeyEnvironment.ValueType
     """Keeps only keys of this environment; all when unspecified."""
     external_id: _builtins.str
-    """Keeps only keys with this external id, at most 200 characters. Optional."""
+    """Keeps only keys with this external id. Optional."""
     def __init__(
         self,
         *,
@@ -799,9 +799,9 @@ class UpdateApiKeyRequest(_message.Message):
     etag: _builtins.str
     """The key's etag as last read; empty to change it whatever it is now."""
     name: _builtins.str
-    """The name, at most 200 characters without control characters."""
+    """The name, at most 255 characters without control characters."""
     external_id: _builtins.str
-    """The caller's own id for whoever uses the key, at most 200 characters without control characters."""
+    """The caller's own id for whoever uses the key, at most 255 characters without control characters."""
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """The fields to change, out of name, metadata, external_id, scopes, allowed_models, allowed_addresses and expire_time.
@@ -1055,11 +1055,11 @@ class ImportedApiKey(_message.Message):
     project_id: _builtins.str
     """The only project the key may act in. Optional."""
     name: _builtins.str
-    """The name, at most 200 characters without control characters. Optional."""
+    """The name, at most 255 characters without control characters. Optional."""
     environment: Global___ApiKeyEnvironment.ValueType
-    """Whether the key is for real work; live when unspecified."""
+    """Whether the key is for production; live when unspecified."""
     external_id: _builtins.str
-    """The caller's own id for whoever uses the key, at most 200 characters without control characters. Optional."""
+    """The caller's own id for whoever uses the key, at most 255 characters without control characters. Optional."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the key may do, as in CreateApiKey."""
@@ -1159,7 +1159,7 @@ class ImportApiKeyOutcome(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
-    """Whether the key had been there already."""
+    """Whether the key was stored before."""
     @_builtins.property
     def api_key(self) -> Global___ApiKey:
         """The key as it is now."""
@@ -1167,7 +1167,8 @@ class ImportApiKeyOutcome(_message.Message):
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """The refusal, with the details CreateApiKey would give. ALREADY_EXISTS with reason `API_KEY_ALREADY_EXISTS` when
-        the digest is known with other terms; its fact `field` names the first that differs.
+        the digest is stored with other terms; its fact `field` names the first that differs. FAILED_PRECONDITION with
+        reason `API_KEY_NOT_STORED` when the database does not take this key.
         """
 
     def __init__(
@@ -1198,10 +1199,10 @@ class ReportLeakedApiKeyRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     URL_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """The secret as it was found, 1 to 256 characters."""
+    """The secret as it was found. What cannot be a key, such as one of more than 512 characters, is not found."""
     digest: _builtins.str
-    """The SHA-256 digest of the secret, as 64 hexadecimal digits. It finds imported keys alone: of the secrets made here
-    no plain digest is kept.
+    """The SHA-256 digest of the secret, as 64 hexadecimal digits. It finds imported keys only: no plain digest is
+    stored of secrets made here.
     """
     source: _builtins.str
     """Who or what found it, such as the name of a scanner; at most 100 characters without control characters. Optional."""
@@ -1229,7 +1230,7 @@ Global___ReportLeakedApiKeyRequest: _TypeAlias = ReportLeakedApiKeyRequest  # no
 
 @_typing.final
 class ReportLeakedApiKeyResponse(_message.Message):
-    """Whether the report was about a key of ours."""
+    """The result of a report."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1427,12 +1428,14 @@ class VerifyApiKeyRequest(_message.Message):
     MIN_REVISION_FIELD_NUMBER: _builtins.int
     CLIENT_ADDRESS_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """The secret as it was presented, 1 to 256 characters."""
+    """The secret as it was presented. Any text is answered: what cannot be a key, such as an empty text, one of more than
+    512 characters or one that is not valid UTF-8, gets NOT_FOUND like any other key that nobody has.
+    """
     model: _builtins.str
     """The model the key is to be used with, 1 to 256 visible ASCII characters. Not checked when empty."""
     min_revision: _builtins.int
-    """The answer reflects every change up to this revision, at the price of a read where the cache is older. Zero takes
-    the cache as it is.
+    """The answer reflects every change up to this revision, which costs a read if the cache is older. Zero accepts the
+    cache as it is.
     """
     client_address: _builtins.str
     """The IP address the secret came from, as the caller believes it; empty when it is not known. A key with
@@ -1461,7 +1464,7 @@ Global___VerifyApiKeyRequest: _TypeAlias = VerifyApiKeyRequest  # noqa: Y015
 
 @_typing.final
 class VerifyApiKeyResponse(_message.Message):
-    """What the presented secret is good for."""
+    """The result of a verification."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1501,16 +1504,16 @@ class VerifyApiKeyResponse(_message.Message):
     external_id: _builtins.str
     """The owner's own id for whoever uses the key; only when the code is VALID."""
     environment: Global___ApiKeyEnvironment.ValueType
-    """Whether the key is for real work; only when the code is VALID."""
+    """Whether the key is for production; only when the code is VALID."""
     api_key_id: _builtins.str
     """The key that was presented, for logs and explanations; empty when the code is NOT_FOUND."""
     revision: _builtins.int
-    """The answer reflects every change up to this revision, and maybe later ones. Zero when the secret was malformed and no
-    state was looked at.
+    """The answer reflects every change up to this revision, and maybe later ones. Zero when the secret is malformed and
+    nothing was read.
     """
     stale: _builtins.bool
-    """Whether the answer is older than promised, because the state cannot be read and the installation goes on with what is
-    remembered. Whoever caches answers does not keep it.
+    """Whether the answer may be older than promised, because the state cannot be read and the installation allows cached
+    answers. Do not cache it.
     """
     @_builtins.property
     def principal(self) -> Global___Principal:

@@ -13,17 +13,17 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ApiKeyServiceStub:
-    """Keeps API keys and answers, on every metered call, whose key was presented and what it may do.
+    """Manages API keys, and tells on every metered call whose key was presented and what it may do.
 
     A secret looks like `th_live_` or `th_test_`, then 43 base62 characters that hold 256 random bits, then 6 base62
     characters of a CRC-32 over everything before them. The expression `th_(live|test)_[0-9A-Za-z]{49}` finds leaked
-    secrets. Only a keyed digest of a secret is stored. Secrets of other systems can be brought along with ImportApiKeys.
+    secrets. Only a keyed digest of a secret is stored. Keys of other systems can be imported with ImportApiKeys.
 
-    A key never goes beyond its creator or its owner. Whoever creates a key, gives it scopes, or has it rotated must hold
-    those scopes, and so must the owner: PERMISSION_DENIED, reason `SCOPE_NOT_HELD`, names the scope that is not held.
-    Who comes with a key can make no key that reaches further than that one in its project, models, addresses, environment
-    or time: PERMISSION_DENIED, reason `KEY_LIMIT_EXCEEDED`, names the field. When the owner loses a role later,
-    VerifyApiKey takes the scopes the owner no longer holds out of its answers.
+    A key never may do more than its creator and its owner. Whoever creates a key, gives it scopes, or has it rotated
+    must hold those scopes, and so must the owner: PERMISSION_DENIED, reason `SCOPE_NOT_HELD`, names the scope that is
+    not held. A caller who comes with a key cannot create a key that exceeds it in project, models, addresses,
+    environment or time: PERMISSION_DENIED, reason `KEY_LIMIT_EXCEEDED`, names the field. When the owner loses a role
+    later, VerifyApiKey takes the scopes the owner no longer holds out of its answers.
 
     Every change that can alter an answer of VerifyApiKey takes the next revision. Revisions are numbered in the order in
     which changes become visible: whoever has read at revision R has seen every change up to R.
@@ -33,12 +33,12 @@ class ApiKeyServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.CreateApiKeyRequest, _api_key_pb2.CreateApiKeyResponse]
-    """Creates an API key and shows its secret, this once.
+    """Creates an API key and returns its secret, which cannot be read again.
 
     Fails with NOT_FOUND when there is no such organization, project, member or service account, and with
-    PERMISSION_DENIED when the key would reach further than its creator or owner. With a `request_id` the call is safe to
-    repeat, but a repeat returns the key without its secret, which nobody can show again: who lost the first answer
-    revokes the key and makes another.
+    PERMISSION_DENIED when the key would exceed what its creator or owner may do. With a `request_id` the call is safe
+    to repeat, but a repeat returns the key without its secret, which is not stored: if the first answer was lost,
+    revoke the key and create another.
     """
     GetApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.GetApiKeyRequest, _api_key_pb2.GetApiKeyResponse]
     """Returns one API key without its secret. Fails with NOT_FOUND when the organization has none with this id."""
@@ -50,98 +50,99 @@ class ApiKeyServiceStub:
     organization.
     """
     UpdateApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.UpdateApiKeyRequest, _api_key_pb2.UpdateApiKeyResponse]
-    """Changes the fields of an API key that the mask names. The secret stays the same. A key whose time is over works again
-    when its end is moved ahead.
+    """Changes the fields of an API key that the mask names. The secret stays the same. An expired key works again when
+    its expire time is moved into the future.
 
-    What is given is checked as CreateApiKey checks it; of the scopes, those that are new to the key. Fails with
-    FAILED_PRECONDITION and reason `API_KEY_REVOKED` when the key is revoked, or `API_KEY_ROTATED` when the end of a
-    rotated key is to be moved; with ABORTED and reason `STALE_ETAG` when an etag is given and the key has changed since.
+    New values are checked as by CreateApiKey; of the scopes only those that the key did not have. Fails with
+    FAILED_PRECONDITION and reason `API_KEY_REVOKED` when the key is revoked, or `API_KEY_ROTATED` when the expire time
+    of a rotated key would change; with ABORTED and reason `STALE_ETAG` when an etag is given and the key has changed
+    since.
     """
     RotateApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.RotateApiKeyRequest, _api_key_pb2.RotateApiKeyResponse]
-    """Replaces the secret: makes a new key with the same terms, and lets the old one work for an overlap.
+    """Replaces the secret: creates a new key with the same terms, and lets the old one work for an overlap.
 
     Each key can be rotated once; its successor can be rotated in turn. Fails with FAILED_PRECONDITION and reason
     `API_KEY_REVOKED`, `API_KEY_ROTATED`, `API_KEY_EXPIRED` or `API_KEY_DISABLED` when the key is revoked, rotated
-    already, over or disabled, and with PERMISSION_DENIED when the caller does not hold what the key may do, because they
-    would hold its secret. With a `request_id` the call is safe to repeat; a repeat returns the new key without its
-    secret, which nobody can show again.
+    before, expired or disabled, and with PERMISSION_DENIED when the caller does not hold what the key may do, because
+    they get its secret. With a `request_id` the call is safe to repeat; a repeat returns the new key without its
+    secret, which is not stored.
     """
     ImportApiKeys: _aio.UnaryUnaryMultiCallable[_api_key_pb2.ImportApiKeysRequest, _api_key_pb2.ImportApiKeysResponse]
-    """Brings keys of another system along: their users go on with the secrets they have.
+    """Imports keys of another system; their users go on with the secrets they have.
 
-    Whatever is known of a secret is its SHA-256 digest, as many systems store it; what is kept here is a keyed digest of
-    that. Each key has its own outcome, and one that is refused keeps none of the others away. A digest that is there
-    already with the same terms is `replayed`, so an import that was cut off is simply sent again. Fails as a whole with
-    NOT_FOUND when there is no such organization, and with RESOURCE_EXHAUSTED and reason `TOO_MANY_IMPORTED_PREFIXES`
-    when the prefix would be the 33rd in the installation.
+    The request holds the SHA-256 digests of the secrets, as many systems store them; a keyed digest of those is
+    stored. Each key has its own outcome, and a refused one does not affect the others. A digest that is stored already
+    with the same terms is `replayed`, so an interrupted import can be sent again. Fails as a whole with NOT_FOUND when
+    there is no such organization, and with RESOURCE_EXHAUSTED and reason `TOO_MANY_IMPORTED_PREFIXES` when the prefix
+    would be the 33rd in the installation.
 
-    Presented secrets that are not of our own form are looked up only when they begin with an imported prefix. Every
-    process knows a new prefix within five seconds; VerifyApiKey with the returned revision as `min_revision` waits
-    for it. As credentials of callers of Tollhouse itself they are not taken.
+    A presented secret that was not made here is looked up only if it begins with an imported prefix. Every process
+    knows a new prefix within five seconds; VerifyApiKey with the returned revision as `min_revision` waits for it.
+    Imported keys are not accepted as credentials of callers of Tollhouse itself.
     """
     ReportLeakedApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.ReportLeakedApiKeyRequest, _api_key_pb2.ReportLeakedApiKeyResponse]
-    """Takes the report of a secret that was found where it does not belong, and revokes its key at once.
+    """Reports a leaked secret, and revokes its key at once.
 
-    The answer says whether the secret was one of ours, and nothing of whose; a key that was revoked already is found and
-    stays as it is. A scanner can report whatever matches the expression above: what is malformed is not found, at no
-    cost.
+    The answer says whether there is such a key, but not whose it is. A key that was revoked before is found and not
+    changed. Scanners can report everything that matches the expression above: malformed secrets are rejected without a
+    database read.
     """
     DisableApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.DisableApiKeyRequest, _api_key_pb2.DisableApiKeyResponse]
-    """Stops an API key until EnableApiKey. Disabling a disabled key changes nothing and succeeds.
+    """Disables an API key until EnableApiKey. Disabling a disabled key changes nothing and succeeds.
 
     Fails with FAILED_PRECONDITION and reason `API_KEY_REVOKED` when the key is revoked.
     """
     EnableApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.EnableApiKeyRequest, _api_key_pb2.EnableApiKeyResponse]
-    """Lets a disabled API key work again. Enabling an enabled key changes nothing and succeeds.
+    """Enables a disabled API key. Enabling an enabled key changes nothing and succeeds.
 
     Fails with FAILED_PRECONDITION and reason `API_KEY_REVOKED` when the key is revoked.
     """
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.RevokeApiKeyRequest, _api_key_pb2.RevokeApiKeyResponse]
-    """Stops an API key for ever. Revoking a revoked key changes nothing and succeeds.
+    """Revokes an API key, which cannot be undone. Revoking a revoked key changes nothing and succeeds.
 
     VerifyApiKey refuses the key at once where `min_revision` carries the returned revision, and within five seconds
     everywhere else.
     """
     VerifyApiKey: _aio.UnaryUnaryMultiCallable[_api_key_pb2.VerifyApiKeyRequest, _api_key_pb2.VerifyApiKeyResponse]
-    """Says whose secret was presented and whether it may be used now.
+    """Returns whose key was presented and whether it may be used now.
 
-    A refusal is an answer, not an error: it arrives in `code`. The first code that applies is returned, tried in this
-    order: NOT_FOUND, REVOKED, DISABLED, EXPIRED, OWNER_INACTIVE, ADDRESS_NOT_ALLOWED, INSUFFICIENT_SCOPE,
-    MODEL_NOT_ALLOWED. A malformed secret is NOT_FOUND, like one that was never issued.
+    A key that may not be used is an ordinary answer with a `code`, not an error. The first code that applies is
+    returned, in this order: NOT_FOUND, REVOKED, DISABLED, EXPIRED, OWNER_INACTIVE, ADDRESS_NOT_ALLOWED,
+    INSUFFICIENT_SCOPE, MODEL_NOT_ALLOWED. A malformed secret is NOT_FOUND, like one that was never issued.
 
-    Fails with FAILED_PRECONDITION and reason `REVISION_NOT_REACHED` when `min_revision` lies ahead of every change, and
-    with UNAVAILABLE when the state cannot be read: callers then refuse their own callers. An installation can choose to
-    go on for up to 30 seconds with what is remembered; such answers are marked `stale`.
+    Fails with FAILED_PRECONDITION and reason `REVISION_NOT_REACHED` when `min_revision` lies ahead of every change,
+    and with UNAVAILABLE when the state cannot be read; callers should then refuse their own callers. An installation
+    can allow cached answers to be used for up to 30 seconds longer; these are marked `stale`.
 
-    Guesses cost a read each, so a process looks up no more than 20 unknown secrets a minute for one `client_address`;
-    beyond that whatever that address presents and this process does not remember fails with RESOURCE_EXHAUSTED and
-    reason `TOO_MANY_UNKNOWN_KEYS`, with the time after which to try again. It is never answered with NOT_FOUND,
-    because the key may be a good one. Without a `client_address` nothing is counted.
+    Each unknown secret costs a read, so a process looks up at most 20 of them a minute for one `client_address`.
+    Beyond that, keys from this address that are not cached fail with RESOURCE_EXHAUSTED and reason
+    `TOO_MANY_UNKNOWN_KEYS`; RetryInfo says when to try again. The answer is not NOT_FOUND, because the key may be
+    valid. Without a `client_address` nothing is counted.
     """
     WatchApiKeys: _aio.UnaryStreamMultiCallable[_api_key_pb2.WatchApiKeysRequest, _api_key_pb2.WatchApiKeysResponse]
     """Streams the changes that can alter an answer of VerifyApiKey, so that callers can cache answers.
 
-    Each message says up to which revision the subscriber now knows every change; without changes it comes once a second
-    as a heartbeat. A subscriber that caches an answer keeps it only while the answer's revision is not below that of a
-    change naming its key, user, service account, project or organization, and only while the last message is less than
-    five seconds old. A stream ends with OK after about five minutes, so that connections can be renewed. After
-    an ended or a broken stream the subscriber subscribes again from the revision it last saw. A subscriber that reads
-    too slowly, or asks for changes no longer kept, gets `resync`: it drops whatever it cached.
-    Fails with RESOURCE_EXHAUSTED and reason `TOO_MANY_WATCHERS` when a process serves as many streams as it may.
+    Each message carries the revision up to which all changes have been sent; without changes one is sent every second
+    as a heartbeat. A cached answer may be used while no change with a higher revision names its key, user, service
+    account, project or organization, and while the last message is less than five seconds old. A stream
+    ends with OK after about five minutes, so that connections can be renewed. When it ends or breaks, subscribe again
+    from the last revision. A subscriber that reads too slowly, or asks for changes that are not stored
+    any more, gets `resync` and must drop its cache. Fails with RESOURCE_EXHAUSTED and reason `TOO_MANY_WATCHERS` when
+    a process serves as many streams as it may.
     """
 
 class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps API keys and answers, on every metered call, whose key was presented and what it may do.
+    """Manages API keys, and tells on every metered call whose key was presented and what it may do.
 
     A secret looks like `th_live_` or `th_test_`, then 43 base62 characters that hold 256 random bits, then 6 base62
     characters of a CRC-32 over everything before them. The expression `th_(live|test)_[0-9A-Za-z]{49}` finds leaked
-    secrets. Only a keyed digest of a secret is stored. Secrets of other systems can be brought along with ImportApiKeys.
+    secrets. Only a keyed digest of a secret is stored. Keys of other systems can be imported with ImportApiKeys.
 
-    A key never goes beyond its creator or its owner. Whoever creates a key, gives it scopes, or has it rotated must hold
-    those scopes, and so must the owner: PERMISSION_DENIED, reason `SCOPE_NOT_HELD`, names the scope that is not held.
-    Who comes with a key can make no key that reaches further than that one in its project, models, addresses, environment
-    or time: PERMISSION_DENIED, reason `KEY_LIMIT_EXCEEDED`, names the field. When the owner loses a role later,
-    VerifyApiKey takes the scopes the owner no longer holds out of its answers.
+    A key never may do more than its creator and its owner. Whoever creates a key, gives it scopes, or has it rotated
+    must hold those scopes, and so must the owner: PERMISSION_DENIED, reason `SCOPE_NOT_HELD`, names the scope that is
+    not held. A caller who comes with a key cannot create a key that exceeds it in project, models, addresses,
+    environment or time: PERMISSION_DENIED, reason `KEY_LIMIT_EXCEEDED`, names the field. When the owner loses a role
+    later, VerifyApiKey takes the scopes the owner no longer holds out of its answers.
 
     Every change that can alter an answer of VerifyApiKey takes the next revision. Revisions are numbered in the order in
     which changes become visible: whoever has read at revision R has seen every change up to R.
@@ -155,12 +156,12 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _api_key_pb2.CreateApiKeyRequest,
         context: _aio.ServicerContext[_api_key_pb2.CreateApiKeyRequest, _abc.Awaitable[_api_key_pb2.CreateApiKeyResponse]],
     ) -> _abc.Awaitable[_api_key_pb2.CreateApiKeyResponse]:
-        """Creates an API key and shows its secret, this once.
+        """Creates an API key and returns its secret, which cannot be read again.
 
         Fails with NOT_FOUND when there is no such organization, project, member or service account, and with
-        PERMISSION_DENIED when the key would reach further than its creator or owner. With a `request_id` the call is safe to
-        repeat, but a repeat returns the key without its secret, which nobody can show again: who lost the first answer
-        revokes the key and makes another.
+        PERMISSION_DENIED when the key would exceed what its creator or owner may do. With a `request_id` the call is safe
+        to repeat, but a repeat returns the key without its secret, which is not stored: if the first answer was lost,
+        revoke the key and create another.
         """
 
     @_abc_1.abstractmethod
@@ -190,12 +191,13 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _api_key_pb2.UpdateApiKeyRequest,
         context: _aio.ServicerContext[_api_key_pb2.UpdateApiKeyRequest, _abc.Awaitable[_api_key_pb2.UpdateApiKeyResponse]],
     ) -> _abc.Awaitable[_api_key_pb2.UpdateApiKeyResponse]:
-        """Changes the fields of an API key that the mask names. The secret stays the same. A key whose time is over works again
-        when its end is moved ahead.
+        """Changes the fields of an API key that the mask names. The secret stays the same. An expired key works again when
+        its expire time is moved into the future.
 
-        What is given is checked as CreateApiKey checks it; of the scopes, those that are new to the key. Fails with
-        FAILED_PRECONDITION and reason `API_KEY_REVOKED` when the key is revoked, or `API_KEY_ROTATED` when the end of a
-        rotated key is to be moved; with ABORTED and reason `STALE_ETAG` when an etag is given and the key has changed since.
+        New values are checked as by CreateApiKey; of the scopes only those that the key did not have. Fails with
+        FAILED_PRECONDITION and reason `API_KEY_REVOKED` when the key is revoked, or `API_KEY_ROTATED` when the expire time
+        of a rotated key would change; with ABORTED and reason `STALE_ETAG` when an etag is given and the key has changed
+        since.
         """
 
     @_abc_1.abstractmethod
@@ -204,13 +206,13 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _api_key_pb2.RotateApiKeyRequest,
         context: _aio.ServicerContext[_api_key_pb2.RotateApiKeyRequest, _abc.Awaitable[_api_key_pb2.RotateApiKeyResponse]],
     ) -> _abc.Awaitable[_api_key_pb2.RotateApiKeyResponse]:
-        """Replaces the secret: makes a new key with the same terms, and lets the old one work for an overlap.
+        """Replaces the secret: creates a new key with the same terms, and lets the old one work for an overlap.
 
         Each key can be rotated once; its successor can be rotated in turn. Fails with FAILED_PRECONDITION and reason
         `API_KEY_REVOKED`, `API_KEY_ROTATED`, `API_KEY_EXPIRED` or `API_KEY_DISABLED` when the key is revoked, rotated
-        already, over or disabled, and with PERMISSION_DENIED when the caller does not hold what the key may do, because they
-        would hold its secret. With a `request_id` the call is safe to repeat; a repeat returns the new key without its
-        secret, which nobody can show again.
+        before, expired or disabled, and with PERMISSION_DENIED when the caller does not hold what the key may do, because
+        they get its secret. With a `request_id` the call is safe to repeat; a repeat returns the new key without its
+        secret, which is not stored.
         """
 
     @_abc_1.abstractmethod
@@ -219,17 +221,17 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _api_key_pb2.ImportApiKeysRequest,
         context: _aio.ServicerContext[_api_key_pb2.ImportApiKeysRequest, _abc.Awaitable[_api_key_pb2.ImportApiKeysResponse]],
     ) -> _abc.Awaitable[_api_key_pb2.ImportApiKeysResponse]:
-        """Brings keys of another system along: their users go on with the secrets they have.
+        """Imports keys of another system; their users go on with the secrets they have.
 
-        Whatever is known of a secret is its SHA-256 digest, as many systems store it; what is kept here is a keyed digest of
-        that. Each key has its own outcome, and one that is refused keeps none of the others away. A digest that is there
-        already with the same terms is `replayed`, so an import that was cut off is simply sent again. Fails as a whole with
-        NOT_FOUND when there is no such organization, and with RESOURCE_EXHAUSTED and reason `TOO_MANY_IMPORTED_PREFIXES`
-        when the prefix would be the 33rd in the installation.
+        The request holds the SHA-256 digests of the secrets, as many systems store them; a keyed digest of those is
+        stored. Each key has its own outcome, and a refused one does not affect the others. A digest that is stored already
+        with the same terms is `replayed`, so an interrupted import can be sent again. Fails as a whole with NOT_FOUND when
+        there is no such organization, and with RESOURCE_EXHAUSTED and reason `TOO_MANY_IMPORTED_PREFIXES` when the prefix
+        would be the 33rd in the installation.
 
-        Presented secrets that are not of our own form are looked up only when they begin with an imported prefix. Every
-        process knows a new prefix within five seconds; VerifyApiKey with the returned revision as `min_revision` waits
-        for it. As credentials of callers of Tollhouse itself they are not taken.
+        A presented secret that was not made here is looked up only if it begins with an imported prefix. Every process
+        knows a new prefix within five seconds; VerifyApiKey with the returned revision as `min_revision` waits for it.
+        Imported keys are not accepted as credentials of callers of Tollhouse itself.
         """
 
     @_abc_1.abstractmethod
@@ -238,11 +240,11 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _api_key_pb2.ReportLeakedApiKeyRequest,
         context: _aio.ServicerContext[_api_key_pb2.ReportLeakedApiKeyRequest, _abc.Awaitable[_api_key_pb2.ReportLeakedApiKeyResponse]],
     ) -> _abc.Awaitable[_api_key_pb2.ReportLeakedApiKeyResponse]:
-        """Takes the report of a secret that was found where it does not belong, and revokes its key at once.
+        """Reports a leaked secret, and revokes its key at once.
 
-        The answer says whether the secret was one of ours, and nothing of whose; a key that was revoked already is found and
-        stays as it is. A scanner can report whatever matches the expression above: what is malformed is not found, at no
-        cost.
+        The answer says whether there is such a key, but not whose it is. A key that was revoked before is found and not
+        changed. Scanners can report everything that matches the expression above: malformed secrets are rejected without a
+        database read.
         """
 
     @_abc_1.abstractmethod
@@ -251,7 +253,7 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _api_key_pb2.DisableApiKeyRequest,
         context: _aio.ServicerContext[_api_key_pb2.DisableApiKeyRequest, _abc.Awaitable[_api_key_pb2.DisableApiKeyResponse]],
     ) -> _abc.Awaitable[_api_key_pb2.DisableApiKeyResponse]:
-        """Stops an API key until EnableApiKey. Disabling a disabled key changes nothing and succeeds.
+        """Disables an API key until EnableApiKey. Disabling a disabled key changes nothing and succeeds.
 
         Fails with FAILED_PRECONDITION and reason `API_KEY_REVOKED` when the key is revoked.
         """
@@ -262,7 +264,7 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _api_key_pb2.EnableApiKeyRequest,
         context: _aio.ServicerContext[_api_key_pb2.EnableApiKeyRequest, _abc.Awaitable[_api_key_pb2.EnableApiKeyResponse]],
     ) -> _abc.Awaitable[_api_key_pb2.EnableApiKeyResponse]:
-        """Lets a disabled API key work again. Enabling an enabled key changes nothing and succeeds.
+        """Enables a disabled API key. Enabling an enabled key changes nothing and succeeds.
 
         Fails with FAILED_PRECONDITION and reason `API_KEY_REVOKED` when the key is revoked.
         """
@@ -273,7 +275,7 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _api_key_pb2.RevokeApiKeyRequest,
         context: _aio.ServicerContext[_api_key_pb2.RevokeApiKeyRequest, _abc.Awaitable[_api_key_pb2.RevokeApiKeyResponse]],
     ) -> _abc.Awaitable[_api_key_pb2.RevokeApiKeyResponse]:
-        """Stops an API key for ever. Revoking a revoked key changes nothing and succeeds.
+        """Revokes an API key, which cannot be undone. Revoking a revoked key changes nothing and succeeds.
 
         VerifyApiKey refuses the key at once where `min_revision` carries the returned revision, and within five seconds
         everywhere else.
@@ -285,20 +287,20 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _api_key_pb2.VerifyApiKeyRequest,
         context: _aio.ServicerContext[_api_key_pb2.VerifyApiKeyRequest, _abc.Awaitable[_api_key_pb2.VerifyApiKeyResponse]],
     ) -> _abc.Awaitable[_api_key_pb2.VerifyApiKeyResponse]:
-        """Says whose secret was presented and whether it may be used now.
+        """Returns whose key was presented and whether it may be used now.
 
-        A refusal is an answer, not an error: it arrives in `code`. The first code that applies is returned, tried in this
-        order: NOT_FOUND, REVOKED, DISABLED, EXPIRED, OWNER_INACTIVE, ADDRESS_NOT_ALLOWED, INSUFFICIENT_SCOPE,
-        MODEL_NOT_ALLOWED. A malformed secret is NOT_FOUND, like one that was never issued.
+        A key that may not be used is an ordinary answer with a `code`, not an error. The first code that applies is
+        returned, in this order: NOT_FOUND, REVOKED, DISABLED, EXPIRED, OWNER_INACTIVE, ADDRESS_NOT_ALLOWED,
+        INSUFFICIENT_SCOPE, MODEL_NOT_ALLOWED. A malformed secret is NOT_FOUND, like one that was never issued.
 
-        Fails with FAILED_PRECONDITION and reason `REVISION_NOT_REACHED` when `min_revision` lies ahead of every change, and
-        with UNAVAILABLE when the state cannot be read: callers then refuse their own callers. An installation can choose to
-        go on for up to 30 seconds with what is remembered; such answers are marked `stale`.
+        Fails with FAILED_PRECONDITION and reason `REVISION_NOT_REACHED` when `min_revision` lies ahead of every change,
+        and with UNAVAILABLE when the state cannot be read; callers should then refuse their own callers. An installation
+        can allow cached answers to be used for up to 30 seconds longer; these are marked `stale`.
 
-        Guesses cost a read each, so a process looks up no more than 20 unknown secrets a minute for one `client_address`;
-        beyond that whatever that address presents and this process does not remember fails with RESOURCE_EXHAUSTED and
-        reason `TOO_MANY_UNKNOWN_KEYS`, with the time after which to try again. It is never answered with NOT_FOUND,
-        because the key may be a good one. Without a `client_address` nothing is counted.
+        Each unknown secret costs a read, so a process looks up at most 20 of them a minute for one `client_address`.
+        Beyond that, keys from this address that are not cached fail with RESOURCE_EXHAUSTED and reason
+        `TOO_MANY_UNKNOWN_KEYS`; RetryInfo says when to try again. The answer is not NOT_FOUND, because the key may be
+        valid. Without a `client_address` nothing is counted.
         """
 
     @_abc_1.abstractmethod
@@ -309,13 +311,13 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_api_key_pb2.WatchApiKeysResponse]:
         """Streams the changes that can alter an answer of VerifyApiKey, so that callers can cache answers.
 
-        Each message says up to which revision the subscriber now knows every change; without changes it comes once a second
-        as a heartbeat. A subscriber that caches an answer keeps it only while the answer's revision is not below that of a
-        change naming its key, user, service account, project or organization, and only while the last message is less than
-        five seconds old. A stream ends with OK after about five minutes, so that connections can be renewed. After
-        an ended or a broken stream the subscriber subscribes again from the revision it last saw. A subscriber that reads
-        too slowly, or asks for changes no longer kept, gets `resync`: it drops whatever it cached.
-        Fails with RESOURCE_EXHAUSTED and reason `TOO_MANY_WATCHERS` when a process serves as many streams as it may.
+        Each message carries the revision up to which all changes have been sent; without changes one is sent every second
+        as a heartbeat. A cached answer may be used while no change with a higher revision names its key, user, service
+        account, project or organization, and while the last message is less than five seconds old. A stream
+        ends with OK after about five minutes, so that connections can be renewed. When it ends or breaks, subscribe again
+        from the last revision. A subscriber that reads too slowly, or asks for changes that are not stored
+        any more, gets `resync` and must drop its cache. Fails with RESOURCE_EXHAUSTED and reason `TOO_MANY_WATCHERS` when
+        a process serves as many streams as it may.
         """
 
 def add_ApiKeyServiceServicer_to_server(servicer: ApiKeyServiceServicer, server: _aio.Server) -> None: ...

@@ -30,13 +30,13 @@ class _InvitationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Invit
     INVITATION_STATE_UNSPECIFIED: _InvitationState.ValueType  # 0
     """No state; never in an answer."""
     INVITATION_STATE_OPEN: _InvitationState.ValueType  # 1
-    """It waits to be accepted."""
+    """It can be accepted."""
     INVITATION_STATE_ACCEPTED: _InvitationState.ValueType  # 2
-    """It was accepted and works no more."""
+    """It was accepted."""
     INVITATION_STATE_REVOKED: _InvitationState.ValueType  # 3
     """It was revoked."""
     INVITATION_STATE_EXPIRED: _InvitationState.ValueType  # 4
-    """Nobody accepted it in time."""
+    """It expired before it was accepted."""
 
 class InvitationState(_InvitationState, metaclass=_InvitationStateEnumTypeWrapper):
     """Whether an invitation can be accepted."""
@@ -44,13 +44,13 @@ class InvitationState(_InvitationState, metaclass=_InvitationStateEnumTypeWrappe
 INVITATION_STATE_UNSPECIFIED: InvitationState.ValueType  # 0
 """No state; never in an answer."""
 INVITATION_STATE_OPEN: InvitationState.ValueType  # 1
-"""It waits to be accepted."""
+"""It can be accepted."""
 INVITATION_STATE_ACCEPTED: InvitationState.ValueType  # 2
-"""It was accepted and works no more."""
+"""It was accepted."""
 INVITATION_STATE_REVOKED: InvitationState.ValueType  # 3
 """It was revoked."""
 INVITATION_STATE_EXPIRED: InvitationState.ValueType  # 4
-"""Nobody accepted it in time."""
+"""It expired before it was accepted."""
 Global___InvitationState: _TypeAlias = InvitationState  # noqa: Y015
 
 class _MemberRole:
@@ -66,11 +66,11 @@ class _MemberRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MemberRole
     MEMBER_ROLE_ADMIN: _MemberRole.ValueType  # 2
     """Everything but changing owners."""
     MEMBER_ROLE_MEMBER: _MemberRole.ValueType  # 3
-    """Works in projects and keeps their own API keys."""
+    """Works in projects and manages their own API keys."""
     MEMBER_ROLE_BILLING: _MemberRole.ValueType  # 4
-    """Sees usage and keeps accounts, payments and invoices."""
+    """Sees usage and manages accounts, payments and invoices."""
     MEMBER_ROLE_VIEWER: _MemberRole.ValueType  # 5
-    """Sees, and changes nothing."""
+    """Sees everything and changes nothing."""
 
 class MemberRole(_MemberRole, metaclass=_MemberRoleEnumTypeWrapper):
     """What a member may do."""
@@ -82,11 +82,11 @@ MEMBER_ROLE_OWNER: MemberRole.ValueType  # 1
 MEMBER_ROLE_ADMIN: MemberRole.ValueType  # 2
 """Everything but changing owners."""
 MEMBER_ROLE_MEMBER: MemberRole.ValueType  # 3
-"""Works in projects and keeps their own API keys."""
+"""Works in projects and manages their own API keys."""
 MEMBER_ROLE_BILLING: MemberRole.ValueType  # 4
-"""Sees usage and keeps accounts, payments and invoices."""
+"""Sees usage and manages accounts, payments and invoices."""
 MEMBER_ROLE_VIEWER: MemberRole.ValueType  # 5
-"""Sees, and changes nothing."""
+"""Sees everything and changes nothing."""
 Global___MemberRole: _TypeAlias = MemberRole  # noqa: Y015
 
 @_typing.final
@@ -95,6 +95,26 @@ class Organization(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
@@ -102,16 +122,22 @@ class Organization(_message.Message):
     PERSONAL_FIELD_NUMBER: _builtins.int
     API_KEY_MAX_LIFETIME_S_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The id, a UUIDv7 in lower case."""
     name: _builtins.str
     """The name for people to read."""
     personal: _builtins.bool
-    """Whether it was made for one user, together with them. Nobody joins such an organization, and it goes with its user."""
+    """Whether it is the personal organization of a user. It has no other members and is deleted only with its user."""
     api_key_max_lifetime_s: _builtins.int
-    """How long an API key of the organization may work at most, in seconds from its creation; zero when there is no limit."""
+    """How long an API key of the organization may work at most, in seconds from its creation; zero when there is no
+    limit.
+    """
     etag: _builtins.str
     """Changes whenever the organization changes; not when its members or projects do."""
+    external_id: _builtins.str
+    """The platform's own id for it, unique on the platform; empty when there is none."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the organization was created."""
@@ -119,6 +145,10 @@ class Organization(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When the organization last changed."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The platform's own data about it."""
 
     def __init__(
         self,
@@ -130,10 +160,12 @@ class Organization(_message.Message):
         personal: _builtins.bool = ...,
         api_key_max_lifetime_s: _builtins.int = ...,
         etag: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        external_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_max_lifetime_s", b"api_key_max_lifetime_s", "create_time", b"create_time", "etag", b"etag", "name", b"name", "organization_id", b"organization_id", "personal", b"personal", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_max_lifetime_s", b"api_key_max_lifetime_s", "create_time", b"create_time", "etag", b"etag", "external_id", b"external_id", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "personal", b"personal", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -141,7 +173,7 @@ Global___Organization: _TypeAlias = Organization  # noqa: Y015
 
 @_typing.final
 class Member(_message.Message):
-    """A user's belonging to an organization."""
+    """The membership of a user in an organization."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -195,7 +227,7 @@ Global___Member: _TypeAlias = Member  # noqa: Y015
 
 @_typing.final
 class Invitation(_message.Message):
-    """An offer of membership to whoever owns an email address."""
+    """An invitation of an email address to an organization."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -230,7 +262,7 @@ class Invitation(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it lapses by itself."""
+        """When it expires."""
 
     @_builtins.property
     def accept_time(self) -> _timestamp_pb2.Timestamp:
@@ -269,27 +301,61 @@ class CreateOrganizationRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     OWNER_USER_ID_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat: the same id with the same body returns the organization made by the first call. The
     same id with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
     """
     name: _builtins.str
-    """The name, 1 to 200 characters, not blank, without control characters."""
+    """The name, 1 to 255 characters, not blank, without control characters."""
     owner_user_id: _builtins.str
     """The user who becomes the first owner."""
+    external_id: _builtins.str
+    """The platform's own id for it, at most 255 visible ASCII characters, unique on the platform. Only operators may set
+    it. Optional.
+    """
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The platform's own data about it: at most 32 pairs, keys of 1 to 64 letters, digits, dots, dashes, underscores,
+        colons and slashes, values of at most 512 characters. Optional.
+        """
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         name: _builtins.str = ...,
         owner_user_id: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        external_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "owner_user_id", b"owner_user_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id", "metadata", b"metadata", "name", b"name", "owner_user_id", b"owner_user_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -423,24 +489,52 @@ class UpdateOrganizationRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     API_KEY_MAX_LIFETIME_S_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization."""
     etag: _builtins.str
-    """The etag read before; a change in between makes the call fail. Empty to change whatever is there."""
+    """The etag read before; a change in between makes the call fail. Empty to change the current version."""
     name: _builtins.str
-    """The new name, 1 to 200 characters, not blank, without control characters."""
+    """The new name, 1 to 255 characters, not blank, without control characters."""
     api_key_max_lifetime_s: _builtins.int
-    """How long a key may work at most, in seconds from its creation: at most ten years of 366 days, and zero for no limit.
-    Keys there already are not touched.
+    """How long a key may work at most, in seconds from its creation: at most ten years of 366 days, and zero for no
+    limit. Keys there already are not touched.
     """
+    external_id: _builtins.str
+    """The platform's own id for it, as when it was created; empty to remove it. Only operators change it."""
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields change: `name`, `api_key_max_lifetime_s`. Others are left as they are."""
+        """Which fields change: `name`, `api_key_max_lifetime_s`, `metadata`, `external_id`. Others are left as they are."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The platform's own data about it, which replaces all of the old; empty to remove it."""
 
     def __init__(
         self,
@@ -450,10 +544,12 @@ class UpdateOrganizationRequest(_message.Message):
         etag: _builtins.str = ...,
         name: _builtins.str = ...,
         api_key_max_lifetime_s: _builtins.int = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        external_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_max_lifetime_s", b"api_key_max_lifetime_s", "etag", b"etag", "name", b"name", "organization_id", b"organization_id", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_max_lifetime_s", b"api_key_max_lifetime_s", "etag", b"etag", "external_id", b"external_id", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -542,22 +638,26 @@ class ListOrganizationsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """The most organizations to return: 50 when zero, never more than 1,000."""
     page_token: _builtins.str
     """The `next_page_token` of the page before, with the same filters; empty for the first page."""
     user_id: _builtins.str
     """Keeps only organizations this user belongs to. Optional."""
+    external_id: _builtins.str
+    """Keeps only the organization with this external id. Optional."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         user_id: _builtins.str = ...,
+        external_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id", "page_size", b"page_size", "page_token", b"page_token", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -672,7 +772,7 @@ class UpdateMemberRequest(_message.Message):
     role: Global___MemberRole.ValueType
     """The new role."""
     etag: _builtins.str
-    """The etag read before; a change in between makes the call fail. Empty to change whatever is there."""
+    """The etag read before; a change in between makes the call fail. Empty to change the current version."""
     def __init__(
         self,
         *,
@@ -719,7 +819,7 @@ Global___UpdateMemberResponse: _TypeAlias = UpdateMemberResponse  # noqa: Y015
 
 @_typing.final
 class RemoveMemberRequest(_message.Message):
-    """Names the member to take out."""
+    """Names the member to remove."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -845,12 +945,14 @@ class CreateInvitationRequest(_message.Message):
     organization_id: _builtins.str
     """The organization."""
     email: _builtins.str
-    """The email address to invite, at most 254 characters. Whoever accepts must have it as theirs, without regard to case."""
+    """The email address to invite, at most 255 characters, also an internationalised one such as `ada@exämple.test`.
+    Whoever accepts must have it as theirs, without regard to case.
+    """
     role: Global___MemberRole.ValueType
     """What the new member will be allowed to do."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the invitation lapses; must lie ahead, by at most 30 days. In 7 days when absent."""
+        """When the invitation expires; in the future, by at most 30 days. In 7 days when absent."""
 
     def __init__(
         self,
@@ -879,8 +981,8 @@ class CreateInvitationResponse(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     token: _builtins.str
-    """The token that AcceptInvitation takes: `th_invite_` and 49 letters and digits. It is shown in this answer alone and
-    cannot be read again; empty in the answer to a repeat.
+    """The token that AcceptInvitation takes: `th_invite_` and 49 letters and digits. It is returned only in this answer;
+    empty in the answer to a repeat.
     """
     replayed: _builtins.bool
     """Whether an earlier call with the same `request_id` made the invitation."""
@@ -919,7 +1021,7 @@ class AcceptInvitationRequest(_message.Message):
     token: _builtins.str
     """The token of the invitation."""
     user_id: _builtins.str
-    """The user who accepts: operators must name one. Users accept for themselves and need not."""
+    """The user who accepts. Operators must name one; users accept for themselves and may leave it empty."""
     def __init__(
         self,
         *,
@@ -1030,7 +1132,7 @@ class ListInvitationsRequest(_message.Message):
     page_token: _builtins.str
     """The `next_page_token` of the page before, with the same filters; empty for the first page."""
     include_closed: _builtins.bool
-    """Whether to list those that were accepted, were revoked or have lapsed as well."""
+    """Whether to list accepted, revoked and expired ones as well."""
     def __init__(
         self,
         *,

@@ -13,17 +13,19 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OrganizationServiceStub:
-    """Keeps organizations, the tenants of the platform, who belongs to them, and who is invited to.
+    """Manages organizations (the tenants of the platform), their members and invitations.
 
-    An organization that was deleted answers exactly like one that never was.
+    A deleted organization answers exactly like one that does not exist.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateOrganization: _aio.UnaryUnaryMultiCallable[_organization_pb2.CreateOrganizationRequest, _organization_pb2.CreateOrganizationResponse]
     """Creates an organization with its first owner.
 
-    Users create organizations for themselves. Fails with NOT_FOUND when there is no such user. Names of organizations
-    need not be unique. With a `request_id` the call is safe to repeat.
+    Users create organizations for themselves. Fails with NOT_FOUND when there is no such user, with ALREADY_EXISTS and
+    reason `ORGANIZATION_ALREADY_EXISTS` when another organization has the external id, and with PERMISSION_DENIED when
+    somebody other than an operator names one. Names of organizations need not be unique. With a `request_id` the call
+    is safe to repeat.
     """
     GetOrganization: _aio.UnaryUnaryMultiCallable[_organization_pb2.GetOrganizationRequest, _organization_pb2.GetOrganizationResponse]
     """Returns one organization. Fails with NOT_FOUND when there is none."""
@@ -38,37 +40,39 @@ class OrganizationServiceStub:
     Deleted organizations are known: what they used before is still charged.
     """
     UpdateOrganization: _aio.UnaryUnaryMultiCallable[_organization_pb2.UpdateOrganizationRequest, _organization_pb2.UpdateOrganizationResponse]
-    """Changes an organization's name or what it demands of its keys.
+    """Changes an organization's name, its metadata and external id, or the longest life of its keys.
 
-    Fails with ABORTED and reason `STALE_ETAG` when an etag is given and the organization has changed since, and with
-    NOT_FOUND when there is no such organization.
+    Fails with ABORTED and reason `STALE_ETAG` when an etag is given and the organization has changed since, with
+    ALREADY_EXISTS and reason `ORGANIZATION_ALREADY_EXISTS` when another organization has the external id, with
+    PERMISSION_DENIED when somebody other than an operator changes the external id, and with NOT_FOUND when there is no
+    such organization.
     """
     DeleteOrganization: _aio.UnaryUnaryMultiCallable[_organization_pb2.DeleteOrganizationRequest, _organization_pb2.DeleteOrganizationResponse]
-    """Deletes an organization: from now on nobody finds it, its keys do not work, and its open invitations are revoked.
+    """Deletes an organization: it is not found any more, its keys stop working, and its open invitations are revoked.
 
-    Its money, its usage and its audit trail stay. Fails with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION` for
-    an organization that was made for a user, which goes with that user alone. To delete it once more changes nothing.
+    Its money, usage and audit trail are kept. Fails with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION` for a
+    personal organization, which is deleted only with its user. Deleting it again changes nothing and succeeds.
     """
     AddMember: _aio.UnaryUnaryMultiCallable[_organization_pb2.AddMemberRequest, _organization_pb2.AddMemberResponse]
-    """Adds a user to an organization without asking them. Members bring others in with CreateInvitation.
+    """Adds a user to an organization without asking them. Members invite others with CreateInvitation.
 
-    Fails with ALREADY_EXISTS and reason `MEMBER_ALREADY_EXISTS` when the user belongs to it, with FAILED_PRECONDITION and
-    reason `PERSONAL_ORGANIZATION` when it was made for one user, and with NOT_FOUND when there is no such organization or
-    user. With a `request_id` the call is safe to repeat.
+    Fails with ALREADY_EXISTS and reason `MEMBER_ALREADY_EXISTS` when the user belongs to it, with FAILED_PRECONDITION
+    and reason `PERSONAL_ORGANIZATION` when it is a personal one, and with NOT_FOUND when there is no such organization
+    or user. With a `request_id` the call is safe to repeat.
     """
     UpdateMember: _aio.UnaryUnaryMultiCallable[_organization_pb2.UpdateMemberRequest, _organization_pb2.UpdateMemberResponse]
-    """Changes the role of a member. The open invitations they made to roles they could not give any more are revoked.
+    """Changes the role of a member. Open invitations they made to roles they may not give any more are revoked.
 
     Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave the organization without an owner, with
     PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller may not,
     and with ABORTED and reason `STALE_ETAG` when an etag is given and the member has changed since.
     """
     RemoveMember: _aio.UnaryUnaryMultiCallable[_organization_pb2.RemoveMemberRequest, _organization_pb2.RemoveMemberResponse]
-    """Takes a user out of an organization and all its projects, and revokes the API keys they own in it and the open
-    invitations they made to it, for ever.
+    """Removes a user from an organization and all its projects, and revokes the API keys they own in it and the open
+    invitations they made to it.
 
-    Users may leave an organization themselves. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave
-    the organization without an owner, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the member may do something
+    Users may remove themselves. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave the
+    organization without an owner, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the member may do something
     that the caller may not, and with NOT_FOUND when the user does not belong to it.
     """
     ListMembers: _aio.UnaryUnaryMultiCallable[_organization_pb2.ListMembersRequest, _organization_pb2.ListMembersResponse]
@@ -77,41 +81,41 @@ class OrganizationServiceStub:
     Fails with NOT_FOUND when there is no such organization.
     """
     CreateInvitation: _aio.UnaryUnaryMultiCallable[_organization_pb2.CreateInvitationRequest, _organization_pb2.CreateInvitationResponse]
-    """Invites whoever owns an email address to an organization, and returns the token that lets them in.
+    """Invites the owner of an email address to an organization, and returns the token with which they accept.
 
-    The token is shown this once; it is for the platform to send it to the address. Only a digest of it is kept. Fails
-    with ALREADY_EXISTS and reason `INVITATION_ALREADY_EXISTS` when the address has an open invitation and reason
-    `MEMBER_ALREADY_EXISTS` when its owner is a member, with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION` when
-    the organization was made for one user, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the role may do
-    something that the caller may not, and with NOT_FOUND when there is no such organization. With a `request_id` the call
-    is safe to repeat; the repeat's answer carries no token.
+    The token is returned only here; the platform sends it to the address. Only a digest of it is stored. Fails with
+    ALREADY_EXISTS and reason `INVITATION_ALREADY_EXISTS` when the address has an open invitation and reason
+    `MEMBER_ALREADY_EXISTS` when its owner is a member, with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION`
+    when the organization is a personal one, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the role may do
+    something that the caller may not, and with NOT_FOUND when there is no such organization. With a `request_id` the
+    call is safe to repeat; the repeat's answer carries no token.
     """
     AcceptInvitation: _aio.UnaryUnaryMultiCallable[_organization_pb2.AcceptInvitationRequest, _organization_pb2.AcceptInvitationResponse]
-    """Makes the signed-in user a member, as an invitation says. Each invitation works once.
+    """Makes the signed-in user a member with the role of an invitation. Each invitation works once.
 
-    Needs a session: an API key cannot accept. Fails with NOT_FOUND when the token is unknown or revoked or was made for
-    an email address other than the user's, without regard to case; with FAILED_PRECONDITION and reason
+    Needs a session: an API key cannot accept. Fails with NOT_FOUND when the token is unknown or revoked or was made
+    for an email address other than the user's, without regard to case; with FAILED_PRECONDITION and reason
     `INVITATION_EXPIRED` or `INVITATION_USED` when it came too late; and with ALREADY_EXISTS and reason
     `MEMBER_ALREADY_EXISTS` when the user belongs to the organization. With a `request_id` the call is safe to repeat.
     """
     RevokeInvitation: _aio.UnaryUnaryMultiCallable[_organization_pb2.RevokeInvitationRequest, _organization_pb2.RevokeInvitationResponse]
-    """Revokes an invitation, so that its token lets nobody in.
+    """Revokes an invitation, so that it cannot be accepted.
 
     Fails with FAILED_PRECONDITION and reason `INVITATION_USED` when it was accepted, with PERMISSION_DENIED and reason
-    `ROLE_NOT_HELD` when its role may do something that the caller may not, and with NOT_FOUND when the organization has
-    no such invitation. To revoke it once more changes nothing.
+    `ROLE_NOT_HELD` when its role may do something that the caller may not, and with NOT_FOUND when the organization
+    has no such invitation. Revoking it again changes nothing and succeeds.
     """
     ListInvitations: _aio.UnaryUnaryMultiCallable[_organization_pb2.ListInvitationsRequest, _organization_pb2.ListInvitationsResponse]
     """Lists the invitations of an organization, newest first: the open ones, unless all are asked for.
 
-    An invitation is on record until 90 days after the time at which it lapses, or would have.
-    Fails with NOT_FOUND when there is no such organization.
+    Invitations are kept until 90 days after their expire time. Fails with NOT_FOUND when there is no such
+    organization.
     """
 
 class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps organizations, the tenants of the platform, who belongs to them, and who is invited to.
+    """Manages organizations (the tenants of the platform), their members and invitations.
 
-    An organization that was deleted answers exactly like one that never was.
+    A deleted organization answers exactly like one that does not exist.
     """
 
     @_abc_1.abstractmethod
@@ -122,8 +126,10 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_organization_pb2.CreateOrganizationResponse]:
         """Creates an organization with its first owner.
 
-        Users create organizations for themselves. Fails with NOT_FOUND when there is no such user. Names of organizations
-        need not be unique. With a `request_id` the call is safe to repeat.
+        Users create organizations for themselves. Fails with NOT_FOUND when there is no such user, with ALREADY_EXISTS and
+        reason `ORGANIZATION_ALREADY_EXISTS` when another organization has the external id, and with PERMISSION_DENIED when
+        somebody other than an operator names one. Names of organizations need not be unique. With a `request_id` the call
+        is safe to repeat.
         """
 
     @_abc_1.abstractmethod
@@ -162,10 +168,12 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _organization_pb2.UpdateOrganizationRequest,
         context: _aio.ServicerContext[_organization_pb2.UpdateOrganizationRequest, _abc.Awaitable[_organization_pb2.UpdateOrganizationResponse]],
     ) -> _abc.Awaitable[_organization_pb2.UpdateOrganizationResponse]:
-        """Changes an organization's name or what it demands of its keys.
+        """Changes an organization's name, its metadata and external id, or the longest life of its keys.
 
-        Fails with ABORTED and reason `STALE_ETAG` when an etag is given and the organization has changed since, and with
-        NOT_FOUND when there is no such organization.
+        Fails with ABORTED and reason `STALE_ETAG` when an etag is given and the organization has changed since, with
+        ALREADY_EXISTS and reason `ORGANIZATION_ALREADY_EXISTS` when another organization has the external id, with
+        PERMISSION_DENIED when somebody other than an operator changes the external id, and with NOT_FOUND when there is no
+        such organization.
         """
 
     @_abc_1.abstractmethod
@@ -174,10 +182,10 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _organization_pb2.DeleteOrganizationRequest,
         context: _aio.ServicerContext[_organization_pb2.DeleteOrganizationRequest, _abc.Awaitable[_organization_pb2.DeleteOrganizationResponse]],
     ) -> _abc.Awaitable[_organization_pb2.DeleteOrganizationResponse]:
-        """Deletes an organization: from now on nobody finds it, its keys do not work, and its open invitations are revoked.
+        """Deletes an organization: it is not found any more, its keys stop working, and its open invitations are revoked.
 
-        Its money, its usage and its audit trail stay. Fails with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION` for
-        an organization that was made for a user, which goes with that user alone. To delete it once more changes nothing.
+        Its money, usage and audit trail are kept. Fails with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION` for a
+        personal organization, which is deleted only with its user. Deleting it again changes nothing and succeeds.
         """
 
     @_abc_1.abstractmethod
@@ -186,11 +194,11 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _organization_pb2.AddMemberRequest,
         context: _aio.ServicerContext[_organization_pb2.AddMemberRequest, _abc.Awaitable[_organization_pb2.AddMemberResponse]],
     ) -> _abc.Awaitable[_organization_pb2.AddMemberResponse]:
-        """Adds a user to an organization without asking them. Members bring others in with CreateInvitation.
+        """Adds a user to an organization without asking them. Members invite others with CreateInvitation.
 
-        Fails with ALREADY_EXISTS and reason `MEMBER_ALREADY_EXISTS` when the user belongs to it, with FAILED_PRECONDITION and
-        reason `PERSONAL_ORGANIZATION` when it was made for one user, and with NOT_FOUND when there is no such organization or
-        user. With a `request_id` the call is safe to repeat.
+        Fails with ALREADY_EXISTS and reason `MEMBER_ALREADY_EXISTS` when the user belongs to it, with FAILED_PRECONDITION
+        and reason `PERSONAL_ORGANIZATION` when it is a personal one, and with NOT_FOUND when there is no such organization
+        or user. With a `request_id` the call is safe to repeat.
         """
 
     @_abc_1.abstractmethod
@@ -199,7 +207,7 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _organization_pb2.UpdateMemberRequest,
         context: _aio.ServicerContext[_organization_pb2.UpdateMemberRequest, _abc.Awaitable[_organization_pb2.UpdateMemberResponse]],
     ) -> _abc.Awaitable[_organization_pb2.UpdateMemberResponse]:
-        """Changes the role of a member. The open invitations they made to roles they could not give any more are revoked.
+        """Changes the role of a member. Open invitations they made to roles they may not give any more are revoked.
 
         Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave the organization without an owner, with
         PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller may not,
@@ -212,11 +220,11 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _organization_pb2.RemoveMemberRequest,
         context: _aio.ServicerContext[_organization_pb2.RemoveMemberRequest, _abc.Awaitable[_organization_pb2.RemoveMemberResponse]],
     ) -> _abc.Awaitable[_organization_pb2.RemoveMemberResponse]:
-        """Takes a user out of an organization and all its projects, and revokes the API keys they own in it and the open
-        invitations they made to it, for ever.
+        """Removes a user from an organization and all its projects, and revokes the API keys they own in it and the open
+        invitations they made to it.
 
-        Users may leave an organization themselves. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave
-        the organization without an owner, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the member may do something
+        Users may remove themselves. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` when it would leave the
+        organization without an owner, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the member may do something
         that the caller may not, and with NOT_FOUND when the user does not belong to it.
         """
 
@@ -237,14 +245,14 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _organization_pb2.CreateInvitationRequest,
         context: _aio.ServicerContext[_organization_pb2.CreateInvitationRequest, _abc.Awaitable[_organization_pb2.CreateInvitationResponse]],
     ) -> _abc.Awaitable[_organization_pb2.CreateInvitationResponse]:
-        """Invites whoever owns an email address to an organization, and returns the token that lets them in.
+        """Invites the owner of an email address to an organization, and returns the token with which they accept.
 
-        The token is shown this once; it is for the platform to send it to the address. Only a digest of it is kept. Fails
-        with ALREADY_EXISTS and reason `INVITATION_ALREADY_EXISTS` when the address has an open invitation and reason
-        `MEMBER_ALREADY_EXISTS` when its owner is a member, with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION` when
-        the organization was made for one user, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the role may do
-        something that the caller may not, and with NOT_FOUND when there is no such organization. With a `request_id` the call
-        is safe to repeat; the repeat's answer carries no token.
+        The token is returned only here; the platform sends it to the address. Only a digest of it is stored. Fails with
+        ALREADY_EXISTS and reason `INVITATION_ALREADY_EXISTS` when the address has an open invitation and reason
+        `MEMBER_ALREADY_EXISTS` when its owner is a member, with FAILED_PRECONDITION and reason `PERSONAL_ORGANIZATION`
+        when the organization is a personal one, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the role may do
+        something that the caller may not, and with NOT_FOUND when there is no such organization. With a `request_id` the
+        call is safe to repeat; the repeat's answer carries no token.
         """
 
     @_abc_1.abstractmethod
@@ -253,10 +261,10 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _organization_pb2.AcceptInvitationRequest,
         context: _aio.ServicerContext[_organization_pb2.AcceptInvitationRequest, _abc.Awaitable[_organization_pb2.AcceptInvitationResponse]],
     ) -> _abc.Awaitable[_organization_pb2.AcceptInvitationResponse]:
-        """Makes the signed-in user a member, as an invitation says. Each invitation works once.
+        """Makes the signed-in user a member with the role of an invitation. Each invitation works once.
 
-        Needs a session: an API key cannot accept. Fails with NOT_FOUND when the token is unknown or revoked or was made for
-        an email address other than the user's, without regard to case; with FAILED_PRECONDITION and reason
+        Needs a session: an API key cannot accept. Fails with NOT_FOUND when the token is unknown or revoked or was made
+        for an email address other than the user's, without regard to case; with FAILED_PRECONDITION and reason
         `INVITATION_EXPIRED` or `INVITATION_USED` when it came too late; and with ALREADY_EXISTS and reason
         `MEMBER_ALREADY_EXISTS` when the user belongs to the organization. With a `request_id` the call is safe to repeat.
         """
@@ -267,11 +275,11 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _organization_pb2.RevokeInvitationRequest,
         context: _aio.ServicerContext[_organization_pb2.RevokeInvitationRequest, _abc.Awaitable[_organization_pb2.RevokeInvitationResponse]],
     ) -> _abc.Awaitable[_organization_pb2.RevokeInvitationResponse]:
-        """Revokes an invitation, so that its token lets nobody in.
+        """Revokes an invitation, so that it cannot be accepted.
 
         Fails with FAILED_PRECONDITION and reason `INVITATION_USED` when it was accepted, with PERMISSION_DENIED and reason
-        `ROLE_NOT_HELD` when its role may do something that the caller may not, and with NOT_FOUND when the organization has
-        no such invitation. To revoke it once more changes nothing.
+        `ROLE_NOT_HELD` when its role may do something that the caller may not, and with NOT_FOUND when the organization
+        has no such invitation. Revoking it again changes nothing and succeeds.
         """
 
     @_abc_1.abstractmethod
@@ -282,8 +290,8 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_organization_pb2.ListInvitationsResponse]:
         """Lists the invitations of an organization, newest first: the open ones, unless all are asked for.
 
-        An invitation is on record until 90 days after the time at which it lapses, or would have.
-        Fails with NOT_FOUND when there is no such organization.
+        Invitations are kept until 90 days after their expire time. Fails with NOT_FOUND when there is no such
+        organization.
         """
 
 def add_OrganizationServiceServicer_to_server(servicer: OrganizationServiceServicer, server: _aio.Server) -> None: ...

@@ -30,21 +30,29 @@ from tollhouse.common.v1 import access_pb2 as tollhouse_dot_common_dot_v1_dot_ac
 from tollhouse.common.v1 import text_pb2 as tollhouse_dot_common_dot_v1_dot_text__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tollhouse/identity/v1/project.proto\x12\x15tollhouse.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\x1a\x1etollhouse/common/v1/text.proto\"\xc9\x01\n\x07Project\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\"\x97\x02\n\rProjectMember\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x36\n\x04role\x18\x04 \x01(\x0e\x32(.tollhouse.identity.v1.ProjectMemberRole\x12\r\n\x05\x65mail\x18\x05 \x01(\t\x12\x11\n\tfull_name\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\"\xce\x01\n\x14\x43reateProjectRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x12!\n\x0forganization_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12N\n\x04name\x18\x03 \x01(\tB@\xbaH=r;\x18\xc8\x01\x32\x36^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\x12!\n\x0b\x64\x65scription\x18\x04 \x01(\tB\x0c\xbaH\tr\x07\x18\xe8\x07\xa0\xea\x30\x01\"Z\n\x15\x43reateProjectResponse\x12/\n\x07project\x18\x01 \x01(\x0b\x32\x1e.tollhouse.identity.v1.Project\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"T\n\x11GetProjectRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nproject_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"E\n\x12GetProjectResponse\x12/\n\x07project\x18\x01 \x01(\x0b\x32\x1e.tollhouse.identity.v1.Project\"u\n\x13ListProjectsRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"a\n\x14ListProjectsResponse\x12\x30\n\x08projects\x18\x01 \x03(\x0b\x32\x1e.tollhouse.identity.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9d\x02\n\x14UpdateProjectRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nproject_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x37\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12Q\n\x04name\x18\x05 \x01(\tBC\xbaH@r;\x18\xc8\x01\x32\x36^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\xd8\x01\x01\x12!\n\x0b\x64\x65scription\x18\x06 \x01(\tB\x0c\xbaH\tr\x07\x18\xe8\x07\xa0\xea\x30\x01\"H\n\x15UpdateProjectResponse\x12/\n\x07project\x18\x01 \x01(\x0b\x32\x1e.tollhouse.identity.v1.Project\"W\n\x14\x44\x65leteProjectRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nproject_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"Z\n\x15\x44\x65leteProjectResponse\x12/\n\x0b\x64\x65lete_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xdb\x01\n\x17\x41\x64\x64ProjectMemberRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x12!\n\x0forganization_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nproject_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x42\n\x04role\x18\x05 \x01(\x0e\x32(.tollhouse.identity.v1.ProjectMemberRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"b\n\x18\x41\x64\x64ProjectMemberResponse\x12\x34\n\x06member\x18\x01 \x01(\x0b\x32$.tollhouse.identity.v1.ProjectMember\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\xd3\x01\n\x1aUpdateProjectMemberRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nproject_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x42\n\x04role\x18\x04 \x01(\x0e\x32(.tollhouse.identity.v1.ProjectMemberRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x15\n\x04\x65tag\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\"e\n\x1bUpdateProjectMemberResponse\x12\x34\n\x06member\x18\x01 \x01(\x0b\x32$.tollhouse.identity.v1.ProjectMember\x12\x10\n\x08revision\x18\x02 \x01(\x03\"x\n\x1aRemoveProjectMemberRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nproject_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"I\n\x1bRemoveProjectMemberResponse\x12\x18\n\x10revoked_api_keys\x18\x01 \x01(\x05\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x99\x01\n\x19ListProjectMembersRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nproject_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"l\n\x1aListProjectMembersResponse\x12\x35\n\x07members\x18\x01 \x03(\x0b\x32$.tollhouse.identity.v1.ProjectMember\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*w\n\x11ProjectMemberRole\x12#\n\x1fPROJECT_MEMBER_ROLE_UNSPECIFIED\x10\x00\x12\x1d\n\x19PROJECT_MEMBER_ROLE_ADMIN\x10\x01\x12\x1e\n\x1aPROJECT_MEMBER_ROLE_MEMBER\x10\x02\x32\x82\x0e\n\x0eProjectService\x12\xae\x01\n\rCreateProject\x12+.tollhouse.identity.v1.CreateProjectRequest\x1a,.tollhouse.identity.v1.CreateProjectResponse\"B\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x04\x82\xd3\xe4\x93\x02\x31\",/v1/organizations/{organization_id}/projects:\x01*\x12\xb2\x01\n\nGetProject\x12(.tollhouse.identity.v1.GetProjectRequest\x1a).tollhouse.identity.v1.GetProjectResponse\"O\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \x01\x82\xd3\xe4\x93\x02;\x12\x39/v1/organizations/{organization_id}/projects/{project_id}\x12\xab\x01\n\x0cListProjects\x12*.tollhouse.identity.v1.ListProjectsRequest\x1a+.tollhouse.identity.v1.ListProjectsResponse\"B\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \x01\x82\xd3\xe4\x93\x02.\x12,/v1/organizations/{organization_id}/projects\x12\xbb\x01\n\rUpdateProject\x12+.tollhouse.identity.v1.UpdateProjectRequest\x1a,.tollhouse.identity.v1.UpdateProjectResponse\"O\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x04\x82\xd3\xe4\x93\x02>29/v1/organizations/{organization_id}/projects/{project_id}:\x01*\x12\xb8\x01\n\rDeleteProject\x12+.tollhouse.identity.v1.DeleteProjectRequest\x1a,.tollhouse.identity.v1.DeleteProjectResponse\"L\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x04\x82\xd3\xe4\x93\x02;*9/v1/organizations/{organization_id}/projects/{project_id}\x12\xcc\x01\n\x10\x41\x64\x64ProjectMember\x12..tollhouse.identity.v1.AddProjectMemberRequest\x1a/.tollhouse.identity.v1.AddProjectMemberResponse\"W\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x04\x82\xd3\xe4\x93\x02\x46\"A/v1/organizations/{organization_id}/projects/{project_id}/members:\x01*\x12\xdf\x01\n\x13UpdateProjectMember\x12\x31.tollhouse.identity.v1.UpdateProjectMemberRequest\x1a\x32.tollhouse.identity.v1.UpdateProjectMemberResponse\"a\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x04\x82\xd3\xe4\x93\x02P2K/v1/organizations/{organization_id}/projects/{project_id}/members/{user_id}:\x01*\x12\xdc\x01\n\x13RemoveProjectMember\x12\x31.tollhouse.identity.v1.RemoveProjectMemberRequest\x1a\x32.tollhouse.identity.v1.RemoveProjectMemberResponse\"^\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x04\x82\xd3\xe4\x93\x02M*K/v1/organizations/{organization_id}/projects/{project_id}/members/{user_id}\x12\xd2\x01\n\x12ListProjectMembers\x12\x30.tollhouse.identity.v1.ListProjectMembersRequest\x1a\x31.tollhouse.identity.v1.ListProjectMembersResponse\"W\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \x01\x82\xd3\xe4\x93\x02\x43\x12\x41/v1/organizations/{organization_id}/projects/{project_id}/membersb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tollhouse/identity/v1/project.proto\x12\x15tollhouse.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\x1a\x1etollhouse/common/v1/text.proto\"\xcf\x02\n\x07Project\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x12>\n\x08metadata\x18\x08 \x03(\x0b\x32,.tollhouse.identity.v1.Project.MetadataEntry\x12\x13\n\x0b\x65xternal_id\x18\t \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x97\x02\n\rProjectMember\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x36\n\x04role\x18\x04 \x01(\x0e\x32(.tollhouse.identity.v1.ProjectMemberRole\x12\r\n\x05\x65mail\x18\x05 \x01(\t\x12\x11\n\tfull_name\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\"\xab\x03\n\x14\x43reateProjectRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x12!\n\x0forganization_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12N\n\x04name\x18\x03 \x01(\tB@\xbaH=r;\x18\xff\x01\x32\x36^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\x12!\n\x0b\x64\x65scription\x18\x04 \x01(\tB\x0c\xbaH\tr\x07\x18\xe8\x07\xa0\xea\x30\x01\x12\x86\x01\n\x08metadata\x18\x05 \x03(\x0b\x32\x39.tollhouse.identity.v1.CreateProjectRequest.MetadataEntryB9\xbaH6\x9a\x01\x33\x10 \"$r\"\x18@2\x1e^[A-Za-z0-9][A-Za-z0-9._:/-]*$*\tr\x07\x18\x80\x04\xa0\xea\x30\x01\x12!\n\x0b\x65xternal_id\x18\x06 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Z\n\x15\x43reateProjectResponse\x12/\n\x07project\x18\x01 \x01(\x0b\x32\x1e.tollhouse.identity.v1.Project\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"T\n\x11GetProjectRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nproject_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"E\n\x12GetProjectResponse\x12/\n\x07project\x18\x01 \x01(\x0b\x32\x1e.tollhouse.identity.v1.Project\"\x98\x01\n\x13ListProjectsRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12!\n\x0b\x65xternal_id\x18\x04 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\"a\n\x14ListProjectsResponse\x12\x30\n\x08projects\x18\x01 \x03(\x0b\x32\x1e.tollhouse.identity.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xfa\x03\n\x14UpdateProjectRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nproject_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x37\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12Q\n\x04name\x18\x05 \x01(\tBC\xbaH@r;\x18\xff\x01\x32\x36^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\xd8\x01\x01\x12!\n\x0b\x64\x65scription\x18\x06 \x01(\tB\x0c\xbaH\tr\x07\x18\xe8\x07\xa0\xea\x30\x01\x12\x86\x01\n\x08metadata\x18\x07 \x03(\x0b\x32\x39.tollhouse.identity.v1.UpdateProjectRequest.MetadataEntryB9\xbaH6\x9a\x01\x33\x10 \"$r\"\x18@2\x1e^[A-Za-z0-9][A-Za-z0-9._:/-]*$*\tr\x07\x18\x80\x04\xa0\xea\x30\x01\x12!\n\x0b\x65xternal_id\x18\x08 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"H\n\x15UpdateProjectResponse\x12/\n\x07project\x18\x01 \x01(\x0b\x32\x1e.tollhouse.identity.v1.Project\"W\n\x14\x44\x65leteProjectRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nproject_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"Z\n\x15\x44\x65leteProjectResponse\x12/\n\x0b\x64\x65lete_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xdb\x01\n\x17\x41\x64\x64ProjectMemberRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x12!\n\x0forganization_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nproject_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x42\n\x04role\x18\x05 \x01(\x0e\x32(.tollhouse.identity.v1.ProjectMemberRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"b\n\x18\x41\x64\x64ProjectMemberResponse\x12\x34\n\x06member\x18\x01 \x01(\x0b\x32$.tollhouse.identity.v1.ProjectMember\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\xd3\x01\n\x1aUpdateProjectMemberRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nproject_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x42\n\x04role\x18\x04 \x01(\x0e\x32(.tollhouse.identity.v1.ProjectMemberRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x15\n\x04\x65tag\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\"e\n\x1bUpdateProjectMemberResponse\x12\x34\n\x06member\x18\x01 \x01(\x0b\x32$.tollhouse.identity.v1.ProjectMember\x12\x10\n\x08revision\x18\x02 \x01(\x03\"x\n\x1aRemoveProjectMemberRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nproject_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x07user_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"I\n\x1bRemoveProjectMemberResponse\x12\x18\n\x10revoked_api_keys\x18\x01 \x01(\x05\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x99\x01\n\x19ListProjectMembersRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1c\n\nproject_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"l\n\x1aListProjectMembersResponse\x12\x35\n\x07members\x18\x01 \x03(\x0b\x32$.tollhouse.identity.v1.ProjectMember\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*w\n\x11ProjectMemberRole\x12#\n\x1fPROJECT_MEMBER_ROLE_UNSPECIFIED\x10\x00\x12\x1d\n\x19PROJECT_MEMBER_ROLE_ADMIN\x10\x01\x12\x1e\n\x1aPROJECT_MEMBER_ROLE_MEMBER\x10\x02\x32\x82\x0e\n\x0eProjectService\x12\xae\x01\n\rCreateProject\x12+.tollhouse.identity.v1.CreateProjectRequest\x1a,.tollhouse.identity.v1.CreateProjectResponse\"B\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x04\x82\xd3\xe4\x93\x02\x31\",/v1/organizations/{organization_id}/projects:\x01*\x12\xb2\x01\n\nGetProject\x12(.tollhouse.identity.v1.GetProjectRequest\x1a).tollhouse.identity.v1.GetProjectResponse\"O\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \x01\x82\xd3\xe4\x93\x02;\x12\x39/v1/organizations/{organization_id}/projects/{project_id}\x12\xab\x01\n\x0cListProjects\x12*.tollhouse.identity.v1.ListProjectsRequest\x1a+.tollhouse.identity.v1.ListProjectsResponse\"B\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \x01\x82\xd3\xe4\x93\x02.\x12,/v1/organizations/{organization_id}/projects\x12\xbb\x01\n\rUpdateProject\x12+.tollhouse.identity.v1.UpdateProjectRequest\x1a,.tollhouse.identity.v1.UpdateProjectResponse\"O\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x04\x82\xd3\xe4\x93\x02>29/v1/organizations/{organization_id}/projects/{project_id}:\x01*\x12\xb8\x01\n\rDeleteProject\x12+.tollhouse.identity.v1.DeleteProjectRequest\x1a,.tollhouse.identity.v1.DeleteProjectResponse\"L\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x04\x82\xd3\xe4\x93\x02;*9/v1/organizations/{organization_id}/projects/{project_id}\x12\xcc\x01\n\x10\x41\x64\x64ProjectMember\x12..tollhouse.identity.v1.AddProjectMemberRequest\x1a/.tollhouse.identity.v1.AddProjectMemberResponse\"W\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x04\x82\xd3\xe4\x93\x02\x46\"A/v1/organizations/{organization_id}/projects/{project_id}/members:\x01*\x12\xdf\x01\n\x13UpdateProjectMember\x12\x31.tollhouse.identity.v1.UpdateProjectMemberRequest\x1a\x32.tollhouse.identity.v1.UpdateProjectMemberResponse\"a\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x04\x82\xd3\xe4\x93\x02P2K/v1/organizations/{organization_id}/projects/{project_id}/members/{user_id}:\x01*\x12\xdc\x01\n\x13RemoveProjectMember\x12\x31.tollhouse.identity.v1.RemoveProjectMemberRequest\x1a\x32.tollhouse.identity.v1.RemoveProjectMemberResponse\"^\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x04\x82\xd3\xe4\x93\x02M*K/v1/organizations/{organization_id}/projects/{project_id}/members/{user_id}\x12\xd2\x01\n\x12ListProjectMembers\x12\x30.tollhouse.identity.v1.ListProjectMembersRequest\x1a\x31.tollhouse.identity.v1.ListProjectMembersResponse\"W\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \x01\x82\xd3\xe4\x93\x02\x43\x12\x41/v1/organizations/{organization_id}/projects/{project_id}/membersb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tollhouse.identity.v1.project_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PROJECT_METADATAENTRY']._loaded_options = None
+  _globals['_PROJECT_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_CREATEPROJECTREQUEST_METADATAENTRY']._loaded_options = None
+  _globals['_CREATEPROJECTREQUEST_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_CREATEPROJECTREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CREATEPROJECTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\tr\004\210\3520\001\330\001\001'
   _globals['_CREATEPROJECTREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_CREATEPROJECTREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_CREATEPROJECTREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_CREATEPROJECTREQUEST'].fields_by_name['name']._serialized_options = b'\272H=r;\030\310\00126^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$'
+  _globals['_CREATEPROJECTREQUEST'].fields_by_name['name']._serialized_options = b'\272H=r;\030\377\00126^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$'
   _globals['_CREATEPROJECTREQUEST'].fields_by_name['description']._loaded_options = None
   _globals['_CREATEPROJECTREQUEST'].fields_by_name['description']._serialized_options = b'\272H\tr\007\030\350\007\240\3520\001'
+  _globals['_CREATEPROJECTREQUEST'].fields_by_name['metadata']._loaded_options = None
+  _globals['_CREATEPROJECTREQUEST'].fields_by_name['metadata']._serialized_options = b'\272H6\232\0013\020 \"$r\"\030@2\036^[A-Za-z0-9][A-Za-z0-9._:/-]*$*\tr\007\030\200\004\240\3520\001'
+  _globals['_CREATEPROJECTREQUEST'].fields_by_name['external_id']._loaded_options = None
+  _globals['_CREATEPROJECTREQUEST'].fields_by_name['external_id']._serialized_options = b'\272H\tr\004\210\3520\001\330\001\001'
   _globals['_GETPROJECTREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_GETPROJECTREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_GETPROJECTREQUEST'].fields_by_name['project_id']._loaded_options = None
@@ -55,6 +63,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPROJECTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTPROJECTSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTPROJECTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
+  _globals['_LISTPROJECTSREQUEST'].fields_by_name['external_id']._loaded_options = None
+  _globals['_LISTPROJECTSREQUEST'].fields_by_name['external_id']._serialized_options = b'\272H\tr\004\210\3520\001\330\001\001'
+  _globals['_UPDATEPROJECTREQUEST_METADATAENTRY']._loaded_options = None
+  _globals['_UPDATEPROJECTREQUEST_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_UPDATEPROJECTREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_UPDATEPROJECTREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_UPDATEPROJECTREQUEST'].fields_by_name['project_id']._loaded_options = None
@@ -64,9 +76,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATEPROJECTREQUEST'].fields_by_name['etag']._loaded_options = None
   _globals['_UPDATEPROJECTREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
   _globals['_UPDATEPROJECTREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_UPDATEPROJECTREQUEST'].fields_by_name['name']._serialized_options = b'\272H@r;\030\310\00126^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\330\001\001'
+  _globals['_UPDATEPROJECTREQUEST'].fields_by_name['name']._serialized_options = b'\272H@r;\030\377\00126^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\330\001\001'
   _globals['_UPDATEPROJECTREQUEST'].fields_by_name['description']._loaded_options = None
   _globals['_UPDATEPROJECTREQUEST'].fields_by_name['description']._serialized_options = b'\272H\tr\007\030\350\007\240\3520\001'
+  _globals['_UPDATEPROJECTREQUEST'].fields_by_name['metadata']._loaded_options = None
+  _globals['_UPDATEPROJECTREQUEST'].fields_by_name['metadata']._serialized_options = b'\272H6\232\0013\020 \"$r\"\030@2\036^[A-Za-z0-9][A-Za-z0-9._:/-]*$*\tr\007\030\200\004\240\3520\001'
+  _globals['_UPDATEPROJECTREQUEST'].fields_by_name['external_id']._loaded_options = None
+  _globals['_UPDATEPROJECTREQUEST'].fields_by_name['external_id']._serialized_options = b'\272H\tr\004\210\3520\001\330\001\001'
   _globals['_DELETEPROJECTREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_DELETEPROJECTREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_DELETEPROJECTREQUEST'].fields_by_name['project_id']._loaded_options = None
@@ -123,48 +139,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROJECTSERVICE'].methods_by_name['RemoveProjectMember']._serialized_options = b'\220\002\002\252\273\030\004\010\001 \004\202\323\344\223\002M*K/v1/organizations/{organization_id}/projects/{project_id}/members/{user_id}'
   _globals['_PROJECTSERVICE'].methods_by_name['ListProjectMembers']._loaded_options = None
   _globals['_PROJECTSERVICE'].methods_by_name['ListProjectMembers']._serialized_options = b'\220\002\001\252\273\030\007\010\001\022\001* \001\202\323\344\223\002C\022A/v1/organizations/{organization_id}/projects/{project_id}/members'
-  _globals['_PROJECTMEMBERROLE']._serialized_start=3061
-  _globals['_PROJECTMEMBERROLE']._serialized_end=3180
+  _globals['_PROJECTMEMBERROLE']._serialized_start=3673
+  _globals['_PROJECTMEMBERROLE']._serialized_end=3792
   _globals['_PROJECT']._serialized_start=255
-  _globals['_PROJECT']._serialized_end=456
-  _globals['_PROJECTMEMBER']._serialized_start=459
-  _globals['_PROJECTMEMBER']._serialized_end=738
-  _globals['_CREATEPROJECTREQUEST']._serialized_start=741
-  _globals['_CREATEPROJECTREQUEST']._serialized_end=947
-  _globals['_CREATEPROJECTRESPONSE']._serialized_start=949
-  _globals['_CREATEPROJECTRESPONSE']._serialized_end=1039
-  _globals['_GETPROJECTREQUEST']._serialized_start=1041
-  _globals['_GETPROJECTREQUEST']._serialized_end=1125
-  _globals['_GETPROJECTRESPONSE']._serialized_start=1127
-  _globals['_GETPROJECTRESPONSE']._serialized_end=1196
-  _globals['_LISTPROJECTSREQUEST']._serialized_start=1198
-  _globals['_LISTPROJECTSREQUEST']._serialized_end=1315
-  _globals['_LISTPROJECTSRESPONSE']._serialized_start=1317
-  _globals['_LISTPROJECTSRESPONSE']._serialized_end=1414
-  _globals['_UPDATEPROJECTREQUEST']._serialized_start=1417
-  _globals['_UPDATEPROJECTREQUEST']._serialized_end=1702
-  _globals['_UPDATEPROJECTRESPONSE']._serialized_start=1704
-  _globals['_UPDATEPROJECTRESPONSE']._serialized_end=1776
-  _globals['_DELETEPROJECTREQUEST']._serialized_start=1778
-  _globals['_DELETEPROJECTREQUEST']._serialized_end=1865
-  _globals['_DELETEPROJECTRESPONSE']._serialized_start=1867
-  _globals['_DELETEPROJECTRESPONSE']._serialized_end=1957
-  _globals['_ADDPROJECTMEMBERREQUEST']._serialized_start=1960
-  _globals['_ADDPROJECTMEMBERREQUEST']._serialized_end=2179
-  _globals['_ADDPROJECTMEMBERRESPONSE']._serialized_start=2181
-  _globals['_ADDPROJECTMEMBERRESPONSE']._serialized_end=2279
-  _globals['_UPDATEPROJECTMEMBERREQUEST']._serialized_start=2282
-  _globals['_UPDATEPROJECTMEMBERREQUEST']._serialized_end=2493
-  _globals['_UPDATEPROJECTMEMBERRESPONSE']._serialized_start=2495
-  _globals['_UPDATEPROJECTMEMBERRESPONSE']._serialized_end=2596
-  _globals['_REMOVEPROJECTMEMBERREQUEST']._serialized_start=2598
-  _globals['_REMOVEPROJECTMEMBERREQUEST']._serialized_end=2718
-  _globals['_REMOVEPROJECTMEMBERRESPONSE']._serialized_start=2720
-  _globals['_REMOVEPROJECTMEMBERRESPONSE']._serialized_end=2793
-  _globals['_LISTPROJECTMEMBERSREQUEST']._serialized_start=2796
-  _globals['_LISTPROJECTMEMBERSREQUEST']._serialized_end=2949
-  _globals['_LISTPROJECTMEMBERSRESPONSE']._serialized_start=2951
-  _globals['_LISTPROJECTMEMBERSRESPONSE']._serialized_end=3059
-  _globals['_PROJECTSERVICE']._serialized_start=3183
-  _globals['_PROJECTSERVICE']._serialized_end=4977
+  _globals['_PROJECT']._serialized_end=590
+  _globals['_PROJECT_METADATAENTRY']._serialized_start=543
+  _globals['_PROJECT_METADATAENTRY']._serialized_end=590
+  _globals['_PROJECTMEMBER']._serialized_start=593
+  _globals['_PROJECTMEMBER']._serialized_end=872
+  _globals['_CREATEPROJECTREQUEST']._serialized_start=875
+  _globals['_CREATEPROJECTREQUEST']._serialized_end=1302
+  _globals['_CREATEPROJECTREQUEST_METADATAENTRY']._serialized_start=543
+  _globals['_CREATEPROJECTREQUEST_METADATAENTRY']._serialized_end=590
+  _globals['_CREATEPROJECTRESPONSE']._serialized_start=1304
+  _globals['_CREATEPROJECTRESPONSE']._serialized_end=1394
+  _globals['_GETPROJECTREQUEST']._serialized_start=1396
+  _globals['_GETPROJECTREQUEST']._serialized_end=1480
+  _globals['_GETPROJECTRESPONSE']._serialized_start=1482
+  _globals['_GETPROJECTRESPONSE']._serialized_end=1551
+  _globals['_LISTPROJECTSREQUEST']._serialized_start=1554
+  _globals['_LISTPROJECTSREQUEST']._serialized_end=1706
+  _globals['_LISTPROJECTSRESPONSE']._serialized_start=1708
+  _globals['_LISTPROJECTSRESPONSE']._serialized_end=1805
+  _globals['_UPDATEPROJECTREQUEST']._serialized_start=1808
+  _globals['_UPDATEPROJECTREQUEST']._serialized_end=2314
+  _globals['_UPDATEPROJECTREQUEST_METADATAENTRY']._serialized_start=543
+  _globals['_UPDATEPROJECTREQUEST_METADATAENTRY']._serialized_end=590
+  _globals['_UPDATEPROJECTRESPONSE']._serialized_start=2316
+  _globals['_UPDATEPROJECTRESPONSE']._serialized_end=2388
+  _globals['_DELETEPROJECTREQUEST']._serialized_start=2390
+  _globals['_DELETEPROJECTREQUEST']._serialized_end=2477
+  _globals['_DELETEPROJECTRESPONSE']._serialized_start=2479
+  _globals['_DELETEPROJECTRESPONSE']._serialized_end=2569
+  _globals['_ADDPROJECTMEMBERREQUEST']._serialized_start=2572
+  _globals['_ADDPROJECTMEMBERREQUEST']._serialized_end=2791
+  _globals['_ADDPROJECTMEMBERRESPONSE']._serialized_start=2793
+  _globals['_ADDPROJECTMEMBERRESPONSE']._serialized_end=2891
+  _globals['_UPDATEPROJECTMEMBERREQUEST']._serialized_start=2894
+  _globals['_UPDATEPROJECTMEMBERREQUEST']._serialized_end=3105
+  _globals['_UPDATEPROJECTMEMBERRESPONSE']._serialized_start=3107
+  _globals['_UPDATEPROJECTMEMBERRESPONSE']._serialized_end=3208
+  _globals['_REMOVEPROJECTMEMBERREQUEST']._serialized_start=3210
+  _globals['_REMOVEPROJECTMEMBERREQUEST']._serialized_end=3330
+  _globals['_REMOVEPROJECTMEMBERRESPONSE']._serialized_start=3332
+  _globals['_REMOVEPROJECTMEMBERRESPONSE']._serialized_end=3405
+  _globals['_LISTPROJECTMEMBERSREQUEST']._serialized_start=3408
+  _globals['_LISTPROJECTMEMBERSREQUEST']._serialized_end=3561
+  _globals['_LISTPROJECTMEMBERSRESPONSE']._serialized_start=3563
+  _globals['_LISTPROJECTMEMBERSRESPONSE']._serialized_end=3671
+  _globals['_PROJECTSERVICE']._serialized_start=3795
+  _globals['_PROJECTSERVICE']._serialized_end=5589
 # @@protoc_insertion_point(module_scope)

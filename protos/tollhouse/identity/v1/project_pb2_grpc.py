@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ProjectServiceStub:
-    """Keeps projects, the parts an organization divides its keys, usage and money into, and who works in them.
+    """Manages projects, into which an organization divides its keys, usage and money, and their members.
 
     A project of another organization answers exactly like one that does not exist, and so does a deleted one.
     """
@@ -85,7 +85,7 @@ class ProjectServiceStub:
 
 
 class ProjectServiceServicer:
-    """Keeps projects, the parts an organization divides its keys, usage and money into, and who works in them.
+    """Manages projects, into which an organization divides its keys, usage and money, and their members.
 
     A project of another organization answers exactly like one that does not exist, and so does a deleted one.
     """
@@ -94,8 +94,8 @@ class ProjectServiceServicer:
         """Creates a project.
 
         Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has a project of this name,
-        without regard to case, and with NOT_FOUND when there is no such organization. With a `request_id` the call is safe
-        to repeat.
+        without regard to case, or with this external id, which the fact `field` tells, and with NOT_FOUND when there is no
+        such organization. With a `request_id` the call is safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,31 +116,31 @@ class ProjectServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateProject(self, request, context):
-        """Changes a project's name or description.
+        """Changes a project's name, description, metadata or external id.
 
-        Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has another project of this name,
-        without regard to case, with ABORTED and reason `STALE_ETAG` when an etag is given and the project has changed since,
-        and with NOT_FOUND when the organization has none with this id.
+        Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has another project of this
+        name, without regard to case, or with this external id, with ABORTED and reason `STALE_ETAG` when an etag is given
+        and the project has changed since, and with NOT_FOUND when the organization has none with this id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteProject(self, request, context):
-        """Deletes a project: from now on nobody finds it, nobody works in it, and the keys bound to it do not work.
+        """Deletes a project: it is not found any more, its memberships end, and the keys bound to it stop working.
 
-        Its money and its usage stay, and its name is free again. Fails with NOT_FOUND when the organization never had one
-        with this id. To delete it once more changes nothing.
+        Its money and usage are kept; its name and external id can be used again. Fails with NOT_FOUND when the
+        organization never had one with this id. Deleting it again changes nothing and succeeds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AddProjectMember(self, request, context):
-        """Lets a member of the organization work in a project.
+        """Adds a member of the organization to a project.
 
-        Fails with ALREADY_EXISTS and reason `PROJECT_MEMBER_ALREADY_EXISTS` when they do already, with PERMISSION_DENIED and
-        reason `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when the
+        Fails with ALREADY_EXISTS and reason `PROJECT_MEMBER_ALREADY_EXISTS` when they do already, with PERMISSION_DENIED
+        and reason `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when the
         organization has no such project or member. With a `request_id` the call is safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -150,16 +150,16 @@ class ProjectServiceServicer:
     def UpdateProjectMember(self, request, context):
         """Changes what a member may do in a project.
 
-        Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller
-        may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the member has changed since, and with
-        NOT_FOUND when they do not work in the project.
+        Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the
+        caller may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the member has changed since, and
+        with NOT_FOUND when they do not work in the project.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveProjectMember(self, request, context):
-        """Takes a member out of a project; they stay in the organization.
+        """Removes a member from a project; they stay in the organization.
 
         The API keys they own that are bound to the project are revoked, for ever, unless they are an owner or admin of the
         organization and so need no place in the project. Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the
@@ -170,7 +170,7 @@ class ProjectServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListProjectMembers(self, request, context):
-        """Lists who works in a project, in the order of their user ids.
+        """Lists the members of a project, in the order of their user ids.
 
         Owners and admins of the organization reach every project and are listed only where they were added. Fails with
         NOT_FOUND when the organization has no such project.
@@ -236,7 +236,7 @@ def add_ProjectServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProjectService:
-    """Keeps projects, the parts an organization divides its keys, usage and money into, and who works in them.
+    """Manages projects, into which an organization divides its keys, usage and money, and their members.
 
     A project of another organization answers exactly like one that does not exist, and so does a deleted one.
     """

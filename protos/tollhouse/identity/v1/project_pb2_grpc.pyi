@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProjectServiceStub:
-    """Keeps projects, the parts an organization divides its keys, usage and money into, and who works in them.
+    """Manages projects, into which an organization divides its keys, usage and money, and their members.
 
     A project of another organization answers exactly like one that does not exist, and so does a deleted one.
     """
@@ -23,56 +23,56 @@ class ProjectServiceStub:
     """Creates a project.
 
     Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has a project of this name,
-    without regard to case, and with NOT_FOUND when there is no such organization. With a `request_id` the call is safe
-    to repeat.
+    without regard to case, or with this external id, which the fact `field` tells, and with NOT_FOUND when there is no
+    such organization. With a `request_id` the call is safe to repeat.
     """
     GetProject: _aio.UnaryUnaryMultiCallable[_project_pb2.GetProjectRequest, _project_pb2.GetProjectResponse]
     """Returns one project. Fails with NOT_FOUND when the organization has none with this id."""
     ListProjects: _aio.UnaryUnaryMultiCallable[_project_pb2.ListProjectsRequest, _project_pb2.ListProjectsResponse]
     """Lists the projects of an organization, newest first. Fails with NOT_FOUND when there is no such organization."""
     UpdateProject: _aio.UnaryUnaryMultiCallable[_project_pb2.UpdateProjectRequest, _project_pb2.UpdateProjectResponse]
-    """Changes a project's name or description.
+    """Changes a project's name, description, metadata or external id.
 
-    Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has another project of this name,
-    without regard to case, with ABORTED and reason `STALE_ETAG` when an etag is given and the project has changed since,
-    and with NOT_FOUND when the organization has none with this id.
+    Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has another project of this
+    name, without regard to case, or with this external id, with ABORTED and reason `STALE_ETAG` when an etag is given
+    and the project has changed since, and with NOT_FOUND when the organization has none with this id.
     """
     DeleteProject: _aio.UnaryUnaryMultiCallable[_project_pb2.DeleteProjectRequest, _project_pb2.DeleteProjectResponse]
-    """Deletes a project: from now on nobody finds it, nobody works in it, and the keys bound to it do not work.
+    """Deletes a project: it is not found any more, its memberships end, and the keys bound to it stop working.
 
-    Its money and its usage stay, and its name is free again. Fails with NOT_FOUND when the organization never had one
-    with this id. To delete it once more changes nothing.
+    Its money and usage are kept; its name and external id can be used again. Fails with NOT_FOUND when the
+    organization never had one with this id. Deleting it again changes nothing and succeeds.
     """
     AddProjectMember: _aio.UnaryUnaryMultiCallable[_project_pb2.AddProjectMemberRequest, _project_pb2.AddProjectMemberResponse]
-    """Lets a member of the organization work in a project.
+    """Adds a member of the organization to a project.
 
-    Fails with ALREADY_EXISTS and reason `PROJECT_MEMBER_ALREADY_EXISTS` when they do already, with PERMISSION_DENIED and
-    reason `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when the
+    Fails with ALREADY_EXISTS and reason `PROJECT_MEMBER_ALREADY_EXISTS` when they do already, with PERMISSION_DENIED
+    and reason `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when the
     organization has no such project or member. With a `request_id` the call is safe to repeat.
     """
     UpdateProjectMember: _aio.UnaryUnaryMultiCallable[_project_pb2.UpdateProjectMemberRequest, _project_pb2.UpdateProjectMemberResponse]
     """Changes what a member may do in a project.
 
-    Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller
-    may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the member has changed since, and with
-    NOT_FOUND when they do not work in the project.
+    Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the
+    caller may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the member has changed since, and
+    with NOT_FOUND when they do not work in the project.
     """
     RemoveProjectMember: _aio.UnaryUnaryMultiCallable[_project_pb2.RemoveProjectMemberRequest, _project_pb2.RemoveProjectMemberResponse]
-    """Takes a member out of a project; they stay in the organization.
+    """Removes a member from a project; they stay in the organization.
 
     The API keys they own that are bound to the project are revoked, for ever, unless they are an owner or admin of the
     organization and so need no place in the project. Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the
     member may do something that the caller may not, and with NOT_FOUND when they do not work in the project.
     """
     ListProjectMembers: _aio.UnaryUnaryMultiCallable[_project_pb2.ListProjectMembersRequest, _project_pb2.ListProjectMembersResponse]
-    """Lists who works in a project, in the order of their user ids.
+    """Lists the members of a project, in the order of their user ids.
 
     Owners and admins of the organization reach every project and are listed only where they were added. Fails with
     NOT_FOUND when the organization has no such project.
     """
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps projects, the parts an organization divides its keys, usage and money into, and who works in them.
+    """Manages projects, into which an organization divides its keys, usage and money, and their members.
 
     A project of another organization answers exactly like one that does not exist, and so does a deleted one.
     """
@@ -86,8 +86,8 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a project.
 
         Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has a project of this name,
-        without regard to case, and with NOT_FOUND when there is no such organization. With a `request_id` the call is safe
-        to repeat.
+        without regard to case, or with this external id, which the fact `field` tells, and with NOT_FOUND when there is no
+        such organization. With a `request_id` the call is safe to repeat.
         """
 
     @_abc_1.abstractmethod
@@ -112,11 +112,11 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_pb2.UpdateProjectRequest,
         context: _aio.ServicerContext[_project_pb2.UpdateProjectRequest, _abc.Awaitable[_project_pb2.UpdateProjectResponse]],
     ) -> _abc.Awaitable[_project_pb2.UpdateProjectResponse]:
-        """Changes a project's name or description.
+        """Changes a project's name, description, metadata or external id.
 
-        Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has another project of this name,
-        without regard to case, with ABORTED and reason `STALE_ETAG` when an etag is given and the project has changed since,
-        and with NOT_FOUND when the organization has none with this id.
+        Fails with ALREADY_EXISTS and reason `PROJECT_ALREADY_EXISTS` when the organization has another project of this
+        name, without regard to case, or with this external id, with ABORTED and reason `STALE_ETAG` when an etag is given
+        and the project has changed since, and with NOT_FOUND when the organization has none with this id.
         """
 
     @_abc_1.abstractmethod
@@ -125,10 +125,10 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_pb2.DeleteProjectRequest,
         context: _aio.ServicerContext[_project_pb2.DeleteProjectRequest, _abc.Awaitable[_project_pb2.DeleteProjectResponse]],
     ) -> _abc.Awaitable[_project_pb2.DeleteProjectResponse]:
-        """Deletes a project: from now on nobody finds it, nobody works in it, and the keys bound to it do not work.
+        """Deletes a project: it is not found any more, its memberships end, and the keys bound to it stop working.
 
-        Its money and its usage stay, and its name is free again. Fails with NOT_FOUND when the organization never had one
-        with this id. To delete it once more changes nothing.
+        Its money and usage are kept; its name and external id can be used again. Fails with NOT_FOUND when the
+        organization never had one with this id. Deleting it again changes nothing and succeeds.
         """
 
     @_abc_1.abstractmethod
@@ -137,10 +137,10 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_pb2.AddProjectMemberRequest,
         context: _aio.ServicerContext[_project_pb2.AddProjectMemberRequest, _abc.Awaitable[_project_pb2.AddProjectMemberResponse]],
     ) -> _abc.Awaitable[_project_pb2.AddProjectMemberResponse]:
-        """Lets a member of the organization work in a project.
+        """Adds a member of the organization to a project.
 
-        Fails with ALREADY_EXISTS and reason `PROJECT_MEMBER_ALREADY_EXISTS` when they do already, with PERMISSION_DENIED and
-        reason `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when the
+        Fails with ALREADY_EXISTS and reason `PROJECT_MEMBER_ALREADY_EXISTS` when they do already, with PERMISSION_DENIED
+        and reason `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when the
         organization has no such project or member. With a `request_id` the call is safe to repeat.
         """
 
@@ -152,9 +152,9 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_project_pb2.UpdateProjectMemberResponse]:
         """Changes what a member may do in a project.
 
-        Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller
-        may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the member has changed since, and with
-        NOT_FOUND when they do not work in the project.
+        Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the
+        caller may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the member has changed since, and
+        with NOT_FOUND when they do not work in the project.
         """
 
     @_abc_1.abstractmethod
@@ -163,7 +163,7 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_pb2.RemoveProjectMemberRequest,
         context: _aio.ServicerContext[_project_pb2.RemoveProjectMemberRequest, _abc.Awaitable[_project_pb2.RemoveProjectMemberResponse]],
     ) -> _abc.Awaitable[_project_pb2.RemoveProjectMemberResponse]:
-        """Takes a member out of a project; they stay in the organization.
+        """Removes a member from a project; they stay in the organization.
 
         The API keys they own that are bound to the project are revoked, for ever, unless they are an owner or admin of the
         organization and so need no place in the project. Fails with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the
@@ -176,7 +176,7 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_pb2.ListProjectMembersRequest,
         context: _aio.ServicerContext[_project_pb2.ListProjectMembersRequest, _abc.Awaitable[_project_pb2.ListProjectMembersResponse]],
     ) -> _abc.Awaitable[_project_pb2.ListProjectMembersResponse]:
-        """Lists who works in a project, in the order of their user ids.
+        """Lists the members of a project, in the order of their user ids.
 
         Owners and admins of the organization reach every project and are listed only where they were added. Fails with
         NOT_FOUND when the organization has no such project.

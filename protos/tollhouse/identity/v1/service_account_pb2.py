@@ -31,23 +31,31 @@ from tollhouse.common.v1 import text_pb2 as tollhouse_dot_common_dot_v1_dot_text
 from tollhouse.identity.v1 import organization_pb2 as tollhouse_dot_identity_dot_v1_dot_organization__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+tollhouse/identity/v1/service_account.proto\x12\x15tollhouse.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\x1a\x1etollhouse/common/v1/text.proto\x1a(tollhouse/identity/v1/organization.proto\"\x89\x02\n\x0eServiceAccount\x12\x1a\n\x12service_account_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12/\n\x04role\x18\x05 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRole\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\"\x92\x02\n\x1b\x43reateServiceAccountRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x12!\n\x0forganization_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12N\n\x04name\x18\x03 \x01(\tB@\xbaH=r;\x18\xc8\x01\x32\x36^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\x12!\n\x0b\x64\x65scription\x18\x04 \x01(\tB\x0c\xbaH\tr\x07\x18\xe8\x07\xa0\xea\x30\x01\x12;\n\x04role\x18\x05 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"p\n\x1c\x43reateServiceAccountResponse\x12>\n\x0fservice_account\x18\x01 \x01(\x0b\x32%.tollhouse.identity.v1.ServiceAccount\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"c\n\x18GetServiceAccountRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12$\n\x12service_account_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"[\n\x19GetServiceAccountResponse\x12>\n\x0fservice_account\x18\x01 \x01(\x0b\x32%.tollhouse.identity.v1.ServiceAccount\"|\n\x1aListServiceAccountsRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"w\n\x1bListServiceAccountsResponse\x12?\n\x10service_accounts\x18\x01 \x03(\x0b\x32%.tollhouse.identity.v1.ServiceAccount\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xe7\x02\n\x1bUpdateServiceAccountRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12$\n\x12service_account_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x37\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12Q\n\x04name\x18\x05 \x01(\tBC\xbaH@r;\x18\xc8\x01\x32\x36^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\xd8\x01\x01\x12!\n\x0b\x64\x65scription\x18\x06 \x01(\tB\x0c\xbaH\tr\x07\x18\xe8\x07\xa0\xea\x30\x01\x12\x39\n\x04role\x18\x07 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\"p\n\x1cUpdateServiceAccountResponse\x12>\n\x0fservice_account\x18\x01 \x01(\x0b\x32%.tollhouse.identity.v1.ServiceAccount\x12\x10\n\x08revision\x18\x02 \x01(\x03\"f\n\x1b\x44\x65leteServiceAccountRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12$\n\x12service_account_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"{\n\x1c\x44\x65leteServiceAccountResponse\x12/\n\x0b\x64\x65lete_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10revoked_api_keys\x18\x02 \x01(\x05\x12\x10\n\x08revision\x18\x03 \x01(\x03\x32\xcd\x08\n\x15ServiceAccountService\x12\xcb\x01\n\x14\x43reateServiceAccount\x12\x32.tollhouse.identity.v1.CreateServiceAccountRequest\x1a\x33.tollhouse.identity.v1.CreateServiceAccountResponse\"J\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02\x39\"4/v1/organizations/{organization_id}/service-accounts:\x01*\x12\xd7\x01\n\x11GetServiceAccount\x12/.tollhouse.identity.v1.GetServiceAccountRequest\x1a\x30.tollhouse.identity.v1.GetServiceAccountResponse\"_\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \x01\x82\xd3\xe4\x93\x02K\x12I/v1/organizations/{organization_id}/service-accounts/{service_account_id}\x12\xc8\x01\n\x13ListServiceAccounts\x12\x31.tollhouse.identity.v1.ListServiceAccountsRequest\x1a\x32.tollhouse.identity.v1.ListServiceAccountsResponse\"J\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \x01\x82\xd3\xe4\x93\x02\x36\x12\x34/v1/organizations/{organization_id}/service-accounts\x12\xe0\x01\n\x14UpdateServiceAccount\x12\x32.tollhouse.identity.v1.UpdateServiceAccountRequest\x1a\x33.tollhouse.identity.v1.UpdateServiceAccountResponse\"_\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02N2I/v1/organizations/{organization_id}/service-accounts/{service_account_id}:\x01*\x12\xdd\x01\n\x14\x44\x65leteServiceAccount\x12\x32.tollhouse.identity.v1.DeleteServiceAccountRequest\x1a\x33.tollhouse.identity.v1.DeleteServiceAccountResponse\"\\\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02K*I/v1/organizations/{organization_id}/service-accounts/{service_account_id}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+tollhouse/identity/v1/service_account.proto\x12\x15tollhouse.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\x1a\x1etollhouse/common/v1/text.proto\x1a(tollhouse/identity/v1/organization.proto\"\x96\x03\n\x0eServiceAccount\x12\x1a\n\x12service_account_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12/\n\x04role\x18\x05 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRole\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x12\x45\n\x08metadata\x18\t \x03(\x0b\x32\x33.tollhouse.identity.v1.ServiceAccount.MetadataEntry\x12\x13\n\x0b\x65xternal_id\x18\n \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf6\x03\n\x1b\x43reateServiceAccountRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x12!\n\x0forganization_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12N\n\x04name\x18\x03 \x01(\tB@\xbaH=r;\x18\xff\x01\x32\x36^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\x12!\n\x0b\x64\x65scription\x18\x04 \x01(\tB\x0c\xbaH\tr\x07\x18\xe8\x07\xa0\xea\x30\x01\x12;\n\x04role\x18\x05 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x8d\x01\n\x08metadata\x18\x06 \x03(\x0b\x32@.tollhouse.identity.v1.CreateServiceAccountRequest.MetadataEntryB9\xbaH6\x9a\x01\x33\x10 \"$r\"\x18@2\x1e^[A-Za-z0-9][A-Za-z0-9._:/-]*$*\tr\x07\x18\x80\x04\xa0\xea\x30\x01\x12!\n\x0b\x65xternal_id\x18\x07 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"p\n\x1c\x43reateServiceAccountResponse\x12>\n\x0fservice_account\x18\x01 \x01(\x0b\x32%.tollhouse.identity.v1.ServiceAccount\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"c\n\x18GetServiceAccountRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12$\n\x12service_account_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"[\n\x19GetServiceAccountResponse\x12>\n\x0fservice_account\x18\x01 \x01(\x0b\x32%.tollhouse.identity.v1.ServiceAccount\"\x9f\x01\n\x1aListServiceAccountsRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12!\n\x0b\x65xternal_id\x18\x04 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\"w\n\x1bListServiceAccountsResponse\x12?\n\x10service_accounts\x18\x01 \x03(\x0b\x32%.tollhouse.identity.v1.ServiceAccount\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xcb\x04\n\x1bUpdateServiceAccountRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12$\n\x12service_account_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x37\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12Q\n\x04name\x18\x05 \x01(\tBC\xbaH@r;\x18\xff\x01\x32\x36^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\xd8\x01\x01\x12!\n\x0b\x64\x65scription\x18\x06 \x01(\tB\x0c\xbaH\tr\x07\x18\xe8\x07\xa0\xea\x30\x01\x12\x39\n\x04role\x18\x07 \x01(\x0e\x32!.tollhouse.identity.v1.MemberRoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x8d\x01\n\x08metadata\x18\x08 \x03(\x0b\x32@.tollhouse.identity.v1.UpdateServiceAccountRequest.MetadataEntryB9\xbaH6\x9a\x01\x33\x10 \"$r\"\x18@2\x1e^[A-Za-z0-9][A-Za-z0-9._:/-]*$*\tr\x07\x18\x80\x04\xa0\xea\x30\x01\x12!\n\x0b\x65xternal_id\x18\t \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"p\n\x1cUpdateServiceAccountResponse\x12>\n\x0fservice_account\x18\x01 \x01(\x0b\x32%.tollhouse.identity.v1.ServiceAccount\x12\x10\n\x08revision\x18\x02 \x01(\x03\"f\n\x1b\x44\x65leteServiceAccountRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12$\n\x12service_account_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"{\n\x1c\x44\x65leteServiceAccountResponse\x12/\n\x0b\x64\x65lete_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10revoked_api_keys\x18\x02 \x01(\x05\x12\x10\n\x08revision\x18\x03 \x01(\x03\x32\xcd\x08\n\x15ServiceAccountService\x12\xcb\x01\n\x14\x43reateServiceAccount\x12\x32.tollhouse.identity.v1.CreateServiceAccountRequest\x1a\x33.tollhouse.identity.v1.CreateServiceAccountResponse\"J\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02\x39\"4/v1/organizations/{organization_id}/service-accounts:\x01*\x12\xd7\x01\n\x11GetServiceAccount\x12/.tollhouse.identity.v1.GetServiceAccountRequest\x1a\x30.tollhouse.identity.v1.GetServiceAccountResponse\"_\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \x01\x82\xd3\xe4\x93\x02K\x12I/v1/organizations/{organization_id}/service-accounts/{service_account_id}\x12\xc8\x01\n\x13ListServiceAccounts\x12\x31.tollhouse.identity.v1.ListServiceAccountsRequest\x1a\x32.tollhouse.identity.v1.ListServiceAccountsResponse\"J\x90\x02\x01\xaa\xbb\x18\x07\x08\x01\x12\x01* \x01\x82\xd3\xe4\x93\x02\x36\x12\x34/v1/organizations/{organization_id}/service-accounts\x12\xe0\x01\n\x14UpdateServiceAccount\x12\x32.tollhouse.identity.v1.UpdateServiceAccountRequest\x1a\x33.tollhouse.identity.v1.UpdateServiceAccountResponse\"_\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02N2I/v1/organizations/{organization_id}/service-accounts/{service_account_id}:\x01*\x12\xdd\x01\n\x14\x44\x65leteServiceAccount\x12\x32.tollhouse.identity.v1.DeleteServiceAccountRequest\x1a\x33.tollhouse.identity.v1.DeleteServiceAccountResponse\"\\\x90\x02\x02\xaa\xbb\x18\x04\x08\x01 \x02\x82\xd3\xe4\x93\x02K*I/v1/organizations/{organization_id}/service-accounts/{service_account_id}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tollhouse.identity.v1.service_account_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_SERVICEACCOUNT_METADATAENTRY']._loaded_options = None
+  _globals['_SERVICEACCOUNT_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_CREATESERVICEACCOUNTREQUEST_METADATAENTRY']._loaded_options = None
+  _globals['_CREATESERVICEACCOUNTREQUEST_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\tr\004\210\3520\001\330\001\001'
   _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['name']._serialized_options = b'\272H=r;\030\310\00126^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$'
+  _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['name']._serialized_options = b'\272H=r;\030\377\00126^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$'
   _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['description']._loaded_options = None
   _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['description']._serialized_options = b'\272H\tr\007\030\350\007\240\3520\001'
   _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['role']._loaded_options = None
   _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['role']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
+  _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['metadata']._loaded_options = None
+  _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['metadata']._serialized_options = b'\272H6\232\0013\020 \"$r\"\030@2\036^[A-Za-z0-9][A-Za-z0-9._:/-]*$*\tr\007\030\200\004\240\3520\001'
+  _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['external_id']._loaded_options = None
+  _globals['_CREATESERVICEACCOUNTREQUEST'].fields_by_name['external_id']._serialized_options = b'\272H\tr\004\210\3520\001\330\001\001'
   _globals['_GETSERVICEACCOUNTREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_GETSERVICEACCOUNTREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_GETSERVICEACCOUNTREQUEST'].fields_by_name['service_account_id']._loaded_options = None
@@ -58,6 +66,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTSERVICEACCOUNTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTSERVICEACCOUNTSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTSERVICEACCOUNTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
+  _globals['_LISTSERVICEACCOUNTSREQUEST'].fields_by_name['external_id']._loaded_options = None
+  _globals['_LISTSERVICEACCOUNTSREQUEST'].fields_by_name['external_id']._serialized_options = b'\272H\tr\004\210\3520\001\330\001\001'
+  _globals['_UPDATESERVICEACCOUNTREQUEST_METADATAENTRY']._loaded_options = None
+  _globals['_UPDATESERVICEACCOUNTREQUEST_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_UPDATESERVICEACCOUNTREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_UPDATESERVICEACCOUNTREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_UPDATESERVICEACCOUNTREQUEST'].fields_by_name['service_account_id']._loaded_options = None
@@ -67,11 +79,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATESERVICEACCOUNTREQUEST'].fields_by_name['etag']._loaded_options = None
   _globals['_UPDATESERVICEACCOUNTREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
   _globals['_UPDATESERVICEACCOUNTREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_UPDATESERVICEACCOUNTREQUEST'].fields_by_name['name']._serialized_options = b'\272H@r;\030\310\00126^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\330\001\001'
+  _globals['_UPDATESERVICEACCOUNTREQUEST'].fields_by_name['name']._serialized_options = b'\272H@r;\030\377\00126^[^\\x00-\\x1f\\x7f]*[^\\s\\x00-\\x1f\\x7f][^\\x00-\\x1f\\x7f]*$\330\001\001'
   _globals['_UPDATESERVICEACCOUNTREQUEST'].fields_by_name['description']._loaded_options = None
   _globals['_UPDATESERVICEACCOUNTREQUEST'].fields_by_name['description']._serialized_options = b'\272H\tr\007\030\350\007\240\3520\001'
   _globals['_UPDATESERVICEACCOUNTREQUEST'].fields_by_name['role']._loaded_options = None
   _globals['_UPDATESERVICEACCOUNTREQUEST'].fields_by_name['role']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_UPDATESERVICEACCOUNTREQUEST'].fields_by_name['metadata']._loaded_options = None
+  _globals['_UPDATESERVICEACCOUNTREQUEST'].fields_by_name['metadata']._serialized_options = b'\272H6\232\0013\020 \"$r\"\030@2\036^[A-Za-z0-9][A-Za-z0-9._:/-]*$*\tr\007\030\200\004\240\3520\001'
+  _globals['_UPDATESERVICEACCOUNTREQUEST'].fields_by_name['external_id']._loaded_options = None
+  _globals['_UPDATESERVICEACCOUNTREQUEST'].fields_by_name['external_id']._serialized_options = b'\272H\tr\004\210\3520\001\330\001\001'
   _globals['_DELETESERVICEACCOUNTREQUEST'].fields_by_name['organization_id']._loaded_options = None
   _globals['_DELETESERVICEACCOUNTREQUEST'].fields_by_name['organization_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_DELETESERVICEACCOUNTREQUEST'].fields_by_name['service_account_id']._loaded_options = None
@@ -87,27 +103,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SERVICEACCOUNTSERVICE'].methods_by_name['DeleteServiceAccount']._loaded_options = None
   _globals['_SERVICEACCOUNTSERVICE'].methods_by_name['DeleteServiceAccount']._serialized_options = b'\220\002\002\252\273\030\004\010\001 \002\202\323\344\223\002K*I/v1/organizations/{organization_id}/service-accounts/{service_account_id}'
   _globals['_SERVICEACCOUNT']._serialized_start=305
-  _globals['_SERVICEACCOUNT']._serialized_end=570
-  _globals['_CREATESERVICEACCOUNTREQUEST']._serialized_start=573
-  _globals['_CREATESERVICEACCOUNTREQUEST']._serialized_end=847
-  _globals['_CREATESERVICEACCOUNTRESPONSE']._serialized_start=849
-  _globals['_CREATESERVICEACCOUNTRESPONSE']._serialized_end=961
-  _globals['_GETSERVICEACCOUNTREQUEST']._serialized_start=963
-  _globals['_GETSERVICEACCOUNTREQUEST']._serialized_end=1062
-  _globals['_GETSERVICEACCOUNTRESPONSE']._serialized_start=1064
-  _globals['_GETSERVICEACCOUNTRESPONSE']._serialized_end=1155
-  _globals['_LISTSERVICEACCOUNTSREQUEST']._serialized_start=1157
-  _globals['_LISTSERVICEACCOUNTSREQUEST']._serialized_end=1281
-  _globals['_LISTSERVICEACCOUNTSRESPONSE']._serialized_start=1283
-  _globals['_LISTSERVICEACCOUNTSRESPONSE']._serialized_end=1402
-  _globals['_UPDATESERVICEACCOUNTREQUEST']._serialized_start=1405
-  _globals['_UPDATESERVICEACCOUNTREQUEST']._serialized_end=1764
-  _globals['_UPDATESERVICEACCOUNTRESPONSE']._serialized_start=1766
-  _globals['_UPDATESERVICEACCOUNTRESPONSE']._serialized_end=1878
-  _globals['_DELETESERVICEACCOUNTREQUEST']._serialized_start=1880
-  _globals['_DELETESERVICEACCOUNTREQUEST']._serialized_end=1982
-  _globals['_DELETESERVICEACCOUNTRESPONSE']._serialized_start=1984
-  _globals['_DELETESERVICEACCOUNTRESPONSE']._serialized_end=2107
-  _globals['_SERVICEACCOUNTSERVICE']._serialized_start=2110
-  _globals['_SERVICEACCOUNTSERVICE']._serialized_end=3211
+  _globals['_SERVICEACCOUNT']._serialized_end=711
+  _globals['_SERVICEACCOUNT_METADATAENTRY']._serialized_start=664
+  _globals['_SERVICEACCOUNT_METADATAENTRY']._serialized_end=711
+  _globals['_CREATESERVICEACCOUNTREQUEST']._serialized_start=714
+  _globals['_CREATESERVICEACCOUNTREQUEST']._serialized_end=1216
+  _globals['_CREATESERVICEACCOUNTREQUEST_METADATAENTRY']._serialized_start=664
+  _globals['_CREATESERVICEACCOUNTREQUEST_METADATAENTRY']._serialized_end=711
+  _globals['_CREATESERVICEACCOUNTRESPONSE']._serialized_start=1218
+  _globals['_CREATESERVICEACCOUNTRESPONSE']._serialized_end=1330
+  _globals['_GETSERVICEACCOUNTREQUEST']._serialized_start=1332
+  _globals['_GETSERVICEACCOUNTREQUEST']._serialized_end=1431
+  _globals['_GETSERVICEACCOUNTRESPONSE']._serialized_start=1433
+  _globals['_GETSERVICEACCOUNTRESPONSE']._serialized_end=1524
+  _globals['_LISTSERVICEACCOUNTSREQUEST']._serialized_start=1527
+  _globals['_LISTSERVICEACCOUNTSREQUEST']._serialized_end=1686
+  _globals['_LISTSERVICEACCOUNTSRESPONSE']._serialized_start=1688
+  _globals['_LISTSERVICEACCOUNTSRESPONSE']._serialized_end=1807
+  _globals['_UPDATESERVICEACCOUNTREQUEST']._serialized_start=1810
+  _globals['_UPDATESERVICEACCOUNTREQUEST']._serialized_end=2397
+  _globals['_UPDATESERVICEACCOUNTREQUEST_METADATAENTRY']._serialized_start=664
+  _globals['_UPDATESERVICEACCOUNTREQUEST_METADATAENTRY']._serialized_end=711
+  _globals['_UPDATESERVICEACCOUNTRESPONSE']._serialized_start=2399
+  _globals['_UPDATESERVICEACCOUNTRESPONSE']._serialized_end=2511
+  _globals['_DELETESERVICEACCOUNTREQUEST']._serialized_start=2513
+  _globals['_DELETESERVICEACCOUNTREQUEST']._serialized_end=2615
+  _globals['_DELETESERVICEACCOUNTRESPONSE']._serialized_start=2617
+  _globals['_DELETESERVICEACCOUNTRESPONSE']._serialized_end=2740
+  _globals['_SERVICEACCOUNTSERVICE']._serialized_start=2743
+  _globals['_SERVICEACCOUNTSERVICE']._serialized_end=3844
 # @@protoc_insertion_point(module_scope)

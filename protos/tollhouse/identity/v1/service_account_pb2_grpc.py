@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ServiceAccountServiceStub:
-    """Keeps service accounts: owners of API keys that are no people, so that the keys outlive whoever made them.
+    """Manages service accounts: owners of API keys that are not people, so that the keys outlive whoever created them.
 
     A service account of another organization answers exactly like one that does not exist, and so does a deleted one.
     """
@@ -65,7 +65,7 @@ class ServiceAccountServiceStub:
 
 
 class ServiceAccountServiceServicer:
-    """Keeps service accounts: owners of API keys that are no people, so that the keys outlive whoever made them.
+    """Manages service accounts: owners of API keys that are not people, so that the keys outlive whoever created them.
 
     A service account of another organization answers exactly like one that does not exist, and so does a deleted one.
     """
@@ -74,8 +74,9 @@ class ServiceAccountServiceServicer:
         """Creates a service account.
 
         Fails with ALREADY_EXISTS and reason `SERVICE_ACCOUNT_ALREADY_EXISTS` when the organization has one of this name,
-        without regard to case, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the role may do something that the
-        caller may not, and with NOT_FOUND when there is no such organization. With a `request_id` the call is safe to repeat.
+        without regard to case, or with this external id, which the fact `field` tells, with PERMISSION_DENIED and reason
+        `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when there is no such
+        organization. With a `request_id` the call is safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,31 +90,32 @@ class ServiceAccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListServiceAccounts(self, request, context):
-        """Lists the service accounts of an organization, newest first. Fails with NOT_FOUND when there is no such organization.
+        """Lists the service accounts of an organization, newest first. Fails with NOT_FOUND when there is no such
+        organization.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateServiceAccount(self, request, context):
-        """Changes a service account's name, description or role. The open invitations made with its keys to roles that it could
-        not give any more are revoked.
+        """Changes a service account's name, description, role, metadata or external id. Open invitations made with its keys
+        to roles it may not give any more are revoked.
 
         Fails with ALREADY_EXISTS and reason `SERVICE_ACCOUNT_ALREADY_EXISTS` when the organization has another one of this
-        name, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller
-        may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the account has changed since, and with
-        NOT_FOUND when the organization has none with this id.
+        name or with this external id, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may
+        do something that the caller may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the account
+        has changed since, and with NOT_FOUND when the organization has none with this id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteServiceAccount(self, request, context):
-        """Deletes a service account and revokes its API keys and the open invitations made with them, for ever.
+        """Deletes a service account and revokes its API keys and the open invitations made with them.
 
-        Its usage and its audit trail stay, and its name is free again. Fails with PERMISSION_DENIED and reason
-        `ROLE_NOT_HELD` when the account may do something that the caller may not, and with NOT_FOUND when the organization
-        never had one with this id. To delete it once more changes nothing.
+        Its usage and audit trail are kept; its name and external id can be used again. Fails with PERMISSION_DENIED and
+        reason `ROLE_NOT_HELD` when the account may do something that the caller may not, and with NOT_FOUND when the
+        organization never had one with this id. Deleting it again changes nothing and succeeds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,7 +158,7 @@ def add_ServiceAccountServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ServiceAccountService:
-    """Keeps service accounts: owners of API keys that are no people, so that the keys outlive whoever made them.
+    """Manages service accounts: owners of API keys that are not people, so that the keys outlive whoever created them.
 
     A service account of another organization answers exactly like one that does not exist, and so does a deleted one.
     """

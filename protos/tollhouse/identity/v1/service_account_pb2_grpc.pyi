@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ServiceAccountServiceStub:
-    """Keeps service accounts: owners of API keys that are no people, so that the keys outlive whoever made them.
+    """Manages service accounts: owners of API keys that are not people, so that the keys outlive whoever created them.
 
     A service account of another organization answers exactly like one that does not exist, and so does a deleted one.
     """
@@ -23,32 +23,35 @@ class ServiceAccountServiceStub:
     """Creates a service account.
 
     Fails with ALREADY_EXISTS and reason `SERVICE_ACCOUNT_ALREADY_EXISTS` when the organization has one of this name,
-    without regard to case, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the role may do something that the
-    caller may not, and with NOT_FOUND when there is no such organization. With a `request_id` the call is safe to repeat.
+    without regard to case, or with this external id, which the fact `field` tells, with PERMISSION_DENIED and reason
+    `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when there is no such
+    organization. With a `request_id` the call is safe to repeat.
     """
     GetServiceAccount: _aio.UnaryUnaryMultiCallable[_service_account_pb2.GetServiceAccountRequest, _service_account_pb2.GetServiceAccountResponse]
     """Returns one service account. Fails with NOT_FOUND when the organization has none with this id."""
     ListServiceAccounts: _aio.UnaryUnaryMultiCallable[_service_account_pb2.ListServiceAccountsRequest, _service_account_pb2.ListServiceAccountsResponse]
-    """Lists the service accounts of an organization, newest first. Fails with NOT_FOUND when there is no such organization."""
+    """Lists the service accounts of an organization, newest first. Fails with NOT_FOUND when there is no such
+    organization.
+    """
     UpdateServiceAccount: _aio.UnaryUnaryMultiCallable[_service_account_pb2.UpdateServiceAccountRequest, _service_account_pb2.UpdateServiceAccountResponse]
-    """Changes a service account's name, description or role. The open invitations made with its keys to roles that it could
-    not give any more are revoked.
+    """Changes a service account's name, description, role, metadata or external id. Open invitations made with its keys
+    to roles it may not give any more are revoked.
 
     Fails with ALREADY_EXISTS and reason `SERVICE_ACCOUNT_ALREADY_EXISTS` when the organization has another one of this
-    name, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller
-    may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the account has changed since, and with
-    NOT_FOUND when the organization has none with this id.
+    name or with this external id, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may
+    do something that the caller may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the account
+    has changed since, and with NOT_FOUND when the organization has none with this id.
     """
     DeleteServiceAccount: _aio.UnaryUnaryMultiCallable[_service_account_pb2.DeleteServiceAccountRequest, _service_account_pb2.DeleteServiceAccountResponse]
-    """Deletes a service account and revokes its API keys and the open invitations made with them, for ever.
+    """Deletes a service account and revokes its API keys and the open invitations made with them.
 
-    Its usage and its audit trail stay, and its name is free again. Fails with PERMISSION_DENIED and reason
-    `ROLE_NOT_HELD` when the account may do something that the caller may not, and with NOT_FOUND when the organization
-    never had one with this id. To delete it once more changes nothing.
+    Its usage and audit trail are kept; its name and external id can be used again. Fails with PERMISSION_DENIED and
+    reason `ROLE_NOT_HELD` when the account may do something that the caller may not, and with NOT_FOUND when the
+    organization never had one with this id. Deleting it again changes nothing and succeeds.
     """
 
 class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps service accounts: owners of API keys that are no people, so that the keys outlive whoever made them.
+    """Manages service accounts: owners of API keys that are not people, so that the keys outlive whoever created them.
 
     A service account of another organization answers exactly like one that does not exist, and so does a deleted one.
     """
@@ -62,8 +65,9 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a service account.
 
         Fails with ALREADY_EXISTS and reason `SERVICE_ACCOUNT_ALREADY_EXISTS` when the organization has one of this name,
-        without regard to case, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the role may do something that the
-        caller may not, and with NOT_FOUND when there is no such organization. With a `request_id` the call is safe to repeat.
+        without regard to case, or with this external id, which the fact `field` tells, with PERMISSION_DENIED and reason
+        `ROLE_NOT_HELD` when the role may do something that the caller may not, and with NOT_FOUND when there is no such
+        organization. With a `request_id` the call is safe to repeat.
         """
 
     @_abc_1.abstractmethod
@@ -80,7 +84,9 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_account_pb2.ListServiceAccountsRequest,
         context: _aio.ServicerContext[_service_account_pb2.ListServiceAccountsRequest, _abc.Awaitable[_service_account_pb2.ListServiceAccountsResponse]],
     ) -> _abc.Awaitable[_service_account_pb2.ListServiceAccountsResponse]:
-        """Lists the service accounts of an organization, newest first. Fails with NOT_FOUND when there is no such organization."""
+        """Lists the service accounts of an organization, newest first. Fails with NOT_FOUND when there is no such
+        organization.
+        """
 
     @_abc_1.abstractmethod
     def UpdateServiceAccount(
@@ -88,13 +94,13 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_account_pb2.UpdateServiceAccountRequest,
         context: _aio.ServicerContext[_service_account_pb2.UpdateServiceAccountRequest, _abc.Awaitable[_service_account_pb2.UpdateServiceAccountResponse]],
     ) -> _abc.Awaitable[_service_account_pb2.UpdateServiceAccountResponse]:
-        """Changes a service account's name, description or role. The open invitations made with its keys to roles that it could
-        not give any more are revoked.
+        """Changes a service account's name, description, role, metadata or external id. Open invitations made with its keys
+        to roles it may not give any more are revoked.
 
         Fails with ALREADY_EXISTS and reason `SERVICE_ACCOUNT_ALREADY_EXISTS` when the organization has another one of this
-        name, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may do something that the caller
-        may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the account has changed since, and with
-        NOT_FOUND when the organization has none with this id.
+        name or with this external id, with PERMISSION_DENIED and reason `ROLE_NOT_HELD` when the old or the new role may
+        do something that the caller may not, with ABORTED and reason `STALE_ETAG` when an etag is given and the account
+        has changed since, and with NOT_FOUND when the organization has none with this id.
         """
 
     @_abc_1.abstractmethod
@@ -103,11 +109,11 @@ class ServiceAccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_account_pb2.DeleteServiceAccountRequest,
         context: _aio.ServicerContext[_service_account_pb2.DeleteServiceAccountRequest, _abc.Awaitable[_service_account_pb2.DeleteServiceAccountResponse]],
     ) -> _abc.Awaitable[_service_account_pb2.DeleteServiceAccountResponse]:
-        """Deletes a service account and revokes its API keys and the open invitations made with them, for ever.
+        """Deletes a service account and revokes its API keys and the open invitations made with them.
 
-        Its usage and its audit trail stay, and its name is free again. Fails with PERMISSION_DENIED and reason
-        `ROLE_NOT_HELD` when the account may do something that the caller may not, and with NOT_FOUND when the organization
-        never had one with this id. To delete it once more changes nothing.
+        Its usage and audit trail are kept; its name and external id can be used again. Fails with PERMISSION_DENIED and
+        reason `ROLE_NOT_HELD` when the account may do something that the caller may not, and with NOT_FOUND when the
+        organization never had one with this id. Deleting it again changes nothing and succeeds.
         """
 
 def add_ServiceAccountServiceServicer_to_server(servicer: ServiceAccountServiceServicer, server: _aio.Server) -> None: ...

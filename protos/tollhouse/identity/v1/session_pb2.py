@@ -29,7 +29,7 @@ from tollhouse.common.v1 import access_pb2 as tollhouse_dot_common_dot_v1_dot_ac
 from tollhouse.common.v1 import text_pb2 as tollhouse_dot_common_dot_v1_dot_text__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tollhouse/identity/v1/session.proto\x12\x15tollhouse.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\x1a\x1etollhouse/common/v1/text.proto\"\xc9\x02\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x33\n\x06method\x18\x03 \x01(\x0e\x32#.tollhouse.identity.v1.SignInMethod\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x14\n\x0cpeer_address\x18\x05 \x01(\t\x12\x12\n\nuser_agent\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_refresh_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63urrent\x18\n \x01(\x08\"\xc3\x01\n\rSessionTokens\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12<\n\x18\x61\x63\x63\x65ss_token_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\rrefresh_token\x18\x03 \x01(\tB\x03\x80\x01\x01\x12=\n\x19refresh_token_expire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"l\n\x19SignInWithPasswordRequest\x12.\n\x05login\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\xfe\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x1f\n\x08password\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x08\"\x83\x01\n\x1aSignInWithPasswordResponse\x12/\n\x07session\x18\x01 \x01(\x0b\x32\x1e.tollhouse.identity.v1.Session\x12\x34\n\x06tokens\x18\x02 \x01(\x0b\x32$.tollhouse.identity.v1.SessionTokens\"X\n\x18SignInWithIdTokenRequest\x12 \n\x08id_token\x18\x01 \x01(\tB\x0e\x80\x01\x01\xbaH\x08r\x06\x10\x01\x18\x80\x80\x04\x12\x1a\n\x05nonce\x18\x02 \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\xff\x01\"\x98\x01\n\x19SignInWithIdTokenResponse\x12/\n\x07session\x18\x01 \x01(\x0b\x32\x1e.tollhouse.identity.v1.Session\x12\x34\n\x06tokens\x18\x02 \x01(\x0b\x32$.tollhouse.identity.v1.SessionTokens\x12\x14\n\x0cuser_created\x18\x03 \x01(\x08\"_\n\x15RefreshSessionRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x12$\n\rrefresh_token\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x04\"\x91\x01\n\x16RefreshSessionResponse\x12/\n\x07session\x18\x01 \x01(\x0b\x32\x1e.tollhouse.identity.v1.Session\x12\x34\n\x06tokens\x18\x02 \x01(\x0b\x32$.tollhouse.identity.v1.SessionTokens\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"b\n\x0eSignOutRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nsession_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x14\n\x0c\x61ll_sessions\x18\x03 \x01(\x08\")\n\x0fSignOutResponse\x12\x16\n\x0e\x65nded_sessions\x18\x01 \x01(\x05\"j\n\x13ListSessionsRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"a\n\x14ListSessionsResponse\x12\x30\n\x08sessions\x18\x01 \x03(\x0b\x32\x1e.tollhouse.identity.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x10\n\x0eGetJwksRequest\"B\n\x0fGetJwksResponse\x12/\n\x04keys\x18\x01 \x03(\x0b\x32!.tollhouse.identity.v1.JsonWebKey\"X\n\nJsonWebKey\x12\x0b\n\x03kty\x18\x01 \x01(\t\x12\x0b\n\x03\x63rv\x18\x02 \x01(\t\x12\t\n\x01x\x18\x03 \x01(\t\x12\x0b\n\x03kid\x18\x04 \x01(\t\x12\x0b\n\x03use\x18\x05 \x01(\t\x12\x0b\n\x03\x61lg\x18\x06 \x01(\t*h\n\x0cSignInMethod\x12\x1e\n\x1aSIGN_IN_METHOD_UNSPECIFIED\x10\x00\x12\x1b\n\x17SIGN_IN_METHOD_PASSWORD\x10\x01\x12\x1b\n\x17SIGN_IN_METHOD_ID_TOKEN\x10\x02\x32\xbd\x07\n\x0eSessionService\x12\xae\x01\n\x12SignInWithPassword\x12\x30.tollhouse.identity.v1.SignInWithPasswordRequest\x1a\x31.tollhouse.identity.v1.SignInWithPasswordResponse\"3\x90\x02\x02\xaa\xbb\x18\x02\x18\x01\x82\xd3\xe4\x93\x02$\"\x1f/v1/sessions:signInWithPassword:\x01*\x12\xaa\x01\n\x11SignInWithIdToken\x12/.tollhouse.identity.v1.SignInWithIdTokenRequest\x1a\x30.tollhouse.identity.v1.SignInWithIdTokenResponse\"2\x90\x02\x02\xaa\xbb\x18\x02\x18\x01\x82\xd3\xe4\x93\x02#\"\x1e/v1/sessions:signInWithIdToken:\x01*\x12\x97\x01\n\x0eRefreshSession\x12,.tollhouse.identity.v1.RefreshSessionRequest\x1a-.tollhouse.identity.v1.RefreshSessionResponse\"(\x90\x02\x02\xaa\xbb\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\x19\"\x14/v1/sessions:refresh:\x01*\x12\x9b\x01\n\x07SignOut\x12%.tollhouse.identity.v1.SignOutRequest\x1a&.tollhouse.identity.v1.SignOutResponse\"A\x90\x02\x02\xaa\xbb\x18\x0b\x08\x01*\x07user_id\x82\xd3\xe4\x93\x02)\"$/v1/users/{user_id}/sessions:signOut:\x01*\x12\x9f\x01\n\x0cListSessions\x12*.tollhouse.identity.v1.ListSessionsRequest\x1a+.tollhouse.identity.v1.ListSessionsResponse\"6\x90\x02\x01\xaa\xbb\x18\x0b\x08\x01*\x07user_id\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/users/{user_id}/sessions\x12s\n\x07GetJwks\x12%.tollhouse.identity.v1.GetJwksRequest\x1a&.tollhouse.identity.v1.GetJwksResponse\"\x19\x90\x02\x01\xaa\xbb\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\n\x12\x08/v1/jwksb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tollhouse/identity/v1/session.proto\x12\x15tollhouse.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\x1a\x1etollhouse/common/v1/text.proto\"\xc9\x02\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x33\n\x06method\x18\x03 \x01(\x0e\x32#.tollhouse.identity.v1.SignInMethod\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x14\n\x0cpeer_address\x18\x05 \x01(\t\x12\x12\n\nuser_agent\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_refresh_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63urrent\x18\n \x01(\x08\"\xc3\x01\n\rSessionTokens\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12<\n\x18\x61\x63\x63\x65ss_token_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\rrefresh_token\x18\x03 \x01(\tB\x03\x80\x01\x01\x12=\n\x19refresh_token_expire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"l\n\x19SignInWithPasswordRequest\x12.\n\x05login\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\xff\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x1f\n\x08password\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x08\"\x83\x01\n\x1aSignInWithPasswordResponse\x12/\n\x07session\x18\x01 \x01(\x0b\x32\x1e.tollhouse.identity.v1.Session\x12\x34\n\x06tokens\x18\x02 \x01(\x0b\x32$.tollhouse.identity.v1.SessionTokens\"X\n\x18SignInWithIdTokenRequest\x12 \n\x08id_token\x18\x01 \x01(\tB\x0e\x80\x01\x01\xbaH\x08r\x06\x10\x01\x18\x80\x80\x04\x12\x1a\n\x05nonce\x18\x02 \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\xff\x01\"\x98\x01\n\x19SignInWithIdTokenResponse\x12/\n\x07session\x18\x01 \x01(\x0b\x32\x1e.tollhouse.identity.v1.Session\x12\x34\n\x06tokens\x18\x02 \x01(\x0b\x32$.tollhouse.identity.v1.SessionTokens\x12\x14\n\x0cuser_created\x18\x03 \x01(\x08\"\x89\x01\n\x1cSignInWithAccessTokenRequest\x12\x36\n\x08provider\x18\x01 \x01(\tB$\xbaH!r\x1f\x18\x64\x32\x1b^[a-z0-9][a-z0-9._-]{0,99}$\x12\x31\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\tB\x1b\x80\x01\x01\xbaH\x15r\x13\x18\x80 2\x0e^[\\x21-\\x7e]+$\"\x9c\x01\n\x1dSignInWithAccessTokenResponse\x12/\n\x07session\x18\x01 \x01(\x0b\x32\x1e.tollhouse.identity.v1.Session\x12\x34\n\x06tokens\x18\x02 \x01(\x0b\x32$.tollhouse.identity.v1.SessionTokens\x12\x14\n\x0cuser_created\x18\x03 \x01(\x08\"_\n\x15RefreshSessionRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xbaH\tr\x04\x88\xea\x30\x01\xd8\x01\x01\x12$\n\rrefresh_token\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x04\"\x91\x01\n\x16RefreshSessionResponse\x12/\n\x07session\x18\x01 \x01(\x0b\x32\x1e.tollhouse.identity.v1.Session\x12\x34\n\x06tokens\x18\x02 \x01(\x0b\x32$.tollhouse.identity.v1.SessionTokens\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"b\n\x0eSignOutRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1f\n\nsession_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x14\n\x0c\x61ll_sessions\x18\x03 \x01(\x08\")\n\x0fSignOutResponse\x12\x16\n\x0e\x65nded_sessions\x18\x01 \x01(\x05\"j\n\x13ListSessionsRequest\x12\x19\n\x07user_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"a\n\x14ListSessionsResponse\x12\x30\n\x08sessions\x18\x01 \x03(\x0b\x32\x1e.tollhouse.identity.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x10\n\x0eGetJwksRequest\"B\n\x0fGetJwksResponse\x12/\n\x04keys\x18\x01 \x03(\x0b\x32!.tollhouse.identity.v1.JsonWebKey\"X\n\nJsonWebKey\x12\x0b\n\x03kty\x18\x01 \x01(\t\x12\x0b\n\x03\x63rv\x18\x02 \x01(\t\x12\t\n\x01x\x18\x03 \x01(\t\x12\x0b\n\x03kid\x18\x04 \x01(\t\x12\x0b\n\x03use\x18\x05 \x01(\t\x12\x0b\n\x03\x61lg\x18\x06 \x01(\t*\x89\x01\n\x0cSignInMethod\x12\x1e\n\x1aSIGN_IN_METHOD_UNSPECIFIED\x10\x00\x12\x1b\n\x17SIGN_IN_METHOD_PASSWORD\x10\x01\x12\x1b\n\x17SIGN_IN_METHOD_ID_TOKEN\x10\x02\x12\x1f\n\x1bSIGN_IN_METHOD_ACCESS_TOKEN\x10\x03\x32\xfd\x08\n\x0eSessionService\x12\xae\x01\n\x12SignInWithPassword\x12\x30.tollhouse.identity.v1.SignInWithPasswordRequest\x1a\x31.tollhouse.identity.v1.SignInWithPasswordResponse\"3\x90\x02\x02\xaa\xbb\x18\x02\x18\x01\x82\xd3\xe4\x93\x02$\"\x1f/v1/sessions:signInWithPassword:\x01*\x12\xaa\x01\n\x11SignInWithIdToken\x12/.tollhouse.identity.v1.SignInWithIdTokenRequest\x1a\x30.tollhouse.identity.v1.SignInWithIdTokenResponse\"2\x90\x02\x02\xaa\xbb\x18\x02\x18\x01\x82\xd3\xe4\x93\x02#\"\x1e/v1/sessions:signInWithIdToken:\x01*\x12\xbd\x01\n\x15SignInWithAccessToken\x12\x33.tollhouse.identity.v1.SignInWithAccessTokenRequest\x1a\x34.tollhouse.identity.v1.SignInWithAccessTokenResponse\"9\x90\x02\x02\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\'\"\"/v1/sessions:signInWithAccessToken:\x01*\x12\x97\x01\n\x0eRefreshSession\x12,.tollhouse.identity.v1.RefreshSessionRequest\x1a-.tollhouse.identity.v1.RefreshSessionResponse\"(\x90\x02\x02\xaa\xbb\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\x19\"\x14/v1/sessions:refresh:\x01*\x12\x9b\x01\n\x07SignOut\x12%.tollhouse.identity.v1.SignOutRequest\x1a&.tollhouse.identity.v1.SignOutResponse\"A\x90\x02\x02\xaa\xbb\x18\x0b\x08\x01*\x07user_id\x82\xd3\xe4\x93\x02)\"$/v1/users/{user_id}/sessions:signOut:\x01*\x12\x9f\x01\n\x0cListSessions\x12*.tollhouse.identity.v1.ListSessionsRequest\x1a+.tollhouse.identity.v1.ListSessionsResponse\"6\x90\x02\x01\xaa\xbb\x18\x0b\x08\x01*\x07user_id\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/users/{user_id}/sessions\x12s\n\x07GetJwks\x12%.tollhouse.identity.v1.GetJwksRequest\x1a&.tollhouse.identity.v1.GetJwksResponse\"\x19\x90\x02\x01\xaa\xbb\x18\x02\x18\x01\x82\xd3\xe4\x93\x02\n\x12\x08/v1/jwksb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,13 +41,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONTOKENS'].fields_by_name['refresh_token']._loaded_options = None
   _globals['_SESSIONTOKENS'].fields_by_name['refresh_token']._serialized_options = b'\200\001\001'
   _globals['_SIGNINWITHPASSWORDREQUEST'].fields_by_name['login']._loaded_options = None
-  _globals['_SIGNINWITHPASSWORDREQUEST'].fields_by_name['login']._serialized_options = b'\272H\034r\032\020\001\030\376\0012\023^[^\\x00-\\x1f\\x7f]*$'
+  _globals['_SIGNINWITHPASSWORDREQUEST'].fields_by_name['login']._serialized_options = b'\272H\034r\032\020\001\030\377\0012\023^[^\\x00-\\x1f\\x7f]*$'
   _globals['_SIGNINWITHPASSWORDREQUEST'].fields_by_name['password']._loaded_options = None
   _globals['_SIGNINWITHPASSWORDREQUEST'].fields_by_name['password']._serialized_options = b'\200\001\001\272H\007r\005\020\001\030\200\010'
   _globals['_SIGNINWITHIDTOKENREQUEST'].fields_by_name['id_token']._loaded_options = None
   _globals['_SIGNINWITHIDTOKENREQUEST'].fields_by_name['id_token']._serialized_options = b'\200\001\001\272H\010r\006\020\001\030\200\200\004'
   _globals['_SIGNINWITHIDTOKENREQUEST'].fields_by_name['nonce']._loaded_options = None
   _globals['_SIGNINWITHIDTOKENREQUEST'].fields_by_name['nonce']._serialized_options = b'\200\001\001\272H\005r\003\030\377\001'
+  _globals['_SIGNINWITHACCESSTOKENREQUEST'].fields_by_name['provider']._loaded_options = None
+  _globals['_SIGNINWITHACCESSTOKENREQUEST'].fields_by_name['provider']._serialized_options = b'\272H!r\037\030d2\033^[a-z0-9][a-z0-9._-]{0,99}$'
+  _globals['_SIGNINWITHACCESSTOKENREQUEST'].fields_by_name['access_token']._loaded_options = None
+  _globals['_SIGNINWITHACCESSTOKENREQUEST'].fields_by_name['access_token']._serialized_options = b'\200\001\001\272H\025r\023\030\200 2\016^[\\x21-\\x7e]+$'
   _globals['_REFRESHSESSIONREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_REFRESHSESSIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\tr\004\210\3520\001\330\001\001'
   _globals['_REFRESHSESSIONREQUEST'].fields_by_name['refresh_token']._loaded_options = None
@@ -66,6 +70,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONSERVICE'].methods_by_name['SignInWithPassword']._serialized_options = b'\220\002\002\252\273\030\002\030\001\202\323\344\223\002$\"\037/v1/sessions:signInWithPassword:\001*'
   _globals['_SESSIONSERVICE'].methods_by_name['SignInWithIdToken']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['SignInWithIdToken']._serialized_options = b'\220\002\002\252\273\030\002\030\001\202\323\344\223\002#\"\036/v1/sessions:signInWithIdToken:\001*'
+  _globals['_SESSIONSERVICE'].methods_by_name['SignInWithAccessToken']._loaded_options = None
+  _globals['_SESSIONSERVICE'].methods_by_name['SignInWithAccessToken']._serialized_options = b'\220\002\002\252\273\030\005\010\001\022\001*\202\323\344\223\002\'\"\"/v1/sessions:signInWithAccessToken:\001*'
   _globals['_SESSIONSERVICE'].methods_by_name['RefreshSession']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['RefreshSession']._serialized_options = b'\220\002\002\252\273\030\002\030\001\202\323\344\223\002\031\"\024/v1/sessions:refresh:\001*'
   _globals['_SESSIONSERVICE'].methods_by_name['SignOut']._loaded_options = None
@@ -74,8 +80,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONSERVICE'].methods_by_name['ListSessions']._serialized_options = b'\220\002\001\252\273\030\013\010\001*\007user_id\202\323\344\223\002\036\022\034/v1/users/{user_id}/sessions'
   _globals['_SESSIONSERVICE'].methods_by_name['GetJwks']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['GetJwks']._serialized_options = b'\220\002\001\252\273\030\002\030\001\202\323\344\223\002\n\022\010/v1/jwks'
-  _globals['_SIGNINMETHOD']._serialized_start=2010
-  _globals['_SIGNINMETHOD']._serialized_end=2114
+  _globals['_SIGNINMETHOD']._serialized_start=2310
+  _globals['_SIGNINMETHOD']._serialized_end=2447
   _globals['_SESSION']._serialized_start=221
   _globals['_SESSION']._serialized_end=550
   _globals['_SESSIONTOKENS']._serialized_start=553
@@ -88,24 +94,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNINWITHIDTOKENREQUEST']._serialized_end=1082
   _globals['_SIGNINWITHIDTOKENRESPONSE']._serialized_start=1085
   _globals['_SIGNINWITHIDTOKENRESPONSE']._serialized_end=1237
-  _globals['_REFRESHSESSIONREQUEST']._serialized_start=1239
-  _globals['_REFRESHSESSIONREQUEST']._serialized_end=1334
-  _globals['_REFRESHSESSIONRESPONSE']._serialized_start=1337
-  _globals['_REFRESHSESSIONRESPONSE']._serialized_end=1482
-  _globals['_SIGNOUTREQUEST']._serialized_start=1484
-  _globals['_SIGNOUTREQUEST']._serialized_end=1582
-  _globals['_SIGNOUTRESPONSE']._serialized_start=1584
-  _globals['_SIGNOUTRESPONSE']._serialized_end=1625
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=1627
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=1733
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1735
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1832
-  _globals['_GETJWKSREQUEST']._serialized_start=1834
-  _globals['_GETJWKSREQUEST']._serialized_end=1850
-  _globals['_GETJWKSRESPONSE']._serialized_start=1852
-  _globals['_GETJWKSRESPONSE']._serialized_end=1918
-  _globals['_JSONWEBKEY']._serialized_start=1920
-  _globals['_JSONWEBKEY']._serialized_end=2008
-  _globals['_SESSIONSERVICE']._serialized_start=2117
-  _globals['_SESSIONSERVICE']._serialized_end=3074
+  _globals['_SIGNINWITHACCESSTOKENREQUEST']._serialized_start=1240
+  _globals['_SIGNINWITHACCESSTOKENREQUEST']._serialized_end=1377
+  _globals['_SIGNINWITHACCESSTOKENRESPONSE']._serialized_start=1380
+  _globals['_SIGNINWITHACCESSTOKENRESPONSE']._serialized_end=1536
+  _globals['_REFRESHSESSIONREQUEST']._serialized_start=1538
+  _globals['_REFRESHSESSIONREQUEST']._serialized_end=1633
+  _globals['_REFRESHSESSIONRESPONSE']._serialized_start=1636
+  _globals['_REFRESHSESSIONRESPONSE']._serialized_end=1781
+  _globals['_SIGNOUTREQUEST']._serialized_start=1783
+  _globals['_SIGNOUTREQUEST']._serialized_end=1881
+  _globals['_SIGNOUTRESPONSE']._serialized_start=1883
+  _globals['_SIGNOUTRESPONSE']._serialized_end=1924
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=1926
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=2032
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=2034
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=2131
+  _globals['_GETJWKSREQUEST']._serialized_start=2133
+  _globals['_GETJWKSREQUEST']._serialized_end=2149
+  _globals['_GETJWKSRESPONSE']._serialized_start=2151
+  _globals['_GETJWKSRESPONSE']._serialized_end=2217
+  _globals['_JSONWEBKEY']._serialized_start=2219
+  _globals['_JSONWEBKEY']._serialized_end=2307
+  _globals['_SESSIONSERVICE']._serialized_start=2450
+  _globals['_SESSIONSERVICE']._serialized_end=3599
 # @@protoc_insertion_point(module_scope)

@@ -32,9 +32,11 @@ class _SignInMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SignInMe
     """With a password."""
     SIGN_IN_METHOD_ID_TOKEN: _SignInMethod.ValueType  # 2
     """With the ID token of a provider."""
+    SIGN_IN_METHOD_ACCESS_TOKEN: _SignInMethod.ValueType  # 3
+    """With the access token of an OpenShift cluster."""
 
 class SignInMethod(_SignInMethod, metaclass=_SignInMethodEnumTypeWrapper):
-    """How somebody signed in."""
+    """How a session was opened."""
 
 SIGN_IN_METHOD_UNSPECIFIED: SignInMethod.ValueType  # 0
 """Never sent."""
@@ -42,11 +44,13 @@ SIGN_IN_METHOD_PASSWORD: SignInMethod.ValueType  # 1
 """With a password."""
 SIGN_IN_METHOD_ID_TOKEN: SignInMethod.ValueType  # 2
 """With the ID token of a provider."""
+SIGN_IN_METHOD_ACCESS_TOKEN: SignInMethod.ValueType  # 3
+"""With the access token of an OpenShift cluster."""
 Global___SignInMethod: _TypeAlias = SignInMethod  # noqa: Y015
 
 @_typing.final
 class Session(_message.Message):
-    """A sign-in, for as long as it lasts."""
+    """A session of a user, from a sign-in until it ends."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -67,7 +71,7 @@ class Session(_message.Message):
     method: Global___SignInMethod.ValueType
     """How they signed in."""
     provider: _builtins.str
-    """The provider whose ID token it was; empty for other methods."""
+    """The provider whose token it was; empty for other methods."""
     peer_address: _builtins.str
     """The IP address the sign-in came from; empty over a local socket."""
     user_agent: _builtins.str
@@ -110,7 +114,7 @@ Global___Session: _TypeAlias = Session  # noqa: Y015
 
 @_typing.final
 class SessionTokens(_message.Message):
-    """The two tokens of a session. Both are secrets: whoever holds one acts as the user."""
+    """The two tokens of a session. Both are secrets: whoever has one can act as the user."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -155,7 +159,9 @@ class SignInWithPasswordRequest(_message.Message):
     LOGIN_FIELD_NUMBER: _builtins.int
     PASSWORD_FIELD_NUMBER: _builtins.int
     login: _builtins.str
-    """The user's email or username, without regard to case, at most 254 characters without control characters."""
+    """The user's email or username, without regard to case, at most 255 characters without control characters. What is
+    one user's email and another's username is the email.
+    """
     password: _builtins.str
     """The password, at most 1,024 characters."""
     def __init__(
@@ -211,7 +217,7 @@ class SignInWithIdTokenRequest(_message.Message):
     ID_TOKEN_FIELD_NUMBER: _builtins.int
     NONCE_FIELD_NUMBER: _builtins.int
     id_token: _builtins.str
-    """The ID token as the provider gave it, a signed JWT. More than 8,192 characters are not believed."""
+    """The ID token as the provider gave it, a signed JWT. More than 8,192 characters are not accepted."""
     nonce: _builtins.str
     """The nonce that was sent to the provider with the user's request to sign in; the token must carry the same. Empty
     where none was sent. At most 255 characters.
@@ -240,7 +246,7 @@ class SignInWithIdTokenResponse(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     USER_CREATED_FIELD_NUMBER: _builtins.int
     user_created: _builtins.bool
-    """Whether the sign-in made the user."""
+    """Whether the sign-in created the user."""
     @_builtins.property
     def session(self) -> Global___Session:
         """The session."""
@@ -263,6 +269,66 @@ class SignInWithIdTokenResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SignInWithIdTokenResponse: _TypeAlias = SignInWithIdTokenResponse  # noqa: Y015
+
+@_typing.final
+class SignInWithAccessTokenRequest(_message.Message):
+    """Asks for a session in exchange for an access token of an OpenShift cluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """The cluster, as the installation calls it."""
+    access_token: _builtins.str
+    """The access token as the cluster's OAuth server gave it: visible ASCII characters, at most 4,096."""
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        access_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignInWithAccessTokenRequest: _TypeAlias = SignInWithAccessTokenRequest  # noqa: Y015
+
+@_typing.final
+class SignInWithAccessTokenResponse(_message.Message):
+    """The new session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    USER_CREATED_FIELD_NUMBER: _builtins.int
+    user_created: _builtins.bool
+    """Whether the sign-in created the user."""
+    @_builtins.property
+    def session(self) -> Global___Session:
+        """The session."""
+
+    @_builtins.property
+    def tokens(self) -> Global___SessionTokens:
+        """Its first tokens."""
+
+    def __init__(
+        self,
+        *,
+        session: Global___Session | None = ...,
+        tokens: Global___SessionTokens | None = ...,
+        user_created: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session", "tokens", b"tokens", "user_created", b"user_created"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignInWithAccessTokenResponse: _TypeAlias = SignInWithAccessTokenResponse  # noqa: Y015
 
 @_typing.final
 class RefreshSessionRequest(_message.Message):
@@ -358,7 +424,7 @@ Global___SignOutRequest: _TypeAlias = SignOutRequest  # noqa: Y015
 
 @_typing.final
 class SignOutResponse(_message.Message):
-    """What was ended."""
+    """The result of a sign-out."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

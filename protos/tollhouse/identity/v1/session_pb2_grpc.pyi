@@ -18,8 +18,8 @@ class SessionServiceStub:
     A sign-in begins a session and gives two tokens. The access token goes into the metadata `authorization: Bearer …` of
     calls to all three services and is good for 15 minutes. The refresh token is exchanged for the next pair and is good
     once. A session ends 30 days after the sign-in, when its user signs out, is deactivated or deleted, or when a refresh
-    token of it is presented for the second time; from then on none of its tokens is accepted. Both spans are the defaults
-    of settings.
+    token of it is presented for the second time; from then on none of its tokens is accepted. Both spans are the
+    defaults of settings.
 
     Where the installation was given no key for sessions, nobody signs in and nothing is refreshed: these RPCs fail with
     FAILED_PRECONDITION and reason `SESSIONS_NOT_CONFIGURED`.
@@ -27,52 +27,71 @@ class SessionServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SignInWithPassword: _aio.UnaryUnaryMultiCallable[_session_pb2.SignInWithPasswordRequest, _session_pb2.SignInWithPasswordResponse]
-    """Begins a session with a password.
+    """Opens a session with a password.
 
     Whether the login names nobody, the user has no password, is deactivated, or the password is wrong, the answer is
     the same: UNAUTHENTICATED with reason `SIGN_IN_REFUSED`, after the same time. More than 5 attempts a minute for one
-    login, or more than 20 from one address (IPv6: one /64), fail with RESOURCE_EXHAUSTED and reason `TOO_MANY_ATTEMPTS`
-    without a look at the password; RetryInfo says how long to wait. A sign-in that succeeds clears the count of its
-    login. While many people sign in at once the call may fail with UNAVAILABLE and reason `OVERLOADED`.
+    login, or more than 20 from one address (IPv6: one /64), fail with RESOURCE_EXHAUSTED and reason
+    `TOO_MANY_ATTEMPTS` without a look at the password; RetryInfo says how long to wait. A sign-in that succeeds clears
+    the count of its login. While many people sign in at once the call may fail with UNAVAILABLE and reason
+    `OVERLOADED`.
 
     A repeat begins another session and does no harm; at most 100 sessions of a user last at a time, and beginning one
     more ends the oldest.
     """
     SignInWithIdToken: _aio.UnaryUnaryMultiCallable[_session_pb2.SignInWithIdTokenRequest, _session_pb2.SignInWithIdTokenResponse]
-    """Begins a session with an ID token of an OpenID Connect provider, one of those the installation trusts.
+    """Opens a session with an ID token of an OpenID Connect provider, one of those the installation trusts.
 
-    Whoever the provider vouches for and nobody knows yet becomes a user, where the installation lets people sign up
-    through this provider: with the email of the token, which the provider must have verified. A user may also link an
-    identity to themselves with LinkIdentity. Where the installation says so, a person nobody knows is taken for the
-    user with the same email, if both emails were verified by a provider.
+    An identity that is linked to no user becomes a new user, where the installation lets people sign up through this
+    provider: with the email of the token, which the provider must have verified. A user may also link an identity to
+    themselves with LinkIdentity. Where the installation says so, such an identity is linked to the user with the same
+    email, if both emails were verified by a provider.
 
     Fails with UNAUTHENTICATED and reason `INVALID_ID_TOKEN` when the token is expired, made for another client, of an
-    unknown issuer or not to be believed for any other reason, and with reason `SIGN_IN_REFUSED` when its user is
-    deactivated. Fails with FAILED_PRECONDITION and reason `SIGN_UP_REFUSED` when nobody knows the identity and it cannot
-    become a user; with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when another user has the verified email; with
-    UNAVAILABLE while the provider's keys cannot be had. An address (IPv6: one /64) from which more than 100 ID tokens
-    and refresh tokens were wrong within a minute is refused with RESOURCE_EXHAUSTED and reason `TOO_MANY_ATTEMPTS`
-    without a look at the token; RetryInfo says how long to wait. However many tokens are good, they are not counted.
+    unknown issuer or not valid for any other reason, and with reason `SIGN_IN_REFUSED` when its user is deactivated.
+    Fails with FAILED_PRECONDITION and reason `SIGN_UP_REFUSED` when the identity is linked to no user and cannot
+    become one; with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when another user has the verified email; with
+    UNAVAILABLE while the provider's keys cannot be fetched. An address (IPv6: one /64) from which more than 100 ID
+    tokens and refresh tokens were wrong within a minute is refused with RESOURCE_EXHAUSTED and reason
+    `TOO_MANY_ATTEMPTS` before the token is verified; RetryInfo says how long to wait. Valid tokens are not counted.
 
-    A repeat begins another session and does no harm, as with SignInWithPassword.
+    A repeat opens another session, as with SignInWithPassword.
+    """
+    SignInWithAccessToken: _aio.UnaryUnaryMultiCallable[_session_pb2.SignInWithAccessTokenRequest, _session_pb2.SignInWithAccessTokenResponse]
+    """Opens a session with the access token that the OAuth server of an OpenShift cluster gave somebody: one of the
+    clusters the installation trusts. The cluster itself is asked whose the token is.
+
+    Such a token names no audience, so it is taken only from services and operators: the backend that has run the OAuth
+    flow with a client of its own presents it. The identity is the provider and the uid of the user there; an operator
+    links it with LinkIdentity. Where the installation lets people sign up, an identity that is linked to no user
+    becomes a user whose username is their name in the cluster; their email does not count as verified.
+
+    Fails with FAILED_PRECONDITION and reason `PROVIDER_NOT_CONFIGURED` when no cluster has this name; with
+    UNAUTHENTICATED and reason `INVALID_ACCESS_TOKEN` when the cluster does not accept the token or it is not a
+    person's, and with reason `SIGN_IN_REFUSED` when its user is deactivated; with FAILED_PRECONDITION and reason
+    `SIGN_UP_REFUSED` when the identity is linked to no user and cannot become one; with ALREADY_EXISTS and reason
+    `USER_ALREADY_EXISTS` when another user has its email or username; and with UNAVAILABLE while the cluster cannot be
+    asked. A repeat opens another session.
     """
     RefreshSession: _aio.UnaryUnaryMultiCallable[_session_pb2.RefreshSessionRequest, _session_pb2.RefreshSessionResponse]
     """Exchanges a refresh token for the next pair of tokens. The token presented is used up.
 
     Presenting a refresh token that was used before ends the whole session, because somebody else may have it. Only a
     repeat of the very call that used it, with the same `request_id` and while the refresh token it gave has not been
-    used itself, gets that same refresh token once more: send a `request_id`, and a lost answer logs nobody out.
+    used itself, gets that same refresh token once more: send a `request_id`, and a lost answer does not end the
+    session.
 
     Fails with UNAUTHENTICATED and reason `INVALID_REFRESH_TOKEN` when the token is none, was used, or its session is
     over; the user must sign in again. Wrong tokens are limited by address as with SignInWithIdToken: beyond the limit
-    the call fails with RESOURCE_EXHAUSTED and reason `TOO_MANY_ATTEMPTS`, the token is as good as before, and the call is
-    to be repeated after the time RetryInfo names. A text that has not the form of a refresh token is not counted.
+    the call fails with RESOURCE_EXHAUSTED and reason `TOO_MANY_ATTEMPTS`, the token is as good as before, and the call
+    is to be repeated after the time RetryInfo names. A text that does not have the form of a refresh token is not
+    counted.
     """
     SignOut: _aio.UnaryUnaryMultiCallable[_session_pb2.SignOutRequest, _session_pb2.SignOutResponse]
     """Ends one session of a user, or all of them: their tokens are refused from now on by identity, and by billing and
     metering within 5 seconds.
 
-    What has ended already, or never was, is passed over in silence.
+    Sessions that have ended or do not exist are ignored.
     """
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]
     """Lists the sessions of a user that have not ended, newest first. There are none of a user who does not exist."""
@@ -80,8 +99,8 @@ class SessionServiceStub:
     """Returns the public keys of access tokens, so that others can check them: those in use, those that were in use
     before, and those that are about to be.
 
-    As JSON the answer is a JWK set (RFC 7517). An access token is a JWT of the type `caller+jwt`, signed with `Ed25519`
-    (RFC 9864); its claims are `iss`, `sub` (`user:` and the user's id), `sid` (the session's id), `aud`
+    As JSON the answer is a JWK set (RFC 7517). An access token is a JWT of the type `caller+jwt`, signed with
+    `Ed25519` (RFC 9864); its claims are `iss`, `sub` (`user:` and the user's id), `sid` (the session's id), `aud`
     (`identity.tollhouse`, `billing.tollhouse` and `metering.tollhouse`), `iat`, `exp` and `jti`. Whoever checks one by
     itself should know that it is good until it expires, even if its session has ended meanwhile.
     """
@@ -92,8 +111,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     A sign-in begins a session and gives two tokens. The access token goes into the metadata `authorization: Bearer …` of
     calls to all three services and is good for 15 minutes. The refresh token is exchanged for the next pair and is good
     once. A session ends 30 days after the sign-in, when its user signs out, is deactivated or deleted, or when a refresh
-    token of it is presented for the second time; from then on none of its tokens is accepted. Both spans are the defaults
-    of settings.
+    token of it is presented for the second time; from then on none of its tokens is accepted. Both spans are the
+    defaults of settings.
 
     Where the installation was given no key for sessions, nobody signs in and nothing is refreshed: these RPCs fail with
     FAILED_PRECONDITION and reason `SESSIONS_NOT_CONFIGURED`.
@@ -105,13 +124,14 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.SignInWithPasswordRequest,
         context: _aio.ServicerContext[_session_pb2.SignInWithPasswordRequest, _abc.Awaitable[_session_pb2.SignInWithPasswordResponse]],
     ) -> _abc.Awaitable[_session_pb2.SignInWithPasswordResponse]:
-        """Begins a session with a password.
+        """Opens a session with a password.
 
         Whether the login names nobody, the user has no password, is deactivated, or the password is wrong, the answer is
         the same: UNAUTHENTICATED with reason `SIGN_IN_REFUSED`, after the same time. More than 5 attempts a minute for one
-        login, or more than 20 from one address (IPv6: one /64), fail with RESOURCE_EXHAUSTED and reason `TOO_MANY_ATTEMPTS`
-        without a look at the password; RetryInfo says how long to wait. A sign-in that succeeds clears the count of its
-        login. While many people sign in at once the call may fail with UNAVAILABLE and reason `OVERLOADED`.
+        login, or more than 20 from one address (IPv6: one /64), fail with RESOURCE_EXHAUSTED and reason
+        `TOO_MANY_ATTEMPTS` without a look at the password; RetryInfo says how long to wait. A sign-in that succeeds clears
+        the count of its login. While many people sign in at once the call may fail with UNAVAILABLE and reason
+        `OVERLOADED`.
 
         A repeat begins another session and does no harm; at most 100 sessions of a user last at a time, and beginning one
         more ends the oldest.
@@ -123,22 +143,44 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.SignInWithIdTokenRequest,
         context: _aio.ServicerContext[_session_pb2.SignInWithIdTokenRequest, _abc.Awaitable[_session_pb2.SignInWithIdTokenResponse]],
     ) -> _abc.Awaitable[_session_pb2.SignInWithIdTokenResponse]:
-        """Begins a session with an ID token of an OpenID Connect provider, one of those the installation trusts.
+        """Opens a session with an ID token of an OpenID Connect provider, one of those the installation trusts.
 
-        Whoever the provider vouches for and nobody knows yet becomes a user, where the installation lets people sign up
-        through this provider: with the email of the token, which the provider must have verified. A user may also link an
-        identity to themselves with LinkIdentity. Where the installation says so, a person nobody knows is taken for the
-        user with the same email, if both emails were verified by a provider.
+        An identity that is linked to no user becomes a new user, where the installation lets people sign up through this
+        provider: with the email of the token, which the provider must have verified. A user may also link an identity to
+        themselves with LinkIdentity. Where the installation says so, such an identity is linked to the user with the same
+        email, if both emails were verified by a provider.
 
         Fails with UNAUTHENTICATED and reason `INVALID_ID_TOKEN` when the token is expired, made for another client, of an
-        unknown issuer or not to be believed for any other reason, and with reason `SIGN_IN_REFUSED` when its user is
-        deactivated. Fails with FAILED_PRECONDITION and reason `SIGN_UP_REFUSED` when nobody knows the identity and it cannot
-        become a user; with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when another user has the verified email; with
-        UNAVAILABLE while the provider's keys cannot be had. An address (IPv6: one /64) from which more than 100 ID tokens
-        and refresh tokens were wrong within a minute is refused with RESOURCE_EXHAUSTED and reason `TOO_MANY_ATTEMPTS`
-        without a look at the token; RetryInfo says how long to wait. However many tokens are good, they are not counted.
+        unknown issuer or not valid for any other reason, and with reason `SIGN_IN_REFUSED` when its user is deactivated.
+        Fails with FAILED_PRECONDITION and reason `SIGN_UP_REFUSED` when the identity is linked to no user and cannot
+        become one; with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when another user has the verified email; with
+        UNAVAILABLE while the provider's keys cannot be fetched. An address (IPv6: one /64) from which more than 100 ID
+        tokens and refresh tokens were wrong within a minute is refused with RESOURCE_EXHAUSTED and reason
+        `TOO_MANY_ATTEMPTS` before the token is verified; RetryInfo says how long to wait. Valid tokens are not counted.
 
-        A repeat begins another session and does no harm, as with SignInWithPassword.
+        A repeat opens another session, as with SignInWithPassword.
+        """
+
+    @_abc_1.abstractmethod
+    def SignInWithAccessToken(
+        self,
+        request: _session_pb2.SignInWithAccessTokenRequest,
+        context: _aio.ServicerContext[_session_pb2.SignInWithAccessTokenRequest, _abc.Awaitable[_session_pb2.SignInWithAccessTokenResponse]],
+    ) -> _abc.Awaitable[_session_pb2.SignInWithAccessTokenResponse]:
+        """Opens a session with the access token that the OAuth server of an OpenShift cluster gave somebody: one of the
+        clusters the installation trusts. The cluster itself is asked whose the token is.
+
+        Such a token names no audience, so it is taken only from services and operators: the backend that has run the OAuth
+        flow with a client of its own presents it. The identity is the provider and the uid of the user there; an operator
+        links it with LinkIdentity. Where the installation lets people sign up, an identity that is linked to no user
+        becomes a user whose username is their name in the cluster; their email does not count as verified.
+
+        Fails with FAILED_PRECONDITION and reason `PROVIDER_NOT_CONFIGURED` when no cluster has this name; with
+        UNAUTHENTICATED and reason `INVALID_ACCESS_TOKEN` when the cluster does not accept the token or it is not a
+        person's, and with reason `SIGN_IN_REFUSED` when its user is deactivated; with FAILED_PRECONDITION and reason
+        `SIGN_UP_REFUSED` when the identity is linked to no user and cannot become one; with ALREADY_EXISTS and reason
+        `USER_ALREADY_EXISTS` when another user has its email or username; and with UNAVAILABLE while the cluster cannot be
+        asked. A repeat opens another session.
         """
 
     @_abc_1.abstractmethod
@@ -151,12 +193,14 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Presenting a refresh token that was used before ends the whole session, because somebody else may have it. Only a
         repeat of the very call that used it, with the same `request_id` and while the refresh token it gave has not been
-        used itself, gets that same refresh token once more: send a `request_id`, and a lost answer logs nobody out.
+        used itself, gets that same refresh token once more: send a `request_id`, and a lost answer does not end the
+        session.
 
         Fails with UNAUTHENTICATED and reason `INVALID_REFRESH_TOKEN` when the token is none, was used, or its session is
         over; the user must sign in again. Wrong tokens are limited by address as with SignInWithIdToken: beyond the limit
-        the call fails with RESOURCE_EXHAUSTED and reason `TOO_MANY_ATTEMPTS`, the token is as good as before, and the call is
-        to be repeated after the time RetryInfo names. A text that has not the form of a refresh token is not counted.
+        the call fails with RESOURCE_EXHAUSTED and reason `TOO_MANY_ATTEMPTS`, the token is as good as before, and the call
+        is to be repeated after the time RetryInfo names. A text that does not have the form of a refresh token is not
+        counted.
         """
 
     @_abc_1.abstractmethod
@@ -168,7 +212,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ends one session of a user, or all of them: their tokens are refused from now on by identity, and by billing and
         metering within 5 seconds.
 
-        What has ended already, or never was, is passed over in silence.
+        Sessions that have ended or do not exist are ignored.
         """
 
     @_abc_1.abstractmethod
@@ -188,8 +232,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the public keys of access tokens, so that others can check them: those in use, those that were in use
         before, and those that are about to be.
 
-        As JSON the answer is a JWK set (RFC 7517). An access token is a JWT of the type `caller+jwt`, signed with `Ed25519`
-        (RFC 9864); its claims are `iss`, `sub` (`user:` and the user's id), `sid` (the session's id), `aud`
+        As JSON the answer is a JWK set (RFC 7517). An access token is a JWT of the type `caller+jwt`, signed with
+        `Ed25519` (RFC 9864); its claims are `iss`, `sub` (`user:` and the user's id), `sid` (the session's id), `aud`
         (`identity.tollhouse`, `billing.tollhouse` and `metering.tollhouse`), `iat`, `exp` and `jti`. Whoever checks one by
         itself should know that it is good until it expires, even if its session has ended meanwhile.
         """

@@ -144,7 +144,7 @@ class UpdateSystemConfigurationRequest(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     REMOVED_KEYS_FIELD_NUMBER: _builtins.int
     etag: _builtins.str
-    """The etag read before; a change in between makes the call fail. Empty to change whatever is there."""
+    """The etag read before; a change in between makes the call fail. Empty to change the current version."""
     @_builtins.property
     def entries(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The entries to write, at most 100 at a time. A key begins with a lower-case letter and goes on with lower-case

@@ -65,7 +65,7 @@ class SystemConfigurationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSystemConfiguration(self, request, context):
-        """Writes and removes entries; entries that are not named stay.
+        """Writes and removes entries; other entries are kept.
 
         Fails with FAILED_PRECONDITION and reason `CONFIGURATION_FULL` when there would be more than 500 entries, and with
         ABORTED and reason `STALE_ETAG` when an etag is given and the configuration has changed since.

@@ -23,7 +23,7 @@ class SystemConfigurationServiceStub:
     GetSystemConfiguration: _aio.UnaryUnaryMultiCallable[_system_configuration_pb2.GetSystemConfigurationRequest, _system_configuration_pb2.GetSystemConfigurationResponse]
     """Returns the configuration; it is empty until something was configured."""
     UpdateSystemConfiguration: _aio.UnaryUnaryMultiCallable[_system_configuration_pb2.UpdateSystemConfigurationRequest, _system_configuration_pb2.UpdateSystemConfigurationResponse]
-    """Writes and removes entries; entries that are not named stay.
+    """Writes and removes entries; other entries are kept.
 
     Fails with FAILED_PRECONDITION and reason `CONFIGURATION_FULL` when there would be more than 500 entries, and with
     ABORTED and reason `STALE_ETAG` when an etag is given and the configuration has changed since.
@@ -50,7 +50,7 @@ class SystemConfigurationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _system_configuration_pb2.UpdateSystemConfigurationRequest,
         context: _aio.ServicerContext[_system_configuration_pb2.UpdateSystemConfigurationRequest, _abc.Awaitable[_system_configuration_pb2.UpdateSystemConfigurationResponse]],
     ) -> _abc.Awaitable[_system_configuration_pb2.UpdateSystemConfigurationResponse]:
-        """Writes and removes entries; entries that are not named stay.
+        """Writes and removes entries; other entries are kept.
 
         Fails with FAILED_PRECONDITION and reason `CONFIGURATION_FULL` when there would be more than 500 entries, and with
         ABORTED and reason `STALE_ETAG` when an etag is given and the configuration has changed since.

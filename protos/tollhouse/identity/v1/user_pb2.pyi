@@ -37,7 +37,7 @@ class _PlatformRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Platform
     """What operators may do, as long as it changes nothing."""
 
 class PlatformRole(_PlatformRole, metaclass=_PlatformRoleEnumTypeWrapper):
-    """What a user may do on the platform, beyond what their roles in organizations let them do."""
+    """What a user may do on the whole platform, beyond their roles in organizations."""
 
 PLATFORM_ROLE_UNSPECIFIED: PlatformRole.ValueType  # 0
 """No role is named."""
@@ -51,19 +51,19 @@ Global___PlatformRole: _TypeAlias = PlatformRole  # noqa: Y015
 
 @_typing.final
 class LinkedIdentity(_message.Message):
-    """Somebody at a provider of identities."""
+    """An account at an identity provider."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PROVIDER_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
-    """The provider, as the installation calls it: lower-case letters, digits, dots, dashes and underscores, beginning with
-    a letter or a digit, at most 64 characters, such as `google`.
+    """The provider, as the installation calls it: lower-case letters, digits, dots, dashes and underscores, beginning
+    with a letter or a digit, at most 100 characters, such as `google`.
     """
     subject: _builtins.str
     """What the provider calls them in the claim `sub` of its ID tokens: 1 to 255 characters without control characters.
-    It is theirs for ever, unlike their email there.
+    Unlike an email, it never changes. For an OpenShift cluster, the uid of the user.
     """
     def __init__(
         self,
@@ -85,6 +85,26 @@ class User(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     USER_ID_FIELD_NUMBER: _builtins.int
     EMAIL_FIELD_NUMBER: _builtins.int
     USERNAME_FIELD_NUMBER: _builtins.int
@@ -105,12 +125,15 @@ class User(_message.Message):
     PASSWORD_CHANGE_TIME_FIELD_NUMBER: _builtins.int
     DELETE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The id, a UUIDv7 in lower case."""
     email: _builtins.str
-    """The email address as it was given, unique without regard to case. It names the account at sign-in and is where to
-    write to. That it is here proves nothing: nobody is taken for this user because of it, unless `email_verify_time`
-    says that a provider has vouched for it.
+    """The email address as it was given, unique without regard to case; of an internationalised domain both spellings
+    (`exämple.test`, `xn--exmple-cua.test`) are the same. It names the account at sign-in and is where to write to. It
+    proves nothing by itself: an identity with this email is taken for this user only if `email_verify_time` says that
+    a provider has verified it.
     """
     username: _builtins.str
     """The name the person goes by, unique without regard to case; empty when there is none."""
@@ -123,15 +146,17 @@ class User(_message.Message):
     platform_role: Global___PlatformRole.ValueType
     """What the user may do on the platform."""
     personal_organization_id: _builtins.str
-    """The organization that was made for the user and goes with them."""
+    """The user's personal organization, which is deleted with them."""
     last_selected_organization_id: _builtins.str
     """The organization the user last chose to work in; empty when there is none, or it was deleted."""
     last_selected_project_id: _builtins.str
     """The project of that organization the user last chose to work in; empty when there is none, or it was deleted."""
     has_password: _builtins.bool
-    """Whether the user signs in with a password, too."""
+    """Whether the user has a password."""
     etag: _builtins.str
     """Changes whenever the user changes; not when they sign in."""
+    external_id: _builtins.str
+    """The platform's own id for it, unique on the platform; empty when there is none."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the user was created."""
@@ -150,9 +175,7 @@ class User(_message.Message):
 
     @_builtins.property
     def email_verify_time(self) -> _timestamp_pb2.Timestamp:
-        """When a provider that is trusted with it last vouched for the email; absent when none has. Another email has to be
-        vouched for anew.
-        """
+        """When a trusted provider last verified the email; absent when none has. A changed email is not verified."""
 
     @_builtins.property
     def last_sign_in_time(self) -> _timestamp_pb2.Timestamp:
@@ -165,6 +188,10 @@ class User(_message.Message):
     @_builtins.property
     def delete_time(self) -> _timestamp_pb2.Timestamp:
         """When the user was deleted; absent while they are not."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The platform's own data about it."""
 
     def __init__(
         self,
@@ -189,10 +216,12 @@ class User(_message.Message):
         password_change_time: _timestamp_pb2.Timestamp | None = ...,
         delete_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        external_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deactivate_time", b"deactivate_time", "delete_time", b"delete_time", "email_verify_time", b"email_verify_time", "last_sign_in_time", b"last_sign_in_time", "password_change_time", b"password_change_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "create_time", b"create_time", "deactivate_time", b"deactivate_time", "delete_time", b"delete_time", "email", b"email", "email_verify_time", b"email_verify_time", "etag", b"etag", "full_name", b"full_name", "has_password", b"has_password", "last_selected_organization_id", b"last_selected_organization_id", "last_selected_project_id", b"last_selected_project_id", "last_sign_in_time", b"last_sign_in_time", "linked_identities", b"linked_identities", "password_change_time", b"password_change_time", "personal_organization_id", b"personal_organization_id", "picture_url", b"picture_url", "platform_role", b"platform_role", "update_time", b"update_time", "user_id", b"user_id", "username", b"username"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "create_time", b"create_time", "deactivate_time", b"deactivate_time", "delete_time", b"delete_time", "email", b"email", "email_verify_time", b"email_verify_time", "etag", b"etag", "external_id", b"external_id", "full_name", b"full_name", "has_password", b"has_password", "last_selected_organization_id", b"last_selected_organization_id", "last_selected_project_id", b"last_selected_project_id", "last_sign_in_time", b"last_sign_in_time", "linked_identities", b"linked_identities", "metadata", b"metadata", "password_change_time", b"password_change_time", "personal_organization_id", b"personal_organization_id", "picture_url", b"picture_url", "platform_role", b"platform_role", "update_time", b"update_time", "user_id", b"user_id", "username", b"username"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -200,8 +229,8 @@ Global___User: _TypeAlias = User  # noqa: Y015
 
 @_typing.final
 class UserConfiguration(_message.Message):
-    """What a user configured for themselves, such as the language and colours of a user interface. It is for choices, not
-    for secrets: services and operators read it, and it is stored as it is.
+    """The configuration of a user, such as the language and colours of a user interface. Do not put secrets in it: services
+    and operators can read it, and it is stored as plain text.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -260,25 +289,57 @@ class CreateUserRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     EMAIL_FIELD_NUMBER: _builtins.int
     USERNAME_FIELD_NUMBER: _builtins.int
     FULL_NAME_FIELD_NUMBER: _builtins.int
     PICTURE_URL_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat: the same id with the same body returns the user made by the first call. The same id
     with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
     """
     email: _builtins.str
-    """The email address, at most 254 characters."""
+    """The email address, at most 255 characters, also an internationalised one such as `ada@exämple.test`."""
     username: _builtins.str
-    """The name the person goes by: letters, digits, dots, dashes and underscores, beginning with a letter or a digit,
-    at most 64 characters. Optional.
+    """The name the person goes by, as the platform or its OAuth server gives it, such as `ada`, `kube:admin` or
+    `ada@acme.test`: visible ASCII characters, at most 255. Optional.
     """
     full_name: _builtins.str
-    """The full name, at most 200 characters without control characters. Optional."""
+    """The full name, at most 255 characters without control characters. Optional."""
     picture_url: _builtins.str
     """The http or https address of a picture, at most 2,048 characters. Optional."""
+    external_id: _builtins.str
+    """The platform's own id for it, at most 255 visible ASCII characters, unique on the platform. Only operators may set
+    it. Optional.
+    """
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The platform's own data about it: at most 32 pairs, keys of 1 to 64 letters, digits, dots, dashes, underscores,
+        colons and slashes, values of at most 512 characters. Optional. Only operators set it.
+        """
+
     def __init__(
         self,
         *,
@@ -287,10 +348,12 @@ class CreateUserRequest(_message.Message):
         username: _builtins.str = ...,
         full_name: _builtins.str = ...,
         picture_url: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        external_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "full_name", b"full_name", "picture_url", b"picture_url", "request_id", b"request_id", "username", b"username"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "external_id", b"external_id", "full_name", b"full_name", "metadata", b"metadata", "picture_url", b"picture_url", "request_id", b"request_id", "username", b"username"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -386,6 +449,7 @@ class ListUsersRequest(_message.Message):
     USERNAME_FIELD_NUMBER: _builtins.int
     LINKED_IDENTITY_FIELD_NUMBER: _builtins.int
     ACTIVE_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """The most users to return: 50 when zero, never more than 1,000."""
     page_token: _builtins.str
@@ -396,6 +460,8 @@ class ListUsersRequest(_message.Message):
     """Keeps only the user with this username, without regard to case. Optional."""
     active: _builtins.bool
     """Keeps only users who are active, or only those who are not. Optional."""
+    external_id: _builtins.str
+    """Keeps only the user with this external id. Optional."""
     @_builtins.property
     def linked_identity(self) -> Global___LinkedIdentity:
         """Keeps only the user who signs in with this identity. Optional."""
@@ -409,10 +475,11 @@ class ListUsersRequest(_message.Message):
         username: _builtins.str = ...,
         linked_identity: Global___LinkedIdentity | None = ...,
         active: _builtins.bool | None = ...,
+        external_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "active", b"active", "linked_identity", b"linked_identity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "active", b"active", "email", b"email", "linked_identity", b"linked_identity", "page_size", b"page_size", "page_token", b"page_token", "username", b"username"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "active", b"active", "email", b"email", "external_id", b"external_id", "linked_identity", b"linked_identity", "page_size", b"page_size", "page_token", b"page_token", "username", b"username"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__active: _TypeAlias = _typing.Literal["active"]  # noqa: Y015
     _WhichOneofArgType__active: _TypeAlias = _typing.Literal["_active", b"_active"]  # noqa: Y015
@@ -450,7 +517,7 @@ Global___ListUsersResponse: _TypeAlias = ListUsersResponse  # noqa: Y015
 
 @_typing.final
 class DeactivateUserRequest(_message.Message):
-    """Names the user to stop."""
+    """Names the user to deactivate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -472,7 +539,7 @@ Global___DeactivateUserRequest: _TypeAlias = DeactivateUserRequest  # noqa: Y015
 
 @_typing.final
 class DeactivateUserResponse(_message.Message):
-    """The stopped user."""
+    """The deactivated user."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -500,7 +567,7 @@ Global___DeactivateUserResponse: _TypeAlias = DeactivateUserResponse  # noqa: Y0
 
 @_typing.final
 class ReactivateUserRequest(_message.Message):
-    """Names the user to let work again."""
+    """Names the user to reactivate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -522,7 +589,7 @@ Global___ReactivateUserRequest: _TypeAlias = ReactivateUserRequest  # noqa: Y015
 
 @_typing.final
 class ReactivateUserResponse(_message.Message):
-    """The user who may act again."""
+    """The reactivated user."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -554,6 +621,26 @@ class UpdateUserRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     USER_ID_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
@@ -564,16 +651,20 @@ class UpdateUserRequest(_message.Message):
     PLATFORM_ROLE_FIELD_NUMBER: _builtins.int
     LAST_SELECTED_ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     LAST_SELECTED_PROJECT_ID_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The id of the user."""
     etag: _builtins.str
-    """The etag read before; a change in between makes the call fail. Empty to change whatever is there."""
+    """The etag read before; a change in between makes the call fail. Empty to change the current version."""
     email: _builtins.str
-    """The new email address, at most 254 characters; it cannot be removed. Whatever vouched for the old one is forgotten."""
+    """The new email address, at most 255 characters, also an internationalised one such as `ada@exämple.test`; it cannot
+    be removed. A changed email is not verified.
+    """
     username: _builtins.str
     """The new name the person goes by, as when the user was created; empty to remove it."""
     full_name: _builtins.str
-    """The new full name, at most 200 characters without control characters; empty to remove it."""
+    """The new full name, at most 255 characters without control characters; empty to remove it."""
     picture_url: _builtins.str
     """The new http or https address of a picture, at most 2,048 characters; empty to remove it."""
     platform_role: Global___PlatformRole.ValueType
@@ -584,11 +675,18 @@ class UpdateUserRequest(_message.Message):
     """
     last_selected_project_id: _builtins.str
     """The project of that organization the user works in from now on; empty for none."""
+    external_id: _builtins.str
+    """The platform's own id for it, as when it was created; empty to remove it. Only operators change it."""
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Which fields change: `email`, `username`, `full_name`, `picture_url`, `platform_role`,
-        `last_selected_organization_id`, `last_selected_project_id`. Others are left as they are.
+        `last_selected_organization_id`, `last_selected_project_id`, `metadata`, `external_id`. Others are left as they
+        are.
         """
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The platform's own data about it, which replaces all of the old; empty to remove it. Only operators change it."""
 
     def __init__(
         self,
@@ -603,10 +701,12 @@ class UpdateUserRequest(_message.Message):
         platform_role: Global___PlatformRole.ValueType = ...,
         last_selected_organization_id: _builtins.str = ...,
         last_selected_project_id: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        external_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "etag", b"etag", "full_name", b"full_name", "last_selected_organization_id", b"last_selected_organization_id", "last_selected_project_id", b"last_selected_project_id", "picture_url", b"picture_url", "platform_role", b"platform_role", "update_mask", b"update_mask", "user_id", b"user_id", "username", b"username"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "etag", b"etag", "external_id", b"external_id", "full_name", b"full_name", "last_selected_organization_id", b"last_selected_organization_id", "last_selected_project_id", b"last_selected_project_id", "metadata", b"metadata", "picture_url", b"picture_url", "platform_role", b"platform_role", "update_mask", b"update_mask", "user_id", b"user_id", "username", b"username"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -647,7 +747,7 @@ class DeleteUserRequest(_message.Message):
     user_id: _builtins.str
     """The id of the user."""
     etag: _builtins.str
-    """The etag read before; a change in between makes the call fail. Empty to delete whatever is there."""
+    """The etag read before; a change in between makes the call fail. Empty to delete the current version."""
     def __init__(
         self,
         *,
@@ -677,7 +777,7 @@ class DeleteUserResponse(_message.Message):
     """The revision that holds the change; as `min_revision` it makes VerifyApiKey see it at once."""
     @_builtins.property
     def user(self) -> Global___User:
-        """What is left of the user."""
+        """What is kept of the user."""
 
     def __init__(
         self,
@@ -696,7 +796,7 @@ Global___DeleteUserResponse: _TypeAlias = DeleteUserResponse  # noqa: Y015
 
 @_typing.final
 class LinkIdentityRequest(_message.Message):
-    """Says with which identity a user signs in from now on."""
+    """Links an identity to a user."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -707,12 +807,12 @@ class LinkIdentityRequest(_message.Message):
     user_id: _builtins.str
     """The id of the user."""
     id_token: _builtins.str
-    """An ID token that the provider has just signed for the identity, at most 8,192 characters."""
+    """An ID token of the provider for the identity, at most 8,192 characters."""
     nonce: _builtins.str
-    """The nonce the ID token was asked for with, which it must carry. Empty when it was asked for without."""
+    """The nonce that was sent to the provider, which the ID token must carry. Empty when none was sent."""
     @_builtins.property
     def linked_identity(self) -> Global___LinkedIdentity:
-        """An identity that an operator answers for."""
+        """The identity, without proof; operators only."""
 
     def __init__(
         self,
@@ -758,7 +858,7 @@ Global___LinkIdentityResponse: _TypeAlias = LinkIdentityResponse  # noqa: Y015
 
 @_typing.final
 class UnlinkIdentityRequest(_message.Message):
-    """Names the identity to take from a user."""
+    """Names the identity to unlink from a user."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -786,7 +886,7 @@ Global___UnlinkIdentityRequest: _TypeAlias = UnlinkIdentityRequest  # noqa: Y015
 
 @_typing.final
 class UnlinkIdentityResponse(_message.Message):
-    """The user who does not sign in with the identity any more."""
+    """The user without the identity."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -810,7 +910,7 @@ Global___UnlinkIdentityResponse: _TypeAlias = UnlinkIdentityResponse  # noqa: Y0
 
 @_typing.final
 class SetPasswordRequest(_message.Message):
-    """Says with which password a user signs in from now on."""
+    """Sets or removes a user's password."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -821,11 +921,13 @@ class SetPasswordRequest(_message.Message):
     user_id: _builtins.str
     """The id of the user."""
     current_password: _builtins.str
-    """The password the user has now, at most 1,024 characters; needed to change one's own. Empty when there is none."""
+    """The current password, at most 1,024 characters; users must give it to change their own. Empty when there is none."""
     new_password: _builtins.str
-    """The new password. Any characters but U+0000 will do; differences of how a keyboard or system encodes one are ignored."""
+    """The new password. All characters but U+0000 are allowed; they are normalised (NFKC), so that the same password from
+    another keyboard matches.
+    """
     remove: _builtins.bool
-    """Removes the password: the user signs in with their identities alone."""
+    """Removes the password; the user then signs in with linked identities only."""
     def __init__(
         self,
         *,
@@ -951,12 +1053,12 @@ class UpdateUserConfigurationRequest(_message.Message):
     user_id: _builtins.str
     """The id of the user."""
     etag: _builtins.str
-    """The etag read before; a change in between makes the call fail. Empty to change whatever is there."""
+    """The etag read before; a change in between makes the call fail. Empty to change the current version."""
     @_builtins.property
     def entries(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The entries to write, at most 100. A key begins with a lower-case letter and goes on with lower-case letters,
-        digits, dots, dashes and underscores, at most 64 characters; a value is any text of at most 2,048 characters, such as
-        a JSON document.
+        digits, dots, dashes and underscores, at most 64 characters; a value is any text of at most 2,048 characters, such
+        as a JSON document.
         """
 
     @_builtins.property

@@ -104,8 +104,8 @@ class UserServiceServicer:
     def CreateUser(self, request, context):
         """Creates a user, together with an organization of their own that is named after them.
 
-        Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email or the username belongs to another user;
-        the fact `field` names which. With a `request_id` the call is safe to repeat.
+        Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email, the username or the external id
+        belongs to another user; the fact `field` names which. With a `request_id` the call is safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,20 +126,21 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateUser(self, request, context):
-        """Changes what is said about a user. Users change themselves, but never their platform role: that is an operator's to
-        change, and fails with PERMISSION_DENIED for everybody else.
+        """Changes fields of a user. Users change themselves. Platform role, metadata and external id can be changed by
+        operators only; for others that fails with PERMISSION_DENIED.
 
-        Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email or the username belongs to another user,
-        the fact `field` names which; with ABORTED and reason `STALE_ETAG` when an etag is given and the user has changed
-        since; and with NOT_FOUND when there is no such user, or nothing the user could select under one of the ids.
+        Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email, the username or the external id belongs
+        to another user, the fact `field` names which; with ABORTED and reason `STALE_ETAG` when an etag is given and the
+        user has changed since; and with NOT_FOUND when there is no such user, or nothing the user could select under one
+        of the ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeactivateUser(self, request, context):
-        """Stops a user: they are signed out at once, from the returned revision on each of their API keys answers
-        OWNER_INACTIVE, and the open invitations they made are revoked for good.
+        """Deactivates a user: they are signed out at once, their API keys answer OWNER_INACTIVE from the returned revision
+        on, and the open invitations they made are revoked.
 
         Deactivating an inactive user changes nothing and succeeds.
         """
@@ -157,18 +158,18 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteUser(self, request, context):
-        """Deletes a user for good. Users delete themselves.
+        """Deletes a user. Users may delete themselves.
 
-        They are signed out, their API keys and the open invitations they made are revoked, their memberships end, and the
-        organization that is theirs alone is deleted with them. Email, username, picture, linked identities, password,
-        configuration and the addresses they signed in from are erased, and email, username and identities are free for
-        others. Their email is also erased from invitations they accepted and, if an operator deletes them or a provider
-        vouched for the email, from those addressed to it, which are revoked where they are open: nobody else ends the
-        invitations of an address by giving it for their own. The id and the name they went by stay, because bills, usage and the
-        audit trail refer to them; those stay as well. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` while the user
-        is the only owner of another organization, which the fact `organization_id` names; with ABORTED and reason
-        `STALE_ETAG` when an etag is given and the user has changed since; and with NOT_FOUND when there never was such a
-        user. Deleting a deleted user changes nothing and succeeds.
+        They are signed out, their API keys and the open invitations they made are revoked, their memberships end, and
+        their personal organization is deleted. Email, username, picture, metadata, external id, linked identities,
+        password, configuration and the addresses they signed in from are erased; email, username, external id and
+        identities can be used by others again. Their email is also erased from invitations they accepted. If an operator
+        deletes them, or a provider has verified the email, it is erased from invitations addressed to it as well, and open
+        ones are revoked. (An unverified email may be somebody else's, whose invitations must not end.) The id and a name
+        stay, because bills, usage and the audit trail refer to them; those are kept, too. Fails with FAILED_PRECONDITION
+        and reason `LAST_OWNER` while the user is the only owner of another organization, which the fact `organization_id`
+        names; with ABORTED and reason `STALE_ETAG` when an etag is given and the user has changed since; and with
+        NOT_FOUND when there never was such a user. Deleting a deleted user changes nothing and succeeds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,18 +178,18 @@ class UserServiceServicer:
     def LinkIdentity(self, request, context):
         """Lets a user sign in with an identity at a provider, such as an account at Google.
 
-        Users link their own and prove it by an ID token of the provider; operators may also name an identity, and answer
-        for it. Fails with ALREADY_EXISTS and reason `IDENTITY_ALREADY_LINKED` when another user signs in with the identity;
-        with UNAUTHENTICATED when the ID token proves nothing; with PERMISSION_DENIED when a user only names an identity; and
-        with FAILED_PRECONDITION and reason `TOO_MANY_IDENTITIES` when the user has 20 already. Linking an identity that is
-        the user's already changes nothing and succeeds.
+        Users link their own identities and prove them with an ID token of the provider; operators may also name an
+        identity without proof. Fails with ALREADY_EXISTS and reason `IDENTITY_ALREADY_LINKED` when another user signs in
+        with the identity; with UNAUTHENTICATED when the ID token is not accepted; with PERMISSION_DENIED when a user only
+        names an identity; and with FAILED_PRECONDITION and reason `TOO_MANY_IDENTITIES` when the user has 20 already.
+        Linking an identity that is the user's already changes nothing and succeeds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnlinkIdentity(self, request, context):
-        """Takes an identity from a user, who cannot sign in with it any more. Sessions go on.
+        """Unlinks an identity from a user, who cannot sign in with it any more. Their sessions go on.
 
         Fails with FAILED_PRECONDITION and reason `LAST_WAY_TO_SIGN_IN` when the user signs in with nothing else. Unlinking
         an identity the user has not changes nothing and succeeds.
@@ -198,13 +199,13 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetPassword(self, request, context):
-        """Gives a user a password, another one, or none any more, and ends their other sessions.
+        """Sets, changes or removes a user's password, and ends their other sessions.
 
         Users change their own and give the current one, if they have one; operators set that of others without. Fails with
         INVALID_ARGUMENT when the new password is shorter than 12 characters (the installation may ask for another number,
-        but not for less than 8), longer than 128, among the commonest, or contains the username or the part of the email
-        before the `@`; with PERMISSION_DENIED and reason `WRONG_PASSWORD` when the current one is wrong, and with
-        RESOURCE_EXHAUSTED and reason `TOO_MANY_ATTEMPTS` when it was too often in the last minute; with
+        but not for less than 8), longer than 128, a common one, or contains the username or the part of the email before
+        the `@`; with PERMISSION_DENIED and reason `WRONG_PASSWORD` when the current one is wrong, and with
+        RESOURCE_EXHAUSTED and reason `TOO_MANY_ATTEMPTS` when it was wrong too often within a minute; with
         FAILED_PRECONDITION and reason `LAST_WAY_TO_SIGN_IN` when it is to be removed and the user signs in with nothing
         else; with ABORTED when it was changed at the same time; and with UNAVAILABLE and reason `OVERLOADED` when too many
         passwords are being hashed.
@@ -214,14 +215,15 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetUserConfiguration(self, request, context):
-        """Returns what a user configured; it is empty until something was. Fails with NOT_FOUND when there is no such user.
+        """Returns a user's configuration, which is empty until something was written. Fails with NOT_FOUND when there is no
+        such user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateUserConfiguration(self, request, context):
-        """Writes and removes entries of a user's configuration; entries that are not named stay.
+        """Writes and removes entries of a user's configuration; other entries are kept.
 
         Fails with FAILED_PRECONDITION and reason `CONFIGURATION_FULL` when there would be more than 100 entries, with
         ABORTED and reason `STALE_ETAG` when an etag is given and the configuration has changed since, and with NOT_FOUND

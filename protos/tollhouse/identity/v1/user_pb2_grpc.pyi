@@ -19,24 +19,25 @@ class UserServiceStub:
     CreateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.CreateUserRequest, _user_pb2.CreateUserResponse]
     """Creates a user, together with an organization of their own that is named after them.
 
-    Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email or the username belongs to another user;
-    the fact `field` names which. With a `request_id` the call is safe to repeat.
+    Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email, the username or the external id
+    belongs to another user; the fact `field` names which. With a `request_id` the call is safe to repeat.
     """
     GetUser: _aio.UnaryUnaryMultiCallable[_user_pb2.GetUserRequest, _user_pb2.GetUserResponse]
     """Returns one user. Users read themselves. Fails with NOT_FOUND when there is none."""
     ListUsers: _aio.UnaryUnaryMultiCallable[_user_pb2.ListUsersRequest, _user_pb2.ListUsersResponse]
     """Lists users, newest first, in pages that stay stable while users are added."""
     UpdateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.UpdateUserRequest, _user_pb2.UpdateUserResponse]
-    """Changes what is said about a user. Users change themselves, but never their platform role: that is an operator's to
-    change, and fails with PERMISSION_DENIED for everybody else.
+    """Changes fields of a user. Users change themselves. Platform role, metadata and external id can be changed by
+    operators only; for others that fails with PERMISSION_DENIED.
 
-    Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email or the username belongs to another user,
-    the fact `field` names which; with ABORTED and reason `STALE_ETAG` when an etag is given and the user has changed
-    since; and with NOT_FOUND when there is no such user, or nothing the user could select under one of the ids.
+    Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email, the username or the external id belongs
+    to another user, the fact `field` names which; with ABORTED and reason `STALE_ETAG` when an etag is given and the
+    user has changed since; and with NOT_FOUND when there is no such user, or nothing the user could select under one
+    of the ids.
     """
     DeactivateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.DeactivateUserRequest, _user_pb2.DeactivateUserResponse]
-    """Stops a user: they are signed out at once, from the returned revision on each of their API keys answers
-    OWNER_INACTIVE, and the open invitations they made are revoked for good.
+    """Deactivates a user: they are signed out at once, their API keys answer OWNER_INACTIVE from the returned revision
+    on, and the open invitations they made are revoked.
 
     Deactivating an inactive user changes nothing and succeeds.
     """
@@ -46,50 +47,52 @@ class UserServiceStub:
     Reactivating an active user changes nothing and succeeds.
     """
     DeleteUser: _aio.UnaryUnaryMultiCallable[_user_pb2.DeleteUserRequest, _user_pb2.DeleteUserResponse]
-    """Deletes a user for good. Users delete themselves.
+    """Deletes a user. Users may delete themselves.
 
-    They are signed out, their API keys and the open invitations they made are revoked, their memberships end, and the
-    organization that is theirs alone is deleted with them. Email, username, picture, linked identities, password,
-    configuration and the addresses they signed in from are erased, and email, username and identities are free for
-    others. Their email is also erased from invitations they accepted and, if an operator deletes them or a provider
-    vouched for the email, from those addressed to it, which are revoked where they are open: nobody else ends the
-    invitations of an address by giving it for their own. The id and the name they went by stay, because bills, usage and the
-    audit trail refer to them; those stay as well. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` while the user
-    is the only owner of another organization, which the fact `organization_id` names; with ABORTED and reason
-    `STALE_ETAG` when an etag is given and the user has changed since; and with NOT_FOUND when there never was such a
-    user. Deleting a deleted user changes nothing and succeeds.
+    They are signed out, their API keys and the open invitations they made are revoked, their memberships end, and
+    their personal organization is deleted. Email, username, picture, metadata, external id, linked identities,
+    password, configuration and the addresses they signed in from are erased; email, username, external id and
+    identities can be used by others again. Their email is also erased from invitations they accepted. If an operator
+    deletes them, or a provider has verified the email, it is erased from invitations addressed to it as well, and open
+    ones are revoked. (An unverified email may be somebody else's, whose invitations must not end.) The id and a name
+    stay, because bills, usage and the audit trail refer to them; those are kept, too. Fails with FAILED_PRECONDITION
+    and reason `LAST_OWNER` while the user is the only owner of another organization, which the fact `organization_id`
+    names; with ABORTED and reason `STALE_ETAG` when an etag is given and the user has changed since; and with
+    NOT_FOUND when there never was such a user. Deleting a deleted user changes nothing and succeeds.
     """
     LinkIdentity: _aio.UnaryUnaryMultiCallable[_user_pb2.LinkIdentityRequest, _user_pb2.LinkIdentityResponse]
     """Lets a user sign in with an identity at a provider, such as an account at Google.
 
-    Users link their own and prove it by an ID token of the provider; operators may also name an identity, and answer
-    for it. Fails with ALREADY_EXISTS and reason `IDENTITY_ALREADY_LINKED` when another user signs in with the identity;
-    with UNAUTHENTICATED when the ID token proves nothing; with PERMISSION_DENIED when a user only names an identity; and
-    with FAILED_PRECONDITION and reason `TOO_MANY_IDENTITIES` when the user has 20 already. Linking an identity that is
-    the user's already changes nothing and succeeds.
+    Users link their own identities and prove them with an ID token of the provider; operators may also name an
+    identity without proof. Fails with ALREADY_EXISTS and reason `IDENTITY_ALREADY_LINKED` when another user signs in
+    with the identity; with UNAUTHENTICATED when the ID token is not accepted; with PERMISSION_DENIED when a user only
+    names an identity; and with FAILED_PRECONDITION and reason `TOO_MANY_IDENTITIES` when the user has 20 already.
+    Linking an identity that is the user's already changes nothing and succeeds.
     """
     UnlinkIdentity: _aio.UnaryUnaryMultiCallable[_user_pb2.UnlinkIdentityRequest, _user_pb2.UnlinkIdentityResponse]
-    """Takes an identity from a user, who cannot sign in with it any more. Sessions go on.
+    """Unlinks an identity from a user, who cannot sign in with it any more. Their sessions go on.
 
     Fails with FAILED_PRECONDITION and reason `LAST_WAY_TO_SIGN_IN` when the user signs in with nothing else. Unlinking
     an identity the user has not changes nothing and succeeds.
     """
     SetPassword: _aio.UnaryUnaryMultiCallable[_user_pb2.SetPasswordRequest, _user_pb2.SetPasswordResponse]
-    """Gives a user a password, another one, or none any more, and ends their other sessions.
+    """Sets, changes or removes a user's password, and ends their other sessions.
 
     Users change their own and give the current one, if they have one; operators set that of others without. Fails with
     INVALID_ARGUMENT when the new password is shorter than 12 characters (the installation may ask for another number,
-    but not for less than 8), longer than 128, among the commonest, or contains the username or the part of the email
-    before the `@`; with PERMISSION_DENIED and reason `WRONG_PASSWORD` when the current one is wrong, and with
-    RESOURCE_EXHAUSTED and reason `TOO_MANY_ATTEMPTS` when it was too often in the last minute; with
+    but not for less than 8), longer than 128, a common one, or contains the username or the part of the email before
+    the `@`; with PERMISSION_DENIED and reason `WRONG_PASSWORD` when the current one is wrong, and with
+    RESOURCE_EXHAUSTED and reason `TOO_MANY_ATTEMPTS` when it was wrong too often within a minute; with
     FAILED_PRECONDITION and reason `LAST_WAY_TO_SIGN_IN` when it is to be removed and the user signs in with nothing
     else; with ABORTED when it was changed at the same time; and with UNAVAILABLE and reason `OVERLOADED` when too many
     passwords are being hashed.
     """
     GetUserConfiguration: _aio.UnaryUnaryMultiCallable[_user_pb2.GetUserConfigurationRequest, _user_pb2.GetUserConfigurationResponse]
-    """Returns what a user configured; it is empty until something was. Fails with NOT_FOUND when there is no such user."""
+    """Returns a user's configuration, which is empty until something was written. Fails with NOT_FOUND when there is no
+    such user.
+    """
     UpdateUserConfiguration: _aio.UnaryUnaryMultiCallable[_user_pb2.UpdateUserConfigurationRequest, _user_pb2.UpdateUserConfigurationResponse]
-    """Writes and removes entries of a user's configuration; entries that are not named stay.
+    """Writes and removes entries of a user's configuration; other entries are kept.
 
     Fails with FAILED_PRECONDITION and reason `CONFIGURATION_FULL` when there would be more than 100 entries, with
     ABORTED and reason `STALE_ETAG` when an etag is given and the configuration has changed since, and with NOT_FOUND
@@ -107,8 +110,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_user_pb2.CreateUserResponse]:
         """Creates a user, together with an organization of their own that is named after them.
 
-        Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email or the username belongs to another user;
-        the fact `field` names which. With a `request_id` the call is safe to repeat.
+        Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email, the username or the external id
+        belongs to another user; the fact `field` names which. With a `request_id` the call is safe to repeat.
         """
 
     @_abc_1.abstractmethod
@@ -133,12 +136,13 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_pb2.UpdateUserRequest,
         context: _aio.ServicerContext[_user_pb2.UpdateUserRequest, _abc.Awaitable[_user_pb2.UpdateUserResponse]],
     ) -> _abc.Awaitable[_user_pb2.UpdateUserResponse]:
-        """Changes what is said about a user. Users change themselves, but never their platform role: that is an operator's to
-        change, and fails with PERMISSION_DENIED for everybody else.
+        """Changes fields of a user. Users change themselves. Platform role, metadata and external id can be changed by
+        operators only; for others that fails with PERMISSION_DENIED.
 
-        Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email or the username belongs to another user,
-        the fact `field` names which; with ABORTED and reason `STALE_ETAG` when an etag is given and the user has changed
-        since; and with NOT_FOUND when there is no such user, or nothing the user could select under one of the ids.
+        Fails with ALREADY_EXISTS and reason `USER_ALREADY_EXISTS` when the email, the username or the external id belongs
+        to another user, the fact `field` names which; with ABORTED and reason `STALE_ETAG` when an etag is given and the
+        user has changed since; and with NOT_FOUND when there is no such user, or nothing the user could select under one
+        of the ids.
         """
 
     @_abc_1.abstractmethod
@@ -147,8 +151,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_pb2.DeactivateUserRequest,
         context: _aio.ServicerContext[_user_pb2.DeactivateUserRequest, _abc.Awaitable[_user_pb2.DeactivateUserResponse]],
     ) -> _abc.Awaitable[_user_pb2.DeactivateUserResponse]:
-        """Stops a user: they are signed out at once, from the returned revision on each of their API keys answers
-        OWNER_INACTIVE, and the open invitations they made are revoked for good.
+        """Deactivates a user: they are signed out at once, their API keys answer OWNER_INACTIVE from the returned revision
+        on, and the open invitations they made are revoked.
 
         Deactivating an inactive user changes nothing and succeeds.
         """
@@ -170,18 +174,18 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_pb2.DeleteUserRequest,
         context: _aio.ServicerContext[_user_pb2.DeleteUserRequest, _abc.Awaitable[_user_pb2.DeleteUserResponse]],
     ) -> _abc.Awaitable[_user_pb2.DeleteUserResponse]:
-        """Deletes a user for good. Users delete themselves.
+        """Deletes a user. Users may delete themselves.
 
-        They are signed out, their API keys and the open invitations they made are revoked, their memberships end, and the
-        organization that is theirs alone is deleted with them. Email, username, picture, linked identities, password,
-        configuration and the addresses they signed in from are erased, and email, username and identities are free for
-        others. Their email is also erased from invitations they accepted and, if an operator deletes them or a provider
-        vouched for the email, from those addressed to it, which are revoked where they are open: nobody else ends the
-        invitations of an address by giving it for their own. The id and the name they went by stay, because bills, usage and the
-        audit trail refer to them; those stay as well. Fails with FAILED_PRECONDITION and reason `LAST_OWNER` while the user
-        is the only owner of another organization, which the fact `organization_id` names; with ABORTED and reason
-        `STALE_ETAG` when an etag is given and the user has changed since; and with NOT_FOUND when there never was such a
-        user. Deleting a deleted user changes nothing and succeeds.
+        They are signed out, their API keys and the open invitations they made are revoked, their memberships end, and
+        their personal organization is deleted. Email, username, picture, metadata, external id, linked identities,
+        password, configuration and the addresses they signed in from are erased; email, username, external id and
+        identities can be used by others again. Their email is also erased from invitations they accepted. If an operator
+        deletes them, or a provider has verified the email, it is erased from invitations addressed to it as well, and open
+        ones are revoked. (An unverified email may be somebody else's, whose invitations must not end.) The id and a name
+        stay, because bills, usage and the audit trail refer to them; those are kept, too. Fails with FAILED_PRECONDITION
+        and reason `LAST_OWNER` while the user is the only owner of another organization, which the fact `organization_id`
+        names; with ABORTED and reason `STALE_ETAG` when an etag is given and the user has changed since; and with
+        NOT_FOUND when there never was such a user. Deleting a deleted user changes nothing and succeeds.
         """
 
     @_abc_1.abstractmethod
@@ -192,11 +196,11 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_user_pb2.LinkIdentityResponse]:
         """Lets a user sign in with an identity at a provider, such as an account at Google.
 
-        Users link their own and prove it by an ID token of the provider; operators may also name an identity, and answer
-        for it. Fails with ALREADY_EXISTS and reason `IDENTITY_ALREADY_LINKED` when another user signs in with the identity;
-        with UNAUTHENTICATED when the ID token proves nothing; with PERMISSION_DENIED when a user only names an identity; and
-        with FAILED_PRECONDITION and reason `TOO_MANY_IDENTITIES` when the user has 20 already. Linking an identity that is
-        the user's already changes nothing and succeeds.
+        Users link their own identities and prove them with an ID token of the provider; operators may also name an
+        identity without proof. Fails with ALREADY_EXISTS and reason `IDENTITY_ALREADY_LINKED` when another user signs in
+        with the identity; with UNAUTHENTICATED when the ID token is not accepted; with PERMISSION_DENIED when a user only
+        names an identity; and with FAILED_PRECONDITION and reason `TOO_MANY_IDENTITIES` when the user has 20 already.
+        Linking an identity that is the user's already changes nothing and succeeds.
         """
 
     @_abc_1.abstractmethod
@@ -205,7 +209,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_pb2.UnlinkIdentityRequest,
         context: _aio.ServicerContext[_user_pb2.UnlinkIdentityRequest, _abc.Awaitable[_user_pb2.UnlinkIdentityResponse]],
     ) -> _abc.Awaitable[_user_pb2.UnlinkIdentityResponse]:
-        """Takes an identity from a user, who cannot sign in with it any more. Sessions go on.
+        """Unlinks an identity from a user, who cannot sign in with it any more. Their sessions go on.
 
         Fails with FAILED_PRECONDITION and reason `LAST_WAY_TO_SIGN_IN` when the user signs in with nothing else. Unlinking
         an identity the user has not changes nothing and succeeds.
@@ -217,13 +221,13 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_pb2.SetPasswordRequest,
         context: _aio.ServicerContext[_user_pb2.SetPasswordRequest, _abc.Awaitable[_user_pb2.SetPasswordResponse]],
     ) -> _abc.Awaitable[_user_pb2.SetPasswordResponse]:
-        """Gives a user a password, another one, or none any more, and ends their other sessions.
+        """Sets, changes or removes a user's password, and ends their other sessions.
 
         Users change their own and give the current one, if they have one; operators set that of others without. Fails with
         INVALID_ARGUMENT when the new password is shorter than 12 characters (the installation may ask for another number,
-        but not for less than 8), longer than 128, among the commonest, or contains the username or the part of the email
-        before the `@`; with PERMISSION_DENIED and reason `WRONG_PASSWORD` when the current one is wrong, and with
-        RESOURCE_EXHAUSTED and reason `TOO_MANY_ATTEMPTS` when it was too often in the last minute; with
+        but not for less than 8), longer than 128, a common one, or contains the username or the part of the email before
+        the `@`; with PERMISSION_DENIED and reason `WRONG_PASSWORD` when the current one is wrong, and with
+        RESOURCE_EXHAUSTED and reason `TOO_MANY_ATTEMPTS` when it was wrong too often within a minute; with
         FAILED_PRECONDITION and reason `LAST_WAY_TO_SIGN_IN` when it is to be removed and the user signs in with nothing
         else; with ABORTED when it was changed at the same time; and with UNAVAILABLE and reason `OVERLOADED` when too many
         passwords are being hashed.
@@ -235,7 +239,9 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_pb2.GetUserConfigurationRequest,
         context: _aio.ServicerContext[_user_pb2.GetUserConfigurationRequest, _abc.Awaitable[_user_pb2.GetUserConfigurationResponse]],
     ) -> _abc.Awaitable[_user_pb2.GetUserConfigurationResponse]:
-        """Returns what a user configured; it is empty until something was. Fails with NOT_FOUND when there is no such user."""
+        """Returns a user's configuration, which is empty until something was written. Fails with NOT_FOUND when there is no
+        such user.
+        """
 
     @_abc_1.abstractmethod
     def UpdateUserConfiguration(
@@ -243,7 +249,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_pb2.UpdateUserConfigurationRequest,
         context: _aio.ServicerContext[_user_pb2.UpdateUserConfigurationRequest, _abc.Awaitable[_user_pb2.UpdateUserConfigurationResponse]],
     ) -> _abc.Awaitable[_user_pb2.UpdateUserConfigurationResponse]:
-        """Writes and removes entries of a user's configuration; entries that are not named stay.
+        """Writes and removes entries of a user's configuration; other entries are kept.
 
         Fails with FAILED_PRECONDITION and reason `CONFIGURATION_FULL` when there would be more than 100 entries, with
         ABORTED and reason `STALE_ETAG` when an etag is given and the configuration has changed since, and with NOT_FOUND

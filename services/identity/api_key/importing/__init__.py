@@ -1,1 +1,1 @@
-"""ImportApiKeys: keys of other systems, kept as digests of digests."""
+"""ImportApiKeys: takes over keys of other systems, of which only digests are known."""

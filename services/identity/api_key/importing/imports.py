@@ -1,6 +1,6 @@
-"""Keys of other systems: their secrets go on working, and only digests of digests are stored.
+"""Imports keys of other systems: their secrets go on working. Only keyed digests of the given digests are stored.
 
-An import is repeated by sending it again. Each key is decided for itself; those of one call share their statements.
+An import is safe to repeat. Each key succeeds or fails for itself; the keys of one call share their statements.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from services.identity.api_key.manage import owners
 from services.identity.api_key.manage.limits import Owner, end_of, require_held
 from services.identity.api_key.secret import Peppers
 from services.identity.api_key.verify.prefixes import PREFIXES_MAX, may_be_imported
-from services.identity.errors import ApiKeyAlreadyExists, TooManyImportedPrefixes
+from services.identity.errors import ApiKeyAlreadyExists, ApiKeyNotStored, TooManyImportedPrefixes
 from services.identity.organization.store import lock_organization
 from services.identity.project.store import lock_project
 from services.identity.revisions import ChangeKind, SubjectType, current_revision, record_change
@@ -32,7 +32,7 @@ _TERMS = (
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A key to be imported, or what is wrong with it; the plain digest is all that is known of its secret."""
+    """A key to import, or the refusal of an invalid one. Of its secret only the plain digest is known."""
 
     plain_digest: bytes
     secret_suffix: str
@@ -44,14 +44,14 @@ class Imported:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one key: it is there, maybe from an earlier call, or it was refused."""
+    """The outcome of one key: the stored key, possibly from an earlier call, or a refusal."""
 
     result: ApiKey | Refusal
     replayed: bool = False
 
 
 class Imports:
-    """Brings keys into organizations."""
+    """Imports keys into organizations."""
 
     def __init__(self, database: Database, clock: Clock, peppers: Peppers) -> None:
         self._database = database
@@ -127,7 +127,7 @@ class Imports:
     async def _find_under_older_peppers(
         self, tx: Transaction, keys: Sequence[Imported], digests: Sequence[Digest]
     ) -> dict[bytes, ApiKey]:
-        """Return the keys that were imported under another pepper, by what they would be stored under now."""
+        """Return the keys that were imported under an older pepper, by their digests under the current one."""
         older = {
             stored: digest.digest
             for key, digest in zip(keys, digests, strict=True)
@@ -142,7 +142,7 @@ class Imports:
 
 
 class _Checks:
-    """What a creation checks, with whatever many keys share looked up once."""
+    """The checks of a creation, with one lookup for each owner and project that the keys share."""
 
     def __init__(self, tx: Transaction, organization_id: str, now: datetime) -> None:
         self._tx = tx
@@ -152,7 +152,7 @@ class _Checks:
         self._projects: dict[str, bool] = {}
 
     async def check_all(self, keys: Sequence[Imported]) -> list[NewApiKey | Refusal]:
-        """Return each key as it may be made, or why it may not. Locks are taken in the order of ids."""
+        """Return each key as it would be created, or its refusal. Locks are taken in the order of ids."""
         max_lifetime_s = await owners.find_max_lifetime_s(self._tx, self._organization_id)
         news = [key.new for key in keys if not isinstance(key.new, Refusal)]
         for new in sorted(news, key=_lock_order):
@@ -193,13 +193,13 @@ def _outcome(
     if made and there is not None and not isinstance(checked, Refusal):
         return Outcome(there)
     if there is None or isinstance(wanted.new, Refusal):
-        return Outcome(checked if isinstance(checked, Refusal) else ApiKeyAlreadyExists(field="digest"))
+        return Outcome(checked if isinstance(checked, Refusal) else ApiKeyNotStored())
     differs = _differing_field(there, wanted.new, secret_prefix)
     return Outcome(ApiKeyAlreadyExists(field=differs)) if differs else Outcome(there, replayed=True)
 
 
 def _differing_field(there: ApiKey, wanted: NewApiKey, secret_prefix: str) -> str:
-    """Name the first of the terms that is another, if any is; an end nobody asked for is the one the key got."""
+    """Return the name of the first field that differs, or nothing. A missing end matches whatever end the key got."""
     if there.organization_id != wanted.organization_id:
         return "organization_id"
     if there.imported_prefix != secret_prefix:

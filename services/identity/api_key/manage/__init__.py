@@ -1,1 +1,1 @@
-"""Creating, changing, rotating and revoking keys, and how far a key may reach."""
+"""Creating, changing, rotating and revoking keys, and the limits of what a key may be allowed."""

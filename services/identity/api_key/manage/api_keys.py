@@ -25,7 +25,7 @@ from services.identity.revisions import ChangeKind, SubjectType, current_revisio
 
 @dataclass(frozen=True, slots=True)
 class CreatedApiKey:
-    """The answer to a creation; the secret is empty when the key was made by an earlier call."""
+    """A created key; `secret` is empty when an earlier call with the same request id created it."""
 
     api_key: ApiKey
     secret: str
@@ -37,7 +37,7 @@ class CreatedApiKey:
 
 
 class ApiKeys:
-    """The keys of organizations."""
+    """Manages the keys of organizations."""
 
     def __init__(self, database: Database, clock: Clock, peppers: Peppers) -> None:
         self._database = database
@@ -82,7 +82,7 @@ class ApiKeys:
         return CreatedApiKey(api_key, secret, False, revision)
 
     async def _checked(self, tx: Transaction, new: NewApiKey, now: datetime) -> NewApiKey:
-        """Return the key as it may be made: with an end that is early enough."""
+        """Return the key with the end it gets, after all checks."""
         creator = await owners.find_creator(tx)
         if creator.limits is not None:
             creator.limits.require_place(project_id=new.project_id, environment=new.environment)
@@ -146,7 +146,7 @@ class ApiKeys:
     async def update(
         self, organization_id: str, api_key_id: str, asked: Mapping[str, object], *, etag: str
     ) -> tuple[ApiKey, int]:
-        """Give a key what is asked, by the names of its fields; return it and a revision that holds it.
+        """Change the named fields of a key; return it and a revision that holds the change.
 
         Raises:
             NotFound: the organization has no such key.
@@ -170,14 +170,14 @@ class ApiKeys:
             values = {name: getattr(wanted, name) for name in changes}
             await store.update_api_key(tx, organization_id, api_key_id, values, now)
             updated = existing(await store.find_api_key(tx, organization_id, api_key_id), api_key_id)
-            await record(tx, updated, now, [_told(name, api_key, updated) for name in changes])
+            await record(tx, updated, now, [_audited(name, api_key, updated) for name in changes])
             revision = await announce(tx, updated, ChangeKind.UPDATED, now)
         return updated, revision
 
     async def _checked_update(
         self, tx: Transaction, api_key: ApiKey, asked: Mapping[str, object], now: datetime
     ) -> ApiKey:
-        """Return the key as it may become. What it loses may always be taken."""
+        """Return the key with its new fields, after all checks. Taking rights away from a key is always allowed."""
         wanted: ApiKey = replace(api_key, **asked)  # type: ignore[arg-type]  # Named by the mask, typed by the servicer.
         creator = await owners.find_creator(tx)
         added = sorted(set(wanted.scopes) - set(api_key.scopes))
@@ -215,7 +215,7 @@ def existing(api_key: ApiKey | None, api_key_id: str) -> ApiKey:
 
 
 async def record(tx: Transaction, api_key: ApiKey, now: datetime, changed: Sequence[Changed] = ()) -> None:
-    """Tell the organization's audit trail of a change of a key."""
+    """Record a change of a key in the audit trail of its organization."""
     await record_event(
         tx,
         now=now,
@@ -227,17 +227,17 @@ async def record(tx: Transaction, api_key: ApiKey, now: datetime, changed: Seque
 
 
 async def announce(tx: Transaction, api_key: ApiKey, kind: ChangeKind, now: datetime) -> int:
-    """Number the change of a key and tell everybody who remembers it; the last statement of its transaction."""
+    """Number a change of a key and announce it to all caches; the last statement of its transaction."""
     return await record_change(
         tx, kind, SubjectType.API_KEY, api_key.api_key_id, organization_id=api_key.organization_id, now=now
     )
 
 
 _TOLD = ("scopes", "allowed_models", "allowed_addresses", "expire_time")
-"""What is neither secret nor personal, so that the trail tells its values too."""
+"""Return the fields whose values the audit trail may show: those that are neither secret nor personal."""
 
 
-def _told(name: str, before: ApiKey, after: ApiKey) -> Changed:
+def _audited(name: str, before: ApiKey, after: ApiKey) -> Changed:
     if name not in _TOLD:
         return Changed(name)
     return Changed(name, before=_text(getattr(before, name)), after=_text(getattr(after, name)))
@@ -261,6 +261,6 @@ def _body(new: NewApiKey) -> dict[str, Field]:
         "external_id": new.external_id,
         "expire_time": new.expire_time,
     }
-    # Left out where empty, so that what was sent before these fields existed can still be repeated.
+    # Left out when empty, so that a request from before these fields existed can still be repeated.
     later = {"service_account_id": new.service_account_id, "allowed_addresses": new.allowed_addresses}
     return body | {name: value for name, value in later.items() if value}

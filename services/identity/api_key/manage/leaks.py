@@ -8,14 +8,21 @@ from libs.common.clock import Clock
 from libs.common.database import Database
 from services.identity.api_key import store
 from services.identity.api_key.manage.api_keys import announce, record
-from services.identity.api_key.secret import OWN_PREFIX, Peppers, is_well_formed, plain_digest, without_secrets
+from services.identity.api_key.secret import (
+    KEY_MAX_LENGTH,
+    OWN_PREFIX,
+    Peppers,
+    is_well_formed,
+    plain_digest,
+    without_secrets,
+)
 from services.identity.api_key.verify.prefixes import ImportedPrefixes
 from services.identity.revisions import ChangeKind, current_revision
 
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """What was found, by whom and where: a secret or its plain digest."""
+    """A report: the secret or its plain digest, who found it and where."""
 
     key: str
     plain_digest: bytes
@@ -27,7 +34,7 @@ class Leak:
 
 
 class Leaks:
-    """Takes reports."""
+    """Handles reports of leaked secrets."""
 
     def __init__(self, database: Database, clock: Clock, peppers: Peppers, prefixes: ImportedPrefixes) -> None:
         self._database = database
@@ -36,9 +43,9 @@ class Leaks:
         self._prefixes = prefixes
 
     async def report(self, leak: Leak) -> int | None:
-        """Revoke the key; return a revision that holds that, or None where nobody has the secret.
+        """Revoke the key; return a revision that holds the revocation, or None when no key has the secret.
 
-        What is malformed and begins like no imported secret is not looked up.
+        A malformed secret that begins with no imported prefix is not looked up.
         """
         digests = await self._digests(leak)
         if not digests:
@@ -64,6 +71,8 @@ class Leaks:
     async def _digests(self, leak: Leak) -> tuple[bytes, ...]:
         if leak.plain_digest:
             return self._peppers.all_imported_digests(leak.plain_digest)
+        if len(leak.key) > KEY_MAX_LENGTH:
+            return ()
         if is_well_formed(leak.key):
             return self._peppers.all_digests(leak.key)
         if leak.key.startswith(OWN_PREFIX):
@@ -75,7 +84,7 @@ class Leaks:
 
 
 def _place(url: str) -> str:
-    """Return an address without what may be in it of people and secrets: login, query and fragment."""
+    """Return an address without the parts that may hold names or secrets: user info, query and fragment."""
     try:
         parts = urlsplit(url)
     except ValueError:

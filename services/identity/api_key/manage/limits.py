@@ -1,4 +1,4 @@
-"""How far a key may reach: never beyond what its creator and its owner hold, nor beyond the key it was made with."""
+"""The limits of a key: what its creator and its owner hold, and the limits of the key it was created with."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _WILDCARD = "*"
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whoever a key belongs to, with the roles that count for it."""
+    """The owner of a key, with the roles that count for the key."""
 
     organization_role: str
     project_roles: tuple[str, ...] = ()
@@ -25,7 +25,7 @@ class Owner:
 
 
 def require_held(scopes: Iterable[str], *holders: Callable[[str], bool]) -> None:
-    """Raise ScopeNotHeld naming the first scope that not all of the holders hold."""
+    """Raise ScopeNotHeld naming the first scope that one of the holders does not hold."""
     for scope in scopes:
         if not all(holds(scope) for holds in holders):
             raise ScopeNotHeld(scope=scope)
@@ -33,7 +33,7 @@ def require_held(scopes: Iterable[str], *holders: Callable[[str], bool]) -> None
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What bounds the key a caller came with, and so every key that is made or given more with it."""
+    """The limits of the key a caller came with. A key that is created or extended with it must stay within them."""
 
     project_id: str | None
     environment: Environment
@@ -59,27 +59,27 @@ class Limits:
             raise KeyLimitExceeded(field="environment")
 
     def require_models(self, models: Sequence[str]) -> None:
-        """Raise KeyLimitExceeded unless every model is within the limits; no models at all stand for every one."""
+        """Raise KeyLimitExceeded unless every model is within the limits; an empty list means all models."""
         if self.allowed_models and not (
             models and all(any(_includes(outer, inner) for outer in self.allowed_models) for inner in models)
         ):
             raise KeyLimitExceeded(field="allowed_models")
 
     def require_addresses(self, addresses: Sequence[str]) -> None:
-        """Raise KeyLimitExceeded unless every address is within the limits; none at all stand for every one."""
+        """Raise KeyLimitExceeded unless every address is within the limits; an empty list means all addresses."""
         mine = [parse_network(address) for address in self.allowed_addresses]
         theirs = [parse_network(address) for address in addresses]
         if mine and not (theirs and all(any(covers(outer, inner) for outer in mine) for inner in theirs)):
             raise KeyLimitExceeded(field="allowed_addresses")
 
     def require_end(self, expire_time: datetime | None) -> None:
-        """Raise KeyLimitExceeded unless the end comes no later."""
+        """Raise KeyLimitExceeded when the end is later than that of the caller's key."""
         if self.expire_time is not None and (expire_time is None or expire_time > self.expire_time):
             raise KeyLimitExceeded(field="expire_time")
 
 
 def _includes(outer: str, inner: str) -> bool:
-    """Tell whether whatever matches one model pattern matches another."""
+    """Return whether one model pattern matches everything that another one matches."""
     if outer.endswith(_WILDCARD):
         return inner.removesuffix(_WILDCARD).startswith(outer[:-1])
     return inner == outer
@@ -93,7 +93,7 @@ def end_of(
     max_lifetime_s: int | None,
     limits: Limits | None,
 ) -> datetime | None:
-    """Return when a key ends: when it was asked to, or else as late as it may.
+    """Return when a key ends: the requested time, or else the latest that is allowed.
 
     Raises:
         InvalidArgument: that has passed, or is later than the organization allows.

@@ -1,4 +1,4 @@
-"""Statements on what bounds keys: their owners' roles, and what their organization allows."""
+"""Statements on the roles of owners and on the longest life of an organization's keys."""
 
 from typing import Final
 
@@ -9,11 +9,11 @@ from services.identity.api_key.manage.limits import Owner
 from services.identity.tables import members, organizations, project_members, projects, service_accounts
 
 _PROJECTS_MAX: Final = 1_000
-"""The most projects of one organization in which somebody's role is looked up."""
+"""The number of projects of one organization of which a user's roles are read at most."""
 
 
 async def find_max_lifetime_s(tx: AsyncConnection, organization_id: str) -> int | None:
-    """Read how long a key may live, by primary key; None where the organization sets no limit."""
+    """Read the longest life of an organization's keys, by primary key; None when there is no limit."""
     found = await tx.execute(
         select(organizations.c.api_key_max_lifetime_s).where(organizations.c.organization_id == organization_id)
     )
@@ -21,9 +21,9 @@ async def find_max_lifetime_s(tx: AsyncConnection, organization_id: str) -> int 
 
 
 async def lock_member(tx: AsyncConnection, organization_id: str, user_id: str, project_id: str | None) -> Owner | None:
-    """Read what a member is, and keep them so until commit (share lock on one row); None for whoever is no member.
+    """Read a member's roles and lock the member until commit (share lock on one row); None when they are no member.
 
-    Of the roles in projects those count that a key bound to the project has, or, bound to none, those in any.
+    For a key that is bound to a project the role in that project counts, for any other key those in all projects.
     """
     locked = await tx.execute(
         select(members.c.role)
@@ -54,7 +54,7 @@ async def lock_member(tx: AsyncConnection, organization_id: str, user_id: str, p
 
 
 async def lock_service_account(tx: AsyncConnection, organization_id: str, service_account_id: str) -> Owner | None:
-    """Read what a service account is, and keep it so until commit (share lock on one row); None where there is none."""
+    """Read a service account's role and lock it until commit (share lock on one row); None when there is none."""
     locked = await tx.execute(
         select(service_accounts.c.role)
         .where(

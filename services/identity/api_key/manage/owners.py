@@ -1,4 +1,4 @@
-"""Who makes a key and whom it is for, as far as the key may then reach."""
+"""The creator and the owner of a key, with the rights that limit the key."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,18 +15,18 @@ from services.identity.api_key.store import find_api_key_by_id
 
 @dataclass(frozen=True, slots=True)
 class Creator:
-    """The caller who makes or extends a key. Without rights there is no limit: an operator, or work of our own."""
+    """The caller who creates or extends a key. Operators and our own work have no `rights`, and no limit."""
 
     rights: Rights | None
     limits: Limits | None
-    """What bounds the key they came with; None where they came with none."""
+    """The limits of the key the caller came with; None when they came without one."""
 
     def holds(self, scope: str) -> bool:
         return self.rights is None or self.rights.holds(scope)
 
 
 class Owned(Protocol):
-    """What belongs to a user or to a service account."""
+    """What names an owner: a user or a service account."""
 
     @property
     def organization_id(self) -> str: ...
@@ -39,7 +39,7 @@ class Owned(Protocol):
 
 
 async def find_creator(tx: Transaction) -> Creator:
-    """Return the caller, with the limits of the key they came with as it is now.
+    """Return the caller, with the current limits of the key they came with.
 
     Raises:
         PermissionDenied: that key is gone.
@@ -54,7 +54,7 @@ async def find_creator(tx: Transaction) -> Creator:
 
 
 async def lock_owner(tx: Transaction, owned: Owned) -> Owner:
-    """Return the owner of a key, and keep them as they are until commit.
+    """Return the owner of a key and lock them until commit.
 
     Raises:
         NotFound: the organization has no such member or service account.

@@ -1,4 +1,4 @@
-"""Replacing the secret of a key while the old one goes on for a while."""
+"""Rotation: a key gets a successor with another secret, and the old secret works until an overlap is over."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -22,7 +22,7 @@ from services.identity.revisions import ChangeKind, current_revision
 
 @dataclass(frozen=True, slots=True)
 class RotatedApiKey:
-    """The new key and the old one; the secret is empty when the rotation was made by an earlier call."""
+    """The new key and the old one; `secret` is empty when an earlier call with the same request id rotated the key."""
 
     api_key: ApiKey
     rotated: ApiKey
@@ -35,7 +35,7 @@ class RotatedApiKey:
 
 
 class Rotation:
-    """Makes successors of keys."""
+    """Rotates keys."""
 
     def __init__(self, database: Database, clock: Clock, peppers: Peppers) -> None:
         self._database = database
@@ -51,7 +51,7 @@ class Rotation:
         expire_time: datetime | None,
         request_id: str,
     ) -> RotatedApiKey:
-        """Make a key with the same terms, and end the old one when the overlap is over.
+        """Create a key with the same terms, and let the old one end after the overlap.
 
         Raises:
             NotFound: the organization has no such key, or its owner is no longer there.
@@ -77,7 +77,7 @@ class Rotation:
                 resource_id=new_key_id,
                 now=now,
             )
-            # The lock makes one of two rotations the first; the other then finds the key rotated.
+            # The lock serialises two rotations: the second one finds the key rotated.
             old = existing(await store.find_api_key(tx, organization_id, api_key_id, lock=True), api_key_id)
             if earlier_id is not None:
                 api_key = existing(await store.find_api_key(tx, organization_id, earlier_id), earlier_id)
@@ -96,7 +96,7 @@ class Rotation:
         return RotatedApiKey(api_key, old, secret, False, revision)
 
     async def _successor(self, tx: Transaction, old: ApiKey, expire_time: datetime | None, now: datetime) -> NewApiKey:
-        """Return the new key, as far as the caller may have it."""
+        """Return the fields of the new key, after the checks of a creation by this caller."""
         if old.revoke_time is not None:
             raise ApiKeyRevoked(api_key_id=old.api_key_id)
         if old.rotated_to_api_key_id is not None:

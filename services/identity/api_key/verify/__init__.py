@@ -1,1 +1,1 @@
-"""VerifyApiKey: from the secret to the answer, and the caches in between."""
+"""VerifyApiKey: parsing and deciding, the cache, and the reads behind it."""

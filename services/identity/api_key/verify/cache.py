@@ -1,11 +1,12 @@
-"""What one process remembers about keys, and how it stops believing it.
+"""The cache of keys in one process, and when its entries become invalid.
 
-An entry is immutable and true at the revision it was read at. It may be used while nothing newer is known about its
-key, owner, project or organization (the fence), and while somebody has lately made sure that nothing newer exists:
-either the entry was just read, or the feed of changes has just caught up. So entries of quiet keys stay warm for long,
-and yet none is believed for more than `STALE_MAX_S` after the feed falls silent.
+An entry is immutable and reflects the revision it was read at. It may be used while two things hold: no later change of
+its key, owner, project or organization is known (the fence), and it is recent enough: it was just read, or the change
+feed has lately caught up. So entries of keys that do not change stay valid for long, and none is used for more than
+`STALE_MAX_S` after the feed stops.
 
-The fence is asked on the way in and on the way out: a read that was overtaken by a change is never put back.
+The fence is checked when an entry is stored as well as when it is used: a read during which the key changed is not
+cached.
 """
 
 from collections import OrderedDict, deque
@@ -17,23 +18,23 @@ from services.identity.api_key.domain import Standing
 from services.identity.revisions import Change, ChangeKind, SubjectType
 
 STALE_MAX_S: Final = 5.0
-"""How long a key may still be believed when no news of changes arrives."""
+"""How long an entry may be used while the change feed delivers nothing."""
 MISSING_MAX_S: Final = 2.0
-"""How long a secret nobody has is known to be unknown."""
+"""How long it is cached that no key has a secret."""
 ENTRY_AGE_MAX_S: Final = 600.0
-"""Entries are read anew after this, whatever the feed says."""
+"""The age at which entries are read again, whatever the feed says."""
 _FENCE_KEPT_S: Final = ENTRY_AGE_MAX_S + 60
 _FENCES_MAX: Final = 50_000
 _MISSING_ENTRIES_MAX: Final = 20_000
 _MAKE_NEW_KEYS: Final = frozenset({ChangeKind.CREATED, ChangeKind.IMPORTED})
-"""Changes that concern no key there was before."""
+"""Kinds of changes that cannot concern a cached key."""
 
 A = TypeVar("A")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry(Generic[A]):
-    """A key as it was at a revision, with the answer for whenever it is valid. `subjects` begins with the key's id."""
+    """A key at one revision, with the answer for when it is valid. The first of `subjects` is the key's id."""
 
     digest: bytes
     standing: Standing
@@ -42,7 +43,7 @@ class Entry(Generic[A]):
     subjects: tuple[str, ...]
     answer: A
     stale: bool = False
-    """Whether it is given beyond its time, because nothing newer can be read."""
+    """Whether the entry is used beyond its age limit, because the database cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class _Missing:
 
 
 class KeyCache(Generic[A]):
-    """Bounded memory of keys by their whole digest, least recently used out first."""
+    """An LRU cache of keys by the digest of the whole key, with a bounded number of entries."""
 
     def __init__(self, entries_max: int) -> None:
         self._entries_max = entries_max
@@ -69,11 +70,11 @@ class KeyCache(Generic[A]):
 
     @property
     def seen_revision(self) -> int:
-        """Every change up to here has been noted."""
+        """The feed has delivered every change up to this revision."""
         return self._seen_revision
 
     def find(self, digest: bytes, *, now_s: float, min_revision: int) -> Entry[A] | None:
-        """Return the entry if it may still be believed, at `min_revision` or later."""
+        """Return the entry if it is valid and reflects at least `min_revision`."""
         entry = self._entries.get(digest)
         if entry is None:
             return None
@@ -84,14 +85,14 @@ class KeyCache(Generic[A]):
         if self.overtaken(entry):
             del self._entries[digest]
             return None
-        # Nothing up to the seen revision concerns an entry that is not fenced, so it is as good as read there.
+        # No change up to the seen revision concerns an entry that is not fenced, so it counts as read at that revision.
         if min_revision > entry.revision and min_revision > self._seen_revision:
             return None
         self._entries.move_to_end(digest)
         return entry
 
     def find_stale(self, digest: bytes, *, now_s: float, beyond_s: float) -> Entry[A] | None:
-        """Return an entry that could be believed until lately and that no change is known to concern."""
+        """Return an entry that exceeded its age limit by at most `beyond_s`, if no change of it is known."""
         entry = self._entries.get(digest)
         if entry is None or self.overtaken(entry):
             return None
@@ -99,21 +100,21 @@ class KeyCache(Generic[A]):
         return entry if now_s - max(entry.read_s, confirmed_s) <= STALE_MAX_S + beyond_s else None
 
     def knows_missing(self, digest: bytes, *, now_s: float, min_revision: int) -> int | None:
-        """Return the revision at which nobody had the secret, if that may still be believed."""
+        """Return the revision at which no key had the secret, if that was read recently enough."""
         missing = self._missing.get(digest)
         if missing is None or now_s - missing.read_s > MISSING_MAX_S or missing.revision < min_revision:
             return None
         return missing.revision
 
     def overtaken(self, entry: Entry[A]) -> bool:
-        """Tell whether a change newer than the entry concerns it."""
+        """Return whether a change after the entry's revision concerns it."""
         if entry.revision < self._floor:
             return True
         fences = self._fences
         return bool(fences) and any(fences.get(subject, 0) > entry.revision for subject in entry.subjects)
 
     def remember(self, entry: Entry[A]) -> bool:
-        """Keep an entry, unless a change has overtaken its read; tell which."""
+        """Store an entry and return True, unless a later change concerns it."""
         if self.overtaken(entry):
             return False
         self._missing.pop(entry.digest, None)
@@ -124,21 +125,21 @@ class KeyCache(Generic[A]):
         return True
 
     def remember_missing(self, digest: bytes, *, revision: int, read_s: float) -> None:
-        """Keep for a short while that nobody has the secret. A flood of these never pushes out real keys."""
+        """Cache for a short time that no key has the secret. These have a limit of their own and never evict keys."""
         self._missing[digest] = _Missing(revision, read_s)
         self._missing.move_to_end(digest)
         if len(self._missing) > _MISSING_ENTRIES_MAX:
             self._missing.popitem(last=False)
 
     def note(self, changes: Iterable[Change], *, seen_revision: int, confirmed_s: float) -> None:
-        """Take in the changes up to a revision; as of `confirmed_s` there were no others."""
+        """Apply the changes up to a revision; at `confirmed_s` there were no later ones."""
         for change in changes:
-            # A secret that was just made up by chance is no entry yet.
+            # A new secret cannot have been cached as a key before.
             if change.kind in _MAKE_NEW_KEYS:
                 continue
             self._fence(change.subject_id, change.revision, confirmed_s)
             if change.subject_type is SubjectType.PROJECT and change.organization_id is not None:
-                # Its members may have held scopes through it, for keys that are bound to no project.
+                # Owners may have held scopes through this project for keys that are bound to no project.
                 self._fence(change.organization_id, change.revision, confirmed_s)
         self._seen_revision = seen_revision
         self._confirmed_s = confirmed_s
@@ -151,7 +152,8 @@ class KeyCache(Generic[A]):
         self._fence_log.append((confirmed_s, subject_id, revision))
 
     def forget_all(self, *, seen_revision: int, confirmed_s: float) -> None:
-        """Believe nothing read before this revision: changes up to it were not told one by one."""
+        """Drop everything that was read before this revision, because the changes up to it were not delivered one by
+        one."""
         self._entries.clear()
         self._missing.clear()
         self._fences.clear()

@@ -1,8 +1,8 @@
-"""How many unknown secrets are looked up for one address: guessing is slowed down, and the database spared.
+"""Limits how many unknown secrets are looked up for one address, which slows guessing down and spares the database.
 
-A secret that nobody has costs a read, and random ones are never remembered. So an address that keeps presenting them
-is soon asked to wait. It is told so, rather than that its key is unknown: behind the same address may be somebody with
-a good one, and keys that are remembered go on working.
+A secret that no key has costs a read, and random ones are never in the cache. An address that keeps presenting them is
+refused for a while with TooManyUnknownKeys. It does not get NOT_FOUND, because somebody else behind the same address
+may have a valid key. Cached keys go on working.
 """
 
 import math
@@ -20,14 +20,14 @@ _SITES_MAX: Final = 10_000
 
 
 class Guesses:
-    """One bucket for each address that has guessed lately; the longest quiet is forgotten first."""
+    """A leaky bucket for each address that presented unknown secrets; the least recently used is dropped first."""
 
     def __init__(self, monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self._monotonic_s = monotonic_s
         self._spent_until_s: OrderedDict[str, float] = OrderedDict()
 
     def check(self, client_address: str) -> None:
-        """Let a look at the database pass; without an address nobody is counted.
+        """Check the limit before a database read; calls without an address are not limited.
 
         Raises:
             TooManyUnknownKeys: the address has presented as many as it may.
@@ -42,7 +42,7 @@ class Guesses:
             raise TooManyUnknownKeys(wait_ms=math.ceil(wait_s * 1000))
 
     def note(self, client_address: str) -> None:
-        """Count a secret that nobody has. Those that were looked up together all count, up to twice the measure."""
+        """Count an unknown secret. Concurrent lookups all count, up to twice the limit."""
         site = site_of(client_address)
         if not site:
             return

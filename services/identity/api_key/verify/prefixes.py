@@ -1,7 +1,7 @@
-"""With what imported secrets begin, as this process knows it.
+"""The prefixes of imported secrets, as far as this process knows them.
 
-Secrets made here prove by their check that they are worth a look at the database; those of other systems cannot. So the
-few beginnings that were imported are known by heart, and whatever begins otherwise is turned away without a look.
+A secret made here carries a checksum, so a made-up one is rejected without a database read. Imported secrets have none:
+only those that begin with one of the few imported prefixes are looked up.
 """
 
 import asyncio
@@ -14,16 +14,16 @@ from services.identity.errors import RevisionNotReached
 
 PREFIXES_MAX: Final = 32
 _NEWS_WITHIN_S: Final = 1.5
-"""Longer than the feed leaves between two looks."""
+"""Longer than the interval at which the feed reads."""
 
 
 def may_be_imported(prefix: str) -> bool:
-    """Tell whether a prefix can be told from that of secrets made here."""
+    """Return whether no secret made here can begin with the prefix."""
     return not prefix.startswith(OWN_PREFIX) and not OWN_PREFIX.startswith(prefix)
 
 
 class ImportedPrefixes:
-    """What the feed of changes has told of prefixes."""
+    """The prefixes the change feed has delivered."""
 
     def __init__(self) -> None:
         self._prefixes: tuple[str, ...] = ()
@@ -31,18 +31,18 @@ class ImportedPrefixes:
         self._news = asyncio.Event()
 
     def learn(self, prefixes: Iterable[str], *, seen_revision: int) -> None:
-        """Take in all prefixes there are at a revision."""
+        """Replace the prefixes by all that exist at a revision."""
         self._prefixes = tuple(prefixes)
         self._seen_revision = seen_revision
         self._news.set()
         self._news = asyncio.Event()
 
     def begin(self, key: str) -> bool:
-        """Tell whether the key begins as an imported secret does."""
+        """Return whether the key begins with an imported prefix."""
         return key.startswith(self._prefixes)
 
     def are_known_at(self, min_revision: int) -> bool:
-        """Tell whether every prefix up to a revision is known; never before the first news."""
+        """Return whether every prefix up to a revision is known; False until the feed has delivered once."""
         return 0 < self._seen_revision >= min_revision
 
     async def reach(self, min_revision: int) -> None:

@@ -1,6 +1,6 @@
-"""Questions that were asked before: a caller who verifies a key again mostly does so in the same bytes.
+"""Memoizes decoded VerifyApiKey requests by their bytes: callers mostly send the same bytes again for the same key.
 
-What is remembered is what the bytes ask, not what was answered: whether the key may be used is decided on every call.
+Only what the request asks is kept, not the answer: whether the key may be used is decided on every call.
 """
 
 import secrets
@@ -17,7 +17,7 @@ _DIGEST_BYTES: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a request asks: about which key, by the digest under which memory knows it, and for what use of it."""
+    """A decoded request: the cache's digest of the key, and the scopes, model, revision and address to check."""
 
     digest: bytes
     required_scopes: tuple[str, ...]
@@ -27,7 +27,8 @@ class Question:
 
 
 class Questions:
-    """Requests that were found valid, by digests that only this process can make: they hold secrets."""
+    """Valid requests by a keyed digest of their bytes, because the bytes hold secrets; the key is random in each
+    process."""
 
     __slots__ = ("_asked", "_key")
 
@@ -36,11 +37,11 @@ class Questions:
         self._asked: OrderedDict[bytes, Question] = OrderedDict()
 
     def find(self, data: bytes) -> Question | None:
-        """Return what a request asks that came as these bytes before."""
+        """Return the decoded request for bytes that were seen before."""
         return self._asked.get(blake2b(data, key=self._key, digest_size=_DIGEST_BYTES).digest())
 
     def remember(self, data: bytes, question: Question) -> None:
-        """Keep what these bytes ask; the oldest goes when there are too many."""
+        """Keep a decoded request; the oldest is dropped when there are too many."""
         digest = blake2b(data, key=self._key, digest_size=_DIGEST_BYTES).digest()
         self._asked[digest] = question
         if len(self._asked) > _QUESTIONS_MAX:
@@ -50,5 +51,5 @@ class Questions:
 def question_of(
     digest: bytes, required_scopes: Iterable[str], model: str, min_revision: int, client_address: str
 ) -> Question:
-    """Return a question that shares its texts with others: many ask about the same models."""
+    """Return a decoded request with interned texts: many requests name the same models and scopes."""
     return Question(digest, tuple(map(sys.intern, required_scopes)), sys.intern(model), min_revision, client_address)

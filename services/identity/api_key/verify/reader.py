@@ -1,6 +1,6 @@
-"""Reads of keys that are not remembered: whoever waits at the same time shares one statement.
+"""Reads keys that are not cached; concurrent callers share one statement.
 
-A caller joins only a read that has not begun, so what it gets is never older than its own call.
+A caller only joins a read that has not started, so the answer is never older than its own call.
 """
 
 import asyncio
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from libs.common.database import Database
-from libs.common.errors import Overloaded
+from libs.common.errors import Overloaded, Unavailable
 from services.identity.api_key.domain import KeyRecord
 from services.identity.api_key.verify.store import read_keys
 
 _BATCH_MAX: Final = 256
 _WAITING_MAX: Final = 4_096
 READS_AT_ONCE: Final = 2
-"""How many connections the reads take at most."""
+"""The number of connections that reads use at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one snapshot says about a presented secret; `read_s` is a moment before the snapshot."""
+    """What one snapshot holds of a presented secret; `read_s` is a time before the snapshot."""
 
     revision: int
     read_s: float
@@ -36,7 +36,7 @@ class _Waiting:
 
 
 class KeyReader:
-    """Bounded, batched, single-flight reads."""
+    """Batched reads with bounded queues; concurrent reads of the same key are merged."""
 
     def __init__(self, database: Database, monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self._database = database
@@ -60,33 +60,55 @@ class KeyReader:
                 reader = asyncio.create_task(self._read_waiting())
                 self._readers.add(reader)
                 reader.add_done_callback(self._readers.discard)
-        # Others may wait for the same answer: one caller's cancellation must not take it from them.
+        # Other callers may wait for the same read, so one caller's cancellation must not cancel it.
         return await asyncio.shield(waiting.answer)
 
     async def close(self) -> None:
-        """Wait for the reads under way."""
+        """Wait for the reads that are running."""
         await asyncio.gather(*self._readers, return_exceptions=True)
 
     async def _read_waiting(self) -> None:
         while self._waiting:
             batch = [self._waiting.pop(digest) for digest in list(self._waiting)[:_BATCH_MAX]]
-            read_s = self._monotonic_s()
             try:
-                revision, found = await read_keys(
-                    self._database, [digest for waiting in batch for digest in waiting.digests]
-                )
+                await self._read_batch(batch)
             except BaseException as error:
                 _fail(batch, error)
                 if not isinstance(error, Exception):
                     raise
-                continue
-            for waiting in batch:
-                records = (found[digest] for digest in waiting.digests if digest in found)
-                waiting.answer.set_result(Reading(revision, read_s, next(records, None)))
+
+    async def _read_batch(self, batch: list[_Waiting]) -> None:
+        """Read a batch in one statement; where that fails, in halves, so that only the odd key's callers fail.
+
+        A database that does not answer at all is not asked again: that is nobody's key's fault.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        read_s = self._monotonic_s()
+        try:
+            revision, found = await read_keys(
+                self._database, [digest for waiting in batch for digest in waiting.digests]
+            )
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 -- whatever one key causes must not reach the callers of the others.
+            if len(batch) == 1:
+                _fail(batch, error)
+                return
+            middle = len(batch) // 2
+            await self._read_batch(batch[:middle])
+            await self._read_batch(batch[middle:])
+            return
+        for waiting in batch:
+            records = (found[digest] for digest in waiting.digests if digest in found)
+            waiting.answer.set_result(Reading(revision, read_s, next(records, None)))
 
 
 def _fail(batch: list[_Waiting], error: BaseException) -> None:
     for waiting in batch:
+        if waiting.answer.done():
+            continue
         if isinstance(error, Exception):
             waiting.answer.set_exception(error)
             waiting.answer.exception()  # Where nobody waits any more, nobody is to be told of it.

@@ -1,4 +1,5 @@
-"""Statements behind VerifyApiKey and WatchApiKeys, on the driver's own connection: this is the measured path."""
+"""Statements of VerifyApiKey and WatchApiKeys on the driver's own connection, because this path is
+performance-critical."""
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,9 +15,9 @@ from services.identity.api_key.domain import Environment, KeyRecord, held_scopes
 from services.identity.revisions import Change, ChangeKind, SubjectType
 from services.identity.tables import CHANGES_CHANNEL
 
-# One statement, one snapshot: the revision read with the keys is the one they are true at. Keys come along the unique
-# index of digests, their owners by primary key; roles in projects, which only matter to keys with scopes, along
-# project_members_by_member. Without any key there is still one row, for the revision.
+# One statement, so that the revision belongs to the same snapshot as the keys. Keys are found by the unique index of
+# digests, owners by primary key, and the roles in projects, which matter only to keys with scopes, by
+# project_members_by_member. Without any key there is still one row with the revision.
 _READ_KEYS: Final = """
     SELECT c.revision, k.digest, k.pepper_version, k.organization_id::text, k.api_key_id::text, k.project_id::text,
            k.user_id::text, k.service_account_id::text, k.environment, k.scopes, k.allowed_models, k.allowed_addresses,
@@ -46,8 +47,8 @@ _READ_KEYS: Final = """
     LEFT JOIN identity.projects p ON p.organization_id = k.organization_id AND p.project_id = k.project_id
 """
 
-# Along the primary key; the counter's row comes from the same snapshot, and alone where nothing is new. So do the
-# prefixes of imported secrets, which are few: whoever knows the changes up to a revision knows those too.
+# Along the primary key. The counter comes from the same snapshot, and as the only row when there are no changes. So do
+# the few imported prefixes: whoever has the changes up to a revision has its prefixes, too.
 _READ_CHANGES: Final = """
     SELECT c.revision AS current, ARRAY(SELECT prefix FROM identity.imported_prefixes LIMIT 100) AS prefixes,
            n.revision, n.kind, n.subject_type, n.subject_id::text, n.organization_id::text,
@@ -59,8 +60,8 @@ _READ_CHANGES: Final = """
     ORDER BY n.revision
 """
 
-# Rows another transaction holds are left for their next use, so that this never waits and never deadlocks; rows written
-# within the last minute stay as they are, so that a busy key is written once a minute and not once a round.
+# Rows that another transaction has locked are skipped until their next use, so that this never waits or deadlocks. Rows
+# written within the last minute are skipped, so that a busy key is written once a minute instead of every round.
 _WRITE_LAST_USED: Final = """
     WITH used AS (
         SELECT k.organization_id, k.api_key_id, n.used_time
@@ -73,7 +74,7 @@ _WRITE_LAST_USED: Final = """
     FROM used WHERE k.organization_id = used.organization_id AND k.api_key_id = used.api_key_id
 """
 
-# Both along the index of their times, a bounded number at once.
+# Both along the index of their times, a bounded number of rows at a time.
 _FORGET_CHANGES: Final = """
     DELETE FROM identity.key_changes WHERE revision IN (
         SELECT revision FROM identity.key_changes WHERE change_time < $1 ORDER BY change_time LIMIT $2)
@@ -114,7 +115,8 @@ def _record(row: asyncpg.Record) -> KeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class ChangesRead:
-    """One look at the changes: the newest revision, what comes after the last one seen, and the imported prefixes."""
+    """The result of one read of the changes: the newest revision, the changes after a revision, and the imported
+    prefixes."""
 
     current: int
     changes: list[Change]
@@ -140,7 +142,7 @@ async def read_changes(connection: RawConnection, after: int, limit: int) -> Cha
 
 
 async def listen(connection: RawConnection, wake: Callable[[], None]) -> Callable[[], Awaitable[None]]:
-    """Call `wake` whenever a change is announced or the connection ends; return what takes the ear off again."""
+    """Call `wake` on every announced change and when the connection ends; return a function that stops listening."""
 
     def hear(*_: object) -> None:
         wake()
@@ -157,18 +159,18 @@ async def listen(connection: RawConnection, wake: Callable[[], None]) -> Callabl
 
 
 async def write_last_used(database: Database, used: Sequence[tuple[str, datetime]]) -> None:
-    """Move the times of last use forward, all in one statement; never backward."""
+    """Write times of last use in one statement; an older time never replaces a newer one."""
     async with database.raw_connection() as connection:
         await connection.execute(_WRITE_LAST_USED, [id_ for id_, _ in used], [time for _, time in used])
 
 
 async def forget_changes(database: Database, before: datetime, limit: int) -> None:
-    """Delete changes that no subscriber may ask for any more."""
+    """Delete changes whose retention is over."""
     async with database.raw_connection() as connection:
         await connection.execute(_FORGET_CHANGES, before, limit)
 
 
 async def forget_requests(database: Database, before: datetime, limit: int) -> None:
-    """Delete request ids that nobody repeats any more."""
+    """Delete request ids whose retention is over."""
     async with database.raw_connection() as connection:
         await connection.execute(_FORGET_REQUESTS, before, limit)

@@ -1,8 +1,8 @@
-"""Whose secret was presented, and whether it may be used now.
+"""Verifies presented secrets.
 
-On the way to an answer memory comes first, then the shape of the secret, then the database: what is remembered was
-well formed, and what is malformed never reaches the database. What is remembered is the state of keys, never a
-decision: expiry, scopes, addresses, model and the rest are decided on every call.
+The cache is asked first, then the form of the secret is checked, then the database is read: malformed secrets never
+reach the database. The cache holds the state of keys, never a decision: expiry, scopes, addresses, model and the rest
+are checked on every call.
 """
 
 import asyncio
@@ -15,7 +15,14 @@ from libs.common.clock import Clock
 from libs.common.errors import Unavailable
 from libs.common.staleness import StaleAnswers
 from services.identity.api_key.domain import KeyRecord, Verdict, standing_of
-from services.identity.api_key.secret import OWN_PREFIX, MemoryDigests, Peppers, is_well_formed, plain_digest
+from services.identity.api_key.secret import (
+    KEY_MAX_LENGTH,
+    OWN_PREFIX,
+    MemoryDigests,
+    Peppers,
+    is_well_formed,
+    plain_digest,
+)
 from services.identity.api_key.verify.cache import Entry, KeyCache
 from services.identity.api_key.verify.guesses import Guesses
 from services.identity.api_key.verify.last_used import LastUsed
@@ -26,7 +33,7 @@ from services.identity.errors import RevisionNotReached
 
 _READS_MAX: Final = 3
 _STALE_AFTER_S: Final = 0.5
-"""How long a read is waited for before what is remembered is used in its place, where that is allowed."""
+"""How long a read may take before a stale entry is used instead, where the settings allow that."""
 _READ_AGAIN_AFTER_S: Final = 0.2
 
 A = TypeVar("A")
@@ -34,20 +41,20 @@ Answer = tuple[Verdict, Entry[A] | None, int]
 
 
 class Staleness(Generic[A]):
-    """How far beyond its time an entry may be used while the database cannot be reached, and how its answer says so."""
+    """How long stale entries may be used while the database does not answer, and how their answers are marked."""
 
     def __init__(self, beyond_s: float, mark: Callable[[A], A]) -> None:
         self.beyond_s = beyond_s
         self.mark = mark
         self.answers = StaleAnswers("database")
         self.read_again_s = 0.0
-        """Until then nobody who can do without asks a database that has just failed."""
+        """Until then, callers with a stale entry do not try the database again."""
 
 
 class Verifier(Generic[A]):
-    """Verifies secrets: memory, then shape, then the database.
+    """Verifies secrets: cache, then form, then database.
 
-    `prepare` makes what goes out for a valid key; it is called once per read rather than once per call.
+    `prepare` builds the answer for a valid key, once per read instead of once per call.
     """
 
     def __init__(
@@ -78,7 +85,9 @@ class Verifier(Generic[A]):
     def _verify_from_memory(
         self, key: str, required_scopes: Collection[str], model: str, min_revision: int, client_address: str = ""
     ) -> Answer[A] | None:
-        """Return verdict, entry and revision as `verify` does, if that takes no read; never waits."""
+        """Return what `verify` would return, if that takes no read, else None; never waits."""
+        if not 0 < len(key) <= KEY_MAX_LENGTH:
+            return Verdict.NOT_FOUND, None, 0
         digest = self._memory.digest(key)
         now_s = self._monotonic_s()
         entry = self._cache.find(digest, now_s=now_s, min_revision=min_revision)
@@ -93,7 +102,7 @@ class Verifier(Generic[A]):
         return None if missing_at is None else (Verdict.NOT_FOUND, None, missing_at)
 
     def recall(self, question: Question) -> Entry[A] | None:
-        """Return the key a question is about, if memory alone says that it may be used so; never waits."""
+        """Return the entry of a memoized request's key if the cache alone says that it is valid; never waits."""
         entry = self._cache.find(question.digest, now_s=self._monotonic_s(), min_revision=question.min_revision)
         if entry is None:
             return None
@@ -103,7 +112,7 @@ class Verifier(Generic[A]):
     async def verify(
         self, key: str, required_scopes: Collection[str], model: str, min_revision: int, client_address: str = ""
     ) -> Answer[A]:
-        """Return the verdict, the key it is about, and the revision it reflects; zero where no state was looked at.
+        """Return the verdict, the entry, and the revision they reflect; zero when neither cache nor database was asked.
 
         Raises:
             RevisionNotReached: `min_revision` lies ahead of every change.
@@ -132,30 +141,30 @@ class Verifier(Generic[A]):
             entry = self._entry(digest, reading, reading.record)
             if self._cache.remember(entry):
                 break
-            # A change was noted while the read was on its way, so a caller may already have been told of it.
+            # The key changed while it was read, and a caller may already rely on that change: read again.
             reading = await self._reader.read(digests)
         else:
             entry = self._entry(digest, reading, reading.record) if reading.record else entry
         return self._decide(entry, required_scopes, model, client_address)
 
     async def _digests(self, key: str, min_revision: int) -> tuple[bytes, ...]:
-        """Return what the key may be stored under; nothing where it is not worth a look."""
+        """Return the digests under which the key may be stored; none when it need not be looked up."""
         if is_well_formed(key):
             return self._peppers.all_digests(key)
         if not self._prefixes.begin(key):
-            # It may have been imported just now: one wait for the news serves however many ask meanwhile.
+            # The prefix may have been imported a moment ago: wait for the feed once, for all who ask meanwhile.
             await self._prefixes.reach(min_revision)
         return self._peppers.all_imported_digests(plain_digest(key)) if self._prefixes.begin(key) else ()
 
     def _stale(self, digest: bytes) -> Entry[A] | None:
-        """Return what may be used in place of a read that fails."""
+        """Return the stale entry that may be used if the read fails, or None."""
         if self._staleness is None:
             return None
         entry = self._cache.find_stale(digest, now_s=self._monotonic_s(), beyond_s=self._staleness.beyond_s)
         return entry and replace(entry, answer=self._staleness.mark(entry.answer), stale=True)
 
     async def _read(self, digests: tuple[bytes, ...], stale: Entry[A] | None) -> Reading | Entry[A]:
-        """Return what the database says, or the stale entry where there is one and no reading is to be had."""
+        """Return what the database says; the stale entry when there is one and the database does not answer in time."""
         staleness = self._staleness
         if staleness is None:
             return await self._reader.read(digests)

@@ -1,1 +1,1 @@
-"""WatchApiKeys: the feed of changes, and its subscribers."""
+"""WatchApiKeys: the change feed, and its subscribers."""

@@ -1,7 +1,7 @@
-"""The feed of changes: from the database to this process's memory and to everyone who watches.
+"""The change feed: reads new changes from the database and delivers them to the caches and subscribers of this process.
 
-Announcements make it quick, but nothing depends on one: each round reads whatever comes after the last revision seen,
-so a lost announcement or connection only delays.
+Notifications of Postgres only make it faster: each round reads all changes after the last revision seen, so a lost
+notification or connection delays changes but loses none.
 """
 
 import asyncio
@@ -25,17 +25,17 @@ _RECONNECT_MAX_S: Final = 1.0
 
 
 class Audience(Protocol):
-    """What is told about changes."""
+    """Receives changes from the feed."""
 
     def note(self, changes: list[Change], *, seen_revision: int, confirmed_s: float) -> None:
-        """Take in the changes up to a revision, in order; as of `confirmed_s` there were no others."""
+        """Apply the changes up to a revision, in order; at `confirmed_s` there were no later ones."""
 
     def forget_all(self, *, seen_revision: int, confirmed_s: float) -> None:
-        """Learn that changes up to a revision were not told."""
+        """Start over: changes up to a revision were not delivered."""
 
 
 class ChangeFeed:
-    """Follows the changes for as long as the process lives."""
+    """Follows the changes as long as the process runs."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class ChangeFeed:
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Follow, and reconnect without end, at most a second apart."""
+        """Follow the changes, and reconnect for ever with at most a second between attempts."""
         delay_s = _RECONNECT_MIN_S
         while True:
             seen_revision = self._seen_revision
@@ -62,7 +62,7 @@ class ChangeFeed:
                 async with self._database.raw_connection() as connection:
                     await self._follow(connection)
             except (Refusal, OSError) as error:
-                _log.warning("the feed of changes was cut", error=type(error).__name__, again_in_s=delay_s)
+                _log.warning("the change feed was disconnected", error=type(error).__name__, again_in_s=delay_s)
             if self._seen_revision != seen_revision:
                 delay_s = _RECONNECT_MIN_S
             await asyncio.sleep(delay_s)
@@ -85,12 +85,12 @@ class ChangeFeed:
                     async with asyncio.timeout(_ROUND_S):
                         await self._wake.wait()
                 except TimeoutError:
-                    pass  # A quiet round still confirms that nothing has changed.
+                    pass  # A round without a notification still confirms that nothing has changed.
         finally:
             await stop_listening()
 
     async def catch_up(self, connection: RawConnection) -> None:
-        """Read everything after the last revision seen, and tell it."""
+        """Read every change after the last revision seen, and deliver it."""
         while True:
             confirmed_s = self._monotonic_s()
             after = self._seen_revision
@@ -105,12 +105,21 @@ class ChangeFeed:
             complete = len(changes) < CHANGES_AT_ONCE
             self._seen_revision = current if complete else changes[-1].revision
             for audience in self._audiences:
-                audience.note(changes, seen_revision=self._seen_revision, confirmed_s=confirmed_s)
+                _tell(audience, changes, self._seen_revision, confirmed_s)
             self._prefixes.learn(read.prefixes, seen_revision=self._seen_revision)
             if complete:
                 return
 
 
+def _tell(audience: Audience, changes: list[Change], seen_revision: int, confirmed_s: float) -> None:
+    """Tell one audience about changes. One that fails to take them in starts over; the others are told all the same."""
+    try:
+        audience.note(changes, seen_revision=seen_revision, confirmed_s=confirmed_s)
+    except Exception as error:  # noqa: BLE001 -- the changes are not read again: whatever failed, nobody may miss them.
+        _log.error("a receiver of changes failed", audience=type(audience).__name__, exc_info=error)
+        audience.forget_all(seen_revision=seen_revision, confirmed_s=confirmed_s)
+
+
 def _is_torn(after: int, current: int, changes: list[Change]) -> bool:
-    """Tell whether changes after a revision are no longer kept, or the database has gone back in time."""
+    """Return whether changes after the revision were deleted, or the database was restored to an earlier state."""
     return current < after or (current > after and (not changes or changes[0].revision != after + 1))

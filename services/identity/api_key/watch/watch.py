@@ -1,4 +1,4 @@
-"""Watchers: every change, in order, to callers that keep answers of their own."""
+"""The subscribers of WatchApiKeys: each gets every change in order, to keep its own cache valid."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ _FIRST_NEWS_WITHIN_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """Every change up to the revision has been told, or was left out where `resync` says so."""
+    """A message: all changes up to `revision`, or with `resync` an order to drop everything cached before."""
 
     revision: int
     changes: tuple[Change, ...] = ()
@@ -28,7 +28,7 @@ class News:
 
 
 class _Watcher:
-    """What one subscriber has still to be told: bounded, because a slow one is told to start over instead."""
+    """The undelivered changes of one subscriber. Bounded: a subscriber that falls behind is told to start over."""
 
     __slots__ = ("closed", "known_revision", "pending", "resync", "revision", "wake")
 
@@ -41,7 +41,7 @@ class _Watcher:
         self.wake = asyncio.Event()
 
     def tell(self, changes: list[Change], revision: int) -> None:
-        # One who was told by another process may be ahead of this one.
+        # A subscriber that came from another process may know changes this process has not seen yet.
         self.pending.extend(change for change in changes if change.revision > self.known_revision)
         self.revision = revision
         if len(self.pending) > _PENDING_MAX:
@@ -55,7 +55,7 @@ class _Watcher:
         self.wake.set()
 
     def take(self) -> News:
-        """Return the next message; the watcher stays awake while there is more."""
+        """Return the next message; the watcher stays awake while there are more."""
         told, self.pending = self.pending[:CHANGES_AT_ONCE], self.pending[CHANGES_AT_ONCE:]
         resync, self.resync = self.resync, False
         if self.pending:
@@ -65,7 +65,7 @@ class _Watcher:
 
 
 class Watchers:
-    """Everyone who watches this process's feed."""
+    """The subscribers of this process."""
 
     def __init__(self, database: Database, watchers_max: int, stream_life_s: float = STREAM_LIFE_S) -> None:
         self._stream_life_s = stream_life_s
@@ -78,31 +78,31 @@ class Watchers:
 
     @property
     def count(self) -> int:
-        """How many watch now."""
+        """The number of subscribers now."""
         return len(self._watchers)
 
     def note(self, changes: list[Change], *, seen_revision: int, confirmed_s: float) -> None:
-        """Pass changes on. Without any, this is the heartbeat: it comes only while the feed is up to date."""
+        """Deliver changes. An empty list is the heartbeat, which is sent only while the feed is up to date."""
         self._seen_revision = seen_revision
         for watcher in self._watchers:
             watcher.tell(changes, seen_revision)
 
     def forget_all(self, *, seen_revision: int, confirmed_s: float) -> None:
-        """Tell everyone to start over."""
+        """Tell every subscriber to start over."""
         self._seen_revision = seen_revision
         self._started.set()
         for watcher in self._watchers:
             watcher.start_over(seen_revision)
 
     async def close(self) -> None:
-        """End every stream, so that a stopping server need not wait for them."""
+        """End all streams, so that a stopping server does not wait for them."""
         self._closed = True
         for watcher in self._watchers:
             watcher.closed = True
             watcher.wake.set()
 
     async def watch(self, after_revision: int) -> AsyncIterator[News]:
-        """Yield what changed after a revision, then whatever changes, until the stream has lasted for its time.
+        """Yield the changes after a revision, then every new one, until the stream has lasted for its time.
 
         Raises:
             TooManyWatchers: this process serves as many as it may.
@@ -135,7 +135,7 @@ class Watchers:
             raise Unavailable(dependency="change feed")
 
     async def _backlog(self, after_revision: int, until: int) -> AsyncIterator[News]:
-        """Tell the changes between what the subscriber knows and what the feed had told before it came."""
+        """Deliver the changes between the subscriber's revision and the one at which it subscribed."""
         if after_revision == 0:
             yield News(until)
             return
@@ -144,7 +144,7 @@ class Watchers:
             async with self._database.raw_connection() as connection:
                 read = await read_changes(connection, after, CHANGES_AT_ONCE)
             if after > until and after <= read.current:
-                return  # The subscriber is ahead of this process, whose feed will get there.
+                return  # The subscriber knows a later revision than this process, whose feed will reach it.
             missed = [change for change in read.changes if change.revision <= until]
             if not missed or missed[0].revision != after + 1:
                 yield News(until, resync=True)

@@ -86,7 +86,7 @@ async def _send(identity: Identity, data: bytes) -> pb.VerifyApiKeyResponse:
 async def test_key_that_is_not_utf8_is_not_found(identity: Identity) -> None:
     for text in (LONE_SURROGATE, b"th_live_\xff\xfe", LONE_SURROGATE * 3_000):
         stand_in = "?" * len(text)
-        request = pb.VerifyApiKeyRequest(key=stand_in, model="swift-1", min_revision=1_000, required_scopes=["a"])
+        request = pb.VerifyApiKeyRequest(key=stand_in, model="swift-1", required_scopes=["a"])
         data = request.SerializeToString().replace(stand_in.encode(), text)
         assert (await _send(identity, data)).code == pb.VERIFY_API_KEY_CODE_NOT_FOUND
     for wrong in (b"\xff\xff", pb.VerifyApiKeyRequest(model="abc").SerializeToString().replace(b"abc", LONE_SURROGATE)):

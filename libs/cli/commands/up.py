@@ -91,21 +91,20 @@ def _print_welcome(console: Console, stack: Stack) -> None:
         console.print(f"{context:<10} {endpoint}")
     console.print(f"logs       {stack.folder.logs}")
     console.print(f"ready file {ready_file}")
-    console.print("\nTry a call (buf finds the methods by reflection):", highlight=False)
-    way, scheme = _way(stack.tls)
+    console.print("\nTry a call (grpcurl finds the methods by reflection):", highlight=False)
     console.print(
-        f'  buf curl --protocol grpc {way} -H "Authorization: Bearer $(tollhouse token '
-        f'--data-dir {stack.folder.path})" {scheme}://{stack.endpoints["metering"]}'
-        "/tollhouse.metering.v1.ModelService/ListModels",
+        f'  grpcurl {_way(stack.tls)} -H "Authorization: Bearer $(tollhouse token '
+        f'--data-dir {stack.folder.path})" {stack.endpoints["metering"]} '
+        "tollhouse.metering.v1.ModelService/ListModels",
         soft_wrap=True,
         highlight=False,
     )
     console.print("\nCtrl-C drains and stops.", highlight=False)
 
 
-def _way(tls: TlsFolder | None) -> tuple[str, str]:
-    """Return the options and the URL scheme with which `buf curl` calls the services."""
+def _way(tls: TlsFolder | None) -> str:
+    """Return the options with which grpcurl calls the services."""
     if tls is None:
-        return "--http2-prior-knowledge", "http"
+        return "-plaintext"
     files = tls.files_of(OPERATOR)
-    return f"--cacert {files.server_ca_file} --cert {files.certificate_file} --key {files.key_file}", "https"
+    return f"-cacert {files.server_ca_file} -cert {files.certificate_file} -key {files.key_file}"

@@ -66,7 +66,11 @@ class Curl:
     async def _call(self, asked: argparse.Namespace) -> Answer:
         method = _method(asked.method)
         name = f"{method.containing_service.full_name}/{method.name}".removeprefix("tollhouse.")
-        request = ParseDict(json.loads(asked.data), GetMessageClass(method.input_type)())
+        document = json.loads(asked.data)
+        if isinstance(mask := document.get("update_mask"), dict):
+            # grpcurl takes a field mask as any other message; the library takes its text.
+            document["update_mask"] = ",".join(_camel_case(path) for path in mask["paths"])
+        request = ParseDict(document, GetMessageClass(method.input_type)())
         WATCH.note_message(request)
         metadata = tuple((key.strip().lower(), value.strip()) for key, _, value in _split(asked.header))
         documents: list[dict[str, object]] = []
@@ -81,6 +85,11 @@ class Curl:
                 code = "".join(word.capitalize() for word in error.code().name.split("_"))
                 return Answer(name, code, [{"Code": code, "Message": error.details()}])
         return Answer(name, "", documents)
+
+
+def _camel_case(path: str) -> str:
+    first, *others = path.split("_")
+    return first + "".join(word.capitalize() for word in others)
 
 
 def _split(headers: list[str]) -> list[tuple[str, str, str]]:

@@ -45,9 +45,12 @@ class SecretWatch:
         self._read_to = 0
 
     def note(self, *secrets: str) -> None:
-        """Remember secrets; those with a shape are known by it, and what is very short is in every text."""
+        """Remember secrets; those with a shape are known by it, and what is very short is in every text.
+
+        Text of few different characters, as tests send it to be refused, is no secret.
+        """
         for secret in secrets:
-            if len(secret) >= SECRET_MIN_LENGTH and not _SHAPE.search(secret):
+            if len(secret) >= SECRET_MIN_LENGTH and len(set(secret)) > 3 and not _SHAPE.search(secret):
                 self._noted[secret] = None
         while len(self._noted) > _NOTED_MAX:
             del self._noted[next(iter(self._noted))]

@@ -3,10 +3,10 @@
 Callers submit items and wait for the answer to each. A batch takes what is queued, up to a limit; what arrives while it
 runs is the next batch. There is no timer: a single call is run at once, and batches grow with the load.
 
-A batch that fails is tried again as a whole where the cause may pass (a lost race, a lock timeout). If it still fails,
-it is split in halves until the items at fault stand alone, so that one caller's item never fails another caller's. This
-needs `run` to be idempotent: an item that a failed attempt did write must be found by the next attempt. A database that
-cannot be reached fails the whole batch at once, since no item is the cause of that.
+A batch that fails is retried as a whole where the cause may be temporary (a lost race, a lock timeout). If it still
+fails, it is split in halves until each failing item is alone, so that one caller's item never fails another caller's.
+This needs `run` to be idempotent: an item that a failed attempt did write must be found by the next attempt. A database
+that cannot be reached fails the whole batch at once, since no item is the cause of that.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ _BACKOFF_S: Final = 0.02
 _SPLIT_WITHIN_S: Final = 10.0
 """For how long a failing batch is split. What is left then is answered as overloaded; its callers repeat it."""
 _QUIET_TURNS: Final = 8
-"""Turns of the loop without a new item after which a batch begins: a call is read in over several turns."""
+"""Turns of the event loop without a new item after which a batch begins: reading one call takes several turns."""
 _GATHER_TURNS_MAX: Final = 256
 
 Run = Callable[[Sequence[_Item], Callable[[], None]], Awaitable[Sequence[_Answer | Exception]]]
@@ -55,9 +55,9 @@ class BatchLimits:
     running_max: int
     """Batches that run at once."""
     full_at: int
-    """From how many queued items a batch begins beside a running one without waiting for it to end."""
+    """The number of queued items from which a batch begins beside a running one, without waiting for it to end."""
     wait_max_s: float | None
-    """How long a smaller batch waits for a running one to end; None for as long as that takes."""
+    """How long a smaller batch waits for a running one to end; None for no limit."""
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ class GroupCommit(Generic[_Item, _Answer]):
     async def submit(self, items: Sequence[_Item]) -> list[_Answer | Exception]:
         """Run the items and return the answer to each, in their order.
 
-        A caller that goes away cancels nothing: its items are run all the same, or dropped before their batch begins.
+        If the caller is cancelled before the batch of its items begins, they are dropped; after that they still run.
 
         Raises:
             Overloaded: too many items wait already, or the service is going down. No item was taken.
@@ -113,7 +113,9 @@ class GroupCommit(Generic[_Item, _Answer]):
             await asyncio.wait([task for task in (self._starter, *self._running) if task is not None])
 
     async def _start_batches(self) -> None:
-        """Start batches until nothing is queued. It ends in the same step, so no submission is overlooked."""
+        """Start batches until nothing is queued. Nothing is awaited between the last look at the queue and clearing
+        `_starter`, so no submission is missed.
+        """
         leave_deadline()
         try:
             while self._queue:
@@ -132,7 +134,11 @@ class GroupCommit(Generic[_Item, _Answer]):
             self._starter = None
 
     async def _wait_for_turn(self) -> None:
-        """Return when the next batch may begin: nothing runs, or there is room and a reason not to wait longer."""
+        """Return when the next batch may begin.
+
+        That is when no batch runs. It is also when another one may run beside the running ones, and enough items are
+        queued, or a running batch has ended, or `wait_max_s` is over.
+        """
         ended, limits = self._ended, self._limits
         until_s = None if limits.wait_max_s is None else time.monotonic() + limits.wait_max_s
         while self._running:
@@ -199,19 +205,19 @@ class GroupCommit(Generic[_Item, _Answer]):
     ) -> Sequence[_Answer | Exception]:
         try:
             return await self._run_patiently(items, let_next_begin, TRIES_MAX)
-        except Exception as error:  # noqa: BLE001 -- the queue must outlive whatever one item brings about.
+        except Exception as error:  # noqa: BLE001 -- an error of one item must not stop the queue.
             if len(items) == 1 or await self._fails_all(error):
                 return [error] * len(items)
             if not isinstance(error, Refusal):
                 _log.error("a batch failed and is split", batches=self._name, items=len(items), exc_info=error)
-        # From here on the batch is slow, and no other batch waits for it.
+        # Splitting is slow, so no other batch waits for this one any longer.
         let_next_begin()
         return await self._split(items, let_next_begin, until_s=time.monotonic() + _SPLIT_WITHIN_S)
 
     async def _split(
         self, items: Sequence[_Item], let_next_begin: Callable[[], None], *, until_s: float
     ) -> list[_Answer | Exception]:
-        """Run both halves of a batch that failed, and split a half that fails until its items stand alone."""
+        """Run both halves of a batch that failed, and split a half that fails until each item is alone."""
         middle = len(items) // 2
         answers: list[_Answer | Exception] = []
         for half in (items[:middle], items[middle:]):
@@ -220,7 +226,7 @@ class GroupCommit(Generic[_Item, _Answer]):
                 continue
             try:
                 answers.extend(await self._run_patiently(half, let_next_begin, _TRIES_OF_A_PART))
-            except Exception as error:  # noqa: BLE001 -- what one item brings about is that item's answer.
+            except Exception as error:  # noqa: BLE001 -- an error of one item is the answer to that item.
                 if len(half) == 1:
                     answers.append(error)
                 else:
@@ -230,7 +236,7 @@ class GroupCommit(Generic[_Item, _Answer]):
     async def _run_patiently(
         self, items: Sequence[_Item], let_next_begin: Callable[[], None], tries: int
     ) -> Sequence[_Answer | Exception]:
-        """Run a batch, again after a failure that may pass."""
+        """Run a batch, and retry it after a failure that may be temporary."""
         for tries_left in reversed(range(tries)):
             try:
                 return await self._run(items, let_next_begin)
@@ -241,7 +247,7 @@ class GroupCommit(Generic[_Item, _Answer]):
         raise AssertionError("the last try returns or raises")
 
     async def _fails_all(self, error: Exception) -> bool:
-        """Tell whether a failure has nothing to do with any item: the database is away."""
+        """Tell whether the failure concerns all items alike, because the database cannot be reached."""
         if not isinstance(error, Unavailable | DeadlineExceeded):
             return False
         try:

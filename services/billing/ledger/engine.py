@@ -1,10 +1,10 @@
 """The ledger's engine: every command is decided and posted here, in batches (see `libs.common.group_commit`).
 
-There are two ways to run a batch. The careful one locks the accounts, reads what the operation ids already stand for,
+There are two ways to run a batch. The careful one locks the accounts, reads what is stored for the operation ids,
 decides and writes. The quick one is for debits of accounts that this process wrote last. It assumes that the accounts
 are still as this process remembers them and that the operation ids are new, and one statement checks both while it
 writes. If an assumption is wrong, or a command would be refused, nothing is written and the batch is run the careful
-way: only what was read under a lock may refuse a command.
+way: a command may be refused only because of data that was read under a lock.
 
 Operation ids make it safe to run a batch again when it is not known whether its commit succeeded: the second run finds
 what the first one wrote. Several processes may run batches side by side: row locks and unique keys keep them correct.
@@ -39,7 +39,7 @@ from services.billing.ledger.domain import (
 from services.billing.ledger.standing import StandingAccounts
 
 Answer: TypeAlias = Outcome | Exception
-"""What became of a command: an outcome, or the refusal (or the bug) that kept it from having one."""
+"""The result of a command: an outcome, or the exception it failed with (a refusal, or an unexpected error)."""
 
 _CAREFUL_BATCHES: Final = 32
 """How many batches run the careful way after one whose assumptions were wrong: the next are likely to be wrong too."""
@@ -49,7 +49,7 @@ _LOST_RACES: Final = frozenset(
         *("holds_operation_once", "declines_operation_once"),
     }
 )
-"""Unique keys that another process can take between our read and our write."""
+"""Unique keys that are violated when another process inserts the same value between our read and our write."""
 
 
 class Engine:
@@ -68,7 +68,7 @@ class Engine:
         self._careful_batches = 0
 
     async def submit(self, commands: Sequence[Command]) -> list[Answer]:
-        """Decide the commands in their order and return what became of each, once that is durable.
+        """Decide the commands in their order and return the result of each, once it is durable.
 
         Raises:
             Overloaded: too many commands wait already, or the service is going down. No command was taken.
@@ -80,7 +80,7 @@ class Engine:
         await self._commits.drain()
 
     async def _run(self, commands: Sequence[Command], let_next_begin: Callable[[], None]) -> list[Answer]:
-        let_next_begin()  # Batches may run side by side: the accounts' locks keep them apart.
+        let_next_begin()  # Batches may run at the same time: the locks on the accounts prevent conflicts.
         try:
             return await self._run_once(commands)
         except ConstraintViolation as error:
@@ -114,7 +114,7 @@ class Engine:
         return answers
 
     def _keep(self, books: Books) -> None:
-        """Cache the accounts of a batch that is durable."""
+        """Cache the accounts of a batch that has been committed."""
         for account in books.changed_accounts.values():
             if account.is_new:
                 account.is_new = False
@@ -149,7 +149,7 @@ class Engine:
 
 
 class _Named:
-    """Everything that the commands of a batch name, to be read together."""
+    """The keys of everything that the commands of a batch refer to, so that it can be read with few queries."""
 
     __slots__ = ("held", "movements", "originals", "owners", "placed")
 

@@ -1,6 +1,6 @@
-"""Decides whether a call may begin, keeps what was decided, and cancels what is not needed.
+"""Decides whether a call may begin, stores the authorization, and cancels authorizations that are not needed.
 
-The price version is stored before the hold is placed: whatever happens in between, the work is settled with it.
+The price version is stored before the hold is placed, so a hold never exists without the price to settle it with.
 Authorizations that arrive together share one statement and one call to billing (see `libs.common.group_commit`).
 """
 
@@ -49,7 +49,7 @@ _KEY_MESSAGES: Final = {
     "MODEL_NOT_ALLOWED": "The key may not be used for this model.",
     "ADDRESS_NOT_ALLOWED": "The key may not be used from this address.",
 }
-# The reasons of billing for declining a hold that are passed on; any other becomes ACCOUNT_CLOSED.
+# Billing's reasons for declining a hold that are passed on unchanged; any other becomes ACCOUNT_CLOSED.
 _HOLD_REASONS: Final = ("INSUFFICIENT_BALANCE", "CURRENCY_MISMATCH", "ACCOUNT_CLOSED")
 
 
@@ -79,7 +79,7 @@ class _Waiting:
     pinned: Pinned
     principal: KeyPrincipal
     written: bool = False
-    """Whether an attempt of its batch has stored it, so that a further attempt is no repeat."""
+    """Whether an earlier attempt of its batch has stored it. The next attempt must not treat it as a repeat then."""
 
     @property
     def key(self) -> store.Key:
@@ -122,8 +122,8 @@ class Admission:
 
         Raises:
             OperationIdReused: the operation id was authorized with other fields.
-            OperationIdInUse: the operation id was authorized before, and the request says to refuse that.
-            OrganizationNotFound: identity knows no organization of the principal's id.
+            OperationIdInUse: the operation id was authorized before, and the request has fail_if_replayed set.
+            OrganizationNotFound: identity does not know the principal's organization.
             TooManyUnknownKeys: the client's address has presented more unknown keys than are looked up.
             Unavailable: identity or billing cannot be reached.
             Overloaded: too many calls wait already.
@@ -177,7 +177,7 @@ class Admission:
         return stored.pinned.currency_code, Decimal(0) if stored.cancelled else released, stored.cancelled
 
     async def close(self) -> None:
-        """Return when every call that waits has its decision."""
+        """Take no more calls, and return when every waiting one has its decision."""
         await self._commits.drain()
 
     async def _pin(self, request: Request, principal: KeyPrincipal) -> Pinned | Denied:
@@ -224,7 +224,7 @@ class Admission:
         )
 
     async def _run(self, waiting: Sequence[_Waiting], let_next_begin: Callable[[], None]) -> list[Decision | Exception]:
-        """Decide a batch. An operation that stands in it twice is decided the second time as a repeat of the first."""
+        """Decide a batch. If an operation id occurs in it twice, the second is decided as a repeat of the first."""
         first: dict[store.Key, int] = {}
         for place, one in enumerate(waiting):
             first.setdefault(one.key, place)
@@ -243,8 +243,8 @@ class Admission:
     async def _write(self, waiting: Sequence[_Waiting]) -> dict[store.Key, Stored]:
         """Store the authorizations; return those that were stored before under the same operation ids.
 
-        What an earlier attempt of the same batch stored was not there before. For callers that want no repeat, an
-        operation whose usage is recorded counts as well, though it was never authorized.
+        An authorization that an earlier attempt of the same batch stored is not returned. With fail_if_replayed, an
+        operation whose usage is recorded is returned as well, even if it was never authorized.
         """
         own = {one.key for one in waiting if one.written}
         exclusive = {one.key for one in waiting if one.pinned.fail_if_replayed}
@@ -257,7 +257,7 @@ class Admission:
         return {key: stored for key, stored in found.items() if key in repeated - own or stored.settled}
 
     async def _hold(self, waiting: Sequence[_Waiting], known: dict[store.Key, Stored]) -> list[Decision | Exception]:
-        """Place the holds. A repeat sends the hold of the first time again, and billing answers what became of it."""
+        """Place the holds. A repeat sends the first request's hold again, and billing returns that hold's state."""
         decisions: list[Decision | Exception | None] = []
         costly: list[tuple[int, Pinned, bool]] = []
         for place, one in enumerate(waiting):

@@ -1,7 +1,7 @@
 """Records usage in batches (see `libs.common.group_commit`): one transaction, then one call to billing for all charges.
 
 The transaction writes the usage with its charges in the outbox, so a usage is durable before billing is asked. The next
-batch is written while billing still answers this one. Whatever billing does not confirm, the relay sends again.
+batch is written while billing still answers this one. The relay sends every charge again that billing does not confirm.
 """
 
 from collections import OrderedDict
@@ -44,26 +44,26 @@ BATCH_MAX: Final = 500
 DONE_MAX: Final = 2_000
 _BATCHES_RUNNING_MAX: Final = 16
 _FULL_AT: Final = 100
-"""From how many waiting usages on a batch gains little by growing."""
+"""The number of waiting usages from which a batch begins beside a running one: growing further would save little."""
 _WAIT_MAX_S: Final = 0.05
-"""How long a smaller batch waits for a running one, so that a slow billing holds up nobody for long."""
+"""How long a smaller batch waits for a running one. It is short, so that a slow billing delays no batch for long."""
 _AUTHORIZATIONS_REMEMBERED_MAX: Final = 50_000
 _REFUSED_AGAIN_AFTER: Final = timedelta(minutes=1)
 
 
 @dataclass(slots=True)
 class _Batch:
-    """The works of a batch, which of them were new, and what became of each, by its place."""
+    """The works of a batch, which of them are new, and the outcome of each. A place is an index into `works`."""
 
     works: Sequence[Work]
     outcomes: list[Outcome | None]
     fresh: list[tuple[int, Recorded]] = field(default_factory=list)
     twins: list[tuple[int, int]] = field(default_factory=list)
-    """Works whose operation id stands in the batch before, with the place of the first."""
+    """Places of works whose operation id occurs earlier in the batch, each with the place of its first occurrence."""
 
 
 class UsageEngine:
-    """Takes works, makes them durable, charges them, and says what became of each."""
+    """Stores works durably, charges them, and returns the outcome of each."""
 
     def __init__(
         self,
@@ -90,11 +90,11 @@ class UsageEngine:
         self._commits: GroupCommit[Work, Accepted] = GroupCommit("usage", self._run, database, limits)
         self._done: dict[Key, None] = {}
         self._done_apart: dict[Key, None] = {}
-        """Confirmed charges that went with a batch that failed: they are deleted without another batch."""
+        """Confirmed charges whose deletion failed together with a batch: `flush` deletes them without a batch."""
         self._authorizations: OrderedDict[Key, Authorization] = OrderedDict()
 
     async def record(self, works: Sequence[Work]) -> list[Outcome]:
-        """Record works, at most 500, and return what became of each, in their order.
+        """Record works, at most 500, and return the outcome of each, in their order.
 
         Raises:
             Overloaded: too many works are waiting already; none was taken.
@@ -102,13 +102,13 @@ class UsageEngine:
         return await self._commits.submit(works)
 
     def remember(self, authorization: Authorization) -> None:
-        """Keep an authorization at hand for the settlement that is likely to follow."""
+        """Cache an authorization for the settlement that is likely to follow."""
         self._authorizations[authorization.organization_id, authorization.operation_id] = authorization
         if len(self._authorizations) > _AUTHORIZATIONS_REMEMBERED_MAX:
             self._authorizations.popitem(last=False)
 
     async def flush(self) -> None:
-        """Delete the outbox rows of confirmed charges that no batch has taken along yet."""
+        """Delete the outbox rows of confirmed charges that no batch has deleted yet."""
         done = {**self._take_done(), **self._done_apart}
         self._done_apart = {}
         if not done:
@@ -121,7 +121,7 @@ class UsageEngine:
             raise
 
     async def close(self) -> None:
-        """Return when no usage is under way any more."""
+        """Take no more works, and return when every submitted one is answered."""
         await self._commits.drain()
         try:
             await self.flush()
@@ -154,7 +154,7 @@ class UsageEngine:
 
     @staticmethod
     def _first_places(batch: _Batch) -> list[int]:
-        """Return the places of the works whose operation id comes first in the batch, and note the others."""
+        """Return the place of each operation id's first work in the batch, and note the other works as twins."""
         first: dict[Key, int] = {}
         places: list[int] = []
         for place, work in enumerate(batch.works):
@@ -185,7 +185,7 @@ class UsageEngine:
     async def _know_all_prices(
         self, works: Sequence[Work], places: Sequence[int], authorizations: dict[Key, Authorization]
     ) -> None:
-        """Ask the database once more before saying that something has no price."""
+        """Refresh the catalogue from the database once more if it has no price for one of the works."""
         if all(self._version(works[place], _of(works[place], authorizations)) for place in places):
             return
         await self._catalogue.refresh_for_unknown()
@@ -208,7 +208,7 @@ class UsageEngine:
         return Recorded(work, new_id(), cost, now, SETTLED if kind is None else PENDING)
 
     async def _commit(self, proposed: list[Recorded], now: datetime) -> set[str]:
-        """Write the batch, and with it delete the outbox rows of charges that billing has confirmed meanwhile."""
+        """Write the batch, and with it delete the outbox rows of charges that billing has confirmed in the meantime."""
         done = self._take_done()
         try:
             async with self._database.raw_connection() as connection:
@@ -263,7 +263,7 @@ class UsageEngine:
             await self._note_refused(refused)
 
     async def _note_refused(self, refused: dict[Key, tuple[str, str, datetime]]) -> None:
-        """Keep why billing refuses charges; if that fails, the relay asks billing again and keeps it then."""
+        """Store why billing refuses charges. If that fails, the relay sends them again and stores the reason."""
         _log.error("billing refuses charges", reasons=sorted({reason for _, reason, _ in refused.values()}))
         try:
             async with self._database.raw_connection() as connection:
@@ -273,7 +273,7 @@ class UsageEngine:
 
 
 def _outcomes(batch: _Batch) -> list[Outcome]:
-    """Return what became of each work; of an operation that stands in the batch twice the second is a repeat."""
+    """Return the outcome of each work. If an operation id occurs twice in the batch, the second work is a repeat."""
     for place, earlier in batch.twins:
         batch.outcomes[place] = _twin_outcome(batch, place, earlier)
     outcomes = [outcome for outcome in batch.outcomes if outcome is not None]

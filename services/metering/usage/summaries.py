@@ -1,4 +1,4 @@
-"""Questions about how much was used, answered from the hourly summaries alone."""
+"""Queries for sums of usage, answered from the hourly summaries alone."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _SUMS: Final = ("requests", "errors", *TOKEN_CLASSES, "cost", "latency_count", "
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is to be summed, and how far apart."""
+    """Which usage to sum, and by which windows and dimensions."""
 
     organization_id: str
     start_time: datetime
@@ -39,7 +39,7 @@ class Summary:
     """The sums of one window and one combination of dimensions."""
 
     key: tuple[str, ...]
-    """Where the row stands among the others, as text."""
+    """The row's sort key as text; a page token carries the key of its page's last row."""
     start_time: datetime
     end_time: datetime
     dimensions: dict[str, str]
@@ -95,10 +95,10 @@ async def summarize(
 
 
 class _Windows:
-    """How the windows of a query stand in its statement.
+    """How the windows of a query are expressed in its SQL statement.
 
-    The start of an hour is the column itself. Days and months are numbered from 1, by a binary search in the array of
-    their starts. A query without windows has a single one.
+    For hours, the value is the start of the hour. Days and months are numbered from 1, by a binary search in the array
+    of their starts. A query without windows has a single one.
     """
 
     def __init__(self, query: Query) -> None:

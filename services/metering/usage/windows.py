@@ -1,7 +1,7 @@
 """The windows of a usage query: hours of UTC, and the days and months of a time zone.
 
-Window starts are computed here and sent to Postgres as moments, so that only Python's time zone data decides. Postgres
-may know other names than Python does, or older rules.
+Window starts are computed here and sent to Postgres as timestamps, so that only Python's time zone data is used.
+Postgres may know other names than Python does, or older rules.
 """
 
 import re
@@ -25,7 +25,7 @@ _NOT_AREAS: Final = frozenset({"posix", "right"})
 
 
 def zone_named(name: str, violations: list[FieldViolation]) -> ZoneInfo:
-    """Return an IANA time zone; UTC when the name is empty. Another name is added to `violations` and reads as UTC."""
+    """Return an IANA time zone; UTC if the name is empty. An invalid name is added to `violations` and means UTC."""
     name = name or "UTC"
     try:
         if not _NAME.fullmatch(name) or name in _NOT_ZONES or name.partition("/")[0] in _NOT_AREAS:
@@ -37,7 +37,7 @@ def zone_named(name: str, violations: list[FieldViolation]) -> ZoneInfo:
 
 
 def keeps_whole_hours(zone: ZoneInfo, start_time: datetime, end_time: datetime) -> bool:
-    """Tell whether the zone is off UTC by whole hours throughout, so that its days are made of whole hours."""
+    """Tell whether the zone's UTC offset is whole hours in all of the range, so that its days are whole UTC hours."""
     moment = start_time
     while moment < end_time + timedelta(days=28):
         offset = moment.astimezone(zone).utcoffset() or timedelta(0)
@@ -51,8 +51,8 @@ def window_starts(window: str, zone: ZoneInfo, start_time: datetime, end_time: d
     """Return the start of each day or month from the one that holds `start_time` to the one that holds the last moment
     before `end_time`.
 
-    A day begins at its first midnight. Where clocks are put forward at midnight it begins at that moment, and a day
-    that the zone left out has no window.
+    A day begins at its first midnight. Where clocks are put forward at midnight it begins at that moment. A day that
+    the zone skipped has no window.
     """
     day = start_time.astimezone(zone).date()
     if window == MONTH:
@@ -78,7 +78,7 @@ def window_end(window: str, zone: ZoneInfo, start: datetime) -> datetime:
 def check_window_count(
     window: str | None, start_time: datetime, end_time: datetime, violations: list[FieldViolation]
 ) -> None:
-    """Add to `violations` a range with more windows than one query may have. Only hours can be that many."""
+    """Add to `violations` a range with more windows than one query may have. Only hours can exceed that."""
     count = (end_time - start_time) // _AN_HOUR if window == HOUR else 0
     if count > WINDOWS_MAX:
         problem = f"the range has {count} hours, and a query at most {WINDOWS_MAX}: ask by DAY, or for a shorter range"

@@ -32,19 +32,19 @@ class _AccountStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AccountS
     ACCOUNT_STATE_UNSPECIFIED: _AccountState.ValueType  # 0
     """Never the state of an account."""
     ACCOUNT_STATE_OPEN: _AccountState.ValueType  # 1
-    """It takes everything."""
+    """It accepts every command."""
     ACCOUNT_STATE_CLOSED: _AccountState.ValueType  # 2
-    """It takes only charges for work already done."""
+    """It accepts only charges for work already done."""
 
 class AccountState(_AccountState, metaclass=_AccountStateEnumTypeWrapper):
-    """Whether an account takes new work."""
+    """Whether an account accepts new work."""
 
 ACCOUNT_STATE_UNSPECIFIED: AccountState.ValueType  # 0
 """Never the state of an account."""
 ACCOUNT_STATE_OPEN: AccountState.ValueType  # 1
-"""It takes everything."""
+"""It accepts every command."""
 ACCOUNT_STATE_CLOSED: AccountState.ValueType  # 2
-"""It takes only charges for work already done."""
+"""It accepts only charges for work already done."""
 Global___AccountState: _TypeAlias = AccountState  # noqa: Y015
 
 @_typing.final
@@ -93,7 +93,7 @@ class Account(_message.Message):
     currency_code: _builtins.str
     """The currency of everything in the account."""
     state: Global___AccountState.ValueType
-    """Whether new work is taken."""
+    """Whether the account accepts new work."""
     etag: _builtins.str
     """Changes whenever the terms change; movements do not change it."""
     @_builtins.property
@@ -155,20 +155,20 @@ class StatementEntry(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """The movement's gap-free number within the account."""
+    """The movement's number within the account: 1, 2, 3 and so on, without gaps."""
     transaction_id: _builtins.str
     """The transaction."""
     operation_id: _builtins.str
     """The caller's name for the work."""
     kind: _ledger_pb2.TransactionKind.ValueType
-    """What moved the money."""
+    """The kind of movement."""
     description: _builtins.str
-    """The line for people."""
+    """The description given with the request, for people to read."""
     actor: _builtins.str
-    """Who moved the money, as `actor` of the transaction. Empty where it was not recorded yet."""
+    """Who moved the money, as in `Transaction.actor`. Empty for a movement posted before actors were recorded."""
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
-        """What it changed: negative where the account gave."""
+        """The change of the posted balance: negative where money left the account."""
 
     @_builtins.property
     def balance_after(self) -> _amount_pb2.Amount:
@@ -418,7 +418,9 @@ class UpdateAccountRequest(_message.Message):
     """The organization that owns the money: a lower-case UUID."""
     @_builtins.property
     def account(self) -> Global___Account:
-        """The account, with account_id, the fields to change, and the etag read before. An empty etag changes whatever is there."""
+        """The account, with account_id, the fields to change, and the etag read before. With an empty etag the account is
+        changed without comparing etags.
+        """
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
@@ -527,14 +529,18 @@ class GetBalanceRequest(_message.Message):
     organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
     project_id: _builtins.str
-    """The project whose usage is meant: its own account where it has one, else the organization's. Not with account_id."""
+    """Asks for the account that this project's usage is charged to: the project's own where it has one, else the
+    organization's. Not to be given together with account_id.
+    """
     currency_code: _builtins.str
     """The currency, needed only where the owner has several."""
     account_id: _builtins.str
-    """The account itself, instead of naming its owner."""
+    """The account's id, to ask for an account directly instead of by its owner."""
     @_builtins.property
     def as_of_time(self) -> _timestamp_pb2.Timestamp:
-        """The moment asked about, not in the future. Now when unset. The overdraft limit is always today's."""
+        """The time to return the balance of, not in the future. Now when unset. The overdraft limit is always the current
+        one.
+        """
 
     def __init__(
         self,
@@ -563,14 +569,14 @@ class GetBalanceResponse(_message.Message):
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     AS_OF_TIME_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
-    """The account it is of."""
+    """The account that the balance belongs to."""
     @_builtins.property
     def balance(self) -> _ledger_pb2.Balance:
         """The balance."""
 
     @_builtins.property
     def as_of_time(self) -> _timestamp_pb2.Timestamp:
-        """The moment it is of."""
+        """The time that the balance is of."""
 
     def __init__(
         self,
@@ -655,7 +661,7 @@ class GetStatementResponse(_message.Message):
 
     @_builtins.property
     def closing_balance(self) -> _amount_pb2.Amount:
-        """The posted balance at the end of the range, the same on every page of an ended range."""
+        """The posted balance at the end of the range, the same on every page where the end of the range has passed."""
 
     def __init__(
         self,

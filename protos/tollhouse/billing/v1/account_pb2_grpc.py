@@ -26,9 +26,10 @@ if _version_not_supported:
 
 
 class AccountServiceStub:
-    """Keeps accounts: one per currency and organization, or project of an organization.
+    """Manages accounts. An organization, and each of its projects, has at most one open account per currency.
 
-    An account is opened automatically on its first use. This service opens accounts with other terms, and reads balances.
+    An account is opened automatically on its first use. Use this service to open an account with other terms than the
+    defaults, and to read balances.
     """
 
     def __init__(self, channel):
@@ -75,13 +76,15 @@ class AccountServiceStub:
 
 
 class AccountServiceServicer:
-    """Keeps accounts: one per currency and organization, or project of an organization.
+    """Manages accounts. An organization, and each of its projects, has at most one open account per currency.
 
-    An account is opened automatically on its first use. This service opens accounts with other terms, and reads balances.
+    An account is opened automatically on its first use. Use this service to open an account with other terms than the
+    defaults, and to read balances.
     """
 
     def OpenAccount(self, request, context):
-        """Opens an account, for a first or a further currency or for a project. Reopens one that was closed.
+        """Opens an account for an organization or a project, in its first currency or a further one. Reopens an account that
+        was closed.
 
         ALREADY_EXISTS `ACCOUNT_EXISTS` where the owner has an open account in this currency, unless it was opened by this
         request_id; another body under the same request_id is `REQUEST_ID_REUSED`.
@@ -91,7 +94,7 @@ class AccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetAccount(self, request, context):
-        """Returns an account. NOT_FOUND where the organization has none of this id.
+        """Returns an account. NOT_FOUND where the organization has no account with this id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,8 +120,8 @@ class AccountServiceServicer:
         """Closes an empty account. Closing a closed account succeeds and changes nothing.
 
         FAILED_PRECONDITION `ACCOUNT_NOT_EMPTY` with the facts posted and held while there is money or debt in it. A closed
-        account takes no new work; charges for work already done still post. A project whose accounts are all closed is charged
-        to its organization again.
+        account accepts no new work; charges for work already done are still posted. The usage of a project whose accounts
+        are all closed is charged to its organization's account again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,8 +130,8 @@ class AccountServiceServicer:
     def GetBalance(self, request, context):
         """Returns what an account holds, now or at an earlier time.
 
-        NOT_FOUND where there is no such account; with currency_code left out, FAILED_PRECONDITION `CURRENCY_REQUIRED` where
-        the owner has accounts in several currencies.
+        NOT_FOUND where there is no such account; with currency_code left out, FAILED_PRECONDITION `CURRENCY_REQUIRED`
+        where the owner has accounts in several currencies.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -188,9 +191,10 @@ def add_AccountServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccountService:
-    """Keeps accounts: one per currency and organization, or project of an organization.
+    """Manages accounts. An organization, and each of its projects, has at most one open account per currency.
 
-    An account is opened automatically on its first use. This service opens accounts with other terms, and reads balances.
+    An account is opened automatically on its first use. Use this service to open an account with other terms than the
+    defaults, and to read balances.
     """
 
     @staticmethod

@@ -13,20 +13,22 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AccountServiceStub:
-    """Keeps accounts: one per currency and organization, or project of an organization.
+    """Manages accounts. An organization, and each of its projects, has at most one open account per currency.
 
-    An account is opened automatically on its first use. This service opens accounts with other terms, and reads balances.
+    An account is opened automatically on its first use. Use this service to open an account with other terms than the
+    defaults, and to read balances.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     OpenAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.OpenAccountRequest, _account_pb2.OpenAccountResponse]
-    """Opens an account, for a first or a further currency or for a project. Reopens one that was closed.
+    """Opens an account for an organization or a project, in its first currency or a further one. Reopens an account that
+    was closed.
 
     ALREADY_EXISTS `ACCOUNT_EXISTS` where the owner has an open account in this currency, unless it was opened by this
     request_id; another body under the same request_id is `REQUEST_ID_REUSED`.
     """
     GetAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.GetAccountRequest, _account_pb2.GetAccountResponse]
-    """Returns an account. NOT_FOUND where the organization has none of this id."""
+    """Returns an account. NOT_FOUND where the organization has no account with this id."""
     ListAccounts: _aio.UnaryUnaryMultiCallable[_account_pb2.ListAccountsRequest, _account_pb2.ListAccountsResponse]
     """Lists the accounts of an organization in the order they were opened."""
     UpdateAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.UpdateAccountRequest, _account_pb2.UpdateAccountResponse]
@@ -38,22 +40,23 @@ class AccountServiceStub:
     """Closes an empty account. Closing a closed account succeeds and changes nothing.
 
     FAILED_PRECONDITION `ACCOUNT_NOT_EMPTY` with the facts posted and held while there is money or debt in it. A closed
-    account takes no new work; charges for work already done still post. A project whose accounts are all closed is charged
-    to its organization again.
+    account accepts no new work; charges for work already done are still posted. The usage of a project whose accounts
+    are all closed is charged to its organization's account again.
     """
     GetBalance: _aio.UnaryUnaryMultiCallable[_account_pb2.GetBalanceRequest, _account_pb2.GetBalanceResponse]
     """Returns what an account holds, now or at an earlier time.
 
-    NOT_FOUND where there is no such account; with currency_code left out, FAILED_PRECONDITION `CURRENCY_REQUIRED` where
-    the owner has accounts in several currencies.
+    NOT_FOUND where there is no such account; with currency_code left out, FAILED_PRECONDITION `CURRENCY_REQUIRED`
+    where the owner has accounts in several currencies.
     """
     GetStatement: _aio.UnaryUnaryMultiCallable[_account_pb2.GetStatementRequest, _account_pb2.GetStatementResponse]
     """Returns the movements of an account over a time range, oldest first, with the balance before and after the range."""
 
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps accounts: one per currency and organization, or project of an organization.
+    """Manages accounts. An organization, and each of its projects, has at most one open account per currency.
 
-    An account is opened automatically on its first use. This service opens accounts with other terms, and reads balances.
+    An account is opened automatically on its first use. Use this service to open an account with other terms than the
+    defaults, and to read balances.
     """
 
     @_abc_1.abstractmethod
@@ -62,7 +65,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_pb2.OpenAccountRequest,
         context: _aio.ServicerContext[_account_pb2.OpenAccountRequest, _abc.Awaitable[_account_pb2.OpenAccountResponse]],
     ) -> _abc.Awaitable[_account_pb2.OpenAccountResponse]:
-        """Opens an account, for a first or a further currency or for a project. Reopens one that was closed.
+        """Opens an account for an organization or a project, in its first currency or a further one. Reopens an account that
+        was closed.
 
         ALREADY_EXISTS `ACCOUNT_EXISTS` where the owner has an open account in this currency, unless it was opened by this
         request_id; another body under the same request_id is `REQUEST_ID_REUSED`.
@@ -74,7 +78,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_pb2.GetAccountRequest,
         context: _aio.ServicerContext[_account_pb2.GetAccountRequest, _abc.Awaitable[_account_pb2.GetAccountResponse]],
     ) -> _abc.Awaitable[_account_pb2.GetAccountResponse]:
-        """Returns an account. NOT_FOUND where the organization has none of this id."""
+        """Returns an account. NOT_FOUND where the organization has no account with this id."""
 
     @_abc_1.abstractmethod
     def ListAccounts(
@@ -104,8 +108,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Closes an empty account. Closing a closed account succeeds and changes nothing.
 
         FAILED_PRECONDITION `ACCOUNT_NOT_EMPTY` with the facts posted and held while there is money or debt in it. A closed
-        account takes no new work; charges for work already done still post. A project whose accounts are all closed is charged
-        to its organization again.
+        account accepts no new work; charges for work already done are still posted. The usage of a project whose accounts
+        are all closed is charged to its organization's account again.
         """
 
     @_abc_1.abstractmethod
@@ -116,8 +120,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_account_pb2.GetBalanceResponse]:
         """Returns what an account holds, now or at an earlier time.
 
-        NOT_FOUND where there is no such account; with currency_code left out, FAILED_PRECONDITION `CURRENCY_REQUIRED` where
-        the owner has accounts in several currencies.
+        NOT_FOUND where there is no such account; with currency_code left out, FAILED_PRECONDITION `CURRENCY_REQUIRED`
+        where the owner has accounts in several currencies.
         """
 
     @_abc_1.abstractmethod

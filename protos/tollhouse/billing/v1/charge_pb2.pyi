@@ -36,7 +36,7 @@ class Charge(_message.Message):
     organization_id: _builtins.str
     """The organization that was charged."""
     operation_id: _builtins.str
-    """The work it was charged for."""
+    """The operation id of the work that was charged."""
     transaction_id: _builtins.str
     """The transaction that charged it."""
     kind: _ledger_pb2.TransactionKind.ValueType

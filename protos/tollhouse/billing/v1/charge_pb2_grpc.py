@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ChargeServiceStub:
-    """Lists what billing has charged, to be compared with what other services say was charged.
+    """Lists what billing has charged, so that it can be compared with the charges that other services have recorded.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class ChargeServiceStub:
 
 
 class ChargeServiceServicer:
-    """Lists what billing has charged, to be compared with what other services say was charged.
+    """Lists what billing has charged, so that it can be compared with the charges that other services have recorded.
     """
 
     def ListCharges(self, request, context):
@@ -61,7 +61,7 @@ class ChargeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListOrganizations(self, request, context):
-        """Lists the organizations whose accounts have ever been credited, debited or transferred to or from, by id.
+        """Lists the organizations whose accounts have ever been credited, debited or part of a transfer, ordered by id.
 
         `tollhouse verify` asks identity whether each of them exists.
         """
@@ -91,7 +91,7 @@ def add_ChargeServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ChargeService:
-    """Lists what billing has charged, to be compared with what other services say was charged.
+    """Lists what billing has charged, so that it can be compared with the charges that other services have recorded.
     """
 
     @staticmethod

@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ChargeServiceStub:
-    """Lists what billing has charged, to be compared with what other services say was charged."""
+    """Lists what billing has charged, so that it can be compared with the charges that other services have recorded."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListCharges: _aio.UnaryUnaryMultiCallable[_charge_pb2.ListChargesRequest, _charge_pb2.ListChargesResponse]
@@ -22,13 +22,13 @@ class ChargeServiceStub:
     Metering lists its charges in the same order, so the two lists can be compared side by side.
     """
     ListOrganizations: _aio.UnaryUnaryMultiCallable[_charge_pb2.ListOrganizationsRequest, _charge_pb2.ListOrganizationsResponse]
-    """Lists the organizations whose accounts have ever been credited, debited or transferred to or from, by id.
+    """Lists the organizations whose accounts have ever been credited, debited or part of a transfer, ordered by id.
 
     `tollhouse verify` asks identity whether each of them exists.
     """
 
 class ChargeServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Lists what billing has charged, to be compared with what other services say was charged."""
+    """Lists what billing has charged, so that it can be compared with the charges that other services have recorded."""
 
     @_abc_1.abstractmethod
     def ListCharges(
@@ -47,7 +47,7 @@ class ChargeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _charge_pb2.ListOrganizationsRequest,
         context: _aio.ServicerContext[_charge_pb2.ListOrganizationsRequest, _abc.Awaitable[_charge_pb2.ListOrganizationsResponse]],
     ) -> _abc.Awaitable[_charge_pb2.ListOrganizationsResponse]:
-        """Lists the organizations whose accounts have ever been credited, debited or transferred to or from, by id.
+        """Lists the organizations whose accounts have ever been credited, debited or part of a transfer, ordered by id.
 
         `tollhouse verify` asks identity whether each of them exists.
         """

@@ -30,7 +30,7 @@ class _TransactionKind:
 class _TransactionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TransactionKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TRANSACTION_KIND_UNSPECIFIED: _TransactionKind.ValueType  # 0
-    """Any kind, where it filters; never the kind of a transaction."""
+    """As a filter: any kind. Never the kind of a transaction."""
     TRANSACTION_KIND_DEBIT: _TransactionKind.ValueType  # 1
     """A charge."""
     TRANSACTION_KIND_CREDIT: _TransactionKind.ValueType  # 2
@@ -43,10 +43,10 @@ class _TransactionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Trans
     """The undoing of another transaction."""
 
 class TransactionKind(_TransactionKind, metaclass=_TransactionKindEnumTypeWrapper):
-    """What moved the money."""
+    """The kind of movement."""
 
 TRANSACTION_KIND_UNSPECIFIED: TransactionKind.ValueType  # 0
-"""Any kind, where it filters; never the kind of a transaction."""
+"""As a filter: any kind. Never the kind of a transaction."""
 TRANSACTION_KIND_DEBIT: TransactionKind.ValueType  # 1
 """A charge."""
 TRANSACTION_KIND_CREDIT: TransactionKind.ValueType  # 2
@@ -68,19 +68,19 @@ class _DirectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Direction.V
     DIRECTION_UNSPECIFIED: _Direction.ValueType  # 0
     """Never the direction of a transaction."""
     DIRECTION_DEBIT: _Direction.ValueType  # 1
-    """The account gave: its balance fell."""
+    """Money left the account: its balance fell."""
     DIRECTION_CREDIT: _Direction.ValueType  # 2
-    """The account received: its balance rose."""
+    """Money entered the account: its balance rose."""
 
 class Direction(_Direction, metaclass=_DirectionEnumTypeWrapper):
-    """Whether an account gave or received."""
+    """Whether money left or entered an account."""
 
 DIRECTION_UNSPECIFIED: Direction.ValueType  # 0
 """Never the direction of a transaction."""
 DIRECTION_DEBIT: Direction.ValueType  # 1
-"""The account gave: its balance fell."""
+"""Money left the account: its balance fell."""
 DIRECTION_CREDIT: Direction.ValueType  # 2
-"""The account received: its balance rose."""
+"""Money entered the account: its balance rose."""
 Global___Direction: _TypeAlias = Direction  # noqa: Y015
 
 class _DebitMode:
@@ -90,25 +90,29 @@ class _DebitMode:
 class _DebitModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DebitMode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DEBIT_MODE_UNSPECIFIED: _DebitMode.ValueType  # 0
-    """GUARDED in a request; in a transaction, that it is no debit."""
+    """In a request: GUARDED. In a transaction: it is not a debit."""
     DEBIT_MODE_GUARDED: _DebitMode.ValueType  # 1
     """Refuse the whole debit."""
     DEBIT_MODE_MUST_POST: _DebitMode.ValueType  # 2
-    """Post it all the same, because the work is done: to the overdraft limit and beyond, flagged."""
+    """Post the whole debit, because the work is already done, even beyond the overdraft limit. The transaction is then
+    marked as `overdrawn`.
+    """
     DEBIT_MODE_BEST_EFFORT: _DebitMode.ValueType  # 3
-    """Post what is left, which may be nothing."""
+    """Post only what is available, which may be zero."""
 
 class DebitMode(_DebitMode, metaclass=_DebitModeEnumTypeWrapper):
     """What a debit does when less than its amount is available."""
 
 DEBIT_MODE_UNSPECIFIED: DebitMode.ValueType  # 0
-"""GUARDED in a request; in a transaction, that it is no debit."""
+"""In a request: GUARDED. In a transaction: it is not a debit."""
 DEBIT_MODE_GUARDED: DebitMode.ValueType  # 1
 """Refuse the whole debit."""
 DEBIT_MODE_MUST_POST: DebitMode.ValueType  # 2
-"""Post it all the same, because the work is done: to the overdraft limit and beyond, flagged."""
+"""Post the whole debit, because the work is already done, even beyond the overdraft limit. The transaction is then
+marked as `overdrawn`.
+"""
 DEBIT_MODE_BEST_EFFORT: DebitMode.ValueType  # 3
-"""Post what is left, which may be nothing."""
+"""Post only what is available, which may be zero."""
 Global___DebitMode: _TypeAlias = DebitMode  # noqa: Y015
 
 class _CreditSource:
@@ -159,7 +163,9 @@ class _SystemAccountEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SystemA
     """What operators corrected."""
 
 class SystemAccount(_SystemAccount, metaclass=_SystemAccountEnumTypeWrapper):
-    """The other side of a movement that has only one customer account. These carry no balance and are summed on demand."""
+    """The other account of a movement that has only one customer account. System accounts have no stored balance: it is
+    computed from the movements on demand.
+    """
 
 SYSTEM_ACCOUNT_UNSPECIFIED: SystemAccount.ValueType  # 0
 """None: the movement is a transfer."""
@@ -182,29 +188,29 @@ class _HoldState:
 class _HoldStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HoldState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     HOLD_STATE_UNSPECIFIED: _HoldState.ValueType  # 0
-    """Any state, where it filters; never the state of a hold."""
+    """As a filter: any state. Never the state of a hold."""
     HOLD_STATE_OPEN: _HoldState.ValueType  # 1
-    """It keeps its amount aside."""
+    """It reserves its amount."""
     HOLD_STATE_CAPTURED: _HoldState.ValueType  # 2
     """The work was charged."""
     HOLD_STATE_RELEASED: _HoldState.ValueType  # 3
-    """It was given back."""
+    """It was released without a charge."""
     HOLD_STATE_EXPIRED: _HoldState.ValueType  # 4
-    """Its time ran out."""
+    """It expired."""
 
 class HoldState(_HoldState, metaclass=_HoldStateEnumTypeWrapper):
-    """Where a hold is in its life. Every hold ends exactly once."""
+    """The state of a hold. Every hold ends exactly once."""
 
 HOLD_STATE_UNSPECIFIED: HoldState.ValueType  # 0
-"""Any state, where it filters; never the state of a hold."""
+"""As a filter: any state. Never the state of a hold."""
 HOLD_STATE_OPEN: HoldState.ValueType  # 1
-"""It keeps its amount aside."""
+"""It reserves its amount."""
 HOLD_STATE_CAPTURED: HoldState.ValueType  # 2
 """The work was charged."""
 HOLD_STATE_RELEASED: HoldState.ValueType  # 3
-"""It was given back."""
+"""It was released without a charge."""
 HOLD_STATE_EXPIRED: HoldState.ValueType  # 4
-"""Its time ran out."""
+"""It expired."""
 Global___HoldState: _TypeAlias = HoldState  # noqa: Y015
 
 @_typing.final
@@ -219,7 +225,7 @@ class Balance(_message.Message):
     OVERDRAFT_LIMIT_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """The number of movements so far; the next one gets this plus one."""
+    """The number of movements so far. The next movement gets this number plus one."""
     @_builtins.property
     def posted(self) -> _amount_pb2.Amount:
         """The sum of all movements so far. Negative while overdrawn."""
@@ -255,7 +261,7 @@ Global___Balance: _TypeAlias = Balance  # noqa: Y015
 
 @_typing.final
 class Transaction(_message.Message):
-    """One immutable movement of money, seen from the customer account it names first."""
+    """One immutable movement of money, described from the side of the account in account_id."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -306,42 +312,44 @@ class Transaction(_message.Message):
     transaction_id: _builtins.str
     """The transaction's UUIDv7, in lower case. Empty in the answer to `validate_only`."""
     organization_id: _builtins.str
-    """The organization whose account moved."""
+    """The organization that owns the account."""
     project_id: _builtins.str
-    """The project named in the request; empty for none. The account may still be the organization's."""
+    """The project named in the request; empty for none. The account can be the organization's even where a project was
+    named.
+    """
     account_id: _builtins.str
     """The customer account. For a transfer, its source."""
     operation_id: _builtins.str
     """The caller's name for the work."""
     sequence: _builtins.int
-    """The movement's gap-free number within the account, from 1."""
+    """The movement's number within the account: 1, 2, 3 and so on, without gaps."""
     kind: Global___TransactionKind.ValueType
-    """What moved the money."""
+    """The kind of movement."""
     direction: Global___Direction.ValueType
-    """Whether the account gave or received."""
+    """Whether money left or entered the account."""
     mode: Global___DebitMode.ValueType
-    """How a debit treated a balance too small. Unspecified for other kinds."""
+    """For a debit: what it does when less than its amount is available. Unspecified for other kinds."""
     overdrawn: _builtins.bool
     """Whether the movement took more than was available: the account is below its overdraft limit, counting holds."""
     system_account: Global___SystemAccount.ValueType
-    """The other side, where it is one of the system's accounts."""
+    """The other account, where it is a system account."""
     counter_account_id: _builtins.str
-    """The other side, where it is a customer account: the destination of a transfer."""
+    """The other account, where it is a customer account: the destination of a transfer."""
     counter_project_id: _builtins.str
-    """The project that owns the other side of a transfer; empty where the organization does."""
+    """The project that owns the other account of a transfer; empty where the organization owns it."""
     counter_sequence: _builtins.int
     """The movement's number within the other account of a transfer."""
     reverses_transaction_id: _builtins.str
     """The transaction this one undoes, for a reversal."""
     description: _builtins.str
-    """The line for people given with the request."""
+    """The description given with the request, for people to read."""
     actor: _builtins.str
     """Who moved the money: `user:<user_id>`, `service_account:<service_account_id>`, `operator:<name>` or
-    `service:<name>`, as in audit events. Empty where it was not recorded yet: before this field existed.
+    `service:<name>`, as in audit events. Empty where this was stored before actors were recorded.
     """
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
-        """What moved. Zero only for a BEST_EFFORT debit that found nothing, or work that cost nothing."""
+        """The amount moved. Zero only for a BEST_EFFORT debit with nothing available, or for work that cost nothing."""
 
     @_builtins.property
     def balance_after(self) -> _amount_pb2.Amount:
@@ -353,7 +361,9 @@ class Transaction(_message.Message):
 
     @_builtins.property
     def requested_amount(self) -> _amount_pb2.Amount:
-        """What was asked for. Above `amount` only for a BEST_EFFORT debit; unset for the reversal of a whole rest."""
+        """The amount that the request asked for. Greater than `amount` only for a BEST_EFFORT debit; unset for a reversal
+        that asked for everything not yet undone.
+        """
 
     @_builtins.property
     def counter_balance_after(self) -> _amount_pb2.Amount:
@@ -361,7 +371,7 @@ class Transaction(_message.Message):
 
     @_builtins.property
     def held_amount(self) -> _amount_pb2.Amount:
-        """What the captured hold still kept aside when it was captured, for a capture."""
+        """For a capture: the amount that the hold still reserved when it was captured."""
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -405,7 +415,7 @@ Global___Transaction: _TypeAlias = Transaction  # noqa: Y015
 
 @_typing.final
 class Hold(_message.Message):
-    """An amount kept aside for the work of one operation."""
+    """An amount reserved for the work of one operation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -445,24 +455,24 @@ class Hold(_message.Message):
     hold_id: _builtins.str
     """The hold's UUIDv7, in lower case. Empty in the answer to `validate_only`."""
     organization_id: _builtins.str
-    """The organization whose account is held."""
+    """The organization that owns the account."""
     project_id: _builtins.str
     """The project named in the request; empty for none."""
     account_id: _builtins.str
-    """The account whose funds are kept aside."""
+    """The account whose funds are reserved."""
     operation_id: _builtins.str
     """The caller's name for the work."""
     state: Global___HoldState.ValueType
-    """Where the hold is in its life. A hold past its expire_time is EXPIRED at once."""
+    """The state of the hold. It is EXPIRED as soon as its expire_time has passed."""
     description: _builtins.str
-    """The line for people given with the request."""
+    """The description given with the request, for people to read."""
     actor: _builtins.str
     """Who placed the hold: `user:<user_id>`, `service_account:<service_account_id>`, `operator:<name>` or
-    `service:<name>`, as in audit events. Empty where it was not recorded yet: before this field existed.
+    `service:<name>`, as in audit events. Empty where this was stored before actors were recorded.
     """
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
-        """What is, or was, kept aside."""
+        """The amount that is, or was, reserved."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -470,7 +480,7 @@ class Hold(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it stops counting by itself."""
+        """When the hold expires, unless it ends earlier. From then on it reserves nothing."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
@@ -544,13 +554,13 @@ class DebitRequest(_message.Message):
     project_id: _builtins.str
     """The project that used what is charged. Empty for the organization itself."""
     operation_id: _builtins.str
-    """Names the work; at most one movement ever carries it within the organization."""
+    """The caller's name for the work. At most one movement of the organization ever has this id."""
     mode: Global___DebitMode.ValueType
     """What to do when less than the amount is available. Unspecified means GUARDED."""
     description: _builtins.str
-    """A line for people, cut to 256 characters. Part of the request's identity."""
+    """A description for people to read, cut to 256 characters. A repeat with another description is another body."""
     validate_only: _builtins.bool
-    """Whether to answer what would happen without doing it. Nothing is written and the operation id stays free."""
+    """Whether to only return what the request would do. Nothing is written and the operation id stays unused."""
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """How much to charge: greater than zero."""
@@ -597,11 +607,13 @@ class DebitResponse(_message.Message):
 
     @_builtins.property
     def balance(self) -> Global___Balance:
-        """The account after this command. When replayed: posted and sequence as they stood then, held as it is now."""
+        """The account's balance after this command. When replayed, posted and sequence are those of the first answer, and
+        held is the current value.
+        """
 
     @_builtins.property
     def posted_amount(self) -> _amount_pb2.Amount:
-        """What was really charged: less than asked for only with BEST_EFFORT."""
+        """The amount that was charged: less than asked for only with BEST_EFFORT."""
 
     def __init__(
         self,
@@ -628,7 +640,9 @@ class BatchDebitRequest(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___DebitRequest]:
-        """The debits, decided in this order: 1 to 200. Each is checked on its own: a malformed one is refused and fails no other."""
+        """The debits, decided in this order: 1 to 200. Each is checked on its own: a malformed one is refused without failing
+        the others.
+        """
 
     def __init__(
         self,
@@ -736,15 +750,15 @@ class CreditRequest(_message.Message):
     organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
     project_id: _builtins.str
-    """The project whose account receives. Empty for the organization's own account."""
+    """The project whose account receives the money. Empty for the organization's own account."""
     operation_id: _builtins.str
-    """Names the top-up; at most one movement ever carries it within the organization."""
+    """The caller's name for the top-up. At most one movement of the organization ever has this id."""
     source: Global___CreditSource.ValueType
     """Where the money comes from. Unspecified means PAYMENT."""
     description: _builtins.str
-    """A line for people, at most 256 characters. Part of the request's identity."""
+    """A description for people to read, at most 256 characters. A repeat with another description is another body."""
     validate_only: _builtins.bool
-    """Whether to answer what would happen without doing it. Nothing is written and the operation id stays free."""
+    """Whether to only return what the request would do. Nothing is written and the operation id stays unused."""
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """How much to add: greater than zero."""
@@ -790,7 +804,9 @@ class CreditResponse(_message.Message):
 
     @_builtins.property
     def balance(self) -> Global___Balance:
-        """The account after this command. When replayed: posted and sequence as they stood then, held as it is now."""
+        """The account's balance after this command. When replayed, posted and sequence are those of the first answer, and
+        held is the current value.
+        """
 
     def __init__(
         self,
@@ -844,15 +860,17 @@ class TransferRequest(_message.Message):
     organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
     source_project_id: _builtins.str
-    """The project whose account gives. Empty for the organization's own account."""
+    """The project whose account the money is taken from. Empty for the organization's own account."""
     destination_project_id: _builtins.str
-    """The project whose account receives. Empty for the organization's own account. Differs from the source."""
+    """The project whose account receives the money. Empty for the organization's own account. Must differ from the
+    source.
+    """
     operation_id: _builtins.str
-    """Names the transfer; at most one movement ever carries it within the organization."""
+    """The caller's name for the transfer. At most one movement of the organization ever has this id."""
     description: _builtins.str
-    """A line for people, at most 256 characters. Part of the request's identity."""
+    """A description for people to read, at most 256 characters. A repeat with another description is another body."""
     validate_only: _builtins.bool
-    """Whether to answer what would happen without doing it. Nothing is written and the operation id stays free."""
+    """Whether to only return what the request would do. Nothing is written and the operation id stays unused."""
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """How much to move: greater than zero."""
@@ -895,15 +913,15 @@ class TransferResponse(_message.Message):
     """Whether this repeats the stored answer of an earlier request with the same operation id."""
     @_builtins.property
     def transaction(self) -> Global___Transaction:
-        """The movement, seen from the source."""
+        """The movement, described from the side of the source account."""
 
     @_builtins.property
     def source_balance(self) -> Global___Balance:
-        """The giving account after the transfer."""
+        """The balance of the source account after the transfer."""
 
     @_builtins.property
     def destination_balance(self) -> Global___Balance:
-        """The receiving account after the transfer."""
+        """The balance of the destination account after the transfer."""
 
     def __init__(
         self,
@@ -923,7 +941,7 @@ Global___TransferResponse: _TypeAlias = TransferResponse  # noqa: Y015
 
 @_typing.final
 class CreateHoldRequest(_message.Message):
-    """Asks to keep an amount aside."""
+    """Asks to reserve an amount."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -960,18 +978,18 @@ class CreateHoldRequest(_message.Message):
     project_id: _builtins.str
     """The project that will use what is held. Empty for the organization itself."""
     operation_id: _builtins.str
-    """Names the work; its capture carries the same id."""
+    """The caller's name for the work. The hold is captured under the same id."""
     description: _builtins.str
-    """A line for people, cut to 256 characters. Part of the request's identity."""
+    """A description for people to read, cut to 256 characters. A repeat with another description is another body."""
     validate_only: _builtins.bool
-    """Whether to answer what would happen without doing it. Nothing is written and the operation id stays free."""
+    """Whether to only return what the request would do. Nothing is written and the operation id stays unused."""
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
-        """How much to keep aside: greater than zero."""
+        """How much to reserve: greater than zero."""
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """How long the hold lives unless it ends earlier: more than zero, at most a day. Ten minutes when unset."""
+        """How long until the hold expires, unless it ends earlier: more than zero, at most a day. Ten minutes when unset."""
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -1014,7 +1032,9 @@ class CreateHoldResponse(_message.Message):
 
     @_builtins.property
     def balance(self) -> Global___Balance:
-        """The account after this command. When replayed: posted and sequence as they stood then, held as it is now."""
+        """The account's balance after this command. When replayed, posted and sequence are those of the first answer, and
+        held is the current value.
+        """
 
     def __init__(
         self,
@@ -1040,7 +1060,9 @@ class BatchCreateHoldRequest(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___CreateHoldRequest]:
-        """The holds, decided in this order: 1 to 200. Each is checked on its own: a malformed one is refused and fails no other."""
+        """The holds, decided in this order: 1 to 200. Each is checked on its own: a malformed one is refused without failing
+        the others.
+        """
 
     def __init__(
         self,
@@ -1147,10 +1169,10 @@ class CaptureHoldRequest(_message.Message):
     operation_id: _builtins.str
     """The operation id the hold was placed under."""
     description: _builtins.str
-    """A line for people, cut to 256 characters. Part of the request's identity."""
+    """A description for people to read, cut to 256 characters. A repeat with another description is another body."""
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
-        """What the work cost: zero or more, also more than the hold. In the hold's currency."""
+        """What the work cost: zero or more; it may be more than the hold. In the hold's currency."""
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -1192,11 +1214,13 @@ class CaptureHoldResponse(_message.Message):
 
     @_builtins.property
     def balance(self) -> Global___Balance:
-        """The account after this command. When replayed: posted and sequence as they stood then, held as it is now."""
+        """The account's balance after this command. When replayed, posted and sequence are those of the first answer, and
+        held is the current value.
+        """
 
     @_builtins.property
     def released_amount(self) -> _amount_pb2.Amount:
-        """The part of the hold given back."""
+        """The part of the hold that was released."""
 
     @_builtins.property
     def overrun_amount(self) -> _amount_pb2.Amount:
@@ -1228,7 +1252,9 @@ class BatchCaptureHoldRequest(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaptureHoldRequest]:
-        """The captures, decided in this order: 1 to 200. Each is checked on its own: a malformed one is refused and fails no other."""
+        """The captures, decided in this order: 1 to 200. Each is checked on its own: a malformed one is refused without
+        failing the others.
+        """
 
     def __init__(
         self,
@@ -1301,7 +1327,7 @@ Global___CaptureHoldOutcome: _TypeAlias = CaptureHoldOutcome  # noqa: Y015
 
 @_typing.final
 class ReleaseHoldRequest(_message.Message):
-    """Asks to give a hold back."""
+    """Asks to release a hold."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1343,11 +1369,13 @@ class ReleaseHoldResponse(_message.Message):
 
     @_builtins.property
     def balance(self) -> Global___Balance:
-        """The account after this command. When replayed: posted and sequence as they stood then, held as it is now."""
+        """The account's balance after this command. When replayed, posted and sequence are those of the first answer, and
+        held is the current value.
+        """
 
     @_builtins.property
     def released_amount(self) -> _amount_pb2.Amount:
-        """What this release gave back. Unset when replayed or when the hold had expired."""
+        """The amount that this call released. Unset when replayed or when the hold had expired."""
 
     def __init__(
         self,
@@ -1367,7 +1395,7 @@ Global___ReleaseHoldResponse: _TypeAlias = ReleaseHoldResponse  # noqa: Y015
 
 @_typing.final
 class ExtendHoldRequest(_message.Message):
-    """Asks to let a hold live longer."""
+    """Asks to extend a hold."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1380,7 +1408,9 @@ class ExtendHoldRequest(_message.Message):
     """The operation id the hold was placed under."""
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """How long the hold lives from now on: more than zero, at most a day. Without effect where it lives longer already."""
+        """How long from now until the hold expires: more than zero, at most a day. Has no effect where the hold already
+        expires later than that.
+        """
 
     def __init__(
         self,
@@ -1411,7 +1441,7 @@ class ExtendHoldResponse(_message.Message):
 
     @_builtins.property
     def balance(self) -> Global___Balance:
-        """The account, which an extension does not change."""
+        """The account's balance. An extension does not change it."""
 
     def __init__(
         self,
@@ -1583,9 +1613,9 @@ class ReverseTransactionRequest(_message.Message):
     operation_id: _builtins.str
     """Names the reversal itself: not the operation id of the transaction it undoes."""
     description: _builtins.str
-    """A line for people, at most 256 characters. Part of the request's identity."""
+    """A description for people to read, at most 256 characters. A repeat with another description is another body."""
     validate_only: _builtins.bool
-    """Whether to answer what would happen without doing it. Nothing is written and the operation id stays free."""
+    """Whether to only return what the request would do. Nothing is written and the operation id stays unused."""
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """How much to undo: greater than zero. Everything not yet undone when unset."""
@@ -1631,7 +1661,9 @@ class ReverseTransactionResponse(_message.Message):
 
     @_builtins.property
     def balance(self) -> Global___Balance:
-        """The account after this command. When replayed: posted and sequence as they stood then, held as it is now."""
+        """The account's balance after this command. When replayed, posted and sequence are those of the first answer, and
+        held is the current value.
+        """
 
     @_builtins.property
     def remaining_amount(self) -> _amount_pb2.Amount:

@@ -28,14 +28,14 @@ if _version_not_supported:
 class LedgerServiceStub:
     """Moves money. Every movement is one immutable transaction that takes from one account and gives to another.
 
-    All commands are keyed by (organization_id, operation_id), for ever. The same id with the same body returns the stored
-    answer with `replayed = true`; the same id with another body is ALREADY_EXISTS with reason `OPERATION_ID_REUSED` and the
-    fact `field` naming the first difference. All movements share one slot per operation id, so work that was captured
-    cannot be debited too (field `kind`); creating a hold has a slot of its own.
+    Every command is identified by its (organization_id, operation_id), which is never free for another command again.
+    The same id with the same body returns the stored answer with `replayed = true`; the same id with another body is
+    ALREADY_EXISTS with reason `OPERATION_ID_REUSED` and the fact `field` naming the first difference. One operation id
+    can have one movement, of any kind, and one hold. So work that was captured cannot be debited as well (field `kind`).
 
-    An answer means the command is durable. After UNAVAILABLE, ABORTED, CANCELLED or DEADLINE_EXCEEDED the outcome is unknown:
-    repeat with the same operation id until a definite answer arrives. UNAVAILABLE with reason `OVERLOADED` means the queue is
-    full and nothing was taken up.
+    An answer means the command is durable. After UNAVAILABLE, ABORTED, CANCELLED or DEADLINE_EXCEEDED the outcome is
+    unknown: repeat with the same operation id until a definite answer arrives. UNAVAILABLE with reason `OVERLOADED`
+    means the queue is full and the command was not accepted.
     """
 
     def __init__(self, channel):
@@ -124,24 +124,25 @@ class LedgerServiceStub:
 class LedgerServiceServicer:
     """Moves money. Every movement is one immutable transaction that takes from one account and gives to another.
 
-    All commands are keyed by (organization_id, operation_id), for ever. The same id with the same body returns the stored
-    answer with `replayed = true`; the same id with another body is ALREADY_EXISTS with reason `OPERATION_ID_REUSED` and the
-    fact `field` naming the first difference. All movements share one slot per operation id, so work that was captured
-    cannot be debited too (field `kind`); creating a hold has a slot of its own.
+    Every command is identified by its (organization_id, operation_id), which is never free for another command again.
+    The same id with the same body returns the stored answer with `replayed = true`; the same id with another body is
+    ALREADY_EXISTS with reason `OPERATION_ID_REUSED` and the fact `field` naming the first difference. One operation id
+    can have one movement, of any kind, and one hold. So work that was captured cannot be debited as well (field `kind`).
 
-    An answer means the command is durable. After UNAVAILABLE, ABORTED, CANCELLED or DEADLINE_EXCEEDED the outcome is unknown:
-    repeat with the same operation id until a definite answer arrives. UNAVAILABLE with reason `OVERLOADED` means the queue is
-    full and nothing was taken up.
+    An answer means the command is durable. After UNAVAILABLE, ABORTED, CANCELLED or DEADLINE_EXCEEDED the outcome is
+    unknown: repeat with the same operation id until a definite answer arrives. UNAVAILABLE with reason `OVERLOADED`
+    means the queue is full and the command was not accepted.
     """
 
     def Debit(self, request, context):
         """Charges an account once.
 
-        With a project_id the project's account is charged where the project has one, else the organization's. An organization
-        without any account gets one with a balance of zero; an owner with accounts in other currencies only is refused with
-        FAILED_PRECONDITION `CURRENCY_MISMATCH`. A GUARDED debit beyond what is available is FAILED_PRECONDITION
-        `INSUFFICIENT_BALANCE` with the facts posted, held, available, needed and earliest_release_time; this decline is final
-        for the operation id, even after a top-up. A closed account takes MUST_POST debits only (`ACCOUNT_CLOSED`).
+        With a project_id the project's account is charged where the project has one, else the organization's. An
+        organization without any account gets one with a balance of zero; an owner with accounts in other currencies only
+        is refused with FAILED_PRECONDITION `CURRENCY_MISMATCH`. A GUARDED debit of more than is available is
+        FAILED_PRECONDITION `INSUFFICIENT_BALANCE` with the facts posted, held, available, needed and
+        earliest_release_time; this decline is final for the operation id, even after a top-up. A closed account accepts
+        MUST_POST debits only; others are refused with `ACCOUNT_CLOSED`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,9 +158,11 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Credit(self, request, context):
-        """Adds money to exactly the named owner's account, opening it where the owner has none.
+        """Adds money to the account of the named owner and opens the account where the owner has none. Unlike `Debit`, it
+        never uses the organization's account in place of a project's.
 
-        Refuses with `CURRENCY_MISMATCH` where the owner has accounts in other currencies only, and with `ACCOUNT_CLOSED`.
+        Refuses with `CURRENCY_MISMATCH` where the owner has accounts in other currencies only, and with `ACCOUNT_CLOSED`
+        where the account is closed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,17 +172,18 @@ class LedgerServiceServicer:
         """Moves money between two accounts of one organization: its own and those of its projects.
 
         The source must exist (NOT_FOUND `ACCOUNT_NOT_FOUND`) and have the amount available (`INSUFFICIENT_BALANCE`). The
-        destination is opened where its owner has none, from when on the project's usage is charged to it.
+        destination is opened where its owner has none. Once a project has an account, its usage is charged to that
+        account.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateHold(self, request, context):
-        """Keeps an amount aside for work whose price is not known yet.
+        """Reserves an amount for work whose price is not known yet.
 
-        Refused with `INSUFFICIENT_BALANCE` while less than the amount is available, so also while the account is overdrawn; the
-        decline is final for the operation id. The account is found as in `Debit`.
+        Refused with `INSUFFICIENT_BALANCE` while less than the amount is available, so also while the account is
+        overdrawn; the decline is final for the operation id. The account is found as in `Debit`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -193,11 +197,11 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CaptureHold(self, request, context):
-        """Ends a hold by charging what the work really cost, and gives the rest of the hold back.
+        """Ends a hold: charges what the work actually cost, and releases the rest of the hold.
 
-        Work that was done is always charged: an amount above the hold, or a hold that has expired or was released, overdraws the
-        account if need be. NOT_FOUND `HOLD_NOT_FOUND` where no hold of this operation id was ever placed: charge such work with
-        a MUST_POST `Debit` under the same operation id.
+        Work that was done is always charged in full. Where the amount is above the hold, or the hold has expired or was
+        released, the charge may overdraw the account. NOT_FOUND `HOLD_NOT_FOUND` where no hold of this operation id was
+        ever placed: charge such work with a MUST_POST `Debit` under the same operation id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -211,9 +215,10 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseHold(self, request, context):
-        """Gives a hold back without charging.
+        """Ends a hold without charging anything.
 
-        Releasing a released or expired hold changes nothing and succeeds; a captured one is FAILED_PRECONDITION `HOLD_ENDED`.
+        Releasing a released or expired hold changes nothing and succeeds; a captured one is FAILED_PRECONDITION
+        `HOLD_ENDED`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -231,15 +236,16 @@ class LedgerServiceServicer:
     def GetHold(self, request, context):
         """Returns the hold of an operation. NOT_FOUND `HOLD_NOT_FOUND` where there is none.
 
-        A path cannot carry every operation_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route
-        that ends in `holds:get`.
+        Not every operation_id can be part of a URL path. Over REST, send one with a character such as `?`, `#` or `%` as a
+        query parameter of the route that ends in `holds:get`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListHolds(self, request, context):
-        """Lists holds of an organization in the order of their operation ids. A page may be short, or even empty, before the last.
+        """Lists holds of an organization in the order of their operation ids. A page may have fewer items than asked for, or
+        none, even when more pages follow.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -248,8 +254,9 @@ class LedgerServiceServicer:
     def ReverseTransaction(self, request, context):
         """Undoes all or part of a transaction with a linked one in the other direction.
 
-        All reversals of one transaction together never exceed it (FAILED_PRECONDITION `REVERSAL_EXCEEDS_TRANSACTION`), and a
-        reversal cannot be reversed (`REVERSAL_OF_REVERSAL`). Taking back a credit that is already spent overdraws the account.
+        All reversals of one transaction together never exceed it (FAILED_PRECONDITION `REVERSAL_EXCEEDS_TRANSACTION`), and
+        a reversal cannot be reversed (`REVERSAL_OF_REVERSAL`). Reversing a credit that is already spent overdraws the
+        account.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -258,15 +265,16 @@ class LedgerServiceServicer:
     def GetTransaction(self, request, context):
         """Returns one transaction by its id or by its operation id. NOT_FOUND `TRANSACTION_NOT_FOUND` where there is none.
 
-        A path cannot carry every operation_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route
-        that ends in `transactions:get`.
+        Not every operation_id can be part of a URL path. Over REST, send one with a character such as `?`, `#` or `%` as a
+        query parameter of the route that ends in `transactions:get`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListTransactions(self, request, context):
-        """Lists transactions of an organization, newest first. A page may be short, or even empty, before the last.
+        """Lists transactions of an organization, newest first. A page may have fewer items than asked for, or none, even when
+        more pages follow.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -361,14 +369,14 @@ def add_LedgerServiceServicer_to_server(servicer, server):
 class LedgerService:
     """Moves money. Every movement is one immutable transaction that takes from one account and gives to another.
 
-    All commands are keyed by (organization_id, operation_id), for ever. The same id with the same body returns the stored
-    answer with `replayed = true`; the same id with another body is ALREADY_EXISTS with reason `OPERATION_ID_REUSED` and the
-    fact `field` naming the first difference. All movements share one slot per operation id, so work that was captured
-    cannot be debited too (field `kind`); creating a hold has a slot of its own.
+    Every command is identified by its (organization_id, operation_id), which is never free for another command again.
+    The same id with the same body returns the stored answer with `replayed = true`; the same id with another body is
+    ALREADY_EXISTS with reason `OPERATION_ID_REUSED` and the fact `field` naming the first difference. One operation id
+    can have one movement, of any kind, and one hold. So work that was captured cannot be debited as well (field `kind`).
 
-    An answer means the command is durable. After UNAVAILABLE, ABORTED, CANCELLED or DEADLINE_EXCEEDED the outcome is unknown:
-    repeat with the same operation id until a definite answer arrives. UNAVAILABLE with reason `OVERLOADED` means the queue is
-    full and nothing was taken up.
+    An answer means the command is durable. After UNAVAILABLE, ABORTED, CANCELLED or DEADLINE_EXCEEDED the outcome is
+    unknown: repeat with the same operation id until a definite answer arrives. UNAVAILABLE with reason `OVERLOADED`
+    means the queue is full and the command was not accepted.
     """
 
     @staticmethod

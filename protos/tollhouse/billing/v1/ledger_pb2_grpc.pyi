@@ -15,25 +15,26 @@ GRPC_VERSION: str
 class LedgerServiceStub:
     """Moves money. Every movement is one immutable transaction that takes from one account and gives to another.
 
-    All commands are keyed by (organization_id, operation_id), for ever. The same id with the same body returns the stored
-    answer with `replayed = true`; the same id with another body is ALREADY_EXISTS with reason `OPERATION_ID_REUSED` and the
-    fact `field` naming the first difference. All movements share one slot per operation id, so work that was captured
-    cannot be debited too (field `kind`); creating a hold has a slot of its own.
+    Every command is identified by its (organization_id, operation_id), which is never free for another command again.
+    The same id with the same body returns the stored answer with `replayed = true`; the same id with another body is
+    ALREADY_EXISTS with reason `OPERATION_ID_REUSED` and the fact `field` naming the first difference. One operation id
+    can have one movement, of any kind, and one hold. So work that was captured cannot be debited as well (field `kind`).
 
-    An answer means the command is durable. After UNAVAILABLE, ABORTED, CANCELLED or DEADLINE_EXCEEDED the outcome is unknown:
-    repeat with the same operation id until a definite answer arrives. UNAVAILABLE with reason `OVERLOADED` means the queue is
-    full and nothing was taken up.
+    An answer means the command is durable. After UNAVAILABLE, ABORTED, CANCELLED or DEADLINE_EXCEEDED the outcome is
+    unknown: repeat with the same operation id until a definite answer arrives. UNAVAILABLE with reason `OVERLOADED`
+    means the queue is full and the command was not accepted.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Debit: _aio.UnaryUnaryMultiCallable[_ledger_pb2.DebitRequest, _ledger_pb2.DebitResponse]
     """Charges an account once.
 
-    With a project_id the project's account is charged where the project has one, else the organization's. An organization
-    without any account gets one with a balance of zero; an owner with accounts in other currencies only is refused with
-    FAILED_PRECONDITION `CURRENCY_MISMATCH`. A GUARDED debit beyond what is available is FAILED_PRECONDITION
-    `INSUFFICIENT_BALANCE` with the facts posted, held, available, needed and earliest_release_time; this decline is final
-    for the operation id, even after a top-up. A closed account takes MUST_POST debits only (`ACCOUNT_CLOSED`).
+    With a project_id the project's account is charged where the project has one, else the organization's. An
+    organization without any account gets one with a balance of zero; an owner with accounts in other currencies only
+    is refused with FAILED_PRECONDITION `CURRENCY_MISMATCH`. A GUARDED debit of more than is available is
+    FAILED_PRECONDITION `INSUFFICIENT_BALANCE` with the facts posted, held, available, needed and
+    earliest_release_time; this decline is final for the operation id, even after a top-up. A closed account accepts
+    MUST_POST debits only; others are refused with `ACCOUNT_CLOSED`.
     """
     BatchDebit: _aio.UnaryUnaryMultiCallable[_ledger_pb2.BatchDebitRequest, _ledger_pb2.BatchDebitResponse]
     """Decides up to 200 debits in order, each as `Debit` would, each with an outcome of its own.
@@ -41,37 +42,41 @@ class LedgerServiceStub:
     Items may belong to different organizations. One refused item does not affect the others.
     """
     Credit: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CreditRequest, _ledger_pb2.CreditResponse]
-    """Adds money to exactly the named owner's account, opening it where the owner has none.
+    """Adds money to the account of the named owner and opens the account where the owner has none. Unlike `Debit`, it
+    never uses the organization's account in place of a project's.
 
-    Refuses with `CURRENCY_MISMATCH` where the owner has accounts in other currencies only, and with `ACCOUNT_CLOSED`.
+    Refuses with `CURRENCY_MISMATCH` where the owner has accounts in other currencies only, and with `ACCOUNT_CLOSED`
+    where the account is closed.
     """
     Transfer: _aio.UnaryUnaryMultiCallable[_ledger_pb2.TransferRequest, _ledger_pb2.TransferResponse]
     """Moves money between two accounts of one organization: its own and those of its projects.
 
     The source must exist (NOT_FOUND `ACCOUNT_NOT_FOUND`) and have the amount available (`INSUFFICIENT_BALANCE`). The
-    destination is opened where its owner has none, from when on the project's usage is charged to it.
+    destination is opened where its owner has none. Once a project has an account, its usage is charged to that
+    account.
     """
     CreateHold: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CreateHoldRequest, _ledger_pb2.CreateHoldResponse]
-    """Keeps an amount aside for work whose price is not known yet.
+    """Reserves an amount for work whose price is not known yet.
 
-    Refused with `INSUFFICIENT_BALANCE` while less than the amount is available, so also while the account is overdrawn; the
-    decline is final for the operation id. The account is found as in `Debit`.
+    Refused with `INSUFFICIENT_BALANCE` while less than the amount is available, so also while the account is
+    overdrawn; the decline is final for the operation id. The account is found as in `Debit`.
     """
     BatchCreateHold: _aio.UnaryUnaryMultiCallable[_ledger_pb2.BatchCreateHoldRequest, _ledger_pb2.BatchCreateHoldResponse]
     """Decides up to 200 holds in order, each as `CreateHold` would, each with an outcome of its own."""
     CaptureHold: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CaptureHoldRequest, _ledger_pb2.CaptureHoldResponse]
-    """Ends a hold by charging what the work really cost, and gives the rest of the hold back.
+    """Ends a hold: charges what the work actually cost, and releases the rest of the hold.
 
-    Work that was done is always charged: an amount above the hold, or a hold that has expired or was released, overdraws the
-    account if need be. NOT_FOUND `HOLD_NOT_FOUND` where no hold of this operation id was ever placed: charge such work with
-    a MUST_POST `Debit` under the same operation id.
+    Work that was done is always charged in full. Where the amount is above the hold, or the hold has expired or was
+    released, the charge may overdraw the account. NOT_FOUND `HOLD_NOT_FOUND` where no hold of this operation id was
+    ever placed: charge such work with a MUST_POST `Debit` under the same operation id.
     """
     BatchCaptureHold: _aio.UnaryUnaryMultiCallable[_ledger_pb2.BatchCaptureHoldRequest, _ledger_pb2.BatchCaptureHoldResponse]
     """Decides up to 200 captures in order, each as `CaptureHold` would, each with an outcome of its own."""
     ReleaseHold: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ReleaseHoldRequest, _ledger_pb2.ReleaseHoldResponse]
-    """Gives a hold back without charging.
+    """Ends a hold without charging anything.
 
-    Releasing a released or expired hold changes nothing and succeeds; a captured one is FAILED_PRECONDITION `HOLD_ENDED`.
+    Releasing a released or expired hold changes nothing and succeeds; a captured one is FAILED_PRECONDITION
+    `HOLD_ENDED`.
     """
     ExtendHold: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ExtendHoldRequest, _ledger_pb2.ExtendHoldResponse]
     """Extends a hold, for work that takes longer than expected. Never shortens it.
@@ -81,37 +86,42 @@ class LedgerServiceStub:
     GetHold: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetHoldRequest, _ledger_pb2.GetHoldResponse]
     """Returns the hold of an operation. NOT_FOUND `HOLD_NOT_FOUND` where there is none.
 
-    A path cannot carry every operation_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route
-    that ends in `holds:get`.
+    Not every operation_id can be part of a URL path. Over REST, send one with a character such as `?`, `#` or `%` as a
+    query parameter of the route that ends in `holds:get`.
     """
     ListHolds: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListHoldsRequest, _ledger_pb2.ListHoldsResponse]
-    """Lists holds of an organization in the order of their operation ids. A page may be short, or even empty, before the last."""
+    """Lists holds of an organization in the order of their operation ids. A page may have fewer items than asked for, or
+    none, even when more pages follow.
+    """
     ReverseTransaction: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ReverseTransactionRequest, _ledger_pb2.ReverseTransactionResponse]
     """Undoes all or part of a transaction with a linked one in the other direction.
 
-    All reversals of one transaction together never exceed it (FAILED_PRECONDITION `REVERSAL_EXCEEDS_TRANSACTION`), and a
-    reversal cannot be reversed (`REVERSAL_OF_REVERSAL`). Taking back a credit that is already spent overdraws the account.
+    All reversals of one transaction together never exceed it (FAILED_PRECONDITION `REVERSAL_EXCEEDS_TRANSACTION`), and
+    a reversal cannot be reversed (`REVERSAL_OF_REVERSAL`). Reversing a credit that is already spent overdraws the
+    account.
     """
     GetTransaction: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetTransactionRequest, _ledger_pb2.GetTransactionResponse]
     """Returns one transaction by its id or by its operation id. NOT_FOUND `TRANSACTION_NOT_FOUND` where there is none.
 
-    A path cannot carry every operation_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route
-    that ends in `transactions:get`.
+    Not every operation_id can be part of a URL path. Over REST, send one with a character such as `?`, `#` or `%` as a
+    query parameter of the route that ends in `transactions:get`.
     """
     ListTransactions: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListTransactionsRequest, _ledger_pb2.ListTransactionsResponse]
-    """Lists transactions of an organization, newest first. A page may be short, or even empty, before the last."""
+    """Lists transactions of an organization, newest first. A page may have fewer items than asked for, or none, even when
+    more pages follow.
+    """
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Moves money. Every movement is one immutable transaction that takes from one account and gives to another.
 
-    All commands are keyed by (organization_id, operation_id), for ever. The same id with the same body returns the stored
-    answer with `replayed = true`; the same id with another body is ALREADY_EXISTS with reason `OPERATION_ID_REUSED` and the
-    fact `field` naming the first difference. All movements share one slot per operation id, so work that was captured
-    cannot be debited too (field `kind`); creating a hold has a slot of its own.
+    Every command is identified by its (organization_id, operation_id), which is never free for another command again.
+    The same id with the same body returns the stored answer with `replayed = true`; the same id with another body is
+    ALREADY_EXISTS with reason `OPERATION_ID_REUSED` and the fact `field` naming the first difference. One operation id
+    can have one movement, of any kind, and one hold. So work that was captured cannot be debited as well (field `kind`).
 
-    An answer means the command is durable. After UNAVAILABLE, ABORTED, CANCELLED or DEADLINE_EXCEEDED the outcome is unknown:
-    repeat with the same operation id until a definite answer arrives. UNAVAILABLE with reason `OVERLOADED` means the queue is
-    full and nothing was taken up.
+    An answer means the command is durable. After UNAVAILABLE, ABORTED, CANCELLED or DEADLINE_EXCEEDED the outcome is
+    unknown: repeat with the same operation id until a definite answer arrives. UNAVAILABLE with reason `OVERLOADED`
+    means the queue is full and the command was not accepted.
     """
 
     @_abc_1.abstractmethod
@@ -122,11 +132,12 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_ledger_pb2.DebitResponse]:
         """Charges an account once.
 
-        With a project_id the project's account is charged where the project has one, else the organization's. An organization
-        without any account gets one with a balance of zero; an owner with accounts in other currencies only is refused with
-        FAILED_PRECONDITION `CURRENCY_MISMATCH`. A GUARDED debit beyond what is available is FAILED_PRECONDITION
-        `INSUFFICIENT_BALANCE` with the facts posted, held, available, needed and earliest_release_time; this decline is final
-        for the operation id, even after a top-up. A closed account takes MUST_POST debits only (`ACCOUNT_CLOSED`).
+        With a project_id the project's account is charged where the project has one, else the organization's. An
+        organization without any account gets one with a balance of zero; an owner with accounts in other currencies only
+        is refused with FAILED_PRECONDITION `CURRENCY_MISMATCH`. A GUARDED debit of more than is available is
+        FAILED_PRECONDITION `INSUFFICIENT_BALANCE` with the facts posted, held, available, needed and
+        earliest_release_time; this decline is final for the operation id, even after a top-up. A closed account accepts
+        MUST_POST debits only; others are refused with `ACCOUNT_CLOSED`.
         """
 
     @_abc_1.abstractmethod
@@ -146,9 +157,11 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.CreditRequest,
         context: _aio.ServicerContext[_ledger_pb2.CreditRequest, _abc.Awaitable[_ledger_pb2.CreditResponse]],
     ) -> _abc.Awaitable[_ledger_pb2.CreditResponse]:
-        """Adds money to exactly the named owner's account, opening it where the owner has none.
+        """Adds money to the account of the named owner and opens the account where the owner has none. Unlike `Debit`, it
+        never uses the organization's account in place of a project's.
 
-        Refuses with `CURRENCY_MISMATCH` where the owner has accounts in other currencies only, and with `ACCOUNT_CLOSED`.
+        Refuses with `CURRENCY_MISMATCH` where the owner has accounts in other currencies only, and with `ACCOUNT_CLOSED`
+        where the account is closed.
         """
 
     @_abc_1.abstractmethod
@@ -160,7 +173,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Moves money between two accounts of one organization: its own and those of its projects.
 
         The source must exist (NOT_FOUND `ACCOUNT_NOT_FOUND`) and have the amount available (`INSUFFICIENT_BALANCE`). The
-        destination is opened where its owner has none, from when on the project's usage is charged to it.
+        destination is opened where its owner has none. Once a project has an account, its usage is charged to that
+        account.
         """
 
     @_abc_1.abstractmethod
@@ -169,10 +183,10 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.CreateHoldRequest,
         context: _aio.ServicerContext[_ledger_pb2.CreateHoldRequest, _abc.Awaitable[_ledger_pb2.CreateHoldResponse]],
     ) -> _abc.Awaitable[_ledger_pb2.CreateHoldResponse]:
-        """Keeps an amount aside for work whose price is not known yet.
+        """Reserves an amount for work whose price is not known yet.
 
-        Refused with `INSUFFICIENT_BALANCE` while less than the amount is available, so also while the account is overdrawn; the
-        decline is final for the operation id. The account is found as in `Debit`.
+        Refused with `INSUFFICIENT_BALANCE` while less than the amount is available, so also while the account is
+        overdrawn; the decline is final for the operation id. The account is found as in `Debit`.
         """
 
     @_abc_1.abstractmethod
@@ -189,11 +203,11 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.CaptureHoldRequest,
         context: _aio.ServicerContext[_ledger_pb2.CaptureHoldRequest, _abc.Awaitable[_ledger_pb2.CaptureHoldResponse]],
     ) -> _abc.Awaitable[_ledger_pb2.CaptureHoldResponse]:
-        """Ends a hold by charging what the work really cost, and gives the rest of the hold back.
+        """Ends a hold: charges what the work actually cost, and releases the rest of the hold.
 
-        Work that was done is always charged: an amount above the hold, or a hold that has expired or was released, overdraws the
-        account if need be. NOT_FOUND `HOLD_NOT_FOUND` where no hold of this operation id was ever placed: charge such work with
-        a MUST_POST `Debit` under the same operation id.
+        Work that was done is always charged in full. Where the amount is above the hold, or the hold has expired or was
+        released, the charge may overdraw the account. NOT_FOUND `HOLD_NOT_FOUND` where no hold of this operation id was
+        ever placed: charge such work with a MUST_POST `Debit` under the same operation id.
         """
 
     @_abc_1.abstractmethod
@@ -210,9 +224,10 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ReleaseHoldRequest,
         context: _aio.ServicerContext[_ledger_pb2.ReleaseHoldRequest, _abc.Awaitable[_ledger_pb2.ReleaseHoldResponse]],
     ) -> _abc.Awaitable[_ledger_pb2.ReleaseHoldResponse]:
-        """Gives a hold back without charging.
+        """Ends a hold without charging anything.
 
-        Releasing a released or expired hold changes nothing and succeeds; a captured one is FAILED_PRECONDITION `HOLD_ENDED`.
+        Releasing a released or expired hold changes nothing and succeeds; a captured one is FAILED_PRECONDITION
+        `HOLD_ENDED`.
         """
 
     @_abc_1.abstractmethod
@@ -234,8 +249,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_ledger_pb2.GetHoldResponse]:
         """Returns the hold of an operation. NOT_FOUND `HOLD_NOT_FOUND` where there is none.
 
-        A path cannot carry every operation_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route
-        that ends in `holds:get`.
+        Not every operation_id can be part of a URL path. Over REST, send one with a character such as `?`, `#` or `%` as a
+        query parameter of the route that ends in `holds:get`.
         """
 
     @_abc_1.abstractmethod
@@ -244,7 +259,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ListHoldsRequest,
         context: _aio.ServicerContext[_ledger_pb2.ListHoldsRequest, _abc.Awaitable[_ledger_pb2.ListHoldsResponse]],
     ) -> _abc.Awaitable[_ledger_pb2.ListHoldsResponse]:
-        """Lists holds of an organization in the order of their operation ids. A page may be short, or even empty, before the last."""
+        """Lists holds of an organization in the order of their operation ids. A page may have fewer items than asked for, or
+        none, even when more pages follow.
+        """
 
     @_abc_1.abstractmethod
     def ReverseTransaction(
@@ -254,8 +271,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_ledger_pb2.ReverseTransactionResponse]:
         """Undoes all or part of a transaction with a linked one in the other direction.
 
-        All reversals of one transaction together never exceed it (FAILED_PRECONDITION `REVERSAL_EXCEEDS_TRANSACTION`), and a
-        reversal cannot be reversed (`REVERSAL_OF_REVERSAL`). Taking back a credit that is already spent overdraws the account.
+        All reversals of one transaction together never exceed it (FAILED_PRECONDITION `REVERSAL_EXCEEDS_TRANSACTION`), and
+        a reversal cannot be reversed (`REVERSAL_OF_REVERSAL`). Reversing a credit that is already spent overdraws the
+        account.
         """
 
     @_abc_1.abstractmethod
@@ -266,8 +284,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_ledger_pb2.GetTransactionResponse]:
         """Returns one transaction by its id or by its operation id. NOT_FOUND `TRANSACTION_NOT_FOUND` where there is none.
 
-        A path cannot carry every operation_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route
-        that ends in `transactions:get`.
+        Not every operation_id can be part of a URL path. Over REST, send one with a character such as `?`, `#` or `%` as a
+        query parameter of the route that ends in `transactions:get`.
         """
 
     @_abc_1.abstractmethod
@@ -276,6 +294,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ListTransactionsRequest,
         context: _aio.ServicerContext[_ledger_pb2.ListTransactionsRequest, _abc.Awaitable[_ledger_pb2.ListTransactionsResponse]],
     ) -> _abc.Awaitable[_ledger_pb2.ListTransactionsResponse]:
-        """Lists transactions of an organization, newest first. A page may be short, or even empty, before the last."""
+        """Lists transactions of an organization, newest first. A page may have fewer items than asked for, or none, even when
+        more pages follow.
+        """
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _aio.Server) -> None: ...

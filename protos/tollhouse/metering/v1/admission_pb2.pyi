@@ -63,7 +63,7 @@ class _DenialReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DenialRe
     DENIAL_REASON_KEY_REVOKED: _DenialReason.ValueType  # 3
     """The key was revoked."""
     DENIAL_REASON_KEY_EXPIRED: _DenialReason.ValueType  # 4
-    """The key's time is over."""
+    """The key has expired."""
     DENIAL_REASON_KEY_OWNER_INACTIVE: _DenialReason.ValueType  # 5
     """The key's owner, project or organization is not active."""
     DENIAL_REASON_KEY_INSUFFICIENT_SCOPE: _DenialReason.ValueType  # 6
@@ -79,12 +79,12 @@ class _DenialReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DenialRe
     DENIAL_REASON_INSUFFICIENT_BALANCE: _DenialReason.ValueType  # 11
     """The account has less available than the call can cost."""
     DENIAL_REASON_CURRENCY_MISMATCH: _DenialReason.ValueType  # 12
-    """The account keeps another currency than the price."""
+    """The account has another currency than the price."""
     DENIAL_REASON_ACCOUNT_CLOSED: _DenialReason.ValueType  # 13
     """The account is closed or frozen."""
     DENIAL_REASON_AUTHORIZATION_ENDED: _DenialReason.ValueType  # 14
-    """The operation was authorized before, and that authorization has been settled, cancelled or has expired. A call that
-    is to begin takes an operation_id of its own.
+    """The operation was authorized before, and that authorization has been settled, cancelled or has expired. A new call
+    needs a new operation_id.
     """
     DENIAL_REASON_KEY_ADDRESS_NOT_ALLOWED: _DenialReason.ValueType  # 15
     """The key may not be used from the client's address, or none was given."""
@@ -101,7 +101,7 @@ DENIAL_REASON_KEY_DISABLED: DenialReason.ValueType  # 2
 DENIAL_REASON_KEY_REVOKED: DenialReason.ValueType  # 3
 """The key was revoked."""
 DENIAL_REASON_KEY_EXPIRED: DenialReason.ValueType  # 4
-"""The key's time is over."""
+"""The key has expired."""
 DENIAL_REASON_KEY_OWNER_INACTIVE: DenialReason.ValueType  # 5
 """The key's owner, project or organization is not active."""
 DENIAL_REASON_KEY_INSUFFICIENT_SCOPE: DenialReason.ValueType  # 6
@@ -117,12 +117,12 @@ DENIAL_REASON_PRICE_UNKNOWN: DenialReason.ValueType  # 10
 DENIAL_REASON_INSUFFICIENT_BALANCE: DenialReason.ValueType  # 11
 """The account has less available than the call can cost."""
 DENIAL_REASON_CURRENCY_MISMATCH: DenialReason.ValueType  # 12
-"""The account keeps another currency than the price."""
+"""The account has another currency than the price."""
 DENIAL_REASON_ACCOUNT_CLOSED: DenialReason.ValueType  # 13
 """The account is closed or frozen."""
 DENIAL_REASON_AUTHORIZATION_ENDED: DenialReason.ValueType  # 14
-"""The operation was authorized before, and that authorization has been settled, cancelled or has expired. A call that
-is to begin takes an operation_id of its own.
+"""The operation was authorized before, and that authorization has been settled, cancelled or has expired. A new call
+needs a new operation_id.
 """
 DENIAL_REASON_KEY_ADDRESS_NOT_ALLOWED: DenialReason.ValueType  # 15
 """The key may not be used from the client's address, or none was given."""
@@ -152,7 +152,7 @@ class Principal(_message.Message):
     """The key."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the key may be used for. Only answered, never read."""
+        """The scopes of the key. Set in answers only; ignored in requests."""
 
     def __init__(
         self,
@@ -208,7 +208,7 @@ class Denial(_message.Message):
     @_builtins.property
     def facts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The numbers behind the reason. INSUFFICIENT_BALANCE has posted, held, available, needed, currency_code and, where
-        an open hold could free money, earliest_release_time.
+        the account has open holds, earliest_release_time: when the first of them expires.
         """
 
     def __init__(
@@ -240,11 +240,11 @@ class LimitStatus(_message.Message):
     name: _builtins.str
     """The limit's name."""
     limit: _builtins.int
-    """The most that is allowed in a window."""
+    """The maximum that is allowed in a window."""
     used: _builtins.int
-    """What is used up in the window that runs."""
+    """What is used in the current window."""
     remaining: _builtins.int
-    """What is left in the window that runs."""
+    """What is left in the current window."""
     @_builtins.property
     def reset_time(self) -> _timestamp_pb2.Timestamp:
         """When the window ends."""
@@ -288,36 +288,41 @@ class AuthorizeRequest(_message.Message):
     operation_id: _builtins.str
     """The caller's name for the work, unique within the organization for ever: 1 to 255 visible ASCII characters.
 
-    Warning: a second call under an id in use is not a new authorization. It is answered as a repeat, and all calls under
-    one id are charged once. Take an id that nobody else can choose, or set `fail_if_replayed`.
+    Warning: a second call with an id that is already in use is not a new authorization. It is answered as a repeat,
+    and all calls with one id are charged once. Use an id that nobody else can choose, or set `fail_if_replayed`.
     """
     api_key: _builtins.str
-    """The secret API key, exactly as the end user presented it. It is verified and never stored. Text that no key can be, such
-    as an empty or very long one, is denied with KEY_NOT_FOUND like any other wrong key.
+    """The secret API key, exactly as the end user presented it. It is verified and never stored. Text that cannot be a
+    key, such as an empty or a very long text, is denied with KEY_NOT_FOUND like any other wrong key.
     """
     model: _builtins.str
     """The model's id in the catalogue."""
     input_tokens: _builtins.int
-    """How many input tokens the call has, of whatever class, 0 to 1,000,000,000. Absent when an `estimate` is given."""
+    """The number of input tokens of the call, all classes together, 0 to 1,000,000,000. Absent when an `estimate` is
+    given.
+    """
     max_output_tokens: _builtins.int
-    """The most output tokens the call may produce, of whatever class. When absent the model's max_output_tokens is taken,
-    or 4096 when that is not known. Must be absent when an `estimate` is given.
+    """The maximum number of output tokens the call may produce, all classes together. When absent the model's
+    max_output_tokens is taken, or 4096 when that is not known. Must be absent when an `estimate` is given.
     """
     endpoint: _builtins.str
     """The endpoint of the platform that will be called, cut to 256 characters."""
     min_revision: _builtins.int
-    """The least revision of identity's data the key must be verified with; zero when up to 5 seconds' delay is fine."""
+    """The lowest revision of identity's data that the key may be verified against. With zero, the data may be up to 5
+    seconds old.
+    """
     client_address: _builtins.str
-    """The IP address the end user calls from; empty when it is not known. A key that may be used from some addresses only
-    is denied where it is empty.
+    """The IP address the end user calls from; empty when it is not known. When it is empty, a key that is restricted to
+    certain addresses is denied.
     """
     fail_if_replayed: _builtins.bool
     """Whether a repeat is refused with ALREADY_EXISTS, reason `OPERATION_ID_IN_USE`, instead of being answered with the
     first decision. Of many callers with one operation_id at most one is then allowed.
 
-    A caller that lost the answer to its own call can not be told from a stranger: its repeat is refused as well. It may
-    repeat without this field if nobody else can choose the same id, or begin anew under another operation_id; the hold
-    of the first ends by itself. The field is no part of what a repeat has to say again.
+    A caller that lost the answer to its own call cannot be distinguished from another caller, so its repeat is refused
+    as well. It may repeat without this field if nobody else can choose the same id, or start again with another
+    operation_id; the hold of the first call then expires by itself. This field is not compared when a request is
+    repeated.
     """
     @_builtins.property
     def principal(self) -> Global___Principal:
@@ -333,8 +338,8 @@ class AuthorizeRequest(_message.Message):
 
     @_builtins.property
     def estimate(self) -> _model_pb2.TokenCounts:
-        """The most tokens of each class that the call may use, instead of input_tokens and max_output_tokens. A class that is
-        left out is one the call does not use. Held is what exactly these tokens cost.
+        """The maximum number of tokens of each class that the call may use, instead of input_tokens and max_output_tokens. A
+        class that is left out counts as unused. The hold is the cost of exactly these tokens.
         """
 
     def __init__(
@@ -392,12 +397,12 @@ class AuthorizeResponse(_message.Message):
     price_version_id: _builtins.str
     """The price version the call will be settled with."""
     max_output_tokens: _builtins.int
-    """How many output tokens were authorized, of all classes of the output side."""
+    """How many output tokens were authorized, all classes of the output side together."""
     replayed: _builtins.bool
     """Whether the operation had been authorized before, so that this call is not a new one.
 
     Warning: an ALLOWED with replayed set is either the repeat of this caller's own call or somebody else's call under
-    the same operation_id. If both go on, their work is charged once. See `fail_if_replayed`.
+    the same operation_id. If both proceed, their work is charged only once. See `fail_if_replayed`.
     """
     @_builtins.property
     def denial(self) -> Global___Denial:
@@ -405,11 +410,11 @@ class AuthorizeResponse(_message.Message):
 
     @_builtins.property
     def principal(self) -> Global___Principal:
-        """On whose behalf the call is; absent when the key is not good."""
+        """On whose behalf the call is; absent when the key is not valid."""
 
     @_builtins.property
     def held_amount(self) -> _amount_pb2.Amount:
-        """What is held: the most that the call can cost within what was authorized."""
+        """The amount that is held: the maximum cost of the call within what was authorized."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
@@ -488,35 +493,37 @@ class SettleRequest(_message.Message):
     organization_id: _builtins.str
     """The organization of the principal."""
     project_id: _builtins.str
-    """The project that used; the authorization's when empty. Whatever is given here, an authorized call is charged to
-    the account that its hold is on.
+    """The project whose usage this is; the authorization's when empty. Whatever is given here, an authorized call is
+    charged to the account that its hold is on.
     """
     user_id: _builtins.str
-    """The user that used; the authorization's when empty."""
+    """The user whose usage this is; the authorization's when empty."""
     api_key_id: _builtins.str
-    """The API key the work was asked for with; the authorization's when empty."""
+    """The API key the work was requested with; the authorization's when empty."""
     subscription_id: _builtins.str
     """The subscription the work falls under."""
     model: _builtins.str
-    """The model that did the work. Another than the authorized one is charged at its own price of the occur_time."""
+    """The model that did the work. A model other than the authorized one is charged at its own price in force at the
+    occur_time.
+    """
     latency_ms: _builtins.int
-    """How long the work took, in milliseconds. More than one day, 86,400,000, is recorded as one day, so that slow work still
-    counts as slow; a negative number is left out.
+    """How long the work took, in milliseconds. More than one day, 86,400,000, is recorded as one day, so that slow work
+    still counts as slow; a negative number is left out.
     """
     status_code: _builtins.int
     """How the work ended, an HTTP or gRPC status number. 400 and above counts as an error. A number that is not between 0
-    and 999 is no status and is left out.
+    and 999 is not a status and is left out.
     """
     error_message: _builtins.str
     """The error of work that failed, cut to 1024 characters. A usage with an error message counts as an error."""
     endpoint: _builtins.str
     """The endpoint of the platform that was called, cut to 256 characters; the authorization's when empty."""
     conversation_id: _builtins.str
-    """The conversation the work belongs to, cut to 256 characters. It is text that only describes: a charge is never
-    refused for it.
+    """The conversation the work belongs to, cut to 256 characters. It only describes the work: a charge is never refused
+    because of it.
     """
     partial: _builtins.bool
-    """Whether the work was broken off, so that the counts are what had been produced by then."""
+    """Whether the work was interrupted. The counts are then what had been produced by that time."""
     @_builtins.property
     def tokens(self) -> _model_pb2.TokenCounts:
         """The tokens used. Absent means none."""
@@ -527,8 +534,8 @@ class SettleRequest(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's own facts: at most 16, keys of 1 to 64 characters without U+0000, values cut to 256 characters. A label
-        with another key is left out, and so is each after the first 16 in the order of their keys.
+        """The caller's own labels: at most 16, keys of 1 to 64 characters without U+0000, values cut to 256 characters. A
+        label with any other key is left out. If there are more than 16, the first 16 in the order of their keys are kept.
         """
 
     def __init__(
@@ -586,19 +593,19 @@ class SettleResponse(_message.Message):
 
     @_builtins.property
     def released_amount(self) -> _amount_pb2.Amount:
-        """What was given back of the hold; absent when this call captured none."""
+        """The part of the hold that was released; absent when this call captured no hold."""
 
     @_builtins.property
     def overrun_amount(self) -> _amount_pb2.Amount:
-        """What the cost exceeds the hold by; absent when this call captured none."""
+        """The amount by which the cost exceeds the hold; absent when this call captured no hold."""
 
     @_builtins.property
     def balance(self) -> _usage_pb2.AccountBalance:
-        """The charged account, when this call charged it; absent on repeats, free usage and anything pending."""
+        """The balance of the charged account, when this call charged it; absent for repeats, free usage and pending charges."""
 
     @_builtins.property
     def adjusted_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The fields that only describe and were not stored as they were sent, as in RecordUsageResponse."""
+        """The fields that only describe the work and were not stored as they were sent, as in RecordUsageResponse."""
 
     def __init__(
         self,
@@ -656,7 +663,7 @@ class CancelResponse(_message.Message):
     """Whether the operation had been cancelled before."""
     @_builtins.property
     def released_amount(self) -> _amount_pb2.Amount:
-        """What was held until now; zero when the hold had ended already or there was none."""
+        """The amount that was released; zero when the hold had already ended or there was none."""
 
     def __init__(
         self,

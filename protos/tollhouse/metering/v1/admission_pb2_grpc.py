@@ -57,28 +57,29 @@ class AdmissionServiceServicer:
     """
 
     def Authorize(self, request, context):
-        """Decides whether a call may begin: the key is good, the model is known, active and priced, and the account has the
-        money for the most that the call can cost, which is held.
+        """Decides whether a call may begin. The key must be valid; the model must be known, active and priced; and the
+        account must have the maximum cost of the call available. This amount is then held.
 
         The hold covers every settlement of the authorized model within the authorized tokens. Without an `estimate`, all
-        input tokens are counted at the price of the most expensive class of the input side (input, cache_read, cache_write,
-        audio_input, image), and all output tokens at that of the output side (output, reasoning, audio_output), since any
-        of them may turn out to be of that class. For a model with expensive classes that the call does not use, such as
-        audio, an `estimate` by class holds less. The price per request is added in both cases.
+        input tokens are counted at the price of the most expensive class of the input side (input, cache_read,
+        cache_write, audio_input, image), and all output tokens at that of the output side (output, reasoning,
+        audio_output), since any of them may turn out to be of that class. For a model with expensive classes that the call
+        does not use, such as audio, an `estimate` by class holds less. The price per request is added in both cases.
 
-        A denial is a normal answer. Repeating it with the same operation_id and fields gives the same answer for as long as
-        the key is good; a hold that billing declined stays declined. Once the authorization has ended, being settled,
-        cancelled or past its time, a repeat is denied with AUTHORIZATION_ENDED: nothing is held any more. Denials for the
-        key, the model or the price are decided anew each time. Fails with ALREADY_EXISTS, reason `OPERATION_ID_REUSED`,
-        when the operation_id was authorized with other fields, and with UNAVAILABLE when identity or billing can not be
-        reached: nothing may begin. An installation can choose to go on with what it remembers of keys for up to 30 seconds.
-        Fails with RESOURCE_EXHAUSTED, reason `TOO_MANY_UNKNOWN_KEYS`, when the client_address has presented more unknown
-        keys than identity looks up in a minute. Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when the principal's
-        organization does not exist; while identity can not be reached, a principal's organization is taken on trust.
+        A denial is a normal answer. Repeating it with the same operation_id and fields gives the same answer for as long
+        as the key is valid; a hold that billing declined stays declined. After the authorization was settled or cancelled,
+        or has expired, a repeat is denied with AUTHORIZATION_ENDED, because nothing is held any more. Denials because of
+        the key, the model or the price are not stored: a repeat is decided anew. Fails with ALREADY_EXISTS, reason
+        `OPERATION_ID_REUSED`, when the operation_id was authorized with other fields, and with UNAVAILABLE when identity
+        or billing cannot be reached: no call may begin then. An installation can be configured to use cached answers about
+        keys for up to 30 seconds. Fails with RESOURCE_EXHAUSTED, reason `TOO_MANY_UNKNOWN_KEYS`, when the client_address
+        has presented more unknown keys than identity looks up in a minute. Fails with NOT_FOUND, reason
+        `ORGANIZATION_NOT_FOUND`, when the principal's organization does not exist; while identity cannot be reached, a
+        principal's organization is assumed to exist.
 
-        Two calls that use one operation_id share one authorization and one charge. Where operation ids come from outside,
-        set `fail_if_replayed`: only one caller is then allowed, and every other gets ALREADY_EXISTS, reason
-        `OPERATION_ID_IN_USE`.
+        Two calls that use one operation_id share one authorization and one charge. Where end users or other systems choose
+        the operation ids, set `fail_if_replayed`: only one caller is then allowed, and every other gets ALREADY_EXISTS,
+        reason `OPERATION_ID_IN_USE`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,15 +88,15 @@ class AdmissionServiceServicer:
     def Settle(self, request, context):
         """Records the usage of an authorized call, captures its cost from the hold and releases the rest.
 
-        Charges with the price that was in force at Authorize, even when it changed since. The cost is within the hold as long
-        as the model is the authorized one and the tokens are within what was authorized: each count within that of the
-        `estimate`, or, without one, the sum of the input classes within input_tokens and the sum of the output classes within
-        max_output_tokens. A cost above the hold is charged in full. An authorized call that used no tokens costs nothing
-        but the price per request, if there is one.
+        Charges with the price that was in force at Authorize, even if it has changed since. The cost does not exceed the
+        hold as long as the model is the authorized one and the tokens are within what was authorized: each count within
+        that of the `estimate`, or, without one, the sum of the input classes within input_tokens and the sum of the output
+        classes within max_output_tokens. A cost above the hold is charged in full. An authorized call that used no tokens
+        costs nothing but the price per request, if there is one.
 
-        Without an authorization, or with one that was cancelled or has expired, it works like RecordUsage; so do repeats,
-        failures and what happens while billing or identity can not be reached. An authorization may be older than 35 days;
-        what counts is the age of the occur_time.
+        Without an authorization, or with one that was cancelled or has expired, it works like RecordUsage. Repeats,
+        failures, and billing or identity being unreachable are handled as in RecordUsage, too. An authorization may be
+        older than 35 days; only the age of the occur_time is limited.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,7 +106,7 @@ class AdmissionServiceServicer:
         """Ends an authorized call that did no work, and releases its hold.
 
         Safe to repeat. Fails with NOT_FOUND for an operation that was never authorized, with FAILED_PRECONDITION, reason
-        `ALREADY_SETTLED`, when its usage is recorded, and with UNAVAILABLE when billing can not be reached: the hold then
+        `ALREADY_SETTLED`, when its usage is recorded, and with UNAVAILABLE when billing cannot be reached: the hold then
         ends by itself at its expire time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

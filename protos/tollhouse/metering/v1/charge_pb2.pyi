@@ -30,26 +30,26 @@ class _ChargeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChargeSta
     CHARGE_STATE_UNSPECIFIED: _ChargeState.ValueType  # 0
     """Never sent."""
     CHARGE_STATE_PENDING: _ChargeState.ValueType  # 1
-    """Billing has not confirmed it; it is sent until it does."""
+    """Billing has not confirmed it; metering sends it again until billing does."""
     CHARGE_STATE_SETTLED: _ChargeState.ValueType  # 2
     """Billing has confirmed it."""
     CHARGE_STATE_REFUSED: _ChargeState.ValueType  # 3
-    """Billing refuses it for a reason that repeating does not cure, such as CURRENCY_MISMATCH. It is tried again at long
-    intervals, and at once with RetryCharges.
+    """Billing refuses it for a reason that sending it again does not change, such as CURRENCY_MISMATCH. It is tried again
+    at long intervals, and at once with RetryCharges.
     """
 
 class ChargeState(_ChargeState, metaclass=_ChargeStateEnumTypeWrapper):
-    """How far a charge is."""
+    """The state of a charge."""
 
 CHARGE_STATE_UNSPECIFIED: ChargeState.ValueType  # 0
 """Never sent."""
 CHARGE_STATE_PENDING: ChargeState.ValueType  # 1
-"""Billing has not confirmed it; it is sent until it does."""
+"""Billing has not confirmed it; metering sends it again until billing does."""
 CHARGE_STATE_SETTLED: ChargeState.ValueType  # 2
 """Billing has confirmed it."""
 CHARGE_STATE_REFUSED: ChargeState.ValueType  # 3
-"""Billing refuses it for a reason that repeating does not cure, such as CURRENCY_MISMATCH. It is tried again at long
-intervals, and at once with RetryCharges.
+"""Billing refuses it for a reason that sending it again does not change, such as CURRENCY_MISMATCH. It is tried again
+at long intervals, and at once with RetryCharges.
 """
 Global___ChargeState: _TypeAlias = ChargeState  # noqa: Y015
 
@@ -67,7 +67,7 @@ class Charge(_message.Message):
     organization_id: _builtins.str
     """The organization that pays."""
     operation_id: _builtins.str
-    """The operation, the same in billing."""
+    """The operation's id, the same in billing."""
     state: Global___ChargeState.ValueType
     """Whether billing has confirmed it."""
     @_builtins.property
@@ -112,7 +112,7 @@ class PendingCharge(_message.Message):
     organization_id: _builtins.str
     """The organization that pays."""
     operation_id: _builtins.str
-    """The operation, the same in billing."""
+    """The operation's id, the same in billing."""
     state: Global___ChargeState.ValueType
     """Whether it is still being sent, or refused."""
     attempt_count: _builtins.int
@@ -190,7 +190,7 @@ class ListChargesResponse(_message.Message):
     CHARGES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Names the next page; empty on the last one."""
+    """The token of the next page; empty on the last one."""
     @_builtins.property
     def charges(self) -> _containers.RepeatedCompositeFieldContainer[Global___Charge]:
         """The charges. A page may hold fewer than asked for even when more follow."""
@@ -248,7 +248,7 @@ class ListPendingChargesResponse(_message.Message):
     PENDING_CHARGES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Names the next page; empty on the last one."""
+    """The token of the next page; empty on the last one."""
     @_builtins.property
     def pending_charges(self) -> _containers.RepeatedCompositeFieldContainer[Global___PendingCharge]:
         """The charges."""

@@ -79,16 +79,16 @@ class ChargeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryCharges(self, request, context):
-        """Makes charges due at once, refused ones too.
+        """Schedules charges to be sent again at once, including refused ones.
 
-        Safe to repeat: a charge that is sent again is still made once.
+        Safe to repeat: a charge that is sent again is still made only once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListOrganizations(self, request, context):
-        """Lists the organizations that have usage, by id.
+        """Lists the organizations that have usage, ordered by id.
 
         `tollhouse verify` asks identity whether each of them exists.
         """

@@ -25,12 +25,12 @@ class ChargeServiceStub:
     ListPendingCharges: _aio.UnaryUnaryMultiCallable[_charge_pb2.ListPendingChargesRequest, _charge_pb2.ListPendingChargesResponse]
     """Lists the charges billing has not confirmed yet, the longest waiting first, refused ones included."""
     RetryCharges: _aio.UnaryUnaryMultiCallable[_charge_pb2.RetryChargesRequest, _charge_pb2.RetryChargesResponse]
-    """Makes charges due at once, refused ones too.
+    """Schedules charges to be sent again at once, including refused ones.
 
-    Safe to repeat: a charge that is sent again is still made once.
+    Safe to repeat: a charge that is sent again is still made only once.
     """
     ListOrganizations: _aio.UnaryUnaryMultiCallable[_charge_pb2.ListOrganizationsRequest, _charge_pb2.ListOrganizationsResponse]
-    """Lists the organizations that have usage, by id.
+    """Lists the organizations that have usage, ordered by id.
 
     `tollhouse verify` asks identity whether each of them exists.
     """
@@ -64,9 +64,9 @@ class ChargeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _charge_pb2.RetryChargesRequest,
         context: _aio.ServicerContext[_charge_pb2.RetryChargesRequest, _abc.Awaitable[_charge_pb2.RetryChargesResponse]],
     ) -> _abc.Awaitable[_charge_pb2.RetryChargesResponse]:
-        """Makes charges due at once, refused ones too.
+        """Schedules charges to be sent again at once, including refused ones.
 
-        Safe to repeat: a charge that is sent again is still made once.
+        Safe to repeat: a charge that is sent again is still made only once.
         """
 
     @_abc_1.abstractmethod
@@ -75,7 +75,7 @@ class ChargeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _charge_pb2.ListOrganizationsRequest,
         context: _aio.ServicerContext[_charge_pb2.ListOrganizationsRequest, _abc.Awaitable[_charge_pb2.ListOrganizationsResponse]],
     ) -> _abc.Awaitable[_charge_pb2.ListOrganizationsResponse]:
-        """Lists the organizations that have usage, by id.
+        """Lists the organizations that have usage, ordered by id.
 
         `tollhouse verify` asks identity whether each of them exists.
         """

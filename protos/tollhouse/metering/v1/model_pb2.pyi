@@ -64,7 +64,7 @@ class _PriceListFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Price
     """This platform's own YAML; see ImportModelsRequest.yaml."""
 
 class PriceListFormat(_PriceListFormat, metaclass=_PriceListFormatEnumTypeWrapper):
-    """How a price list is written."""
+    """The format of a price list."""
 
 PRICE_LIST_FORMAT_UNSPECIFIED: PriceListFormat.ValueType  # 0
 """Never sent."""
@@ -125,24 +125,26 @@ class Model(_message.Message):
     context_length: _builtins.int
     """The most tokens of input and output together; zero when not known."""
     max_output_tokens: _builtins.int
-    """The most tokens of output in one call; zero when not known. `Authorize` reserves for it when the caller names no
+    """The most tokens of output in one call; zero when not known. `Authorize` assumes this many when the request gives no
     maximum.
     """
     active: _builtins.bool
-    """Whether `Authorize` lets calls to the model through. Usage of an inactive model is still recorded and charged."""
+    """Whether `Authorize` allows calls to the model. Usage of an inactive model is still recorded and charged."""
     etag: _builtins.str
-    """Changes with every change of the model; give it to UpdateModel to refuse a lost update."""
+    """Changes with every change of the model. Give it to UpdateModel, so that an update is refused when the model has
+    changed since it was read.
+    """
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the model can do, such as `vision` or `function_calling`, sorted."""
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Facts of the operator's own, at most 32."""
+        """The operator's own labels, at most 32."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the model came into the catalogue."""
+        """When the model was added to the catalogue."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
@@ -174,8 +176,8 @@ Global___Model: _TypeAlias = Model  # noqa: Y015
 
 @_typing.final
 class TokenCounts(_message.Message):
-    """How many tokens of each class were used. The classes are exclusive pools: a token counts in exactly one of them, so
-    `input` excludes what was read from or written to a cache, and `output` excludes reasoning.
+    """How many tokens of each class were used. Each token is counted in exactly one class, so `input` excludes what was
+    read from or written to a cache, and `output` excludes reasoning.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -228,8 +230,8 @@ Global___TokenCounts: _TypeAlias = TokenCounts  # noqa: Y015
 class TokenPrices(_message.Message):
     """Prices in one currency as plain decimals, such as `2.5`: at most 9 integer and 9 fraction digits, never negative.
 
-    An empty class has no price of its own and falls back: cache_read, cache_write, audio_input and image to input;
-    reasoning and audio_output to output. A price of `0` is a price: that class is free.
+    A class without a price of its own is charged at another's: cache_read, cache_write, audio_input and image at the
+    price of input; reasoning and audio_output at the price of output. A price of `0` is a price: that class is free.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -284,7 +286,7 @@ Global___TokenPrices: _TypeAlias = TokenPrices  # noqa: Y015
 
 @_typing.final
 class PriceVersion(_message.Message):
-    """The price of one model from a moment on, until the next version of the same model and organization begins."""
+    """The price of one model from its effective_time until that of the next version for the same model and organization."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -301,7 +303,7 @@ class PriceVersion(_message.Message):
     model_id: _builtins.str
     """The priced model."""
     organization_id: _builtins.str
-    """The organization whose usage this price is for; empty for everybody without a price of their own."""
+    """The organization whose usage this price is for; empty for all organizations without a price of their own."""
     currency_code: _builtins.str
     """The currency of the prices and of every charge made with them."""
     source: _builtins.str
@@ -312,7 +314,7 @@ class PriceVersion(_message.Message):
 
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
-        """When the price comes into force: usage that occurs at this moment is already charged with it."""
+        """When the price comes into force: usage that occurs at exactly this time is already charged with it."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -396,7 +398,7 @@ class CreateModelRequest(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Facts of the operator's own: at most 32, keys up to 64, values up to 512 characters."""
+        """The operator's own labels: at most 32, keys up to 64, values up to 512 characters."""
 
     def __init__(
         self,
@@ -537,7 +539,7 @@ class ListModelsResponse(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Names the next page; empty on the last one."""
+    """The token of the next page; empty on the last one."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
         """The models, in the order of their ids."""
@@ -599,7 +601,7 @@ class UpdateModelRequest(_message.Message):
     model_id: _builtins.str
     """The model's id."""
     etag: _builtins.str
-    """The model's etag as last read; empty to change it whatever it is now."""
+    """The model's etag as last read; empty to change the model without comparing etags."""
     provider: _builtins.str
     """Who runs the model."""
     display_name: _builtins.str
@@ -611,7 +613,7 @@ class UpdateModelRequest(_message.Message):
     max_output_tokens: _builtins.int
     """The most tokens of output in one call; zero when not known."""
     active: _builtins.bool
-    """Whether `Authorize` lets calls to the model through."""
+    """Whether `Authorize` allows calls to the model."""
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """The fields to change, out of provider, display_name, description, capabilities, context_length, max_output_tokens,
@@ -624,7 +626,7 @@ class UpdateModelRequest(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Facts of the operator's own: at most 32, keys up to 64, values up to 512 characters. Replaces all of them."""
+        """The operator's own labels: at most 32, keys up to 64, values up to 512 characters. Replaces all of them."""
 
     def __init__(
         self,
@@ -750,14 +752,14 @@ class ImportOutcome(_message.Message):
     """The version that was added, or that was in force already; empty when skipped or validate_only."""
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What was cut, left out or taken as unknown in an entry that was not skipped, such as a context length that is no
-        number; at most 17, the last of which counts those beyond 16.
+        """What was cut, left out or treated as unknown in an entry that was not skipped, such as a context length that is not
+        a number; at most 17, the last of which counts those beyond 16.
         """
 
     @_builtins.property
     def ignored_price_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The keys of prices that the entry has and this version does not charge, such as `output_cost_per_image`, sorted; at
-        most 65, the last of which counts those beyond 64. Empty when skipped.
+        """The price keys of the entry that are not supported and therefore not charged, such as `output_cost_per_image`,
+        sorted; at most 65, the last of which counts those beyond 64. Empty when skipped.
         """
 
     def __init__(
@@ -789,7 +791,7 @@ class ImportModelsResponse(_message.Message):
     UNCHANGED_COUNT_FIELD_NUMBER: _builtins.int
     SKIPPED_COUNT_FIELD_NUMBER: _builtins.int
     imported_count: _builtins.int
-    """How many entries brought a new price version."""
+    """How many entries added a new price version."""
     unchanged_count: _builtins.int
     """How many entries had the price that is in force already."""
     skipped_count: _builtins.int
@@ -816,7 +818,7 @@ Global___ImportModelsResponse: _TypeAlias = ImportModelsResponse  # noqa: Y015
 
 @_typing.final
 class ImportOptions(_message.Message):
-    """How a price list that is sent in parts is to be imported."""
+    """The options of an import whose price list is sent in parts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -826,7 +828,7 @@ class ImportOptions(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     MODEL_IDS_FIELD_NUMBER: _builtins.int
     format: Global___PriceListFormat.ValueType
-    """How the document is written. Required."""
+    """The format of the document. Required."""
     size_bytes: _builtins.int
     """The size of the whole document, 1 to 67,108,864 bytes. A document of another size is refused with INVALID_ARGUMENT:
     it was cut off.
@@ -839,7 +841,9 @@ class ImportOptions(_message.Message):
 
     @_builtins.property
     def model_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only these models of the list, when any are given; at most 1000. One that the list does not have is an outcome, too."""
+        """Only these models of the list, when any are given; at most 1000. One that the list does not have gets an outcome,
+        too.
+        """
 
     def __init__(
         self,
@@ -890,7 +894,7 @@ Global___StreamImportModelsRequest: _TypeAlias = StreamImportModelsRequest  # no
 
 @_typing.final
 class ImportProgress(_message.Message):
-    """How far an import has come."""
+    """The progress of an import."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -899,7 +903,9 @@ class ImportProgress(_message.Message):
     entry_count: _builtins.int
     """How many entries the list has; zero while it is being read."""
     decided_count: _builtins.int
-    """How many of them are decided, and stored where they change anything. They are kept once all are."""
+    """How many of them have been decided and, where they change anything, written. The changes are committed only after
+    all entries are decided.
+    """
     def __init__(
         self,
         *,
@@ -940,7 +946,7 @@ Global___ImportOutcomes: _TypeAlias = ImportOutcomes  # noqa: Y015
 
 @_typing.final
 class ImportSummary(_message.Message):
-    """What came of an import as a whole."""
+    """The totals of an import."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -948,7 +954,7 @@ class ImportSummary(_message.Message):
     UNCHANGED_COUNT_FIELD_NUMBER: _builtins.int
     SKIPPED_COUNT_FIELD_NUMBER: _builtins.int
     imported_count: _builtins.int
-    """How many entries brought a new price version."""
+    """How many entries added a new price version."""
     unchanged_count: _builtins.int
     """How many entries had the price that is in force already."""
     skipped_count: _builtins.int
@@ -979,11 +985,11 @@ class StreamImportModelsResponse(_message.Message):
     SUMMARY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def progress(self) -> Global___ImportProgress:
-        """How far the import has come, at least every second."""
+        """The progress of the import, sent at least every second."""
 
     @_builtins.property
     def outcomes(self) -> Global___ImportOutcomes:
-        """The next outcomes. When the first of them are sent, the import is done and kept."""
+        """The next outcomes. When the first of them are sent, the import is already committed."""
 
     @_builtins.property
     def summary(self) -> Global___ImportSummary:
@@ -1024,7 +1030,7 @@ class SetPriceRequest(_message.Message):
     model_id: _builtins.str
     """The model to price; it must be in the catalogue."""
     organization_id: _builtins.str
-    """The organization the price is for; empty for everybody."""
+    """The organization the price is for; empty for all organizations."""
     currency_code: _builtins.str
     """The currency of the prices: two to twelve upper-case letters or digits, beginning with a letter."""
     validate_only: _builtins.bool
@@ -1035,8 +1041,8 @@ class SetPriceRequest(_message.Message):
 
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
-        """When the price comes into force; now when absent. A time in the past prices usage that waits for a price; it never
-        changes a charge already made.
+        """When the price comes into force; now when absent. With a time in the past, usage that waits for a price is charged;
+        a charge already made never changes.
         """
 
     def __init__(
@@ -1099,7 +1105,7 @@ class ListPricesRequest(_message.Message):
     model_id: _builtins.str
     """The model."""
     organization_id: _builtins.str
-    """Lists the organization's own prices when given, else those for everybody."""
+    """Lists the organization's own prices when given, else those for all organizations."""
     page_size: _builtins.int
     """How many to return: 50 when zero, at most 1000."""
     page_token: _builtins.str
@@ -1129,7 +1135,7 @@ class ListPricesResponse(_message.Message):
     PRICE_VERSIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Names the next page; empty on the last one."""
+    """The token of the next page; empty on the last one."""
     @_builtins.property
     def price_versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriceVersion]:
         """The versions, the latest effective time first."""
@@ -1168,7 +1174,7 @@ class EstimateCostRequest(_message.Message):
 
     @_builtins.property
     def occur_time(self) -> _timestamp_pb2.Timestamp:
-        """The moment whose price to use; now when absent."""
+        """The time whose price is used; now when absent."""
 
     def __init__(
         self,
@@ -1200,7 +1206,9 @@ class CostLine(_message.Message):
     quantity: _builtins.int
     """How many tokens, or requests."""
     unit_price: _builtins.str
-    """The price per million tokens, or per request, as a plain decimal; fallbacks are already applied."""
+    """The price per million tokens, or per request, as a plain decimal; where the class has no price of its own, that of
+    the class it is charged as.
+    """
     def __init__(
         self,
         *,

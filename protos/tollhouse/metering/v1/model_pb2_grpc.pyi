@@ -16,21 +16,21 @@ class ModelServiceStub:
     """The platform's catalogue of models and the price versions their use is charged at.
 
     Models belong to the platform, not to an organization. A price version is never changed: a new price is a new version
-    with a later effective time, so every past charge can be derived again.
+    with a later effective time, so every past charge can be computed again.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateModel: _aio.UnaryUnaryMultiCallable[_model_pb2.CreateModelRequest, _model_pb2.CreateModelResponse]
     """Adds a model to the catalogue.
 
-    Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `MODEL_EXISTS`, when another request made
-    the model.
+    Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `MODEL_EXISTS`, when another request
+    created the model.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.GetModelResponse]
     """Returns one model. Fails with NOT_FOUND.
 
-    A path cannot carry every model_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route that
-    ends in `:get`.
+    Not every model_id can be part of a URL path. Over REST, send one with a character such as `?`, `#` or `%` as a
+    query parameter of the route that ends in `:get`.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_model_pb2.ListModelsRequest, _model_pb2.ListModelsResponse]
     """Lists the catalogue in the order of model ids."""
@@ -41,10 +41,10 @@ class ModelServiceStub:
     is given and the model has changed since.
     """
     ImportModels: _aio.UnaryUnaryMultiCallable[_model_pb2.ImportModelsRequest, _model_pb2.ImportModelsResponse]
-    """Reads a price list of at most 3,900,000 bytes, adds the models the catalogue does not have, and adds a price version
-    where the price differs from the one in force.
+    """Reads a price list of at most 3,900,000 bytes, adds the models the catalogue does not have, and adds a price
+    version where the price differs from the one in force.
 
-    The list is imported in one transaction. One bad entry never stops the others: each entry has its outcome.
+    The list is imported in one transaction. One bad entry never stops the others: each entry has its own outcome.
     Importing the same list again changes nothing. Fails with INVALID_ARGUMENT when the document as a whole cannot be
     read, and when the outcomes would not fit into one answer; StreamImportModels has no such limit.
     """
@@ -54,31 +54,31 @@ class ModelServiceStub:
     The first message holds the options, every later one the next part of the document. While the list is read and
     stored, the answers report the progress; then come the outcomes in the order of the list, and last the summary.
     Nothing is imported before the whole document has arrived, and then all of it in one transaction: an import that is
-    cut off can simply be started again. A process works on one such import at a time; another one fails with
+    cut off can simply be started again. A server process runs one such import at a time; a second one fails with
     UNAVAILABLE, reason `OVERLOADED`, and can be repeated later. An import that takes longer than four minutes, and a
     caller that sends nothing for 30 seconds, get DEADLINE_EXCEEDED.
     """
     SetPrice: _aio.UnaryUnaryMultiCallable[_model_pb2.SetPriceRequest, _model_pb2.SetPriceResponse]
-    """Adds a price version, for everybody or for one organization.
+    """Adds a price version, for all organizations or for one.
 
-    Safe to retry with the same request_id. Usage that waits for a price of that time is charged soon after. Fails with
-    NOT_FOUND for an unknown model, and with ALREADY_EXISTS, reason `PRICE_VERSION_EXISTS`, when the model already has a
-    version with that effective time for the same organization.
+    Safe to retry with the same request_id. Usage that waits for a price that is in force at its occur_time is charged
+    soon after. Fails with NOT_FOUND for an unknown model, and with ALREADY_EXISTS, reason `PRICE_VERSION_EXISTS`, when
+    the model already has a version with that effective time for the same organization.
     """
     ListPrices: _aio.UnaryUnaryMultiCallable[_model_pb2.ListPricesRequest, _model_pb2.ListPricesResponse]
     """Lists the price versions of a model, the latest effective time first."""
     EstimateCost: _aio.UnaryUnaryMultiCallable[_model_pb2.EstimateCostRequest, _model_pb2.EstimateCostResponse]
     """Computes what some usage would cost, without recording anything.
 
-    Fails with NOT_FOUND for an unknown model, and with FAILED_PRECONDITION, reason `PRICE_UNKNOWN`, when no price is in
-    force at that time.
+    Fails with NOT_FOUND for an unknown model, and with FAILED_PRECONDITION, reason `PRICE_UNKNOWN`, when no price is
+    in force at that time.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """The platform's catalogue of models and the price versions their use is charged at.
 
     Models belong to the platform, not to an organization. A price version is never changed: a new price is a new version
-    with a later effective time, so every past charge can be derived again.
+    with a later effective time, so every past charge can be computed again.
     """
 
     @_abc_1.abstractmethod
@@ -89,8 +89,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_model_pb2.CreateModelResponse]:
         """Adds a model to the catalogue.
 
-        Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `MODEL_EXISTS`, when another request made
-        the model.
+        Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `MODEL_EXISTS`, when another request
+        created the model.
         """
 
     @_abc_1.abstractmethod
@@ -101,8 +101,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_model_pb2.GetModelResponse]:
         """Returns one model. Fails with NOT_FOUND.
 
-        A path cannot carry every model_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route that
-        ends in `:get`.
+        Not every model_id can be part of a URL path. Over REST, send one with a character such as `?`, `#` or `%` as a
+        query parameter of the route that ends in `:get`.
         """
 
     @_abc_1.abstractmethod
@@ -131,10 +131,10 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.ImportModelsRequest,
         context: _aio.ServicerContext[_model_pb2.ImportModelsRequest, _abc.Awaitable[_model_pb2.ImportModelsResponse]],
     ) -> _abc.Awaitable[_model_pb2.ImportModelsResponse]:
-        """Reads a price list of at most 3,900,000 bytes, adds the models the catalogue does not have, and adds a price version
-        where the price differs from the one in force.
+        """Reads a price list of at most 3,900,000 bytes, adds the models the catalogue does not have, and adds a price
+        version where the price differs from the one in force.
 
-        The list is imported in one transaction. One bad entry never stops the others: each entry has its outcome.
+        The list is imported in one transaction. One bad entry never stops the others: each entry has its own outcome.
         Importing the same list again changes nothing. Fails with INVALID_ARGUMENT when the document as a whole cannot be
         read, and when the outcomes would not fit into one answer; StreamImportModels has no such limit.
         """
@@ -150,7 +150,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         The first message holds the options, every later one the next part of the document. While the list is read and
         stored, the answers report the progress; then come the outcomes in the order of the list, and last the summary.
         Nothing is imported before the whole document has arrived, and then all of it in one transaction: an import that is
-        cut off can simply be started again. A process works on one such import at a time; another one fails with
+        cut off can simply be started again. A server process runs one such import at a time; a second one fails with
         UNAVAILABLE, reason `OVERLOADED`, and can be repeated later. An import that takes longer than four minutes, and a
         caller that sends nothing for 30 seconds, get DEADLINE_EXCEEDED.
         """
@@ -161,11 +161,11 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.SetPriceRequest,
         context: _aio.ServicerContext[_model_pb2.SetPriceRequest, _abc.Awaitable[_model_pb2.SetPriceResponse]],
     ) -> _abc.Awaitable[_model_pb2.SetPriceResponse]:
-        """Adds a price version, for everybody or for one organization.
+        """Adds a price version, for all organizations or for one.
 
-        Safe to retry with the same request_id. Usage that waits for a price of that time is charged soon after. Fails with
-        NOT_FOUND for an unknown model, and with ALREADY_EXISTS, reason `PRICE_VERSION_EXISTS`, when the model already has a
-        version with that effective time for the same organization.
+        Safe to retry with the same request_id. Usage that waits for a price that is in force at its occur_time is charged
+        soon after. Fails with NOT_FOUND for an unknown model, and with ALREADY_EXISTS, reason `PRICE_VERSION_EXISTS`, when
+        the model already has a version with that effective time for the same organization.
         """
 
     @_abc_1.abstractmethod
@@ -184,8 +184,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_model_pb2.EstimateCostResponse]:
         """Computes what some usage would cost, without recording anything.
 
-        Fails with NOT_FOUND for an unknown model, and with FAILED_PRECONDITION, reason `PRICE_UNKNOWN`, when no price is in
-        force at that time.
+        Fails with NOT_FOUND for an unknown model, and with FAILED_PRECONDITION, reason `PRICE_UNKNOWN`, when no price is
+        in force at that time.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _aio.Server) -> None: ...

@@ -38,8 +38,8 @@ class _SettlementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Settlement
     SETTLEMENT_PENDING_PRICE: _Settlement.ValueType  # 3
     """No price is known for the model at that time. It is charged when a price is set."""
     SETTLEMENT_REFUSED: _Settlement.ValueType  # 4
-    """Billing refuses the charge for a reason that repeating does not cure; `settlement_reason` says why. It is tried again
-    at long intervals, and at once with RetryCharges, so it is charged when the cause is gone.
+    """Billing refuses the charge for a reason that sending it again does not change; `settlement_reason` says why. It is
+    tried again at long intervals, and at once with RetryCharges, so it is charged once the cause is removed.
     """
 
 class Settlement(_Settlement, metaclass=_SettlementEnumTypeWrapper):
@@ -54,8 +54,8 @@ SETTLEMENT_SETTLED: Settlement.ValueType  # 2
 SETTLEMENT_PENDING_PRICE: Settlement.ValueType  # 3
 """No price is known for the model at that time. It is charged when a price is set."""
 SETTLEMENT_REFUSED: Settlement.ValueType  # 4
-"""Billing refuses the charge for a reason that repeating does not cure; `settlement_reason` says why. It is tried again
-at long intervals, and at once with RetryCharges, so it is charged when the cause is gone.
+"""Billing refuses the charge for a reason that sending it again does not change; `settlement_reason` says why. It is
+tried again at long intervals, and at once with RetryCharges, so it is charged once the cause is removed.
 """
 Global___Settlement: _TypeAlias = Settlement  # noqa: Y015
 
@@ -172,7 +172,7 @@ class UsageRecord(_message.Message):
     operation_id: _builtins.str
     """The caller's name for the work; the same in billing."""
     organization_id: _builtins.str
-    """The organization that used."""
+    """The organization whose usage this is."""
     project_id: _builtins.str
     """The project, empty when none was named."""
     user_id: _builtins.str
@@ -188,13 +188,13 @@ class UsageRecord(_message.Message):
     status_code: _builtins.int
     """How the work ended, an HTTP or gRPC status number. 400 and above counts as an error."""
     error_message: _builtins.str
-    """The error of work that failed, in the caller's words."""
+    """The error of work that failed, as the caller reported it."""
     endpoint: _builtins.str
     """The endpoint of the platform that was called."""
     conversation_id: _builtins.str
     """The conversation the work belongs to."""
     partial: _builtins.bool
-    """Whether the work was broken off, so that the counts are what had been produced by then."""
+    """Whether the work was interrupted. The counts are then what had been produced by that time."""
     price_version_id: _builtins.str
     """The price version the cost was computed with; empty while the settlement is PENDING_PRICE."""
     settlement: Global___Settlement.ValueType
@@ -211,7 +211,7 @@ class UsageRecord(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's own facts."""
+        """The caller's own labels."""
 
     @_builtins.property
     def cost(self) -> _amount_pb2.Amount:
@@ -264,7 +264,7 @@ Global___UsageRecord: _TypeAlias = UsageRecord  # noqa: Y015
 
 @_typing.final
 class AccountBalance(_message.Message):
-    """The charged account after a charge, as billing reported it."""
+    """The balance of the charged account after the charge, as billing reported it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -277,11 +277,11 @@ class AccountBalance(_message.Message):
 
     @_builtins.property
     def held(self) -> _amount_pb2.Amount:
-        """What open holds keep back."""
+        """The sum of the open holds."""
 
     @_builtins.property
     def available(self) -> _amount_pb2.Amount:
-        """What can be spent: posted less held plus the overdraft limit. Negative when work cost more than there was."""
+        """What can be spent: posted minus held plus the overdraft limit. Negative when work cost more than was available."""
 
     def __init__(
         self,
@@ -344,37 +344,39 @@ class RecordUsageRequest(_message.Message):
     operation_id: _builtins.str
     """The caller's name for the work, unique within the organization for ever: 1 to 255 visible ASCII characters."""
     organization_id: _builtins.str
-    """The organization that used."""
+    """The organization whose usage this is."""
     project_id: _builtins.str
-    """The project that used. Its account pays where it has one, else the organization's."""
+    """The project whose usage this is. Its account is charged where it has one, else the organization's."""
     user_id: _builtins.str
-    """The user that used."""
+    """The user whose usage this is."""
     api_key_id: _builtins.str
-    """The API key the work was asked for with."""
+    """The API key the work was requested with."""
     subscription_id: _builtins.str
     """The subscription the work falls under."""
     model: _builtins.str
-    """The model's id in the catalogue. A model that is not there is recorded and waits for its price."""
+    """The model's id in the catalogue. Usage of a model that is not there is recorded and waits for a price."""
     latency_ms: _builtins.int
-    """How long the work took, in milliseconds. More than one day, 86,400,000, is recorded as one day, so that slow work still
-    counts as slow; a negative number is left out.
+    """How long the work took, in milliseconds. More than one day, 86,400,000, is recorded as one day, so that slow work
+    still counts as slow; a negative number is left out.
     """
     status_code: _builtins.int
     """How the work ended, an HTTP or gRPC status number. 400 and above counts as an error. A number that is not between 0
-    and 999 is no status and is left out.
+    and 999 is not a status and is left out.
     """
     error_message: _builtins.str
     """The error of work that failed, cut to 1024 characters. A usage with an error message counts as an error."""
     endpoint: _builtins.str
     """The endpoint of the platform that was called, cut to 256 characters."""
     conversation_id: _builtins.str
-    """The conversation the work belongs to, cut to 256 characters. It is text that only describes: a charge is never
-    refused for it.
+    """The conversation the work belongs to, cut to 256 characters. It only describes the work: a charge is never refused
+    because of it.
     """
     partial: _builtins.bool
-    """Whether the work was broken off, so that the counts are what had been produced by then."""
+    """Whether the work was interrupted. The counts are then what had been produced by that time."""
     backfill: _builtins.bool
-    """Lifts the 35 days, for loading history. Operators only, else PERMISSION_DENIED. No part of the repeat check."""
+    """Lifts the limit of 35 days, to load old usage. For operators only; others get PERMISSION_DENIED. Not compared when
+    a request is repeated.
+    """
     @_builtins.property
     def tokens(self) -> _model_pb2.TokenCounts:
         """The tokens used. Absent means none."""
@@ -385,8 +387,8 @@ class RecordUsageRequest(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's own facts: at most 16, keys of 1 to 64 characters without U+0000, values cut to 256 characters. A label
-        with another key is left out, and so is each after the first 16 in the order of their keys.
+        """The caller's own labels: at most 16, keys of 1 to 64 characters without U+0000, values cut to 256 characters. A
+        label with any other key is left out. If there are more than 16, the first 16 in the order of their keys are kept.
         """
 
     def __init__(
@@ -443,13 +445,14 @@ class RecordUsageResponse(_message.Message):
 
     @_builtins.property
     def balance(self) -> Global___AccountBalance:
-        """The charged account, when this call charged it; absent on repeats, free usage and anything pending."""
+        """The balance of the charged account, when this call charged it; absent for repeats, free usage and pending charges."""
 
     @_builtins.property
     def adjusted_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The fields that only describe and were not stored as they were sent, in the order of their numbers: a text that was cut
-        or in which characters were replaced, such as `error_message` or `labels[team]`, a latency_ms or status_code out of its
-        bounds, a label that was left out. At most the first 32 are named. A repeat is answered with the same names.
+        """The fields that only describe the work and were not stored as they were sent, in the order of their field numbers:
+        a text that was cut or in which characters were replaced, such as `error_message` or `labels[team]`, a latency_ms
+        or status_code out of its bounds, a label that was left out. At most the first 32 are named. A repeat returns the
+        same names.
         """
 
     def __init__(
@@ -503,9 +506,9 @@ class UsageOutcome(_message.Message):
     RECORDED_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
-    """The operation_id of the request, cut to 255 characters where it is longer, which is refused."""
+    """The operation_id of the request, cut to 255 characters; a request with a longer one is refused."""
     organization_id: _builtins.str
-    """The organization_id of the request, in lower case, cut to 36 characters where it is longer, which is refused."""
+    """The organization_id of the request, in lower case, cut to 36 characters; a request with a longer one is refused."""
     @_builtins.property
     def recorded(self) -> Global___RecordUsageResponse:
         """The answer RecordUsage would have given."""
@@ -689,7 +692,7 @@ class ListUsageRequest(_message.Message):
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Only usage before this time; now and 5 minutes when absent. At most 400 days after start_time."""
+        """Only usage before this time; 5 minutes from now when absent. At most 400 days after start_time."""
 
     def __init__(
         self,
@@ -721,7 +724,7 @@ class ListUsageResponse(_message.Message):
     USAGES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Names the next page; empty on the last one."""
+    """The token of the next page; empty on the last one."""
     @_builtins.property
     def usages(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageRecord]:
         """The records, the latest occur_time first."""
@@ -763,8 +766,9 @@ class QueryUsageRequest(_message.Message):
     window: Global___UsageWindow.ValueType
     """The length of a row's window."""
     time_zone: _builtins.str
-    """The IANA time zone whose days and months the windows follow, such as `Europe/Berlin`; UTC when empty. Hours are
-    hours of UTC, so a zone that is off by part of an hour is refused for days and months.
+    """The IANA time zone whose days and months the windows follow, such as `Europe/Berlin`; UTC when empty. The summaries
+    are per hour of UTC, so windows of days and months are refused for a zone whose UTC offset is not a whole number of
+    hours.
     """
     page_size: _builtins.int
     """How many rows to return: 50 when zero, at most 1000."""
@@ -772,7 +776,7 @@ class QueryUsageRequest(_message.Message):
     """The next_page_token of the page before, with the other fields unchanged."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """The beginning, cut down to the full hour of UTC."""
+        """The beginning, rounded down to the full hour of UTC."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
@@ -780,7 +784,7 @@ class QueryUsageRequest(_message.Message):
 
     @_builtins.property
     def group_by(self) -> _containers.RepeatedScalarFieldContainer[Global___UsageDimension.ValueType]:
-        """The dimensions to keep apart; everything is added up when empty. Currencies are always kept apart."""
+        """The dimensions to group by; everything is summed up when empty. Each currency always has a sum of its own."""
 
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -909,8 +913,8 @@ class LatencySummary(_message.Message):
     """The sum of the latencies, in milliseconds."""
     @_builtins.property
     def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """How many calls were in each bucket. The buckets end, each included, at 10, 25, 50, 100, 250, 500, 1000, 2500, 5000,
-        10000, 30000 and 60000 milliseconds; the last has no end.
+        """How many calls were in each bucket. The inclusive upper bounds of the buckets are 10, 25, 50, 100, 250, 500, 1000,
+        2500, 5000, 10000, 30000 and 60000 milliseconds; one more bucket, the last, has no upper bound.
         """
 
     def __init__(
@@ -937,7 +941,7 @@ class QueryUsageResponse(_message.Message):
     SUMMARIES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Names the next page; empty on the last one."""
+    """The token of the next page; empty on the last one."""
     @_builtins.property
     def summaries(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageSummary]:
         """The sums, in the order of their windows; windows without usage are left out."""

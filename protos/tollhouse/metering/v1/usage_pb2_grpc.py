@@ -26,10 +26,11 @@ if _version_not_supported:
 
 
 class UsageServiceStub:
-    """Records what was used, charges it exactly once, and answers how much was used.
+    """Records usage, charges it exactly once, and reports how much was used.
 
-    A usage record is final when it is acknowledged. It is charged in billing under the same operation_id; when billing can
-    not be reached the usage is recorded all the same, answered as pending, and charged as soon as billing is back.
+    A usage record is final when it is acknowledged. It is charged in billing under the same operation_id; when billing
+    cannot be reached, the usage is still recorded, answered as pending, and charged as soon as billing can be reached
+    again.
     """
 
     def __init__(self, channel):
@@ -71,10 +72,11 @@ class UsageServiceStub:
 
 
 class UsageServiceServicer:
-    """Records what was used, charges it exactly once, and answers how much was used.
+    """Records usage, charges it exactly once, and reports how much was used.
 
-    A usage record is final when it is acknowledged. It is charged in billing under the same operation_id; when billing can
-    not be reached the usage is recorded all the same, answered as pending, and charged as soon as billing is back.
+    A usage record is final when it is acknowledged. It is charged in billing under the same operation_id; when billing
+    cannot be reached, the usage is still recorded, answered as pending, and charged as soon as billing can be reached
+    again.
     """
 
     def RecordUsage(self, request, context):
@@ -83,19 +85,20 @@ class UsageServiceServicer:
         Repeating it with the same operation_id and fields gives the stored answer with replayed set. Fails with
         ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, when the operation_id was used with other fields, and with
         INVALID_ARGUMENT for an occur_time more than 35 days ago or 5 minutes ahead, except on repeats, which are answered
-        however late they come. Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when identity knows no such
-        organization; the usage of a deleted one is taken. An id that was unknown may be refused for 2 more seconds. While
-        identity can not be reached, usage of every organization is taken, and `tollhouse verify` reports those that do not
-        exist. An unknown model or a missing price is no failure: the settlement is PENDING_PRICE. Work that is done is
-        charged even beyond the account's funds. Nothing that only describes the work is a failure either: it is cut or left
-        out, and named in adjusted_fields.
+        at any later time. Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization;
+        the usage of a deleted one is accepted. That an id is unknown is cached for 2 seconds, so a new organization may be
+        refused for that long. While identity cannot be reached, usage of every organization is accepted, and `tollhouse
+        verify` reports those that do not exist. An unknown model or a missing price is not a failure: the settlement is
+        PENDING_PRICE. Work that is done is charged even if the account's funds do not cover it. A field that only
+        describes the work does not cause a failure either: an invalid value is cut or left out, and the field is named in
+        adjusted_fields.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchRecordUsage(self, request, context):
-        """Records up to 500 calls' usage, of any organizations, in one go.
+        """Records the usage of up to 500 calls, of any organizations, in one request.
 
         Not all-or-nothing: every item has its own outcome, and a bad item never stops the others. Repeating the batch is
         safe, as for RecordUsage.
@@ -107,8 +110,9 @@ class UsageServiceServicer:
     def StreamUsage(self, request_iterator, context):
         """Records usage as it is sent, and acknowledges every message, in any order, by its organization_id and operation_id.
 
-        At most 256 messages of a stream are in progress; the server reads on as they are acknowledged. What was sent and
-        not acknowledged when the stream breaks is sent again under the same operation_id.
+        At most 256 messages of a stream are in progress; the server reads further messages as earlier ones are
+        acknowledged. When the stream breaks, send every message that was not acknowledged again, with the same
+        operation_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,8 +121,8 @@ class UsageServiceServicer:
     def GetUsage(self, request, context):
         """Returns one usage record by its operation_id. Fails with NOT_FOUND, for another organization's record as well.
 
-        A path cannot carry every operation_id: over REST, one with `?`, `#`, `%` or the like goes into the query of the route
-        that ends in `:get`.
+        Not every operation_id can be part of a URL path. Over REST, send one with a character such as `?`, `#` or `%` as a
+        query parameter of the route that ends in `:get`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,8 +138,8 @@ class UsageServiceServicer:
     def QueryUsage(self, request, context):
         """Sums an organization's usage by window and dimension.
 
-        Answers come from hourly summaries that are written together with the usage, so they are exact at once and a
-        question about last year costs what a question about today costs.
+        Answers come from hourly summaries that are written together with the usage. So they are exact at once, and a query
+        about last year is no more expensive than a query about today.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -183,10 +187,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UsageService:
-    """Records what was used, charges it exactly once, and answers how much was used.
+    """Records usage, charges it exactly once, and reports how much was used.
 
-    A usage record is final when it is acknowledged. It is charged in billing under the same operation_id; when billing can
-    not be reached the usage is recorded all the same, answered as pending, and charged as soon as billing is back.
+    A usage record is final when it is acknowledged. It is charged in billing under the same operation_id; when billing
+    cannot be reached, the usage is still recorded, answered as pending, and charged as soon as billing can be reached
+    again.
     """
 
     @staticmethod

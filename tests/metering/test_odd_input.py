@@ -39,8 +39,10 @@ def _known(organization_id: str) -> dict[str, object]:
 async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
     platform: Platform, metering: Metering
 ) -> None:
-    await platform.start_identity()
-    neighbour, known = new_id(), _known(new_id())
+    identity = await platform.start_identity()
+    neighbour, _ = await identity.create_organization()
+    organization_id, _ = await identity.create_organization()
+    known = _known(organization_id)
     hostile = HostileCalls(metering.channel, metering.operator)
 
     async def send_all() -> None:

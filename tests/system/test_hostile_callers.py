@@ -25,7 +25,7 @@ from tollhouse.metering.v1 import (
 FOR_S = 4.0
 HONEST = 8
 HOSTILE = 2
-ODD_TEXTS = ("nul \0", "quote ' \" ; --", "../../etc/passwd", "x" * 100_000, "\u202e\u0000\ufffd")
+ODD_TEXTS = ("nul \0", "quote ' \" ; --", "../../hostile/path", "h" * 100_000, "\u202e\u0000\ufffd")
 
 
 class Caller:

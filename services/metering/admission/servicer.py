@@ -14,7 +14,7 @@ from services.metering.clients.identity import KeyPrincipal
 from services.metering.model.servicer import read_tokens
 from services.metering.usage.domain import Accepted
 from services.metering.usage.parsing import read_endpoint
-from services.metering.usage.servicer import fill_balance, fill_usage, read_usage
+from services.metering.usage.servicer import check_usage, fill_balance, fill_usage, read_usage
 from services.metering.usage.usages import Usages
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import admission_pb2 as pb
@@ -32,7 +32,7 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
     def readers(self) -> Mapping[str, Reader]:
         """What checks requests beyond their annotations, by the names of the RPCs."""
         return {
-            "Settle": lambda request: read_usage(request, self._usages),
+            "Settle": lambda request: check_usage(request, self._usages),
         }
 
     async def Authorize(self, request: pb.AuthorizeRequest, context: grpc.aio.ServicerContext) -> pb.AuthorizeResponse:

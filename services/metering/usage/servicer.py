@@ -30,7 +30,7 @@ from services.metering.clients.billing import AccountBalance
 from services.metering.errors import BackfillForOperatorsOnly
 from services.metering.model.servicer import read_tokens
 from services.metering.tables import TOKEN_CLASSES
-from services.metering.usage.domain import EARLY_MAX, LATE_MAX, Accepted, Outcome, Recorded, Work
+from services.metering.usage.domain import EARLY_MAX, LATE_MAX, Accepted, Outcome, Recorded, Work, time_violation
 from services.metering.usage.parsing import read_description
 from services.metering.usage.summaries import RANGE_MAX, Query, Summary
 from services.metering.usage.usages import LIST_RANGE_MAX, Usages
@@ -69,7 +69,7 @@ class UsageServicer(rpc.UsageServiceServicer):
     def readers(self) -> Mapping[str, Reader]:
         """What checks requests beyond their annotations, by the names of the RPCs."""
         return {
-            "RecordUsage": self._read_usage,
+            "RecordUsage": self._check_usage,
             "ListUsage": self._list_range,
             "QueryUsage": _read_query,
         }
@@ -175,7 +175,7 @@ class UsageServicer(rpc.UsageServiceServicer):
         backfilled: set[int] = set()
         for place, request in enumerate(requests):
             try:
-                validation.check(request, self._read_usage)
+                validation.check(request, self._check_usage)
                 work = read_usage(request, self._usages)
             except Refusal as refusal:
                 outcomes[place] = refusal, ()
@@ -190,8 +190,8 @@ class UsageServicer(rpc.UsageServiceServicer):
                 outcomes[place] = outcome, work.adjusted
         return [outcomes[place] for place in range(len(requests))]
 
-    def _read_usage(self, request: pb.RecordUsageRequest) -> Work:
-        return read_usage(request, self._usages)
+    def _check_usage(self, request: pb.RecordUsageRequest) -> None:
+        check_usage(request, self._usages)
 
     def _list_range(self, request: pb.ListUsageRequest) -> tuple[datetime, datetime]:
         start_time, end_time = parse_range(request)
@@ -246,6 +246,20 @@ def _fingerprint(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, b
         request = plain
     body = request.SerializeToString(deterministic=True)
     return hashlib.blake2b(body, digest_size=_FINGERPRINT_BYTES).digest()
+
+
+def check_usage(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usages: Usages) -> None:
+    """Check what annotations cannot, of a request that they refuse anyway: its age counts, since it is no repeat.
+
+    Raises:
+        InvalidArgument: the time is no moment, or outside the window in which usage is taken.
+        BackfillForOperatorsOnly: another than an operator wants to load history.
+    """
+    work = read_usage(request, usages)
+    backfilled = isinstance(request, pb.RecordUsageRequest) and request.backfill
+    violation = time_violation(work.occur_time, usages.now(), backfilled=backfilled)
+    if violation is not None:
+        raise InvalidArgument([violation])
 
 
 def _occur_time(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usages: Usages) -> datetime:

@@ -10,7 +10,7 @@ metering_database
 
 Set TOLLHOUSE_TEST_DATABASE_URL to test on a real server instead of an embedded one.
 
-Every test is under watch: one during which a secret gets into a log, a refusal, a table or the output fails.
+A test fails if a secret appears in a log, a refusal, a table or the output while it runs.
 """
 
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -31,7 +31,7 @@ def pytest_configure() -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Show the logs of a failed test as they are in production: with the whole of an exception."""
+    """Show the logs of a failed test in production format, with complete exceptions."""
     capturing = session.config.pluginmanager.get_plugin("logging-plugin")
     if capturing is not None:
         capturing.report_handler.setFormatter(WATCH.formatter)
@@ -45,7 +45,7 @@ def pytest_unconfigure() -> None:
 def pytest_runtest_makereport(
     call: pytest.CallInfo[None],
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Fail the test at its end if a secret got out during it."""
+    """Fail the test at its end if a secret leaked during it."""
     report = yield
     if call.when == "teardown":
         for stream in (report.capstdout, report.capstderr):

@@ -1,4 +1,4 @@
-"""Who is let in, decided without a server: roles hold scopes, keys hold no more than their owner."""
+"""Access decisions, tested without a server: roles hold scopes, and a key never holds more than its owner."""
 
 from dataclasses import replace
 
@@ -60,14 +60,14 @@ def test_scope_of_the_whole_organization_is_held_by_the_roles_the_contract_names
     assert outcome(KEYS_WRITE, USER, rights(role)) == expected
 
 
-def test_project_role_reaches_its_project_alone() -> None:
+def test_project_role_applies_to_its_project_only() -> None:
     held = rights("member", chat="admin", search="member")
     assert outcome(KEYS_WRITE, USER, held, project_id=CHAT) == ""
     assert outcome(KEYS_WRITE, USER, held, project_id=SEARCH) == "PERMISSION_DENIED"
     assert outcome(KEYS_WRITE, USER, held) == "PERMISSION_DENIED"
 
 
-def test_member_reaches_what_is_their_own() -> None:
+def test_member_may_access_their_own_resources() -> None:
     assert outcome(KEYS_WRITE, USER, rights("member"), user_id=ME) == ""
     assert outcome(KEYS_WRITE, USER, rights("member"), user_id=SOMEBODY) == "PERMISSION_DENIED"
 
@@ -87,7 +87,7 @@ def test_self_is_the_session_of_the_user_and_never_a_key() -> None:
     assert outcome(rule, KEY, rights("owner"), self_id=ME) == "PERMISSION_DENIED"
 
 
-def test_key_holds_no_scope_it_does_not_carry_and_none_its_owner_has_lost() -> None:
+def test_key_holds_only_scopes_that_it_carries_and_its_owner_still_holds() -> None:
     keys_write, wide = "tollhouse:keys.write", rights("owner")
     without, carrying = replace(wide, key_scopes=frozenset()), replace(wide, key_scopes=frozenset({keys_write}))
     assert outcome(KEYS_WRITE, KEY, without) == "PERMISSION_DENIED"
@@ -98,7 +98,7 @@ def test_key_holds_no_scope_it_does_not_carry_and_none_its_owner_has_lost() -> N
     assert replace(carrying, key_scopes=frozenset({"chat:write"})).holds("chat:write")
 
 
-def test_key_bound_to_a_project_reaches_nothing_else() -> None:
+def test_key_bound_to_a_project_may_access_nothing_else() -> None:
     bound = replace(rights("owner"), key_scopes=frozenset({"tollhouse:keys.write"}), key_project_id=CHAT)
     assert outcome(KEYS_WRITE, KEY, bound, project_id=CHAT) == ""
     assert outcome(KEYS_WRITE, KEY, bound, project_id=SEARCH) == "PERMISSION_DENIED"
@@ -117,7 +117,7 @@ def test_platform_admin_counts_as_operator_with_a_session_and_reader_for_reads_a
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_every_scope_is_held_by_somebody_and_known_by_its_name(scope: Scope.ValueType) -> None:
+def test_every_scope_has_holders_and_a_known_name(scope: Scope.ValueType) -> None:
     holders = access_pb2.Scope.DESCRIPTOR.values_by_number[scope].GetOptions().Extensions[access_pb2.holders]
     assert holders.name.startswith("tollhouse:")
     assert is_known_scope(holders.name)
@@ -127,7 +127,7 @@ def test_every_scope_is_held_by_somebody_and_known_by_its_name(scope: Scope.Valu
     assert not role_holds(holders.name, "", ())
 
 
-def test_scopes_of_the_platform_are_held_by_those_who_work_and_made_up_ones_of_ours_by_nobody() -> None:
+def test_platform_scopes_are_held_by_working_roles_and_unknown_tollhouse_scopes_by_no_role() -> None:
     assert role_holds("chat:write", "member", ())
     assert role_holds("chat:write", "viewer", ("member",))
     assert not role_holds("chat:write", "viewer", ())
@@ -135,7 +135,7 @@ def test_scopes_of_the_platform_are_held_by_those_who_work_and_made_up_ones_of_o
     assert not is_known_scope("tollhouse:made.up")
 
 
-def test_rule_that_asks_for_what_a_request_has_not_keeps_a_service_from_starting() -> None:
+def test_rule_on_a_field_the_request_lacks_prevents_service_start() -> None:
     with pytest.raises(UndeclaredAccess, match="organization_id"):
         AccessRule.of(_method_with(access_pb2.Access(scope=Scope.SCOPE_KEYS_READ)))
     with pytest.raises(UndeclaredAccess, match="owner_user_id"):

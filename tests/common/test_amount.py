@@ -1,4 +1,4 @@
-"""Amounts at the border: what is read, what is refused, and how they are written."""
+"""Amounts in requests and responses: what is accepted, what is refused, and how they are written."""
 
 from decimal import Decimal
 
@@ -40,7 +40,7 @@ def test_malformed_currency_is_refused_naming_the_currency(currency_code: str) -
     assert parse("1", currency_code)[1] == ["amount.currency_code"]
 
 
-def test_zero_is_read_where_the_request_allows_it() -> None:
+def test_zero_is_accepted_where_the_request_allows_it() -> None:
     assert parse("0.00", minimum=Decimal(0)) == (Decimal(0), [])
     assert parse("-0.000000001", minimum=Decimal(0))[1] == ["amount.value"]
 

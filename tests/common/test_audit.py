@@ -1,4 +1,4 @@
-"""The audit trail as it is written: chained, without a gap, with the change or not at all, and never unsaid."""
+"""How the audit trail is written: chained, without gaps, in the transaction of the change, and append-only."""
 
 import asyncio
 import hashlib
@@ -48,7 +48,7 @@ def chain_of(events: list[Event]) -> list[Link]:
 
 
 @given(st.lists(events, max_size=6))
-def test_an_untouched_chain_has_no_flaw(events: list[Event]) -> None:
+def test_unchanged_chain_has_no_flaw(events: list[Event]) -> None:
     assert list(flaws(chain_of(events), START)) == []
 
 
@@ -58,7 +58,7 @@ def test_events_that_differ_in_anything_differ_in_their_hash(one: Event, other: 
 
 
 @given(events, st.data())
-def test_changing_any_field_of_an_event_shows(event: Event, data: st.DataObject) -> None:
+def test_changing_any_field_of_an_event_is_detected(event: Event, data: st.DataObject) -> None:
     (written,) = chain_of([event])
     name = data.draw(st.sampled_from([field.name for field in fields(Event) if field.name != "sequence"]))
     forged = getattr(data.draw(events.filter(lambda other: getattr(other, name) != getattr(event, name))), name)
@@ -67,13 +67,13 @@ def test_changing_any_field_of_an_event_shows(event: Event, data: st.DataObject)
 
 
 @given(texts, st.text(min_size=1, max_size=8), events)
-def test_text_moved_from_one_field_to_the_next_shows(first: str, second: str, event: Event) -> None:
+def test_text_moved_from_one_field_to_the_next_is_detected(first: str, second: str, event: Event) -> None:
     one = link(replace(event, action=first + second, actor=""), START.hash)
     assert one.hash != link(replace(event, action=first, actor=second), START.hash).hash
 
 
 @given(st.lists(events, min_size=3, max_size=6), st.data())
-def test_taking_away_or_swapping_events_shows(events: list[Event], data: st.DataObject) -> None:
+def test_removed_or_swapped_events_are_detected(events: list[Event], data: st.DataObject) -> None:
     chain = chain_of(events)
     gone = data.draw(st.integers(0, len(chain) - 2))
     assert Flaw.EVENTS_MISSING in {found.flaw for found in flaws(chain[:gone] + chain[gone + 1 :], START)}
@@ -113,7 +113,7 @@ def test_an_auditor_can_recompute_a_hash_from_the_description_alone() -> None:
     assert link(event, bytes(range(32))).hash == hashlib.sha256(bytes(range(32)) + text).digest()
 
 
-def test_differences_name_what_changed_came_and_went() -> None:
+def test_differences_name_changed_added_and_removed_fields() -> None:
     changed = differences({"same": "1", "role": "member", "gone": "x"}, {"same": "1", "role": "admin", "new": "y"})
     assert changed == (Changed("role", "member", "admin"), Changed("gone", "x", None), Changed("new", None, "y"))
 
@@ -128,7 +128,7 @@ async def written(database: Database, organization_id: str = PLATFORM) -> list[L
     return found[::-1]
 
 
-async def test_fifty_events_at_once_make_one_chain_without_a_gap(identity_database: Database) -> None:
+async def test_fifty_concurrent_events_make_one_chain_without_a_gap(identity_database: Database) -> None:
     async def change(number: int) -> None:
         way = identity_database.transaction if number % 2 else identity_database.raw_transaction
         async with way() as tx:
@@ -178,7 +178,7 @@ async def test_a_change_that_is_rolled_back_leaves_no_event_and_no_gap(identity_
     ]
 
 
-async def test_time_never_runs_back_along_a_chain(identity_database: Database) -> None:
+async def test_times_never_decrease_along_a_chain(identity_database: Database) -> None:
     for seconds in (0, -60, 60):
         async with identity_database.transaction() as tx:
             await record(tx, now=NOW + timedelta(seconds=seconds))
@@ -186,7 +186,7 @@ async def test_time_never_runs_back_along_a_chain(identity_database: Database) -
     assert times == [NOW, NOW, NOW + timedelta(minutes=1)]
 
 
-async def test_work_that_belongs_to_no_call_is_the_system_s(identity_database: Database) -> None:
+async def test_event_outside_of_a_call_has_the_system_as_actor(identity_database: Database) -> None:
     async with identity_database.transaction() as tx:
         await record(tx)
     (found,) = await written(identity_database)
@@ -194,7 +194,7 @@ async def test_work_that_belongs_to_no_call_is_the_system_s(identity_database: D
     assert (event.actor, event.action, event.peer_address, event.request_id) == ("system", "Upkeep", "", "")
 
 
-async def test_what_could_mislead_a_reader_is_not_written(identity_database: Database) -> None:
+async def test_misleading_characters_in_an_event_are_removed_and_long_text_is_cut(identity_database: Database) -> None:
     async with identity_database.transaction() as tx:
         await record_event(
             tx,
@@ -225,7 +225,7 @@ async def test_what_could_mislead_a_reader_is_not_written(identity_database: Dat
         "ALTER TABLE audit_events DROP COLUMN actor",
     ],
 )
-async def test_a_service_cannot_unsay_what_it_wrote(
+async def test_service_role_cannot_change_or_delete_events(
     context: str, statement: str, database_urls: dict[str, str]
 ) -> None:
     connection: RawConnection = await asyncpg.connect(database_urls[context], server_settings={"search_path": context})

@@ -1,4 +1,4 @@
-"""Whoever may write in the database may change the trail, and is found out."""
+"""Changes to the audit trail by somebody with write access to the database are detected."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -22,7 +22,7 @@ NOW = datetime(2026, 5, 1, tzinfo=UTC)
 EVENTS = 8
 VICTIM = 4
 
-# For every column of an event, what somebody might put there instead.
+# For every column of an event, a forged value.
 FORGED = {
     "organization_id": ["gen_random_uuid()"],
     "sequence": ["1000", "-4"],
@@ -52,7 +52,7 @@ FORGED = {
 
 @pytest.fixture
 async def owner(database_admin_url: str) -> AsyncIterator[RawConnection]:
-    """The owner of the tables, who may do what the service may not."""
+    """A connection of the tables' owner, who may change events; the service's role may not."""
     connection: RawConnection = await asyncpg.connect(
         plain_url(database_admin_url), server_settings={"search_path": "identity"}
     )
@@ -88,12 +88,12 @@ async def found(trail: Trail, expected_head: Head | None = None) -> set[Flaw]:
     return {finding.flaw for finding in (await verify(trail, expected_head)).findings}
 
 
-def test_a_forgery_is_tried_on_every_column() -> None:
+def test_forgeries_cover_every_column() -> None:
     events, _ = declare_audit_tables(MetaData())
     assert set(FORGED) == set(events.c.keys())
 
 
-async def test_what_nobody_touched_is_intact(trail: Trail) -> None:
+async def test_unchanged_trail_is_intact(trail: Trail) -> None:
     verification = await verify(trail)
     assert (verification.findings, verification.verified_events) == ((), EVENTS)
     assert verification.head.sequence == EVENTS
@@ -125,7 +125,7 @@ async def test_swapped_events_are_found(trail: Trail, owner: RawConnection) -> N
     assert await found(trail) == {Flaw.CHAIN_BROKEN, Flaw.EVENT_CHANGED}
 
 
-async def test_swapped_events_are_found_though_each_has_a_hash_that_fits(trail: Trail, owner: RawConnection) -> None:
+async def test_swapped_events_with_recomputed_hashes_are_found(trail: Trail, owner: RawConnection) -> None:
     fourth, third = await trail.page(Filters(PLATFORM), 5, 2)
     for place, moved in ((1003, fourth), (1004, third)):
         event = replace(moved.event, sequence=place - 1000)
@@ -135,7 +135,7 @@ async def test_swapped_events_are_found_though_each_has_a_hash_that_fits(trail: 
     assert await found(trail) == {Flaw.CHAIN_BROKEN}
 
 
-async def test_an_event_put_in_front_or_behind_is_found(trail: Trail, owner: RawConnection) -> None:
+async def test_event_inserted_at_the_start_or_end_is_found(trail: Trail, owner: RawConnection) -> None:
     (last,) = await trail.page(Filters(PLATFORM), None, 1)
     for sequence, flaw in ((0, Flaw.CHAIN_BROKEN), (EVENTS + 1, Flaw.HEAD_MOVED)):
         await put(owner, link(replace(last.event, sequence=sequence), last.hash))
@@ -144,7 +144,7 @@ async def test_an_event_put_in_front_or_behind_is_found(trail: Trail, owner: Raw
         assert await found(trail) == set()
 
 
-async def test_a_tail_cut_off_is_found(trail: Trail, owner: RawConnection) -> None:
+async def test_removed_last_events_are_found(trail: Trail, owner: RawConnection) -> None:
     await owner.execute("DELETE FROM audit_events WHERE sequence > 5")
     assert await found(trail) == {Flaw.EVENTS_MISSING}
 
@@ -156,12 +156,12 @@ async def test_a_moved_head_is_found(trail: Trail, owner: RawConnection) -> None
     assert await found(trail) == {Flaw.HEAD_MOVED}
 
 
-async def test_a_head_taken_away_is_found(trail: Trail, owner: RawConnection) -> None:
+async def test_removed_head_is_found(trail: Trail, owner: RawConnection) -> None:
     await owner.execute("DELETE FROM audit_heads")
     assert await found(trail) == {Flaw.HEAD_MOVED}
 
 
-async def test_a_tail_cut_off_together_with_the_head_is_found_by_whoever_kept_the_head(
+async def test_removed_last_events_with_an_adjusted_head_are_found_by_an_expected_head(
     trail: Trail, owner: RawConnection
 ) -> None:
     kept = (await verify(trail)).head
@@ -173,7 +173,7 @@ async def test_a_tail_cut_off_together_with_the_head_is_found_by_whoever_kept_th
     assert await found(trail, kept) == {Flaw.EXPECTED_HEAD_MISSING}
 
 
-async def test_a_chain_written_anew_is_found_by_whoever_kept_the_head(trail: Trail, owner: RawConnection) -> None:
+async def test_rewritten_chain_is_found_by_an_expected_head(trail: Trail, owner: RawConnection) -> None:
     kept = (await verify(trail)).head
     await owner.execute("UPDATE audit_events SET actor = 'operator:mallory' WHERE sequence = $1", VICTIM)
     previous = START.hash
@@ -189,13 +189,13 @@ async def test_a_chain_written_anew_is_found_by_whoever_kept_the_head(trail: Tra
     assert await found(trail, kept) == {Flaw.EXPECTED_HEAD_MISSING}
 
 
-async def test_a_kept_head_stays_good_as_the_chain_grows(trail: Trail, identity_database: Database) -> None:
+async def test_expected_head_stays_valid_as_the_chain_grows(trail: Trail, identity_database: Database) -> None:
     kept = (await verify(trail)).head
     await append(identity_database, 3)
     assert await found(trail, kept) == set()
 
 
-async def test_a_chain_verified_piece_by_piece_gives_the_same_answer(trail: Trail, owner: RawConnection) -> None:
+async def test_verification_in_pieces_gives_the_same_result(trail: Trail, owner: RawConnection) -> None:
     await owner.execute("UPDATE audit_events SET actor = 'x' WHERE sequence IN (2, 6)")
     await owner.execute("DELETE FROM audit_events WHERE sequence = 4")
     whole = await verify(trail)
@@ -210,7 +210,7 @@ async def test_a_chain_verified_piece_by_piece_gives_the_same_answer(trail: Trai
     assert all(one < other for one, other in pairwise(places))
 
 
-async def test_going_on_after_an_event_holds_the_chain_to_the_hash_given(trail: Trail) -> None:
+async def test_verification_from_an_event_on_checks_the_given_hash(trail: Trail) -> None:
     known = (await trail.page(Filters(PLATFORM), 6, 1))[0]
     assert (await verify(trail, after=Head(5, known.hash))).findings == ()
     assert (await verify(trail, after=Head(5, b""))).verified_events == 3
@@ -219,7 +219,7 @@ async def test_going_on_after_an_event_holds_the_chain_to_the_hash_given(trail: 
     assert Flaw.EVENTS_MISSING in {finding.flaw for finding in (await verify(trail, after=Head(50, b""))).findings}
 
 
-async def test_findings_have_a_limit_and_the_rest_is_found_by_going_on(
+async def test_findings_are_limited_and_the_rest_is_found_by_continuing(
     trail: Trail, owner: RawConnection, identity_database: Database
 ) -> None:
     await append(identity_database, 1500)
@@ -236,9 +236,9 @@ async def test_an_empty_chain_is_intact(trail: Trail) -> None:
 
 
 async def put(owner: RawConnection, forged: Link) -> None:
-    """Write an event as somebody would who knows how it is done."""
+    """Insert an event with a correctly computed hash, as an informed attacker would."""
     async with owner.transaction():
         await store.append(owner, forged)
-        # What the head says is what it said before.
+        # The head is unchanged.
         head = await owner.fetchval("SELECT hash FROM audit_events WHERE sequence = $1", EVENTS)
         await owner.execute("UPDATE audit_heads SET hash = $1", head)

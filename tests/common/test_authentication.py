@@ -1,4 +1,4 @@
-"""Tokens: what is believed, and that nothing else is (RFC 8725)."""
+"""Tokens: which are accepted, and that all others are refused (RFC 8725)."""
 
 import base64
 import hashlib
@@ -22,7 +22,7 @@ AUDIENCE = "billing.tollhouse"
 
 
 class World:
-    """An authenticator, the callers it believes, and a clock both share."""
+    """An authenticator, the callers that it trusts, and a clock that both share."""
 
     def __init__(self, folder: Path) -> None:
         self.clock = FixedClock(datetime(2026, 3, 1, tzinfo=UTC))
@@ -78,7 +78,7 @@ def test_token_of_a_trusted_issuer_names_its_caller(world: World) -> None:
     )
 
 
-def test_remembered_token_is_refused_once_it_expires(world: World) -> None:
+def test_cached_token_is_refused_once_it_expires(world: World) -> None:
     token = world.callers.token(world.callers.operator_key, lifetime=timedelta(minutes=5))
     world.caller(token)
 
@@ -88,7 +88,7 @@ def test_remembered_token_is_refused_once_it_expires(world: World) -> None:
     assert world.refused(token)
 
 
-def test_token_for_several_audiences_is_good_for_each(world: World) -> None:
+def test_token_for_several_audiences_is_valid_for_each(world: World) -> None:
     assert not world.refused(world.signed({}, {"aud": ["metering.tollhouse", AUDIENCE]}))
 
 
@@ -98,8 +98,8 @@ def test_token_signed_under_either_name_of_the_algorithm_is_accepted(world: Worl
         assert world.caller(world.signed({"alg": name}, {})) == Caller(CallerKind.OPERATOR, "alice")
 
 
-def test_token_put_together_as_other_libraries_do_is_accepted(world: World) -> None:
-    """PyJWT and golang-jwt write `EdDSA`, their own order of the parts, and sign with the bare key."""
+def test_token_made_by_other_libraries_is_accepted(world: World) -> None:
+    """PyJWT and golang-jwt write `EdDSA`, order the claims differently, and sign with the raw key."""
     key = world.callers.operator_key
     private = Ed25519PrivateKey.from_private_bytes(base64.urlsafe_b64decode(str(key.key["d"]) + "="))
     now = int(world.clock.now().timestamp())
@@ -143,7 +143,7 @@ def test_scheme_is_read_in_any_case(world: World, scheme: str) -> None:
         assert world.authenticator.caller_of(f"{scheme} {token}") == Caller(CallerKind.OPERATOR, "alice")
 
 
-def test_holder_of_a_genuine_token_is_told_what_is_wrong_with_it(world: World) -> None:
+def test_refusal_of_a_correctly_signed_token_says_what_is_wrong(world: World) -> None:
     now = int(world.clock.now().timestamp())
 
     assert world.reason(world.signed({}, {"exp": now - 31})) == "TOKEN_EXPIRED"
@@ -154,7 +154,7 @@ def test_holder_of_a_genuine_token_is_told_what_is_wrong_with_it(world: World) -
     assert world.reason(world.signed({"typ": "JWT"}, {})) == "WRONG_TOKEN_TYPE"
 
 
-def test_nobody_else_is_told_what_is_wrong_with_a_token(world: World) -> None:
+def test_refusal_of_any_other_token_does_not_say_what_is_wrong(world: World) -> None:
     expired: dict[str, object] = {"exp": 0}
     header, claims, signature = world.signed({}, expired).split(".")
 

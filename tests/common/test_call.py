@@ -1,4 +1,4 @@
-"""The call being handled: where it comes from, as far as proxies can be believed, and how far it may go."""
+"""The current call: its client address behind trusted proxies, its caller's rights, and its audit details."""
 
 from ipaddress import ip_network
 
@@ -21,7 +21,7 @@ from libs.common.ids import new_id
 
 
 class FromAfar:
-    """A transport that says where it comes from."""
+    """A transport with a given peer address and metadata."""
 
     def __init__(self, peer: str, **metadata: str) -> None:
         self._peer = peer
@@ -56,13 +56,13 @@ def test_address_is_read_from_the_transport(peer: str, expected: str) -> None:
     assert address(peer) == expected
 
 
-def test_forwarded_address_is_believed_from_a_trusted_proxy_alone() -> None:
+def test_forwarded_address_is_accepted_from_a_trusted_proxy_only() -> None:
     assert address("ipv4:10.0.0.1:1", "198.51.100.7") == "198.51.100.7"
     assert address("ipv4:192.0.2.1:1", "198.51.100.7") == "192.0.2.1"
     assert address("ipv4:10.0.0.1:1", "198.51.100.7", trusted=False) == "10.0.0.1"
 
 
-def test_what_a_client_wrote_before_the_proxies_is_not_believed() -> None:
+def test_forwarded_addresses_sent_by_the_client_are_ignored() -> None:
     assert address("ipv4:10.0.0.1:1", "203.0.113.66, 198.51.100.7, 10.0.0.2") == "198.51.100.7"
     assert address("ipv4:10.0.0.1:1", "10.0.0.3, forged, 10.0.0.2") == "10.0.0.2"
 
@@ -75,7 +75,7 @@ def test_work_outside_of_any_call_is_not_limited() -> None:
     require_membership("organization")
 
 
-def test_user_is_limited_by_the_rights_that_were_looked_up_and_by_none_before() -> None:
+def test_user_has_no_rights_until_they_were_looked_up() -> None:
     call = Call("Rpc", USER, FromAfar("ipv4:192.0.2.1:1"))
     enter_call(call)
     assert is_limited()

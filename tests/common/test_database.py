@@ -76,7 +76,7 @@ async def test_transaction_rolls_back_when_the_body_raises(database: Database) -
     assert await count(database) == 0
 
 
-async def test_violated_constraint_is_named_on_both_ways(database: Database) -> None:
+async def test_violated_constraint_is_named_in_core_and_raw_transactions(database: Database) -> None:
     with pytest.raises(exc.IntegrityError) as core:
         async with database.transaction() as connection:
             await connection.execute(text("INSERT INTO thing VALUES (1, 0)"))
@@ -107,7 +107,7 @@ async def test_swallowed_statement_error_is_never_taken_for_a_commit(database: D
     assert await count(database) == 0
 
 
-async def test_savepoint_keeps_what_stands_outside_it(database: Database) -> None:
+async def test_savepoint_rollback_keeps_changes_outside_it(database: Database) -> None:
     async with database.transaction() as connection:
         await connection.execute(text("INSERT INTO thing VALUES (1, 1)"))
         with pytest.raises(exc.IntegrityError):
@@ -116,7 +116,7 @@ async def test_savepoint_keeps_what_stands_outside_it(database: Database) -> Non
     assert await count(database) == 1
 
 
-async def test_snapshot_is_read_only_and_sees_one_moment(database: Database) -> None:
+async def test_snapshot_is_read_only_and_consistent(database: Database) -> None:
     async with database.snapshot() as connection:
         before = await connection.scalar(text("SELECT count(*) FROM thing"))
         async with database.raw_transaction() as raw:
@@ -137,7 +137,7 @@ async def test_slow_statement_becomes_deadline_exceeded(database: Database) -> N
     await database.ping()
 
 
-async def test_lock_not_got_becomes_conflict(database: Database) -> None:
+async def test_lock_timeout_becomes_conflict(database: Database) -> None:
     async with database.raw_transaction() as holder:
         await holder.execute("LOCK TABLE thing")
         with pytest.raises(Conflict):
@@ -185,7 +185,7 @@ async def test_lost_session_becomes_unavailable_and_the_next_call_works(database
     await database.ping()
 
 
-async def test_session_lost_while_idle_is_replaced_unseen(database: Database, url: str) -> None:
+async def test_session_lost_while_idle_is_replaced_without_an_error(database: Database, url: str) -> None:
     await database.warm(2)
     await end_all_sessions(url)
     await asyncio.sleep(0.05)
@@ -206,7 +206,7 @@ async def test_changed_table_under_a_prepared_statement_becomes_conflict(databas
 
 
 @pytest.mark.parametrize("way", ["core", "raw"])
-async def test_cancelled_statement_leaves_no_trace_and_a_sound_pool(database: Database, way: str) -> None:
+async def test_cancelled_statement_leaves_no_change_and_a_usable_pool(database: Database, way: str) -> None:
     async def core() -> None:
         async with database.transaction() as connection:
             await connection.execute(text("INSERT INTO thing VALUES (1, 1)"))
@@ -229,7 +229,7 @@ async def test_cancelled_statement_leaves_no_trace_and_a_sound_pool(database: Da
 
 @pytest.mark.parametrize("way", ["core", "raw"])
 async def test_cancellation_at_any_moment_keeps_all_or_nothing(database: Database, way: str) -> None:
-    """Both rows or none, wherever the cancellation falls; and every connection goes on being usable."""
+    """Both rows or none are stored, whenever the cancellation happens, and every connection stays usable."""
 
     async def core(number: int) -> None:
         async with database.transaction() as connection:
@@ -261,7 +261,7 @@ async def test_cancellation_at_any_moment_keeps_all_or_nothing(database: Databas
 
 
 async def test_cancellation_during_commit_waits_for_its_outcome(database: Database) -> None:
-    """Whoever cancels and waits may look at the table at once: the commit is no longer under way behind its back."""
+    """A caller that cancels and waits may read the table at once: no commit is still running in the background."""
     async with database.raw_connection() as connection:
         await connection.execute(
             "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql "

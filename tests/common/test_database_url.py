@@ -1,4 +1,4 @@
-"""A Postgres URL is understood in each of its spellings."""
+"""Every spelling of a Postgres URL is accepted."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_socket_url_keeps_its_shape_under_every_change() -> None:
     assert database_name(_SOCKET) == "main"
 
 
-def test_password_is_left_out_of_what_is_shown() -> None:
+def test_password_is_left_out_of_a_displayed_url() -> None:
     assert without_password("postgresql://u:hidden@h/d?password=hidden") == "postgresql://u@h/d"
 
 

@@ -1,4 +1,4 @@
-"""What GroupCommit promises: one answer for each item, in order, and no item fails for another."""
+"""GroupCommit gives one answer for each item, in order, and no item fails because of another."""
 
 import asyncio
 import random
@@ -15,7 +15,7 @@ LIMITS = BatchLimits(items_max=50, queued_max=200, running_max=2, full_at=20, wa
 
 
 class Recorder:
-    """Answers each item with its double; items in `poison` fail their batch with the error given."""
+    """Answers each item with twice its value; an item in `poison` fails its batch with the given error."""
 
     def __init__(self, poison: dict[int, Exception] | None = None, seconds: float = 0.002) -> None:
         self.poison = poison or {}
@@ -69,7 +69,7 @@ async def test_calls_that_arrive_while_a_batch_runs_share_the_next_one(metering_
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_items_at_fault_fail_alone_however_many_and_wherever(metering_database: Database, seed: int) -> None:
+async def test_any_number_of_failing_items_fail_alone(metering_database: Database, seed: int) -> None:
     chance = random.Random(seed)
     errors: list[Exception] = [ValueError("a bug"), Conflict(), Unavailable(dependency="database")]
     poison = {item: chance.choice(errors) for item in chance.sample(range(40), chance.randint(1, 5))}
@@ -81,7 +81,7 @@ async def test_items_at_fault_fail_alone_however_many_and_wherever(metering_data
     assert answers == [[poison.get(item, 2 * item)] for item in range(40)]
 
 
-async def test_a_database_that_is_away_fails_a_batch_at_once_and_not_item_by_item(
+async def test_unreachable_database_fails_the_whole_batch_at_once(
     metering_database: Database, database_admin_url: str
 ) -> None:
     await metering_database.ping()
@@ -95,7 +95,7 @@ async def test_a_database_that_is_away_fails_a_batch_at_once_and_not_item_by_ite
     assert all(len(batch) == 40 for batch in recorder.batches)
 
 
-async def test_a_batch_that_fails_holds_up_no_other(metering_database: Database) -> None:
+async def test_failing_batch_does_not_delay_others(metering_database: Database) -> None:
     recorder = Recorder(dict.fromkeys(range(40), Conflict()), seconds=0)
     commits = group(recorder, metering_database)
     failing = asyncio.create_task(commits.submit(list(range(40))))
@@ -106,7 +106,7 @@ async def test_a_batch_that_fails_holds_up_no_other(metering_database: Database)
     assert all(isinstance(answer, Conflict | Overloaded) for answer in await failing)
 
 
-async def test_more_than_may_wait_is_refused_and_takes_nothing(metering_database: Database) -> None:
+async def test_items_beyond_the_queue_limit_are_refused(metering_database: Database) -> None:
     recorder = Recorder(seconds=0.05)
     commits = group(recorder, metering_database, BatchLimits(10, 30, 1, 10, None))
     running = asyncio.create_task(commits.submit([1]))
@@ -121,7 +121,7 @@ async def test_more_than_may_wait_is_refused_and_takes_nothing(metering_database
     assert 99 not in [item for batch in recorder.batches for item in batch]
 
 
-async def test_a_caller_that_goes_away_takes_no_other_with_it(metering_database: Database) -> None:
+async def test_cancelled_caller_does_not_cancel_others(metering_database: Database) -> None:
     recorder = Recorder(seconds=0.03)
     commits = group(recorder, metering_database)
     calls = [asyncio.create_task(commits.submit([item])) for item in range(20)]
@@ -138,7 +138,7 @@ async def test_a_caller_that_goes_away_takes_no_other_with_it(metering_database:
     assert all(item < 100 for batch in recorder.batches for item in batch)
 
 
-async def test_drain_answers_what_was_submitted_and_takes_no_more(metering_database: Database) -> None:
+async def test_drain_answers_submitted_items_and_refuses_new_ones(metering_database: Database) -> None:
     recorder = Recorder(seconds=0.02)
     commits = group(recorder, metering_database)
     calls = [asyncio.create_task(commits.submit([item])) for item in range(150)]

@@ -1,4 +1,4 @@
-"""Ids are UUIDv7: unique, and in the order of the milliseconds they were made in."""
+"""Ids are UUIDv7: unique, and sorted by the millisecond of their creation."""
 
 import os
 import time
@@ -18,7 +18,7 @@ def test_ids_never_repeat() -> None:
     assert len({new_id() for _ in range(20_000)}) == 20_000
 
 
-def test_ids_sort_by_the_time_they_were_made() -> None:
+def test_ids_sort_by_creation_time() -> None:
     earlier = new_id()
     time.sleep(0.002)
 

@@ -1,4 +1,4 @@
-"""Migrations, the roles they make, and what those roles may not do."""
+"""Migrations, the roles they create, and what those roles may not do."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -42,7 +42,7 @@ def upgrade() -> None:
 
 @pytest.fixture
 def services(tmp_path: Path) -> Path:
-    """Two contexts that exist in these tests only."""
+    """Two contexts that exist only in these tests."""
     for context in ("north", "south"):
         write_migration(tmp_path, context, "0001", _FIRST.format(context=context))
     return tmp_path
@@ -87,7 +87,7 @@ async def test_concurrent_migrations_apply_each_step_once(url: str, services: Pa
     assert await value(url, "SELECT count(*) FROM north.thing") == 1
 
 
-async def test_migration_that_fails_leaves_the_one_before_and_can_be_repeated(url: str, services: Path) -> None:
+async def test_failed_migration_keeps_earlier_ones_and_can_be_repeated(url: str, services: Path) -> None:
     write_migration(services, "north", "0002", _SECOND.format(context="north", statement="SELECT 1 / 0"))
     with pytest.raises(Exception, match="division by zero"):
         await migrate("north", url, services=services)
@@ -98,7 +98,7 @@ async def test_migration_that_fails_leaves_the_one_before_and_can_be_repeated(ur
     assert await value(url, "SELECT version_num FROM north.alembic_version") == "0002"
 
 
-async def test_migration_waits_a_bounded_time_for_another(url: str, services: Path) -> None:
+async def test_migration_waits_a_limited_time_for_another(url: str, services: Path) -> None:
     holder = await asyncpg.connect(plain_url(url))
     try:
         await holder.execute("SELECT pg_advisory_lock(hashtextextended('tollhouse.migrate.north', 0))")
@@ -149,7 +149,7 @@ async def test_role_works_in_its_own_schema_only(url: str, services: Path) -> No
         "CREATE ROLE mine",
     ],
 )
-async def test_role_is_refused_whatever_is_not_its_own(url: str, services: Path, statement: str) -> None:
+async def test_role_may_only_change_rows_of_its_own_tables(url: str, services: Path, statement: str) -> None:
     await migrate(["north", "south"], url, services=services)
     with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.InvalidSchemaNameError)):
         await as_role(url, "south", statement)
@@ -202,7 +202,7 @@ async def test_new_migrations_form_one_chain_and_can_be_applied(url: str, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["", "Add", "add things", "../x", "1st", "x" * 62, "a\n", "first"])
-def test_name_that_no_migration_can_have_is_refused(name: str, tmp_path: Path) -> None:
+def test_invalid_migration_name_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "0001_first.py").touch()
     with pytest.raises(ValueError, match="name"):
         next_migration(tmp_path, name)

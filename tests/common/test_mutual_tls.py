@@ -1,4 +1,4 @@
-"""Mutual TLS: a peer without a certificate of ours gets no further than the handshake."""
+"""Mutual TLS: a peer without a certificate of our authority fails in the handshake."""
 
 import datetime
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ from tollhouse.billing.v1 import ledger_pb2_grpc as rpc
 
 
 class Authority:
-    """A certificate authority that lives as long as a test."""
+    """A certificate authority for one test."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
@@ -37,7 +37,7 @@ class Authority:
         self.file.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
     def issue(self, name: str) -> tuple[Path, Path]:
-        """Return the files of a new certificate for this machine, and of its key."""
+        """Return the files of a new certificate for this machine and of its private key."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = self._builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key.public_key())
         names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
@@ -65,7 +65,7 @@ class Authority:
 
 
 class Guarded:
-    """A service that asks for certificates, and what a caller needs to reach it."""
+    """A service that requires client certificates, and what a caller needs to reach it."""
 
     def __init__(self, port: int, callers: Callers, ours: Authority, theirs: Authority) -> None:
         self.target = f"127.0.0.1:{port}"
@@ -87,7 +87,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
     service = Service(
         "billing",
         settings(callers.bundle_file, tls_certificate_file=certificate, tls_key_file=key, tls_client_ca_file=ours.file),
-        UnusedDatabase(),  # type: ignore[arg-type]  # only `ping` and `close` are asked of it here.
+        UnusedDatabase(),  # type: ignore[arg-type]  # only `ping` and `close` are called here.
         SystemClock(),
     )
     service.add(rpc.add_LedgerServiceServicer_to_server, Probe())  # type: ignore[abstract]  # one RPC is enough here.
@@ -95,7 +95,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
     await service.stop(grace_s=0)
 
 
-async def test_peer_with_our_certificate_is_let_through_to_the_pipeline(guarded: Guarded) -> None:
+async def test_peer_with_our_certificate_reaches_the_pipeline(guarded: Guarded) -> None:
     certificate, key = guarded.ours.issue("metering")
 
     with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -103,14 +103,14 @@ async def test_peer_with_our_certificate_is_let_through_to_the_pipeline(guarded:
     assert reason_of(refused.value) == "INVALID_ARGUMENT"
 
 
-async def test_peer_without_a_certificate_is_not_heard(guarded: Guarded) -> None:
+async def test_peer_without_a_certificate_cannot_connect(guarded: Guarded) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await guarded.call(None)
     assert reason_of(refused.value) is None
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_peer_with_a_certificate_of_another_authority_is_not_heard(guarded: Guarded) -> None:
+async def test_peer_with_a_certificate_of_another_authority_cannot_connect(guarded: Guarded) -> None:
     certificate, key = guarded.theirs.issue("metering")
 
     with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -118,7 +118,7 @@ async def test_peer_with_a_certificate_of_another_authority_is_not_heard(guarded
     assert reason_of(refused.value) is None
 
 
-def test_half_a_set_of_tls_files_is_named_at_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_incomplete_set_of_tls_files_is_reported_at_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     certificate, _ = Authority(tmp_path, "ours").issue("billing")
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1/none")
     monkeypatch.setenv("TRUST_BUNDLE_FILE", str(Callers(tmp_path).bundle_file))

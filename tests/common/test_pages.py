@@ -1,4 +1,4 @@
-"""Page tokens lead to the next page of the same list and to nothing else."""
+"""A page token is valid only for the next page of the same list."""
 
 import base64
 import json
@@ -9,7 +9,7 @@ from libs.common.errors import InvalidArgument
 from libs.common.pages import decode_page_token, encode_page_token, page_size
 
 
-def test_token_gives_back_its_key() -> None:
+def test_page_token_decodes_to_its_key() -> None:
     token = encode_page_token("2026-01-01", "a|b", fingerprint="q")
 
     assert decode_page_token(token, "q") == ("2026-01-01", "a|b")
@@ -38,7 +38,7 @@ def test_foreign_or_damaged_token_is_refused_naming_the_field(token: str) -> Non
     assert [violation.field for violation in refusal.value.violations] == ["page_token"]
 
 
-def test_page_size_has_a_default_and_a_bound() -> None:
+def test_page_size_has_a_default_and_a_maximum() -> None:
     assert page_size(0) == 50
     assert page_size(7) == 7
     assert page_size(100_000) == 1000

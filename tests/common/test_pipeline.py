@@ -1,4 +1,4 @@
-"""What every call passes through, seen from outside, through a real server and a real client.
+"""The pipeline that handles every call, tested with a real server and a real client.
 
 The probe servicer answers billing's `Debit` and `VerifyInvariants`, because an RPC must come from a proto that declares
 its access; what it does is chosen by the request's description.
@@ -33,7 +33,7 @@ NOBODY: Metadata = ()
 
 
 class UnusedDatabase:
-    """The pipeline needs none; readiness asks one."""
+    """The pipeline needs no database, but the readiness check pings one."""
 
     reachable = True
 
@@ -46,7 +46,7 @@ class UnusedDatabase:
 
 
 class Probe(rpc.LedgerServiceServicer):
-    """Does what the description says."""
+    """Behaves as the request's description says."""
 
     async def Debit(self, request: pb.DebitRequest, context: object) -> pb.DebitResponse:
         match request.description:
@@ -65,7 +65,7 @@ class Probe(rpc.LedgerServiceServicer):
 
 
 class Running:
-    """A served probe, and a client of it."""
+    """A running probe server and a client of it."""
 
     def __init__(self, service: Service, port: int, callers: Callers, database: UnusedDatabase) -> None:
         self.service = service
@@ -105,7 +105,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
     service = Service(
         "billing",
         settings(callers.bundle_file, default_deadline_ms=400, calls_max=8),
-        database,  # type: ignore[arg-type]  # only `ping` and `close` are asked of it here.
+        database,  # type: ignore[arg-type]  # only `ping` and `close` are called here.
         SystemClock(),
     )
     service.add(rpc.add_LedgerServiceServicer_to_server, Probe())  # type: ignore[abstract]  # one RPC is enough here.
@@ -116,7 +116,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
 
 
 async def test_refusal_of_very_many_fields_still_reaches_the_caller(running: "Running") -> None:
-    """It travels in metadata, of which a client takes only so much."""
+    """A refusal is sent in metadata, whose size clients limit."""
     request = pb.DebitRequest(metadata={f"{number} {'x' * 3_000}": "" for number in range(60)})
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await running.stub.Debit(request, metadata=running.callers.operator(), timeout=5)
@@ -141,7 +141,7 @@ async def test_caller_without_valid_credentials_is_unauthenticated(running: Runn
         assert reason_of(error) == "UNAUTHENTICATED"
 
 
-async def test_caller_the_rpc_does_not_name_is_denied_before_its_request_is_read(running: Running) -> None:
+async def test_caller_the_rpc_does_not_name_is_denied_before_the_request_is_parsed(running: Running) -> None:
     error = await running.refusal(metadata=running.callers.service("identity"), operation_id="")
 
     assert error.code() is grpc.StatusCode.PERMISSION_DENIED
@@ -164,7 +164,7 @@ async def test_bytes_that_are_no_message_are_an_invalid_argument(running: Runnin
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_request_beyond_the_size_its_rpc_takes_is_an_invalid_argument(running: Running) -> None:
+async def test_request_larger_than_its_rpc_allows_is_an_invalid_argument(running: Running) -> None:
     error = await running.refusal("x" * 300_000)
 
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -189,7 +189,7 @@ async def test_refusal_carries_its_reason_facts_and_details(running: Running) ->
     assert resource.resource_name == "a-1"
 
 
-async def test_refusal_worth_repeating_says_when(running: Running) -> None:
+async def test_retryable_refusal_says_when_to_retry(running: Running) -> None:
     status = status_in(await running.refusal("conflict"))
     retry = error_details_pb2.RetryInfo()
 
@@ -198,7 +198,7 @@ async def test_refusal_worth_repeating_says_when(running: Running) -> None:
     assert retry.retry_delay.ToMilliseconds() == 50
 
 
-async def test_handlers_own_violations_are_named_like_the_protos(running: Running) -> None:
+async def test_violations_found_by_a_handler_look_like_those_of_the_protos(running: Running) -> None:
     assert field_violations(await running.refusal("two fields")) == {"a": "is wrong", "b": "is worse"}
 
 
@@ -212,18 +212,18 @@ async def test_bug_shows_the_caller_nothing_but_an_error_id(running: Running) ->
     assert "hunter2" not in f"{error.details()}{error.trailing_metadata()}"
 
 
-async def test_call_without_a_deadline_ends_at_the_default_one(running: Running) -> None:
+async def test_call_without_a_deadline_gets_the_default_one(running: Running) -> None:
     error = await running.refusal("slow", timeout_s=None)
 
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert reason_of(error) == "DEADLINE_EXCEEDED"
 
 
-async def test_deadline_is_known_to_the_calls_made_to_peers(running: Running) -> None:
+async def test_deadline_is_passed_on_to_calls_to_other_services(running: Running) -> None:
     assert (await running.debit()).replayed
 
 
-async def test_call_beyond_the_limit_is_told_of_overload_and_not_of_a_quota(running: Running) -> None:
+async def test_call_beyond_the_limit_is_refused_for_overload_not_for_a_quota(running: Running) -> None:
     slow = [asyncio.create_task(running.refusal("slow", timeout_s=None)) for _ in range(8)]
     await asyncio.sleep(0.1)
     error = await running.refusal()
@@ -238,7 +238,7 @@ async def test_taken_port_is_a_clear_error(running: Running, tmp_path: Path) -> 
     second = Service(
         "billing",
         settings(running.callers.bundle_file, port=running.port),
-        UnusedDatabase(),  # type: ignore[arg-type]  # only `ping` and `close` are asked of it here.
+        UnusedDatabase(),  # type: ignore[arg-type]  # only `ping` and `close` are called here.
         SystemClock(),
     )
 
@@ -247,7 +247,7 @@ async def test_taken_port_is_a_clear_error(running: Running, tmp_path: Path) -> 
     await second.stop(grace_s=0)
 
 
-async def test_calls_under_way_finish_when_the_server_drains(running: Running) -> None:
+async def test_running_calls_finish_when_the_server_drains(running: Running) -> None:
     calls = [asyncio.create_task(running.refusal("slow", timeout_s=None)) for _ in range(3)]
     await asyncio.sleep(0.1)
     await running.service.stop(grace_s=5)
@@ -255,13 +255,13 @@ async def test_calls_under_way_finish_when_the_server_drains(running: Running) -
     assert {reason_of(await call) for call in calls} == {"DEADLINE_EXCEEDED"}
 
 
-def test_rpc_without_declared_access_keeps_the_service_from_starting(tmp_path: Path) -> None:
+def test_rpc_without_declared_access_prevents_service_start(tmp_path: Path) -> None:
     from grpc_health.v1 import health, health_pb2_grpc
 
     service = Service(
         "billing",
         settings(Callers(tmp_path).bundle_file),
-        UnusedDatabase(),  # type: ignore[arg-type]  # it never gets as far as asking.
+        UnusedDatabase(),  # type: ignore[arg-type]  # the database is never used.
         SystemClock(),
     )
     with pytest.raises(UndeclaredAccess, match="Check"):

@@ -1,4 +1,4 @@
-"""Through a transaction-pooling proxy everything works that works without one; it only costs more messages."""
+"""Everything also works through a transaction-pooling proxy, at the cost of more messages."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -45,7 +45,7 @@ async def test_settings_hold_in_every_kind_of_transaction(database: Database) ->
             assert found == ours
 
 
-async def test_many_tasks_on_few_server_connections_see_no_others_statement(database: Database) -> None:
+async def test_tasks_that_share_server_connections_never_get_each_others_statements(database: Database) -> None:
     async def work(number: int) -> None:
         for turn in range(10):
             value = number * 1000 + turn
@@ -58,14 +58,14 @@ async def test_many_tasks_on_few_server_connections_see_no_others_statement(data
     await asyncio.gather(*(work(number) for number in range(16)))
 
 
-async def test_a_statement_that_takes_too_long_is_ended_and_its_connection_goes_on(database: Database) -> None:
+async def test_slow_statement_is_cancelled_and_its_connection_stays_usable(database: Database) -> None:
     with pytest.raises(DeadlineExceeded):
         async with database.raw_connection() as raw:
             await raw.execute("SELECT pg_sleep(2)")
     await database.ping()
 
 
-async def test_settings_at_the_start_of_a_connection_are_what_the_proxy_refuses(
+async def test_proxy_refuses_settings_in_the_startup_message(
     through: tuple[str, TransactionPooler],
 ) -> None:
     url, pooler = through

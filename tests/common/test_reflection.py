@@ -1,4 +1,4 @@
-"""Server reflection and the health service, as clients without our code use them: over the protocol alone."""
+"""Server reflection and the health service, tested over the protocol as clients without our code use them."""
 
 import logging
 from collections.abc import AsyncIterator, Sequence
@@ -89,7 +89,7 @@ async def test_every_symbol_of_every_served_file_is_resolved(running: Running) -
     assert [s for s, found in zip(symbols, answers, strict=True) if LEDGER_FILE not in files_in(found)] == []
 
 
-async def test_files_come_with_their_imports_and_fit_together(running: Running) -> None:  # noqa: F811
+async def test_files_come_with_their_imports_and_can_be_loaded_together(running: Running) -> None:  # noqa: F811
     (answer,) = await ask(running, [pb.ServerReflectionRequest(file_by_filename=LEDGER_FILE)])
     files, pool = files_in(answer), descriptor_pool.DescriptorPool()
 

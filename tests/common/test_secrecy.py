@@ -1,4 +1,4 @@
-"""The watch over the suite finds what it is there to find, and fails the run."""
+"""The check for leaked secrets finds them and fails the tests that leak them."""
 
 import json
 import os
@@ -21,10 +21,10 @@ from tollhouse.identity.v1 import api_key_pb2
 WITHIN_S = 100
 
 
-def test_planted_secrets_fail_the_tests_that_let_them_out() -> None:
-    """In a run of its own, over several processes as the whole suite runs."""
+def test_planted_secrets_fail_the_tests_that_leak_them() -> None:
+    """Runs pytest in a separate process with several workers, as the whole suite runs."""
     command = [sys.executable, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", "tests/support/planted.py"]
-    # The run must not take itself for a part of this one.
+    # The inner run must not take itself for a worker of this one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     run = subprocess.run(
         command, cwd=repository(), env=environment, capture_output=True, text=True, timeout=WITHIN_S, check=False
@@ -40,7 +40,7 @@ def test_planted_secrets_fail_the_tests_that_let_them_out() -> None:
     assert "5 passed" in run.stdout
 
 
-# Made when the test runs: the workers of a run must agree on what its tests are called.
+# Created when the test runs, because the workers of a run must agree on the names of its tests.
 SHAPED: dict[str, Callable[[], str]] = {
     "live key": lambda: new_secret(live=True),
     "test key": lambda: new_secret(live=False),
@@ -52,7 +52,7 @@ SHAPED: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("shape", SHAPED)
-def test_whatever_looks_like_a_secret_is_found(shape: str) -> None:
+def test_secret_of_a_known_format_is_found(shape: str) -> None:
     secret = SHAPED[shape]()
     watch = SecretWatch()
     watch.scan("a text", f"before {secret} after")
@@ -60,7 +60,7 @@ def test_whatever_looks_like_a_secret_is_found(shape: str) -> None:
     assert watch.take_leaks() == []
 
 
-def test_marked_fields_are_noted_however_deep_and_found_without_a_shape() -> None:
+def test_secret_in_a_marked_field_at_any_depth_is_found() -> None:
     watch = SecretWatch()
     watch.note_message(api_key_pb2.VerifyApiKeyRequest(key="nothing like a key", model="swift-1"))
     watch.scan("a text", "swift-1")
@@ -69,7 +69,7 @@ def test_marked_fields_are_noted_however_deep_and_found_without_a_shape() -> Non
     assert watch.take_leaks() == ["a text: nothing like…"]
 
 
-def test_logs_of_an_installation_are_looked_through_for_what_its_files_hold(tmp_path: Path) -> None:
+def test_installation_logs_are_searched_for_the_secrets_in_its_files(tmp_path: Path) -> None:
     installation = Installation(tmp_path)
     installation.data.prepare()
     installation.up_log.write_text("ready")
@@ -81,7 +81,7 @@ def test_logs_of_an_installation_are_looked_through_for_what_its_files_hold(tmp_
     assert len(WATCH.take_leaks()) == len(secrets)
 
 
-def test_what_was_found_is_not_told_in_full() -> None:
+def test_leak_report_does_not_repeat_the_whole_secret() -> None:
     watch, secret = SecretWatch(), new_secret(live=True)
     watch.scan("a text", secret)
     assert secret not in "".join(watch.take_leaks())

@@ -1,4 +1,4 @@
-"""Settings come from the environment, and everything wrong with them is said at once."""
+"""Settings come from the environment, and all problems with them are reported at once."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -10,7 +10,7 @@ from libs.common.settings import ServiceSettings, SettingsError, load_settings
 
 
 class ProbeSettings(ServiceSettings):
-    """Settings of a service that exists in this test only."""
+    """Settings of a service that exists only in this test."""
 
     model_config = SettingsConfigDict(env_prefix="TOLLHOUSE_PROBE_")
 
@@ -24,7 +24,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monke
     return monkeypatch
 
 
-def test_defaults_hold_where_nothing_is_said(environment: pytest.MonkeyPatch) -> None:
+def test_unset_variables_get_their_defaults(environment: pytest.MonkeyPatch) -> None:
     settings = load_settings(ProbeSettings)
     assert (settings.host, settings.port, settings.pool_size, settings.tls) == ("127.0.0.1", 0, 8, None)
     assert "hidden" not in repr(settings)
@@ -62,7 +62,7 @@ PARTS = {"DB_HOST": "db.example", "DB_PORT": "6432", "DB_NAME": "toll house", "D
 
 @pytest.fixture
 def without_url(environment: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """The environment without any URL, in a folder of its own where a `.env` file may be put."""
+    """The environment without any URL, in an empty working folder for a `.env` file."""
     for name in ("TOLLHOUSE_PROBE_DATABASE_URL", "DATABASE_URL", *PARTS):
         environment.delenv(name, raising=False)
     environment.chdir(tmp_path)
@@ -73,7 +73,7 @@ def url_of_probe() -> str:
     return load_settings(ProbeSettings).database_url.get_secret_value()
 
 
-def test_parts_of_the_database_make_up_the_url(without_url: pytest.MonkeyPatch) -> None:
+def test_url_is_built_from_the_database_variables(without_url: pytest.MonkeyPatch) -> None:
     for name, value in PARTS.items():
         without_url.setenv(name, value)
     parts = urlsplit(url_of_probe())
@@ -81,13 +81,13 @@ def test_parts_of_the_database_make_up_the_url(without_url: pytest.MonkeyPatch) 
     assert (parts.username, unquote(parts.password or "")) == ("ada", PASSWORD)
 
 
-def test_parts_without_a_user_log_in_as_the_services_role(without_url: pytest.MonkeyPatch) -> None:
+def test_database_variables_without_a_user_use_the_services_role(without_url: pytest.MonkeyPatch) -> None:
     without_url.setenv("DB_HOST", "/run/postgresql")
     without_url.setenv("DB_NAME", "tollhouse")
     assert url_of_probe() == "postgresql://tollhouse_probe@/tollhouse?host=/run/postgresql&port=5432"
 
 
-def test_urls_come_before_parts_and_the_services_own_before_the_common_one(without_url: pytest.MonkeyPatch) -> None:
+def test_url_overrides_parts_and_the_services_url_overrides_the_common_one(without_url: pytest.MonkeyPatch) -> None:
     for name, value in PARTS.items():
         without_url.setenv(name, value)
     without_url.setenv("DATABASE_URL", "postgresql://common@db/common")
@@ -96,7 +96,7 @@ def test_urls_come_before_parts_and_the_services_own_before_the_common_one(witho
     assert url_of_probe() == "postgresql://own@db/own"
 
 
-def test_an_env_file_is_read_and_the_environment_comes_first(without_url: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_environment_takes_precedence_over_the_env_file(without_url: pytest.MonkeyPatch, tmp_path: Path) -> None:
     lines = [f"{name}='{value}'" for name, value in PARTS.items()]
     (tmp_path / ".env").write_text("\n".join([*lines, "TOLLHOUSE_PROBE_POOL_SIZE=3", "SOMETHING_ELSE=x"]))
     assert load_settings(ProbeSettings).pool_size == 3
@@ -120,7 +120,7 @@ def test_secrets_are_read_from_files(without_url: pytest.MonkeyPatch, tmp_path: 
     assert url_of_probe() == "postgresql://tollhouse_probe:hid%20den@db:5432/own"
 
 
-def test_what_is_wrong_with_the_database_is_named_together_with_the_rest(
+def test_database_problems_are_reported_together_with_all_others(
     without_url: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "password").write_text("hidden")
@@ -137,7 +137,7 @@ def test_what_is_wrong_with_the_database_is_named_together_with_the_rest(
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"x" * 100_000, None])
-def test_a_secret_file_that_cannot_be_read_is_named(
+def test_unreadable_secret_file_is_named(
     without_url: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None
 ) -> None:
     if content is not None:

@@ -1,4 +1,4 @@
-"""Stale answers are counted, and each episode is told of once."""
+"""Stale answers are counted, and each period of stale answers is logged once."""
 
 import logging
 
@@ -22,7 +22,7 @@ def _counted(reader: InMemoryMetricReader) -> int:
     return sum(int(getattr(point, "value", 0)) for point in points)
 
 
-def test_every_stale_answer_is_counted_and_each_episode_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_every_stale_answer_is_counted_and_each_stale_period_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     reader = InMemoryMetricReader()
     answers = StaleAnswers("database", MeterProvider(metric_readers=[reader]).get_meter("test"))
 

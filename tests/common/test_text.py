@@ -1,4 +1,4 @@
-"""Text from elsewhere is made fit to be stored, without a message being lost for it."""
+"""Text from callers is cleaned so that it can be stored, instead of failing the message."""
 
 import pytest
 from google.protobuf.message import DecodeError
@@ -21,16 +21,16 @@ from tollhouse.metering.v1 import model_pb2, usage_pb2
         ("\x00" * 9, "\ufffd" * 3 + "…"),
     ],
 )
-def test_text_is_cut_and_marked_and_keeps_no_nul(text: str, stored: str) -> None:
+def test_long_text_is_cut_and_marked_and_nul_is_replaced(text: str, stored: str) -> None:
     assert storable(text, 4) == stored
 
 
-def test_clean_text_is_passed_on_as_it_is() -> None:
+def test_clean_text_is_unchanged() -> None:
     text = "a fine text"
     assert storable(text, 1024) is text
 
 
-def test_lengths_are_those_of_the_contract() -> None:
+def test_maximum_lengths_match_the_contract() -> None:
     assert lengths_of(usage_pb2.RecordUsageRequest.DESCRIPTOR) == {
         "error_message": 1024,
         "endpoint": 256,
@@ -39,7 +39,7 @@ def test_lengths_are_those_of_the_contract() -> None:
     }
 
 
-def test_invalid_text_becomes_nul_at_any_depth_and_all_else_stays() -> None:
+def test_invalid_utf8_at_any_depth_becomes_nul_and_the_rest_is_unchanged() -> None:
     usage = usage_pb2.RecordUsageRequest(
         operation_id=f"a{SURROGATE}",
         tokens=model_pb2.TokenCounts(input=7, output=2**29),
@@ -63,14 +63,14 @@ def test_invalid_text_becomes_nul_at_any_depth_and_all_else_stays() -> None:
             assert getattr(item, field) == getattr(usage, field)
 
 
-def test_message_with_more_fields_than_are_looked_at_is_malformed() -> None:
+def test_message_with_too_many_fields_is_malformed() -> None:
     many = usage_pb2.BatchRecordUsageRequest(usages=[usage_pb2.RecordUsageRequest()] * 50_001)
     with pytest.raises(Malformed):
         with_valid_text(many.SerializeToString(), usage_pb2.BatchRecordUsageRequest.DESCRIPTOR)
 
 
 @given(data=st.binary(max_size=200))
-def test_bytes_that_are_no_message_stay_as_long_as_they_are_or_are_malformed(data: bytes) -> None:
+def test_arbitrary_bytes_keep_their_length_or_are_malformed(data: bytes) -> None:
     try:
         read = with_valid_text(data, usage_pb2.BatchRecordUsageRequest.DESCRIPTOR)
     except Malformed:

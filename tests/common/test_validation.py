@@ -1,4 +1,4 @@
-"""What is wrong with a request: all of it at once, each field once, in words a person would write."""
+"""Violations of a request: all are reported at once, each field once, in plain sentences."""
 
 import pytest
 from buf.validate import validate_pb2
@@ -35,7 +35,7 @@ def refusing(*fields: str) -> validation.Reader:
 BROKEN = ledger_pb2.DebitRequest(organization_id=new_id(), operation_id="x", amount=None)
 
 
-def test_request_that_keeps_to_its_annotations_is_not_read() -> None:
+def test_reader_is_not_called_for_a_valid_request() -> None:
     amount = amount_pb2.Amount(currency_code="USD", value="1")
 
     validation.check(
@@ -43,7 +43,7 @@ def test_request_that_keeps_to_its_annotations_is_not_read() -> None:
     )
 
 
-def test_what_the_reader_finds_is_named_beside_the_annotations() -> None:
+def test_violations_of_reader_and_annotations_are_reported_together() -> None:
     assert problems(BROKEN, refusing("description", "metadata")) == {
         "amount": "is required",
         "description": "read",
@@ -51,7 +51,7 @@ def test_what_the_reader_finds_is_named_beside_the_annotations() -> None:
     }
 
 
-def test_field_known_to_be_wrong_is_not_named_again_nor_its_parts() -> None:
+def test_invalid_field_is_reported_once_and_without_its_parts() -> None:
     assert problems(BROKEN, refusing("amount", "amount.value", "amount[0]", "amounts")) == {
         "amount": "is required",
         "amounts": "read",
@@ -59,14 +59,14 @@ def test_field_known_to_be_wrong_is_not_named_again_nor_its_parts() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), ValueError("x"), ArithmeticError, RecursionError, PermissionDenied()])
-def test_reader_that_fails_hides_nothing(error: Exception) -> None:
+def test_failing_reader_hides_no_violation(error: Exception) -> None:
     def read(request: Message) -> None:
         raise error
 
     assert problems(BROKEN, read) == {"amount": "is required"}
 
 
-def test_times_are_checked_beside_the_annotations_wherever_they_stand() -> None:
+def test_times_at_any_depth_are_checked_together_with_the_annotations() -> None:
     request = usage_pb2.QueryUsageRequest(organization_id="x", start_time=Timestamp(seconds=-1))
     request.end_time.seconds = 2**62
     nested = api_key_pb2.ImportApiKeysRequest(
@@ -118,19 +118,19 @@ def test_violations_are_plain_sentences(request_: Message, field: str, words: st
     assert problems(request_)[field] == words
 
 
-def test_every_pattern_of_the_contract_has_words() -> None:
+def test_every_pattern_of_the_contract_has_a_message() -> None:
     patterns = {rules.string.pattern for rules in _all_rules() if rules.string.pattern}
 
     assert patterns
     assert patterns - PATTERN_WORDS.keys() == set()
 
 
-def test_no_words_repeat_a_regular_expression_or_are_too_long() -> None:
+def test_no_message_repeats_a_regular_expression_or_is_too_long() -> None:
     assert [words for words in PATTERN_WORDS.values() if "^" in words or "\\" in words or len(words) > 120] == []
 
 
 @pytest.mark.parametrize("count", [0, 1, 16, 17, 5_000])
-def test_refusal_of_any_number_of_fields_fits_into_an_answer(count: int) -> None:
+def test_refusal_of_any_number_of_fields_fits_into_a_response(count: int) -> None:
     refusal = InvalidArgument(
         [FieldViolation(f"requests[{n}].amount.value", "must not be negative") for n in range(count)]
     )
@@ -143,7 +143,7 @@ def test_refusal_of_any_number_of_fields_fits_into_an_answer(count: int) -> None
         assert refusal.message.endswith(f"; and {count - 16} more.")
 
 
-def test_refusal_of_very_long_fields_fits_into_an_answer() -> None:
+def test_refusal_of_very_long_fields_fits_into_a_response() -> None:
     refusal = InvalidArgument([FieldViolation("€" * 80 + str(n), "€" * 100) for n in range(20)])
 
     assert 1 < len(refusal.shown) < 5

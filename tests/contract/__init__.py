@@ -1,1 +1,1 @@
-"""The promises that hold over the whole repository: contract, borders, names, generated code, migrations, packaging."""
+"""Rules that hold for the whole repository: contract, layers, names, generated code, migrations and packaging."""

@@ -1,4 +1,4 @@
-"""The contract as its descriptors: every element of our protos with its comment, its options and its place."""
+"""The contract, read from its descriptors: every element of our protos with its comment, options and location."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _MESSAGE, _ENUM, _SERVICE, _METHOD, _FIELD, _NESTED_MESSAGE, _NESTED_ENUM, _VALU
 
 @dataclass(frozen=True)
 class Element:
-    """Anything a reader of the contract may ask the meaning of."""
+    """An element of the contract that needs a comment, such as a message or a field."""
 
     name: str
     comment: str

@@ -1,8 +1,8 @@
-"""Which functions of ours a function may come to call, read from the sources.
+"""Finds which of our functions a function may call, directly or through others, by reading the sources.
 
-Whatever a function mentions counts as called, so that work handed on as an argument is followed, too. What `self._x` is
-comes from the annotations of `__init__` or of the class, what a parameter is from its own. A call that cannot be
-followed leads nowhere: the answer may leave something out, and never makes something up.
+Every function that is mentioned counts as called, so that functions passed as arguments are followed, too. The type of
+`self._x` comes from the annotations of `__init__` or of the class, that of a parameter from its annotation. A call that
+cannot be resolved is ignored: the result may miss a function, but never contains one that is not mentioned.
 """
 
 import ast
@@ -33,7 +33,7 @@ class _Module:
 
 
 def reaches(start: Place, target: str) -> bool:
-    """Tell whether a function may come to call the one of this full name."""
+    """Return whether a function may call the one of this full name, directly or through others."""
     seen, waiting = {start}, [start]
     while waiting:
         for mentioned in _mentioned(waiting.pop()):
@@ -46,7 +46,7 @@ def reaches(start: Place, target: str) -> bool:
 
 
 def servicer_method(package: str, service: str, rpc: str) -> Place:
-    """Return the method that serves an RPC; raises LookupError where nobody does."""
+    """Return the method that serves an RPC; raises LookupError if there is none."""
     context = package.split(".")[1]
     folders = ("libs.common.", "services.") if context == "common" else (f"services.{context}.",)
     for name, module in _modules().items():
@@ -75,7 +75,7 @@ def _modules() -> dict[str, _Module]:
 
 @cache
 def _mentioned(place: Place) -> tuple[Place, ...]:
-    """Return the functions and methods that one mentions."""
+    """Return the functions and methods that a function mentions."""
     module = _modules().get(place.module)
     if module is None:
         return ()
@@ -128,7 +128,7 @@ def _function(module_name: str, name: str) -> Iterator[Place]:
 
 
 def _type_of(module_name: str, value: ast.expr, types: dict[str, tuple[str, str]]) -> tuple[str, str] | None:
-    """Return the class of ours a value is an instance of: that of a parameter, or of an attribute of one."""
+    """Return which of our classes a parameter, or an attribute of one, is an instance of."""
     if isinstance(value, ast.Name):
         return types.get(value.id)
     if isinstance(value, ast.Call):
@@ -141,7 +141,7 @@ def _type_of(module_name: str, value: ast.expr, types: dict[str, tuple[str, str]
 
 @cache
 def _attributes(module_name: str, class_name: str) -> dict[str, tuple[str, str]]:
-    """Return what the attributes are that a class declares, or is given or makes in `__init__`."""
+    """Return the types of the attributes that a class declares, or sets in `__init__`."""
     module = _modules().get(module_name)
     node = module.classes.get(class_name) if module else None
     found: dict[str, tuple[str, str]] = {}
@@ -172,7 +172,7 @@ def _annotated(module_name: str, function: Function) -> dict[str, tuple[str, str
 
 
 def _class_of(module_name: str, expression: ast.expr) -> tuple[str, str] | None:
-    """Return the class of ours that an annotation or the function of a call names."""
+    """Return which of our classes an annotation, or the function of a call, names."""
     if isinstance(expression, ast.BinOp):
         return _class_of(module_name, expression.left) or _class_of(module_name, expression.right)
     if isinstance(expression, ast.Subscript):

@@ -12,7 +12,7 @@ FOLDERS = ("libs", "services", "scripts", "benchmarks", "tests")
 
 @dataclass(frozen=True)
 class Source:
-    """One Python file: where it is, what it is called when imported, and its syntax tree."""
+    """One Python file: its path, its module name and its syntax tree."""
 
     path: Path
     text: str
@@ -43,14 +43,14 @@ class Source:
 
 @cache
 def sources(*folders: str) -> tuple[Source, ...]:
-    """The files below the folders, all of ours when none is named."""
+    """The Python files below the folders, or all of ours when no folder is given."""
     paths = sorted(path for folder in folders or FOLDERS for path in (ROOT / folder).rglob("*.py"))
     texts = [(path, path.read_text(encoding="utf-8")) for path in paths]
     return tuple(Source(path, text, ast.parse(text, str(path))) for path, text in texts)
 
 
 def called_name(call: ast.Call) -> str:
-    """The last part of what is called: `execute` for `connection.execute(…)`."""
+    """The last part of the name of the called function: `execute` for `connection.execute(…)`."""
     if isinstance(call.func, ast.Attribute):
         return call.func.attr
     return call.func.id if isinstance(call.func, ast.Name) else ""

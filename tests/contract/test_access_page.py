@@ -1,4 +1,4 @@
-"""The page of who may call what says what the protos declare."""
+"""The page that lists who may call each RPC matches the protos."""
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
@@ -6,7 +6,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from scripts import access_page
 
 
-def test_committed_page_says_what_the_protos_declare() -> None:
+def test_committed_page_matches_the_protos() -> None:
     assert access_page.PAGE.read_text(encoding="utf-8") == access_page.render(access_page.services())
 
 

@@ -1,6 +1,6 @@
-"""The rules of the house that the linters have no words for.
+"""Architecture rules that the linters cannot check.
 
-Which layer may import which is in `.importlinter`; names, sizes and what may stand where are here.
+`.importlinter` says which layer may import which. This file checks names, sizes and where certain imports may appear.
 """
 
 import ast
@@ -15,20 +15,20 @@ FUNCTION_LINES_MAX = 70
 NAMES_THAT_SAY_NOTHING = {"base", "common", "helper", "helpers", "manager", "managers", "misc", "util", "utils"}
 COMMON_FOLDERS = {Path("libs/common"), Path("tests/common")}
 
-# What runs a statement, and what makes one of text.
+# Functions that run a SQL statement or build one from text.
 STATEMENT_TAKERS = {
     *("execute", "executemany", "exec_driver_sql", "fetch", "fetchrow", "fetchval", "fetchmany"),
     *("prepare", "cursor", "stream", "text"),
 }
 
-# Where a statement may be put together, and why there.
+# Modules that may build SQL statements from text, each with the reason.
 MAY_BUILD_STATEMENTS = {
     "libs/common/databases.py": "It makes and drops databases, and an identifier cannot be a bound parameter.",
     "libs/common/audit/migration.py": "It takes rights from a role, and an identifier cannot be a bound parameter.",
     "libs/common/integrity/store.py": "It sets a limit to constant questions of ours.",
 }
 
-# Packages, and the modules that may import them. A use case knows neither the wire nor the driver.
+# Packages, and the modules that may import them. A use case imports neither gRPC and protobuf nor the database driver.
 WIRE_PACKAGES = {"buf", "google", "grpc", "grpc_health", "grpc_reflection", "grpc_status", "protovalidate", "tollhouse"}
 MAY_KNOW_THE_WIRE = re.compile(
     r"libs\.cli\..*"
@@ -46,9 +46,9 @@ MAY_KNOW_THE_DRIVER = re.compile(
     r"|libs\.common\.(database|database_errors|databases|declared|migrate|pooler)"
     r"|services\.\w+\.(tables(\..*)?|migrations\..*)"
     r"|services\.\w+\.\w+(\.\w+)?\.(store|\w+_store)"
-    # Statements that several nouns of identity make within their transactions.
+    # Statements that several resources of identity run within their transactions.
     r"|services\.identity\.(requests|revisions|revocation)"
-    # Its questions are statements from end to end.
+    # Reports, which consist of SQL queries only.
     r"|services\.metering\.usage\.summaries"
 )
 
@@ -74,27 +74,27 @@ def test_imports_are_absolute() -> None:
     assert relative == []
 
 
-def test_every_room_has_its_layers_written_down() -> None:
+def test_every_package_has_its_layers_in_importlinter() -> None:
     written = (ROOT / ".importlinter").read_text(encoding="utf-8").split()
     rooms = {source.module for source in sources("services") if source.path.name == "__init__.py"} - {"services"}
     single = {room for room in rooms if not any(s.module.startswith(f"{room}.") for s in sources("services"))}
     assert sorted(room for room in rooms - single if room not in written) == []
 
 
-def test_the_wire_is_known_at_the_border_alone() -> None:
+def test_only_border_modules_import_grpc_and_protobuf() -> None:
     assert _imports_elsewhere(WIRE_PACKAGES, MAY_KNOW_THE_WIRE) == []
 
 
-def test_the_database_driver_is_known_to_stores_alone() -> None:
+def test_only_stores_import_the_database_driver() -> None:
     assert _imports_elsewhere(DRIVER_PACKAGES, MAY_KNOW_THE_DRIVER) == []
 
 
-def test_files_keep_to_one_subject() -> None:
+def test_no_file_exceeds_the_line_limit() -> None:
     long = [(source.name, source.text.count("\n")) for source in sources()]
     assert [f"{name}: {lines} lines" for name, lines in long if lines > FILE_LINES_MAX] == []
 
 
-def test_functions_fit_a_screen() -> None:
+def test_no_function_exceeds_the_line_limit() -> None:
     long = [
         f"{source.place(node)} {node.name}: {_lines(node)} lines"
         for source in sources()
@@ -132,7 +132,7 @@ def test_nothing_is_mocked_skipped_or_expected_to_fail() -> None:
     assert imported + marked == []
 
 
-def test_nothing_is_promised_for_later() -> None:
+def test_sources_contain_no_todo_markers() -> None:
     words = ("TO" + "DO", "FIX" + "ME", "X" + "XX", "NotImplemented" + "Error")
     promises = [
         f"{source.name}:{number}"
@@ -143,7 +143,7 @@ def test_nothing_is_promised_for_later() -> None:
     assert promises == []
 
 
-def test_money_never_meets_a_float() -> None:
+def test_services_never_convert_values_to_float() -> None:
     floats = [
         source.place(call)
         for source in sources("services")

@@ -1,4 +1,4 @@
-"""docs/architecture.md names files, functions, calls between services and times, all as the code has them."""
+"""The files, functions, calls between services and times in docs/architecture.md match the code."""
 
 import ast
 import importlib
@@ -29,7 +29,7 @@ def test_every_file_and_function_named_exists() -> None:
     assert missing == []
 
 
-def test_the_arrows_are_the_calls_the_services_make() -> None:
+def test_arrows_match_the_calls_between_services() -> None:
     (drawn,) = _CALLS.findall(PAGE)
     calls = {}
     for line in drawn.splitlines():
@@ -38,7 +38,7 @@ def test_the_arrows_are_the_calls_the_services_make() -> None:
     assert calls == _calls_made()
 
 
-def test_the_times_are_those_of_the_code() -> None:
+def test_times_match_the_code() -> None:
     wrong = []
     for path, name, seconds in _TIMES.findall(PAGE):
         module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
@@ -71,7 +71,7 @@ def _names(text: str) -> set[str]:
 
 
 def _calls_made() -> dict[tuple[str, str], set[str]]:
-    """Return the RPCs that each service calls of another: by its clients, and by the directory of callers."""
+    """Return the RPCs of other services that each service calls, through its clients or the directory of callers."""
     contexts = {path.name for path in (ROOT / "protos" / "tollhouse").iterdir() if path.is_dir()} - {"common"}
     owners = {rpc: context for context in contexts for rpc in rpcs_of(context)}
     directory = _rpcs_called(ast.parse((ROOT / "libs" / "common" / "callers.py").read_text(encoding="utf-8")))
@@ -92,7 +92,7 @@ def _calls_made() -> dict[tuple[str, str], set[str]]:
 
 
 def _rpcs_called(tree: ast.AST) -> set[str]:
-    """Return the RPCs, such as `LedgerService/Debit`, that are called on the stubs a module keeps."""
+    """Return the RPCs, such as `LedgerService/Debit`, that a module calls on its stubs."""
     stubs: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Attribute):

@@ -1,4 +1,4 @@
-"""Every RPC that changes something tells the audit trail, or is its own record."""
+"""Every RPC that changes something records an audit event, unless the rows it writes are a permanent record."""
 
 import pytest
 from google.protobuf.descriptor_pb2 import MethodOptions
@@ -9,7 +9,7 @@ from tests.contract.reach import Place, reaches, servicer_method
 
 RECORD_EVENT = f"{recording.__name__}.{recording.record_event.__name__}"
 
-# RPCs whose rows say for good who did what and when, and are never changed afterwards: an event would say it twice.
+# The rows that these RPCs write record who did what and when, and never change. An event would duplicate them.
 OWN_RECORD = {
     "tollhouse.billing.v1.LedgerService": (
         *("Debit", "BatchDebit", "Credit", "Transfer", "ReverseTransaction"),

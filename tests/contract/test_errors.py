@@ -1,4 +1,4 @@
-"""Every way of saying no has a name of its own, and says it with facts."""
+"""Every refusal has a unique reason, and is raised with the facts that its message needs."""
 
 import ast
 import importlib
@@ -79,7 +79,7 @@ def _refusals_of(module_name: str) -> set[type[Refusal]]:
 
 
 def _calls_without_facts(source: Source) -> Iterator[str]:
-    """Calls that leave out a fact; a refusal with a signature of its own is the type checker's business."""
+    """Calls that leave out a fact. Refusals that define `__init__` are left to the type checker."""
     context = source.module.split(".")[1] if source.module.startswith("services.") else None
     known = _shared() | (_own(context) if context in CONTEXTS else set())
     plain = {refusal.__name__: refusal for refusal in known if refusal.__init__ is Refusal.__init__}

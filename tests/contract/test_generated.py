@@ -1,4 +1,4 @@
-"""The committed stubs are what the generators make of the committed protos."""
+"""The committed stubs equal what the generators produce from the committed protos."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The migrations make the tables the code declares, and make them without stopping a busy database."""
+"""The migrations create the tables that the code declares, without blocking traffic on a busy database."""
 
 import importlib
 import re
@@ -15,7 +15,7 @@ from libs.common.migrate import CONTEXTS, render_sql
 from tests.contract.sources import ROOT
 from tests.support.database import TestPostgres
 
-# The migration tool's own table, made once, before there is anything to lock.
+# The migration tool's own table. It is created first, before any other table exists that could be locked.
 VERSION_TABLE = re.compile(r"CREATE TABLE \w+\.alembic_version \(.*?\);", re.DOTALL)
 
 
@@ -37,7 +37,7 @@ def test_migrations_take_no_lock_that_stops_traffic(context: str, tmp_path: Path
 
 
 def _scripts(context: str, folder: Path) -> list[Path]:
-    """Each migration in a file of its own: the linter takes what one script makes for new, and so not yet in use."""
+    """Write each migration to its own file: the linter takes tables created in the same file as not in use yet."""
     settings, *migrations = VERSION_TABLE.sub("", render_sql(context)).split("BEGIN;")
     scripts = []
     for number, migration in enumerate(migrations, 1):

@@ -1,4 +1,4 @@
-"""What a clone installs from, and what a wheel carries."""
+"""The lock files that a clone installs from, and the contents of a wheel."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What the contract promises everywhere, read from its own descriptors."""
+"""Rules that every RPC, message and field of the contract keeps, checked on the descriptors."""
 
 import re
 from collections import Counter
@@ -14,17 +14,17 @@ from tollhouse.common.v1 import access_pb2, text_pb2
 STRING = FieldDescriptorProto.TYPE_STRING
 REPEATED = FieldDescriptorProto.LABEL_REPEATED
 
-# RPCs that bring a named thing into a named state: a repeat finds it there already. What creates or moves something
-# needs a key, because nothing else tells a repeat from a second wish.
+# RPCs that bring a named resource into a given state: a retry finds it in that state already. An RPC that creates or
+# moves something needs an idempotency key, because nothing else tells a retry from a second, separate request.
 STATE_SETTING_VERBS = (
     *("Close", "Deactivate", "Delete", "Disable", "Enable", "Import", "Link", "Reactivate", "Remove"),
     *("ReportLeaked", "Retry", "Revoke", "SetPassword", "SignIn", "SignOut", "Sweep", "Unlink", "Update", "Void"),
 )
 
-# Whatever is in it, the answer is the same as for any other wrong key; only the size of the request bounds it.
+# Any content gets the same answer as any other wrong key. Only the maximum size of a request limits its length.
 WRONG_KEYS_ARE_ANSWERED = {"tollhouse.metering.v1.AuthorizeRequest.api_key"}
 
-# Compared, decoded or parsed in code, which refuses what it cannot read.
+# These are compared, decoded or parsed in code, which rejects malformed values.
 NEVER_STORED_AS_SENT = {"page_token", "etag", "nonce", "email", "allowed_addresses", "required_scopes"}
 
 FLOATING = {FieldDescriptorProto.TYPE_DOUBLE, FieldDescriptorProto.TYPE_FLOAT}
@@ -48,8 +48,8 @@ def test_every_rpc_declares_who_may_call() -> None:
     assert open_to_nobody == []
 
 
-def test_users_come_in_through_single_calls_alone() -> None:
-    """What a user may do hangs on the one organization the request names; a stream's messages could name many."""
+def test_users_may_call_unary_rpcs_only() -> None:
+    """A user's rights depend on the one organization that the request names; a stream could name several."""
     wrong = []
     for name, method in contract.methods():
         access = method.options.Extensions[access_pb2.access]
@@ -81,7 +81,7 @@ def test_every_unary_rpc_maps_to_rest_on_a_route_of_its_own() -> None:
     assert problems == []
 
 
-def test_id_from_elsewhere_in_a_path_can_also_be_sent_in_the_query() -> None:
+def test_caller_chosen_id_in_a_path_can_also_be_sent_in_the_query() -> None:
     """A path cannot carry `?`, `#` or `%` as they are, and gateways differ in what they unescape."""
     missing = []
     for name, method in contract.methods():
@@ -141,7 +141,7 @@ def test_enum_values_carry_the_name_of_their_enum_and_start_unspecified() -> Non
     assert wrong == []
 
 
-def test_moments_are_timestamps_named_time() -> None:
+def test_timestamp_fields_are_named_time() -> None:
     wrong = [
         name
         for name, field in contract.fields()
@@ -165,7 +165,7 @@ def test_every_text_list_and_map_of_a_request_is_bounded() -> None:
     assert sorted(unbounded) == []
 
 
-def test_ids_are_checked_where_they_enter() -> None:
+def test_every_id_of_a_request_has_a_format_rule() -> None:
     unchecked = set()
     for _, method in contract.methods():
         for name, field in contract.fields_reachable_from(method.input_type.removeprefix(".")):
@@ -183,7 +183,7 @@ def test_ids_are_checked_where_they_enter() -> None:
     assert sorted(unchecked) == []
 
 
-def test_every_text_of_a_request_refuses_what_cannot_be_stored_or_is_cleaned() -> None:
+def test_every_text_of_a_request_rejects_nul_or_is_cleaned() -> None:
     """Postgres stores no U+0000; and invalid UTF-8 is read as U+0000, so that the same rule refuses it by name."""
     open_to_anything = {
         name
@@ -269,7 +269,7 @@ def _is_bounded(field: FieldDescriptorProto) -> bool:
 
 
 def _refuses_nul(field: FieldDescriptorProto) -> bool:
-    """Whether no text with U+0000 passes; of a list, in none of its items."""
+    """Whether the field's rules reject U+0000, for a list in each of its items."""
     if field.options.Extensions[text_pb2.cut_to_chars] or field.name in NEVER_STORED_AS_SENT:
         return True
     if field.options.debug_redact and field.name != "new_password":
@@ -279,11 +279,11 @@ def _refuses_nul(field: FieldDescriptorProto) -> bool:
     known = (text_pb2.caller_chosen_id, text_pb2.model_name, text_pb2.model_pattern, text_pb2.clean_text)
     if any(text.Extensions[rule] for rule in known) or text.uuid or text.ip or text.const or getattr(text, "in"):
         return True
-    # The patterns are RE2's, which Python reads alike except for the end of the text.
+    # The patterns are written for RE2. Python reads them the same way except for the end of the text.
     return bool(text.pattern) and not re.search(text.pattern, "a\x00b") and not re.search(text.pattern, "\x00")
 
 
 def _bounds_length(pattern: str) -> bool:
-    """Whether a pattern is anchored at both ends and repeats nothing without end."""
+    """Whether a pattern is anchored at both ends and has no unbounded repetition."""
     plain = re.sub(r"\\.|\[(?:\\.|[^\]])*\]", "x", pattern)
     return plain.startswith("^") and plain.endswith("$") and not re.search(r"[*+]|{\d+,}", plain)

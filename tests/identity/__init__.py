@@ -1,1 +1,1 @@
-"""Identity, as its callers and its keepers meet it."""
+"""Tests of the identity service."""

@@ -1,4 +1,4 @@
-"""Identity's server for tests: real, on a free port, before a database of its own."""
+"""A real identity server for tests, on a free port, with a database of its own."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -23,7 +23,7 @@ def callers(tmp_path_factory: pytest.TempPathFactory) -> Callers:
 async def start_identity(
     callers: Callers, database_urls: dict[str, str], tmp_path: Path
 ) -> AsyncIterator[OpenIdentity]:
-    """Starts one more process's worth of identity before the test's database, each time it is called."""
+    """Starts another identity server on the test's database each time it is called."""
     async with AsyncExitStack() as stack:
 
         async def start() -> Identity:

@@ -1,4 +1,4 @@
-"""What a refused call says, in a form that is quick to compare."""
+"""The contents of a refusal, in a form that is easy to compare."""
 
 from collections.abc import Awaitable
 
@@ -25,7 +25,7 @@ async def refused_field(call: Awaitable[object]) -> tuple[str, str]:
 
 
 async def violated_fields(call: Awaitable[object]) -> set[str]:
-    """Return the fields that an invalid request is told of."""
+    """Return the fields that the refusal of an invalid request names."""
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await call
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT

@@ -1,4 +1,4 @@
-"""An identity that lets people in: its clock, its callers, and what tests of sessions ask of it again and again."""
+"""An identity service for tests of sign-ins and sessions: its clock, its callers, and common requests."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,12 +17,12 @@ from tollhouse.identity.v1 import session_pb2 as pb
 
 PASSWORD = "violet-harbour-93-lantern"
 WRONG_PASSWORD = "copper-meadow-17-compass"
-# The least that argon2id may cost here: these tests hash hundreds of times.
+# The lowest cost of argon2id that the settings allow, because these tests hash hundreds of times.
 CHEAP = {"password_hash_memory_kib": 19 * 1024}
 
 
 class SignIns:
-    """Stubs to one server on which people can sign in."""
+    """Stubs to one server on which users can sign in."""
 
     def __init__(self, channel: grpc.aio.Channel, callers: Callers, clock: FixedClock) -> None:
         self.callers = callers
@@ -47,7 +47,7 @@ class SignIns:
     async def sign_in(
         self, login: str, password: str = PASSWORD, *, address: str = ""
     ) -> pb.SignInWithPasswordResponse:
-        """Sign in, as if through a proxy where an address is given."""
+        """Sign in; with an address, as if through a proxy from there."""
         request = pb.SignInWithPasswordRequest(login=login, password=password)
         return await self.sessions.SignInWithPassword(request, metadata=from_address(address), timeout=20)
 
@@ -56,7 +56,7 @@ class SignIns:
         return await self.sessions.RefreshSession(request, timeout=10)
 
     async def is_let_in(self, signed_in: pb.SignInWithPasswordResponse | pb.SignInWithIdTokenResponse) -> bool:
-        """Tell whether the access token of a sign-in gets its user in."""
+        """Return whether the access token of a sign-in is accepted."""
         request = user_pb2.GetUserRequest(user_id=signed_in.session.user_id)
         try:
             await self.users.GetUser(request, metadata=bearer(signed_in.tokens.access_token))

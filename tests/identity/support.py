@@ -1,4 +1,4 @@
-"""A running identity with stubs to call it, and what tests ask of it again and again."""
+"""A running identity service with stubs to call it, and requests that many tests make."""
 
 import json
 from collections.abc import AsyncIterator

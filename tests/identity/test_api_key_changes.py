@@ -1,4 +1,4 @@
-"""Keys that change: their terms, and their secrets with an overlap."""
+"""Changes of keys: updates of their fields, and rotation of their secrets with an overlap."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -106,7 +106,7 @@ async def test_update_changes_what_its_mask_names_and_every_process_sees_it(
     assert (await _events(identity_database)).count(("UpdateApiKey", key.api_key_id)) == 1
 
     again = await _update(identity, key, "name", name="second", etag=key.etag)
-    # The verification above is noted some time later, which is no change.
+    # The time of last use is written some time after the verification above, and does not count as a change.
     again.api_key.ClearField("last_used_time")
     assert again.api_key == key
     assert (await _events(identity_database)).count(("UpdateApiKey", key.api_key_id)) == 1

@@ -1,4 +1,4 @@
-"""Keys of other systems, and reports of leaked ones."""
+"""Import of keys from other systems, and reports of leaked keys."""
 
 import hashlib
 from pathlib import Path
@@ -42,7 +42,7 @@ async def _import(
 
 
 def _reasons(answer: pb.ImportApiKeysResponse) -> list[tuple[str, str]]:
-    """Return the reason and the field of each refusal, and nothing for a key that is there."""
+    """Return the reason and the field of each refusal, and an empty entry for an imported key."""
     found = []
     for outcome in answer.outcomes:
         info = error_info_in(outcome.error)

@@ -1,4 +1,4 @@
-"""How far keys reach: never beyond whoever makes them, whom they are for, and the key they are made with."""
+"""Limits of API keys: never more rights than their creator, their owner, or the key with which they were created."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta

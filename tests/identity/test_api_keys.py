@@ -1,4 +1,4 @@
-"""API keys, as people keep them."""
+"""API keys: creation, listing, revocation and last use."""
 
 import asyncio
 

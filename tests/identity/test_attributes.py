@@ -20,7 +20,7 @@ CONTEXT = ("organization", "user", "project", "service_account")
 
 
 class Kind:
-    """One of the four resources, by the stubs, messages and ids that concern it."""
+    """One of the four resource types: its stubs, messages and ids."""
 
     def __init__(self, identity: Identity, name: str, organization_id: str, owner: str) -> None:
         self._identity = identity
@@ -42,7 +42,7 @@ class Kind:
         return {"organization_id": self._organization_id} if self.name in ("project", "service_account") else {}
 
     def of(self, caller: Metadata) -> "Kind":
-        """Return the same, called by somebody else."""
+        """Return the same resource type with another caller."""
         other = copy(self)
         other._caller = caller
         return other

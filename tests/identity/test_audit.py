@@ -1,4 +1,4 @@
-"""Identity's audit trail: whose change it was, who may read of it, and what is never written there."""
+"""Identity's audit trail: whose change it was, who may read it, and what is never written to it."""
 
 import grpc
 import pytest
@@ -13,7 +13,7 @@ ADMIN = organization_pb2.MEMBER_ROLE_ADMIN
 
 
 async def events(identity: Identity, organization_id: str, metadata: Metadata | None = None) -> list[pb.AuditEvent]:
-    """What a caller, an operator unless another is given, gets to read of an organization, the oldest first."""
+    """The events of an organization that a caller may read, oldest first. The default caller is an operator."""
     request = pb.ListAuditEventsRequest(organization_id=organization_id, page_size=1000)
     page = await identity.audit.ListAuditEvents(request, metadata=metadata or identity.metadata)
     return list(page.events)[::-1]
@@ -124,7 +124,7 @@ async def test_no_secret_and_no_email_is_in_the_trail(identity: Identity, people
 
 
 async def _codes(identity: Identity, organization_id: str, metadata: Metadata) -> set[grpc.StatusCode]:
-    """How a caller's wish to list and to verify a trail is answered."""
+    """Return the status codes of a caller's requests to list and to verify a trail."""
     calls = (
         identity.audit.ListAuditEvents(pb.ListAuditEventsRequest(organization_id=organization_id), metadata=metadata),
         identity.audit.VerifyAuditChain(pb.VerifyAuditChainRequest(organization_id=organization_id), metadata=metadata),

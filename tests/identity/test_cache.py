@@ -1,4 +1,4 @@
-"""What a process remembers about keys: the interleavings and time limits that no black box can drive."""
+"""The key cache of a process: interleavings and time limits that cannot be tested through the API."""
 
 import asyncio
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ def _change(revision: int, subject_id: str = "key", kind: ChangeKind = ChangeKin
 
 
 class _Interleaving:
-    """A read that is stopped after it has seen the key unrevoked, and let go after the revocation was pushed."""
+    """A read that pauses after it has read the key as not revoked, and continues after the revocation was pushed."""
 
     def __init__(self, cache: KeyCache[str]) -> None:
         self._cache = cache

@@ -1,4 +1,4 @@
-"""Who identity says a user or a key is, and how long billing and metering believe it."""
+"""How billing and metering resolve a user or a key through identity, and how long they cache the answer."""
 
 from collections.abc import AsyncIterator, Callable
 
@@ -19,7 +19,7 @@ from tollhouse.identity.v1 import api_key_pb2, organization_pb2, project_pb2, us
 
 
 class Elsewhere:
-    """What another service knows of identity's callers, at a moment of its own."""
+    """Another service's directory of callers, with a clock of its own."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.now_s = 1_000.0

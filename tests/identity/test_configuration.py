@@ -1,4 +1,4 @@
-"""Configurations of users and of the platform: changed entry by entry, bounded, and nobody's change is lost."""
+"""Configurations of users and of the platform: changed entry by entry, limited in size, without lost updates."""
 
 import asyncio
 from collections.abc import Awaitable

@@ -1,4 +1,4 @@
-"""Identity's invariants are silent on good state, and each fires on planted damage."""
+"""Identity's invariants report nothing on valid data, and each one detects planted damage."""
 
 import pytest
 from sqlalchemy import text

@@ -1,4 +1,4 @@
-"""Invitations: once, in time, by whom they were meant for, and their tokens nowhere but in one answer."""
+"""Invitations: accepted once, before they lapse, by the invited user; their token is returned only once."""
 
 import asyncio
 import logging
@@ -56,7 +56,7 @@ async def _revoke(identity: Identity, invitation: pb.Invitation) -> pb.Invitatio
 
 
 class _Later:
-    """An identity whose clock the test moves, called by an operator whose token is always fresh."""
+    """An identity service whose clock the test sets, called by an operator whose token is always valid."""
 
     def __init__(self, identity: Identity, clock: FixedClock, callers: Callers) -> None:
         self.identity = identity
@@ -358,7 +358,7 @@ async def test_a_key_cannot_accept(identity: Identity, people: People) -> None:
 
 
 class _Socket:
-    """Where a call of no server comes from."""
+    """The context of a call that no server handles."""
 
     def peer(self) -> str:
         return "unix:"

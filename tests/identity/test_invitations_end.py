@@ -1,4 +1,4 @@
-"""Invitations end with the right to make them, and an address with the user whose it was."""
+"""Invitations end when the inviter loses the right to invite. A deleted user's address is erased from them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -22,7 +22,7 @@ OWNER, ADMIN, MEMBER, VIEWER = (
     pb.MEMBER_ROLE_VIEWER,
 )
 OPEN, REVOKED = pb.INVITATION_STATE_OPEN, pb.INVITATION_STATE_REVOKED
-# What a viewer may do, and to invite one.
+# The scopes of a viewer, and the right to invite one.
 SCOPES = [
     f"tollhouse:{name}"
     for name in (
@@ -104,7 +104,7 @@ async def test_who_may_not_invite_any_more_has_invited_nobody(
 
 
 async def _told(database: Database, organization_id: str) -> list[str]:
-    """Return of how many revoked invitations the trail of an organization tells, event by event."""
+    """Return how many revoked invitations each event in an organization's audit trail reports."""
     async with database.transaction() as tx:
         found = await tx.execute(
             text(
@@ -187,7 +187,7 @@ async def test_nobody_invites_while_they_lose_the_right_to(
 ) -> None:
     organization_id, _ = await identity.create_organization()
     admin = await people.member(organization_id, ADMIN)
-    # Their end waits here for its number, with all that it is about to change; who invites meanwhile waits for it.
+    # The call that ends the inviter's rights waits here for its revision, holding locks that the invitation needs.
     async with identity_database.transaction() as tx:
         await tx.execute(text("SELECT FROM identity.revision_counter FOR UPDATE"))
         stopping = asyncio.create_task(_finished(stop(identity, organization_id, admin.user_id)))
@@ -272,7 +272,7 @@ async def test_accepting_and_being_deleted_at_once_never_wait_for_each_other(
             await until_waiting(identity_database, 1)
             deleting = asyncio.create_task(reason_or_done(_delete(identity, organization_id, guest.user_id)))
             await until_waiting(identity_database, 2)
-        # The one who accepts came first; the one who deletes then finds a membership it did not know of, and says so.
+        # The acceptance came first. The deletion may then find a membership that it had not read, and is refused.
         assert await accepting == ""
         assert await deleting in ("", "CONFLICT")
     assert await deadlocks(identity_database) == 0

@@ -1,4 +1,4 @@
-"""Calls that meet on the same rows: none waits for another in a circle, and none builds on what is being deleted."""
+"""Concurrent calls on the same rows: they do not deadlock, and create nothing in a resource that is being deleted."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -33,7 +33,7 @@ async def provider() -> AsyncIterator[OidcProvider]:
 
 @pytest.fixture
 async def site(database_urls: dict[str, str], tmp_path: Path, provider: OidcProvider) -> AsyncIterator[SignIns]:
-    """An identity that links people by their email, and lets each have one session."""
+    """An identity service that links users by their email, and allows each user one session."""
     issuer = OidcIssuer(provider="acme", issuer=provider.issuer, client_ids=(CLIENT_ID,), link_verified_email=True)
     async with open_sign_ins(
         database_urls["identity"], tmp_path, oidc_issuers=(issuer,), sessions_per_user_max=1
@@ -57,7 +57,7 @@ async def test_a_sign_in_that_links_and_ends_a_session_meets_another_end_of_it(
     request = session_pb2.SignOutRequest(user_id=user_id, all_sessions=True)
     async with identity_database.transaction() as tx:
         await tx.execute(_HOLD_TRAIL, {"id": user_id})
-        # The sign-in comes first and waits for the trail; whoever else ends the session must not hold it meanwhile.
+        # The sign-in comes first and waits for the audit trail. No other call may lock the session meanwhile.
         linking = asyncio.ensure_future(
             reason_or_done(_sign_in(site, provider.token("second", {"email": "ada@people.test"})))
         )
@@ -153,7 +153,7 @@ async def test_nothing_is_built_in_an_organization_that_is_being_deleted(
     token = (await identity.organizations.CreateInvitation(invitation, metadata=identity.metadata)).token
     deletion = organization_pb2.DeleteOrganizationRequest(organization_id=organization_id)
     async with identity_database.transaction() as tx:
-        # The deletion waits here for its number, with everything else done.
+        # The deletion waits here for its sequence number; all its other work is done.
         await tx.execute(text("SELECT FROM identity.revision_counter FOR UPDATE"))
         deleting = asyncio.ensure_future(
             reason_or_done(identity.organizations.DeleteOrganization(deletion, metadata=identity.metadata))
@@ -189,7 +189,7 @@ async def test_no_connection_is_held_while_a_password_is_hashed(
 
         under_way = [asyncio.ensure_future(reason_or_done(hashing(user))) for user in users]
         await asyncio.sleep(0.1)
-        # They are hashed one after the other. If each kept the connection, this call would come last of all.
+        # Passwords are hashed one after the other. If each call kept its connection, this call would finish last.
         for user in users:
             await site.users.GetUser(user_pb2.GetUserRequest(user_id=user.user_id), metadata=site.operator, timeout=5)
         assert [call.done() for call in under_way].count(False) >= 3

@@ -1,4 +1,4 @@
-"""Members: who may change whom, the last owner, and what goes when somebody leaves."""
+"""Members: who may change whom, the last owner, and what is removed when a member leaves."""
 
 import asyncio
 

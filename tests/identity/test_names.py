@@ -1,4 +1,4 @@
-"""What people and things are called: internationalised addresses, usernames as OAuth gives them, and long names."""
+"""Names: internationalised email addresses, usernames in the form that OAuth gives, and long names."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -148,7 +148,7 @@ async def test_address_taken_for_a_username_never_receives_its_owners_sign_ins(s
 
 
 async def test_whatever_the_seeds_columns_hold_is_taken(identity: Identity) -> None:
-    """Lengths of users, organizations, projects, API keys and identities in S0 and S1."""
+    """Accepts the column lengths of users, organizations, projects, API keys and identities in S0 and S1."""
     email, long = f"{'mail' * 61}m@acme.test", "name" * 63 + "nam"
     assert len(email) == 255
     identity_of = user_pb2.LinkedIdentity(provider="p" * 100, subject="s" * 255)

@@ -38,14 +38,14 @@ _FILES: Final = (
     caller_pb2,
 )
 _METHODS: Final = [method for method in methods_of(_FILES) if not method.server_streaming]
-# What ends things comes last, so that until then there is something to find.
+# RPCs that delete or end resources come last, so that the resources exist until then.
 _LAST: Final = ("Deactivate", "Remove", "Revoke", "Unlink", "SignOut", "Delete")
 _AT_ONCE: Final = 24
 
 
 @pytest.fixture
 async def known(identity: Identity, people: People) -> tuple[dict[str, str], tuple[Metadata, ...]]:
-    """Something behind every id that requests name, and an owner and an admin of it all as callers."""
+    """A resource for every id that requests name, and an owner and an admin of all of them as callers."""
     owner = await people.person()
     organization_id, _ = await identity.create_organization(owner.user_id)
     admin = await people.member(organization_id, organization_pb2.MEMBER_ROLE_ADMIN)

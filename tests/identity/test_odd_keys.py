@@ -1,4 +1,4 @@
-"""Keys that are no keys, and rows that the database cannot handle: they harm nobody but whoever presents them."""
+"""Malformed keys, and rows that the database cannot handle: they affect only the caller who sends them."""
 
 import asyncio
 import hashlib
@@ -100,7 +100,7 @@ async def test_request_beyond_the_bound_of_messages_is_refused(identity: Identit
 async def _outcome(answer: Awaitable[object]) -> object:
     try:
         return await answer
-    except Exception as error:  # noqa: BLE001 -- whatever it is, it is what is asked for.
+    except Exception as error:  # noqa: BLE001 -- any exception is the outcome.
         return error
 
 
@@ -140,7 +140,7 @@ async def test_read_while_the_database_is_away_is_not_sent_again_for_every_key(i
     reads: list[int] = []
 
     class Away(Database):
-        """A database that nobody reaches."""
+        """A database that cannot be reached."""
 
         def raw_connection(self):  # type: ignore[no-untyped-def]
             reads.append(1)
@@ -153,7 +153,7 @@ async def test_read_while_the_database_is_away_is_not_sent_again_for_every_key(i
 
 
 async def _refuse_writes(admin_url: str, when: str, event: str) -> None:
-    """Make Postgres fail whenever it writes a key of which a condition is true."""
+    """Make Postgres fail whenever it writes a key for which a condition is true."""
     await _run(
         admin_url,
         "CREATE FUNCTION identity.refuse() RETURNS trigger LANGUAGE plpgsql AS"
@@ -196,7 +196,7 @@ async def test_imported_key_that_cannot_be_stored_fails_alone(identity: Identity
 
 
 class _Audience:
-    """Takes changes in, or fails to."""
+    """Accepts changes, or fails."""
 
     def __init__(self, *, fails: bool) -> None:
         self._fails = fails

@@ -1,4 +1,4 @@
-"""Organizations: made for oneself, changed under an etag, and gone for everyone once deleted."""
+"""Organizations: creation by users, updates under an etag, and deletion."""
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask

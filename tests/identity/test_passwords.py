@@ -1,4 +1,4 @@
-"""Passwords: which are good enough, and hashing that is slow for nobody but those who sign in."""
+"""Passwords: which are strong enough, and hashing that does not delay other calls."""
 
 import asyncio
 import os
@@ -53,8 +53,8 @@ async def test_nobody_takes_as_long_as_somebody(passwords: Passwords) -> None:
         for _ in range(7):
             known.append(await _seconds(passwords, stored, right))
             unknown.append(await _seconds(passwords, None, right))
-        # Both are some forty milliseconds of work, and a comparison without any takes none of them. The shortest times
-        # tell what the work is; the others tell what else the machine does.
+        # Both take about forty milliseconds of hashing; a comparison without hashing would take almost no time. The
+        # shortest times measure the work itself; longer ones include other load on the machine.
         assert min(unknown) > 0.5 * min(known)
         assert min(known) > 0.5 * min(unknown)
 
@@ -114,7 +114,7 @@ async def test_event_loop_goes_on_while_passwords_are_hashed() -> None:
         turns += 1
     await hashing
     await passwords.close()
-    # Were the hashes made on the loop's own thread, it would have one turn for each at most.
+    # If hashing ran on the event loop's thread, the loop would get at most one turn for each hash.
     assert turns > 40
 
 
@@ -130,7 +130,7 @@ async def busy_passwords() -> AsyncIterator[Passwords]:
 def test_hashing_threads_give_way_to_every_other() -> None:
     own = os.getpriority(os.PRIO_PROCESS, os.getpid())
     assert own < 19
-    # Elsewhere threads have no priorities of their own.
+    # On other systems threads have no priority of their own.
     if sys.platform == "linux":
         threads = [int(path.name) for path in Path("/proc/self/task").iterdir()]
         priorities = sorted(os.getpriority(os.PRIO_PROCESS, thread) for thread in threads)

@@ -1,4 +1,4 @@
-"""Projects: named once in an organization, changed under an etag, worked in by members, and gone once deleted."""
+"""Projects: unique names in an organization, updates under an etag, members, and deletion."""
 
 from collections.abc import Awaitable
 
@@ -19,7 +19,7 @@ ADMIN, MEMBER = pb.PROJECT_MEMBER_ROLE_ADMIN, pb.PROJECT_MEMBER_ROLE_MEMBER
 
 
 class Names:
-    """An organization with one project, and the requests about them."""
+    """An organization with one project, and requests about both."""
 
     def __init__(self, project: pb.Project) -> None:
         self.project = project

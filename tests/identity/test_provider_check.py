@@ -1,4 +1,4 @@
-"""Identity providers that can never work are refused at start by name; one that is away is tried later."""
+"""Identity providers whose settings can never work are refused by name at start; unreachable ones are retried."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ def _issuer(provider: OidcProvider, **told: object) -> OidcIssuer:
 
 
 def _with(provider: OidcProvider, **documents: object) -> Callable[[str], bytes]:
-    """Answer with these documents in place of the discovery document or the keys."""
+    """Serve these documents in place of the discovery document or the keys."""
     paths = {"discovery": "/.well-known/openid-configuration", "keys": "/keys"}
     instead = {paths[name]: document for name, document in documents.items()}
     return lambda path: response(instead[path]) if path in instead else provider.answer_of(path)

@@ -1,4 +1,4 @@
-"""Questions asked in the same bytes: remembered without the secret in them, and decided anew each time."""
+"""Cached verification requests: byte-identical requests are recognised without storing the secret, and decided anew."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -55,7 +55,7 @@ async def test_question_asked_before_does_not_outlive_the_key(
     callers: Callers, database_urls: dict[str, str], tmp_path: Path
 ) -> None:
     clock = FixedClock(datetime.now(UTC))
-    # Tokens are as old as the clock that reads them.
+    # The caller's token must be issued at the time that the test's clock shows.
     async with open_identity(Callers(tmp_path, clock), database_urls["identity"], tmp_path, clock=clock) as identity:
         request = pb.CreateApiKeyRequest()
         request.expire_time.FromDatetime(clock.now() + timedelta(minutes=10))

@@ -1,4 +1,4 @@
-"""A role taken away is seen by VerifyApiKey at once, by whoever passes the revision the change was answered with."""
+"""VerifyApiKey sees a removed role at once if the caller passes the revision that the change returned."""
 
 from tests.identity.support import Identity
 from tollhouse.identity.v1 import api_key_pb2, organization_pb2, project_pb2, service_account_pb2

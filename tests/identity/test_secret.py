@@ -1,4 +1,4 @@
-"""The shape of secrets and the peppers of their digests."""
+"""The format of secrets, and the peppers of their digests."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Service accounts: named once, never above their maker, and their keys go with them."""
+"""Service accounts: unique names, never more rights than their creator, and keys that end with their account."""
 
 import asyncio
 from collections.abc import Awaitable

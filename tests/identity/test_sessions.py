@@ -1,4 +1,4 @@
-"""Sessions after the sign-in: exchanging tokens, theft noticed, signing out, listing, public keys."""
+"""Sessions after the sign-in: token refresh, detection of stolen tokens, sign-out, listing and public keys."""
 
 import asyncio
 import json
@@ -292,7 +292,7 @@ async def _is_let_in(site: SignIns, refreshed: pb.RefreshSessionResponse) -> boo
 async def _exchange_at_once(
     site: SignIns, signed_in: pb.SignInWithPasswordResponse, database: Database, *, request_id: str
 ) -> list[pb.RefreshSessionResponse | BaseException]:
-    """Exchange one token three times, in transactions that are all under way before the first can end."""
+    """Exchange one token three times, in transactions that have all begun before the first can end."""
     token = signed_in.tokens.refresh_token
     async with database.raw_transaction() as holder, database.raw_connection() as watcher:
         await holder.execute(
@@ -302,7 +302,7 @@ async def _exchange_at_once(
         waiting = (
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
-        # Postgres tells nobody when somebody begins to wait.
+        # Postgres has no notification for a session that begins to wait, so the test polls.
         while await watcher.fetchval(waiting) < 3 and not exchanges.done():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     return await exchanges

@@ -1,4 +1,4 @@
-"""What is kept of sessions and for how long, and the settings they stand on."""
+"""How long data about sessions is kept, and the settings that sessions need."""
 
 import json
 from datetime import timedelta

@@ -53,7 +53,7 @@ OpenSite = Callable[..., AbstractAsyncContextManager[Site]]
 
 @pytest.fixture
 def open_site(database_urls: dict[str, str], tmp_path: Path) -> OpenSite:
-    """Runs identity with the cluster trusted as is said."""
+    """Runs identity with the given settings of trust in the cluster."""
 
     @asynccontextmanager
     async def opened(**told: object) -> AsyncIterator[Site]:

@@ -1,4 +1,4 @@
-"""Signing in with the ID token of a provider, and who becomes a user by it."""
+"""Signing in with the ID token of a provider, and when this creates a user."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -51,7 +51,7 @@ OpenSite = Callable[..., AbstractAsyncContextManager[Site]]
 
 @pytest.fixture
 def open_site(database_urls: dict[str, str], tmp_path: Path) -> OpenSite:
-    """Runs identity with the provider trusted as is said."""
+    """Runs identity with the given settings of trust in the provider."""
 
     @asynccontextmanager
     async def opened(provider: OidcProvider | None = None, name: str = "acme", **told: bool) -> AsyncIterator[Site]:
@@ -124,7 +124,7 @@ async def test_nobody_signs_up_with_an_email_that_is_not_verified(site: Site, cl
     await site.create_user("known@people.test")
     unverified = site.provider.token(claims=claims)
     assert await refused(site.sign_in(unverified)) == NO_SIGN_UP
-    # Whether the email is taken is nothing that somebody who does not own it may learn.
+    # Somebody who does not own the email must not learn whether it is taken.
     taken = site.provider.token(claims={"email": "known@people.test", "email_verified": False})
     assert await refused(site.sign_in(taken)) == NO_SIGN_UP
     assert len(await site.users()) == 1
@@ -174,7 +174,7 @@ async def test_a_verified_email_links_where_both_were_vouched_for_by_the_trusted
 async def test_an_email_that_somebody_less_trusted_vouched_for_links_nobody(
     open_site: OpenSite, first_trusted: bool, then_trusted: bool
 ) -> None:
-    """Whoever gets a weak provider to vouch for another's email must not end up sharing an account with its owner."""
+    """An attacker whose provider wrongly verifies a victim's email must not get into the victim's account."""
     async with open_site(link_verified_email=first_trusted) as site:
         first = await site.sign_in()
         async with open_site(name="other", link_verified_email=then_trusted) as other:

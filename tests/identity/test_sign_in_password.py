@@ -1,4 +1,4 @@
-"""Signing in with a password: who is let in, what everybody else learns, and how often one may try."""
+"""Signing in with a password: who is let in, what refusals reveal, and how attempts are limited."""
 
 import asyncio
 import statistics
@@ -111,7 +111,7 @@ async def test_how_long_an_answer_takes_does_not_tell_who_exists(database_urls: 
                 assert await refused(site.sign_in(login, WRONG_PASSWORD)) == REFUSED
                 taken_s[name].append(time.perf_counter() - began_s)
     medians_s = sorted(statistics.median(times) for times in taken_s.values())
-    # A hash that was left out would show as an answer in a fraction of the time.
+    # If hashing were skipped for an unknown user, the answer would take only a fraction of the time.
     assert medians_s[-1] < 1.5 * medians_s[0]
 
 

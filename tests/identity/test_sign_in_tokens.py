@@ -1,4 +1,4 @@
-"""Which ID tokens are believed, and where their keys come from."""
+"""Which ID tokens are accepted, and where their keys come from."""
 
 import asyncio
 import json

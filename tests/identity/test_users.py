@@ -1,4 +1,4 @@
-"""Users: what is said about them, who may change it, and how they are found."""
+"""Users: their fields, who may change them, and how they are found."""
 
 import asyncio
 from typing import Final
@@ -131,7 +131,7 @@ async def test_only_operators_change_platform_roles(identity: Identity, people: 
     promoted = (await identity.users.UpdateUser(promote, metadata=identity.metadata)).user
 
     assert promoted.platform_role == pb.PLATFORM_ROLE_ADMIN
-    # What an admin may do holds from their next call on: now they may do it themselves.
+    # The new role applies from the admin's next call on: now they may make the change themselves.
     demote = _update(ada.user_id, platform_role=pb.PLATFORM_ROLE_USER)
     demoted = (await identity.users.UpdateUser(demote, metadata=ada.metadata)).user
     assert demoted.platform_role == pb.PLATFORM_ROLE_USER
@@ -238,7 +238,7 @@ async def test_user_selects_among_the_organizations_they_belong_to(identity: Ide
     assert await refused(select(elsewhere)) == NOT_FOUND
     assert await refused(select(organization_id, theirs.project_id)) == NOT_FOUND
     assert await violated_fields(select("", project.project_id)) == {"last_selected_project_id"}
-    # Another organization alone leaves no project of the one before.
+    # Selecting another organization without a project clears the selected project.
     moved = _update(ada.user_id, last_selected_organization_id=chosen.personal_organization_id)
     after = (await identity.users.UpdateUser(moved, metadata=ada.metadata)).user
     assert after.last_selected_organization_id == chosen.personal_organization_id
@@ -308,7 +308,7 @@ async def test_deactivation_ends_sessions_at_once(identity: Identity, people: Pe
 
     await identity.users.ReactivateUser(pb.ReactivateUserRequest(user_id=ada.user_id), metadata=identity.metadata)
 
-    # Whoever comes back signs in anew.
+    # A reactivated user has to sign in again.
     assert await refused(_get(identity, ada.user_id, ada.metadata)) == turned_away
     assert (await _get(identity, ada.user_id)).active
 

@@ -1,4 +1,4 @@
-"""Deleting users: what goes, what stays, and what is refused."""
+"""Deleting users: what is erased, what is kept, and what is refused."""
 
 import asyncio
 
@@ -24,7 +24,7 @@ async def _delete(identity: Identity, user_id: str, person: Person | None = None
 
 
 async def _furnish(identity: Identity, person: Person) -> None:
-    """Give a user one of everything that is erased with them."""
+    """Create one of every kind of data that is erased with the user."""
     user_id = person.user_id
     update = pb.UpdateUserRequest(
         user_id=user_id, username="countess", full_name="Ada Lovelace", picture_url="https://x.example/ada.png"
@@ -201,7 +201,7 @@ async def test_joining_and_being_deleted_at_once_leaves_no_membership(
             return_exceptions=True,
         )
         if isinstance(deletion, grpc.aio.AioRpcError):
-            # They joined in between; the caller is told to repeat the call.
+            # The user joined in between; the caller gets a refusal that asks to retry.
             assert deletion.code() == grpc.StatusCode.ABORTED
             await _delete(identity, user.user_id)
         async with identity_database.transaction() as tx:

@@ -1,4 +1,4 @@
-"""Users who were there before every user had an organization are given one, as if they had been created with it."""
+"""The migration gives every existing user an organization of their own, as newly created users have."""
 
 import shutil
 from pathlib import Path
@@ -31,7 +31,7 @@ async def test_users_from_before_own_an_organization(postgres: TestPostgres, tmp
 
     assert [row["name"] for row in found] == [name for _, _, name in PEOPLE]
     assert all(row["personal"] and row["role"] == "owner" and row["platform_role"] == "user" for row in found)
-    # Like every other id they are of version 7 and say when they were made.
+    # Like all other ids they are UUIDv7 and contain their creation time.
     ids = [row["id"] for row in found]
     assert len(set(ids)) == len(PEOPLE)
     for id_ in ids:

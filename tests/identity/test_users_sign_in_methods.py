@@ -1,4 +1,4 @@
-"""What users sign in with: who may link and unlink identities and set passwords, and what nobody can do."""
+"""Sign-in methods of users: who may link and unlink identities and set passwords, and what is always refused."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
@@ -114,7 +114,7 @@ async def test_last_way_to_sign_in_cannot_be_taken(identity: Identity) -> None:
 
     assert list(unlinked.linked_identities) == []
     assert await refused(_remove_password(identity, user.user_id)) == LAST_WAY
-    # One that is not there is no way in, so that taking it away changes nothing.
+    # An identity that is not linked is no sign-in method, so removing it changes nothing.
     absent = identity.users.UnlinkIdentity(_unlink(user.user_id, "1002"), metadata=identity.metadata)
     assert (await absent).user == unlinked
 
@@ -169,7 +169,7 @@ async def test_own_password_is_not_found_by_trying(identity: Identity, people: P
     assert outcomes == [WRONG] * 5 + [TOO_MANY] * 2
     right = _set_password(identity, ada.user_id, BETTER, current=GOOD, metadata=ada.metadata)
     assert await refused(right) == TOO_MANY
-    # Nobody else waits for it, nor does an operator; and a right one begins the count anew.
+    # The limit applies neither to other users nor to operators, and a correct password resets the count.
     await _set_password(identity, ada.user_id, GOOD)
     for number in range(6):
         current, new = (GOOD, BETTER) if number % 2 == 0 else (BETTER, GOOD)

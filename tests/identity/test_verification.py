@@ -1,4 +1,4 @@
-"""VerifyApiKey: every code, the cache, and what must never be believed."""
+"""VerifyApiKey: every code, the cache, and stale answers that must never be given."""
 
 import asyncio
 import time
@@ -203,11 +203,11 @@ async def test_flood_of_malformed_secrets_never_reaches_the_database(
     before = await looked_at()
     for number in range(300):
         assert await identity.code(floods[number % len(floods)]) == "NOT_FOUND"
-    # What another session counted reaches the view within a second or so of its work.
+    # The counts of another session reach the statistics view about a second after its work.
     await asyncio.sleep(1.2)
     assert await looked_at() == before
 
-    # A session that has just begun keeps its counts for a second, and tells them with what it does next.
+    # A new session holds its counts back for a second, and reports them with its next statement.
     for unknown in (good, new_secret(live=True), new_secret(live=True)):
         assert await identity.code(unknown) == "NOT_FOUND"
         await asyncio.sleep(1.2)
@@ -238,7 +238,7 @@ class _HeldReader(KeyReader):
 
 
 class _UnfencedCache(KeyCache[bytes]):
-    """Forgets to ask whether an entry was overtaken."""
+    """A cache without the check whether a read was overtaken by a change."""
 
     def overtaken(self, entry: Entry[bytes]) -> bool:
         return False
@@ -247,7 +247,7 @@ class _UnfencedCache(KeyCache[bytes]):
 async def _verdicts_when_a_revocation_passes_a_read(
     identity: Identity, database: Database, cache: KeyCache[bytes]
 ) -> tuple[Verdict, Verdict]:
-    """Hold a read back until the feed has told of the revocation it does not know; return its answer and the next."""
+    """Delay a read until the feed has announced a revocation that it has not seen; return its answer and the next."""
     created = await identity.create_key()
     reader = _HeldReader(database)
     verifier = Verifier(

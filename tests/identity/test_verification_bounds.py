@@ -44,9 +44,9 @@ async def _set_role(
 
 
 async def _soon(answers: Callable[[], object], within_s: float = 1) -> None:
-    """Return when what is asked comes true; it is asked again and again for a second."""
+    """Poll the condition until it is true; fail after a second."""
     began_s = time.monotonic()
-    while not await answers():  # type: ignore[misc]  # Whatever is asked is awaited.
+    while not await answers():  # type: ignore[misc]  # The condition is awaitable.
         assert time.monotonic() - began_s < within_s
         await asyncio.sleep(0.005)
 
@@ -236,7 +236,7 @@ def test_every_kind_of_change_has_a_name_of_its_own_in_the_contract() -> None:
 
 @pytest.fixture
 def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is remembered is believed for a quarter of a second without news."""
+    """Cached keys are used for at most a quarter of a second without news from the feed."""
     monkeypatch.setattr(cache_module, "STALE_MAX_S", 0.25)
 
 

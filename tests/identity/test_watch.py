@@ -1,4 +1,4 @@
-"""WatchApiKeys: no change is ever missed, whatever is cut."""
+"""WatchApiKeys: no change is missed, even after lost connections."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -145,7 +145,7 @@ async def test_subscriber_behind_what_is_kept_is_told_to_start_over(
     revision = await identity.revoke(created.api_key)
     async with identity_database.transaction() as tx:
         await tx.execute(text("DELETE FROM identity.key_changes"))
-    await asyncio.sleep(1.1)  # One round of the feed, so that it knows the newest revision.
+    await asyncio.sleep(1.1)  # Wait for one poll of the feed, so that it has read the newest revision.
 
     message = await anext(_watch(identity, created.revision - 1))
 

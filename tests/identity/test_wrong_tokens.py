@@ -1,4 +1,4 @@
-"""An address with many wrong tokens has to wait, and one with many good ones never."""
+"""An address that sends many wrong tokens is rate-limited; valid tokens are never counted."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -57,7 +57,7 @@ async def test_wrong_tokens_of_both_kinds_count_together_until_the_address_has_t
     assert await refused(_sign_in(site, provider.token(claims={"aud": "somebody-else"}))) == WRONG_ID
     assert await refused(_refresh(site, FORM.new())) == WRONG_REFRESH
 
-    # From here on nothing of the address is looked at, and a good token is as good as before.
+    # From here on every token from this address is refused unread. A valid token stays valid for later.
     assert await refused(_refresh(site, FORM.new())) == TOO_MANY
     assert await refused(_sign_in(site, provider.token())) == TOO_MANY
     assert await refused(_refresh(site, good)) == TOO_MANY

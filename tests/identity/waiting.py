@@ -1,4 +1,4 @@
-"""Calls that meet: made to wait for one lock in a known order, and asked whether they got in each other's way."""
+"""Makes concurrent calls wait for one lock in a known order, and counts the resulting deadlocks."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -13,7 +13,7 @@ _WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_d
 
 
 async def until_waiting(database: Database, count: int) -> None:
-    """Return once so many connections wait for a lock."""
+    """Return once the given number of connections wait for a lock."""
     async with asyncio.timeout(20):
         while True:
             async with database.transaction() as tx:
@@ -23,7 +23,7 @@ async def until_waiting(database: Database, count: int) -> None:
 
 
 async def reason_or_done(call: Awaitable[object]) -> str:
-    """Return the reason with which a call is refused, or nothing."""
+    """Return the reason with which a call is refused, or an empty string."""
     try:
         await call
     except grpc.aio.AioRpcError as error:

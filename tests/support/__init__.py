@@ -1,1 +1,1 @@
-"""What several test folders need."""
+"""Test code that several test folders share."""

@@ -1,4 +1,4 @@
-"""Callers for tests: signing keys, the trust bundle that believes them, and tokens good and bad."""
+"""Callers for tests: signing keys, the trust bundle that contains them, and valid and invalid tokens."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -52,7 +52,7 @@ class Callers:
         return mint_token(key, audiences=audiences, lifetime=lifetime, clock=self._clock, subject=subject)
 
     def authenticator(self, audience: str) -> Authenticator:
-        """Return what reads the tokens of callers, as a service of this audience does."""
+        """Return an authenticator of callers' tokens, as the service with this audience has."""
         return Authenticator(self.bundle, audience=audience, clock=self._clock)
 
     def operator(self) -> Metadata:
@@ -64,7 +64,7 @@ class Callers:
         return bearer(self.token(self.service_keys[name]))
 
     def user(self, user_id: str, session_id: str) -> Metadata:
-        """Return the metadata with which a user calls any of the services, from a session that identity knows."""
+        """Return the metadata with which a user calls any of the services, for a session that exists in identity."""
         token = mint_token(
             self.session_key,
             audiences=[f"{context}.tollhouse" for context in CONTEXTS],
@@ -81,7 +81,7 @@ def bearer(token: str) -> Metadata:
 
 
 def in_the_name_of(metadata: Metadata, details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
-    """Return the details of a call as its caller's credentials stand in for whatever it had; for interceptors."""
+    """Return the details of a call with its credentials replaced by the caller's; for interceptors."""
     return grpc.aio.ClientCallDetails(
         method=details.method,
         timeout=details.timeout,

@@ -6,7 +6,7 @@ DEFAULT_NOW = datetime(2026, 3, 15, 12, 0, tzinfo=UTC)
 
 
 class FixedClock:
-    """The clock of tests about time: nothing but the test decides what time it is."""
+    """A clock for tests about time: only the test sets it."""
 
     def __init__(self, now: datetime = DEFAULT_NOW) -> None:
         if now.tzinfo is None:
@@ -17,7 +17,7 @@ class FixedClock:
         return self._now
 
     def advance(self, by: timedelta) -> None:
-        """Moves on, or back where `by` is negative, as a corrected system clock does."""
+        """Moves the clock forward, or back where `by` is negative, like a system clock that is corrected."""
         self._now += by
 
     def set(self, now: datetime) -> None:

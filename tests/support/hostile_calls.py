@@ -1,4 +1,4 @@
-"""Sends requests with odd contents beside another organization's ordinary calls, and tells what failed of either."""
+"""Sends requests with odd contents beside another organization's ordinary calls; collects the failures of both."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -17,7 +17,7 @@ _AT_ONCE: Final = 24
 
 
 class HostileCalls:
-    """Calls made from descriptors, and what became of them."""
+    """Calls made from descriptors, and their outcomes."""
 
     def __init__(self, channel: grpc.aio.Channel, metadata: Metadata) -> None:
         self._channel = channel
@@ -27,11 +27,11 @@ class HostileCalls:
         self.answered: set[str] = set()
 
     async def send(self, method: MethodDescriptor, requests: Iterable[Message]) -> None:
-        """Send requests of one RPC, many at a time. Those that are neither answered nor refused are failures."""
+        """Send requests of one RPC, many at a time. One that is neither answered nor refused counts as a failure."""
         await asyncio.gather(*(self._send(method, request) for request in requests))
 
     async def beside(self, neighbour: Callable[[int], Awaitable[object]], hostile: Awaitable[None]) -> int:
-        """Make a neighbour's calls one after another for as long as the hostile ones take; return how many."""
+        """Repeat another organization's call until the hostile calls are done; return how many were made."""
         count, sending = 0, asyncio.ensure_future(hostile)
         while not sending.done():
             count += 1

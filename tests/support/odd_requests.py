@@ -1,4 +1,4 @@
-"""Requests with something odd in one place, made from the descriptors of the contract, so that no field is left out."""
+"""Requests with one odd value each, made from the descriptors of the contract, so that no field is left out."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
@@ -41,7 +41,7 @@ _NUMBERS: Final = {
 
 
 def methods_of(files: Sequence[ModuleType]) -> list[MethodDescriptor]:
-    """Return the RPCs of some proto files that take one message."""
+    """Return the RPCs of the given proto files that take a single message."""
     return [
         method
         for file in files
@@ -52,12 +52,12 @@ def methods_of(files: Sequence[ModuleType]) -> list[MethodDescriptor]:
 
 
 def as_sent(request: Message) -> bytes:
-    """Return the bytes of a request. Bytes that are no text can be sent by anybody, whatever a library does."""
+    """Return the bytes of a request. They may hold invalid UTF-8, which any caller can send."""
     return request.SerializeToString().replace(SURROGATE.encode(), b"\xed\xa0\x80")
 
 
 def filled(descriptor: Descriptor, known: Mapping[str, object]) -> Message:
-    """Return a message that would be answered, as far as its fields can be filled by their names."""
+    """Return a valid message, as far as its fields can be filled by their names."""
     message: Message = GetMessageClass(descriptor)()
     for field in descriptor.fields:
         value = known.get(field.name)
@@ -77,7 +77,7 @@ def filled(descriptor: Descriptor, known: Mapping[str, object]) -> Message:
 
 
 def variants(base: Message, texts: Sequence[str] = TEXTS) -> Iterator[Message]:
-    """Return copies of a request, each with something odd in one place of it."""
+    """Return copies of a request, each with one odd value."""
     for field in base.DESCRIPTOR.fields:
         for put in _puts(base, cast(FieldDescriptor, field), texts):
             changed = type(base)()
@@ -87,7 +87,7 @@ def variants(base: Message, texts: Sequence[str] = TEXTS) -> Iterator[Message]:
 
 
 def _values(base: Message, field: FieldDescriptor, texts: Sequence[str]) -> Iterator[object]:
-    """Return what is put into a field, or into each place of one that repeats."""
+    """Return the odd values for a field, or for an item of a repeated one."""
     if field.message_type is not None:
         present = getattr(base, field.name)
         if field.is_repeated:
@@ -96,7 +96,7 @@ def _values(base: Message, field: FieldDescriptor, texts: Sequence[str]) -> Iter
     if field.type == FieldDescriptor.TYPE_BYTES:
         return iter((b"", b"\xff" * 31, b"\x00" * 32, b"x" * 20_000))
     if field.GetOptions().debug_redact:
-        # What was once sent as a secret must be seen nowhere again, not even as the text of another field.
+        # A value sent as a secret must appear nowhere else, so it is never also sent as the text of another field.
         return (text and f"{text} told to nobody" for text in texts)
     return iter(_NUMBERS.get(field.cpp_type, texts))
 

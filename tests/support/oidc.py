@@ -1,6 +1,6 @@
 """An OpenID Connect provider for tests: the real protocol over real HTTP, with keys that can be rotated.
 
-It serves a discovery document and a JWK set, signs ID tokens, and misbehaves on demand.
+It serves a discovery document and a JWK set, signs ID tokens, and fails on demand.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ CLIENT_ID = "tollhouse-tests"
 
 
 class OidcProvider:
-    """One provider. Counts what is fetched from it, so that tests can tell a kept key from a fetched one."""
+    """One provider. Counts the requests for its keys, so that tests can tell a cached key from a fetched one."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or SystemClock()
@@ -55,7 +55,7 @@ class OidcProvider:
         return key
 
     def rotate(self, algorithm: str = "RS256") -> str:
-        """Take the algorithm's keys out of use; return the id of the one that takes their place."""
+        """Replace the algorithm's keys with a new one; return its id."""
         kept = {key_id: key for key_id, key in self.keys.items() if not key_id.startswith(algorithm)}
         key_id = f"{algorithm}-{sum(self.fetches.values()) + 100}"
         self.keys = kept
@@ -99,7 +99,7 @@ class OidcProvider:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Go away; `start(self.port)` brings the provider back where it was."""
+        """Stop the provider; `start(self.port)` starts it again at the same address."""
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
@@ -115,7 +115,7 @@ class OidcProvider:
             writer.write(self.answer(path) if self.answer else self.answer_of(path))
             await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
-            pass  # Whoever asked went away.
+            pass  # The client has closed the connection.
         finally:
             writer.close()
 

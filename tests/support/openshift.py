@@ -1,4 +1,4 @@
-"""An OpenShift cluster's API for tests, as far as a sign-in asks it: `users/~` over real HTTP."""
+"""A fake of an OpenShift cluster's API for tests. It serves `users/~`, all that a sign-in needs, over real HTTP."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ USER_PATH = "/apis/user.openshift.io/v1/users/~"
 
 
 def user(name: str, uid: str, full_name: str = "") -> dict[str, object]:
-    """Return a user as the cluster's API shows it."""
+    """Return a user in the form of the cluster's API."""
     return {
         "kind": "User",
         "apiVersion": "user.openshift.io/v1",
@@ -22,7 +22,7 @@ def user(name: str, uid: str, full_name: str = "") -> dict[str, object]:
 
 
 class OpenShiftApi:
-    """Knows users by their access tokens, counts what it is asked, and misbehaves on demand."""
+    """Finds users by their access tokens, counts requests, and fails on demand."""
 
     def __init__(self) -> None:
         self._server: asyncio.Server | None = None
@@ -58,7 +58,7 @@ class OpenShiftApi:
             writer.write(self.answer or self._answer(head))
             await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
-            pass  # Whoever asked went away.
+            pass  # The client has closed the connection.
         finally:
             writer.close()
 

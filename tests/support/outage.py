@@ -10,7 +10,7 @@ from libs.common.database_url import database_name, plain_url, with_database
 
 @asynccontextmanager
 async def cut_off(admin_url: str) -> AsyncIterator[None]:
-    """Take everybody's connections to a database away, and let no service in until the end."""
+    """Close all connections to a database, and let no service connect until the context ends."""
     name = database_name(admin_url)
     connection = await asyncpg.connect(plain_url(with_database(admin_url, "postgres")))
     try:

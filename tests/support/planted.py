@@ -1,4 +1,4 @@
-"""Tests that let a secret out on purpose. The suite leaves them out; tests/common/test_secrecy.py sees them fail."""
+"""Tests that leak a secret on purpose. The suite excludes them; tests/common/test_secrecy.py expects them to fail."""
 
 import sys
 from collections.abc import AsyncIterator

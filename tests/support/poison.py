@@ -1,4 +1,4 @@
-"""Rows that the database refuses to store: a driver's error for one item of a batch, whatever its code."""
+"""Makes the database reject single rows, so that one item of a batch fails with a chosen SQLSTATE."""
 
 import asyncpg
 
@@ -8,13 +8,13 @@ SQLSTATES = (
     "22021",  # character not in repertoire, as for U+0000
     "22003",  # numeric value out of range
     "23514",  # check violation
-    "40001",  # serialization failure: the batch is tried again first
+    "40001",  # serialization failure: the batch is retried first
     "40P01",  # deadlock
     "55P03",  # lock timeout
     "57014",  # statement timeout
     "53100",  # disk full
     "08006",  # connection failure: the connection is thrown away
-    "57P01",  # the server shuts down, it says
+    "57P01",  # admin shutdown: the server says that it shuts down
     "XX000",  # internal error
 )
 

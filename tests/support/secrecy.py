@@ -1,8 +1,8 @@
-"""Watches over the whole suite that no secret gets out: not in a log, a refusal, a table or a trace.
+"""Checks during the whole test run that no secret appears in a log, a refusal, a table or a trace.
 
-What a secret is, is known by its shape (keys, tokens, private keys) and, where it has none (passwords), from the calls
-themselves: every field that a proto marks `debug_redact` is noted as the tests send and receive it. Whatever the
-services put out meanwhile is looked through, and the test during which a secret was found there fails.
+Keys, tokens and private keys are recognised by their format. Secrets without a format, such as passwords, are collected
+from the calls: the values of every field that a proto marks `debug_redact`, as the tests send and receive them. All
+output of the services is searched for secrets, and the test during which one was found fails.
 """
 
 import logging
@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from libs.common.logs import configure_logs
 from libs.common.migrate import CONTEXTS
 
-# Of a kind that Python and Postgres both read: API keys, invitations and whatever else begins like them, tokens, JWTs,
+# A pattern that both Python and Postgres read: API keys, invitations and other secrets with our prefix, tokens, JWTs,
 # private keys as PEM and as JWK, and the passwords in addresses of databases.
 SHAPES = (
     r"th_[a-z]+_[0-9A-Za-z_-]{24,}"
@@ -34,7 +34,7 @@ _SHOWN = 12
 
 
 class SecretWatch:
-    """What is known to be secret, and where it was seen nevertheless."""
+    """The known secrets, and where they leaked."""
 
     def __init__(self) -> None:
         self.formatter: logging.Formatter | None = None
@@ -45,9 +45,9 @@ class SecretWatch:
         self._read_to = 0
 
     def note(self, *secrets: str) -> None:
-        """Remember secrets; those with a shape are known by it, and what is very short is in every text.
+        """Remember secrets, except those recognised by format and those so short that any text may contain them.
 
-        Text of few different characters, as tests send it to be refused, is no secret.
+        Text of few different characters, which tests send to be refused, is not a secret and is skipped.
         """
         for secret in secrets:
             if len(secret) >= SECRET_MIN_LENGTH and len(set(secret)) > 3 and not _SHAPE.search(secret):
@@ -56,17 +56,17 @@ class SecretWatch:
             del self._noted[next(iter(self._noted))]
 
     def note_message(self, message: Message) -> None:
-        """Remember whatever a message holds in fields that are marked as secret."""
+        """Remember the values of a message's fields that are marked as secret."""
         self.note(*secrets_in(message))
 
     def scan(self, where: str, text: str) -> None:
-        """Look through what got out."""
+        """Search a piece of output for secrets."""
         found = [match.group() for match in _SHAPE.finditer(text)]
         found += [secret for secret in self._noted if secret in text]
         self._leaks += [f"{where}: {secret[:_SHOWN]}…" for secret in found]
 
     def take_leaks(self) -> list[str]:
-        """Return what was found since this was last asked, the services' logs included."""
+        """Return the leaks found since the last call, including those in the services' logs."""
         if self._log is not None:
             with self._log.open("rb") as log:
                 log.seek(self._read_to)
@@ -77,7 +77,7 @@ class SecretWatch:
         return leaks
 
     async def scan_database(self, url: str) -> None:
-        """Look through every table of every context, the audit trail among them."""
+        """Search every table of every context for secrets, including the audit trail."""
         connection = await asyncpg.connect(url, timeout=10, command_timeout=60)
         try:
             tables: list[str] = [row["name"] for row in await connection.fetch(_TABLES, list(CONTEXTS))]
@@ -91,7 +91,7 @@ class SecretWatch:
             self.scan(f"the table {row['name']}", row["text"])
 
     def open_log(self) -> None:
-        """From now on every service of this process writes its log, as in production, to a file that is read here."""
+        """Make the services of this process log, in production format, to a file that is searched for secrets."""
         folder = Path(tempfile.mkdtemp(prefix="tollhouse-log-"))
         root = logging.getLogger()
         before = root.handlers
@@ -138,7 +138,7 @@ def has_secrets(descriptor: Descriptor) -> bool:
     """Whether a message of this type can hold a field that is marked as secret."""
     known = _known.get(descriptor.full_name)
     if known is None:
-        _known[descriptor.full_name] = False  # For types that hold themselves; put right below.
+        _known[descriptor.full_name] = False  # A provisional answer for recursive types; the final one is set below.
         known = any(
             is_secret(field) or (field.message_type is not None and has_secrets(field.message_type))
             for field in descriptor.fields
@@ -148,12 +148,12 @@ def has_secrets(descriptor: Descriptor) -> bool:
 
 
 def is_secret(field: FieldDescriptor) -> bool:
-    """Whether a field is marked; a digest is too, but is what a table may keep of a secret."""
+    """Whether a field is marked as secret. Digests are marked too, but a table may store them, so they do not count."""
     return bool(field.GetOptions().debug_redact) and field.name != "digest"
 
 
 def secrets_in(message: Message) -> Iterator[str]:
-    """Yield the texts in fields that are marked as secret, however deep."""
+    """Yield the texts in fields that are marked as secret, at any depth."""
     for field, value in message.ListFields():
         values: Iterable[object] = value if field.is_repeated and not _is_map(field) else [value]
         for one in values:

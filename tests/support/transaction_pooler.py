@@ -22,7 +22,7 @@ _END: Message = (b"X", b"")
 
 
 class _Peer:
-    """One end of a connection. Its messages are read into a queue, so that waiting for one can be called off."""
+    """One end of a connection. Its messages are read into a queue, so that waiting for one can be cancelled."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writer = writer
@@ -111,7 +111,7 @@ class TransactionPooler:
 
 
 async def _carry(client: _Peer, server: _Peer, first: Message) -> bool:
-    """Carry messages to and fro for one transaction; tell whether both ends are sound after it."""
+    """Relay messages in both directions for one transaction; return whether both ends are usable after it."""
     waiting, status, message = 0, b"T", first
     while True:
         server.send(message)

@@ -1,4 +1,4 @@
-"""gRPC servers under watch: what they are sent and what they answer is noted, their refusals are looked through."""
+"""Watches gRPC servers for leaks: collects the secrets in requests and responses, and searches refusals for them."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -18,7 +18,7 @@ _make_server = grpc.aio.server
 
 
 def watch_servers(watch: SecretWatch) -> None:
-    """Put every gRPC server that this process makes from now on under watch."""
+    """Watch every gRPC server that this process creates from now on."""
     interceptor = WatchedCalls(watch)
 
     def server(*arguments: Any, **options: Any) -> grpc.aio.Server:
@@ -29,7 +29,7 @@ def watch_servers(watch: SecretWatch) -> None:
 
 
 class WatchedCalls(grpc.aio.ServerInterceptor):
-    """Stands before the handlers of one process; what it sees it changes in nothing."""
+    """Interceptor for all handlers of one process. It changes no message."""
 
     def __init__(self, watch: SecretWatch) -> None:
         self._watch = watch
@@ -98,7 +98,7 @@ class WatchedCalls(grpc.aio.ServerInterceptor):
         self._watch.note_message(message)
 
     def _look_at_status(self, method: MethodDescriptor, context: grpc.aio.ServicerContext) -> None:
-        """Look through the message and the details with which a call was refused."""
+        """Search the message and the details of a refusal for secrets."""
         details = context.details()
         if not details:
             return
@@ -113,7 +113,7 @@ def _method_named(path: str) -> MethodDescriptor:
 
 
 def _rewrapped(handler: Any, behaviour: Callable[..., Any]) -> Any:
-    """Return a handler of the same shape around another behaviour."""
+    """Return a handler of the same kind that calls another function."""
     shapes = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,

@@ -1,1 +1,1 @@
-"""The whole installation as its users start it: `tollhouse up` as a process, and everything else against that."""
+"""Tests of the whole installation: `tollhouse up` runs as a process, and the tests call it."""

@@ -1,4 +1,4 @@
-"""Commands given to an installation, and what they must print."""
+"""Runs commands against an installation and returns what they print."""
 
 import json
 
@@ -6,26 +6,26 @@ from tests.system.installation import Installation
 
 
 def done(installation: Installation, *arguments: str) -> str:
-    """What a command that must succeed prints."""
+    """Return the output of a command that must succeed."""
     finished = installation.command(*arguments)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
 
 
 def made(installation: Installation, *arguments: str) -> dict[str, str]:
-    """The one thing a command prints as JSON."""
+    """Return the JSON object that a command prints."""
     document: dict[str, str] = json.loads(done(installation, *arguments, "--json"))
     return document
 
 
 def found(installation: Installation, *arguments: str) -> list[dict[str, str]]:
-    """The things a command lists as JSON."""
+    """Return the list that a command prints as JSON."""
     documents: list[dict[str, str]] = json.loads(done(installation, *arguments, "--json"))
     return documents
 
 
 def refused(installation: Installation, status: int, *arguments: str) -> str:
-    """The one line that a command says when it cannot do its work."""
+    """Return the single line that a failing command prints."""
     finished = installation.command(*arguments)
     assert finished.returncode == status, finished.stdout + finished.stderr
     assert finished.stdout == ""

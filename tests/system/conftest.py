@@ -1,4 +1,4 @@
-"""One installation for all tests of a process that leave it as they found it."""
+"""One installation, shared by all tests of a process that leave it unchanged."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Stands in for grpcurl where there is none: the same arguments, the same JSON, through real calls.
+"""Replaces grpcurl in tests: it takes the same arguments, prints the same JSON and makes real calls.
 
-The program that the shell finds under the name of `grpcurl` hands its arguments to this process, which makes the call
-by the descriptors that our protos have, and notes what came of it.
+A script named `grpcurl` passes its arguments to this process, which makes the call with the descriptors of our protos
+and records the outcome.
 """
 
 import argparse
@@ -38,7 +38,7 @@ sys.exit(answer["status"])
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one call."""
+    """The outcome of one call."""
 
     method: str
     code: str
@@ -47,7 +47,7 @@ class Answer:
 
 
 class Curl:
-    """Makes the calls that a shell asks for."""
+    """Makes the calls that a shell requests."""
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
@@ -68,7 +68,7 @@ class Curl:
         name = f"{method.containing_service.full_name}/{method.name}".removeprefix("tollhouse.")
         document = json.loads(asked.data)
         if isinstance(mask := document.get("update_mask"), dict):
-            # grpcurl takes a field mask as any other message; the library takes its text.
+            # grpcurl takes a field mask as a message with `paths`; the protobuf library expects its text form.
             document["update_mask"] = ",".join(_camel_case(path) for path in mask["paths"])
         request = ParseDict(document, GetMessageClass(method.input_type)())
         WATCH.note_message(request)
@@ -80,7 +80,7 @@ class Curl:
                     WATCH.note_message(message)
                     documents.append(MessageToDict(message))
         except grpc.aio.AioRpcError as error:
-            # A stream that was to be watched for a while only has said what it had to say.
+            # The stream was to be watched for a limited time only, so reaching the limit is no error.
             if not (documents and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED):
                 code = "".join(word.capitalize() for word in error.code().name.split("_"))
                 return Answer(name, code, [{"Code": code, "Message": error.details()}])

@@ -1,4 +1,4 @@
-"""A running `tollhouse up`, and the command given to it."""
+"""Starts `tollhouse up` in a data folder, and runs `tollhouse` commands against it."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ COMMAND_WITHIN_S = 200
 
 @dataclass
 class Installation:
-    """One data folder and the `tollhouse up` that runs on it, if one does."""
+    """One data folder, and the `tollhouse up` process that runs on it, if any."""
 
     folder: Path
     options: Sequence[str] = ()
@@ -84,7 +84,7 @@ class Installation:
         return status
 
     def kill(self) -> None:
-        """Kill it without warning; what it started is left to notice."""
+        """Kill it with SIGKILL; the processes that it started have to detect this themselves."""
         assert self.process is not None
         self.process.kill()
         self.process.wait(ENDED_WITHIN_S)
@@ -112,7 +112,7 @@ class Installation:
         return "".join(path.read_text() for path in sorted(self.data.logs.glob(f"{context}*.log*")))
 
     def secrets(self) -> list[str]:
-        """Everything in the data folder that nothing but its files may hold."""
+        """The secrets in the data folder, which may appear in no other place."""
         peppers: dict[str, str] = json.loads(self.data.pepper_file.read_bytes())
         keys = [SigningKey.read(path).key for path in (self.data.path / "keys").glob("*.json")]
         return [*peppers.values(), *self.data.passwords().values(), *(str(key["d"]) for key in keys)]
@@ -146,12 +146,12 @@ class Installation:
             output, errors = process.communicate(timeout=COMMAND_WITHIN_S)
         finally:
             end(process)
-        # A secret may stand on standard output, where a new key is printed; beside it, never.
+        # Standard output may contain a secret, because new keys are printed there. Standard error never may.
         WATCH.scan(f"the errors of `tollhouse {' '.join(arguments[:2])}`", errors)
         return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
 
     def verify(self) -> dict[str, object]:
-        """Return the verdict of `tollhouse verify`, which says by its exit status what it says in its text."""
+        """Return the report of `tollhouse verify`, whose exit status must agree with it."""
         done = self.command("verify", "--json")
         assert done.stdout, done.stderr
         verdict: dict[str, object] = json.loads(done.stdout)
@@ -159,7 +159,7 @@ class Installation:
         return verdict
 
     async def bill(self, trace: Trace, prefix: str) -> Bill:
-        """What has been metered and charged in the hours in which the trace was replayed, however far it came."""
+        """Return the usage metered and charged in the hours of the replay, whether or not the replay has finished."""
         async with self.connection().open() as channels:
             population = await make_population(channels)
             return await bill_of(channels, population, trace, prefix)
@@ -175,13 +175,13 @@ async def create_organization(channels: Channels) -> str:
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """Kill a command, if it still runs, and close what it wrote to."""
+    """Kill a command if it still runs, and close its output files."""
     with process:
         process.kill()
 
 
 async def bill_of(channels: Channels, population: Population, trace: Trace, prefix: str) -> Bill:
-    """Ask for the bill of a replay that ended within the last hour or so."""
+    """Return the bill of a replay that ended within about the last hour."""
     now = datetime.now(UTC)
     start = now - (trace.end - trace.start) - timedelta(hours=2)
     return await read_bill(channels, population.organizations, start=start, end=now, prefix=prefix)
@@ -189,9 +189,9 @@ async def bill_of(channels: Channels, population: Population, trace: Trace, pref
 
 @asynccontextmanager
 async def running(installation: Installation) -> AsyncIterator[Installation]:
-    """Keep it up for as long as the context lasts, and leave no process behind whatever happens.
+    """Run the installation for as long as the context lasts, and leave no process behind, even after an error.
 
-    Whatever it wrote meanwhile, to its database and to its logs, is then looked through for secrets.
+    At the end, everything it wrote to its database and its logs is searched for secrets.
     """
     installation.start()
     try:
@@ -203,7 +203,7 @@ async def running(installation: Installation) -> AsyncIterator[Installation]:
 
 
 async def look_through_database(installation: Installation) -> None:
-    """Let the watch look for secrets in every table, unless the test has stopped it already."""
+    """Search every table for secrets, unless the test has already stopped the installation."""
     if installation.process is None:
         return
     WATCH.note(*installation.secrets())
@@ -211,7 +211,7 @@ async def look_through_database(installation: Installation) -> None:
 
 
 def look_through_logs(installation: Installation) -> None:
-    """Let the watch look for secrets in what the services, Postgres and `tollhouse up` wrote."""
+    """Search the logs of the services, Postgres and `tollhouse up` for secrets."""
     WATCH.note(*installation.secrets())
     logs = [*installation.data.logs.glob("*.log*"), *installation.data.postgres.rglob("*.log*"), installation.up_log]
     for path in logs:
@@ -219,7 +219,7 @@ def look_through_logs(installation: Installation) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process lives; one that only waits to be collected does not."""
+    """Whether the process runs; a zombie does not."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -227,7 +227,7 @@ def is_running(pid: int) -> bool:
 
 
 async def until(condition: Callable[[], Awaitable[bool]], within_s: float, what: str) -> None:
-    """Look again and again until it is so."""
+    """Poll until the condition holds; fail after `within_s` seconds."""
     give_up = time.monotonic() + within_s
     while not await condition():
         assert time.monotonic() < give_up, f"not within {within_s:g} s: {what}"

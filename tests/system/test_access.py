@@ -1,7 +1,7 @@
-"""Every RPC of every service against every kind of caller, on what is theirs and what is not.
+"""Every RPC of every service, called by every kind of caller on resources of their own and of others.
 
-Who gets in is what the proto declares, and nobody else. What is tried out is made from the descriptors: an RPC, a role,
-a scope or a service for which nothing here says how it is tried out fails the tests.
+Exactly the callers that the proto declares are let in. The calls are made from the descriptors. An RPC, role, scope or
+service for which the test code defines no call fails the tests.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ from tests.system.installation import Installation, running
 from tollhouse.common.v1 import access_pb2
 from tollhouse.identity.v1 import organization_pb2, project_pb2, user_pb2
 
-# Everybody signs in from one address here, and all within a minute. Hashes are as cheap as they may be.
+# All users sign in from one address within a minute. Password hashes use the lowest cost that is allowed.
 ENVIRONMENT = {
     "TOLLHOUSE_IDENTITY_SIGN_IN_ATTEMPTS_PER_ADDRESS_MAX": "100000",
     "TOLLHOUSE_IDENTITY_PASSWORD_HASH_MEMORY_KIB": str(19 * 1024),
@@ -70,12 +70,12 @@ def test_every_rpc_declares_who_may_call_it() -> None:
     assert silent == []
 
 
-def test_rpcs_name_only_services_that_there_are() -> None:
+def test_rpcs_name_existing_services_only() -> None:
     rules = [method.GetOptions().Extensions[access_pb2.access] for method in rpcs.declared().values()]
     assert {name for access in rules for name in access.services} <= {*SERVICE_NAMES, "*"}
 
 
-def test_every_rpc_that_changes_something_says_how_it_is_tried_out() -> None:
+def test_every_rpc_that_changes_something_has_a_test_method() -> None:
     known = {name.removeprefix(rpcs.PACKAGE) for name in rpcs.declared()}
     assert [flaw for method in rpcs.declared().values() for flaw in ways.flaws(Rpc("", method))] == []
     assert {*ways.WAYS, *ways.OWN_FIELDS, *IN_PERSON} - known == set()
@@ -86,7 +86,7 @@ def test_every_rpc_has_a_request_that_its_rules_allow() -> None:
         matrix.request_on(Rpc("", method), nowhere("missing"))
 
 
-def test_every_role_is_somebodys() -> None:
+def test_every_role_is_held_by_some_caller() -> None:
     organization = {name.removeprefix("MEMBER_ROLE_").lower() for name in organization_pb2.MemberRole.keys()}
     project = {name.removeprefix("PROJECT_MEMBER_ROLE_").lower() for name in project_pb2.ProjectMemberRole.keys()}
     platform = {name.removeprefix("PLATFORM_ROLE_").lower() for name in user_pb2.PlatformRole.keys()}
@@ -95,7 +95,7 @@ def test_every_role_is_somebodys() -> None:
     assert platform == {*PLATFORM_ROLES, "user", "unspecified"}
 
 
-def test_every_scope_is_held_by_somebody_and_asked_for_somewhere() -> None:
+def test_every_scope_is_held_by_some_caller_and_required_by_some_rpc() -> None:
     scopes = {value.number for value in access_pb2.Scope.DESCRIPTOR.values if value.number}
     rules = [method.GetOptions().Extensions[access_pb2.access] for method in rpcs.declared().values()]
     assert {access.scope for access in rules if access.scope} == scopes
@@ -109,7 +109,7 @@ async def test_every_rpc_is_served(served: list[Rpc]) -> None:
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
-async def test_every_rpc_lets_in_whom_it_declares_on_what_it_declares_and_nobody_else(
+async def test_every_rpc_lets_in_exactly_the_callers_it_declares(
     context: str, served: list[Rpc], world: World, wire: Wire, unlimited: list[Caller]
 ) -> None:
     operator, *services = unlimited
@@ -130,7 +130,7 @@ async def test_every_rpc_lets_in_whom_it_declares_on_what_it_declares_and_nobody
     assert min(due[v] for v in (Verdict.ADMITTED, Verdict.PERMISSION_DENIED, Verdict.NO_ORGANIZATION)) > 50
 
 
-async def test_ids_in_capitals_open_and_close_the_same_doors(served: list[Rpc], world: World, wire: Wire) -> None:
+async def test_ids_in_capitals_get_the_same_access_decision(served: list[Rpc], world: World, wire: Wire) -> None:
     cells = [
         cell
         for rpc in served
@@ -146,7 +146,7 @@ async def test_ids_in_capitals_open_and_close_the_same_doors(served: list[Rpc], 
     assert len(cells) > 1_000
 
 
-async def test_no_rpc_lets_in_whose_credential_is_bad(
+async def test_no_rpc_accepts_a_bad_credential(
     installation: Installation, served: list[Rpc], world: World, wire: Wire
 ) -> None:
     credentials = await bad_credentials(installation.data, world)
@@ -164,7 +164,7 @@ async def test_no_rpc_lets_in_whose_credential_is_bad(
     assert len(credentials) > 20
 
 
-async def test_what_belongs_to_another_tenant_looks_exactly_like_what_does_not_exist(
+async def test_resource_of_another_tenant_looks_exactly_like_a_missing_one(
     served: list[Rpc], world: World, wire: Wire
 ) -> None:
     callers = [c for c in world.callers if c.platform_role == "user" and c.name != "owner of other tenant"]

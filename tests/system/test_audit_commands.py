@@ -1,4 +1,4 @@
-"""`tollhouse audit …`: one trail over three services, and a chain nobody changes unseen."""
+"""`tollhouse audit …`: one audit trail over three services, and detection of changes to it."""
 
 import json
 
@@ -57,20 +57,18 @@ def test_events_of_all_services_are_listed_newest_first(installation: Installati
         (["--since", "1h", "--limit", "1"], ["OpenAccount"]),
     ],
 )
-def test_filters_keep_what_was_asked_for(
+def test_filters_return_matching_events_only(
     installation: Installation, organization_id: str, filters: list[str], actions: list[str]
 ) -> None:
     events = found(installation, "audit", "list", "--organization", organization_id, *filters)
     assert [event["action"] for event in events] == actions
 
 
-def test_what_an_actor_did_is_found_by_email(installation: Installation, organization_id: str, owner: str) -> None:
+def test_events_of_an_actor_are_found_by_email(installation: Installation, organization_id: str, owner: str) -> None:
     assert found(installation, "audit", "list", "--organization", organization_id, "--actor", owner) == []
 
 
-def test_chains_are_verified_and_heads_printed_that_can_be_kept(
-    installation: Installation, organization_id: str
-) -> None:
+def test_chains_are_verified_and_their_heads_are_printed(installation: Installation, organization_id: str) -> None:
     verified = json.loads(done(installation, "audit", "verify", "--organization", organization_id, "--json"))
     assert verified["intact"]
     events = {name: one["verified_events"] for name, one in verified["services"].items()}
@@ -82,7 +80,7 @@ def test_chains_are_verified_and_heads_printed_that_can_be_kept(
     assert all(head in printed for head in heads)
 
 
-def test_head_that_is_not_in_the_chain_is_found_missing(installation: Installation, organization_id: str) -> None:
+def test_expected_head_missing_from_the_chain_is_reported(installation: Installation, organization_id: str) -> None:
     command = ["audit", "verify", "--organization", organization_id, "--expected-head", f"identity:1:{'ab' * 32}"]
     finished = installation.command(*command)
     assert finished.returncode == 1
@@ -90,7 +88,7 @@ def test_head_that_is_not_in_the_chain_is_found_missing(installation: Installati
     assert finished.stderr == ""
 
 
-async def test_event_that_was_changed_is_found(installation: Installation, owner: str) -> None:
+async def test_changed_event_is_reported(installation: Installation, owner: str) -> None:
     organization_id = await audited(installation, owner)
     connection = await asyncpg.connect(str(installation.ready()["database_url"]))
     try:
@@ -107,7 +105,7 @@ async def test_event_that_was_changed_is_found(installation: Installation, owner
     assert only.returncode == 0, only.stdout
 
 
-def test_changes_that_belong_to_no_organization_are_listed_apart(installation: Installation) -> None:
+def test_events_without_an_organization_are_listed_separately(installation: Installation) -> None:
     assert found(installation, "audit", "list", "--platform", "--action", "NoSuchAction") == []
     assert "intact" in done(installation, "audit", "verify", "--platform")
 

@@ -1,4 +1,4 @@
-"""The command as operators type it: what it makes, what it prints, and how it ends when something is wrong."""
+"""The `tollhouse` command: what it creates, what it prints, and its exit status on errors."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_organization_is_created_with_its_owner_listed_and_shown(
     assert organization_id in done(installation, "organization", "list", "--user", user["user_id"])
 
 
-def test_organization_that_is_deleted_is_gone(installation: Installation, owner: str) -> None:
+def test_deleted_organization_is_not_found(installation: Installation, owner: str) -> None:
     doomed = made(installation, "organization", "create", "Doomed", "--owner", owner)["organization_id"]
     line = refused(installation, 2, "organization", "delete", doomed)
     assert "--yes" in line
@@ -65,7 +65,7 @@ def test_service_account_is_created_listed_and_deleted(installation: Installatio
     assert account_id not in done(installation, "service-account", "list", *of_it)
 
 
-def test_repeated_command_with_a_request_id_makes_one_thing(installation: Installation) -> None:
+def test_repeated_command_with_the_same_request_id_creates_one_resource(installation: Installation) -> None:
     command = ("user", "create", f"{new_id()}@example.com", "--request-id", f"test:{new_id()}")
     assert made(installation, *command)["user_id"] == made(installation, *command)["user_id"]
 
@@ -110,15 +110,15 @@ def test_incomplete_or_unknown_command_explains_itself(installation: Installatio
     assert "Traceback" not in finished.stderr
 
 
-def test_service_that_is_not_there_is_one_line(installation: Installation) -> None:
+def test_unreachable_service_is_reported_in_one_line(installation: Installation) -> None:
     line = refused(installation, 1, "user", "list", "--identity", "127.0.0.1:1", "--token", "none")
     assert "UNAVAILABLE" in line
 
 
-def test_token_that_nobody_believes_is_refused(installation: Installation) -> None:
+def test_untrusted_token_is_refused(installation: Installation) -> None:
     assert "UNAUTHENTICATED" in refused(installation, 1, "user", "list", "--token", "none")
 
 
-def test_missing_ready_file_says_what_to_give(installation: Installation) -> None:
+def test_missing_ready_file_names_the_option_to_set(installation: Installation) -> None:
     line = refused(installation, 2, "user", "list", "--ready-file", "/nowhere/ready.json")
     assert "--identity and --token" in line

@@ -1,4 +1,4 @@
-"""Whatever is killed in the middle of the work, the totals come out exact and every invariant holds."""
+"""After any process is killed during a replay, the totals are exact and every invariant holds."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ SEED = int(os.environ.get("TOLLHOUSE_TEST_SEED", "20231116"))
 KILLS = int(os.environ.get("TOLLHOUSE_TEST_KILLS", "16"))
 TARGETS = ("identity", "billing", "metering", "postgres", "replay")
 CALLS = 6_000
-# Slow enough that the kills fall into the replay, not behind it.
+# Slow enough that the kills happen during the replay, not after it.
 LASTS_S = 45
 PAUSE_S = (0.8, 2.6)
 BACK_WITHIN_S = 20
@@ -30,7 +30,7 @@ UNDER_WAY_WITHIN_S = 40
 
 
 async def kill(installation: Installation, target: str) -> None:
-    """Kill a process without warning and wait until another has its place."""
+    """Kill a process with SIGKILL and wait until it has been replaced."""
     killed = installation.pids()[target]
     os.kill(killed, signal.SIGKILL)
 
@@ -69,7 +69,7 @@ async def test_killing_anything_at_any_moment_charges_every_call_exactly_once(tm
     write_synthetic_trace(path, calls=CALLS, seed=SEED)
     trace = read_trace(path, skip_bad_rows=False)
     rate = (trace.end - trace.start).total_seconds() / LASTS_S
-    # Every target is hit, in an order and at moments that the seed decides.
+    # Every target is killed. The seed determines the order and the times.
     targets = [TARGETS[number % len(TARGETS)] for number in range(KILLS)]
     chance.shuffle(targets)
     async with running(Installation(tmp_path)) as installation:
@@ -88,7 +88,7 @@ async def test_killing_anything_at_any_moment_charges_every_call_exactly_once(tm
         finally:
             end(replay)
         assert kills == KILLS
-        # What is left goes as fast as it can.
+        # The rest is replayed without a speed limit.
         last = await asyncio.to_thread(installation.command, "replay", str(path), "--operation-prefix", "crash")
         assert last.returncode == 0, last.stderr
         assert f"{CALLS:,} calls" in last.stderr
@@ -96,7 +96,7 @@ async def test_killing_anything_at_any_moment_charges_every_call_exactly_once(tm
 
 
 @pytest.mark.timeout(200)
-async def test_whole_installation_killed_in_the_middle_of_a_replay_goes_on_where_it_was(tmp_path: Path) -> None:
+async def test_replay_continues_after_the_whole_installation_was_killed(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
     write_synthetic_trace(path, calls=2_000, seed=SEED + 1)
     trace = read_trace(path, skip_bad_rows=False)
@@ -105,7 +105,7 @@ async def test_whole_installation_killed_in_the_middle_of_a_replay_goes_on_where
     replay = start_replay(installation, path, (trace.end - trace.start).total_seconds() / 6)
 
     async def is_under_way() -> bool:
-        """Whether a good part is metered already."""
+        """Whether a large part of the trace is metered already."""
         try:
             return (await installation.bill(trace, "crash")).requests >= 300
         except grpc.aio.AioRpcError:

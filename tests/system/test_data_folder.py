@@ -1,4 +1,4 @@
-"""What an installation keeps, and what becomes of a folder that an older version made."""
+"""The contents of a data folder, and the upgrade of one that an older version created."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ from libs.cli.installation.data_folder import SERVICE_NAMES, DataFolder
 from libs.common.authentication import TrustBundle
 
 
-def test_folder_of_an_older_version_gets_what_was_added_and_keeps_what_it_has(tmp_path: Path) -> None:
+def test_folder_of_an_older_version_gets_missing_files_and_keeps_existing_ones(tmp_path: Path) -> None:
     folder = DataFolder(tmp_path / "data")
     folder.prepare()
-    # As it was before there were sessions.
+    # The folder as it was before sessions were introduced.
     folder.signing_key_file("session").unlink()
     bundle = TrustBundle.read(folder.trust_bundle_file)
     older = [trusted for trusted in bundle.issuers if trusted.issuer != "tollhouse-session"]
@@ -24,7 +24,7 @@ def test_folder_of_an_older_version_gets_what_was_added_and_keeps_what_it_has(tm
     assert folder.signing_key_file("session").exists()
 
 
-def test_each_key_may_speak_for_its_own_kind_alone(tmp_path: Path) -> None:
+def test_each_key_may_sign_for_its_own_kind_of_caller_only(tmp_path: Path) -> None:
     folder = DataFolder(tmp_path / "data")
     folder.prepare()
     subjects = {trusted.issuer: trusted.subjects for trusted in TrustBundle.read(folder.trust_bundle_file).issuers}

@@ -1,4 +1,4 @@
-"""The command finds its database by the variables that the origin documents name, and by secret files."""
+"""The command reads the database address from the `DB_…` variables and from secret files."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ def test_parts_that_cannot_be_used_are_named_in_one_line(tmp_path: Path) -> None
 
 
 def migrate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `tollhouse migrate` in a folder whose `.env` is all that it is told."""
+    """Run `tollhouse migrate` in a folder with a `.env` file, and with no other settings."""
     names = ("DATABASE_URL", "DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD")
     environment = {name: value for name, value in os.environ.items() if name not in names}
     environment["PYTHONPATH"] = f"{repository()}:{repository() / 'protos'}"

@@ -1,4 +1,4 @@
-"""The documented examples: every RPC has one, and all of them work as they are typed."""
+"""The documented examples: every RPC has one, and all of them work as written."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ _REFUSED = re.compile(r"\bCode: ([A-Z]\w+)")
 
 @dataclass
 class Example:
-    """One call of the page: which RPC, and what the comment under it says of the answer."""
+    """One call on the page: its RPC, and the response that the comment below it shows."""
 
     rpc: str
     facts: list[tuple[str, str]]
@@ -37,10 +37,10 @@ def blocks() -> list[str]:
 
 
 def examples() -> list[Example]:
-    """The calls in their order; the first block only says how calls are made."""
+    """The calls in order, without the first block, which only explains how calls are made."""
     found: list[Example] = []
     for line in "\n".join(blocks()[1:]).splitlines():
-        # The RPC stands on the line of the call, or on one that it goes on in.
+        # The RPC is named on the first line of the call or on a continuation line.
         if _CALL.search(line):
             found.append(Example("", []))
         if rpc := _RPC.search(line):
@@ -88,7 +88,7 @@ def _folder(path: Path) -> Path:
 
 
 async def _run(script: str, folder: Path, id_token: str) -> str:
-    """Give the whole page to a shell; return what was said on standard error."""
+    """Run the whole page in a shell; return the standard error."""
     environment = dict(os.environ) | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "ID_TOKEN": id_token}
     shell = await asyncio.create_subprocess_exec(
         str(shutil.which("sh")),
@@ -109,7 +109,7 @@ def _problems(example: Example, answer: Answer) -> Iterator[str]:
         return
     said = list(_pairs(answer.documents))
     for name, value in example.facts:
-        # What is cut down to an ellipsis is only said to be there, after whatever stands before it.
+        # A value shortened to an ellipsis only has to be present, and to start with the text before the ellipsis.
         beginning, cut, _ = value.partition("…")
         if not any(key == name and (text == value or (cut and text.startswith(beginning))) for key, text in said):
             yield f"{example.rpc} does not say {name}: {value}"

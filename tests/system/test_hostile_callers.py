@@ -1,4 +1,4 @@
-"""Hostile callers beside honest ones, over four processes of each service: the honest ones notice nothing."""
+"""Hostile and honest callers share four processes of each service: the honest callers are not affected."""
 
 import asyncio
 import random
@@ -29,7 +29,7 @@ ODD_TEXTS = ("nul \0", "quote ' \" ; --", "../../hostile/path", "h" * 100_000, "
 
 
 class Caller:
-    """One organization's gateway, on a channel of its own, so that the kernel gives it some process."""
+    """One organization's gateway, with a channel of its own, so that the kernel assigns it to one of the processes."""
 
     def __init__(self, channel: grpc.aio.Channel, token: str, organization_id: str, *, hostile: bool) -> None:
         self.organization_id = organization_id
@@ -81,7 +81,7 @@ class Caller:
         await self._admission.Settle(settle, metadata=self._metadata, timeout=20)
 
 
-async def test_honest_callers_notice_nothing_of_hostile_ones(tmp_path: Path) -> None:
+async def test_honest_callers_are_not_affected_by_hostile_ones(tmp_path: Path) -> None:
     async with running(Installation(tmp_path, ["--workers", "4"])) as installation:
         ready = installation.ready()
         url, token = str(ready["database_url"]), str(ready["operator_token"])
@@ -97,7 +97,7 @@ async def test_honest_callers_notice_nothing_of_hostile_ones(tmp_path: Path) -> 
         try:
             await _prepare(installation, token, callers)
             end_s = time.monotonic() + FOR_S
-            # Each caller has several calls under way, so that batches mix callers.
+            # Each caller makes several calls at once, so that batches contain calls of different callers.
             await asyncio.gather(*(caller.call_until(end_s) for caller in callers for _ in range(6)))
         finally:
             for channel in channels:
@@ -107,10 +107,10 @@ async def test_honest_callers_notice_nothing_of_hostile_ones(tmp_path: Path) -> 
         hostile: Counter[str] = sum((caller.ends for caller in callers[:HOSTILE]), Counter())
         assert set(honest) == {"OK"}, honest
         assert hostile["OK"] > 0
-        assert len(hostile) > 1, "the poisoned calls were to fail"
+        assert len(hostile) > 1, "the poisoned calls should have failed"
         findings = installation.verify()["findings"]
         assert isinstance(findings, list)
-        # What billing cannot store waits in the outbox, and is the hostile callers' own.
+        # Usage that billing cannot store waits in the outbox, and belongs to the hostile callers only.
         others = {caller.organization_id for caller in callers[HOSTILE:]}
         assert [finding for finding in findings if finding["organization_id"] in others] == []
 

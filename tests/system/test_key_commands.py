@@ -1,4 +1,4 @@
-"""`tollhouse key …`: every key's life from the command line, and its secret shown once."""
+"""`tollhouse key …`: create, list, change and revoke keys; a secret is shown once."""
 
 import json
 import re
@@ -29,14 +29,14 @@ def of_it(installation: Installation, owner: str) -> list[str]:
 async def code_of(installation: Installation, secret: str) -> str:
     async with installation.connection().open() as channels:
         stub = api_key_pb2_grpc.ApiKeyServiceStub(channels.identity)
-        # Watching begins with the newest revision; with it, no answer is older than what was just done.
+        # A watch first reports the newest revision. As min_revision, it makes the answer include all changes so far.
         newest = await anext(aiter(stub.WatchApiKeys(api_key_pb2.WatchApiKeysRequest(), timeout=10)))
         request = api_key_pb2.VerifyApiKeyRequest(key=secret, min_revision=newest.revision)
         answer = await stub.VerifyApiKey(request)
     return str(api_key_pb2.VerifyApiKeyCode.Name(answer.code)).removeprefix("VERIFY_API_KEY_CODE_")
 
 
-async def test_secret_is_printed_once_alone_and_works(installation: Installation, of_it: list[str], owner: str) -> None:
+async def test_new_secret_is_printed_once_and_works(installation: Installation, of_it: list[str], owner: str) -> None:
     output = done(installation, "key", "create", "alone", *of_it, "--user", owner, "--secret-only")
     assert SECRET.fullmatch(output.removesuffix("\n"))
     assert await code_of(installation, output.strip()) == "VALID"
@@ -67,7 +67,7 @@ def test_key_carries_what_it_was_made_with(installation: Installation, of_it: li
     assert created["secret"] not in shown
 
 
-async def test_key_is_disabled_enabled_and_revoked_by_its_visible_beginning(
+async def test_key_is_disabled_enabled_and_revoked_by_secret_prefix(
     installation: Installation, of_it: list[str], owner: str
 ) -> None:
     created = json.loads(done(installation, "key", "create", "stopped", *of_it, "--user", owner, "--json"))
@@ -80,7 +80,7 @@ async def test_key_is_disabled_enabled_and_revoked_by_its_visible_beginning(
     assert await code_of(installation, secret) == "REVOKED"
 
 
-async def test_rotated_key_overlaps_as_long_as_it_is_told(
+async def test_rotated_key_works_for_the_requested_overlap(
     installation: Installation, of_it: list[str], owner: str
 ) -> None:
     first = json.loads(done(installation, "key", "create", "turning", *of_it, "--user", owner, "--json"))
@@ -92,7 +92,7 @@ async def test_rotated_key_overlaps_as_long_as_it_is_told(
     assert await code_of(installation, second["secret"]) != "VALID"
 
 
-async def test_key_of_a_service_account_ends_with_it(installation: Installation, of_it: list[str]) -> None:
+async def test_deleting_a_service_account_stops_its_key(installation: Installation, of_it: list[str]) -> None:
     account = made(installation, "service-account", "create", "robot", *of_it)["service_account_id"]
     secret = done(installation, "key", "create", "robot", *of_it, "--service-account", account, "-q").strip()
     assert await code_of(installation, secret) == "VALID"
@@ -100,7 +100,7 @@ async def test_key_of_a_service_account_ends_with_it(installation: Installation,
     assert await code_of(installation, secret) != "VALID"
 
 
-def test_secret_on_the_command_line_is_turned_away_unread(installation: Installation, of_it: list[str]) -> None:
+def test_secret_as_a_command_line_argument_is_refused(installation: Installation, of_it: list[str]) -> None:
     line = refused(installation, 2, "key", "revoke", "th_live_" + "a" * 49, *of_it)
     assert "Do not put a secret on the command line" in line
     assert re.search(SHAPES, line) is None
@@ -124,6 +124,6 @@ def test_wrong_use_names_what_is_wrong(
     assert said in refused(installation, 2, "key", *arguments, *of_it)
 
 
-def test_key_that_is_not_there_is_refused(installation: Installation, of_it: list[str], owner: str) -> None:
+def test_unknown_key_is_refused(installation: Installation, of_it: list[str], owner: str) -> None:
     assert "NOT_FOUND" in refused(installation, 1, "key", "revoke", new_id(), *of_it)
     assert "begins with" in refused(installation, 1, "key", "revoke", "th_live_0000", *of_it)

@@ -1,4 +1,4 @@
-"""`tollhouse models import`: a price list as a file."""
+"""`tollhouse models import`: imports a price list from a file."""
 
 import json
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ def test_what_was_skipped_and_left_out_is_printed(installation: Installation, tm
     assert "max_tokens is not a whole number" in output
 
 
-def test_yaml_is_known_by_its_name_and_imported_from_a_time_on(installation: Installation, tmp_path: Path) -> None:
+def test_yaml_is_recognised_by_extension_and_takes_a_start_time(installation: Installation, tmp_path: Path) -> None:
     name = new_id()
     path = tmp_path / "prices.yaml"
     path.write_text(f"models:\n  - {{model_id: {name}, currency_code: USD, prices: {{input: 1, output: 2}}}}\n")
@@ -69,9 +69,7 @@ def test_yaml_is_known_by_its_name_and_imported_from_a_time_on(installation: Ins
     assert counts(imported(installation, str(other), "--format", "yaml")) == [0, 1, 0]
 
 
-def test_model_asked_for_by_name_and_not_imported_ends_with_status_1(
-    installation: Installation, tmp_path: Path
-) -> None:
+def test_requested_model_that_is_not_imported_exits_with_status_1(installation: Installation, tmp_path: Path) -> None:
     name = new_id()
     path = written(tmp_path / "prices.json", {name: entry(), f"{name}-other": entry()})
     assert counts(imported(installation, path, "--only", name)) == [1, 0, 0]
@@ -85,7 +83,7 @@ def test_model_asked_for_by_name_and_not_imported_ends_with_status_1(
     ("content", "said"),
     [(b"", "is empty"), (b"[]", "is not a JSON object of models"), (b"{" + b" " * 67_108_864, "is larger than")],
 )
-def test_file_that_is_no_price_list_is_one_line_and_status_2(
+def test_file_that_is_no_price_list_prints_one_line_and_exits_with_status_2(
     installation: Installation, tmp_path: Path, content: bytes, said: str
 ) -> None:
     path = tmp_path / "prices.json"

@@ -1,4 +1,4 @@
-"""What operators rely on: health, reflection, an orderly end, and coming back by itself."""
+"""What operators rely on: health checks, reflection, graceful shutdown and automatic restart."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ BACK_WITHIN_S = 15
 
 
 async def listed_services(target: str) -> set[str]:
-    """Ask by reflection, as `buf curl` and grpcurl do."""
+    """List the services by reflection, as `buf curl` and grpcurl do."""
     async with grpc.aio.insecure_channel(target) as channel:
         ask = channel.stream_stream(
             "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
@@ -58,7 +58,7 @@ async def test_reflection_lists_every_service_and_health_says_each_serves(
     assert {await health_of(target, name) for name in ("", *declared)} == {"SERVING"}
 
 
-def test_ready_file_says_what_runs(installation: Installation) -> None:
+def test_ready_file_lists_the_running_services(installation: Installation) -> None:
     ready = installation.ready()
     assert {"endpoints", "operator_token", "database_url", "pids"} <= set(ready)
     assert set(installation.endpoints()) == set(CONTEXTS)
@@ -67,14 +67,14 @@ def test_ready_file_says_what_runs(installation: Installation) -> None:
     assert installation.ready_file.stat().st_mode & 0o077 == 0
 
 
-def test_secrets_are_for_their_owner_alone(installation: Installation) -> None:
+def test_secret_files_are_readable_by_their_owner_only(installation: Installation) -> None:
     data = installation.data
     files = [data.pepper_file, data.trust_bundle_file, *(data.path / "keys").iterdir(), data.path / "passwords.json"]
     assert [path.name for path in files if path.stat().st_mode & 0o077] == []
     assert data.path.stat().st_mode & 0o077 == 0
 
 
-def test_second_up_on_a_data_folder_is_turned_away(installation: Installation) -> None:
+def test_second_up_on_a_data_folder_is_refused(installation: Installation) -> None:
     done = installation.command("up", "--data-dir", str(installation.data_dir))
     assert done.returncode == 1
     assert "Another `tollhouse up` is running" in done.stderr
@@ -82,7 +82,7 @@ def test_second_up_on_a_data_folder_is_turned_away(installation: Installation) -
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
-async def test_service_that_is_killed_comes_back_on_its_port(context: str, installation: Installation) -> None:
+async def test_killed_service_restarts_on_its_port(context: str, installation: Installation) -> None:
     killed, target = installation.pids()[context], installation.endpoints()[context]
     os.kill(killed, signal.SIGKILL)
 
@@ -93,8 +93,8 @@ async def test_service_that_is_killed_comes_back_on_its_port(context: str, insta
     assert installation.endpoints()[context] == target
 
 
-async def test_sigterm_lets_calls_under_way_finish(installation: Installation) -> None:
-    """Every call is answered or ends in a way that asks for a repeat; none that was answered is lost."""
+async def test_sigterm_lets_running_calls_finish(installation: Installation) -> None:
+    """Every call is answered or fails with a retryable status; the effect of an answered call is never lost."""
     pid = installation.pids()["metering"]
     async with installation.connection().open() as channels:
         organization_id = await create_organization(channels)
@@ -123,7 +123,7 @@ async def test_sigterm_lets_calls_under_way_finish(installation: Installation) -
             return await is_serving(installation.endpoints()["metering"])
 
         await until(is_back, BACK_WITHIN_S, "metering is back")
-        # CANCELLED is what the transport makes of calls that arrive in the very moment the server closes its door.
+        # gRPC answers CANCELLED to calls that arrive at the moment when the server stops accepting calls.
         assert set(failures) <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
         assert answered
         for operation_id in answered[-50:]:
@@ -169,7 +169,7 @@ async def test_up_ends_with_status_0_and_leaves_nothing_running(tmp_path: Path) 
     assert not installation.ready_file.exists()
 
 
-async def test_up_that_was_killed_leaves_nothing_wrong(tmp_path: Path) -> None:
+async def test_killed_up_can_be_started_again(tmp_path: Path) -> None:
     installation = Installation(tmp_path)
     installation.start()
     left = installation.pids()
@@ -177,7 +177,7 @@ async def test_up_that_was_killed_leaves_nothing_wrong(tmp_path: Path) -> None:
     async with running(installation):
         pids = installation.pids()
         assert [name for name in CONTEXTS if is_running(left[name])] == []
-        assert pids["postgres"] == left["postgres"], "Postgres is found again rather than started twice"
+        assert pids["postgres"] == left["postgres"], "the running Postgres must be reused, not started twice"
         assert installation.verify()["violations"] == 0
     assert not is_running(pids["postgres"])
 

@@ -1,4 +1,4 @@
-"""The same options on all commands, and help that can be read."""
+"""All commands share the same connection options, and every option has a help text."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.system.commands import done, refused
 from tests.system.installation import Installation
 
 LOCATION = {"--data-dir", "--ready-file", "--identity", "--billing", "--metering", "--token"}
-# Commands that run something themselves, or read the data folder, and call no service that runs already.
+# Commands that call no running service: they start something themselves, or read the data folder.
 OF_THEIR_OWN = {
     "up": {"--data-dir", "--database-url", "--ready-file"},
     "serve": set(),
@@ -58,7 +58,7 @@ def test_every_command_finds_the_installation_by_the_same_options(name: str) -> 
     assert found & (LOCATION | {"--json", "--database-url"}) == expected
 
 
-def test_option_of_several_commands_means_the_same_in_all_of_them() -> None:
+def test_option_of_several_commands_has_the_same_meaning_in_each() -> None:
     shared = {"--data-dir", "--identity", "--billing", "--metering", "--token", "--json", "--database-url", "--limit"}
     meanings: dict[str, set[str]] = {}
     for command in COMMANDS.values():
@@ -68,15 +68,15 @@ def test_option_of_several_commands_means_the_same_in_all_of_them() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_says_what_a_command_and_each_of_its_options_does(name: str) -> None:
+def test_help_describes_every_command_and_option(name: str) -> None:
     command = COMMANDS[name]
     assert command.help
     silent = [one.name for one in command.params if one.name != "help" and not getattr(one, "help", "")]
     assert silent == []
 
 
-def test_data_folder_stands_for_the_ready_file_in_it(installation: Installation, tmp_path: Path) -> None:
-    """Whatever the environment names, what was typed comes first."""
+def test_data_folder_option_uses_the_ready_file_in_it(installation: Installation, tmp_path: Path) -> None:
+    """An option on the command line takes precedence over the environment."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TOLLHOUSE_")}
 
     def listed(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
@@ -113,7 +113,7 @@ def test_token_is_printed_as_json(installation: Installation) -> None:
     assert document["token"].count(".") == 2
 
 
-def test_migration_status_lists_every_migration_and_makes_nothing(installation: Installation, tmp_path: Path) -> None:
+def test_migration_status_lists_every_migration_and_changes_nothing(installation: Installation, tmp_path: Path) -> None:
     applied = done(installation, "migrate", "--status", "--data-dir", str(installation.data_dir))
     assert "metering   applied  0001_initial" in applied
     assert "pending" not in applied
@@ -124,6 +124,6 @@ def test_migration_status_lists_every_migration_and_makes_nothing(installation: 
     assert not empty.exists()
 
 
-def test_migration_status_of_a_database_that_cannot_be_reached_is_one_line(installation: Installation) -> None:
+def test_migration_status_reports_an_unreachable_database_in_one_line(installation: Installation) -> None:
     url = "postgresql://nobody@127.0.0.1:1/none"
     assert "cannot be reached" in refused(installation, 1, "migrate", "--status", "--database-url", url)

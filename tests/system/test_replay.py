@@ -22,7 +22,7 @@ def read(path: Path) -> Trace:
 
 
 async def expected_cost(installation: Installation, trace: Trace) -> Decimal:
-    """The sum of the priced rows, worked out from the price list alone."""
+    """The sum of the priced rows, computed from the price list only."""
     async with installation.connection().open() as channels:
         population = await make_population(channels)
         return sum(costs(trace.rows, population, await list_prices(channels)).values(), Decimal(0))
@@ -33,7 +33,7 @@ def demo(installation: Installation, tmp_path: Path, *arguments: str) -> dict[st
     done = installation.command("demo", "--data-dir", str(tmp_path / "demo"), "--out", str(out), *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Everything adds up" in done.stdout
-    # It takes everything with it.
+    # It stops everything that it started.
     assert list((tmp_path / "demo").iterdir()) == []
     totals: dict[str, object] = json.loads(out.read_text())
     return totals
@@ -57,7 +57,7 @@ async def test_demo_of_a_small_trace_prints_a_bill_that_adds_up(
 
 @pytest.mark.timeout(300)
 async def test_replay_of_real_usage_accounts_for_every_token(installation: Installation, tmp_path: Path) -> None:
-    """The published trace where it is at hand, else a synthetic one of the same size."""
+    """The test uses the published trace if it is available, otherwise a synthetic one of the same size."""
     path, wanted = REAL_TRACE, REAL_TOTALS
     if not path.exists():
         path = tmp_path / "synthetic.csv"
@@ -109,8 +109,8 @@ async def test_replay_with_kept_times_loads_history(installation: Installation, 
     assert installation.verify()["violations"] == 0
 
 
-async def test_replay_takes_its_time_when_asked_to(installation: Installation, small_trace: Path) -> None:
-    """Five seconds of calls at twice their speed."""
+async def test_replay_at_a_requested_rate_replays_every_call(installation: Installation, small_trace: Path) -> None:
+    """Replays five seconds of calls at twice their original speed."""
     done = installation.command("replay", str(small_trace), "--operation-prefix", "slow", "--rate", "2")
     assert done.returncode == 0, done.stderr
     assert "12 calls" in done.stderr

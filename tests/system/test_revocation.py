@@ -19,7 +19,7 @@ KEYS = 5
 
 
 async def test_revoked_key_is_refused_by_metering_within_a_second(installation: Installation) -> None:
-    """The promise holds each time; on a machine with other work to do, the second holds for most."""
+    """Every revocation takes effect within the promised time; most do within a second, even on a busy machine."""
     async with installation.connection().open() as channels:
         await import_missing_models(channels)
         organization_id, user_id = await _funded_organization(channels)
@@ -43,7 +43,7 @@ async def _funded_organization(channels: Channels) -> tuple[str, str]:
 
 
 async def _delay_s(channels: Channels, organization_id: str, user_id: str) -> float:
-    """Return how long metering goes on letting a key through once its revocation is answered."""
+    """Return how long metering accepts a key after its revocation was acknowledged."""
     keys: api_key_pb2_grpc.ApiKeyServiceStub = api_key_pb2_grpc.ApiKeyServiceStub(channels.identity)
     created = await keys.CreateApiKey(
         api_key_pb2.CreateApiKeyRequest(organization_id=organization_id, user_id=user_id, name="soon gone")

@@ -1,4 +1,4 @@
-"""What leaves the services besides answers: traces that cross from one to the next, and logs without secrets."""
+"""Telemetry of the services: traces that span several services, and logs without secrets."""
 
 import re
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ SECRETS = re.compile(r"th_(live|test)_\w{12,}|eyJ[\w-]{8,}\.[\w-]+\.[\w-]*|BEGIN
 
 
 class Spans(trace_service_pb2_grpc.TraceServiceServicer):
-    """Keeps the names of the services that sent a span of each trace."""
+    """Records for each trace which services sent spans of it."""
 
     def __init__(self) -> None:
         self.services_by_trace: dict[str, set[str]] = {}
@@ -43,7 +43,7 @@ class Spans(trace_service_pb2_grpc.TraceServiceServicer):
 
 
 class Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
-    """Keeps the names of the metrics that were sent."""
+    """Records the names of the metrics that were sent."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
@@ -112,7 +112,7 @@ async def _authorize_and_settle(installation: Installation) -> None:
 
 
 async def test_no_secret_appears_in_any_log(installation: Installation) -> None:
-    """Not when all is well, and not when a secret is sent where it does not belong."""
+    """This includes calls that succeed, and calls with a secret in a field where none belongs."""
     ready = installation.ready()
     async with installation.connection().open() as channels:
         population = await make_population(channels)

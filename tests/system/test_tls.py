@@ -1,4 +1,4 @@
-"""An installation with certificates: everything between its parts is mutual TLS, and the command comes with its own."""
+"""An installation with certificates: all connections use mutual TLS, and the command has a certificate of its own."""
 
 from pathlib import Path
 
@@ -24,14 +24,14 @@ def tls_dir(tmp_path: Path) -> Path:
     return folder
 
 
-async def test_services_and_command_speak_mutual_tls_alone(tmp_path: Path, tls_dir: Path) -> None:
+async def test_services_and_command_use_mutual_tls_only(tmp_path: Path, tls_dir: Path) -> None:
     async with running(Installation(tmp_path, ["--tls-dir", str(tls_dir)])) as installation:
         assert not any([await is_serving(target) for target in installation.endpoints().values()])
         created = made(installation, "organization", "create", "Acme", "--owner", "a@b.example", "--create-owner")
         organization_id = created["organization_id"]
         of_it = ("--organization", organization_id)
         secret = done(installation, "key", "create", "first", *of_it, "--user", "a@b.example", "-q").strip()
-        # One call that goes from metering to both others.
+        # One call in which metering calls both other services.
         async with installation.connection().open() as channels:
             await import_missing_models(channels)
             request = admission_pb2.AuthorizeRequest(
@@ -43,7 +43,7 @@ async def test_services_and_command_speak_mutual_tls_alone(tmp_path: Path, tls_d
         assert [event["service"] for event in found(installation, "audit", "list", *of_it)] != []
 
 
-def test_folder_that_lacks_a_certificate_is_turned_away(tmp_path: Path, tls_dir: Path) -> None:
+def test_tls_folder_without_a_certificate_is_refused(tmp_path: Path, tls_dir: Path) -> None:
     (tls_dir / "billing.key").unlink()
     finished = Installation(tmp_path).command("up", "--data-dir", str(tmp_path / "data"), "--tls-dir", str(tls_dir))
     assert finished.returncode == 2

@@ -1,4 +1,4 @@
-"""What a trace file may hold, and what the command says of one that holds anything else."""
+"""The format of a trace file, and the error messages for files that do not follow it."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,7 +51,7 @@ def write(path: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_file_that_is_no_trace_is_refused_by_what_it_lacks(name: str, tmp_path: Path) -> None:
+def test_file_without_the_columns_of_a_trace_is_refused_naming_them(name: str, tmp_path: Path) -> None:
     text, problem = BAD_FILES[name]
     with pytest.raises(WrongUse, match=problem):
         read_trace(write(tmp_path / "trace.csv", text), skip_bad_rows=True)
@@ -66,7 +66,7 @@ def test_bad_row_is_named_by_its_line_and_stops_the_file(name: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", BAD_ROWS)
-def test_bad_row_left_out_changes_no_other_row(name: str, tmp_path: Path) -> None:
+def test_skipped_bad_row_changes_no_other_row(name: str, tmp_path: Path) -> None:
     row, problem = BAD_ROWS[name]
     trace = read_trace(write(tmp_path / "trace.csv", HEADER + GOOD + row + "\n" + GOOD), skip_bad_rows=True)
     assert [one.number for one in trace.rows] == [1, 3]
@@ -120,7 +120,7 @@ async def test_replay_of_a_bad_file_names_the_line_and_meters_nothing(
     skipped = installation.command("replay", str(path), "--operation-prefix", "bad", "--on-bad-row", "skip")
     assert skipped.returncode == 0, skipped.stderr
     assert "skipped line 3" in skipped.stderr
-    # Nothing of the first attempt: both good rows are new to the second.
+    # The first attempt metered nothing: both good rows are new to the second.
     assert "2 calls" in skipped.stderr
     assert "of them 0 metered before" in skipped.stderr
 
@@ -137,7 +137,7 @@ async def test_replay_of_a_bad_file_names_the_line_and_meters_nothing(
         (("demo", "--out", "/nowhere/bill.json"), "folder /nowhere"),
     ],
 )
-def test_misuse_is_one_clear_line_and_exit_status_2(
+def test_wrong_use_prints_one_line_and_exits_with_status_2(
     arguments: tuple[str, ...], message: str, installation: Installation
 ) -> None:
     done = installation.command(*arguments)

@@ -1,4 +1,4 @@
-"""`tollhouse verify` finds damage that no service can see by itself, and leaves what operators do by hand alone."""
+"""`tollhouse verify` finds damage that no single service can detect, and reports no manual changes of operators."""
 
 import asyncio
 from pathlib import Path
@@ -24,14 +24,14 @@ async def damage(installation: Installation, *damages: tuple[str, str]) -> None:
 
 
 def findings(installation: Installation) -> set[tuple[str, str]]:
-    """The invariants that only a comparison of the services can find violated, with the operations concerned."""
+    """Return the violated invariants that compare two services, with the operations concerned."""
     found = installation.verify()["findings"]
     assert isinstance(found, list)
     return {(one["invariant"], one["subject"]) for one in found if "," in one["service"]}
 
 
 async def charge_by_hand(installation: Installation, *, exists: bool) -> str:
-    """Credit and debit an account; return the id of its organization, which identity knows or not."""
+    """Credit and debit an account; return the id of its organization, which may be missing in identity."""
     async with installation.connection().open() as channels:
         organization_id = await create_organization(channels) if exists else new_id()
         stub = ledger_pb2_grpc.LedgerServiceStub(channels.billing)
@@ -57,7 +57,7 @@ async def test_verify_compares_metering_with_billing_both_ways(tmp_path: Path, s
         nobody = await charge_by_hand(installation, exists=False)
         await damage(
             installation,
-            # A charge that went missing, one behind which no usage stands any more, and one of another amount.
+            # A missing charge, a charge without usage, and a charge with a different amount.
             ("DELETE FROM billing.transactions WHERE operation_id = $1", f"{PREFIX}:2"),
             ("DELETE FROM metering.usage_operations WHERE operation_id = $1", f"{PREFIX}:3"),
             ("DELETE FROM metering.usage_records WHERE operation_id = $1", f"{PREFIX}:3"),

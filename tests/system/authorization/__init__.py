@@ -1,1 +1,1 @@
-"""The authorization matrix: who may call what on whose, made from the descriptors, asked of a running installation."""
+"""The authorization matrix: every caller, RPC and resource, made from the descriptors, tested on an installation."""

@@ -1,4 +1,4 @@
-"""Credentials that are to let nobody in: forged, worn out, meant for others, or of somebody who was stopped."""
+"""Credentials that must be refused: forged, expired, for another audience, or of a user or key that was stopped."""
 
 import asyncio
 import base64
@@ -20,12 +20,12 @@ _EXPIRY = timedelta(seconds=1.5)
 
 
 async def bad_credentials(data: DataFolder, world: World) -> dict[str, str]:
-    """Return one of each sort, by what is wrong with it."""
+    """Return one credential of each kind, by what is wrong with it."""
     return {**forged(data, world), **await stopped(world)}
 
 
 def forged(data: DataFolder, world: World) -> dict[str, str]:
-    """Credentials that were never given to anybody, or that are past their time or away from their place."""
+    """Credentials that were never issued, have expired, or are used where they are not valid."""
     operator, session = (SigningKey.read(data.signing_key_file(name)) for name in ("operator", "session"))
     services = {name: SigningKey.read(data.signing_key_file(name)) for name in SERVICE_NAMES}
     impostor = SigningKey.generate(issuer=operator.issuer, subject="operator:cli")
@@ -58,7 +58,7 @@ def forged(data: DataFolder, world: World) -> dict[str, str]:
 
 
 async def stopped(world: World) -> dict[str, str]:
-    """Credentials that were good until somebody was stopped."""
+    """Credentials that were valid until their user, key or session was stopped."""
     people, organization_id = world.people, world.places["own project"].organization_id
     signed_out, deactivated, removed = [await people.person(organization_id, "admin") for _ in range(3)]
     secrets = {
@@ -108,7 +108,7 @@ def mint(
 
 
 def _altered(secret: str) -> str:
-    """Another secret of the same shape, whose check is therefore wrong."""
+    """A secret of the same format with a wrong checksum."""
     return secret[:20] + ("b" if secret[20] == "a" else "a") + secret[21:]
 
 
@@ -121,7 +121,7 @@ def _unsigned(token: str, header: Mapping[str, str]) -> str:
 
 
 def _signed_with_public_key(operator: SigningKey) -> str:
-    """A token signed by HMAC under what everybody may know: the key with which its signature is to be checked."""
+    """A token signed by HMAC with the public key as the shared secret."""
     now = int(datetime.now(UTC).timestamp())
     claims = {"iss": operator.issuer, "sub": operator.subject, "aud": AUDIENCES, "iat": now, "exp": now + 600}
     head = {"alg": "HS256", "typ": TOKEN_TYPE, "kid": operator.key["kid"]}

@@ -1,4 +1,4 @@
-"""Who calls: what a caller comes with, and the facts on which the declared access is to decide."""
+"""Callers: their credentials, and the facts on which the access decision depends."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Kind(Enum):
-    """What a caller comes with."""
+    """The kind of credential with which a caller calls."""
 
     OPERATOR = "operator"
     SERVICE = "service"
@@ -16,7 +16,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Caller:
-    """One caller whose credential is good."""
+    """One caller with a valid credential."""
 
     name: str
     kind: Kind
@@ -37,5 +37,5 @@ class Caller:
 
     @property
     def is_limited(self) -> bool:
-        """Whether what the caller may do hangs on roles and scopes."""
+        """Whether the caller's rights depend on roles and scopes."""
         return self.kind in (Kind.SESSION, Kind.KEY)

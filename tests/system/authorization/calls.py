@@ -1,4 +1,4 @@
-"""Calls as the matrix makes them, and how they end."""
+"""Makes the calls of the matrix, and classifies their outcomes."""
 
 import asyncio
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from libs.common.status import error_info_in, status_in
 from tests.system.authorization.oracle import Verdict
 from tests.system.authorization.rpcs import Rpc
 
-# A stream that goes on for ever has let its caller in once it has not turned them away for this long.
+# An endless stream counts as having let its caller in once it has not refused them for this long.
 _STREAM_S = 1.0
 _CALL_S = 20.0
 _AGAIN_MAX = 2
@@ -26,7 +26,7 @@ _BY_REASON = {
     "PERMISSION_DENIED": Verdict.PERMISSION_DENIED,
 }
 _BY_MISSING = {"organization": Verdict.NO_ORGANIZATION, "user": Verdict.NO_USER}
-# What none may see, whatever was sent: a bug, an RPC that nobody serves, a service that was not there.
+# Statuses that no request may cause: a bug, an RPC that is not served, an unreachable service.
 _NEVER = {
     *(grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNIMPLEMENTED),
     *(grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.RESOURCE_EXHAUSTED),
@@ -35,7 +35,7 @@ _NEVER = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call ended."""
+    """The outcome of a call."""
 
     code: grpc.StatusCode
     status: status_pb2.Status | None = None
@@ -52,12 +52,12 @@ class Outcome:
 
     @property
     def is_fault(self) -> bool:
-        """Whether something went wrong that is nobody's refusal."""
+        """Whether the call failed for a reason other than a refusal."""
         return self.code in _NEVER
 
     @property
     def verdict(self) -> Verdict:
-        """What the end says of access: a refusal with a reason of its own comes from behind the door."""
+        """The access decision shown by the outcome. Other refusals come from the use case, after access is granted."""
         if self.reason in _BY_REASON:
             return _BY_REASON[self.reason]
         if self.code is grpc.StatusCode.UNAUTHENTICATED and not self.reason:
@@ -75,7 +75,7 @@ class Outcome:
 
 
 class Wire:
-    """One open channel to each service, that carries no credential of its own."""
+    """One open channel to each service, which adds no credential."""
 
     def __init__(self, endpoints: Mapping[str, str]) -> None:
         self._endpoints = endpoints
@@ -91,7 +91,7 @@ class Wire:
         await self._stack.aclose()
 
     async def call(self, rpc: Rpc, token: str, request: Message) -> Outcome:
-        """Make a call and return how it ended; a service that says that waiting helps is asked again."""
+        """Make a call and return its outcome; retry it if the service says that waiting helps."""
         outcome = await self._call(rpc, token, request)
         for _ in range(_AGAIN_MAX):
             if outcome.code is not grpc.StatusCode.UNAVAILABLE:
@@ -111,12 +111,12 @@ class Wire:
         return Outcome(grpc.StatusCode.OK, answer=answer)
 
     async def _send(self, rpc: Rpc, metadata: tuple[tuple[str, str], ...], request: Message) -> Message | None:
-        """Return the answer to a call that gives just one."""
+        """Return the response of a call that gives exactly one."""
         channel, method = self._channels[rpc.context], rpc.method
         path = f"/{method.containing_service.full_name}/{method.name}"
         parse = GetMessageClass(method.output_type).FromString
         if method.client_streaming:
-            # Access is decided before the first message, and what is sent to a call that has ended hides its end.
+            # Access is decided before the first message, and writing to a call that has ended would hide its status.
             await channel.stream_stream(path, _serialize, parse)(metadata=metadata, timeout=_STREAM_S).read()
         elif method.server_streaming:
             receiving = channel.unary_stream(path, _serialize, parse)

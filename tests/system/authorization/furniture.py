@@ -1,4 +1,4 @@
-"""Fills a place in an organization with one thing of every sort that an RPC can name."""
+"""Creates one resource of every kind that an RPC can name, in an organization or project."""
 
 import asyncio
 import itertools
@@ -20,7 +20,7 @@ from tollhouse.identity.v1 import (
 )
 from tollhouse.metering.v1 import model_pb2, model_pb2_grpc, usage_pb2, usage_pb2_grpc
 
-# What is not there for anybody where an organization is not.
+# The ids of resources that cannot exist where the organization does not.
 NOTHING = frozenset({"organization", "user"})
 _SUB_IDS = ("account_id", "api_key_id", "invitation_id", "service_account_id", "transaction_id")
 _OPERATIONS = ("hold_operation_id", "usage_operation_id")
@@ -28,7 +28,7 @@ _numbers = itertools.count(1)
 
 
 class Furniture:
-    """Makes things, as an operator."""
+    """Creates resources, as an operator."""
 
     def __init__(self, operator: Channels, people: People) -> None:
         self._people = people
@@ -45,7 +45,7 @@ class Furniture:
         self._usage: usage_pb2_grpc.UsageServiceStub = usage_pb2_grpc.UsageServiceStub(operator.metering)
 
     async def add_model(self) -> None:
-        """Add the model that all usage names, with a price."""
+        """Create the model that all usage names, with a price."""
         await self._models.CreateModel(model_pb2.CreateModelRequest(model_id=MODEL))
         prices = model_pb2.TokenPrices(input="1", output="1")
         await self._models.SetPrice(model_pb2.SetPriceRequest(model_id=MODEL, currency_code=CURRENCY, prices=prices))
@@ -79,7 +79,7 @@ class Furniture:
         return (await self._invitations.CreateInvitation(request)).invitation.invitation_id
 
     async def furnish(self, name: str, organization_id: str, project_id: str, user_id: str) -> Target:
-        """Put one thing of every sort there, in the project where there is one, for a user of the organization."""
+        """Create one resource of every kind, in the project if one is given, for a user of the organization."""
         owned, account, service_account_id, invitation_id = await asyncio.gather(
             self.own_things(organization_id, project_id, user_id),
             self._account(organization_id, project_id),
@@ -90,7 +90,7 @@ class Furniture:
         return Target(name, organization_id, project_id, user_id, ids)
 
     async def own_things(self, organization_id: str, project_id: str, user_id: str) -> dict[str, str]:
-        """Make what belongs to a user: a key, and usage."""
+        """Create what belongs to a user: a key, and usage."""
         api_key_id, _ = await self._people.key(organization_id, project_id=project_id, user_id=user_id)
         operation_id = f"used-{next(_numbers)}"
         await self._usage.RecordUsage(
@@ -137,7 +137,7 @@ class Furniture:
 
 
 def nowhere(name: str, **there: str) -> Target:
-    """A place where nothing is but what is named."""
+    """A place where only the given resources exist."""
     ids = {
         "organization_id": new_id(),
         "project_id": new_id(),

@@ -1,4 +1,4 @@
-"""The cells of the matrix: every RPC, as every caller, on every place that makes a difference to its request."""
+"""The cells of the matrix: every RPC, as every caller, on every place for which its request differs."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ _Answered = TypeVar("_Answered")
 
 @dataclass(frozen=True)
 class Cell:
-    """One call that is made."""
+    """One call of the matrix."""
 
     rpc: Rpc
     caller: Caller
@@ -36,12 +36,12 @@ class Cell:
 
 
 def request_on(rpc: Rpc, target: Target) -> Message:
-    """Return a valid request about what is at a place."""
+    """Return a valid request about the resources of a place."""
     return request_for(rpc, target, own_fields(rpc, target))
 
 
 def cells(rpc: Rpc, caller: Caller, targets: Sequence[Target]) -> Iterator[Cell]:
-    """Yield a cell for every place that makes a difference to the RPC's request."""
+    """Yield a cell for every place for which the RPC's request differs."""
     seen: set[bytes] = set()
     for target in targets:
         try:
@@ -57,7 +57,7 @@ def cells(rpc: Rpc, caller: Caller, targets: Sequence[Target]) -> Iterator[Cell]
 
 
 async def try_in_capitals(wire: Wire, cell: Cell) -> str:
-    """Make the call of a cell that only reads, with all ids in capitals, which are the same ids."""
+    """Make the call of a read-only cell with all ids in capitals; ids are case-insensitive."""
     request = request_on(cell.rpc, cell.target.in_capitals())
     wanted = expected(cell.rpc, cell.caller, cell.target)
     outcome = await wire.call(cell.rpc, cell.caller.token, request)
@@ -85,14 +85,15 @@ def _is_right(wanted: Verdict, outcome: Outcome, target: Target) -> bool:
     if wanted is not Verdict.ADMITTED:
         return outcome.verdict is wanted
     if outcome.code is grpc.StatusCode.INVALID_ARGUMENT:
-        return target.optional  # Of other places every request is whole, and what it is about is looked at.
-    # Whoever is let in learns that there is no such organization or user, where there is none.
+        # On other places every request is complete, and the service reads the resource that it names.
+        return target.optional
+    # A caller who is let in gets NOT_FOUND for a missing organization or user.
     told = {Verdict.NO_ORGANIZATION: "organization", Verdict.NO_USER: "user"}
     return outcome.verdict is Verdict.ADMITTED or told.get(outcome.verdict) in target.missing
 
 
 def _shown_beyond_reach(world: World, cell: Cell, outcome: Outcome) -> list[str]:
-    """Say what an answer tells of places on which the caller could not have made the same call."""
+    """Describe what a response reveals of places on which the caller may not make the same call."""
     rpc, caller = cell.rpc, cell.caller
     if outcome.answer is None or not caller.is_limited or rpc.access.public:
         return []
@@ -109,7 +110,7 @@ def _shown_beyond_reach(world: World, cell: Cell, outcome: Outcome) -> list[str]
 
 
 async def each(asked: Sequence[_Asked], do: Callable[[_Asked], Awaitable[_Answered]]) -> list[_Answered]:
-    """Do something for each, a bounded number at a time."""
+    """Run a coroutine for each item, a bounded number at a time."""
     bound = asyncio.Semaphore(_IN_FLIGHT)
 
     async def one(item: _Asked) -> _Answered:

@@ -1,4 +1,4 @@
-"""What the protos say must happen, worked out from their options alone: none of the services' own code is asked."""
+"""Computes the expected access decision from the options of the protos alone, without any code of the services."""
 
 from enum import Enum
 from typing import Final
@@ -8,13 +8,13 @@ from tests.system.authorization.rpcs import Rpc
 from tests.system.authorization.targets import Target
 from tollhouse.common.v1 import access_pb2
 
-# Open to all users, and the use case wants them in person: no keys, and nobody else in this field. The request names no
-# organization, so that nothing in the option could say so.
+# RPCs open to all users, whose use case requires a session rather than a key, and the caller's own id in this field.
+# The request names no organization, so the access option cannot express this.
 IN_PERSON: Final = {"identity.v1.OrganizationService.AcceptInvitation": "user_id"}
 
 
 class Verdict(Enum):
-    """How access to a call is decided."""
+    """The access decision on a call."""
 
     ADMITTED = "admitted"
     UNAUTHENTICATED = "UNAUTHENTICATED"
@@ -24,7 +24,7 @@ class Verdict(Enum):
 
 
 def expected(rpc: Rpc, caller: Caller, target: Target) -> Verdict:
-    """Return the verdict over a caller whose credential is good."""
+    """Return the verdict on a caller with a valid credential."""
     access = rpc.access
     if access.public:
         return Verdict.ADMITTED
@@ -66,12 +66,12 @@ def _of_user(rpc: Rpc, caller: Caller, target: Target) -> Verdict:
 
 
 def _reaches(rpc: Rpc, caller: Caller, target: Target) -> bool:
-    """Whether a caller who belongs to the organization holds the scope for what the request is about."""
+    """Whether a caller of the organization holds the scope for the resource that the request names."""
     scope = access_pb2.Scope.DESCRIPTOR.values_by_number[rpc.access.scope]
     holders = scope.GetOptions().Extensions[access_pb2.holders]
     if caller.scopes is not None and holders.name not in caller.scopes:
         return False
-    # What an RPC's request does not tell, it tells only where the resource is looked at.
+    # Where the request does not name the project, it is known only after the service has read the resource.
     told = {name for name in ("project_id", "user_id") if rpc.access.by_resource or name in rpc.fields}
     project_id = target.project_id if "project_id" in told else ""
     role = caller.roles[target.organization_id]

@@ -29,20 +29,20 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Person:
-    """A user with a session; the token is empty where nobody signed in."""
+    """A user with a session; the token is empty if the user has not signed in."""
 
     user_id: str
     token: str = field(default="", repr=False)
 
 
 def scope_names() -> list[str]:
-    """The scopes that mean something to Tollhouse itself, as keys carry them."""
+    """The scopes that Tollhouse itself interprets, in the form that keys carry."""
     values = access_pb2.Scope.DESCRIPTOR.values
     return [value.GetOptions().Extensions[access_pb2.holders].name for value in values if value.number]
 
 
 def scopes_of(role: str, project_roles: Iterable[str] = ()) -> frozenset[str]:
-    """All of those scopes that the roles hold, however far."""
+    """All of those scopes that the roles hold, for the whole organization or for a part of it."""
     all_holders = [value.GetOptions().Extensions[access_pb2.holders] for value in access_pb2.Scope.DESCRIPTOR.values]
     return frozenset(
         holders.name

@@ -15,12 +15,12 @@ from tests.system.authorization.targets import Target
 
 MODEL: Final = "matrix-model"
 CURRENCY: Final = "USD"
-# An etag that no resource has: an update that is let in then changes nothing.
+# An etag that no resource has, so that an update that is let in changes nothing.
 STALE_ETAG: Final = "0"
 _UPDATED: Final = ("name", "full_name", "display_name", "metadata", "value")
 _serials = itertools.count(1)
 
-# What a field of this name gets wherever it is not an id, with a number that is another for every request.
+# Values of fields that are not ids, by field name. Each gets a number that differs between requests.
 _TEXTS: Final = {
     "currency_code": CURRENCY,
     "email": "somebody-{serial}@matrix.example",
@@ -38,23 +38,23 @@ _TEXTS: Final = {
 }
 _NUMBERS: Final = {"input_tokens": 1, "max_output_tokens": 1, "input": 1, "page_size": 1000}
 _FLAGS: Final = {"validate_only": True}
-# Roles that give little; every other enum keeps its zero value.
+# Roles with few rights. Every other enum keeps its zero value.
 _ENUMS: Final = {"MemberRole": "MEMBER_ROLE_VIEWER", "ProjectMemberRole": "PROJECT_MEMBER_ROLE_MEMBER"}
-# Messages that have to be there, or have to be filled in to be of use.
+# Messages that must be present, or must be filled in to have an effect.
 _NESTED: Final = frozenset({"Amount", "TokenCounts", "TokenPrices", "Account"})
 
 
 class NoValidRequest(Exception):
-    """Nothing here says how to fill in the request of an RPC."""
+    """No valid request is known for an RPC."""
 
 
 def request_for(rpc: Rpc, target: Target, own: Mapping[str, object], serial: int | None = None) -> Message:
-    """Return a request about what is there, with the RPC's own values for certain fields.
+    """Return a request about the resources of a place, with RPC-specific values for certain fields.
 
-    Requests with the same serial number differ in what they are about alone; without one, none are alike.
+    Requests with the same serial number differ only in their place; without a serial number, every request differs.
 
     Raises:
-        NoValidRequest: a field has to be filled in, and nothing says with what.
+        NoValidRequest: a required field has no known value.
     """
     request = rpc.new_request()
     _fill(request, target, next(_serials) if serial is None else serial)

@@ -1,4 +1,4 @@
-"""Every RPC there is: as the protos declare it, and as the running services say that they serve it."""
+"""All RPCs: as the protos declare them, and as the running services list them by reflection."""
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ PACKAGE = "tollhouse."
 
 @dataclass(frozen=True)
 class Rpc:
-    """One RPC of one running service; what all services serve is several of these."""
+    """One RPC of one running service. An RPC that every service serves occurs once for each service."""
 
     context: str
     method: MethodDescriptor
@@ -60,12 +60,12 @@ class Rpc:
 
 
 def declared() -> dict[str, MethodDescriptor]:
-    """Every method that a proto of ours declares, by its full name, whether or not anything serves it."""
+    """Every method that our protos declare, by its full name, whether or not a service serves it."""
     return {method.full_name: method for service in services() for method in service.methods}
 
 
 async def served(endpoints: Mapping[str, str], token: str) -> list[Rpc]:
-    """Every RPC of ours that the running services serve, as they say themselves by reflection."""
+    """Every RPC of ours that the running services list by reflection."""
     by_service = {service.full_name: service for service in services()}
     return [
         Rpc(context, method)

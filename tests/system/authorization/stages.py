@@ -1,4 +1,4 @@
-"""Resources for calls that would spoil what others are tried out on: each such call gets its own, like the real one."""
+"""Separate resources for calls that change or delete what other calls need: each such call gets its own copy."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -13,9 +13,9 @@ Staged = tuple[Caller, Target]
 
 
 async def stage(world: World, rpc: Rpc, caller: Caller, target: Target) -> Staged:
-    """Return the caller and the target with which a call that is to be let in is made."""
+    """Return the caller and the target for a call that must be let in."""
     setting = _SETTINGS.get(WAYS.get(rpc.name, Way.ADDS))
-    # What does not exist for anybody is not spoilt either.
+    # A missing resource cannot be changed, so the call needs no copy.
     named = {"organization"} if "organization_id" in rpc.fields else {"user"}
     if setting is None or named & target.missing:
         return caller, target
@@ -41,7 +41,7 @@ async def _invitation(world: World, rpc: Rpc, caller: Caller, target: Target) ->
 
 
 async def _user(world: World, rpc: Rpc, caller: Caller, target: Target) -> Staged:
-    """A user of their own; one who calls for themselves signs in, and is in the organization what the caller is."""
+    """A separate user. A user who calls for themselves is signed in and gets the caller's role in the organization."""
     in_person = caller.kind is Kind.SESSION and target.user_id == caller.user_id
     user_id = await world.people.user()
     role = (caller.roles.get(target.organization_id, "") if in_person else "") or "viewer"
@@ -55,7 +55,7 @@ async def _user(world: World, rpc: Rpc, caller: Caller, target: Target) -> Stage
 
 
 async def _project(world: World, rpc: Rpc, caller: Caller, target: Target) -> Staged:
-    """A project in which the caller works as in the real one; a key bound to that gets a sister bound to this."""
+    """A project in which the caller has the same role. A key bound to the original gets a copy bound to this one."""
     if target.name == "deleted project":
         return caller, target
     organization_id = target.organization_id
@@ -72,7 +72,7 @@ async def _project(world: World, rpc: Rpc, caller: Caller, target: Target) -> St
 
 
 async def _organization(world: World, rpc: Rpc, caller: Caller, target: Target) -> Staged:
-    """An organization that the caller owns as it owns the real one; a key of that gets a sister in this."""
+    """An organization that the caller owns, too. A key of the original organization gets a copy in this one."""
     organization_id = await world.people.organization(caller.user_id or _somebody(world))
     if caller.kind is Kind.KEY:
         _, secret = await world.people.key(organization_id, scopes=caller.scopes or (), user_id=caller.user_id)

@@ -1,4 +1,4 @@
-"""On whose things a call is made."""
+"""The resources on which a call is made."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True)
 class Target:
-    """A place in an organization, and the ids of what is there."""
+    """An organization, or a project of it, and the ids of the resources in it."""
 
     name: str
     organization_id: str
@@ -24,7 +24,7 @@ class Target:
         return self.name
 
     def value(self, field_name: str) -> str:
-        """Return the id that a field of this name takes; empty for none."""
+        """Return the id for a field of this name, or an empty string if there is none."""
         own = {
             "organization_id": self.organization_id,
             **dict.fromkeys(("project_id", "source_project_id"), self.project_id),
@@ -33,12 +33,12 @@ class Target:
         return own.get(field_name) or self.ids.get(field_name, "")
 
     def in_capitals(self) -> "Target":
-        """Return the same place, its ids written in capitals; operations are named by their callers, to the letter."""
+        """Return the same place with its ids in capitals, except operation ids, which are case-sensitive."""
         ids = {name: id_.upper() for name, id_ in self.ids.items() if "operation" not in name}
         own = {name: self.value(name).upper() for name in ("organization_id", "project_id", "user_id")}
         return self.with_ids(**ids, **own)
 
     def with_ids(self, **ids: str) -> "Target":
-        """Return the same place with other things in it."""
+        """Return the same place with some ids replaced."""
         own = {name: ids.pop(name) for name in ("organization_id", "project_id", "user_id") if name in ids}
         return replace(self, ids={**self.ids, **ids}, **own)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Pairs of requests that differ in one thing: what the one names belongs to another tenant, the other to nobody."""
+"""Pairs of equal requests, of which one names a resource of another tenant and the other a missing one."""
 
 import re
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ _SINGLE = (
     *("account_id", "api_key_id", "invitation_id", "project_id", "service_account_id", "transaction_id", "user_id"),
     *("hold_operation_id", "usage_operation_id"),
 )
-# Numbers of requests, and moments: they differ from call to call whatever is asked for.
+# Request numbers and timestamps, which differ between any two calls.
 _PASSING = re.compile(r"(matrix|Matrix|somebody|nobody)[- ]\d+|\d{4}-\d\d-\d\dT[\d:.]+Z")
 
 
 @dataclass(frozen=True)
 class Twins:
-    """The two places that a caller must not be able to tell apart, and in what they differ."""
+    """Two places that a caller must not be able to tell apart, and the ids in which they differ."""
 
     rpc: Rpc
     differ_in: str
@@ -42,7 +42,7 @@ def is_open_to_users(rpc: Rpc) -> bool:
 
 
 def pairs(rpc: Rpc, world: World) -> Iterator[Twins]:
-    """Yield pairs: all ids another tenant's, and each single id another tenant's in the caller's own organization."""
+    """Yield pairs: one with all ids of another tenant, and for each id one with that id alone of another tenant."""
     ours, theirs, missing = (world.places[name] for name in ("own project", "other tenant", "missing"))
     if _takes_ids(rpc, theirs, missing):
         yield Twins(rpc, "ids", theirs, missing)
@@ -53,12 +53,12 @@ def pairs(rpc: Rpc, world: World) -> Iterator[Twins]:
 
 
 def _takes_ids(rpc: Rpc, one: Target, other: Target) -> bool:
-    """Whether the two places make a difference to the request."""
+    """Whether the request differs between the two places."""
     return _seen(str(request_on(rpc, one)), nowhere("")) != _seen(str(request_on(rpc, other)), nowhere(""))
 
 
 async def difference(wire: Wire, twins: Twins, caller: Caller) -> str:
-    """Make both calls; return in what their ends differ, or nothing."""
+    """Make both calls; return how their outcomes differ, or an empty string."""
     seen = []
     for target in (twins.theirs, twins.nobodys):
         outcome = await wire.call(twins.rpc, caller.token, request_on(twins.rpc, target))
@@ -69,13 +69,13 @@ async def difference(wire: Wire, twins: Twins, caller: Caller) -> str:
 
 
 def _text(rpc: Rpc, outcome: Outcome) -> str:
-    """All that a caller gets to see of the end of a call; what a change answers with is new every time."""
+    """Everything that a caller sees of a call's outcome, without the response to a change, which is new every time."""
     shown: list[Message | None] = [outcome.status, outcome.answer if rpc.only_reads else None]
     return f"{outcome.code.name} {outcome.message} " + " ".join(MessageToJson(one) for one in shown if one is not None)
 
 
 def _seen(text: str, target: Target) -> str:
-    """The text with whatever tells the two requests apart blotted out."""
+    """The text, with the values in which the two requests differ replaced."""
     for name in ("organization_id", *_SINGLE):
         if target.value(name):
             text = text.replace(target.value(name), f"<{name}>")

@@ -1,6 +1,6 @@
-"""How each RPC that changes something is tried out without spoiling what other calls are tried out on.
+"""How each RPC that changes something is tested without changing what other calls of the matrix need.
 
-An RPC that is not in the table has no place in the matrix, and the matrix fails for want of it.
+The matrix tests fail if such an RPC is missing from the table.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from tollhouse.metering.v1 import model_pb2, usage_pb2
 
 
 class Way(Enum):
-    """What keeps a call that is let in from changing the outcome of others."""
+    """How a call that is let in is kept from changing the outcome of others."""
 
     ADDS = "it adds what no other call looks at, or finds things as it would have them"
     STALE = "its request names an etag that no resource has"
@@ -35,11 +35,11 @@ def _all(way: Way, service: str, verbs: str) -> dict[str, Way]:
 WAYS: Final[Mapping[str, Way]] = {
     **_all(Way.ADDS, "billing.v1.AccountService", "OpenAccount"),
     **_all(Way.STALE, "billing.v1.AccountService", "UpdateAccount"),
-    # The accounts hold money, which keeps them open.
+    # The accounts hold money, so that they cannot be closed.
     **_all(Way.ADDS, "billing.v1.AccountService", "CloseAccount"),
     **_all(Way.TRIED, "billing.v1.LedgerService", "Debit Credit Transfer CreateHold ReverseTransaction"),
     **_all(Way.TRIED, "billing.v1.LedgerService", "BatchDebit BatchCreateHold"),
-    # Reads of a hold find it in whatever state it is.
+    # A hold can be read in any state.
     **_all(Way.ADDS, "billing.v1.LedgerService", "CaptureHold BatchCaptureHold ReleaseHold ExtendHold"),
     **_all(Way.ADDS, "identity.v1.ApiKeyService", "CreateApiKey ImportApiKeys ReportLeakedApiKey"),
     **_all(Way.STALE, "identity.v1.ApiKeyService", "UpdateApiKey"),
@@ -81,16 +81,16 @@ def _imported(target: Target) -> api_key_pb2.ImportedApiKey:
     return api_key_pb2.ImportedApiKey(digest=digest, user_id=target.user_id or target.organization_id)
 
 
-# What a field takes where its name alone does not tell.
+# Values for fields that cannot be filled by their name alone.
 OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
-    # By the project, so that the service has to find the account that it is about.
+    # The account is named by its project, so that the service has to look it up.
     "billing.v1.AccountService.GetBalance": lambda target: {"account_id": None},
     "billing.v1.LedgerService.CaptureHold": lambda target: {"operation_id": target.ids["hold_operation_id"]},
     "billing.v1.LedgerService.ExtendHold": lambda target: {"operation_id": target.ids["hold_operation_id"]},
     "billing.v1.LedgerService.GetHold": lambda target: {"operation_id": target.ids["hold_operation_id"]},
     "billing.v1.LedgerService.ReleaseHold": lambda target: {"operation_id": target.ids["hold_operation_id"]},
     "billing.v1.LedgerService.GetTransaction": lambda target: {"operation_id": None},
-    # From the organization's own account to a project's, or the other way.
+    # From the organization's own account to a project's, or the other way round.
     "billing.v1.LedgerService.Transfer": lambda target: {
         "destination_project_id": None if target.project_id else new_id()
     },
@@ -101,7 +101,7 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     },
     "identity.v1.SessionService.SignInWithIdToken": lambda target: {"id_token": "garbage"},
     "identity.v1.SessionService.SignInWithAccessToken": lambda target: {"provider": "x", "access_token": "garbage"},
-    # Lists are narrowed by what access hangs on, and by nothing that would leave them empty.
+    # Lists are filtered by the fields that access depends on, and by no filter that would make them empty.
     "identity.v1.ApiKeyService.ListApiKeys": lambda target: {"service_account_id": None},
     "identity.v1.SessionService.SignOut": lambda target: {"all_sessions": True},
     "identity.v1.SystemConfigurationService.UpdateSystemConfiguration": lambda target: {"removed_keys": ["unknown"]},
@@ -128,13 +128,13 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
 
 
 def own_fields(rpc: Rpc, target: Target) -> dict[str, object]:
-    """Return what certain fields of the RPC's request take."""
+    """Return the RPC-specific values of certain fields of its request."""
     fields = OWN_FIELDS.get(rpc.name)
     return fields(target) if fields else {}
 
 
 def flaws(rpc: Rpc) -> list[str]:
-    """Say what is wrong with the RPC's place in the matrix, if anything is."""
+    """Return what is wrong with the RPC's entry in the table, if anything."""
     way = WAYS.get(rpc.name)
     if way is None:
         return [] if rpc.only_reads else [f"{rpc.name} changes something, and nothing says how it is tried out"]

@@ -13,18 +13,18 @@ from tests.system.authorization.targets import Target
 MEMBER_ROLES = ("owner", "admin", "member", "billing", "viewer")
 PROJECT_ROLES = ("admin", "member")
 PLATFORM_ROLES = ("admin", "admin_readonly")
-# What users of the whole platform are in the organization: their keys have to carry some scope.
+# The role in the organization of users with a platform role: without one, their keys could carry no scope.
 _PLATFORM_USERS_ROLE = "viewer"
 _SERVICE_ACCOUNT_ROLE = "admin"
-# What those were who are less now.
+# The role that demoted users had before.
 _FORMER_ROLE = "admin"
-# A scope of the platform's own, which means nothing to Tollhouse.
+# A scope defined by the platform, which Tollhouse does not interpret.
 _FOREIGN_SCOPE = "models.use"
 
 
 @dataclass(frozen=True)
 class World:
-    """All callers with rights, and all places."""
+    """All callers with valid credentials, and all places."""
 
     people: People
     furniture: Furniture
@@ -35,14 +35,14 @@ class World:
     """What belongs to a user who calls, by the user's id."""
 
     def targets_of(self, caller: Caller) -> list[Target]:
-        """Every place on which a caller is tried out."""
+        """Every place on which the caller's calls are tested."""
         own = self.own_places.get(caller.user_id)
         return [*self.places.values(), *([own] if own else [])]
 
 
 @dataclass(frozen=True)
 class _Staff:
-    """The users of the organization, by what they are in it."""
+    """The users of the organization, by role."""
 
     members: Mapping[str, Person]
     of_project: Mapping[str, Person]
@@ -67,7 +67,7 @@ class _Sites:
 
 
 async def build(channels: Channels) -> World:
-    """Make everything, as an operator."""
+    """Create everything, as an operator."""
     people = People(channels)
     furniture = Furniture(channels, people)
     await furniture.add_model()

@@ -18,6 +18,7 @@ from libs.cli.commands.verify import verify
 from libs.cli.failures import CommandFailed
 from libs.cli.terminal.refusals import exit_status_of, refusal_line
 from libs.common.database_url import InvalidDatabaseUrl
+from libs.common.environment import VariablesError
 from libs.common.postgres import PostgresError
 
 app = typer.Typer(
@@ -41,6 +42,8 @@ def main() -> None:
         _end_with(str(error), error.exit_code)
     except PostgresError as error:
         _end_with(str(error), 1)
+    except VariablesError as error:
+        _end_with(f"{error}.", 2)
     except InvalidDatabaseUrl as error:
         _end_with(f"The database URL {error}.", 2)
     except grpc.aio.AioRpcError as error:

@@ -28,9 +28,16 @@ class VariablesError(Exception):
 
 
 def read_environment() -> dict[str, str]:
-    """Return the environment's variables, and those of `.env` that it does not set."""
-    # The file is taken as it is: a `$` in a password names no other variable.
-    in_file = dotenv_values(ENV_FILE, interpolate=False) if ENV_FILE.is_file() else {}
+    """Return the environment's variables, and those of `.env` that it does not set.
+
+    Raises:
+        VariablesError: the file cannot be read.
+    """
+    try:
+        # The file is taken as it is: a `$` in a password names no other variable.
+        in_file = dotenv_values(ENV_FILE, interpolate=False) if ENV_FILE.is_file() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise VariablesError(f"{ENV_FILE}: the file cannot be read ({_reason(error)})") from None
     return {name: value for name, value in in_file.items() if value is not None} | dict(os.environ)
 
 
@@ -52,9 +59,12 @@ def secret(environment: Mapping[str, str], name: str) -> str | None:
             raise VariablesError(f"{name}{_FILE_SUFFIX}: the file is larger than {_SECRET_MAX_BYTES} bytes")
         text = content.decode()
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise VariablesError(f"{name}{_FILE_SUFFIX}: the file cannot be read ({reason})") from None
+        raise VariablesError(f"{name}{_FILE_SUFFIX}: the file cannot be read ({_reason(error)})") from None
     return text.removesuffix("\n").removesuffix("\r") or None
+
+
+def _reason(error: Exception) -> str | None:
+    return error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
 
 
 def database_url(environment: Mapping[str, str], names: Sequence[str], *, user: str | None = None) -> str | None:

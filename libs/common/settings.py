@@ -128,7 +128,10 @@ def load_settings(settings: type[S]) -> S:
     Raises:
         SettingsError: with everything that is wrong.
     """
-    environment = read_environment()
+    try:
+        environment = read_environment()
+    except VariablesError as error:
+        raise SettingsError(list(error.problems)) from None
     problems = _incomplete_tls(settings, environment)
     given: dict[str, object] = {"_env_file": ENV_FILE}
     try:

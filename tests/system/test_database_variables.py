@@ -41,6 +41,13 @@ def test_parts_that_cannot_be_used_are_named_in_one_line(tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
 
 
+def test_an_env_file_that_is_no_text_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"DB_HOST=\xff\xfe\n")
+    done = migrate(tmp_path)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert ".env: the file cannot be read" in done.stderr
+
+
 def migrate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `tollhouse migrate` in a folder with a `.env` file, and with no other settings."""
     names = ("DATABASE_URL", "DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD")

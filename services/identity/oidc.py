@@ -61,9 +61,9 @@ class OidcIssuer(BaseModel):
     algorithms: tuple[Algorithm, ...] = Field(default=("RS256", "ES256", "EdDSA"), min_length=1)
     """The algorithms its tokens may be signed with."""
     sign_up: bool = True
-    """Whether an identity that is linked to nobody becomes a new user by signing in."""
+    """Whether an identity that is not linked to a user becomes a new user by signing in."""
     link_verified_email: bool = False
-    """Whether an identity that is linked to nobody is linked to the user with the same email, if the issuer has
+    """Whether an identity that is not linked to a user is linked to the user with the same email, if the issuer has
     verified its email and the user's email was verified, too. This trusts the issuer with everybody's account."""
 
     @model_validator(mode="after")

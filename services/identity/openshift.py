@@ -44,8 +44,9 @@ class OpenShiftCluster(BaseModel):
     ca_file: FilePath | None = None
     """The certificates (PEM) that vouch for the API; those of the system when this is not set."""
     sign_up_email_domain: Annotated[str, StringConstraints(max_length=190)] = ""
-    """Lets a person nobody knows yet become a user, with the email `<name>@<this domain>`; nobody does while it is
-    empty. Names that are email addresses are taken as they are. Neither counts as verified."""
+    """A person who is not a user yet becomes one at the first sign-in, with the email `<name>@<this domain>`. While
+    this is empty, only linked users can sign in. A name that is an email address is used as it is. Neither counts as
+    verified."""
 
     @model_validator(mode="after")
     def _can_be_asked(self) -> Self:
@@ -58,7 +59,7 @@ class OpenShiftCluster(BaseModel):
 
     @property
     def sign_up(self) -> bool:
-        """Whether a person nobody knows yet becomes a user by signing in."""
+        """Whether a person who is not a user yet becomes one by signing in."""
         return bool(self.sign_up_email_domain)
 
     @property

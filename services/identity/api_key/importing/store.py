@@ -22,8 +22,8 @@ async def insert_api_keys(
 ) -> frozenset[bytes]:
     """Insert keys in the order of their digests; return the digests of those that were inserted.
 
-    The unique index leaves out those that were there before, and waits for whoever is inserting one of them. One that
-    the database does not take is left out, too, without harm to the others.
+    The unique index leaves out keys that exist already, and waits for a transaction that is inserting the same key. A
+    key that the database refuses is left out, too; the others are inserted.
     """
     rows = [values_of(api_key_id, new, digest=digest, now=now) for api_key_id, new, digest in keys]
     rows.sort(key=lambda row: str(row["digest"]))

@@ -80,7 +80,7 @@ class KeyReader:
     async def _read_batch(self, batch: list[_Waiting]) -> None:
         """Read a batch in one statement; where that fails, in halves, so that only the odd key's callers fail.
 
-        A database that does not answer at all is not asked again: that is nobody's key's fault.
+        If the database does not answer at all, the batch is not split: no key is the cause.
 
         Raises:
             Unavailable: the database does not answer.
@@ -111,6 +111,6 @@ def _fail(batch: list[_Waiting], error: BaseException) -> None:
             continue
         if isinstance(error, Exception):
             waiting.answer.set_exception(error)
-            waiting.answer.exception()  # Where nobody waits any more, nobody is to be told of it.
+            waiting.answer.exception()  # Marks the error as seen, in case the caller has gone.
         else:
             waiting.answer.cancel()

@@ -47,8 +47,8 @@ _READ_KEYS: Final = """
     LEFT JOIN identity.projects p ON p.organization_id = k.organization_id AND p.project_id = k.project_id
 """
 
-# Along the primary key. The counter comes from the same snapshot, and as the only row when there are no changes. So do
-# the few imported prefixes: whoever has the changes up to a revision has its prefixes, too.
+# Along the primary key. The counter and the few imported prefixes come from the same snapshot as the changes. Without
+# changes there is one row with these two.
 _READ_CHANGES: Final = """
     SELECT c.revision AS current, ARRAY(SELECT prefix FROM identity.imported_prefixes LIMIT 100) AS prefixes,
            n.revision, n.kind, n.subject_type, n.subject_id::text, n.organization_id::text,

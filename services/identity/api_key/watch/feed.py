@@ -112,10 +112,10 @@ class ChangeFeed:
 
 
 def _tell(audience: Audience, changes: list[Change], seen_revision: int, confirmed_s: float) -> None:
-    """Tell one audience about changes. One that fails to take them in starts over; the others are told all the same."""
+    """Pass changes to one receiver. If it fails, it drops its cache and starts over; the others are not affected."""
     try:
         audience.note(changes, seen_revision=seen_revision, confirmed_s=confirmed_s)
-    except Exception as error:  # noqa: BLE001 -- the changes are not read again: whatever failed, nobody may miss them.
+    except Exception as error:  # noqa: BLE001 -- changes are read once; a receiver must not miss any.
         _log.error("a receiver of changes failed", audience=type(audience).__name__, exc_info=error)
         audience.forget_all(seen_revision=seen_revision, confirmed_s=confirmed_s)
 

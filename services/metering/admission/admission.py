@@ -13,7 +13,7 @@ from typing import Final
 from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import NotFound, OperationIdReused, Refusal
-from libs.common.group_commit import BatchLimits, GroupCommit
+from libs.common.group_commit import GroupCommit
 from services.metering.admission import store
 from services.metering.admission.domain import (
     OUTPUT_TOKENS_DEFAULT,
@@ -33,11 +33,8 @@ from services.metering.errors import AlreadySettled, OrganizationNotFound
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import Tokens, input_tokens_of, output_tokens_of
 from services.metering.usage.domain import Authorization
-from services.metering.usage.engine import UsageEngine
+from services.metering.usage.engine import UsageEngine, writer_limits
 
-_BATCHES_RUNNING_MAX: Final = 16
-_FULL_AT: Final = 100
-_WAIT_MAX_S: Final = 0.05
 _FACTS: Final = ("posted", "held", "available", "needed", "currency_code", "earliest_release_time")
 _KEY_MESSAGES: Final = {
     "NOT_FOUND": "There is no such key.",
@@ -108,13 +105,7 @@ class Admission:
         self._billing = billing
         self._engine = engine
         self._clock = clock
-        limits = BatchLimits(
-            items_max=BATCH_MAX,
-            queued_max=queue_max,
-            running_max=_BATCHES_RUNNING_MAX,
-            full_at=_FULL_AT,
-            wait_max_s=_WAIT_MAX_S,
-        )
+        limits = writer_limits(BATCH_MAX, queue_max)
         self._commits: GroupCommit[_Waiting, Decision] = GroupCommit("authorizations", self._run, database, limits)
 
     async def authorize(self, request: Request) -> Decision:

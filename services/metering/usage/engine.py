@@ -44,11 +44,22 @@ BATCH_MAX: Final = 500
 DONE_MAX: Final = 2_000
 _BATCHES_RUNNING_MAX: Final = 16
 _FULL_AT: Final = 100
-"""The number of waiting usages from which a batch begins beside a running one: growing further would save little."""
+"""The number of waiting items from which a batch begins beside a running one: growing further would save little."""
 _WAIT_MAX_S: Final = 0.05
 """How long a smaller batch waits for a running one. It is short, so that a slow billing delays no batch for long."""
 _AUTHORIZATIONS_REMEMBERED_MAX: Final = 50_000
 _REFUSED_AGAIN_AFTER: Final = timedelta(minutes=1)
+
+
+def writer_limits(items_max: int, queued_max: int) -> BatchLimits:
+    """Return the limits of a writer whose batches each wait for billing, so that many run at once."""
+    return BatchLimits(
+        items_max=items_max,
+        queued_max=queued_max,
+        running_max=_BATCHES_RUNNING_MAX,
+        full_at=_FULL_AT,
+        wait_max_s=_WAIT_MAX_S,
+    )
 
 
 @dataclass(slots=True)
@@ -80,13 +91,7 @@ class UsageEngine:
         self._billing = billing
         self._clock = clock
         self._relay_after = relay_after
-        limits = BatchLimits(
-            items_max=BATCH_MAX,
-            queued_max=queue_max,
-            running_max=_BATCHES_RUNNING_MAX,
-            full_at=_FULL_AT,
-            wait_max_s=_WAIT_MAX_S,
-        )
+        limits = writer_limits(BATCH_MAX, queue_max)
         self._commits: GroupCommit[Work, Accepted] = GroupCommit("usage", self._run, database, limits)
         self._done: dict[Key, None] = {}
         self._done_apart: dict[Key, None] = {}

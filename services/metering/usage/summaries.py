@@ -16,7 +16,6 @@ from services.metering.tables import LATENCY_BUCKETS, TOKEN_CLASSES, usage_hours
 from services.metering.usage.domain import NIL
 from services.metering.usage.windows import HOUR, window_end, window_starts
 
-DIMENSIONS: Final = ("model", "project_id", "user_id", "api_key_id")
 RANGE_MAX: Final = timedelta(days=3660)
 _SUMS: Final = ("requests", "errors", *TOKEN_CLASSES, "cost", "latency_count", "latency_sum_ms", *LATENCY_BUCKETS)
 

@@ -92,6 +92,21 @@ async def test_refused_charge_is_answered_listed_and_charged_once_the_cause_is_g
     assert await metering.findings() == []
 
 
+async def test_charge_that_a_process_of_the_version_before_set_aside_is_listed_as_refused(
+    platform: Platform, metering: Metering, organization_id: str
+) -> None:
+    await metering.set_price(price_in="1", price_out="1", currency_code="CREDIT", organization_id=organization_id)
+    await platform.fund(organization_id, "10")
+    await metering.record(usage(organization_id, "call-1"))
+    await platform.execute("UPDATE metering.outbox SET state = 'DEAD', next_attempt_time = now() + interval '1 hour'")
+
+    (refused,) = await _refused(metering)
+
+    assert refused.state == charge_pb2.CHARGE_STATE_REFUSED
+    assert (await metering.get(organization_id, "call-1")).settlement == usage_pb2.SETTLEMENT_REFUSED
+    await _retry(metering, organization_id)
+
+
 async def _retry(metering: Metering, organization_id: str) -> None:
     request = charge_pb2.RetryChargesRequest(organization_id=organization_id)
     assert (await metering.charge.RetryCharges(request, metadata=metering.operator)).charge_count == 1

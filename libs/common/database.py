@@ -11,7 +11,7 @@ keeps the search path of its last user, and the pool prefers to give it to the s
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from types import TracebackType
@@ -63,8 +63,17 @@ _COMMAND_MARGIN_S = 3.0
 class Connections:
     """A pool of connections, logged in as one role, which one or several `Database` objects share."""
 
-    def __init__(self, engine: AsyncEngine, *, settings: Mapping[str, str], pooled: bool, timeout_s: float) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        settings: Mapping[str, str],
+        pooled: bool,
+        timeout_s: float,
+        check: Callable[[], Awaitable[None]] | None,
+    ) -> None:
         self.engine = engine
+        self._check = check
         self.snapshots = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self.settings = settings
         self.pooled = pooled
@@ -81,9 +90,14 @@ class Connections:
         if self._opened:
             return
         if self._opening is None:
-            self._opening = asyncio.ensure_future(greenlet_spawn(self._touch))
+            self._opening = asyncio.ensure_future(self._open_first())
             self._opening.add_done_callback(self._note_opened)
         await asyncio.shield(self._opening)
+
+    async def _open_first(self) -> None:
+        await greenlet_spawn(self._touch)
+        if self._check is not None:
+            await self._check()
 
     def _touch(self) -> None:
         self.engine.sync_engine.pool.connect().close()
@@ -147,6 +161,13 @@ class Database:
         async with self.raw_connection() as connection:
             if await connection.fetchval("SELECT pg_is_in_recovery()"):
                 raise Unavailable(dependency="database")
+
+    async def open(self) -> None:
+        """Makes the first connection of the pool; later calls do nothing. Raises Unavailable if it cannot be made."""
+        try:
+            await self.connections.open()
+        except _DRIVER_ERRORS as error:
+            _raise_refusal(error)
 
     async def warm(self, connections: int = 2) -> None:
         """Opens connections ahead of the first calls."""
@@ -283,10 +304,12 @@ def open_connections(
     statement_cache_size: int = 100,
     plan_every_time: bool = False,
     plan_by_key: bool = False,
+    check: Callable[[], Awaitable[None]] | None = None,
 ) -> Connections:
     """A pool of connections. Nothing is connected until first use.
 
-    `shared` is for a pool that several `Database` objects use with search paths of their own.
+    `shared` is for a pool that several `Database` objects use with search paths of their own. `check` is awaited once,
+    before the first use of a connection; while it raises, every use does.
 
     `statement_cache_size=0` is for a transaction-pooling proxy such as PgBouncer, see `libs.common.pooler`. Jobs that
     rightly take longer, such as reports, open a small pool of their own with a longer `statement_timeout_ms`.
@@ -334,7 +357,9 @@ def open_connections(
     )
     event.listen(engine.sync_engine.pool, "checkout", _replace_if_closed)
     event.listen(engine.sync_engine, "handle_error", _remember_failure)
-    return Connections(engine, settings=session_settings, pooled=pooled, timeout_s=acquire_timeout_ms / 1000)
+    return Connections(
+        engine, settings=session_settings, pooled=pooled, timeout_s=acquire_timeout_ms / 1000, check=check
+    )
 
 
 def _replace_if_closed(driver_adapter: object, record: object, proxy: PoolProxiedConnection) -> None:

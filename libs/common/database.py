@@ -21,7 +21,8 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 from sqlalchemy.util.concurrency import greenlet_spawn
 
 from libs.common import pooler
-from libs.common.database_errors import refusal_for
+from libs.common.database_errors import ConstraintViolation as ConstraintViolation
+from libs.common.database_errors import refusal_for, violation
 from libs.common.database_errors import violated_constraint as violated_constraint
 from libs.common.database_url import plain_url
 from libs.common.errors import Unavailable
@@ -33,8 +34,6 @@ else:
 
 Transaction: TypeAlias = AsyncConnection
 """What a use case passes to its stores, under a name that is independent of the driver."""
-ConstraintViolation: TypeAlias = asyncpg.IntegrityConstraintViolationError
-"""What a raw connection raises when a statement runs into a constraint; `violated_constraint` tells into which."""
 
 _DRIVER_ERRORS = (
     exc.SQLAlchemyError,
@@ -46,6 +45,10 @@ _DRIVER_ERRORS = (
 )
 STATEMENT_TIMEOUT_MS = 2_000
 """How long a statement may take, where nothing else is said."""
+CLUSTER_SETTINGS = {"citus.override_table_visibility": "off"}
+"""What a connection to the coordinator of a Citus cluster needs: by default Citus asks of each relation that a query of
+the catalogue reads whether it is a shard, which makes the driver's look-up of types take half a second. Any other server
+takes the name for a setting of nobody's."""
 _CONNECT_TIMEOUT_S = 2.0
 _OTHER_WAYS = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
 _STATEMENT_FAILED = "statement_failed"
@@ -155,6 +158,7 @@ def open_database(
     pooled = statement_cache_size == 0
     name = {"application_name": application_name or f"tollhouse-{schema}"}
     session_settings = {
+        **CLUSTER_SETTINGS,
         "idle_in_transaction_session_timeout": str(idle_in_transaction_timeout_ms),
         "jit": "off",
         "lock_timeout": str(lock_timeout_ms),
@@ -384,7 +388,13 @@ class _RawTransaction(_RawConnection):
 
 
 def _raise_refusal_of_body(error: Exception) -> None:
-    """As `_raise_refusal`, from within `__aexit__`, where any other error propagates by itself."""
+    """As `_raise_refusal`, from within `__aexit__`, where any other error propagates by itself.
+
+    A violated constraint is raised as ConstraintViolation, for the code that knows what it means.
+    """
     mapped = refusal_for(error)
     if mapped is not None:
         raise mapped.refusal from error
+    violated = violation(error)
+    if violated is not None:
+        raise violated from error

@@ -22,6 +22,7 @@ from sqlalchemy.util.concurrency import greenlet_spawn
 
 from libs.common import pooler
 from libs.common.database_errors import ConstraintViolation as ConstraintViolation
+from libs.common.database_errors import LostNode as LostNode
 from libs.common.database_errors import refusal_for, violation
 from libs.common.database_errors import violated_constraint as violated_constraint
 from libs.common.database_url import plain_url
@@ -46,9 +47,9 @@ _DRIVER_ERRORS = (
 STATEMENT_TIMEOUT_MS = 2_000
 """How long a statement may take, where nothing else is said."""
 CLUSTER_SETTINGS = {"citus.override_table_visibility": "off"}
-"""What a connection to the coordinator of a Citus cluster needs: by default Citus asks of each relation that a query of
-the catalogue reads whether it is a shard, which makes the driver's look-up of types take half a second. Any other server
-takes the name for a setting of nobody's."""
+"""What a connection to the coordinator of a Citus cluster needs. By default Citus asks of every relation that a query
+of the catalogue meets whether it is a shard, and the driver's look-up of types takes half a second. Any other server
+takes the name for one of an extension that it does not have."""
 _CONNECT_TIMEOUT_S = 2.0
 _OTHER_WAYS = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
 _STATEMENT_FAILED = "statement_failed"

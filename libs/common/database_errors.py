@@ -29,6 +29,10 @@ class MappedError:
     discard: bool
 
 
+class LostNode(Unavailable):
+    """The machine of a cluster that has the data cannot be reached, whatever the statement was."""
+
+
 _CONFLICTS = frozenset({"40001", "40P01", "55P03"})
 """Serialization failure, deadlock, lock timeout: the transaction is lost, the connection can be used again."""
 
@@ -138,17 +142,19 @@ def _of_sqlstate(error: asyncpg.PostgresError) -> MappedError | None:
         return MappedError(DeadlineExceeded(), discard=False)
     if state == "53100":
         return MappedError(Unavailable(dependency="database"), discard=False)
-    if state.startswith("08") or state in _LOST:
-        return MappedError(Unavailable(dependency="database"), discard=True)
     if state in _TOLD_BY_MESSAGE:
         return _of_message(_message(error))
+    if state == "08006" and _LOST_WORKER.search(_message(error)):
+        return MappedError(LostNode(dependency="database"), discard=True)
+    if state.startswith("08") or state in _LOST:
+        return MappedError(Unavailable(dependency="database"), discard=True)
     return None
 
 
 def _of_message(message: str) -> MappedError | None:
     """What an error of a cluster means that has no SQLSTATE of its own."""
     if _LOST_WORKER.search(message):
-        return MappedError(Unavailable(dependency="database"), discard=True)
+        return MappedError(LostNode(dependency="database"), discard=True)
     if _LOST_TO_OTHERS.search(message):
         return MappedError(Conflict(), discard=False)
     if _TIMED_OUT.search(message):

@@ -46,6 +46,8 @@ _DRIVER_ERRORS = (
 )
 STATEMENT_TIMEOUT_MS = 2_000
 """How long a statement may take, where nothing else is said."""
+LOCK_TIMEOUT_MS = 500
+"""How long a statement waits for a lock, where nothing else is said."""
 CLUSTER_SETTINGS = {"citus.override_table_visibility": "off"}
 """What a connection to the coordinator of a Citus cluster needs. By default Citus asks of every relation that a query
 of the catalogue meets whether it is a shard, and the driver's look-up of types takes half a second. Any other server
@@ -140,7 +142,7 @@ def open_database(
     pool_size: int = 8,
     acquire_timeout_ms: int = 1_000,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
-    lock_timeout_ms: int = 500,
+    lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     idle_in_transaction_timeout_ms: int = 5_000,
     statement_cache_size: int = 100,
     plan_every_time: bool = False,

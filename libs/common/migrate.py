@@ -25,6 +25,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from libs.common import roles
+from libs.common.database import CLUSTER_SETTINGS
 from libs.common.database_errors import driver_error
 from libs.common.database_url import plain_url
 
@@ -177,6 +178,7 @@ def _steps(script: ScriptDirectory) -> Callable[[object, MigrationContext], list
 async def _connect(admin_url: str, *, read_only: bool = False) -> AsyncIterator[AsyncConnection]:
     """One connection outside the services' pools, with a long statement timeout and a short lock timeout."""
     settings = {
+        **CLUSTER_SETTINGS,
         "application_name": "tollhouse-migrate",
         "lock_timeout": _LOCK_TIMEOUT,
         "statement_timeout": _STATEMENT_TIMEOUT,

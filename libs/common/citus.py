@@ -16,9 +16,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
-from libs.common.database import CLUSTER_SETTINGS, LOCK_TIMEOUT_MS
 from libs.common.database_url import database_name, plain_url
 from libs.common.roles import quoted
+from libs.common.session_settings import CLUSTER_SETTINGS, LOCK_TIMEOUT_MS
 
 if TYPE_CHECKING:
     from libs.common.database import RawConnection
@@ -230,7 +230,9 @@ async def _names(connection: "RawConnection", statement: str, *arguments: Sequen
 async def _connect(admin_url: str) -> AsyncIterator["RawConnection"]:
     """A connection without a limit on statements: distributing a schema copies all that is in it."""
     settings = {"application_name": "tollhouse-migrate", "lock_timeout": _LOCK_WAIT, "statement_timeout": "0"}
-    connection = await asyncpg.connect(plain_url(admin_url), timeout=5, server_settings=settings | CLUSTER_SETTINGS)
+    connection = await asyncpg.connect(
+        plain_url(admin_url), timeout=5, server_settings={**settings, **CLUSTER_SETTINGS}
+    )
     try:
         yield connection
     finally:

@@ -27,6 +27,7 @@ from libs.common.database_errors import refusal_for, violation
 from libs.common.database_errors import violated_constraint as violated_constraint
 from libs.common.database_url import plain_url
 from libs.common.errors import Unavailable
+from libs.common.session_settings import CLUSTER_SETTINGS, LOCK_TIMEOUT_MS
 
 if TYPE_CHECKING:
     RawConnection: TypeAlias = asyncpg.Connection[asyncpg.Record]
@@ -46,12 +47,6 @@ _DRIVER_ERRORS = (
 )
 STATEMENT_TIMEOUT_MS = 2_000
 """How long a statement may take, where nothing else is said."""
-LOCK_TIMEOUT_MS = 500
-"""How long a statement waits for a lock, where nothing else is said."""
-CLUSTER_SETTINGS = {"citus.override_table_visibility": "off"}
-"""What a connection to the coordinator of a Citus cluster needs. By default Citus asks of every relation that a query
-of the catalogue meets whether it is a shard, and the driver's look-up of types takes half a second. Any other server
-takes the name for one of an extension that it does not have."""
 _CONNECT_TIMEOUT_S = 2.0
 _OTHER_WAYS = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
 _STATEMENT_FAILED = "statement_failed"

@@ -25,9 +25,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from libs.common import roles
-from libs.common.database import CLUSTER_SETTINGS
 from libs.common.database_errors import driver_error
 from libs.common.database_url import plain_url
+from libs.common.session_settings import CLUSTER_SETTINGS
 
 CONTEXTS = ("identity", "billing", "metering")
 

@@ -23,7 +23,7 @@ STATEMENT_TAKERS = {
 
 # Modules that may build SQL statements from text, each with the reason.
 MAY_BUILD_STATEMENTS = {
-    "libs/common/citus.py": "It changes roles and takes rights from them, and an identifier cannot be a bound parameter.",
+    "libs/common/citus.py": "It changes roles and their rights, and an identifier cannot be a bound parameter.",
     "libs/common/databases.py": "It makes and drops databases, and an identifier cannot be a bound parameter.",
     "libs/common/audit/migration.py": "It takes rights from a role, and an identifier cannot be a bound parameter.",
     "libs/common/integrity/store.py": "It sets a limit to constant questions of ours.",

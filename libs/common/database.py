@@ -27,10 +27,13 @@ from sqlalchemy.util.concurrency import greenlet_spawn
 from sqlalchemy.util.queue import AsyncAdaptedQueue, Empty
 
 from libs.common import pooler
-from libs.common.database_errors import refusal_for
+from libs.common.database_errors import ConstraintViolation as ConstraintViolation
+from libs.common.database_errors import LostNode as LostNode
+from libs.common.database_errors import refusal_for, violation
 from libs.common.database_errors import violated_constraint as violated_constraint
 from libs.common.database_url import plain_url
 from libs.common.errors import Unavailable
+from libs.common.session_settings import CLUSTER_SETTINGS, LOCK_TIMEOUT_MS
 
 if TYPE_CHECKING:
     RawConnection: TypeAlias = asyncpg.Connection[asyncpg.Record]
@@ -39,8 +42,6 @@ else:
 
 Transaction: TypeAlias = AsyncConnection
 """What a use case passes to its stores, under a name that is independent of the driver."""
-ConstraintViolation: TypeAlias = asyncpg.IntegrityConstraintViolationError
-"""What a raw connection raises when a statement runs into a constraint; `violated_constraint` tells into which."""
 
 _DRIVER_ERRORS = (
     exc.SQLAlchemyError,
@@ -266,7 +267,7 @@ def open_database(
     pool_size: int = 8,
     acquire_timeout_ms: int = 1_000,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
-    lock_timeout_ms: int = 500,
+    lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     idle_in_transaction_timeout_ms: int = 5_000,
     statement_cache_size: int = 100,
     plan_every_time: bool = False,
@@ -299,7 +300,7 @@ def open_connections(
     pool_size: int = 8,
     acquire_timeout_ms: int = 1_000,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
-    lock_timeout_ms: int = 500,
+    lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     idle_in_transaction_timeout_ms: int = 5_000,
     statement_cache_size: int = 100,
     plan_every_time: bool = False,
@@ -321,6 +322,7 @@ def open_connections(
     pooled = statement_cache_size == 0
     name = {"application_name": application_name}
     session_settings = {
+        **CLUSTER_SETTINGS,
         "idle_in_transaction_session_timeout": str(idle_in_transaction_timeout_ms),
         "jit": "off",
         "lock_timeout": str(lock_timeout_ms),
@@ -589,7 +591,13 @@ class _RawTransaction(_RawConnection):
 
 
 def _raise_refusal_of_body(error: Exception) -> None:
-    """As `_raise_refusal`, from within `__aexit__`, where any other error propagates by itself."""
+    """As `_raise_refusal`, from within `__aexit__`, where any other error propagates by itself.
+
+    A violated constraint is raised as ConstraintViolation, for the code that knows what it means.
+    """
     mapped = refusal_for(error)
     if mapped is not None:
         raise mapped.refusal from error
+    violated = violation(error)
+    if violated is not None:
+        raise violated from error

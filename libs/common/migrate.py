@@ -31,6 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from libs.common import roles
 from libs.common.database_errors import driver_error
 from libs.common.database_url import plain_url
+from libs.common.session_settings import CLUSTER_SETTINGS
 from libs.common.sharding import SHARDS_MAX, shard_schema
 
 CONTEXTS = ("identity", "billing", "metering")
@@ -284,6 +285,7 @@ def _steps(script: ScriptDirectory) -> Callable[[object, MigrationContext], list
 async def _connect(admin_url: str, *, read_only: bool = False) -> AsyncIterator[AsyncConnection]:
     """One connection outside the services' pools, with a long statement timeout and a short lock timeout."""
     settings = {
+        **CLUSTER_SETTINGS,
         "application_name": "tollhouse-migrate",
         "lock_timeout": _LOCK_TIMEOUT,
         "statement_timeout": _STATEMENT_TIMEOUT,

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
-from libs.common.database import Database
+from libs.common.database import Database, LostNode
 from libs.common.errors import Conflict, Overloaded, Unavailable
 from libs.common.group_commit import BatchLimits, GroupCommit
 from libs.common.ids import new_id
@@ -98,6 +98,18 @@ async def test_unreachable_database_fails_the_whole_batch_at_once(
 
     async with cut_off(database_admin_url):
         answers = await asyncio.gather(*(commits.submit([item]) for item in range(40)))
+
+    assert all(isinstance(answer, Unavailable) for (answer,) in answers)
+    assert all(len(batch) == 40 for batch in recorder.batches)
+
+
+async def test_lost_machine_fails_the_whole_batch_although_the_coordinator_answers(
+    metering_shards: Shards,
+) -> None:
+    recorder = Recorder({item: LostNode(dependency="database") for item in range(40)}, seconds=0)
+    commits = group(recorder, metering_shards)
+
+    answers = await asyncio.gather(*(commits.submit([item]) for item in range(40)))
 
     assert all(isinstance(answer, Unavailable) for (answer,) in answers)
     assert all(len(batch) == 40 for batch in recorder.batches)

@@ -8,7 +8,7 @@ from libs.common.access import Scope
 from libs.common.audit.recording import record_event
 from libs.common.call import require_scope
 from libs.common.clock import Clock
-from libs.common.database import ConstraintViolation, RawConnection, violated_constraint
+from libs.common.database import ConstraintViolation, RawConnection
 from libs.common.errors import Conflict, FieldViolation, InvalidArgument, RequestIdReused, StaleEtag
 from libs.common.ids import new_id
 from libs.common.pages import encode_page_token, id_in_token, page_size, text_in_token
@@ -87,7 +87,7 @@ class Accounts:
                     raise errors.AccountExists(account_id=existing.account_id, currency_code=currency_code)
                 return await self._changed(connection, organization_id, account_id, existing, now), False
         except ConstraintViolation as error:
-            if violated_constraint(error) not in _LOST_RACES:
+            if error.constraint not in _LOST_RACES:
                 raise
             raise Conflict from None
 

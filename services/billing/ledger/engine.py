@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 from libs.common.clock import Clock
-from libs.common.database import ConstraintViolation, Database, RawConnection, violated_constraint
+from libs.common.database import ConstraintViolation, Database, RawConnection
 from libs.common.errors import Conflict, Refusal
 from libs.common.group_commit import BatchLimits, GroupCommit
 from libs.common.shards import Shards
@@ -95,7 +95,7 @@ class Engine:
         try:
             return await self._run_once(database, commands)
         except ConstraintViolation as error:
-            if violated_constraint(error) in _LOST_RACES:
+            if error.constraint in _LOST_RACES:
                 raise Conflict from error
             raise
 

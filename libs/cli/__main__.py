@@ -12,6 +12,7 @@ from libs.cli.commands.demo import demo
 from libs.cli.commands.migrate import migrate
 from libs.cli.commands.replay import replay
 from libs.cli.commands.serve import serve
+from libs.cli.commands.shards import shards
 from libs.cli.commands.token import token
 from libs.cli.commands.up import up
 from libs.cli.commands.verify import verify
@@ -28,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (up, serve, migrate, token, replay, verify, demo):
+for command in (up, serve, migrate, shards, token, replay, verify, demo):
     app.command()(command)
 for noun in (organization, user, project, service_account, key, models, audit):
     app.add_typer(noun.group)

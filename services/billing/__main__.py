@@ -15,6 +15,7 @@ from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
 from libs.common.server import Service
+from libs.common.shards import Shards
 from libs.common.telemetry import start_process_telemetry
 from services.billing.account.accounts import Accounts
 from services.billing.account.servicer import AccountServicer
@@ -52,9 +53,10 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
 
     engine = Engine(database, clock, batch_max=settings.batch_max, queue_max=settings.queue_max, lanes=settings.lanes)
     accounts = Accounts(database, clock)
+    charges = Charges(Shards([reports]), clock)
     service.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(engine, History(database, clock)))
     service.add(account_pb2_grpc.add_AccountServiceServicer_to_server, AccountServicer(accounts))
-    service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports)))
+    service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(charges))
     verification = Verification(reports, clock, INVARIANTS)
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
     service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(Trail(database, reports)))

@@ -13,6 +13,7 @@ from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
 from libs.common.server import Service
+from libs.common.shards import Shards
 from libs.common.telemetry import start_process_telemetry
 from services.metering.admission.admission import Admission
 from services.metering.admission.servicer import AdmissionServicer
@@ -77,11 +78,12 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         database, catalogue, identity, organizations, billing, engine, clock, queue_max=settings.queue_max
     )
 
+    charges = Charges(Shards([reports]), clock)
     models = ModelServicer(Models(database, catalogue, clock), PriceImport(database, catalogue, clock))
     service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, models)
     service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageServicer(usages))
     service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, AdmissionServicer(admission, usages))
-    service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
+    service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(charges))
     verification = Verification(reports, clock, INVARIANTS)
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
     service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(Trail(database, reports)))

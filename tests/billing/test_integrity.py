@@ -7,9 +7,11 @@ from typing import Final
 import asyncpg
 import pytest
 
+from libs.common.charge_filter import ChargeFilter
 from libs.common.clock import SystemClock
 from libs.common.database import Database
 from libs.common.database_url import plain_url
+from libs.common.shards import Shards
 from services.billing.charge.charges import Charges
 from services.billing.ledger.domain import Capture, Credit, Place, SystemAccount
 from services.billing.ledger.engine import Engine
@@ -94,10 +96,10 @@ async def test_charges_and_holds_are_listed_in_byte_order_of_operation_ids(
     await engine.submit([Capture(org, name, "USD", Decimal("0.01"), "", None, "system") for name in ids if name != "0"])
     await engine.drain()
 
-    charges, history, token = Charges(billing_database), History(billing_database, clock), ""
+    charges, history, token = Charges(Shards([billing_database]), clock), History(billing_database, clock), ""
     charged: list[str] = []
     while token or not charged:
-        page, token = await charges.page(org, 50, token)
+        page, token = await charges.page(ChargeFilter(org), 50, token)
         charged += [charge.operation_id for charge in page]
     held: list[str] = []
     while token or not held:

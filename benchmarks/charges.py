@@ -46,7 +46,7 @@ _CHARGES = """
 """
 
 _TRANSACTIONS = f"""
-    INSERT INTO billing.transactions (organization_id, operation_id, transaction_id, kind, account_id, sequence,
+    INSERT INTO transactions (organization_id, operation_id, transaction_id, kind, account_id, sequence,
         direction, currency_code, amount, balance_after, requested_amount, mode, overdrawn, system_account,
         description, metadata, create_time, held_amount, actor)
     SELECT organization_id, operation_id, row_id, CASE k % 4 WHEN 3 THEN 'CAPTURE' ELSE 'DEBIT' END, account_id, k + 2,
@@ -57,7 +57,7 @@ _TRANSACTIONS = f"""
 """  # noqa: S608 -- put together from constants of ours.
 
 _HOLDS = f"""
-    INSERT INTO billing.holds (organization_id, operation_id, hold_id, account_id, currency_code, amount, ttl_ms, state,
+    INSERT INTO holds (organization_id, operation_id, hold_id, account_id, currency_code, amount, ttl_ms, state,
         description, create_time, expire_time, end_time, actor)
     SELECT organization_id, operation_id, row_id, account_id, 'USD', cost, 60000, 'CAPTURED', '{MODEL}',
         moment - interval '1 s', moment + interval '59 s', moment + interval '3 ms', 'service:metering'
@@ -67,7 +67,7 @@ _HOLDS = f"""
 # The accounts as their movements leave them. $1 organizations, $2 accounts, $3 funds, $4 when they were opened, $5 when
 # the last charge was made, $6 the charges of each.
 _ACCOUNTS = """
-    INSERT INTO billing.accounts (organization_id, account_id, owner_id, currency_code, posted, held, sequence,
+    INSERT INTO accounts (organization_id, account_id, owner_id, currency_code, posted, held, sequence,
         overdraft_limit, state, last_movement_time, version, revision, create_time, update_time)
     SELECT organization_id, account_id, organization_id, 'USD',
         $3::numeric - n / 8 * 0.035 - n % 8 * 0.0035 - (n % 8) * (n % 8 - 1) * 0.000125, 0, n + 1, 0, 'OPEN',
@@ -75,7 +75,7 @@ _ACCOUNTS = """
     FROM unnest($1::uuid[], $2::uuid[], $6::bigint[]) AS opened(organization_id, account_id, n)
 """
 _CREDITS = """
-    INSERT INTO billing.transactions (organization_id, operation_id, transaction_id, kind, account_id, sequence,
+    INSERT INTO transactions (organization_id, operation_id, transaction_id, kind, account_id, sequence,
         direction, currency_code, amount, balance_after, requested_amount, overdrawn, system_account, create_time)
     SELECT organization_id, 'opening', gen_random_uuid(), 'CREDIT', account_id, 1, 'CREDIT', 'USD', $3, $3, $3, false,
         'PAYMENTS', $4::timestamptz
@@ -83,12 +83,12 @@ _CREDITS = """
 """
 
 _OPERATIONS = f"""
-    INSERT INTO metering.usage_operations (organization_id, operation_id, fingerprint, usage_id, occur_time)
+    INSERT INTO usage_operations (organization_id, operation_id, fingerprint, usage_id, occur_time)
     SELECT organization_id, operation_id, decode(md5(operation_id), 'hex'), row_id, moment
     FROM ({_CHARGES}) AS charge
 """  # noqa: S608
 _USAGE = f"""
-    INSERT INTO metering.usage_records (organization_id, occur_time, usage_id, operation_id, model, input, output,
+    INSERT INTO usage_records (organization_id, occur_time, usage_id, operation_id, model, input, output,
         cache_read, cache_write, reasoning, audio_input, audio_output, image, latency_ms, status_code, endpoint,
         partial, cost, currency_code, price_version_id, charge_kind, create_time)
     SELECT organization_id, moment, row_id, operation_id, '{MODEL}', 1000 + k % 8 * 100, 100, 0, 0, 0, 0, 0, 0,
@@ -97,9 +97,9 @@ _USAGE = f"""
     FROM ({_CHARGES}) AS charge
 """  # noqa: S608
 _HOURS = f"""
-    INSERT INTO metering.usage_hours ({", ".join((*HOUR_KEY, *HOUR_SUMS))})
+    INSERT INTO usage_hours ({", ".join((*HOUR_KEY, *HOUR_SUMS))})
     SELECT {hour_key("currency_code")}, {hour_sums("cost")}
-    FROM (SELECT *, {LATENCY_BUCKET} FROM metering.usage_records WHERE model = '{MODEL}') AS usage
+    FROM (SELECT *, {LATENCY_BUCKET} FROM usage_records WHERE model = '{MODEL}') AS usage
     GROUP BY 1, 2, 3, 4, 5, 6, 7
 """  # noqa: S608
 
@@ -138,17 +138,19 @@ async def _load(url: str, count: int, organizations: int) -> Loaded:
     start = datetime.now(UTC) - SPAN - timedelta(minutes=1)
     organization_ids = tuple(new_id() for _ in range(organizations))
     loaded = Loaded(organization_ids, tuple(new_id() for _ in organization_ids), count, start)
-    await _on_own_connection(url, _load_identity, loaded)
+    await _on_own_connection(url, "identity", _load_identity, loaded)
     await asyncio.gather(
-        _on_own_connection(url, _load_billing, loaded), _on_own_connection(url, _load_metering, loaded)
+        _on_own_connection(url, "billing", _load_billing, loaded),
+        _on_own_connection(url, "metering", _load_metering, loaded),
     )
     return loaded
 
 
-async def _on_own_connection(url: str, load: _Load, loaded: Loaded) -> None:
+async def _on_own_connection(url: str, schema: str, load: _Load, loaded: Loaded) -> None:
     connection = await asyncpg.connect(url, command_timeout=_STATEMENT_S)
     try:
         await connection.execute("SET synchronous_commit = off; SET jit = off; SET work_mem = '256MB'")
+        await connection.execute(f"SET search_path = {schema}")
         await load(connection, loaded)
     finally:
         await connection.close()
@@ -178,13 +180,13 @@ async def _load_identity(connection: asyncpg.Connection, loaded: Loaded) -> None
     users = [new_id() for _ in loaded.organization_ids]
     async with connection.transaction():
         await connection.execute(
-            "INSERT INTO identity.organizations (organization_id, name, personal, create_time, update_time)"
+            "INSERT INTO organizations (organization_id, name, personal, create_time, update_time)"
             " SELECT id, 'Bench', true, $2, $2 FROM unnest($1::uuid[]) AS id",
             loaded.organization_ids,
             loaded.start,
         )
         await connection.execute(
-            "INSERT INTO identity.users (user_id, email, email_folded, full_name, picture_url,"
+            "INSERT INTO users (user_id, email, email_folded, full_name, picture_url,"
             " personal_organization_id, create_time, update_time)"
             " SELECT u, u || '@example.org', u || '@example.org', 'Owner', '', o, $3, $3"
             " FROM unnest($1::uuid[], $2::uuid[]) AS made(u, o)",
@@ -193,13 +195,13 @@ async def _load_identity(connection: asyncpg.Connection, loaded: Loaded) -> None
             loaded.start,
         )
         await connection.execute(
-            "INSERT INTO identity.members (organization_id, user_id, role, create_time, update_time)"
+            "INSERT INTO members (organization_id, user_id, role, create_time, update_time)"
             " SELECT o, u, 'owner', $3, $3 FROM unnest($1::uuid[], $2::uuid[]) AS made(u, o)",
             users,
             loaded.organization_ids,
             loaded.start,
         )
-    await connection.execute("ANALYZE identity.organizations")
+    await connection.execute("ANALYZE organizations")
 
 
 async def _load_billing(connection: asyncpg.Connection, loaded: Loaded) -> None:
@@ -219,17 +221,15 @@ async def _load_billing(connection: asyncpg.Connection, loaded: Loaded) -> None:
         await connection.execute(_TRANSACTIONS, *values)
         await connection.execute(_HOLDS, *values)
     for table in ("accounts", "transactions", "holds"):
-        await connection.execute(f"VACUUM ANALYZE billing.{table}")
+        await connection.execute(f"VACUUM ANALYZE {table}")
 
 
 async def _load_metering(connection: asyncpg.Connection, loaded: Loaded) -> None:
     price_version_id = new_id()
     async with connection.transaction():
-        revision = await connection.fetchval(
-            "UPDATE metering.catalogue_state SET revision = revision + 2 RETURNING revision"
-        )
+        revision = await connection.fetchval("UPDATE catalogue_state SET revision = revision + 2 RETURNING revision")
         await connection.execute(
-            "INSERT INTO metering.models (model_id, provider, display_name, description, capabilities, context_length,"
+            "INSERT INTO models (model_id, provider, display_name, description, capabilities, context_length,"
             " max_output_tokens, active, metadata, revision, create_time, update_time)"
             " VALUES ($3, '', '', '', '{}', 0, 0, true, '{}', $1, $2, $2)",
             revision - 1,
@@ -237,7 +237,7 @@ async def _load_metering(connection: asyncpg.Connection, loaded: Loaded) -> None
             MODEL,
         )
         await connection.execute(
-            "INSERT INTO metering.price_versions (price_version_id, model_id, currency_code, input, output,"
+            "INSERT INTO price_versions (price_version_id, model_id, currency_code, input, output,"
             " effective_time, create_time, source, revision)"
             " VALUES ($1, $4, 'USD', 2.5, 10, $2, $2, 'bench', $3)",
             price_version_id,
@@ -247,14 +247,48 @@ async def _load_metering(connection: asyncpg.Connection, loaded: Loaded) -> None
         )
     for month in range(3):
         await connection.execute(
-            "SELECT metering.ensure_usage_month($1::timestamptz + $2 * interval '1 month')", loaded.start, month
+            "SELECT ensure_usage_month($1::timestamptz + $2 * interval '1 month')", loaded.start, month
         )
     for values in _chunks(loaded):
         await connection.execute(_OPERATIONS, *values)
         await connection.execute(_USAGE, *values, price_version_id)
     await connection.execute(_HOURS)
     for table in ("usage_operations", "usage_records", "usage_hours"):
-        await connection.execute(f"VACUUM ANALYZE metering.{table}")
+        await connection.execute(f"VACUUM ANALYZE {table}")
+
+
+DIFFERENCES = (
+    ("billing", "DELETE FROM transactions"),
+    ("metering", "DELETE FROM usage_operations", "DELETE FROM usage_records"),
+    ("billing", "UPDATE transactions SET amount = amount + 0.000000001"),
+    ("billing", "UPDATE transactions SET currency_code = 'EUR'"),
+)
+"""Ways in which a charge can differ: missing in one of the services, another amount, another currency."""
+
+
+def plant_differences(url: str, loaded: Loaded, count: int) -> set[tuple[str, str]]:
+    """Damage `count` charges, spread over all time and all organizations; return their organizations and operations."""
+    return asyncio.run(_plant(url, loaded, count))
+
+
+async def _plant(url: str, loaded: Loaded, count: int) -> set[tuple[str, str]]:
+    connection = await asyncpg.connect(url, command_timeout=_STATEMENT_S)
+    planted: set[tuple[str, str]] = set()
+    try:
+        for number in range(count):
+            charge = loaded.charge(number * (loaded.count // count) + number)
+            schema, *statements = DIFFERENCES[number % len(DIFFERENCES)]
+            await connection.execute(f"SET search_path = {schema}")
+            for statement in statements:
+                done = await connection.execute(
+                    f"{statement} WHERE organization_id = $1 AND operation_id = $2", *charge
+                )
+                if not done.endswith(" 1"):
+                    raise ValueError(f"{charge} cannot be damaged: {done}")
+            planted.add(charge)
+    finally:
+        await connection.close()
+    return planted
 
 
 def main() -> None:

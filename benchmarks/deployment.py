@@ -38,7 +38,8 @@ _DATABASE = "tollhouse"
 class Deployment(AbstractContextManager["Deployment"]):
     """Starts the processes of a run in a temporary folder; stops them and deletes the folder at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, server_settings: Mapping[str, str] | None = None) -> None:
+        self._server_settings = server_settings or {}
         self._stack = ExitStack()
         self.folder = Path(tempfile.mkdtemp(prefix="tollhouse-benchmarks-"))
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
@@ -50,7 +51,7 @@ class Deployment(AbstractContextManager["Deployment"]):
             data_dir = self.folder / "postgres"
             self._stack.callback(postgres.server.remove, data_dir)
             # The pgbench peers use many connections beside those of the services.
-            self.postgres = postgres.start(data_dir, settings={"max_connections": "150"})
+            self.postgres = postgres.start(data_dir, settings={"max_connections": "150", **self._server_settings})
             self.binaries = postgres.find_binaries()
             self._write_credentials()
             asyncio.run(self._prepare_database())
@@ -103,6 +104,10 @@ class Deployment(AbstractContextManager["Deployment"]):
     @property
     def peppers_file(self) -> Path:
         return self.folder / "peppers.json"
+
+    def resident_bytes(self, name: str) -> int:
+        """Returns how much memory a process has in use now."""
+        return int(self._processes[name].memory_info().rss)
 
     def cpu_seconds(self) -> dict[str, float]:
         """Returns the CPU time each process has used so far; the sessions of Postgres are added up."""

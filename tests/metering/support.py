@@ -15,8 +15,10 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import SecretStr
 
+from libs.cli.comparison import Scope
 from libs.cli.reconciliation import verify
 from libs.cli.terminal.connection import Connection
+from libs.cli.terminal.progress import Progress
 from libs.common.clock import Clock, SystemClock
 from libs.common.database_url import plain_url
 from libs.common.ids import new_id
@@ -246,7 +248,7 @@ class Platform:
         finally:
             await connection.close()
 
-    async def verify(self) -> list[str]:
+    async def verify(self, scope: Scope | None = None, progress: Progress | None = None) -> list[str]:
         """What `tollhouse verify` finds over the three services; identity must run."""
         connection = Connection(
             identity=f"127.0.0.1:{self.identity_port}",
@@ -255,7 +257,7 @@ class Platform:
             token=self.callers.token(self.callers.operator_key),
         )
         async with connection.open() as channels:
-            verdict = await verify(channels)
+            verdict = await verify(channels, scope, progress)
         return [f"{one.invariant} {one.subject}: {one.detail}" for one in verdict.violations]
 
     async def settled(self) -> None:

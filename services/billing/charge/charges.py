@@ -21,7 +21,7 @@ _ORGANIZATIONS_MAX: Final = 1_000
 _SCANNED_MAX: Final = 100_000
 """How many operations a page of charges in buckets looks at."""
 _ACCOUNTS_MAX: Final = 10_000
-_MOVEMENTS_MAX: Final = 50_000
+_MOVEMENTS_MAX: Final = 100_000
 """About how many movements one statement for digests reads, of up to `_ACCOUNTS_MAX` accounts."""
 
 

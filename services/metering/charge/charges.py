@@ -166,6 +166,7 @@ async def _digest_one(
         async with shard.raw_transaction() as connection:
             await connection.execute(store.PLAN_PARTS)
             last = await store.end_of_part(connection, window.organization_ids[0], after, window.end, ROWS_WANTED)
-            digests.add(await store.part_digests(connection, window, after, last, bucket_count, until_time))
-        yield ROWS_WANTED if last else 0
+            parts = await store.part_digests(connection, window, after, last, bucket_count, until_time)
+        digests.add(parts)
+        yield ROWS_WANTED if last else sum(part.charge_count for part in parts)
         after = last

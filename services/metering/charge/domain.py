@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-ROWS_MAX: Final = 100_000
+ROWS_MAX: Final = 120_000
 """At most about how many rows one statement for digests reads."""
-ROWS_WANTED: Final = 60_000
+ROWS_WANTED: Final = 80_000
 MICROSECOND: Final = timedelta(microseconds=1)
 SHORTEST: Final = timedelta(milliseconds=1)
 """Shorter windows are not tried: then the organizations are read one by one."""

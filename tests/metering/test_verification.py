@@ -315,6 +315,20 @@ async def test_service_that_is_away_is_named_and_gives_no_verdict(platform: Plat
         await platform.verify()
 
 
+async def test_service_that_dies_in_the_middle_is_named_and_gives_no_verdict(
+    platform: Platform, organization_id: str
+) -> None:
+    await plant(platform, organization_id, 8)
+    watching = _Watching(rows=1)
+
+    verifying = asyncio.create_task(platform.verify(None, watching))
+    await watching.read.wait()
+    await platform.stop_billing()
+
+    with pytest.raises(NoVerdict, match="billing did not complete its part"):
+        await verifying
+
+
 async def test_senseless_requests_are_refused_with_the_field_at_fault(platform: Platform, organization_id: str) -> None:
     some = [new_id() for _ in range(1000)]
     later = Timestamp(seconds=2**60)

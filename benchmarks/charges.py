@@ -18,6 +18,7 @@ from math import gcd
 import asyncpg
 
 from libs.common.ids import new_id
+from libs.common.sharding import shard_number, shard_schema
 from services.metering.usage.statements import HOUR_KEY, HOUR_SUMS, LATENCY_BUCKET, hour_key, hour_sums
 
 MODEL = "bench-of-charges"
@@ -43,6 +44,7 @@ _CHARGES = """
             FROM generate_series($1::bigint, $2::bigint) AS g
         ) AS numbered
     ) AS priced
+    WHERE organization_id IS NOT NULL
 """
 
 _TRANSACTIONS = f"""
@@ -73,13 +75,14 @@ _ACCOUNTS = """
         $3::numeric - n / 8 * 0.035 - n % 8 * 0.0035 - (n % 8) * (n % 8 - 1) * 0.000125, 0, n + 1, 0, 'OPEN',
         $5::timestamptz, 1, n + 1, $4::timestamptz, $4
     FROM unnest($1::uuid[], $2::uuid[], $6::bigint[]) AS opened(organization_id, account_id, n)
+    WHERE organization_id IS NOT NULL
 """
 _CREDITS = """
     INSERT INTO transactions (organization_id, operation_id, transaction_id, kind, account_id, sequence,
         direction, currency_code, amount, balance_after, requested_amount, overdrawn, system_account, create_time)
     SELECT organization_id, 'opening', gen_random_uuid(), 'CREDIT', account_id, 1, 'CREDIT', 'USD', $3, $3, $3, false,
         'PAYMENTS', $4::timestamptz
-    FROM unnest($1::uuid[], $2::uuid[]) AS opened(organization_id, account_id)
+    FROM unnest($1::uuid[], $2::uuid[]) AS opened(organization_id, account_id) WHERE organization_id IS NOT NULL
 """
 
 _OPERATIONS = f"""
@@ -146,6 +149,20 @@ async def _load(url: str, count: int, organizations: int) -> Loaded:
     return loaded
 
 
+async def _in_shard(connection: asyncpg.Connection, context: str, organization_id: str | None, number: int = 0) -> int:
+    """Let a connection work in the shard of an organization, or the one of a number; return how many there are."""
+    count = int(await connection.fetchval(f"SELECT shard_count FROM {context}.sharding"))  # noqa: S608 -- ours.
+    if organization_id is not None:
+        number = shard_number(organization_id, count)
+    await connection.execute(f"SET search_path = {shard_schema(context, number)}, {context}")
+    return count
+
+
+def _part(loaded: Loaded, number: int, count: int) -> list[str | None]:
+    """Return the organizations, with nothing in the places of those of other shards."""
+    return [one if shard_number(one, count) == number else None for one in loaded.organization_ids]
+
+
 async def _on_own_connection(url: str, schema: str, load: _Load, loaded: Loaded) -> None:
     connection = await asyncpg.connect(url, command_timeout=_STATEMENT_S)
     try:
@@ -165,11 +182,11 @@ def _stride(organizations: int) -> int:
     return next(step for step in (7, 11, 13, 17, 19, 23, 1) if gcd(step, organizations) == 1)
 
 
-def _chunks(loaded: Loaded) -> Sequence[tuple[object, ...]]:
+def _chunks(loaded: Loaded, organization_ids: Sequence[str | None]) -> Sequence[tuple[object, ...]]:
     """Return the parameters of `_CHARGES` for each part of the charges, in the order of time."""
-    organizations = len(loaded.organization_ids)
+    organizations = len(organization_ids)
     step = SPAN / max(loaded.count, 1)
-    fixed = (loaded.organization_ids, loaded.account_ids, _FUNDS, loaded.start, step, organizations)
+    fixed = (organization_ids, loaded.account_ids, _FUNDS, loaded.start, step, organizations)
     return [
         (first, min(first + _CHUNK, loaded.count) - 1, *fixed, _stride(organizations))
         for first in range(0, loaded.count, _CHUNK)
@@ -205,23 +222,19 @@ async def _load_identity(connection: asyncpg.Connection, loaded: Loaded) -> None
 
 
 async def _load_billing(connection: asyncpg.Connection, loaded: Loaded) -> None:
-    await connection.execute(
-        _ACCOUNTS,
-        loaded.organization_ids,
-        loaded.account_ids,
-        _FUNDS,
-        loaded.start - timedelta(seconds=1),
-        loaded.start + SPAN,
-        loaded.counts(),
-    )
-    await connection.execute(
-        _CREDITS, loaded.organization_ids, loaded.account_ids, _FUNDS, loaded.start - timedelta(seconds=1)
-    )
-    for values in _chunks(loaded):
-        await connection.execute(_TRANSACTIONS, *values)
-        await connection.execute(_HOLDS, *values)
-    for table in ("accounts", "transactions", "holds"):
-        await connection.execute(f"VACUUM ANALYZE {table}")
+    opened, number, count = loaded.start - timedelta(seconds=1), 0, 1
+    while number < count:
+        count = await _in_shard(connection, "billing", None, number)
+        part = _part(loaded, number, count)
+        accounts = (part, loaded.account_ids, _FUNDS, opened)
+        await connection.execute(_ACCOUNTS, *accounts, loaded.start + SPAN, loaded.counts())
+        await connection.execute(_CREDITS, *accounts)
+        for values in _chunks(loaded, part):
+            await connection.execute(_TRANSACTIONS, *values)
+            await connection.execute(_HOLDS, *values)
+        for table in ("accounts", "transactions", "holds"):
+            await connection.execute(f"VACUUM ANALYZE {table}")
+        number += 1
 
 
 async def _load_metering(connection: asyncpg.Connection, loaded: Loaded) -> None:
@@ -245,16 +258,20 @@ async def _load_metering(connection: asyncpg.Connection, loaded: Loaded) -> None
             revision,
             MODEL,
         )
-    for month in range(3):
-        await connection.execute(
-            "SELECT ensure_usage_month($1::timestamptz + $2 * interval '1 month')", loaded.start, month
-        )
-    for values in _chunks(loaded):
-        await connection.execute(_OPERATIONS, *values)
-        await connection.execute(_USAGE, *values, price_version_id)
-    await connection.execute(_HOURS)
-    for table in ("usage_operations", "usage_records", "usage_hours"):
-        await connection.execute(f"VACUUM ANALYZE {table}")
+    number, count = 0, 1
+    while number < count:
+        count = await _in_shard(connection, "metering", None, number)
+        for month in range(3):
+            await connection.execute(
+                "SELECT ensure_usage_month($1::timestamptz + $2 * interval '1 month')", loaded.start, month
+            )
+        for values in _chunks(loaded, _part(loaded, number, count)):
+            await connection.execute(_OPERATIONS, *values)
+            await connection.execute(_USAGE, *values, price_version_id)
+        await connection.execute(_HOURS)
+        for table in ("usage_operations", "usage_records", "usage_hours"):
+            await connection.execute(f"VACUUM ANALYZE {table}")
+        number += 1
 
 
 DIFFERENCES = (
@@ -277,8 +294,8 @@ async def _plant(url: str, loaded: Loaded, count: int) -> set[tuple[str, str]]:
     try:
         for number in range(count):
             charge = loaded.charge(number * (loaded.count // count) + number)
-            schema, *statements = DIFFERENCES[number % len(DIFFERENCES)]
-            await connection.execute(f"SET search_path = {schema}")
+            context, *statements = DIFFERENCES[number % len(DIFFERENCES)]
+            await _in_shard(connection, context, charge[0])
             for statement in statements:
                 done = await connection.execute(
                     f"{statement} WHERE organization_id = $1 AND operation_id = $2", *charge

@@ -50,7 +50,6 @@ def token_after(number: int, last: Key | None, fingerprint: str, first: Key, sha
 def by_shard(shards: Shards, organization_ids: Sequence[str]) -> list[tuple[Database, list[str]]]:
     """Return the shards in which the organizations are, by number, each with the organizations in it, sorted by id."""
     inside: dict[int, list[str]] = {}
-    numbers = {id(shard): number for number, shard in enumerate(shards)}
     for organization_id in sorted(set(organization_ids)):
-        inside.setdefault(numbers[id(shards.of(organization_id))], []).append(organization_id)
+        inside.setdefault(shards.number_of(organization_id), []).append(organization_id)
     return [(shards[number], inside[number]) for number in sorted(inside)]

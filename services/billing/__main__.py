@@ -1,5 +1,6 @@
 """Billing as a process: settings, objects, server."""
 
+from functools import partial
 from typing import Final
 
 import grpc
@@ -15,7 +16,7 @@ from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
 from libs.common.server import Service
-from libs.common.shards import Shards
+from libs.common.shards import check_shards, home_of, open_shards
 from libs.common.telemetry import start_process_telemetry
 from services.billing.account.accounts import Accounts
 from services.billing.account.servicer import AccountServicer
@@ -38,31 +39,49 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     """Build billing's server and everything it uses; nothing runs yet."""
     clock = clock or SystemClock()
     url = settings.database_url.get_secret_value()
-    cache_size = settings.statement_cache_size
-    database = open_database(
-        url, schema=SCHEMA, pool_size=settings.pool_size, statement_cache_size=cache_size, plan_every_time=True
+    cache_size, count = settings.statement_cache_size, settings.shards
+    # What belongs to no organization: the number of shards, and the trail of changes of the platform.
+    platform = open_database(url, schema=SCHEMA, pool_size=2, statement_cache_size=cache_size)
+    shards = open_shards(
+        url,
+        schema=SCHEMA,
+        count=count,
+        pool_size=settings.pool_size,
+        statement_cache_size=cache_size,
+        plan_every_time=True,
+        check=partial(check_shards, platform, SCHEMA, count),
     )
     # Checks that read whole tables have connections of their own, with a longer statement timeout.
-    reports = open_database(
-        url, schema=SCHEMA, pool_size=2, statement_timeout_ms=_CHECK_TIMEOUT_MS, statement_cache_size=cache_size
+    reports = open_shards(
+        url,
+        schema=SCHEMA,
+        count=count,
+        pool_size=2,
+        statement_timeout_ms=_CHECK_TIMEOUT_MS,
+        statement_cache_size=cache_size,
+        check=shards.open,
     )
     telemetry = start_process_telemetry("tollhouse-billing", settings.otlp_endpoint)
     to_identity = _channel_to_identity(settings, clock)
     directory = RemoteDirectory(to_identity) if to_identity else None
-    service = Service("billing", settings, database, clock, telemetry, directory)
+    service = Service("billing", settings, platform, clock, telemetry, directory, shards)
 
-    engine = Engine(database, clock, batch_max=settings.batch_max, queue_max=settings.queue_max, lanes=settings.lanes)
-    accounts = Accounts(database, clock)
-    charges = Charges(Shards([reports]), clock)
-    service.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(engine, History(database, clock)))
+    engine = Engine(shards, clock, batch_max=settings.batch_max, queue_max=settings.queue_max, lanes=settings.lanes)
+    accounts = Accounts(shards, clock)
+    service.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(engine, History(shards, clock)))
     service.add(account_pb2_grpc.add_AccountServiceServicer_to_server, AccountServicer(accounts))
-    service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(charges))
-    verification = Verification(reports, clock, INVARIANTS)
+    service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
+    trail = Trail(home_of(platform, shards), home_of(platform, reports))
+    verification = Verification(reports[0], clock, INVARIANTS)
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
-    service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(Trail(database, reports)))
-    service.background(Sweeper(database, clock, settings.sweep_every_s).run, "expired holds")
+    service.add(
+        audit_pb2_grpc.add_AuditServiceServicer_to_server,
+        AuditServicer(trail),
+    )
+    service.background(Sweeper(shards, clock, settings.sweep_every_s).run, "expired holds")
     service.on_drain(engine.drain)
     service.on_drain(reports.close)
+    service.on_drain(shards.close)
     if to_identity:
         service.on_drain(to_identity.close)
     return service

@@ -1,6 +1,7 @@
 """Metering as a process: settings, objects, server."""
 
 from datetime import timedelta
+from functools import partial
 
 from libs.common.audit.servicer import AuditServicer
 from libs.common.audit.trail import Trail
@@ -13,7 +14,7 @@ from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
 from libs.common.server import Service
-from libs.common.shards import Shards
+from libs.common.shards import check_shards, home_of, open_shards
 from libs.common.telemetry import start_process_telemetry
 from services.metering.admission.admission import Admission
 from services.metering.admission.servicer import AdmissionServicer
@@ -39,25 +40,43 @@ from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2_grpc
 from tollhouse.metering.v1 import admission_pb2_grpc, charge_pb2_grpc, model_pb2_grpc, usage_pb2_grpc
 
 _CHECK_TIMEOUT_MS = 60_000
+_PLATFORM_POOL_SIZE = 3
 
 
 async def build(settings: MeteringSettings, clock: Clock | None = None) -> Service:
     """Build metering's server with all that stands behind it; nothing runs yet, and no peer is needed for it."""
     clock = clock or SystemClock()
     url, cache_size = settings.database_url.get_secret_value(), settings.statement_cache_size
-    database = open_database(
-        url, schema=SCHEMA, pool_size=settings.pool_size, statement_cache_size=cache_size, plan_by_key=True
+    count = settings.shards
+    # What belongs to no organization: the catalogue, the number of shards, and the trail of changes of the platform.
+    platform = open_database(
+        url, schema=SCHEMA, pool_size=_PLATFORM_POOL_SIZE, statement_cache_size=cache_size, plan_by_key=True
+    )
+    shards = open_shards(
+        url,
+        schema=SCHEMA,
+        count=count,
+        pool_size=settings.pool_size,
+        statement_cache_size=cache_size,
+        plan_by_key=True,
+        check=partial(check_shards, platform, SCHEMA, count),
     )
     # Checks of everything may take their time, on connections of their own.
-    reports = open_database(
-        url, schema=SCHEMA, pool_size=2, statement_timeout_ms=_CHECK_TIMEOUT_MS, statement_cache_size=cache_size
+    reports = open_shards(
+        url,
+        schema=SCHEMA,
+        count=count,
+        pool_size=2,
+        statement_timeout_ms=_CHECK_TIMEOUT_MS,
+        statement_cache_size=cache_size,
+        check=shards.open,
     )
     telemetry = start_process_telemetry("tollhouse-metering", settings.otlp_endpoint)
     tokens = TokenSource(SigningKey.read(settings.signing_key_file), clock)
     tls = ClientTls(*settings.tls) if settings.tls else None
     to_billing = open_channel(settings.billing_target, caller=tokens, audience="billing.tollhouse", tls=tls)
     to_identity = open_channel(settings.identity_target, caller=tokens, audience="identity.tollhouse", tls=tls)
-    service = Service("metering", settings, database, clock, telemetry, RemoteDirectory(to_identity))
+    service = Service("metering", settings, platform, clock, telemetry, RemoteDirectory(to_identity), shards)
     billing = BillingClient(to_billing)
     identity = IdentityClient(
         to_identity,
@@ -67,29 +86,32 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         stale_max_s=settings.key_stale_max_s,
     )
 
-    catalogue = Catalogue(database)
+    catalogue = Catalogue(platform)
     relay_after = timedelta(seconds=settings.relay_after_s)
-    engine = UsageEngine(database, catalogue, billing, clock, queue_max=settings.queue_max, relay_after=relay_after)
-    months = Months(database, clock)
+    engine = UsageEngine(shards, catalogue, billing, clock, queue_max=settings.queue_max, relay_after=relay_after)
+    months = Months(shards, clock)
     organizations = Organizations(to_identity)
-    usages = Usages(database, engine, organizations, months, clock)
-    relay = Relay(database, billing, engine, clock, every_s=settings.relay_every_s)
+    usages = Usages(shards, engine, organizations, months, clock)
+    relay = Relay(shards, billing, engine, clock, every_s=settings.relay_every_s)
     admission = Admission(
-        database, catalogue, identity, organizations, billing, engine, clock, queue_max=settings.queue_max
+        shards, catalogue, identity, organizations, billing, engine, clock, queue_max=settings.queue_max
     )
 
-    charges = Charges(Shards([reports]), clock)
-    models = ModelServicer(Models(database, catalogue, clock), PriceImport(database, catalogue, clock))
+    models = ModelServicer(Models(platform, shards, catalogue, clock), PriceImport(platform, catalogue, clock))
     service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, models)
     service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageServicer(usages))
     service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, AdmissionServicer(admission, usages))
-    service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(charges))
-    verification = Verification(reports, clock, INVARIANTS)
+    service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
+    trail = Trail(home_of(platform, shards), home_of(platform, reports))
+    verification = Verification(reports[0], clock, INVARIANTS)
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
-    service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(Trail(database, reports)))
+    service.add(
+        audit_pb2_grpc.add_AuditServiceServicer_to_server,
+        AuditServicer(trail),
+    )
 
     service.background(relay.run, "relay")
-    service.background(LatePricing(database, catalogue, clock).run, "late pricing")
+    service.background(LatePricing(shards, catalogue, clock).run, "late pricing")
     service.background(months.run, "months")
     service.background(identity.watch, "key changes")
     service.on_drain(admission.close)
@@ -97,6 +119,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     service.on_drain(to_billing.close)
     service.on_drain(to_identity.close)
     service.on_drain(reports.close)
+    service.on_drain(shards.close)
     return service
 
 

@@ -12,11 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from libs.common.clock import SystemClock
-from libs.common.database import open_database
 from libs.common.database_url import plain_url
 from libs.common.digests import Digests
 from libs.common.ids import new_id
-from libs.common.shards import Shards
+from libs.common.shards import open_shards
 from services.billing.charge.charges import Charges as BilledCharges
 from services.billing.charge.domain import Movements, Search, portions
 from services.metering.charge import charges as metering_charges
@@ -24,6 +23,7 @@ from services.metering.charge import domain as metering_domain
 from services.metering.charge.charges import Charges as MeteredCharges
 from services.metering.charge.domain import ROWS_MAX, Window, Windows
 from tests.support.charges import NOW, Charge, put_billed, put_metered
+from tests.support.sharded import SHARDS
 from tollhouse.common.v1 import digest_pb2
 
 Both = tuple[list[digest_pb2.ChargeDigest], list[digest_pb2.ChargeDigest]]
@@ -74,8 +74,7 @@ class Tables:
     async def _of(
         self, context: str, organization_ids: Sequence[str], buckets: int, *times: datetime | None
     ) -> list[digest_pb2.ChargeDigest]:
-        database = open_database(self._urls[context], schema=context)
-        shards, clock = Shards([database]), SystemClock()
+        shards, clock = open_shards(self._urls[context], schema=context, count=SHARDS), SystemClock()
         charges = BilledCharges(shards, clock) if context == "billing" else MeteredCharges(shards, clock)
         found: list[digest_pb2.ChargeDigest] = []
         try:
@@ -83,7 +82,7 @@ class Tables:
                 if isinstance(piece, Digests):
                     found += [digest for message in piece.messages() for digest in message]
         finally:
-            await database.close()
+            await shards.close()
         return found
 
 

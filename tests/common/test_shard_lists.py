@@ -16,14 +16,15 @@ from libs.common.digests import Digests
 from libs.common.errors import InvalidArgument
 from libs.common.ids import new_id
 from libs.common.pages import encode_page_token
-from libs.common.shards import Shards, shard_number
+from libs.common.sharding import shard_number, shard_schema
+from libs.common.shards import Shards
 from services.billing.charge.charges import Charges as BilledCharges
 from services.metering.charge.charges import Charges as MeteredCharges
 from services.metering.charge.domain import PendingCharge
 from tests.support.charges import NOW, Charge, put_billed, put_metered, put_pending
 from tests.support.database import TestPostgres, new_database_name
 
-SHARDS: Final = 2
+DATABASES: Final = 2
 
 
 class Keyed(Protocol):
@@ -38,15 +39,17 @@ class Keyed(Protocol):
 
 @pytest.fixture
 async def admin_urls(postgres: TestPostgres, template_database: str) -> AsyncIterator[list[str]]:
-    """A database for each shard: the tables of a shard are the same wherever they are."""
-    names = [new_database_name() for _ in range(SHARDS)]
+    """A database for each shard, which is the first of it: the tables of a shard are the same wherever they are."""
+    names = [new_database_name() for _ in range(DATABASES)]
     yield [await create_database(postgres.admin_url, name, template_database) for name in names]
     for name in names:
         await drop_database(postgres.admin_url, name)
 
 
 async def open_shards(postgres: TestPostgres, admin_urls: Sequence[str], context: str) -> list[Database]:
-    return [open_database(postgres.url(database_name(url), context), schema=context) for url in admin_urls]
+    return [
+        open_database(postgres.url(database_name(url), context), schema=shard_schema(context, 0)) for url in admin_urls
+    ]
 
 
 @pytest.fixture
@@ -77,17 +80,19 @@ async def charges(admin_urls: list[str]) -> list[Charge]:
         connection = await asyncpg.connect(plain_url(url))
         try:
             for charge in made:
-                if shard_number(charge.organization_id, SHARDS) == number:
-                    await put_billed(connection, charge)
-                    await put_metered(connection, charge)
-                    await put_pending(connection, charge)
+                if shard_number(charge.organization_id, DATABASES) == number:
+                    await put_billed(connection, charge, 0)
+                    await put_metered(connection, charge, 0)
+                    await put_pending(connection, charge, 0)
         finally:
             await connection.close()
     return made
 
 
 def by_shard(charges: Sequence[Charge]) -> list[tuple[str, str]]:
-    keys = sorted((shard_number(one.organization_id, SHARDS), one.organization_id, one.operation_id) for one in charges)
+    keys = sorted(
+        (shard_number(one.organization_id, DATABASES), one.organization_id, one.operation_id) for one in charges
+    )
     return [key[1:] for key in keys]
 
 
@@ -109,7 +114,7 @@ async def all_pages(
         page, token = await ask(ChargeFilter(), size, token)
         found += [(charge.organization_id, charge.operation_id) for charge in page]
         pages += 1
-    assert pages >= SHARDS
+    assert pages >= DATABASES
     return found
 
 
@@ -175,7 +180,7 @@ async def test_digests_of_all_shards_are_one_answer(
 ) -> None:
     for url in admin_urls:
         connection = await asyncpg.connect(plain_url(url))
-        await connection.execute("DELETE FROM metering.outbox")
+        await connection.execute("DELETE FROM metering_00.outbox")
         await connection.close()
     organization_ids = sorted({charge.organization_id for charge in charges})
     answers = []

@@ -23,6 +23,7 @@ from tests.identity.support import Identity
 from tests.metering.support import Metering, Platform, eventually, settlement, stamp, usage
 from tests.metering.test_admission import ask
 from tests.support.charges import Charge, put_billed, put_metered
+from tests.support.sharded import in_shard_of
 from tollhouse.billing.v1 import charge_pb2 as billing_pb2
 from tollhouse.billing.v1 import ledger_pb2
 from tollhouse.metering.v1 import charge_pb2 as metering_pb2
@@ -241,15 +242,17 @@ async def test_charge_that_arrives_while_it_is_looked_at_is_no_violation(
     platform: Platform, organization_id: str
 ) -> None:
     await used(platform, organization_id, "call-1", "call-2")
-    await platform.execute(
-        "CREATE TABLE public.away AS SELECT * FROM billing.transactions WHERE operation_id = 'call-1'"
-    )
-    await platform.execute("DELETE FROM billing.transactions WHERE operation_id = 'call-1'")
+    rows = "FROM billing.transactions WHERE operation_id = 'call-1'"
+    connection = await asyncpg.connect(plain_url(platform.admin_url))
+    await connection.execute(in_shard_of(organization_id, f"CREATE TABLE public.away AS SELECT * {rows}"))
+    await connection.execute(in_shard_of(organization_id, f"DELETE {rows}"))
     watching = _Watching(rows=4)
 
     verifying = asyncio.create_task(platform.verify(None, watching))
     await watching.read.wait()
-    await platform.execute("INSERT INTO billing.transactions SELECT * FROM public.away")
+    back = "INSERT INTO billing.transactions SELECT * FROM public.away"
+    await connection.execute(in_shard_of(organization_id, back))
+    await connection.close()
 
     assert [finding for finding in await verifying if finding.startswith(COMPARED)] == []
 

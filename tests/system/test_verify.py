@@ -81,12 +81,9 @@ async def test_verify_compares_metering_with_billing_both_ways(tmp_path: Path, s
 async def test_verify_takes_one_organization_or_a_time(installation: Installation) -> None:
     organization_id = await charge_by_hand(installation, exists=True)
 
-    for options in (
-        ("--organization", organization_id.upper()),
-        ("--since", "1h"),
-        ("--since", "2024-01-01T00:00:00Z"),
-    ):
-        done = installation.command("verify", "--json", f"--{option}", value)
+    ways = (("--organization", organization_id.upper()), ("--since", "1h"), ("--since", "2024-01-01T00:00:00Z"))
+    for options in ways:
+        done = installation.command("verify", "--json", *options)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["violations"] == 0
         assert done.stderr == ""

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from libs.cli.terminal.progress import Lines, Progress, TerminalBars
 from libs.common.ids import new_id
+from tests.support.sharded import in_each_shard
 from tests.system.installation import Installation, create_organization, running
 from tollhouse.billing.v1 import ledger_pb2, ledger_pb2_grpc
 from tollhouse.common.v1 import amount_pb2
@@ -22,7 +23,8 @@ async def damage(installation: Installation, *damages: tuple[str, str]) -> None:
     connection = await asyncpg.connect(str(installation.ready()["database_url"]))
     try:
         for statement, operation_id in damages:
-            assert (await connection.execute(statement, operation_id)).endswith(" 1")
+            done = [await connection.execute(one, operation_id) for one in in_each_shard(statement)]
+            assert sum(int(one.rpartition(" ")[2]) for one in done) == 1
     finally:
         await connection.close()
 

@@ -230,9 +230,13 @@ class Platform:
     async def billing_charges(self) -> dict[tuple[str, str], Decimal]:
         """All debits and captures billing knows of."""
         request = billing_charge_pb2.ListChargesRequest(page_size=10_000)
-        page = await self.ledger.charge.ListCharges(request, metadata=self.ledger.metadata)
-        assert not page.next_page_token
-        return {(c.organization_id, c.operation_id): Decimal(c.amount.value) for c in page.charges}
+        found: dict[tuple[str, str], Decimal] = {}
+        while True:
+            page = await self.ledger.charge.ListCharges(request, metadata=self.ledger.metadata)
+            found |= {(c.organization_id, c.operation_id): Decimal(c.amount.value) for c in page.charges}
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return found
 
     async def execute(self, statement: str, *values: object) -> None:
         """Run a statement as the owner of the schemas, to damage stored data or to make it older."""

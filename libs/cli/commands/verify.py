@@ -31,7 +31,7 @@ async def verify(
         str,
         typer.Option(
             "--since",
-            help="Verify usage and charges from this time on, such as 2026-12-31T23:59:00Z or 30d for 30 days ago.",
+            help="Compare only usage and charges from this time on: 2026-12-31T23:59:00Z, or 30d for 30 days ago.",
             metavar="TIME",
             show_default=False,
         ),

@@ -55,7 +55,7 @@ class Bench:
             "P5": self.usage_record,
             "P6": self.usage_in_batches,
             "P7": self.metered_call,
-            "P9": lambda: measure_verification(charges),
+            "P9": lambda: measure_verification(charges, deployment.shards),
         }
 
     def debit_of_one_account(self) -> Figure:

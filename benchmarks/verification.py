@@ -41,14 +41,14 @@ class Run:
         return ", ".join(f"{name} {size / 1e6:.0f}" for name, size in self.peak_bytes.items())
 
 
-def measure_verification(charges: int) -> Figure:
+def measure_verification(charges: int, shards: int) -> Figure:
     """Compares the time per charge with that of few charges, and plants differences that all must be found.
 
     Raises:
         LoadError: a violation was found that is none, or a difference was not named.
     """
-    small, _ = _verify(min(_SMALL, charges), differences=0)
-    large, damaged = _verify(charges, differences=_DIFFERENCES)
+    small, _ = _verify(min(_SMALL, charges), shards, differences=0)
+    large, damaged = _verify(charges, shards, differences=_DIFFERENCES)
     rate, small_rate = charges / large.duration_s, min(_SMALL, charges) / small.duration_s
     return Figure(
         measured=f"verify, {charges:,} charges: {large.duration_s:.1f} s, {_DIFFERENCES} differences named in "
@@ -68,9 +68,9 @@ def measure_verification(charges: int) -> Figure:
     )
 
 
-def _verify(charges: int, differences: int) -> tuple[Run, Run]:
+def _verify(charges: int, shards: int, differences: int) -> tuple[Run, Run]:
     """Verifies so many charges in a database of their own; returns the run, and that with differences."""
-    with Deployment(_SERVER) as deployment:
+    with Deployment(shards, _SERVER) as deployment:
         loaded = load_charges(deployment.database_url, charges)
         for context in _CONTEXTS:
             deployment.service(context)

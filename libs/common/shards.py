@@ -7,18 +7,23 @@ belongs to the whole platform, which is in the service's own schema. So each sha
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Final, NoReturn
 
 import asyncpg
 import structlog
 
-from libs.common.database import STATEMENT_TIMEOUT_MS, Database, RawConnection, open_connections
+from libs.common.connections import STATEMENT_TIMEOUT_MS, RawConnection, open_connections
+from libs.common.database import Database, open_database
 from libs.common.errors import Refusal
 from libs.common.sharding import PLATFORM, newest_shard_version, shard_number, shard_schema
 
 _log = structlog.get_logger("shards")
 
 _VISITS_AT_ONCE: Final = 4
+_PLATFORM_POOL_SIZE: Final = 3
+_REPORT_POOL_SIZE: Final = 2
 _VISITS_PER_S: Final = 40
 """How many shards a second one kind of background work looks at: each look costs a statement or two."""
 _RETRY_DELAY_MAX_S: Final = 30.0
@@ -149,9 +154,68 @@ def open_shards(
     )
 
 
-def home_of(platform: Database, shards: Shards) -> Callable[[str], Database]:
-    """Return what tells where an organization's rows are, and those of PLATFORM: in the service's own schema."""
-    return lambda organization_id: platform if organization_id == PLATFORM else shards.of(organization_id)
+@dataclass(frozen=True, slots=True)
+class ShardedDatabases:
+    """What a service with shards works on."""
+
+    platform: Database
+    """The service's own schema: what belongs to no organization, and the number of shards."""
+    shards: Shards
+    reports: Shards
+    """The same shards, for checks that read whole tables: few connections, with a longer statement timeout."""
+
+    def home_of(self, organization_id: str) -> Database:
+        """Return where an organization's rows are, and those of PLATFORM."""
+        return self.platform if organization_id == PLATFORM else self.shards.of(organization_id)
+
+    def report_home_of(self, organization_id: str) -> Database:
+        """Return the same for checks. Those of PLATFORM are short."""
+        return self.platform if organization_id == PLATFORM else self.reports.of(organization_id)
+
+    async def close(self) -> None:
+        """Close the pools of the shards; the platform's is the server's to close."""
+        await self.reports.close()
+        await self.shards.close()
+
+
+def open_databases(
+    url: str,
+    *,
+    schema: str,
+    count: int,
+    pool_size: int,
+    report_timeout_ms: int,
+    statement_cache_size: int,
+    plan_every_time: bool = False,
+    plan_by_key: bool = False,
+) -> ShardedDatabases:
+    """Open what a service with `count` shards works on. Nothing is connected until first use.
+
+    Every use of a shard raises ShardsDiffer while the database has other shards than `count` (see `check_shards`).
+    """
+    platform = open_database(
+        url, schema=schema, pool_size=_PLATFORM_POOL_SIZE, statement_cache_size=statement_cache_size
+    )
+    shards = open_shards(
+        url,
+        schema=schema,
+        count=count,
+        pool_size=pool_size,
+        statement_cache_size=statement_cache_size,
+        plan_every_time=plan_every_time,
+        plan_by_key=plan_by_key,
+        check=partial(check_shards, platform, schema, count),
+    )
+    reports = open_shards(
+        url,
+        schema=schema,
+        count=count,
+        pool_size=_REPORT_POOL_SIZE,
+        statement_timeout_ms=report_timeout_ms,
+        statement_cache_size=statement_cache_size,
+        check=shards.open,
+    )
+    return ShardedDatabases(platform, shards, reports)
 
 
 def _search_path(schema: str, number: int) -> str:

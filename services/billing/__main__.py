@@ -1,6 +1,5 @@
 """Billing as a process: settings, objects, server."""
 
-from functools import partial
 from typing import Final
 
 import grpc
@@ -11,12 +10,11 @@ from libs.common.authentication import SigningKey, TokenSource
 from libs.common.callers import RemoteDirectory
 from libs.common.channel import ClientTls, open_channel
 from libs.common.clock import Clock, SystemClock
-from libs.common.database import open_database
 from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
 from libs.common.server import Service
-from libs.common.shards import check_shards, home_of, open_shards
+from libs.common.shards import open_databases
 from libs.common.telemetry import start_process_telemetry
 from services.billing.account.accounts import Accounts
 from services.billing.account.servicer import AccountServicer
@@ -38,29 +36,16 @@ _CHECK_TIMEOUT_MS: Final = 300_000
 async def build(settings: BillingSettings, clock: Clock | None = None) -> Service:
     """Build billing's server and everything it uses; nothing runs yet."""
     clock = clock or SystemClock()
-    url = settings.database_url.get_secret_value()
-    cache_size, count = settings.statement_cache_size, settings.shards
-    # What belongs to no organization: the number of shards, and the trail of changes of the platform.
-    platform = open_database(url, schema=SCHEMA, pool_size=2, statement_cache_size=cache_size)
-    shards = open_shards(
-        url,
+    databases = open_databases(
+        settings.database_url.get_secret_value(),
         schema=SCHEMA,
-        count=count,
+        count=settings.shards,
         pool_size=settings.pool_size,
-        statement_cache_size=cache_size,
+        report_timeout_ms=_CHECK_TIMEOUT_MS,
+        statement_cache_size=settings.statement_cache_size,
         plan_every_time=True,
-        check=partial(check_shards, platform, SCHEMA, count),
     )
-    # Checks that read whole tables have connections of their own, with a longer statement timeout.
-    reports = open_shards(
-        url,
-        schema=SCHEMA,
-        count=count,
-        pool_size=2,
-        statement_timeout_ms=_CHECK_TIMEOUT_MS,
-        statement_cache_size=cache_size,
-        check=shards.open,
-    )
+    platform, shards, reports = databases.platform, databases.shards, databases.reports
     telemetry = start_process_telemetry("tollhouse-billing", settings.otlp_endpoint)
     to_identity = _channel_to_identity(settings, clock)
     directory = RemoteDirectory(to_identity) if to_identity else None
@@ -71,7 +56,7 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     service.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(engine, History(shards, clock)))
     service.add(account_pb2_grpc.add_AccountServiceServicer_to_server, AccountServicer(accounts))
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
-    trail = Trail(home_of(platform, shards), home_of(platform, reports))
+    trail = Trail(databases.home_of, databases.report_home_of)
     verification = Verification(reports[0], clock, INVARIANTS)
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
     service.add(
@@ -80,8 +65,7 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     )
     service.background(Sweeper(shards, clock, settings.sweep_every_s).run, "expired holds")
     service.on_drain(engine.drain)
-    service.on_drain(reports.close)
-    service.on_drain(shards.close)
+    service.on_drain(databases.close)
     if to_identity:
         service.on_drain(to_identity.close)
     return service

@@ -1,7 +1,6 @@
 """Metering as a process: settings, objects, server."""
 
 from datetime import timedelta
-from functools import partial
 
 from libs.common.audit.servicer import AuditServicer
 from libs.common.audit.trail import Trail
@@ -9,12 +8,11 @@ from libs.common.authentication import SigningKey, TokenSource
 from libs.common.callers import RemoteDirectory
 from libs.common.channel import ClientTls, open_channel
 from libs.common.clock import Clock, SystemClock
-from libs.common.database import open_database
 from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
 from libs.common.server import Service
-from libs.common.shards import check_shards, home_of, open_shards
+from libs.common.shards import open_databases
 from libs.common.telemetry import start_process_telemetry
 from services.metering.admission.admission import Admission
 from services.metering.admission.servicer import AdmissionServicer
@@ -40,37 +38,21 @@ from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2_grpc
 from tollhouse.metering.v1 import admission_pb2_grpc, charge_pb2_grpc, model_pb2_grpc, usage_pb2_grpc
 
 _CHECK_TIMEOUT_MS = 60_000
-_PLATFORM_POOL_SIZE = 3
 
 
 async def build(settings: MeteringSettings, clock: Clock | None = None) -> Service:
     """Build metering's server with all that stands behind it; nothing runs yet, and no peer is needed for it."""
     clock = clock or SystemClock()
-    url, cache_size = settings.database_url.get_secret_value(), settings.statement_cache_size
-    count = settings.shards
-    # What belongs to no organization: the catalogue, the number of shards, and the trail of changes of the platform.
-    platform = open_database(
-        url, schema=SCHEMA, pool_size=_PLATFORM_POOL_SIZE, statement_cache_size=cache_size, plan_by_key=True
-    )
-    shards = open_shards(
-        url,
+    databases = open_databases(
+        settings.database_url.get_secret_value(),
         schema=SCHEMA,
-        count=count,
+        count=settings.shards,
         pool_size=settings.pool_size,
-        statement_cache_size=cache_size,
+        report_timeout_ms=_CHECK_TIMEOUT_MS,
+        statement_cache_size=settings.statement_cache_size,
         plan_by_key=True,
-        check=partial(check_shards, platform, SCHEMA, count),
     )
-    # Checks of everything may take their time, on connections of their own.
-    reports = open_shards(
-        url,
-        schema=SCHEMA,
-        count=count,
-        pool_size=2,
-        statement_timeout_ms=_CHECK_TIMEOUT_MS,
-        statement_cache_size=cache_size,
-        check=shards.open,
-    )
+    platform, shards, reports = databases.platform, databases.shards, databases.reports
     telemetry = start_process_telemetry("tollhouse-metering", settings.otlp_endpoint)
     tokens = TokenSource(SigningKey.read(settings.signing_key_file), clock)
     tls = ClientTls(*settings.tls) if settings.tls else None
@@ -102,7 +84,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageServicer(usages))
     service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, AdmissionServicer(admission, usages))
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
-    trail = Trail(home_of(platform, shards), home_of(platform, reports))
+    trail = Trail(databases.home_of, databases.report_home_of)
     verification = Verification(reports[0], clock, INVARIANTS)
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
     service.add(
@@ -118,8 +100,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     service.on_drain(engine.close)
     service.on_drain(to_billing.close)
     service.on_drain(to_identity.close)
-    service.on_drain(reports.close)
-    service.on_drain(shards.close)
+    service.on_drain(databases.close)
     return service
 
 

@@ -110,9 +110,9 @@ def open_connections(
 
     `statement_cache_size=0` is for a transaction-pooling proxy such as PgBouncer, see `libs.common.pooler`. Jobs that
     rightly take longer, such as reports, open a small pool of their own with a longer `statement_timeout_ms`.
-    `plan_by_key` is for pools whose every statement finds its rows by a key. Postgres may keep a plan that it made while
-    a table was empty, when every index that leads with the tenant looks equally good; with nothing but nested loops over
-    indexes to choose from, that plan is the one a full table needs.
+    `plan_by_key` is for pools whose every statement finds its rows by a key. Postgres may keep a plan that it made
+    while a table was empty, when every index that leads with the tenant looks equally good; with nothing but nested
+    loops over indexes to choose from, that plan is the one a full table needs.
     """
     pooled = statement_cache_size == 0
     name = {"application_name": application_name}

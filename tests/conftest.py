@@ -20,12 +20,14 @@ import pytest
 from libs.common.database import Database, open_database
 from libs.common.database_url import database_name
 from libs.common.databases import create_database, drop_database
-from tests.support.database import TestPostgres, migrated_contexts, new_database_name, open_server
+from tests.support.database import Clones, TestPostgres, migrated_contexts, new_database_name, open_server
+from tests.support.memory import keep_files_in_memory
 from tests.support.secrecy import WATCH
 from tests.support.watched_server import watch_servers
 
 
 def pytest_configure() -> None:
+    keep_files_in_memory()
     WATCH.open_log()
     watch_servers(WATCH)
 
@@ -72,13 +74,20 @@ async def template_database(postgres: TestPostgres) -> AsyncIterator[str]:
     await drop_database(postgres.admin_url, name)
 
 
+@pytest.fixture(scope="session")
+async def clones(postgres: TestPostgres, template_database: str) -> AsyncIterator[Clones]:
+    clones = Clones(postgres, template_database)
+    yield clones
+    await clones.close()
+
+
 @pytest.fixture
-async def database_admin_url(postgres: TestPostgres, template_database: str) -> AsyncIterator[str]:
-    name = new_database_name()
-    url = await create_database(postgres.admin_url, name, template_database)
+async def database_admin_url(postgres: TestPostgres, clones: Clones) -> AsyncIterator[str]:
+    name = await clones.take()
+    url = postgres.admin_url_of(name)
     yield url
     await WATCH.scan_database(url)
-    await drop_database(postgres.admin_url, name)
+    clones.give_back(name)
 
 
 @pytest.fixture

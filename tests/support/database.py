@@ -1,5 +1,6 @@
 """The databases tests run on: a server of their own, one migrated template, a clone for each test."""
 
+import asyncio
 import os
 import secrets
 import shutil
@@ -10,14 +11,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import asyncpg
+
 from libs.common import postgres
-from libs.common.database_url import with_database, with_role
+from libs.common.database_url import plain_url, with_database, with_role
 from libs.common.migrate import CONTEXTS, has_migrations, migrate
 from libs.common.roles import role_of
 
 SERVER_VARIABLE = "TOLLHOUSE_TEST_DATABASE_URL"
 """Names a real server to test on, by a login that may make databases and roles. It must serve tests alone: the
 services' login roles get new passwords. There is no default: without it the tests start a server of their own."""
+
+_SETTINGS = {
+    "shared_buffers": "64MB",
+    # Nothing of this server outlives the tests. Those that test durability start servers of their own.
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +66,7 @@ def open_server() -> Iterator[TestPostgres]:
         return
     folder = Path(tempfile.mkdtemp(prefix="tollhouse-test-"))
     try:
-        server = postgres.start(folder / "postgres", settings={"shared_buffers": "64MB"})
+        server = postgres.start(folder / "postgres", settings=_SETTINGS)
         yield TestPostgres(admin_url=server.admin_url, password=None, server=server)
     finally:
         postgres.remove(folder / "postgres")
@@ -70,3 +81,44 @@ def migrated_contexts() -> list[str]:
 def new_database_name() -> str:
     """A name no other test, worker or run has."""
     return f"test_{uuid.uuid4().hex}"
+
+
+class Clones:
+    """Clones of one template. The next is made, and those given back are dropped, while tests run."""
+
+    def __init__(self, server: TestPostgres, template: str) -> None:
+        self._server = server
+        self._template = template
+        # Copying files needs a checkpoint, which takes long only on a server that waits for the disk.
+        self._strategy = "file_copy" if server.server else "wal_log"
+        self._next: asyncio.Task[str] | None = None
+        self._drops: set[asyncio.Task[None]] = set()
+
+    async def take(self) -> str:
+        """The name of a clone nobody else has."""
+        name = await (self._next or self._make())
+        self._next = asyncio.create_task(self._make())
+        return name
+
+    def give_back(self, name: str) -> None:
+        """Drops a clone soon, with whoever is still connected to it."""
+        drop = asyncio.create_task(self._execute(f'DROP DATABASE "{name}" WITH (FORCE)'))
+        self._drops.add(drop)
+
+    async def close(self) -> None:
+        """Drops the clone that nobody took, and waits until all are dropped; raises what went wrong with them."""
+        if self._next is not None:
+            self.give_back(await self._next)
+        await asyncio.gather(*self._drops)
+
+    async def _make(self) -> str:
+        name = new_database_name()
+        await self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{self._template}" STRATEGY {self._strategy}')
+        return name
+
+    async def _execute(self, statement: str) -> None:
+        connection = await asyncpg.connect(plain_url(self._server.admin_url), timeout=5, command_timeout=60)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()

@@ -4,6 +4,7 @@ postgres            the server, one for each test process (under pytest-xdist ea
 template_database   the name of a database with every context migrated, made once; session
 database_admin_url  a clone of the template for this test alone, logged in as the owner of the schemas
 database_urls       the same clone, by context: the URL by which that context's service logs in
+module_database_urls  such URLs of a clone for all those tests of a module that leave each other's data alone
 identity_database   the same clone, opened as identity's service opens it; so also
 billing_database    and
 metering_database
@@ -14,6 +15,7 @@ A test fails if a secret appears in a log, a refusal, a table or the output whil
 """
 
 from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -41,6 +43,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_unconfigure() -> None:
     WATCH.close_log()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest tests, those of whole installations, so that no worker is left with them at the end."""
+    items.sort(key=lambda item: "system" not in item.path.parent.name)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -81,13 +88,24 @@ async def clones(postgres: TestPostgres, template_database: str) -> AsyncIterato
     await clones.close()
 
 
+@asynccontextmanager
+async def _clone(postgres: TestPostgres, clones: Clones) -> AsyncIterator[str]:
+    name = await clones.take()
+    yield name
+    await WATCH.scan_database(postgres.admin_url_of(name))
+    clones.give_back(name)
+
+
 @pytest.fixture
 async def database_admin_url(postgres: TestPostgres, clones: Clones) -> AsyncIterator[str]:
-    name = await clones.take()
-    url = postgres.admin_url_of(name)
-    yield url
-    await WATCH.scan_database(url)
-    clones.give_back(name)
+    async with _clone(postgres, clones) as name:
+        yield postgres.admin_url_of(name)
+
+
+@pytest.fixture(scope="module")
+async def module_database_urls(postgres: TestPostgres, clones: Clones) -> AsyncIterator[dict[str, str]]:
+    async with _clone(postgres, clones) as name:
+        yield {context: postgres.url(name, context) for context in migrated_contexts()}
 
 
 @pytest.fixture

@@ -82,10 +82,10 @@ async def template_database(postgres: TestPostgres) -> AsyncIterator[str]:
 
 
 @pytest.fixture(scope="session")
-async def clones(postgres: TestPostgres, template_database: str) -> AsyncIterator[Clones]:
+def clones(postgres: TestPostgres, template_database: str) -> Iterator[Clones]:
     clones = Clones(postgres, template_database)
     yield clones
-    await clones.close()
+    clones.close()
 
 
 @asynccontextmanager

@@ -7,14 +7,14 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import asyncpg
-
 from libs.common import postgres
-from libs.common.database_url import plain_url, with_database, with_role
+from libs.common.database_url import with_database, with_role
+from libs.common.databases import execute
 from libs.common.migrate import CONTEXTS, has_migrations, migrate
 from libs.common.roles import role_of
 
@@ -84,41 +84,40 @@ def new_database_name() -> str:
 
 
 class Clones:
-    """Clones of one template. The next is made, and those given back are dropped, while tests run."""
+    """Clones of one template. The next is made, and those given back are dropped, while tests run.
+
+    A thread does it, because a test may hold up the event loop, as those do that wait for a command to end.
+    """
 
     def __init__(self, server: TestPostgres, template: str) -> None:
         self._server = server
         self._template = template
         # Copying files needs a checkpoint, which takes long only on a server that waits for the disk.
         self._strategy = "file_copy" if server.server else "wal_log"
-        self._next: asyncio.Task[str] | None = None
-        self._drops: set[asyncio.Task[None]] = set()
+        self._thread = ThreadPoolExecutor(1, "clones")
+        self._next = self._thread.submit(self._make)
+        self._drops: list[Future[None]] = []
 
     async def take(self) -> str:
         """The name of a clone nobody else has."""
-        name = await (self._next or self._make())
-        self._next = asyncio.create_task(self._make())
-        return name
+        taken, self._next = self._next, self._thread.submit(self._make)
+        return await asyncio.wrap_future(taken)
 
     def give_back(self, name: str) -> None:
         """Drops a clone soon, with whoever is still connected to it."""
-        drop = asyncio.create_task(self._execute(f'DROP DATABASE "{name}" WITH (FORCE)'))
-        self._drops.add(drop)
+        self._drops.append(self._thread.submit(self._execute, f'DROP DATABASE "{name}" WITH (FORCE)'))
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Drops the clone that nobody took, and waits until all are dropped; raises what went wrong with them."""
-        if self._next is not None:
-            self.give_back(await self._next)
-        await asyncio.gather(*self._drops)
+        self.give_back(self._next.result())
+        self._thread.shutdown()
+        for drop in self._drops:
+            drop.result()
 
-    async def _make(self) -> str:
+    def _make(self) -> str:
         name = new_database_name()
-        await self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{self._template}" STRATEGY {self._strategy}')
+        self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{self._template}" STRATEGY {self._strategy}')
         return name
 
-    async def _execute(self, statement: str) -> None:
-        connection = await asyncpg.connect(plain_url(self._server.admin_url), timeout=5, command_timeout=60)
-        try:
-            await connection.execute(statement)
-        finally:
-            await connection.close()
+    def _execute(self, statement: str) -> None:
+        asyncio.run(execute(with_database(self._server.admin_url, "postgres"), [statement]))

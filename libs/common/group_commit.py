@@ -3,6 +3,8 @@
 Callers submit items and wait for the answer to each. A batch takes what is queued, up to a limit; what arrives while it
 runs is the next batch. There is no timer: a single call is run at once, and batches grow with the load.
 
+Every shard has a queue of its own, and a batch holds items of one shard only. So a shard that is slow delays no other.
+
 A batch that fails is retried as a whole where the cause may be temporary (a lost race, a lock timeout). If it still
 fails, it is split in halves until each failing item is alone, so that one caller's item never fails another caller's.
 This needs `run` to be idempotent: an item that a failed attempt did write must be found by the next attempt. A database
@@ -20,9 +22,10 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 
-from libs.common.database import Database
+from libs.common.database import Database, LostNode
 from libs.common.deadline import leave_deadline
 from libs.common.errors import Conflict, DeadlineExceeded, Overloaded, Refusal, Unavailable
+from libs.common.shards import Shards
 
 _log = structlog.get_logger("group commit")
 
@@ -39,9 +42,9 @@ _QUIET_TURNS: Final = 8
 """Turns of the event loop without a new item after which a batch begins: reading one call takes several turns."""
 _GATHER_TURNS_MAX: Final = 256
 
-Run = Callable[[Sequence[_Item], Callable[[], None]], Awaitable[Sequence[_Answer | Exception]]]
-"""Decides a batch and returns one answer for each item, in their order. It calls its second argument when the next
-batch may begin; at the latest the next one begins when this one ends."""
+Run = Callable[[Database, Sequence[_Item], Callable[[], None]], Awaitable[Sequence[_Answer | Exception]]]
+"""Decides a batch in the database of its shard, and returns one answer for each item, in their order. It calls its last
+argument when the shard's next batch may begin; at the latest the next one begins when this one ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +54,11 @@ class BatchLimits:
     items_max: int
     """Items of a batch. A single submission may be larger and is then a batch of its own."""
     queued_max: int
-    """Items that wait. A submission beyond that is refused as overloaded."""
+    """Items that wait, in all shards together. A submission beyond that is refused as overloaded."""
     running_max: int
-    """Batches that run at once."""
+    """Batches of one shard that run at once."""
+    running_in_all_max: int
+    """Batches of all shards that run at once. While a shard waits for its turn, its next batch grows."""
     full_at: int
     """The number of queued items from which a batch begins beside a running one, without waiting for it to end."""
     wait_max_s: float | None
@@ -72,43 +77,90 @@ class _Submission(Generic[_Item, _Answer]):
 class GroupCommit(Generic[_Item, _Answer]):
     """Runs submitted items in batches; see the module."""
 
-    def __init__(self, name: str, run: Run[_Item, _Answer], database: Database, limits: BatchLimits) -> None:
-        self._name = name
-        self._run = run
-        self._database = database
+    def __init__(
+        self,
+        name: str,
+        run: Run[_Item, _Answer],
+        shards: Shards,
+        limits: BatchLimits,
+        organization_of: Callable[[_Item], str],
+    ) -> None:
+        """`organization_of` returns the id of the organization that an item belongs to."""
+        self._shards = shards
         self._limits = limits
-        self._queue: deque[_Submission[_Item, _Answer]] = deque()
-        self._queued = 0
-        self._starter: asyncio.Task[None] | None = None
-        self._running: set[asyncio.Task[None]] = set()
-        self._ended = 0
-        self._look_again = asyncio.Event()
+        self._organization_of = organization_of
+        turns = asyncio.Semaphore(limits.running_in_all_max)
+        self._queues = [_Queue(name, run, database, limits, turns) for database in shards]
         self._draining = False
 
     async def submit(self, items: Sequence[_Item]) -> list[_Answer | Exception]:
-        """Run the items and return the answer to each, in their order.
+        """Run the items and return the answer to each, in their order. Items of one organization run in this order.
 
         If the caller is cancelled before the batch of its items begins, they are dropped; after that they still run.
 
         Raises:
             Overloaded: too many items wait already, or the service is going down. No item was taken.
         """
-        if self._draining or self._queued + len(items) > self._limits.queued_max:
+        if self._draining or sum(queue.queued for queue in self._queues) + len(items) > self._limits.queued_max:
             raise Overloaded
-        submission: _Submission[_Item, _Answer] = _Submission(
-            items, asyncio.get_running_loop().create_future(), contextvars.copy_context()
-        )
-        self._queue.append(submission)
-        self._queued += len(items)
-        if self._starter is None:
-            self._starter = asyncio.create_task(self._start_batches(), name=f"{self._name} batches")
-        elif self._queued >= self._limits.full_at:
-            self._look_again.set()
-        return await submission.answered
+        if len(self._queues) == 1:
+            return await self._queues[0].add(items)
+        places: dict[int, list[int]] = {}
+        for place, item in enumerate(items):
+            places.setdefault(self._shards.number_of(self._organization_of(item)), []).append(place)
+        if len(places) == 1:
+            return await self._queues[next(iter(places))].add(items)
+        parts = [self._queues[number].add([items[place] for place in part]) for number, part in places.items()]
+        answers: dict[int, _Answer | Exception] = {}
+        for part, answered in zip(places.values(), await asyncio.gather(*parts), strict=True):
+            answers.update(zip(part, answered, strict=True))
+        return [answers[place] for place in range(len(items))]
 
     async def drain(self) -> None:
         """Take no more items, and return when every submitted one is answered."""
         self._draining = True
+        for queue in self._queues:
+            await queue.drain()
+
+
+class _Queue(Generic[_Item, _Answer]):
+    """The items of one shard that wait, and its batches."""
+
+    def __init__(
+        self,
+        name: str,
+        run: Run[_Item, _Answer],
+        database: Database,
+        limits: BatchLimits,
+        turns: asyncio.Semaphore,
+    ) -> None:
+        self._name = name
+        self._run = run
+        self._database = database
+        self._limits = limits
+        self._turns = turns
+        self._waiting: deque[_Submission[_Item, _Answer]] = deque()
+        self.queued = 0
+        self._starter: asyncio.Task[None] | None = None
+        self._running: set[asyncio.Task[None]] = set()
+        self._ended = 0
+        self._look_again = asyncio.Event()
+
+    def add(self, items: Sequence[_Item]) -> "asyncio.Future[list[_Answer | Exception]]":
+        """Queue items that one caller waits for, and return what it waits on."""
+        submission: _Submission[_Item, _Answer] = _Submission(
+            items, asyncio.get_running_loop().create_future(), contextvars.copy_context()
+        )
+        self._waiting.append(submission)
+        self.queued += len(items)
+        if self._starter is None:
+            self._starter = asyncio.create_task(self._start_batches(), name=f"{self._name} batches")
+        elif self.queued >= self._limits.full_at:
+            self._look_again.set()
+        return submission.answered
+
+    async def drain(self) -> None:
+        """Return when every item is answered."""
         while self._starter is not None or self._running:
             await asyncio.wait([task for task in (self._starter, *self._running) if task is not None])
 
@@ -118,11 +170,13 @@ class GroupCommit(Generic[_Item, _Answer]):
         """
         leave_deadline()
         try:
-            while self._queue:
+            while self._waiting:
                 await self._wait_for_turn()
+                await self._turns.acquire()
                 await self._let_more_arrive()
                 submissions = self._take()
                 if not submissions:
+                    self._turns.release()
                     continue
                 next_may_begin = asyncio.Event()
                 # A batch belongs to the trace of its first call.
@@ -144,7 +198,7 @@ class GroupCommit(Generic[_Item, _Answer]):
         while self._running:
             in_time = until_s is None or time.monotonic() < until_s
             if len(self._running) < limits.running_max and (
-                self._queued >= limits.full_at or self._ended > ended or not in_time
+                self.queued >= limits.full_at or self._ended > ended or not in_time
             ):
                 return
             self._look_again.clear()
@@ -156,6 +210,7 @@ class GroupCommit(Generic[_Item, _Answer]):
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
+        self._turns.release()
         self._ended += 1
         self._look_again.set()
 
@@ -163,11 +218,11 @@ class GroupCommit(Generic[_Item, _Answer]):
         """Let calls that are being read in at this moment join the batch, for as long as they keep coming."""
         quiet_turns = 0
         for _ in range(_GATHER_TURNS_MAX):
-            queued = self._queued
+            queued = self.queued
             await asyncio.sleep(0)
-            if self._queued >= self._limits.items_max:
+            if self.queued >= self._limits.items_max:
                 return
-            quiet_turns = 0 if self._queued > queued else quiet_turns + 1
+            quiet_turns = 0 if self.queued > queued else quiet_turns + 1
             if quiet_turns == _QUIET_TURNS:
                 return
 
@@ -175,9 +230,9 @@ class GroupCommit(Generic[_Item, _Answer]):
         """Return the next batch: whole submissions, at least one, without those whose caller has gone."""
         taken: list[_Submission[_Item, _Answer]] = []
         size = 0
-        while self._queue and (not taken or size + len(self._queue[0].items) <= self._limits.items_max):
-            submission = self._queue.popleft()
-            self._queued -= len(submission.items)
+        while self._waiting and (not taken or size + len(self._waiting[0].items) <= self._limits.items_max):
+            submission = self._waiting.popleft()
+            self.queued -= len(submission.items)
             if not submission.answered.done():
                 taken.append(submission)
                 size += len(submission.items)
@@ -239,7 +294,7 @@ class GroupCommit(Generic[_Item, _Answer]):
         """Run a batch, and retry it after a failure that may be temporary."""
         for tries_left in reversed(range(tries)):
             try:
-                return await self._run(items, let_next_begin)
+                return await self._run(self._database, items, let_next_begin)
             except (Conflict, Unavailable):
                 if not tries_left:
                     raise
@@ -248,6 +303,8 @@ class GroupCommit(Generic[_Item, _Answer]):
 
     async def _fails_all(self, error: Exception) -> bool:
         """Tell whether the failure concerns all items alike, because the database cannot be reached."""
+        if isinstance(error, LostNode):
+            return True  # The ping below is answered by the cluster's coordinator, which is another machine.
         if not isinstance(error, Unavailable | DeadlineExceeded):
             return False
         try:

@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from libs.common.logs import configure_logs
 from libs.common.migrate import CONTEXTS
 
-# API keys, invitations and other secrets with our prefix, tokens, JWTs, private keys as PEM and as JWK, and the passwords
+# API keys, invitations and other secrets with our prefix, tokens, JWTs, private keys as PEM and as JWK, and passwords
 # in addresses of databases.
 SHAPES = (
     r"th_[a-z]+_[0-9A-Za-z_-]{24,}"
@@ -88,7 +88,7 @@ class SecretWatch:
         return leaks
 
     async def scan_database(self, url: str) -> None:
-        """Search every table of every context for secrets, including the audit trail."""
+        """Search every table of every context and its shards for secrets, including the audit trail."""
         connection = await asyncpg.connect(url, timeout=10, command_timeout=60)
         try:
             tables: list[str] = [row["name"] for row in await connection.fetch(_TABLES, list(CONTEXTS))]
@@ -129,7 +129,7 @@ WATCH = SecretWatch()
 _TABLES = """
     SELECT format('%I.%I', nspname, relname) AS name
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE nspname = ANY($1) AND relkind = 'r' AND pg_relation_size(pg_class.oid) > 0
+    WHERE regexp_replace(nspname, '_[0-9]+$', '') = ANY($1) AND relkind = 'r' AND pg_relation_size(pg_class.oid) > 0
     ORDER BY name
 """
 

@@ -36,7 +36,7 @@ up: $(READY)
 	@$(VENV)/bin/tollhouse up --identity-port 7001 --billing-port 7002 --metering-port 7003
 
 test: $(READY)
-	@$(RUN) pytest -n $(WORKERS) $(TESTS)
+	@$(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
 bench: $(READY)
 	@$(RUN) benchmarks $(if $(OUT),--out "$(OUT)") $(if $(CHARGES),--charges "$(CHARGES)")

@@ -25,12 +25,13 @@ def main() -> int:
     parser.add_argument("--only", type=_names, default=NAMES, help="measures to run, as in P1,P3")
     parser.add_argument("--out", type=Path, help="a file for the figures, as JSON")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each side; the median ratio counts")
+    parser.add_argument("--shards", type=int, default=1, help="organization shards of billing and metering")
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 180)
     figures: dict[str, Figure] = {}
     # On SIGTERM, too, the run stops everything it has started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with Deployment() as deployment:
+    with Deployment(arguments.shards) as deployment:
         print_versions(console, str(deployment.postgres), deployment.server_settings())
         bench = Bench(deployment, arguments.rounds)
         for name in arguments.only:

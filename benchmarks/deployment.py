@@ -38,7 +38,8 @@ _DATABASE = "tollhouse"
 class Deployment(AbstractContextManager["Deployment"]):
     """Starts the processes of a run in a temporary folder; stops them and deletes the folder at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, shards: int = 1) -> None:
+        self._shards = shards
         self._stack = ExitStack()
         self.folder = Path(tempfile.mkdtemp(prefix="tollhouse-benchmarks-"))
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
@@ -126,7 +127,7 @@ class Deployment(AbstractContextManager["Deployment"]):
 
     async def _prepare_database(self) -> None:
         await ensure_database(self.postgres.admin_url, _DATABASE)
-        await migrate(CONTEXTS, self.database_url)
+        await migrate(CONTEXTS, self.database_url, shards=self._shards)
 
     def _start_service(self, context: str, peers: Mapping[str, str]) -> str:
         port = _free_port()
@@ -146,7 +147,10 @@ class Deployment(AbstractContextManager["Deployment"]):
             settings["SIGNING_KEY_FILE"] = str(self.folder / "metering_key.json")
         environment = {f"{context.upper()}_{name}": value for name, value in settings.items()} | dict(peers)
         process = self._launch(
-            context, [f"services.{context}"], {f"TOLLHOUSE_{name}": value for name, value in environment.items()}
+            context,
+            [f"services.{context}"],
+            {f"TOLLHOUSE_{name}": value for name, value in environment.items()}
+            | {"TOLLHOUSE_SHARDS": str(self._shards)},
         )
         self._wait(process, context, lambda: _listens(port))
         return f"127.0.0.1:{port}"

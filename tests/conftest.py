@@ -5,14 +5,15 @@ template_database   the name of a database with every context migrated, made onc
 database_admin_url  a clone of the template for this test alone, logged in as the owner of the schemas
 database_urls       the same clone, by context: the URL by which that context's service logs in
 identity_database   the same clone, opened as identity's service opens it; so also
-billing_database    and
-metering_database
+billing_shards      and
+metering_shards     the shards of both, as many as TOLLHOUSE_TEST_SHARDS says
 
 Set TOLLHOUSE_TEST_DATABASE_URL to test on a real server instead of an embedded one.
 
 A test fails if a secret appears in a log, a refusal, a table or the output while it runs.
 """
 
+import os
 from collections.abc import AsyncIterator, Generator, Iterator
 
 import pytest
@@ -20,14 +21,19 @@ import pytest
 from libs.common.database import Database, open_database
 from libs.common.database_url import database_name
 from libs.common.databases import create_database, drop_database
+from libs.common.shards import Shards, open_shards
 from tests.support.database import TestPostgres, migrated_contexts, new_database_name, open_server
 from tests.support.secrecy import WATCH
+from tests.support.sharded import SHARDS, keep_shards_apart
 from tests.support.watched_server import watch_servers
 
 
 def pytest_configure() -> None:
     WATCH.open_log()
     watch_servers(WATCH)
+    # Every process of a test reads it: services in this process, and those that `tollhouse` starts.
+    os.environ["TOLLHOUSE_SHARDS"] = str(SHARDS)
+    keep_shards_apart()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -95,14 +101,14 @@ async def identity_database(database_urls: dict[str, str]) -> AsyncIterator[Data
 
 
 @pytest.fixture
-async def billing_database(database_urls: dict[str, str]) -> AsyncIterator[Database]:
-    database = open_database(database_urls["billing"], schema="billing")
-    yield database
-    await database.close()
+async def billing_shards(database_urls: dict[str, str]) -> AsyncIterator[Shards]:
+    shards = open_shards(database_urls["billing"], schema="billing", count=SHARDS)
+    yield shards
+    await shards.close()
 
 
 @pytest.fixture
-async def metering_database(database_urls: dict[str, str]) -> AsyncIterator[Database]:
-    database = open_database(database_urls["metering"], schema="metering")
-    yield database
-    await database.close()
+async def metering_shards(database_urls: dict[str, str]) -> AsyncIterator[Shards]:
+    shards = open_shards(database_urls["metering"], schema="metering", count=SHARDS)
+    yield shards
+    await shards.close()

@@ -1,46 +1,45 @@
-"""A service's access to Postgres: a connection pool, two interfaces to it, and driver errors turned into refusals.
+"""A service's access to Postgres: two interfaces to a pool of connections, and driver errors turned into refusals.
 
 `transaction()` gives SQLAlchemy Core; `raw_transaction()` gives the driver's own connection from the same pool, for
 the measured hot paths. The body runs in the caller's task. If the caller is cancelled, a commit in progress is still
 awaited, and a connection whose statement was interrupted is closed rather than returned to the pool. So a cancelled
 call never leaves half a transaction, and the next caller never gets a connection in an unknown state.
 
-Several `Database` objects may share a pool, each with a search path of its own (see `libs.common.shards`). A connection
-keeps the search path of its last user, and the pool prefers to give it to the same one again.
+Several `Database` objects may share a pool, each with a search path of its own (see `libs.common.shards`).
 """
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, TypeAlias, cast
+from typing import NoReturn, TypeAlias, cast
 
 import asyncpg
-from sqlalchemy import event, exc, text
-from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection
-from sqlalchemy.util import memoized_property
+from sqlalchemy import exc, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util.concurrency import greenlet_spawn
-from sqlalchemy.util.queue import AsyncAdaptedQueue, Empty
 
 from libs.common import pooler
-from libs.common.database_errors import refusal_for
+from libs.common.connections import (
+    SEARCH_PATH,
+    STATEMENT_FAILED,
+    STATEMENT_TIMEOUT_MS,
+    Connections,
+    open_connections,
+    wanted_path,
+)
+from libs.common.connections import RawConnection as RawConnection
+from libs.common.database_errors import ConstraintViolation as ConstraintViolation
+from libs.common.database_errors import LostNode as LostNode
+from libs.common.database_errors import refusal_for, violation
 from libs.common.database_errors import violated_constraint as violated_constraint
-from libs.common.database_url import plain_url
 from libs.common.errors import Unavailable
-
-if TYPE_CHECKING:
-    RawConnection: TypeAlias = asyncpg.Connection[asyncpg.Record]
-else:
-    RawConnection = asyncpg.Connection
+from libs.common.session_settings import LOCK_TIMEOUT_MS
 
 Transaction: TypeAlias = AsyncConnection
 """What a use case passes to its stores, under a name that is independent of the driver."""
-ConstraintViolation: TypeAlias = asyncpg.IntegrityConstraintViolationError
-"""What a raw connection raises when a statement runs into a constraint; `violated_constraint` tells into which."""
 
 _DRIVER_ERRORS = (
     exc.SQLAlchemyError,
@@ -50,47 +49,6 @@ _DRIVER_ERRORS = (
     asyncpg.InternalClientError,
     OSError,
 )
-STATEMENT_TIMEOUT_MS = 2_000
-"""How long a statement may take, where nothing else is said."""
-_CONNECT_TIMEOUT_S = 2.0
-_OTHER_WAYS = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
-_STATEMENT_FAILED = "statement_failed"
-_SEARCH_PATH = "search_path"
-_COMMAND_MARGIN_S = 3.0
-"""How much longer than the server's statement timeout the driver waits: reached only when the network is dead."""
-
-
-class Connections:
-    """A pool of connections, logged in as one role, which one or several `Database` objects share."""
-
-    def __init__(self, engine: AsyncEngine, *, settings: Mapping[str, str], pooled: bool, timeout_s: float) -> None:
-        self.engine = engine
-        self.snapshots = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        self.settings = settings
-        self.pooled = pooled
-        self.timeout_s = timeout_s
-        """How long a caller waits for a connection."""
-        self._opened = False
-        self._opening: asyncio.Future[None] | None = None
-
-    async def open(self) -> None:
-        """Makes the first connection, on which the dialect learns about the server; later calls do nothing.
-
-        The attempt must not be interrupted, so it runs in a task of its own, and all callers wait for the same attempt.
-        """
-        if self._opened:
-            return
-        if self._opening is None:
-            self._opening = asyncio.ensure_future(greenlet_spawn(self._touch))
-            self._opening.add_done_callback(self._note_opened)
-        await asyncio.shield(self._opening)
-
-    def _touch(self) -> None:
-        self.engine.sync_engine.pool.connect().close()
-
-    def _note_opened(self, attempt: asyncio.Future[None]) -> None:
-        self._opened = not attempt.cancelled() and attempt.exception() is None
-        self._opening = None
 
 
 class Database:
@@ -148,6 +106,13 @@ class Database:
             if await connection.fetchval("SELECT pg_is_in_recovery()"):
                 raise Unavailable(dependency="database")
 
+    async def open(self) -> None:
+        """Makes the first connection of the pool; later calls do nothing. Raises Unavailable if it cannot be made."""
+        try:
+            await self.connections.open()
+        except _DRIVER_ERRORS as error:
+            _raise_refusal(error)
+
     async def warm(self, connections: int = 2) -> None:
         """Opens connections ahead of the first calls."""
         async with self.raw_connection():
@@ -158,7 +123,7 @@ class Database:
         """Wait until this schema uses fewer connections than it may; raises Unavailable after a time."""
         await self.connections.open()
         if self.search_path is not None:
-            _wanted_path.set(self.search_path)
+            wanted_path.set(self.search_path)
         if self._turns is None:
             return
         if not self._turns.locked():
@@ -176,11 +141,11 @@ class Database:
 
     async def set_path(self, connection: RawConnection, info: dict[object, object]) -> None:
         """Set a connection of a shared pool to this schema, unless its last user has done so."""
-        if self.search_path is None or self.is_pooled or info.get(_SEARCH_PATH) == self.search_path:
+        if self.search_path is None or self.is_pooled or info.get(SEARCH_PATH) == self.search_path:
             return
-        info.pop(_SEARCH_PATH, None)
+        info.pop(SEARCH_PATH, None)
         await connection.execute(set_path_statement(self))
-        info[_SEARCH_PATH] = self.search_path
+        info[SEARCH_PATH] = self.search_path
 
     async def close(self) -> None:
         """Closes the pool. Connections still in use close when they are given back."""
@@ -192,52 +157,6 @@ def set_path_statement(database: Database) -> str:
     return f"SET search_path = {database.search_path}"
 
 
-class _IdleConnections(AsyncAdaptedQueue[ConnectionPoolEntry]):
-    """The idle connections of a shared pool.
-
-    It gives out the connection that is set to the wanted search path already, and another one only where no more can be
-    opened: Postgres plans prepared statements anew after each change of the search path.
-    """
-
-    @memoized_property
-    def _queue(self) -> "asyncio.Queue[ConnectionPoolEntry]":
-        return _PathQueue(self.maxsize)
-
-    def get_nowait(self) -> ConnectionPoolEntry:
-        if not any(map(_is_on_wanted_path, cast("_PathQueue", self._queue).entries)):
-            raise Empty
-        return super().get_nowait()
-
-
-class _PathQueue(asyncio.Queue[ConnectionPoolEntry]):
-    """Gives out the last entry on the wanted path, else the entry that has been idle longest."""
-
-    entries: list[ConnectionPoolEntry]
-
-    def _init(self, maxsize: int) -> None:
-        self._queue = self.entries = []  # the name that the base class asks for its length.
-
-    def _put(self, item: ConnectionPoolEntry) -> None:
-        self.entries.append(item)
-
-    def _get(self) -> ConnectionPoolEntry:
-        for place in reversed(range(len(self.entries))):
-            if _is_on_wanted_path(self.entries[place]):
-                return self.entries.pop(place)
-        return self.entries.pop(0)
-
-
-class _SharedPool(AsyncAdaptedQueuePool):
-    _queue_class = _IdleConnections
-
-
-_wanted_path: ContextVar[str | None] = ContextVar("wanted search path", default=None)
-
-
-def _is_on_wanted_path(entry: ConnectionPoolEntry) -> bool:
-    return entry.info.get(_SEARCH_PATH) == _wanted_path.get()
-
-
 def open_database(
     url: str,
     *,
@@ -245,7 +164,7 @@ def open_database(
     pool_size: int = 8,
     acquire_timeout_ms: int = 1_000,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
-    lock_timeout_ms: int = 500,
+    lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     idle_in_transaction_timeout_ms: int = 5_000,
     statement_cache_size: int = 100,
     plan_every_time: bool = False,
@@ -267,86 +186,6 @@ def open_database(
         application_name=application_name or f"tollhouse-{schema}",
     )
     return Database(connections, schema=schema)
-
-
-def open_connections(
-    url: str,
-    *,
-    search_path: str,
-    application_name: str,
-    shared: bool = False,
-    pool_size: int = 8,
-    acquire_timeout_ms: int = 1_000,
-    statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
-    lock_timeout_ms: int = 500,
-    idle_in_transaction_timeout_ms: int = 5_000,
-    statement_cache_size: int = 100,
-    plan_every_time: bool = False,
-    plan_by_key: bool = False,
-) -> Connections:
-    """A pool of connections. Nothing is connected until first use.
-
-    `shared` is for a pool that several `Database` objects use with search paths of their own.
-
-    `statement_cache_size=0` is for a transaction-pooling proxy such as PgBouncer, see `libs.common.pooler`. Jobs that
-    rightly take longer, such as reports, open a small pool of their own with a longer `statement_timeout_ms`.
-    `plan_every_time` keeps Postgres from holding on to a plan made while a table was empty, where every index that
-    leads with the tenant looks equally good; it costs a fraction of a millisecond a statement. `plan_by_key` reaches
-    the same without that cost where every statement finds its rows by a key: with nothing but nested loops over indexes
-    to choose from, the plan made for an empty table is the one a full table needs.
-    """
-    pooled = statement_cache_size == 0
-    name = {"application_name": application_name}
-    session_settings = {
-        "idle_in_transaction_session_timeout": str(idle_in_transaction_timeout_ms),
-        "jit": "off",
-        "lock_timeout": str(lock_timeout_ms),
-        "plan_cache_mode": "force_custom_plan" if plan_every_time else "auto",
-        "search_path": search_path,
-        "statement_timeout": str(statement_timeout_ms),
-        "TimeZone": "UTC",
-        **(dict.fromkeys(_OTHER_WAYS, "off") if plan_by_key else {}),
-    }
-    dsn = plain_url(url)
-
-    async def connect(*_: object, **__: object) -> RawConnection:
-        return await asyncpg.connect(
-            dsn,
-            timeout=_CONNECT_TIMEOUT_S,
-            command_timeout=statement_timeout_ms / 1000 + _COMMAND_MARGIN_S,
-            server_settings=name if pooled else name | session_settings,
-            statement_cache_size=statement_cache_size,
-            max_cached_statement_lifetime=0,
-        )
-
-    cache = {"prepared_statement_cache_size": statement_cache_size}
-    # Behind a pooler SQLAlchemy's statements have no name either: a name would stay behind on the server.
-    unnamed = {"prepared_statement_name_func": str} if pooled else {}
-    engine = create_async_engine(
-        f"postgresql+{pooler.DIALECT if pooled else 'asyncpg'}://",
-        connect_args={"async_creator_fn": connect, **cache, **unnamed},
-        poolclass=_SharedPool if shared else AsyncAdaptedQueuePool,
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=acquire_timeout_ms / 1000,
-        pool_use_lifo=True,
-        hide_parameters=True,
-    )
-    event.listen(engine.sync_engine.pool, "checkout", _replace_if_closed)
-    event.listen(engine.sync_engine, "handle_error", _remember_failure)
-    return Connections(engine, settings=session_settings, pooled=pooled, timeout_s=acquire_timeout_ms / 1000)
-
-
-def _replace_if_closed(driver_adapter: object, record: object, proxy: PoolProxiedConnection) -> None:
-    """Replaces a pooled connection that the server has closed. The driver knows this without a round trip."""
-    connection = getattr(driver_adapter, "driver_connection", None)
-    if connection is not None and connection.is_closed():
-        raise exc.DisconnectionError("the server closed this connection while it was idle")
-
-
-def _remember_failure(context: ExceptionContext) -> None:
-    if context.connection is not None and not context.connection.invalidated:
-        context.connection.info[_STATEMENT_FAILED] = True
 
 
 @asynccontextmanager
@@ -391,7 +230,7 @@ async def _commit(connection: AsyncConnection) -> None:
     caught a statement's error and went on is detected here, and no call is acknowledged whose data was rolled back.
     """
     raw = await connection.get_raw_connection()
-    if raw.info.pop(_STATEMENT_FAILED, False):
+    if raw.info.pop(STATEMENT_FAILED, False):
         await connection.execute(text("SELECT 1"))
     await connection.commit()
 
@@ -564,7 +403,13 @@ class _RawTransaction(_RawConnection):
 
 
 def _raise_refusal_of_body(error: Exception) -> None:
-    """As `_raise_refusal`, from within `__aexit__`, where any other error propagates by itself."""
+    """As `_raise_refusal`, from within `__aexit__`, where any other error propagates by itself.
+
+    A violated constraint is raised as ConstraintViolation, for the code that knows what it means.
+    """
     mapped = refusal_for(error)
     if mapped is not None:
         raise mapped.refusal from error
+    violated = violation(error)
+    if violated is not None:
+        raise violated from error

@@ -1,4 +1,4 @@
-"""Compares the tables that a context declares with the tables that its migrations create.
+"""Compares the tables that a context declares, also for its shards, with the tables that its migrations create.
 
 Both are built, each in a database of its own, and Postgres is asked to describe them. Its own wording makes the
 comparison exact: types, defaults, checks, keys, index predicates, partition keys and storage settings all count.
@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from libs.common.database_url import plain_url
 from libs.common.databases import create_database, drop_database, execute
-from libs.common.migrate import migrate
+from libs.common.migrate import has_shards, migrate
+from libs.common.sharding import shard_schema
 
 if TYPE_CHECKING:
     from libs.common.database import RawConnection
@@ -48,37 +49,49 @@ FROM pg_trigger WHERE tgrelid = ANY($1::oid[]) AND NOT tgisinternal
 
 
 async def declared_differences(context: str, admin_url: str) -> list[str]:
-    """Every difference as a sentence; none when the declaration and the migrations agree."""
+    """Every difference as a sentence; none when the declarations and the migrations agree.
+
+    Two shards are looked at: the first gets its tables by a move, the others by migrations of their own.
+    """
     name = f"declared_{context}_{uuid.uuid4().hex[:12]}"
+    schemas = {context: "metadata"}
+    if has_shards(context):
+        schemas |= dict.fromkeys((shard_schema(context, 0), shard_schema(context, 1)), "shard_metadata")
     try:
         migrated_url = await create_database(admin_url, f"{name}_m")
-        await migrate(context, migrated_url)
+        await migrate(context, migrated_url, shards=2)
         declared_url = await create_database(admin_url, f"{name}_d")
-        await execute(declared_url, [f"CREATE SCHEMA {context}"])
-        await _create_declared(_declared(context), declared_url)
-        return _differences(await _describe(declared_url, context), await _describe(migrated_url, context))
+        found: list[str] = []
+        for schema, attribute in schemas.items():
+            await execute(declared_url, [f"CREATE SCHEMA {schema}"])
+            await _create_declared(_declared(context, attribute), declared_url, schema)
+            found += _differences(await _describe(declared_url, schema), await _describe(migrated_url, schema))
+        return found
     finally:
         await drop_database(admin_url, f"{name}_m")
         await drop_database(admin_url, f"{name}_d")
 
 
-def _declared(context: str) -> MetaData:
-    metadata = importlib.import_module(f"services.{context}.tables").metadata
+def _declared(context: str, attribute: str) -> MetaData:
+    metadata = getattr(importlib.import_module(f"services.{context}.tables"), attribute)
     if not isinstance(metadata, MetaData):
-        raise TypeError(f"services.{context}.tables.metadata is no MetaData")
+        raise TypeError(f"services.{context}.tables.{attribute} is no MetaData")
     return metadata
 
 
-async def _create_declared(metadata: MetaData, url: str) -> None:
+async def _create_declared(metadata: MetaData, url: str, schema: str) -> None:
     engine = create_async_engine("postgresql+asyncpg://", connect_args={"dsn": plain_url(url)}, poolclass=pool.NullPool)
     async with engine.begin() as connection:
+        await connection.exec_driver_sql(f"SET search_path = {schema}")
         await connection.run_sync(metadata.create_all)
     await engine.dispose()
 
 
 async def _describe(url: str, schema: str) -> dict[str, str]:
     """What Postgres says of every table of the schema and its parts, by name."""
-    connection: RawConnection = await asyncpg.connect(plain_url(url), timeout=5)
+    connection: RawConnection = await asyncpg.connect(
+        plain_url(url), timeout=5, server_settings={"search_path": schema}
+    )
     try:
         tables = await connection.fetch(_TABLES, schema)
         parts = await connection.fetch(_PARTS, [table["oid"] for table in tables])

@@ -22,7 +22,7 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 
-from libs.common.database import Database
+from libs.common.database import Database, LostNode
 from libs.common.deadline import leave_deadline
 from libs.common.errors import Conflict, DeadlineExceeded, Overloaded, Refusal, Unavailable
 from libs.common.shards import Shards
@@ -303,6 +303,8 @@ class _Queue(Generic[_Item, _Answer]):
 
     async def _fails_all(self, error: Exception) -> bool:
         """Tell whether the failure concerns all items alike, because the database cannot be reached."""
+        if isinstance(error, LostNode):
+            return True  # The ping below is answered by the cluster's coordinator, which is another machine.
         if not isinstance(error, Unavailable | DeadlineExceeded):
             return False
         try:

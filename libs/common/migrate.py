@@ -2,8 +2,12 @@
 
 Migrations are `services/<context>/migrations/*.py`, written with alembic's `op`; there is no configuration file and no
 environment script: this module replaces both. The version is kept inside the schema. One process at a time
-migrates a schema (an advisory lock), each migration is one transaction, and a migration that does not get a
+migrates a context (an advisory lock), each migration is one transaction, and a migration that does not get a
 table's lock within a second gives up, so that waiting queries proceed, and is retried a bounded number of times.
+
+A context with organization shards (see `libs.common.shards`) has a second chain, `migrations/shards/*.py`, which runs
+in each shard's schema in turn; every schema keeps its own version. What fails or is interrupted at any shard can be
+repeated: shards that are at the newest version already are left as they are.
 """
 
 import asyncio
@@ -11,7 +15,7 @@ import functools
 import io
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -27,6 +31,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from libs.common import roles
 from libs.common.database_errors import driver_error
 from libs.common.database_url import plain_url
+from libs.common.session_settings import CLUSTER_SETTINGS
+from libs.common.sharding import SHARDS_MAX, shard_schema
 
 CONTEXTS = ("identity", "billing", "metering")
 
@@ -44,6 +50,19 @@ class MigrationLocked(Exception):
     """Another process has been migrating this schema for longer than we wait."""
 
 
+class ShardCountFixed(Exception):
+    """The database has another number of shards; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What is being migrated: a context, and a shard of how many; no number for the context's own schema."""
+
+    context: str
+    shard: int | None
+    shard_count: int
+
+
 def migrations_folder(context: str, services: Path = SERVICES) -> Path:
     """Where a context keeps its migrations."""
     roles.role_of(context)
@@ -55,28 +74,101 @@ def has_migrations(context: str) -> bool:
     return any(migrations_folder(context).glob("[0-9]*.py"))
 
 
+def shard_migrations_folder(context: str, services: Path = SERVICES) -> Path:
+    """Where a context keeps the migrations of its shards."""
+    return migrations_folder(context, services) / "shards"
+
+
+def has_shards(context: str, services: Path = SERVICES) -> bool:
+    """Whether the context has organization shards."""
+    return shard_migrations_folder(context, services).is_dir()
+
+
 async def migrate(
     contexts: str | Sequence[str],
     admin_url: str,
     *,
+    shards: int | None = None,
     passwords: Mapping[str, str] | None = None,
     lock_wait_s: float = 60,
     services: Path = SERVICES,
+    on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> None:
     """Migrates the contexts one after another; where all is done already, nothing changes.
 
     `admin_url` logs in as the role that is to own the schemas. `passwords`, by context, are set on the contexts' login
-    roles; without one a role has no password and can come in only where the server trusts the socket.
+    roles; without one a role has no password and can come in only where the server trusts the socket. `shards` is how
+    many shards the database gets, or has; None stands for what it has, and for 1 where it is new.
+
+    Raises:
+        ShardCountFixed: the database has another number of shards. Nothing was changed.
+        MigrationLocked: another process migrates.
     """
     for context in (contexts,) if isinstance(contexts, str) else contexts:
         async with _connect(admin_url) as connection, _lock(connection, context, lock_wait_s):
+            count = await _shard_count(connection, context, shards) if has_shards(context, services) else 0
+            schemas = [shard_schema(context, number) for number in range(count)]
             password = (passwords or {}).get(context)
             await _execute(connection, roles.create_role(context, password))
-            await _execute(connection, roles.create_schema(context))
-            script = _script(context, services)
-            async with _one_at_a_time():
-                await _retried(connection, functools.partial(connection.run_sync, _upgrade, context, script))
-            await _execute(connection, roles.protect_version_table(context))
+            on_progress(Progress(context, None, count))
+            # The first shard's schema must be there for the context's own migrations, which move tables into it.
+            for schema in (context, *schemas[:1]):
+                await _execute(connection, roles.create_schema(context, schema))
+            await _upgrade(connection, context, _script(migrations_folder(context, services)))
+            await _execute(connection, roles.protect_version_table(context, context))
+            if count:
+                await _execute(connection, [_RECORD_COUNT.format(context=context, count=count)])
+            script = _script(shard_migrations_folder(context, services)) if count else None
+            for number, schema in enumerate(schemas):
+                assert script is not None
+                on_progress(Progress(context, number, count))
+                await _execute(connection, roles.create_schema(context, schema))
+                await _upgrade(connection, schema, script)
+                await _execute(connection, roles.protect_version_table(context, schema))
+
+
+_RECORD_COUNT = """
+INSERT INTO {context}.sharding (shard_count)
+SELECT {count} WHERE NOT EXISTS (SELECT FROM {context}.sharding)
+"""
+
+
+async def _shard_count(connection: AsyncConnection, context: str, wanted: int | None) -> int:
+    """Return how many shards the context has in this database, or is to get."""
+    known = await connection.scalar(text("SELECT to_regclass(:table)"), {"table": f"{context}.sharding"})
+    count: int | None = None
+    if known is not None:
+        count = await connection.scalar(text(f"SELECT shard_count FROM {context}.sharding"))  # noqa: S608 -- of ours.
+    if count is None and await _has_organizations(connection, (context, shard_schema(context, 0))):
+        # Made by a version before shards: what it has becomes the first and only one.
+        count = 1
+    await connection.rollback()
+    if count is not None and wanted is not None and wanted != count:
+        raise ShardCountFixed(
+            f"{context} has {count} {'shard' if count == 1 else 'shards'} in this database, not {wanted}. The number is"
+            f" fixed when an installation is made: set TOLLHOUSE_SHARDS={count}, or make a new installation with"
+            f" {wanted}."
+        )
+    count = count or wanted or 1
+    if not 1 <= count <= SHARDS_MAX:
+        raise ShardCountFixed(f"There can be 1 to {SHARDS_MAX} shards, not {count}.")
+    return count
+
+
+_ORGANIZATION_TABLES = """
+SELECT format('%I.%I', n.nspname, c.relname)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'organization_id' AND a.attnotnull
+WHERE n.nspname = ANY(:schemas) AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relname !~ '^audit_'
+"""
+
+
+async def _has_organizations(connection: AsyncConnection, schemas: Sequence[str]) -> bool:
+    """Whether any table of these schemas has rows of organizations."""
+    for table in (await connection.scalars(text(_ORGANIZATION_TABLES), {"schemas": list(schemas)})).all():
+        if await connection.scalar(text(f"SELECT EXISTS (SELECT FROM {table})")):  # noqa: S608 -- quoted by Postgres.
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,21 +184,31 @@ class MigrationStatus:
 async def migration_status(
     contexts: Sequence[str], url: str | None, *, services: Path = SERVICES
 ) -> dict[str, MigrationStatus]:
-    """Read which migrations a database has, by context. Nothing is written, and no right to write is needed.
+    """Read which migrations a database has, by schema. Nothing is written, and no right to write is needed.
 
-    Where `url` is None, or the database has no such schema, nothing is applied.
+    Where `url` is None, or the database has no such schema, nothing is applied. A context that has no shards yet is
+    shown with its first one.
     """
-    heads: dict[str, tuple[str, ...]] = {}
-    if url is not None:
-        async with _connect(url, read_only=True) as connection:
-            for context in contexts:
-                heads[context] = await connection.run_sync(_heads, context)
-                await connection.rollback()
-    return {context: _status(_script(context, services), heads.get(context, ())) for context in contexts}
+    found: dict[str, MigrationStatus] = {}
+    async with _connect(url, read_only=True) if url is not None else nullcontext() as connection:
+        for context in contexts:
+            count = 0
+            if has_shards(context, services):
+                count = await _shard_count(connection, context, None) if connection else 1
+            schemas = [(context, migrations_folder(context, services))]
+            shards_folder = shard_migrations_folder(context, services)
+            schemas += [(shard_schema(context, number), shards_folder) for number in range(count)]
+            for schema, folder in schemas:
+                heads: tuple[str, ...] = ()
+                if connection is not None:
+                    heads = await connection.run_sync(_heads, schema)
+                    await connection.rollback()
+                found[schema] = _status(_script(folder), heads)
+    return found
 
 
-def _heads(connection: Connection, context: str) -> tuple[str, ...]:
-    return MigrationContext.configure(connection, opts={"version_table_schema": context}).get_current_heads()
+def _heads(connection: Connection, schema: str) -> tuple[str, ...]:
+    return MigrationContext.configure(connection, opts={"version_table_schema": schema}).get_current_heads()
 
 
 def _status(script: ScriptDirectory, heads: tuple[str, ...]) -> MigrationStatus:
@@ -125,17 +227,17 @@ def _status(script: ScriptDirectory, heads: tuple[str, ...]) -> MigrationStatus:
     )
 
 
-def render_sql(context: str) -> str:
-    """All migrations of a context as one SQL script, for review and for the migration linter."""
+def render_sql(context: str, *, shards: bool = False) -> str:
+    """All migrations of a context, or of its shards, as one SQL script, for review and for the migration linter."""
     output = io.StringIO(f"SET lock_timeout = '{_LOCK_TIMEOUT}';\nSET statement_timeout = '{_STATEMENT_TIMEOUT}';\n\n")
     output.seek(0, io.SEEK_END)
-    script = _script(context, SERVICES)
+    script = _script(shard_migrations_folder(context) if shards else migrations_folder(context))
     with EnvironmentContext(_config(output), script, fn=_steps(script), as_sql=True) as environment:
         environment.configure(
             dialect_name="postgresql",
             output_buffer=output,
             transaction_per_migration=True,
-            version_table_schema=context,
+            version_table_schema=shard_schema(context, 0) if shards else context,
         )
         with environment.begin_transaction():
             environment.run_migrations()
@@ -150,16 +252,22 @@ def _one_at_a_time() -> asyncio.Lock:
     return _upgrading.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
-def _upgrade(connection: Connection, context: str, script: ScriptDirectory) -> None:
-    with EnvironmentContext(_config(io.StringIO()), script, fn=_steps(script)) as environment:
-        environment.configure(connection=connection, transaction_per_migration=True, version_table_schema=context)
-        with environment.begin_transaction():
-            environment.run_migrations()
+async def _upgrade(connection: AsyncConnection, schema: str, script: ScriptDirectory) -> None:
+    """Bring one schema up. It alone is on the search path, for migrations that run in several schemas."""
+
+    def upgrade(sync: Connection) -> None:
+        with EnvironmentContext(_config(io.StringIO()), script, fn=_steps(script)) as environment:
+            environment.configure(connection=sync, transaction_per_migration=True, version_table_schema=schema)
+            with environment.begin_transaction():
+                environment.run_migrations()
+
+    await _execute(connection, [f"SET search_path = {schema}, pg_temp"])
+    async with _one_at_a_time():
+        await _retried(connection, functools.partial(connection.run_sync, upgrade))
 
 
-def _script(context: str, services: Path) -> ScriptDirectory:
-    folder = str(migrations_folder(context, services))
-    return ScriptDirectory(folder, version_locations=[folder])
+def _script(folder: Path) -> ScriptDirectory:
+    return ScriptDirectory(str(folder), version_locations=[str(folder)])
 
 
 def _config(output: io.StringIO) -> Config:
@@ -177,6 +285,7 @@ def _steps(script: ScriptDirectory) -> Callable[[object, MigrationContext], list
 async def _connect(admin_url: str, *, read_only: bool = False) -> AsyncIterator[AsyncConnection]:
     """One connection outside the services' pools, with a long statement timeout and a short lock timeout."""
     settings = {
+        **CLUSTER_SETTINGS,
         "application_name": "tollhouse-migrate",
         "lock_timeout": _LOCK_TIMEOUT,
         "statement_timeout": _STATEMENT_TIMEOUT,

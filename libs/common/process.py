@@ -11,6 +11,7 @@ import uvloop
 from libs.common.logs import configure_logs
 from libs.common.server import PortTaken, Service
 from libs.common.settings import ServiceSettings, SettingsError, load_settings
+from libs.common.shards import ShardsDiffer
 
 _S = TypeVar("_S", bound=ServiceSettings)
 
@@ -31,10 +32,10 @@ async def _serve(settings: _S, build: Callable[[_S], Awaitable[Service]]) -> Non
     try:
         service = await build(settings)
         await service.start()
-    except (SettingsError, PortTaken) as error:
+        _spare_the_collector()
+        await service.serve_until_signal()
+    except (SettingsError, PortTaken, ShardsDiffer) as error:
         _give_up(str(error))
-    _spare_the_collector()
-    await service.serve_until_signal()
 
 
 def _spare_the_collector() -> None:

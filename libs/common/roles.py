@@ -38,14 +38,16 @@ END $$"""
     return statements
 
 
-def create_schema(context: str) -> list[str]:
-    """Makes the schema and the rights on it; done again, it changes nothing."""
+def create_schema(context: str, schema: str) -> list[str]:
+    """Makes a schema of the context and the rights on it; done again, it changes nothing."""
     role = role_of(context)
-    default = f"ALTER DEFAULT PRIVILEGES IN SCHEMA {context} GRANT"
+    if not _PLAIN_NAME.fullmatch(schema):
+        raise ValueError(f"{schema!r} is no name of a schema")
+    default = f"ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT"
     return [
-        f"CREATE SCHEMA IF NOT EXISTS {context}",
-        f"REVOKE ALL ON SCHEMA {context} FROM PUBLIC",
-        f"GRANT USAGE ON SCHEMA {context} TO {role}",
+        f"CREATE SCHEMA IF NOT EXISTS {schema}",
+        f"REVOKE ALL ON SCHEMA {schema} FROM PUBLIC",
+        f"GRANT USAGE ON SCHEMA {schema} TO {role}",
         f"{default} SELECT, INSERT, UPDATE, DELETE ON TABLES TO {role}",
         f"{default} USAGE, SELECT ON SEQUENCES TO {role}",
         f"{default} EXECUTE ON FUNCTIONS TO {role}",
@@ -53,9 +55,9 @@ def create_schema(context: str) -> list[str]:
     ]
 
 
-def protect_version_table(context: str) -> list[str]:
+def protect_version_table(context: str, schema: str) -> list[str]:
     """The service may read which migration the schema is at, and not change it."""
-    return [f"REVOKE INSERT, UPDATE, DELETE ON {context}.alembic_version FROM {role_of(context)}"]
+    return [f"REVOKE INSERT, UPDATE, DELETE ON {schema}.alembic_version FROM {role_of(context)}"]
 
 
 def _close_to_everyone(role: str) -> str:

@@ -24,6 +24,7 @@ from libs.common.pipeline import Limits, Pipeline
 from libs.common.reflection import add_reflection
 from libs.common.rpc_method import Recall
 from libs.common.settings import ServiceSettings
+from libs.common.shards import Shards, ShardsDiffer
 from libs.common.telemetry import Telemetry
 from libs.common.validation import Reader
 
@@ -74,11 +75,13 @@ class Service:
         clock: Clock,
         telemetry: Telemetry | None = None,
         directory: Directory | None = None,
+        shards: Shards | None = None,
     ) -> None:
         """Build the server; without a `directory` no user and no key is accepted."""
         self.context = context
         self.domain = f"{context}.tollhouse"
         self.database = database
+        self._shards = shards
         self._settings = settings
         self._pipeline = Pipeline(
             domain=self.domain,
@@ -98,6 +101,8 @@ class Service:
         self._before_drain: list[Callable[[], Awaitable[None]]] = []
         self._on_drain: list[Callable[[], Awaitable[None]]] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._asked_to_stop = asyncio.Event()
+        self._unfit: ShardsDiffer | None = None
 
     def add(
         self,
@@ -142,6 +147,7 @@ class Service:
 
         Raises:
             PortTaken: another process listens there already.
+            ShardsDiffer: the database has other shards than this process expects.
         """
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self._settings.reflection:
@@ -170,13 +176,18 @@ class Service:
             ) from None
 
     async def serve_until_signal(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain."""
+        """Serve until SIGTERM or SIGINT, then drain.
+
+        Raises:
+            ShardsDiffer: the database, which could not be reached at the start, has other shards than expected.
+        """
         loop = asyncio.get_running_loop()
-        asked_to_stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, asked_to_stop.set)
-        await asked_to_stop.wait()
+            loop.add_signal_handler(number, self._asked_to_stop.set)
+        await self._asked_to_stop.wait()
         await self.stop(self._settings.drain_grace_s)
+        if self._unfit is not None:
+            raise self._unfit
 
     async def stop(self, grace_s: float = 10) -> None:
         """Refuse new calls, let those in progress finish for at most `grace_s` seconds, and close everything."""
@@ -219,13 +230,20 @@ class Service:
     async def _watch_readiness(self) -> None:
         while True:
             await asyncio.sleep(_READINESS_EVERY_S)
-            await self._check_readiness()
+            try:
+                await self._check_readiness()
+            except ShardsDiffer as error:
+                self._unfit = error
+                self._asked_to_stop.set()
+                return
 
     async def _check_readiness(self) -> None:
         """Say SERVING while the database answers, NOT_SERVING while it does not."""
         try:
             async with asyncio.timeout(_READINESS_WITHIN_S):
                 await self.database.ping()
+                if self._shards is not None:
+                    await self._shards.open()
         except (Refusal, TimeoutError, OSError):
             await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         else:

@@ -111,6 +111,14 @@ class ServiceSettings(BaseSettings):
         return None
 
 
+class ShardedSettings(ServiceSettings):
+    """The settings of services whose organizations are spread over shards."""
+
+    shards: int = Field(default=1, ge=1, le=256, validation_alias=AliasChoices("TOLLHOUSE_SHARDS"))
+    """How many schemas hold the data of organizations, each organization in one of them. It is fixed when the database
+    is made, and is the same for billing and metering; a service that believes otherwise does not start."""
+
+
 class SettingsError(Exception):
     """Every problem found in a service's environment, one line each."""
 

@@ -10,11 +10,11 @@ from libs.common.authentication import SigningKey, TokenSource
 from libs.common.callers import RemoteDirectory
 from libs.common.channel import ClientTls, open_channel
 from libs.common.clock import Clock, SystemClock
-from libs.common.database import open_database
 from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
 from libs.common.server import Service
+from libs.common.shards import open_databases
 from libs.common.telemetry import start_process_telemetry
 from services.billing.account.accounts import Accounts
 from services.billing.account.servicer import AccountServicer
@@ -36,31 +36,36 @@ _CHECK_TIMEOUT_MS: Final = 300_000
 async def build(settings: BillingSettings, clock: Clock | None = None) -> Service:
     """Build billing's server and everything it uses; nothing runs yet."""
     clock = clock or SystemClock()
-    url = settings.database_url.get_secret_value()
-    cache_size = settings.statement_cache_size
-    database = open_database(
-        url, schema=SCHEMA, pool_size=settings.pool_size, statement_cache_size=cache_size, plan_every_time=True
+    databases = open_databases(
+        settings.database_url.get_secret_value(),
+        schema=SCHEMA,
+        count=settings.shards,
+        pool_size=settings.pool_size,
+        report_timeout_ms=_CHECK_TIMEOUT_MS,
+        statement_cache_size=settings.statement_cache_size,
+        plan_every_time=True,
     )
-    # Checks that read whole tables have connections of their own, with a longer statement timeout.
-    reports = open_database(
-        url, schema=SCHEMA, pool_size=2, statement_timeout_ms=_CHECK_TIMEOUT_MS, statement_cache_size=cache_size
-    )
+    platform, shards, reports = databases.platform, databases.shards, databases.reports
     telemetry = start_process_telemetry("tollhouse-billing", settings.otlp_endpoint)
     to_identity = _channel_to_identity(settings, clock)
     directory = RemoteDirectory(to_identity) if to_identity else None
-    service = Service("billing", settings, database, clock, telemetry, directory)
+    service = Service("billing", settings, platform, clock, telemetry, directory, shards)
 
-    engine = Engine(database, clock, batch_max=settings.batch_max, queue_max=settings.queue_max, lanes=settings.lanes)
-    accounts = Accounts(database, clock)
-    service.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(engine, History(database, clock)))
+    engine = Engine(shards, clock, batch_max=settings.batch_max, queue_max=settings.queue_max, lanes=settings.lanes)
+    accounts = Accounts(shards, clock)
+    service.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(engine, History(shards, clock)))
     service.add(account_pb2_grpc.add_AccountServiceServicer_to_server, AccountServicer(accounts))
-    service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports)))
-    verification = Verification(reports, clock, INVARIANTS)
+    service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports[0])))
+    trail = Trail(databases.home_of, databases.report_home_of)
+    verification = Verification(reports[0], clock, INVARIANTS)
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
-    service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(Trail(database, reports)))
-    service.background(Sweeper(database, clock, settings.sweep_every_s).run, "expired holds")
+    service.add(
+        audit_pb2_grpc.add_AuditServiceServicer_to_server,
+        AuditServicer(trail),
+    )
+    service.background(Sweeper(shards, clock, settings.sweep_every_s).run, "expired holds")
     service.on_drain(engine.drain)
-    service.on_drain(reports.close)
+    service.on_drain(databases.close)
     if to_identity:
         service.on_drain(to_identity.close)
     return service

@@ -5,12 +5,12 @@ from typing import Final, Self
 from pydantic import Field, FilePath, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from libs.common.settings import ServiceSettings
+from libs.common.settings import ShardedSettings
 
 PREFIX: Final = "TOLLHOUSE_BILLING_"
 
 
-class BillingSettings(ServiceSettings):
+class BillingSettings(ShardedSettings):
     """Settings under `TOLLHOUSE_BILLING_…`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)

@@ -1,5 +1,8 @@
 """Billing's tables, as its migrations make them.
 
+`metadata` has those of billing's own schema, `shard_metadata` those that each shard has: they have no schema here,
+since a shard's connection finds them on its search path.
+
 The organization leads every key and every index. Text columns that are an enumeration hold the proto's value without
 its prefix. Nothing here is ever deleted.
 """
@@ -25,10 +28,14 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from libs.common.audit.tables import declare_audit_tables
+from libs.common.sharding import declare_sharding_table
 
 SCHEMA: Final = "billing"
 metadata: Final = MetaData(schema=SCHEMA)
+declare_sharding_table(metadata)
 declare_audit_tables(metadata)
+shard_metadata: Final = MetaData()
+declare_audit_tables(shard_metadata)
 
 _ID: Final = Uuid(as_uuid=False)
 _AMOUNT: Final = Numeric(28, 9)
@@ -38,7 +45,7 @@ _OPERATION_ID: Final = Text(collation="C")
 
 accounts: Final = Table(
     "accounts",
-    metadata,
+    shard_metadata,
     Column("organization_id", _ID, nullable=False),
     Column("account_id", _ID, nullable=False),
     # The project's id for a project's account, the organization's own id for its own: never null, so always unique.
@@ -78,7 +85,7 @@ accounts: Final = Table(
 
 transactions: Final = Table(
     "transactions",
-    metadata,
+    shard_metadata,
     Column("organization_id", _ID, nullable=False),
     Column("operation_id", _OPERATION_ID, nullable=False),
     Column("transaction_id", _ID, nullable=False),
@@ -131,7 +138,7 @@ transactions: Final = Table(
 
 holds: Final = Table(
     "holds",
-    metadata,
+    shard_metadata,
     Column("organization_id", _ID, nullable=False),
     Column("operation_id", _OPERATION_ID, nullable=False),
     Column("hold_id", _ID, nullable=False),
@@ -163,7 +170,7 @@ holds: Final = Table(
 
 declines: Final = Table(
     "declines",
-    metadata,
+    shard_metadata,
     Column("organization_id", _ID, nullable=False),
     Column("operation_id", _OPERATION_ID, nullable=False),
     # The hold and the movement of one operation are declined separately.

@@ -6,7 +6,8 @@ from libs.common.audit.servicer import AuditServicer
 from libs.common.audit.trail import Trail
 from libs.common.authentication import SigningKey, TrustBundle
 from libs.common.clock import Clock, SystemClock
-from libs.common.database import STATEMENT_TIMEOUT_MS, Database, open_database
+from libs.common.connections import STATEMENT_TIMEOUT_MS
+from libs.common.database import Database, open_database
 from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
@@ -135,7 +136,7 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     service.add(caller_pb2_grpc.add_CallerServiceServicer_to_server, CallerServicer(directory))
     verification = Verification(reports, clock, INVARIANTS)
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
-    service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(Trail(database, reports)))
+    service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(_trail(database, reports)))
     service.background(feed.run, "change feed")
     service.background(last_used.run, "times of last use")
     service.background(Housekeeping(database, clock).run, "housekeeping")
@@ -259,6 +260,10 @@ def open_passwords(settings: IdentitySettings) -> Passwords:
         passes=settings.password_hash_passes,
         lanes=settings.password_hash_lanes,
     )
+
+
+def _trail(database: Database, reports: Database) -> Trail:
+    return Trail(lambda _: database, lambda _: reports)
 
 
 def main() -> None:

@@ -8,11 +8,11 @@ from libs.common.authentication import SigningKey, TokenSource
 from libs.common.callers import RemoteDirectory
 from libs.common.channel import ClientTls, open_channel
 from libs.common.clock import Clock, SystemClock
-from libs.common.database import open_database
 from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
 from libs.common.server import Service
+from libs.common.shards import open_databases
 from libs.common.telemetry import start_process_telemetry
 from services.metering.admission.admission import Admission
 from services.metering.admission.servicer import AdmissionServicer
@@ -43,20 +43,22 @@ _CHECK_TIMEOUT_MS = 60_000
 async def build(settings: MeteringSettings, clock: Clock | None = None) -> Service:
     """Build metering's server with all that stands behind it; nothing runs yet, and no peer is needed for it."""
     clock = clock or SystemClock()
-    url, cache_size = settings.database_url.get_secret_value(), settings.statement_cache_size
-    database = open_database(
-        url, schema=SCHEMA, pool_size=settings.pool_size, statement_cache_size=cache_size, plan_by_key=True
+    databases = open_databases(
+        settings.database_url.get_secret_value(),
+        schema=SCHEMA,
+        count=settings.shards,
+        pool_size=settings.pool_size,
+        report_timeout_ms=_CHECK_TIMEOUT_MS,
+        statement_cache_size=settings.statement_cache_size,
+        plan_by_key=True,
     )
-    # Checks of everything may take their time, on connections of their own.
-    reports = open_database(
-        url, schema=SCHEMA, pool_size=2, statement_timeout_ms=_CHECK_TIMEOUT_MS, statement_cache_size=cache_size
-    )
+    platform, shards, reports = databases.platform, databases.shards, databases.reports
     telemetry = start_process_telemetry("tollhouse-metering", settings.otlp_endpoint)
     tokens = TokenSource(SigningKey.read(settings.signing_key_file), clock)
     tls = ClientTls(*settings.tls) if settings.tls else None
     to_billing = open_channel(settings.billing_target, caller=tokens, audience="billing.tollhouse", tls=tls)
     to_identity = open_channel(settings.identity_target, caller=tokens, audience="identity.tollhouse", tls=tls)
-    service = Service("metering", settings, database, clock, telemetry, RemoteDirectory(to_identity))
+    service = Service("metering", settings, platform, clock, telemetry, RemoteDirectory(to_identity), shards)
     billing = BillingClient(to_billing)
     identity = IdentityClient(
         to_identity,
@@ -66,35 +68,39 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         stale_max_s=settings.key_stale_max_s,
     )
 
-    catalogue = Catalogue(database)
+    catalogue = Catalogue(platform)
     relay_after = timedelta(seconds=settings.relay_after_s)
-    engine = UsageEngine(database, catalogue, billing, clock, queue_max=settings.queue_max, relay_after=relay_after)
-    months = Months(database, clock)
+    engine = UsageEngine(shards, catalogue, billing, clock, queue_max=settings.queue_max, relay_after=relay_after)
+    months = Months(shards, clock)
     organizations = Organizations(to_identity)
-    usages = Usages(database, engine, organizations, months, clock)
-    relay = Relay(database, billing, engine, clock, every_s=settings.relay_every_s)
+    usages = Usages(shards, engine, organizations, months, clock)
+    relay = Relay(shards, billing, engine, clock, every_s=settings.relay_every_s)
     admission = Admission(
-        database, catalogue, identity, organizations, billing, engine, clock, queue_max=settings.queue_max
+        shards, catalogue, identity, organizations, billing, engine, clock, queue_max=settings.queue_max
     )
 
-    models = ModelServicer(Models(database, catalogue, clock), PriceImport(database, catalogue, clock))
+    models = ModelServicer(Models(platform, shards, catalogue, clock), PriceImport(platform, catalogue, clock))
     service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, models)
     service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageServicer(usages))
     service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, AdmissionServicer(admission, usages))
-    service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
-    verification = Verification(reports, clock, INVARIANTS)
+    service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports[0], clock)))
+    trail = Trail(databases.home_of, databases.report_home_of)
+    verification = Verification(reports[0], clock, INVARIANTS)
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
-    service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(Trail(database, reports)))
+    service.add(
+        audit_pb2_grpc.add_AuditServiceServicer_to_server,
+        AuditServicer(trail),
+    )
 
     service.background(relay.run, "relay")
-    service.background(LatePricing(database, catalogue, clock).run, "late pricing")
+    service.background(LatePricing(shards, catalogue, clock).run, "late pricing")
     service.background(months.run, "months")
     service.background(identity.watch, "key changes")
     service.on_drain(admission.close)
     service.on_drain(engine.close)
     service.on_drain(to_billing.close)
     service.on_drain(to_identity.close)
-    service.on_drain(reports.close)
+    service.on_drain(databases.close)
     return service
 
 

@@ -5,12 +5,12 @@ from typing import Final
 from pydantic import Field, FilePath
 from pydantic_settings import SettingsConfigDict
 
-from libs.common.settings import ServiceSettings
+from libs.common.settings import ShardedSettings
 
 PREFIX: Final = "TOLLHOUSE_METERING_"
 
 
-class MeteringSettings(ServiceSettings):
+class MeteringSettings(ShardedSettings):
     """Settings under `TOLLHOUSE_METERING_…`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)

@@ -1,5 +1,8 @@
 """Metering's tables, as its migrations create them.
 
+`metadata` has those of metering's own schema, `shard_metadata` those that each shard has: they have no schema here,
+since a shard's connection finds them on its search path.
+
 The organization id is the first column of every key of usage, charges and authorizations. The catalogue is the same for
 all organizations. The service's own role may only insert usage, dedupe rows, prices and pricings, not change them.
 """
@@ -31,10 +34,14 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from libs.common.audit.tables import declare_audit_tables
+from libs.common.sharding import declare_sharding_table
 
 SCHEMA: Final = "metering"
 metadata: Final = MetaData(schema=SCHEMA)
+declare_sharding_table(metadata)
 declare_audit_tables(metadata)
+shard_metadata: Final = MetaData()
+declare_audit_tables(shard_metadata)
 
 TOKEN_CLASSES: Final = (
     "input",
@@ -139,7 +146,7 @@ catalogue_requests: Final = Table(
 # a table partitioned by time has to contain the time.
 usage_operations: Final = Table(
     "usage_operations",
-    metadata,
+    shard_metadata,
     Column("organization_id", _ID, nullable=False),
     Column("operation_id", _KEY, nullable=False),
     Column("fingerprint", LargeBinary, nullable=False),
@@ -150,7 +157,7 @@ usage_operations: Final = Table(
 
 usage_records: Final = Table(
     "usage_records",
-    metadata,
+    shard_metadata,
     Column("organization_id", _ID, nullable=False),
     Column("occur_time", _TIME, nullable=False),
     Column("usage_id", _ID, nullable=False),
@@ -187,7 +194,7 @@ event.listen(
     usage_records,
     "after_create",
     DDL(  # type: ignore[no-untyped-call]  # SQLAlchemy leaves its constructor without types.
-        "CREATE TABLE metering.usage_records_default PARTITION OF metering.usage_records DEFAULT"
+        "CREATE TABLE usage_records_default PARTITION OF usage_records DEFAULT"
     ),
 )
 
@@ -195,7 +202,7 @@ event.listen(
 # the empty currency for usage without a price.
 usage_hours: Final = Table(
     "usage_hours",
-    metadata,
+    shard_metadata,
     Column("organization_id", _ID, nullable=False),
     Column("hour", _TIME, nullable=False),
     Column("model", _KEY, nullable=False),
@@ -227,7 +234,7 @@ usage_hours: Final = Table(
 # Charges that billing has not confirmed. A row is deleted on confirmation, so the table is as long as the backlog.
 outbox: Final = Table(
     "outbox",
-    metadata,
+    shard_metadata,
     Column("organization_id", _ID, nullable=False),
     Column("operation_id", _KEY, nullable=False),
     Column("kind", Text, nullable=False),
@@ -249,7 +256,7 @@ outbox: Final = Table(
 # Usage that waits for a price.
 unpriced_usages: Final = Table(
     "unpriced_usages",
-    metadata,
+    shard_metadata,
     Column("organization_id", _ID, nullable=False),
     Column("usage_id", _ID, nullable=False),
     Column("occur_time", _TIME, nullable=False),
@@ -260,7 +267,7 @@ unpriced_usages: Final = Table(
 # The cost of usage that had no price when it was recorded.
 usage_pricings: Final = Table(
     "usage_pricings",
-    metadata,
+    shard_metadata,
     Column("organization_id", _ID, nullable=False),
     Column("usage_id", _ID, nullable=False),
     Column("cost", _AMOUNT, nullable=False),
@@ -274,7 +281,7 @@ usage_pricings: Final = Table(
 
 authorizations: Final = Table(
     "authorizations",
-    metadata,
+    shard_metadata,
     Column("organization_id", _ID, nullable=False),
     Column("operation_id", _KEY, nullable=False),
     Column("fingerprint", LargeBinary, nullable=False),

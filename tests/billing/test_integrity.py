@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 
 from libs.common.clock import SystemClock
-from libs.common.database import Database
 from libs.common.database_url import plain_url
+from libs.common.shards import Shards
 from services.billing.charge.charges import Charges
 from services.billing.ledger.domain import Capture, Credit, Place, SystemAccount
 from services.billing.ledger.engine import Engine
@@ -83,18 +83,18 @@ async def test_charges_are_listed_in_pages_by_operation(ledger: Ledger) -> None:
 
 
 async def test_charges_and_holds_are_listed_in_byte_order_of_operation_ids(
-    billing_database: Database,
+    billing_shards: Shards,
 ) -> None:
     org, clock = organization(), SystemClock()
     ids = [f"{first}x{second}" for first in VISIBLE for second in "aB_-+/="] + list(VISIBLE)
     random.shuffle(ids)
-    engine = Engine(billing_database, clock)
+    engine = Engine(billing_shards, clock)
     await engine.submit([Credit(org, "0", None, "USD", Decimal(9), SystemAccount.PAYMENTS, "", None, "system")])
     await engine.submit([Place(org, name, None, "USD", Decimal("0.01"), 9_000, "", None, "system") for name in ids])
     await engine.submit([Capture(org, name, "USD", Decimal("0.01"), "", None, "system") for name in ids if name != "0"])
     await engine.drain()
 
-    charges, history, token = Charges(billing_database), History(billing_database, clock), ""
+    charges, history, token = Charges(billing_shards[0]), History(billing_shards, clock), ""
     charged: list[str] = []
     while token or not charged:
         page, token = await charges.page(org, 50, token)

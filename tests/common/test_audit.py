@@ -124,7 +124,7 @@ async def record(tx: Transaction | RawConnection, resource_id: str = "one", *, n
 
 async def written(database: Database, organization_id: str = PLATFORM) -> list[Link]:
     """The whole chain, oldest first."""
-    found = await Trail(database, database).page(Filters(organization_id), None, 1000)
+    found = await Trail(lambda _: database, lambda _: database).page(Filters(organization_id), None, 1000)
     return found[::-1]
 
 
@@ -250,7 +250,7 @@ async def test_events_are_found_by_every_filter_and_by_pages(identity_database: 
                 resource_id=str(number % 3),
                 actor=f"user:{number % 4}",
             )
-    trail = Trail(identity_database, identity_database)
+    trail = Trail(lambda _: identity_database, lambda _: identity_database)
 
     async def found(**filters: str | datetime) -> list[int]:
         page = await trail.page(Filters(PLATFORM, **filters), None, 100)  # type: ignore[arg-type]

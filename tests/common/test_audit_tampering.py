@@ -64,7 +64,7 @@ async def owner(database_admin_url: str) -> AsyncIterator[RawConnection]:
 @pytest.fixture
 async def trail(identity_database: Database) -> Trail:
     await append(identity_database, EVENTS)
-    return Trail(identity_database, identity_database)
+    return Trail(lambda _: identity_database, lambda _: identity_database)
 
 
 async def append(database: Database, events: int) -> None:

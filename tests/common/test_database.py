@@ -51,6 +51,15 @@ async def test_session_settings_are_ours(database: Database) -> None:
     assert found == ["UTC", "300ms", "100ms", '"room"', "tollhouse-room"]
 
 
+async def test_cluster_does_not_look_through_its_shards_for_the_drivers_queries(database: Database) -> None:
+    warnings: list[str] = []
+    async with database.raw_connection() as connection:
+        connection.add_log_listener(lambda _, message: warnings.append(str(message)))
+        assert await connection.fetchval("SHOW citus.override_table_visibility") == "off"
+        assert await connection.fetchval("SELECT ARRAY[1]::numeric[] || 2::numeric") == [1, 2]
+    assert warnings == []
+
+
 async def test_transaction_commits_when_the_body_ends(database: Database) -> None:
     async with database.transaction() as connection:
         await connection.execute(text("INSERT INTO thing VALUES (1, 1)"))

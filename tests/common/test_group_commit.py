@@ -2,16 +2,19 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
-from libs.common.database import Database
+from libs.common.database import Database, LostNode
 from libs.common.errors import Conflict, Overloaded, Unavailable
 from libs.common.group_commit import BatchLimits, GroupCommit
+from libs.common.ids import new_id
+from libs.common.shards import Shards, open_shards
 from tests.support.outage import cut_off
 
-LIMITS = BatchLimits(items_max=50, queued_max=200, running_max=2, full_at=20, wait_max_s=0.02)
+ORGANIZATION = new_id()
+LIMITS = BatchLimits(items_max=50, queued_max=200, running_max=2, running_in_all_max=4, full_at=20, wait_max_s=0.02)
 
 
 class Recorder:
@@ -21,11 +24,15 @@ class Recorder:
         self.poison = poison or {}
         self.seconds = seconds
         self.batches: list[list[int]] = []
+        self.schemas: list[str] = []
         self.running = 0
         self.running_most = 0
 
-    async def run(self, items: Sequence[int], let_next_begin: Callable[[], None]) -> list[int | Exception]:
+    async def run(
+        self, database: Database, items: Sequence[int], let_next_begin: Callable[[], None]
+    ) -> list[int | Exception]:
         self.batches.append(list(items))
+        self.schemas.append(database.schema)
         self.running += 1
         self.running_most = max(self.running_most, self.running)
         let_next_begin()
@@ -39,13 +46,14 @@ class Recorder:
         return [2 * item for item in items]
 
 
-def group(recorder: Recorder, database: Database, limits: BatchLimits = LIMITS) -> GroupCommit[int, int]:
-    return GroupCommit("test", recorder.run, database, limits)
+def group(recorder: Recorder, shards: Shards, limits: BatchLimits = LIMITS) -> GroupCommit[int, int]:
+    """Return a group commit of items that all belong to one organization."""
+    return GroupCommit("test", recorder.run, shards, limits, lambda _: ORGANIZATION)
 
 
-async def test_every_caller_gets_the_answers_to_its_items_in_order(metering_database: Database) -> None:
+async def test_every_caller_gets_the_answers_to_its_items_in_order(metering_shards: Shards) -> None:
     recorder = Recorder()
-    commits = group(recorder, metering_database)
+    commits = group(recorder, metering_shards)
     submissions = [list(range(start, start + random.randint(1, 7))) for start in range(0, 1000, 10)]
 
     answers = await asyncio.gather(*(commits.submit(items) for items in submissions[:30]))
@@ -55,9 +63,9 @@ async def test_every_caller_gets_the_answers_to_its_items_in_order(metering_data
     assert recorder.running_most <= LIMITS.running_max
 
 
-async def test_calls_that_arrive_while_a_batch_runs_share_the_next_one(metering_database: Database) -> None:
+async def test_calls_that_arrive_while_a_batch_runs_share_the_next_one(metering_shards: Shards) -> None:
     recorder = Recorder(seconds=0.05)
-    commits = group(recorder, metering_database)
+    commits = group(recorder, metering_shards)
 
     first = asyncio.create_task(commits.submit([1]))
     await asyncio.sleep(0.01)
@@ -69,12 +77,12 @@ async def test_calls_that_arrive_while_a_batch_runs_share_the_next_one(metering_
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_any_number_of_failing_items_fail_alone(metering_database: Database, seed: int) -> None:
+async def test_any_number_of_failing_items_fail_alone(metering_shards: Shards, seed: int) -> None:
     chance = random.Random(seed)
     errors: list[Exception] = [ValueError("a bug"), Conflict(), Unavailable(dependency="database")]
     poison = {item: chance.choice(errors) for item in chance.sample(range(40), chance.randint(1, 5))}
     recorder = Recorder(poison, seconds=0)
-    commits = group(recorder, metering_database)
+    commits = group(recorder, metering_shards)
 
     answers = await asyncio.gather(*(commits.submit([item]) for item in range(40)))
 
@@ -82,11 +90,11 @@ async def test_any_number_of_failing_items_fail_alone(metering_database: Databas
 
 
 async def test_unreachable_database_fails_the_whole_batch_at_once(
-    metering_database: Database, database_admin_url: str
+    metering_shards: Shards, database_admin_url: str
 ) -> None:
-    await metering_database.ping()
+    await metering_shards[0].ping()
     recorder = Recorder({item: Unavailable(dependency="database") for item in range(40)}, seconds=0)
-    commits = group(recorder, metering_database)
+    commits = group(recorder, metering_shards)
 
     async with cut_off(database_admin_url):
         answers = await asyncio.gather(*(commits.submit([item]) for item in range(40)))
@@ -95,9 +103,21 @@ async def test_unreachable_database_fails_the_whole_batch_at_once(
     assert all(len(batch) == 40 for batch in recorder.batches)
 
 
-async def test_failing_batch_does_not_delay_others(metering_database: Database) -> None:
+async def test_lost_machine_fails_the_whole_batch_although_the_coordinator_answers(
+    metering_shards: Shards,
+) -> None:
+    recorder = Recorder({item: LostNode(dependency="database") for item in range(40)}, seconds=0)
+    commits = group(recorder, metering_shards)
+
+    answers = await asyncio.gather(*(commits.submit([item]) for item in range(40)))
+
+    assert all(isinstance(answer, Unavailable) for (answer,) in answers)
+    assert all(len(batch) == 40 for batch in recorder.batches)
+
+
+async def test_failing_batch_does_not_delay_others(metering_shards: Shards) -> None:
     recorder = Recorder(dict.fromkeys(range(40), Conflict()), seconds=0)
-    commits = group(recorder, metering_database)
+    commits = group(recorder, metering_shards)
     failing = asyncio.create_task(commits.submit(list(range(40))))
     await asyncio.sleep(1)
 
@@ -106,9 +126,9 @@ async def test_failing_batch_does_not_delay_others(metering_database: Database) 
     assert all(isinstance(answer, Conflict | Overloaded) for answer in await failing)
 
 
-async def test_items_beyond_the_queue_limit_are_refused(metering_database: Database) -> None:
+async def test_items_beyond_the_queue_limit_are_refused(metering_shards: Shards) -> None:
     recorder = Recorder(seconds=0.05)
-    commits = group(recorder, metering_database, BatchLimits(10, 30, 1, 10, None))
+    commits = group(recorder, metering_shards, BatchLimits(10, 30, 1, 1, 10, None))
     running = asyncio.create_task(commits.submit([1]))
     await asyncio.sleep(0.02)
     waiting = asyncio.create_task(commits.submit(list(range(2, 32))))
@@ -121,9 +141,9 @@ async def test_items_beyond_the_queue_limit_are_refused(metering_database: Datab
     assert 99 not in [item for batch in recorder.batches for item in batch]
 
 
-async def test_cancelled_caller_does_not_cancel_others(metering_database: Database) -> None:
+async def test_cancelled_caller_does_not_cancel_others(metering_shards: Shards) -> None:
     recorder = Recorder(seconds=0.03)
-    commits = group(recorder, metering_database)
+    commits = group(recorder, metering_shards)
     calls = [asyncio.create_task(commits.submit([item])) for item in range(20)]
     await asyncio.sleep(0.01)
     gone = [asyncio.create_task(commits.submit([100 + item])) for item in range(5)]
@@ -138,9 +158,9 @@ async def test_cancelled_caller_does_not_cancel_others(metering_database: Databa
     assert all(item < 100 for batch in recorder.batches for item in batch)
 
 
-async def test_drain_answers_submitted_items_and_refuses_new_ones(metering_database: Database) -> None:
+async def test_drain_answers_submitted_items_and_refuses_new_ones(metering_shards: Shards) -> None:
     recorder = Recorder(seconds=0.02)
-    commits = group(recorder, metering_database)
+    commits = group(recorder, metering_shards)
     calls = [asyncio.create_task(commits.submit([item])) for item in range(150)]
     await asyncio.sleep(0)
 
@@ -149,3 +169,57 @@ async def test_drain_answers_submitted_items_and_refuses_new_ones(metering_datab
     assert [call.done() for call in calls] == [True] * 150
     with pytest.raises(Overloaded):
         await commits.submit([1])
+
+
+@pytest.fixture
+async def three_shards(database_urls: dict[str, str]) -> AsyncIterator[Shards]:
+    """Three shards, which no test here asks anything of the database."""
+    shards = open_shards(database_urls["metering"], schema="metering", count=3)
+    yield shards
+    await shards.close()
+
+
+def by_remainder(recorder: Recorder, shards: Shards, limits: BatchLimits = LIMITS) -> GroupCommit[int, int]:
+    """Return a group commit in which items belong to the shard that is their remainder by the number of shards."""
+    organizations = {shards.number_of(one): one for one in (new_id() for _ in range(200))}
+    return GroupCommit("test", recorder.run, shards, limits, lambda item: organizations[item % len(shards)])
+
+
+async def test_batches_hold_items_of_one_shard_and_answers_come_in_the_order_of_the_items(
+    three_shards: Shards,
+) -> None:
+    recorder = Recorder()
+    commits = by_remainder(recorder, three_shards)
+    items = list(range(30))
+    random.shuffle(items)
+    assert await commits.submit(items) == [2 * item for item in items]
+    assert sorted(recorder.schemas) == ["metering_00", "metering_01", "metering_02"]
+    for schema, batch in zip(recorder.schemas, recorder.batches, strict=True):
+        assert batch == [item for item in items if item % 3 == int(schema[-1])]
+
+
+async def test_slow_shard_delays_no_other(three_shards: Shards) -> None:
+    class Slow(Recorder):
+        async def run(
+            self, database: Database, items: Sequence[int], let_next_begin: Callable[[], None]
+        ) -> list[int | Exception]:
+            if database.schema == "metering_00":
+                await asyncio.sleep(3)
+            return await super().run(database, items, let_next_begin)
+
+    commits = by_remainder(Slow(), three_shards)
+    slow = [asyncio.create_task(commits.submit([0])) for _ in range(20)]
+    await asyncio.sleep(0.05)
+    for _ in range(10):
+        assert await asyncio.wait_for(commits.submit([1, 2]), 1) == [2, 4]
+    assert not any(task.done() for task in slow)
+    await asyncio.gather(*slow)
+
+
+async def test_queue_limit_holds_for_all_shards_together(three_shards: Shards) -> None:
+    commits = by_remainder(Recorder(seconds=0.05), three_shards, BatchLimits(10, 30, 1, 3, 10, None))
+    waiting = [asyncio.create_task(commits.submit([number])) for number in range(30)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await commits.submit([99])
+    assert await asyncio.gather(*waiting) == [[2 * number] for number in range(30)]

@@ -29,8 +29,8 @@ async def database(through: tuple[str, TransactionPooler]) -> AsyncIterator[Data
 
 
 async def test_settings_hold_in_every_kind_of_transaction(database: Database) -> None:
-    names = ("search_path", "statement_timeout", "TimeZone")
-    ours = ['"billing"', "400ms", "UTC"]
+    names = ("search_path", "statement_timeout", "TimeZone", "citus.override_table_visibility")
+    ours = ['"billing"', "400ms", "UTC", "off"]
     for _ in range(4):
         async with database.raw_connection() as raw:
             assert [await raw.fetchval("SELECT current_setting($1)", name) for name in names] == ours

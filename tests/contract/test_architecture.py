@@ -23,6 +23,11 @@ STATEMENT_TAKERS = {
 
 # Modules that may build SQL statements from text, each with the reason.
 MAY_BUILD_STATEMENTS = {
+    "libs/common/citus.py": "It changes roles and their rights, and an identifier cannot be a bound parameter.",
+    "libs/common/declared.py": "It compares schemas, and an identifier cannot be a bound parameter.",
+    "libs/common/migrate.py": "It works on schemas, and an identifier cannot be a bound parameter.",
+    "libs/common/shard_migration.py": "It moves tables of a schema, and an identifier cannot be a bound parameter.",
+    "libs/common/shards.py": "It looks into each shard, and an identifier cannot be a bound parameter.",
     "libs/common/databases.py": "It makes and drops databases, and an identifier cannot be a bound parameter.",
     "libs/common/audit/migration.py": "It takes rights from a role, and an identifier cannot be a bound parameter.",
     "libs/common/integrity/store.py": "It sets a limit to constant questions of ours.",
@@ -42,8 +47,8 @@ DRIVER_PACKAGES = {"alembic", "asyncpg", "sqlalchemy"}
 MAY_KNOW_THE_DRIVER = re.compile(
     # The command tells an operator in one line why a database could not be reached.
     r"libs\.cli\.(commands\.(migrate|up)|installation\.stack)"
-    r"|libs\.common\.(audit\.(migration|store|tables)|integrity\.store)"
-    r"|libs\.common\.(database|database_errors|databases|declared|migrate|pooler)"
+    r"|libs\.common\.(audit\.(migration|store|tables)|integrity\.store|shard_migration|sharding|shards)"
+    r"|libs\.common\.(citus|connections|database|database_errors|databases|declared|migrate|pooler)"
     r"|services\.\w+\.(tables(\..*)?|migrations\..*)"
     r"|services\.\w+\.\w+(\.\w+)?\.(store|\w+_store)"
     # Statements that several resources of identity run within their transactions.

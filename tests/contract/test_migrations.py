@@ -7,9 +7,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 from sqlalchemy import Index, MetaData, PrimaryKeyConstraint, Table, UniqueConstraint
 
+from libs.common.database_url import plain_url
 from libs.common.declared import declared_differences
 from libs.common.migrate import CONTEXTS, render_sql
 from tests.contract.sources import ROOT
@@ -64,6 +66,33 @@ def test_organization_leads_every_key_and_index_of_its_rows(context: str) -> Non
         if _first_column(key) != "organization_id"
     ]
     assert elsewhere == []
+
+
+_CANNOT_MOVE = """
+    SELECT c.oid::regclass::text || ' has no primary key' FROM pg_class c
+    WHERE c.relkind IN ('r', 'p') AND c.relnamespace::regnamespace::text ~ '^(billing|metering)'
+        AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)
+    UNION ALL
+    SELECT names.name || ' cannot take the number of a shard at its end'
+    FROM (
+        SELECT relname, relnamespace FROM pg_class WHERE relkind IN ('r', 'p', 'i', 'I')
+        UNION SELECT conname, connamespace FROM pg_constraint
+    ) AS names (name, schema)
+    WHERE names.schema::regnamespace::text ~ '^(billing|metering)'
+        AND (length(names.name) > 54 OR names.name ~ '_[0-9]{6,}$')
+"""
+"""Citus moves a table while it is written to only if it has a primary key. It appends `_102008` and the like to names,
+which Postgres cuts at 63 characters, and such an end is taken off again by `libs.common.database_errors`."""
+
+
+async def test_tables_and_names_are_such_that_a_shard_can_move_to_another_machine(
+    database_admin_url: str,
+) -> None:
+    connection = await asyncpg.connect(plain_url(database_admin_url))
+    try:
+        assert [row[0] for row in await connection.fetch(_CANNOT_MOVE)] == []
+    finally:
+        await connection.close()
 
 
 def _keys(table: Table) -> Iterator[Key]:

@@ -146,7 +146,7 @@ async def test_read_while_the_database_is_away_is_not_sent_again_for_every_key(i
             reads.append(1)
             raise Unavailable(dependency="database")
 
-    reader = KeyReader(Away(identity_database.engine, schema="identity"))
+    reader = KeyReader(Away(identity_database.connections, schema="identity"))
     outcomes = await asyncio.gather(*(_outcome(reader.read((bytes([number]) * 32,))) for number in range(64)))
     assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
     assert len(reads) <= 2

@@ -30,6 +30,7 @@ from services.metering.settings import MeteringSettings
 from tests.billing.support import Ledger
 from tests.identity.support import PEPPERS, Identity, identity_settings
 from tests.support.callers import Callers
+from tests.support.sharded import in_each_shard, over_all_shards
 from tollhouse.billing.v1 import account_pb2
 from tollhouse.billing.v1 import charge_pb2 as billing_charge_pb2
 from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2, integrity_pb2_grpc
@@ -235,14 +236,15 @@ class Platform:
         """Run a statement as the owner of the schemas, to damage stored data or to make it older."""
         connection = await asyncpg.connect(plain_url(self.admin_url))
         try:
-            await connection.execute(statement, *values)
+            for one in in_each_shard(statement):
+                await connection.execute(one, *values)
         finally:
             await connection.close()
 
     async def value(self, statement: str, *values: object) -> object:
         connection = await asyncpg.connect(plain_url(self.admin_url))
         try:
-            return await connection.fetchval(statement, *values)
+            return await connection.fetchval(over_all_shards(statement), *values)
         finally:
             await connection.close()
 

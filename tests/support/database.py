@@ -14,6 +14,7 @@ from libs.common import postgres
 from libs.common.database_url import with_database, with_role
 from libs.common.migrate import CONTEXTS, has_migrations, migrate
 from libs.common.roles import role_of
+from tests.support.sharded import SHARDS, prepare_shards
 
 SERVER_VARIABLE = "TOLLHOUSE_TEST_DATABASE_URL"
 """Names a real server to test on, by a login that may make databases and roles. It must serve tests alone: the
@@ -42,7 +43,8 @@ class TestPostgres:
     async def migrate(self, database: str) -> None:
         """Migrates every context that has migrations."""
         passwords = dict.fromkeys(CONTEXTS, self.password) if self.password else None
-        await migrate(migrated_contexts(), self.admin_url_of(database), passwords=passwords)
+        await migrate(migrated_contexts(), self.admin_url_of(database), shards=SHARDS, passwords=passwords)
+        await prepare_shards(self.admin_url_of(database))
 
 
 @contextmanager

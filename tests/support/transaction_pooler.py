@@ -11,13 +11,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
+from tests.support.postgres_protocol import PROTOCOL_3, Message, error, packed, read, startup
+
 KNOWN_PARAMETERS = {"user", "database", "application_name", "client_encoding", "datestyle", "timezone"}
-_SSL_REQUEST = 80877103
-_PROTOCOL_3 = 196608
-
-
-Message = tuple[bytes, bytes]
-"""The kind of a message, and what follows its length."""
 _END: Message = (b"X", b"")
 
 
@@ -33,12 +29,12 @@ class _Peer:
     async def _read_all(self) -> None:
         try:
             while True:
-                self.inbox.put_nowait(await _read(self._reader))
+                self.inbox.put_nowait(await read(self._reader))
         except (asyncio.IncompleteReadError, ConnectionError):
             self.inbox.put_nowait(_END)
 
     def send(self, message: Message) -> None:
-        self.writer.write(_message(*message))
+        self.writer.write(packed(*message))
 
     async def close(self) -> None:
         self._reading.cancel()
@@ -60,13 +56,13 @@ class TransactionPooler:
     _opened: int = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        parameters = await _startup(reader, writer)
+        parameters = await startup(reader, writer)
         client = _Peer(reader, writer)
         try:
             unknown = sorted(set(map(str.lower, parameters)) - KNOWN_PARAMETERS)
             if unknown:
                 self.refused.append(unknown[0])
-                writer.write(_error(f"unsupported startup parameter: {unknown[0]}"))
+                writer.write(error(f"unsupported startup parameter: {unknown[0]}"))
                 return
             client.send((b"R", struct.pack("!i", 0)))
             for name, value in (("server_version", "15.0"), ("client_encoding", "UTF8"), ("integer_datetimes", "on")):
@@ -102,7 +98,7 @@ class TransactionPooler:
     async def _open(self, parameters: dict[str, str]) -> _Peer:
         reader, writer = await asyncio.open_unix_connection(self.socket_path)
         wanted = "".join(f"{name}\0{parameters[name]}\0" for name in ("user", "database"))
-        body = struct.pack("!i", _PROTOCOL_3) + wanted.encode() + b"\0"
+        body = struct.pack("!i", PROTOCOL_3) + wanted.encode() + b"\0"
         writer.write(struct.pack("!i", len(body) + 4) + body)
         server = _Peer(reader, writer)
         while (answer := await server.inbox.get())[0] != b"Z":
@@ -137,29 +133,6 @@ async def _carry(client: _Peer, server: _Peer, first: Message) -> bool:
         message = asking.result()
         if message == _END:
             return False
-
-
-async def _startup(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> dict[str, str]:
-    while True:
-        (length,) = struct.unpack("!i", await reader.readexactly(4))
-        body = await reader.readexactly(length - 4)
-        if struct.unpack("!i", body[:4])[0] != _SSL_REQUEST:
-            texts = body[4:].decode().rstrip("\0").split("\0")
-            return dict(zip(texts[::2], texts[1::2], strict=False))
-        writer.write(b"N")
-
-
-async def _read(reader: asyncio.StreamReader) -> Message:
-    head = await reader.readexactly(5)
-    return head[:1], await reader.readexactly(struct.unpack("!i", head[1:])[0] - 4)
-
-
-def _message(kind: bytes, body: bytes) -> bytes:
-    return kind + struct.pack("!i", len(body) + 4) + body
-
-
-def _error(text: str) -> bytes:
-    return _message(b"E", f"SFATAL\0C08P01\0M{text}\0\0".encode())
 
 
 @asynccontextmanager

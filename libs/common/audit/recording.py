@@ -11,9 +11,7 @@ from libs.common.audit.chain import Event, link
 from libs.common.audit.chain import differences as differences
 from libs.common.call import current_actor, current_call
 from libs.common.ids import new_id
-
-PLATFORM: Final = "00000000-0000-0000-0000-000000000000"
-"""Stands for the organization where a change belongs to none, such as a change of a price."""
+from libs.common.sharding import PLATFORM as PLATFORM
 
 _UPKEEP: Final = "Upkeep"
 """The action of work that belongs to no call."""

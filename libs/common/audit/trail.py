@@ -1,6 +1,6 @@
 """Reads the audit trail, and verifies that nobody has changed it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,14 +28,17 @@ class Verification:
 class Trail:
     """The events of one organization at a time."""
 
-    def __init__(self, database: Database, reports: Database) -> None:
-        """Lists are read from `database`; whole chains, which takes longer, from `reports`."""
-        self._database = database
-        self._reports = reports
+    def __init__(self, database_of: Callable[[str], Database], reports_of: Callable[[str], Database]) -> None:
+        """Both return the database in which an organization's trail is.
+
+        Lists are read from that of `database_of`; whole chains, which takes longer, from that of `reports_of`.
+        """
+        self._database_of = database_of
+        self._reports_of = reports_of
 
     async def page(self, filters: Filters, before: int | None, limit: int) -> list[Link]:
         """Return events numbered below `before`, the newest first."""
-        async with self._database.transaction() as tx:
+        async with self._database_of(filters.organization_id).transaction() as tx:
             return await store.find_page(tx, filters, before, limit)
 
     async def verify(
@@ -45,7 +48,7 @@ class Trail:
 
         An empty hash in `after` stands for the stored hash of that event.
         """
-        async with self._reports.snapshot() as tx:
+        async with self._reports_of(organization_id).snapshot() as tx:
             head = await store.find_head(tx, organization_id) or START
             findings: list[Finding] = []
             if expected_head is not None:

@@ -8,10 +8,11 @@ from libs.common.access import Scope
 from libs.common.audit.recording import record_event
 from libs.common.call import require_scope
 from libs.common.clock import Clock
-from libs.common.database import ConstraintViolation, Database, RawConnection, violated_constraint
+from libs.common.database import ConstraintViolation, RawConnection
 from libs.common.errors import Conflict, FieldViolation, InvalidArgument, RequestIdReused, StaleEtag
 from libs.common.ids import new_id
 from libs.common.pages import encode_page_token, id_in_token, page_size, text_in_token
+from libs.common.shards import Shards
 from services.billing import errors
 from services.billing.account import store
 from services.billing.account.domain import AccountTerms, Statement, account_changes
@@ -26,8 +27,8 @@ _LOST_RACES = frozenset({"accounts_owner_currency_once", "accounts_request_once"
 class Accounts:
     """The accounts of one organization at a time. Another organization's accounts look like missing ones."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._database = database
+    def __init__(self, shards: Shards, clock: Clock) -> None:
+        self._shards = shards
         self._clock = clock
 
     async def open(
@@ -50,7 +51,7 @@ class Accounts:
         }
         now = self._clock.now()
         try:
-            async with self._database.raw_transaction() as connection:
+            async with self._shards.of(organization_id).raw_transaction() as connection:
                 known = await store.find_request(connection, organization_id, request_id) if request_id else None
                 if known is not None and request_id is not None:
                     _require_same(known[1], request, request_id)
@@ -86,12 +87,12 @@ class Accounts:
                     raise errors.AccountExists(account_id=existing.account_id, currency_code=currency_code)
                 return await self._changed(connection, organization_id, account_id, existing, now), False
         except ConstraintViolation as error:
-            if violated_constraint(error) not in _LOST_RACES:
+            if error.constraint not in _LOST_RACES:
                 raise
             raise Conflict from None
 
     async def get(self, organization_id: str, account_id: str) -> AccountTerms:
-        async with self._database.raw_connection() as connection:
+        async with self._shards.of(organization_id).raw_connection() as connection:
             return _visible(await self._get(connection, organization_id, account_id))
 
     async def page(
@@ -100,7 +101,7 @@ class Accounts:
         fingerprint = f"accounts/{organization_id}/{project_id}"
         after = id_in_token(page_token, fingerprint)
         size = page_size(size)
-        async with self._database.raw_connection() as connection:
+        async with self._shards.of(organization_id).raw_connection() as connection:
             found = await store.find_page(connection, organization_id, project_id, after, size + 1, self._clock.now())
         page = found[:size]
         more = len(found) > size
@@ -118,7 +119,7 @@ class Accounts:
     ) -> AccountTerms:
         """Change what is not None; an empty mapping removes the metadata."""
         now = self._clock.now()
-        async with self._database.raw_transaction() as connection:
+        async with self._shards.of(organization_id).raw_transaction() as connection:
             account = await store.lock(connection, organization_id, account_id, now)
             if account is None:
                 raise errors.AccountNotFound
@@ -138,7 +139,7 @@ class Accounts:
 
     async def close(self, organization_id: str, account_id: str) -> AccountTerms:
         now = self._clock.now()
-        async with self._database.raw_transaction() as connection:
+        async with self._shards.of(organization_id).raw_transaction() as connection:
             account = await store.lock(connection, organization_id, account_id, now)
             if account is None:
                 raise errors.AccountNotFound
@@ -165,7 +166,7 @@ class Accounts:
         now = self._clock.now()
         if as_of_time is not None and as_of_time > now:
             raise InvalidArgument([FieldViolation("as_of_time", "must not be in the future")])
-        async with self._database.raw_connection() as connection:
+        async with self._shards.of(organization_id).raw_connection() as connection:
             if account_id is not None:
                 account = await self._get(connection, organization_id, account_id)
             else:
@@ -194,7 +195,7 @@ class Accounts:
         if token is not None and not (token.isascii() and token.isdigit() and len(token) <= _SEQUENCE_DIGITS_MAX):
             raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
         size = page_size(size)
-        async with self._database.raw_connection() as connection:
+        async with self._shards.of(organization_id).raw_connection() as connection:
             account = _visible(await self._get(connection, organization_id, account_id))
             first, opening = 0, Decimal(0)
             if start_time is not None:

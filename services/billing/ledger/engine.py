@@ -15,9 +15,10 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 from libs.common.clock import Clock
-from libs.common.database import ConstraintViolation, Database, RawConnection, violated_constraint
+from libs.common.database import ConstraintViolation, Database, RawConnection
 from libs.common.errors import Conflict, Refusal
 from libs.common.group_commit import BatchLimits, GroupCommit
+from libs.common.shards import Shards
 from services.billing.ledger import posting_store, standing_store, store
 from services.billing.ledger.decisions import decide
 from services.billing.ledger.domain import (
@@ -43,6 +44,8 @@ Answer: TypeAlias = Outcome | Exception
 
 _CAREFUL_BATCHES: Final = 32
 """How many batches run the careful way after one whose assumptions were wrong: the next are likely to be wrong too."""
+_SHARDS_RUNNING_MAX: Final = 2
+"""How many shards have a batch running at a time: few, so that batches grow, and more than one slow shard can take."""
 _LOST_RACES: Final = frozenset(
     {
         *("accounts_owner_currency_once", "transactions_operation_once", "transactions_sequence_once"),
@@ -56,14 +59,20 @@ class Engine:
     """Decides and posts commands in batches; see the module."""
 
     def __init__(
-        self, database: Database, clock: Clock, *, batch_max: int = 500, queue_max: int = 20_000, lanes: int = 2
+        self, shards: Shards, clock: Clock, *, batch_max: int = 500, queue_max: int = 20_000, lanes: int = 2
     ) -> None:
-        self._database = database
         self._clock = clock
         limits = BatchLimits(
-            items_max=batch_max, queued_max=queue_max, running_max=lanes, full_at=batch_max, wait_max_s=None
+            items_max=batch_max,
+            queued_max=queue_max,
+            running_max=lanes,
+            running_in_all_max=max(lanes, _SHARDS_RUNNING_MAX),
+            full_at=batch_max,
+            wait_max_s=None,
         )
-        self._commits: GroupCommit[Command, Outcome] = GroupCommit("ledger", self._run, database, limits)
+        self._commits: GroupCommit[Command, Outcome] = GroupCommit(
+            "ledger", self._run, shards, limits, lambda command: command.organization_id
+        )
         self._standing = StandingAccounts()
         self._careful_batches = 0
 
@@ -79,22 +88,24 @@ class Engine:
         """Take no more commands, and return when every submitted one is answered."""
         await self._commits.drain()
 
-    async def _run(self, commands: Sequence[Command], let_next_begin: Callable[[], None]) -> list[Answer]:
+    async def _run(
+        self, database: Database, commands: Sequence[Command], let_next_begin: Callable[[], None]
+    ) -> list[Answer]:
         let_next_begin()  # Batches may run at the same time: the locks on the accounts prevent conflicts.
         try:
-            return await self._run_once(commands)
+            return await self._run_once(database, commands)
         except ConstraintViolation as error:
-            if violated_constraint(error) in _LOST_RACES:
+            if error.constraint in _LOST_RACES:
                 raise Conflict from error
             raise
 
-    async def _run_once(self, commands: Sequence[Command]) -> list[Answer]:
+    async def _run_once(self, database: Database, commands: Sequence[Command]) -> list[Answer]:
         if self._careful_batches:
             self._careful_batches -= 1
-            return await self._run_carefully(commands)
-        return await self._run_quickly(commands) or await self._run_carefully(commands)
+            return await self._run_carefully(database, commands)
+        return await self._run_quickly(database, commands) or await self._run_carefully(database, commands)
 
-    async def _run_quickly(self, commands: Sequence[Command]) -> list[Answer] | None:
+    async def _run_quickly(self, database: Database, commands: Sequence[Command]) -> list[Answer] | None:
         """Post the batch and return its answers. None if it must be run the careful way: nothing is written then."""
         now = self._clock.now()
         books = self._standing.take(commands, now)
@@ -105,7 +116,7 @@ class Engine:
             return None
         changed = books.changed_accounts.values()
         try:
-            async with self._database.raw_connection() as connection:
+            async with database.raw_connection() as connection:
                 await standing_store.post_debits(connection, changed, books.new_movements)
         except ConstraintViolation:
             self._careful_batches = _CAREFUL_BATCHES
@@ -122,8 +133,8 @@ class Engine:
                 account.revision += 1
         self._standing.keep(books.accounts.values())
 
-    async def _run_carefully(self, commands: Sequence[Command]) -> list[Answer]:
-        async with self._database.raw_transaction() as connection:
+    async def _run_carefully(self, database: Database, commands: Sequence[Command]) -> list[Answer]:
+        async with database.raw_transaction() as connection:
             books, now = await self._open_books(connection, commands)
             answers = _decide_all(books, commands, now)
             await _close_books(connection, books, now)

@@ -6,8 +6,8 @@ from decimal import Decimal
 from typing import Final, TypeVar
 
 from libs.common.clock import Clock
-from libs.common.database import Database
 from libs.common.pages import encode_page_token, id_in_token, page_size, text_in_token
+from libs.common.shards import Shards
 from services.billing import errors
 from services.billing.ledger import history_store, store
 from services.billing.ledger.domain import Hold, HoldState, Kind, Movement
@@ -21,12 +21,12 @@ _T = TypeVar("_T")
 class History:
     """Reads of the ledger. Another organization's records look like missing ones."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._database = database
+    def __init__(self, shards: Shards, clock: Clock) -> None:
+        self._shards = shards
         self._clock = clock
 
     async def hold(self, organization_id: str, operation_id: str) -> Hold:
-        async with self._database.raw_connection() as connection:
+        async with self._shards.of(organization_id).raw_connection() as connection:
             holds = await store.find_holds(connection, [(organization_id, operation_id)])
         if not holds:
             raise errors.HoldNotFound(operation_id=operation_id)
@@ -39,7 +39,7 @@ class History:
         fingerprint = f"holds/{organization_id}/{account_id}/{state}"
         size, scan = _sizes(page_size, filtered=account_id is not None or state is not None)
         after = text_in_token(page_token, fingerprint)
-        async with self._database.raw_connection() as connection:
+        async with self._shards.of(organization_id).raw_connection() as connection:
             rows = await history_store.holds_after(connection, organization_id, after, scan)
         wanted, last = _pick(
             [self._as_of_now(hold) for hold in rows],
@@ -53,7 +53,7 @@ class History:
         self, organization_id: str, *, transaction_id: str | None, operation_id: str | None
     ) -> tuple[Movement, Decimal]:
         """The transaction, and how much of it has been reversed."""
-        async with self._database.raw_connection() as connection:
+        async with self._shards.of(organization_id).raw_connection() as connection:
             if transaction_id is None and operation_id is not None:
                 movements = await store.find_movements(connection, [(organization_id, operation_id)])
                 transaction_id = movements[0].transaction_id if movements else None
@@ -80,7 +80,7 @@ class History:
         filtered = any(part is not None for part in (account_id, kind, start_time, end_time))
         size, scan = _sizes(page_size, filtered=filtered)
         before = id_in_token(page_token, fingerprint)
-        async with self._database.raw_connection() as connection:
+        async with self._shards.of(organization_id).raw_connection() as connection:
             rows = await history_store.movements_before(connection, organization_id, before, scan)
 
         def wanted(m: Movement) -> bool:

@@ -11,4 +11,4 @@ depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    create_audit_tables("billing")
+    create_audit_tables("billing", schema="billing")

@@ -11,4 +11,4 @@ depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    create_audit_tables("identity")
+    create_audit_tables("identity", schema="identity")

@@ -14,6 +14,7 @@ from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import NotFound, OperationIdReused, Refusal
 from libs.common.group_commit import GroupCommit
+from libs.common.shards import Shards
 from services.metering.admission import store
 from services.metering.admission.domain import (
     OUTPUT_TOKENS_DEFAULT,
@@ -88,7 +89,7 @@ class Admission:
 
     def __init__(
         self,
-        database: Database,
+        shards: Shards,
         catalogue: Catalogue,
         identity: IdentityClient,
         organizations: Organizations,
@@ -98,7 +99,7 @@ class Admission:
         *,
         queue_max: int,
     ) -> None:
-        self._database = database
+        self._shards = shards
         self._catalogue = catalogue
         self._identity = identity
         self._organizations = organizations
@@ -106,7 +107,9 @@ class Admission:
         self._engine = engine
         self._clock = clock
         limits = writer_limits(BATCH_MAX, queue_max)
-        self._commits: GroupCommit[_Waiting, Decision] = GroupCommit("authorizations", self._run, database, limits)
+        self._commits: GroupCommit[_Waiting, Decision] = GroupCommit(
+            "authorizations", self._run, shards, limits, lambda one: one.key[0]
+        )
 
     async def authorize(self, request: Request) -> Decision:
         """Decide whether the call may begin.
@@ -152,8 +155,8 @@ class Admission:
             AlreadySettled: its usage is recorded.
             Unavailable: billing cannot be reached.
         """
-        key = (organization_id, operation_id)
-        async with self._database.raw_connection() as connection:
+        key, database = (organization_id, operation_id), self._shards.of(organization_id)
+        async with database.raw_connection() as connection:
             found = await store.find(connection, [key])
             if key not in found:
                 raise NotFound(resource_type="authorization", resource_name=operation_id)
@@ -163,7 +166,7 @@ class Admission:
         released = Decimal(0)
         if stored.pinned.amount:
             released = Decimal((await self._billing.release(organization_id, operation_id)).amount or 0)
-        async with self._database.raw_connection() as connection:
+        async with database.raw_connection() as connection:
             await store.cancel(connection, key)
         return stored.pinned.currency_code, Decimal(0) if stored.cancelled else released, stored.cancelled
 
@@ -214,24 +217,26 @@ class Admission:
             request.fail_if_replayed,
         )
 
-    async def _run(self, waiting: Sequence[_Waiting], let_next_begin: Callable[[], None]) -> list[Decision | Exception]:
+    async def _run(
+        self, database: Database, waiting: Sequence[_Waiting], let_next_begin: Callable[[], None]
+    ) -> list[Decision | Exception]:
         """Decide a batch. If an operation id occurs in it twice, the second is decided as a repeat of the first."""
         first: dict[store.Key, int] = {}
         for place, one in enumerate(waiting):
             first.setdefault(one.key, place)
         places = list(first.values())
         chosen = [waiting[place] for place in places]
-        known = await self._write(chosen)
+        known = await self._write(database, chosen)
         if len(places) == len(waiting):
             let_next_begin()
         decisions: dict[int, Decision | Exception] = dict(zip(places, await self._hold(chosen, known), strict=True))
         others = [place for place in range(len(waiting)) if place not in decisions]
         if others:
-            repeats = await self._run([waiting[place] for place in others], let_next_begin)
+            repeats = await self._run(database, [waiting[place] for place in others], let_next_begin)
             decisions.update(zip(others, repeats, strict=True))
         return [decisions[place] for place in range(len(waiting))]
 
-    async def _write(self, waiting: Sequence[_Waiting]) -> dict[store.Key, Stored]:
+    async def _write(self, database: Database, waiting: Sequence[_Waiting]) -> dict[store.Key, Stored]:
         """Store the authorizations; return those that were stored before under the same operation ids.
 
         An authorization that an earlier attempt of the same batch stored is not returned. With fail_if_replayed, an
@@ -239,7 +244,7 @@ class Admission:
         """
         own = {one.key for one in waiting if one.written}
         exclusive = {one.key for one in waiting if one.pinned.fail_if_replayed}
-        async with self._database.raw_connection() as connection:
+        async with database.raw_connection() as connection:
             repeated = set(await store.add(connection, [one.pinned for one in waiting]))
             for one in waiting:
                 one.written = one.written or one.key not in repeated

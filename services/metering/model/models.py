@@ -9,6 +9,7 @@ from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import NotFound, RequestIdReused, StaleEtag
 from libs.common.ids import new_id
+from libs.common.shards import Shards
 from services.metering.errors import ModelExists, PriceUnknown, PriceVersionExists
 from services.metering.model import store
 from services.metering.model.catalogue import Catalogue
@@ -49,8 +50,10 @@ class Estimate:
 class Models:
     """Changes and reads the catalogue."""
 
-    def __init__(self, database: Database, catalogue: Catalogue, clock: Clock) -> None:
+    def __init__(self, database: Database, shards: Shards, catalogue: Catalogue, clock: Clock) -> None:
+        """`database` has the catalogue. An organization's own price is audited in its shard, in one transaction."""
         self._database = database
+        self._shards = shards
         self._catalogue = catalogue
         self._clock = clock
 
@@ -124,7 +127,8 @@ class Models:
             )
             return render(version)
 
-        return await self._once(repeatable, add)
+        home = self._shards.of(organization_id) if organization_id else self._database
+        return await self._once(repeatable, add, home)
 
     async def check_price(self, model_id: str, organization_id: str | None, effective_time: datetime | None) -> None:
         """Raise what `set_price` would raise, and change nothing."""
@@ -199,9 +203,9 @@ class Models:
         )
 
     async def _once(
-        self, repeatable: Repeatable, work: Callable[[Transaction], Awaitable[bytes]]
+        self, repeatable: Repeatable, work: Callable[[Transaction], Awaitable[bytes]], home: Database | None = None
     ) -> tuple[bytes, bool]:
-        async with self._database.transaction() as connection:
+        async with (home or self._database).transaction() as connection:
             if repeatable.request_id:
                 await store.lock_request(connection, repeatable.request_id)
                 known = await store.find_request(connection, repeatable.request_id)

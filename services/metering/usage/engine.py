@@ -17,6 +17,7 @@ from libs.common.database import Database
 from libs.common.errors import OperationIdReused, Refusal
 from libs.common.group_commit import BatchLimits, GroupCommit
 from libs.common.ids import new_id
+from libs.common.shards import Shards
 from services.metering.clients.billing import BillingClient, Charge, Charged
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import PriceVersion, cost_nanos, format_nanos
@@ -57,6 +58,7 @@ def writer_limits(items_max: int, queued_max: int) -> BatchLimits:
         items_max=items_max,
         queued_max=queued_max,
         running_max=_BATCHES_RUNNING_MAX,
+        running_in_all_max=_BATCHES_RUNNING_MAX,
         full_at=_FULL_AT,
         wait_max_s=_WAIT_MAX_S,
     )
@@ -66,6 +68,7 @@ def writer_limits(items_max: int, queued_max: int) -> BatchLimits:
 class _Batch:
     """The works of a batch, which of them are new, and the outcome of each. A place is an index into `works`."""
 
+    database: Database
     works: Sequence[Work]
     outcomes: list[Outcome | None]
     fresh: list[tuple[int, Recorded]] = field(default_factory=list)
@@ -78,7 +81,7 @@ class UsageEngine:
 
     def __init__(
         self,
-        database: Database,
+        shards: Shards,
         catalogue: Catalogue,
         billing: BillingClient,
         clock: Clock,
@@ -86,15 +89,18 @@ class UsageEngine:
         queue_max: int,
         relay_after: timedelta,
     ) -> None:
-        self._database = database
+        self._shards = shards
         self._catalogue = catalogue
         self._billing = billing
         self._clock = clock
         self._relay_after = relay_after
         limits = writer_limits(BATCH_MAX, queue_max)
-        self._commits: GroupCommit[Work, Accepted] = GroupCommit("usage", self._run, database, limits)
-        self._done: dict[Key, None] = {}
-        self._done_apart: dict[Key, None] = {}
+        self._commits: GroupCommit[Work, Accepted] = GroupCommit(
+            "usage", self._run, shards, limits, lambda work: work.organization_id
+        )
+        self._done: dict[Database, dict[Key, None]] = {database: {} for database in shards}
+        """Confirmed charges, by shard: the next batch of the shard deletes them from the outbox."""
+        self._done_apart: dict[Database, dict[Key, None]] = {database: {} for database in shards}
         """Confirmed charges whose deletion failed together with a batch: `flush` deletes them without a batch."""
         self._authorizations: OrderedDict[Key, Authorization] = OrderedDict()
 
@@ -112,29 +118,32 @@ class UsageEngine:
         if len(self._authorizations) > _AUTHORIZATIONS_REMEMBERED_MAX:
             self._authorizations.popitem(last=False)
 
-    async def flush(self) -> None:
-        """Delete the outbox rows of confirmed charges that no batch has deleted yet."""
-        done = {**self._take_done(), **self._done_apart}
-        self._done_apart = {}
+    async def flush(self, database: Database) -> None:
+        """Delete the outbox rows of confirmed charges of a shard that no batch has deleted yet."""
+        done = {**self._take_done(database), **self._done_apart[database]}
+        self._done_apart[database] = {}
         if not done:
             return
         try:
-            async with self._database.raw_connection() as connection:
+            async with database.raw_connection() as connection:
                 await store.finish(connection, done)
         except BaseException:
-            self._done_apart.update(done)
+            self._done_apart[database].update(done)
             raise
 
     async def close(self) -> None:
         """Take no more works, and return when every submitted one is answered."""
         await self._commits.drain()
-        try:
-            await self.flush()
-        except Refusal:
-            _log.warning("confirmed charges stay in the outbox and will be sent once more")
+        for database in self._shards:
+            try:
+                await self.flush(database)
+            except Refusal:
+                _log.warning("confirmed charges stay in the outbox and will be sent once more", schema=database.schema)
 
-    async def _run(self, works: Sequence[Work], let_next_begin: Callable[[], None]) -> list[Outcome]:
-        batch = _Batch(works, [None] * len(works))
+    async def _run(
+        self, database: Database, works: Sequence[Work], let_next_begin: Callable[[], None]
+    ) -> list[Outcome]:
+        batch = _Batch(database, works, [None] * len(works))
         await self._write(batch)
         let_next_begin()
         try:
@@ -146,11 +155,11 @@ class UsageEngine:
     async def _write(self, batch: _Batch) -> None:
         await self._catalogue.refresh()
         places = self._first_places(batch)
-        authorizations = await self._authorizations_of(batch.works)
+        authorizations = await self._authorizations_of(batch)
         now = self._clock.now()
         await self._know_all_prices(batch.works, places, authorizations)
         proposed = [self._propose(batch.works[place], authorizations, now) for place in places]
-        new = await self._commit(proposed, now)
+        new = await self._commit(batch.database, proposed, now)
         repeats: list[tuple[int, Recorded]] = []
         for place, recorded in zip(places, proposed, strict=True):
             (batch.fresh if recorded.usage_id in new else repeats).append((place, recorded))
@@ -170,10 +179,10 @@ class UsageEngine:
                 batch.twins.append((place, earlier))
         return places
 
-    async def _authorizations_of(self, works: Sequence[Work]) -> dict[Key, Authorization]:
+    async def _authorizations_of(self, batch: _Batch) -> dict[Key, Authorization]:
         found: dict[Key, Authorization] = {}
         missing: list[Key] = []
-        for work in works:
+        for work in batch.works:
             if work.settles:
                 key = (work.organization_id, work.operation_id)
                 known = self._authorizations.pop(key, None)
@@ -182,7 +191,7 @@ class UsageEngine:
                 else:
                     found[key] = known
         if missing:
-            async with self._database.raw_connection() as connection:
+            async with batch.database.raw_connection() as connection:
                 for authorization in await store.find_authorizations(connection, missing):
                     found[authorization.organization_id, authorization.operation_id] = authorization
         return found
@@ -212,28 +221,29 @@ class UsageEngine:
         cost = Cost(amount, version.prices.currency_code, version.price_version_id, kind)
         return Recorded(work, new_id(), cost, now, SETTLED if kind is None else PENDING)
 
-    async def _commit(self, proposed: list[Recorded], now: datetime) -> set[str]:
+    async def _commit(self, database: Database, proposed: list[Recorded], now: datetime) -> set[str]:
         """Write the batch, and with it delete the outbox rows of charges that billing has confirmed in the meantime."""
-        done = self._take_done()
+        done = self._take_done(database)
         try:
-            async with self._database.raw_connection() as connection:
+            async with database.raw_connection() as connection:
                 return await store.record(connection, proposed, now=now, due_time=now + self._relay_after, done=done)
         except BaseException:
-            self._done_apart.update(done)
+            self._done_apart[database].update(done)
             raise
 
-    def _take_done(self) -> dict[Key, None]:
-        if len(self._done) <= DONE_MAX:
-            done, self._done = self._done, {}
-            return done
-        done = {}
+    def _take_done(self, database: Database) -> dict[Key, None]:
+        waiting = self._done[database]
+        if len(waiting) <= DONE_MAX:
+            self._done[database] = {}
+            return waiting
+        done: dict[Key, None] = {}
         while len(done) < DONE_MAX:
-            done[self._done.popitem()[0]] = None
+            done[waiting.popitem()[0]] = None
         return done
 
     async def _answer_repeats(self, batch: _Batch, repeats: list[tuple[int, Recorded]]) -> None:
         keys = [(recorded.work.organization_id, recorded.work.operation_id) for _, recorded in repeats]
-        async with self._database.raw_connection() as connection:
+        async with batch.database.raw_connection() as connection:
             stored = await store.find(connection, keys)
         for (place, recorded), key in zip(repeats, keys, strict=True):
             before, fingerprint = stored[key]
@@ -256,7 +266,7 @@ class UsageEngine:
         for (place, recorded, charge), result in zip(costly, results, strict=True):
             key = (charge.organization_id, charge.operation_id)
             if isinstance(result, Charged):
-                self._done[key] = None
+                self._done[batch.database][key] = None
                 settled = recorded._replace(settlement=SETTLED)
                 balance = result.balance if result.balance.posted else None
                 batch.outcomes[place] = Accepted(settled, False, balance, result.released, result.overrun)
@@ -265,13 +275,13 @@ class UsageEngine:
                 not_charged = recorded._replace(settlement=REFUSED, refusal_reason=result.reason)
                 batch.outcomes[place] = Accepted(not_charged, replayed=False)
         if refused:
-            await self._note_refused(refused)
+            await self._note_refused(batch.database, refused)
 
-    async def _note_refused(self, refused: dict[Key, tuple[str, str, datetime]]) -> None:
+    async def _note_refused(self, database: Database, refused: dict[Key, tuple[str, str, datetime]]) -> None:
         """Store why billing refuses charges. If that fails, the relay sends them again and stores the reason."""
         _log.error("billing refuses charges", reasons=sorted({reason for _, reason, _ in refused.values()}))
         try:
-            async with self._database.raw_connection() as connection:
+            async with database.raw_connection() as connection:
                 await store.put_back(connection, refused)
         except Refusal:
             _log.warning("refused charges could not be noted", charges=len(refused))

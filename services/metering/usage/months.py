@@ -1,12 +1,12 @@
 """Keeps a partition ready for every month that usage may fall into."""
 
-import asyncio
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NoReturn
 
 from libs.common.clock import Clock
 from libs.common.database import Database
+from libs.common.shards import Shards
 from services.metering.usage import store
 from services.metering.usage.domain import month_of
 
@@ -19,27 +19,34 @@ _MADE_REMEMBERED_MAX: Final = 1_200
 class Months:
     """Creates the monthly partitions. If one is missing, no call fails: its usage goes to the default partition."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._database = database
+    def __init__(self, shards: Shards, clock: Clock) -> None:
+        self._shards = shards
         self._clock = clock
-        self._made: set[datetime] = set()
+        self._made: dict[Database, set[datetime]] = {database: set() for database in shards}
 
-    async def run(self) -> None:
+    async def run(self) -> NoReturn:
         """Create the partitions around the current month, again every ten minutes, for as long as the service runs."""
-        while True:
-            await self.ensure(self._around_now())
-            await asyncio.sleep(_LOOK_EVERY_S)
+        await self._shards.visit(self.ensure_around_now, every_s=_LOOK_EVERY_S)
 
-    async def ensure(self, moments: Iterable[datetime]) -> None:
-        """Return when the months of these moments have their partitions."""
-        for month in sorted({month_of(moment) for moment in moments} - self._made):
-            async with self._database.raw_connection() as connection:
+    async def ensure_around_now(self, database: Database) -> None:
+        """Return when a shard has its partitions around the current month."""
+        await self._ensure(database, months_around(self._clock.now()))
+
+    async def ensure(self, moments: Iterable[tuple[str, datetime]]) -> None:
+        """Return when the months of these moments have their partitions, each in the shard of its organization."""
+        months: dict[Database, set[datetime]] = {}
+        for organization_id, moment in moments:
+            months.setdefault(self._shards.of(organization_id), set()).add(month_of(moment))
+        for database, wanted in months.items():
+            await self._ensure(database, wanted)
+
+    async def _ensure(self, database: Database, months: Iterable[datetime]) -> None:
+        made = self._made[database]
+        for month in sorted(set(months) - made):
+            async with database.raw_connection() as connection:
                 await store.ensure_month(connection, month)
-            if len(self._made) < _MADE_REMEMBERED_MAX:
-                self._made.add(month)
-
-    def _around_now(self) -> list[datetime]:
-        return months_around(self._clock.now())
+            if len(made) < _MADE_REMEMBERED_MAX:
+                made.add(month)
 
 
 def months_around(now: datetime) -> list[datetime]:

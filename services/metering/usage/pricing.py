@@ -9,6 +9,7 @@ import structlog
 from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import Refusal
+from libs.common.shards import Shards
 from services.metering.clients.billing import CAPTURE, DEBIT
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import cost_nanos, format_nanos
@@ -25,8 +26,8 @@ _LOOK_EVERY_S: Final = 5.0
 class LatePricing:
     """Goes through waiting usage whenever prices were added, here or by another process."""
 
-    def __init__(self, database: Database, catalogue: Catalogue, clock: Clock) -> None:
-        self._database = database
+    def __init__(self, shards: Shards, catalogue: Catalogue, clock: Clock) -> None:
+        self._shards = shards
         self._catalogue = catalogue
         self._clock = clock
 
@@ -42,15 +43,25 @@ class LatePricing:
             await self.price_all()
 
     async def price_all(self) -> int:
-        """Price whatever can be priced now, part by part; return how many usages that were."""
+        """Price whatever can be priced now in every shard; return how many usages that were."""
         await self._catalogue.refresh()
+        counts: list[int] = []
+
+        async def visit(database: Database) -> None:
+            counts.append(await self._price_shard(database))
+
+        await self._shards.visit_all(visit)
+        return sum(counts)
+
+    async def _price_shard(self, database: Database) -> int:
+        """Price whatever can be priced in a shard, part by part; return how many usages that were."""
         after: Key = (NIL, NIL)
         count = 0
         while True:
-            async with self._database.raw_connection() as connection:
+            async with database.raw_connection() as connection:
                 waiting = await store.next_unpriced(connection, after=after, limit=_PART_MAX)
                 pricings = [pricing for usage in waiting if (pricing := self._price(usage)) is not None]
-            count += await self._write(pricings)
+            count += await self._write(database, pricings)
             if len(waiting) < _PART_MAX:
                 break
             after = (waiting[-1].organization_id, waiting[-1].usage_id)
@@ -58,7 +69,7 @@ class LatePricing:
             _log.info("waiting usage priced", usages=count)
         return count
 
-    async def _write(self, pricings: Sequence[Pricing]) -> int:
+    async def _write(self, database: Database, pricings: Sequence[Pricing]) -> int:
         """Write the prices, and return how many were written.
 
         A part that fails is split in halves until the usage at fault is alone, so that it does not delay the others.
@@ -66,7 +77,7 @@ class LatePricing:
         if not pricings:
             return 0
         try:
-            async with self._database.raw_connection() as connection:
+            async with database.raw_connection() as connection:
                 return await store.price(connection, pricings, self._clock.now())
         except Refusal:
             raise
@@ -75,7 +86,8 @@ class LatePricing:
                 _log.error("a usage could not be priced", usage_id=pricings[0].usage_id, exc_info=error)
                 return 0
         middle = len(pricings) // 2
-        return await self._write(pricings[:middle]) + await self._write(pricings[middle:])
+        halves = (pricings[:middle], pricings[middle:])
+        return sum([await self._write(database, half) for half in halves])
 
     def _price(self, usage: Unpriced) -> Pricing | None:
         version = self._catalogue.price(usage.model, usage.organization_id, usage.occur_time)

@@ -8,17 +8,17 @@ A charge that billing refuses, for instance because the account keeps another cu
 and is tried again at long intervals.
 """
 
-import asyncio
 import random
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NoReturn
 
 import structlog
 from opentelemetry import metrics
 
 from libs.common.clock import Clock
 from libs.common.database import Database
+from libs.common.shards import Shards
 from services.metering.clients.billing import BATCH_MAX, BillingClient, Charged, NotCharged
 from services.metering.usage import store
 from services.metering.usage.domain import PENDING, REFUSED
@@ -40,9 +40,9 @@ class Relay:
     """Sends the charges in the outbox for as long as the service runs."""
 
     def __init__(
-        self, database: Database, billing: BillingClient, engine: UsageEngine, clock: Clock, *, every_s: float
+        self, shards: Shards, billing: BillingClient, engine: UsageEngine, clock: Clock, *, every_s: float
     ) -> None:
-        self._database = database
+        self._shards = shards
         self._billing = billing
         self._engine = engine
         self._clock = clock
@@ -52,22 +52,23 @@ class Relay:
             description="Charges that billing refused, counted once an attempt.",
         )
 
-    async def run(self) -> None:
-        """Send due charges again and again until cancelled."""
-        while True:
-            await asyncio.sleep(self._every_s)
-            await self._engine.flush()
-            await self.go_round()
+    async def run(self) -> NoReturn:
+        """Send due charges of every shard again and again until cancelled."""
+        await self._shards.visit(self._visit, every_s=self._every_s)
 
-    async def go_round(self) -> None:
-        """Send whatever is due, window by window, and stop early when billing is away."""
+    async def _visit(self, database: Database) -> None:
+        await self._engine.flush(database)
+        await self.send_due(database)
+
+    async def send_due(self, database: Database) -> None:
+        """Send whatever is due in a shard, window by window, and stop early when billing is away."""
         after: Key = store.FIRST_KEY
         while True:
-            async with self._database.raw_connection() as connection:
+            async with database.raw_connection() as connection:
                 until = await store.window_end(connection, after)
             while True:
-                due = await self._take(after, until)
-                if due and not await self._send(due):
+                due = await self._take(database, after, until)
+                if due and not await self._send(database, due):
                     return
                 if len(due) < BATCH_MAX:
                     break
@@ -75,14 +76,14 @@ class Relay:
                 return
             after = until
 
-    async def _take(self, after: Key, until: Key | None) -> Sequence[DueCharge]:
+    async def _take(self, database: Database, after: Key, until: Key | None) -> Sequence[DueCharge]:
         now = self._clock.now()
-        async with self._database.raw_connection() as connection:
+        async with database.raw_connection() as connection:
             return await store.take_due(
                 connection, after=after, until=until, now=now, lease_time=now + LEASE, limit=BATCH_MAX
             )
 
-    async def _send(self, due: Sequence[DueCharge]) -> bool:
+    async def _send(self, database: Database, due: Sequence[DueCharge]) -> bool:
         """Send charges and note what became of each; tell whether billing answered."""
         results = await self._billing.charge([charge for charge, _ in due])
         done: list[Key] = []
@@ -96,7 +97,7 @@ class Relay:
                 failed[key] = (REFUSED, result.reason, now + refused_backoff(attempt_count))
             else:
                 failed[key] = (PENDING, result.reason, now + backoff(attempt_count))
-        async with self._database.raw_transaction() as connection:
+        async with database.raw_transaction() as connection:
             if done:
                 await store.finish(connection, done)
             if failed:

@@ -11,6 +11,7 @@ from libs.common.call import may, require_scope
 from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import InvalidArgument, NotFound, PermissionDenied, Refusal
+from libs.common.shards import Shards
 from services.metering.clients.organizations import Organizations
 from services.metering.errors import OrganizationNotFound
 from services.metering.usage import store
@@ -28,9 +29,9 @@ class Usages:
     """Records usage and answers queries about it."""
 
     def __init__(
-        self, database: Database, engine: UsageEngine, organizations: Organizations, months: Months, clock: Clock
+        self, shards: Shards, engine: UsageEngine, organizations: Organizations, months: Months, clock: Clock
     ) -> None:
-        self._database = database
+        self._shards = shards
         self._engine = engine
         self._organizations = organizations
         self._months = months
@@ -46,10 +47,10 @@ class Usages:
         `backfilled` are the places of those that are history: they may be of any age, and their months are made first.
         """
         refused = await self._refused(works, backfilled)
-        history = [works[place].occur_time for place in backfilled if place not in refused]
+        history = [works[place] for place in backfilled if place not in refused]
         if history:
             try:
-                await self._months.ensure(history)
+                await self._months.ensure((work.organization_id, work.occur_time) for work in history)
             except Refusal as refusal:
                 _log.warning("months not made; their usage goes to the default partition", reason=refusal.reason)
         if not refused:
@@ -78,13 +79,18 @@ class Usages:
         if not refused:
             return refused
         keys = {place: (works[place].organization_id, works[place].operation_id) for place in refused}
-        async with self._database.raw_connection() as connection:
-            recorded = await store.find(connection, list(keys.values()))
+        by_shard: dict[Database, list[store.Key]] = {}
+        for key in keys.values():
+            by_shard.setdefault(self._shards.of(key[0]), []).append(key)
+        recorded: set[store.Key] = set()
+        for database, shard_keys in by_shard.items():
+            async with database.raw_connection() as connection:
+                recorded.update(await store.find(connection, shard_keys))
         return {place: refusal for place, refusal in refused.items() if keys[place] not in recorded}
 
     async def get(self, organization_id: str, operation_id: str) -> Recorded:
         key = (organization_id, operation_id)
-        async with self._database.raw_connection() as connection:
+        async with self._shards.of(organization_id).raw_connection() as connection:
             found = await store.find(connection, [key])
         if key not in found:
             raise NotFound(resource_type="usage", resource_name=operation_id)
@@ -105,7 +111,7 @@ class Usages:
         limit: int,
     ) -> tuple[Sequence[Recorded], tuple[datetime, str] | None]:
         """Return a page of usages, the latest first, and where the next begins."""
-        async with self._database.raw_connection() as connection:
+        async with self._shards.of(organization_id).raw_connection() as connection:
             return await store.list_usages(
                 connection,
                 organization_id=organization_id,
@@ -117,7 +123,7 @@ class Usages:
 
     async def query(self, query: Query, *, after: Sequence[str] | None, limit: int) -> Sequence[Summary]:
         _require_own_share(query)
-        async with self._database.transaction() as connection:
+        async with self._shards.of(query.organization_id).transaction() as connection:
             return await summarize(connection, query, after=after, limit=limit)
 
 

@@ -116,16 +116,20 @@ _TRANSACTIONS: Final = """
             THEN ' has no movement ' || e.sequence - 1 || ' before it'
             ELSE ' does not follow from movement ' || e.sequence - 1 END
     FROM links AS e
-    LEFT JOIN LATERAL (
-        SELECT t.sequence, t.balance_after, t.create_time, t.currency_code FROM transactions AS t
-        WHERE t.organization_id = e.organization_id AND t.account_id = e.account_id AND t.sequence = e.sequence - 1
-        UNION ALL
-        SELECT t.counter_sequence, t.counter_balance_after, t.create_time, t.currency_code FROM transactions AS t
-        WHERE t.organization_id = e.organization_id AND t.counter_account_id = e.account_id
-            AND t.counter_sequence = e.sequence - 1
-    ) AS b ON true
-    WHERE b.sequence IS NULL AND e.sequence <> 1 OR e.balance_after <> coalesce(b.balance_after, 0) + e.amount
-        OR e.create_time < b.create_time OR e.currency_code <> b.currency_code
+    CROSS JOIN LATERAL (
+        SELECT max(b.sequence) AS sequence, bool_or(e.balance_after = b.balance_after + e.amount
+            AND e.create_time >= b.create_time AND e.currency_code = b.currency_code) AS fits
+        FROM (
+            SELECT t.sequence, t.balance_after, t.create_time, t.currency_code FROM transactions AS t
+            WHERE t.organization_id = e.organization_id AND t.account_id = e.account_id
+                AND t.sequence = e.sequence - 1
+            UNION ALL
+            SELECT t.counter_sequence, t.counter_balance_after, t.create_time, t.currency_code FROM transactions AS t
+            WHERE t.organization_id = e.organization_id AND t.counter_account_id = e.account_id
+                AND t.counter_sequence = e.sequence - 1
+        ) AS b
+    ) AS b
+    WHERE NOT coalesce(b.fits, e.sequence = 1 AND e.balance_after = e.amount)
     UNION ALL
     SELECT 'movements_follow_each_other', e.organization_id, 'accounts/' || e.account_id,
         'two movements have the number ' || e.sequence

@@ -58,10 +58,6 @@ class Walk:
     """Expressions for the end of a range whose last row is given, if a range may not end at any row."""
     others: tuple["OtherRange", ...] = ()
 
-    @property
-    def name(self) -> str:
-        return self.table
-
 
 @dataclass(frozen=True, slots=True)
 class OtherRange:
@@ -79,6 +75,10 @@ class Scope:
     now: datetime
     organization_id: str | None = None
     since_time: datetime | None = None
+
+    @property
+    def is_everything(self) -> bool:
+        return self.organization_id is None and self.since_time is None
 
     @property
     def since_id(self) -> str | None:
@@ -108,7 +108,7 @@ class Finding:
 class Progress:
     """How far the walk over one table has come; `rows_estimated` is 0 where that is not known."""
 
-    walk: str
+    table: str
     rows_examined: int
     rows_estimated: int
 

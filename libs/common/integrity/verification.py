@@ -1,21 +1,36 @@
 """Checking the invariants of a service: shard by shard, table by table, range by range."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.errors import Kind, Refusal
+from libs.common.errors import Kind, Refusal, Unavailable
 from libs.common.integrity import store
 from libs.common.integrity.domain import Check, Finding, Invariant, Key, Progress, Range, Scope, Summary, Walk
+from libs.common.sharding import PLATFORM
+from libs.common.shards import Shards
+
+_T = TypeVar("_T")
 
 FINDINGS_MAX: Final = 1_000
 ROWS_MAX: Final = 50_000
 PROGRESS_EVERY_S: Final = 1.0
 _SHARDS_AT_A_TIME: Final = 2
+_FOUND_MAX: Final = FINDINGS_MAX + 1
+_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A schema, and what is to be checked in it."""
+
+    database: Database
+    walks: Sequence[Walk]
 
 
 class CheckFailed(Refusal):
@@ -23,18 +38,29 @@ class CheckFailed(Refusal):
 
     kind = Kind.ABORTED
     reason = "CHECK_FAILED"
-    template = "The check of {invariants} in {shard}, {range}, did not finish: {cause}"
+    template = "The check of {invariants} over the rows of {table} {range} did not finish: {cause}"
 
 
 class Verification:
     """Checks the invariants of one service, in all of its shards."""
 
     def __init__(
-        self, shards: Sequence[Database], clock: Clock, walks: Sequence[Walk], rows_max: int = ROWS_MAX
+        self,
+        shards: Shards,
+        clock: Clock,
+        walks: Sequence[Walk],
+        platform: Part | None = None,
+        *,
+        rows_max: int = ROWS_MAX,
     ) -> None:
+        """Check `walks` in each of the shards, and `platform`, a schema beside them.
+
+        `rows_max` is how many rows one statement reads of the table that is walked.
+        """
         self._shards = shards
         self._clock = clock
         self._walks = walks
+        self._platform = platform
         self._rows_max = rows_max
 
     async def verify(
@@ -48,8 +74,8 @@ class Verification:
             CheckFailed: a statement failed; what was not checked by then has not been checked.
         """
         run = _Run(Scope(self._clock.now(), organization_id, since_time), self._walks)
-        shards = iter(self._shards)
-        workers = {asyncio.create_task(self._check(run, shards)) for _ in self._shards[:_SHARDS_AT_A_TIME]}
+        parts = iter(self._parts(organization_id))
+        workers = {asyncio.create_task(self._check(run, parts)) for _ in range(_SHARDS_AT_A_TIME)}
         try:
             while workers:
                 done, workers = await asyncio.wait(
@@ -67,43 +93,85 @@ class Verification:
             await asyncio.gather(*workers, return_exceptions=True)
         yield run.summary()
 
-    async def _check(self, run: "_Run", shards: Iterator[Database]) -> None:
-        for shard in shards:
-            for walk in self._walks:
-                await self._walk(run, shard, walk)
+    def _parts(self, organization_id: str | None) -> list[Part]:
+        """Return what is to be checked, of one organization or of all."""
+        platform = [] if self._platform is None else [self._platform]
+        if organization_id is None:
+            return [*platform, *(Part(shard, self._walks) for shard in self._shards)]
+        if organization_id == PLATFORM and platform:
+            return platform
+        return [Part(self._shards.of(organization_id), self._walks)]
 
-    async def _walk(self, run: "_Run", shard: Database, walk: Walk) -> None:
-        """Check one range after the other. Each has a snapshot of its own, which ends with the range."""
+    async def _check(self, run: "_Run", parts: Iterator[Part]) -> None:
+        for part in parts:
+            for walk in part.walks:
+                await self._walk(run, part.database, walk)
+
+    async def _walk(self, run: "_Run", database: Database, walk: Walk) -> None:
+        """Check one range after the other."""
         after: Key | None = None
-        examined, estimate = 0, None
-        more = True
+        examined, estimate, more = 0, 0, True
+        if run.scope.is_everything:
+            estimate = await _tried(lambda: _estimate(database, walk), walk, database, None)
         while more:
-            try:
-                async with shard.snapshot() as tx:
-                    await store.prepare(tx)
-                    if estimate is None:
-                        whole = run.scope.organization_id is None and run.scope.since_time is None
-                        estimate = await store.estimate_rows(tx, walk) if whole else 0
-                    until = None
-                    if walk.key:
-                        until = await store.find_bound(tx, walk, run.scope, after, self._rows_max)
-                    range_ = Range(after, until)
-                    rows = self._rows_max if until and not walk.bound else await store.count_rows(tx, walk, run.scope, range_)
-                    findings = await store.find_violations(tx, walk, run.scope, range_, FINDINGS_MAX + 1)
-            except Refusal as refusal:
-                raise _failure(walk, shard, after, refusal) from refusal
-            except Exception as error:
-                error.add_note(_failure(walk, shard, after, error).message)
-                raise
-            examined += rows
-            run.note(walk, rows, findings, Progress(walk.name, examined, estimate))
-            after, more = until, until is not None
+            piece = await _tried(partial(self._read, run.scope, database, walk, after), walk, database, after)
+            examined += piece.rows
+            run.note(walk, piece, Progress(walk.table, examined, estimate))
+            after, more = piece.until, piece.until is not None
+
+    async def _read(self, scope: Scope, database: Database, walk: Walk, after: Key | None) -> "_Piece":
+        """Check the next range, in a snapshot that ends with it."""
+        async with database.snapshot() as tx:
+            await store.prepare(tx)
+            if not walk.key:
+                return _Piece(None, 0, await store.find_violations(tx, walk, scope, Range(None, None), _FOUND_MAX))
+            until = await store.find_bound(tx, walk, scope, after, self._rows_max)
+            range_ = Range(after, until)
+            rows = self._rows_max
+            if until is None or walk.bound:
+                rows = await store.count_rows(tx, walk, scope, range_)
+            return _Piece(until, rows, await store.find_violations(tx, walk, scope, range_, _FOUND_MAX))
 
 
-def _failure(walk: Walk, shard: Database, after: Key | None, cause: Exception) -> CheckFailed:
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """One range that was checked; `until` is None if it was the last."""
+
+    until: Key | None
+    rows: int
+    findings: Sequence[Finding]
+
+
+async def _estimate(database: Database, walk: Walk) -> int:
+    async with database.snapshot() as tx:
+        return await store.estimate_rows(tx, walk)
+
+
+async def _tried(read: Callable[[], Awaitable[_T]], walk: Walk, database: Database, after: Key | None) -> _T:
+    """Read, and read again for a while if the database or a free connection cannot be had.
+
+    Raises:
+        CheckFailed: it did not work; says which invariants and which rows are concerned.
+    """
+    for pause_s in (*_PAUSES_S, None):
+        try:
+            return await read()
+        except Unavailable as refusal:
+            if pause_s is None:
+                raise _failure(walk, database, after, refusal) from refusal
+            await asyncio.sleep(pause_s)
+        except Refusal as refusal:
+            raise _failure(walk, database, after, refusal) from refusal
+        except Exception as error:
+            error.add_note(_failure(walk, database, after, error).message)
+            raise
+    raise AssertionError("the last pause is None")
+
+
+def _failure(walk: Walk, database: Database, after: Key | None, cause: Exception) -> CheckFailed:
     names = ", ".join(invariant.name for invariant in walk.invariants)
-    where = f"from the beginning of {walk.table}" if after is None else f"{walk.table} after {'/'.join(map(str, after))}"
-    return CheckFailed(invariants=names, shard=shard.schema, range=where, cause=str(cause))
+    where = "from the first on" if after is None else f"from {'/'.join(map(str, after))} on"
+    return CheckFailed(invariants=names, table=f"{database.schema}.{walk.table}", range=where, cause=str(cause))
 
 
 @dataclass(slots=True)
@@ -125,11 +193,11 @@ class _Run:
         self._tallies = {one.name: _Tally(one) for walk in walks for one in walk.invariants}
         self._untold: list[Finding] = []
 
-    def note(self, walk: Walk, rows: int, findings: Sequence[Finding], progress: Progress) -> None:
+    def note(self, walk: Walk, piece: _Piece, progress: Progress) -> None:
         self.progress = progress
         for invariant in walk.invariants:
-            self._tallies[invariant.name].rows_examined += rows
-        for finding in findings:
+            self._tallies[invariant.name].rows_examined += piece.rows
+        for finding in piece.findings:
             tally = self._tallies[finding.invariant]
             if finding in tally.findings:
                 continue

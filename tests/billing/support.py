@@ -116,7 +116,9 @@ class Ledger:
         ]
         assert pieces[-1].WhichOneof("piece") == "summary"
         assert all(check.invariant for check in pieces[-1].summary.checks)
-        return [f"{p.finding.invariant}: {p.finding.resource}: {p.finding.detail}" for p in pieces[:-1]]
+        return [
+            f"{p.finding.invariant}: {p.finding.resource}: {p.finding.detail}" for p in pieces if p.HasField("finding")
+        ]
 
 
 async def refusal(call: Awaitable[_T]) -> Refused:

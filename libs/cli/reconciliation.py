@@ -57,9 +57,7 @@ async def _verify_service(service: str, channel: grpc.aio.Channel, scope: Scope,
     step = f"{service} checks itself"
     progress.note(step)
     stub: integrity_pb2_grpc.IntegrityServiceStub = integrity_pb2_grpc.IntegrityServiceStub(channel)
-    request = integrity_pb2.VerifyInvariantsRequest(
-        organization_id=scope.organization_id, since_time=scope.since_time
-    )
+    request = integrity_pb2.VerifyInvariantsRequest(organization_id=scope.organization_id, since_time=scope.since_time)
     part = Verdict()
     with naming(service):
         async for piece in stub.VerifyInvariants(request, timeout=_STREAM_TIMEOUT_S):

@@ -16,6 +16,7 @@ from services.billing.ledger.domain import Capture, Credit, Place, SystemAccount
 from services.billing.ledger.engine import Engine
 from services.billing.ledger.history import History
 from tests.billing.support import BillingServer, Ledger, organization, usd
+from tests.support.sharded import execute_in_shards
 from tollhouse.billing.v1 import charge_pb2
 from tollhouse.common.v1 import integrity_pb2 as pb
 
@@ -56,9 +57,7 @@ async def test_planted_damage_is_found(server: BillingServer, database_admin_url
     async with server.start() as ledger:
         await _live(ledger)
         assert await ledger.findings() == []
-        connection = await asyncpg.connect(plain_url(database_admin_url))
-        await connection.execute(DAMAGE[invariant])
-        await connection.close()
+        await execute_in_shards(database_admin_url, DAMAGE[invariant])
         assert invariant in {finding.split(":")[0] for finding in await ledger.findings()}
 
 

@@ -8,8 +8,8 @@ import grpc
 from libs.common.database_url import plain_url
 from libs.common.status import reason_of
 from tests.metering.support import Metering, Platform, eventually, refused, settlement, usage
-from tests.support.sharded import in_shard_of
 from tests.metering.test_admission import ask
+from tests.support.sharded import in_shard_of
 from tollhouse.metering.v1 import admission_pb2, usage_pb2
 
 ALLOWED = admission_pb2.DECISION_ALLOWED

@@ -57,10 +57,12 @@ async def _verify_service(service: str, channel: grpc.aio.Channel, scope: Scope,
     step = f"{service} checks itself"
     progress.note(step)
     stub: integrity_pb2_grpc.IntegrityServiceStub = integrity_pb2_grpc.IntegrityServiceStub(channel)
-    request = integrity_pb2.VerifyInvariantsRequest(organization_id=scope.organization_id)
+    request = integrity_pb2.VerifyInvariantsRequest(organization_id=scope.organization_id, since_time=scope.since_time)
     part = Verdict()
     with naming(service):
         async for piece in stub.VerifyInvariants(request, timeout=_STREAM_TIMEOUT_S):
+            if piece.HasField("progress"):
+                progress.note(step, piece.progress.rows_examined, piece.progress.rows_estimated or None)
             if piece.HasField("finding"):
                 finding = piece.finding
                 part.violations.append(

@@ -6,6 +6,7 @@ They sort by the time they were made, which keeps new index entries side by side
 import os
 import re
 import time
+from datetime import datetime
 from typing import Final
 
 _RESERVE: Final = 256
@@ -50,3 +51,9 @@ def new_id() -> str:
 def is_id(text: str) -> bool:
     """Tell whether the text is a UUID in its canonical lower-case form."""
     return _ID.fullmatch(text) is not None
+
+
+def first_id_of(moment: datetime) -> str:
+    """Return the lowest id that `new_id` can make at a moment or later."""
+    time_digits = f"{max(int(moment.timestamp() * 1000), 0):012x}"
+    return f"{time_digits[:8]}-{time_digits[8:]}-7000-8000-000000000000"

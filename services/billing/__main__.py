@@ -4,6 +4,7 @@ from typing import Final
 
 import grpc
 
+from libs.common.audit.invariants import AUDIT_WALKS
 from libs.common.audit.servicer import AuditServicer
 from libs.common.audit.trail import Trail
 from libs.common.authentication import SigningKey, TokenSource
@@ -11,7 +12,7 @@ from libs.common.callers import RemoteDirectory
 from libs.common.channel import ClientTls, open_channel
 from libs.common.clock import Clock, SystemClock
 from libs.common.integrity.servicer import IntegrityServicer
-from libs.common.integrity.verification import Verification
+from libs.common.integrity.verification import Part, Verification
 from libs.common.process import run_service
 from libs.common.server import Service
 from libs.common.shards import open_databases
@@ -20,7 +21,7 @@ from services.billing.account.accounts import Accounts
 from services.billing.account.servicer import AccountServicer
 from services.billing.charge.charges import Charges
 from services.billing.charge.servicer import ChargeServicer
-from services.billing.invariants import INVARIANTS
+from services.billing.invariants import WALKS
 from services.billing.ledger.engine import Engine
 from services.billing.ledger.history import History
 from services.billing.ledger.servicer import LedgerServicer
@@ -30,7 +31,7 @@ from services.billing.tables import SCHEMA
 from tollhouse.billing.v1 import account_pb2_grpc, charge_pb2_grpc, ledger_pb2_grpc
 from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2_grpc
 
-_CHECK_TIMEOUT_MS: Final = 300_000
+_CHECK_TIMEOUT_MS: Final = 30_000
 
 
 async def build(settings: BillingSettings, clock: Clock | None = None) -> Service:
@@ -57,7 +58,7 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     service.add(account_pb2_grpc.add_AccountServiceServicer_to_server, AccountServicer(accounts))
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
     trail = Trail(databases.home_of, databases.report_home_of)
-    verification = Verification(reports[0], clock, INVARIANTS)
+    verification = Verification(reports, clock, WALKS, Part(platform, AUDIT_WALKS))
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
     service.add(
         audit_pb2_grpc.add_AuditServiceServicer_to_server,

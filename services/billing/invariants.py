@@ -1,189 +1,228 @@
-"""The invariants of billing. Each is one statement that returns the violations.
+"""The invariants of billing, and the walks over its tables that check them.
 
-The statements read whole tables. All run in one snapshot, on a connection with a longer statement timeout. A statement
-is limited to one organization if `:organization_id` is not null; `:now` is the time of the check.
+Movements are never changed or deleted, and an account changes in the transaction that adds its movement. So what a
+statement sees of them is consistent, and stays true of the rows it has read.
 """
 
 from collections.abc import Sequence
 from typing import Final
 
-from libs.common.audit.invariants import AUDIT_INVARIANT
-from libs.common.integrity.domain import Invariant
+from libs.common.audit.invariants import AUDIT_WALKS
+from libs.common.integrity.domain import ORGANIZATION, Column, Invariant, Walk
 
+_TWO_SIDES: Final = Invariant(
+    "transactions_have_two_sides",
+    "A transaction lacks one of its two accounts, or debits or credits the wrong one for its kind.",
+)
+_ACCOUNTS_EQUAL: Final = Invariant(
+    "accounts_equal_their_movements",
+    "An account's posted balance, sequence or currency differs from what its movements add up to.",
+)
+_FOLLOW: Final = Invariant(
+    "movements_follow_each_other",
+    "A movement's sequence, balance, currency or time does not follow from the movement before it in the account.",
+)
+_HELD: Final = Invariant(
+    "accounts_held_equals_open_holds",
+    "An account's held amount differs from the sum of its open holds.",
+)
+_HOLDS_END: Final = Invariant(
+    "holds_end_once",
+    "A hold's state contradicts its capture, or a hold is still open more than an hour after it expired.",
+)
+_CAPTURES: Final = Invariant("captures_have_holds", "A capture has no hold.")
+_DECLINES: Final = Invariant("declines_moved_nothing", "A declined operation has a transaction or a hold.")
+_GUARDED: Final = Invariant(
+    "guarded_movements_keep_the_limit",
+    "A movement that must not overdraw did so, or a movement is of another amount than was requested.",
+)
+_REVERSALS: Final = Invariant(
+    "reversals_undo_their_transactions",
+    "The reversals of a transaction exceed it, or move money between other accounts.",
+)
 
-def _count(table: str) -> str:
-    return (
-        f"SELECT count(*) FROM {table} "  # noqa: S608 -- the name of a table of ours.
-        "WHERE (CAST(:organization_id AS uuid) IS NULL OR organization_id = :organization_id)"
+_OPERATION: Final = (ORGANIZATION, Column("operation_id", "text"))
+
+# Entries are both sides of the movements, each as its account sees it. An entry that follows from the one before it in
+# the range is done with. The others are the first of each account in the range, and what is wrong: for them the entry
+# before is looked up. So every entry is compared with the one before it, back to the account's first, and what an
+# account's movements add up to is the balance after its last.
+_TRANSACTIONS: Final = """
+    WITH moved AS MATERIALIZED (
+        SELECT organization_id, operation_id, kind, account_id, sequence, direction, currency_code, amount,
+            balance_after, requested_amount, mode, overdrawn, system_account, counter_account_id, counter_sequence,
+            counter_balance_after, reverses_transaction_id, held_amount, create_time
+        FROM transactions
+        WHERE {range}
+            AND (CAST(:since_time AS timestamptz) IS NULL OR create_time >= CAST(:since_time AS timestamptz))
+    ), entries AS (
+        SELECT organization_id, account_id, sequence, currency_code, create_time, balance_after,
+            CASE direction WHEN 'DEBIT' THEN -amount ELSE amount END AS amount, false AS of_counter_account
+        FROM moved
+        UNION ALL
+        SELECT organization_id, counter_account_id, counter_sequence, currency_code, create_time, counter_balance_after,
+            CASE direction WHEN 'DEBIT' THEN amount ELSE -amount END, true
+        FROM moved WHERE counter_account_id IS NOT NULL
+    ), links AS MATERIALIZED (
+        SELECT * FROM (
+            SELECT *, lag(sequence) OVER w AS before, lag(balance_after) OVER w AS balance_before,
+                lag(create_time) OVER w AS time_before, lag(currency_code) OVER w AS currency_before
+            FROM entries WINDOW w AS (PARTITION BY organization_id, account_id ORDER BY sequence)
+        ) AS chained
+        WHERE of_counter_account OR (before = sequence - 1 AND balance_after = balance_before + amount
+            AND create_time >= time_before AND currency_code = currency_before) IS NOT TRUE
     )
-
-
-# Both sides of every movement, each as its account sees it.
-_ENTRIES: Final = """
-    SELECT organization_id, account_id, sequence, currency_code, create_time, balance_after,
-        CASE direction WHEN 'DEBIT' THEN -amount ELSE amount END AS amount
-    FROM transactions WHERE (CAST(:organization_id AS uuid) IS NULL OR organization_id = :organization_id)
+    SELECT 'transactions_have_two_sides', organization_id, 'operations/' || operation_id,
+        'the other side of the ' || kind || ' is incomplete'
+    FROM moved
+    WHERE num_nulls(counter_account_id, counter_sequence, counter_balance_after) NOT IN (0, 3)
+        OR (system_account IS NULL) = (counter_account_id IS NULL)
+        OR kind IN ('DEBIT', 'CAPTURE') AND (system_account IS DISTINCT FROM 'REVENUE' OR direction <> 'DEBIT')
+        OR kind = 'CREDIT' AND (system_account IS NULL OR direction <> 'CREDIT')
+        OR kind = 'TRANSFER' AND (counter_account_id IS NULL OR direction <> 'DEBIT')
     UNION ALL
-    SELECT organization_id, counter_account_id, counter_sequence, currency_code, create_time, counter_balance_after,
-        CASE direction WHEN 'DEBIT' THEN amount ELSE -amount END
-    FROM transactions
-    WHERE counter_account_id IS NOT NULL
-        AND (CAST(:organization_id AS uuid) IS NULL OR organization_id = :organization_id)
+    SELECT 'guarded_movements_keep_the_limit', organization_id, 'operations/' || operation_id,
+        'it moved ' || amount || ' of ' || coalesce(requested_amount, amount)
+            || CASE WHEN overdrawn THEN ' and overdrew' ELSE '' END
+    FROM moved
+    WHERE overdrawn AND (mode IN ('GUARDED', 'BEST_EFFORT') OR kind IN ('CREDIT', 'TRANSFER'))
+        OR amount <> requested_amount AND (mode IS DISTINCT FROM 'BEST_EFFORT' OR amount > requested_amount)
+    UNION ALL
+    SELECT 'captures_have_holds', m.organization_id, 'operations/' || m.operation_id, 'it has no hold'
+    FROM moved AS m
+    LEFT JOIN holds AS h ON h.organization_id = m.organization_id AND h.operation_id = m.operation_id
+    WHERE m.kind = 'CAPTURE' AND (m.held_amount IS NULL OR h.operation_id IS NULL)
+    UNION ALL
+    SELECT 'reversals_undo_their_transactions', r.organization_id,
+        'transactions/' || coalesce(CAST(r.reverses_transaction_id AS text), 'none'),
+        'reversed by ' || coalesce(CAST(s.total AS text), 'a movement that names no transaction')
+            || ' of ' || coalesce(CAST(t.amount AS text), 'nothing')
+    FROM (SELECT DISTINCT organization_id, reverses_transaction_id FROM moved WHERE kind = 'REVERSAL') AS r
+    LEFT JOIN transactions AS t
+        ON t.organization_id = r.organization_id AND t.transaction_id = r.reverses_transaction_id
+    CROSS JOIN LATERAL (
+        SELECT sum(o.amount) AS total,
+            bool_or(o.direction = t.direction OR o.account_id <> t.account_id OR t.kind = 'REVERSAL'
+                OR o.counter_account_id IS DISTINCT FROM t.counter_account_id
+                OR o.system_account IS DISTINCT FROM t.system_account) AS elsewhere
+        FROM transactions AS o
+        WHERE o.organization_id = r.organization_id AND o.reverses_transaction_id = r.reverses_transaction_id
+            AND o.kind = 'REVERSAL'
+    ) AS s
+    WHERE t.transaction_id IS NULL OR s.total > t.amount OR s.elsewhere
+    UNION ALL
+    SELECT 'movements_follow_each_other', e.organization_id, 'accounts/' || e.account_id,
+        'movement ' || e.sequence || CASE WHEN b.sequence IS NULL AND e.sequence <> 1
+            THEN ' has no movement ' || e.sequence - 1 || ' before it'
+            ELSE ' does not follow from movement ' || e.sequence - 1 END
+    FROM links AS e
+    CROSS JOIN LATERAL (
+        SELECT max(b.sequence) AS sequence, bool_or(e.balance_after = b.balance_after + e.amount
+            AND e.create_time >= b.create_time AND e.currency_code = b.currency_code) AS fits
+        FROM (
+            SELECT t.sequence, t.balance_after, t.create_time, t.currency_code FROM transactions AS t
+            WHERE t.organization_id = e.organization_id AND t.account_id = e.account_id
+                AND t.sequence = e.sequence - 1
+            UNION ALL
+            SELECT t.counter_sequence, t.counter_balance_after, t.create_time, t.currency_code FROM transactions AS t
+            WHERE t.organization_id = e.organization_id AND t.counter_account_id = e.account_id
+                AND t.counter_sequence = e.sequence - 1
+        ) AS b
+    ) AS b
+    WHERE NOT coalesce(b.fits, e.sequence = 1 AND e.balance_after = e.amount)
+    UNION ALL
+    SELECT 'movements_follow_each_other', e.organization_id, 'accounts/' || e.account_id,
+        'two movements have the number ' || e.sequence
+    FROM links AS e
+    JOIN transactions AS t
+        ON t.organization_id = e.organization_id AND t.account_id = e.account_id AND t.sequence = e.sequence
+    WHERE e.of_counter_account
+    UNION ALL
+    SELECT 'accounts_equal_their_movements', e.organization_id, 'accounts/' || e.account_id,
+        CASE WHEN a.account_id IS NULL THEN 'it has movements, but does not exist'
+            ELSE 'it is in ' || a.currency_code || ', but has movements in ' || e.currency_code END
+    FROM (
+        SELECT DISTINCT organization_id, account_id, currency_code FROM links
+        WHERE before IS NULL OR currency_code <> currency_before
+    ) AS e
+    LEFT JOIN accounts AS a ON a.organization_id = e.organization_id AND a.account_id = e.account_id
+    WHERE a.account_id IS NULL OR a.currency_code <> e.currency_code
 """
 
-INVARIANTS: Final[Sequence[Invariant]] = (
-    Invariant(
-        "transactions_have_two_sides",
-        "A transaction lacks one of its two accounts, or debits or credits the wrong one for its kind.",
-        """
-        SELECT t.organization_id, 'operations/' || t.operation_id AS resource,
-            'the other side of the ' || t.kind || ' is incomplete' AS detail
-        FROM transactions t
-        WHERE (CAST(:organization_id AS uuid) IS NULL OR t.organization_id = :organization_id) AND (
-            num_nulls(t.counter_account_id, t.counter_sequence, t.counter_balance_after) NOT IN (0, 3)
-            OR (t.system_account IS NULL) = (t.counter_account_id IS NULL)
-            OR t.kind IN ('DEBIT', 'CAPTURE')
-                AND (t.system_account IS DISTINCT FROM 'REVENUE' OR t.direction <> 'DEBIT')
-            OR t.kind = 'CREDIT' AND (t.system_account IS NULL OR t.direction <> 'CREDIT')
-            OR t.kind = 'TRANSFER' AND (t.counter_account_id IS NULL OR t.direction <> 'DEBIT'))
-        """,
-        _count("transactions"),
+_ACCOUNTS: Final = """
+    SELECT 'accounts_equal_their_movements', a.organization_id, 'accounts/' || a.account_id,
+        'posted ' || a.posted || ' at ' || a.sequence || ', but its ' || coalesce(m.sequence, 0)
+            || ' movements sum to ' || coalesce(m.balance_after, 0)
+    FROM (SELECT * FROM accounts WHERE {range}) AS a
+    LEFT JOIN LATERAL (
+        SELECT sequence, balance_after FROM (
+            (SELECT t.sequence, t.balance_after FROM transactions AS t
+            WHERE t.organization_id = a.organization_id AND t.account_id = a.account_id
+            ORDER BY t.sequence DESC LIMIT 1)
+            UNION ALL
+            (SELECT t.counter_sequence, t.counter_balance_after FROM transactions AS t
+            WHERE t.organization_id = a.organization_id AND t.counter_account_id = a.account_id
+            ORDER BY t.counter_sequence DESC LIMIT 1)
+        ) AS sides ORDER BY sequence DESC LIMIT 1
+    ) AS m ON true
+    WHERE a.posted <> coalesce(m.balance_after, 0) OR a.sequence <> coalesce(m.sequence, 0)
+    UNION ALL
+    SELECT 'accounts_held_equals_open_holds', a.organization_id, 'accounts/' || a.account_id,
+        'held ' || a.held || ', but its open holds sum to ' || coalesce(h.total, 0)
+    FROM (SELECT * FROM accounts WHERE {range}) AS a
+    CROSS JOIN LATERAL (
+        SELECT sum(o.amount) AS total, bool_or(o.currency_code <> a.currency_code) AS in_other_currency,
+            min(o.expire_time) AS first_expire_time
+        FROM holds AS o
+        WHERE o.organization_id = a.organization_id AND o.account_id = a.account_id AND o.state = 'OPEN'
+    ) AS h
+    WHERE a.held <> coalesce(h.total, 0) OR a.held < 0 OR h.in_other_currency
+        OR h.first_expire_time < a.hold_expiry_from OR h.total IS NOT NULL AND a.hold_expiry_from IS NULL
+"""
+
+_HOLDS: Final = """
+    SELECT 'holds_end_once', h.organization_id, 'holds/' || h.operation_id,
+        'it is ' || h.state || CASE WHEN t.operation_id IS NULL THEN ' without a capture'
+            ELSE ', but a capture used ' || coalesce(t.held_amount, 0) || ' of it' END
+    FROM (
+        SELECT * FROM holds
+        WHERE {range} AND (CAST(:since_time AS timestamptz) IS NULL OR state = 'OPEN'
+            OR create_time >= CAST(:since_time AS timestamptz))
+    ) AS h
+    LEFT JOIN transactions AS t
+        ON t.organization_id = h.organization_id AND t.operation_id = h.operation_id AND t.kind = 'CAPTURE'
+    WHERE (h.state = 'CAPTURED') <> (t.held_amount IS NOT NULL AND t.held_amount > 0)
+        OR h.state = 'CAPTURED' AND t.held_amount <> h.amount
+        OR h.state = 'OPEN' AND t.operation_id IS NOT NULL
+        OR h.account_id <> t.account_id
+        OR h.state = 'OPEN' AND h.expire_time < CAST(:now AS timestamptz) - interval '1 hour'
+"""
+
+_DECLINED: Final = """
+    SELECT 'declines_moved_nothing', d.organization_id, 'operations/' || d.operation_id,
+        'its ' || lower(d.slot) || ' was declined, but exists'
+    FROM (
+        SELECT * FROM declines
+        WHERE {range}
+            AND (CAST(:since_time AS timestamptz) IS NULL OR create_time >= CAST(:since_time AS timestamptz))
+    ) AS d
+    LEFT JOIN transactions AS t ON t.organization_id = d.organization_id AND t.operation_id = d.operation_id
+    LEFT JOIN holds AS h ON h.organization_id = d.organization_id AND h.operation_id = d.operation_id
+    WHERE d.slot = 'MOVEMENT' AND t.operation_id IS NOT NULL OR d.slot = 'HOLD' AND h.operation_id IS NOT NULL
+"""
+
+# Transactions are walked by their ids, which were made in the order of time: of an organization's transactions those
+# since a moment are at the end, and most lie side by side in the table.
+WALKS: Final[Sequence[Walk]] = (
+    Walk(
+        "transactions",
+        (ORGANIZATION, Column("transaction_id", "uuid")),
+        (_TWO_SIDES, _ACCOUNTS_EQUAL, _FOLLOW, _CAPTURES, _GUARDED, _REVERSALS),
+        _TRANSACTIONS,
+        since="transaction_id >= CAST(:since_id AS uuid)",
     ),
-    Invariant(
-        "accounts_equal_their_movements",
-        "An account's posted balance, sequence or currency differs from what its movements add up to.",
-        f"""
-        SELECT coalesce(a.organization_id, e.organization_id) AS organization_id,
-            'accounts/' || coalesce(a.account_id, e.account_id) AS resource,
-            CASE WHEN a.account_id IS NULL THEN 'it has movements, but does not exist'
-                ELSE 'posted ' || a.posted || ' at ' || a.sequence || ', but its ' || coalesce(e.movements, 0)
-                    || ' movements sum to ' || coalesce(e.total, 0) END AS detail
-        FROM (
-            SELECT * FROM accounts
-            WHERE (CAST(:organization_id AS uuid) IS NULL OR organization_id = :organization_id)
-        ) a
-        FULL JOIN (
-            SELECT organization_id, account_id, sum(amount) AS total, count(*) AS movements,
-                min(currency_code) AS currency_from, max(currency_code) AS currency_to
-            FROM ({_ENTRIES}) AS entries GROUP BY organization_id, account_id
-        ) e USING (organization_id, account_id)
-        WHERE a.account_id IS NULL OR a.posted <> coalesce(e.total, 0) OR a.sequence <> coalesce(e.movements, 0)
-            OR e.currency_from <> a.currency_code OR e.currency_to <> a.currency_code
-        """,  # noqa: S608 -- made of constants of ours alone.
-        _count("accounts"),
-    ),
-    Invariant(
-        "movements_follow_each_other",
-        "A movement's sequence, balance or time does not follow from the movement before it in the account.",
-        f"""
-        SELECT organization_id, 'accounts/' || account_id AS resource,
-            'movement ' || sequence || ' does not follow from movement ' || before AS detail
-        FROM (
-            SELECT organization_id, account_id, sequence, amount, balance_after, create_time,
-                lag(sequence, 1, CAST(0 AS bigint)) OVER w AS before,
-                lag(balance_after, 1, CAST(0 AS numeric)) OVER w AS balance_before,
-                lag(create_time) OVER w AS time_before
-            FROM ({_ENTRIES}) AS entries
-            WINDOW w AS (PARTITION BY organization_id, account_id ORDER BY sequence)
-        ) AS chained
-        WHERE sequence <> before + 1 OR balance_after <> balance_before + amount OR create_time < time_before
-        """,  # noqa: S608 -- made of constants of ours alone.
-        _count("transactions"),
-    ),
-    Invariant(
-        "accounts_held_equals_open_holds",
-        "An account's held amount differs from the sum of its open holds.",
-        """
-        SELECT a.organization_id, 'accounts/' || a.account_id AS resource,
-            'held ' || a.held || ', but its open holds sum to ' || coalesce(sum(h.amount), 0) AS detail
-        FROM accounts a
-        LEFT JOIN holds h ON h.organization_id = a.organization_id AND h.account_id = a.account_id AND h.state = 'OPEN'
-        WHERE (CAST(:organization_id AS uuid) IS NULL OR a.organization_id = :organization_id)
-        GROUP BY a.organization_id, a.account_id
-        HAVING a.held <> coalesce(sum(h.amount), 0) OR a.held < 0 OR bool_or(h.currency_code <> a.currency_code)
-            OR min(h.expire_time) < a.hold_expiry_from OR count(h.hold_id) > 0 AND a.hold_expiry_from IS NULL
-        """,
-        _count("accounts"),
-    ),
-    Invariant(
-        "holds_end_once",
-        "A hold's state contradicts its capture, or a hold is still open more than an hour after it expired.",
-        """
-        SELECT h.organization_id, 'holds/' || h.operation_id AS resource,
-            'it is ' || h.state || CASE WHEN t.operation_id IS NULL THEN ' without a capture'
-                ELSE ', but a capture used ' || coalesce(t.held_amount, 0) || ' of it' END AS detail
-        FROM holds h
-        LEFT JOIN transactions t
-            ON t.organization_id = h.organization_id AND t.operation_id = h.operation_id AND t.kind = 'CAPTURE'
-        WHERE (CAST(:organization_id AS uuid) IS NULL OR h.organization_id = :organization_id) AND (
-            (h.state = 'CAPTURED') <> (t.held_amount IS NOT NULL AND t.held_amount > 0)
-            OR h.state = 'CAPTURED' AND t.held_amount <> h.amount
-            OR h.state = 'OPEN' AND t.operation_id IS NOT NULL
-            OR h.account_id <> t.account_id
-            OR h.state = 'OPEN' AND h.expire_time < CAST(:now AS timestamptz) - interval '1 hour')
-        """,
-        _count("holds"),
-    ),
-    Invariant(
-        "captures_have_holds",
-        "A capture has no hold.",
-        """
-        SELECT t.organization_id, 'operations/' || t.operation_id AS resource, 'it has no hold' AS detail
-        FROM transactions t
-        WHERE (CAST(:organization_id AS uuid) IS NULL OR t.organization_id = :organization_id) AND t.kind = 'CAPTURE'
-            AND (t.held_amount IS NULL OR NOT EXISTS (
-                SELECT FROM holds h WHERE h.organization_id = t.organization_id AND h.operation_id = t.operation_id))
-        """,
-        _count("transactions"),
-    ),
-    Invariant(
-        "declines_moved_nothing",
-        "A declined operation has a transaction or a hold.",
-        """
-        SELECT d.organization_id, 'operations/' || d.operation_id AS resource,
-            'its ' || lower(d.slot) || ' was declined, but exists' AS detail
-        FROM declines d
-        WHERE (CAST(:organization_id AS uuid) IS NULL OR d.organization_id = :organization_id) AND (
-            d.slot = 'MOVEMENT' AND EXISTS (
-                SELECT FROM transactions t
-                WHERE t.organization_id = d.organization_id AND t.operation_id = d.operation_id)
-            OR d.slot = 'HOLD' AND EXISTS (
-                SELECT FROM holds h WHERE h.organization_id = d.organization_id AND h.operation_id = d.operation_id))
-        """,
-        _count("declines"),
-    ),
-    Invariant(
-        "guarded_movements_keep_the_limit",
-        "A movement that must not overdraw did so, or a movement is of another amount than was requested.",
-        """
-        SELECT t.organization_id, 'operations/' || t.operation_id AS resource,
-            'it moved ' || t.amount || ' of ' || coalesce(t.requested_amount, t.amount)
-                || CASE WHEN t.overdrawn THEN ' and overdrew' ELSE '' END AS detail
-        FROM transactions t
-        WHERE (CAST(:organization_id AS uuid) IS NULL OR t.organization_id = :organization_id) AND (
-            t.overdrawn AND (t.mode IN ('GUARDED', 'BEST_EFFORT') OR t.kind IN ('CREDIT', 'TRANSFER'))
-            OR t.amount <> t.requested_amount AND t.mode IS DISTINCT FROM 'BEST_EFFORT'
-            OR t.amount > t.requested_amount)
-        """,
-        _count("transactions"),
-    ),
-    Invariant(
-        "reversals_undo_their_transactions",
-        "The reversals of a transaction exceed it, or move money between other accounts.",
-        """
-        SELECT r.organization_id, 'transactions/' || r.reverses_transaction_id AS resource,
-            'reversed by ' || sum(r.amount) || ' of ' || coalesce(CAST(min(t.amount) AS text), 'nothing') AS detail
-        FROM transactions r
-        LEFT JOIN transactions t
-            ON t.organization_id = r.organization_id AND t.transaction_id = r.reverses_transaction_id
-        WHERE (CAST(:organization_id AS uuid) IS NULL OR r.organization_id = :organization_id) AND r.kind = 'REVERSAL'
-        GROUP BY r.organization_id, r.reverses_transaction_id
-        HAVING count(t.transaction_id) < count(*) OR sum(r.amount) > min(t.amount)
-            OR bool_or(r.direction = t.direction OR r.account_id <> t.account_id OR t.kind = 'REVERSAL'
-                OR r.counter_account_id IS DISTINCT FROM t.counter_account_id
-                OR r.system_account IS DISTINCT FROM t.system_account)
-        """,
-        _count("transactions"),
-    ),
-    AUDIT_INVARIANT,
+    Walk("accounts", (ORGANIZATION, Column("account_id", "uuid")), (_ACCOUNTS_EQUAL, _HELD), _ACCOUNTS),
+    Walk("holds", _OPERATION, (_HOLDS_END,), _HOLDS),
+    Walk("declines", (*_OPERATION, Column("slot", "text")), (_DECLINES,), _DECLINED),
+    *AUDIT_WALKS,
 )

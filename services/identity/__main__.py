@@ -13,6 +13,7 @@ from libs.common.integrity.verification import Verification
 from libs.common.process import run_service
 from libs.common.server import Service
 from libs.common.settings import SettingsError
+from libs.common.shards import Shards
 from libs.common.telemetry import start_process_telemetry
 from services.identity.api_key.importing.imports import Imports
 from services.identity.api_key.manage.api_keys import ApiKeys
@@ -31,7 +32,7 @@ from services.identity.api_key.watch.watch import Watchers
 from services.identity.caller.directory import LocalDirectory
 from services.identity.caller.servicer import CallerServicer
 from services.identity.housekeeping import Housekeeping
-from services.identity.invariants import INVARIANTS
+from services.identity.invariants import WALKS
 from services.identity.oidc import IdTokens
 from services.identity.openshift import OpenShiftUsers
 from services.identity.organization.invitations import Invitations
@@ -74,7 +75,7 @@ from tollhouse.identity.v1 import (
     user_pb2_grpc,
 )
 
-_CHECK_TIMEOUT_MS = 60_000
+_CHECK_TIMEOUT_MS = 30_000
 _SIGN_IN_CONNECTIONS = 4
 
 
@@ -134,7 +135,7 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     sessions = build_sessions(settings, sign_ins, clock, peppers, passwords, id_tokens, openshift_users, limits)
     service.add(session_pb2_grpc.add_SessionServiceServicer_to_server, sessions)
     service.add(caller_pb2_grpc.add_CallerServiceServicer_to_server, CallerServicer(directory))
-    verification = Verification(reports, clock, INVARIANTS)
+    verification = Verification(Shards([reports]), clock, WALKS)
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
     service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(_trail(database, reports)))
     service.background(feed.run, "change feed")

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from libs.common.audit.invariants import AUDIT_WALKS
 from libs.common.audit.servicer import AuditServicer
 from libs.common.audit.trail import Trail
 from libs.common.authentication import SigningKey, TokenSource
@@ -9,7 +10,7 @@ from libs.common.callers import RemoteDirectory
 from libs.common.channel import ClientTls, open_channel
 from libs.common.clock import Clock, SystemClock
 from libs.common.integrity.servicer import IntegrityServicer
-from libs.common.integrity.verification import Verification
+from libs.common.integrity.verification import Part, Verification
 from libs.common.process import run_service
 from libs.common.server import Service
 from libs.common.shards import open_databases
@@ -21,7 +22,7 @@ from services.metering.charge.servicer import ChargeServicer
 from services.metering.clients.billing import BillingClient
 from services.metering.clients.identity import IdentityClient
 from services.metering.clients.organizations import Organizations
-from services.metering.invariants import INVARIANTS
+from services.metering.invariants import WALKS
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.models import Models
 from services.metering.model.price_import import PriceImport
@@ -37,7 +38,7 @@ from services.metering.usage.usages import Usages
 from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2_grpc
 from tollhouse.metering.v1 import admission_pb2_grpc, charge_pb2_grpc, model_pb2_grpc, usage_pb2_grpc
 
-_CHECK_TIMEOUT_MS = 60_000
+_CHECK_TIMEOUT_MS = 30_000
 
 
 async def build(settings: MeteringSettings, clock: Clock | None = None) -> Service:
@@ -85,7 +86,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, AdmissionServicer(admission, usages))
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
     trail = Trail(databases.home_of, databases.report_home_of)
-    verification = Verification(reports[0], clock, INVARIANTS)
+    verification = Verification(reports, clock, WALKS, Part(platform, AUDIT_WALKS))
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
     service.add(
         audit_pb2_grpc.add_AuditServiceServicer_to_server,

@@ -1,152 +1,230 @@
 # ruff: noqa: S608 -- the statements are put together from names of columns, once; values are bound.
-"""The invariants of metering."""
+"""The invariants of metering, and the walks over its tables that check them.
+
+Usage is never changed or deleted. It is written with its dedupe row, its charge and its hourly sums in one transaction,
+and a later price with the new sums in one; so a statement sees all of it or nothing.
+"""
 
 from collections.abc import Sequence
 from typing import Final
 
-from libs.common.audit.invariants import AUDIT_INVARIANT
-from libs.common.integrity.domain import Invariant
+from libs.common.audit.invariants import AUDIT_WALKS
+from libs.common.integrity.domain import ORGANIZATION, Column, Invariant, OtherRange, Walk
 from services.metering.tables import TOKEN_CLASSES
 from services.metering.usage.statements import HOUR_KEY, HOUR_SUMS, LATENCY_BUCKET, hour_key, hour_sums
 
 LAG_MAX_S: Final = 60
 
-_MINE: Final = "(CAST(:organization_id AS uuid) IS NULL OR organization_id = CAST(:organization_id AS uuid))"
-
-
-def _prices() -> str:
-    fallbacks = {
-        "input": "v.input",
-        "output": "v.output",
-        "cache_read": "coalesce(v.cache_read, v.input)",
-        "cache_write": "coalesce(v.cache_write, v.input)",
-        "reasoning": "coalesce(v.reasoning, v.output)",
-        "audio_input": "coalesce(v.audio_input, v.input)",
-        "audio_output": "coalesce(v.audio_output, v.output)",
-        "image": "coalesce(v.image, v.input)",
-    }
-    return " + ".join(f"r.{token_class} * {fallbacks[token_class]}" for token_class in TOKEN_CLASSES)
-
-
-# Half-even at nine digits, as an integer rule: Postgres itself rounds half away from zero.
-_EXACT: Final = f"(({_prices()}) * 1000)"
-_ROUNDED: Final = (
-    f"(CASE WHEN {_EXACT} - floor({_EXACT}) = 0.5 THEN 2 * round(floor({_EXACT} + 1) / 2 - 0.25)"
-    f" ELSE round({_EXACT}) END / 1000000000 + coalesce(v.per_request, 0))"
+_OPERATIONS: Final = Invariant(
+    "operations_are_usage", "An operation has no usage record, or a usage record has no operation."
+)
+_CHARGES: Final = Invariant(
+    "charges_come_from_usage",
+    "A charge in the outbox differs from the cost of its usage, has no usage, or was refused by billing.",
+)
+_WAITING: Final = Invariant(
+    "charges_do_not_wait", f"A charge has been waiting for billing for more than {LAG_MAX_S} seconds."
+)
+_SUMMARIES: Final = Invariant("summaries_equal_usage", "An hourly summary differs from the sum of its usage records.")
+_MONTHS: Final = Invariant(
+    "months_are_ready",
+    "A usage record is in the default partition, or a partition of this or the next three months is missing.",
+)
+_COSTS: Final = Invariant(
+    "costs_derive_from_prices",
+    "The cost of a usage record differs from its tokens times the prices of its price version.",
+)
+_UNPRICED: Final = Invariant(
+    "unpriced_usage_waits", "A usage record without a cost is not waiting for a price, or one with a cost is."
 )
 
-_USAGE_WITH_COST: Final = f"""
-    SELECT r.*, {LATENCY_BUCKET}, coalesce(r.cost, p.cost) AS final_cost,
-        coalesce(r.currency_code, p.currency_code, '') AS final_currency_code,
-        coalesce(r.price_version_id, p.price_version_id) AS final_version_id,
-        coalesce(r.charge_kind, p.charge_kind) AS final_kind
-    FROM (SELECT * FROM usage_records WHERE {_MINE}) r
-    LEFT JOIN usage_pricings p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id
+_PRICES: Final = {
+    "input": "v.input",
+    "output": "v.output",
+    "cache_read": "coalesce(v.cache_read, v.input)",
+    "cache_write": "coalesce(v.cache_write, v.input)",
+    "reasoning": "coalesce(v.reasoning, v.output)",
+    "audio_input": "coalesce(v.audio_input, v.input)",
+    "audio_output": "coalesce(v.audio_output, v.output)",
+    "image": "coalesce(v.image, v.input)",
+}
+
+
+def _priced(token_classes: Sequence[str]) -> str:
+    return " + ".join(f"r.{token_class} * {_PRICES[token_class]}" for token_class in token_classes)
+
+
+# The cost in millionths, before rounding. Most usage has tokens of the first two classes alone.
+_RARE: Final = TOKEN_CLASSES[2:]
+_EXACT: Final = (
+    f"({_priced(TOKEN_CLASSES[:2])} + CASE WHEN {' | '.join(f'r.{name}' for name in _RARE)} = 0 THEN 0"
+    f" ELSE {_priced(_RARE)} END)"
+)
+_TOKENS_COST: Final = "(coalesce(r.cost, p.cost) - coalesce(v.per_request, 0))"
+# A cost is right if it is less than half a billionth away; at exactly half, if its last digit is even.
+_IS_OFF: Final = f"""CASE WHEN coalesce(r.cost, p.cost) IS NULL THEN false WHEN v.price_version_id IS NULL THEN true
+            WHEN coalesce(r.currency_code, p.currency_code) <> v.currency_code THEN true
+            ELSE abs({_EXACT} - {_TOKENS_COST} * 1000000) >= 0.0005 AND NOT (
+                abs({_EXACT} - {_TOKENS_COST} * 1000000) = 0.0005 AND mod({_TOKENS_COST} * 1000000000, 2) = 0)
+        END"""
+_ROUNDED: Final = (
+    f"trim_scale(CASE WHEN {_EXACT} * 1000 - floor({_EXACT} * 1000) = 0.5"
+    f" THEN 2 * round(floor({_EXACT} * 1000 + 1) / 2 - 0.25) ELSE round({_EXACT} * 1000) END / 1000000000"
+    " + coalesce(v.per_request, 0))"
+)
+_COST_DETAIL: Final = (
+    "format('its cost is %s, but its price version gives %s', coalesce(r.cost, p.cost),"
+    f" coalesce(CAST({_ROUNDED} AS text), 'none'))"
+)
+
+
+def _found(invariant: str, resource: str, detail: str, condition: str, name: str) -> str:
+    values = f"ARRAY['{invariant}', 'usages/' || {resource}, {detail}]"
+    return f"array_agg({values}) FILTER (WHERE {condition}) AS {name}"
+
+
+def _reported(name: str) -> str:
+    values = ", ".join(f"c.{name}[n][{number}]" for number in (1, 2, 3))
+    return f"SELECT {values} FROM generate_subscripts(c.{name}, 1) AS n"
+
+
+# One pass over the usage of whole hours. Usage is summed by hour, and what is wrong with single rows is collected on
+# the way. No join repeats a row: each finds at most one row by a primary key.
+_USAGE: Final = f"""
+    WITH judged AS (
+        SELECT r.*, {LATENCY_BUCKET}, coalesce(r.cost, p.cost) AS final_cost,
+            coalesce(r.currency_code, p.currency_code, '') AS final_currency_code,
+            CASE WHEN {_IS_OFF} THEN {_COST_DETAIL} END AS cost_detail,
+            o.operation_id IS NULL AS is_no_operation,
+            CASE WHEN coalesce(r.cost, p.cost) IS NULL THEN (
+                SELECT w.usage_id FROM unpriced_usages AS w
+                WHERE w.organization_id = r.organization_id AND w.usage_id = r.usage_id
+            ) IS NULL ELSE false END AS is_forgotten
+        FROM (SELECT * FROM usage_records WHERE {{range}}) AS r
+        LEFT JOIN usage_operations AS o ON o.organization_id = r.organization_id AND o.operation_id = r.operation_id
+            AND o.usage_id = r.usage_id AND o.occur_time = r.occur_time
+        LEFT JOIN usage_pricings AS p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id
+        LEFT JOIN price_versions AS v ON v.price_version_id = coalesce(r.price_version_id, p.price_version_id)
+        OFFSET 0
+    ), summed AS (
+        SELECT {hour_key("final_currency_code")}, {hour_sums("final_cost")},
+            {_found("costs_derive_from_prices", "operation_id", "cost_detail", "cost_detail IS NOT NULL", "off")},
+            {
+    _found(
+        "operations_are_usage", "operation_id", "'the usage has no operation'", "is_no_operation", "without_operation"
+    )
+},
+            {
+    _found(
+        "unpriced_usage_waits",
+        "usage_id",
+        "'it has no cost, but does not wait for a price'",
+        "is_forgotten",
+        "forgotten",
+    )
+}
+        FROM judged GROUP BY 1, 2, 3, 4, 5, 6, 7
+    ), compared AS (
+        SELECT organization_id, hour, model, k.requests AS kept_requests, k.cost AS kept_cost, s.requests, s.cost,
+            s.off, s.without_operation, s.forgotten,
+            {" OR ".join(f"coalesce(k.{name}, 0) <> coalesce(s.{name}, 0)" for name in HOUR_SUMS)} AS differs
+        FROM (SELECT * FROM usage_hours WHERE {{hours}}) AS k FULL JOIN summed AS s USING ({", ".join(HOUR_KEY)})
+    )
+    SELECT f.invariant, c.organization_id, f.resource, f.detail
+    FROM (SELECT * FROM compared WHERE differs OR num_nulls(off, without_operation, forgotten) < 3) AS c
+    CROSS JOIN LATERAL (
+        SELECT 'summaries_equal_usage' AS invariant, 'hours/' || c.hour || '/' || c.model AS resource,
+            format('summary has %s requests and cost %s, usage has %s and %s', coalesce(c.kept_requests, 0),
+                coalesce(c.kept_cost, 0), coalesce(c.requests, 0), coalesce(c.cost, 0)) AS detail
+        WHERE c.differs
+        UNION ALL {_reported("off")}
+        UNION ALL {_reported("without_operation")}
+        UNION ALL {_reported("forgotten")}
+    ) AS f
 """
 
-_COUNT_USAGE: Final = f"SELECT count(*) FROM usage_records WHERE {_MINE}"
-_COUNT_OUTBOX: Final = f"SELECT count(*) FROM outbox WHERE {_MINE}"
+_USAGE_OPERATIONS: Final = """
+    SELECT 'operations_are_usage', o.organization_id, 'usages/' || o.operation_id, 'the operation has no usage'
+    FROM (
+        SELECT * FROM usage_operations
+        WHERE {range}
+            AND (CAST(:since_time AS timestamptz) IS NULL OR occur_time >= CAST(:since_time AS timestamptz))
+    ) AS o
+    LEFT JOIN usage_records AS r ON r.organization_id = o.organization_id AND r.occur_time = o.occur_time
+        AND r.usage_id = o.usage_id AND r.operation_id = o.operation_id
+    WHERE r.usage_id IS NULL
+"""
 
-INVARIANTS: Final[Sequence[Invariant]] = (
-    Invariant(
-        "operations_are_usage",
-        "An operation has no usage record, or a usage record has no operation.",
-        f"""
-        SELECT coalesce(o.organization_id, r.organization_id)::text,
-            'usages/' || coalesce(o.operation_id, r.operation_id),
-            CASE WHEN o.usage_id IS NULL THEN 'the usage has no operation' ELSE 'the operation has no usage' END
-        FROM (SELECT * FROM usage_operations WHERE {_MINE}) o
-        FULL JOIN (SELECT * FROM usage_records WHERE {_MINE}) r
-            ON r.organization_id = o.organization_id AND r.occur_time = o.occur_time AND r.usage_id = o.usage_id
-            AND r.operation_id = o.operation_id
-        WHERE o.usage_id IS NULL OR r.usage_id IS NULL
-        """,
-        f"SELECT count(*) FROM usage_operations WHERE {_MINE}",
+_OUTBOX: Final = f"""
+    SELECT 'charges_come_from_usage', x.organization_id, 'charges/' || x.operation_id,
+        CASE WHEN r.usage_id IS NULL THEN 'the charge has no usage'
+            WHEN coalesce(r.charge_kind, p.charge_kind) IS NULL THEN 'the usage must not be charged'
+            WHEN x.state IN ('REFUSED', 'DEAD') THEN 'refused: ' || coalesce(x.last_error_reason, 'unknown')
+            ELSE 'the charge differs from the cost of the usage' END
+    FROM (SELECT * FROM outbox WHERE {{range}}) AS x
+    LEFT JOIN usage_operations AS o ON o.organization_id = x.organization_id AND o.operation_id = x.operation_id
+    LEFT JOIN usage_records AS r
+        ON r.organization_id = o.organization_id AND r.occur_time = o.occur_time AND r.usage_id = o.usage_id
+    LEFT JOIN usage_pricings AS p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id
+    WHERE r.usage_id IS NULL OR coalesce(r.charge_kind, p.charge_kind) IS NULL OR x.state IN ('REFUSED', 'DEAD')
+        OR (x.amount, x.currency_code)
+            IS DISTINCT FROM (coalesce(r.cost, p.cost), coalesce(r.currency_code, p.currency_code))
+    UNION ALL
+    SELECT 'charges_do_not_wait', organization_id, 'charges/' || operation_id,
+        'waiting since ' || create_time || ', last reason ' || coalesce(last_error_reason, 'none')
+    FROM outbox
+    WHERE {{range}} AND state = 'PENDING' AND create_time < CAST(:now AS timestamptz) - interval '{LAG_MAX_S} s'
+"""
+
+_UNPRICED_USAGES: Final = """
+    SELECT 'unpriced_usage_waits', w.organization_id, 'usages/' || w.usage_id,
+        CASE WHEN r.usage_id IS NULL THEN 'it waits for a price, but does not exist'
+            ELSE 'it waits for a price, but has a cost' END
+    FROM (SELECT * FROM unpriced_usages WHERE {range}) AS w
+    LEFT JOIN usage_records AS r
+        ON r.organization_id = w.organization_id AND r.occur_time = w.occur_time AND r.usage_id = w.usage_id
+    LEFT JOIN usage_pricings AS p ON p.organization_id = w.organization_id AND p.usage_id = w.usage_id
+    WHERE r.usage_id IS NULL OR coalesce(r.cost, p.cost) IS NOT NULL
+"""
+
+# Looks for partitions in the schema where usage is, which is the first on the search path.
+_MISSING_MONTHS: Final = """
+    SELECT 'months_are_ready', NULL, 'partitions/' || to_char(month AT TIME ZONE 'UTC', 'YYYY_MM'), 'is missing'
+    FROM generate_series(date_trunc('month', CAST(:now AS timestamptz), 'UTC'),
+        date_trunc('month', CAST(:now AS timestamptz), 'UTC') + interval '3 months', interval '1 month') AS month
+    WHERE NOT EXISTS (
+        SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE n.nspname = current_schema()
+            AND c.relname = 'usage_records_' || to_char(month AT TIME ZONE 'UTC', 'YYYY_MM'))
+"""
+
+_IN_DEFAULT: Final = """
+    SELECT 'months_are_ready', organization_id, 'usages/' || operation_id, 'in the default partition at ' || occur_time
+    FROM usage_records_default WHERE {range}
+"""
+
+_OCCURRED: Final = (ORGANIZATION, Column("occur_time", "timestamptz"))
+_BY_OPERATION: Final = (ORGANIZATION, Column("operation_id", "text"))
+_SINCE_HOUR: Final = "{column} >= date_trunc('hour', CAST(:since_time AS timestamptz), 'UTC')"
+
+WALKS: Final[Sequence[Walk]] = (
+    Walk(
+        "usage_records",
+        _OCCURRED,
+        (_OPERATIONS, _SUMMARIES, _COSTS, _UNPRICED),
+        _USAGE,
+        since=_SINCE_HOUR.format(column="occur_time"),
+        # Hours are compared whole: a range ends with the last microsecond of an hour.
+        bound=(
+            "organization_id",
+            "date_trunc('hour', occur_time, 'UTC') + interval '1 hour' - interval '1 microsecond'",
+        ),
+        others=(OtherRange("hours", ("organization_id", "hour"), _SINCE_HOUR.format(column="hour")),),
     ),
-    Invariant(
-        "charges_come_from_usage",
-        "A charge in the outbox differs from the cost of its usage, has no usage, or was refused by billing.",
-        f"""
-        SELECT x.organization_id::text, 'charges/' || x.operation_id,
-            CASE WHEN u.usage_id IS NULL THEN 'the charge has no usage'
-                WHEN u.final_kind IS NULL THEN 'the usage must not be charged'
-                WHEN x.state = 'REFUSED' THEN 'refused: ' || coalesce(x.last_error_reason, 'unknown')
-                ELSE 'the charge differs from the cost of the usage' END
-        FROM (SELECT * FROM outbox WHERE {_MINE}) x
-        LEFT JOIN usage_operations o ON o.organization_id = x.organization_id AND o.operation_id = x.operation_id
-        LEFT JOIN ({_USAGE_WITH_COST}) u
-            ON u.organization_id = o.organization_id AND u.occur_time = o.occur_time AND u.usage_id = o.usage_id
-        WHERE u.usage_id IS NULL OR u.final_kind IS NULL OR x.state = 'REFUSED'
-            OR (x.amount, x.currency_code) IS DISTINCT FROM (u.final_cost, u.final_currency_code)
-        """,
-        _COUNT_OUTBOX,
-    ),
-    Invariant(
-        "charges_do_not_wait",
-        f"A charge has been waiting for billing for more than {LAG_MAX_S} seconds.",
-        f"""
-        SELECT organization_id::text, 'charges/' || operation_id,
-            'waiting since ' || create_time || ', last reason ' || coalesce(last_error_reason, 'none')
-        FROM outbox
-        WHERE {_MINE} AND state = 'PENDING'
-            AND create_time < CAST(:now AS timestamptz) - interval '{LAG_MAX_S} s'
-        """,
-        _COUNT_OUTBOX,
-    ),
-    Invariant(
-        "summaries_equal_usage",
-        "An hourly summary differs from the sum of its usage records.",
-        f"""
-        WITH usage AS ({_USAGE_WITH_COST}), summed AS (
-            SELECT {hour_key("final_currency_code")}, {hour_sums("final_cost")} FROM usage GROUP BY 1, 2, 3, 4, 5, 6, 7
-        ), kept AS (SELECT * FROM usage_hours WHERE {_MINE})
-        SELECT coalesce(k.organization_id, s.organization_id)::text,
-            'hours/' || coalesce(k.hour, s.hour) || '/' || coalesce(k.model, s.model),
-            format('summary has %s requests and cost %s, usage has %s and %s', k.requests, k.cost, s.requests, s.cost)
-        FROM kept k FULL JOIN summed s USING ({", ".join(HOUR_KEY)})
-        WHERE {" OR ".join(f"coalesce(k.{name}, 0) <> coalesce(s.{name}, 0)" for name in HOUR_SUMS)}
-        """,
-        f"SELECT count(*) FROM usage_hours WHERE {_MINE}",
-    ),
-    Invariant(
-        "months_are_ready",
-        "A usage record is in the default partition, or a partition of this or the next three months is missing.",
-        f"""
-        SELECT organization_id::text, 'usages/' || operation_id, 'in the default partition at ' || occur_time
-        FROM usage_records_default WHERE {_MINE}
-        UNION ALL
-        SELECT '', 'partitions/' || to_char(month, 'YYYY_MM'), 'is missing'
-        FROM generate_series(date_trunc('month', CAST(:now AS timestamptz), 'UTC'),
-            date_trunc('month', CAST(:now AS timestamptz), 'UTC') + interval '3 months', interval '1 month') AS month
-        WHERE to_regclass('usage_records_' || to_char(month AT TIME ZONE 'UTC', 'YYYY_MM')) IS NULL
-        """,
-        f"SELECT count(*) FROM usage_records_default WHERE {_MINE}",
-    ),
-    Invariant(
-        "costs_derive_from_prices",
-        "The cost of a usage record differs from its tokens times the prices of its price version.",
-        f"""
-        SELECT r.organization_id::text, 'usages/' || r.operation_id,
-            format('its cost is %s, but its price version gives %s', r.final_cost, {_ROUNDED})
-        FROM ({_USAGE_WITH_COST}) r LEFT JOIN price_versions v ON v.price_version_id = r.final_version_id
-        WHERE r.final_cost IS NOT NULL AND (v.price_version_id IS NULL OR r.final_cost IS DISTINCT FROM {_ROUNDED}
-            OR r.final_currency_code <> v.currency_code)
-        """,
-        _COUNT_USAGE,
-    ),
-    Invariant(
-        "unpriced_usage_waits",
-        "A usage record without a cost is not waiting for a price, or one with a cost is.",
-        f"""
-        SELECT coalesce(u.organization_id, w.organization_id)::text, 'usages/' || coalesce(u.usage_id, w.usage_id),
-            CASE WHEN w.usage_id IS NULL THEN 'it has no cost, but does not wait for a price'
-                ELSE 'it waits for a price, but has a cost' END
-        FROM (SELECT * FROM ({_USAGE_WITH_COST}) c WHERE final_cost IS NULL) u
-        FULL JOIN (SELECT * FROM unpriced_usages WHERE {_MINE}) w
-            ON w.organization_id = u.organization_id AND w.usage_id = u.usage_id
-        WHERE u.usage_id IS NULL OR w.usage_id IS NULL
-        """,
-        f"SELECT count(*) FROM unpriced_usages WHERE {_MINE}",
-    ),
-    AUDIT_INVARIANT,
+    Walk("usage_operations", _BY_OPERATION, (_OPERATIONS,), _USAGE_OPERATIONS),
+    Walk("outbox", _BY_OPERATION, (_CHARGES, _WAITING), _OUTBOX),
+    Walk("unpriced_usages", (ORGANIZATION, Column("usage_id", "uuid")), (_UNPRICED,), _UNPRICED_USAGES),
+    Walk("usage_records_default", (*_OCCURRED, Column("usage_id", "uuid")), (_MONTHS,), _IN_DEFAULT),
+    Walk("partitions", (), (_MONTHS,), _MISSING_MONTHS, organization_column=""),
+    *AUDIT_WALKS,
 )

@@ -116,7 +116,9 @@ class Ledger:
         ]
         assert pieces[-1].WhichOneof("piece") == "summary"
         assert all(check.invariant for check in pieces[-1].summary.checks)
-        return [f"{p.finding.invariant}: {p.finding.resource}: {p.finding.detail}" for p in pieces[:-1]]
+        return [
+            f"{p.finding.invariant}: {p.finding.resource}: {p.finding.detail}" for p in pieces if p.HasField("finding")
+        ]
 
 
 async def refusal(call: Awaitable[_T]) -> Refused:
@@ -162,7 +164,7 @@ class BillingServer:
                 standing = self.callers.operator()
                 yield Ledger(channel, lambda: standing if clock is None else self._credentials_at(clock))
         finally:
-            await service.stop(grace_s=2)
+            await service.stop(grace_s=0)
 
     def _credentials_at(self, clock: Clock) -> Metadata:
         """An operator's credentials that are valid at the time of the server's clock."""

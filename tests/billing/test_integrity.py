@@ -1,23 +1,32 @@
 """The invariants find nothing in a consistent ledger, and find each kind of damage."""
 
+import asyncio
 import random
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
 import asyncpg
+import grpc
 import pytest
 
 from libs.common.charge_filter import ChargeFilter
 from libs.common.clock import SystemClock
 from libs.common.database_url import plain_url
+from libs.common.ids import first_id_of
+from libs.common.integrity.domain import Finding, Summary
+from libs.common.integrity.verification import Verification
 from libs.common.shards import Shards
+from libs.common.status import reason_of
 from services.billing.charge.charges import Charges
+from services.billing.invariants import WALKS
 from services.billing.ledger.domain import Capture, Credit, Place, SystemAccount
 from services.billing.ledger.engine import Engine
 from services.billing.ledger.history import History
 from tests.billing.support import BillingServer, Ledger, organization, usd
+from tests.support.invariants import findings_of
 from tests.support.sharded import execute_in_shards
-from tollhouse.billing.v1 import charge_pb2
+from tollhouse.billing.v1 import charge_pb2, ledger_pb2
 from tollhouse.common.v1 import integrity_pb2 as pb
 
 VISIBLE: Final = "".join(map(chr, range(0x21, 0x7F)))
@@ -52,16 +61,218 @@ async def _live(ledger: Ledger) -> str:
     return org
 
 
+# More damage to the chains of movements, with what is found for it. "move" is a transfer between two projects.
+BROKEN_CHAINS: Final = {
+    "a movement in the middle is gone": (
+        "DELETE FROM billing.transactions WHERE operation_id = 'captured'",
+        {"movements_follow_each_other", "holds_end_once"},
+    ),
+    "the last movement is gone": (
+        "DELETE FROM billing.transactions WHERE operation_id = 'late'",
+        {"accounts_equal_their_movements"},
+    ),
+    "the account is gone": (
+        "DELETE FROM billing.accounts WHERE organization_id = owner_id",
+        {"accounts_equal_their_movements"},
+    ),
+    "the account is in another currency": (
+        "UPDATE billing.accounts SET currency_code = 'EUR' WHERE organization_id <> owner_id",
+        {"accounts_equal_their_movements"},
+    ),
+    "one movement is in another currency": (
+        "UPDATE billing.transactions SET currency_code = 'EUR' WHERE operation_id = 'work'",
+        {"accounts_equal_their_movements", "movements_follow_each_other"},
+    ),
+    "an amount and the balance after it are wrong": (
+        (
+            "UPDATE billing.transactions SET amount = amount + 1, requested_amount = amount + 1,"
+            " balance_after = balance_after - 1 WHERE operation_id = 'work'"
+        ),
+        {"movements_follow_each_other"},
+    ),
+    "the balance of the other account is wrong": (
+        "UPDATE billing.transactions SET counter_balance_after = 7 WHERE operation_id = 'move'",
+        {"movements_follow_each_other"},
+    ),
+    "a movement of the other account has a number that is taken": (
+        "UPDATE billing.transactions SET counter_sequence = 1 WHERE operation_id = 'move'",
+        {"movements_follow_each_other"},
+    ),
+    "a movement is earlier than the one before it": (
+        "UPDATE billing.transactions SET create_time = create_time - interval '1 day' WHERE operation_id = 'work'",
+        {"movements_follow_each_other"},
+    ),
+    "an account of zero movements has money": (
+        (
+            "INSERT INTO billing.accounts SELECT organization_id, gen_random_uuid(), gen_random_uuid(), 'USD', 5, 0, 0,"
+            " 0, 'OPEN', NULL, NULL, 1, 1, NULL, NULL, NULL, now(), now() FROM billing.accounts LIMIT 1"
+        ),
+        {"accounts_equal_their_movements"},
+    ),
+}
+
+
 @pytest.mark.parametrize("invariant", DAMAGE)
-async def test_planted_damage_is_found(server: BillingServer, database_admin_url: str, invariant: str) -> None:
+async def test_planted_damage_is_found(
+    server: BillingServer, database_admin_url: str, billing_shards: Shards, invariant: str
+) -> None:
     async with server.start() as ledger:
+        await _live(ledger)
         await _live(ledger)
         assert await ledger.findings() == []
         await execute_in_shards(database_admin_url, DAMAGE[invariant])
         assert invariant in {finding.split(":")[0] for finding in await ledger.findings()}
+    await _found_wherever_ranges_end(billing_shards)
 
 
-async def test_every_invariant_has_its_damage(ledger: Ledger) -> None:
+@pytest.mark.parametrize("broken", BROKEN_CHAINS)
+async def test_broken_chain_of_movements_is_found_wherever_ranges_of_rows_end(
+    server: BillingServer, database_admin_url: str, billing_shards: Shards, broken: str
+) -> None:
+    statement, invariants = BROKEN_CHAINS[broken]
+    async with server.start() as ledger:
+        await _with_transfers(ledger)
+        await _with_transfers(ledger)
+        assert await ledger.findings() == []
+    await execute_in_shards(database_admin_url, statement)
+    assert {finding.invariant for finding in await _found_wherever_ranges_end(billing_shards)} == invariants
+
+
+async def test_check_during_live_writes_finds_no_violation(server: BillingServer, billing_shards: Shards) -> None:
+    organizations = [(organization(), organization()) for _ in range(3)]
+    async with server.start() as ledger:
+
+        async def work(org: str, project: str, worker: int) -> None:
+            for number in range(15):
+                name = f"{worker}-{number}"
+                await ledger.credit(org, f"in-{name}", "9", project_id=project)
+                await ledger.transfer(org, f"move-{name}", "2", project, "")
+                await ledger.hold(org, name, "1")
+                await ledger.capture(org, name, "0.5")
+                done = await ledger.debit(org, f"out-{name}", "0.5", mode=ledger_pb2.DEBIT_MODE_MUST_POST)
+                await ledger.reverse(org, f"back-{name}", done.transaction.transaction_id, "0.25")
+
+        for org, _ in organizations:
+            await ledger.credit(org, "start", "1")
+        workers = asyncio.gather(*(work(org, project, worker) for org, project in organizations for worker in range(3)))
+        rounds = 0
+        while not workers.done():
+            assert await findings_of(_verification(billing_shards, 7)) == []
+            rounds += 1
+        await workers
+        assert rounds > 3
+
+
+async def test_since_time_leaves_out_older_movements_and_checks_newer_ones(
+    server: BillingServer, database_admin_url: str, billing_shards: Shards
+) -> None:
+    async with server.start() as ledger:
+        org = organization()
+        for name in ("first", "old", "new", "newest"):
+            await ledger.credit(org, name, "1")
+    before = (datetime.now(UTC) - timedelta(days=2)).replace(microsecond=0)
+    await execute_in_shards(
+        database_admin_url,
+        "UPDATE billing.transactions SET create_time = $1, overdrawn = true,"
+        " transaction_id = overlay(CAST(transaction_id AS text) PLACING $2 FROM 1)::uuid"
+        " WHERE operation_id IN ('first', 'old')",
+        before,
+        first_id_of(before)[:13],
+    )
+
+    async def found(since_time: datetime | None) -> set[str]:
+        pieces = [piece async for piece in _verification(billing_shards, 2).verify(org, since_time)]
+        summary = pieces[-1]
+        assert isinstance(summary, Summary)
+        assert summary.checks[0].rows_examined == (4 if since_time is None else 2)
+        return {f"{piece.invariant} {piece.resource}" for piece in pieces if isinstance(piece, Finding)}
+
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    old = {f"guarded_movements_keep_the_limit operations/{name}" for name in ("first", "old")}
+    assert await found(None) == old
+    assert await found(yesterday) == set()
+    # The first movement since then is compared with the one before it.
+    await execute_in_shards(
+        database_admin_url, "UPDATE billing.transactions SET balance_after = 7 WHERE operation_id = 'old'"
+    )
+    assert {finding.split()[0] for finding in await found(yesterday)} == {"movements_follow_each_other"}
+
+
+async def test_check_of_one_organization_finds_its_own_violations_only(
+    server: BillingServer, database_admin_url: str
+) -> None:
+    async with server.start() as ledger:
+        damaged, other = await _live(ledger), await _live(ledger)
+        await execute_in_shards(
+            database_admin_url,
+            "UPDATE billing.transactions SET overdrawn = true WHERE operation_id = 'late' AND organization_id = $1",
+            damaged,
+        )
+        for org, expected in (
+            (damaged, {damaged}),
+            (damaged.upper(), {damaged}),
+            (other, set()),
+            (organization(), set()),
+        ):
+            request = pb.VerifyInvariantsRequest(organization_id=org)
+            pieces = [piece async for piece in ledger.integrity.VerifyInvariants(request, metadata=ledger.metadata)]
+            assert {piece.finding.organization_id for piece in pieces if piece.HasField("finding")} == expected
+            assert {check.invariant for check in pieces[-1].summary.checks} == set(DAMAGE)
+
+
+async def test_check_that_cannot_read_a_table_fails_and_has_no_summary(
+    server: BillingServer, database_admin_url: str
+) -> None:
+    async with server.start() as ledger:
+        await _live(ledger)
+        connection = await asyncpg.connect(plain_url(database_admin_url))
+        pieces: list[pb.VerifyInvariantsResponse] = []
+        try:
+            async with connection.transaction():
+                for lock in in_each_shard("LOCK TABLE billing.holds IN ACCESS EXCLUSIVE MODE"):
+                    await connection.execute(lock)
+                with pytest.raises(grpc.aio.AioRpcError) as failed:
+                    await _read_all(ledger, pieces)
+        finally:
+            await connection.close()
+        assert reason_of(failed.value) == "CHECK_FAILED"
+        assert "captures_have_holds" in (failed.value.details() or "")
+        assert "transactions from the first on" in (failed.value.details() or "")
+        assert not any(piece.HasField("summary") for piece in pieces)
+        assert await ledger.findings() == []
+
+
+async def _read_all(ledger: Ledger, pieces: list[pb.VerifyInvariantsResponse]) -> None:
+    async for piece in ledger.integrity.VerifyInvariants(pb.VerifyInvariantsRequest(), metadata=ledger.metadata):
+        pieces.append(piece)  # noqa: PERF401 -- what came before the failure is looked at.
+
+
+async def _with_transfers(ledger: Ledger) -> None:
+    org = organization()
+    project = organization()
+    await ledger.credit(org, "top-up", "10")
+    await ledger.credit(org, "to-project", "5", project_id=project)
+    await ledger.debit(org, "work", "2")
+    await ledger.transfer(org, "move", "1", project, "")
+    await ledger.hold(org, "captured", "3")
+    await ledger.capture(org, "captured", "2")
+    await ledger.transfer(org, "back", "1", "", project)
+    await ledger.debit(org, "late", "1")
+
+
+def _verification(shards: Shards, rows_max: int) -> Verification:
+    return Verification(shards, SystemClock(), WALKS, rows_max=rows_max)
+
+
+async def _found_wherever_ranges_end(shards: Shards) -> list[Finding]:
+    """Return what is found in ranges that hold everything, after making sure that shorter ones find the same."""
+    found = await findings_of(_verification(shards, 10_000))
+    for rows_max in (1, 2, 3):
+        assert await findings_of(_verification(shards, rows_max)) == found
+    return found
+
+
+async def test_every_invariant_has_itsexecute_in_shards(ledger: Ledger) -> None:
     pieces = [
         piece
         async for piece in ledger.integrity.VerifyInvariants(pb.VerifyInvariantsRequest(), metadata=ledger.metadata)
@@ -113,7 +324,7 @@ async def test_operation_ids_are_in_byte_order_whatever_the_locale_of_the_databa
     try:
         columns = await connection.fetch("""
             SELECT table_schema || '.' || table_name, collation_name FROM information_schema.columns
-            WHERE table_schema IN ('billing', 'metering') AND column_name = 'operation_id'
+            WHERE table_schema IN ('billing_00', 'metering_00') AND column_name = 'operation_id'
         """)
     finally:
         await connection.close()

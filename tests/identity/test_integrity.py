@@ -77,7 +77,7 @@ async def _verify(identity: Identity) -> tuple[list[pb.Finding], pb.VerifyInvari
     async for message in identity.integrity.VerifyInvariants(pb.VerifyInvariantsRequest(), metadata=identity.metadata):
         if message.HasField("finding"):
             findings.append(message.finding)
-        else:
+        elif message.HasField("summary"):
             return findings, message.summary
     raise AssertionError("the stream ended without a summary")
 

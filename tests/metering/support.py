@@ -25,6 +25,7 @@ from libs.common.status import reason_of
 from services.billing.__main__ import build as build_billing
 from services.billing.settings import BillingSettings
 from services.identity.__main__ import build as build_identity
+from services.identity.api_key.secret import new_secret
 from services.metering.__main__ import build as build_metering
 from services.metering.settings import MeteringSettings
 from tests.billing.support import Ledger
@@ -164,7 +165,7 @@ class Platform:
 
     async def close(self) -> None:
         if self.metering_service is not None:
-            await self.metering_service.stop(1)
+            await self.metering_service.stop(0)
         await self.stop_billing()
         await self._stack.aclose()
 
@@ -189,10 +190,23 @@ class Platform:
         settings = identity_settings(self.callers, self.urls["identity"], self.folder, PEPPERS)
         service = await build_identity(settings.model_copy(update={"port": self.identity_port}), self.clock)
         await service.start()
-        self._stack.push_async_callback(service.stop, 1)
+        self._stack.push_async_callback(service.stop, 0)
         channel = await self._stack.enter_async_context(self._channel(self.identity_port))
         self.identity = Identity(service, self.identity_port, channel, self.callers.operator())
+        if self.metering_service is not None:
+            await eventually(self._metering_reaches_identity, bool)
         return self.identity
+
+    async def _metering_reaches_identity(self) -> bool:
+        """Whether metering has connected to identity, which it began to try before identity was there."""
+        request = admission_pb2.AuthorizeRequest(operation_id=new_id(), api_key=new_secret(live=True), model="gpt-4o")
+        try:
+            await self.metering.authorize(request)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            return False
+        return True
 
     async def start_metering(self) -> Metering:
         """Start a process's worth of metering; the stubs lead to the last one started."""

@@ -2,7 +2,6 @@ from decimal import Decimal
 
 import grpc
 
-from libs.common.ids import new_id
 from tests.metering.support import Metering, Platform, eventually, refused, settlement, usage
 from tollhouse.billing.v1 import account_pb2
 from tollhouse.metering.v1 import admission_pb2, charge_pb2, usage_pb2
@@ -172,51 +171,3 @@ async def test_two_processes_with_the_same_operations_charge_each_once(
         assert await metering.findings() == []
     finally:
         await service.stop(0)
-
-
-PLANTED = {
-    "operations_are_usage": ("DELETE FROM metering.usage_operations WHERE operation_id = 'call-1'"),
-    "charges_come_from_usage": (
-        "INSERT INTO metering.outbox SELECT organization_id, 'ghost', 'DEBIT', 'PENDING', 1, 'USD', NULL, 'm', 0,"
-        " NULL,"
-        " now() + interval '1 hour', now() FROM metering.usage_records LIMIT 1"
-    ),
-    "charges_do_not_wait": (
-        "INSERT INTO metering.outbox SELECT organization_id, operation_id, 'DEBIT', 'PENDING', cost, 'USD', NULL,"
-        " 'm', 0, NULL, now() + interval '1 hour', now() - interval '2 min' FROM metering.usage_records"
-        " WHERE operation_id = 'call-1'"
-    ),
-    "summaries_equal_usage": ("UPDATE metering.usage_hours SET output = output + 1"),
-    "months_are_ready": (
-        "INSERT INTO metering.usage_records (organization_id, occur_time, usage_id, operation_id, model, input,"
-        " output, cache_read, cache_write, reasoning, audio_input, audio_output, image, partial, create_time)"
-        " VALUES (gen_random_uuid(), '2001-01-01', gen_random_uuid(), 'old', 'm', 0, 0, 0, 0, 0, 0, 0, 0, false, now())"
-    ),
-    "costs_derive_from_prices": (
-        "UPDATE metering.usage_records SET cost = cost + 0.000000001 WHERE operation_id = 'call-1'"
-    ),
-    "unpriced_usage_waits": (
-        "INSERT INTO metering.unpriced_usages SELECT organization_id, usage_id, '2001-01-01', model"
-        " FROM metering.usage_records WHERE operation_id = 'call-1'"
-    ),
-    "audit_events_are_chained": (
-        "UPDATE metering.audit_events SET sequence = sequence + 1 WHERE sequence = (SELECT max(sequence)"
-        " FROM metering.audit_events)"
-    ),
-}
-
-
-async def test_every_invariant_fires_on_planted_damage_and_is_silent_before(
-    platform: Platform, metering: Metering, organization_id: str
-) -> None:
-    await metering.record_batch([usage(organization_id, f"call-{number}") for number in range(3)])
-    await metering.record(usage(new_id(), "free", model="mystery"))
-    await platform.settled()
-    assert await metering.findings() == []
-
-    fired = set()
-    for statement in PLANTED.values():
-        await platform.execute(statement)
-        fired |= {finding.split(" ")[0] for finding in await metering.findings()}
-
-    assert fired >= set(PLANTED)

@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 
 import grpc
 
-from libs.common.integrity.domain import Finding, Summary
+from libs.common.integrity.domain import Finding, Progress, Summary
 from libs.common.integrity.verification import Verification
-from libs.common.timestamps import render_time
+from libs.common.timestamps import parse_optional_time, render_time
 from tollhouse.common.v1 import integrity_pb2 as pb
 from tollhouse.common.v1 import integrity_pb2_grpc as rpc
 
@@ -20,11 +20,12 @@ class IntegrityServicer(rpc.IntegrityServiceServicer):
     async def VerifyInvariants(
         self, request: pb.VerifyInvariantsRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.VerifyInvariantsResponse]:
-        async for piece in self._verification.verify(request.organization_id.lower() or None):
+        since_time = parse_optional_time("since_time", request.since_time, present=request.HasField("since_time"))
+        async for piece in self._verification.verify(request.organization_id.lower() or None, since_time):
             yield _render(piece)
 
 
-def _render(piece: Finding | Summary) -> pb.VerifyInvariantsResponse:
+def _render(piece: Finding | Progress | Summary) -> pb.VerifyInvariantsResponse:
     if isinstance(piece, Finding):
         finding = pb.Finding(
             invariant=piece.invariant,
@@ -33,12 +34,18 @@ def _render(piece: Finding | Summary) -> pb.VerifyInvariantsResponse:
             detail=piece.detail,
         )
         return pb.VerifyInvariantsResponse(finding=finding)
+    if isinstance(piece, Progress):
+        progress = pb.VerifyInvariantsProgress(
+            table=piece.table, rows_examined=piece.rows_examined, rows_estimated=piece.rows_estimated
+        )
+        return pb.VerifyInvariantsResponse(progress=progress)
     checks = [
         pb.InvariantCheck(
             invariant=check.invariant,
             description=check.description,
             rows_examined=check.rows_examined,
             findings=check.findings,
+            more_findings=check.more_findings,
         )
         for check in piece.checks
     ]

@@ -1,28 +1,146 @@
-"""Running the statements of an invariant."""
+"""Running the statements of a walk."""
 
-from datetime import datetime
+import re
+from typing import Final
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.common.integrity.domain import Invariant
+from libs.common.integrity.domain import Finding, Key, Range, Scope, Walk
+
+_PARAMETER: Final = re.compile(r"(?<![:\w]):(\w+)")
+
+# Every range is found by an index, and every other row by its key. Without statistics, or with those of an organization
+# that has nearly all rows, the planner would think that reading a whole table is cheaper.
+_SETTINGS: Final = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "max_parallel_workers_per_gather": "0",
+    "plan_cache_mode": "force_custom_plan",
+    "work_mem": "64MB",
+}
+_SET: Final = "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items())
+
+# What the statistics say, of a table or of all its partitions.
+_ESTIMATE: Final = """
+SELECT coalesce(sum(greatest(reltuples, 0)), 0)::bigint FROM pg_class
+WHERE oid = to_regclass(:name) OR oid IN (SELECT relid FROM pg_partition_tree(to_regclass(:name)) WHERE isleaf)
+"""
 
 
-async def find_violations(
-    tx: AsyncConnection, invariant: Invariant, organization_id: str | None, now: datetime, limit: int
-) -> list[tuple[str, str, str]]:
-    """Return the violations of an invariant as (organization, resource, detail), at most `limit`."""
-    statement = f"SELECT * FROM ({invariant.violations}) v LIMIT :limit"  # noqa: S608 -- a constant of ours.
-    found = await tx.execute(text(statement), _values(statement, organization_id, now, limit))
-    return [(str(row[0] or ""), row[1], row[2]) for row in found]
+async def prepare(tx: AsyncConnection) -> None:
+    """Set the transaction up for the statements of a walk."""
+    await tx.execute(text(_SET))
 
 
-async def count_examined(tx: AsyncConnection, invariant: Invariant, organization_id: str | None, now: datetime) -> int:
-    """Return how many rows an invariant is checked over."""
-    values = _values(invariant.examined, organization_id, now, 0)
-    return int((await tx.execute(text(invariant.examined), values)).scalar_one())
+async def estimate_rows(tx: AsyncConnection, walk: Walk) -> int:
+    """Return roughly how many rows the table has; 0 if nobody knows."""
+    return int((await tx.execute(text(_ESTIMATE), {"name": walk.table})).scalar_one())
 
 
-def _values(statement: str, organization_id: str | None, now: datetime, limit: int) -> dict[str, object]:
-    values = {"organization_id": organization_id, "now": now, "limit": limit}
-    return {name: value for name, value in values.items() if f":{name}" in statement}
+async def find_bound(tx: AsyncConnection, walk: Walk, scope: Scope, after: Key | None, count: int) -> Key | None:
+    """Return where a range of so many rows ends; None if there are fewer. Reads the index alone."""
+    statement = f"{_keys(walk, scope, Range(after, None))} OFFSET {count - 1} LIMIT 1"
+    row = (await tx.execute(text(statement), _values(statement, scope, Range(after, None)))).first()
+    return None if row is None else tuple(row)
+
+
+async def count_rows(tx: AsyncConnection, walk: Walk, scope: Scope, range_: Range) -> int:
+    """Return how many rows a range has. Reads the index alone."""
+    statement = f"SELECT count(*) FROM ({_keys(walk, scope, range_)} OFFSET 0) AS key"  # noqa: S608 -- constants of ours.
+    return int((await tx.execute(text(statement), _values(statement, scope, range_))).scalar_one())
+
+
+async def find_violations(tx: AsyncConnection, walk: Walk, scope: Scope, range_: Range, limit: int) -> list[Finding]:
+    """Return the violations in a range, at most `limit` of each invariant."""
+    violations = walk.violations.replace("{range}", _condition(walk, scope, range_))
+    for other in walk.others:
+        condition = _conditions(walk, scope, range_, other.columns, other.since)
+        violations = violations.replace(f"{{{other.placeholder}}}", condition)
+    statement = f"""
+        SELECT invariant, organization_id, resource, detail FROM (
+            SELECT *, row_number() OVER (PARTITION BY invariant) AS number
+            FROM ({violations}) AS violation (invariant, organization_id, resource, detail)
+        ) AS numbered WHERE number <= {limit}
+    """  # noqa: S608 -- constants of ours; values are bound.
+    found = await tx.execute(text(statement), _values(statement, scope, range_))
+    return [Finding(row[0], str(row[1] or ""), row[2], row[3]) for row in found]
+
+
+def _keys(walk: Walk, scope: Scope, range_: Range) -> str:
+    """Return the query for the ends of ranges at each row of a range, in the order of the key, from the index alone."""
+    names = ", ".join(column.name for column in walk.key)
+    conditions = [_condition(walk, scope, Range(None, None))]
+    for end, operator, key in (("after", ">", range_.after), ("until", "<=", range_.until)):
+        if key is not None:
+            values = ", ".join(_value(walk, end, number) for number in range(len(walk.key)))
+            conditions.append(f"({names}) {operator} ({values})")
+    return (
+        f"SELECT {', '.join(walk.bound) or names} FROM {walk.table} "  # noqa: S608 -- constants of ours.
+        f"WHERE {' AND '.join(conditions)} ORDER BY {names}"
+    )
+
+
+def _condition(walk: Walk, scope: Scope, range_: Range) -> str:
+    return _conditions(walk, scope, range_, tuple(column.name for column in walk.key), walk.since)
+
+
+def _conditions(walk: Walk, scope: Scope, range_: Range, columns: tuple[str, ...], since: str) -> str:
+    """Return the condition for a range of one table."""
+    parts = [_between(walk, range_, columns)]
+    if scope.organization_id is not None and walk.organization_column:
+        parts.append(f"{walk.organization_column} = CAST(:organization_id AS uuid)")
+    if scope.since_time is not None and since:
+        parts.append(since)
+    return " AND ".join(part for part in parts if part) or "true"
+
+
+def _between(walk: Walk, range_: Range, columns: tuple[str, ...]) -> str:
+    """Return the condition for keys between two: of the first one's organization, of those between, of the last one's.
+
+    A single comparison of rows would say the same. But the planner takes any index led by the organization for it, and
+    then reads all rows of an organization for each range of it.
+    """
+    after, until = range_.after, range_.until
+    if after is None and until is None:
+        return ""
+    first, *rest = columns
+    low, high = _value(walk, "after", 0), _value(walk, "until", 0)
+    if not rest:
+        ends = (f"{first} > {low}" if after else "", f"{first} <= {high}" if until else "")
+        return " AND ".join(end for end in ends if end)
+    beyond_low = f"({', '.join(rest)}) > ({_values_of_rest(walk, 'after')})"
+    up_to_high = f"({', '.join(rest)}) <= ({_values_of_rest(walk, 'until')})"
+    if after and until and after[0] == until[0]:
+        return f"{first} = {low} AND {beyond_low} AND {up_to_high}"
+    pieces = []
+    if after:
+        pieces.append(f"{first} = {low} AND {beyond_low}")
+    ends = (f"{first} > {low}" if after else "", f"{first} < {high}" if until else "")
+    pieces.append(" AND ".join(end for end in ends if end))
+    if until:
+        pieces.append(f"{first} = {high} AND {up_to_high}")
+    return f"({' OR '.join(pieces)})"
+
+
+def _values_of_rest(walk: Walk, end: str) -> str:
+    return ", ".join(_value(walk, end, number) for number in range(1, len(walk.key)))
+
+
+def _value(walk: Walk, end: str, number: int) -> str:
+    return f"CAST(:{end}_{number} AS {walk.key[number].kind})"
+
+
+def _values(statement: str, scope: Scope, range_: Range) -> dict[str, object]:
+    """Return the values of the parameters that a statement has."""
+    values: dict[str, object] = {
+        "organization_id": scope.organization_id,
+        "now": scope.now,
+        "since_time": scope.since_time,
+        "since_id": scope.since_id,
+    }
+    for end, key in (("after", range_.after), ("until", range_.until)):
+        values |= {f"{end}_{number}": value for number, value in enumerate(key or ())}
+    named = set(_PARAMETER.findall(statement))
+    return {name: value for name, value in values.items() if name in named}

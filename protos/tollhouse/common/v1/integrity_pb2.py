@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tollhouse.common.v1 import access_pb2 as tollhouse_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tollhouse/common/v1/integrity.proto\x12\x13tollhouse.common.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\"W\n\x07\x46inding\x12\x11\n\tinvariant\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x10\n\x08resource\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"a\n\x0eInvariantCheck\x12\x11\n\tinvariant\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x15\n\rrows_examined\x18\x03 \x01(\x03\x12\x10\n\x08\x66indings\x18\x04 \x01(\x03\"?\n\x17VerifyInvariantsRequest\x12$\n\x0forganization_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\x95\x01\n\x18VerifyInvariantsResponse\x12/\n\x07\x66inding\x18\x01 \x01(\x0b\x32\x1c.tollhouse.common.v1.FindingH\x00\x12?\n\x07summary\x18\x02 \x01(\x0b\x32,.tollhouse.common.v1.VerifyInvariantsSummaryH\x00\x42\x07\n\x05piece\"\x81\x01\n\x17VerifyInvariantsSummary\x12\x33\n\x06\x63hecks\x18\x01 \x03(\x0b\x32#.tollhouse.common.v1.InvariantCheck\x12\x31\n\rsnapshot_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xb1\x01\n\x10IntegrityService\x12\x9c\x01\n\x10VerifyInvariants\x12,.tollhouse.common.v1.VerifyInvariantsRequest\x1a-.tollhouse.common.v1.VerifyInvariantsResponse\")\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/invariants:verify0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tollhouse/common/v1/integrity.proto\x12\x13tollhouse.common.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\"W\n\x07\x46inding\x12\x11\n\tinvariant\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x10\n\x08resource\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"x\n\x0eInvariantCheck\x12\x11\n\tinvariant\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x15\n\rrows_examined\x18\x03 \x01(\x03\x12\x10\n\x08\x66indings\x18\x04 \x01(\x03\x12\x15\n\rmore_findings\x18\x05 \x01(\x08\"o\n\x17VerifyInvariantsRequest\x12$\n\x0forganization_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12.\n\nsince_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"X\n\x18VerifyInvariantsProgress\x12\r\n\x05table\x18\x01 \x01(\t\x12\x15\n\rrows_examined\x18\x02 \x01(\x03\x12\x16\n\x0erows_estimated\x18\x03 \x01(\x03\"\xd8\x01\n\x18VerifyInvariantsResponse\x12/\n\x07\x66inding\x18\x01 \x01(\x0b\x32\x1c.tollhouse.common.v1.FindingH\x00\x12?\n\x07summary\x18\x02 \x01(\x0b\x32,.tollhouse.common.v1.VerifyInvariantsSummaryH\x00\x12\x41\n\x08progress\x18\x03 \x01(\x0b\x32-.tollhouse.common.v1.VerifyInvariantsProgressH\x00\x42\x07\n\x05piece\"\x81\x01\n\x17VerifyInvariantsSummary\x12\x33\n\x06\x63hecks\x18\x01 \x03(\x0b\x32#.tollhouse.common.v1.InvariantCheck\x12\x31\n\rsnapshot_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xb1\x01\n\x10IntegrityService\x12\x9c\x01\n\x10VerifyInvariants\x12,.tollhouse.common.v1.VerifyInvariantsRequest\x1a-.tollhouse.common.v1.VerifyInvariantsResponse\")\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/invariants:verify0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,13 +42,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FINDING']._serialized_start=186
   _globals['_FINDING']._serialized_end=273
   _globals['_INVARIANTCHECK']._serialized_start=275
-  _globals['_INVARIANTCHECK']._serialized_end=372
-  _globals['_VERIFYINVARIANTSREQUEST']._serialized_start=374
-  _globals['_VERIFYINVARIANTSREQUEST']._serialized_end=437
-  _globals['_VERIFYINVARIANTSRESPONSE']._serialized_start=440
-  _globals['_VERIFYINVARIANTSRESPONSE']._serialized_end=589
-  _globals['_VERIFYINVARIANTSSUMMARY']._serialized_start=592
-  _globals['_VERIFYINVARIANTSSUMMARY']._serialized_end=721
-  _globals['_INTEGRITYSERVICE']._serialized_start=724
-  _globals['_INTEGRITYSERVICE']._serialized_end=901
+  _globals['_INVARIANTCHECK']._serialized_end=395
+  _globals['_VERIFYINVARIANTSREQUEST']._serialized_start=397
+  _globals['_VERIFYINVARIANTSREQUEST']._serialized_end=508
+  _globals['_VERIFYINVARIANTSPROGRESS']._serialized_start=510
+  _globals['_VERIFYINVARIANTSPROGRESS']._serialized_end=598
+  _globals['_VERIFYINVARIANTSRESPONSE']._serialized_start=601
+  _globals['_VERIFYINVARIANTSRESPONSE']._serialized_end=817
+  _globals['_VERIFYINVARIANTSSUMMARY']._serialized_start=820
+  _globals['_VERIFYINVARIANTSSUMMARY']._serialized_end=949
+  _globals['_INTEGRITYSERVICE']._serialized_start=952
+  _globals['_INTEGRITYSERVICE']._serialized_end=1129
 # @@protoc_insertion_point(module_scope)

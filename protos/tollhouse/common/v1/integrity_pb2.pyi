@@ -63,14 +63,17 @@ class InvariantCheck(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     ROWS_EXAMINED_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
+    MORE_FINDINGS_FIELD_NUMBER: _builtins.int
     invariant: _builtins.str
     """The invariant's name."""
     description: _builtins.str
     """What is wrong when the check finds a violation, in one sentence."""
     rows_examined: _builtins.int
-    """How many rows were checked."""
+    """How many rows were checked. A row that was looked at once for each of two rules counts twice."""
     findings: _builtins.int
     """How many violations were reported, at most 1000."""
+    more_findings: _builtins.bool
+    """Whether there are more violations than were reported."""
     def __init__(
         self,
         *,
@@ -78,10 +81,11 @@ class InvariantCheck(_message.Message):
         description: _builtins.str = ...,
         rows_examined: _builtins.int = ...,
         findings: _builtins.int = ...,
+        more_findings: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "findings", b"findings", "invariant", b"invariant", "rows_examined", b"rows_examined"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "findings", b"findings", "invariant", b"invariant", "more_findings", b"more_findings", "rows_examined", b"rows_examined"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -94,20 +98,62 @@ class VerifyInvariantsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    SINCE_TIME_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Check only what belongs to this organization. Everything when empty."""
+    @_builtins.property
+    def since_time(self) -> _timestamp_pb2.Timestamp:
+        """Leave out what is older, for a check that is repeated daily. Everything when absent.
+
+        In billing it leaves out movements and declines recorded before, and holds created before unless they are open; the
+        first movement since then is compared with the one before it, and accounts are all compared with their last
+        movement. In metering it leaves out usage that occurred before the full hour of this time, and the sums of earlier
+        hours; sums are of whole hours, so they stay exact. Everything else is checked whatever its age.
+        """
+
     def __init__(
         self,
         *,
         organization_id: _builtins.str = ...,
+        since_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since_time", b"since_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "since_time", b"since_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifyInvariantsRequest: _TypeAlias = VerifyInvariantsRequest  # noqa: Y015
+
+@_typing.final
+class VerifyInvariantsProgress(_message.Message):
+    """How far VerifyInvariants is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TABLE_FIELD_NUMBER: _builtins.int
+    ROWS_EXAMINED_FIELD_NUMBER: _builtins.int
+    ROWS_ESTIMATED_FIELD_NUMBER: _builtins.int
+    table: _builtins.str
+    """The table that is being read."""
+    rows_examined: _builtins.int
+    """How many of its rows have been checked."""
+    rows_estimated: _builtins.int
+    """Roughly how many rows it has. 0 if that is not known, as where only a part is checked."""
+    def __init__(
+        self,
+        *,
+        table: _builtins.str = ...,
+        rows_examined: _builtins.int = ...,
+        rows_estimated: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows_estimated", b"rows_estimated", "rows_examined", b"rows_examined", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyInvariantsProgress: _TypeAlias = VerifyInvariantsProgress  # noqa: Y015
 
 @_typing.final
 class VerifyInvariantsResponse(_message.Message):
@@ -117,6 +163,7 @@ class VerifyInvariantsResponse(_message.Message):
 
     FINDING_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def finding(self) -> Global___Finding:
         """A violation."""
@@ -125,17 +172,22 @@ class VerifyInvariantsResponse(_message.Message):
     def summary(self) -> Global___VerifyInvariantsSummary:
         """What was checked. Always the last message; a stream that ends without it was cut off."""
 
+    @_builtins.property
+    def progress(self) -> Global___VerifyInvariantsProgress:
+        """How far the check is. Sent about every second; may be ignored."""
+
     def __init__(
         self,
         *,
         finding: Global___Finding | None = ...,
         summary: Global___VerifyInvariantsSummary | None = ...,
+        progress: Global___VerifyInvariantsProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "piece", b"piece", "summary", b"summary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "piece", b"piece", "progress", b"progress", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "piece", b"piece", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finding", b"finding", "piece", b"piece", "progress", b"progress", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_piece: _TypeAlias = _typing.Literal["finding", "summary"]  # noqa: Y015
+    _WhichOneofReturnType_piece: _TypeAlias = _typing.Literal["finding", "summary", "progress"]  # noqa: Y015
     _WhichOneofArgType_piece: _TypeAlias = _typing.Literal["piece", b"piece"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_piece) -> _WhichOneofReturnType_piece | None: ...
 
@@ -155,7 +207,7 @@ class VerifyInvariantsSummary(_message.Message):
 
     @_builtins.property
     def snapshot_time(self) -> _timestamp_pb2.Timestamp:
-        """The time of the snapshot that was checked."""
+        """The time when the check began. Each range of rows was read at a moment of its own after that."""
 
     def __init__(
         self,

@@ -53,10 +53,14 @@ class IntegrityServiceServicer:
     """
 
     def VerifyInvariants(self, request, context):
-        """Checks every invariant of the service over one snapshot. Streams one message per violation, then one summary.
+        """Checks every invariant of the service, and streams each violation when it is found, then one summary.
 
-        If everything is consistent, the summary is the only message. At most 1000 violations are reported per invariant.
-        Reads whole tables: meant for operators, tests and nightly runs.
+        The tables are read in ranges of some ten thousand rows, each in a snapshot of its own, so that the check of any
+        amount of data holds no transaction open for long and may run while the service is in use: what is being written
+        is not mistaken for a violation. While it runs, a message that says how far it is is sent every second. At most
+        1000 violations are reported per invariant. If a range cannot be read in time, the call fails with CHECK_FAILED,
+        which names the invariants and the rows, and there is no summary. Reads everything that is stored: meant for
+        operators, tests and nightly runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

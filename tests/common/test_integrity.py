@@ -1,0 +1,142 @@
+"""A verification says how far it is, keeps what it tells bounded, and never sums up what it has not read."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Final, cast
+
+import grpc
+import pytest
+
+from libs.common import database as database_module
+from libs.common.clock import SystemClock
+from libs.common.database import Database
+from libs.common.integrity.domain import ORGANIZATION, Column, Finding, Invariant, Progress, Summary, Walk
+from libs.common.integrity.servicer import IntegrityServicer
+from libs.common.integrity.verification import FINDINGS_MAX, CheckFailed, Part, Verification
+from libs.common.shards import Shards
+from tollhouse.common.v1 import integrity_pb2 as pb
+
+RULE: Final = Invariant("nothing_is_wrong", "Something is wrong.")
+OTHER_RULE: Final = Invariant("nothing_else_is_wrong", "Something else is wrong.")
+ONCE: Final = Walk("nothing", (), (RULE,), "SELECT '', NULL, '', '' WHERE false", organization_column="")
+
+
+def _once(statement: str) -> Walk:
+    return Walk("nothing", (), (RULE, OTHER_RULE), statement, organization_column="")
+
+
+async def _pieces(verification: Verification) -> list[Finding | Progress | Summary]:
+    return [piece async for piece in verification.verify()]
+
+
+def _summary(pieces: list[Finding | Progress | Summary]) -> Summary:
+    summary = pieces[-1]
+    assert isinstance(summary, Summary)
+    return summary
+
+
+async def test_progress_is_sent_while_a_statement_runs(billing_shards: Shards) -> None:
+    walks = (
+        Walk("accounts", (ORGANIZATION, Column("account_id", "uuid")), (RULE,), "SELECT '', NULL, '', '' WHERE false"),
+        _once("SELECT '', NULL, '', '' WHERE CAST(pg_sleep(1.4) AS text) = 'never'"),
+    )
+    servicer = IntegrityServicer(Verification(billing_shards, SystemClock(), walks))
+    context = cast("grpc.aio.ServicerContext", None)
+    began = time.monotonic()
+    kinds = [
+        (piece.WhichOneof("piece"), time.monotonic() - began)
+        async for piece in servicer.VerifyInvariants(pb.VerifyInvariantsRequest(), context)
+    ]
+    assert kinds[0][0] == "progress"
+    assert kinds[0][1] < 1.4
+    assert kinds[-1][0] == "summary"
+
+
+async def test_many_violations_are_reported_up_to_a_limit_which_hides_no_other_invariant(
+    billing_shards: Shards,
+) -> None:
+    walk = _once(f"""
+        SELECT 'nothing_is_wrong', NULL, 'things/' || n, 'it is wrong' FROM generate_series(1, {FINDINGS_MAX} + 5) AS n
+        UNION ALL SELECT 'nothing_else_is_wrong', NULL, 'x/' || n, 'y' FROM generate_series(1, {FINDINGS_MAX}) AS n
+    """)  # noqa: S608 -- made of a constant.
+    pieces = await _pieces(Verification(billing_shards, SystemClock(), [walk]))
+    checks = {check.invariant: (check.findings, check.more_findings) for check in _summary(pieces).checks}
+    assert checks == {"nothing_is_wrong": (FINDINGS_MAX, True), "nothing_else_is_wrong": (FINDINGS_MAX, False)}
+    assert sum(isinstance(piece, Finding) for piece in pieces) == 2 * FINDINGS_MAX
+
+
+async def test_violation_that_several_ranges_find_is_reported_once(billing_shards: Shards) -> None:
+    same = "SELECT 'nothing_is_wrong', NULL, 'things/1', 'it is wrong'"
+    pieces = await _pieces(Verification(billing_shards, SystemClock(), [_once(same), _once(same)]))
+    assert [piece for piece in pieces if isinstance(piece, Finding)] == [
+        Finding("nothing_is_wrong", "", "things/1", "it is wrong")
+    ]
+    assert _summary(pieces).checks[0].findings == 1
+
+
+async def test_statement_that_takes_too_long_fails_the_check_with_its_name_and_rows(billing_shards: Shards) -> None:
+    slow = _once("SELECT '', NULL, '', '' WHERE CAST(pg_sleep(20) AS text) = 'never'")
+    pieces: list[Finding | Progress | Summary] = []
+    with pytest.raises(CheckFailed, match=r"nothing_else_is_wrong over the rows of billing_00\.nothing"):
+        await _fill(pieces, Verification(billing_shards, SystemClock(), [ONCE, slow]).verify())
+    assert not any(isinstance(piece, Summary) for piece in pieces)
+
+
+async def test_broken_statement_fails_the_check_and_says_which(billing_shards: Shards) -> None:
+    broken = _once("SELECT '', NULL, '', '' FROM no_such_table")
+    with pytest.raises(Exception, match="no_such_table") as failed:
+        await _pieces(Verification(billing_shards, SystemClock(), [ONCE, broken]))
+    assert "nothing_is_wrong" in failed.value.__notes__[0]
+
+
+async def test_every_shard_is_checked_and_two_at_a_time(database_urls: dict[str, str]) -> None:
+    shards = Shards([await _opened(database_urls["billing"]) for _ in range(5)])
+    running: list[int] = []
+    most = 0
+
+    class Watched(Verification):
+        async def _walk(self, run: object, database: Database, walk: Walk) -> None:
+            nonlocal most
+            running.append(1)
+            most = max(most, len(running))
+            await asyncio.sleep(0.05)
+            await super()._walk(run, database, walk)  # type: ignore[arg-type]
+            running.pop()
+
+    walk = Walk("audit_heads", (ORGANIZATION,), (RULE,), "SELECT 'nothing_is_wrong', NULL, 'x', 'y'")
+    platform = Part(await _opened(database_urls["billing"]), [walk])
+    try:
+        pieces = await _pieces(Watched(shards, SystemClock(), [walk], platform))
+        assert most == 2
+        assert _summary(pieces).checks[0].findings == 1
+    finally:
+        for database in (*shards, platform.database):
+            await database.close()
+
+
+async def test_check_waits_for_a_database_that_is_away_for_a_moment(billing_shards: Shards) -> None:
+    walk = _once("SELECT '', NULL, '', '' WHERE false")
+    async with billing_shards[0].raw_connection() as connection:
+        await connection.execute("SELECT 1")
+    verification = Verification(billing_shards, SystemClock(), [walk])
+    takers = [asyncio.create_task(_hold(billing_shards[0], 1.8)) for _ in range(8)]
+    await asyncio.sleep(0.2)
+    assert _summary(await _pieces(verification)).checks[0].findings == 0
+    await asyncio.gather(*takers)
+
+
+async def _hold(database: Database, seconds: float) -> None:
+    async with database.raw_connection():
+        await asyncio.sleep(seconds)
+
+
+async def _opened(url: str) -> Database:
+    return database_module.open_database(url, schema="billing_00")
+
+
+async def _fill(
+    pieces: list[Finding | Progress | Summary], stream: AsyncIterator[Finding | Progress | Summary]
+) -> None:
+    async for piece in stream:
+        pieces.append(piece)  # noqa: PERF401 -- what came before the failure is looked at.

@@ -121,6 +121,8 @@ def keep_shards_apart() -> None:
 
     def set_path_and_role(database: Database) -> str:
         context, _, number = database.schema.rpartition("_")
+        if context not in _TABLES:
+            return set_path_statement(database)
         return f"{set_path_statement(database)}; SET ROLE {_shard_role(context, int(number))}"
 
     database_module.set_path_statement = set_path_and_role

@@ -23,7 +23,7 @@ help:
 	@echo "make up                                      run the services on ports 7001 to 7003 until Ctrl-C"
 	@echo "make test [TESTS=tests/billing]              run the tests on a Postgres of their own"
 	@echo "make check                                   lint, types, borders, contract, generated code, migrations"
-	@echo "make bench [OUT=figures.json]                measure, as ratios to the peers"
+	@echo "make bench [OUT=figures.json] [CHARGES=n]    measure, as ratios to the peers"
 	@echo "make protos                                  regenerate the stubs and docs/access.md after a change of a proto"
 	@echo "make migration CONTEXT=billing NAME=add_x    write the next migration of a context, to be filled in"
 	@echo "make promise                                 save the contract that later changes must not break"
@@ -36,10 +36,10 @@ up: $(READY)
 	@$(VENV)/bin/tollhouse up --identity-port 7001 --billing-port 7002 --metering-port 7003
 
 test: $(READY)
-	@$(RUN) pytest -n $(WORKERS) $(TESTS)
+	@$(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
 bench: $(READY)
-	@$(RUN) benchmarks $(if $(OUT),--out "$(OUT)")
+	@$(RUN) benchmarks $(if $(OUT),--out "$(OUT)") $(if $(CHARGES),--charges "$(CHARGES)")
 
 protos: $(READY)
 	@$(VENV)/bin/python scripts/protos.py

@@ -38,8 +38,9 @@ _DATABASE = "tollhouse"
 class Deployment(AbstractContextManager["Deployment"]):
     """Starts the processes of a run in a temporary folder; stops them and deletes the folder at the end."""
 
-    def __init__(self, shards: int = 1) -> None:
-        self._shards = shards
+    def __init__(self, shards: int = 1, server_settings: Mapping[str, str] | None = None) -> None:
+        self.shards = shards
+        self._server_settings = server_settings or {}
         self._stack = ExitStack()
         self.folder = Path(tempfile.mkdtemp(prefix="tollhouse-benchmarks-"))
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
@@ -51,7 +52,7 @@ class Deployment(AbstractContextManager["Deployment"]):
             data_dir = self.folder / "postgres"
             self._stack.callback(postgres.server.remove, data_dir)
             # The pgbench peers use many connections beside those of the services.
-            self.postgres = postgres.start(data_dir, settings={"max_connections": "150"})
+            self.postgres = postgres.start(data_dir, settings={"max_connections": "150", **self._server_settings})
             self.binaries = postgres.find_binaries()
             self._write_credentials()
             asyncio.run(self._prepare_database())
@@ -105,6 +106,10 @@ class Deployment(AbstractContextManager["Deployment"]):
     def peppers_file(self) -> Path:
         return self.folder / "peppers.json"
 
+    def resident_bytes(self, name: str) -> int:
+        """Returns how much memory a process has in use now."""
+        return int(self._processes[name].memory_info().rss)
+
     def cpu_seconds(self) -> dict[str, float]:
         """Returns the CPU time each process has used so far; the sessions of Postgres are added up."""
         return {name: _cpu_s(process) for name, process in self._processes.items()}
@@ -127,7 +132,7 @@ class Deployment(AbstractContextManager["Deployment"]):
 
     async def _prepare_database(self) -> None:
         await ensure_database(self.postgres.admin_url, _DATABASE)
-        await migrate(CONTEXTS, self.database_url, shards=self._shards)
+        await migrate(CONTEXTS, self.database_url, shards=self.shards)
 
     def _start_service(self, context: str, peers: Mapping[str, str]) -> str:
         port = _free_port()
@@ -150,7 +155,7 @@ class Deployment(AbstractContextManager["Deployment"]):
             context,
             [f"services.{context}"],
             {f"TOLLHOUSE_{name}": value for name, value in environment.items()}
-            | {"TOLLHOUSE_SHARDS": str(self._shards)},
+            | {"TOLLHOUSE_SHARDS": str(self.shards)},
         )
         self._wait(process, context, lambda: _listens(port))
         return f"127.0.0.1:{port}"

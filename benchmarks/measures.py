@@ -1,4 +1,4 @@
-"""The measures P1 to P7, P4C and P4S: what each sets up, compares and verifies."""
+"""The measures P1 to P7, P9, P4C and P4S: what each sets up, compares and verifies."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +23,7 @@ from benchmarks.traffic import (
     UsageBatches,
     UsageRecords,
 )
+from benchmarks.verification import measure_verification
 from libs.common.ids import new_id
 
 ACCOUNTS = 10_000
@@ -39,7 +40,7 @@ ECHO = "bare grpc.aio echo, same client"
 class Bench:
     """The measures. The deployment starts each service when a measure first needs it."""
 
-    def __init__(self, deployment: Deployment, rounds: int) -> None:
+    def __init__(self, deployment: Deployment, rounds: int, charges: int) -> None:
         self._deployment = deployment
         self._rounds = rounds
         self._tenants: tuple[Tenant, ...] = ()
@@ -54,6 +55,7 @@ class Bench:
             "P5": self.usage_record,
             "P6": self.usage_in_batches,
             "P7": self.metered_call,
+            "P9": lambda: measure_verification(charges, deployment.shards),
         }
 
     def debit_of_one_account(self) -> Figure:

@@ -4,6 +4,7 @@ postgres            the server, one for each test process (under pytest-xdist ea
 template_database   the name of a database with every context migrated, made once; session
 database_admin_url  a clone of the template for this test alone, logged in as the owner of the schemas
 database_urls       the same clone, by context: the URL by which that context's service logs in
+module_database_urls  such URLs of a clone for all those tests of a module that leave each other's data alone
 identity_database   the same clone, opened as identity's service opens it; so also
 billing_shards      and
 metering_shards     the shards of both, as many as TOLLHOUSE_TEST_SHARDS says
@@ -15,6 +16,7 @@ A test fails if a secret appears in a log, a refusal, a table or the output whil
 
 import os
 from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -22,13 +24,15 @@ from libs.common.database import Database, open_database
 from libs.common.database_url import database_name
 from libs.common.databases import create_database, drop_database
 from libs.common.shards import Shards, open_shards
-from tests.support.database import TestPostgres, migrated_contexts, new_database_name, open_server
+from tests.support.database import Clones, TestPostgres, migrated_contexts, new_database_name, open_server
+from tests.support.memory import keep_files_in_memory
 from tests.support.secrecy import WATCH
 from tests.support.sharded import SHARDS, keep_shards_apart
 from tests.support.watched_server import watch_servers
 
 
 def pytest_configure() -> None:
+    keep_files_in_memory()
     WATCH.open_log()
     watch_servers(WATCH)
     # Every process of a test reads it: services in this process, and those that `tollhouse` starts.
@@ -45,6 +49,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_unconfigure() -> None:
     WATCH.close_log()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest tests, those of whole installations, so that no worker is left with them at the end."""
+    items.sort(key=lambda item: "system" not in item.path.parent.name)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -78,13 +87,31 @@ async def template_database(postgres: TestPostgres) -> AsyncIterator[str]:
     await drop_database(postgres.admin_url, name)
 
 
+@pytest.fixture(scope="session")
+def clones(postgres: TestPostgres, template_database: str) -> Iterator[Clones]:
+    clones = Clones(postgres, template_database)
+    yield clones
+    clones.close()
+
+
+@asynccontextmanager
+async def _clone(postgres: TestPostgres, clones: Clones) -> AsyncIterator[str]:
+    name = await clones.take()
+    yield name
+    await WATCH.scan_database(postgres.admin_url_of(name))
+    clones.give_back(name)
+
+
 @pytest.fixture
-async def database_admin_url(postgres: TestPostgres, template_database: str) -> AsyncIterator[str]:
-    name = new_database_name()
-    url = await create_database(postgres.admin_url, name, template_database)
-    yield url
-    await WATCH.scan_database(url)
-    await drop_database(postgres.admin_url, name)
+async def database_admin_url(postgres: TestPostgres, clones: Clones) -> AsyncIterator[str]:
+    async with _clone(postgres, clones) as name:
+        yield postgres.admin_url_of(name)
+
+
+@pytest.fixture(scope="module")
+async def module_database_urls(postgres: TestPostgres, clones: Clones) -> AsyncIterator[dict[str, str]]:
+    async with _clone(postgres, clones) as name:
+        yield {context: postgres.url(name, context) for context in migrated_contexts()}
 
 
 @pytest.fixture

@@ -2,42 +2,54 @@
 
 import asyncio
 import sys
+from collections.abc import Collection
+from importlib import import_module
+from typing import Final
 
 import grpc
 import typer
 from rich.console import Console
 
-from libs.cli.commands import audit, key, models, organization, project, service_account, user
-from libs.cli.commands.demo import demo
-from libs.cli.commands.migrate import migrate
-from libs.cli.commands.replay import replay
-from libs.cli.commands.serve import serve
-from libs.cli.commands.token import token
-from libs.cli.commands.up import up
-from libs.cli.commands.verify import verify
 from libs.cli.failures import CommandFailed
 from libs.cli.terminal.refusals import exit_status_of, refusal_line
 from libs.common.database_url import InvalidDatabaseUrl
 from libs.common.environment import VariablesError
 from libs.common.postgres import PostgresError
 
-app = typer.Typer(
-    name="tollhouse",
-    help="Identity, metering and billing: every metered call charged exactly once.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-for command in (up, serve, migrate, token, replay, verify, demo):
-    app.command()(command)
-for noun in (organization, user, project, service_account, key, models, audit):
-    app.add_typer(noun.group)
+# Each is a function of that name in the module of that name; a group of commands is the module's `group`.
+COMMANDS: Final = ("up", "serve", "migrate", "token", "replay", "verify", "demo")
+GROUPS: Final = ("organization", "user", "project", "service-account", "key", "models", "audit")
+
+
+def make_app(names: Collection[str] = (*COMMANDS, *GROUPS)) -> typer.Typer:
+    """Make the program with these commands and groups, and import no others."""
+    app = typer.Typer(
+        name="tollhouse",
+        help="Identity, metering and billing: every metered call charged exactly once.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(lambda: None)  # Without it a program of one command would take no name of a command.
+    for name in names:
+        module = import_module(f"libs.cli.commands.{name.replace('-', '_')}")
+        if name in GROUPS:
+            app.add_typer(module.group)
+        else:
+            app.command()(getattr(module, name))
+    return app
+
+
+def _app_for(arguments: list[str]) -> typer.Typer:
+    """The program with the one command that was asked for; with all of them for help, or where there is none such."""
+    name = arguments[0] if arguments else ""
+    return make_app([name]) if name in (*COMMANDS, *GROUPS) else make_app()
 
 
 def main() -> None:
     """Run the command. An error is one line on standard error; the exit status is 1, or 2 for wrong use."""
     try:
-        app()
+        _app_for(sys.argv[1:])()
     except CommandFailed as error:
         _end_with(str(error), error.exit_code)
     except PostgresError as error:

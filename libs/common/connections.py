@@ -100,7 +100,6 @@ def open_connections(
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     idle_in_transaction_timeout_ms: int = 5_000,
     statement_cache_size: int = 100,
-    plan_every_time: bool = False,
     plan_by_key: bool = False,
     check: Callable[[], Awaitable[None]] | None = None,
 ) -> Connections:
@@ -111,10 +110,9 @@ def open_connections(
 
     `statement_cache_size=0` is for a transaction-pooling proxy such as PgBouncer, see `libs.common.pooler`. Jobs that
     rightly take longer, such as reports, open a small pool of their own with a longer `statement_timeout_ms`.
-    `plan_every_time` keeps Postgres from holding on to a plan made while a table was empty, where every index that
-    leads with the tenant looks equally good; it costs a fraction of a millisecond a statement. `plan_by_key` reaches
-    the same without that cost where every statement finds its rows by a key: with nothing but nested loops over indexes
-    to choose from, the plan made for an empty table is the one a full table needs.
+    `plan_by_key` is for pools whose every statement finds its rows by a key. Postgres may keep a plan that it made
+    while a table was empty, when every index that leads with the tenant looks equally good; with nothing but nested
+    loops over indexes to choose from, that plan is the one a full table needs.
     """
     pooled = statement_cache_size == 0
     name = {"application_name": application_name}
@@ -123,7 +121,6 @@ def open_connections(
         "idle_in_transaction_session_timeout": str(idle_in_transaction_timeout_ms),
         "jit": "off",
         "lock_timeout": str(lock_timeout_ms),
-        "plan_cache_mode": "force_custom_plan" if plan_every_time else "auto",
         "search_path": search_path,
         "statement_timeout": str(statement_timeout_ms),
         "TimeZone": "UTC",

@@ -167,7 +167,6 @@ def open_database(
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     idle_in_transaction_timeout_ms: int = 5_000,
     statement_cache_size: int = 100,
-    plan_every_time: bool = False,
     plan_by_key: bool = False,
     application_name: str | None = None,
 ) -> Database:
@@ -181,7 +180,6 @@ def open_database(
         lock_timeout_ms=lock_timeout_ms,
         idle_in_transaction_timeout_ms=idle_in_transaction_timeout_ms,
         statement_cache_size=statement_cache_size,
-        plan_every_time=plan_every_time,
         plan_by_key=plan_by_key,
         application_name=application_name or f"tollhouse-{schema}",
     )

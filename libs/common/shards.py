@@ -117,7 +117,6 @@ def open_shards(
     acquire_timeout_ms: int = 1_000,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
     statement_cache_size: int = 100,
-    plan_every_time: bool = False,
     plan_by_key: bool = False,
     check: Callable[[], Awaitable[None]] | None = None,
 ) -> Shards:
@@ -136,7 +135,6 @@ def open_shards(
         acquire_timeout_ms=acquire_timeout_ms,
         statement_timeout_ms=statement_timeout_ms,
         statement_cache_size=statement_cache_size,
-        plan_every_time=plan_every_time,
         plan_by_key=plan_by_key,
     )
     if count == 1:
@@ -186,7 +184,6 @@ def open_databases(
     pool_size: int,
     report_timeout_ms: int,
     statement_cache_size: int,
-    plan_every_time: bool = False,
     plan_by_key: bool = False,
 ) -> ShardedDatabases:
     """Open what a service with `count` shards works on. Nothing is connected until first use.
@@ -202,7 +199,6 @@ def open_databases(
         count=count,
         pool_size=pool_size,
         statement_cache_size=statement_cache_size,
-        plan_every_time=plan_every_time,
         plan_by_key=plan_by_key,
         check=partial(check_shards, platform, schema, count),
     )

@@ -2,18 +2,15 @@
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.metrics import Histogram
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.trace import TracerProvider
 
 TRACEPARENT: Final = "traceparent"
 
@@ -27,8 +24,8 @@ class Telemetry:
 
     tracer: trace.Tracer
     call_duration: Histogram
-    tracer_provider: TracerProvider
-    meter_provider: MeterProvider
+    tracer_provider: "TracerProvider"
+    meter_provider: "MeterProvider"
 
     def shutdown(self) -> None:
         """Export what is still buffered, and stop."""
@@ -43,6 +40,15 @@ def start_telemetry(service_name: str, endpoint: str | None) -> Telemetry | None
     """
     if not endpoint:
         return None
+    # The SDK is imported here, since it takes longer to import than a command of `tollhouse` takes to run.
+    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
     insecure = not endpoint.startswith("https://")
     resource = Resource.create({"service.name": service_name})
     tracer_provider = TracerProvider(resource=resource)

@@ -44,7 +44,7 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
         pool_size=settings.pool_size,
         report_timeout_ms=_CHECK_TIMEOUT_MS,
         statement_cache_size=settings.statement_cache_size,
-        plan_every_time=True,
+        plan_by_key=True,
     )
     platform, shards, reports = databases.platform, databases.shards, databases.reports
     telemetry = start_process_telemetry("tollhouse-billing", settings.otlp_endpoint)
@@ -56,7 +56,7 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     accounts = Accounts(shards, clock)
     service.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(engine, History(shards, clock)))
     service.add(account_pb2_grpc.add_AccountServiceServicer_to_server, AccountServicer(accounts))
-    service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports[0])))
+    service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
     trail = Trail(databases.home_of, databases.report_home_of)
     verification = Verification(reports, clock, WALKS, Part(platform, AUDIT_WALKS))
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))

@@ -164,7 +164,7 @@ class BillingServer:
                 standing = self.callers.operator()
                 yield Ledger(channel, lambda: standing if clock is None else self._credentials_at(clock))
         finally:
-            await service.stop(grace_s=2)
+            await service.stop(grace_s=0)
 
     def _credentials_at(self, clock: Clock) -> Metadata:
         """An operator's credentials that are valid at the time of the server's clock."""

@@ -10,6 +10,7 @@ import asyncpg
 import grpc
 import pytest
 
+from libs.common.charge_filter import ChargeFilter
 from libs.common.clock import SystemClock
 from libs.common.database_url import plain_url
 from libs.common.ids import first_id_of
@@ -311,10 +312,10 @@ async def test_charges_and_holds_are_listed_in_byte_order_of_operation_ids(
     await engine.submit([Capture(org, name, "USD", Decimal("0.01"), "", None, "system") for name in ids if name != "0"])
     await engine.drain()
 
-    charges, history, token = Charges(billing_shards[0]), History(billing_shards, clock), ""
+    charges, history, token = Charges(billing_shards, clock), History(billing_shards, clock), ""
     charged: list[str] = []
     while token or not charged:
-        page, token = await charges.page(org, 50, token)
+        page, token = await charges.page(ChargeFilter(org), 50, token)
         charged += [charge.operation_id for charge in page]
     held: list[str] = []
     while token or not held:

@@ -40,7 +40,9 @@ async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
             # Each method names work of its own, but for those that go on with a hold.
             with_hold = "Hold" in method.name and not method.name.startswith(("Create", "Batch"))
             operation_id = "odd-hold" if with_hold or method.name == "CreateHold" else f"odd-{method.name}"
-            request = filled(method.input_type, {**known, "operation_id": operation_id})
+            own = {"organization_ids": [organization_id]} if method.name == "DigestCharges" else {}
+            names = {"operation_id": operation_id, "bucket_count": len(own)}
+            request = filled(method.input_type, {**known, **own, **names})
             texts = _BATCH_TEXTS if method.name.startswith("Batch") else TEXTS
             await hostile.send(method, [request, *variants(request, texts)])
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from libs.cli.installation.data_folder import CONTEXTS, SERVICE_NAMES
@@ -67,6 +68,30 @@ def test_secret_in_a_marked_field_at_any_depth_is_found() -> None:
     assert watch.take_leaks() == []
     watch.scan("a text", "it was nothing like a key")
     assert watch.take_leaks() == ["a text: nothing like…"]
+
+
+async def test_secret_in_any_table_of_a_context_is_found(database_admin_url: str) -> None:
+    watch, secret = SecretWatch(), "correct horse battery staple"
+    watch.note(secret)
+    connection = await asyncpg.connect(database_admin_url)
+    for statement in (
+        "CREATE TABLE identity.planted (note text)",
+        "CREATE TABLE billing_00.planted (note text)",
+        "CREATE TABLE metering_00.planted (note text) PARTITION BY LIST (note)",
+        "CREATE TABLE metering_00.planted_default PARTITION OF metering_00.planted DEFAULT",
+    ):
+        await connection.execute(statement)
+    tables = ("billing_00.planted", "identity.planted", "metering_00.planted")
+    for table in tables:
+        rows = [("nothing",)] * 2_000 + [(f"it is {secret}.",)]
+        await connection.executemany(f"INSERT INTO {table} VALUES ($1)", rows)  # noqa: S608 -- one of those above.
+    await connection.close()
+
+    await watch.scan_database(database_admin_url)
+
+    assert sorted(watch.take_leaks()) == [
+        f"the table {table}: correct hors…" for table in (*tables[:2], f"{tables[2]}_default")
+    ]
 
 
 def test_installation_logs_are_searched_for_the_secrets_in_its_files(tmp_path: Path) -> None:

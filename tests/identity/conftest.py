@@ -40,3 +40,13 @@ async def identity(start_identity: OpenIdentity) -> Identity:
 @pytest.fixture
 def people(identity: Identity, identity_database: Database, callers: Callers) -> People:
     return People(identity, identity_database, callers)
+
+
+@pytest.fixture(scope="module")
+async def module_identity(
+    callers: Callers, module_database_urls: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Identity]:
+    """One server for all those tests of a module that leave each other's data alone."""
+    folder = tmp_path_factory.mktemp("identity")
+    async with open_identity(callers, module_database_urls["identity"], folder) as identity:
+        yield identity

@@ -95,7 +95,7 @@ async def open_sign_ins(url: str, folder: Path, **settings: object) -> AsyncIter
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield SignIns(channel, callers, clock)
     finally:
-        await service.stop(grace_s=1)
+        await service.stop(grace_s=0)
 
 
 async def ends_of(database: Database, session_id: str) -> str | None:

@@ -123,4 +123,4 @@ async def open_identity(
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield Identity(service, port, channel, callers.operator())
     finally:
-        await service.stop(grace_s=1)
+        await service.stop(grace_s=0)

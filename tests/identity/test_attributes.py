@@ -130,6 +130,7 @@ def _named(kind: Kind) -> dict[str, object]:
     return {"email": "ada@example.com"} if kind.name == "user" else {"name": "Same"}
 
 
+@pytest.mark.parametrize("name", CONTEXT)
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
@@ -145,11 +146,14 @@ def _named(kind: Kind) -> dict[str, object]:
     ],
     ids=lambda value: str(value)[:30],
 )
-async def test_attributes_out_of_bounds_are_refused_by_name(kind: Kind, fields: dict[str, object], named: str) -> None:
+async def test_attributes_out_of_bounds_are_refused_by_name(
+    module_identity: Identity, name: str, fields: dict[str, object], named: str
+) -> None:
+    kind = Kind(module_identity, name, *await module_identity.create_organization())
     made = await kind.create()
-    name = named.replace('["', "[").replace('"]', "]")
-    assert await violated_fields(kind.create(**fields)) == {name}
-    assert await violated_fields(kind.update(made, *fields, **fields)) == {name}
+    field = named.replace('["', "[").replace('"]', "]")
+    assert await violated_fields(kind.create(**fields)) == {field}
+    assert await violated_fields(kind.update(made, *fields, **fields)) == {field}
     if "external_id" in fields:
         assert await violated_fields(kind.call("List", **fields)) == {"external_id"}
     assert await kind.get(made) == made

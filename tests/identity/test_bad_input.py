@@ -1,7 +1,5 @@
 """Bad input is refused with every field at fault, and changes nothing."""
 
-from collections.abc import AsyncIterator
-
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -9,25 +7,15 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from libs.common.databases import create_database, drop_database
 from libs.common.status import field_violations
-from tests.identity.support import Identity, open_identity
-from tests.support.callers import Callers
-from tests.support.database import TestPostgres, new_database_name
+from tests.identity.support import Identity
 from tollhouse.identity.v1 import api_key_pb2, organization_pb2, project_pb2, user_pb2
 
 
 @pytest.fixture(scope="module")
-async def identity(
-    callers: Callers, postgres: TestPostgres, template_database: str, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Identity]:
+def identity(module_identity: Identity) -> Identity:
     """One server for all cases: what is refused changes nothing."""
-    name = new_database_name()
-    await create_database(postgres.admin_url, name, template_database)
-    folder = tmp_path_factory.mktemp("identity")
-    async with open_identity(callers, postgres.url(name, "identity"), folder) as running:
-        yield running
-    await drop_database(postgres.admin_url, name)
+    return module_identity
 
 
 ID = "0198f0aa-0000-7000-8000-000000000001"

@@ -31,7 +31,7 @@ ODD_KEYS = {
     "NUL": "th_live_\x00",
     "NUL, imported": "sk-acme-\x00",
     "not ASCII": "sk-acme-\N{SNOWMAN}",
-    "path": "../../etc/passwd",
+    "path": "../../etc/keys",
     "quotes": "'; DROP TABLE identity.api_keys; --",
 }
 LONE_SURROGATE = b"\xed\xa0\x80"

@@ -15,8 +15,10 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import SecretStr
 
+from libs.cli.comparison import Scope
 from libs.cli.reconciliation import verify
 from libs.cli.terminal.connection import Connection
+from libs.cli.terminal.progress import Progress
 from libs.common.clock import Clock, SystemClock
 from libs.common.database_url import plain_url
 from libs.common.ids import new_id
@@ -25,6 +27,7 @@ from libs.common.status import reason_of
 from services.billing.__main__ import build as build_billing
 from services.billing.settings import BillingSettings
 from services.identity.__main__ import build as build_identity
+from services.identity.api_key.secret import new_secret
 from services.metering.__main__ import build as build_metering
 from services.metering.settings import MeteringSettings
 from tests.billing.support import Ledger
@@ -164,7 +167,7 @@ class Platform:
 
     async def close(self) -> None:
         if self.metering_service is not None:
-            await self.metering_service.stop(1)
+            await self.metering_service.stop(0)
         await self.stop_billing()
         await self._stack.aclose()
 
@@ -189,10 +192,23 @@ class Platform:
         settings = identity_settings(self.callers, self.urls["identity"], self.folder, PEPPERS)
         service = await build_identity(settings.model_copy(update={"port": self.identity_port}), self.clock)
         await service.start()
-        self._stack.push_async_callback(service.stop, 1)
+        self._stack.push_async_callback(service.stop, 0)
         channel = await self._stack.enter_async_context(self._channel(self.identity_port))
         self.identity = Identity(service, self.identity_port, channel, self.callers.operator())
+        if self.metering_service is not None:
+            await eventually(self._metering_reaches_identity, bool)
         return self.identity
+
+    async def _metering_reaches_identity(self) -> bool:
+        """Whether metering has connected to identity, which it began to try before identity was there."""
+        request = admission_pb2.AuthorizeRequest(operation_id=new_id(), api_key=new_secret(live=True), model="gpt-4o")
+        try:
+            await self.metering.authorize(request)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            return False
+        return True
 
     async def start_metering(self) -> Metering:
         """Start a process's worth of metering; the stubs lead to the last one started."""
@@ -228,9 +244,13 @@ class Platform:
     async def billing_charges(self) -> dict[tuple[str, str], Decimal]:
         """All debits and captures billing knows of."""
         request = billing_charge_pb2.ListChargesRequest(page_size=10_000)
-        page = await self.ledger.charge.ListCharges(request, metadata=self.ledger.metadata)
-        assert not page.next_page_token
-        return {(c.organization_id, c.operation_id): Decimal(c.amount.value) for c in page.charges}
+        found: dict[tuple[str, str], Decimal] = {}
+        while True:
+            page = await self.ledger.charge.ListCharges(request, metadata=self.ledger.metadata)
+            found |= {(c.organization_id, c.operation_id): Decimal(c.amount.value) for c in page.charges}
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return found
 
     async def execute(self, statement: str, *values: object) -> None:
         """Run a statement as the owner of the schemas, to damage stored data or to make it older."""
@@ -248,7 +268,7 @@ class Platform:
         finally:
             await connection.close()
 
-    async def verify(self) -> list[str]:
+    async def verify(self, scope: Scope | None = None, progress: Progress | None = None) -> list[str]:
         """What `tollhouse verify` finds over the three services; identity must run."""
         connection = Connection(
             identity=f"127.0.0.1:{self.identity_port}",
@@ -257,7 +277,7 @@ class Platform:
             token=self.callers.token(self.callers.operator_key),
         )
         async with connection.open() as channels:
-            verdict = await verify(channels)
+            verdict = await verify(channels, scope, progress)
         return [f"{one.invariant} {one.subject}: {one.detail}" for one in verdict.violations]
 
     async def settled(self) -> None:

@@ -111,11 +111,13 @@ async def _list_all(metering: Metering, organization_id: str, model: str) -> lis
 async def _sum_all(metering: Metering, organization_id: str) -> dict[str, int]:
     sums: dict[str, int] = {}
     token = ""
+    # A token is good for the request it came with, so that all pages need the same times.
+    start, end = Timestamp(seconds=stamp(hours=-2).seconds), Timestamp(seconds=stamp(hours=2).seconds)
     for _ in range(10):
         request = usage_pb2.QueryUsageRequest(
             organization_id=organization_id,
-            start_time=Timestamp(seconds=stamp(hours=-2).seconds),
-            end_time=Timestamp(seconds=stamp(hours=2).seconds),
+            start_time=start,
+            end_time=end,
             group_by=[usage_pb2.USAGE_DIMENSION_MODEL],
             page_size=1,
             page_token=token,

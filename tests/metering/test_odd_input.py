@@ -47,7 +47,8 @@ async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
 
     async def send_all() -> None:
         for method in _METHODS:
-            request = filled(method.input_type, known)
+            own = {"organization_ids": [organization_id]} if method.name == "DigestCharges" else {}
+            request = filled(method.input_type, known | own | {"bucket_count": len(own)})
             texts = _BATCH_TEXTS if method.name.startswith("Batch") else TEXTS
             await hostile.send(method, [request, *variants(request, texts)])
 

@@ -61,7 +61,8 @@ def filled(descriptor: Descriptor, known: Mapping[str, object]) -> Message:
     message: Message = GetMessageClass(descriptor)()
     for field in descriptor.fields:
         value = known.get(field.name)
-        if value is not None and isinstance(value, str) == (field.type == FieldDescriptor.TYPE_STRING):
+        fits = isinstance(value, list) if field.is_repeated else isinstance(value, str) == _is_text(field)
+        if value is not None and fits:
             _Put(field, value)(message)
         elif field.message_type is not None and field.is_repeated and not _is_map(field.message_type):
             _Put(field, [filled(field.message_type, known)])(message)
@@ -117,6 +118,10 @@ def _puts(base: Message, field: FieldDescriptor, texts: Sequence[str]) -> Iterat
     else:
         for value in _values(base, field, texts):
             yield _Put(field, value)
+
+
+def _is_text(field: FieldDescriptor) -> bool:
+    return bool(field.type == FieldDescriptor.TYPE_STRING)
 
 
 def _is_map(descriptor: Descriptor | None) -> bool:

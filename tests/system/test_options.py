@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from libs.cli.__main__ import app
+from libs.cli.__main__ import make_app
 from libs.cli.installation.environment import repository
 from tests.system.commands import done, refused
 from tests.system.installation import Installation
@@ -36,7 +36,7 @@ def commands(group: TyperGroup, path: str = "") -> Iterator[tuple[str, TyperComm
             yield f"{path}{name}", command
 
 
-ROOT = typer.main.get_command(app)
+ROOT = typer.main.get_command(make_app())
 assert isinstance(ROOT, TyperGroup)
 COMMANDS = dict(commands(ROOT))
 

@@ -21,13 +21,14 @@ from libs.cli.commands.replay import Replayed, ReplayOptions, replay_trace
 from libs.cli.commands.verify import print_verdict
 from libs.cli.failures import CommandFailed, WrongUse
 from libs.cli.installation.stack import Stack, StackOptions
-from libs.cli.reconciliation import Verdict, verify
+from libs.cli.reconciliation import verify
 from libs.cli.terminal.connection import Channels, Connection
 from libs.cli.terminal.options import DataDirOption, data_dir_of
 from libs.cli.traces.bill import Bill, print_bill, read_bill
 from libs.cli.traces.funding import costs, list_prices
 from libs.cli.traces.synthetic import write_synthetic_trace
 from libs.cli.traces.trace import Trace, read_trace
+from libs.cli.verdict import Verdict
 from libs.common import postgres
 from libs.common.amount import format_amount
 

@@ -1,22 +1,48 @@
 """`tollhouse verify`: check every invariant of every service, and those between services."""
 
+from typing import Annotated
+
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from libs.cli.reconciliation import Verdict
+from libs.cli.comparison import Scope
+from libs.cli.failures import WrongUse
 from libs.cli.reconciliation import verify as verify_all
 from libs.cli.terminal.calling import calls_services
 from libs.cli.terminal.connection import Channels
 from libs.cli.terminal.output import Output
+from libs.cli.terminal.progress import progress_for
+from libs.cli.terminal.times import parse_past
+from libs.cli.verdict import Verdict
+from libs.common.ids import is_id
 
 _SHOWN_MAX = 50
 
 
 @calls_services()
-async def verify(channels: Channels, output: Output) -> None:
-    """Check every invariant; exit status 1 and a list if anything is violated."""
-    verdict = await verify_all(channels)
+async def verify(
+    channels: Channels,
+    output: Output,
+    organization: Annotated[
+        str, typer.Option("--organization", help="Verify this organization alone.", metavar="ID", show_default=False)
+    ] = "",
+    since: Annotated[
+        str,
+        typer.Option(
+            "--since",
+            help="Compare only usage and charges from this time on: 2026-12-31T23:59:00Z, or 30d for 30 days ago.",
+            metavar="TIME",
+            show_default=False,
+        ),
+    ] = "",
+) -> None:
+    """Check every invariant; exit status 1 and a list if anything is violated, 3 if it could not all be checked."""
+    organization_id = organization.lower()
+    if organization_id and not is_id(organization_id):
+        raise WrongUse(f"{organization!r} is not the id of an organization.")
+    scope = Scope(organization_id, parse_past(since) if since else None)
+    verdict = await verify_all(channels, scope, progress_for(quiet=output.as_json))
     if output.as_json:
         output.json(verdict.as_json())
     else:

@@ -44,8 +44,8 @@ Answer: TypeAlias = Outcome | Exception
 
 _CAREFUL_BATCHES: Final = 32
 """How many batches run the careful way after one whose assumptions were wrong: the next are likely to be wrong too."""
-_SHARDS_RUNNING_MAX: Final = 2
-"""How many shards have a batch running at a time: few, so that batches grow, and more than one slow shard can take."""
+_SHARDS_RUNNING_MAX: Final = 4
+"""How many batches run at a time in all shards: few, so that batches grow, and more than a slow shard can take."""
 _LOST_RACES: Final = frozenset(
     {
         *("accounts_owner_currency_once", "transactions_operation_once", "transactions_sequence_once"),

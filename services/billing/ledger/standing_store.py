@@ -14,7 +14,8 @@ from services.billing.ledger.domain import Account, Movement
 # Updating the accounts locks them. An account that was changed meanwhile has another revision and is not updated.
 # After that, one probe of the primary key per operation looks for declines. If one of these assumptions is wrong, the
 # operation id to insert is null, which the column refuses. An operation that has moved money before is refused by the
-# primary key. What debits have in common, such as their account and actor, is sent once and joined to each.
+# primary key. What debits have in common, such as their account and actor, is sent once, and each debit takes it by its
+# number: a join would need a hash table, which these connections do not plan.
 _POST_DEBITS: Final = """
     WITH moved AS (
         UPDATE accounts a SET posted = v.posted::numeric, sequence = v.sequence,
@@ -40,20 +41,14 @@ _POST_DEBITS: Final = """
         currency_code, amount, balance_after, requested_amount, mode, overdrawn, system_account, description, metadata,
         create_time, actor
     )
-    SELECT v.organization_id, CASE WHEN assumed.holds THEN v.operation_id END, v.transaction_id, 'DEBIT', c.project_id,
-        c.account_id, v.sequence, 'DEBIT', c.currency_code, v.amount::numeric, v.balance_after::numeric,
-        coalesce(c.requested_amount, v.amount)::numeric, c.mode, c.overdrawn, 'REVENUE', c.description,
-        c.metadata::jsonb, c.create_time, c.actor
+    SELECT v.organization_id, CASE WHEN assumed.holds THEN v.operation_id END, v.transaction_id, 'DEBIT',
+        ($15::uuid[])[v.common], ($14::uuid[])[v.common], v.sequence, 'DEBIT', ($16::text[])[v.common],
+        v.amount::numeric, v.balance_after::numeric, coalesce(($17::text[])[v.common], v.amount)::numeric,
+        ($18::text[])[v.common], ($19::boolean[])[v.common], 'REVENUE', ($20::text[])[v.common],
+        ($21::text[])[v.common]::jsonb, ($22::timestamptz[])[v.common], ($23::text[])[v.common]
     FROM assumed
     CROSS JOIN unnest($7::uuid[], $8::text[], $9::uuid[], $10::bigint[], $11::text[], $12::text[], $13::integer[])
         AS v (organization_id, operation_id, transaction_id, sequence, amount, balance_after, common)
-    JOIN unnest(
-        $14::uuid[], $15::uuid[], $16::text[], $17::text[], $18::text[], $19::boolean[], $20::text[], $21::text[],
-        $22::timestamptz[], $23::text[]
-    ) WITH ORDINALITY AS c (
-        account_id, project_id, currency_code, requested_amount, mode, overdrawn, description, metadata, create_time,
-        actor, number
-    ) ON c.number = v.common
 """
 
 _Common: TypeAlias = tuple[object, ...]

@@ -1,42 +1,102 @@
 """Lists charges, for other services to compare with their own, and charges that billing has not confirmed."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
+from typing import Final
 
 from libs.common.audit.recording import Changed, record_event
+from libs.common.charge_filter import ChargeFilter
 from libs.common.clock import Clock
 from libs.common.database import Database
+from libs.common.digests import Digests
+from libs.common.pages import page_size
+from libs.common.shard_pages import NIL, by_shard, place_in_token, token_after
+from libs.common.shards import Shards
+from libs.common.timestamps import EPOCH
 from services.metering.charge import store
-from services.metering.charge.store import Charge, PendingCharge
+from services.metering.charge.domain import MICROSECOND, ROWS_MAX, ROWS_WANTED, Charge, PendingCharge, Window, Windows
+
+_CHARGES_DEFAULT: Final = 1_000
+_CHARGES_MAX: Final = 10_000
+_ORGANIZATIONS: Final = "organizations"
+_ORGANIZATIONS_MAX: Final = 1_000
+_SCANNED_MAX: Final = 100_000
+"""How many operations a page of charges in buckets looks at."""
+_LAST_ID: Final = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 
 class Charges:
     """The charges that metering asks billing for."""
 
-    def __init__(self, reports: Database, clock: Clock) -> None:
-        self._reports = reports
+    def __init__(self, shards: Shards, clock: Clock) -> None:
+        self._shards = shards
         self._clock = clock
 
-    async def list_charges(
-        self, *, organization_id: str | None, after: tuple[str, str], limit: int
-    ) -> tuple[Sequence[Charge], tuple[str, str] | None]:
-        async with self._reports.transaction() as connection:
-            return await store.list_charges(connection, organization_id=organization_id, after=after, limit=limit)
+    async def page(self, wanted: ChargeFilter, size: int, page_token: str) -> tuple[list[Charge], str]:
+        """Return a page of charges, and the token of the next.
 
-    async def list_organizations(self, *, after: str, limit: int) -> list[str]:
-        async with self._reports.transaction() as connection:
-            return await store.list_organizations(connection, after=after, limit=limit)
+        They come shard by shard, in each by (organization_id, operation_id). A page ends with its shard.
+        """
+        fingerprint, first = f"charges/{wanted.fingerprint}", (wanted.organization_id or NIL, "")
+        shards = self._shards if wanted.organization_id is None else Shards([self._shards.of(wanted.organization_id)])
+        number, after = place_in_token(page_token, fingerprint, first, len(shards))
+        page, last = await _page(shards[number], wanted, after, page_size(size, _CHARGES_DEFAULT, _CHARGES_MAX))
+        return page, token_after(number, last, fingerprint, first, len(shards))
+
+    async def organizations(self, size: int, page_token: str) -> tuple[list[str], str, datetime]:
+        """Return a page of organizations with usage, the token of the next, and the time.
+
+        They come shard by shard, in each by id. A page ends with its shard.
+        """
+        size = page_size(size, _ORGANIZATIONS_MAX, _ORGANIZATIONS_MAX)
+        number, after = place_in_token(page_token, _ORGANIZATIONS, (NIL,), len(self._shards))
+        async with self._shards[number].transaction() as connection:
+            page = await store.organizations_after(connection, after[0], size)
+        last = (page[-1],) if len(page) == size else None
+        return page, token_after(number, last, _ORGANIZATIONS, (NIL,), len(self._shards)), self._clock.now()
+
+    async def these_organizations(self, organization_ids: Sequence[str]) -> tuple[list[str], datetime]:
+        """Return those of the organizations that have usage, and the time."""
+        found: list[str] = []
+        for shard, ids in by_shard(self._shards, organization_ids):
+            async with shard.transaction() as connection:
+                found += await store.these_organizations(connection, ids)
+        return found, self._clock.now()
+
+    async def digest(
+        self,
+        organization_ids: Sequence[str],
+        bucket_count: int,
+        since_time: datetime | None,
+        until_time: datetime | None,
+    ) -> AsyncIterator[Digests | int]:
+        """Yield how many rows each statement has read, and after each shard the digests of its organizations."""
+        for shard, ids in by_shard(self._shards, organization_ids):
+            async with shard.raw_transaction() as connection:
+                await connection.execute(store.PLAN_PARTS)
+                span = await store.usage_span(connection, ids, since_time or EPOCH)
+            digests = Digests()
+            if span is not None:
+                window = Window(ids, span[0], span[1] + MICROSECOND)
+                async for rows in _digest(shard, window, bucket_count, until_time, digests):
+                    yield rows
+            yield digests
 
     async def list_pending(
         self, *, refused_only: bool, after: tuple[datetime, str, str], limit: int
     ) -> Sequence[PendingCharge]:
-        async with self._reports.transaction() as connection:
-            return await store.list_pending(connection, refused_only=refused_only, after=after, limit=limit)
+        """Return charges that billing has not confirmed, the oldest first over all shards."""
+        oldest: list[PendingCharge] = []
+        for shard in self._shards:
+            async with shard.transaction() as connection:
+                oldest += await store.list_pending(connection, refused_only=refused_only, after=after, limit=limit)
+            oldest = sorted(oldest, key=lambda charge: charge.key)[:limit]
+        return oldest
 
     async def retry(self, organization_id: str, operation_ids: Sequence[str]) -> int:
         """Make an organization's charges due: those of the operations named, or all that billing refuses."""
         now = self._clock.now()
-        async with self._reports.transaction() as connection:
+        async with self._shards.of(organization_id).transaction() as connection:
             count = await store.retry(connection, organization_id=organization_id, operation_ids=operation_ids, now=now)
             if count:
                 # One event for all of them; the operations are named as far as an event has room.
@@ -52,3 +112,61 @@ class Charges:
                     ),
                 )
             return count
+
+
+async def _page(
+    shard: Database, wanted: ChargeFilter, after: tuple[str, ...], size: int
+) -> tuple[list[Charge], tuple[str, str] | None]:
+    """Return a page of a shard's charges, and where the next begins; None at the end of the shard."""
+    async with shard.raw_transaction() as connection:
+        if wanted.organization_id is None or not (wanted.operation_ids or wanted.buckets):
+            return await store.charges_after(connection, wanted, (after[0], after[1]), size)
+        if wanted.buckets:
+            await connection.execute(store.PLAN_PARTS)
+            operation_ids, end = await store.operations_in_buckets(connection, wanted, after[1], _SCANNED_MAX, size)
+            page, _ = await store.charges_of(connection, wanted, operation_ids, after[1], size)
+        else:
+            page, end = await store.charges_of(connection, wanted, wanted.operation_ids, after[1], size)
+    return page, None if end is None else (wanted.organization_id, end)
+
+
+async def _digest(
+    shard: Database, whole: Window, bucket_count: int, until_time: datetime | None, digests: Digests
+) -> AsyncIterator[int]:
+    """Add the digests of a window part by part; yield how many rows each part had."""
+    if len(whole.organization_ids) == 1:
+        async for rows in _digest_one(shard, whole, bucket_count, until_time, digests):
+            yield rows
+        return
+    windows = Windows(whole)
+    while not windows.done:
+        window = windows.next
+        async with shard.raw_transaction() as connection:
+            await connection.execute(store.PLAN_PARTS)
+            rows = await store.count_usage(connection, window, ROWS_MAX + 1)
+            if not windows.take(rows):
+                continue
+            if rows <= ROWS_MAX:
+                digests.add(await store.window_digests(connection, window, bucket_count, until_time))
+        if rows <= ROWS_MAX:
+            yield rows
+            continue
+        for organization_id in window.organization_ids:
+            alone = window._replace(organization_ids=(organization_id,))
+            async for rows in _digest_one(shard, alone, bucket_count, until_time, digests):
+                yield rows
+
+
+async def _digest_one(
+    shard: Database, window: Window, bucket_count: int, until_time: datetime | None, digests: Digests
+) -> AsyncIterator[int]:
+    """The same for a window of one organization, which may have any number of rows at one moment."""
+    after: tuple[datetime, str] | None = window.start - MICROSECOND, _LAST_ID
+    while after is not None:
+        async with shard.raw_transaction() as connection:
+            await connection.execute(store.PLAN_PARTS)
+            last = await store.end_of_part(connection, window.organization_ids[0], after, window.end, ROWS_WANTED)
+            parts = await store.part_digests(connection, window, after, last, bucket_count, until_time)
+        digests.add(parts)
+        yield ROWS_WANTED if last else sum(part.charge_count for part in parts)
+        after = last

@@ -1,24 +1,21 @@
 """ChargeService over gRPC."""
 
-from typing import Final
+from collections.abc import AsyncIterator
 
 import grpc
 
 from libs.common.amount import render_amount
+from libs.common.charge_filter import parse_filter, parse_times
+from libs.common.digests import check_buckets
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import is_id
-from libs.common.pages import decode_page_token, encode_page_token, id_in_token, page_size
+from libs.common.pages import decode_page_token, encode_page_token, page_size
+from libs.common.shard_pages import NIL
 from libs.common.timestamps import render_time, time_of_text, time_text
 from services.metering.charge.charges import Charges
-from services.metering.charge.store import Charge, PendingCharge
-from services.metering.usage.domain import NIL
+from services.metering.charge.domain import Charge, PendingCharge
 from tollhouse.metering.v1 import charge_pb2 as pb
 from tollhouse.metering.v1 import charge_pb2_grpc as rpc
-
-_CHARGES_DEFAULT: Final = 1_000
-_CHARGES_MAX: Final = 10_000
-_ORGANIZATIONS: Final = "organizations"
-_ORGANIZATIONS_MAX: Final = 1_000
 
 
 class ChargeServicer(rpc.ChargeServiceServicer):
@@ -30,31 +27,34 @@ class ChargeServicer(rpc.ChargeServiceServicer):
     async def ListCharges(
         self, request: pb.ListChargesRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListChargesResponse:
-        fingerprint = f"charges/{request.organization_id.lower()}"
-        after = (NIL, "")
-        if request.page_token:
-            parts = decode_page_token(request.page_token, fingerprint)
-            if len(parts) != 2 or not is_id(parts[0]):
-                raise _bad_token()
-            after = (parts[0], parts[1])
-        charges, following = await self._charges.list_charges(
-            organization_id=request.organization_id.lower() or None,
-            after=after,
-            limit=page_size(request.page_size, _CHARGES_DEFAULT, _CHARGES_MAX),
-        )
-        token = encode_page_token(*following, fingerprint=fingerprint) if following else ""
+        charges, token = await self._charges.page(parse_filter(request), request.page_size, request.page_token)
         return pb.ListChargesResponse(charges=map(_render_charge, charges), next_page_token=token)
+
+    async def DigestCharges(
+        self, request: pb.DigestChargesRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.DigestChargesResponse]:
+        organization_ids = {organization_id.lower() for organization_id in request.organization_ids}
+        check_buckets(request.bucket_count, len(organization_ids))
+        times = parse_times(request)
+        async for piece in self._charges.digest(sorted(organization_ids), request.bucket_count, *times):
+            if isinstance(piece, int):
+                yield pb.DigestChargesResponse(rows_read=piece)
+            else:
+                for digests in piece.messages():
+                    yield pb.DigestChargesResponse(digests=digests)
 
     async def ListOrganizations(
         self, request: pb.ListOrganizationsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListOrganizationsResponse:
-        limit = page_size(request.page_size, _ORGANIZATIONS_MAX, _ORGANIZATIONS_MAX)
-        after = id_in_token(request.page_token, _ORGANIZATIONS) or NIL
-        organization_ids = await self._charges.list_organizations(after=after, limit=limit)
         token = ""
-        if len(organization_ids) == limit:
-            token = encode_page_token(organization_ids[-1], fingerprint=_ORGANIZATIONS)
-        return pb.ListOrganizationsResponse(organization_ids=organization_ids, next_page_token=token)
+        if request.organization_ids:
+            named = [organization_id.lower() for organization_id in request.organization_ids]
+            found, read_time = await self._charges.these_organizations(named)
+        else:
+            found, token, read_time = await self._charges.organizations(request.page_size, request.page_token)
+        return pb.ListOrganizationsResponse(
+            organization_ids=found, next_page_token=token, read_time=render_time(read_time)
+        )
 
     async def ListPendingCharges(
         self, request: pb.ListPendingChargesRequest, context: grpc.aio.ServicerContext

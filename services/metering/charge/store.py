@@ -2,71 +2,225 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import Final
 
+import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from libs.common.charge_filter import ChargeFilter
+from libs.common.database import RawConnection
+from libs.common.digests import PartDigest, bucket_sql, digest_sql
+from services.metering.charge.domain import Charge, PendingCharge, Window
 
-class Charge(NamedTuple):
-    """One charge metering has asked for; its state is SETTLED once billing has confirmed it."""
-
-    organization_id: str
-    operation_id: str
-    amount: Decimal
-    currency_code: str
-    state: str
-    occur_time: datetime
-
-
-class PendingCharge(NamedTuple):
-    """One charge billing has not confirmed."""
-
-    organization_id: str
-    operation_id: str
-    amount: Decimal
-    currency_code: str
-    state: str
-    attempt_count: int
-    last_error_reason: str | None
-    next_attempt_time: datetime
-    create_time: datetime
-
-
-# The page is cut from the operations, by primary key; usage without a charge falls out of it afterwards.
-_CHARGES: Final = text("""
-WITH page AS MATERIALIZED (
-    SELECT organization_id, operation_id, occur_time, usage_id FROM usage_operations
-    WHERE (organization_id, operation_id) > (CAST(:after_organization_id AS uuid), :after_operation_id)
-        AND (CAST(:organization_id AS uuid) IS NULL OR organization_id = CAST(:organization_id AS uuid))
-    ORDER BY organization_id, operation_id LIMIT :limit
-)
+# Usage with what it cost, and the charge that billing has not confirmed. Usage without a charge is left out.
+_OF_PAGE: Final = """
 SELECT page.organization_id::text, page.operation_id, coalesce(r.cost, p.cost),
     coalesce(r.currency_code, p.currency_code), coalesce(replace(x.state, 'DEAD', 'REFUSED'), 'SETTLED'),
-    page.occur_time, coalesce(r.charge_kind, p.charge_kind)
+    page.occur_time, coalesce(r.charge_kind, p.charge_kind), greatest(r.create_time, p.create_time)
 FROM page
 JOIN usage_records r USING (organization_id, occur_time, usage_id)
 LEFT JOIN usage_pricings p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id AND r.cost IS NULL
 LEFT JOIN outbox x ON x.organization_id = r.organization_id AND x.operation_id = r.operation_id
 ORDER BY page.organization_id, page.operation_id
-""")
+"""
+# The page is cut from the operations, by primary key; usage without a charge falls out of it afterwards.
+_CHARGES: Final = f"""
+WITH page AS MATERIALIZED (
+    SELECT organization_id, operation_id, occur_time, usage_id FROM usage_operations
+    WHERE (organization_id, operation_id) > ($1::uuid, $2::text) AND ($3::uuid IS NULL OR organization_id = $3)
+    ORDER BY organization_id, operation_id LIMIT $4
+)
+{_OF_PAGE}
+"""  # noqa: S608 -- made of constants of ours alone.
+# The primary keys named.
+_NAMED: Final = f"""
+WITH page AS MATERIALIZED (
+    SELECT organization_id, operation_id, occur_time, usage_id FROM usage_operations
+    WHERE organization_id = $1 AND operation_id = ANY($2::text[]) AND operation_id > $3
+    ORDER BY operation_id LIMIT $4
+)
+{_OF_PAGE}
+"""  # noqa: S608
+# Part of one organization's primary key is read from the index alone; the rows only of what is in the buckets.
+_SCANNED: Final = """
+SELECT operation_id FROM usage_operations WHERE organization_id = $1 AND operation_id > $2
+ORDER BY operation_id OFFSET $3 LIMIT 1
+"""
+_IN_BUCKETS: Final = f"""
+SELECT operation_id FROM usage_operations
+WHERE organization_id = $1 AND operation_id > $2 AND ($3::text IS NULL OR operation_id <= $3)
+    AND {bucket_sql("operation_id", "$4")} = ANY($5::int[])
+ORDER BY operation_id LIMIT $6
+"""  # noqa: S608
 
 
-async def list_charges(
-    connection: AsyncConnection, *, organization_id: str | None, after: tuple[str, str], limit: int
+async def charges_after(
+    connection: RawConnection, wanted: ChargeFilter, after: tuple[str, str], limit: int
 ) -> tuple[list[Charge], tuple[str, str] | None]:
-    """Return a page of charges in the order of their keys, and where the next begins; None when there is no more."""
-    values = {
-        "organization_id": organization_id,
-        "after_organization_id": after[0],
-        "after_operation_id": after[1],
-        "limit": limit,
-    }
-    rows = (await connection.execute(_CHARGES, values)).all()
-    # A capture of nothing only gives the hold back; like usage that waits for its price it is no charge.
-    charges = [Charge(*row[:6]) for row in rows if row[6] is not None and row[2]]
-    return charges, (rows[-1][0], rows[-1][1]) if len(rows) == limit else None
+    """Return the charges of the next `limit` operations by key, and where the next begin; None when there are none."""
+    rows = await connection.fetch(_CHARGES, *after, wanted.organization_id, limit)
+    return _charges(rows, wanted), (rows[-1][0], rows[-1][1]) if len(rows) == limit else None
+
+
+async def charges_of(
+    connection: RawConnection, wanted: ChargeFilter, operation_ids: Sequence[str], after: str, limit: int
+) -> tuple[list[Charge], str | None]:
+    """Return the charges of these operations of one organization, in byte order, and where the next begin."""
+    rows = await connection.fetch(_NAMED, wanted.organization_id, list(operation_ids), after, limit)
+    return _charges(rows, wanted), rows[-1][1] if len(rows) == limit else None
+
+
+def _charges(rows: Sequence[asyncpg.Record], wanted: ChargeFilter) -> list[Charge]:
+    """A capture of nothing only gives the hold back; like usage that waits for its price it is no charge."""
+    return [
+        Charge(*row[:6])
+        for row in rows
+        if row[6] is not None
+        and row[2]
+        and (wanted.since_time is None or row[5] >= wanted.since_time)
+        and (wanted.until_time is None or row[7] <= wanted.until_time)
+    ]
+
+
+async def operations_in_buckets(
+    connection: RawConnection, wanted: ChargeFilter, after: str, scanned_max: int, limit: int
+) -> tuple[list[str], str | None]:
+    """Look at the next `scanned_max` operations of one organization.
+
+    Return those in the buckets, at most `limit`, and the operation at which to go on; None at the end.
+    """
+    end = await connection.fetchval(_SCANNED, wanted.organization_id, after, scanned_max - 1)
+    rows = await connection.fetch(
+        _IN_BUCKETS, wanted.organization_id, after, end, wanted.bucket_count, list(wanted.buckets), limit
+    )
+    found = [row[0] for row in rows]
+    return found, found[-1] if len(found) == limit else end
+
+
+# The plan is made for the values at hand. Whole tables are never read, since these statements are small parts of them.
+PLAN_PARTS: Final = """
+SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_seqscan = off;
+SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL work_mem = '16MB'
+"""
+
+# Each organization's first and last usage, by the primary key.
+_SPAN: Final = """
+SELECT min(first), max(last) FROM unnest($1::uuid[]) AS o(organization_id)
+CROSS JOIN LATERAL (
+    SELECT min(occur_time) AS first, max(occur_time) AS last FROM usage_records
+    WHERE organization_id = o.organization_id AND occur_time >= $2
+) AS span
+"""
+
+
+async def usage_span(
+    connection: RawConnection, organization_ids: Sequence[str], since_time: datetime
+) -> tuple[datetime, datetime] | None:
+    """Return when the first and the last usage of organizations from then on was; None if there is none."""
+    row = await connection.fetchrow(_SPAN, list(organization_ids), since_time)
+    return None if row is None or row[0] is None else (row[0], row[1])
+
+
+# From the primary key's index alone, where the pages are old enough.
+_COUNT: Final = """
+SELECT count(*) FROM (
+    SELECT FROM usage_records
+    WHERE organization_id = ANY($1::uuid[]) AND occur_time >= $2 AND occur_time < $3 LIMIT $4
+) AS counted
+"""
+
+
+async def count_usage(connection: RawConnection, window: Window, limit: int) -> int:
+    """Return how many rows a window has, counted up to a limit."""
+    values = list(window.organization_ids), window.start, window.end, limit
+    return int(await connection.fetchval(_COUNT, *values))
+
+
+# The last row of a part of one organization's usage, by the primary key.
+_PART_END: Final = """
+SELECT occur_time, usage_id::text FROM usage_records
+WHERE organization_id = $1 AND occur_time >= $2 AND (occur_time, usage_id) > ($2, $3::uuid) AND occur_time < $4
+ORDER BY occur_time, usage_id OFFSET $5 LIMIT 1
+"""
+
+
+async def end_of_part(
+    connection: RawConnection, organization_id: str, after: tuple[datetime, str], end: datetime, rows: int
+) -> tuple[datetime, str] | None:
+    """Return the key of the last of the next `rows` rows before `end`; None if there are fewer."""
+    row = await connection.fetchrow(_PART_END, organization_id, *after, end, rows - 1)
+    return None if row is None else (row[0], row[1])
+
+
+# By the primary key, which is in the order of time, as the rows are in the table. Usage without a cost is given as one
+# of no currency: its cost, if it has one by now, is elsewhere. The outbox is as long as the backlog.
+_IN_WINDOW: Final = """
+    r.organization_id = ANY($1::uuid[]) AND r.occur_time >= $2 AND r.occur_time < $3
+"""
+_IN_PART: Final = """
+    r.organization_id = $1 AND r.occur_time >= $2 AND (r.occur_time, r.usage_id) > ($2, $6::uuid) AND r.occur_time < $3
+    AND ($7::timestamptz IS NULL OR r.occur_time <= $7 AND (r.occur_time, r.usage_id) <= ($7, $8::uuid))
+"""
+_SETTLED: Final = """NOT EXISTS (
+        SELECT FROM outbox x WHERE x.organization_id = r.organization_id AND x.operation_id = r.operation_id)"""
+
+
+def _digests(where: str) -> str:
+    return f"""
+SELECT r.organization_id::text, {bucket_sql("r.operation_id", "$4")} AS bucket, r.currency_code, count(*),
+    sum(r.cost), {digest_sql("r.operation_id", "r.cost")}
+FROM usage_records r
+WHERE {where} AND (r.cost IS NULL OR r.cost > 0 AND r.charge_kind IS NOT NULL)
+    AND ($5::timestamptz IS NULL OR r.create_time <= $5) AND {_SETTLED}
+GROUP BY r.organization_id, bucket, r.currency_code
+"""  # noqa: S608
+
+
+def _late_digests(where: str) -> str:
+    return f"""
+SELECT r.organization_id::text, {bucket_sql("r.operation_id", "$4")} AS bucket, p.currency_code, count(*),
+    sum(p.cost), {digest_sql("r.operation_id", "p.cost")}
+FROM usage_records r JOIN usage_pricings p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id
+WHERE {where} AND r.cost IS NULL AND p.cost > 0 AND p.charge_kind IS NOT NULL
+    AND ($5::timestamptz IS NULL OR greatest(r.create_time, p.create_time) <= $5) AND {_SETTLED}
+GROUP BY r.organization_id, bucket, p.currency_code
+"""  # noqa: S608
+
+
+_OF_WINDOW: Final = (_digests(_IN_WINDOW), _late_digests(_IN_WINDOW))
+_OF_PART: Final = (_digests(_IN_PART), _late_digests(_IN_PART))
+
+
+async def window_digests(
+    connection: RawConnection, window: Window, bucket_count: int, until_time: datetime | None
+) -> list[PartDigest]:
+    """Return the digests of what billing has confirmed of a window's usage."""
+    return await _read(
+        connection, _OF_WINDOW, list(window.organization_ids), window.start, window.end, bucket_count, until_time
+    )
+
+
+async def part_digests(
+    connection: RawConnection,
+    window: Window,
+    after: tuple[datetime, str],
+    last: tuple[datetime, str] | None,
+    bucket_count: int,
+    until_time: datetime | None,
+) -> list[PartDigest]:
+    """Return the digests of a window of one organization after one row, up to another or to the end."""
+    (organization_id,) = window.organization_ids
+    values = organization_id, after[0], window.end, bucket_count, until_time, after[1], *(last or (None, None))
+    return await _read(connection, _OF_PART, *values)
+
+
+async def _read(connection: RawConnection, statements: tuple[str, str], *values: object) -> list[PartDigest]:
+    rows = await connection.fetch(statements[0], *values)
+    priced = [PartDigest(*row) for row in rows if row[2] is not None]
+    if len(priced) == len(rows):
+        return priced
+    return priced + [PartDigest(*row) for row in await connection.fetch(statements[1], *values)]
 
 
 # Jumps along the primary key from one organization to the next, instead of reading all rows of each.
@@ -87,9 +241,22 @@ SELECT organization_id::text FROM found WHERE organization_id IS NOT NULL LIMIT 
 """)
 
 
-async def list_organizations(connection: AsyncConnection, *, after: str, limit: int) -> list[str]:
+async def organizations_after(connection: AsyncConnection, after: str, limit: int) -> list[str]:
     """Return the next organizations, by id, that have usage."""
     return list((await connection.execute(_ORGANIZATIONS, {"after": after, "limit": limit})).scalars())
+
+
+# One probe of the primary key for each.
+_THESE_ORGANIZATIONS: Final = text("""
+SELECT o.organization_id::text FROM unnest(CAST(:organization_ids AS uuid[])) AS o(organization_id)
+WHERE EXISTS (SELECT FROM usage_operations u WHERE u.organization_id = o.organization_id) ORDER BY 1
+""")
+
+
+async def these_organizations(connection: AsyncConnection, organization_ids: Sequence[str]) -> list[str]:
+    """Return those of the organizations that have usage."""
+    values = {"organization_ids": list(organization_ids)}
+    return list((await connection.execute(_THESE_ORGANIZATIONS, values)).scalars())
 
 
 _PENDING: Final = text("""

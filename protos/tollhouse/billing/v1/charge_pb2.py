@@ -28,9 +28,11 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tollhouse.billing.v1 import ledger_pb2 as tollhouse_dot_billing_dot_v1_dot_ledger__pb2
 from tollhouse.common.v1 import access_pb2 as tollhouse_dot_common_dot_v1_dot_access__pb2
 from tollhouse.common.v1 import amount_pb2 as tollhouse_dot_common_dot_v1_dot_amount__pb2
+from tollhouse.common.v1 import digest_pb2 as tollhouse_dot_common_dot_v1_dot_digest__pb2
+from tollhouse.common.v1 import text_pb2 as tollhouse_dot_common_dot_v1_dot_text__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tollhouse/billing/v1/charge.proto\x12\x14tollhouse.billing.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!tollhouse/billing/v1/ledger.proto\x1a tollhouse/common/v1/access.proto\x1a tollhouse/common/v1/amount.proto\"\xe2\x01\n\x06\x43harge\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12+\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x16\n\x0etransaction_id\x18\x04 \x01(\t\x12\x33\n\x04kind\x18\x05 \x01(\x0e\x32%.tollhouse.billing.v1.TransactionKind\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x12ListChargesRequest\x12$\n\x0forganization_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"]\n\x13ListChargesResponse\x12-\n\x07\x63harges\x18\x01 \x03(\x0b\x32\x1c.tollhouse.billing.v1.Charge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"W\n\x18ListOrganizationsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"N\n\x19ListOrganizationsResponse\x12\x18\n\x10organization_ids\x18\x01 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xc3\x02\n\rChargeService\x12\x8b\x01\n\x0bListCharges\x12(.tollhouse.billing.v1.ListChargesRequest\x1a).tollhouse.billing.v1.ListChargesResponse\"\'\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/billing/charges\x12\xa3\x01\n\x11ListOrganizations\x12..tollhouse.billing.v1.ListOrganizationsRequest\x1a/.tollhouse.billing.v1.ListOrganizationsResponse\"-\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/billing/organizationsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tollhouse/billing/v1/charge.proto\x12\x14tollhouse.billing.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!tollhouse/billing/v1/ledger.proto\x1a tollhouse/common/v1/access.proto\x1a tollhouse/common/v1/amount.proto\x1a tollhouse/common/v1/digest.proto\x1a\x1etollhouse/common/v1/text.proto\"\xf2\x01\n\x06\x43harge\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12+\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x16\n\x0etransaction_id\x18\x04 \x01(\t\x12\x33\n\x04kind\x18\x05 \x01(\x0e\x32%.tollhouse.billing.v1.TransactionKind\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\x07 \x01(\t\"\xcb\x02\n\x12ListChargesRequest\x12$\n\x0forganization_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12(\n\roperation_ids\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\xe8\x07\"\x06r\x04\x88\xea\x30\x01\x12%\n\x07\x62uckets\x18\x05 \x03(\x05\x42\x14\xbaH\x11\x92\x01\x0e\x10\x80\x80\x04\"\x08\x1a\x06\x10\x80\x80\x04(\x00\x12!\n\x0c\x62ucket_count\x18\x06 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x04(\x00\x12.\n\nsince_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nuntil_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc7\x01\n\x14\x44igestChargesRequest\x12,\n\x10organization_ids\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x08\x01\x10\xe8\x07\"\x05r\x03\xb0\x01\x01\x12!\n\x0c\x62ucket_count\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x04(\x01\x12.\n\nsince_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nuntil_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"^\n\x15\x44igestChargesResponse\x12\x32\n\x07\x64igests\x18\x01 \x03(\x0b\x32!.tollhouse.common.v1.ChargeDigest\x12\x11\n\trows_read\x18\x02 \x01(\x03\"]\n\x13ListChargesResponse\x12-\n\x07\x63harges\x18\x01 \x03(\x0b\x32\x1c.tollhouse.billing.v1.Charge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x83\x01\n\x18ListOrganizationsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12*\n\x10organization_ids\x18\x03 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\xe8\x07\"\x05r\x03\xb0\x01\x01\"\x96\x01\n\x19ListOrganizationsResponse\x12\x18\n\x10organization_ids\x18\x01 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12-\n\tread_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fmovement_counts\x18\x04 \x03(\x03\x32\xe3\x03\n\rChargeService\x12\x8b\x01\n\x0bListCharges\x12(.tollhouse.billing.v1.ListChargesRequest\x1a).tollhouse.billing.v1.ListChargesResponse\"\'\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/billing/charges\x12\x9d\x01\n\rDigestCharges\x12*.tollhouse.billing.v1.DigestChargesRequest\x1a+.tollhouse.billing.v1.DigestChargesResponse\"1\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/billing/charges:digest:\x01*0\x01\x12\xa3\x01\n\x11ListOrganizations\x12..tollhouse.billing.v1.ListOrganizationsRequest\x1a/.tollhouse.billing.v1.ListOrganizationsResponse\"-\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/billing/organizationsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,24 +45,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTCHARGESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\220N(\000'
   _globals['_LISTCHARGESREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTCHARGESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
+  _globals['_LISTCHARGESREQUEST'].fields_by_name['operation_ids']._loaded_options = None
+  _globals['_LISTCHARGESREQUEST'].fields_by_name['operation_ids']._serialized_options = b'\272H\016\222\001\013\020\350\007\"\006r\004\210\3520\001'
+  _globals['_LISTCHARGESREQUEST'].fields_by_name['buckets']._loaded_options = None
+  _globals['_LISTCHARGESREQUEST'].fields_by_name['buckets']._serialized_options = b'\272H\021\222\001\016\020\200\200\004\"\010\032\006\020\200\200\004(\000'
+  _globals['_LISTCHARGESREQUEST'].fields_by_name['bucket_count']._loaded_options = None
+  _globals['_LISTCHARGESREQUEST'].fields_by_name['bucket_count']._serialized_options = b'\272H\010\032\006\030\200\200\004(\000'
+  _globals['_DIGESTCHARGESREQUEST'].fields_by_name['organization_ids']._loaded_options = None
+  _globals['_DIGESTCHARGESREQUEST'].fields_by_name['organization_ids']._serialized_options = b'\272H\017\222\001\014\010\001\020\350\007\"\005r\003\260\001\001'
+  _globals['_DIGESTCHARGESREQUEST'].fields_by_name['bucket_count']._loaded_options = None
+  _globals['_DIGESTCHARGESREQUEST'].fields_by_name['bucket_count']._serialized_options = b'\272H\010\032\006\030\200\200\004(\001'
   _globals['_LISTORGANIZATIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTORGANIZATIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTORGANIZATIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTORGANIZATIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTORGANIZATIONSREQUEST'].fields_by_name['organization_ids']._loaded_options = None
+  _globals['_LISTORGANIZATIONSREQUEST'].fields_by_name['organization_ids']._serialized_options = b'\272H\r\222\001\n\020\350\007\"\005r\003\260\001\001'
   _globals['_CHARGESERVICE'].methods_by_name['ListCharges']._loaded_options = None
   _globals['_CHARGESERVICE'].methods_by_name['ListCharges']._serialized_options = b'\220\002\001\252\273\030\005\010\001\022\001*\202\323\344\223\002\025\022\023/v1/billing/charges'
+  _globals['_CHARGESERVICE'].methods_by_name['DigestCharges']._loaded_options = None
+  _globals['_CHARGESERVICE'].methods_by_name['DigestCharges']._serialized_options = b'\220\002\001\252\273\030\005\010\001\022\001*\202\323\344\223\002\037\"\032/v1/billing/charges:digest:\001*'
   _globals['_CHARGESERVICE'].methods_by_name['ListOrganizations']._loaded_options = None
   _globals['_CHARGESERVICE'].methods_by_name['ListOrganizations']._serialized_options = b'\220\002\001\252\273\030\005\010\001\022\001*\202\323\344\223\002\033\022\031/v1/billing/organizations'
-  _globals['_CHARGE']._serialized_start=255
-  _globals['_CHARGE']._serialized_end=481
-  _globals['_LISTCHARGESREQUEST']._serialized_start=483
-  _globals['_LISTCHARGESREQUEST']._serialized_end=602
-  _globals['_LISTCHARGESRESPONSE']._serialized_start=604
-  _globals['_LISTCHARGESRESPONSE']._serialized_end=697
-  _globals['_LISTORGANIZATIONSREQUEST']._serialized_start=699
-  _globals['_LISTORGANIZATIONSREQUEST']._serialized_end=786
-  _globals['_LISTORGANIZATIONSRESPONSE']._serialized_start=788
-  _globals['_LISTORGANIZATIONSRESPONSE']._serialized_end=866
-  _globals['_CHARGESERVICE']._serialized_start=869
-  _globals['_CHARGESERVICE']._serialized_end=1192
+  _globals['_CHARGE']._serialized_start=321
+  _globals['_CHARGE']._serialized_end=563
+  _globals['_LISTCHARGESREQUEST']._serialized_start=566
+  _globals['_LISTCHARGESREQUEST']._serialized_end=897
+  _globals['_DIGESTCHARGESREQUEST']._serialized_start=900
+  _globals['_DIGESTCHARGESREQUEST']._serialized_end=1099
+  _globals['_DIGESTCHARGESRESPONSE']._serialized_start=1101
+  _globals['_DIGESTCHARGESRESPONSE']._serialized_end=1195
+  _globals['_LISTCHARGESRESPONSE']._serialized_start=1197
+  _globals['_LISTCHARGESRESPONSE']._serialized_end=1290
+  _globals['_LISTORGANIZATIONSREQUEST']._serialized_start=1293
+  _globals['_LISTORGANIZATIONSREQUEST']._serialized_end=1424
+  _globals['_LISTORGANIZATIONSRESPONSE']._serialized_start=1427
+  _globals['_LISTORGANIZATIONSRESPONSE']._serialized_end=1577
+  _globals['_CHARGESERVICE']._serialized_start=1580
+  _globals['_CHARGESERVICE']._serialized_end=2063
 # @@protoc_insertion_point(module_scope)

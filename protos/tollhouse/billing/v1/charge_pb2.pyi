@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from tollhouse.billing.v1 import ledger_pb2 as _ledger_pb2
 from tollhouse.common.v1 import amount_pb2 as _amount_pb2
+from tollhouse.common.v1 import digest_pb2 as _digest_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -33,6 +34,7 @@ class Charge(_message.Message):
     TRANSACTION_ID_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization that was charged."""
     operation_id: _builtins.str
@@ -41,6 +43,10 @@ class Charge(_message.Message):
     """The transaction that charged it."""
     kind: _ledger_pb2.TransactionKind.ValueType
     """DEBIT or CAPTURE."""
+    source: _builtins.str
+    """Who asked for it, as the transaction's metadata names it under `source`: `metering` for the cost of usage. Usually
+    empty for what people charge by hand.
+    """
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """What was charged, before reversals. May be zero."""
@@ -58,10 +64,11 @@ class Charge(_message.Message):
         transaction_id: _builtins.str = ...,
         kind: _ledger_pb2.TransactionKind.ValueType = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        source: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time", "kind", b"kind", "operation_id", b"operation_id", "organization_id", b"organization_id", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time", "kind", b"kind", "operation_id", b"operation_id", "organization_id", b"organization_id", "source", b"source", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -76,26 +83,126 @@ class ListChargesRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    OPERATION_IDS_FIELD_NUMBER: _builtins.int
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    BUCKET_COUNT_FIELD_NUMBER: _builtins.int
+    SINCE_TIME_FIELD_NUMBER: _builtins.int
+    UNTIL_TIME_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """Only this organization's charges. Empty for all."""
     page_size: _builtins.int
     """How many charges to return, at most 10000; 1000 when zero."""
     page_token: _builtins.str
     """The `next_page_token` of the previous page; empty for the first one."""
+    bucket_count: _builtins.int
+    """Into how many buckets `buckets` divides the charges: a power of two, at most 65536. Only with `buckets`."""
+    @_builtins.property
+    def operation_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only the charges of these operations of the organization, which must be given. Any when empty."""
+
+    @_builtins.property
+    def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Only the charges in these buckets of `bucket_count`, as DigestCharges numbers them, of the organization, which must
+        be given. Any when empty.
+        """
+
+    @_builtins.property
+    def since_time(self) -> _timestamp_pb2.Timestamp:
+        """Only charges made at or after this time. Any when unset."""
+
+    @_builtins.property
+    def until_time(self) -> _timestamp_pb2.Timestamp:
+        """No charges made after this time. Any when unset."""
+
     def __init__(
         self,
         *,
         organization_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        operation_ids: _abc.Iterable[_builtins.str] | None = ...,
+        buckets: _abc.Iterable[_builtins.int] | None = ...,
+        bucket_count: _builtins.int = ...,
+        since_time: _timestamp_pb2.Timestamp | None = ...,
+        until_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since_time", b"since_time", "until_time", b"until_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_count", b"bucket_count", "buckets", b"buckets", "operation_ids", b"operation_ids", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "since_time", b"since_time", "until_time", b"until_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListChargesRequest: _TypeAlias = ListChargesRequest  # noqa: Y015
+
+@_typing.final
+class DigestChargesRequest(_message.Message):
+    """Asks for digests of charges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_IDS_FIELD_NUMBER: _builtins.int
+    BUCKET_COUNT_FIELD_NUMBER: _builtins.int
+    SINCE_TIME_FIELD_NUMBER: _builtins.int
+    UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    bucket_count: _builtins.int
+    """Into how many buckets to divide the charges of each organization: a power of two. Together the organizations may
+    have 65536 buckets.
+    """
+    @_builtins.property
+    def organization_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The organizations, at most 1000. One without charges has no digest."""
+
+    @_builtins.property
+    def since_time(self) -> _timestamp_pb2.Timestamp:
+        """Only charges made at or after this time. Any when unset."""
+
+    @_builtins.property
+    def until_time(self) -> _timestamp_pb2.Timestamp:
+        """No charges made after this time. Any when unset."""
+
+    def __init__(
+        self,
+        *,
+        organization_ids: _abc.Iterable[_builtins.str] | None = ...,
+        bucket_count: _builtins.int = ...,
+        since_time: _timestamp_pb2.Timestamp | None = ...,
+        until_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since_time", b"since_time", "until_time", b"until_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_count", b"bucket_count", "organization_ids", b"organization_ids", "since_time", b"since_time", "until_time", b"until_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DigestChargesRequest: _TypeAlias = DigestChargesRequest  # noqa: Y015
+
+@_typing.final
+class DigestChargesResponse(_message.Message):
+    """A piece of the answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    ROWS_READ_FIELD_NUMBER: _builtins.int
+    rows_read: _builtins.int
+    """How many rows were read since the message before."""
+    @_builtins.property
+    def digests(self) -> _containers.RepeatedCompositeFieldContainer[_digest_pb2.ChargeDigest]:
+        """Digests. Those of one organization follow each other."""
+
+    def __init__(
+        self,
+        *,
+        digests: _abc.Iterable[_digest_pb2.ChargeDigest] | None = ...,
+        rows_read: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests", "rows_read", b"rows_read"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DigestChargesResponse: _TypeAlias = DigestChargesResponse  # noqa: Y015
 
 @_typing.final
 class ListChargesResponse(_message.Message):
@@ -109,7 +216,7 @@ class ListChargesResponse(_message.Message):
     """The token of the next page; empty on the last."""
     @_builtins.property
     def charges(self) -> _containers.RepeatedCompositeFieldContainer[Global___Charge]:
-        """The charges."""
+        """The charges. A page may hold fewer than asked for, even none, when more follow."""
 
     def __init__(
         self,
@@ -133,19 +240,25 @@ class ListOrganizationsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_IDS_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """How many to return: 1000 when zero, at most 1000."""
     page_token: _builtins.str
     """The `next_page_token` of the previous page; empty for the first one."""
+    @_builtins.property
+    def organization_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only those of these organizations. They fit one page, whatever its size. Any when empty."""
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        organization_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_ids", b"organization_ids", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -159,21 +272,33 @@ class ListOrganizationsResponse(_message.Message):
 
     ORGANIZATION_IDS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    READ_TIME_FIELD_NUMBER: _builtins.int
+    MOVEMENT_COUNTS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """The token of the next page; empty on the last."""
     @_builtins.property
     def organization_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Their ids, in ascending order."""
+        """Their ids, in ascending order within a shard."""
+
+    @_builtins.property
+    def read_time(self) -> _timestamp_pb2.Timestamp:
+        """The service's time when it read the page."""
+
+    @_builtins.property
+    def movement_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many movements each organization's accounts have had, in the order of the ids: at least as many as charges."""
 
     def __init__(
         self,
         *,
         organization_ids: _abc.Iterable[_builtins.str] | None = ...,
         next_page_token: _builtins.str = ...,
+        read_time: _timestamp_pb2.Timestamp | None = ...,
+        movement_counts: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["read_time", b"read_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "organization_ids", b"organization_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["movement_counts", b"movement_counts", "next_page_token", b"next_page_token", "organization_ids", b"organization_ids", "read_time", b"read_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

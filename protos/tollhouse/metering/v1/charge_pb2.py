@@ -27,10 +27,11 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tollhouse.common.v1 import access_pb2 as tollhouse_dot_common_dot_v1_dot_access__pb2
 from tollhouse.common.v1 import amount_pb2 as tollhouse_dot_common_dot_v1_dot_amount__pb2
+from tollhouse.common.v1 import digest_pb2 as tollhouse_dot_common_dot_v1_dot_digest__pb2
 from tollhouse.common.v1 import text_pb2 as tollhouse_dot_common_dot_v1_dot_text__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tollhouse/metering/v1/charge.proto\x12\x15tollhouse.metering.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\x1a tollhouse/common/v1/amount.proto\x1a\x1etollhouse/common/v1/text.proto\"\xc7\x01\n\x06\x43harge\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12+\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".tollhouse.metering.v1.ChargeState\x12.\n\noccur_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb8\x02\n\rPendingCharge\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12+\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".tollhouse.metering.v1.ChargeState\x12\x15\n\rattempt_count\x18\x05 \x01(\x05\x12\x19\n\x11last_error_reason\x18\x06 \x01(\t\x12\x35\n\x11next_attempt_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x12ListChargesRequest\x12$\n\x0forganization_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"^\n\x13ListChargesResponse\x12.\n\x07\x63harges\x18\x01 \x03(\x0b\x32\x1d.tollhouse.metering.v1.Charge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x19ListPendingChargesRequest\x12\x14\n\x0crefused_only\x18\x01 \x01(\x08\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"t\n\x1aListPendingChargesResponse\x12=\n\x0fpending_charges\x18\x01 \x03(\x0b\x32$.tollhouse.metering.v1.PendingCharge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"b\n\x13RetryChargesRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12(\n\roperation_ids\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\xc8\x01\"\x06r\x04\x88\xea\x30\x01\",\n\x14RetryChargesResponse\x12\x14\n\x0c\x63harge_count\x18\x01 \x01(\x05\"W\n\x18ListOrganizationsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"N\n\x19ListOrganizationsResponse\x12\x18\n\x10organization_ids\x18\x01 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*y\n\x0b\x43hargeState\x12\x1c\n\x18\x43HARGE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43HARGE_STATE_PENDING\x10\x01\x12\x18\n\x14\x43HARGE_STATE_SETTLED\x10\x02\x12\x18\n\x14\x43HARGE_STATE_REFUSED\x10\x03\x32\x82\x05\n\rChargeService\x12\x8e\x01\n\x0bListCharges\x12).tollhouse.metering.v1.ListChargesRequest\x1a*.tollhouse.metering.v1.ListChargesResponse\"(\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/metering/charges\x12\x9e\x01\n\x12ListPendingCharges\x12\x30.tollhouse.metering.v1.ListPendingChargesRequest\x1a\x31.tollhouse.metering.v1.ListPendingChargesResponse\"#\x90\x02\x01\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/pendingCharges\x12\x95\x01\n\x0cRetryCharges\x12*.tollhouse.metering.v1.RetryChargesRequest\x1a+.tollhouse.metering.v1.RetryChargesResponse\",\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/pendingCharges:retry:\x01*\x12\xa6\x01\n\x11ListOrganizations\x12/.tollhouse.metering.v1.ListOrganizationsRequest\x1a\x30.tollhouse.metering.v1.ListOrganizationsResponse\".\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/metering/organizationsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tollhouse/metering/v1/charge.proto\x12\x15tollhouse.metering.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollhouse/common/v1/access.proto\x1a tollhouse/common/v1/amount.proto\x1a tollhouse/common/v1/digest.proto\x1a\x1etollhouse/common/v1/text.proto\"\xc7\x01\n\x06\x43harge\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12+\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".tollhouse.metering.v1.ChargeState\x12.\n\noccur_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb8\x02\n\rPendingCharge\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x14\n\x0coperation_id\x18\x02 \x01(\t\x12+\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1b.tollhouse.common.v1.Amount\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".tollhouse.metering.v1.ChargeState\x12\x15\n\rattempt_count\x18\x05 \x01(\x05\x12\x19\n\x11last_error_reason\x18\x06 \x01(\t\x12\x35\n\x11next_attempt_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xcb\x02\n\x12ListChargesRequest\x12$\n\x0forganization_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12(\n\roperation_ids\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\xe8\x07\"\x06r\x04\x88\xea\x30\x01\x12%\n\x07\x62uckets\x18\x05 \x03(\x05\x42\x14\xbaH\x11\x92\x01\x0e\x10\x80\x80\x04\"\x08\x1a\x06\x10\x80\x80\x04(\x00\x12!\n\x0c\x62ucket_count\x18\x06 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x04(\x00\x12.\n\nsince_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nuntil_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc7\x01\n\x14\x44igestChargesRequest\x12,\n\x10organization_ids\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x08\x01\x10\xe8\x07\"\x05r\x03\xb0\x01\x01\x12!\n\x0c\x62ucket_count\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x04(\x01\x12.\n\nsince_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nuntil_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"^\n\x15\x44igestChargesResponse\x12\x32\n\x07\x64igests\x18\x01 \x03(\x0b\x32!.tollhouse.common.v1.ChargeDigest\x12\x11\n\trows_read\x18\x02 \x01(\x03\"^\n\x13ListChargesResponse\x12.\n\x07\x63harges\x18\x01 \x03(\x0b\x32\x1d.tollhouse.metering.v1.Charge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x19ListPendingChargesRequest\x12\x14\n\x0crefused_only\x18\x01 \x01(\x08\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"t\n\x1aListPendingChargesResponse\x12=\n\x0fpending_charges\x18\x01 \x03(\x0b\x32$.tollhouse.metering.v1.PendingCharge\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"b\n\x13RetryChargesRequest\x12!\n\x0forganization_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12(\n\roperation_ids\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\xc8\x01\"\x06r\x04\x88\xea\x30\x01\",\n\x14RetryChargesResponse\x12\x14\n\x0c\x63harge_count\x18\x01 \x01(\x05\"\x83\x01\n\x18ListOrganizationsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12*\n\x10organization_ids\x18\x03 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\xe8\x07\"\x05r\x03\xb0\x01\x01\"}\n\x19ListOrganizationsResponse\x12\x18\n\x10organization_ids\x18\x01 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12-\n\tread_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*y\n\x0b\x43hargeState\x12\x1c\n\x18\x43HARGE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43HARGE_STATE_PENDING\x10\x01\x12\x18\n\x14\x43HARGE_STATE_SETTLED\x10\x02\x12\x18\n\x14\x43HARGE_STATE_REFUSED\x10\x03\x32\xa5\x06\n\rChargeService\x12\x8e\x01\n\x0bListCharges\x12).tollhouse.metering.v1.ListChargesRequest\x1a*.tollhouse.metering.v1.ListChargesResponse\"(\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/metering/charges\x12\x9e\x01\n\x12ListPendingCharges\x12\x30.tollhouse.metering.v1.ListPendingChargesRequest\x1a\x31.tollhouse.metering.v1.ListPendingChargesResponse\"#\x90\x02\x01\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/pendingCharges\x12\x95\x01\n\x0cRetryCharges\x12*.tollhouse.metering.v1.RetryChargesRequest\x1a+.tollhouse.metering.v1.RetryChargesResponse\",\x90\x02\x02\xaa\xbb\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/pendingCharges:retry:\x01*\x12\xa0\x01\n\rDigestCharges\x12+.tollhouse.metering.v1.DigestChargesRequest\x1a,.tollhouse.metering.v1.DigestChargesResponse\"2\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02 \"\x1b/v1/metering/charges:digest:\x01*0\x01\x12\xa6\x01\n\x11ListOrganizations\x12/.tollhouse.metering.v1.ListOrganizationsRequest\x1a\x30.tollhouse.metering.v1.ListOrganizationsResponse\".\x90\x02\x01\xaa\xbb\x18\x05\x08\x01\x12\x01*\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/metering/organizationsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,6 +44,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTCHARGESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\220N(\000'
   _globals['_LISTCHARGESREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTCHARGESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
+  _globals['_LISTCHARGESREQUEST'].fields_by_name['operation_ids']._loaded_options = None
+  _globals['_LISTCHARGESREQUEST'].fields_by_name['operation_ids']._serialized_options = b'\272H\016\222\001\013\020\350\007\"\006r\004\210\3520\001'
+  _globals['_LISTCHARGESREQUEST'].fields_by_name['buckets']._loaded_options = None
+  _globals['_LISTCHARGESREQUEST'].fields_by_name['buckets']._serialized_options = b'\272H\021\222\001\016\020\200\200\004\"\010\032\006\020\200\200\004(\000'
+  _globals['_LISTCHARGESREQUEST'].fields_by_name['bucket_count']._loaded_options = None
+  _globals['_LISTCHARGESREQUEST'].fields_by_name['bucket_count']._serialized_options = b'\272H\010\032\006\030\200\200\004(\000'
+  _globals['_DIGESTCHARGESREQUEST'].fields_by_name['organization_ids']._loaded_options = None
+  _globals['_DIGESTCHARGESREQUEST'].fields_by_name['organization_ids']._serialized_options = b'\272H\017\222\001\014\010\001\020\350\007\"\005r\003\260\001\001'
+  _globals['_DIGESTCHARGESREQUEST'].fields_by_name['bucket_count']._loaded_options = None
+  _globals['_DIGESTCHARGESREQUEST'].fields_by_name['bucket_count']._serialized_options = b'\272H\010\032\006\030\200\200\004(\001'
   _globals['_LISTPENDINGCHARGESREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTPENDINGCHARGESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTPENDINGCHARGESREQUEST'].fields_by_name['page_token']._loaded_options = None
@@ -55,36 +66,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTORGANIZATIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTORGANIZATIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTORGANIZATIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTORGANIZATIONSREQUEST'].fields_by_name['organization_ids']._loaded_options = None
+  _globals['_LISTORGANIZATIONSREQUEST'].fields_by_name['organization_ids']._serialized_options = b'\272H\r\222\001\n\020\350\007\"\005r\003\260\001\001'
   _globals['_CHARGESERVICE'].methods_by_name['ListCharges']._loaded_options = None
   _globals['_CHARGESERVICE'].methods_by_name['ListCharges']._serialized_options = b'\220\002\001\252\273\030\005\010\001\022\001*\202\323\344\223\002\026\022\024/v1/metering/charges'
   _globals['_CHARGESERVICE'].methods_by_name['ListPendingCharges']._loaded_options = None
   _globals['_CHARGESERVICE'].methods_by_name['ListPendingCharges']._serialized_options = b'\220\002\001\252\273\030\002\010\001\202\323\344\223\002\024\022\022/v1/pendingCharges'
   _globals['_CHARGESERVICE'].methods_by_name['RetryCharges']._loaded_options = None
   _globals['_CHARGESERVICE'].methods_by_name['RetryCharges']._serialized_options = b'\220\002\002\252\273\030\002\010\001\202\323\344\223\002\035\"\030/v1/pendingCharges:retry:\001*'
+  _globals['_CHARGESERVICE'].methods_by_name['DigestCharges']._loaded_options = None
+  _globals['_CHARGESERVICE'].methods_by_name['DigestCharges']._serialized_options = b'\220\002\001\252\273\030\005\010\001\022\001*\202\323\344\223\002 \"\033/v1/metering/charges:digest:\001*'
   _globals['_CHARGESERVICE'].methods_by_name['ListOrganizations']._loaded_options = None
   _globals['_CHARGESERVICE'].methods_by_name['ListOrganizations']._serialized_options = b'\220\002\001\252\273\030\005\010\001\022\001*\202\323\344\223\002\034\022\032/v1/metering/organizations'
-  _globals['_CHARGESTATE']._serialized_start=1532
-  _globals['_CHARGESTATE']._serialized_end=1653
-  _globals['_CHARGE']._serialized_start=254
-  _globals['_CHARGE']._serialized_end=453
-  _globals['_PENDINGCHARGE']._serialized_start=456
-  _globals['_PENDINGCHARGE']._serialized_end=768
-  _globals['_LISTCHARGESREQUEST']._serialized_start=770
-  _globals['_LISTCHARGESREQUEST']._serialized_end=889
-  _globals['_LISTCHARGESRESPONSE']._serialized_start=891
-  _globals['_LISTCHARGESRESPONSE']._serialized_end=985
-  _globals['_LISTPENDINGCHARGESREQUEST']._serialized_start=987
-  _globals['_LISTPENDINGCHARGESREQUEST']._serialized_end=1097
-  _globals['_LISTPENDINGCHARGESRESPONSE']._serialized_start=1099
-  _globals['_LISTPENDINGCHARGESRESPONSE']._serialized_end=1215
-  _globals['_RETRYCHARGESREQUEST']._serialized_start=1217
-  _globals['_RETRYCHARGESREQUEST']._serialized_end=1315
-  _globals['_RETRYCHARGESRESPONSE']._serialized_start=1317
-  _globals['_RETRYCHARGESRESPONSE']._serialized_end=1361
-  _globals['_LISTORGANIZATIONSREQUEST']._serialized_start=1363
-  _globals['_LISTORGANIZATIONSREQUEST']._serialized_end=1450
-  _globals['_LISTORGANIZATIONSRESPONSE']._serialized_start=1452
-  _globals['_LISTORGANIZATIONSRESPONSE']._serialized_end=1530
-  _globals['_CHARGESERVICE']._serialized_start=1656
-  _globals['_CHARGESERVICE']._serialized_end=2298
+  _globals['_CHARGESTATE']._serialized_start=2169
+  _globals['_CHARGESTATE']._serialized_end=2290
+  _globals['_CHARGE']._serialized_start=288
+  _globals['_CHARGE']._serialized_end=487
+  _globals['_PENDINGCHARGE']._serialized_start=490
+  _globals['_PENDINGCHARGE']._serialized_end=802
+  _globals['_LISTCHARGESREQUEST']._serialized_start=805
+  _globals['_LISTCHARGESREQUEST']._serialized_end=1136
+  _globals['_DIGESTCHARGESREQUEST']._serialized_start=1139
+  _globals['_DIGESTCHARGESREQUEST']._serialized_end=1338
+  _globals['_DIGESTCHARGESRESPONSE']._serialized_start=1340
+  _globals['_DIGESTCHARGESRESPONSE']._serialized_end=1434
+  _globals['_LISTCHARGESRESPONSE']._serialized_start=1436
+  _globals['_LISTCHARGESRESPONSE']._serialized_end=1530
+  _globals['_LISTPENDINGCHARGESREQUEST']._serialized_start=1532
+  _globals['_LISTPENDINGCHARGESREQUEST']._serialized_end=1642
+  _globals['_LISTPENDINGCHARGESRESPONSE']._serialized_start=1644
+  _globals['_LISTPENDINGCHARGESRESPONSE']._serialized_end=1760
+  _globals['_RETRYCHARGESREQUEST']._serialized_start=1762
+  _globals['_RETRYCHARGESREQUEST']._serialized_end=1860
+  _globals['_RETRYCHARGESRESPONSE']._serialized_start=1862
+  _globals['_RETRYCHARGESRESPONSE']._serialized_end=1906
+  _globals['_LISTORGANIZATIONSREQUEST']._serialized_start=1909
+  _globals['_LISTORGANIZATIONSREQUEST']._serialized_end=2040
+  _globals['_LISTORGANIZATIONSRESPONSE']._serialized_start=2042
+  _globals['_LISTORGANIZATIONSRESPONSE']._serialized_end=2167
+  _globals['_CHARGESERVICE']._serialized_start=2293
+  _globals['_CHARGESERVICE']._serialized_end=3098
 # @@protoc_insertion_point(module_scope)

@@ -50,6 +50,11 @@ class ChargeServiceStub:
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.RetryChargesRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.RetryChargesResponse.FromString,
                 _registered_method=True)
+        self.DigestCharges = channel.unary_stream(
+                '/tollhouse.metering.v1.ChargeService/DigestCharges',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.DigestChargesRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.DigestChargesResponse.FromString,
+                _registered_method=True)
         self.ListOrganizations = channel.unary_unary(
                 '/tollhouse.metering.v1.ChargeService/ListOrganizations',
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.ListOrganizationsRequest.SerializeToString,
@@ -62,9 +67,11 @@ class ChargeServiceServicer:
     """
 
     def ListCharges(self, request, context):
-        """Lists every charge that metering has asked billing for, in the byte order of (organization_id, operation_id).
+        """Lists every charge that metering has asked billing for, shard of organizations by shard.
 
-        Billing lists its charges in the same order, so the two lists can be compared side by side.
+        Within a shard they are sorted by organization_id, those of one organization by operation_id, both in byte order.
+        Billing sorts the charges of one organization alike, so that they can be compared side by side. A page may hold
+        fewer charges than asked for, even none, when more follow: only an empty next_page_token ends the list.
         Usage that costs nothing and usage that waits for its price are left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -87,9 +94,24 @@ class ChargeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ListOrganizations(self, request, context):
-        """Lists the organizations that have usage, ordered by id.
+    def DigestCharges(self, request, context):
+        """Computes digests of the charges that billing has confirmed.
 
+        Charges that wait or were refused, usage that costs nothing and usage without a price are left out. Billing has the
+        same RPC over the same charges, so two digests differ only where the charges do. Streams the digests organization
+        by organization, and meanwhile how many rows were read. Only a stream that ends without an error is complete. The
+        rows are read in statements of at most about 100,000 rows, each with a snapshot of its own;
+        charges made meanwhile can be left out with `until_time`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOrganizations(self, request, context):
+        """Lists the organizations that have usage.
+
+        They come shard by shard, sorted by id within each. A page may hold fewer than asked for, even none, when more
+        follow: only an empty next_page_token ends the list.
         `tollhouse verify` asks identity whether each of them exists.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -113,6 +135,11 @@ def add_ChargeServiceServicer_to_server(servicer, server):
                     servicer.RetryCharges,
                     request_deserializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.RetryChargesRequest.FromString,
                     response_serializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.RetryChargesResponse.SerializeToString,
+            ),
+            'DigestCharges': grpc.unary_stream_rpc_method_handler(
+                    servicer.DigestCharges,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.DigestChargesRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_charge__pb2.DigestChargesResponse.SerializeToString,
             ),
             'ListOrganizations': grpc.unary_unary_rpc_method_handler(
                     servicer.ListOrganizations,
@@ -202,6 +229,33 @@ class ChargeService:
             '/tollhouse.metering.v1.ChargeService/RetryCharges',
             tollhouse_dot_metering_dot_v1_dot_charge__pb2.RetryChargesRequest.SerializeToString,
             tollhouse_dot_metering_dot_v1_dot_charge__pb2.RetryChargesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DigestCharges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tollhouse.metering.v1.ChargeService/DigestCharges',
+            tollhouse_dot_metering_dot_v1_dot_charge__pb2.DigestChargesRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_charge__pb2.DigestChargesResponse.FromString,
             options,
             channel_credentials,
             insecure,

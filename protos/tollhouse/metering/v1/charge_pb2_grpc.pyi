@@ -17,9 +17,11 @@ class ChargeServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListCharges: _aio.UnaryUnaryMultiCallable[_charge_pb2.ListChargesRequest, _charge_pb2.ListChargesResponse]
-    """Lists every charge that metering has asked billing for, in the byte order of (organization_id, operation_id).
+    """Lists every charge that metering has asked billing for, shard of organizations by shard.
 
-    Billing lists its charges in the same order, so the two lists can be compared side by side.
+    Within a shard they are sorted by organization_id, those of one organization by operation_id, both in byte order.
+    Billing sorts the charges of one organization alike, so that they can be compared side by side. A page may hold
+    fewer charges than asked for, even none, when more follow: only an empty next_page_token ends the list.
     Usage that costs nothing and usage that waits for its price are left out.
     """
     ListPendingCharges: _aio.UnaryUnaryMultiCallable[_charge_pb2.ListPendingChargesRequest, _charge_pb2.ListPendingChargesResponse]
@@ -29,9 +31,20 @@ class ChargeServiceStub:
 
     Safe to repeat: a charge that is sent again is still made only once.
     """
-    ListOrganizations: _aio.UnaryUnaryMultiCallable[_charge_pb2.ListOrganizationsRequest, _charge_pb2.ListOrganizationsResponse]
-    """Lists the organizations that have usage, ordered by id.
+    DigestCharges: _aio.UnaryStreamMultiCallable[_charge_pb2.DigestChargesRequest, _charge_pb2.DigestChargesResponse]
+    """Computes digests of the charges that billing has confirmed.
 
+    Charges that wait or were refused, usage that costs nothing and usage without a price are left out. Billing has the
+    same RPC over the same charges, so two digests differ only where the charges do. Streams the digests organization
+    by organization, and meanwhile how many rows were read. Only a stream that ends without an error is complete. The
+    rows are read in statements of at most about 100,000 rows, each with a snapshot of its own;
+    charges made meanwhile can be left out with `until_time`.
+    """
+    ListOrganizations: _aio.UnaryUnaryMultiCallable[_charge_pb2.ListOrganizationsRequest, _charge_pb2.ListOrganizationsResponse]
+    """Lists the organizations that have usage.
+
+    They come shard by shard, sorted by id within each. A page may hold fewer than asked for, even none, when more
+    follow: only an empty next_page_token ends the list.
     `tollhouse verify` asks identity whether each of them exists.
     """
 
@@ -44,9 +57,11 @@ class ChargeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _charge_pb2.ListChargesRequest,
         context: _aio.ServicerContext[_charge_pb2.ListChargesRequest, _abc.Awaitable[_charge_pb2.ListChargesResponse]],
     ) -> _abc.Awaitable[_charge_pb2.ListChargesResponse]:
-        """Lists every charge that metering has asked billing for, in the byte order of (organization_id, operation_id).
+        """Lists every charge that metering has asked billing for, shard of organizations by shard.
 
-        Billing lists its charges in the same order, so the two lists can be compared side by side.
+        Within a shard they are sorted by organization_id, those of one organization by operation_id, both in byte order.
+        Billing sorts the charges of one organization alike, so that they can be compared side by side. A page may hold
+        fewer charges than asked for, even none, when more follow: only an empty next_page_token ends the list.
         Usage that costs nothing and usage that waits for its price are left out.
         """
 
@@ -70,13 +85,30 @@ class ChargeServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def DigestCharges(
+        self,
+        request: _charge_pb2.DigestChargesRequest,
+        context: _aio.ServicerContext[_charge_pb2.DigestChargesRequest, _abc.AsyncIterator[_charge_pb2.DigestChargesResponse]],
+    ) -> _abc.AsyncIterator[_charge_pb2.DigestChargesResponse]:
+        """Computes digests of the charges that billing has confirmed.
+
+        Charges that wait or were refused, usage that costs nothing and usage without a price are left out. Billing has the
+        same RPC over the same charges, so two digests differ only where the charges do. Streams the digests organization
+        by organization, and meanwhile how many rows were read. Only a stream that ends without an error is complete. The
+        rows are read in statements of at most about 100,000 rows, each with a snapshot of its own;
+        charges made meanwhile can be left out with `until_time`.
+        """
+
+    @_abc_1.abstractmethod
     def ListOrganizations(
         self,
         request: _charge_pb2.ListOrganizationsRequest,
         context: _aio.ServicerContext[_charge_pb2.ListOrganizationsRequest, _abc.Awaitable[_charge_pb2.ListOrganizationsResponse]],
     ) -> _abc.Awaitable[_charge_pb2.ListOrganizationsResponse]:
-        """Lists the organizations that have usage, ordered by id.
+        """Lists the organizations that have usage.
 
+        They come shard by shard, sorted by id within each. A page may hold fewer than asked for, even none, when more
+        follow: only an empty next_page_token ends the list.
         `tollhouse verify` asks identity whether each of them exists.
         """
 

@@ -57,7 +57,7 @@ async def _verify_service(service: str, channel: grpc.aio.Channel, scope: Scope,
     step = f"{service} checks itself"
     progress.note(step)
     stub: integrity_pb2_grpc.IntegrityServiceStub = integrity_pb2_grpc.IntegrityServiceStub(channel)
-    request = integrity_pb2.VerifyInvariantsRequest(organization_id=scope.organization_id)
+    request = integrity_pb2.VerifyInvariantsRequest(organization_id=scope.organization_id, since_time=scope.since_time)
     part = Verdict()
     with naming(service):
         async for piece in stub.VerifyInvariants(request, timeout=_STREAM_TIMEOUT_S):
@@ -66,6 +66,8 @@ async def _verify_service(service: str, channel: grpc.aio.Channel, scope: Scope,
                 part.violations.append(
                     Violation(service, finding.invariant, finding.organization_id, finding.resource, finding.detail)
                 )
+            if piece.HasField("progress"):
+                progress.note(step, piece.progress.rows_examined, piece.progress.rows_estimated or None)
             part.checks += [
                 Check(service, check.invariant, check.description, check.rows_examined, check.findings)
                 for check in piece.summary.checks

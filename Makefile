@@ -10,6 +10,7 @@ BUF := node_modules/.bin/buf
 
 # Options of the targets below, as in `make demo TRACE=calls.csv OUT=bill.json`.
 TRACE ?=
+SHARDS ?=
 OUT ?=
 CONTEXT ?=
 NAME ?=
@@ -19,21 +20,23 @@ WORKERS ?= 2
 .PHONY: help demo up test check bench protos promise migration lock lint types borders contract buf FORCE
 
 help:
-	@echo "make demo [TRACE=file.csv] [OUT=bill.json]   meter and charge a usage trace, print the bill, verify it"
-	@echo "make up                                      run the services on ports 7001 to 7003 until Ctrl-C"
+	@echo "make demo [TRACE=file.csv] [OUT=bill.json] [SHARDS=4]   meter and charge a usage trace, print the bill, verify it"
+	@echo "make up [SHARDS=4]                           run the services on ports 7001 to 7003 until Ctrl-C"
 	@echo "make test [TESTS=tests/billing]              run the tests on a Postgres of their own"
 	@echo "make check                                   lint, types, borders, contract, generated code, migrations"
 	@echo "make bench [OUT=figures.json] [CHARGES=n]    measure, as ratios to the peers"
 	@echo "make protos                                  regenerate the stubs and docs/access.md after a change of a proto"
-	@echo "make migration CONTEXT=billing NAME=add_x    write the next migration of a context, to be filled in"
+	@echo "make migration CONTEXT=billing NAME=add_x    write the next migration of a context, to be filled in; SHARDS=1: of"
+	@echo "                                             its shards, which is where the tables of organizations are"
 	@echo "make promise                                 save the contract that later changes must not break"
 	@echo "make lock                                    resolve requirements.lock after a change of pyproject.toml"
 
 demo: $(READY)
-	@$(VENV)/bin/tollhouse demo $(if $(TRACE),--trace "$(TRACE)") $(if $(OUT),--out "$(OUT)")
+	@$(VENV)/bin/tollhouse demo $(if $(TRACE),--trace "$(TRACE)") $(if $(OUT),--out "$(OUT)") \
+	    $(if $(SHARDS),--shards "$(SHARDS)")
 
 up: $(READY)
-	@$(VENV)/bin/tollhouse up --identity-port 7001 --billing-port 7002 --metering-port 7003
+	@$(VENV)/bin/tollhouse up --identity-port 7001 --billing-port 7002 --metering-port 7003 $(if $(SHARDS),--shards "$(SHARDS)")
 
 test: $(READY)
 	@$(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS)
@@ -47,7 +50,7 @@ protos: $(READY)
 	@$(VENV)/bin/python scripts/settings_page.py
 
 migration: $(READY)
-	@$(VENV)/bin/python scripts/migration.py "$(CONTEXT)" "$(NAME)"
+	@$(VENV)/bin/python scripts/migration.py "$(CONTEXT)" "$(NAME)" $(if $(SHARDS),--shards)
 
 # Saves the contract as it stands, for `buf breaking` to compare later changes with: part of every release.
 promise: $(READY)

@@ -3,8 +3,9 @@
 --   TOLLHOUSE_OWNER_PASSWORD=… TOLLHOUSE_IDENTITY_PASSWORD=… TOLLHOUSE_BILLING_PASSWORD=… \
 --   TOLLHOUSE_METERING_PASSWORD=… psql --file deploy/roles.sql
 --
--- Four roles, none of them a superuser. tollhouse_owner owns the database and every schema and runs the migrations;
--- each service logs in as a role of its own, to which the migrations give rights on its own schema only. Running the
+-- Four roles, none of them a superuser. tollhouse_owner owns the database and every schema, those of the shards too, and
+-- runs the migrations, which make the schemas; each service logs in as a role of its own, to which the migrations give
+-- rights on its own schemas only. Running the
 -- file again changes the passwords and nothing else.
 
 \set ON_ERROR_STOP on

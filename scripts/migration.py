@@ -1,4 +1,7 @@
-"""Writes the next migration of a context, to be filled in: `make migration CONTEXT=billing NAME=add_invoices`."""
+"""Writes the next migration of a context, to be filled in: `make migration CONTEXT=billing NAME=add_invoices`.
+
+With `--shards`, or `SHARDS=1`, it is one of the context's shards: it runs in the schema of each shard in turn.
+"""
 
 import argparse
 import re
@@ -6,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from libs.common.migrate import CONTEXTS, migrations_folder
+from libs.common.migrate import CONTEXTS, SERVICES, has_shards, migrations_folder, shard_migrations_folder
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,60}")
 _MIGRATION: Final = re.compile(r"([0-9]{4})_[a-z0-9_]+\.py")
@@ -48,13 +51,27 @@ def next_migration(folder: Path, name: str) -> tuple[Path, str]:
     return folder / f"{revision}_{name}.py", _TEMPLATE.format(title=title, revision=revision, previous=previous)
 
 
+def folder_of(context: str, *, shards: bool, services: Path = SERVICES) -> Path:
+    """Return where a migration of the context's own schema is kept, or one of its shards.
+
+    Raises:
+        ValueError: the context has no shards.
+    """
+    if not shards:
+        return migrations_folder(context, services)
+    if not has_shards(context, services):
+        raise ValueError(f"{context} has no shards.")
+    return shard_migrations_folder(context, services)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("context", choices=CONTEXTS)
     parser.add_argument("name", help="what it does, such as add_invoices")
+    parser.add_argument("--shards", action="store_true", help="for the tables of organizations, in each shard")
     arguments = parser.parse_args()
     try:
-        path, text = next_migration(migrations_folder(arguments.context), arguments.name)
+        path, text = next_migration(folder_of(arguments.context, shards=arguments.shards), arguments.name)
     except ValueError as error:
         sys.exit(str(error))
     path.write_text(text, encoding="utf-8")

@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from libs.common.settings import ServiceSettings, variable_name
+from libs.common.settings import ServiceSettings, ShardedSettings, variable_name
 from services.billing.settings import BillingSettings
 from services.identity.settings import IdentitySettings
 from services.metering.settings import MeteringSettings
@@ -59,6 +59,10 @@ def _lines() -> Iterator[str]:
     yield "`<CONTEXT>` is `IDENTITY`, `BILLING` or `METERING`."
     yield ""
     yield from _table(ServiceSettings, "TOLLHOUSE_<CONTEXT>_")
+    yield ""
+    yield "## Billing and metering"
+    yield ""
+    yield from _table(ShardedSettings, "")
     for context, settings in OWN.items():
         yield ""
         yield f"## {context.capitalize()}"

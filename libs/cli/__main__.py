@@ -17,7 +17,7 @@ from libs.common.environment import VariablesError
 from libs.common.postgres import PostgresError
 
 # Each is a function of that name in the module of that name; a group of commands is the module's `group`.
-COMMANDS: Final = ("up", "serve", "migrate", "token", "replay", "verify", "demo")
+COMMANDS: Final = ("up", "serve", "migrate", "shards", "token", "replay", "verify", "demo")
 GROUPS: Final = ("organization", "user", "project", "service-account", "key", "models", "audit")
 
 

@@ -61,6 +61,8 @@ async def _verify_service(service: str, channel: grpc.aio.Channel, scope: Scope,
     part = Verdict()
     with naming(service):
         async for piece in stub.VerifyInvariants(request, timeout=_STREAM_TIMEOUT_S):
+            if piece.HasField("progress"):
+                progress.note(step, piece.progress.rows_examined, piece.progress.rows_estimated or None)
             if piece.HasField("finding"):
                 finding = piece.finding
                 part.violations.append(

@@ -141,6 +141,16 @@ async def distribute(
     return Distribution(schemas=new_schemas, reference_tables=new_tables)
 
 
+async def require_cluster(admin_url: str) -> None:
+    """Return where `distribute` can begin, as far as that can be told before anything is migrated.
+
+    Raises:
+        ClusterNotReady: the extension is missing or too old, or the cluster has no node for shards.
+    """
+    async with _connect(admin_url) as connection:
+        await _require_cluster(connection, database_name(admin_url))
+
+
 async def nodes_of(admin_url: str, schemas: Sequence[str]) -> Mapping[str, str]:
     """Return the machine that each schema is on, as `host:port`; for one that is not distributed, the server itself.
 

@@ -63,6 +63,20 @@ def secret(environment: Mapping[str, str], name: str) -> str | None:
     return text.removesuffix("\n").removesuffix("\r") or None
 
 
+def whole_number(environment: Mapping[str, str], name: str, least: int, most: int) -> int | None:
+    """Return a number from `least` to `most`; None where the variable is not set.
+
+    Raises:
+        VariablesError: it is set to something else.
+    """
+    value = environment.get(name)
+    if not value:
+        return None
+    if value.isascii() and value.isdigit() and least <= int(value[:10]) <= most:
+        return int(value)
+    raise VariablesError(f"{name}: must be a number from {least} to {most}")
+
+
 def _reason(error: Exception) -> str | None:
     return error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
 

@@ -104,9 +104,15 @@ async def migrate(
         ShardCountFixed: the database has another number of shards. Nothing was changed.
         MigrationLocked: another process migrates.
     """
-    for context in (contexts,) if isinstance(contexts, str) else contexts:
+    contexts = (contexts,) if isinstance(contexts, str) else contexts
+    async with _connect(admin_url) as connection:
+        # The contexts have the same number of shards, and none is touched where one of them has another number.
+        for context in dict.fromkeys((*contexts, *CONTEXTS)):
+            if has_shards(context, services):
+                shards = await _fitting_count(connection, context, shards)
+    for context in contexts:
         async with _connect(admin_url) as connection, _lock(connection, context, lock_wait_s):
-            count = await _shard_count(connection, context, shards) if has_shards(context, services) else 0
+            count = (await _fitting_count(connection, context, shards) or 1) if has_shards(context, services) else 0
             schemas = [shard_schema(context, number) for number in range(count)]
             password = (passwords or {}).get(context)
             await _execute(connection, roles.create_role(context, password))
@@ -133,15 +139,31 @@ SELECT {count} WHERE NOT EXISTS (SELECT FROM {context}.sharding)
 """
 
 
-async def _shard_count(connection: AsyncConnection, context: str, wanted: int | None) -> int:
-    """Return how many shards the context has in this database, or is to get."""
-    known = await connection.scalar(text("SELECT to_regclass(:table)"), {"table": f"{context}.sharding"})
+async def shard_count(url: str, *, services: Path = SERVICES) -> int | None:
+    """Return how many shards a database has; None where that is not decided yet. Nothing is written.
+
+    A database from before shards has one, unless it has no organization yet.
+
+    Raises:
+        ShardCountFixed: the contexts have different numbers of shards.
+    """
     count: int | None = None
-    if known is not None:
-        count = await connection.scalar(text(f"SELECT shard_count FROM {context}.sharding"))  # noqa: S608 -- of ours.
-    if count is None and await _has_organizations(connection, (context, shard_schema(context, 0))):
-        # Made by a version before shards: what it has becomes the first and only one.
-        count = 1
+    async with _connect(url, read_only=True) as connection:
+        for context in CONTEXTS:
+            if has_shards(context, services):
+                count = await _fitting_count(connection, context, count)
+    return count
+
+
+async def _fitting_count(connection: AsyncConnection, context: str, wanted: int | None) -> int | None:
+    """Return the wanted number of shards, or the one that the context has; None where there is neither.
+
+    Raises:
+        ShardCountFixed: the context has another number than is wanted, or so many there cannot be.
+    """
+    if wanted is not None and not 1 <= wanted <= SHARDS_MAX:
+        raise ShardCountFixed(f"There can be 1 to {SHARDS_MAX} shards, not {wanted}.")
+    count = await _known_count(connection, context)
     await connection.rollback()
     if count is not None and wanted is not None and wanted != count:
         raise ShardCountFixed(
@@ -149,9 +171,16 @@ async def _shard_count(connection: AsyncConnection, context: str, wanted: int | 
             f" fixed when an installation is made: set TOLLHOUSE_SHARDS={count}, or make a new installation with"
             f" {wanted}."
         )
-    count = count or wanted or 1
-    if not 1 <= count <= SHARDS_MAX:
-        raise ShardCountFixed(f"There can be 1 to {SHARDS_MAX} shards, not {count}.")
+    return wanted if count is None else count
+
+
+async def _known_count(connection: AsyncConnection, context: str) -> int | None:
+    count: int | None = None
+    if await connection.scalar(text("SELECT to_regclass(:table)"), {"table": f"{context}.sharding"}) is not None:
+        count = await connection.scalar(text(f"SELECT shard_count FROM {context}.sharding"))  # noqa: S608 -- of ours.
+    if count is None and await _has_organizations(connection, (context, shard_schema(context, 0))):
+        # Made by a version before shards: what it has becomes the first and only one.
+        count = 1
     return count
 
 
@@ -194,7 +223,7 @@ async def migration_status(
         for context in contexts:
             count = 0
             if has_shards(context, services):
-                count = await _shard_count(connection, context, None) if connection else 1
+                count = (await _known_count(connection, context) if connection else None) or 1
             schemas = [(context, migrations_folder(context, services))]
             shards_folder = shard_migrations_folder(context, services)
             schemas += [(shard_schema(context, number), shards_folder) for number in range(count)]

@@ -23,7 +23,7 @@ _log = structlog.get_logger("shards")
 
 _VISITS_AT_ONCE: Final = 4
 _PLATFORM_POOL_SIZE: Final = 3
-_REPORT_POOL_SIZE: Final = 2
+_REPORT_POOL_SIZE: Final = 4
 _VISITS_PER_S: Final = 40
 """How many shards a second one kind of background work looks at: each look costs a statement or two."""
 _RETRY_DELAY_MAX_S: Final = 30.0

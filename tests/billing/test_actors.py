@@ -2,12 +2,11 @@
 
 import asyncio
 
-import asyncpg
 import pytest
 
-from libs.common.database_url import plain_url
 from tests.billing.support import Ledger, organization, refusal, usd
 from tests.support.callers import Callers, Metadata, bearer
+from tests.support.sharded import execute_in_shards, value_over_shards
 from tollhouse.billing.v1 import account_pb2
 from tollhouse.billing.v1 import ledger_pb2 as pb
 
@@ -103,11 +102,7 @@ async def test_decline_keeps_who_asked(ledger: Ledger, everybody: dict[str, Meta
         assert (await refusal(ledger.ledger.Debit(_debit(org, "call"), metadata=everybody[caller])))[1] == (
             "INSUFFICIENT_BALANCE"
         )
-    connection = await asyncpg.connect(plain_url(database_admin_url))
-    try:
-        assert await connection.fetchval("SELECT actor FROM billing.declines") == BOB
-    finally:
-        await connection.close()
+    assert await value_over_shards(database_admin_url, "SELECT actor FROM billing.declines") == BOB
 
 
 async def test_rows_from_before_actors_were_recorded_have_none(ledger: Ledger, database_admin_url: str) -> None:
@@ -115,12 +110,8 @@ async def test_rows_from_before_actors_were_recorded_have_none(ledger: Ledger, d
     await ledger.credit(org, "top-up", "10")
     await ledger.debit(org, "call", "1")
     await ledger.hold(org, "held", "1")
-    connection = await asyncpg.connect(plain_url(database_admin_url))
-    try:
-        await connection.execute("UPDATE billing.transactions SET actor = NULL")
-        await connection.execute("UPDATE billing.holds SET actor = NULL")
-    finally:
-        await connection.close()
+    await execute_in_shards(database_admin_url, "UPDATE billing.transactions SET actor = NULL")
+    await execute_in_shards(database_admin_url, "UPDATE billing.holds SET actor = NULL")
     assert (await ledger.debit(org, "call", "1")).transaction.actor == ""
     assert (await ledger.hold(org, "held", "1")).hold.actor == ""
     listed = await ledger.ledger.ListTransactions(

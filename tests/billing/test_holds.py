@@ -4,13 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
-import asyncpg
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from libs.common.database_url import plain_url
 from tests.billing.support import BillingServer, Ledger, organization, refusal, usd
 from tests.support.clock import FixedClock
+from tests.support.sharded import execute_in_shards, value_over_shards
 from tollhouse.billing.v1 import account_pb2
 from tollhouse.billing.v1 import ledger_pb2 as pb
 
@@ -113,21 +112,18 @@ async def test_account_that_fails_in_the_sweeper_keeps_no_other_from_its_turn(
             await ledger.credit(org, "top-up", "5")
             await ledger.hold(org, "call", "5", ttl=MINUTE)
         broken = orgs[2]
-        connection = await asyncpg.connect(plain_url(database_admin_url))
-        await connection.execute(
-            f"ALTER TABLE billing.accounts ADD CONSTRAINT broken CHECK (organization_id <> '{broken}') NOT VALID"
-        )
+        refuse = f"ALTER TABLE billing.accounts ADD CONSTRAINT broken CHECK (organization_id <> '{broken}') NOT VALID"
+        await execute_in_shards(database_admin_url, refuse)
         clock.advance(timedelta(days=1))
         tidied = "SELECT count(*) FROM billing.holds WHERE state = 'EXPIRED' AND organization_id <> $1"
         for _ in range(100):
-            if await connection.fetchval(tidied, broken) == len(orgs) - 1:
+            if await value_over_shards(database_admin_url, tidied, broken) == len(orgs) - 1:
                 break
             await asyncio.sleep(0.05)
-        assert await connection.fetchval(tidied, broken) == len(orgs) - 1
+        assert await value_over_shards(database_admin_url, tidied, broken) == len(orgs) - 1
         assert {finding.split(":")[0] for finding in await ledger.findings()} == {"holds_end_once"}
 
-        await connection.execute("ALTER TABLE billing.accounts DROP CONSTRAINT broken")
-        await connection.close()
+        await execute_in_shards(database_admin_url, "ALTER TABLE billing.accounts DROP CONSTRAINT broken")
         for _ in range(100):
             if not await ledger.findings():
                 break

@@ -25,7 +25,7 @@ from services.billing.ledger.engine import Engine
 from services.billing.ledger.history import History
 from tests.billing.support import BillingServer, Ledger, organization, usd
 from tests.support.invariants import findings_of
-from tests.support.sharded import in_each_shard
+from tests.support.sharded import execute_in_shards, in_each_shard
 from tollhouse.billing.v1 import charge_pb2, ledger_pb2
 from tollhouse.common.v1 import integrity_pb2 as pb
 
@@ -120,7 +120,7 @@ async def test_planted_damage_is_found(
         await _live(ledger)
         await _live(ledger)
         assert await ledger.findings() == []
-        await _damage(database_admin_url, DAMAGE[invariant])
+        await execute_in_shards(database_admin_url, DAMAGE[invariant])
         assert invariant in {finding.split(":")[0] for finding in await ledger.findings()}
     await _found_wherever_ranges_end(billing_shards)
 
@@ -134,7 +134,7 @@ async def test_broken_chain_of_movements_is_found_wherever_ranges_of_rows_end(
         await _with_transfers(ledger)
         await _with_transfers(ledger)
         assert await ledger.findings() == []
-    await _damage(database_admin_url, statement)
+    await execute_in_shards(database_admin_url, statement)
     assert {finding.invariant for finding in await _found_wherever_ranges_end(billing_shards)} == invariants
 
 
@@ -171,7 +171,7 @@ async def test_since_time_leaves_out_older_movements_and_checks_newer_ones(
         for name in ("first", "old", "new", "newest"):
             await ledger.credit(org, name, "1")
     before = (datetime.now(UTC) - timedelta(days=2)).replace(microsecond=0)
-    await _damage(
+    await execute_in_shards(
         database_admin_url,
         "UPDATE billing.transactions SET create_time = $1, overdrawn = true,"
         " transaction_id = overlay(CAST(transaction_id AS text) PLACING $2 FROM 1)::uuid"
@@ -192,7 +192,9 @@ async def test_since_time_leaves_out_older_movements_and_checks_newer_ones(
     assert await found(None) == old
     assert await found(yesterday) == set()
     # The first movement since then is compared with the one before it.
-    await _damage(database_admin_url, "UPDATE billing.transactions SET balance_after = 7 WHERE operation_id = 'old'")
+    await execute_in_shards(
+        database_admin_url, "UPDATE billing.transactions SET balance_after = 7 WHERE operation_id = 'old'"
+    )
     assert {finding.split()[0] for finding in await found(yesterday)} == {"movements_follow_each_other"}
 
 
@@ -201,7 +203,7 @@ async def test_check_of_one_organization_finds_its_own_violations_only(
 ) -> None:
     async with server.start() as ledger:
         damaged, other = await _live(ledger), await _live(ledger)
-        await _damage(
+        await execute_in_shards(
             database_admin_url,
             "UPDATE billing.transactions SET overdrawn = true WHERE operation_id = 'late' AND organization_id = $1",
             damaged,
@@ -240,15 +242,6 @@ async def test_check_that_cannot_read_a_table_fails_and_has_no_summary(
         assert await ledger.findings() == []
 
 
-async def _damage(admin_url: str, statement: str, *values: object) -> None:
-    connection = await asyncpg.connect(plain_url(admin_url))
-    try:
-        for one in in_each_shard(statement):
-            await connection.execute(one, *values)
-    finally:
-        await connection.close()
-
-
 async def _read_all(ledger: Ledger, pieces: list[pb.VerifyInvariantsResponse]) -> None:
     async for piece in ledger.integrity.VerifyInvariants(pb.VerifyInvariantsRequest(), metadata=ledger.metadata):
         pieces.append(piece)  # noqa: PERF401 -- what came before the failure is looked at.
@@ -279,7 +272,7 @@ async def _found_wherever_ranges_end(shards: Shards) -> list[Finding]:
     return found
 
 
-async def test_every_invariant_has_its_damage(ledger: Ledger) -> None:
+async def test_every_invariant_has_itsexecute_in_shards(ledger: Ledger) -> None:
     pieces = [
         piece
         async for piece in ledger.integrity.VerifyInvariants(pb.VerifyInvariantsRequest(), metadata=ledger.metadata)

@@ -15,6 +15,7 @@ from libs.common.database import RawConnection
 from libs.common.database_url import plain_url
 from libs.common.ids import new_id
 from tests.billing.support import BillingServer, Ledger, organization, refusal, until_answered, usd
+from tests.support.sharded import in_shard_of
 from tollhouse.billing.v1 import account_pb2
 from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.common.v1.amount_pb2 import Amount
@@ -218,7 +219,8 @@ async def test_operation_declined_by_one_server_is_never_posted_by_another(serve
         await one.credit(org, "top-up", "10")
         await one.debit(org, "before", "1")
         async with connection.transaction():
-            await connection.fetch("SELECT FROM billing.accounts WHERE organization_id = $1 FOR UPDATE", org)
+            lock = "SELECT FROM billing.accounts WHERE organization_id = $1 FOR UPDATE"
+            await connection.fetch(in_shard_of(org, lock), org)
             declined = asyncio.create_task(refusal(two.debit(org, "call", "50")))
             await until_waiting(connection, 1)
             reused = asyncio.create_task(refusal(one.debit(org, "call", "1")))

@@ -48,7 +48,9 @@ MAY_KNOW_THE_WIRE = re.compile(
 DRIVER_PACKAGES = {"alembic", "asyncpg", "sqlalchemy"}
 MAY_KNOW_THE_DRIVER = re.compile(
     # The command tells an operator in one line why a database could not be reached.
-    r"libs\.cli\.(commands\.(migrate|up)|installation\.stack)"
+    r"libs\.cli\.(commands\.(migrate|shards|up)|installation\.stack)"
+    # Statements of `tollhouse shards`.
+    r"|libs\.cli\.installation\.shard_store"
     r"|libs\.common\.(audit\.(migration|store|tables)|integrity\.store|shard_migration|sharding|shards)"
     r"|libs\.common\.(citus|connections|database|database_errors|databases|declared|migrate|pooler)"
     r"|services\.\w+\.(tables(\..*)?|migrations\..*)"

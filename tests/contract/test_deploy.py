@@ -15,7 +15,7 @@ from libs.common.database_url import with_database, with_role
 from libs.common.databases import drop_database
 from libs.common.migrate import CONTEXTS, migrate
 from libs.common.postgres import find_binaries
-from libs.common.settings import ServiceSettings
+from libs.common.settings import ServiceSettings, variable_name
 from tests.contract.sources import ROOT
 from tests.support.database import TestPostgres, new_database_name
 
@@ -37,11 +37,17 @@ def _containers() -> dict[str, _Container]:
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_each_container_sets_variables_its_service_reads(context: str) -> None:
     settings = _settings(context)
-    prefix = settings.model_config.get("env_prefix", "")
-    known = {f"{prefix}{field}".upper() for field in settings.model_fields}
-    needed = {f"{prefix}{name}".upper() for name, field in settings.model_fields.items() if field.is_required()}
+    known = {variable_name(settings, field) for field in settings.model_fields}
+    needed = {variable_name(settings, name) for name, field in settings.model_fields.items() if field.is_required()}
     given = set(_containers()[context]["environment"])
     assert (given - known, needed - given) == (set(), set())
+
+
+def test_all_containers_that_know_shards_are_told_the_same_number() -> None:
+    told = {name: container.get("environment", {}).get("TOLLHOUSE_SHARDS") for name, container in _containers().items()}
+    assert {name: number for name, number in told.items() if number is not None} == dict.fromkeys(
+        ("migrate", "billing", "metering"), "${TOLLHOUSE_SHARDS:-1}"
+    )
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
@@ -76,10 +82,11 @@ async def test_owner_without_superuser_rights_can_migrate_what_roles_sql_prepare
     passwords = {f"TOLLHOUSE_{name}_PASSWORD": password for name in ("OWNER", "IDENTITY", "BILLING", "METERING")}
     _psql(postgres.admin_url, Path("deploy/roles.sql"), {"TOLLHOUSE_DATABASE": database, **passwords})
     owner_url = with_role(with_database(postgres.admin_url, database), "tollhouse_owner", password)
-    await migrate(CONTEXTS, owner_url)
+    await migrate(CONTEXTS, owner_url, shards=2)
     connection = await asyncpg.connect(with_role(owner_url, "tollhouse_billing", password))
     try:
-        assert await connection.fetchval("SELECT count(*) FROM billing.accounts") == 0
+        assert await connection.fetchval("SELECT count(*) FROM billing_00.accounts") == 0
+        assert await connection.fetchval("SELECT count(*) FROM billing_01.accounts") == 0
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.fetchval("SELECT count(*) FROM identity.users")
     finally:

@@ -10,7 +10,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TypeVar
 
-import asyncpg
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import SecretStr
@@ -20,7 +19,6 @@ from libs.cli.reconciliation import verify
 from libs.cli.terminal.connection import Connection
 from libs.cli.terminal.progress import Progress
 from libs.common.clock import Clock, SystemClock
-from libs.common.database_url import plain_url
 from libs.common.ids import new_id
 from libs.common.server import Service
 from libs.common.status import reason_of
@@ -33,7 +31,7 @@ from services.metering.settings import MeteringSettings
 from tests.billing.support import Ledger
 from tests.identity.support import PEPPERS, Identity, identity_settings
 from tests.support.callers import Callers
-from tests.support.sharded import in_each_shard, over_all_shards
+from tests.support.sharded import execute_in_shards, value_over_shards
 from tollhouse.billing.v1 import account_pb2
 from tollhouse.billing.v1 import charge_pb2 as billing_charge_pb2
 from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2, integrity_pb2_grpc
@@ -254,19 +252,11 @@ class Platform:
 
     async def execute(self, statement: str, *values: object) -> None:
         """Run a statement as the owner of the schemas, to damage stored data or to make it older."""
-        connection = await asyncpg.connect(plain_url(self.admin_url))
-        try:
-            for one in in_each_shard(statement):
-                await connection.execute(one, *values)
-        finally:
-            await connection.close()
+        await execute_in_shards(self.admin_url, statement, *values)
 
     async def value(self, statement: str, *values: object) -> object:
-        connection = await asyncpg.connect(plain_url(self.admin_url))
-        try:
-            return await connection.fetchval(over_all_shards(statement), *values)
-        finally:
-            await connection.close()
+        """Return the value of a query over the rows of all shards."""
+        return await value_over_shards(self.admin_url, statement, *values)
 
     async def verify(self, scope: Scope | None = None, progress: Progress | None = None) -> list[str]:
         """What `tollhouse verify` finds over the three services; identity must run."""

@@ -9,6 +9,7 @@ from libs.common.database_url import plain_url
 from libs.common.status import reason_of
 from tests.metering.support import Metering, Platform, eventually, refused, settlement, usage
 from tests.metering.test_admission import ask
+from tests.support.sharded import in_shard_of
 from tollhouse.metering.v1 import admission_pb2, usage_pb2
 
 ALLOWED = admission_pb2.DECISION_ALLOWED
@@ -109,7 +110,8 @@ async def test_attempt_that_failed_after_it_was_written_is_no_repeat_of_itself(
     try:
         async with connection.transaction():
             # The authorization can be written; the question whether usage is recorded waits for longer than it may.
-            await connection.execute("LOCK TABLE metering.usage_operations IN ACCESS EXCLUSIVE MODE")
+            lock = "LOCK TABLE metering.usage_operations IN ACCESS EXCLUSIVE MODE"
+            await connection.execute(in_shard_of(organization_id, lock))
             answer = asyncio.create_task(outcome(metering, ask(organization_id, "call-1", fail_if_replayed=True)))
             await eventually(
                 lambda: platform.value("SELECT count(*) FROM metering.authorizations"), lambda count: count == 1

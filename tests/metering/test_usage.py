@@ -7,6 +7,7 @@ import pytest
 from libs.common.ids import new_id
 from libs.common.status import error_info, field_violations
 from tests.metering.support import Metering, Platform, eventually, refused, stamp, usage
+from tests.support.sharded import in_shard_of, value_in_shard_of
 from tollhouse.metering.v1 import model_pb2, usage_pb2
 
 
@@ -171,12 +172,12 @@ async def test_usage_at_the_edges_of_a_month_falls_into_its_own_partition(
         request.occur_time.FromDatetime(moment)
         await metering.record(request)
 
-    partitions = await platform.value(
-        "SELECT array_agg(tableoid::regclass::text ORDER BY occur_time) FROM metering.usage_records"
-    )
+    query = "SELECT array_agg(tableoid::regclass::text ORDER BY occur_time) FROM metering.usage_records"
+    partitions = await value_in_shard_of(organization_id, platform.admin_url, query)
 
     before = month - timedelta(days=1)
-    assert partitions == [f"metering.usage_records_{m:%Y_%m}" for m in (before, month)]
+    shard = in_shard_of(organization_id, "metering.usage_records")
+    assert partitions == [f"{shard}_{m:%Y_%m}" for m in (before, month)]
 
 
 async def test_missing_month_goes_to_the_default_partition_and_moves_when_it_is_made(

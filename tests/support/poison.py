@@ -1,8 +1,6 @@
 """Makes the database reject single rows, so that one item of a batch fails with a chosen SQLSTATE."""
 
-import asyncpg
-
-from libs.common.database_url import plain_url
+from tests.support.sharded import execute_in_shards
 
 SQLSTATES = (
     "22021",  # character not in repertoire, as for U+0000
@@ -36,12 +34,7 @@ def poisoned(sqlstate: str, name: object) -> str:
 
 
 async def plant_poison(admin_url: str, table: str) -> None:
-    """Make inserts of poisoned operation ids into a table fail."""
-    connection = await asyncpg.connect(plain_url(admin_url))
-    try:
-        await connection.execute(_RAISE)
-        await connection.execute(
-            f"CREATE TRIGGER poison BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION poison()"
-        )
-    finally:
-        await connection.close()
+    """Make inserts of poisoned operation ids into a table such as `billing.holds` fail in every shard."""
+    await execute_in_shards(admin_url, _RAISE)
+    trigger = f"CREATE TRIGGER poison BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION poison()"
+    await execute_in_shards(admin_url, trigger)

@@ -20,7 +20,9 @@ from services.metering.tables import shard_metadata as metering_tables
 
 SHARDS: Final = int(os.environ.get("TOLLHOUSE_TEST_SHARDS", "1"))
 _TABLES: Final[dict[str, MetaData]] = {"billing": billing_tables, "metering": metering_tables}
-_NAMES: Final = "|".join({*billing_tables.tables, *metering_tables.tables, "usage_records_[a-z0-9_]+"})
+_NAMES: Final = "|".join(
+    {*billing_tables.tables, *metering_tables.tables, "usage_records_[a-z0-9_]+", "ensure_usage_month"}
+)
 _TABLE: Final = re.compile(rf"\b(billing|metering)\.(?=(?:{_NAMES})\b)")
 _MAKE_ROLE: Final = """DO $$ BEGIN
     CREATE ROLE {role} NOLOGIN;
@@ -53,6 +55,34 @@ def over_all_shards(statement: str) -> str:
 def in_shard_of(organization_id: str, statement: str) -> str:
     """Return a statement on tables such as `billing.accounts` as one on the shard of an organization."""
     return in_each_shard(statement)[shard_number(organization_id, SHARDS)]
+
+
+async def execute_in_shards(admin_url: str, statement: str, *values: object) -> None:
+    """Run a statement on tables such as `billing.accounts` in each shard, as the owner of the schemas."""
+    connection = await asyncpg.connect(plain_url(admin_url))
+    try:
+        for one in in_each_shard(statement):
+            await connection.execute(one, *values)
+    finally:
+        await connection.close()
+
+
+async def value_over_shards(admin_url: str, query: str, *values: object) -> object:
+    """Return the value of a query on tables such as `billing.accounts` over the rows of all shards."""
+    return await _value(admin_url, over_all_shards(query), *values)
+
+
+async def value_in_shard_of(organization_id: str, admin_url: str, query: str, *values: object) -> object:
+    """Return the value of a query on tables such as `billing.accounts` in the shard of an organization."""
+    return await _value(admin_url, in_shard_of(organization_id, query), *values)
+
+
+async def _value(admin_url: str, query: str, *values: object) -> object:
+    connection = await asyncpg.connect(plain_url(admin_url))
+    try:
+        return await connection.fetchval(query, *values)
+    finally:
+        await connection.close()
 
 
 async def prepare_shards(admin_url: str) -> None:

@@ -22,6 +22,7 @@ OF_THEIR_OWN = {
     "up": {"--data-dir", "--database-url", "--ready-file"},
     "serve": set(),
     "migrate": {"--data-dir", "--database-url", "--json"},
+    "shards": {"--data-dir", "--database-url", "--json"},
     "token": {"--data-dir", "--json"},
     "demo": {"--data-dir"},
 }

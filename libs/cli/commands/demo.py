@@ -20,10 +20,12 @@ from rich.console import Console
 from libs.cli.commands.replay import Replayed, ReplayOptions, replay_trace
 from libs.cli.commands.verify import print_verdict
 from libs.cli.failures import CommandFailed, WrongUse
+from libs.cli.installation.environment import shards_from_environment
 from libs.cli.installation.stack import Stack, StackOptions
 from libs.cli.reconciliation import verify
 from libs.cli.terminal.connection import Channels, Connection
-from libs.cli.terminal.options import DataDirOption, data_dir_of
+from libs.cli.terminal.migrations import tell_progress
+from libs.cli.terminal.options import DataDirOption, ShardsOption, data_dir_of
 from libs.cli.traces.bill import Bill, print_bill, read_bill
 from libs.cli.traces.funding import costs, list_prices
 from libs.cli.traces.synthetic import write_synthetic_trace
@@ -42,11 +44,13 @@ def demo(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the totals as JSON.")] = None,
     data_dir: DataDirOption = None,
+    shards: ShardsOption = None,
 ) -> None:
     """Meter and charge a trace, print the bill, verify every invariant, and stop."""
     console = Console(highlight=False)
     if out is not None and not out.absolute().parent.is_dir():
         raise WrongUse(f"The folder {out.absolute().parent} for the totals does not exist.")
+    count = shards or shards_from_environment() or 1
     parent = data_dir_of(data_dir)
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _remove_leftovers(parent)
@@ -55,7 +59,7 @@ def demo(
             trace = folder / "synthetic.csv"
             write_synthetic_trace(trace)
         calls = read_trace(trace, skip_bad_rows=False)
-        problems = asyncio.run(_demonstrate(console, calls, folder, out))
+        problems = asyncio.run(_demonstrate(console, calls, StackOptions(data_dir=folder, shards=count), out))
     for problem in problems:
         console.print(problem, style="red", markup=False)
     if problems:
@@ -71,11 +75,11 @@ class _Outcome:
     expected_cost: Decimal
 
 
-async def _demonstrate(console: Console, trace: Trace, folder: Path, out: Path | None) -> list[str]:
+async def _demonstrate(console: Console, trace: Trace, options: StackOptions, out: Path | None) -> list[str]:
     """Run the demonstration and return what does not add up."""
     _stop_on_signal()
     started_s = time.monotonic()
-    async with _running(Stack(StackOptions(data_dir=folder))) as stack:
+    async with _running(Stack(options, tell_progress)) as stack:
         console.print(f"Postgres and the three services are up after {time.monotonic() - started_s:.1f} s.")
         places = stack.endpoints
         connection = Connection(places["identity"], places["billing"], places["metering"], stack.operator_token)

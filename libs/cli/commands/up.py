@@ -9,10 +9,11 @@ import typer
 from rich.console import Console
 
 from libs.cli.installation.data_folder import CONTEXTS, READY_FILE
-from libs.cli.installation.environment import owner_database_url
+from libs.cli.installation.environment import SHARDS_VARIABLE, owner_database_url, shards_from_environment
 from libs.cli.installation.stack import Stack, StackOptions
 from libs.cli.installation.tls import OPERATOR, TLS_VARIABLE, TlsFolder
-from libs.cli.terminal.options import DatabaseUrlOption, DataDirOption, data_dir_of
+from libs.cli.terminal.migrations import tell_progress
+from libs.cli.terminal.options import DatabaseUrlOption, DataDirOption, ShardsOption, data_dir_of
 
 PortOption = Annotated[int, typer.Option(min=0, max=65_535, help="The service's port; 0 chooses a free one.")]
 
@@ -39,8 +40,10 @@ def up(
     identity_port: PortOption = 0,
     billing_port: PortOption = 0,
     metering_port: PortOption = 0,
+    shards: ShardsOption = None,
 ) -> None:
     """Run the three services and Postgres until Ctrl-C."""
+    named = shards_from_environment()
     ports = {"identity": identity_port, "billing": billing_port, "metering": metering_port}
     options = StackOptions(
         data_dir=data_dir_of(data_dir),
@@ -50,8 +53,10 @@ def up(
         host=host,
         ports={context: port for context, port in ports.items() if port},
         tls=_checked(tls_dir) if tls_dir else None,
+        shards=shards,
+        shards_of_new=named or 1,
     )
-    asyncio.run(_run(options))
+    asyncio.run(_run(options, named))
 
 
 def _checked(tls_dir: Path) -> TlsFolder:
@@ -62,12 +67,12 @@ def _checked(tls_dir: Path) -> TlsFolder:
     return folder
 
 
-async def _run(options: StackOptions) -> None:
+async def _run(options: StackOptions, shards_named: int | None) -> None:
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
     console = Console(stderr=True)
-    stack = Stack(options)
+    stack = Stack(options, tell_progress)
     with stack.folder.locked():
         starting = asyncio.create_task(stack.start())
         stopping = asyncio.create_task(asked_to_stop.wait())
@@ -76,6 +81,11 @@ async def _run(options: StackOptions) -> None:
             if starting.done():
                 await starting
                 _print_welcome(console, stack)
+                if shards_named not in (None, stack.shards):
+                    console.print(
+                        f"{SHARDS_VARIABLE}={shards_named} is not used: this installation has {stack.shards}.",
+                        highlight=False,
+                    )
                 await stopping
             console.print("Draining the services and stopping.")
         finally:
@@ -89,6 +99,7 @@ def _print_welcome(console: Console, stack: Stack) -> None:
     ready_file = stack.folder.path / READY_FILE
     for context, endpoint in stack.endpoints.items():
         console.print(f"{context:<10} {endpoint}")
+    console.print(f"shards     {stack.shards}", highlight=False)
     console.print(f"logs       {stack.folder.logs}")
     console.print(f"ready file {ready_file}")
     console.print("\nTry a call (grpcurl finds the methods by reflection):", highlight=False)

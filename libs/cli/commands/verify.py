@@ -31,7 +31,7 @@ async def verify(
         str,
         typer.Option(
             "--since",
-            help="Compare only usage and charges from this time on: 2026-12-31T23:59:00Z, or 30d for 30 days ago.",
+            help="Leave out what is older than this time: 2026-12-31T23:59:00Z, or 30d for 30 days ago.",
             metavar="TIME",
             show_default=False,
         ),

@@ -9,13 +9,15 @@ from typing import Final
 from libs.cli.failures import CommandFailed, WrongUse
 from libs.cli.installation.data_folder import DataFolder
 from libs.cli.installation.tls import TlsFolder
-from libs.common.environment import VariablesError, read_environment
+from libs.common.environment import VariablesError, read_environment, whole_number
 from libs.common.environment import database_url as database_url_in
+from libs.common.sharding import SHARDS_MAX
 
 # Below the range of ports that the system uses for outgoing connections, so that no connection takes the port of a
 # service that is being restarted.
 _PORTS: Final = range(20_000, 30_000)
 _PORT_TRIES: Final = 200
+SHARDS_VARIABLE: Final = "TOLLHOUSE_SHARDS"
 
 
 def is_free(host: str, port: int) -> bool:
@@ -49,6 +51,18 @@ def owner_database_url(given: str | None) -> str | None:
         raise WrongUse(f"{error}.") from None
 
 
+def shards_from_environment() -> int | None:
+    """Return the number of shards that the environment or `.env` names; None where neither does.
+
+    Raises:
+        WrongUse: it is no number that there can be.
+    """
+    try:
+        return whole_number(read_environment(), SHARDS_VARIABLE, 1, SHARDS_MAX)
+    except VariablesError as error:
+        raise WrongUse(f"{error}.") from None
+
+
 def service_environment(
     context: str,
     *,
@@ -57,6 +71,7 @@ def service_environment(
     host: str,
     ports: Mapping[str, int],
     reuse_port: bool,
+    shards: int,
     tls: TlsFolder | None = None,
 ) -> dict[str, str]:
     """Return the environment of a service's process: this process's own, with the service's settings added."""
@@ -69,7 +84,8 @@ def service_environment(
         **_of_context(context, folder, {name: f"{host}:{ports[name]}" for name in ports}),
         **(tls.environment_of(context) if tls else {}),
     }
-    return read_environment() | {f"TOLLHOUSE_{context.upper()}_{name}": value for name, value in own.items()}
+    settings = {f"TOLLHOUSE_{context.upper()}_{name}": value for name, value in own.items()}
+    return read_environment() | {SHARDS_VARIABLE: str(shards)} | settings
 
 
 def _of_context(context: str, folder: DataFolder, targets: Mapping[str, str]) -> dict[str, str]:

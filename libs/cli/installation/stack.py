@@ -3,7 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +24,7 @@ from libs.common.database_url import with_role
 from libs.common.databases import ensure_database
 
 if TYPE_CHECKING:
-    from libs.common.migrate import MigrationStatus
+    from libs.common.migrate import MigrationStatus, Progress
 
 DATABASE: Final = "tollhouse"
 OPERATOR_TOKEN_LIFETIME: Final = timedelta(hours=12)
@@ -34,21 +35,60 @@ _SERVING_WITHIN_S: Final = 60.0
 _HOPELESS_RESTARTS: Final = 4
 
 
-async def bring_schemas_up_to_date(contexts: Sequence[str], database_url: str, passwords: Mapping[str, str]) -> None:
-    """Apply the migrations that are missing; raises CommandFailed with one line when that cannot be done."""
+async def bring_schemas_up_to_date(
+    contexts: Sequence[str],
+    database_url: str,
+    passwords: Mapping[str, str],
+    *,
+    shards: int | None = None,
+    on_progress: "Callable[[Progress], None]" = lambda _: None,
+) -> None:
+    """Apply the migrations that are missing; raises CommandFailed with one line when that cannot be done.
+
+    `shards` is the number of shards that the database has or gets. None stands for what it has, and 1 where it is new.
+    """
     # Alembic takes longer to import than most commands take to run.
     from sqlalchemy.exc import SQLAlchemyError
 
-    from libs.common.migrate import MigrationLocked, migrate
+    from libs.common.migrate import MigrationLocked, ShardCountFixed, migrate
 
     try:
-        await migrate(contexts, database_url, passwords=passwords)
-    except MigrationLocked as error:
+        await migrate(contexts, database_url, shards=shards, passwords=passwords, on_progress=on_progress)
+    except (MigrationLocked, ShardCountFixed) as error:
         raise CommandFailed(str(error)) from None
     except OSError as error:
         raise CommandFailed(f"The database cannot be reached: {error}.") from None
     except (SQLAlchemyError, asyncpg.PostgresError) as error:
         raise CommandFailed(f"The migration failed: {str(error).splitlines()[0]}") from None
+
+
+@asynccontextmanager
+async def embedded_server(folder: DataFolder, *, needed: bool) -> AsyncIterator[str]:
+    """Yield the URL of the embedded Postgres. It is started if it is not running, and then stopped again."""
+    server = await asyncio.to_thread(postgres.start, folder.postgres) if needed else None
+    try:
+        yield server.admin_url if server else ""
+    finally:
+        if server is not None and server.started:
+            await asyncio.to_thread(server.stop)
+
+
+async def read_shard_count(database_url: str) -> int | None:
+    """Return how many shards a database has; None where that is not decided yet, or the database does not exist."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from libs.common.migrate import ShardCountFixed, shard_count
+
+    try:
+        return await shard_count(database_url)
+    except asyncpg.InvalidCatalogNameError:
+        return None
+    except ShardCountFixed as error:
+        raise CommandFailed(str(error)) from None
+    except OSError as error:
+        raise CommandFailed(f"The database cannot be reached: {error}.") from None
+    except (SQLAlchemyError, asyncpg.PostgresError) as error:
+        raise CommandFailed(f"The number of shards cannot be read: {str(error).splitlines()[0]}") from None
 
 
 async def read_migration_status(contexts: Sequence[str], database_url: str | None) -> "dict[str, MigrationStatus]":
@@ -78,18 +118,24 @@ class StackOptions:
     host: str = "127.0.0.1"
     ports: Mapping[str, int] = field(default_factory=dict)
     tls: TlsFolder | None = None
+    shards: int | None = None
+    """How many shards the database must have, or gets. None takes what it has."""
+    shards_of_new: int = 1
+    """How many shards a new database gets, where `shards` says nothing."""
 
 
 class Stack:
     """Starts everything in order, keeps it running, and stops it in reverse order."""
 
-    def __init__(self, options: StackOptions) -> None:
+    def __init__(self, options: StackOptions, on_progress: "Callable[[Progress], None]" = lambda _: None) -> None:
+        self._on_progress = on_progress
         self.folder = DataFolder(options.data_dir)
         self._options = options
         self._ports = {name: options.ports.get(name) or free_port(options.host) for name in CONTEXTS}
         self._ready_files = {self.folder.path / READY_FILE, *([options.ready_file] if options.ready_file else [])}
         self._postgres: postgres.PostgresServer | None = None
         self._database_url = options.database_url or ""
+        self._shards = 1
         self._children: dict[str, list[ChildProcess]] = {name: [] for name in CONTEXTS}
         self._tasks: list[asyncio.Task[None]] = []
         self._token, self._token_renew_s = "", 0.0
@@ -106,6 +152,11 @@ class Stack:
     @property
     def database_url(self) -> str:
         return self._database_url
+
+    @property
+    def shards(self) -> int:
+        """How many shards the running installation has."""
+        return self._shards
 
     @property
     def operator_token(self) -> str:
@@ -125,7 +176,10 @@ class Stack:
             if not is_free(self._options.host, port):
                 raise CommandFailed(f"The port {port} on {self._options.host} for {context} is in use.")
         await self._open_database()
-        await bring_schemas_up_to_date(CONTEXTS, self._database_url, self.folder.passwords())
+        self._shards = self._options.shards or await read_shard_count(self._database_url) or self._options.shards_of_new
+        await bring_schemas_up_to_date(
+            CONTEXTS, self._database_url, self.folder.passwords(), shards=self._shards, on_progress=self._on_progress
+        )
         for context in CONTEXTS:
             await self._start_service(context)
         await asyncio.gather(*(self._wait_for(context) for context in CONTEXTS))
@@ -163,6 +217,7 @@ class Stack:
             host=self._options.host,
             ports=self._ports,
             reuse_port=self._options.workers > 1,
+            shards=self._shards,
             tls=self._options.tls,
         )
         for number in range(self._options.workers):
@@ -222,6 +277,7 @@ class Stack:
             "pids": ({"postgres": self._postgres.pid} if self._postgres else {}) | pids,
             "workers": services,
             "data_dir": str(self.folder.path),
+            "shards": self._shards,
         } | ({"tls_dir": str(self._options.tls.path)} if self._options.tls else {})
         for file in self._ready_files:
             write_private(file, json.dumps(document, indent=2))

@@ -7,6 +7,8 @@ from typing import Annotated, Final
 import typer
 
 from libs.cli.installation.data_folder import READY_FILE
+from libs.cli.installation.environment import SHARDS_VARIABLE
+from libs.common.sharding import SHARDS_MAX
 
 DATA_DIR_VARIABLE: Final = "TOLLHOUSE_DATA_DIR"
 READY_FILE_VARIABLE: Final = "TOLLHOUSE_READY_FILE"
@@ -76,6 +78,18 @@ DatabaseUrlOption = Annotated[
         "--database-url",
         help="A Postgres 15 to 18 to use instead of the embedded one, with the login that owns the schemas. "
         "Default: $DATABASE_URL, else $DB_HOST and its like.",
+        show_default=False,
+        rich_help_panel=_INSTALLATION,
+    ),
+]
+ShardsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--shards",
+        min=1,
+        max=SHARDS_MAX,
+        help="How many schemas of billing and of metering the organizations are spread over. It is fixed when an "
+        f"installation is made. Default: what the database has; for a new one ${SHARDS_VARIABLE}, else 1.",
         show_default=False,
         rich_help_panel=_INSTALLATION,
     ),

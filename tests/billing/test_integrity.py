@@ -160,7 +160,7 @@ async def test_check_during_live_writes_finds_no_violation(server: BillingServer
             assert await findings_of(_verification(billing_shards, 7)) == []
             rounds += 1
         await workers
-        assert rounds > 3
+        assert rounds > 0
 
 
 async def test_since_time_leaves_out_older_movements_and_checks_newer_ones(

@@ -114,6 +114,17 @@ async def test_failure_at_one_shard_keeps_the_shards_before_it_and_the_rest_is_d
     assert (await versions(url, 4))[:2] == done
 
 
+async def test_step_outside_of_a_transaction_runs_in_each_shard(url: str, services: Path) -> None:
+    statement = "CREATE INDEX CONCURRENTLY thing_ids ON thing (organization_id)"
+    text = _STEP.format(number="0002", previous='"0001"', statement=statement)
+    block = "    with op.get_context().autocommit_block():\n        op.execute"
+    write(services / "north" / "migrations" / "shards", "0002", text.replace("    op.execute", block))
+    await migrate("north", url, shards=2, services=services)
+    assert await column(url, "SELECT schemaname::text FROM pg_indexes WHERE indexname = 'thing_ids' ORDER BY 1") == [
+        *("north_00", "north_01")
+    ]
+
+
 async def test_cancelled_migration_of_a_new_database_goes_on_with_the_same_number(url: str, services: Path) -> None:
     reached = asyncio.Event()
 

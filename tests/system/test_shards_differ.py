@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import grpc
 import pytest
@@ -59,7 +60,7 @@ class Place:
         return with_database(self.server.admin_url, self.database)
 
     @contextmanager
-    def service(self, context: str, port: int, *, shards: int) -> Iterator[subprocess.Popen[str]]:
+    def service(self, context: str, port: int, *, shards: int) -> Iterator[subprocess.Popen[bytes]]:
         """Run the service's process, and end it if it still runs."""
         environment = service_environment(
             context,
@@ -70,18 +71,18 @@ class Place:
             reuse_port=False,
             shards=shards,
         )
-        with subprocess.Popen(
-            service_program(context),
-            cwd=repository(),
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
+        with (
+            self.output(context, port).open("wb") as output,
+            subprocess.Popen(service_program(context), cwd=repository(), env=environment, stderr=output) as process,
+        ):
             try:
                 yield process
             finally:
                 process.kill()
+
+    def output(self, context: str, port: int) -> Path:
+        """The file to which the service at a port writes its log and its errors."""
+        return self.data.path / f"{context}-{port}.log"
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ async def is_answered(place: Place, context: str, port: int) -> bool:
     return True
 
 
-async def last_words(process: subprocess.Popen[str], place: Place, context: str, port: int) -> str:
+async def last_words(process: subprocess.Popen[bytes], place: Place, context: str, port: int) -> str:
     """Call the service until its process ends; no call may be answered. Return the last line of its errors."""
     give_up = time.monotonic() + ENDS_WITHIN_S
     while process.poll() is None:
@@ -129,8 +130,7 @@ async def last_words(process: subprocess.Popen[str], place: Place, context: str,
         assert not await is_serving(f"127.0.0.1:{port}")
         assert not await is_answered(place, context, port)
     assert process.returncode == 2
-    assert process.stderr is not None
-    return process.stderr.read().strip().splitlines()[-1]
+    return place.output(context, port).read_text().splitlines()[-1]
 
 
 @pytest.mark.parametrize("context", SHARDED)

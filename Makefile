@@ -17,12 +17,13 @@ NAME ?=
 TESTS ?= tests
 WORKERS ?= 2
 
-.PHONY: help demo up test check bench protos promise migration lock lint types borders contract buf FORCE
+.PHONY: help demo up test test-shards check bench protos promise migration lock lint types borders contract buf FORCE
 
 help:
 	@echo "make demo [TRACE=file.csv] [OUT=bill.json] [SHARDS=4]   meter and charge a usage trace, print the bill, verify it"
 	@echo "make up [SHARDS=4]                           run the services on ports 7001 to 7003 until Ctrl-C"
 	@echo "make test [TESTS=tests/billing]              run the tests on a Postgres of their own"
+	@echo "make test-shards [TESTS=tests/billing]       the same with three organization shards, each kept from the others"
 	@echo "make check                                   lint, types, borders, contract, generated code, migrations"
 	@echo "make bench [OUT=figures.json] [CHARGES=n]    measure, as ratios to the peers"
 	@echo "make protos                                  regenerate the stubs and docs/access.md after a change of a proto"
@@ -40,6 +41,11 @@ up: $(READY)
 
 test: $(READY)
 	@$(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS)
+
+# Identity and the contract have no shards, so they are not tested a second time.
+test-shards: $(READY)
+	@TOLLHOUSE_TEST_SHARDS=3 $(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS) \
+	    --ignore tests/identity --ignore tests/contract
 
 bench: $(READY)
 	@$(RUN) benchmarks $(if $(OUT),--out "$(OUT)") $(if $(CHARGES),--charges "$(CHARGES)")

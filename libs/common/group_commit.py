@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Generic, TypeVar
 
 import structlog
@@ -41,6 +42,9 @@ _SPLIT_WITHIN_S: Final = 10.0
 _QUIET_TURNS: Final = 8
 """Turns of the event loop without a new item after which a batch begins: reading one call takes several turns."""
 _GATHER_TURNS_MAX: Final = 256
+_TURN_MAX_S: Final = 0.1
+"""For how long a batch counts as running towards `running_in_all_max`. One that takes longer waits for its shard, and
+the other shards must not wait with it."""
 
 Run = Callable[[Database, Sequence[_Item], Callable[[], None]], Awaitable[Sequence[_Answer | Exception]]]
 """Decides a batch in the database of its shard, and returns one answer for each item, in their order. It calls its last
@@ -58,7 +62,8 @@ class BatchLimits:
     running_max: int
     """Batches of one shard that run at once."""
     running_in_all_max: int
-    """Batches of all shards that run at once. While a shard waits for its turn, its next batch grows."""
+    """Batches of all shards that run at once, not counting those that have run for 0.1 s. While a shard waits for its
+    turn, its next batch grows."""
     full_at: int
     """The number of queued items from which a batch begins beside a running one, without waiting for it to end."""
     wait_max_s: float | None
@@ -89,7 +94,7 @@ class GroupCommit(Generic[_Item, _Answer]):
         self._shards = shards
         self._limits = limits
         self._organization_of = organization_of
-        turns = asyncio.Semaphore(limits.running_in_all_max)
+        turns = _Turns(limits.running_in_all_max)
         self._queues = [_Queue(name, run, database, limits, turns) for database in shards]
         self._draining = False
 
@@ -123,6 +128,28 @@ class GroupCommit(Generic[_Item, _Answer]):
             await queue.drain()
 
 
+class _Turns:
+    """The turns of all shards' batches. One that is not given back in time ends by itself."""
+
+    def __init__(self, count: int) -> None:
+        self._free = asyncio.Semaphore(count)
+
+    async def take(self) -> Callable[[], None]:
+        """Wait for a turn, and return the function that ends it; ending it again does nothing."""
+        await self._free.acquire()
+        timer: asyncio.TimerHandle | None = None
+
+        def end() -> None:
+            nonlocal timer
+            if timer is not None:
+                timer.cancel()
+                timer = None
+                self._free.release()
+
+        timer = asyncio.get_running_loop().call_later(_TURN_MAX_S, end)
+        return end
+
+
 class _Queue(Generic[_Item, _Answer]):
     """The items of one shard that wait, and its batches."""
 
@@ -132,7 +159,7 @@ class _Queue(Generic[_Item, _Answer]):
         run: Run[_Item, _Answer],
         database: Database,
         limits: BatchLimits,
-        turns: asyncio.Semaphore,
+        turns: _Turns,
     ) -> None:
         self._name = name
         self._run = run
@@ -172,17 +199,17 @@ class _Queue(Generic[_Item, _Answer]):
         try:
             while self._waiting:
                 await self._wait_for_turn()
-                await self._turns.acquire()
+                end_turn = await self._turns.take()
                 await self._let_more_arrive()
                 submissions = self._take()
                 if not submissions:
-                    self._turns.release()
+                    end_turn()
                     continue
                 next_may_begin = asyncio.Event()
                 # A batch belongs to the trace of its first call.
                 task = submissions[0].context.run(asyncio.create_task, self._run_batch(submissions, next_may_begin))
                 self._running.add(task)
-                task.add_done_callback(self._note_end)
+                task.add_done_callback(partial(self._note_end, end_turn))
                 await next_may_begin.wait()
         finally:
             self._starter = None
@@ -208,9 +235,9 @@ class _Queue(Generic[_Item, _Answer]):
             except TimeoutError:
                 continue
 
-    def _note_end(self, task: asyncio.Task[None]) -> None:
+    def _note_end(self, end_turn: Callable[[], None], task: asyncio.Task[None]) -> None:
+        end_turn()
         self._running.discard(task)
-        self._turns.release()
         self._ended += 1
         self._look_again.set()
 

@@ -88,6 +88,11 @@ def _reported(name: str) -> str:
     return f"SELECT {values} FROM generate_subscripts(c.{name}, 1) AS n"
 
 
+_SAME_OPERATION: Final = """o.organization_id = r.organization_id AND o.operation_id = r.operation_id
+                AND o.usage_id = r.usage_id AND o.occur_time = r.occur_time"""
+
+_RECENT: Final = "(CAST(:since_time AS timestamptz) IS NULL OR occur_time >= CAST(:since_time AS timestamptz))"
+
 # One pass over the usage of whole hours. Usage is summed by hour, and what is wrong with single rows is collected on
 # the way. No join repeats a row: each finds at most one row by a primary key.
 _USAGE: Final = f"""
@@ -95,15 +100,28 @@ _USAGE: Final = f"""
         SELECT r.*, {LATENCY_BUCKET}, coalesce(r.cost, p.cost) AS final_cost,
             coalesce(r.currency_code, p.currency_code, '') AS final_currency_code,
             CASE WHEN {_IS_OFF} THEN {_COST_DETAIL} END AS cost_detail,
-            o.operation_id IS NULL AS is_no_operation,
+            r.known_id IS NULL AS is_no_operation,
             CASE WHEN coalesce(r.cost, p.cost) IS NULL THEN (
                 SELECT w.usage_id FROM unpriced_usages AS w
                 WHERE w.organization_id = r.organization_id AND w.usage_id = r.usage_id
             ) IS NULL ELSE false END AS is_forgotten
-        FROM (SELECT * FROM usage_records WHERE {{range}}) AS r
-        LEFT JOIN usage_operations AS o ON o.organization_id = r.organization_id AND o.operation_id = r.operation_id
-            AND o.usage_id = r.usage_id AND o.occur_time = r.occur_time
-        LEFT JOIN usage_pricings AS p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id
+        FROM (
+            SELECT r.*, o.usage_id AS known_id
+            FROM (SELECT * FROM usage_records WHERE {{whole}}) AS r
+            LEFT JOIN (
+                SELECT * FROM usage_operations WHERE {{organizations}}
+            ) AS o ON {_SAME_OPERATION}
+            UNION ALL
+            SELECT r.*, o.usage_id
+            FROM (SELECT * FROM usage_records WHERE {{ends}}) AS r
+            LEFT JOIN LATERAL (SELECT o.usage_id FROM usage_operations AS o WHERE {
+    _SAME_OPERATION
+} LIMIT 1) AS o ON true
+        ) AS r
+        LEFT JOIN LATERAL (
+            SELECT * FROM usage_pricings AS p
+            WHERE p.organization_id = r.organization_id AND p.usage_id = r.usage_id LIMIT 1
+        ) AS p ON true
         LEFT JOIN price_versions AS v ON v.price_version_id = coalesce(r.price_version_id, p.price_version_id)
         OFFSET 0
     ), summed AS (
@@ -143,15 +161,15 @@ _USAGE: Final = f"""
     ) AS f
 """
 
-_USAGE_OPERATIONS: Final = """
+_USAGE_OPERATIONS: Final = f"""
     SELECT 'operations_are_usage', o.organization_id, 'usages/' || o.operation_id, 'the operation has no usage'
-    FROM (
-        SELECT * FROM usage_operations
-        WHERE {range}
-            AND (CAST(:since_time AS timestamptz) IS NULL OR occur_time >= CAST(:since_time AS timestamptz))
-    ) AS o
-    LEFT JOIN usage_records AS r ON r.organization_id = o.organization_id AND r.occur_time = o.occur_time
-        AND r.usage_id = o.usage_id AND r.operation_id = o.operation_id
+    FROM (SELECT * FROM usage_operations WHERE {{whole}} AND {_RECENT}) AS o
+    LEFT JOIN (SELECT * FROM usage_records WHERE {{organizations}} AND {_RECENT}) AS r ON {_SAME_OPERATION}
+    WHERE r.usage_id IS NULL
+    UNION ALL
+    SELECT 'operations_are_usage', o.organization_id, 'usages/' || o.operation_id, 'the operation has no usage'
+    FROM (SELECT * FROM usage_operations WHERE {{ends}} AND {_RECENT}) AS o
+    LEFT JOIN LATERAL (SELECT r.usage_id FROM usage_records AS r WHERE {_SAME_OPERATION} LIMIT 1) AS r ON true
     WHERE r.usage_id IS NULL
 """
 
@@ -220,8 +238,9 @@ WALKS: Final[Sequence[Walk]] = (
             "date_trunc('hour', occur_time, 'UTC') + interval '1 hour' - interval '1 microsecond'",
         ),
         others=(OtherRange("hours", ("organization_id", "hour"), _SINCE_HOUR.format(column="hour")),),
+        splits=True,
     ),
-    Walk("usage_operations", _BY_OPERATION, (_OPERATIONS,), _USAGE_OPERATIONS),
+    Walk("usage_operations", _BY_OPERATION, (_OPERATIONS,), _USAGE_OPERATIONS, splits=True),
     Walk("outbox", _BY_OPERATION, (_CHARGES, _WAITING), _OUTBOX),
     Walk("unpriced_usages", (ORGANIZATION, Column("usage_id", "uuid")), (_UNPRICED,), _UNPRICED_USAGES),
     Walk("usage_records_default", (*_OCCURRED, Column("usage_id", "uuid")), (_MONTHS,), _IN_DEFAULT),

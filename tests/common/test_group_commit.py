@@ -216,6 +216,37 @@ async def test_slow_shard_delays_no_other(three_shards: Shards) -> None:
     await asyncio.gather(*slow)
 
 
+class Stuck(Recorder):
+    """Takes three seconds for each batch of the shards but the last."""
+
+    async def run(
+        self, database: Database, items: Sequence[int], let_next_begin: Callable[[], None]
+    ) -> list[int | Exception]:
+        let_next_begin()
+        if database.schema != "metering_02":
+            await asyncio.sleep(3)
+        return await super().run(database, items, let_next_begin)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        pytest.param(BatchLimits(10, 500, 1, 2, 10, None), id="as many turns as slow shards"),
+        pytest.param(BatchLimits(10, 500, 4, 4, 1, 0.01), id="a slow shard may take every turn"),
+    ],
+)
+async def test_slow_shards_that_have_every_turn_delay_no_other(three_shards: Shards, limits: BatchLimits) -> None:
+    commits = by_remainder(Stuck(), three_shards, limits)
+    slow = [asyncio.create_task(commits.submit([number])) for number in range(150) if number % 3 != 2]
+    await asyncio.sleep(0.2)
+    for _ in range(5):
+        assert await asyncio.wait_for(commits.submit([2]), 1) == [4]
+    assert not all(task.done() for task in slow)
+    for task in slow:
+        task.cancel()
+    await commits.drain()
+
+
 async def test_queue_limit_holds_for_all_shards_together(three_shards: Shards) -> None:
     commits = by_remainder(Recorder(seconds=0.05), three_shards, BatchLimits(10, 30, 1, 3, 10, None))
     waiting = [asyncio.create_task(commits.submit([number])) for number in range(30)]

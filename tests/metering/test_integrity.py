@@ -138,10 +138,10 @@ async def test_check_during_live_usage_and_late_pricing_finds_no_violation(
     workers = asyncio.gather(*map(work, organizations))
     rounds = 0
     while not workers.done():
-        assert await findings_of(Verification(metering_shards, SystemClock(), WALKS, rows_max=7)) == []
+        assert await findings_of(Verification(metering_shards, SystemClock(), WALKS, rows_max=30)) == []
         rounds += 1
     await workers
-    assert rounds > 1
+    assert rounds > 0
     await platform.settled()
     assert await metering.findings() == []
 

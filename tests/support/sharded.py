@@ -1,6 +1,7 @@
 """Statements of tests on the tables of shards, and what keeps a shard's connection out of the other shards.
 
-The whole suite runs with as many shards as TOLLHOUSE_TEST_SHARDS says, 1 by default.
+The whole suite runs with as many shards as TOLLHOUSE_TEST_SHARDS says, 1 by default. A test that needs another number
+sets TOLLHOUSE_SHARDS, which the services of the test and the functions of this module read.
 """
 
 import os
@@ -42,9 +43,16 @@ FROM pg_proc p WHERE p.pronamespace = $1::text::regnamespace
 """
 
 
+def shard_count() -> int:
+    """Return how many shards the databases and services of the running test have."""
+    return int(os.environ.get("TOLLHOUSE_SHARDS", SHARDS))
+
+
 def in_each_shard(statement: str) -> list[str]:
-    """Return a statement on tables such as `billing.accounts` once for each shard."""
-    return [_TABLE.sub(rf"\1_{number:02d}.", statement) for number in range(SHARDS)]
+    """Return a statement on tables such as `billing.accounts` once for each shard, and any other one as it is."""
+    if not _TABLE.search(statement):
+        return [statement]
+    return [_TABLE.sub(rf"\1_{number:02d}.", statement) for number in range(shard_count())]
 
 
 def over_all_shards(statement: str) -> str:
@@ -54,7 +62,8 @@ def over_all_shards(statement: str) -> str:
 
 def in_shard_of(organization_id: str, statement: str) -> str:
     """Return a statement on tables such as `billing.accounts` as one on the shard of an organization."""
-    return in_each_shard(statement)[shard_number(organization_id, SHARDS)]
+    schema = shard_schema(r"\1", shard_number(organization_id, shard_count()))
+    return _TABLE.sub(rf"{schema}.", statement)
 
 
 async def execute_in_shards(admin_url: str, statement: str, *values: object) -> None:
@@ -85,16 +94,16 @@ async def _value(admin_url: str, query: str, *values: object) -> object:
         await connection.close()
 
 
-async def prepare_shards(admin_url: str) -> None:
+async def prepare_shards(admin_url: str, count: int = SHARDS) -> None:
     """Make the views over all shards, and a role for each shard that can see no other one."""
     connection = await asyncpg.connect(plain_url(admin_url))
     try:
         for context, metadata in _TABLES.items():
             await connection.execute(f"CREATE SCHEMA every_{context}")
             for table in [*metadata.tables, *(["usage_records_default"] if context == "metering" else [])]:
-                parts = [f"TABLE {shard_schema(context, number)}.{table}" for number in range(SHARDS)]
+                parts = [f"TABLE {shard_schema(context, number)}.{table}" for number in range(count)]
                 await connection.execute(f"CREATE VIEW every_{context}.{table} AS {' UNION ALL '.join(parts)}")
-            for number in range(SHARDS if SHARDS > 1 else 0):
+            for number in range(count if count > 1 else 0):
                 await connection.execute(_MAKE_ROLE.format(role=_shard_role(context, number), login=role_of(context)))
                 for schema in (context, shard_schema(context, number)):
                     rights = await connection.fetch(_RIGHTS, schema, role_of(context), _shard_role(context, number))
@@ -115,6 +124,8 @@ def keep_shards_apart() -> None:
 
     def set_path_and_role(database: Database) -> str:
         context, _, number = database.schema.rpartition("_")
+        if context not in _TABLES:
+            return set_path_statement(database)
         return f"{set_path_statement(database)}; SET ROLE {_shard_role(context, int(number))}"
 
     database_module.set_path_statement = set_path_and_role

@@ -57,6 +57,10 @@ class Walk:
     bound: tuple[str, ...] = ()
     """Expressions for the end of a range whose last row is given, if a range may not end at any row."""
     others: tuple["OtherRange", ...] = ()
+    splits: bool = False
+    """Whether the statement treats organizations that lie in the range as a whole, `{whole}`, otherwise than those at
+    its two ends, `{ends}`, of which the range may have a small part: all rows of the former may be joined by hash
+    tables. `{organizations}` limits another table to the former, whatever the time."""
 
 
 @dataclass(frozen=True, slots=True)

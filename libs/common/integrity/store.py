@@ -1,7 +1,8 @@
 """Running the statements of a walk."""
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,7 +21,14 @@ _SETTINGS: Final = {
     "plan_cache_mode": "force_custom_plan",
     "work_mem": "64MB",
 }
-_SET: Final = "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items())
+
+
+def _set(settings: Mapping[str, str]) -> str:
+    return "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
+
+
+_SET: Final = _set(_SETTINGS)
+_SET_FOR_HASHES: Final = _set(_SETTINGS | {"enable_hashjoin": "on"})
 
 # What the statistics say, of a table or of all its partitions.
 _ESTIMATE: Final = """
@@ -29,9 +37,9 @@ WHERE oid = to_regclass(:name) OR oid IN (SELECT relid FROM pg_partition_tree(to
 """
 
 
-async def prepare(tx: AsyncConnection) -> None:
+async def prepare(tx: AsyncConnection, walk: Walk) -> None:
     """Set the transaction up for the statements of a walk."""
-    await tx.execute(text(_SET))
+    await tx.execute(text(_SET_FOR_HASHES if walk.splits else _SET))
 
 
 async def estimate_rows(tx: AsyncConnection, walk: Walk) -> int:
@@ -55,6 +63,9 @@ async def count_rows(tx: AsyncConnection, walk: Walk, scope: Scope, range_: Rang
 async def find_violations(tx: AsyncConnection, walk: Walk, scope: Scope, range_: Range, limit: int) -> list[Finding]:
     """Return the violations in a range, at most `limit` of each invariant."""
     violations = walk.violations.replace("{range}", _condition(walk, scope, range_))
+    if walk.splits:
+        for placeholder, condition in _split(walk, scope, range_).items():
+            violations = violations.replace(f"{{{placeholder}}}", condition)
     for other in walk.others:
         condition = _conditions(walk, scope, range_, other.columns, other.since)
         violations = violations.replace(f"{{{other.placeholder}}}", condition)
@@ -88,12 +99,35 @@ def _condition(walk: Walk, scope: Scope, range_: Range) -> str:
 
 def _conditions(walk: Walk, scope: Scope, range_: Range, columns: tuple[str, ...], since: str) -> str:
     """Return the condition for a range of one table."""
-    parts = [_between(walk, range_, columns)]
+    return _all_of(walk, scope, since, _between(walk, range_, columns))
+
+
+def _split(walk: Walk, scope: Scope, range_: Range) -> dict[str, str]:
+    """Return the conditions for the organizations that are in the range as a whole, and for the others."""
+    pieces = _pieces(walk, range_, tuple(column.name for column in walk.key))
+    ends = " OR ".join(piece for piece in (pieces.first, pieces.last) if piece)
+    return {
+        "whole": _all_of(walk, scope, walk.since, pieces.between),
+        "organizations": _all_of(walk, scope, "", pieces.between),
+        "ends": _all_of(walk, scope, walk.since, f"({ends})") if ends else "false",
+    }
+
+
+def _all_of(walk: Walk, scope: Scope, since: str, condition: str) -> str:
+    parts = [condition]
     if scope.organization_id is not None and walk.organization_column:
         parts.append(f"{walk.organization_column} = CAST(:organization_id AS uuid)")
     if scope.since_time is not None and since:
         parts.append(since)
     return " AND ".join(part for part in parts if part) or "true"
+
+
+class _Pieces(NamedTuple):
+    """The conditions for the three pieces of a range; empty where there is none, or nothing to limit."""
+
+    first: str
+    between: str
+    last: str
 
 
 def _between(walk: Walk, range_: Range, columns: tuple[str, ...]) -> str:
@@ -102,26 +136,26 @@ def _between(walk: Walk, range_: Range, columns: tuple[str, ...]) -> str:
     A single comparison of rows would say the same. But the planner takes any index led by the organization for it, and
     then reads all rows of an organization for each range of it.
     """
+    pieces = [piece for piece in _pieces(walk, range_, columns) if piece and piece != "false"]
+    return f"({' OR '.join(pieces)})" if pieces else ""
+
+
+def _pieces(walk: Walk, range_: Range, columns: tuple[str, ...]) -> _Pieces:
     after, until = range_.after, range_.until
-    if after is None and until is None:
-        return ""
-    first, *rest = columns
-    low, high = _value(walk, "after", 0), _value(walk, "until", 0)
+    first, *rest = columns or ("",)
+    low = _value(walk, "after", 0) if after else ""
+    high = _value(walk, "until", 0) if until else ""
     if not rest:
-        ends = (f"{first} > {low}" if after else "", f"{first} <= {high}" if until else "")
-        return " AND ".join(end for end in ends if end)
+        return _Pieces("", " AND ".join([f"{first} > {low}"] * bool(after) + [f"{first} <= {high}"] * bool(until)), "")
     beyond_low = f"({', '.join(rest)}) > ({_values_of_rest(walk, 'after')})"
     up_to_high = f"({', '.join(rest)}) <= ({_values_of_rest(walk, 'until')})"
     if after and until and after[0] == until[0]:
-        return f"{first} = {low} AND {beyond_low} AND {up_to_high}"
-    pieces = []
-    if after:
-        pieces.append(f"{first} = {low} AND {beyond_low}")
-    ends = (f"{first} > {low}" if after else "", f"{first} < {high}" if until else "")
-    pieces.append(" AND ".join(end for end in ends if end))
-    if until:
-        pieces.append(f"{first} = {high} AND {up_to_high}")
-    return f"({' OR '.join(pieces)})"
+        return _Pieces(f"{first} = {low} AND {beyond_low} AND {up_to_high}", "false", "")
+    return _Pieces(
+        f"{first} = {low} AND {beyond_low}" if after else "",
+        " AND ".join([f"{first} > {low}"] * bool(after) + [f"{first} < {high}"] * bool(until)),
+        f"{first} = {high} AND {up_to_high}" if until else "",
+    )
 
 
 def _values_of_rest(walk: Walk, end: str) -> str:

@@ -122,7 +122,7 @@ class Verification:
     async def _read(self, scope: Scope, database: Database, walk: Walk, after: Key | None) -> "_Piece":
         """Check the next range, in a snapshot that ends with it."""
         async with database.snapshot() as tx:
-            await store.prepare(tx)
+            await store.prepare(tx, walk)
             if not walk.key:
                 return _Piece(None, 0, await store.find_violations(tx, walk, scope, Range(None, None), _FOUND_MAX))
             until = await store.find_bound(tx, walk, scope, after, self._rows_max)

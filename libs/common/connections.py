@@ -165,12 +165,15 @@ class _IdleConnections(AsyncAdaptedQueue[ConnectionPoolEntry]):
     opened: Postgres plans prepared statements anew after each change of the search path.
     """
 
+    gives_all = False
+    """Set when the pool is closed: each connection must be given out then, to be closed."""
+
     @memoized_property
     def _queue(self) -> "asyncio.Queue[ConnectionPoolEntry]":
         return _PathQueue(self.maxsize)
 
     def get_nowait(self) -> ConnectionPoolEntry:
-        if not any(map(_is_on_wanted_path, cast("_PathQueue", self._queue).entries)):
+        if not self.gives_all and not any(map(_is_on_wanted_path, cast("_PathQueue", self._queue).entries)):
             raise Empty
         return super().get_nowait()
 
@@ -195,6 +198,10 @@ class _PathQueue(asyncio.Queue[ConnectionPoolEntry]):
 
 class _SharedPool(AsyncAdaptedQueuePool):
     _queue_class = _IdleConnections
+
+    def dispose(self) -> None:
+        cast("_IdleConnections", self._pool).gives_all = True
+        super().dispose()
 
 
 def _is_on_wanted_path(entry: ConnectionPoolEntry) -> bool:

@@ -165,15 +165,15 @@ class _IdleConnections(AsyncAdaptedQueue[ConnectionPoolEntry]):
     opened: Postgres plans prepared statements anew after each change of the search path.
     """
 
-    gives_all = False
-    """Set when the pool is closed: each connection must be given out then, to be closed."""
+    closing = False
+    """Whether the pool takes out its connections to close them, whatever their search path."""
 
     @memoized_property
     def _queue(self) -> "asyncio.Queue[ConnectionPoolEntry]":
         return _PathQueue(self.maxsize)
 
     def get_nowait(self) -> ConnectionPoolEntry:
-        if not self.gives_all and not any(map(_is_on_wanted_path, cast("_PathQueue", self._queue).entries)):
+        if not self.closing and not any(map(_is_on_wanted_path, cast("_PathQueue", self._queue).entries)):
             raise Empty
         return super().get_nowait()
 
@@ -200,7 +200,7 @@ class _SharedPool(AsyncAdaptedQueuePool):
     _queue_class = _IdleConnections
 
     def dispose(self) -> None:
-        cast("_IdleConnections", self._pool).gives_all = True
+        cast("_IdleConnections", self._pool).closing = True
         super().dispose()
 
 

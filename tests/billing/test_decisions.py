@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from libs.common.errors import OperationIdReused
+from libs.common.errors import Conflict, OperationIdReused
 from libs.common.ids import new_id
 from services.billing import errors
 from services.billing.ledger.bookkeeping import BALANCE_MAX, new_account
@@ -53,6 +53,19 @@ def test_debit_by_mode(mode: Mode, amount: str, posted_amount: str, overdrawn: b
     assert isinstance(outcome, Posted)
     assert (outcome.movement.amount, outcome.movement.overdrawn) == (Decimal(posted_amount), overdrawn)
     assert account.posted == Decimal(10) - Decimal(posted_amount)
+
+
+def test_what_another_process_stored_since_the_accounts_were_locked_is_a_conflict() -> None:
+    theirs, _ = _books("10")
+    made = decide(theirs, _debit("a", "1"), NOW)
+    held = decide(theirs, Place(ORG, "b", None, "USD", Decimal(1), 60_000, "", None, "operator:test"), NOW)
+    assert isinstance(made, Posted)
+    assert isinstance(held, Placed)
+    ours = Books()
+    ours.movements[ORG, "a"], ours.holds[ORG, "b"] = made.movement, held.hold
+    for command in (_debit("a", "1"), Capture(ORG, "b", "USD", Decimal(1), "", None, "operator:test")):
+        with pytest.raises(Conflict):
+            decide(ours, command, NOW)
 
 
 def test_commands_of_one_batch_see_each_other() -> None:

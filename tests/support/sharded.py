@@ -49,7 +49,9 @@ def shard_count() -> int:
 
 
 def in_each_shard(statement: str) -> list[str]:
-    """Return a statement on tables such as `billing.accounts` once for each shard."""
+    """Return a statement on tables such as `billing.accounts` once for each shard, and any other one as it is."""
+    if not _TABLE.search(statement):
+        return [statement]
     return [_TABLE.sub(rf"\1_{number:02d}.", statement) for number in range(shard_count())]
 
 
@@ -60,7 +62,8 @@ def over_all_shards(statement: str) -> str:
 
 def in_shard_of(organization_id: str, statement: str) -> str:
     """Return a statement on tables such as `billing.accounts` as one on the shard of an organization."""
-    return in_each_shard(statement)[shard_number(organization_id, shard_count())]
+    schema = shard_schema(r"\1", shard_number(organization_id, shard_count()))
+    return _TABLE.sub(rf"{schema}.", statement)
 
 
 async def execute_in_shards(admin_url: str, statement: str, *values: object) -> None:
@@ -121,6 +124,8 @@ def keep_shards_apart() -> None:
 
     def set_path_and_role(database: Database) -> str:
         context, _, number = database.schema.rpartition("_")
+        if context not in _TABLES:
+            return set_path_statement(database)
         return f"{set_path_statement(database)}; SET ROLE {_shard_role(context, int(number))}"
 
     database_module.set_path_statement = set_path_and_role

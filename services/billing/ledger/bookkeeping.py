@@ -56,12 +56,12 @@ def require_same(command: Command, known: Request) -> None:
 
 def _replay(books: Books, movement: Movement) -> Posted:
     """Return the stored answer; only what is held is as of now."""
-    account = books.accounts[movement.account_id]
+    account = books.locked_account(movement.account_id)
     balance = account.balance()
     balance.posted, balance.sequence = movement.balance_after, movement.sequence
     counter_balance = None
     if movement.counter_account_id is not None:
-        counter_balance = books.accounts[movement.counter_account_id].balance()
+        counter_balance = books.locked_account(movement.counter_account_id).balance()
         counter_balance.posted = movement.counter_balance_after or ZERO
         counter_balance.sequence = movement.counter_sequence or 0
     return Posted(movement, balance, counter_balance, replayed=True)

@@ -220,8 +220,8 @@ def _reverse(books: Books, command: Reverse, now: datetime) -> Outcome:
 
 def _post_reversal(books: Books, command: Reverse, original: Movement, amount: Decimal, now: datetime) -> Posted:
     """Post the original's movement in the opposite direction. It may overdraw the account, and is then flagged."""
-    account = books.accounts[original.account_id]
-    counter = books.accounts[original.counter_account_id] if original.counter_account_id else None
+    account = books.locked_account(original.account_id)
+    counter = books.locked_account(original.counter_account_id) if original.counter_account_id else None
     direction = original.direction.opposite
     signed = amount if direction is Direction.CREDIT else -amount
     overdrawn = account.available + signed < ZERO if signed < ZERO else False
@@ -263,7 +263,7 @@ def _place(books: Books, command: Place, now: datetime) -> Outcome:
     hold = books.holds.get(key)
     if hold is not None:
         require_same(command, request_of_hold(hold))
-        return Placed(hold, books.accounts[hold.account_id].balance(), replayed=True)
+        return Placed(hold, books.locked_account(hold.account_id).balance(), replayed=True)
     declined = books.declines.get((*key, Slot.HOLD))
     if declined is not None:
         require_same(command, declined.request)
@@ -308,7 +308,7 @@ def _capture(books: Books, command: Capture, now: datetime) -> Outcome:
     hold = hold_named(books, command)
     if hold.currency_code != command.currency_code:
         raise mismatch(command.currency_code, [hold.currency_code])
-    account = books.accounts[hold.account_id]
+    account = books.locked_account(hold.account_id)
     held_amount = hold.amount if hold.state is HoldState.OPEN else ZERO
     movement = Movement(
         command.organization_id,
@@ -340,7 +340,7 @@ def _capture(books: Books, command: Capture, now: datetime) -> Outcome:
 
 def _release(books: Books, command: Release, now: datetime) -> Outcome:
     hold = hold_named(books, command)
-    account = books.accounts[hold.account_id]
+    account = books.locked_account(hold.account_id)
     if hold.state is HoldState.CAPTURED:
         raise errors.HoldEnded(operation_id=hold.operation_id, state=hold.state)
     if hold.state is not HoldState.OPEN:
@@ -355,4 +355,4 @@ def _extend(books: Books, command: Extend, now: datetime) -> Outcome:
         raise errors.HoldEnded(operation_id=hold.operation_id, state=hold.state)
     hold.expire_time = max(hold.expire_time, now + timedelta(milliseconds=command.ttl_ms))
     books.changed_holds[hold.organization_id, hold.operation_id] = hold
-    return Placed(hold, books.accounts[hold.account_id].balance())
+    return Placed(hold, books.locked_account(hold.account_id).balance())

@@ -10,6 +10,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Final, TypeAlias
 
+from libs.common.errors import Conflict
+
 ZERO: Final = Decimal(0)
 
 Metadata: TypeAlias = dict[str, str]
@@ -349,6 +351,17 @@ class Books:
     changed_holds: dict[OperationKey, Hold] = field(default_factory=dict)
     new_declines: list[Decline] = field(default_factory=list)
     changed_accounts: dict[str, Account] = field(default_factory=dict)
+
+    def locked_account(self, account_id: str) -> Account:
+        """Return the account of something that is stored already.
+
+        Raises:
+            Conflict: another process has stored it since this batch locked its accounts; the batch is run again.
+        """
+        account = self.accounts.get(account_id)
+        if account is None:
+            raise Conflict
+        return account
 
     def add_account(self, account: Account) -> None:
         self.accounts[account.account_id] = account

@@ -204,6 +204,8 @@ def _decide_all(books: Books, commands: Sequence[Command], now: datetime) -> lis
     for command in commands:
         try:
             answers.append(decide(books, command, now))
+        except Conflict:
+            raise
         except Refusal as refusal:
             answers.append(refusal)
     return answers

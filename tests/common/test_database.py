@@ -7,9 +7,7 @@ import asyncpg
 import pytest
 from sqlalchemy import exc, text
 
-from libs.common.connections import open_connections
 from libs.common.database import Database, open_database, violated_constraint
-from libs.common.database_url import plain_url
 from libs.common.databases import create_database, drop_database, execute
 from libs.common.errors import Conflict, DeadlineExceeded, Unavailable
 from tests.support.database import TestPostgres, new_database_name
@@ -293,21 +291,3 @@ async def test_cancellation_during_commit_waits_for_its_outcome(database: Databa
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await count(database) == 1
-
-
-async def test_closing_a_shared_pool_closes_the_connections_of_every_search_path(database_admin_url: str) -> None:
-    connections = open_connections(
-        database_admin_url, search_path='"public"', application_name="closing-test", shared=True, pool_size=4
-    )
-    one, two = (Database(connections, schema=name, search_path=f'"{name}"') for name in ("billing_00", "metering_00"))
-    async with one.raw_connection(), two.raw_connection():
-        pass
-    await one.close()
-    watcher = await asyncpg.connect(plain_url(database_admin_url))
-    try:
-        left = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'closing-test'"
-        async with asyncio.timeout(10):
-            while await watcher.fetchval(left):
-                await asyncio.sleep(0.02)
-    finally:
-        await watcher.close()

@@ -181,6 +181,7 @@ class Calls:
         return Decimal(answer.balance.posted.value)
 
 
+@pytest.mark.timeout(300)
 async def test_services_go_on_where_they_were_and_charge_nothing_twice(before: Target) -> None:
     ((posted,),) = await before.fetch("SELECT posted FROM billing.accounts WHERE organization_id = $1", ACME)
     assert isinstance(posted, Decimal)

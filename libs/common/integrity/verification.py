@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 FINDINGS_MAX: Final = 1_000
 ROWS_MAX: Final = 50_000
 PROGRESS_EVERY_S: Final = 1.0
-_SHARDS_AT_A_TIME: Final = 2
+_WALKS_AT_A_TIME: Final = 2
 _FOUND_MAX: Final = FINDINGS_MAX + 1
 _PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
 
@@ -74,8 +74,8 @@ class Verification:
             CheckFailed: a statement failed; what was not checked by then has not been checked.
         """
         run = _Run(Scope(self._clock.now(), organization_id, since_time), self._walks)
-        parts = iter(self._parts(organization_id))
-        workers = {asyncio.create_task(self._check(run, parts)) for _ in range(_SHARDS_AT_A_TIME)}
+        walks = iter([(part.database, walk) for part in self._parts(organization_id) for walk in part.walks])
+        workers = {asyncio.create_task(self._check(run, walks)) for _ in range(_WALKS_AT_A_TIME)}
         try:
             while workers:
                 done, workers = await asyncio.wait(
@@ -102,10 +102,10 @@ class Verification:
             return platform
         return [Part(self._shards.of(organization_id), self._walks)]
 
-    async def _check(self, run: "_Run", parts: Iterator[Part]) -> None:
-        for part in parts:
-            for walk in part.walks:
-                await self._walk(run, part.database, walk)
+    async def _check(self, run: "_Run", walks: Iterator[tuple[Database, Walk]]) -> None:
+        """Take the next walk again and again; several of these share the walks of all shards."""
+        for database, walk in walks:
+            await self._walk(run, database, walk)
 
     async def _walk(self, run: "_Run", database: Database, walk: Walk) -> None:
         """Check one range after the other."""

@@ -255,7 +255,7 @@ async def test_running_calls_finish_when_the_server_drains(running: Running) -> 
     assert {reason_of(await call) for call in calls} == {"DEADLINE_EXCEEDED"}
 
 
-def test_rpc_without_declared_access_prevents_service_start(tmp_path: Path) -> None:
+async def test_rpc_without_declared_access_prevents_service_start(tmp_path: Path) -> None:
     from grpc_health.v1 import health, health_pb2_grpc
 
     service = Service(

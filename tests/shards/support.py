@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final, TypeVar
 
 import asyncpg
+import grpc
 
 from libs.common.database_url import plain_url
 from libs.common.ids import new_id
@@ -34,6 +35,12 @@ async def soon(*calls: Awaitable[_T]) -> list[_T]:
     """Return the answers; fail if they do not come soon."""
     async with asyncio.timeout(SOON_S):
         return await asyncio.gather(*calls)
+
+
+async def answered(call: Awaitable[object]) -> None:
+    """Return when a call is answered or refused."""
+    with suppress(grpc.aio.AioRpcError):
+        await call
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """Billing over several shards: calls that concern several, and what one shard must not do to the others."""
 
 import asyncio
-from contextlib import suppress
+from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import grpc
@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from tests.billing.support import BillingServer, Ledger, refusal, usd
 from tests.metering.support import eventually
-from tests.shards.support import SHARDS, locked, one_in_each, organization_in, soon
+from tests.shards.support import SHARDS, answered, locked, one_in_each, organization_in, soon
 from tests.support.clock import FixedClock
 from tests.support.sharded import value_in_shard_of, value_over_shards
 from tollhouse.billing.v1 import account_pb2
@@ -136,19 +136,20 @@ async def test_two_sweepers_end_the_holds_of_every_shard_once(server: BillingSer
         assert await one.findings() == []
 
 
-@pytest.mark.parametrize("callers_of_the_locked", [1, 300])
-async def test_locked_shard_delays_no_call_of_another(
-    server: BillingServer, admin_url: str, callers_of_the_locked: int
+@pytest.mark.parametrize(("shards", "calls_each"), [(1, 200), (2, 60)])
+async def test_locked_shards_delay_no_call_of_another(
+    server: BillingServer, admin_url: str, shards: int, calls_each: int
 ) -> None:
-    stuck, *others = one_in_each()
+    organizations = one_in_each()
+    stuck, others = organizations[:shards], organizations[shards:]
     async with server.start() as ledger:
-        for organization_id in (stuck, *others):
+        for organization_id in organizations:
             await ledger.credit(organization_id, "top-up", "1000")
-        async with locked(admin_url, "billing", 0, TABLES):
-            waiting = [
-                asyncio.create_task(ledger.debit(stuck, f"stuck-{number}", "1"))
-                for number in range(callers_of_the_locked)
-            ]
+        names = [f"stuck-{number}" for number in range(calls_each)]
+        async with AsyncExitStack() as locks:
+            for shard in range(shards):
+                await locks.enter_async_context(locked(admin_url, "billing", shard, TABLES))
+            waiting = [asyncio.create_task(answered(ledger.debit(one, name, "1"))) for one in stuck for name in names]
             await asyncio.sleep(0.2)
             for turn in range(3):
                 for organization_id in others:
@@ -158,15 +159,12 @@ async def test_locked_shard_delays_no_call_of_another(
                     await soon(posted(ledger, organization_id))
                     request = pb.ListTransactionsRequest(organization_id=organization_id)
                     await soon(ledger.ledger.ListTransactions(request, metadata=ledger.metadata))
-            assert not all(call.done() for call in waiting) or callers_of_the_locked == 1
-        for call in waiting:
-            with suppress(grpc.aio.AioRpcError):
-                await call
-        again = await asyncio.gather(*(ledger.debit(stuck, f"stuck-{n}", "1") for n in range(callers_of_the_locked)))
-        assert {answer.transaction.operation_id for answer in again} == {
-            f"stuck-{number}" for number in range(callers_of_the_locked)
-        }
-        assert await posted(ledger, stuck) == str(1000 - callers_of_the_locked)
+            assert not any(call.done() for call in waiting)
+        await asyncio.gather(*waiting)
+        for organization_id in stuck:
+            outcomes = await batch(ledger, *(debit(organization_id, name) for name in names))
+            assert all(outcome.HasField("response") for outcome in outcomes)
+            assert await posted(ledger, organization_id) == str(1000 - calls_each)
         assert await ledger.findings() == []
 
 

@@ -1,8 +1,6 @@
 """Metering over several shards: calls that concern several, and what one shard must not do to the others."""
 
 import asyncio
-from collections.abc import Awaitable
-from contextlib import suppress
 from decimal import Decimal
 
 import grpc
@@ -11,7 +9,7 @@ import pytest
 from libs.common.ids import new_id
 from services.metering.usage import relay
 from tests.metering.support import Metering, Platform, eventually, refused, stamp, usage
-from tests.shards.support import SHARDS, locked, one_in_each, organization_in, soon
+from tests.shards.support import SHARDS, answered, locked, one_in_each, organization_in, soon
 from tests.support.sharded import value_in_shard_of
 from tollhouse.common.v1 import audit_pb2
 from tollhouse.metering.v1 import admission_pb2, model_pb2, usage_pb2
@@ -211,11 +209,6 @@ def authorization(organization_id: str, operation_id: str) -> admission_pb2.Auth
     )
 
 
-async def _lost(call: Awaitable[object]) -> None:
-    with suppress(grpc.aio.AioRpcError):
-        await call
-
-
 async def test_locked_shard_delays_no_call_of_another(platform: Platform, metering: Metering, admin_url: str) -> None:
     """The callers of the locked shard keep coming, so that every batch that may run beside another does run."""
     stuck, *others = one_in_each()
@@ -226,7 +219,7 @@ async def test_locked_shard_delays_no_call_of_another(platform: Platform, meteri
         waiting: list[asyncio.Task[None]] = []
         for turn in range(15):
             calls = [metering.record(usage(stuck, f"stuck-{turn}-{number}")) for number in range(10)]
-            waiting += [asyncio.create_task(_lost(call)) for call in calls]
+            waiting += [asyncio.create_task(answered(call)) for call in calls]
             await asyncio.sleep(0.06)
         for turn in range(3):
             for organization_id in others:

@@ -244,6 +244,8 @@ class Service:
                 await self.database.ping()
                 if self._shards is not None:
                     await self._shards.open()
+        except ShardsDiffer:
+            raise
         except (Refusal, TimeoutError, OSError):
             await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         else:

@@ -16,7 +16,7 @@ import structlog
 
 from libs.common.connections import STATEMENT_TIMEOUT_MS, RawConnection, open_connections
 from libs.common.database import Database, open_database
-from libs.common.errors import Refusal
+from libs.common.errors import Refusal, Unavailable
 from libs.common.sharding import PLATFORM, newest_shard_version, shard_number, shard_schema
 
 _log = structlog.get_logger("shards")
@@ -218,8 +218,18 @@ def _search_path(schema: str, number: int) -> str:
     return f'"{shard_schema(schema, number)}", "{schema}"'
 
 
-class ShardsDiffer(Exception):
-    """The database does not have the shards that this process expects; the message says what to do."""
+class ShardsDiffer(Unavailable):
+    """The database does not have the shards that this process expects; `problem` says what to do.
+
+    To callers it is a database that is not there: the process ends, and another one may answer them.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(dependency="database")
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return self.problem
 
 
 async def check_shards(database: Database, context: str, count: int) -> None:

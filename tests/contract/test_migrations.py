@@ -13,7 +13,7 @@ from sqlalchemy import Index, MetaData, PrimaryKeyConstraint, Table, UniqueConst
 
 from libs.common.database_url import plain_url
 from libs.common.declared import declared_differences
-from libs.common.migrate import CONTEXTS, render_sql
+from libs.common.migrate import CONTEXTS, has_shards, render_sql
 from tests.contract.sources import ROOT
 from tests.support.database import TestPostgres
 
@@ -40,26 +40,35 @@ def test_migrations_take_no_lock_that_stops_traffic(context: str, tmp_path: Path
 
 def _scripts(context: str, folder: Path) -> list[Path]:
     """Write each migration to its own file: the linter takes tables created in the same file as not in use yet."""
-    settings, *migrations = VERSION_TABLE.sub("", render_sql(context)).split("BEGIN;")
     scripts = []
-    for number, migration in enumerate(migrations, 1):
-        scripts.append(folder / f"{context}_{number:04}.sql")
-        scripts[-1].write_text(f"{settings}BEGIN;{migration}", encoding="utf-8")
+    for chain, sql in _chains(context).items():
+        settings, *migrations = VERSION_TABLE.sub("", sql).split("BEGIN;")
+        for number, migration in enumerate(migrations, 1):
+            scripts.append(folder / f"{chain}_{number:04}.sql")
+            scripts[-1].write_text(f"{settings}BEGIN;{migration}", encoding="utf-8")
     return scripts
+
+
+def _chains(context: str) -> dict[str, str]:
+    """Return all migrations of a context as SQL, and those of its shards."""
+    chains = {context: render_sql(context)}
+    return chains | ({f"{context}_shards": render_sql(context, shards=True)} if has_shards(context) else {})
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_migrations_use_no_trigger_and_no_cascade(context: str) -> None:
-    sql = render_sql(context).upper()
+    sql = "".join(_chains(context).values()).upper()
     assert [word for word in ("CREATE TRIGGER", "ON DELETE CASCADE", "ON UPDATE CASCADE") if word in sql] == []
 
 
 @pytest.mark.parametrize("context", ["billing", "metering"])
 def test_organization_leads_every_key_and_index_of_its_rows(context: str) -> None:
     """The tenant comes first, so that tables can be spread over machines by tenant without a rewrite."""
-    metadata: MetaData = importlib.import_module(f"services.{context}.tables").metadata
+    tables = importlib.import_module(f"services.{context}.tables")
+    both: tuple[MetaData, MetaData] = (tables.metadata, tables.shard_metadata)
     elsewhere = [
         f"{table.name}: {key.name} leads with {_first_column(key)}"
+        for metadata in both
         for table in metadata.sorted_tables
         if "organization_id" in table.columns and not table.columns["organization_id"].nullable
         for key in _keys(table)

@@ -71,7 +71,7 @@ def test_secret_in_a_marked_field_at_any_depth_is_found() -> None:
 
 
 async def test_secret_in_any_table_of_a_context_is_found(database_admin_url: str) -> None:
-    watch, secret = SecretWatch(), "correct horse battery staple"
+    watch, secret = SecretWatch(), "granite otter 58 umbrella"
     watch.note(secret)
     connection = await asyncpg.connect(database_admin_url)
     for statement in (
@@ -90,7 +90,7 @@ async def test_secret_in_any_table_of_a_context_is_found(database_admin_url: str
     await watch.scan_database(database_admin_url)
 
     assert sorted(watch.take_leaks()) == [
-        f"the table {table}: correct hors…" for table in (*tables[:2], f"{tables[2]}_default")
+        f"the table {table}: granite otte…" for table in (*tables[:2], f"{tables[2]}_default")
     ]
 
 

@@ -1,7 +1,6 @@
 """Signing in with a password: who is let in, what refusals reveal, and how attempts are limited."""
 
 import asyncio
-import statistics
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -110,9 +109,10 @@ async def test_how_long_an_answer_takes_does_not_tell_who_exists(database_urls: 
                 began_s = time.perf_counter()
                 assert await refused(site.sign_in(login, WRONG_PASSWORD)) == REFUSED
                 taken_s[name].append(time.perf_counter() - began_s)
-    medians_s = sorted(statistics.median(times) for times in taken_s.values())
+    # The fastest answers are those that waited for no other process of this machine.
+    fastest_s = sorted(min(times) for times in taken_s.values())
     # If hashing were skipped for an unknown user, the answer would take only a fraction of the time.
-    assert medians_s[-1] < 1.5 * medians_s[0]
+    assert fastest_s[-1] < 1.5 * fastest_s[0]
 
 
 async def test_an_account_may_be_tried_five_times_a_minute(site: SignIns) -> None:

@@ -11,8 +11,10 @@ from google.protobuf.duration_pb2 import Duration
 from tests.billing.support import BillingServer, Ledger, refusal, usd
 from tests.metering.support import eventually
 from tests.shards.support import SHARDS, answered, locked, one_in_each, organization_in, soon
+from tests.support.callers import Callers
 from tests.support.clock import FixedClock
 from tests.support.sharded import value_in_shard_of, value_over_shards
+from tests.support.transaction_pooler import pooled
 from tollhouse.billing.v1 import account_pb2
 from tollhouse.billing.v1 import ledger_pb2 as pb
 
@@ -198,3 +200,23 @@ async def test_process_keeps_to_its_connections_over_all_shards(server: BillingS
         count = await value_over_shards(admin_url, opened)
         assert isinstance(count, int)
         assert 0 < count <= pool_size + platform_and_reports
+
+
+async def test_calls_go_to_the_right_shard_through_a_transaction_pooler(
+    callers: Callers, urls: dict[str, str], admin_url: str
+) -> None:
+    organizations = one_in_each()
+    async with pooled(urls["billing"]) as (url, pooler):
+        async with BillingServer(callers, url).start(statement_cache_size=0) as ledger:
+            for organization_id in organizations:
+                await ledger.credit(organization_id, "top-up", "100")
+            outcomes = await batch(ledger, *(debit(organizations[n % SHARDS], f"call-{n}") for n in range(60)))
+            assert all(outcome.HasField("response") for outcome in outcomes)
+            await asyncio.gather(*(ledger.hold(one, "held", "10") for one in organizations))
+            await asyncio.gather(*(ledger.capture(one, "held", "12") for one in organizations))
+            assert [await posted(ledger, one) for one in organizations] == ["68"] * SHARDS
+            assert await ledger.findings() == []
+        assert pooler.transactions > 10
+    for organization_id in organizations:
+        owners = "SELECT array_agg(DISTINCT organization_id::text) FROM billing.transactions"
+        assert await value_in_shard_of(organization_id, admin_url, owners) == [organization_id]

@@ -54,8 +54,16 @@ class TransactionPooler:
     refused: list[str] = field(default_factory=list)
     _idle: "asyncio.Queue[_Peer]" = field(default_factory=asyncio.Queue)
     _opened: int = 0
+    _serving: "set[asyncio.Task[None]]" = field(default_factory=set)
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a client until it leaves, or until the pooler is closed."""
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._serving.add(task)
+        await asyncio.wait((task,))
+        self._serving.discard(task)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         parameters = await startup(reader, writer)
         client = _Peer(reader, writer)
         try:
@@ -75,7 +83,11 @@ class TransactionPooler:
             await client.close()
 
     async def close(self) -> None:
-        """Close the connections to Postgres; the clients have closed theirs."""
+        """Close all connections. A client that was stopped in the middle of a transaction may be served still."""
+        for task in self._serving:
+            task.cancel()
+        if self._serving:
+            await asyncio.wait(self._serving)
         while not self._idle.empty():
             await self._idle.get_nowait().close()
 
@@ -83,11 +95,15 @@ class TransactionPooler:
         """Lend the client a server connection until the server says that it is in no transaction."""
         server = await self._take(parameters)
         self.transactions += 1
-        if await _carry(client, server, first):
-            self._idle.put_nowait(server)
-        else:
-            await server.close()
-            self._opened -= 1
+        usable = False
+        try:
+            usable = await _carry(client, server, first)
+        finally:
+            if usable:
+                self._idle.put_nowait(server)
+            else:
+                await server.close()
+                self._opened -= 1
 
     async def _take(self, parameters: dict[str, str]) -> _Peer:
         if self._opened < self.connections:
@@ -141,7 +157,7 @@ async def pooled(url: str, connections: int = 2) -> AsyncIterator[tuple[str, Tra
     parts = urlsplit(url)
     query = parse_qs(parts.query)
     pooler = TransactionPooler(f"{query['host'][0]}/.s.PGSQL.{query.get('port', ['5432'])[0]}", connections)
-    server = await asyncio.start_server(pooler.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(pooler.accept, "127.0.0.1", 0)
     pooler.port = server.sockets[0].getsockname()[1]
     login = parts.netloc.rpartition("@")[0]
     yield f"postgresql://{login}@127.0.0.1:{pooler.port}{parts.path}?sslmode=disable", pooler

@@ -29,6 +29,7 @@ async def test_repeat_after_the_window_is_answered_as_replayed_by_every_rpc(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
     request = await recorded_long_ago(metering, organization_id, "call-1")
+    await platform.settled()
 
     again = await metering.record(request)
     (outcome,) = await metering.record_batch([request])

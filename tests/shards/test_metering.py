@@ -237,6 +237,23 @@ async def test_locked_shard_delays_no_call_of_another(platform: Platform, meteri
     assert await metering.charges() == await platform.billing_charges()
 
 
+async def test_items_of_a_locked_shard_fail_alone_in_a_batch(
+    platform: Platform, metering: Metering, admin_url: str
+) -> None:
+    stuck, *others = one_in_each()
+    late = usage(stuck, "late", occur_time=stamp(days=-40))
+    batch = [usage(others[0], "a"), usage(stuck, "b"), usage(others[1], "c"), late]
+    async with locked(admin_url, "metering", 0, TABLES):
+        outcomes = await metering.record_batch(batch)
+
+    assert [o.WhichOneof("outcome") for o in outcomes] == ["recorded", "refused", "recorded", "refused"]
+    passing = {code.value[0] for code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED)}
+    assert {outcome.refused.code for outcome in outcomes if outcome.HasField("refused")} <= passing
+    again = await metering.record_batch(batch)
+    assert [o.WhichOneof("outcome") for o in again] == ["recorded", "recorded", "recorded", "refused"]
+    assert again[3].refused.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+
+
 async def test_relay_makes_the_charges_beside_a_locked_shard(
     platform: Platform, metering: Metering, admin_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

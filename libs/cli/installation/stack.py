@@ -33,6 +33,10 @@ _POSTGRES_LOOKED_AT_EVERY_S: Final = 0.2
 _POSTGRES_AGAIN_AFTER_S: Final = 1.0
 _SERVING_WITHIN_S: Final = 60.0
 _HOPELESS_RESTARTS: Final = 4
+_CONNECTIONS_OF_A_WORKER: Final = 40
+"""How many connections one process of each service opens together: where there are several shards, pools fill up."""
+_OTHER_CONNECTIONS: Final = 20
+"""Connections of commands and of people beside the services."""
 
 
 async def bring_schemas_up_to_date(
@@ -205,9 +209,14 @@ class Stack:
 
     async def _open_database(self) -> None:
         if self._options.database_url is None:
-            self._postgres = await asyncio.to_thread(postgres.start, self.folder.postgres)
+            self._postgres = await self._start_postgres()
             self._database_url = await ensure_database(self._postgres.admin_url, DATABASE)
             self._tasks.append(asyncio.create_task(self._keep_postgres_running(), name="postgres"))
+
+    async def _start_postgres(self) -> postgres.PostgresServer:
+        connections = _OTHER_CONNECTIONS + self._options.workers * _CONNECTIONS_OF_A_WORKER
+        settings = {"max_connections": str(connections)}
+        return await asyncio.to_thread(postgres.start, self.folder.postgres, settings=settings)
 
     async def _start_service(self, context: str) -> None:
         environment = service_environment(
@@ -247,7 +256,7 @@ class Stack:
             if self._postgres is None or self._postgres.is_running():
                 continue
             try:
-                self._postgres = await asyncio.to_thread(postgres.start, self.folder.postgres)
+                self._postgres = await self._start_postgres()
             except postgres.PostgresError:
                 await asyncio.sleep(_POSTGRES_AGAIN_AFTER_S)
             self._on_change()

@@ -63,7 +63,8 @@ class Usages:
     async def _refused(self, works: Sequence[Work], backfilled: Collection[int]) -> dict[int, Outcome]:
         """Return the refusals of works that may not be recorded, by place: for their time or their organization.
 
-        Neither is asked of work that is recorded already: a repeat is answered as one, however late it comes.
+        Neither is asked of work that is recorded already: a repeat is answered as one, however late it comes. Where it
+        cannot be read whether it is, the failure is the outcome.
         """
         now = self._clock.now()
         refused: dict[int, Outcome] = {}
@@ -83,10 +84,16 @@ class Usages:
         for key in keys.values():
             by_shard.setdefault(self._shards.of(key[0]), []).append(key)
         recorded: set[store.Key] = set()
+        unread: dict[store.Key, Refusal] = {}
         for database, shard_keys in by_shard.items():
-            async with database.raw_connection() as connection:
-                recorded.update(await store.find(connection, shard_keys))
-        return {place: refusal for place, refusal in refused.items() if keys[place] not in recorded}
+            try:
+                async with database.raw_connection() as connection:
+                    recorded.update(await store.find(connection, shard_keys))
+            except Refusal as failure:
+                unread.update(dict.fromkeys(shard_keys, failure))
+        return {
+            place: unread.get(keys[place], refusal) for place, refusal in refused.items() if keys[place] not in recorded
+        }
 
     async def get(self, organization_id: str, operation_id: str) -> Recorded:
         key = (organization_id, operation_id)

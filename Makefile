@@ -42,10 +42,12 @@ up: $(READY)
 test: $(READY)
 	@$(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
-# Identity and the contract have no shards, so they are not tested a second time.
+# These tests meet no shard, or choose the number of shards themselves, so they are not run a second time.
+ONCE := tests/identity tests/contract tests/shards tests/common/test_secrecy.py tests/common/test_shard_migrations.py \
+    $(addprefix tests/system/,test_access.py test_data_folder.py test_database_variables.py test_options.py \
+    test_shard_commands.py test_shards_differ.py test_tls.py test_upgrade.py)
 test-shards: $(READY)
-	@TOLLHOUSE_TEST_SHARDS=3 $(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS) \
-	    --ignore tests/identity --ignore tests/contract
+	@TOLLHOUSE_TEST_SHARDS=3 $(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS) $(addprefix --ignore=,$(ONCE))
 
 bench: $(READY)
 	@$(RUN) benchmarks $(if $(OUT),--out "$(OUT)") $(if $(CHARGES),--charges "$(CHARGES)")

@@ -28,7 +28,9 @@ def _set(settings: Mapping[str, str]) -> str:
 
 
 _SET: Final = _set(_SETTINGS)
-_SET_FOR_HASHES: Final = _set(_SETTINGS | {"enable_hashjoin": "on"})
+# Organizations whose ids lie close together look like one row to the planner, and a nested loop would then compare each
+# of their rows with every other. Rows that are looked up by their key are so in any case: LATERAL leaves no choice.
+_SET_FOR_HASHES: Final = _set(_SETTINGS | {"enable_hashjoin": "on", "enable_nestloop": "off"})
 
 # What the statistics say, of a table or of all its partitions.
 _ESTIMATE: Final = """

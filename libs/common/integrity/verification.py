@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.errors import Kind, Refusal, Unavailable
+from libs.common.errors import DeadlineExceeded, Kind, Refusal, Unavailable
 from libs.common.integrity import store
 from libs.common.integrity.domain import Check, Finding, Invariant, Key, Progress, Range, Scope, Summary, Walk
 from libs.common.sharding import PLATFORM
@@ -19,6 +19,9 @@ _T = TypeVar("_T")
 
 FINDINGS_MAX: Final = 1_000
 ROWS_MAX: Final = 50_000
+_ROWS_MIN: Final = 500
+_ROWS_DIVISOR: Final = 5
+"""By how much a range becomes smaller when it could not be read within the time of a statement."""
 PROGRESS_EVERY_S: Final = 1.0
 _WALKS_AT_A_TIME: Final = 2
 _FOUND_MAX: Final = FINDINGS_MAX + 1
@@ -113,21 +116,29 @@ class Verification:
         examined, estimate, more = 0, 0, True
         if run.scope.is_everything:
             estimate = await _tried(lambda: _estimate(database, walk), walk, database, None)
+        rows = self._rows_max
         while more:
-            piece = await _tried(partial(self._read, run.scope, database, walk, after), walk, database, after)
+            read = partial(self._read, run.scope, database, walk, after, rows)
+            try:
+                piece = await _tried(read, walk, database, after)
+            except CheckFailed as failed:
+                if not isinstance(failed.__cause__, DeadlineExceeded) or rows <= _ROWS_MIN:
+                    raise
+                rows = max(rows // _ROWS_DIVISOR, _ROWS_MIN)
+                continue
             examined += piece.rows
             run.note(walk, piece, Progress(walk.table, examined, estimate))
             after, more = piece.until, piece.until is not None
 
-    async def _read(self, scope: Scope, database: Database, walk: Walk, after: Key | None) -> "_Piece":
-        """Check the next range, in a snapshot that ends with it."""
+    async def _read(self, scope: Scope, database: Database, walk: Walk, after: Key | None, rows_max: int) -> "_Piece":
+        """Check the next range, of at most `rows_max` rows, in a snapshot that ends with it."""
         async with database.snapshot() as tx:
             await store.prepare(tx, walk)
             if not walk.key:
                 return _Piece(None, 0, await store.find_violations(tx, walk, scope, Range(None, None), _FOUND_MAX))
-            until = await store.find_bound(tx, walk, scope, after, self._rows_max)
+            until = await store.find_bound(tx, walk, scope, after, rows_max)
             range_ = Range(after, until)
-            rows = self._rows_max
+            rows = rows_max
             if until is None or walk.bound:
                 rows = await store.count_rows(tx, walk, scope, range_)
             return _Piece(until, rows, await store.find_violations(tx, walk, scope, range_, _FOUND_MAX))

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from libs.common.migrate import CONTEXTS, SERVICES, has_shards, migrations_folder, shard_migrations_folder
+from libs.common.migrate import CONTEXTS, has_shards, migrations_folder
+from libs.common.sharding import SERVICES, shard_migrations_folder
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,60}")
 _MIGRATION: Final = re.compile(r"([0-9]{4})_[a-z0-9_]+\.py")

@@ -144,7 +144,8 @@ def open_connections(
     engine = create_async_engine(
         f"postgresql+{pooler.DIALECT if pooled else 'asyncpg'}://",
         connect_args={"async_creator_fn": connect, **cache, **unnamed},
-        poolclass=_SharedPool if shared else AsyncAdaptedQueuePool,
+        # Behind a pooler each transaction sets its own search path, so any connection is as good as another.
+        poolclass=_SharedPool if shared and not pooled else AsyncAdaptedQueuePool,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=acquire_timeout_ms / 1000,

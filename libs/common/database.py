@@ -313,19 +313,19 @@ class _RawConnection(AbstractAsyncContextManager[RawConnection]):
             raise
         connection: RawConnection = self._proxy.driver_connection  # type: ignore[assignment]
         self._connection = connection
-        await self._begin()
-        return connection
-
-    async def _begin(self) -> None:
-        """Prepare the connection for its user."""
         try:
-            await self._database.set_path(self._connection, self._proxy.info)
+            await self._prepare()
         except BaseException as error:
             self._discard()
-            self._database.end_turn()
+            database.end_turn()
             if isinstance(error, Exception):
                 _raise_refusal(error)
             raise
+        return connection
+
+    async def _prepare(self) -> None:
+        """Bring the connection into the state in which its user gets it."""
+        await self._database.set_path(self._connection, self._proxy.info)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -349,16 +349,9 @@ class _RawTransaction(_RawConnection):
 
     __slots__ = ()
 
-    async def _begin(self) -> None:
-        await super()._begin()
-        try:
-            await self._connection.execute(self._database.begin_statement)
-        except BaseException as error:
-            self._discard()
-            self._database.end_turn()
-            if isinstance(error, Exception):
-                _raise_refusal(error)
-            raise
+    async def _prepare(self) -> None:
+        await super()._prepare()
+        await self._connection.execute(self._database.begin_statement)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

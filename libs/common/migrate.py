@@ -32,12 +32,9 @@ from libs.common import roles
 from libs.common.database_errors import driver_error
 from libs.common.database_url import plain_url
 from libs.common.session_settings import CLUSTER_SETTINGS
-from libs.common.sharding import SHARDS_MAX, shard_schema
+from libs.common.sharding import SERVICES, SHARDS_MAX, shard_migrations_folder, shard_schema
 
 CONTEXTS = ("identity", "billing", "metering")
-
-SERVICES = Path(__file__).resolve().parents[2] / "services"
-"""The folder in which each context has its own."""
 
 _LOCK_TIMEOUT = "1s"
 _STATEMENT_TIMEOUT = "10min"
@@ -74,13 +71,9 @@ def has_migrations(context: str) -> bool:
     return any(migrations_folder(context).glob("[0-9]*.py"))
 
 
-def shard_migrations_folder(context: str, services: Path = SERVICES) -> Path:
-    """Where a context keeps the migrations of its shards."""
-    return migrations_folder(context, services) / "shards"
-
-
 def has_shards(context: str, services: Path = SERVICES) -> bool:
     """Whether the context has organization shards."""
+    roles.role_of(context)
     return shard_migrations_folder(context, services).is_dir()
 
 

@@ -7,8 +7,8 @@ from alembic import op
 
 from libs.common.audit.migration import create_audit_tables
 from libs.common.roles import role_of
+from libs.common.sharding import PLATFORM
 
-_PLATFORM: Final = "00000000-0000-0000-0000-000000000000"
 _SHARDING: Final = """
 CREATE TABLE {context}.sharding (
     singleton BOOLEAN NOT NULL DEFAULT true,
@@ -43,5 +43,5 @@ def move_to_first_shard(context: str, tables: Sequence[str]) -> None:
     op.execute(f"INSERT INTO {shard}.alembic_version (version_num) VALUES ('0001')")  # noqa: S608 -- names of ours.
     create_audit_tables(context, schema=context)
     for table in ("audit_events", "audit_heads"):
-        moved = f"DELETE FROM {shard}.{table} WHERE organization_id = '{_PLATFORM}' RETURNING *"  # noqa: S608 -- ours.
+        moved = f"DELETE FROM {shard}.{table} WHERE organization_id = '{PLATFORM}' RETURNING *"  # noqa: S608 -- ours.
         op.execute(f"WITH moved AS ({moved}) INSERT INTO {context}.{table} SELECT * FROM moved")  # noqa: S608 -- ours.

@@ -7,6 +7,8 @@ from typing import Final
 
 from sqlalchemy import Boolean, CheckConstraint, Column, Integer, MetaData, PrimaryKeyConstraint, Table, text
 
+SERVICES: Final = Path(__file__).resolve().parents[2] / "services"
+"""The folder in which each context has its own."""
 SHARDS_MAX: Final = 256
 PLATFORM: Final = "00000000-0000-0000-0000-000000000000"
 """Stands for the organization where something belongs to none."""
@@ -41,9 +43,9 @@ def declare_sharding_table(metadata: MetaData) -> Table:
     )
 
 
-def shard_migrations_folder(context: str) -> Path:
+def shard_migrations_folder(context: str, services: Path = SERVICES) -> Path:
     """Return where a context keeps the migrations of its shards."""
-    return Path(__file__).resolve().parents[2] / "services" / context / "migrations" / "shards"
+    return services / context / "migrations" / "shards"
 
 
 def newest_shard_version(context: str) -> str:

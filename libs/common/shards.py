@@ -184,7 +184,6 @@ def open_databases(
     pool_size: int,
     report_timeout_ms: int,
     statement_cache_size: int,
-    plan_by_key: bool = False,
 ) -> ShardedDatabases:
     """Open what a service with `count` shards works on. Nothing is connected until first use.
 
@@ -199,7 +198,7 @@ def open_databases(
         count=count,
         pool_size=pool_size,
         statement_cache_size=statement_cache_size,
-        plan_by_key=plan_by_key,
+        plan_by_key=True,
         check=partial(check_shards, platform, schema, count),
     )
     reports = open_shards(
@@ -241,7 +240,6 @@ async def check_shards(database: Database, context: str, count: int) -> None:
     Raises:
         ShardsDiffer: their number differs, or one is missing or at another version.
     """
-    version = newest_shard_version(context)
     async with database.raw_connection() as connection:
         recorded = await _recorded_count(connection, context)
         if recorded != count:
@@ -250,17 +248,14 @@ async def check_shards(database: Database, context: str, count: int) -> None:
                 f" an installation is made: set TOLLHOUSE_SHARDS={recorded}."
             )
         versions = {number: await _version_of(connection, shard_schema(context, number)) for number in range(count)}
-    newest = max(versions.values(), key=lambda found: found or "")
-    behind = [shard_schema(context, number) for number, found in versions.items() if found != newest]
-    if not behind and newest is not None and newest >= version:
-        return
-    if newest is not None and newest < version:
-        behind, newest = [shard_schema(context, number) for number in versions], version
-    named = ", ".join(behind[:5]) + (f" and {len(behind) - 5} more" if len(behind) > 5 else "")
-    raise ShardsDiffer(
-        f"The shards of {context} are not all at version {newest or version}: {named}. Run `tollhouse migrate`; it goes"
-        " on where it was interrupted."
-    )
+    expected = max(newest_shard_version(context), *(found or "" for found in versions.values()))
+    behind = [shard_schema(context, number) for number, found in versions.items() if found != expected]
+    if behind:
+        named = ", ".join(behind[:5]) + (f" and {len(behind) - 5} more" if len(behind) > 5 else "")
+        raise ShardsDiffer(
+            f"The shards of {context} are not all at version {expected}: {named}. Run `tollhouse migrate`; it goes on"
+            " where it was interrupted."
+        )
 
 
 async def _recorded_count(connection: RawConnection, context: str) -> int:

@@ -44,7 +44,6 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
         pool_size=settings.pool_size,
         report_timeout_ms=_CHECK_TIMEOUT_MS,
         statement_cache_size=settings.statement_cache_size,
-        plan_by_key=True,
     )
     platform, shards, reports = databases.platform, databases.shards, databases.reports
     telemetry = start_process_telemetry("tollhouse-billing", settings.otlp_endpoint)

@@ -51,7 +51,6 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         pool_size=settings.pool_size,
         report_timeout_ms=_CHECK_TIMEOUT_MS,
         statement_cache_size=settings.statement_cache_size,
-        plan_by_key=True,
     )
     platform, shards, reports = databases.platform, databases.shards, databases.reports
     telemetry = start_process_telemetry("tollhouse-metering", settings.otlp_endpoint)

@@ -7,7 +7,8 @@ import asyncpg
 
 from libs.common.database_url import plain_url
 from libs.common.databases import create_database, drop_database
-from libs.common.migrate import SERVICES, migrate
+from libs.common.migrate import migrate
+from libs.common.sharding import SERVICES
 from tests.support.database import TestPostgres, new_database_name
 
 BEFORE = ("0001_initial.py", "0002_audit.py")

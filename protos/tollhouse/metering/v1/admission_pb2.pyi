@@ -12,6 +12,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tollhouse.common.v1 import amount_pb2 as _amount_pb2
 from tollhouse.metering.v1 import model_pb2 as _model_pb2
+from tollhouse.metering.v1 import unit_pb2 as _unit_pb2
 from tollhouse.metering.v1 import usage_pb2 as _usage_pb2
 import builtins as _builtins
 import sys
@@ -285,6 +286,8 @@ class AuthorizeRequest(_message.Message):
     CLIENT_ADDRESS_FIELD_NUMBER: _builtins.int
     ESTIMATE_FIELD_NUMBER: _builtins.int
     FAIL_IF_REPLAYED_FIELD_NUMBER: _builtins.int
+    QUANTITIES_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """The caller's name for the work, unique within the organization for ever: 1 to 255 visible ASCII characters.
 
@@ -324,6 +327,8 @@ class AuthorizeRequest(_message.Message):
     operation_id; the hold of the first call then expires by itself. This field is not compared when a request is
     repeated.
     """
+    service_tier: _builtins.str
+    """The service tier the work will be done in; `standard` when empty."""
     @_builtins.property
     def principal(self) -> Global___Principal:
         """A principal the caller has verified by itself."""
@@ -342,6 +347,10 @@ class AuthorizeRequest(_message.Message):
         class that is left out counts as unused. The hold is the cost of exactly these tokens.
         """
 
+    @_builtins.property
+    def quantities(self) -> _containers.RepeatedCompositeFieldContainer[_unit_pb2.Quantity]:
+        """The maximum quantities of any units that the call may use, beside the tokens; at most 64."""
+
     def __init__(
         self,
         *,
@@ -358,10 +367,12 @@ class AuthorizeRequest(_message.Message):
         client_address: _builtins.str = ...,
         estimate: _model_pb2.TokenCounts | None = ...,
         fail_if_replayed: _builtins.bool = ...,
+        quantities: _abc.Iterable[_unit_pb2.Quantity] | None = ...,
+        service_tier: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "api_key", b"api_key", "caller", b"caller", "estimate", b"estimate", "hold_ttl", b"hold_ttl", "max_output_tokens", b"max_output_tokens", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "api_key", b"api_key", "caller", b"caller", "client_address", b"client_address", "endpoint", b"endpoint", "estimate", b"estimate", "fail_if_replayed", b"fail_if_replayed", "hold_ttl", b"hold_ttl", "input_tokens", b"input_tokens", "max_output_tokens", b"max_output_tokens", "min_revision", b"min_revision", "model", b"model", "operation_id", b"operation_id", "principal", b"principal", "required_scopes", b"required_scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "api_key", b"api_key", "caller", b"caller", "client_address", b"client_address", "endpoint", b"endpoint", "estimate", b"estimate", "fail_if_replayed", b"fail_if_replayed", "hold_ttl", b"hold_ttl", "input_tokens", b"input_tokens", "max_output_tokens", b"max_output_tokens", "min_revision", b"min_revision", "model", b"model", "operation_id", b"operation_id", "principal", b"principal", "quantities", b"quantities", "required_scopes", b"required_scopes", "service_tier", b"service_tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_output_tokens: _TypeAlias = _typing.Literal["max_output_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_output_tokens: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens"]  # noqa: Y015
@@ -390,6 +401,8 @@ class AuthorizeResponse(_message.Message):
     PRICE_VERSION_ID_FIELD_NUMBER: _builtins.int
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    STALE_KEY_FIELD_NUMBER: _builtins.int
     decision: Global___Decision.ValueType
     """Whether the call may begin."""
     hold_id: _builtins.str
@@ -404,6 +417,10 @@ class AuthorizeResponse(_message.Message):
     Warning: an ALLOWED with replayed set is either the repeat of this caller's own call or somebody else's call under
     the same operation_id. If both proceed, their work is charged only once. See `fail_if_replayed`.
     """
+    environment: _usage_pb2.Environment.ValueType
+    """Whether the call is charged: calls with a test key are recorded and priced, and nothing is held for them."""
+    stale_key: _builtins.bool
+    """Whether the decision rests on an answer about the key that may be out of date, because identity cannot be reached."""
     @_builtins.property
     def denial(self) -> Global___Denial:
         """Why it may not; absent when allowed."""
@@ -437,10 +454,12 @@ class AuthorizeResponse(_message.Message):
         price_version_id: _builtins.str = ...,
         max_output_tokens: _builtins.int = ...,
         replayed: _builtins.bool = ...,
+        environment: _usage_pb2.Environment.ValueType = ...,
+        stale_key: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["denial", b"denial", "expire_time", b"expire_time", "held_amount", b"held_amount", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "denial", b"denial", "expire_time", b"expire_time", "held_amount", b"held_amount", "hold_id", b"hold_id", "limits", b"limits", "max_output_tokens", b"max_output_tokens", "price_version_id", b"price_version_id", "principal", b"principal", "replayed", b"replayed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "denial", b"denial", "environment", b"environment", "expire_time", b"expire_time", "held_amount", b"held_amount", "hold_id", b"hold_id", "limits", b"limits", "max_output_tokens", b"max_output_tokens", "price_version_id", b"price_version_id", "principal", b"principal", "replayed", b"replayed", "stale_key", b"stale_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -488,6 +507,12 @@ class SettleRequest(_message.Message):
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     PARTIAL_FIELD_NUMBER: _builtins.int
+    QUANTITIES_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    STATED_AMOUNT_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """The operation_id of the Authorize."""
     organization_id: _builtins.str
@@ -524,6 +549,16 @@ class SettleRequest(_message.Message):
     """
     partial: _builtins.bool
     """Whether the work was interrupted. The counts are then what had been produced by that time."""
+    service_tier: _builtins.str
+    """The service tier the work was done in, such as `batch`; the authorization's when empty, `standard` without one. A tier for which a quantity has no rate makes the
+    usage wait for a price.
+    """
+    total_tokens: _builtins.int
+    """The total number of tokens as the provider reports it: refused if the token units do not add up to it."""
+    service_account_id: _builtins.str
+    """The service account whose usage this is; the authorization's when empty."""
+    items: _builtins.int
+    """How many of the platform's own items the work produced or touched, such as products, 0 to 1,000,000,000."""
     @_builtins.property
     def tokens(self) -> _model_pb2.TokenCounts:
         """The tokens used. Absent means none."""
@@ -536,6 +571,18 @@ class SettleRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's own labels: at most 16, keys of 1 to 64 characters without U+0000, values cut to 256 characters. A
         label with any other key is left out. If there are more than 16, the first 16 in the order of their keys are kept.
+        """
+
+    @_builtins.property
+    def quantities(self) -> _containers.RepeatedCompositeFieldContainer[_unit_pb2.Quantity]:
+        """What was used of any units, beside or instead of the tokens; each unit at most once and in only one of the two, at
+        most 64.
+        """
+
+    @_builtins.property
+    def stated_amount(self) -> _amount_pb2.Amount:
+        """What the work costs, where the caller prices it by itself, instead of the price of the model. For operators and
+        services only.
         """
 
     def __init__(
@@ -557,19 +604,29 @@ class SettleRequest(_message.Message):
         conversation_id: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         partial: _builtins.bool = ...,
+        quantities: _abc.Iterable[_unit_pb2.Quantity] | None = ...,
+        service_tier: _builtins.str = ...,
+        total_tokens: _builtins.int | None = ...,
+        service_account_id: _builtins.str = ...,
+        items: _builtins.int = ...,
+        stated_amount: _amount_pb2.Amount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "latency_ms", b"latency_ms", "occur_time", b"occur_time", "status_code", b"status_code", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "_total_tokens", b"_total_tokens", "latency_ms", b"latency_ms", "occur_time", b"occur_time", "stated_amount", b"stated_amount", "status_code", b"status_code", "tokens", b"tokens", "total_tokens", b"total_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "api_key_id", b"api_key_id", "conversation_id", b"conversation_id", "endpoint", b"endpoint", "error_message", b"error_message", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "project_id", b"project_id", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "_total_tokens", b"_total_tokens", "api_key_id", b"api_key_id", "conversation_id", b"conversation_id", "endpoint", b"endpoint", "error_message", b"error_message", "items", b"items", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "project_id", b"project_id", "quantities", b"quantities", "service_account_id", b"service_account_id", "service_tier", b"service_tier", "stated_amount", b"stated_amount", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "total_tokens", b"total_tokens", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__latency_ms: _TypeAlias = _typing.Literal["latency_ms"]  # noqa: Y015
     _WhichOneofArgType__latency_ms: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
     _WhichOneofReturnType__status_code: _TypeAlias = _typing.Literal["status_code"]  # noqa: Y015
     _WhichOneofArgType__status_code: _TypeAlias = _typing.Literal["_status_code", b"_status_code"]  # noqa: Y015
+    _WhichOneofReturnType__total_tokens: _TypeAlias = _typing.Literal["total_tokens"]  # noqa: Y015
+    _WhichOneofArgType__total_tokens: _TypeAlias = _typing.Literal["_total_tokens", b"_total_tokens"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_ms) -> _WhichOneofReturnType__latency_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__status_code) -> _WhichOneofReturnType__status_code | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total_tokens) -> _WhichOneofReturnType__total_tokens | None: ...
 
 Global___SettleRequest: _TypeAlias = SettleRequest  # noqa: Y015
 

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tollhouse.common.v1 import amount_pb2 as _amount_pb2
+from tollhouse.metering.v1 import unit_pb2 as _unit_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -36,6 +37,8 @@ class _ImportResultEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImportRe
     """The price in force is the same already; nothing was added."""
     IMPORT_RESULT_SKIPPED: _ImportResult.ValueType  # 3
     """The entry cannot be used; the reason says why."""
+    IMPORT_RESULT_KEPT: _ImportResult.ValueType  # 4
+    """The price in force was set with SetPrice and stays; see Model.price_set_by_hand."""
 
 class ImportResult(_ImportResult, metaclass=_ImportResultEnumTypeWrapper):
     """What an import did with one entry."""
@@ -48,6 +51,8 @@ IMPORT_RESULT_UNCHANGED: ImportResult.ValueType  # 2
 """The price in force is the same already; nothing was added."""
 IMPORT_RESULT_SKIPPED: ImportResult.ValueType  # 3
 """The entry cannot be used; the reason says why."""
+IMPORT_RESULT_KEPT: ImportResult.ValueType  # 4
+"""The price in force was set with SetPrice and stays; see Model.price_set_by_hand."""
 Global___ImportResult: _TypeAlias = ImportResult  # noqa: Y015
 
 class _PriceListFormat:
@@ -112,6 +117,7 @@ class Model(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    PRICE_SET_BY_HAND_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The name callers give in usage, such as `gpt-4o` or `@cf/meta/llama-3.1-8b-instruct`: 1 to 256 visible ASCII
     characters. Case-sensitive and never changed.
@@ -133,6 +139,10 @@ class Model(_message.Message):
     etag: _builtins.str
     """Changes with every change of the model. Give it to UpdateModel, so that an update is refused when the model has
     changed since it was read.
+    """
+    price_set_by_hand: _builtins.bool
+    """Whether the price in force for all organizations was set with SetPrice. Such a price stays in force when a price
+    list is imported, until UpdateModel sets this field to false.
     """
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -165,10 +175,11 @@ class Model(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        price_set_by_hand: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "capabilities", b"capabilities", "context_length", b"context_length", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "etag", b"etag", "max_output_tokens", b"max_output_tokens", "metadata", b"metadata", "model_id", b"model_id", "provider", b"provider", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "capabilities", b"capabilities", "context_length", b"context_length", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "etag", b"etag", "max_output_tokens", b"max_output_tokens", "metadata", b"metadata", "model_id", b"model_id", "price_set_by_hand", b"price_set_by_hand", "provider", b"provider", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -285,6 +296,156 @@ class TokenPrices(_message.Message):
 Global___TokenPrices: _TypeAlias = TokenPrices  # noqa: Y015
 
 @_typing.final
+class Rate(_message.Message):
+    """The price of one unit in one service tier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNIT_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    PER_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    ABOVE_FIELD_NUMBER: _builtins.int
+    PROVIDER_COST_FIELD_NUMBER: _builtins.int
+    unit: _builtins.str
+    """The unit's id."""
+    price: _builtins.str
+    """The price as a plain decimal: at most 9 integer and 9 fraction digits, never negative. `0` is a price: the unit is
+    free.
+    """
+    per: _builtins.int
+    """How many of the unit the price is for: 1, 1000 or 1000000; 1 when zero."""
+    service_tier: _builtins.str
+    """The service tier, such as `standard`, `batch`, `flex`, `priority` or one of the platform's own; `standard` when
+    empty. `any` stands for every tier in which the unit has no rate of its own.
+    """
+    above: _builtins.int
+    """The rate holds while the input context of the call is greater than this. The input context is the sum of all units
+    that count toward it, cached ones included. 0 for the lowest rate. Of several rates of a unit and tier, the one
+    with the greatest threshold below the context holds for the whole call; a context equal to the threshold still has
+    the lower one.
+    """
+    provider_cost: _builtins.str
+    """What the provider takes for as many, in the card's provider currency; empty when not known."""
+    def __init__(
+        self,
+        *,
+        unit: _builtins.str = ...,
+        price: _builtins.str = ...,
+        per: _builtins.int = ...,
+        service_tier: _builtins.str = ...,
+        above: _builtins.int = ...,
+        provider_cost: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["above", b"above", "per", b"per", "price", b"price", "provider_cost", b"provider_cost", "service_tier", b"service_tier", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rate: _TypeAlias = Rate  # noqa: Y015
+
+@_typing.final
+class Fallback(_message.Message):
+    """A unit that is priced as another one where it has no rate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNIT_FIELD_NUMBER: _builtins.int
+    PRICED_AS_FIELD_NUMBER: _builtins.int
+    unit: _builtins.str
+    """The unit without a rate."""
+    priced_as: _builtins.str
+    """The unit whose rate holds instead. It may fall back to another one in turn."""
+    def __init__(
+        self,
+        *,
+        unit: _builtins.str = ...,
+        priced_as: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["priced_as", b"priced_as", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fallback: _TypeAlias = Fallback  # noqa: Y015
+
+@_typing.final
+class RateCard(_message.Message):
+    """What each unit costs. Usage with a quantity that neither a rate nor a fall-back covers waits for a price; it is never
+    priced as something else, and never free.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RATES_FIELD_NUMBER: _builtins.int
+    FALLBACKS_FIELD_NUMBER: _builtins.int
+    PROVIDER_CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    FACTOR_FIELD_NUMBER: _builtins.int
+    provider_currency_code: _builtins.str
+    """The currency of the provider costs; required where a rate has one."""
+    factor: _builtins.str
+    """What every amount is multiplied with before it is rounded, as a plain decimal of at most 6 fraction digits; 1 when
+    empty. A version that was made with a margin has it here.
+    """
+    @_builtins.property
+    def rates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rate]:
+        """The rates, at least one and at most 512; each unit, service tier and threshold at most once."""
+
+    @_builtins.property
+    def fallbacks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fallback]:
+        """The fall-backs, at most 128, each unit at most once."""
+
+    def __init__(
+        self,
+        *,
+        rates: _abc.Iterable[Global___Rate] | None = ...,
+        fallbacks: _abc.Iterable[Global___Fallback] | None = ...,
+        provider_currency_code: _builtins.str = ...,
+        factor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor", "fallbacks", b"fallbacks", "provider_currency_code", b"provider_currency_code", "rates", b"rates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateCard: _TypeAlias = RateCard  # noqa: Y015
+
+@_typing.final
+class Margin(_message.Message):
+    """How a price version is made from the provider costs of another one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRICE_VERSION_ID_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    FACTOR_FIELD_NUMBER: _builtins.int
+    price_version_id: _builtins.str
+    """The version whose provider costs are taken."""
+    percent: _builtins.str
+    """In percent, such as `20` or `-5.5`: at most 4 fraction digits, not below -100."""
+    factor: _builtins.str
+    """What the costs are multiplied with, such as `1.2`: at most 6 fraction digits."""
+    def __init__(
+        self,
+        *,
+        price_version_id: _builtins.str = ...,
+        percent: _builtins.str = ...,
+        factor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor", "margin", b"margin", "percent", b"percent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor", "margin", b"margin", "percent", b"percent", "price_version_id", b"price_version_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_margin: _TypeAlias = _typing.Literal["percent", "factor"]  # noqa: Y015
+    _WhichOneofArgType_margin: _TypeAlias = _typing.Literal["margin", b"margin"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_margin) -> _WhichOneofReturnType_margin | None: ...
+
+Global___Margin: _TypeAlias = Margin  # noqa: Y015
+
+@_typing.final
 class PriceVersion(_message.Message):
     """The price of one model from its effective_time until that of the next version for the same model and organization."""
 
@@ -298,6 +459,7 @@ class PriceVersion(_message.Message):
     EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    RATE_CARD_FIELD_NUMBER: _builtins.int
     price_version_id: _builtins.str
     """The version's id, a UUID in lower case."""
     model_id: _builtins.str
@@ -310,7 +472,9 @@ class PriceVersion(_message.Message):
     """Where the price came from: `SetPrice`, `litellm` or `catalogue`."""
     @_builtins.property
     def prices(self) -> Global___TokenPrices:
-        """The prices."""
+        """The prices of the eight token classes in the standard tier, where the rate card says nothing else; absent for a
+        card that they cannot express, such as one with thresholds.
+        """
 
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
@@ -319,6 +483,10 @@ class PriceVersion(_message.Message):
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the version was added."""
+
+    @_builtins.property
+    def rate_card(self) -> Global___RateCard:
+        """The price of every unit."""
 
     def __init__(
         self,
@@ -331,10 +499,11 @@ class PriceVersion(_message.Message):
         effective_time: _timestamp_pb2.Timestamp | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         source: _builtins.str = ...,
+        rate_card: Global___RateCard | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "effective_time", b"effective_time", "prices", b"prices"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "effective_time", b"effective_time", "prices", b"prices", "rate_card", b"rate_card"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "currency_code", b"currency_code", "effective_time", b"effective_time", "model_id", b"model_id", "organization_id", b"organization_id", "price_version_id", b"price_version_id", "prices", b"prices", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "currency_code", b"currency_code", "effective_time", b"effective_time", "model_id", b"model_id", "organization_id", b"organization_id", "price_version_id", b"price_version_id", "prices", b"prices", "rate_card", b"rate_card", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -596,6 +765,7 @@ class UpdateModelRequest(_message.Message):
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     ACTIVE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    PRICE_SET_BY_HAND_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the request safe to repeat: at most 255 visible ASCII characters. Optional."""
     model_id: _builtins.str
@@ -614,10 +784,12 @@ class UpdateModelRequest(_message.Message):
     """The most tokens of output in one call; zero when not known."""
     active: _builtins.bool
     """Whether `Authorize` allows calls to the model."""
+    price_set_by_hand: _builtins.bool
+    """Only false can be given: imports may then replace a price that was set with SetPrice."""
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """The fields to change, out of provider, display_name, description, capabilities, context_length, max_output_tokens,
-        active and metadata. Required.
+        active, metadata and price_set_by_hand. Required.
         """
 
     @_builtins.property
@@ -643,10 +815,11 @@ class UpdateModelRequest(_message.Message):
         max_output_tokens: _builtins.int = ...,
         active: _builtins.bool = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        price_set_by_hand: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "capabilities", b"capabilities", "context_length", b"context_length", "description", b"description", "display_name", b"display_name", "etag", b"etag", "max_output_tokens", b"max_output_tokens", "metadata", b"metadata", "model_id", b"model_id", "provider", b"provider", "request_id", b"request_id", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "capabilities", b"capabilities", "context_length", b"context_length", "description", b"description", "display_name", b"display_name", "etag", b"etag", "max_output_tokens", b"max_output_tokens", "metadata", b"metadata", "model_id", b"model_id", "price_set_by_hand", b"price_set_by_hand", "provider", b"provider", "request_id", b"request_id", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -691,6 +864,8 @@ class ImportModelsRequest(_message.Message):
     EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     MODEL_IDS_FIELD_NUMBER: _builtins.int
+    ALLOW_PARTIAL_FIELD_NUMBER: _builtins.int
+    MARGIN_PERCENT_FIELD_NUMBER: _builtins.int
     litellm_json: _builtins.bytes
     """LiteLLM's public price map, the JSON file `model_prices_and_context_window.json`: one object per model name with
     prices per token in US dollars.
@@ -703,6 +878,14 @@ class ImportModelsRequest(_message.Message):
     """
     validate_only: _builtins.bool
     """Whether to report the outcomes and change nothing."""
+    allow_partial: _builtins.bool
+    """Whether an entry is imported even if some of its price keys are not supported; each of these is named in the outcome
+    and not charged. Without it such an entry is skipped.
+    """
+    margin_percent: _builtins.str
+    """The customer's prices as a margin on the listed ones, which are kept as provider costs, in percent, such as `20` or
+    `-5.5`: at most 4 fraction digits, not below -100. The listed prices themselves when empty.
+    """
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
         """When the prices come into force; now when absent."""
@@ -719,10 +902,12 @@ class ImportModelsRequest(_message.Message):
         effective_time: _timestamp_pb2.Timestamp | None = ...,
         validate_only: _builtins.bool = ...,
         model_ids: _abc.Iterable[_builtins.str] | None = ...,
+        allow_partial: _builtins.bool = ...,
+        margin_percent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "effective_time", b"effective_time", "litellm_json", b"litellm_json", "yaml", b"yaml"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "effective_time", b"effective_time", "litellm_json", b"litellm_json", "model_ids", b"model_ids", "validate_only", b"validate_only", "yaml", b"yaml"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_partial", b"allow_partial", "document", b"document", "effective_time", b"effective_time", "litellm_json", b"litellm_json", "margin_percent", b"margin_percent", "model_ids", b"model_ids", "validate_only", b"validate_only", "yaml", b"yaml"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_document: _TypeAlias = _typing.Literal["litellm_json", "yaml"]  # noqa: Y015
     _WhichOneofArgType_document: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
@@ -742,6 +927,7 @@ class ImportOutcome(_message.Message):
     PRICE_VERSION_ID_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     IGNORED_PRICE_KEYS_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The entry's name in the list, cut to 256 characters; U+FFFD stands for NUL and for lone surrogates."""
     result: Global___ImportResult.ValueType
@@ -758,8 +944,14 @@ class ImportOutcome(_message.Message):
 
     @_builtins.property
     def ignored_price_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The price keys of the entry that are not supported and therefore not charged, such as `output_cost_per_image`,
-        sorted; at most 65, the last of which counts those beyond 64. Empty when skipped.
+        """The price keys of the entry that are not supported and therefore not charged, sorted; at most 65, the last of which
+        counts those beyond 64. Only an import with allow_partial has any.
+        """
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateChange]:
+        """With validate_only, the rates that the import would add, change or take away, at most 65, the last of which has no
+        unit and counts those beyond 64 in `after`.
         """
 
     def __init__(
@@ -771,14 +963,55 @@ class ImportOutcome(_message.Message):
         price_version_id: _builtins.str = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         ignored_price_keys: _abc.Iterable[_builtins.str] | None = ...,
+        changes: _abc.Iterable[Global___RateChange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ignored_price_keys", b"ignored_price_keys", "model_id", b"model_id", "price_version_id", b"price_version_id", "reason", b"reason", "result", b"result", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "ignored_price_keys", b"ignored_price_keys", "model_id", b"model_id", "price_version_id", b"price_version_id", "reason", b"reason", "result", b"result", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImportOutcome: _TypeAlias = ImportOutcome  # noqa: Y015
+
+@_typing.final
+class RateChange(_message.Message):
+    """A rate that an import changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNIT_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    ABOVE_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    unit: _builtins.str
+    """The unit."""
+    service_tier: _builtins.str
+    """The service tier."""
+    above: _builtins.int
+    """The threshold."""
+    before: _builtins.str
+    """The price in force, with `/` and how many it is for unless that is one, such as `2.5/1000000`; empty when there is
+    none.
+    """
+    after: _builtins.str
+    """The price of the list in the same form; empty when the list has none."""
+    def __init__(
+        self,
+        *,
+        unit: _builtins.str = ...,
+        service_tier: _builtins.str = ...,
+        above: _builtins.int = ...,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["above", b"above", "after", b"after", "before", b"before", "service_tier", b"service_tier", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateChange: _TypeAlias = RateChange  # noqa: Y015
 
 @_typing.final
 class ImportModelsResponse(_message.Message):
@@ -790,12 +1023,15 @@ class ImportModelsResponse(_message.Message):
     IMPORTED_COUNT_FIELD_NUMBER: _builtins.int
     UNCHANGED_COUNT_FIELD_NUMBER: _builtins.int
     SKIPPED_COUNT_FIELD_NUMBER: _builtins.int
+    KEPT_COUNT_FIELD_NUMBER: _builtins.int
     imported_count: _builtins.int
     """How many entries added a new price version."""
     unchanged_count: _builtins.int
     """How many entries had the price that is in force already."""
     skipped_count: _builtins.int
     """How many entries were skipped."""
+    kept_count: _builtins.int
+    """How many entries were left as they are because their price was set by hand."""
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImportOutcome]:
         """One outcome per entry, in the order of the list."""
@@ -807,10 +1043,11 @@ class ImportModelsResponse(_message.Message):
         imported_count: _builtins.int = ...,
         unchanged_count: _builtins.int = ...,
         skipped_count: _builtins.int = ...,
+        kept_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["imported_count", b"imported_count", "outcomes", b"outcomes", "skipped_count", b"skipped_count", "unchanged_count", b"unchanged_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["imported_count", b"imported_count", "kept_count", b"kept_count", "outcomes", b"outcomes", "skipped_count", b"skipped_count", "unchanged_count", b"unchanged_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -827,6 +1064,8 @@ class ImportOptions(_message.Message):
     EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     MODEL_IDS_FIELD_NUMBER: _builtins.int
+    ALLOW_PARTIAL_FIELD_NUMBER: _builtins.int
+    MARGIN_PERCENT_FIELD_NUMBER: _builtins.int
     format: Global___PriceListFormat.ValueType
     """The format of the document. Required."""
     size_bytes: _builtins.int
@@ -835,6 +1074,14 @@ class ImportOptions(_message.Message):
     """
     validate_only: _builtins.bool
     """Whether to report the outcomes and change nothing."""
+    allow_partial: _builtins.bool
+    """Whether an entry is imported even if some of its price keys are not supported; each of these is named in the outcome
+    and not charged. Without it such an entry is skipped.
+    """
+    margin_percent: _builtins.str
+    """The customer's prices as a margin on the listed ones, which are kept as provider costs, in percent, such as `20` or
+    `-5.5`: at most 4 fraction digits, not below -100. The listed prices themselves when empty.
+    """
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
         """When the prices come into force; now when absent."""
@@ -853,10 +1100,12 @@ class ImportOptions(_message.Message):
         effective_time: _timestamp_pb2.Timestamp | None = ...,
         validate_only: _builtins.bool = ...,
         model_ids: _abc.Iterable[_builtins.str] | None = ...,
+        allow_partial: _builtins.bool = ...,
+        margin_percent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time", "format", b"format", "model_ids", b"model_ids", "size_bytes", b"size_bytes", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_partial", b"allow_partial", "effective_time", b"effective_time", "format", b"format", "margin_percent", b"margin_percent", "model_ids", b"model_ids", "size_bytes", b"size_bytes", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -953,22 +1202,26 @@ class ImportSummary(_message.Message):
     IMPORTED_COUNT_FIELD_NUMBER: _builtins.int
     UNCHANGED_COUNT_FIELD_NUMBER: _builtins.int
     SKIPPED_COUNT_FIELD_NUMBER: _builtins.int
+    KEPT_COUNT_FIELD_NUMBER: _builtins.int
     imported_count: _builtins.int
     """How many entries added a new price version."""
     unchanged_count: _builtins.int
     """How many entries had the price that is in force already."""
     skipped_count: _builtins.int
     """How many entries were skipped."""
+    kept_count: _builtins.int
+    """How many entries were left as they are because their price was set by hand."""
     def __init__(
         self,
         *,
         imported_count: _builtins.int = ...,
         unchanged_count: _builtins.int = ...,
         skipped_count: _builtins.int = ...,
+        kept_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["imported_count", b"imported_count", "skipped_count", b"skipped_count", "unchanged_count", b"unchanged_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["imported_count", b"imported_count", "kept_count", b"kept_count", "skipped_count", b"skipped_count", "unchanged_count", b"unchanged_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1025,6 +1278,8 @@ class SetPriceRequest(_message.Message):
     PRICES_FIELD_NUMBER: _builtins.int
     EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    RATE_CARD_FIELD_NUMBER: _builtins.int
+    MARGIN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the request safe to repeat: at most 255 visible ASCII characters. Optional."""
     model_id: _builtins.str
@@ -1037,13 +1292,21 @@ class SetPriceRequest(_message.Message):
     """Whether to check the request and change nothing."""
     @_builtins.property
     def prices(self) -> Global___TokenPrices:
-        """The prices."""
+        """The prices of the eight token classes and of a request. Exactly one of prices, rate_card and margin is given."""
 
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
         """When the price comes into force; now when absent. With a time in the past, usage that waits for a price is charged;
         a charge already made never changes.
         """
+
+    @_builtins.property
+    def rate_card(self) -> Global___RateCard:
+        """The prices of any units."""
+
+    @_builtins.property
+    def margin(self) -> Global___Margin:
+        """The provider costs of another version with a margin; currency_code must be their currency."""
 
     def __init__(
         self,
@@ -1055,10 +1318,12 @@ class SetPriceRequest(_message.Message):
         prices: Global___TokenPrices | None = ...,
         effective_time: _timestamp_pb2.Timestamp | None = ...,
         validate_only: _builtins.bool = ...,
+        rate_card: Global___RateCard | None = ...,
+        margin: Global___Margin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time", "prices", b"prices"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time", "margin", b"margin", "prices", b"prices", "rate_card", b"rate_card"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "effective_time", b"effective_time", "model_id", b"model_id", "organization_id", b"organization_id", "prices", b"prices", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "effective_time", b"effective_time", "margin", b"margin", "model_id", b"model_id", "organization_id", b"organization_id", "prices", b"prices", "rate_card", b"rate_card", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1164,10 +1429,17 @@ class EstimateCostRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     OCCUR_TIME_FIELD_NUMBER: _builtins.int
+    QUANTITIES_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model."""
     organization_id: _builtins.str
     """The organization whose own prices apply, where it has any."""
+    service_tier: _builtins.str
+    """The service tier; `standard` when empty."""
+    total_tokens: _builtins.int
+    """The total number of tokens, where it is known: refused if the token units do not add up to it."""
     @_builtins.property
     def tokens(self) -> Global___TokenCounts:
         """The tokens to price."""
@@ -1176,6 +1448,10 @@ class EstimateCostRequest(_message.Message):
     def occur_time(self) -> _timestamp_pb2.Timestamp:
         """The time whose price is used; now when absent."""
 
+    @_builtins.property
+    def quantities(self) -> _containers.RepeatedCompositeFieldContainer[_unit_pb2.Quantity]:
+        """The quantities to price beside the tokens, each unit at most once and in only one of the two; at most 64."""
+
     def __init__(
         self,
         *,
@@ -1183,42 +1459,77 @@ class EstimateCostRequest(_message.Message):
         organization_id: _builtins.str = ...,
         tokens: Global___TokenCounts | None = ...,
         occur_time: _timestamp_pb2.Timestamp | None = ...,
+        quantities: _abc.Iterable[_unit_pb2.Quantity] | None = ...,
+        service_tier: _builtins.str = ...,
+        total_tokens: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["occur_time", b"occur_time", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_total_tokens", b"_total_tokens", "occur_time", b"occur_time", "tokens", b"tokens", "total_tokens", b"total_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "occur_time", b"occur_time", "organization_id", b"organization_id", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_tokens", b"_total_tokens", "model_id", b"model_id", "occur_time", b"occur_time", "organization_id", b"organization_id", "quantities", b"quantities", "service_tier", b"service_tier", "tokens", b"tokens", "total_tokens", b"total_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__total_tokens: _TypeAlias = _typing.Literal["total_tokens"]  # noqa: Y015
+    _WhichOneofArgType__total_tokens: _TypeAlias = _typing.Literal["_total_tokens", b"_total_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total_tokens) -> _WhichOneofReturnType__total_tokens | None: ...
 
 Global___EstimateCostRequest: _TypeAlias = EstimateCostRequest  # noqa: Y015
 
 @_typing.final
 class CostLine(_message.Message):
-    """One token class of an estimate."""
+    """One unit of an estimate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKEN_CLASS_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
     UNIT_PRICE_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    QUANTITY_VALUE_FIELD_NUMBER: _builtins.int
+    PER_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    ABOVE_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    PROVIDER_COST_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     token_class: _builtins.str
-    """The class, named as in TokenCounts, or `request` for the price per request."""
+    """The class, named as in TokenCounts, or `request` for the price per request; empty for any other unit."""
     quantity: _builtins.int
-    """How many tokens, or requests."""
+    """The quantity, rounded down to a whole number."""
     unit_price: _builtins.str
-    """The price per million tokens, or per request, as a plain decimal; where the class has no price of its own, that of
-    the class it is charged as.
-    """
+    """The rate that holds: its price for `per` of the unit, as a plain decimal."""
+    unit: _builtins.str
+    """The unit."""
+    quantity_value: _builtins.str
+    """The exact quantity, as a plain decimal."""
+    per: _builtins.int
+    """How many of the unit the price is for."""
+    service_tier: _builtins.str
+    """The service tier of the rate: the one asked for, or `any`."""
+    above: _builtins.int
+    """The threshold of the rate: the input context is greater than this. 0 for the lowest rate."""
+    amount: _builtins.str
+    """What the line costs, exactly: only the sum of all lines is rounded."""
+    provider_cost: _builtins.str
+    """What the provider takes, exactly; empty when not known."""
+    reason: _builtins.str
+    """Why this rate: `own rate`, `any tier`, or `falls back to` and the units fallen back to."""
     def __init__(
         self,
         *,
         token_class: _builtins.str = ...,
         quantity: _builtins.int = ...,
         unit_price: _builtins.str = ...,
+        unit: _builtins.str = ...,
+        quantity_value: _builtins.str = ...,
+        per: _builtins.int = ...,
+        service_tier: _builtins.str = ...,
+        above: _builtins.int = ...,
+        amount: _builtins.str = ...,
+        provider_cost: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["quantity", b"quantity", "token_class", b"token_class", "unit_price", b"unit_price"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["above", b"above", "amount", b"amount", "per", b"per", "provider_cost", b"provider_cost", "quantity", b"quantity", "quantity_value", b"quantity_value", "reason", b"reason", "service_tier", b"service_tier", "token_class", b"token_class", "unit", b"unit", "unit_price", b"unit_price"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1233,15 +1544,23 @@ class EstimateCostResponse(_message.Message):
     COST_FIELD_NUMBER: _builtins.int
     PRICE_VERSION_ID_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
+    PROVIDER_COST_FIELD_NUMBER: _builtins.int
+    TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
     price_version_id: _builtins.str
     """The version the cost was computed with."""
+    total_tokens: _builtins.int
+    """How many tokens there are, of all units together."""
     @_builtins.property
     def cost(self) -> _amount_pb2.Amount:
         """The cost, rounded half to even at 9 fraction digits, as a charge would be."""
 
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___CostLine]:
-        """The classes with any tokens, and the price per request where there is one."""
+        """A line for each unit with a quantity, and for the price per request where there is one."""
+
+    @_builtins.property
+    def provider_cost(self) -> _amount_pb2.Amount:
+        """What the provider takes, rounded in the same way; absent when not known for every unit."""
 
     def __init__(
         self,
@@ -1249,10 +1568,12 @@ class EstimateCostResponse(_message.Message):
         cost: _amount_pb2.Amount | None = ...,
         price_version_id: _builtins.str = ...,
         lines: _abc.Iterable[Global___CostLine] | None = ...,
+        provider_cost: _amount_pb2.Amount | None = ...,
+        total_tokens: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "provider_cost", b"provider_cost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "lines", b"lines", "price_version_id", b"price_version_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "lines", b"lines", "price_version_id", b"price_version_id", "provider_cost", b"provider_cost", "total_tokens", b"total_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

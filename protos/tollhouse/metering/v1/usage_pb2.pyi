@@ -12,6 +12,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from tollhouse.common.v1 import amount_pb2 as _amount_pb2
 from tollhouse.metering.v1 import model_pb2 as _model_pb2
+from tollhouse.metering.v1 import unit_pb2 as _unit_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -103,6 +104,28 @@ class _UsageDimensionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageD
     """The user."""
     USAGE_DIMENSION_API_KEY: _UsageDimension.ValueType  # 4
     """The API key."""
+    USAGE_DIMENSION_SERVICE_ACCOUNT: _UsageDimension.ValueType  # 5
+    """The service account."""
+    USAGE_DIMENSION_SUBSCRIPTION: _UsageDimension.ValueType  # 6
+    """The subscription."""
+    USAGE_DIMENSION_PROVIDER: _UsageDimension.ValueType  # 7
+    """The provider."""
+    USAGE_DIMENSION_SERVICE_TIER: _UsageDimension.ValueType  # 8
+    """The service tier."""
+    USAGE_DIMENSION_ENVIRONMENT: _UsageDimension.ValueType  # 9
+    """The environment, `LIVE` or `TEST`."""
+    USAGE_DIMENSION_UNIT: _UsageDimension.ValueType  # 10
+    """The unit. Every row then has the quantity of one unit; requests, errors and costs are those of all usage with it."""
+    USAGE_DIMENSION_ENDPOINT: _UsageDimension.ValueType  # 11
+    """The endpoint."""
+    USAGE_DIMENSION_USAGE_TYPE: _UsageDimension.ValueType  # 12
+    """The label `usage_type`."""
+    USAGE_DIMENSION_LANGUAGE_CODE: _UsageDimension.ValueType  # 13
+    """The label `language_code`."""
+    USAGE_DIMENSION_CATEGORY: _UsageDimension.ValueType  # 14
+    """The label `category`."""
+    USAGE_DIMENSION_BATCH_ID: _UsageDimension.ValueType  # 15
+    """The label `batch_id`."""
 
 class UsageDimension(_UsageDimension, metaclass=_UsageDimensionEnumTypeWrapper):
     """What usage can be grouped by."""
@@ -117,7 +140,53 @@ USAGE_DIMENSION_USER: UsageDimension.ValueType  # 3
 """The user."""
 USAGE_DIMENSION_API_KEY: UsageDimension.ValueType  # 4
 """The API key."""
+USAGE_DIMENSION_SERVICE_ACCOUNT: UsageDimension.ValueType  # 5
+"""The service account."""
+USAGE_DIMENSION_SUBSCRIPTION: UsageDimension.ValueType  # 6
+"""The subscription."""
+USAGE_DIMENSION_PROVIDER: UsageDimension.ValueType  # 7
+"""The provider."""
+USAGE_DIMENSION_SERVICE_TIER: UsageDimension.ValueType  # 8
+"""The service tier."""
+USAGE_DIMENSION_ENVIRONMENT: UsageDimension.ValueType  # 9
+"""The environment, `LIVE` or `TEST`."""
+USAGE_DIMENSION_UNIT: UsageDimension.ValueType  # 10
+"""The unit. Every row then has the quantity of one unit; requests, errors and costs are those of all usage with it."""
+USAGE_DIMENSION_ENDPOINT: UsageDimension.ValueType  # 11
+"""The endpoint."""
+USAGE_DIMENSION_USAGE_TYPE: UsageDimension.ValueType  # 12
+"""The label `usage_type`."""
+USAGE_DIMENSION_LANGUAGE_CODE: UsageDimension.ValueType  # 13
+"""The label `language_code`."""
+USAGE_DIMENSION_CATEGORY: UsageDimension.ValueType  # 14
+"""The label `category`."""
+USAGE_DIMENSION_BATCH_ID: UsageDimension.ValueType  # 15
+"""The label `batch_id`."""
 Global___UsageDimension: _TypeAlias = UsageDimension  # noqa: Y015
+
+class _Environment:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EnvironmentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Environment.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ENVIRONMENT_UNSPECIFIED: _Environment.ValueType  # 0
+    """Live, where a request does not say otherwise. Never sent."""
+    ENVIRONMENT_LIVE: _Environment.ValueType  # 1
+    """Usage of customers: it is charged."""
+    ENVIRONMENT_TEST: _Environment.ValueType  # 2
+    """Usage of test keys: it is recorded and priced, and neither held nor charged."""
+
+class Environment(_Environment, metaclass=_EnvironmentEnumTypeWrapper):
+    """Whether usage is charged."""
+
+ENVIRONMENT_UNSPECIFIED: Environment.ValueType  # 0
+"""Live, where a request does not say otherwise. Never sent."""
+ENVIRONMENT_LIVE: Environment.ValueType  # 1
+"""Usage of customers: it is charged."""
+ENVIRONMENT_TEST: Environment.ValueType  # 2
+"""Usage of test keys: it is recorded and priced, and neither held nor charged."""
+Global___Environment: _TypeAlias = Environment  # noqa: Y015
 
 @_typing.final
 class UsageRecord(_message.Message):
@@ -167,6 +236,15 @@ class UsageRecord(_message.Message):
     SETTLEMENT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     SETTLEMENT_REASON_FIELD_NUMBER: _builtins.int
+    QUANTITIES_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    PROVIDER_COST_FIELD_NUMBER: _builtins.int
+    STATED_FIELD_NUMBER: _builtins.int
     usage_id: _builtins.str
     """The record's id, a UUID in lower case."""
     operation_id: _builtins.str
@@ -201,6 +279,20 @@ class UsageRecord(_message.Message):
     """Whether the cost has been charged."""
     settlement_reason: _builtins.str
     """Why billing refuses the charge, such as `CURRENCY_MISMATCH`; empty unless the settlement is REFUSED."""
+    service_tier: _builtins.str
+    """The service tier the work was done in."""
+    total_tokens: _builtins.int
+    """How many tokens there are, of all units together."""
+    service_account_id: _builtins.str
+    """The service account, empty when none was named."""
+    provider: _builtins.str
+    """Who ran the model, as the catalogue said when the usage was recorded; empty when not known."""
+    environment: Global___Environment.ValueType
+    """Whether the usage is charged."""
+    items: _builtins.int
+    """How many of the platform's own items the work produced or touched, such as products."""
+    stated: _builtins.bool
+    """Whether the caller stated the cost, instead of it being computed from a price."""
     @_builtins.property
     def tokens(self) -> _model_pb2.TokenCounts:
         """The tokens used."""
@@ -220,6 +312,14 @@ class UsageRecord(_message.Message):
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the usage was recorded."""
+
+    @_builtins.property
+    def quantities(self) -> _containers.RepeatedCompositeFieldContainer[_unit_pb2.Quantity]:
+        """What was used of other units than the eight token classes, each at most once. Quantities of zero are left out."""
+
+    @_builtins.property
+    def provider_cost(self) -> _amount_pb2.Amount:
+        """What the provider takes for the work; absent when not known."""
 
     def __init__(
         self,
@@ -246,10 +346,19 @@ class UsageRecord(_message.Message):
         settlement: Global___Settlement.ValueType = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         settlement_reason: _builtins.str = ...,
+        quantities: _abc.Iterable[_unit_pb2.Quantity] | None = ...,
+        service_tier: _builtins.str = ...,
+        total_tokens: _builtins.int = ...,
+        service_account_id: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        environment: Global___Environment.ValueType = ...,
+        items: _builtins.int = ...,
+        provider_cost: _amount_pb2.Amount | None = ...,
+        stated: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "cost", b"cost", "create_time", b"create_time", "latency_ms", b"latency_ms", "occur_time", b"occur_time", "status_code", b"status_code", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "cost", b"cost", "create_time", b"create_time", "latency_ms", b"latency_ms", "occur_time", b"occur_time", "provider_cost", b"provider_cost", "status_code", b"status_code", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "api_key_id", b"api_key_id", "conversation_id", b"conversation_id", "cost", b"cost", "create_time", b"create_time", "endpoint", b"endpoint", "error_message", b"error_message", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "price_version_id", b"price_version_id", "project_id", b"project_id", "settlement", b"settlement", "settlement_reason", b"settlement_reason", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "usage_id", b"usage_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "api_key_id", b"api_key_id", "conversation_id", b"conversation_id", "cost", b"cost", "create_time", b"create_time", "endpoint", b"endpoint", "environment", b"environment", "error_message", b"error_message", "items", b"items", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "price_version_id", b"price_version_id", "project_id", b"project_id", "provider", b"provider", "provider_cost", b"provider_cost", "quantities", b"quantities", "service_account_id", b"service_account_id", "service_tier", b"service_tier", "settlement", b"settlement", "settlement_reason", b"settlement_reason", "stated", b"stated", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "total_tokens", b"total_tokens", "usage_id", b"usage_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__latency_ms: _TypeAlias = _typing.Literal["latency_ms"]  # noqa: Y015
     _WhichOneofArgType__latency_ms: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
@@ -341,6 +450,13 @@ class RecordUsageRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     PARTIAL_FIELD_NUMBER: _builtins.int
     BACKFILL_FIELD_NUMBER: _builtins.int
+    QUANTITIES_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    STATED_AMOUNT_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """The caller's name for the work, unique within the organization for ever: 1 to 255 visible ASCII characters."""
     organization_id: _builtins.str
@@ -377,6 +493,18 @@ class RecordUsageRequest(_message.Message):
     """Lifts the limit of 35 days, to load old usage. For operators only; others get PERMISSION_DENIED. Not compared when
     a request is repeated.
     """
+    service_tier: _builtins.str
+    """The service tier the work was done in, such as `batch`; `standard` when empty. A tier for which a quantity has no rate makes the
+    usage wait for a price.
+    """
+    total_tokens: _builtins.int
+    """The total number of tokens as the provider reports it: refused if the token units do not add up to it."""
+    service_account_id: _builtins.str
+    """The service account whose usage this is."""
+    items: _builtins.int
+    """How many of the platform's own items the work produced or touched, such as products, 0 to 1,000,000,000."""
+    environment: Global___Environment.ValueType
+    """Whether the usage is charged; live when unspecified. Usage of a test key is recorded and priced, and never charged."""
     @_builtins.property
     def tokens(self) -> _model_pb2.TokenCounts:
         """The tokens used. Absent means none."""
@@ -389,6 +517,18 @@ class RecordUsageRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's own labels: at most 16, keys of 1 to 64 characters without U+0000, values cut to 256 characters. A
         label with any other key is left out. If there are more than 16, the first 16 in the order of their keys are kept.
+        """
+
+    @_builtins.property
+    def quantities(self) -> _containers.RepeatedCompositeFieldContainer[_unit_pb2.Quantity]:
+        """What was used of any units, beside or instead of the tokens; each unit at most once and in only one of the two, at
+        most 64.
+        """
+
+    @_builtins.property
+    def stated_amount(self) -> _amount_pb2.Amount:
+        """What the work costs, where the caller prices it by itself, instead of the price of the model. For operators and
+        services only.
         """
 
     def __init__(
@@ -411,19 +551,30 @@ class RecordUsageRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         partial: _builtins.bool = ...,
         backfill: _builtins.bool = ...,
+        quantities: _abc.Iterable[_unit_pb2.Quantity] | None = ...,
+        service_tier: _builtins.str = ...,
+        total_tokens: _builtins.int | None = ...,
+        service_account_id: _builtins.str = ...,
+        items: _builtins.int = ...,
+        stated_amount: _amount_pb2.Amount | None = ...,
+        environment: Global___Environment.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "latency_ms", b"latency_ms", "occur_time", b"occur_time", "status_code", b"status_code", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "_total_tokens", b"_total_tokens", "latency_ms", b"latency_ms", "occur_time", b"occur_time", "stated_amount", b"stated_amount", "status_code", b"status_code", "tokens", b"tokens", "total_tokens", b"total_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "api_key_id", b"api_key_id", "backfill", b"backfill", "conversation_id", b"conversation_id", "endpoint", b"endpoint", "error_message", b"error_message", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "project_id", b"project_id", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "_total_tokens", b"_total_tokens", "api_key_id", b"api_key_id", "backfill", b"backfill", "conversation_id", b"conversation_id", "endpoint", b"endpoint", "environment", b"environment", "error_message", b"error_message", "items", b"items", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "project_id", b"project_id", "quantities", b"quantities", "service_account_id", b"service_account_id", "service_tier", b"service_tier", "stated_amount", b"stated_amount", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "total_tokens", b"total_tokens", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__latency_ms: _TypeAlias = _typing.Literal["latency_ms"]  # noqa: Y015
     _WhichOneofArgType__latency_ms: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
     _WhichOneofReturnType__status_code: _TypeAlias = _typing.Literal["status_code"]  # noqa: Y015
     _WhichOneofArgType__status_code: _TypeAlias = _typing.Literal["_status_code", b"_status_code"]  # noqa: Y015
+    _WhichOneofReturnType__total_tokens: _TypeAlias = _typing.Literal["total_tokens"]  # noqa: Y015
+    _WhichOneofArgType__total_tokens: _TypeAlias = _typing.Literal["_total_tokens", b"_total_tokens"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_ms) -> _WhichOneofReturnType__latency_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__status_code) -> _WhichOneofReturnType__status_code | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total_tokens) -> _WhichOneofReturnType__total_tokens | None: ...
 
 Global___RecordUsageRequest: _TypeAlias = RecordUsageRequest  # noqa: Y015
 
@@ -663,6 +814,26 @@ class ListUsageRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
@@ -672,6 +843,14 @@ class ListUsageRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization."""
     project_id: _builtins.str
@@ -686,6 +865,20 @@ class ListUsageRequest(_message.Message):
     """How many to return: 50 when zero, at most 1000. A page may hold fewer even when more follow."""
     page_token: _builtins.str
     """The next_page_token of the page before, with the other fields unchanged."""
+    service_account_id: _builtins.str
+    """Only this service account's, when given."""
+    subscription_id: _builtins.str
+    """Only this subscription's, when given."""
+    provider: _builtins.str
+    """Only this provider's, when given."""
+    service_tier: _builtins.str
+    """Only this service tier's, when given."""
+    environment: Global___Environment.ValueType
+    """Only this environment's; both when unspecified."""
+    unit: _builtins.str
+    """Only usage with a quantity of this unit, when given."""
+    endpoint: _builtins.str
+    """Only usage of this endpoint, when given."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Only usage at or after this time; 35 days before end_time when absent."""
@@ -693,6 +886,10 @@ class ListUsageRequest(_message.Message):
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """Only usage before this time; 5 minutes from now when absent. At most 400 days after start_time."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Only usage with these labels, at most 8, out of `usage_type`, `language_code`, `category` and `batch_id`."""
 
     def __init__(
         self,
@@ -706,10 +903,18 @@ class ListUsageRequest(_message.Message):
         model: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        service_account_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        service_tier: _builtins.str = ...,
+        environment: Global___Environment.ValueType = ...,
+        unit: _builtins.str = ...,
+        endpoint: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "end_time", b"end_time", "model", b"model", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "start_time", b"start_time", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "end_time", b"end_time", "endpoint", b"endpoint", "environment", b"environment", "labels", b"labels", "model", b"model", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "provider", b"provider", "service_account_id", b"service_account_id", "service_tier", b"service_tier", "start_time", b"start_time", "subscription_id", b"subscription_id", "unit", b"unit", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -761,6 +966,8 @@ class QueryUsageRequest(_message.Message):
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTERS_FIELD_NUMBER: _builtins.int
+    INCLUDE_TEST_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization."""
     window: Global___UsageWindow.ValueType
@@ -774,6 +981,10 @@ class QueryUsageRequest(_message.Message):
     """How many rows to return: 50 when zero, at most 1000."""
     page_token: _builtins.str
     """The next_page_token of the page before, with the other fields unchanged."""
+    include_test: _builtins.bool
+    """Whether usage of test keys is included. It is left out otherwise, unless a filter asks for it or it is grouped by
+    environment.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """The beginning, rounded down to the full hour of UTC."""
@@ -802,6 +1013,10 @@ class QueryUsageRequest(_message.Message):
     def api_key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these API keys, when any are given; at most 100."""
 
+    @_builtins.property
+    def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageFilter]:
+        """Only usage that all of these filters let through; at most 16, each dimension at most once."""
+
     def __init__(
         self,
         *,
@@ -817,20 +1032,70 @@ class QueryUsageRequest(_message.Message):
         time_zone: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        filters: _abc.Iterable[Global___UsageFilter] | None = ...,
+        include_test: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_ids", b"api_key_ids", "end_time", b"end_time", "group_by", b"group_by", "models", b"models", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "project_ids", b"project_ids", "start_time", b"start_time", "time_zone", b"time_zone", "user_ids", b"user_ids", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_ids", b"api_key_ids", "end_time", b"end_time", "filters", b"filters", "group_by", b"group_by", "include_test", b"include_test", "models", b"models", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "project_ids", b"project_ids", "start_time", b"start_time", "time_zone", b"time_zone", "user_ids", b"user_ids", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueryUsageRequest: _TypeAlias = QueryUsageRequest  # noqa: Y015
 
 @_typing.final
+class UsageFilter(_message.Message):
+    """Lets usage through whose value of a dimension is one of those listed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    dimension: Global___UsageDimension.ValueType
+    """The dimension."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The values, 1 to 100. An empty one stands for usage without a value. Environments are `LIVE` and `TEST`."""
+
+    def __init__(
+        self,
+        *,
+        dimension: Global___UsageDimension.ValueType = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageFilter: _TypeAlias = UsageFilter  # noqa: Y015
+
+@_typing.final
 class UsageSummary(_message.Message):
     """One sum of usage."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DimensionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
@@ -843,6 +1108,10 @@ class UsageSummary(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
     LATENCY_FIELD_NUMBER: _builtins.int
+    QUANTITIES_FIELD_NUMBER: _builtins.int
+    TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
+    PROVIDER_COST_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model, when grouped by it."""
     project_id: _builtins.str
@@ -855,6 +1124,8 @@ class UsageSummary(_message.Message):
     """How many calls."""
     error_count: _builtins.int
     """How many of them failed."""
+    total_tokens: _builtins.int
+    """How many tokens there are, of all units together."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """The beginning of the window; the query's beginning when there are no windows."""
@@ -875,6 +1146,22 @@ class UsageSummary(_message.Message):
     def latency(self) -> Global___LatencySummary:
         """How long the calls took."""
 
+    @_builtins.property
+    def quantities(self) -> _containers.RepeatedCompositeFieldContainer[_unit_pb2.Quantity]:
+        """What was used of other units than the eight token classes. When grouped by unit, the quantity of that unit alone, of
+        whatever kind.
+        """
+
+    @_builtins.property
+    def provider_cost(self) -> _amount_pb2.Amount:
+        """What the providers take, in their currency; absent when not known of any."""
+
+    @_builtins.property
+    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The value of each other dimension that the query groups by, by its name, such as `service_tier` or `batch_id`; empty
+        for usage without one. A provider currency that a sum cannot mix is here as `provider_currency_code`.
+        """
+
     def __init__(
         self,
         *,
@@ -889,10 +1176,14 @@ class UsageSummary(_message.Message):
         tokens: _model_pb2.TokenCounts | None = ...,
         cost: _amount_pb2.Amount | None = ...,
         latency: Global___LatencySummary | None = ...,
+        quantities: _abc.Iterable[_unit_pb2.Quantity] | None = ...,
+        total_tokens: _builtins.int = ...,
+        provider_cost: _amount_pb2.Amount | None = ...,
+        dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "end_time", b"end_time", "latency", b"latency", "start_time", b"start_time", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "end_time", b"end_time", "latency", b"latency", "provider_cost", b"provider_cost", "start_time", b"start_time", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "cost", b"cost", "end_time", b"end_time", "error_count", b"error_count", "latency", b"latency", "model", b"model", "project_id", b"project_id", "request_count", b"request_count", "start_time", b"start_time", "tokens", b"tokens", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "cost", b"cost", "dimensions", b"dimensions", "end_time", b"end_time", "error_count", b"error_count", "latency", b"latency", "model", b"model", "project_id", b"project_id", "provider_cost", b"provider_cost", "quantities", b"quantities", "request_count", b"request_count", "start_time", b"start_time", "tokens", b"tokens", "total_tokens", b"total_tokens", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -59,6 +59,32 @@ LATENCY_BUCKETS: Final = (
     f"latency_over_{LATENCY_BOUNDS_MS[-1]}_ms",
 )
 
+DIMENSIONS: Final = (
+    "service_account_id",
+    "subscription_id",
+    "provider",
+    "service_tier",
+    "environment",
+    "endpoint",
+    "usage_type",
+    "language_code",
+    "category",
+    "batch_id",
+)
+HOUR_KEY: Final = (
+    "organization_id",
+    "hour",
+    "model",
+    "project_id",
+    "user_id",
+    "api_key_id",
+    "dimension_id",
+    "currency_code",
+    "provider_currency_code",
+)
+"""What the hourly sums are summed by."""
+
+_NIL: Final = "'00000000-0000-0000-0000-000000000000'"
 _ID: Final = Uuid(as_uuid=False)
 _AMOUNT: Final = Numeric(28, 9)
 _TIME: Final = DateTime(timezone=True)
@@ -96,10 +122,32 @@ models: Final = Table(
     Column("revision", BigInteger, nullable=False),
     Column("create_time", _TIME, nullable=False),
     Column("update_time", _TIME, nullable=False),
+    Column("price_set_by_hand", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("model_id", name="models_pkey"),
     Index("models_changes", "revision"),
 )
 
+units: Final = Table(
+    "units",
+    metadata,
+    Column("unit_id", _KEY, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("counts_toward_context", Boolean, nullable=False),
+    Column("step_thousandths", BigInteger, nullable=False),
+    Column("archived", Boolean, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("create_time", _TIME, nullable=False),
+    Column("update_time", _TIME, nullable=False),
+    PrimaryKeyConstraint("unit_id", name="units_pkey"),
+    CheckConstraint("kind IN ('token', 'count', 'duration', 'size')", name="units_kind"),
+    CheckConstraint("step_thousandths IN (1, 10, 100, 1000)", name="units_step"),
+    Index("units_changes", "revision"),
+)
+
+# The rate card is the price. The columns of the token classes are those of the standard tier, for checks in SQL, where
+# the card is plain: without thresholds and factor.
 price_versions: Final = Table(
     "price_versions",
     metadata,
@@ -107,14 +155,14 @@ price_versions: Final = Table(
     Column("organization_id", _ID),
     Column("model_id", _KEY, nullable=False),
     Column("currency_code", Text, nullable=False),
-    Column("input", _AMOUNT, nullable=False),
-    Column("output", _AMOUNT, nullable=False),
-    *(Column(token_class, _AMOUNT) for token_class in TOKEN_CLASSES[2:]),
+    *(Column(token_class, _AMOUNT) for token_class in TOKEN_CLASSES),
     Column("per_request", _AMOUNT),
     Column("effective_time", _TIME, nullable=False),
     Column("create_time", _TIME, nullable=False),
     Column("source", Text, nullable=False),
     Column("revision", BigInteger, nullable=False),
+    Column("rate_card", JSONB, nullable=False),
+    Column("is_plain", Boolean, nullable=False, server_default=text("true")),
     PrimaryKeyConstraint("price_version_id", name="price_versions_pkey"),
     UniqueConstraint(
         "organization_id",
@@ -181,12 +229,23 @@ usage_records: Final = Table(
     # Whether the cost is captured or debited in billing; null if there is nothing to charge.
     Column("charge_kind", Text),
     Column("create_time", _TIME, nullable=False),
+    Column("dimension_id", _ID, nullable=False, server_default=text(_NIL)),
+    # Quantities of other units than the token classes, as decimals by unit; null where there are none.
+    Column("quantities", JSONB),
+    Column("items", BigInteger),
+    Column("provider_cost", _AMOUNT),
+    Column("provider_currency_code", Text),
+    # Whether the caller stated the cost.
+    Column("stated", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("organization_id", "occur_time", "usage_id", name="usage_records_pkey"),
     CheckConstraint(
         "least(input, output, cache_read, cache_write, reasoning, audio_input, audio_output, image) >= 0",
         name="usage_records_not_negative",
     ),
-    CheckConstraint("num_nulls(cost, currency_code, price_version_id) IN (0, 3)", name="usage_records_cost_whole"),
+    CheckConstraint(
+        "num_nulls(cost, currency_code) IN (0, 2) AND (price_version_id IS NULL) = (cost IS NULL OR stated)",
+        name="usage_records_cost_whole",
+    ),
     CheckConstraint("charge_kind IN ('DEBIT', 'CAPTURE')", name="usage_records_charge_kind"),
     postgresql_partition_by="RANGE (occur_time)",
 )
@@ -217,18 +276,44 @@ usage_hours: Final = Table(
     Column("latency_count", BigInteger, nullable=False),
     Column("latency_sum_ms", BigInteger, nullable=False),
     *(Column(bucket, BigInteger, nullable=False) for bucket in LATENCY_BUCKETS),
-    PrimaryKeyConstraint(
-        "organization_id",
-        "hour",
-        "model",
-        "project_id",
-        "user_id",
-        "api_key_id",
-        "currency_code",
-        name="usage_hours_pkey",
-    ),
+    Column("dimension_id", _ID, nullable=False, server_default=text(_NIL)),
+    Column("provider_currency_code", _KEY, nullable=False, server_default=text("''")),
+    Column("provider_cost", _AMOUNT, nullable=False, server_default=text("0")),
+    PrimaryKeyConstraint(*HOUR_KEY, name="usage_hours_pkey"),
     # Rows are updated often; the free space keeps new row versions on the same page.
     postgresql_with={"fillfactor": 70},
+)
+
+# The sums of quantities of other units than the token classes, by the same key and the unit.
+usage_hour_units: Final = Table(
+    "usage_hour_units",
+    shard_metadata,
+    Column("organization_id", _ID, nullable=False),
+    Column("hour", _TIME, nullable=False),
+    Column("model", _KEY, nullable=False),
+    Column("project_id", _ID, nullable=False),
+    Column("user_id", _ID, nullable=False),
+    Column("api_key_id", _ID, nullable=False),
+    Column("dimension_id", _ID, nullable=False),
+    Column("currency_code", _KEY, nullable=False),
+    Column("provider_currency_code", _KEY, nullable=False),
+    Column("unit_id", _KEY, nullable=False),
+    Column("quantity", Numeric(28, 3), nullable=False),
+    PrimaryKeyConstraint(*HOUR_KEY, "unit_id", name="usage_hour_units_pkey"),
+    postgresql_with={"fillfactor": 70},
+)
+
+# The combinations of further dimensions that an organization's usage has had; the nil UUID has no row, and stands for
+# live usage in the standard tier with nothing else, as all usage was before there were dimensions. The id is computed
+# from the others (`services.metering.usage.dimensions`), so every process gives a combination the same one.
+usage_dimensions: Final = Table(
+    "usage_dimensions",
+    shard_metadata,
+    Column("organization_id", _ID, nullable=False),
+    Column("dimension_id", _ID, nullable=False),
+    *(Column(name, Text, nullable=False) for name in DIMENSIONS),
+    PrimaryKeyConstraint("organization_id", "dimension_id", name="usage_dimensions_pkey"),
+    CheckConstraint("environment IN ('LIVE', 'TEST')", name="usage_dimensions_environment"),
 )
 
 # Charges that billing has not confirmed. A row is deleted on confirmation, so the table is as long as the backlog.
@@ -275,6 +360,8 @@ usage_pricings: Final = Table(
     Column("price_version_id", _ID, nullable=False),
     Column("charge_kind", Text),
     Column("create_time", _TIME, nullable=False),
+    Column("provider_cost", _AMOUNT),
+    Column("provider_currency_code", Text),
     PrimaryKeyConstraint("organization_id", "usage_id", name="usage_pricings_pkey"),
     CheckConstraint("charge_kind IN ('DEBIT', 'CAPTURE')", name="usage_pricings_charge_kind"),
 )
@@ -300,6 +387,9 @@ authorizations: Final = Table(
     Column("amount", _AMOUNT, nullable=False),
     Column("cancelled", Boolean, nullable=False, server_default=text("false")),
     Column("create_time", _TIME, nullable=False),
+    Column("quantities", JSONB),
+    Column("service_tier", Text, nullable=False, server_default=text("'standard'")),
+    Column("environment", Text, nullable=False, server_default=text("'LIVE'")),
     PrimaryKeyConstraint("organization_id", "operation_id", name="authorizations_pkey"),
     CheckConstraint("amount >= 0", name="authorizations_amount_not_negative"),
 )

@@ -55,23 +55,22 @@ def _priced(token_classes: Sequence[str]) -> str:
     return " + ".join(f"r.{token_class} * {_PRICES[token_class]}" for token_class in token_classes)
 
 
-# The cost in millionths, before rounding. Most usage has tokens of the first two classes alone.
+# The cost in millionths of the currency's unit, before rounding. Most usage has tokens of the first two classes alone.
 _RARE: Final = TOKEN_CLASSES[2:]
 _EXACT: Final = (
     f"({_priced(TOKEN_CLASSES[:2])} + CASE WHEN {' | '.join(f'r.{name}' for name in _RARE)} = 0 THEN 0"
-    f" ELSE {_priced(_RARE)} END)"
+    f" ELSE {_priced(_RARE)} END + coalesce(v.per_request, 0) * 1000000)"
 )
-_TOKENS_COST: Final = "(coalesce(r.cost, p.cost) - coalesce(v.per_request, 0))"
+_COST: Final = "coalesce(r.cost, p.cost)"
 # A cost is right if it is less than half a billionth away; at exactly half, if its last digit is even.
-_IS_OFF: Final = f"""CASE WHEN coalesce(r.cost, p.cost) IS NULL THEN false WHEN v.price_version_id IS NULL THEN true
+_IS_OFF: Final = f"""CASE WHEN {_COST} IS NULL THEN false WHEN v.price_version_id IS NULL THEN true
             WHEN coalesce(r.currency_code, p.currency_code) <> v.currency_code THEN true
-            ELSE abs({_EXACT} - {_TOKENS_COST} * 1000000) >= 0.0005 AND NOT (
-                abs({_EXACT} - {_TOKENS_COST} * 1000000) = 0.0005 AND mod({_TOKENS_COST} * 1000000000, 2) = 0)
+            ELSE abs({_EXACT} - {_COST} * 1000000) >= 0.0005 AND NOT (
+                abs({_EXACT} - {_COST} * 1000000) = 0.0005 AND mod({_COST} * 1000000000, 2) = 0)
         END"""
 _ROUNDED: Final = (
     f"trim_scale(CASE WHEN {_EXACT} * 1000 - floor({_EXACT} * 1000) = 0.5"
-    f" THEN 2 * round(floor({_EXACT} * 1000 + 1) / 2 - 0.25) ELSE round({_EXACT} * 1000) END / 1000000000"
-    " + coalesce(v.per_request, 0))"
+    f" THEN 2 * round(floor({_EXACT} * 1000 + 1) / 2 - 0.25) ELSE round({_EXACT} * 1000) END / 1000000000)"
 )
 _COST_DETAIL: Final = (
     "format('its cost is %s, but its price version gives %s', coalesce(r.cost, p.cost),"

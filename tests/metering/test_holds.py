@@ -9,17 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.status import error_info
-from services.metering.admission.domain import held_amount
+from services.metering.admission.domain import held_nanos
 from services.metering.model.domain import (
     INPUT_CLASSES,
     OUTPUT_CLASSES,
     Prices,
     PriceVersion,
+    Rated,
     Tokens,
-    cost_nanos,
+    card_of,
     input_tokens_of,
     output_tokens_of,
+    rate,
 )
+from services.metering.model.units import SEEDED_UNITS
 from services.metering.tables import TOKEN_CLASSES
 from tests.metering.support import Metering, Platform, settlement
 from tests.metering.test_admission import ask
@@ -33,8 +36,16 @@ PRICE = (
     | st.decimals(min_value=0, max_value=_LARGEST, places=9, allow_nan=False)
     | st.decimals(min_value=0, max_value=Decimal("0.01"), places=9, allow_nan=False)
 )
+
+
+def version_of(prices: Prices) -> PriceVersion:
+    return PriceVersion("v", "m", None, card_of(prices), NOW, NOW, "")
+
+
 VERSION = st.builds(
-    lambda by_class, per_request: PriceVersion("v", "m", None, Prices("USD", by_class, per_request), NOW, NOW, ""),
+    lambda by_class, per_request: PriceVersion(
+        "v", "m", None, card_of(Prices("USD", by_class, per_request)), NOW, NOW, ""
+    ),
     st.tuples(PRICE, PRICE, *[st.none() | PRICE] * (len(TOKEN_CLASSES) - 2)),
     st.none() | PRICE,
 )
@@ -43,7 +54,15 @@ TOKENS = st.tuples(*[COUNT] * len(TOKEN_CLASSES))
 
 
 def cost(version: PriceVersion, tokens: Tokens) -> Decimal:
-    return Decimal(cost_nanos(version, tokens)).scaleb(-9)
+    rated = rate(version, tokens, {}, "standard", SEEDED_UNITS)
+    assert isinstance(rated, Rated)
+    return Decimal(rated.amount_nanos).scaleb(-9)
+
+
+def held_amount(version: PriceVersion, input_tokens: int, output_tokens: int, estimate: Tokens | None) -> Decimal:
+    held = held_nanos(version, input_tokens, output_tokens, estimate, {}, "standard", SEEDED_UNITS)
+    assert isinstance(held, int)
+    return Decimal(held).scaleb(-9)
 
 
 def test_every_token_class_is_on_one_side() -> None:
@@ -74,7 +93,7 @@ def test_model_whose_classes_cost_the_same_holds_the_cost_of_plain_tokens(
     price_in: Decimal, price_out: Decimal, per_request: Decimal | None, input_tokens: int, output_tokens: int
 ) -> None:
     by_class = (price_in, price_out, *(None,) * (len(TOKEN_CLASSES) - 2))
-    version = PriceVersion("v", "m", None, Prices("USD", by_class, per_request), NOW, NOW, "")
+    version = PriceVersion("v", "m", None, card_of(Prices("USD", by_class, per_request)), NOW, NOW, "")
     plain = (input_tokens, output_tokens, *(0,) * (len(TOKEN_CLASSES) - 2))
 
     assert held_amount(version, input_tokens, output_tokens, None) == cost(version, plain)

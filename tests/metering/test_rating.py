@@ -11,11 +11,16 @@ from libs.common.errors import InvalidArgument
 from services.metering.model.domain import (
     Prices,
     PriceVersion,
-    cost_lines,
-    cost_nanos,
+    Rated,
+    all_quantities,
+    card_of,
     format_nanos,
+    prices_of,
+    rate,
 )
 from services.metering.model.price_list import ListedModel, SkippedEntry, read_litellm, read_yaml
+from services.metering.model.rates import amount_nanos
+from services.metering.model.units import SEEDED_UNITS
 from services.metering.tables import TOKEN_CLASSES
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -25,7 +30,13 @@ PRICE = st.decimals(min_value=0, max_value=10**6, places=9, allow_nan=False)
 
 def version(*by_class: Decimal | None, per_request: Decimal | None = None) -> PriceVersion:
     filled = (*by_class, *(None,) * (len(TOKEN_CLASSES) - len(by_class)))
-    return PriceVersion("v", "m", None, Prices("USD", filled, per_request), NOW, NOW, "SetPrice")
+    return PriceVersion("v", "m", None, card_of(Prices("USD", filled, per_request)), NOW, NOW, "SetPrice")
+
+
+def cost_nanos(priced: PriceVersion, tokens: tuple[int, ...]) -> int:
+    rated = rate(priced, tokens, {}, "standard", SEEDED_UNITS)
+    assert isinstance(rated, Rated)
+    return rated.amount_nanos
 
 
 @given(
@@ -37,10 +48,19 @@ def test_cost_is_the_exact_sum_rounded_once_half_to_even(
     by_class: tuple[Decimal | None, ...], tokens: tuple[int, ...], per_request: Decimal | None
 ) -> None:
     priced = version(*by_class, per_request=per_request)
-    exact = sum((count * priced.prices.of(name) for name, count in zip(TOKEN_CLASSES, tokens, strict=True)), Decimal(0))
-    expected = (exact.scaleb(-6)).quantize(Decimal("1E-9"), ROUND_HALF_EVEN) + (per_request or 0)
+    prices_in, prices_out = by_class[0] or Decimal(0), by_class[1] or Decimal(0)
+    filled = [
+        (prices_out if name in ("reasoning", "audio_output") else prices_in) if price is None else price
+        for name, price in zip(TOKEN_CLASSES, by_class, strict=True)
+    ]
+    exact = sum((count * price for count, price in zip(tokens, filled, strict=True)), Decimal(0))
+    expected = (exact.scaleb(-6) + (per_request or 0)).quantize(Decimal("1E-9"), ROUND_HALF_EVEN)
 
     assert Decimal(format_nanos(cost_nanos(priced, tokens))) == expected
+    # The quick way gives the same as the card.
+    assert priced.plain is not None
+    used = all_quantities(priced.card, tokens, {})
+    assert amount_nanos(priced.card, used, "standard", SEEDED_UNITS) == cost_nanos(priced, tokens)
 
 
 def test_exact_halves_round_to_even() -> None:
@@ -52,8 +72,16 @@ def test_exact_halves_round_to_even() -> None:
 def test_classes_without_a_price_fall_back() -> None:
     priced = version(Decimal(1), Decimal(2))
 
-    assert [priced.prices.of(name) for name in TOKEN_CLASSES] == [1, 2, 1, 1, 2, 1, 2, 1]
-    assert [line.token_class for line in cost_lines(version(Decimal(1), Decimal(2), per_request=Decimal(3)), NO_TOKENS)]
+    assert priced.plain is not None
+    assert [nanos // 10**9 for nanos in priced.plain.rates_nanos] == [1, 2, 1, 1, 2, 1, 2, 1]
+
+
+@given(st.tuples(PRICE, PRICE, *[st.none() | PRICE] * 6), st.none() | PRICE)
+def test_card_of_prices_says_the_same_prices_again(
+    by_class: tuple[Decimal | None, ...], per_request: Decimal | None
+) -> None:
+    prices = Prices("USD", by_class, per_request)
+    assert prices_of(card_of(prices)) == prices
 
 
 LITELLM = b"""{

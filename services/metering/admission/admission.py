@@ -24,7 +24,7 @@ from services.metering.admission.domain import (
     Denied,
     Pinned,
     Stored,
-    held_amount,
+    held_nanos,
     refusal_of_repeat,
 )
 from services.metering.clients.billing import BATCH_MAX, BillingClient, Held, HoldRequest, NotHeld
@@ -33,6 +33,7 @@ from services.metering.clients.organizations import Organizations
 from services.metering.errors import AlreadySettled, OrganizationNotFound
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import Tokens, input_tokens_of, output_tokens_of
+from services.metering.model.rates import STANDARD_TIER, Unpriced
 from services.metering.usage.domain import Authorization
 from services.metering.usage.engine import UsageEngine, writer_limits
 
@@ -194,6 +195,12 @@ class Admission:
             input_tokens, output_tokens = input_tokens_of(request.estimate), output_tokens_of(request.estimate)
         elif output_tokens is None:
             output_tokens = model.max_output_tokens or OUTPUT_TOKENS_DEFAULT
+        held = held_nanos(
+            version, input_tokens, output_tokens, request.estimate, {}, STANDARD_TIER, self._catalogue.units
+        )
+        if isinstance(held, Unpriced):
+            facts = {"model": request.model, "unit": held.unit_id, "service_tier": held.service_tier}
+            return Denied("PRICE_UNKNOWN", f"The model has no price for {held.unit_id}.", facts, principal)
         ask = Ask(
             principal.organization_id,
             request.operation_id,
@@ -211,8 +218,8 @@ class Admission:
             ask,
             ask.fingerprint(request.estimate),
             version.price_version_id,
-            version.prices.currency_code,
-            held_amount(version, input_tokens, output_tokens, request.estimate),
+            version.card.currency_code,
+            Decimal(held).scaleb(-9),
             now,
             request.fail_if_replayed,
         )

@@ -10,7 +10,9 @@ from typing import Final, NamedTuple
 from libs.common.errors import OperationIdReused, Refusal
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.errors import OperationIdInUse
-from services.metering.model.domain import PriceVersion, Tokens, cost_max_nanos, cost_nanos
+from services.metering.model.domain import PriceVersion, Tokens, cost_max, rate
+from services.metering.model.rates import Unpriced
+from services.metering.model.units import Quantities, Units
 
 OUTPUT_TOKENS_DEFAULT: Final = 4096
 """The output tokens that are authorized if neither the caller nor the catalogue gives a maximum."""
@@ -90,14 +92,24 @@ class Allowed:
 Decision = Allowed | Denied
 
 
-def held_amount(version: PriceVersion, input_tokens: int, output_tokens: int, estimate: Tokens | None) -> Decimal:
+def held_nanos(
+    version: PriceVersion,
+    input_tokens: int,
+    output_tokens: int,
+    estimate: Tokens | None,
+    quantities: Quantities,
+    service_tier: str,
+    units: Units,
+) -> int | Unpriced:
     """Return what is held for a call, so that no settlement within what was authorized costs more.
 
-    Without an estimate by class, every token is counted at the price of the most expensive class of its side.
+    Without an estimate by class, every token is counted at the price of the most expensive unit of its side. Or return
+    the unit that has no rate.
     """
-    if estimate is not None:
-        return Decimal(cost_nanos(version, estimate)).scaleb(-9)
-    return Decimal(cost_max_nanos(version, input_tokens, output_tokens)).scaleb(-9)
+    if estimate is None:
+        return cost_max(version, input_tokens, output_tokens, service_tier, units, quantities)
+    rated = rate(version, estimate, quantities, service_tier, units)
+    return rated if isinstance(rated, Unpriced) else rated.amount_nanos
 
 
 def refusal_of_repeat(before: Stored, now: Pinned) -> Refusal | None:

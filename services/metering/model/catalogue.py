@@ -1,4 +1,4 @@
-"""A cache of the whole catalogue in memory, so that usage is priced without a query.
+"""A cache of the whole catalogue, units, models and prices, in memory, so that usage is priced without a query.
 
 Price versions are never changed, so a process only reads what was added since, at most every two seconds. It reloads at
 once after its own changes, and before it answers that a model or price does not exist.
@@ -15,6 +15,7 @@ from typing import Final
 from libs.common.database import Database
 from services.metering.model import store
 from services.metering.model.domain import Model, PriceVersion
+from services.metering.model.units import Unit, Units
 
 FRESH_FOR_S: Final = 2.0
 _ASK_AGAIN_AFTER_S: Final = 0.2
@@ -55,6 +56,7 @@ class Catalogue:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._units: dict[str, Unit] = {}
         self._models: dict[str, Model] = {}
         self._prices = Timelines()
         self._revision = -1
@@ -62,6 +64,11 @@ class Catalogue:
         self._lock = asyncio.Lock()
         self.changed = asyncio.Event()
         """Set whenever the catalogue has changed; the task that waits for prices clears it."""
+
+    @property
+    def units(self) -> Units:
+        """All units by their ids, archived ones included."""
+        return self._units
 
     def model(self, model_id: str) -> Model | None:
         return self._models.get(model_id)
@@ -93,6 +100,8 @@ class Catalogue:
             async with self._database.transaction() as connection:
                 revision = await store.read_revision(connection)
                 if revision > self._revision:
+                    for unit in await store.units_since(connection, self._revision):
+                        self._units[unit.unit_id] = unit
                     async for models in store.models_since(connection, self._revision):
                         self._models.update((model.model_id, model) for model in models)
                     async for versions in store.price_versions_since(connection, self._revision):

@@ -1,20 +1,37 @@
-"""Models, prices and costs, and the one place where a cost is rounded.
+"""Models, price versions, and what usage costs by them.
 
-Prices and costs are computed as whole numbers of billionths of the currency ("nanos"), which is exact and fast.
+What a rate card says is in `rates`. Here stands besides what is tuned for speed: most usage is tokens of a few classes
+in the standard tier of a card without thresholds, and is priced by a sum over a tuple. On 26 November 2026 that took 0.9
+µs, and the card 2.3. Both give the same nanos: a test compares them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from operator import mul
-from typing import Final
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
+from libs.common.amount import format_amount
 from libs.common.audit.chain import Changed, differences
+from services.metering.model.rates import (
+    ANY_TIER,
+    STANDARD_TIER,
+    Rate,
+    RateCard,
+    Unpriced,
+    amount_nanos,
+    cost_max_nanos,
+    provider_cost_nanos,
+)
+from services.metering.model.units import SEEDED_UNITS, THOUSANDTHS, TOKEN_CLASS_UNITS, Quantities, Units
 from services.metering.tables import TOKEN_CLASSES
 
 NANOS: Final = 10**9
 TOKENS_PER_PRICE: Final = 10**6
+REQUESTS: Final = "requests"
+"""The unit of which each usage has one, unless it says otherwise."""
 PRICE_MAX: Final = Decimal(10**9)
 
 # The class whose price is used for a class without its own price.
@@ -30,6 +47,7 @@ FALLBACKS: Final = {
 Tokens = tuple[int, ...]
 """One count for each of TOKEN_CLASSES, in their order."""
 
+_NO_TOKENS: Final[Tokens] = (0,) * len(TOKEN_CLASSES)
 INPUT_CLASSES: Final = ("input", "cache_read", "cache_write", "audio_input", "image")
 OUTPUT_CLASSES: Final = ("output", "reasoning", "audio_output")
 """Every token class belongs to one side of a call: what the caller sends, or what the model produces."""
@@ -51,6 +69,8 @@ class Model:
     revision: int
     create_time: datetime
     update_time: datetime
+    price_set_by_hand: bool = False
+    """Whether the platform's price was set with SetPrice, so that imports leave it as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +81,16 @@ class Prices:
     by_class: tuple[Decimal | None, ...]
     per_request: Decimal | None
 
-    def of(self, token_class: str) -> Decimal:
-        """Return the price of a class, or that of the class it falls back to."""
-        own = self.by_class[TOKEN_CLASSES.index(token_class)]
-        if own is not None:
-            return own
-        return self.of(FALLBACKS[token_class])
+
+class Plain(NamedTuple):
+    """The rates of the token classes in the standard tier of a card without thresholds and factor."""
+
+    rates_nanos: tuple[int, ...]
+    """Per million tokens, one for each of TOKEN_CLASSES."""
+    request_nanos: int
+    cost_rates_nanos: tuple[int, ...] | None
+    """The same of the provider's costs; None where they are not known for every class."""
+    request_cost_nanos: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,51 +100,126 @@ class PriceVersion:
     price_version_id: str
     model_id: str
     organization_id: str | None
-    prices: Prices
+    card: RateCard
     effective_time: datetime
     create_time: datetime
     source: str
-    rates_nanos: tuple[int, ...] = field(init=False, repr=False, compare=False)
-    input_rate_max_nanos: int = field(init=False, repr=False, compare=False)
-    output_rate_max_nanos: int = field(init=False, repr=False, compare=False)
-    """The rate of the most expensive class of each side."""
-    request_nanos: int = field(init=False, repr=False, compare=False)
+    plain: Plain | None = field(init=False, repr=False, compare=False)
+    """What prices most usage quickly; None for a card that it cannot express."""
 
     def __post_init__(self) -> None:
-        rates = tuple(nanos_of(self.prices.of(token_class)) for token_class in TOKEN_CLASSES)
-        object.__setattr__(self, "rates_nanos", rates)
-        by_class = dict(zip(TOKEN_CLASSES, rates, strict=True))
-        object.__setattr__(self, "input_rate_max_nanos", max(by_class[name] for name in INPUT_CLASSES))
-        object.__setattr__(self, "output_rate_max_nanos", max(by_class[name] for name in OUTPUT_CLASSES))
-        object.__setattr__(self, "request_nanos", nanos_of(self.prices.per_request or Decimal(0)))
+        object.__setattr__(self, "plain", plain_rates(self.card))
 
 
-@dataclass(frozen=True, slots=True)
-class CostLine:
-    """The part of a cost that one token class causes."""
+class Rated(NamedTuple):
+    """What usage costs."""
 
-    token_class: str
-    quantity: int
-    unit_price: Decimal
+    amount_nanos: int
+    provider_cost_nanos: int | None
+    """What the provider takes, in the card's provider currency; None where it is not known."""
+
+
+def card_of(prices: Prices) -> RateCard:
+    """Return the rate card that prices of token classes stand for."""
+    rates = [
+        Rate(TOKEN_CLASS_UNITS[name], price, TOKENS_PER_PRICE)
+        for name, price in zip(TOKEN_CLASSES, prices.by_class, strict=True)
+        if price is not None
+    ]
+    if prices.per_request is not None:
+        rates.append(Rate(REQUESTS, prices.per_request, service_tier=ANY_TIER))
+    fallbacks = {TOKEN_CLASS_UNITS[name]: TOKEN_CLASS_UNITS[other] for name, other in FALLBACKS.items()}
+    return RateCard(prices.currency_code, tuple(rates), MappingProxyType(fallbacks))
+
+
+def prices_of(card: RateCard) -> Prices | None:
+    """Return the prices of token classes that a card says nothing else than; None where it says more."""
+    own = {rate.unit_id: rate for rate in card.rates}
+    by_class = tuple(
+        None if (rate := own.get(TOKEN_CLASS_UNITS[name])) is None else rate.price for name in TOKEN_CLASSES
+    )
+    request = own.get(REQUESTS)
+    prices = Prices(card.currency_code, by_class, None if request is None else request.price)
+    customers = tuple(replace(rate, provider_cost=None) for rate in card.rates)
+    same = replace(card, rates=customers, provider_currency_code=None) == card_of(prices)
+    return prices if same and None not in by_class[:2] else None
+
+
+def plain_rates(card: RateCard) -> Plain | None:
+    """Return the rates by which most usage is priced; None for a card with thresholds, a factor or missing classes."""
+    rates = tuple(one for one in card.rates if one.unit_id in SEEDED_UNITS)
+    fallbacks = {unit: other for unit, other in card.fallbacks.items() if {unit, other} <= SEEDED_UNITS.keys()}
+    plan = replace(card, rates=rates, fallbacks=fallbacks).plan(STANDARD_TIER, SEEDED_UNITS)
+    if plan.thresholds or card.factor != 1:
+        return None
+    (bracket,) = plan.brackets
+    units = [TOKEN_CLASS_UNITS[name] for name in TOKEN_CLASSES]
+    if any(unit not in bracket.weights for unit in units):
+        return None
+    costs = None
+    if all(unit in bracket.cost_weights for unit in (*units, *({REQUESTS} & bracket.weights.keys()))):
+        costs = tuple(bracket.cost_weights[unit] for unit in units)
+    return Plain(
+        tuple(bracket.weights[unit] for unit in units),
+        bracket.weights.get(REQUESTS, 0) // TOKENS_PER_PRICE,
+        costs,
+        bracket.cost_weights.get(REQUESTS, 0) // TOKENS_PER_PRICE,
+    )
+
+
+def rate(
+    version: PriceVersion, tokens: Tokens, quantities: Quantities, service_tier: str, units: Units
+) -> Rated | Unpriced:
+    """Return what usage costs, rounded half to even, once, at nine fraction digits; or the unit that has no rate.
+
+    A card that charges for `requests` charges for one request, unless the quantities say how many there were.
+    """
+    plain = version.plain
+    if plain is None or quantities or service_tier != STANDARD_TIER:
+        return _rate_by_card(version.card, all_quantities(version.card, tokens, quantities), service_tier, units)
+    amount = _rounded_nanos(sum(map(mul, tokens, plain.rates_nanos)) + plain.request_nanos * TOKENS_PER_PRICE)
+    if version.card.provider_currency_code is None:
+        return Rated(amount, None)
+    if plain.cost_rates_nanos is None:
+        return _rate_by_card(version.card, all_quantities(version.card, tokens, quantities), service_tier, units)
+    cost = sum(map(mul, tokens, plain.cost_rates_nanos)) + plain.request_cost_nanos * TOKENS_PER_PRICE
+    return Rated(amount, _rounded_nanos(cost))
+
+
+def _rate_by_card(card: RateCard, used: Quantities, service_tier: str, units: Units) -> Rated | Unpriced:
+    amount = amount_nanos(card, used, service_tier, units)
+    if isinstance(amount, Unpriced):
+        return amount
+    if card.provider_currency_code is None:
+        return Rated(amount, None)
+    return Rated(amount, provider_cost_nanos(card, used, service_tier, units))
+
+
+def all_quantities(card: RateCard, tokens: Tokens, quantities: Quantities) -> dict[str, int]:
+    """Return everything that is used, in thousandths by unit: the tokens, other quantities, and the request itself."""
+    used = {
+        TOKEN_CLASS_UNITS[name]: count * THOUSANDTHS for name, count in zip(TOKEN_CLASSES, tokens, strict=True) if count
+    }
+    used.update(quantities)
+    if REQUESTS not in used and any(rate.unit_id == REQUESTS for rate in card.rates):
+        used[REQUESTS] = THOUSANDTHS
+    return used
+
+
+def cost_max(
+    version: PriceVersion, input_tokens: int, output_tokens: int, service_tier: str, units: Units, others: Quantities
+) -> int | Unpriced:
+    """Return the most nanos that so many tokens can cost, whatever units of their side they are, and other quantities.
+
+    No `rate` of usage within these counts is greater.
+    """
+    beside = all_quantities(version.card, _NO_TOKENS, others)
+    return cost_max_nanos(version.card, input_tokens, output_tokens, service_tier, units, beside)
 
 
 def nanos_of(value: Decimal) -> int:
     """Return a decimal of at most nine fraction digits as a whole number of nanos."""
     return int(value.scaleb(9))
-
-
-def cost_nanos(version: PriceVersion, tokens: Tokens) -> int:
-    """Return what the tokens cost, rounded half to even, once, at nine fraction digits."""
-    return _rounded_nanos(sum(map(mul, tokens, version.rates_nanos))) + version.request_nanos
-
-
-def cost_max_nanos(version: PriceVersion, input_tokens: int, output_tokens: int) -> int:
-    """Return the most that so many tokens can cost, whatever classes of their side they belong to.
-
-    Rounding keeps the order of two sums, so no `cost_nanos` of tokens within these counts is greater.
-    """
-    total = input_tokens * version.input_rate_max_nanos + output_tokens * version.output_rate_max_nanos
-    return _rounded_nanos(total) + version.request_nanos
 
 
 def input_tokens_of(tokens: Tokens) -> int:
@@ -148,18 +247,6 @@ def format_nanos(nanos: int) -> str:
     return f"{whole}.{rest:09d}".rstrip("0") if rest else str(whole)
 
 
-def cost_lines(version: PriceVersion, tokens: Tokens) -> list[CostLine]:
-    """Return a line for each class with tokens, and one for the price per request."""
-    lines = [
-        CostLine(token_class, count, version.prices.of(token_class))
-        for token_class, count in zip(TOKEN_CLASSES, tokens, strict=True)
-        if count
-    ]
-    if version.prices.per_request:
-        lines.append(CostLine("request", 1, version.prices.per_request))
-    return lines
-
-
 def model_changes(before: Model | None, after: Model) -> tuple[Changed, ...]:
     """Return the changed fields of a model for the audit trail. Of description and metadata only the names are kept."""
     changes = differences({} if before is None else _plain_fields(before), _plain_fields(after))
@@ -178,21 +265,36 @@ def _plain_fields(model: Model) -> dict[str, str | None]:
         "context_length": str(model.context_length),
         "max_output_tokens": str(model.max_output_tokens),
         "active": str(model.active).lower(),
+        "price_set_by_hand": str(model.price_set_by_hand).lower(),
     }
 
 
 def price_changes(version: PriceVersion) -> tuple[Changed, ...]:
     """Return the fields of a new price version for the audit trail."""
-    own = zip(TOKEN_CLASSES, version.prices.by_class, strict=True)
+    card = version.card
     values = {
         "model_id": version.model_id,
         "effective_time": version.effective_time.isoformat(),
-        "currency_code": version.prices.currency_code,
-        **{f"prices.{name}": format(price, "f") for name, price in own if price is not None},
+        "currency_code": card.currency_code,
+        **{f"rates.{rate_name(one)}": format_rate(one) for one in card.rates},
+        **{f"fallbacks.{unit_id}": other for unit_id, other in card.fallbacks.items()},
     }
-    if version.prices.per_request is not None:
-        values["prices.per_request"] = format(version.prices.per_request, "f")
+    if card.factor != 1:
+        values["factor"] = format(card.factor, "f")
     return differences({}, values)
+
+
+def rate_name(one: Rate) -> str:
+    """Name a rate within its card, such as `input_tokens`, `input_tokens/batch` or `input_tokens/standard/200000`."""
+    if one.above:
+        return f"{one.unit_id}/{one.service_tier}/{one.above}"
+    return one.unit_id if one.service_tier == STANDARD_TIER else f"{one.unit_id}/{one.service_tier}"
+
+
+def format_rate(one: Rate) -> str:
+    """Write a rate's price, with how many it is for unless that is one, such as `2.5/1000000`."""
+    price = format_amount(one.price)
+    return price if one.per == 1 else f"{price}/{one.per}"
 
 
 def is_usable_price(value: Decimal) -> bool:

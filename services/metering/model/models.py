@@ -14,16 +14,14 @@ from services.metering.errors import ModelExists, PriceUnknown, PriceVersionExis
 from services.metering.model import store
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import (
-    CostLine,
     Model,
-    Prices,
     PriceVersion,
     Tokens,
-    cost_lines,
-    cost_nanos,
+    all_quantities,
     model_changes,
     price_changes,
 )
+from services.metering.model.rates import STANDARD_TIER, Priced, RateCard, Unpriced, price
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +41,7 @@ class Estimate:
     """The cost of some usage that is not recorded."""
 
     version: PriceVersion
-    cost_nanos: int
-    lines: Sequence[CostLine]
+    priced: Priced
 
 
 class Models:
@@ -101,7 +98,7 @@ class Models:
         *,
         model_id: str,
         organization_id: str | None,
-        prices: Prices,
+        card: RateCard,
         effective_time: datetime | None,
         repeatable: Repeatable,
         render: Callable[[PriceVersion], bytes],
@@ -110,7 +107,7 @@ class Models:
 
         async def add(connection: Transaction) -> bytes:
             version = self._new_version(
-                model_id, organization_id, prices, effective_time or self._clock.now(), "SetPrice"
+                model_id, organization_id, card, effective_time or self._clock.now(), "SetPrice"
             )
             revision = await store.take_next_revision(connection)
             if await store.find_model(connection, model_id) is None:
@@ -187,16 +184,20 @@ class Models:
             raise NotFound(resource_type="model", resource_name=model_id)
         if version is None:
             raise PriceUnknown(model_id=model_id, occur_time=moment)
-        return Estimate(version, cost_nanos(version, tokens), cost_lines(version, tokens))
+        used = all_quantities(version.card, tokens, {})
+        priced = price(version.card, used, STANDARD_TIER, self._catalogue.units)
+        if isinstance(priced, Unpriced):
+            raise PriceUnknown(model_id=model_id, occur_time=moment)
+        return Estimate(version, priced)
 
     def _new_version(
-        self, model_id: str, organization_id: str | None, prices: Prices, effective_time: datetime, source: str
+        self, model_id: str, organization_id: str | None, card: RateCard, effective_time: datetime, source: str
     ) -> PriceVersion:
         return PriceVersion(
             price_version_id=new_id(),
             model_id=model_id,
             organization_id=organization_id,
-            prices=prices,
+            card=card,
             effective_time=effective_time,
             create_time=self._clock.now(),
             source=source,

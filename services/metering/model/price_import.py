@@ -13,7 +13,7 @@ from libs.common.database import Database, Transaction
 from libs.common.ids import new_id
 from services.metering.model import store
 from services.metering.model.catalogue import Catalogue
-from services.metering.model.domain import Model, PriceVersion
+from services.metering.model.domain import Model, PriceVersion, card_of
 from services.metering.model.price_list import ListedModel, PriceList, SkippedEntry
 
 _log = structlog.get_logger("price import")
@@ -115,7 +115,7 @@ def _decide(entry: ListedModel | SkippedEntry, in_force: Mapping[str, PriceVersi
     if isinstance(entry, SkippedEntry):
         return ImportOutcome(entry.model_id, SKIPPED, entry.reason)
     known = in_force.get(entry.model_id)
-    if known is not None and known.prices == entry.prices:
+    if known is not None and known.card == card_of(entry.prices):
         result, price_version_id = UNCHANGED, known.price_version_id
     elif known is not None and known.effective_time == work.effective_time:
         return ImportOutcome(entry.model_id, SKIPPED, "another price takes effect at the same moment")
@@ -163,7 +163,7 @@ def _version(entry: ListedModel, price_version_id: str, work: _Import) -> PriceV
         price_version_id=price_version_id,
         model_id=entry.model_id,
         organization_id=None,
-        prices=entry.prices,
+        card=card_of(entry.prices),
         effective_time=work.effective_time,
         create_time=work.now,
         source=work.source,

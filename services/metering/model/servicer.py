@@ -16,12 +16,23 @@ from libs.common.ids import is_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size
 from libs.common.timestamps import parse_optional_time, render_time, time_of_text, time_text
 from libs.common.validation import Reader
-from services.metering.model.domain import Model, Prices, PriceVersion, Tokens, format_nanos
+from services.metering.model.domain import (
+    REQUESTS,
+    Model,
+    Prices,
+    PriceVersion,
+    Tokens,
+    card_of,
+    format_nanos,
+    prices_of,
+)
 from services.metering.model.models import Models, Repeatable
 from services.metering.model.parsing import CATALOGUE, LITELLM, ReceivedPriceList, receive_options, receive_price_list
 from services.metering.model.price_import import ImportOutcome, PriceImport
 from services.metering.model.price_list import read_litellm, read_yaml
+from services.metering.model.rates import Line
 from services.metering.model.rendering import answer_bytes_max, render_outcome, summary_of
+from services.metering.model.units import TOKEN_CLASS_UNITS
 from services.metering.tables import TOKEN_CLASSES
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import model_pb2 as pb
@@ -190,7 +201,7 @@ class ModelServicer(rpc.ModelServiceServicer):
         answer, replayed = await self._models.set_price(
             model_id=request.model_id,
             organization_id=organization_id,
-            prices=prices,
+            card=card_of(prices),
             effective_time=effective_time,
             repeatable=_repeatable(request.request_id, "SetPrice", request),
             render=lambda version: pb.SetPriceResponse(price_version=render_version(version)).SerializeToString(),
@@ -230,14 +241,9 @@ class ModelServicer(rpc.ModelServiceServicer):
             occur_time=parse_optional_time("occur_time", request.occur_time, present=request.HasField("occur_time")),
         )
         return pb.EstimateCostResponse(
-            cost=render_nanos(estimate.version.prices.currency_code, estimate.cost_nanos),
+            cost=render_nanos(estimate.version.card.currency_code, estimate.priced.amount_nanos),
             price_version_id=estimate.version.price_version_id,
-            lines=[
-                pb.CostLine(
-                    token_class=line.token_class, quantity=line.quantity, unit_price=format_amount(line.unit_price)
-                )
-                for line in estimate.lines
-            ],
+            lines=map(render_line, estimate.priced.lines),
         )
 
 
@@ -276,21 +282,42 @@ def render_model(model: Model) -> pb.Model:
 
 
 def render_version(version: PriceVersion) -> pb.PriceVersion:
-    prices = pb.TokenPrices()
-    for token_class, price in zip(TOKEN_CLASSES, version.prices.by_class, strict=True):
-        if price is not None:
-            setattr(prices, token_class, format_amount(price))
-    if version.prices.per_request is not None:
-        prices.per_request = format_amount(version.prices.per_request)
     return pb.PriceVersion(
         price_version_id=version.price_version_id,
         model_id=version.model_id,
         organization_id=version.organization_id or "",
-        currency_code=version.prices.currency_code,
-        prices=prices,
+        currency_code=version.card.currency_code,
+        prices=_render_prices(prices_of(version.card)),
         effective_time=render_time(version.effective_time),
         create_time=render_time(version.create_time),
         source=version.source,
+    )
+
+
+def _render_prices(prices: Prices | None) -> pb.TokenPrices | None:
+    if prices is None:
+        return None
+    listed = dict(zip(TOKEN_CLASSES, prices.by_class, strict=True)) | {"per_request": prices.per_request}
+    return pb.TokenPrices(**{name: format_amount(price) for name, price in listed.items() if price is not None})
+
+
+_CLASSES: Final = {unit: name for name, unit in TOKEN_CLASS_UNITS.items()} | {REQUESTS: "request"}
+
+
+def render_line(line: Line) -> pb.CostLine:
+    rate = line.applied.rate
+    return pb.CostLine(
+        token_class=_CLASSES.get(line.unit_id, ""),
+        quantity=int(line.quantity),
+        unit_price=format_amount(rate.price),
+        unit=line.unit_id,
+        quantity_value=format(line.quantity.normalize(), "f"),
+        per=rate.per,
+        service_tier=rate.service_tier,
+        above=rate.above,
+        amount=format(line.amount.normalize(), "f"),
+        provider_cost="" if line.provider_cost is None else format(line.provider_cost.normalize(), "f"),
+        reason=line.applied.why,
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Final
 
 from sqlalchemy import ARRAY, Row, Select, Text, Tuple, any_, bindparam, literal, select, text, tuple_, update
@@ -10,13 +11,17 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.database_errors import refusal_for
-from services.metering.model.domain import Model, Prices, PriceVersion
+from services.metering.model.card_json import card_json, card_of_json
+from services.metering.model.domain import Model, PriceVersion
+from services.metering.model.rates import NANO_DIGITS
+from services.metering.model.units import Kind, Unit
 from services.metering.tables import (
     TOKEN_CLASSES,
     catalogue_requests,
     catalogue_state,
     models,
     price_versions,
+    units,
 )
 
 _STATE_REVISION: Final = select(catalogue_state.c.revision)
@@ -60,6 +65,16 @@ async def keep_request(
             request_id=request_id, rpc=rpc, request=request, response=response, create_time=now
         )
     )
+
+
+async def units_since(connection: AsyncConnection, revision: int) -> list[Unit]:
+    """Return the units changed after a revision; by the index on revisions. There are a few hundred at most."""
+    c = units.c
+    statement = select(
+        c.unit_id, c.name, c.description, c.kind, c.counts_toward_context, c.step_thousandths, c.archived
+    ).where(c.revision > revision)
+    rows = await connection.execute(statement)
+    return [Unit(row[0], row[1], row[2], Kind(row[3]), row[4], row[5], row[6]) for row in rows]
 
 
 async def models_since(connection: AsyncConnection, revision: int) -> AsyncIterator[list[Model]]:
@@ -205,11 +220,7 @@ def _price_version(row: Row[tuple[object, ...]]) -> PriceVersion:
         price_version_id=row.price_version_id,
         model_id=row.model_id,
         organization_id=row.organization_id,
-        prices=Prices(
-            currency_code=row.currency_code,
-            by_class=tuple(row._mapping[token_class] for token_class in TOKEN_CLASSES),
-            per_request=row.per_request,
-        ),
+        card=card_of_json(row.currency_code, row.rate_card),
         effective_time=row.effective_time,
         create_time=row.create_time,
         source=row.source,
@@ -217,13 +228,19 @@ def _price_version(row: Row[tuple[object, ...]]) -> PriceVersion:
 
 
 def _price_values(version: PriceVersion, revision: int) -> dict[str, object]:
+    plain = version.plain
+    by_class: Sequence[Decimal | None] = [None] * len(TOKEN_CLASSES)
+    if plain is not None:
+        by_class = [Decimal(nanos).scaleb(-NANO_DIGITS) for nanos in plain.rates_nanos]
     return {
         "price_version_id": version.price_version_id,
         "organization_id": version.organization_id,
         "model_id": version.model_id,
-        "currency_code": version.prices.currency_code,
-        **dict(zip(TOKEN_CLASSES, version.prices.by_class, strict=True)),
-        "per_request": version.prices.per_request,
+        "currency_code": version.card.currency_code,
+        **dict(zip(TOKEN_CLASSES, by_class, strict=True)),
+        "per_request": Decimal(plain.request_nanos).scaleb(-NANO_DIGITS) if plain and plain.request_nanos else None,
+        "rate_card": card_json(version.card),
+        "is_plain": plain is not None,
         "effective_time": version.effective_time,
         "create_time": version.create_time,
         "source": version.source,

@@ -20,7 +20,8 @@ from libs.common.ids import new_id
 from libs.common.shards import Shards
 from services.metering.clients.billing import BillingClient, Charge, Charged
 from services.metering.model.catalogue import Catalogue
-from services.metering.model.domain import PriceVersion, cost_nanos, format_nanos
+from services.metering.model.domain import PriceVersion, format_nanos, rate
+from services.metering.model.rates import STANDARD_TIER, Unpriced
 from services.metering.usage import store
 from services.metering.usage.domain import (
     PENDING,
@@ -214,11 +215,12 @@ class UsageEngine:
         version = self._version(work, authorization)
         if authorization is not None:
             work = completed(work, authorization)
-        if version is None:
+        rated = None if version is None else rate(version, work.tokens, {}, STANDARD_TIER, self._catalogue.units)
+        if version is None or rated is None or isinstance(rated, Unpriced):
             return Recorded(work, new_id(), None, now, PENDING_PRICE)
-        amount = format_nanos(cost_nanos(version, work.tokens))
+        amount = format_nanos(rated.amount_nanos)
         kind = charge_kind(amount, authorization)
-        cost = Cost(amount, version.prices.currency_code, version.price_version_id, kind)
+        cost = Cost(amount, version.card.currency_code, version.price_version_id, kind)
         return Recorded(work, new_id(), cost, now, SETTLED if kind is None else PENDING)
 
     async def _commit(self, database: Database, proposed: list[Recorded], now: datetime) -> set[str]:

@@ -12,10 +12,11 @@ from libs.common.errors import Refusal
 from libs.common.shards import Shards
 from services.metering.clients.billing import CAPTURE, DEBIT
 from services.metering.model.catalogue import Catalogue
-from services.metering.model.domain import cost_nanos, format_nanos
+from services.metering.model.domain import format_nanos, rate
+from services.metering.model.rates import STANDARD_TIER, Unpriced
 from services.metering.usage import store
 from services.metering.usage.domain import NIL, Cost
-from services.metering.usage.store import Key, Pricing, Unpriced
+from services.metering.usage.store import Key, Pricing, Waiting
 
 _log = structlog.get_logger("pricing")
 
@@ -89,11 +90,14 @@ class LatePricing:
         halves = (pricings[:middle], pricings[middle:])
         return sum([await self._write(database, half) for half in halves])
 
-    def _price(self, usage: Unpriced) -> Pricing | None:
+    def _price(self, usage: Waiting) -> Pricing | None:
         version = self._catalogue.price(usage.model, usage.organization_id, usage.occur_time)
         if version is None:
             return None
-        amount = format_nanos(cost_nanos(version, usage.tokens))
+        rated = rate(version, usage.tokens, {}, STANDARD_TIER, self._catalogue.units)
+        if isinstance(rated, Unpriced):
+            return None
+        amount = format_nanos(rated.amount_nanos)
         kind = CAPTURE if usage.authorized else None if amount == "0" else DEBIT
-        cost = Cost(amount, version.prices.currency_code, version.price_version_id, kind)
+        cost = Cost(amount, version.card.currency_code, version.price_version_id, kind)
         return Pricing(usage.organization_id, usage.usage_id, cost)

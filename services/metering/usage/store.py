@@ -30,7 +30,7 @@ SCAN_MAX: Final = 5_000
 _NO_COST: Final = (None, None, None, None)
 
 
-class Unpriced(NamedTuple):
+class Waiting(NamedTuple):
     """Usage that waits for a price."""
 
     organization_id: str
@@ -128,10 +128,10 @@ ORDER BY u.organization_id, u.usage_id
 """  # noqa: S608 -- put together from the names of columns.
 
 
-async def next_unpriced(connection: RawConnection, *, after: Key, limit: int) -> list[Unpriced]:
+async def next_unpriced(connection: RawConnection, *, after: Key, limit: int) -> list[Waiting]:
     """Return usages that wait for a price, in the order of their primary key."""
     rows = await connection.fetch(_NEXT_UNPRICED, *after, limit)
-    return [Unpriced(row[0], row[1], row[2], row[3], tuple(row[4:12]), row[12]) for row in rows]
+    return [Waiting(row[0], row[1], row[2], row[3], tuple(row[4:12]), row[12]) for row in rows]
 
 
 async def price(connection: RawConnection, pricings: Sequence[Pricing], now: datetime) -> int:

@@ -121,7 +121,7 @@ def test_breakdown_beyond_its_total_is_refused_whatever_the_caller_states() -> N
                     "cached_tokens": 64,
                     "cached_tokens_details": {"audio_tokens": 32},
                 },
-                "output_token_details": {},
+                "output_token_details": {"text_tokens": 20},
             },
             ["cached_tokens"],
             (32, 10),
@@ -191,6 +191,9 @@ def test_contradiction_is_refused_with_its_fields_and_both_figures(
         (openai_chat, {**CHAT, "prompt_tokens_details": {"audio_tokens": 40, "cached_tokens": 64}}, "cached_tokens"),
         (openai_chat, {**CHAT, "prompt_tokens_details": {"image_tokens": 9, "cache_write_tokens": 64}}, "cache_write"),
         (openai_realtime, RESPONSE, "input_token_details"),
+        (openai_realtime, {**RESPONSE, "input_token_details": {"text_tokens": 100}}, "output_token_details"),
+        (openai_realtime, {**RESPONSE, "output_token_details": {"text_tokens": 20}}, "input_token_details"),
+        (openai_images, {**RESPONSE, "input_tokens_details": {}}, "input_tokens_details"),
         (openai_images, RESPONSE, "input_tokens_details"),
         (openai_transcription, {**RESPONSE, "type": "tokens"}, "input_token_details"),
         (

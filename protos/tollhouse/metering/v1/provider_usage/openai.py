@@ -5,6 +5,7 @@ prompt, by modality and by cache, overlap; only realtime and image objects say h
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from tollhouse.metering.v1.provider_usage.pools import (
@@ -21,6 +22,23 @@ from tollhouse.metering.v1.provider_usage.reading import Fields, ProviderUsage, 
 
 _USUAL_LIFETIME: Final[CacheLifetime] = "30m"
 _MODALITIES: Final[tuple[Modality, ...]] = ("text", "audio", "image")
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What sets one kind of object of input_tokens and output_tokens apart from another."""
+
+    input_details: str = "input_tokens_details"
+    output_details: str = "output_tokens_details"
+    input_needs_modalities: bool = False
+    output_needs_modalities: bool = False
+    undivided_output: Modality = "text"
+
+
+_PLAIN: Final = _Shape()
+_REALTIME: Final = _Shape("input_token_details", "output_token_details", True, True)
+_TRANSCRIPTION: Final = _Shape("input_token_details", "output_token_details", input_needs_modalities=True)
+_IMAGES: Final = _Shape(input_needs_modalities=True, undivided_output="image")
 
 
 def openai_chat(
@@ -43,7 +61,14 @@ def openai_chat(
     completion = fields.required_count("completion_tokens")
     total = fields.required_count("total_tokens")
     prompt_details = fields.part("prompt_tokens_details")
-    incoming = _input(reading, "prompt_tokens", prompt, prompt_details, cache_write_lifetime, undivided_cache_is_text)
+    incoming = _input(
+        reading,
+        "prompt_tokens",
+        prompt,
+        prompt_details,
+        cache_write_lifetime,
+        undivided_cache_is_text=undivided_cache_is_text,
+    )
     outgoing = _output(reading, "completion_tokens", completion, fields.part("completion_tokens_details"))
     reading.refuse_faults()
     reading.expect_equal("usage.total_tokens", total, "prompt_tokens + completion_tokens", prompt + completion)
@@ -67,7 +92,7 @@ def openai_responses(
     fields = reading.fields_of(usage)
     tools = reading.fields_of(tool_usage, "tool_usage")
     searches = tools.part("web_search").count("num_requests")
-    tokens = _input_and_output(reading, fields, "input_tokens_details", "output_tokens_details", cache_write_lifetime)
+    tokens = _input_and_output(reading, fields, _PLAIN, cache_write_lifetime)
     return reading.conclude(*tokens, {"web_searches": searches})
 
 
@@ -78,9 +103,7 @@ def openai_realtime(usage: Mapping[str, object], *, ignored_fields: Collection[s
     """
     reading = Reading("OpenAI realtime response", ignored_fields)
     fields = reading.fields_of(usage)
-    for details, whole in (("input_token_details", "input_tokens"), ("output_token_details", "output_tokens")):
-        _expect_details(reading, fields, details, whole)
-    return reading.conclude(*_input_and_output(reading, fields, "input_token_details", "output_token_details"))
+    return reading.conclude(*_input_and_output(reading, fields, _REALTIME))
 
 
 def openai_embeddings(usage: Mapping[str, object], *, ignored_fields: Collection[str] = ()) -> ProviderUsage:
@@ -110,8 +133,7 @@ def openai_transcription(usage: Mapping[str, object], *, ignored_fields: Collect
         return reading.conclude({"input_seconds": fields.seconds("seconds")})
     if kind != "tokens":
         reading.fault("usage.type", "must be `tokens` or `duration`")
-    _expect_details(reading, fields, "input_token_details", "input_tokens")
-    return reading.conclude(*_input_and_output(reading, fields, "input_token_details", "output_token_details"))
+    return reading.conclude(*_input_and_output(reading, fields, _TRANSCRIPTION))
 
 
 def openai_images(usage: Mapping[str, object], *, ignored_fields: Collection[str] = ()) -> ProviderUsage:
@@ -122,31 +144,19 @@ def openai_images(usage: Mapping[str, object], *, ignored_fields: Collection[str
     """
     reading = Reading("OpenAI images", ignored_fields)
     fields = reading.fields_of(usage)
-    _expect_details(reading, fields, "input_tokens_details", "input_tokens")
-    divided = fields.has("output_tokens_details")
-    incoming, outgoing = _input_and_output(reading, fields, "input_tokens_details", "output_tokens_details")
-    return reading.conclude(incoming, outgoing if divided else {"image_output_tokens": sum(outgoing.values())})
-
-
-def _expect_details(reading: Reading, fields: Fields, details: str, whole: str) -> None:
-    if fields.has(whole) and not fields.has(details):
-        reading.fault(fields.name(details), f"is missing, and {whole} are not all of one price")
+    return reading.conclude(*_input_and_output(reading, fields, _IMAGES))
 
 
 def _input_and_output(
-    reading: Reading,
-    fields: Fields,
-    input_details: str,
-    output_details: str,
-    cache_write_lifetime: CacheLifetime | None = None,
+    reading: Reading, fields: Fields, shape: _Shape, cache_write_lifetime: CacheLifetime | None = None
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Reads an object of input_tokens, output_tokens, their details and total_tokens."""
     incoming = fields.required_count("input_tokens")
     outgoing = fields.required_count("output_tokens")
     total = fields.required_count("total_tokens")
-    details = fields.part(input_details)
-    pools = _input(reading, "input_tokens", incoming, details, cache_write_lifetime, False, beside=fields)
-    pools_out = _output(reading, "output_tokens", outgoing, fields.part(output_details))
+    details = fields.part(shape.input_details)
+    pools = _input(reading, "input_tokens", incoming, details, cache_write_lifetime, beside=fields, shape=shape)
+    pools_out = _output(reading, "output_tokens", outgoing, fields.part(shape.output_details), shape)
     reading.refuse_faults()
     reading.expect_equal("usage.total_tokens", total, "input_tokens + output_tokens", incoming + outgoing)
     return pools, pools_out
@@ -158,10 +168,15 @@ def _input(
     tokens: int,
     details: Fields,
     cache_write_lifetime: CacheLifetime | None,
-    undivided_cache_is_text: bool,
+    *,
+    undivided_cache_is_text: bool = False,
     beside: Fields | None = None,
+    shape: _Shape = _PLAIN,
 ) -> dict[str, int]:
-    by_modality = divide(reading, details.path, _named(details), whole, tokens)
+    named_modalities = _named(details)
+    if shape.input_needs_modalities:
+        _expect_modalities(reading, details, named_modalities, whole, tokens)
+    by_modality = divide(reading, details.path, named_modalities, whole, tokens)
     cached = _cached(reading, details)
     if beside is not None and beside.has("cached_tokens"):
         cached = _cached(reading, beside)
@@ -201,12 +216,21 @@ def _named(details: Fields) -> dict[Modality, int | None]:
     return {modality: details.optional_count(f"{modality}_tokens") for modality in _MODALITIES}
 
 
-def _output(reading: Reading, whole: str, tokens: int, details: Fields) -> dict[str, int]:
+def _expect_modalities(
+    reading: Reading, details: Fields, named: Mapping[Modality, int | None], whole: str, tokens: int
+) -> None:
+    if tokens and all(number is None for number in named.values()):
+        reading.fault(details.path, f"does not divide {tokens} {whole} by modality, on which their price depends")
+
+
+def _output(reading: Reading, whole: str, tokens: int, details: Fields, shape: _Shape = _PLAIN) -> dict[str, int]:
     """Divides the output: audio, images, reasoning, and text, which predicted tokens are whether accepted or not.
 
     Text tokens, where they are given, may or may not include the reasoning and the rejected predictions.
     """
     named = _named(details)
+    if shape.output_needs_modalities:
+        _expect_modalities(reading, details, named, whole, tokens)
     text, audio, image = named["text"], named["audio"] or 0, named["image"] or 0
     reasoning = details.count("reasoning_tokens")
     rejected = details.count("rejected_prediction_tokens")
@@ -217,4 +241,7 @@ def _output(reading: Reading, whole: str, tokens: int, details: Fields) -> dict[
     reading.expect_at_most(details.path + " of predictions", predicted, f"{whole} less its other parts", rest)
     if text is not None and text not in (rest, rest + reasoning, rest - rejected, rest + reasoning - rejected):
         reading.fault(details.name("text_tokens"), f"is {text}, but the other parts leave {rest} of {whole} ({tokens})")
-    return {OUTPUT["text"]: rest, OUTPUT["audio"]: audio, OUTPUT["image"]: image, "reasoning_tokens": reasoning}
+    pools = {OUTPUT["text"]: 0, OUTPUT["audio"]: audio, OUTPUT["image"]: image, "reasoning_tokens": reasoning}
+    undivided = all(number is None for number in named.values())
+    pools[OUTPUT[shape.undivided_output if undivided else "text"]] += rest
+    return pools

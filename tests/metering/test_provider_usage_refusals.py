@@ -223,6 +223,7 @@ def test_tokens_of_unknown_modality_are_refused_where_there_are_several(
             {},
             "usage.prompt_tokens_details.video_tokens",
         ),
+        (openai_responses, {**RESPONSE, "cached_tokens": 9}, {}, "usage.cached_tokens"),
         (openai_chat, {**CHAT, "num_search_queries": 2}, {}, "usage.num_search_queries"),
         (openai_chat, {**CHAT, "extra": {"deep": [{"tokens": 0.5}]}}, {}, "usage.extra"),
         (openai_chat, {**CHAT, "citation_tokens": "12"}, {}, "usage.citation_tokens"),

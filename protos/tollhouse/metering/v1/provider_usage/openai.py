@@ -33,12 +33,15 @@ class _Shape:
     input_needs_modalities: bool = False
     output_needs_modalities: bool = False
     undivided_output: Modality = "text"
+    # Whether cached tokens stand beside the details of the input instead of within them.
+    cached_beside: bool = False
 
 
 _PLAIN: Final = _Shape()
 _REALTIME: Final = _Shape("input_token_details", "output_token_details", True, True)
 _TRANSCRIPTION: Final = _Shape("input_token_details", "output_token_details", input_needs_modalities=True)
-_IMAGES: Final = _Shape(input_needs_modalities=True, undivided_output="image")
+_IMAGES: Final = _Shape(input_needs_modalities=True, undivided_output="image", cached_beside=True)
+_SPELLINGS_OF_IMAGES: Final = {"cached_text_tokens": "text_tokens", "cached_image_tokens": "image_tokens"}
 
 
 def openai_chat(
@@ -66,6 +69,7 @@ def openai_chat(
         "prompt_tokens",
         prompt,
         prompt_details,
+        _cached(reading, prompt_details),
         cache_write_lifetime,
         undivided_cache_is_text=undivided_cache_is_text,
     )
@@ -143,7 +147,7 @@ def openai_images(usage: Mapping[str, object], *, ignored_fields: Collection[str
     `UsageRefused`, also if input is not divided into images and text.
     """
     reading = Reading("OpenAI images", ignored_fields)
-    fields = reading.fields_of(usage)
+    fields = reading.fields_of(usage, spellings=_SPELLINGS_OF_IMAGES)
     return reading.conclude(*_input_and_output(reading, fields, _IMAGES))
 
 
@@ -155,7 +159,8 @@ def _input_and_output(
     outgoing = fields.required_count("output_tokens")
     total = fields.required_count("total_tokens")
     details = fields.part(shape.input_details)
-    pools = _input(reading, "input_tokens", incoming, details, cache_write_lifetime, beside=fields, shape=shape)
+    cached = _cached(reading, fields if shape.cached_beside else details)
+    pools = _input(reading, "input_tokens", incoming, details, cached, cache_write_lifetime, shape=shape)
     pools_out = _output(reading, "output_tokens", outgoing, fields.part(shape.output_details), shape)
     reading.refuse_faults()
     reading.expect_equal("usage.total_tokens", total, "input_tokens + output_tokens", incoming + outgoing)
@@ -167,19 +172,16 @@ def _input(
     whole: str,
     tokens: int,
     details: Fields,
+    cached: Cached,
     cache_write_lifetime: CacheLifetime | None,
     *,
     undivided_cache_is_text: bool = False,
-    beside: Fields | None = None,
     shape: _Shape = _PLAIN,
 ) -> dict[str, int]:
     named_modalities = _named(details)
     if shape.input_needs_modalities:
         _expect_modalities(reading, details, named_modalities, whole, tokens)
     by_modality = divide(reading, details.path, named_modalities, whole, tokens)
-    cached = _cached(reading, details)
-    if beside is not None and beside.has("cached_tokens"):
-        cached = _cached(reading, beside)
     written = details.optional_count("cache_write_tokens")
     lifetimes = details.part("cache_write_tokens_details")
     named: dict[CacheLifetime, int | None] = {
@@ -199,14 +201,10 @@ def _input(
 
 
 def _cached(reading: Reading, fields: Fields) -> Cached:
-    """Cached tokens, which image objects have beside the details of the input and all others within them."""
     tokens = fields.count("cached_tokens")
     name = fields.name("cached_tokens")
     details = fields.part("cached_tokens_details")
     named = _named(details)
-    for modality in _MODALITIES:
-        other = details.optional_count(f"cached_{modality}_tokens")
-        named[modality] = other if named[modality] is None else named[modality]
     if all(number is None for number in named.values()):
         return Cached(name, tokens)
     return Cached(name, tokens, divide(reading, details.path, named, "cached_tokens", tokens))

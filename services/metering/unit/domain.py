@@ -7,7 +7,7 @@ from typing import Final
 from libs.common.audit.chain import Changed, differences
 from libs.common.errors import FieldViolation
 from services.metering.model.domain import REQUESTS
-from services.metering.model.units import THOUSANDTHS, TOKEN_CLASS_UNITS, Kind, Unit, quantity_of
+from services.metering.model.units import THOUSANDTHS, TOKEN_CLASS_UNITS, Kind, Unit, quantity_text
 
 UNITS_MAX: Final = 1_000
 """The most units that there can be, archived ones included: every process keeps them all in memory."""
@@ -69,16 +69,11 @@ def unit_changes(before: Unit | None, after: Unit) -> tuple[Changed, ...]:
     return (*changes, Changed("description")) if is_described else changes
 
 
-def step_text(step_thousandths: int) -> str:
-    """Write a step as a plain decimal, such as `0.001`."""
-    return format(quantity_of(step_thousandths).normalize(), "f")
-
-
 def _plain_fields(unit: Unit) -> dict[str, str | None]:
     return {
         "name": unit.name,
         "kind": unit.kind.value,
         "counts_toward_context": str(unit.counts_toward_context).lower(),
-        "step": step_text(unit.step_thousandths),
+        "step": quantity_text(unit.step_thousandths),
         "archived": str(unit.archived).lower(),
     }

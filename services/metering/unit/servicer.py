@@ -10,8 +10,8 @@ from libs.common.pages import encode_page_token, page_size, text_in_token
 from libs.common.timestamps import render_time
 from libs.common.validation import Reader
 from services.metering.model.parsing import repeatable
-from services.metering.model.units import THOUSANDTHS, Kind, Unit, name_of
-from services.metering.unit.domain import Changes, Entry, flaws_of_name, flaws_of_new, step_text
+from services.metering.model.units import THOUSANDTHS, Kind, Unit, name_of, quantity_text
+from services.metering.unit.domain import Changes, Entry, flaws_of_name, flaws_of_new
 from services.metering.unit.units import CatalogueUnits
 from tollhouse.metering.v1 import unit_pb2 as pb
 from tollhouse.metering.v1 import unit_pb2_grpc as rpc
@@ -23,7 +23,7 @@ _KINDS: Final = {
     pb.UNIT_KIND_SIZE: Kind.SIZE,
 }
 _RENDERED_KINDS: Final = {kind: value for value, kind in _KINDS.items()}
-_STEPS: Final = {step_text(thousandths): thousandths for thousandths in (1, 10, 100, THOUSANDTHS)}
+_STEPS: Final = {quantity_text(thousandths): thousandths for thousandths in (1, 10, 100, THOUSANDTHS)}
 _UPDATABLE: Final = ("name", "description", "archived")
 
 
@@ -93,7 +93,7 @@ def render_unit(entry: Entry) -> pb.Unit:
         description=unit.description,
         kind=_RENDERED_KINDS[unit.kind],
         counts_toward_context=unit.counts_toward_context,
-        step=step_text(unit.step_thousandths),
+        step=quantity_text(unit.step_thousandths),
         archived=unit.archived,
         create_time=render_time(entry.create_time),
         update_time=render_time(entry.update_time),

@@ -146,8 +146,8 @@ units: Final = Table(
     Index("units_changes", "revision"),
 )
 
-# The rate card is the price. The columns of the token classes say the same of the standard tier, for checks in SQL: they
-# hold up to an input context of `context_max`, before `factor`, where the card has rates for all classes (`is_plain`).
+# The rate card is the price. The columns of the token classes say the same of the standard tier for checks in SQL. They
+# hold up to an input context of `context_max`, before `factor`, where the card has rates for all classes: `is_plain`.
 price_versions: Final = Table(
     "price_versions",
     metadata,

@@ -21,6 +21,7 @@ from tollhouse.metering.v1.provider_usage import (
     openai_chat,
     openai_realtime,
     openai_responses,
+    openai_transcription,
 )
 
 TOKENS = st.integers(0, 10**7)
@@ -291,6 +292,19 @@ def test_converse_is_divided_as_it_was_put_together(
             "output_tokens": out,
         }
     )
+
+
+@pytest.mark.parametrize("text", [80, 110, 75, 105])
+def test_text_of_a_completion_may_include_reasoning_and_rejected_predictions_or_not(text: int) -> None:
+    details = {"text_tokens": text, "audio_tokens": 20, "reasoning_tokens": 30, "rejected_prediction_tokens": 5}
+    usage = {"prompt_tokens": 0, "completion_tokens": 130, "total_tokens": 130, "completion_tokens_details": details}
+    quantities = openai_chat(usage).quantities
+    assert quantities == {"output_tokens": 80, "audio_output_tokens": 20, "reasoning_tokens": 30}
+
+
+def test_transcription_of_nothing_uses_nothing() -> None:
+    result = openai_transcription({"type": "duration", "seconds": 0.0})
+    assert (result.quantities, result.total_tokens) == ({}, 0)
 
 
 def test_readers_import_the_standard_library_alone() -> None:

@@ -15,7 +15,8 @@ from services.metering.model.servicer import read_tokens
 from services.metering.model.units import Units
 from services.metering.usage.domain import Accepted
 from services.metering.usage.parsing import read_endpoint
-from services.metering.usage.servicer import check_usage, fill_balance, fill_usage, read_usage
+from services.metering.usage.rendering import fill_balance, fill_usage
+from services.metering.usage.servicer import check_usage, read_usage
 from services.metering.usage.usages import Usages
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import admission_pb2 as pb

@@ -231,17 +231,17 @@ def _price_values(version: PriceVersion, revision: int) -> dict[str, object]:
     plain = version.plain
     factor = int(version.card.factor.scaleb(FACTOR_DIGITS)) if version.card.factor != 1 else 1
     by_class: Sequence[Decimal | None] = [None] * len(TOKEN_CLASSES)
+    per_request: Decimal | None = None
     if plain is not None:
         by_class = [_per_million(weight, factor) for weight in plain.weights]
+        per_request = _per_million(plain.request_weight, factor).scaleb(-6) if plain.request_weight else None
     return {
         "price_version_id": version.price_version_id,
         "organization_id": version.organization_id,
         "model_id": version.model_id,
         "currency_code": version.card.currency_code,
         **dict(zip(TOKEN_CLASSES, by_class, strict=True)),
-        "per_request": _per_million(plain.request_weight, factor).scaleb(-6)
-        if plain and plain.request_weight
-        else None,
+        "per_request": per_request,
         "rate_card": card_json(version.card),
         "is_plain": plain is not None,
         "context_max": None if plain is None else plain.context_max,

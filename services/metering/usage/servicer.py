@@ -2,10 +2,9 @@
 
 import asyncio
 import hashlib
-import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -15,20 +14,16 @@ from libs.common import validation
 from libs.common.amount import format_amount, parse_amount
 from libs.common.call import is_operator
 from libs.common.errors import FieldViolation, InvalidArgument, Refusal
-from libs.common.ids import NIL, is_id
+from libs.common.ids import is_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size
 from libs.common.status import status_of_item
 from libs.common.timestamps import (
-    fill_time,
     parse_optional_time,
     parse_range,
-    parse_time,
-    render_time,
     time_of_text,
     time_text,
 )
 from libs.common.validation import Reader
-from services.metering.clients.billing import AccountBalance
 from services.metering.errors import BackfillForOperatorsOnly
 from services.metering.model.domain import Tokens
 from services.metering.model.rates import STANDARD_TIER
@@ -37,30 +32,26 @@ from services.metering.model.units import (
     TOKEN_CLASS_UNITS,
     Quantities,
     Units,
-    quantity_text,
     read_quantities,
     total_tokens,
 )
 from services.metering.tables import TOKEN_CLASSES
-from services.metering.usage.dimensions import LABELS, LIVE, TEST
+from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import (
     EARLY_MAX,
     LATE_MAX,
     NO_QUANTITIES,
     Accepted,
     Outcome,
-    Recorded,
     Stated,
     Work,
     time_violation,
 )
 from services.metering.usage.parsing import read_description
-from services.metering.usage.store import Filters
-from services.metering.usage.summaries import RANGE_MAX, UNIT, Query, Summary
+from services.metering.usage.queries import read_filters, read_query
+from services.metering.usage.rendering import fill_balance, fill_usage, render_summary, render_usage
 from services.metering.usage.usages import LIST_RANGE_MAX, Usages
-from services.metering.usage.windows import DAY, HOUR, MONTH, check_window_count, keeps_whole_hours, zone_named
-from tollhouse.common.v1 import amount_pb2
-from tollhouse.metering.v1 import admission_pb2, model_pb2, unit_pb2
+from tollhouse.metering.v1 import admission_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
 from tollhouse.metering.v1 import usage_pb2_grpc as rpc
 
@@ -70,32 +61,6 @@ _FINGERPRINT_BYTES: Final = 16
 _OPERATION_ID_MAX: Final = 255
 _ID_LENGTH: Final = 36
 _VALUE: Final = re.compile(r"[0-9]{1,10}(\.[0-9]{1,9})?")
-_WINDOWS: Final = {
-    pb.USAGE_WINDOW_UNSPECIFIED: None,
-    pb.USAGE_WINDOW_HOUR: HOUR,
-    pb.USAGE_WINDOW_DAY: DAY,
-    pb.USAGE_WINDOW_MONTH: MONTH,
-}
-_DIMENSIONS: Final = {
-    pb.USAGE_DIMENSION_MODEL: "model",
-    pb.USAGE_DIMENSION_PROJECT: "project_id",
-    pb.USAGE_DIMENSION_USER: "user_id",
-    pb.USAGE_DIMENSION_API_KEY: "api_key_id",
-    pb.USAGE_DIMENSION_SERVICE_ACCOUNT: "service_account_id",
-    pb.USAGE_DIMENSION_SUBSCRIPTION: "subscription_id",
-    pb.USAGE_DIMENSION_PROVIDER: "provider",
-    pb.USAGE_DIMENSION_SERVICE_TIER: "service_tier",
-    pb.USAGE_DIMENSION_ENVIRONMENT: "environment",
-    pb.USAGE_DIMENSION_UNIT: "unit_id",
-    pb.USAGE_DIMENSION_ENDPOINT: "endpoint",
-    pb.USAGE_DIMENSION_USAGE_TYPE: "usage_type",
-    pb.USAGE_DIMENSION_LANGUAGE_CODE: "language_code",
-    pb.USAGE_DIMENSION_CATEGORY: "category",
-    pb.USAGE_DIMENSION_BATCH_ID: "batch_id",
-}
-_NAMES: Final = {UNIT: "unit"}
-_OWN_FIELDS: Final = ("model", "project_id", "user_id", "api_key_id")
-_ENVIRONMENTS: Final = {pb.ENVIRONMENT_LIVE: LIVE, pb.ENVIRONMENT_TEST: TEST}
 
 
 class UsageServicer(rpc.UsageServiceServicer):
@@ -110,7 +75,7 @@ class UsageServicer(rpc.UsageServiceServicer):
         return {
             "RecordUsage": self._check_usage,
             "ListUsage": self._list_range,
-            "QueryUsage": _read_query,
+            "QueryUsage": read_query,
         }
 
     async def RecordUsage(
@@ -191,7 +156,7 @@ class UsageServicer(rpc.UsageServiceServicer):
             start_time=start_time,
             end_time=end_time,
             after=_read_list_token(request.page_token, fingerprint),
-            filters=_read_filters(request),
+            filters=read_filters(request),
             limit=page_size(request.page_size),
         )
         token = encode_page_token(time_text(following[0]), following[1], fingerprint=fingerprint) if following else ""
@@ -201,7 +166,7 @@ class UsageServicer(rpc.UsageServiceServicer):
     async def QueryUsage(
         self, request: pb.QueryUsageRequest, context: grpc.aio.ServicerContext
     ) -> pb.QueryUsageResponse:
-        query = _read_query(request)
+        query = read_query(request)
         unpaged = pb.QueryUsageRequest()
         unpaged.CopyFrom(request)
         unpaged.ClearField("page_token")
@@ -212,7 +177,7 @@ class UsageServicer(rpc.UsageServiceServicer):
         await self._usages.refresh()
         summaries = await self._usages.query(query, after=after, limit=limit)
         token = encode_page_token(*summaries[-1].key, fingerprint=fingerprint) if len(summaries) == limit else ""
-        rendered = (_render_summary(summary, self._usages.units) for summary in summaries)
+        rendered = (render_summary(summary, self._usages.units) for summary in summaries)
         return pb.QueryUsageResponse(summaries=rendered, next_page_token=token)
 
     async def _record_each(self, requests: Sequence[pb.RecordUsageRequest]) -> list[tuple[Outcome, Sequence[str]]]:
@@ -342,24 +307,6 @@ def _read_stated(
     return Stated(format_amount(amount), request.stated_amount.currency_code)
 
 
-def _read_filters(request: pb.ListUsageRequest) -> Filters:
-    environment = _ENVIRONMENTS.get(request.environment)
-    plain = (request.project_id, request.user_id, request.api_key_id)
-    return Filters(
-        (plain[0].lower() or None, plain[1].lower() or None, plain[2].lower() or None, request.model or None),
-        (
-            request.service_account_id.lower() or None,
-            request.subscription_id.lower() or None,
-            request.provider or None,
-            request.service_tier or None,
-            environment,
-            request.endpoint or None,
-            *(request.labels.get(name) for name in LABELS),
-        ),
-        request.unit or None,
-    )
-
-
 def _fingerprint(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, backfill: bool) -> bytes:
     if backfill and isinstance(request, pb.RecordUsageRequest):
         plain = pb.RecordUsageRequest()
@@ -405,101 +352,6 @@ def _fill_accepted(response: pb.RecordUsageResponse, accepted: Accepted, adjuste
         fill_balance(response.balance, accepted.balance)
 
 
-def render_usage(recorded: Recorded, units: Units) -> pb.UsageRecord:
-    record = pb.UsageRecord()
-    fill_usage(record, recorded, units)
-    return record
-
-
-def fill_usage(record: pb.UsageRecord, recorded: Recorded, units: Units) -> None:
-    """Fill a message in place: building it apart and copying it into each level of the answer would double the cost."""
-    work, cost = recorded.work, recorded.cost
-    record.usage_id = recorded.usage_id
-    record.operation_id = work.operation_id
-    record.organization_id = work.organization_id
-    record.model = work.model
-    _fill_optional_texts(record, work)
-    tokens = record.tokens
-    for name, count in zip(TOKEN_CLASSES, work.tokens, strict=True):
-        if count:
-            setattr(tokens, name, count)
-    fill_time(record.occur_time, work.occur_time)
-    fill_time(record.create_time, recorded.create_time)
-    if work.latency_ms is not None:
-        record.latency_ms = work.latency_ms
-    if work.status_code is not None:
-        record.status_code = work.status_code
-    if work.labels:
-        record.labels.update(json.loads(work.labels))
-    if work.partial:
-        record.partial = True
-    if cost is not None:
-        amount = record.cost
-        amount.currency_code = cost.currency_code
-        amount.value = cost.amount
-        if cost.price_version_id is not None:
-            record.price_version_id = cost.price_version_id
-        if cost.provider_cost is not None and cost.provider_currency_code is not None:
-            _fill_amount(record.provider_cost, cost.provider_currency_code, cost.provider_cost)
-    record.total_tokens = sum(work.tokens)
-    if work.quantities:
-        record.total_tokens += total_tokens(work.quantities, units)
-        for unit, value in sorted(work.quantities.items()):
-            record.quantities.add(unit=unit, value=quantity_text(value))
-    record.service_tier = work.service_tier or STANDARD_TIER
-    record.environment = pb.ENVIRONMENT_TEST if work.environment == TEST else pb.ENVIRONMENT_LIVE
-    if recorded.provider:
-        record.provider = recorded.provider
-    if work.items is not None:
-        record.items = work.items
-    if work.stated is not None:
-        record.stated = True
-    record.settlement = _SETTLEMENTS[recorded.settlement]
-    if recorded.refusal_reason:
-        record.settlement_reason = recorded.refusal_reason
-
-
-def _fill_optional_texts(record: pb.UsageRecord, work: Work) -> None:
-    # Field by field: a loop over names with setattr would cost more than the rest of the record.
-    if work.project_id is not None:
-        record.project_id = work.project_id
-    if work.user_id is not None:
-        record.user_id = work.user_id
-    if work.api_key_id is not None:
-        record.api_key_id = work.api_key_id
-    if work.subscription_id is not None:
-        record.subscription_id = work.subscription_id
-    if work.service_account_id is not None:
-        record.service_account_id = work.service_account_id
-    if work.error_message is not None:
-        record.error_message = work.error_message
-    if work.endpoint is not None:
-        record.endpoint = work.endpoint
-    if work.conversation_id is not None:
-        record.conversation_id = work.conversation_id
-
-
-_SETTLEMENTS: Final = {
-    "PENDING": pb.SETTLEMENT_PENDING,
-    "SETTLED": pb.SETTLEMENT_SETTLED,
-    "PENDING_PRICE": pb.SETTLEMENT_PENDING_PRICE,
-    "REFUSED": pb.SETTLEMENT_REFUSED,
-}
-
-
-def fill_balance(message: pb.AccountBalance, balance: AccountBalance) -> None:
-    """Fill a message with a balance, in place."""
-    currency_code, posted, held, available = balance
-    _fill_amount(message.posted, currency_code, posted)
-    _fill_amount(message.held, currency_code, held)
-    _fill_amount(message.available, currency_code, available)
-
-
-def _fill_amount(amount: amount_pb2.Amount, currency_code: str, value: str) -> None:
-    amount.currency_code = currency_code
-    amount.value = value
-
-
 def _fill_outcome(
     target: pb.UsageOutcome, usage: pb.RecordUsageRequest, outcome: Outcome, adjusted: Sequence[str], units: Units
 ) -> None:
@@ -518,99 +370,3 @@ def _read_list_token(token: str, fingerprint: str) -> tuple[datetime, str] | Non
     if len(parts) != 2 or not parts[0].isdigit() or not is_id(parts[1]):
         raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
     return time_of_text(parts[0]), parts[1]
-
-
-def _read_query(request: pb.QueryUsageRequest) -> Query:
-    violations: list[FieldViolation] = []
-    start_time = parse_time("start_time", request.start_time, violations)
-    end_time = parse_time("end_time", request.end_time, violations)
-    if not violations and not timedelta(0) < end_time - start_time <= RANGE_MAX:
-        violations.append(FieldViolation("end_time", "must be after start_time, at most 3660 days"))
-    window, zone = _WINDOWS.get(request.window), zone_named(request.time_zone, violations)
-    if not violations:
-        check_window_count(window, start_time, end_time, violations)
-        if window in (DAY, MONTH) and not keeps_whole_hours(zone, start_time, end_time):
-            violations.append(FieldViolation("time_zone", "is off UTC by part of an hour; ask by HOUR"))
-    further = _read_query_filters(request, violations)
-    if violations:
-        raise InvalidArgument(violations)
-    group_by = set(request.group_by)
-    filters: dict[str, Sequence[str]] = {
-        "model": list(request.models),
-        "project_id": [value.lower() for value in request.project_ids],
-        "user_id": [value.lower() for value in request.user_ids],
-        "api_key_id": [value.lower() for value in request.api_key_ids],
-    }
-    return Query(
-        organization_id=request.organization_id.lower(),
-        start_time=start_time.replace(minute=0, second=0, microsecond=0),
-        end_time=_full_hour_after(end_time),
-        window=window,
-        group_by=tuple(name for dimension, name in _DIMENSIONS.items() if dimension in group_by),
-        filters=filters | further,
-        zone=zone,
-        include_test=request.include_test,
-    )
-
-
-def _read_query_filters(request: pb.QueryUsageRequest, violations: list[FieldViolation]) -> dict[str, Sequence[str]]:
-    """Read the filters by dimension; ids are compared in lower case."""
-    found: dict[str, Sequence[str]] = {}
-    given = {
-        "model": request.models,
-        "project_id": request.project_ids,
-        "user_id": request.user_ids,
-        "api_key_id": request.api_key_ids,
-    }
-    for number, one in enumerate(request.filters):
-        name = _DIMENSIONS.get(one.dimension, "")
-        if name in found or given.get(name):
-            violations.append(FieldViolation(f"filters[{number}].dimension", "is filtered twice"))
-        values = [value.lower() if name.endswith("_id") and name != "batch_id" else value for value in one.values]
-        if name in ("project_id", "user_id", "api_key_id"):
-            values = [value or NIL for value in values]
-            if not all(map(is_id, values)):
-                violations.append(FieldViolation(f"filters[{number}].values", "must be UUIDs, or empty"))
-        if name == "environment" and not set(values) <= {LIVE, TEST}:
-            violations.append(FieldViolation(f"filters[{number}].values", "must be LIVE or TEST"))
-        if name == UNIT and pb.USAGE_DIMENSION_UNIT not in request.group_by:
-            violations.append(FieldViolation(f"filters[{number}].dimension", "needs grouping by unit"))
-        found[name] = values
-    return found
-
-
-def _full_hour_after(moment: datetime) -> datetime:
-    hour = moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-    return hour if hour == moment else hour + timedelta(hours=1)
-
-
-def _render_summary(summary: Summary, units: Units) -> pb.UsageSummary:
-    cost = provider_cost = None
-    if summary.currency_code:
-        cost = amount_pb2.Amount(currency_code=summary.currency_code, value=format_amount(summary.cost))
-    if summary.provider_currency_code:
-        value = format_amount(summary.provider_cost)
-        provider_cost = amount_pb2.Amount(currency_code=summary.provider_currency_code, value=value)
-    further = {_NAMES.get(name, name): value for name, value in summary.dimensions.items() if name not in _OWN_FIELDS}
-    return pb.UsageSummary(
-        start_time=render_time(summary.start_time),
-        end_time=render_time(summary.end_time),
-        model=summary.dimensions.get("model", ""),
-        project_id=summary.dimensions.get("project_id", ""),
-        user_id=summary.dimensions.get("user_id", ""),
-        api_key_id=summary.dimensions.get("api_key_id", ""),
-        request_count=summary.requests,
-        error_count=summary.errors,
-        tokens=model_pb2.TokenCounts(**dict(zip(TOKEN_CLASSES, summary.tokens, strict=True))),
-        cost=cost,
-        latency=pb.LatencySummary(
-            count=summary.latency_count, sum_ms=summary.latency_sum_ms, buckets=summary.latency_buckets
-        ),
-        quantities=[
-            unit_pb2.Quantity(unit=unit, value=quantity_text(value))
-            for unit, value in sorted(summary.quantities.items())
-        ],
-        total_tokens=sum(summary.tokens) + total_tokens(summary.quantities, units),
-        provider_cost=provider_cost,
-        dimensions=further,
-    )

@@ -28,6 +28,7 @@ def _known(organization_id: str) -> dict[str, object]:
         "unit_id": "odd_unit",
         "currency_code": "USD",
         "tokens": model_pb2.TokenCounts(input=10, output=5),
+        "quantities": [unit_pb2.Quantity(unit="reasoning_tokens", value="2")],
         "prices": model_pb2.TokenPrices(input="1", output="2"),
         "yaml": b"models: []",
         "start_time": stamp(days=-2),

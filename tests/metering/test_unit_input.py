@@ -16,7 +16,8 @@ from tests.metering.unit_calls import INVALID, created, faults, found, listed, n
 from tests.support.odd_requests import SURROGATE, TEXTS, as_sent
 from tollhouse.metering.v1 import unit_pb2 as pb
 
-TEXTS_SENT: Final = (*TEXTS, "Robert'); DROP TABLE metering.units;--", '"`$(id)`', "m" * 1_000_000)
+MEGABYTE: Final = "m" * 1_000_000
+TEXTS_SENT: Final = (*TEXTS, "Robert'); DROP TABLE metering.units;--", '"`$(id)`', MEGABYTE)
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,10 @@ class Sent:
     at_fault: set[str]
     answer: bytes = b""
 
-    def is_refusal_of(self, fields: set[str]) -> bool:
-        """Whether just these fields are at fault, or the request is too large to be looked at."""
-        return self.at_fault == fields or self.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+def at_fault_with(field: str, text: str) -> set[str]:
+    """What is named as wrong: the field, or nothing where the whole request is too large to be looked at."""
+    return {""} if text == MEGABYTE else {field}
 
 
 async def sent(metering: Metering, rpc: str, request: Message) -> Sent:
@@ -135,11 +137,11 @@ async def test_text_for_people_is_kept_to_the_letter_or_refused_by_its_field(met
             default = f"Odd {number}" if field == "name" else ""
             assert getattr(pb.CreateUnitResponse.FromString(new.answer).unit, field) == (text or default)
         else:
-            assert new.is_refusal_of({field})
+            assert new.at_fault == at_fault_with(field, text)
         if is_good and not is_blank:
             assert getattr(pb.UpdateUnitResponse.FromString(changed.answer).unit, field) == text
         else:
-            assert changed.is_refusal_of({field})
+            assert changed.at_fault == at_fault_with(field, text)
 
 
 @pytest.mark.parametrize("text", [text for text in TEXTS_SENT if text])
@@ -156,9 +158,10 @@ async def test_text_for_programs_is_refused_by_its_field_where_it_cannot_be_righ
         ("ListUnits", pb.ListUnitsRequest(), "page_token"),
     ):
         setattr(request, field, text)
-        assert (await sent(metering, rpc, request)).is_refusal_of({field})
+        assert (await sent(metering, rpc, request)).at_fault == at_fault_with(field, text)
     stale = await sent(metering, "UpdateUnit", update("base", name="Base", etag=text))
-    assert stale.code is grpc.StatusCode.ABORTED or stale.is_refusal_of({"etag"})
+    assert stale.code is grpc.StatusCode.ABORTED or stale.at_fault == at_fault_with("etag", text)
     repeatable = await sent(metering, "CreateUnit", new_unit("odd", request_id=text))
-    assert repeatable.is_refusal_of({"request_id"}) == (re.fullmatch("[!-~]{1,255}", text) is None)
+    is_id = re.fullmatch("[!-~]{1,255}", text) is not None
+    assert repeatable.at_fault == (set() if is_id else at_fault_with("request_id", text))
     assert (await found(metering, "base")).name == "Base"

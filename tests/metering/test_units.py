@@ -121,7 +121,9 @@ async def test_same_unit_created_many_times_at_once_exists_once(metering: Meteri
     lost = [rival for rival in rivals if isinstance(rival, grpc.aio.AioRpcError)]
     assert (len(won), len(lost)) == (1, 7)
     assert {error.code() for error in lost} == {grpc.StatusCode.ALREADY_EXISTS}
-    assert [len(await events(metering, resource_id=unit_id)) for unit_id in ("sheets", "reams")] == [1, 1]
+    assert [
+        len(await events(metering, resource_type="unit", resource_id=unit_id)) for unit_id in ("sheets", "reams")
+    ] == [1, 1]
 
 
 async def test_update_changes_the_fields_of_its_mask_alone(metering: Metering) -> None:
@@ -179,7 +181,7 @@ async def test_update_to_what_the_unit_is_changes_nothing(metering: Metering) ->
     after = await updated(metering, update(name=before.name, description="Of paper.", archived=False))
 
     assert after == before
-    assert len(await events(metering, resource_id="sheets")) == 1
+    assert len(await events(metering, resource_type="unit", resource_id="sheets")) == 1
 
 
 async def test_archiving_can_be_repeated_and_taken_back(metering: Metering) -> None:
@@ -189,7 +191,7 @@ async def test_archiving_can_be_repeated_and_taken_back(metering: Metering) -> N
     back = await updated(metering, update(archived=False))
 
     assert (first.archived, again, back.archived) == (True, first, False)
-    assert [event.action for event in await events(metering, resource_id="sheets")] == [
+    assert [event.action for event in await events(metering, resource_type="unit", resource_id="sheets")] == [
         "CreateUnit",
         "ArchiveUnit",
         "UpdateUnit",
@@ -272,11 +274,12 @@ async def test_each_change_of_a_unit_has_one_event(metering: Metering) -> None:
 async def test_tenants_read_units_and_only_operators_change_them(platform: Platform, metering: Metering) -> None:
     identity = await platform.start_identity()
     owner = bearer((await identity.create_key()).secret)
-    await created(metering)
+    unit = await created(metering)
 
     for caller in (metering.gateway, owner):
-        unit = (await metering.units.GetUnit(pb.GetUnitRequest(unit_id="sheets"), metadata=caller)).unit
+        answer = await metering.units.GetUnit(pb.GetUnitRequest(unit_id="sheets"), metadata=caller)
         page = await metering.units.ListUnits(pb.ListUnitsRequest(page_size=1000), metadata=caller)
+        assert answer.unit == unit
         assert unit in page.units
         for call in (
             metering.units.CreateUnit(new_unit("reams"), metadata=caller),
@@ -304,7 +307,7 @@ async def test_there_are_a_thousand_units_at_most(platform: Platform, metering: 
     assert refusal == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_UNITS")
     assert (await refused(found(metering, "one_too_many")))[0] is grpc.StatusCode.NOT_FOUND
     assert len(await listed(metering, page_size=1000)) == UNITS_MAX
-    assert await events(metering, resource_id="one_too_many") == []
+    assert await events(metering, resource_type="unit", resource_id="one_too_many") == []
     assert await refused(created(metering, new_unit("last"))) == (grpc.StatusCode.ALREADY_EXISTS, "UNIT_EXISTS")
     assert (await metering.units.CreateUnit(new_unit(request_id="r"), metadata=metering.operator)).replayed
     assert (await archived(metering, "last")).archived
@@ -343,7 +346,7 @@ async def test_usage_of_a_new_unit_is_recorded_by_every_process(
         since_s = time.monotonic()
         assert (await other.units.CreateUnit(new_unit(request_id="r"), metadata=other.operator)).replayed
         assert (await found(other)).name == "Sheets"
-        assert await one.record(sheets())
+        await one.record(sheets())
 
         async def outcome() -> grpc.StatusCode:
             try:

@@ -292,12 +292,14 @@ async def test_tenants_read_units_and_only_operators_change_them(platform: Platf
     assert await found(metering) == unit
 
 
-async def test_there_are_a_thousand_units_at_most(platform: Platform, metering: Metering) -> None:
+async def test_there_are_a_thousand_units_at_most_and_they_are_listed_however_long_their_texts(
+    platform: Platform, metering: Metering
+) -> None:
     await created(metering, new_unit(request_id="r"))
     room = UNITS_MAX - len(await listed(metering))
     await platform.execute(
-        "INSERT INTO metering.units SELECT 'filler_' || n, 'Filler', '', 'count', false, 1000, false, 1, now(), now()"
-        " FROM generate_series(1, $1::int) AS n",
+        "INSERT INTO metering.units SELECT 'filler_' || n, 'Filler', repeat(U&'\\+01F602', 4096), 'count', false, 1000,"
+        " false, 1, now(), now() FROM generate_series(1, $1::int) AS n",
         room - 1,
     )
 

@@ -1,6 +1,7 @@
 """The gRPC service of units: requests are parsed, use cases called, responses rendered."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Final
 
 import grpc
@@ -24,6 +25,9 @@ _KINDS: Final = {
 }
 _RENDERED_KINDS: Final = {kind: value for value, kind in _KINDS.items()}
 _STEPS: Final = {quantity_text(thousandths): thousandths for thousandths in (1, 10, 100, THOUSANDTHS)}
+# Clients accept messages of up to 4 MiB. A unit takes 18 KB at most, and its place in the list a few bytes.
+_PAGE_BYTES_MAX: Final = 4_000_000
+_PLACE_BYTES: Final = 8
 _UPDATABLE: Final = ("name", "description", "archived")
 
 
@@ -62,8 +66,10 @@ class UnitServicer(rpc.UnitServiceServicer):
             active_only=request.active_only,
             limit=limit,
         )
-        token = encode_page_token(entries[-1].unit.unit_id, fingerprint=fingerprint) if len(entries) == limit else ""
-        return pb.ListUnitsResponse(units=map(render_unit, entries), next_page_token=token)
+        units = _fitting([render_unit(entry) for entry in entries])
+        has_more = len(entries) == limit or len(units) < len(entries)
+        token = encode_page_token(units[-1].unit_id, fingerprint=fingerprint) if has_more else ""
+        return pb.ListUnitsResponse(units=units, next_page_token=token)
 
     async def UpdateUnit(
         self, request: pb.UpdateUnitRequest, context: grpc.aio.ServicerContext
@@ -99,6 +105,12 @@ def render_unit(entry: Entry) -> pb.Unit:
         update_time=render_time(entry.update_time),
         etag=str(entry.revision),
     )
+
+
+def _fitting(units: Sequence[pb.Unit]) -> list[pb.Unit]:
+    """Return the first units, as many as one message has room for."""
+    sizes = accumulate(unit.ByteSize() + _PLACE_BYTES for unit in units)
+    return [unit for unit, size in zip(units, sizes, strict=True) if size <= _PAGE_BYTES_MAX]
 
 
 def _new_unit(request: pb.CreateUnitRequest) -> Unit:

@@ -278,7 +278,7 @@ class ListUnitsRequest(_message.Message):
     active_only: _builtins.bool
     """Whether archived units are left out."""
     page_size: _builtins.int
-    """How many to return: 50 when zero, at most 1000."""
+    """How many to return: 50 when zero, at most 1000. A page holds fewer when more would not fit into a message."""
     page_token: _builtins.str
     """The next_page_token of the page before, with the other fields unchanged."""
     def __init__(

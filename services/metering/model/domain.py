@@ -6,9 +6,10 @@ in the standard tier of a card without thresholds, and is priced by a sum over a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from functools import cached_property
 from operator import mul
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -32,7 +33,7 @@ NANOS: Final = 10**9
 TOKENS_PER_PRICE: Final = 10**6
 REQUESTS: Final = "requests"
 """The unit of which each usage has one, unless it says otherwise."""
-PRICE_MAX: Final = Decimal(10**9)
+_CLASS_UNITS: Final = frozenset(TOKEN_CLASS_UNITS.values())
 
 # The class whose price is used for a class without its own price.
 FALLBACKS: Final = {
@@ -93,7 +94,7 @@ class Plain(NamedTuple):
     request_cost_nanos: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PriceVersion:
     """The price of a model from a moment on, for everybody or for one organization."""
 
@@ -104,11 +105,11 @@ class PriceVersion:
     effective_time: datetime
     create_time: datetime
     source: str
-    plain: Plain | None = field(init=False, repr=False, compare=False)
-    """What prices most usage quickly; None for a card that it cannot express."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "plain", plain_rates(self.card))
+    @cached_property
+    def plain(self) -> Plain | None:
+        """What prices most usage quickly; None for a card that it cannot express. Made when it is first needed."""
+        return plain_rates(self.card)
 
 
 class Rated(NamedTuple):
@@ -133,15 +134,24 @@ def card_of(prices: Prices) -> RateCard:
 
 
 def prices_of(card: RateCard) -> Prices | None:
-    """Return the prices of token classes that a card says nothing else than; None where it says more."""
+    """Return the prices of token classes, where a card has no other rates; None where it has.
+
+    What units beside the token classes fall back to, and provider costs, change none of these prices.
+    """
     own = {rate.unit_id: rate for rate in card.rates}
     by_class = tuple(
         None if (rate := own.get(TOKEN_CLASS_UNITS[name])) is None else rate.price for name in TOKEN_CLASSES
     )
     request = own.get(REQUESTS)
     prices = Prices(card.currency_code, by_class, None if request is None else request.price)
-    customers = tuple(replace(rate, provider_cost=None) for rate in card.rates)
-    same = replace(card, rates=customers, provider_currency_code=None) == card_of(prices)
+    expected = card_of(prices)
+    customers = frozenset(replace(rate, provider_cost=None) for rate in card.rates)
+    without = _CLASS_UNITS - own.keys()
+    same = (
+        customers == frozenset(expected.rates)
+        and all(card.fallbacks.get(unit_id) == expected.fallbacks.get(unit_id) for unit_id in without)
+        and card.factor == 1
+    )
     return prices if same and None not in by_class[:2] else None
 
 
@@ -296,9 +306,3 @@ def format_rate(one: Rate) -> str:
     price = format_amount(one.price)
     return price if one.per == 1 else f"{price}/{one.per}"
 
-
-def is_usable_price(value: Decimal) -> bool:
-    """Return whether a price is from 0 to below 1,000,000,000 and has at most nine fraction digits."""
-    if not value.is_finite() or not 0 <= value < PRICE_MAX:
-        return False
-    return value == value.quantize(Decimal(1).scaleb(-9))

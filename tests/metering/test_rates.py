@@ -35,7 +35,9 @@ WHOLE = st.integers(0, 12) | st.integers(0, 10**9)
 
 @st.composite
 def rate_cards(draw: st.DrawFn) -> RateCard:
-    places = draw(st.sets(st.tuples(st.sampled_from(UNIT_IDS), st.sampled_from(TIERS), st.sampled_from(ABOVES))))
+    place = st.tuples(st.sampled_from(UNIT_IDS), st.sampled_from(TIERS), st.sampled_from(ABOVES))
+    # With few rates most usages have no price, with many most have one.
+    places = draw(st.sets(place, max_size=6) | st.sets(place, min_size=20))
     per, costs = st.sampled_from([1, 1_000, 1_000_000]), st.none() | PRICE
     rates = tuple(
         Rate(unit_id, draw(PRICE), draw(per), tier, above, draw(costs)) for unit_id, tier, above in sorted(places)
@@ -216,6 +218,17 @@ def test_a_tier_has_its_own_rates_and_those_of_any_tier_alone() -> None:
     assert amount_nanos(TIERED, quantities({"input_tokens": 1}), "made-up", SEEDED_UNITS) == Unpriced(
         "input_tokens", "made-up"
     )
+
+
+def test_a_rate_of_the_tier_wins_over_one_of_any_tier_whatever_their_thresholds() -> None:
+    rates = card(
+        per_million("input_tokens", "1", "batch"),
+        per_million("input_tokens", "5", "any"),
+        per_million("input_tokens", "9", "any", above=10),
+    )
+
+    assert cost(rates, {"input_tokens": 100}, "batch") == Decimal("0.0001")
+    assert cost(rates, {"input_tokens": 100}, "flex") == Decimal("0.0009")
 
 
 def test_tiers_that_callers_make_up_are_not_kept() -> None:

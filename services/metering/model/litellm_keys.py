@@ -130,7 +130,6 @@ CONDITIONS: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Keys that are no prices, but change what some calls cost. The listed prices hold for all other calls."""
 
-# What units without a rate are priced as. An entry's card has those that lead to a unit with a rate.
 FALLBACKS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "cache_read_tokens": "input_tokens",
@@ -149,8 +148,10 @@ FALLBACKS: Final[Mapping[str, str]] = MappingProxyType(
         "document_tokens": "input_tokens",
         "cache_read_document_tokens": "cache_read_tokens",
         "tool_use_prompt_tokens": "input_tokens",
+        "input_seconds": "input_video_seconds",
     }
 )
+"""What units without a rate are priced as. A card has those that lead to a unit with a rate."""
 
 SIZED_UNITS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {

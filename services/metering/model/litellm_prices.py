@@ -182,23 +182,35 @@ def _read_searches(value: Value) -> Iterator[_Price]:
         yield _price(f"{SEARCHES}.{size}", Place(unit_id, ANY_TIER, 0) if unit_id else None, one)
 
 
-def _read_tiers(value: Value, made: Mapping[str, str]) -> Iterator[_Price]:
-    """Prices by ranges of the input context that begin at 0 and follow one another: each is above where it begins."""
-    if not isinstance(value, list) or not value:
-        yield _Price(TIERED_PRICING, flaw="is not a list of ranges")
-        return
-    end = 0
-    for index, tier in enumerate(value):
-        name = f"{TIERED_PRICING}[{index}]"
-        limits = tier.get("range") if isinstance(tier, dict) else None
-        bounds = [_tokens(one) for one in limits] if isinstance(limits, list) else []
-        if not isinstance(tier, dict) or len(bounds) != 2 or bounds[0] != end or not end < (bounds[1] or 0):
-            yield _Price(name, flaw="is not for a range of the input context that follows the one before")
-            return
+def _read_tiers(value: Value, made: Mapping[str, str]) -> list[_Price]:
+    """Prices by ranges of the input context: each holds above where its range begins, the last without an end."""
+    tiers = [tier for tier in value if isinstance(tier, dict)] if isinstance(value, list) else []
+    begins = _begins(tiers)
+    prices = []
+    for index, tier in enumerate(tiers):
         for key, one in tier.items():
-            if key != "range" and one is not None:
-                yield _price(f"{name}.{key}", place_of(key, made, end), one)
-        end = bounds[1] or 0
+            name = shown(f"{TIERED_PRICING}[{index}].{key}", 128)
+            if begins is not None and key != "range" and one is not None:
+                prices.append(_price(name, place_of(key, made, begins[index]), one))
+            elif begins is None and NAMES_A_PRICE.search(key):
+                flaw = "is not for ranges of the input context, one after another"
+                prices.append(_Price(name, place_of(key, made), flaw=flaw))
+    if not prices or tiers != value:
+        prices.append(_Price(TIERED_PRICING, flaw="is not a list of prices by ranges"))
+    return prices
+
+
+def _begins(tiers: list[dict[str, Value]]) -> list[int] | None:
+    """Return where the ranges begin; None unless the first begins at 0, and each where the one before ends."""
+    begins, end = [], 0
+    for tier in tiers:
+        limits = tier.get("range")
+        bounds = [_tokens(one) for one in limits] if isinstance(limits, list) else []
+        if len(bounds) != 2 or bounds[0] != end or bounds[1] is None or bounds[1] <= end:
+            return None
+        begins.append(end)
+        end = bounds[1]
+    return begins
 
 
 def _tokens(value: Value) -> int | None:

@@ -97,12 +97,16 @@ async def test_entry_with_a_surrogate_is_skipped_alone_in_yaml(metering: Meterin
 
 
 async def test_outcome_tells_of_prices_and_counts_that_were_left_out(metering: Metering) -> None:
-    entry = GOOD | {"max_input_tokens": "many", "output_cost_per_image": 1, "tiered_pricing": []}
+    entry = GOOD | {"max_input_tokens": "many", "output_cost_per_dream": 1, "tiered_pricing": []}
     request = pb.ImportModelsRequest(litellm_json=document({"m": entry}))
+    whole = (await metering.models.ImportModels(request, metadata=metering.operator)).outcomes[0]
+    assert whole.result == SKIPPED
+    assert {"output_cost_per_dream", "tiered_pricing"} <= set(whole.reason.split())
+    request.allow_partial = True
     first = (await metering.models.ImportModels(request, metadata=metering.operator)).outcomes[0]
     again = (await metering.models.ImportModels(request, metadata=metering.operator)).outcomes[0]
     for outcome in (first, again):
-        assert list(outcome.ignored_price_keys) == ["output_cost_per_image", "tiered_pricing"]
+        assert list(outcome.ignored_price_keys) == ["output_cost_per_dream", "tiered_pricing"]
         assert [warning.split()[0] for warning in outcome.warnings] == ["max_input_tokens"]
     assert (first.result, again.result) == (IMPORTED, UNCHANGED)
 

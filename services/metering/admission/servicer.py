@@ -11,7 +11,7 @@ from libs.common.validation import Reader
 from services.metering.admission.admission import Admission, Request
 from services.metering.admission.domain import HOLD_TTL_DEFAULT_MS, Decision, Denied
 from services.metering.clients.identity import KeyPrincipal
-from services.metering.model.servicer import read_tokens
+from services.metering.model.quantity_requests import read_tokens
 from services.metering.usage.domain import Accepted
 from services.metering.usage.parsing import read_endpoint
 from services.metering.usage.servicer import check_usage, fill_balance, fill_usage, read_usage

@@ -1,8 +1,8 @@
 """Models, price versions, and what usage costs by them.
 
 What a rate card says is in `rates`. Here stands besides what is tuned for speed: most usage is tokens of a few classes
-in the standard tier of a card without thresholds, and is priced by a sum over a tuple. On 26 November 2026 that took 0.9
-µs, and the card 2.3. Both give the same nanos: a test compares them.
+in the standard tier of a card without thresholds, and is priced by a sum over a tuple. On 26 November 2026 that took
+0.9 µs, and the card 2.3. Both give the same nanos: a test compares them.
 """
 
 from collections.abc import Mapping
@@ -305,4 +305,3 @@ def format_rate(one: Rate) -> str:
     """Write a rate's price, with how many it is for unless that is one, such as `2.5/1000000`."""
     price = format_amount(one.price)
     return price if one.per == 1 else f"{price}/{one.per}"
-

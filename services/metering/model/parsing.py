@@ -1,14 +1,17 @@
-"""Receiving a price list that is sent in parts."""
+"""Receiving a price list, in one message or in parts."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from decimal import Decimal
 from typing import Final
 
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.timestamps import parse_optional_time
-from services.metering.model.price_list import PriceList, read_litellm, read_yaml
+from services.metering.model.price_list import PriceList, Terms, read_litellm, read_yaml
+from services.metering.model.rate_checks import factor_of_percent
+from services.metering.model.units import Units
 from tollhouse.metering.v1 import model_pb2 as pb
 
 # The `source` of price versions.
@@ -24,20 +27,49 @@ class ReceivedPriceList:
     """A complete document and its import options."""
 
     document: bytes
+    field: str
+    """The field of the request that has the document."""
     source: str
-    wanted: list[str]
+    terms: Terms
     effective_time: datetime | None
     validate_only: bool
 
-    def read(self) -> PriceList:
-        """Read the document, which takes seconds where it is large.
+    def read(self, units: Units) -> PriceList:
+        """Read the document, which takes seconds where it is large; `units` are those that may have a rate.
 
         Raises:
             InvalidArgument: it cannot be read as a whole.
         """
+        terms = replace(self.terms, units=units)
         if self.source == LITELLM:
-            return read_litellm(self.document, self.wanted, field=_FIELD)
-        return read_yaml(self.document, self.wanted, field=_FIELD)
+            return read_litellm(self.document, terms, field=self.field)
+        return read_yaml(self.document, terms, field=self.field)
+
+
+def read_import(request: pb.ImportModelsRequest) -> ReceivedPriceList:
+    """Return the document and the options of a request that has both.
+
+    Raises:
+        InvalidArgument: an option is wrong.
+    """
+    in_litellm = request.WhichOneof("document") == "litellm_json"
+    return ReceivedPriceList(
+        document=request.litellm_json if in_litellm else request.yaml,
+        field="litellm_json" if in_litellm else "yaml",
+        source=LITELLM if in_litellm else CATALOGUE,
+        terms=_terms(request, "margin_percent"),
+        effective_time=_effective_time(request, "effective_time"),
+        validate_only=request.validate_only,
+    )
+
+
+def _terms(options: pb.ImportModelsRequest | pb.ImportOptions, margin_field: str) -> Terms:
+    margin = factor_of_percent(Decimal(options.margin_percent), margin_field) if options.margin_percent else None
+    return Terms(list(options.model_ids), options.allow_partial, margin)
+
+
+def _effective_time(options: pb.ImportModelsRequest | pb.ImportOptions, field: str) -> datetime | None:
+    return parse_optional_time(field, options.effective_time, present=options.HasField("effective_time"))
 
 
 async def receive_options(parts: AsyncIterator[pb.StreamImportModelsRequest]) -> pb.ImportOptions:
@@ -60,8 +92,8 @@ async def receive_price_list(
     Raises:
         InvalidArgument: the document is of another size than the options say, or they come a second time.
     """
-    has_time = options.HasField("effective_time")
-    effective_time = parse_optional_time("options.effective_time", options.effective_time, present=has_time)
+    effective_time = _effective_time(options, "options.effective_time")
+    terms = _terms(options, "options.margin_percent")
     document = bytearray()
     while (part := await _next(parts)) is not None:
         if part.HasField("options"):
@@ -73,8 +105,9 @@ async def receive_price_list(
         raise _wrong(_FIELD, f"the document ends after {len(document)} of {options.size_bytes} bytes")
     return ReceivedPriceList(
         document=bytes(document),
+        field=_FIELD,
         source=LITELLM if options.format == pb.PRICE_LIST_FORMAT_LITELLM_JSON else CATALOGUE,
-        wanted=list(options.model_ids),
+        terms=terms,
         effective_time=effective_time,
         validate_only=options.validate_only,
     )

@@ -28,7 +28,7 @@ from libs.common.timestamps import (
 from libs.common.validation import Reader
 from services.metering.clients.billing import AccountBalance
 from services.metering.errors import BackfillForOperatorsOnly
-from services.metering.model.servicer import read_tokens
+from services.metering.model.quantity_requests import read_tokens
 from services.metering.tables import TOKEN_CLASSES
 from services.metering.usage.domain import EARLY_MAX, LATE_MAX, Accepted, Outcome, Recorded, Work, time_violation
 from services.metering.usage.parsing import read_description

@@ -19,10 +19,15 @@ import asyncpg
 
 from libs.common.ids import new_id
 from libs.common.sharding import shard_number, shard_schema
-from services.metering.usage.statements import HOUR_KEY, HOUR_SUMS, LATENCY_BUCKET, hour_key, hour_sums
+from services.metering.tables import HOUR_KEY
+from services.metering.usage.statements import HOUR_SUMS, LATENCY_BUCKET, hour_key, hour_sums
 
 MODEL = "bench-of-charges"
 SPAN = timedelta(days=28)
+_CARD = (
+    '{"rates": [{"unit": "input_tokens", "price": "2.5", "per": 1000000},'
+    ' {"unit": "output_tokens", "price": "10", "per": 1000000}], "fallbacks": {}}'
+)
 _FUNDS = 1_000_000_000
 _CHUNK = 250_000
 _STATEMENT_S = 1_800.0
@@ -101,9 +106,9 @@ _USAGE = f"""
 """  # noqa: S608
 _HOURS = f"""
     INSERT INTO usage_hours ({", ".join((*HOUR_KEY, *HOUR_SUMS))})
-    SELECT {hour_key("currency_code")}, {hour_sums("cost")}
+    SELECT {hour_key("currency_code", "''")}, {hour_sums("cost", "0")}
     FROM (SELECT *, {LATENCY_BUCKET} FROM usage_records WHERE model = '{MODEL}') AS usage
-    GROUP BY 1, 2, 3, 4, 5, 6, 7
+    GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
 """  # noqa: S608
 
 
@@ -251,12 +256,13 @@ async def _load_metering(connection: asyncpg.Connection, loaded: Loaded) -> None
         )
         await connection.execute(
             "INSERT INTO price_versions (price_version_id, model_id, currency_code, input, output,"
-            " effective_time, create_time, source, revision)"
-            " VALUES ($1, $4, 'USD', 2.5, 10, $2, $2, 'bench', $3)",
+            " effective_time, create_time, source, revision, rate_card)"
+            " VALUES ($1, $4, 'USD', 2.5, 10, $2, $2, 'bench', $3, $5)",
             price_version_id,
             loaded.start,
             revision,
             MODEL,
+            _CARD,
         )
     number, count = 0, 1
     while number < count:

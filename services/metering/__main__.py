@@ -73,7 +73,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     engine = UsageEngine(shards, catalogue, billing, clock, queue_max=settings.queue_max, relay_after=relay_after)
     months = Months(shards, clock)
     organizations = Organizations(to_identity)
-    usages = Usages(shards, engine, organizations, months, clock)
+    usages = Usages(shards, catalogue, engine, organizations, months, clock)
     relay = Relay(shards, billing, engine, clock, every_s=settings.relay_every_s)
     admission = Admission(
         shards, catalogue, identity, organizations, billing, engine, clock, queue_max=settings.queue_max

@@ -11,8 +11,10 @@ from typing import Final
 
 from libs.common.audit.invariants import AUDIT_CHECKS
 from libs.common.integrity.domain import ORGANIZATION, Check, Column, Invariant, Pairing, Sweep, Walk
-from services.metering.tables import TOKEN_CLASSES
-from services.metering.usage.statements import HOUR_KEY, HOUR_SUMS, LATENCY_BUCKET, hour_key, hour_sums
+from services.metering.model.domain import INPUT_CLASSES
+from services.metering.model.units import TOKEN_CLASS_UNITS
+from services.metering.tables import HOUR_KEY, TOKEN_CLASSES
+from services.metering.usage.statements import HOUR_SUMS, LATENCY_BUCKET, NIL, hour_key, hour_sums
 
 LAG_MAX_S: Final = 60
 
@@ -33,7 +35,10 @@ _MONTHS: Final = Invariant(
 )
 _COSTS: Final = Invariant(
     "costs_derive_from_prices",
-    "The cost of a usage record differs from its tokens times the prices of its price version.",
+    "The cost of a usage record differs from its quantities times the rates of its price version.",
+)
+_DIMENSIONS: Final = Invariant(
+    "dimensions_are_known", "A usage record has dimensions, such as a service tier, that are not stored."
 )
 _UNPRICED: Final = Invariant(
     "unpriced_usage_waits", "A usage record without a cost is not waiting for a price, or one with a cost is."
@@ -55,16 +60,56 @@ def _priced(token_classes: Sequence[str]) -> str:
     return " + ".join(f"r.{token_class} * {_PRICES[token_class]}" for token_class in token_classes)
 
 
-# The cost in millionths of the currency's unit, before rounding. Most usage has tokens of the first two classes alone.
+# Most usage has tokens alone, in the standard tier, below the first threshold of its price: its cost follows from the
+# columns of its price version. And most of that has tokens of the first two classes alone.
 _RARE: Final = TOKEN_CLASSES[2:]
-_EXACT: Final = (
-    f"({_priced(TOKEN_CLASSES[:2])} + CASE WHEN {' | '.join(f'r.{name}' for name in _RARE)} = 0 THEN 0"
-    f" ELSE {_priced(_RARE)} END + coalesce(v.per_request, 0) * 1000000)"
+_CONTEXT: Final = " + ".join(f"r.{name}" for name in INPUT_CLASSES)
+_IS_PLAIN: Final = (
+    "(v.is_plain AND r.quantities IS NULL AND coalesce(d.service_tier, 'standard') = 'standard'"
+    f" AND (v.context_max IS NULL OR {_CONTEXT} <= v.context_max))"
 )
+# In millionths of the currency's unit, before rounding.
+_PLAIN_COST: Final = (
+    f"(({_priced(TOKEN_CLASSES[:2])} + CASE WHEN {' | '.join(f'r.{name}' for name in _RARE)} = 0 THEN 0"
+    f" ELSE {_priced(_RARE)} END + coalesce(v.per_request, 0) * 1000000) * v.factor)"
+)
+_CLASSES: Final = ", ".join(f"('{unit}', CAST(r.{name} AS numeric))" for name, unit in TOKEN_CLASS_UNITS.items())
+# Any usage by any card, as `services.metering.model.rates` says it: each unit has the rate of its tier or of any tier
+# with the greatest threshold below the context, or that of the unit it falls back to. Null if a unit has none.
+_CARD_COST: Final = f"""
+    SELECT CASE WHEN count(*) = count(chosen.cost) THEN coalesce(sum(chosen.cost), 0) * v.factor END
+    FROM (
+        SELECT unit_id, quantity, sum(CASE WHEN u.counts_toward_context THEN quantity END) OVER () AS context
+        FROM (
+            SELECT * FROM (VALUES {_CLASSES}) AS classes (unit_id, quantity) WHERE quantity > 0
+            UNION ALL SELECT key, CAST(value AS numeric) FROM jsonb_each_text(r.quantities)
+            UNION ALL SELECT 'requests', 1
+            WHERE v.rate_card @? '$.rates[*] ? (@.unit == "requests")'
+                AND NOT coalesce(r.quantities ? 'requests', false)
+        ) AS used LEFT JOIN units AS u USING (unit_id)
+    ) AS used
+    LEFT JOIN LATERAL (
+        WITH RECURSIVE chain AS (
+            SELECT used.unit_id AS unit_id, 0 AS depth
+            UNION ALL
+            SELECT v.rate_card->'fallbacks'->>chain.unit_id, depth + 1 FROM chain
+            WHERE v.rate_card->'fallbacks' ? chain.unit_id AND depth < 200
+        )
+        SELECT used.quantity * CAST(rate->>'price' AS numeric) * 1000000 / coalesce(CAST(rate->>'per' AS bigint), 1)
+            AS cost
+        FROM chain JOIN jsonb_array_elements(v.rate_card->'rates') AS listed (rate) ON rate->>'unit' = chain.unit_id
+        WHERE coalesce(rate->>'service_tier', 'standard') IN (coalesce(d.service_tier, 'standard'), 'any')
+            AND coalesce(CAST(rate->>'above' AS bigint), 0) < greatest(coalesce(used.context, 0), 1)
+        ORDER BY chain.depth, rate->>'service_tier' IS NOT DISTINCT FROM 'any',
+            coalesce(CAST(rate->>'above' AS bigint), 0) DESC
+        LIMIT 1
+    ) AS chosen ON true
+"""
+_EXACT: Final = "x.exact"
 _COST: Final = "coalesce(r.cost, p.cost)"
 # A cost is right if it is less than half a billionth away; at exactly half, if its last digit is even.
-_IS_OFF: Final = f"""CASE WHEN {_COST} IS NULL THEN false WHEN v.price_version_id IS NULL THEN true
-            WHEN coalesce(r.currency_code, p.currency_code) <> v.currency_code THEN true
+_IS_OFF: Final = f"""CASE WHEN {_COST} IS NULL OR r.stated THEN false WHEN v.price_version_id IS NULL THEN true
+            WHEN coalesce(r.currency_code, p.currency_code) <> v.currency_code OR {_EXACT} IS NULL THEN true
             ELSE abs({_EXACT} - {_COST} * 1000000) >= 0.0005 AND NOT (
                 abs({_EXACT} - {_COST} * 1000000) = 0.0005 AND mod({_COST} * 1000000000, 2) = 0)
         END"""
@@ -97,6 +142,9 @@ _DIGESTS: Final = f"""count(*) FILTER (WHERE {_IS_SETTLED}), coalesce(bit_xor(
 _RECENT: Final = """(CAST(:since_time AS timestamptz) IS NULL
         OR occur_time >= date_trunc('hour', CAST(:since_time AS timestamptz), 'UTC'))"""
 
+_FINAL_CURRENCY: Final = "coalesce(r.currency_code, p.currency_code, '')"
+_FINAL_PROVIDER_CURRENCY: Final = "coalesce(r.provider_currency_code, p.provider_currency_code, '')"
+
 # One pass over the usage of whole hours. Usage is summed by hour, and what is wrong with single rows is collected on
 # the way. No join repeats a row: each finds at most one row by a primary key.
 _USAGE: Final = f"""
@@ -110,16 +158,26 @@ _USAGE: Final = f"""
             CASE WHEN coalesce(r.cost, p.cost) IS NULL THEN NOT EXISTS (
                 SELECT FROM unpriced_usages AS w
                 WHERE w.organization_id = r.organization_id AND w.usage_id = r.usage_id
-            ) ELSE false END AS is_forgotten
+            ) ELSE false END AS is_forgotten,
+            coalesce(r.provider_cost, p.provider_cost) AS final_provider_cost,
+            coalesce(r.provider_currency_code, p.provider_currency_code, '') AS final_provider_currency_code,
+            r.dimension_id <> {NIL} AND d.dimension_id IS NULL AS is_lost
         FROM (SELECT * FROM usage_records WHERE {{window}}) AS r
+        LEFT JOIN usage_dimensions AS d
+            ON d.organization_id = r.organization_id AND d.dimension_id = r.dimension_id
         LEFT JOIN LATERAL (
             SELECT * FROM usage_pricings AS p
             WHERE r.cost IS NULL AND p.organization_id = r.organization_id AND p.usage_id = r.usage_id LIMIT 1
         ) AS p ON true
         LEFT JOIN price_versions AS v ON v.price_version_id = coalesce(r.price_version_id, p.price_version_id)
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN {_IS_PLAIN} THEN {_PLAIN_COST} WHEN v.price_version_id IS NOT NULL THEN ({_CARD_COST}) END
+        ) AS x (exact)
         OFFSET 0
     ), summed AS (
-        SELECT {hour_key("final_currency_code")}, {hour_sums("final_cost")},
+        SELECT {hour_key("final_currency_code", "final_provider_currency_code")},
+            {hour_sums("final_cost", "final_provider_cost")},
+            {_found("dimensions_are_known", "operation_id", "'its dimensions are not stored'", "is_lost", "lost")},
             {_found("costs_derive_from_prices", "operation_id", "cost_detail", "cost_detail IS NOT NULL", "off")},
             {
     _found(
@@ -135,16 +193,16 @@ _USAGE: Final = f"""
         "forgotten",
     )
 }
-        FROM judged GROUP BY 1, 2, 3, 4, 5, 6, 7
+        FROM judged GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
     ), compared AS (
         SELECT organization_id, hour, model, k.requests AS kept_requests, k.cost AS kept_cost, s.requests, s.cost,
-            s.off, s.without_operation, s.forgotten,
+            s.off, s.without_operation, s.forgotten, s.lost,
             {" OR ".join(f"coalesce(k.{name}, 0) <> coalesce(s.{name}, 0)" for name in HOUR_SUMS)} AS differs
         FROM (SELECT * FROM usage_hours WHERE {{window of usage_hours}}) AS k
         FULL JOIN summed AS s USING ({", ".join(HOUR_KEY)})
     )
     SELECT f.invariant, c.organization_id, f.resource, f.detail
-    FROM (SELECT * FROM compared WHERE differs OR num_nulls(off, without_operation, forgotten) < 3) AS c
+    FROM (SELECT * FROM compared WHERE differs OR num_nulls(off, without_operation, forgotten, lost) < 4) AS c
     CROSS JOIN LATERAL (
         SELECT 'summaries_equal_usage' AS invariant, 'hours/' || c.hour || '/' || c.model AS resource,
             format('summary has %s requests and cost %s, usage has %s and %s', coalesce(c.kept_requests, 0),
@@ -153,7 +211,29 @@ _USAGE: Final = f"""
         UNION ALL {_reported("off")}
         UNION ALL {_reported("without_operation")}
         UNION ALL {_reported("forgotten")}
+        UNION ALL {_reported("lost")}
     ) AS f
+    UNION ALL
+    SELECT 'summaries_equal_usage', organization_id, 'hours/' || hour || '/' || model || '/' || unit_id,
+        format('summary has %s, usage has %s', coalesce(k.quantity, 0), coalesce(s.quantity, 0))
+    FROM (SELECT * FROM usage_hour_units WHERE {{window of usage_hour_units}}) AS k
+    FULL JOIN (
+        SELECT {
+    hour_key(
+        "coalesce(r.currency_code, p.currency_code, '')",
+        "coalesce(r.provider_currency_code, p.provider_currency_code, '')",
+        "r.",
+    )
+}, unit.key AS unit_id, sum(CAST(unit.value AS numeric)) AS quantity
+        FROM (SELECT * FROM usage_records WHERE {{window}} AND quantities IS NOT NULL) AS r
+        LEFT JOIN LATERAL (
+            SELECT * FROM usage_pricings AS p
+            WHERE r.cost IS NULL AND p.organization_id = r.organization_id AND p.usage_id = r.usage_id LIMIT 1
+        ) AS p ON true
+        CROSS JOIN LATERAL jsonb_each_text(r.quantities) AS unit
+        GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+    ) AS s USING ({", ".join(HOUR_KEY)}, unit_id)
+    WHERE coalesce(k.quantity, 0) <> coalesce(s.quantity, 0)
 """
 
 _USAGE_OPERATIONS: Final = f"""
@@ -217,10 +297,10 @@ _BY_OPERATION: Final = (ORGANIZATION, Column("operation_id", "text"))
 _HOURS_OF_USAGE: Final = Sweep(
     "usage_records",
     Column("occur_time", "timestamptz"),
-    (_OPERATIONS, _SUMMARIES, _COSTS, _UNPRICED),
+    (_OPERATIONS, _SUMMARIES, _COSTS, _UNPRICED, _DIMENSIONS),
     _USAGE,
     unit=timedelta(hours=1),
-    beside=(("usage_hours", Column("hour", "timestamptz")),),
+    beside=(("usage_hours", Column("hour", "timestamptz")), ("usage_hour_units", Column("hour", "timestamptz"))),
     digests=f"SELECT organization_id, {_DIGESTS} FROM usage_records WHERE {{window}} GROUP BY 1",
 )
 _ALL_OPERATIONS: Final = Walk(

@@ -146,8 +146,8 @@ units: Final = Table(
     Index("units_changes", "revision"),
 )
 
-# The rate card is the price. The columns of the token classes are those of the standard tier, for checks in SQL, where
-# the card is plain: without thresholds and factor.
+# The rate card is the price. The columns of the token classes say the same of the standard tier for checks in SQL. They
+# hold up to an input context of `context_max`, before `factor`, where the card has rates for all classes: `is_plain`.
 price_versions: Final = Table(
     "price_versions",
     metadata,
@@ -163,6 +163,8 @@ price_versions: Final = Table(
     Column("revision", BigInteger, nullable=False),
     Column("rate_card", JSONB, nullable=False),
     Column("is_plain", Boolean, nullable=False, server_default=text("true")),
+    Column("context_max", BigInteger),
+    Column("factor", Numeric(12, 6), nullable=False, server_default=text("1")),
     PrimaryKeyConstraint("price_version_id", name="price_versions_pkey"),
     UniqueConstraint(
         "organization_id",

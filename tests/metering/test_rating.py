@@ -73,7 +73,7 @@ def test_classes_without_a_price_fall_back() -> None:
     priced = version(Decimal(1), Decimal(2))
 
     assert priced.plain is not None
-    assert [nanos // 10**9 for nanos in priced.plain.rates_nanos] == [1, 2, 1, 1, 2, 1, 2, 1]
+    assert [weight // 10**9 for weight in priced.plain.weights] == [1, 2, 1, 1, 2, 1, 2, 1]
 
 
 @given(st.tuples(PRICE, PRICE, *[st.none() | PRICE] * 6), st.none() | PRICE)

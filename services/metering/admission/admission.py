@@ -34,6 +34,7 @@ from services.metering.errors import AlreadySettled, OrganizationNotFound
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import Tokens, input_tokens_of, output_tokens_of
 from services.metering.model.rates import STANDARD_TIER, Unpriced
+from services.metering.usage.dimensions import LIVE
 from services.metering.usage.domain import Authorization
 from services.metering.usage.engine import UsageEngine, writer_limits
 
@@ -342,4 +343,7 @@ def _authorization(pinned: Pinned) -> Authorization:
         pinned.price_version_id,
         pinned.currency_code,
         pinned.amount,
+        ask.service_account_id,
+        STANDARD_TIER,
+        LIVE,
     )

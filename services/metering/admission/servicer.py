@@ -12,9 +12,11 @@ from services.metering.admission.admission import Admission, Request
 from services.metering.admission.domain import HOLD_TTL_DEFAULT_MS, Decision, Denied
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.model.quantity_requests import read_tokens
+from services.metering.model.units import Units
 from services.metering.usage.domain import Accepted
 from services.metering.usage.parsing import read_endpoint
-from services.metering.usage.servicer import check_usage, fill_balance, fill_usage, read_usage
+from services.metering.usage.rendering import fill_balance, fill_usage
+from services.metering.usage.servicer import check_usage, read_usage
 from services.metering.usage.usages import Usages
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import admission_pb2 as pb
@@ -39,18 +41,19 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
         return _render_decision(await self._admission.authorize(_read_request(request)))
 
     async def Settle(self, request: pb.SettleRequest, context: grpc.aio.ServicerContext) -> pb.SettleResponse:
+        await self._usages.refresh()
         work = read_usage(request, self._usages)
         (outcome,) = await self._usages.record([work])
         if isinstance(outcome, Exception):
             raise outcome
-        return _render_settled(outcome, work.adjusted)
+        return _render_settled(outcome, work.adjusted, self._usages.units)
 
     async def Cancel(self, request: pb.CancelRequest, context: grpc.aio.ServicerContext) -> pb.CancelResponse:
         code, released, replayed = await self._admission.cancel(request.organization_id.lower(), request.operation_id)
         return pb.CancelResponse(released_amount=render_amount(code, released), replayed=replayed)
 
 
-def _render_settled(outcome: Accepted, adjusted: Sequence[str]) -> pb.SettleResponse:
+def _render_settled(outcome: Accepted, adjusted: Sequence[str], units: Units) -> pb.SettleResponse:
     response = pb.SettleResponse(adjusted_fields=adjusted)
     code = outcome.recorded.cost.currency_code if outcome.recorded.cost else ""
     if outcome.released is not None:
@@ -59,7 +62,7 @@ def _render_settled(outcome: Accepted, adjusted: Sequence[str]) -> pb.SettleResp
         _fill_amount(response.overrun_amount, code, outcome.overrun)
     if outcome.replayed:
         response.replayed = True
-    fill_usage(response.usage, outcome.recorded)
+    fill_usage(response.usage, outcome.recorded, units)
     if outcome.balance is not None:
         fill_balance(response.balance, outcome.balance)
     return response

@@ -1,7 +1,8 @@
 """Units, rate cards, and which prices were set by hand.
 
 A price version gets its rate card from the prices it has. The columns of the eight token classes stay as they are: they
-are the prices of the standard tier where a card has neither thresholds nor a factor (`is_plain`).
+are the prices of the standard tier, up to an input context of `context_max` and before `factor`, where a card has rates
+for all of them (`is_plain`).
 """
 
 from collections.abc import Sequence
@@ -34,7 +35,8 @@ REVOKE DELETE ON metering.units FROM tollhouse_metering;
 ALTER TABLE metering.models ADD COLUMN price_set_by_hand boolean NOT NULL DEFAULT false;
 -- squawk-ignore ban-drop-not-null
 ALTER TABLE metering.price_versions ALTER COLUMN input DROP NOT NULL, ALTER COLUMN output DROP NOT NULL;
-ALTER TABLE metering.price_versions ADD COLUMN rate_card jsonb, ADD COLUMN is_plain boolean NOT NULL DEFAULT true;
+ALTER TABLE metering.price_versions ADD COLUMN rate_card jsonb, ADD COLUMN is_plain boolean NOT NULL DEFAULT true,
+    ADD COLUMN context_max bigint, ADD COLUMN factor numeric(12, 6) NOT NULL DEFAULT 1;
 UPDATE metering.models AS m SET price_set_by_hand = true
 FROM (
     SELECT DISTINCT ON (model_id) model_id, source FROM metering.price_versions

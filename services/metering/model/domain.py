@@ -1,8 +1,8 @@
 """Models, price versions, and what usage costs by them.
 
 What a rate card says is in `rates`. Here stands besides what is tuned for speed: most usage is tokens of a few classes
-in the standard tier of a card without thresholds, and is priced by a sum over a tuple. On 26 November 2026 that took
-0.9 µs, and the card 2.3. Both give the same nanos: a test compares them.
+in the standard tier, below the first threshold of the card, and is priced by a sum over a tuple. On 26 November 2026
+that took 0.9 µs, and the card 2.3. Both give the same nanos: a test compares them.
 """
 
 from collections.abc import Mapping
@@ -84,14 +84,18 @@ class Prices:
 
 
 class Plain(NamedTuple):
-    """The rates of the token classes in the standard tier of a card without thresholds and factor."""
+    """The rates of the token classes in the standard tier of a card, below its first threshold."""
 
-    rates_nanos: tuple[int, ...]
-    """Per million tokens, one for each of TOKEN_CLASSES."""
-    request_nanos: int
-    cost_rates_nanos: tuple[int, ...] | None
-    """The same of the provider's costs; None where they are not known for every class."""
-    request_cost_nanos: int
+    weights: tuple[int, ...]
+    """What a token costs, one for each of TOKEN_CLASSES; `divisor` of them are a nano."""
+    request_weight: int
+    """What a request costs, likewise."""
+    divisor: int
+    cost_weights: tuple[int, ...] | None
+    """The same of the provider's costs, of which TOKENS_PER_PRICE are a nano; None if not known for every class."""
+    request_cost_weight: int
+    context_max: int | None
+    """The largest input context for which this holds; None where there is no threshold."""
 
 
 @dataclass(frozen=True)
@@ -156,13 +160,11 @@ def prices_of(card: RateCard) -> Prices | None:
 
 
 def plain_rates(card: RateCard) -> Plain | None:
-    """Return the rates by which most usage is priced; None for a card with thresholds, a factor or missing classes."""
+    """Return the rates by which most usage is priced; None for a card without rates for all token classes."""
     rates = tuple(one for one in card.rates if one.unit_id in SEEDED_UNITS)
     fallbacks = {unit: other for unit, other in card.fallbacks.items() if {unit, other} <= SEEDED_UNITS.keys()}
     plan = replace(card, rates=rates, fallbacks=fallbacks).plan(STANDARD_TIER, SEEDED_UNITS)
-    if plan.thresholds or card.factor != 1:
-        return None
-    (bracket,) = plan.brackets
+    bracket = plan.brackets[0]
     units = [TOKEN_CLASS_UNITS[name] for name in TOKEN_CLASSES]
     if any(unit not in bracket.weights for unit in units):
         return None
@@ -171,9 +173,11 @@ def plain_rates(card: RateCard) -> Plain | None:
         costs = tuple(bracket.cost_weights[unit] for unit in units)
     return Plain(
         tuple(bracket.weights[unit] for unit in units),
-        bracket.weights.get(REQUESTS, 0) // TOKENS_PER_PRICE,
+        bracket.weights.get(REQUESTS, 0),
+        plan.divisor // THOUSANDTHS,
         costs,
-        bracket.cost_weights.get(REQUESTS, 0) // TOKENS_PER_PRICE,
+        bracket.cost_weights.get(REQUESTS, 0),
+        plan.thresholds[0] // THOUSANDTHS if plan.thresholds else None,
     )
 
 
@@ -185,15 +189,20 @@ def rate(
     A card that charges for `requests` charges for one request, unless the quantities say how many there were.
     """
     plain = version.plain
-    if plain is None or quantities or service_tier != STANDARD_TIER:
+    if (
+        plain is None
+        or quantities
+        or service_tier != STANDARD_TIER
+        or (plain.context_max is not None and input_tokens_of(tokens) > plain.context_max)
+    ):
         return _rate_by_card(version.card, all_quantities(version.card, tokens, quantities), service_tier, units)
-    amount = _rounded_nanos(sum(map(mul, tokens, plain.rates_nanos)) + plain.request_nanos * TOKENS_PER_PRICE)
+    amount = _rounded(sum(map(mul, tokens, plain.weights)) + plain.request_weight, plain.divisor)
     if version.card.provider_currency_code is None:
         return Rated(amount, None)
-    if plain.cost_rates_nanos is None:
+    if plain.cost_weights is None:
         return _rate_by_card(version.card, all_quantities(version.card, tokens, quantities), service_tier, units)
-    cost = sum(map(mul, tokens, plain.cost_rates_nanos)) + plain.request_cost_nanos * TOKENS_PER_PRICE
-    return Rated(amount, _rounded_nanos(cost))
+    cost = sum(map(mul, tokens, plain.cost_weights)) + plain.request_cost_weight
+    return Rated(amount, _rounded(cost, TOKENS_PER_PRICE))
 
 
 def _rate_by_card(card: RateCard, used: Quantities, service_tier: str, units: Units) -> Rated | Unpriced:
@@ -233,7 +242,7 @@ def nanos_of(value: Decimal) -> int:
 
 
 def input_tokens_of(tokens: Tokens) -> int:
-    """Return how many of the tokens are on the input side."""
+    """Return how many of the tokens are on the input side, which is the input context."""
     return sum(count for name, count in zip(TOKEN_CLASSES, tokens, strict=True) if name in INPUT_CLASSES)
 
 
@@ -242,12 +251,12 @@ def output_tokens_of(tokens: Tokens) -> int:
     return sum(count for name, count in zip(TOKEN_CLASSES, tokens, strict=True) if name in OUTPUT_CLASSES)
 
 
-def _rounded_nanos(total: int) -> int:
-    """Divide by the number of tokens that a price is for, and round half to even."""
-    whole, rest = divmod(total, TOKENS_PER_PRICE)
-    half = TOKENS_PER_PRICE // 2
-    if rest > half or (rest == half and whole & 1):
-        whole += 1
+def _rounded(total: int, divisor: int) -> int:
+    """Divide and round half to even."""
+    whole, rest = divmod(total, divisor)
+    rest *= 2
+    if rest >= divisor and (rest > divisor or whole & 1):
+        return whole + 1
     return whole
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from libs.common.database_errors import refusal_for
 from services.metering.model.card_json import card_json, card_of_json
 from services.metering.model.domain import Model, PriceVersion
-from services.metering.model.rates import NANO_DIGITS
+from services.metering.model.rates import FACTOR_DIGITS, NANO_DIGITS
 from services.metering.model.units import Kind, Unit
 from services.metering.tables import (
     TOKEN_CLASSES,
@@ -245,20 +245,30 @@ def _price_version(row: Row[tuple[object, ...]]) -> PriceVersion:
 
 def _price_values(version: PriceVersion, revision: int) -> dict[str, object]:
     plain = version.plain
+    factor = int(version.card.factor.scaleb(FACTOR_DIGITS)) if version.card.factor != 1 else 1
     by_class: Sequence[Decimal | None] = [None] * len(TOKEN_CLASSES)
+    per_request: Decimal | None = None
     if plain is not None:
-        by_class = [Decimal(nanos).scaleb(-NANO_DIGITS) for nanos in plain.rates_nanos]
+        by_class = [_per_million(weight, factor) for weight in plain.weights]
+        per_request = _per_million(plain.request_weight, factor).scaleb(-6) if plain.request_weight else None
     return {
         "price_version_id": version.price_version_id,
         "organization_id": version.organization_id,
         "model_id": version.model_id,
         "currency_code": version.card.currency_code,
         **dict(zip(TOKEN_CLASSES, by_class, strict=True)),
-        "per_request": Decimal(plain.request_nanos).scaleb(-NANO_DIGITS) if plain and plain.request_nanos else None,
+        "per_request": per_request,
         "rate_card": card_json(version.card),
         "is_plain": plain is not None,
+        "context_max": None if plain is None else plain.context_max,
+        "factor": version.card.factor,
         "effective_time": version.effective_time,
         "create_time": version.create_time,
         "source": version.source,
         "revision": revision,
     }
+
+
+def _per_million(weight: int, factor: int) -> Decimal:
+    """Return the price of a million that a weight in a plain card stands for, before the card's factor."""
+    return Decimal(weight // factor).scaleb(-NANO_DIGITS)

@@ -201,6 +201,12 @@ def quantity_of(thousandths: int) -> Decimal:
     return Decimal(f"{thousandths}e-3")
 
 
+def quantity_text(thousandths: int) -> str:
+    """Return thousandths as a plain decimal without trailing zeros."""
+    whole, rest = divmod(thousandths, THOUSANDTHS)
+    return f"{whole}.{rest:03d}".rstrip("0") if rest else str(whole)
+
+
 def input_context(quantities: Quantities, units: Units) -> int:
     """Return the input context, in thousandths of tokens: all that the model reads, from a cache or not."""
     context = 0

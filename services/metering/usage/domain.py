@@ -1,12 +1,17 @@
 """One usage: what was done, what it costs, and the state of its charge."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from libs.common.errors import FieldViolation
 from services.metering.clients.billing import CAPTURE, DEBIT, AccountBalance
 from services.metering.model.domain import Tokens
+from services.metering.model.rates import STANDARD_TIER
+from services.metering.model.units import Quantities
+from services.metering.usage.dimensions import LABELS, LIVE, TEST, Dimensions
 
 PENDING: Final = "PENDING"
 SETTLED: Final = "SETTLED"
@@ -16,6 +21,16 @@ REFUSED: Final = "REFUSED"
 LATE_MAX: Final = timedelta(days=35)
 EARLY_MAX: Final = timedelta(minutes=5)
 NIL: Final = "00000000-0000-0000-0000-000000000000"
+
+
+NO_QUANTITIES: Final[Quantities] = MappingProxyType({})
+
+
+class Stated(NamedTuple):
+    """An amount that the caller states."""
+
+    amount: str
+    currency_code: str
 
 
 class Work(NamedTuple):
@@ -43,6 +58,15 @@ class Work(NamedTuple):
     """Whether an authorization of the same operation id is looked for."""
     adjusted: tuple[str, ...]
     """The fields of the request that are not recorded as they were sent. Not stored."""
+    quantities: Quantities = NO_QUANTITIES
+    """What is used beside the tokens, in thousandths by unit; none is zero."""
+    service_tier: str | None = None
+    """None where the caller gave none."""
+    service_account_id: str | None = None
+    items: int | None = None
+    stated: Stated | None = None
+    """What the caller says it costs."""
+    environment: str = LIVE
 
 
 class Cost(NamedTuple):
@@ -50,9 +74,12 @@ class Cost(NamedTuple):
 
     amount: str
     currency_code: str
-    price_version_id: str
+    price_version_id: str | None
+    """None where the caller stated the amount."""
     charge_kind: str | None
     """None where there is nothing to charge and nothing to release."""
+    provider_cost: str | None = None
+    provider_currency_code: str | None = None
 
 
 class Recorded(NamedTuple):
@@ -66,6 +93,8 @@ class Recorded(NamedTuple):
     settlement: str
     refusal_reason: str = ""
     """Why billing refuses the charge; empty unless the settlement is REFUSED."""
+    provider: str = ""
+    """Who ran the model, as the catalogue said when the usage was recorded."""
 
 
 class Accepted(NamedTuple):
@@ -95,6 +124,9 @@ class Authorization(NamedTuple):
     price_version_id: str
     currency_code: str
     amount: Decimal
+    service_account_id: str | None
+    service_tier: str
+    environment: str
 
 
 def time_violation(occur_time: datetime, now: datetime, *, backfilled: bool) -> FieldViolation | None:
@@ -106,8 +138,10 @@ def time_violation(occur_time: datetime, now: datetime, *, backfilled: bool) -> 
     return None
 
 
-def charge_kind(amount: str, authorization: Authorization | None) -> str | None:
-    """Return how to charge an amount. A hold is captured even for zero, which releases it."""
+def charge_kind(amount: str, authorization: Authorization | None, environment: str) -> str | None:
+    """Return how to charge an amount; not at all for tests. A hold is captured even for zero, which releases it."""
+    if environment == TEST:
+        return None
     if authorization is not None and authorization.amount > 0:
         return CAPTURE
     return None if amount == "0" else DEBIT
@@ -120,6 +154,25 @@ def completed(work: Work, authorization: Authorization) -> Work:
         user_id=work.user_id or authorization.user_id,
         api_key_id=work.api_key_id or authorization.api_key_id,
         endpoint=work.endpoint or authorization.endpoint,
+        service_account_id=work.service_account_id or authorization.service_account_id,
+        service_tier=work.service_tier or authorization.service_tier,
+        environment=authorization.environment,
+    )
+
+
+def dimensions_of(work: Work, provider: str) -> Dimensions:
+    """Return the further dimensions of a work."""
+    labels: dict[str, str] = {}
+    if work.labels is not None and any(f'"{name}":' in work.labels for name in LABELS):
+        labels = json.loads(work.labels)
+    return Dimensions(
+        work.service_account_id or "",
+        work.subscription_id or "",
+        provider,
+        work.service_tier or STANDARD_TIER,
+        work.environment,
+        work.endpoint or "",
+        *(labels.get(name, "") for name in LABELS),
     )
 
 

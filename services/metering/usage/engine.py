@@ -23,6 +23,7 @@ from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import PriceVersion, format_nanos, rate
 from services.metering.model.rates import STANDARD_TIER, Unpriced
 from services.metering.usage import store
+from services.metering.usage.dimensions import Dimensions, KnownDimensions, dimension_id
 from services.metering.usage.domain import (
     PENDING,
     PENDING_PRICE,
@@ -37,6 +38,7 @@ from services.metering.usage.domain import (
     charge_kind,
     completed,
     differing_field,
+    dimensions_of,
 )
 from services.metering.usage.store import Key
 
@@ -104,6 +106,7 @@ class UsageEngine:
         self._done_apart: dict[Database, dict[Key, None]] = {database: {} for database in shards}
         """Confirmed charges whose deletion failed together with a batch: `flush` deletes them without a batch."""
         self._authorizations: OrderedDict[Key, Authorization] = OrderedDict()
+        self._known_dimensions = KnownDimensions()
 
     async def record(self, works: Sequence[Work]) -> list[Outcome]:
         """Record works, at most 500, and return the outcome of each, in their order.
@@ -201,7 +204,10 @@ class UsageEngine:
         self, works: Sequence[Work], places: Sequence[int], authorizations: dict[Key, Authorization]
     ) -> None:
         """Refresh the catalogue from the database once more if it has no price for one of the works."""
-        if all(self._version(works[place], _of(works[place], authorizations)) for place in places):
+        if all(
+            works[place].stated is not None or self._version(works[place], _of(works[place], authorizations))
+            for place in places
+        ):
             return
         await self._catalogue.refresh_for_unknown()
 
@@ -215,23 +221,56 @@ class UsageEngine:
         version = self._version(work, authorization)
         if authorization is not None:
             work = completed(work, authorization)
-        rated = None if version is None else rate(version, work.tokens, {}, STANDARD_TIER, self._catalogue.units)
-        if version is None or rated is None or isinstance(rated, Unpriced):
-            return Recorded(work, new_id(), None, now, PENDING_PRICE)
+        model = self._catalogue.model(work.model)
+        provider = model.provider if model is not None else ""
+        cost = self._cost(work, version, authorization)
+        if cost is None:
+            return Recorded(work, new_id(), None, now, PENDING_PRICE, "", provider)
+        settlement = SETTLED if cost.charge_kind is None else PENDING
+        return Recorded(work, new_id(), cost, now, settlement, "", provider)
+
+    def _cost(self, work: Work, version: PriceVersion | None, authorization: Authorization | None) -> Cost | None:
+        """Return what a work costs: what the caller states, else by the price; None while no price is known."""
+        if work.stated is not None:
+            kind = charge_kind(work.stated.amount, authorization, work.environment)
+            return Cost(work.stated.amount, work.stated.currency_code, None, kind)
+        if version is None:
+            return None
+        tier = work.service_tier or STANDARD_TIER
+        rated = rate(version, work.tokens, work.quantities, tier, self._catalogue.units)
+        if isinstance(rated, Unpriced):
+            return None
         amount = format_nanos(rated.amount_nanos)
-        kind = charge_kind(amount, authorization)
-        cost = Cost(amount, version.card.currency_code, version.price_version_id, kind)
-        return Recorded(work, new_id(), cost, now, SETTLED if kind is None else PENDING)
+        kind = charge_kind(amount, authorization, work.environment)
+        if rated.provider_cost_nanos is None:
+            return Cost(amount, version.card.currency_code, version.price_version_id, kind)
+        provider_cost = format_nanos(rated.provider_cost_nanos)
+        provider_currency_code = version.card.provider_currency_code
+        return Cost(
+            amount, version.card.currency_code, version.price_version_id, kind, provider_cost, provider_currency_code
+        )
 
     async def _commit(self, database: Database, proposed: list[Recorded], now: datetime) -> set[str]:
         """Write the batch, and with it delete the outbox rows of charges that billing has confirmed in the meantime."""
         done = self._take_done(database)
+        unknown: dict[tuple[str, str], Dimensions] = {}
+        for one in proposed:
+            dimensions = dimensions_of(one.work, one.provider)
+            key = one.work.organization_id, dimension_id(dimensions)
+            if key not in self._known_dimensions:
+                unknown[key] = dimensions
         try:
             async with database.raw_connection() as connection:
+                if unknown:
+                    await store.add_dimensions(connection, unknown)
                 return await store.record(connection, proposed, now=now, due_time=now + self._relay_after, done=done)
         except BaseException:
             self._done_apart[database].update(done)
+            unknown = {}
             raise
+        finally:
+            for key in unknown:
+                self._known_dimensions.add(key)
 
     def _take_done(self, database: Database) -> dict[Key, None]:
         waiting = self._done[database]

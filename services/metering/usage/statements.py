@@ -4,7 +4,8 @@
 from types import EllipsisType
 from typing import Final, NamedTuple
 
-from services.metering.tables import LATENCY_BOUNDS_MS, LATENCY_BUCKETS, TOKEN_CLASSES
+from services.metering.tables import DIMENSIONS, HOUR_KEY, LATENCY_BOUNDS_MS, LATENCY_BUCKETS, TOKEN_CLASSES
+from services.metering.usage.dimensions import PLAIN
 
 
 class Sent(NamedTuple):
@@ -40,6 +41,12 @@ ROW: Final = (
     Sent("currency_code", "text"),
     Sent("price_version_id", "uuid"),
     Sent("charge_kind", "text"),
+    Sent("dimension_id", "uuid", ...),
+    Sent("quantities", "text"),
+    Sent("items", "bigint"),
+    Sent("provider_cost", "text"),
+    Sent("provider_currency_code", "text"),
+    Sent("stated", "bool", False),
 )
 _COLUMNS: Final = ", ".join(column.name for column in ROW)
 _ARRAYS: Final = ", ".join(f"${number}::{column.kind}[]" for number, column in enumerate(ROW, start=1))
@@ -50,10 +57,10 @@ _DONE_OPERATIONS: Final = f"${len(ROW) + 4}::text[]"
 
 
 def _received(column: Sent) -> str:
-    if column.name == "cost":
-        return "cost::numeric AS cost"
-    if column.name == "labels":
-        return "labels::jsonb AS labels"
+    if column.name in ("cost", "provider_cost"):
+        return f"{column.name}::numeric AS {column.name}"
+    if column.name in ("labels", "quantities"):
+        return f"{column.name}::jsonb AS {column.name}"
     if column.absent is None or column.absent is ...:
         return column.name
     return f"coalesce({column.name}, {str(column.absent).lower()}) AS {column.name}"
@@ -61,23 +68,29 @@ def _received(column: Sent) -> str:
 
 _RECEIVED: Final = ", ".join(map(_received, ROW))
 _STORED: Final = ", ".join(column.name for column in ROW if column.name != "fingerprint")
-_PLAIN: Final = tuple(
-    column
-    for column in ROW
-    if column.name not in ("fingerprint", "cost", "currency_code", "price_version_id", "charge_kind")
+# What a later pricing gives to usage that had no price.
+_PRICED: Final = (
+    "cost",
+    "currency_code",
+    "price_version_id",
+    "charge_kind",
+    "provider_cost",
+    "provider_currency_code",
 )
+_PLAIN: Final = tuple(column for column in ROW if column.name not in ("fingerprint", *_PRICED))
 
 NIL: Final = "'00000000-0000-0000-0000-000000000000'::uuid"
-HOUR_KEY: Final = ("organization_id", "hour", "model", "project_id", "user_id", "api_key_id", "currency_code")
 HOUR_SUMS: Final = (
     "requests",
     "errors",
     *TOKEN_CLASSES,
     "cost",
+    "provider_cost",
     "latency_count",
     "latency_sum_ms",
     *LATENCY_BUCKETS,
 )
+_BY_HOUR_KEY: Final = ", ".join(str(number + 1) for number in range(len(HOUR_KEY)))
 
 IS_ERROR: Final = "(coalesce(status_code, 0) >= 400 OR error_message IS NOT NULL)"
 # Computed once per usage; the sums below read it once per bucket.
@@ -87,22 +100,24 @@ LATENCY_BUCKET: Final = (
 )
 
 
-def hour_key(currency_code: str, prefix: str = "") -> str:
+def hour_key(currency_code: str, provider_currency_code: str, prefix: str = "") -> str:
     """Return the expressions of a usage's key among the hours."""
     return (
         f"{prefix}organization_id, date_trunc('hour', {prefix}occur_time, 'UTC') AS hour, {prefix}model,"
         f" coalesce({prefix}project_id, {NIL}) AS project_id, coalesce({prefix}user_id, {NIL}) AS user_id,"
-        f" coalesce({prefix}api_key_id, {NIL}) AS api_key_id, {currency_code} AS currency_code"
+        f" coalesce({prefix}api_key_id, {NIL}) AS api_key_id, {prefix}dimension_id, {currency_code} AS currency_code,"
+        f" {provider_currency_code} AS provider_currency_code"
     )
 
 
-def hour_sums(cost: str, sign: str = "") -> str:
+def hour_sums(cost: str, provider_cost: str, sign: str = "") -> str:
     """Return the sums over a group of usages with their LATENCY_BUCKET, in the order of HOUR_SUMS."""
     counted = [
         "count(*)",
         f"count(*) FILTER (WHERE {IS_ERROR})",
         *(f"sum({token_class})" for token_class in TOKEN_CLASSES),
         f"coalesce(sum({cost}), 0)",
+        f"coalesce(sum({provider_cost}), 0)",
         "count(latency_ms)",
         "coalesce(sum(latency_ms), 0)",
         *(f"count(*) FILTER (WHERE latency_bucket = {number})" for number in range(len(LATENCY_BUCKETS))),
@@ -117,14 +132,24 @@ ADD_TO_HOURS: Final = (
     + ", ".join(f"{name} = h.{name} + excluded.{name}" for name in HOUR_SUMS)
 )
 _INTO_HOURS: Final = f"INSERT INTO usage_hours AS h ({', '.join((*HOUR_KEY, *HOUR_SUMS))})"
-_ORDER: Final = "ORDER BY 1, 2, 3, 4, 5, 6, 7"
+_INTO_UNITS: Final = f"INSERT INTO usage_hour_units AS h ({', '.join(HOUR_KEY)}, unit_id, quantity)"
+_UNIT: Final = "unit.key AS unit_id, {sign}sum(unit.value::numeric) AS quantity"
+_ADD_TO_UNITS: Final = (
+    f"ON CONFLICT ({', '.join(HOUR_KEY)}, unit_id) DO UPDATE SET quantity = h.quantity + excluded.quantity"
+)
+_GROUP: Final = f"GROUP BY {_BY_HOUR_KEY}"
+_ORDER: Final = f"ORDER BY {_BY_HOUR_KEY}"
+_GROUP_UNITS: Final = f"{_GROUP}, unit_id"
+_ORDER_UNITS: Final = f"{_ORDER}, unit_id"
+
 
 # One statement, one round trip, one transaction. It first inserts the dedupe rows, in the order of their keys. All
 # other rows are made from those that were new, so a duplicate writes nothing. The hourly summaries are updated in the
 # order of their keys, so that two processes cannot deadlock. It also deletes charges that billing has confirmed.
 # The result is null if every usage was new, which is the usual case. IS TRUE keeps the planner from turning the test
 # for new rows into a join: it uses a hash table whatever the size of the batch.
-RECORD: Final = f"""
+def _record(units: str) -> str:
+    return f"""
 WITH item AS (
     SELECT {_RECEIVED} FROM unnest({_ARRAYS}) AS t({_COLUMNS})
 ), claimed AS (
@@ -137,9 +162,10 @@ WITH item AS (
     INSERT INTO usage_records ({_STORED}, create_time) SELECT {_STORED}, {_NOW} FROM fresh
 ), summed AS (
     {_INTO_HOURS}
-    SELECT {hour_key("coalesce(currency_code, '')")}, {hour_sums("cost")} FROM fresh
-    GROUP BY 1, 2, 3, 4, 5, 6, 7 {_ORDER} {ADD_TO_HOURS}
-), queued AS (
+    SELECT {hour_key("coalesce(currency_code, '')", "coalesce(provider_currency_code, '')")},
+        {hour_sums("cost", "provider_cost")} FROM fresh
+    {_GROUP} {_ORDER} {ADD_TO_HOURS}
+),{units} queued AS (
     INSERT INTO outbox (organization_id, operation_id, kind, state, amount, currency_code, project_id, description,
         attempt_count, next_attempt_time, create_time)
     SELECT organization_id, operation_id, charge_kind, 'PENDING', cost, currency_code, project_id, model,
@@ -155,57 +181,93 @@ WITH item AS (
 SELECT CASE WHEN count(*) < cardinality($1) THEN coalesce(array_agg(usage_id::text), '{{}}') END FROM claimed
 """
 
+
+RECORD: Final = _record("")
+# The same for usage of which some has quantities of other units than the token classes.
+RECORD_UNITS: Final = _record(f"""
+units_summed AS (
+    {_INTO_UNITS}
+    SELECT {hour_key("coalesce(currency_code, '')", "coalesce(provider_currency_code, '')")}, {_UNIT.format(sign="")}
+    FROM fresh CROSS JOIN LATERAL jsonb_each_text(quantities) AS unit
+    {_GROUP_UNITS} {_ORDER_UNITS} {_ADD_TO_UNITS}
+),""")
+
+# Combinations of dimensions that this process has not seen of an organization yet.
+ADD_DIMENSIONS: Final = f"""
+INSERT INTO usage_dimensions (organization_id, dimension_id, {", ".join(DIMENSIONS)})
+SELECT * FROM unnest($1::uuid[], $2::uuid[], {", ".join(f"${n}::text[]" for n in range(3, 3 + len(DIMENSIONS)))})
+ORDER BY 1, 2 ON CONFLICT DO NOTHING
+"""
+
 # Moves usage from the summary without a price to that of its currency. Only the process that deletes the waiting row
 # does it, so it happens once.
 PRICE: Final = f"""
 WITH item AS (
-    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::text[])
-        AS t(organization_id, usage_id, cost, currency_code, price_version_id, charge_kind)
+    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::text[], $8::text[])
+        AS t(organization_id, usage_id, cost, currency_code, price_version_id, charge_kind, provider_cost,
+            provider_currency_code)
 ), freed AS (
     DELETE FROM unpriced_usages u USING item
     WHERE u.organization_id = item.organization_id AND u.usage_id = item.usage_id
     RETURNING item.*, u.occur_time
 ), priced AS (
-    INSERT INTO usage_pricings
-        (organization_id, usage_id, cost, currency_code, price_version_id, charge_kind, create_time)
-    SELECT organization_id, usage_id, cost::numeric, currency_code, price_version_id, charge_kind, $7::timestamptz
+    INSERT INTO usage_pricings (organization_id, usage_id, cost, currency_code, price_version_id, charge_kind,
+        provider_cost, provider_currency_code, create_time)
+    SELECT organization_id, usage_id, cost::numeric, currency_code, price_version_id, charge_kind,
+        provider_cost::numeric, provider_currency_code, $9::timestamptz
     FROM freed
 ), usage AS MATERIALIZED (
     SELECT r.*, {LATENCY_BUCKET}, f.cost::numeric AS new_cost, f.currency_code AS new_currency_code,
-        f.charge_kind AS new_charge_kind
+        f.charge_kind AS new_charge_kind, f.provider_cost::numeric AS new_provider_cost,
+        coalesce(f.provider_currency_code, '') AS new_provider_currency_code
     FROM freed f JOIN usage_records r USING (organization_id, occur_time, usage_id)
 ), queued AS (
     INSERT INTO outbox (organization_id, operation_id, kind, state, amount, currency_code, project_id, description,
         attempt_count, next_attempt_time, create_time)
     SELECT organization_id, operation_id, new_charge_kind, 'PENDING', new_cost, new_currency_code, project_id, model,
-        0, $7::timestamptz, $7::timestamptz
+        0, $9::timestamptz, $9::timestamptz
     FROM usage WHERE new_charge_kind IS NOT NULL
 ), summed AS (
     {_INTO_HOURS}
-    SELECT {hour_key("''")}, {hour_sums("0", "-")} FROM usage GROUP BY 1, 2, 3, 4, 5, 6, 7
+    SELECT {hour_key("''", "''")}, {hour_sums("0", "0", "-")} FROM usage {_GROUP}
     UNION ALL
-    SELECT {hour_key("new_currency_code")}, {hour_sums("new_cost")} FROM usage GROUP BY 1, 2, 3, 4, 5, 6, 7
+    SELECT {hour_key("new_currency_code", "new_provider_currency_code")}, {hour_sums("new_cost", "new_provider_cost")}
+    FROM usage {_GROUP}
     {_ORDER} {ADD_TO_HOURS}
+), units_summed AS (
+    {_INTO_UNITS}
+    SELECT {hour_key("''", "''")}, {_UNIT.format(sign="-")}
+    FROM usage CROSS JOIN LATERAL jsonb_each_text(quantities) AS unit {_GROUP_UNITS}
+    UNION ALL
+    SELECT {hour_key("new_currency_code", "new_provider_currency_code")}, {_UNIT.format(sign="")}
+    FROM usage CROSS JOIN LATERAL jsonb_each_text(quantities) AS unit {_GROUP_UNITS}
+    {_ORDER_UNITS} {_ADD_TO_UNITS}
 )
 SELECT count(*) FROM freed
 """
 
 
 def _read(column: Sent) -> str:
-    return f"r.{column.name}" + ("::text" if column.kind == "uuid" or column.name == "labels" else "")
+    is_text = column.kind == "uuid" or column.name in ("labels", "quantities")
+    return f"r.{column.name}" + ("::text" if is_text else "")
 
 
 USAGE: Final = f"""
 SELECT {", ".join(map(_read, _PLAIN))},
     r.create_time, coalesce(r.cost, p.cost) AS cost, coalesce(r.currency_code, p.currency_code) AS currency_code,
     coalesce(r.price_version_id, p.price_version_id)::text AS price_version_id,
-    coalesce(r.charge_kind, p.charge_kind) AS charge_kind, replace(x.state, 'DEAD', 'REFUSED') AS charge_state,
+    coalesce(r.charge_kind, p.charge_kind) AS charge_kind,
+    coalesce(r.provider_cost, p.provider_cost) AS provider_cost,
+    coalesce(r.provider_currency_code, p.provider_currency_code) AS provider_currency_code,
+    {", ".join(f"d.{name} AS {name}_dimension" for name in DIMENSIONS)},
+    replace(x.state, 'DEAD', 'REFUSED') AS charge_state,
     x.last_error_reason AS charge_refusal_reason
 """
-"""The columns of a stored usage `r`, with its later pricing `p` and its charge `x`."""
+"""The columns of a stored usage `r`, with its later pricing `p`, its dimensions `d` and its charge `x`."""
 
 _JOINS: Final = """
 LEFT JOIN usage_pricings p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id AND r.cost IS NULL
+LEFT JOIN usage_dimensions d ON d.organization_id = r.organization_id AND d.dimension_id = r.dimension_id
 LEFT JOIN outbox x ON x.organization_id = r.organization_id AND x.operation_id = r.operation_id
 """
 
@@ -219,6 +281,10 @@ JOIN usage_records r
 {_JOINS}
 """
 
+_HAS_CLASS: Final = (
+    "CASE $13::text " + " ".join(f"WHEN '{name}' THEN {name}" for name in TOKEN_CLASSES) + " ELSE 0 END > 0"
+)
+
 # Index: the primary key of each month's partition, read backwards.
 LIST: Final = f"""
 {USAGE}
@@ -229,10 +295,23 @@ FROM (
         AND ($5::timestamptz IS NULL OR (occur_time, usage_id) >= ($5::timestamptz, $6::uuid))
         AND ($7::uuid IS NULL OR project_id = $7) AND ($8::uuid IS NULL OR user_id = $8)
         AND ($9::uuid IS NULL OR api_key_id = $9) AND ($10::text IS NULL OR model = $10)
-    ORDER BY occur_time DESC, usage_id DESC LIMIT $11
+        AND ($11::uuid[] IS NULL OR dimension_id = ANY($11)) AND ($12::text IS NULL OR quantities ? $12)
+        AND ($13::text IS NULL OR {_HAS_CLASS})
+    ORDER BY occur_time DESC, usage_id DESC LIMIT $14
 ) r
 {_JOINS}
 ORDER BY r.occur_time DESC, r.usage_id DESC
+"""
+
+# The combinations of dimensions of an organization that a filter lets through; by the primary key. An organization has
+# few, unless it gives each usage a label value of its own: there are at most as many as are asked for.
+MATCHING_DIMENSIONS: Final = f"""
+SELECT dimension_id::text FROM (
+    SELECT * FROM usage_dimensions WHERE organization_id = $1
+    UNION ALL SELECT $1, {NIL}, {", ".join(f"'{value}'" for value in PLAIN)}
+) AS known
+WHERE {" AND ".join(f"(${n}::text IS NULL OR {name} = ${n})" for n, name in enumerate(DIMENSIONS, 2))}
+LIMIT ${len(DIMENSIONS) + 2}
 """
 
 # The last row that one filtered page looks at, so that a filter with few matches does not read a whole year.
@@ -246,7 +325,7 @@ ORDER BY occur_time DESC, usage_id DESC OFFSET $5 LIMIT 1
 # By primary keys.
 AUTHORIZATIONS: Final = """
 SELECT a.organization_id::text, a.operation_id, project_id::text, user_id::text, api_key_id::text, model, endpoint,
-    price_version_id::text, currency_code, amount
+    price_version_id::text, currency_code, amount, service_account_id::text, service_tier, environment
 FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
 JOIN authorizations a USING (organization_id, operation_id)
 """

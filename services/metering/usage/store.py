@@ -3,31 +3,40 @@
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Final, NamedTuple
 
 import asyncpg
 
 from libs.common.amount import format_amount
 from libs.common.database import RawConnection
+from libs.common.errors import Kind, Refusal
 from services.metering.clients.billing import Charge
-from services.metering.tables import TOKEN_CLASSES
+from services.metering.model.units import TOKEN_CLASS_UNITS, Quantities, quantity_text, thousandths_of
+from services.metering.tables import DIMENSIONS, TOKEN_CLASSES
 from services.metering.usage import statements
+from services.metering.usage.dimensions import PLAIN, Dimensions, dimension_id
 from services.metering.usage.domain import (
     NIL,
+    NO_QUANTITIES,
     PENDING_PRICE,
     REFUSED,
     SETTLED,
     Authorization,
     Cost,
     Recorded,
+    Stated,
     Work,
+    dimensions_of,
 )
 
 Key = tuple[str, str]
 """The organization and the operation id, which together name a usage and its charge."""
 
 SCAN_MAX: Final = 5_000
-_NO_COST: Final = (None, None, None, None)
+DIMENSIONS_MAX: Final = 10_000
+_CLASS_OF_UNIT: Final = {unit: name for name, unit in TOKEN_CLASS_UNITS.items()}
+_NO_COST: Final = (None, None, None, None, None, None)
 
 
 class Waiting(NamedTuple):
@@ -39,6 +48,9 @@ class Waiting(NamedTuple):
     model: str
     tokens: tuple[int, ...]
     authorized: bool
+    quantities: Quantities
+    service_tier: str
+    environment: str
 
 
 class Pricing(NamedTuple):
@@ -47,6 +59,23 @@ class Pricing(NamedTuple):
     organization_id: str
     usage_id: str
     cost: Cost
+
+
+class Filters(NamedTuple):
+    """What lets usage into a list; None lets everything through."""
+
+    plain: tuple[str | None, str | None, str | None, str | None] = (None, None, None, None)
+    """Project, user, API key and model."""
+    dimensions: tuple[str | None, ...] = (None,) * len(DIMENSIONS)
+    unit: str | None = None
+
+
+class TooManyDimensions(Refusal):
+    """An organization has used so many values of labels or endpoints that a list cannot be filtered by them."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "TOO_MANY_DIMENSIONS"
+    template = "The filters let through more than 10,000 combinations of labels, endpoints and the like: narrow them."
 
 
 class DueCharge(NamedTuple):
@@ -66,8 +95,9 @@ async def record(
 ) -> set[str]:
     """Write usages, their summaries and their charges in one statement; return the ids of the usages that were new."""
     done_keys = list(done)
+    has_units = any(one.work.quantities for one in recorded)
     new = await connection.fetchval(
-        statements.RECORD,
+        statements.RECORD_UNITS if has_units else statements.RECORD,
         *_columns(recorded),
         now,
         due_time,
@@ -75,6 +105,16 @@ async def record(
         [operation_id for _, operation_id in done_keys],
     )
     return {one.usage_id for one in recorded} if new is None else set(new)
+
+
+async def add_dimensions(connection: RawConnection, added: Mapping[tuple[str, str], Dimensions]) -> None:
+    """Store combinations of dimensions, by organization and id, where they are not stored yet; by the primary key."""
+    await connection.execute(
+        statements.ADD_DIMENSIONS,
+        [organization_id for organization_id, _ in added],
+        [dimension_id for _, dimension_id in added],
+        *map(list, zip(*added.values(), strict=True)),
+    )
 
 
 async def find(connection: RawConnection, keys: Sequence[Key]) -> dict[Key, tuple[Recorded, bytes]]:
@@ -96,18 +136,34 @@ async def list_usages(
     organization_id: str,
     start_time: datetime,
     before: tuple[datetime, str],
-    filters: Sequence[str | None],
+    filters: Filters,
     limit: int,
 ) -> tuple[list[Recorded], tuple[datetime, str] | None]:
     """Return a page of usages, the latest first, and where the next begins; None when there is no more."""
     bound = None
-    if any(filters):
+    dimension_ids = None
+    if any(filters.dimensions):
+        values = (organization_id, *filters.dimensions, DIMENSIONS_MAX + 1)
+        dimension_ids = [row[0] for row in await connection.fetch(statements.MATCHING_DIMENSIONS, *values)]
+        if len(dimension_ids) > DIMENSIONS_MAX:
+            raise TooManyDimensions
+    if any((*filters.plain, *filters.dimensions, filters.unit)):
         row = await connection.fetchrow(
             statements.LIST_BOUND, organization_id, start_time, *before, max(SCAN_MAX, limit) - 1
         )
         bound = None if row is None else (row[0], row[1])
+    token_class = _CLASS_OF_UNIT.get(filters.unit or "")
     rows = await connection.fetch(
-        statements.LIST, organization_id, start_time, *before, *(bound or (None, None)), *filters, limit
+        statements.LIST,
+        organization_id,
+        start_time,
+        *before,
+        *(bound or (None, None)),
+        *filters.plain,
+        dimension_ids,
+        None if token_class else filters.unit,
+        token_class,
+        limit,
     )
     usages = [_recorded(row) for row in rows]
     if len(usages) == limit:
@@ -117,13 +173,14 @@ async def list_usages(
 
 _NEXT_UNPRICED: Final = f"""
 SELECT u.organization_id::text, u.usage_id::text, u.occur_time, u.model, {", ".join(f"r.{c}" for c in TOKEN_CLASSES)},
-    coalesce(a.amount > 0, false) AS authorized
+    coalesce(a.amount > 0, false) AS authorized, r.quantities::text, d.service_tier, d.environment
 FROM (
     SELECT * FROM unpriced_usages WHERE (organization_id, usage_id) > ($1::uuid, $2::uuid)
     ORDER BY organization_id, usage_id LIMIT $3
 ) u
 JOIN usage_records r USING (organization_id, occur_time, usage_id)
 LEFT JOIN authorizations a ON a.organization_id = r.organization_id AND a.operation_id = r.operation_id
+LEFT JOIN usage_dimensions d ON d.organization_id = r.organization_id AND d.dimension_id = r.dimension_id
 ORDER BY u.organization_id, u.usage_id
 """  # noqa: S608 -- put together from the names of columns.
 
@@ -131,7 +188,19 @@ ORDER BY u.organization_id, u.usage_id
 async def next_unpriced(connection: RawConnection, *, after: Key, limit: int) -> list[Waiting]:
     """Return usages that wait for a price, in the order of their primary key."""
     rows = await connection.fetch(_NEXT_UNPRICED, *after, limit)
-    return [Waiting(row[0], row[1], row[2], row[3], tuple(row[4:12]), row[12]) for row in rows]
+    return [
+        Waiting._make(
+            (
+                *row[:4],
+                tuple(row[4:12]),
+                row[12],
+                read_quantities(row[13]),
+                row[14] or PLAIN.service_tier,
+                row[15] or PLAIN.environment,
+            )
+        )
+        for row in rows
+    ]
 
 
 async def price(connection: RawConnection, pricings: Sequence[Pricing], now: datetime) -> int:
@@ -145,6 +214,8 @@ async def price(connection: RawConnection, pricings: Sequence[Pricing], now: dat
             [pricing.cost.currency_code for pricing in pricings],
             [pricing.cost.price_version_id for pricing in pricings],
             [pricing.cost.charge_kind for pricing in pricings],
+            [pricing.cost.provider_cost for pricing in pricings],
+            [pricing.cost.provider_currency_code for pricing in pricings],
             now,
         )
         or 0
@@ -233,36 +304,71 @@ def _columns(recorded: Sequence[Recorded]) -> Iterator[Sequence[object]]:
 
 def _row(recorded: Recorded) -> tuple[object, ...]:
     work = recorded.work
+    cost = recorded.cost or _NO_COST
     return (
         *work[:3],
         recorded.usage_id,
         *work[3:9],
         *work.tokens,
         *work[10:17],
-        *(recorded.cost or _NO_COST),
+        *cost[:4],
+        dimension_id(dimensions_of(work, recorded.provider)),
+        quantities_text(work.quantities) if work.quantities else None,
+        work.items,
+        *cost[4:],
+        work.stated is not None,
     )
 
 
 def _recorded(row: asyncpg.Record) -> Recorded:
-    (organization_id, operation_id, usage_id, occur_time), dimensions = row[:4], row[4:9]
+    (organization_id, operation_id, usage_id, occur_time), plain = row[:4], row[4:9]
     labels = row["labels"]
+    dimensions = PLAIN
+    if row["service_tier_dimension"] is not None:
+        dimensions = Dimensions._make(row[f"{name}_dimension"] for name in DIMENSIONS)
+    cost = None
+    if row["cost"] is not None:
+        cost = Cost(
+            format_amount(row["cost"]),
+            row["currency_code"],
+            row["price_version_id"],
+            row["charge_kind"],
+            None if row["provider_cost"] is None else format_amount(row["provider_cost"]),
+            row["provider_currency_code"],
+        )
     work = Work._make(
         (
-            *(organization_id, operation_id, b"", occur_time, *dimensions, tuple(row[9:17]), *row[17:22]),
+            *(organization_id, operation_id, b"", occur_time, *plain, tuple(row[9:17]), *row[17:22]),
             None if labels is None else label_text(json.loads(labels)),
             row["partial"],
             False,
             (),
+            read_quantities(row["quantities"]),
+            dimensions.service_tier,
+            dimensions.service_account_id or None,
+            row["items"],
+            Stated(cost.amount, cost.currency_code) if row["stated"] and cost is not None else None,
+            dimensions.environment,
         )
     )
-    cost = None
-    if row["cost"] is not None:
-        amount = format_amount(row["cost"])
-        cost = Cost(amount, row["currency_code"], row["price_version_id"], row["charge_kind"])
     # A charge is in the outbox while it is pending or refused, and is deleted from it once it is made.
     settlement = PENDING_PRICE if cost is None else row["charge_state"] or SETTLED
     reason = row["charge_refusal_reason"] if settlement == REFUSED else ""
-    return Recorded(work, usage_id, cost, row["create_time"], settlement, reason or "")
+    return Recorded(work, usage_id, cost, row["create_time"], settlement, reason or "", dimensions.provider)
+
+
+def quantities_text(quantities: Quantities) -> str:
+    """Return quantities as a JSON object of decimals, sorted by unit."""
+    return "{" + ",".join(f'"{unit}":{quantity_text(value)}' for unit, value in sorted(quantities.items())) + "}"
+
+
+def read_quantities(text: str | None) -> Quantities:
+    """Return quantities, in thousandths, of the text that is stored."""
+    if text is None:
+        return NO_QUANTITIES
+    return {
+        unit: thousandths_of(value) for unit, value in json.loads(text, parse_float=Decimal, parse_int=Decimal).items()
+    }
 
 
 def label_text(labels: Mapping[str, str]) -> str:

@@ -14,6 +14,8 @@ from libs.common.errors import InvalidArgument, NotFound, PermissionDenied, Refu
 from libs.common.shards import Shards
 from services.metering.clients.organizations import Organizations
 from services.metering.errors import OrganizationNotFound
+from services.metering.model.catalogue import Catalogue
+from services.metering.model.units import Units
 from services.metering.usage import store
 from services.metering.usage.domain import NIL, Outcome, Recorded, Work, time_violation
 from services.metering.usage.engine import UsageEngine
@@ -29,9 +31,16 @@ class Usages:
     """Records usage and answers queries about it."""
 
     def __init__(
-        self, shards: Shards, engine: UsageEngine, organizations: Organizations, months: Months, clock: Clock
+        self,
+        shards: Shards,
+        catalogue: Catalogue,
+        engine: UsageEngine,
+        organizations: Organizations,
+        months: Months,
+        clock: Clock,
     ) -> None:
         self._shards = shards
+        self._catalogue = catalogue
         self._engine = engine
         self._organizations = organizations
         self._months = months
@@ -40,6 +49,15 @@ class Usages:
     def now(self) -> datetime:
         """Return the moment that stands for an occur time that is not given."""
         return self._clock.now()
+
+    @property
+    def units(self) -> Units:
+        """The units of the catalogue as they were at the last `refresh`."""
+        return self._catalogue.units
+
+    async def refresh(self) -> None:
+        """Reload the catalogue if it is older than two seconds."""
+        await self._catalogue.refresh()
 
     async def record(self, works: Sequence[Work], *, backfilled: Collection[int] = ()) -> list[Outcome]:
         """Record works, and return what became of each, in their order.
@@ -114,7 +132,7 @@ class Usages:
         start_time: datetime,
         end_time: datetime,
         after: tuple[datetime, str] | None,
-        filters: Sequence[str | None],
+        filters: store.Filters,
         limit: int,
     ) -> tuple[Sequence[Recorded], tuple[datetime, str] | None]:
         """Return a page of usages, the latest first, and where the next begins."""

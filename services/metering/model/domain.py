@@ -5,7 +5,7 @@ in the standard tier, below the first threshold of the card, and is priced by a 
 that took 0.9 µs, and the card 2.3. Both give the same nanos: a test compares them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -161,11 +161,15 @@ def prices_of(card: RateCard) -> Prices | None:
 
 def plain_rates(card: RateCard) -> Plain | None:
     """Return the rates by which most usage is priced; None for a card without rates for all token classes."""
-    rates = tuple(one for one in card.rates if one.unit_id in SEEDED_UNITS)
-    fallbacks = {unit: other for unit, other in card.fallbacks.items() if {unit, other} <= SEEDED_UNITS.keys()}
+    units = [TOKEN_CLASS_UNITS[name] for name in TOKEN_CLASSES]
+    reached = _reached([*units, REQUESTS], card.fallbacks)
+    # What is left out has no part in the prices of token classes. Most of a card is.
+    rates = tuple(
+        one for one in card.rates if one.unit_id in reached and one.service_tier in (STANDARD_TIER, ANY_TIER)
+    )
+    fallbacks = {unit: other for unit, other in card.fallbacks.items() if unit in reached and other in reached}
     plan = replace(card, rates=rates, fallbacks=fallbacks).plan(STANDARD_TIER, SEEDED_UNITS)
     bracket = plan.brackets[0]
-    units = [TOKEN_CLASS_UNITS[name] for name in TOKEN_CLASSES]
     if any(unit not in bracket.weights for unit in units):
         return None
     costs = None
@@ -179,6 +183,18 @@ def plain_rates(card: RateCard) -> Plain | None:
         bracket.cost_weights.get(REQUESTS, 0),
         plan.thresholds[0] // THOUSANDTHS if plan.thresholds else None,
     )
+
+
+def _reached(units: Sequence[str], fallbacks: Mapping[str, str]) -> set[str]:
+    """Return the seeded units that have a part in the prices of some units: these, and what they fall back to."""
+    reached: set[str] = set()
+    waiting = list(units)
+    while waiting:
+        unit_id = waiting.pop()
+        if unit_id in SEEDED_UNITS and unit_id not in reached:
+            reached.add(unit_id)
+            waiting += [fallbacks[unit_id]] if unit_id in fallbacks else []
+    return reached
 
 
 def rate(

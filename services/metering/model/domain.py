@@ -164,9 +164,7 @@ def plain_rates(card: RateCard) -> Plain | None:
     units = [TOKEN_CLASS_UNITS[name] for name in TOKEN_CLASSES]
     reached = _reached([*units, REQUESTS], card.fallbacks)
     # What is left out has no part in the prices of token classes. Most of a card is.
-    rates = tuple(
-        one for one in card.rates if one.unit_id in reached and one.service_tier in (STANDARD_TIER, ANY_TIER)
-    )
+    rates = tuple(one for one in card.rates if one.unit_id in reached and one.service_tier in (STANDARD_TIER, ANY_TIER))
     fallbacks = {unit: other for unit, other in card.fallbacks.items() if unit in reached and other in reached}
     plan = replace(card, rates=rates, fallbacks=fallbacks).plan(STANDARD_TIER, SEEDED_UNITS)
     bracket = plan.brackets[0]

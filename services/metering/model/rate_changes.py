@@ -37,7 +37,8 @@ def rate_changes(before: RateCard | None, after: RateCard) -> list[RateChange]:
     Where there was no card, only the rates are new: fall-backs tell nothing that a reader would compare.
     """
     name_currencies = before is not None and (
-        before.currency_code != after.currency_code or before.provider_currency_code != after.provider_currency_code
+        before.currency_code != after.currency_code
+        or len({before.provider_currency_code, after.provider_currency_code} - {None}) > 1
     )
     old = {} if before is None else _stated(before, name_currencies=name_currencies)
     new = _stated(after if before is not None else replace(after, fallbacks={}), name_currencies=name_currencies)

@@ -85,7 +85,7 @@ def render_prices(card: RateCard) -> pb.TokenPrices | None:
 def render_card(card: RateCard) -> pb.RateCard:
     return pb.RateCard(
         rates=map(_render_rate, card.rates),
-        fallbacks=[pb.Fallback(unit=unit_id, priced_as=target) for unit_id, target in card.fallbacks.items()],
+        fallbacks=[pb.Fallback(unit=unit_id, priced_as=target) for unit_id, target in sorted(card.fallbacks.items())],
         provider_currency_code=card.provider_currency_code or "",
         factor="" if card.factor == 1 else format_amount(card.factor),
     )

@@ -27,6 +27,8 @@ def _known(organization_id: str) -> dict[str, object]:
         "model_id": "gpt-4o",
         "currency_code": "USD",
         "tokens": model_pb2.TokenCounts(input=10, output=5),
+        "quantities": [],
+        "total_tokens": 15,
         "prices": model_pb2.TokenPrices(input="1", output="2"),
         "yaml": b"models: []",
         "start_time": stamp(days=-2),

@@ -5,7 +5,7 @@ Authorizations that arrive together share one statement and one call to billing 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Final
@@ -33,10 +33,12 @@ from services.metering.clients.organizations import Organizations
 from services.metering.errors import AlreadySettled, OrganizationNotFound
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import Tokens, input_tokens_of, output_tokens_of
-from services.metering.model.rates import STANDARD_TIER, Unpriced
-from services.metering.usage.dimensions import LIVE
+from services.metering.model.rates import Unpriced
+from services.metering.model.units import Quantities
+from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import Authorization
 from services.metering.usage.engine import UsageEngine, writer_limits
+from services.metering.usage.store import quantities_text
 
 _FACTS: Final = ("posted", "held", "available", "needed", "currency_code", "earliest_release_time")
 _KEY_MESSAGES: Final = {
@@ -70,6 +72,8 @@ class Request:
     hold_ttl_ms: int
     client_address: str
     fail_if_replayed: bool
+    quantities: Quantities
+    service_tier: str
 
 
 @dataclass(slots=True)
@@ -124,7 +128,7 @@ class Admission:
             Unavailable: identity or billing cannot be reached.
             Overloaded: too many calls wait already.
         """
-        principal = request.principal
+        principal, stale_key = request.principal, False
         if request.secret is not None:
             answer = await self._identity.verify(
                 request.secret,
@@ -135,19 +139,19 @@ class Admission:
             )
             if answer.code != VALID:
                 message = _KEY_MESSAGES.get(answer.code, "The key may not be used.")
-                return Denied(f"KEY_{answer.code}", message, principal=answer.principal)
-            principal = answer.principal
+                return Denied(f"KEY_{answer.code}", message, principal=answer.principal, stale_key=answer.stale)
+            principal, stale_key = answer.principal, answer.stale
         if principal is None:
             raise ValueError("A caller has a key or a principal.")
         if request.secret is None and await self._organizations.find_unknown([principal.organization_id]):
             raise OrganizationNotFound(organization_id=principal.organization_id)
         pinned = await self._pin(request, principal)
         if isinstance(pinned, Denied):
-            return pinned
+            return replace(pinned, stale_key=stale_key)
         (decision,) = await self._commits.submit([_Waiting(pinned, principal)])
         if isinstance(decision, Exception):
             raise decision
-        return decision
+        return replace(decision, stale_key=True) if stale_key else decision
 
     async def cancel(self, organization_id: str, operation_id: str) -> tuple[str, Decimal, bool]:
         """Cancel an authorization; return the currency, the amount that is released, and whether this is a repeat.
@@ -197,7 +201,13 @@ class Admission:
         elif output_tokens is None:
             output_tokens = model.max_output_tokens or OUTPUT_TOKENS_DEFAULT
         held = held_nanos(
-            version, input_tokens, output_tokens, request.estimate, {}, STANDARD_TIER, self._catalogue.units
+            version,
+            input_tokens,
+            output_tokens,
+            request.estimate,
+            request.quantities,
+            request.service_tier,
+            self._catalogue.units,
         )
         if isinstance(held, Unpriced):
             facts = {"model": request.model, "unit": held.unit_id, "service_tier": held.service_tier}
@@ -214,13 +224,16 @@ class Admission:
             input_tokens,
             output_tokens,
             request.hold_ttl_ms,
+            quantities_text(request.quantities) if request.quantities else None,
+            request.service_tier,
+            TEST if principal.is_test else LIVE,
         )
         return Pinned(
             ask,
             ask.fingerprint(request.estimate),
             version.price_version_id,
             version.card.currency_code,
-            Decimal(held).scaleb(-9),
+            Decimal(0 if principal.is_test else held).scaleb(-9),
             now,
             request.fail_if_replayed,
         )
@@ -344,6 +357,6 @@ def _authorization(pinned: Pinned) -> Authorization:
         pinned.currency_code,
         pinned.amount,
         ask.service_account_id,
-        STANDARD_TIER,
-        LIVE,
+        ask.service_tier,
+        ask.environment,
     )

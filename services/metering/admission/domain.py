@@ -11,13 +11,15 @@ from libs.common.errors import OperationIdReused, Refusal
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.errors import OperationIdInUse
 from services.metering.model.domain import PriceVersion, Tokens, cost_max, rate
-from services.metering.model.rates import Unpriced
+from services.metering.model.rates import STANDARD_TIER, Unpriced
 from services.metering.model.units import Quantities, Units
+from services.metering.usage.dimensions import LIVE
 
 OUTPUT_TOKENS_DEFAULT: Final = 4096
 """The output tokens that are authorized if neither the caller nor the catalogue gives a maximum."""
 HOLD_TTL_DEFAULT_MS: Final = 600_000
 _FINGERPRINT_BYTES: Final = 16
+_FIELDS_BEFORE: Final = 11
 
 
 class Ask(NamedTuple):
@@ -34,10 +36,20 @@ class Ask(NamedTuple):
     input_tokens: int
     max_output_tokens: int
     hold_ttl_ms: int
+    quantities: str | None = None
+    """Quantities beside the tokens, as JSON; None where there are none."""
+    service_tier: str = STANDARD_TIER
+    environment: str = LIVE
 
     def fingerprint(self, estimate: Tokens | None = None) -> bytes:
-        """Return a digest of everything that a repeat must say again."""
-        text = "\x1f".join("" if value is None else str(value) for value in (*self, *(estimate or ())))
+        """Return a digest of everything that a repeat must say again.
+
+        What is as it always was before there were tiers and other quantities has no part in it, so that the digests of
+        earlier versions still match.
+        """
+        further = [value for value in (self.quantities, self.service_tier) if value not in (None, STANDARD_TIER)]
+        values = (*self[:_FIELDS_BEFORE], *(estimate or ()), *further)
+        text = "\x1f".join("" if value is None else str(value) for value in values)
         return hashlib.blake2b(text.encode(), digest_size=_FINGERPRINT_BYTES).digest()
 
 
@@ -76,6 +88,8 @@ class Denied:
     facts: Mapping[str, str] = field(default_factory=dict)
     principal: KeyPrincipal | None = None
     replayed: bool = False
+    stale_key: bool = False
+    """Whether it rests on an answer about the key that may be out of date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +101,7 @@ class Allowed:
     hold_id: str
     expire_time: datetime | None
     replayed: bool
+    stale_key: bool = False
 
 
 Decision = Allowed | Denied

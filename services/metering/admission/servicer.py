@@ -1,6 +1,7 @@
 """AdmissionService over gRPC: reads requests, calls the use cases, renders responses."""
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import grpc
 
@@ -12,15 +13,21 @@ from services.metering.admission.admission import Admission, Request
 from services.metering.admission.domain import HOLD_TTL_DEFAULT_MS, Decision, Denied
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.model.quantity_requests import read_tokens
-from services.metering.model.units import Units
+from services.metering.model.rates import STANDARD_TIER
+from services.metering.model.units import Kind, Units
+from services.metering.tables import TOKEN_CLASSES
+from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import Accepted
 from services.metering.usage.parsing import read_endpoint
 from services.metering.usage.rendering import fill_balance, fill_usage
-from services.metering.usage.servicer import check_usage, read_usage
+from services.metering.usage.servicer import check_usage, read_listed_quantities, read_usage
 from services.metering.usage.usages import Usages
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import admission_pb2 as pb
 from tollhouse.metering.v1 import admission_pb2_grpc as rpc
+from tollhouse.metering.v1 import usage_pb2
+
+_ENVIRONMENTS: Final = {LIVE: usage_pb2.ENVIRONMENT_LIVE, TEST: usage_pb2.ENVIRONMENT_TEST}
 
 
 class AdmissionServicer(rpc.AdmissionServiceServicer):
@@ -38,7 +45,8 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
         }
 
     async def Authorize(self, request: pb.AuthorizeRequest, context: grpc.aio.ServicerContext) -> pb.AuthorizeResponse:
-        return _render_decision(await self._admission.authorize(_read_request(request)))
+        await self._usages.refresh()
+        return _render_decision(await self._admission.authorize(_read_request(request, self._usages.units)))
 
     async def Settle(self, request: pb.SettleRequest, context: grpc.aio.ServicerContext) -> pb.SettleResponse:
         await self._usages.refresh()
@@ -68,10 +76,20 @@ def _render_settled(outcome: Accepted, adjusted: Sequence[str], units: Units) ->
     return response
 
 
-def _read_request(request: pb.AuthorizeRequest) -> Request:
+def _read_request(request: pb.AuthorizeRequest, units: Units) -> Request:
     estimate = read_tokens(request.estimate) if request.HasField("estimate") else None
+    violations: list[FieldViolation] = []
     if estimate is not None:
-        _check_estimate_alone(request)
+        _check_estimate_alone(request, violations)
+    quantities = read_listed_quantities(request, estimate or (0,) * len(TOKEN_CLASSES), units, violations)
+    if estimate is None:
+        violations += [
+            FieldViolation("quantities", f"{unit} is counted by input_tokens or max_output_tokens")
+            for unit in quantities
+            if units[unit].kind is Kind.TOKEN
+        ]
+    if violations:
+        raise InvalidArgument(violations)
     with_key = request.WhichOneof("caller") == "api_key"
     ttl = request.hold_ttl
     ttl_ms = ttl.seconds * 1000 + ttl.nanos // 1_000_000 if request.HasField("hold_ttl") else HOLD_TTL_DEFAULT_MS
@@ -89,15 +107,16 @@ def _read_request(request: pb.AuthorizeRequest) -> Request:
         hold_ttl_ms=ttl_ms,
         client_address=request.client_address,
         fail_if_replayed=request.fail_if_replayed,
+        quantities=quantities,
+        service_tier=request.service_tier or STANDARD_TIER,
     )
 
 
-def _check_estimate_alone(request: pb.AuthorizeRequest) -> None:
+def _check_estimate_alone(request: pb.AuthorizeRequest, violations: list[FieldViolation]) -> None:
     beside = ["input_tokens"] if request.input_tokens else []
     if request.HasField("max_output_tokens"):
         beside.append("max_output_tokens")
-    if beside:
-        raise InvalidArgument([FieldViolation(name, "must not be given beside an estimate") for name in beside])
+    violations += [FieldViolation(name, "must not be given beside an estimate") for name in beside]
 
 
 def _read_principal(principal: pb.Principal) -> KeyPrincipal:
@@ -120,6 +139,8 @@ def _render_decision(decision: Decision) -> pb.AuthorizeResponse:
         price_version_id=pinned.price_version_id,
         max_output_tokens=pinned.ask.max_output_tokens,
         replayed=decision.replayed,
+        environment=_ENVIRONMENTS[pinned.ask.environment],
+        stale_key=decision.stale_key,
     )
     _fill_principal(response.principal, decision.principal)
     _fill_amount(response.held_amount, pinned.currency_code, format_amount(pinned.amount))
@@ -129,7 +150,7 @@ def _render_decision(decision: Decision) -> pb.AuthorizeResponse:
 
 
 def _render_denial(denied: Denied) -> pb.AuthorizeResponse:
-    response = pb.AuthorizeResponse(decision=pb.DECISION_DENIED, replayed=denied.replayed)
+    response = pb.AuthorizeResponse(decision=pb.DECISION_DENIED, replayed=denied.replayed, stale_key=denied.stale_key)
     response.denial.reason = pb.DenialReason.Value(f"DENIAL_REASON_{denied.reason}")
     response.denial.message = denied.message
     response.denial.facts.update(denied.facts)

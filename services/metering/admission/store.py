@@ -16,17 +16,18 @@ Key = tuple[str, str]
 _ADD: Final = """
 WITH item AS (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::text[],
-        $9::bigint[], $10::bigint[], $11::bigint[], $12::bytea[], $13::uuid[], $14::text[], $15::text[],
-        $16::timestamptz[])
+        $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::uuid[],
+        $17::text[], $18::text[], $19::timestamptz[])
         AS t(organization_id, operation_id, project_id, user_id, service_account_id, api_key_id, model, endpoint,
-        input_tokens, max_output_tokens, hold_ttl_ms, fingerprint, price_version_id, currency_code, amount, create_time)
+        input_tokens, max_output_tokens, hold_ttl_ms, quantities, service_tier, environment, fingerprint,
+        price_version_id, currency_code, amount, create_time)
 ), added AS (
     INSERT INTO authorizations (organization_id, operation_id, project_id, user_id, service_account_id, api_key_id,
-        model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, fingerprint, price_version_id, currency_code,
-        amount, create_time)
+        model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, quantities, service_tier, environment,
+        fingerprint, price_version_id, currency_code, amount, create_time)
     SELECT organization_id, operation_id, project_id, user_id, service_account_id, api_key_id,
-        model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, fingerprint, price_version_id, currency_code,
-        amount::numeric, create_time
+        model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, quantities::jsonb, service_tier, environment,
+        fingerprint, price_version_id, currency_code, amount::numeric, create_time
     FROM item ORDER BY organization_id, operation_id
     ON CONFLICT DO NOTHING RETURNING organization_id, operation_id
 )
@@ -36,7 +37,8 @@ WHERE ((organization_id, operation_id) IN (SELECT organization_id, operation_id 
 
 _FIND: Final = """
 SELECT a.organization_id::text, a.operation_id, project_id::text, user_id::text, service_account_id::text,
-    api_key_id::text, model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, a.fingerprint,
+    api_key_id::text, model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms,
+    quantities::text, service_tier, environment, a.fingerprint,
     price_version_id::text, currency_code, amount, create_time, cancelled, o.operation_id IS NOT NULL AS settled
 FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
 JOIN authorizations a USING (organization_id, operation_id)
@@ -71,4 +73,5 @@ async def cancel(connection: RawConnection, key: Key) -> None:
 
 def _stored(row: asyncpg.Record) -> Stored:
     values = tuple(row)
-    return Stored(Pinned(Ask(*values[:11]), *values[11:16]), *values[16:])
+    asked = len(Ask._fields)
+    return Stored(Pinned(Ask(*values[:asked]), *values[asked : asked + 5]), *values[asked + 5 :])

@@ -16,7 +16,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import grpc
@@ -60,6 +60,8 @@ class KeyPrincipal:
     service_account_id: str | None
     api_key_id: str | None
     scopes: tuple[str, ...] = ()
+    is_test: bool = False
+    """Whether the key is of the test environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class KeyAnswer:
 
     code: str
     principal: KeyPrincipal | None
+    stale: bool = False
+    """Whether it may be out of date, because identity or what it reads cannot be reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,7 @@ class _Kept:
     renew_from_s: float
     good_until_s: float
     expire_s: float | None
+    stale: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +171,7 @@ class IdentityClient:
         if kept is None:
             raise Unavailable(dependency="identity")
         self.stale_answers.note_stale()
-        return kept
+        return replace(kept, stale=True)
 
     async def _ask_for(self, digest: bytes, secret: str, min_revision: int, client_address: str) -> _Kept | _Refused:
         # Shielded: if this caller is cancelled, the others still get the answer.
@@ -263,6 +268,7 @@ class IdentityClient:
                 service_account_id=principal.service_account_id or None,
                 api_key_id=principal.api_key_id or None,
                 scopes=tuple(principal.scopes),
+                is_test=answer.environment == pb.API_KEY_ENVIRONMENT_TEST,
             ),
             allowed_models=tuple(answer.allowed_models),
             allowed_addresses=AddressList(answer.allowed_addresses) if answer.allowed_addresses else None,
@@ -270,6 +276,7 @@ class IdentityClient:
             renew_from_s=asked_s + self._ttl_s * (1 - _RENEW_IN_LAST_PART),
             good_until_s=asked_s + self._ttl_s,
             expire_s=expire_s,
+            stale=answer.stale,
         )
 
     def _keep(self, digest: bytes, kept: _Kept) -> None:
@@ -335,13 +342,14 @@ def _changed(change: pb.ApiKeyChange) -> list[str]:
 
 
 def _decide(kept: _Kept, model: str, required_scopes: Sequence[str], client_address: str) -> KeyAnswer:
+    code = VALID
     if kept.allowed_addresses is not None and not kept.allowed_addresses.allows(client_address):
-        return KeyAnswer(_ADDRESS_NOT_ALLOWED, kept.principal)
-    if not set(required_scopes) <= set(kept.principal.scopes):
-        return KeyAnswer("INSUFFICIENT_SCOPE", kept.principal)
-    if kept.allowed_models and not any(_covers(pattern, model) for pattern in kept.allowed_models):
-        return KeyAnswer("MODEL_NOT_ALLOWED", kept.principal)
-    return KeyAnswer(VALID, kept.principal)
+        code = _ADDRESS_NOT_ALLOWED
+    elif not set(required_scopes) <= set(kept.principal.scopes):
+        code = "INSUFFICIENT_SCOPE"
+    elif kept.allowed_models and not any(_covers(pattern, model) for pattern in kept.allowed_models):
+        code = "MODEL_NOT_ALLOWED"
+    return KeyAnswer(code, kept.principal, kept.stale)
 
 
 def _covers(pattern: str, model: str) -> bool:

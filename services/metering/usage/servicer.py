@@ -148,8 +148,8 @@ class UsageServicer(rpc.UsageServiceServicer):
         start_time, end_time = self._list_range(request)
         unpaged = pb.ListUsageRequest()
         unpaged.CopyFrom(request)
-        unpaged.ClearField("page_token")
-        unpaged.ClearField("page_size")
+        for field in ("start_time", "end_time", "page_size", "page_token"):
+            unpaged.ClearField(field)
         fingerprint = hashlib.blake2b(unpaged.SerializeToString(deterministic=True), digest_size=8).hexdigest()
         usages, following = await self._usages.list_usages(
             organization_id=request.organization_id.lower(),
@@ -308,10 +308,13 @@ def _read_stated(
 
 
 def _fingerprint(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, backfill: bool) -> bytes:
-    if backfill and isinstance(request, pb.RecordUsageRequest):
+    """Return a digest of the request. What SettleRequest has no field for, and means nothing, has no part in it."""
+    if isinstance(request, pb.RecordUsageRequest) and (backfill or request.environment == pb.ENVIRONMENT_LIVE):
         plain = pb.RecordUsageRequest()
         plain.CopyFrom(request)
         plain.ClearField("backfill")
+        if request.environment == pb.ENVIRONMENT_LIVE:
+            plain.ClearField("environment")
         request = plain
     body = request.SerializeToString(deterministic=True)
     return hashlib.blake2b(body, digest_size=_FINGERPRINT_BYTES).digest()

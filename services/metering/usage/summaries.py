@@ -29,8 +29,8 @@ from sqlalchemy import (
     true,
     tuple_,
     union_all,
-    values,
 )
+from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.errors import FieldViolation, InvalidArgument
@@ -144,11 +144,16 @@ _HAS_TEST: Final = text(
 def _unit_rows() -> Subquery:
     """Return the quantities of all units, with the keys of their hours."""
     c = usage_hours.c
-    listed = values(column("unit_id", Text), column("quantity", Numeric), name="listed").data(
-        [(literal(unit, Text), cast(c[name], Numeric)) for name, unit in TOKEN_CLASS_UNITS.items()]
+    listed = (
+        func.unnest(
+            cast(array([literal(unit, Text) for unit in TOKEN_CLASS_UNITS.values()]), ARRAY(Text)),
+            array([cast(c[name], Numeric) for name in TOKEN_CLASS_UNITS]),
+        )
+        .table_valued(column("unit_id", Text), column("quantity", Numeric), name="listed")
+        .render_derived()
     )
     classes = select(*(c[name] for name in HOUR_KEY), listed.c.unit_id, listed.c.quantity).select_from(
-        usage_hours.join(listed.lateral(), true())
+        usage_hours.join(listed, true())
     )
     others = select(
         *(usage_hour_units.c[name] for name in HOUR_KEY), usage_hour_units.c.unit_id, usage_hour_units.c.quantity

@@ -183,7 +183,6 @@ async def test_unit_without_a_rate_in_the_tier_is_named_and_never_free(
     [
         ({"quantities": quantities({"dreams": 1})}, "quantities[0].unit"),
         ({"quantities": quantities({"": 1})}, "quantities[0].unit"),
-        ({"quantities": quantities({"pages": 1})}, "quantities[0].unit"),
         ({"quantities": quantities({"images": 1}) * 2}, "quantities[1].unit"),
         ({"quantities": quantities({"images": "-1"})}, "quantities[0].value"),
         ({"quantities": quantities({"images": "0.5"})}, "quantities[0].value"),
@@ -205,11 +204,20 @@ async def test_unit_without_a_rate_in_the_tier_is_named_and_never_free(
     ],
 )
 async def test_what_is_wrong_with_a_call_is_refused_by_name(
-    platform: Platform, metering: Metering, fields: dict[str, object], named: str
+    metering: Metering, fields: dict[str, object], named: str
 ) -> None:
-    await platform.execute("UPDATE metering.units SET archived = true WHERE unit_id = 'pages'")
-    await platform.execute("UPDATE metering.catalogue_state SET revision = revision + 1")
     assert (await faults(estimate(metering, **fields))).keys() == {named}
+
+
+async def test_archived_unit_is_refused_by_name(platform: Platform, metering: Metering) -> None:
+    await platform.execute("UPDATE metering.catalogue_state SET revision = revision + 1")
+    await platform.execute(
+        "UPDATE metering.units SET archived = true, revision = (SELECT revision FROM metering.catalogue_state)"
+        " WHERE unit_id = 'pages'"
+    )
+    await asyncio.sleep(0.3)
+    call = estimate(metering, quantities=quantities({"pages": 1}))
+    assert await faults(call) == {"quantities[0].unit": "is an archived unit"}
 
 
 async def test_unit_in_tokens_and_quantities_is_named(metering: Metering) -> None:

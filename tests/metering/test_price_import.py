@@ -307,3 +307,28 @@ async def test_price_list_is_imported_and_read_again_through_a_transaction_poole
             estimate = await metering.models.EstimateCost(request, metadata=metering.operator)
             assert estimate.cost.value == "1"
         await service.stop(0)
+
+
+async def test_catalogue_of_five_thousand_cards_is_loaded_without_holding_up_other_work(
+    platform: Platform, metering: Metering
+) -> None:
+    """A process that starts reads all prices; whatever else it does must have its turn meanwhile."""
+    await stream(metering, parts(made_price_list(5_000)))
+    await platform.stop_metering()
+    metering = await platform.start_metering()
+    longest_s, running = 0.0, True
+
+    async def watch() -> None:
+        nonlocal longest_s
+        while running:
+            began_s = time.monotonic()
+            await asyncio.sleep(0)
+            longest_s = max(longest_s, time.monotonic() - began_s)
+
+    watching = asyncio.create_task(watch())
+    request = pb.EstimateCostRequest(model_id="acme/model-4999", tokens=pb.TokenCounts(input=1_000_000))
+    estimate = await metering.models.EstimateCost(request, metadata=metering.operator)
+    running = False
+    await watching
+    assert estimate.cost.value == "1"
+    assert longest_s < 0.5

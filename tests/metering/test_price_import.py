@@ -1,6 +1,7 @@
 """Price lists as they are imported: in one message or in parts, whole, item by item, and beside other calls."""
 
 import asyncio
+import gc
 import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -312,7 +313,11 @@ async def test_price_list_is_imported_and_read_again_through_a_transaction_poole
 async def test_catalogue_of_five_thousand_cards_is_loaded_without_holding_up_other_work(
     platform: Platform, metering: Metering
 ) -> None:
-    """A process that starts reads all prices; whatever else it does must have its turn meanwhile."""
+    """A process that starts reads all prices; whatever else it does must have its turn meanwhile.
+
+    What is measured is the time that the thread of the event loop computes without a turn for others, without the
+    collection of garbage, which takes as long as the process of all tests is large.
+    """
     await stream(metering, parts(made_price_list(5_000)))
     await platform.stop_metering()
     metering = await platform.start_metering()
@@ -321,14 +326,16 @@ async def test_catalogue_of_five_thousand_cards_is_loaded_without_holding_up_oth
     async def watch() -> None:
         nonlocal longest_s
         while running:
-            began_s = time.monotonic()
+            began_s = time.thread_time()
             await asyncio.sleep(0)
-            longest_s = max(longest_s, time.monotonic() - began_s)
+            longest_s = max(longest_s, time.thread_time() - began_s)
 
+    gc.disable()
     watching = asyncio.create_task(watch())
     request = pb.EstimateCostRequest(model_id="acme/model-4999", tokens=pb.TokenCounts(input=1_000_000))
     estimate = await metering.models.EstimateCost(request, metadata=metering.operator)
+    gc.enable()
     running = False
     await watching
     assert estimate.cost.value == "1"
-    assert longest_s < 0.5
+    assert longest_s < 0.25

@@ -4,10 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 import grpc
-from google.protobuf.message import Message
 
 from libs.common.call import require_membership
 from libs.common.errors import FieldViolation, InvalidArgument, Overloaded
@@ -16,8 +15,14 @@ from libs.common.pages import decode_page_token, encode_page_token, page_size
 from libs.common.timestamps import parse_optional_time, time_of_text, time_text
 from libs.common.validation import Reader
 from services.metering.model.domain import Model
-from services.metering.model.models import Call, Models, NewPrice, Repeatable
-from services.metering.model.parsing import ReceivedPriceList, read_import, receive_options, receive_price_list
+from services.metering.model.models import Call, Models, NewPrice
+from services.metering.model.parsing import (
+    ReceivedPriceList,
+    read_import,
+    receive_options,
+    receive_price_list,
+    repeatable,
+)
 from services.metering.model.price_import import ImportOutcome, PriceImport
 from services.metering.model.price_list import PriceList
 from services.metering.model.price_requests import check_price, read_price
@@ -40,7 +45,6 @@ from services.metering.model.units import Units
 from tollhouse.metering.v1 import model_pb2 as pb
 from tollhouse.metering.v1 import model_pb2_grpc as rpc
 
-_M = TypeVar("_M", bound=Message)
 _BY_HAND: Final = "price_set_by_hand"
 _UPDATABLE: Final = (
     "provider",
@@ -80,7 +84,7 @@ class ModelServicer(rpc.ModelServiceServicer):
     ) -> pb.CreateModelResponse:
         answer, replayed = await self._models.create(
             _new_model(request),
-            _repeatable(request.request_id, "CreateModel", request),
+            repeatable(request.request_id, "CreateModel", request),
             lambda model: pb.CreateModelResponse(model=render_model(model)).SerializeToString(),
         )
         response = pb.CreateModelResponse.FromString(answer)
@@ -110,7 +114,7 @@ class ModelServicer(rpc.ModelServiceServicer):
             request.model_id,
             {path: _plain(path, request) for path in request.update_mask.paths},
             request.etag,
-            _repeatable(request.request_id, "UpdateModel", request),
+            repeatable(request.request_id, "UpdateModel", request),
             lambda model: pb.UpdateModelResponse(model=render_model(model)).SerializeToString(),
         )
         response = pb.UpdateModelResponse.FromString(answer)
@@ -196,7 +200,7 @@ class ModelServicer(rpc.ModelServiceServicer):
             return pb.SetPriceResponse(price_version=_preview(request, await self._models.check_price(price)))
         answer, replayed = await self._models.set_price(
             price,
-            _repeatable(request.request_id, "SetPrice", request),
+            repeatable(request.request_id, "SetPrice", request),
             lambda version: pb.SetPriceResponse(price_version=render_version(version)).SerializeToString(),
         )
         response = pb.SetPriceResponse.FromString(answer)
@@ -311,18 +315,3 @@ def _read_price_token(token: str, fingerprint: str) -> tuple[datetime, str] | No
     if not moment.isdigit() or not is_id(price_version_id):
         raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
     return time_of_text(moment), price_version_id
-
-
-def _repeatable(request_id: str, name: str, request: _M) -> Repeatable:
-    return Repeatable(request_id, name, request.SerializeToString(deterministic=True), _differing_field(request))
-
-
-def _differing_field(request: _M) -> Callable[[bytes], str]:
-    def find(earlier: bytes) -> str:
-        before = type(request).FromString(earlier)
-        for descriptor in request.DESCRIPTOR.fields:
-            if getattr(before, descriptor.name) != getattr(request, descriptor.name):
-                return descriptor.name
-        return "body"
-
-    return find

@@ -12,7 +12,7 @@ from libs.common.validation import Reader
 from services.metering.admission.admission import Admission, Request
 from services.metering.admission.domain import HOLD_TTL_DEFAULT_MS, Decision, Denied
 from services.metering.clients.identity import KeyPrincipal
-from services.metering.model.quantity_requests import read_tokens
+from services.metering.model.parsing import read_tokens
 from services.metering.model.rates import STANDARD_TIER
 from services.metering.model.units import Kind, Units
 from services.metering.tables import TOKEN_CLASSES

@@ -18,15 +18,16 @@ from services.metering.model.domain import Model
 from services.metering.model.models import Call, Models, NewPrice
 from services.metering.model.parsing import (
     ReceivedPriceList,
+    check_price,
     read_import,
+    read_price,
+    read_used,
     receive_options,
     receive_price_list,
     repeatable,
 )
 from services.metering.model.price_import import ImportOutcome, PriceImport
 from services.metering.model.price_list import PriceList
-from services.metering.model.price_requests import check_price, read_price
-from services.metering.model.quantity_requests import read_used
 from services.metering.model.rates import STANDARD_TIER, RateCard
 from services.metering.model.rendering import (
     ANSWER_BYTES_MAX,

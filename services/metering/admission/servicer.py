@@ -45,11 +45,11 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
         }
 
     async def Authorize(self, request: pb.AuthorizeRequest, context: grpc.aio.ServicerContext) -> pb.AuthorizeResponse:
-        await self._usages.refresh()
+        await self._usages.know_units(one.unit for one in request.quantities)
         return _render_decision(await self._admission.authorize(_read_request(request, self._usages.units)))
 
     async def Settle(self, request: pb.SettleRequest, context: grpc.aio.ServicerContext) -> pb.SettleResponse:
-        await self._usages.refresh()
+        await self._usages.know_units(one.unit for one in request.quantities)
         work = read_usage(request, self._usages)
         (outcome,) = await self._usages.record([work])
         if isinstance(outcome, Exception):

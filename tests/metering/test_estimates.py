@@ -209,6 +209,17 @@ async def test_what_is_wrong_with_a_call_is_refused_by_name(
     assert (await faults(estimate(metering, **fields))).keys() == {named}
 
 
+async def test_everything_wrong_with_a_call_is_named_at_once(metering: Metering) -> None:
+    used = quantities({"dreams": 1, "images": "x", "input_tokens": 1})
+    call = estimate(metering, quantities=used, tokens=pb.TokenCounts(input=1), service_tier="!")
+    assert (await faults(call)).keys() == {
+        "quantities[0].unit",
+        "quantities[1].value",
+        "quantities[2].unit",
+        "service_tier",
+    }
+
+
 async def test_archived_unit_is_refused_by_name(platform: Platform, metering: Metering) -> None:
     await platform.execute("UPDATE metering.catalogue_state SET revision = revision + 1")
     await platform.execute(

@@ -1,12 +1,15 @@
 """Prices that are set: as rate cards of any units, as prices of token classes, and as margins on other versions."""
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 
 import grpc
 import pytest
+from google.protobuf import json_format
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from libs.cli.installation.environment import repository
 from libs.common.ids import new_id
 from tests.metering.support import Metering, Platform, refused, stamp
 from tests.metering.test_bad_input import faults
@@ -164,6 +167,12 @@ async def test_all_that_is_wrong_with_a_card_as_a_whole_is_named_at_once(meterin
     card.fallbacks.pop()
     named = await faults(metering.models.SetPrice(price(rate_card=card), metadata=metering.operator))
     assert "rate_card.fallbacks[2]" in named
+
+
+async def test_rules_of_the_contract_and_of_the_catalogue_are_named_together(metering: Metering) -> None:
+    card = pb.RateCard(rates=[pb.Rate(unit="images", price="x"), pb.Rate(unit="dreams", price="1")], factor="2000")
+    named = await faults(metering.models.SetPrice(price(rate_card=card), metadata=metering.operator))
+    assert named.keys() == {"rate_card.rates[0].price", "rate_card.rates[1].unit", "rate_card.factor"}
 
 
 async def test_card_without_a_rate_or_with_too_many_is_refused(metering: Metering) -> None:
@@ -414,3 +423,26 @@ async def test_margin_of_an_import_is_refused_by_name(metering: Metering, margin
     request = pb.ImportModelsRequest(yaml=b"models: []", margin_percent=margin)
     named = await faults(metering.models.ImportModels(request, metadata=metering.operator))
     assert named.keys() == {"margin_percent"}
+
+
+async def test_examples_of_the_page_of_rate_cards_give_what_it_says(metering: Metering) -> None:
+    page = (repository() / "docs" / "rates.md").read_text(encoding="utf-8")
+    (card, call) = re.findall(r"ModelService/(?:SetPrice|EstimateCost) '(.*?)'\n#", page, re.DOTALL)
+    (content,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (margin,) = re.findall(r'ModelService/SetPrice "(.*?)"\n```', page, re.DOTALL)
+    await metering.add_model("swift-1")
+
+    version = await set_price(metering, json_format.Parse(card, pb.SetPriceRequest()))
+    answer = await metering.models.EstimateCost(
+        json_format.Parse(call, pb.EstimateCostRequest()), metadata=metering.operator
+    )
+    organization_id = new_id()
+    filled = margin.replace("\\", "").replace("$ORG", organization_id).replace("$VERSION", version.price_version_id)
+    own = await set_price(metering, json_format.Parse(filled, pb.SetPriceRequest()))
+    request = pb.ImportModelsRequest(yaml=content.encode(), validate_only=True)
+    imported = await metering.models.ImportModels(request, metadata=metering.operator)
+
+    for value in (answer.cost.value, answer.provider_cost.value, *(line.amount for line in answer.lines)):
+        assert f'"{value}"' in page
+    assert (own.organization_id, own.rate_card.factor, own.currency_code) == (organization_id, "1.2", "EUR")
+    assert [(one.result, one.reason) for one in imported.outcomes] == [(pb.IMPORT_RESULT_KEPT, "")]

@@ -1,6 +1,7 @@
 """Reads requests: what was used, prices that are set, price lists, and what is kept of requests sent again."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,14 +18,8 @@ from services.metering.model.price_list import PriceList, Terms, read_litellm, r
 from services.metering.model.rate_checks import check_rates, factor_of_percent, with_margin
 from services.metering.model.rates import STANDARD_TIER, Rate, RateCard
 from services.metering.model.repeats import Repeatable
-from services.metering.model.units import (
-    THOUSANDTHS,
-    TOKEN_CLASS_UNITS,
-    Kind,
-    Quantities,
-    Units,
-    read_quantities,
-)
+from services.metering.model.units import TOKEN_CLASS_UNITS, Quantities, Units, read_quantities
+from services.metering.model.units import total_tokens as count_tokens
 from services.metering.tables import TOKEN_CLASSES
 from tollhouse.metering.v1 import model_pb2 as pb
 from tollhouse.metering.v1 import unit_pb2
@@ -36,6 +31,7 @@ CATALOGUE: Final = "catalogue"
 _FIELD: Final = "chunk"
 # A caller that stops sending must not keep other imports waiting.
 _NEXT_PART_WITHIN_S: Final = 30.0
+_DECIMAL: Final = re.compile(r"-?[0-9]{1,10}(\.[0-9]{1,9})?")
 _SOURCES: Final = ("prices", "rate_card", "margin")
 _CLASS_OF_UNIT: Final = {unit_id: name for name, unit_id in TOKEN_CLASS_UNITS.items()} | {"requests": "per_request"}
 
@@ -77,20 +73,24 @@ def read_used(
     """
     before = len(violations)
     tokens = read_tokens(counts)
-    listed = ((quantity.unit, Decimal(quantity.value)) for quantity in stated)
+    listed = ((quantity.unit, _decimal(quantity.value)) for quantity in stated)
     quantities = read_quantities("quantities", listed, units, violations)
     counted = {TOKEN_CLASS_UNITS[name]: name for name, count in zip(TOKEN_CLASSES, tokens, strict=True) if count}
     for index, quantity in enumerate(stated):
         if quantity.unit in counted:
             rule = f"{quantity.unit} is counted in tokens.{counted[quantity.unit]} already"
             violations.append(FieldViolation(f"quantities[{index}].unit", rule))
-    beside = sum(value for unit_id, value in quantities.items() if units[unit_id].kind is Kind.TOKEN)
-    total = sum(tokens) + beside // THOUSANDTHS
+    total = sum(tokens) + count_tokens(quantities, units)
     # With a part that is wrong the sum is, too, and would only be named because of it.
     if total_tokens is not None and total_tokens != total and len(violations) == before:
         rule = f"is {total_tokens:,}, but the units of tokens add up to {total:,}"
         violations.append(FieldViolation("total_tokens", rule))
     return Used(tokens, quantities, total)
+
+
+def _decimal(text: str) -> Decimal:
+    """Read a decimal. One that the annotations refuse stands for zero, so that everything else is checked as well."""
+    return Decimal(text) if _DECIMAL.fullmatch(text) else Decimal(0)
 
 
 def read_price(request: pb.SetPriceRequest, units: Units, base: RateCard | None) -> RateCard:
@@ -123,7 +123,7 @@ def check_price(request: pb.SetPriceRequest, units: Units) -> None:
 def _read_prices(request: pb.SetPriceRequest, units: Units) -> RateCard:
     def read(name: str) -> Decimal | None:
         text: str = getattr(request.prices, name)
-        return Decimal(text) if text else None
+        return _decimal(text) if text else None
 
     by_class = tuple(read(token_class) for token_class in TOKEN_CLASSES)
     card = card_of(Prices(request.currency_code, by_class, read("per_request")))
@@ -144,7 +144,7 @@ def _read_card(request: pb.SetPriceRequest, units: Units) -> RateCard:
         tuple(map(_read_rate, listed.rates)),
         MappingProxyType({fallback.unit: fallback.priced_as for fallback in listed.fallbacks}),
         listed.provider_currency_code or None,
-        Decimal(listed.factor or "1"),
+        _decimal(listed.factor or "1"),
     )
     places: dict[str, int] = {}
     violations = []
@@ -167,11 +167,11 @@ def _read_card(request: pb.SetPriceRequest, units: Units) -> RateCard:
 def _read_rate(listed: pb.Rate) -> Rate:
     return Rate(
         listed.unit,
-        Decimal(listed.price),
+        _decimal(listed.price),
         listed.per or 1,
         listed.service_tier or STANDARD_TIER,
         listed.above,
-        Decimal(listed.provider_cost) if listed.provider_cost else None,
+        _decimal(listed.provider_cost) if listed.provider_cost else None,
     )
 
 
@@ -191,8 +191,8 @@ def _read_margin(request: pb.SetPriceRequest, units: Units, base: RateCard | Non
 
 def _read_factor(margin: pb.Margin) -> Decimal:
     if margin.WhichOneof("margin") == "percent":
-        return factor_of_percent(Decimal(margin.percent), "margin.percent")
-    return Decimal(margin.factor)
+        return factor_of_percent(_decimal(margin.percent), "margin.percent")
+    return _decimal(margin.factor)
 
 
 def _named(field: str, flaws: Sequence[FieldViolation]) -> list[FieldViolation]:

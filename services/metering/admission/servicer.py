@@ -12,8 +12,8 @@ from libs.common.validation import Reader
 from services.metering.admission.admission import Admission, Request
 from services.metering.admission.domain import HOLD_TTL_DEFAULT_MS, Decision, Denied
 from services.metering.clients.identity import KeyPrincipal
+from services.metering.model.parsing import read_tokens
 from services.metering.model.rates import STANDARD_TIER
-from services.metering.model.servicer import read_tokens
 from services.metering.model.units import Kind, Units
 from services.metering.tables import TOKEN_CLASSES
 from services.metering.usage.dimensions import LIVE, TEST

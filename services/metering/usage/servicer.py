@@ -26,8 +26,8 @@ from libs.common.timestamps import (
 from libs.common.validation import Reader
 from services.metering.errors import BackfillForOperatorsOnly
 from services.metering.model.domain import Tokens
+from services.metering.model.parsing import read_tokens
 from services.metering.model.rates import STANDARD_TIER
-from services.metering.model.servicer import read_tokens
 from services.metering.model.units import (
     TOKEN_CLASS_UNITS,
     Quantities,

@@ -14,7 +14,7 @@ from libs.common.shards import Shards, open_shards
 from tests.support.outage import cut_off
 
 ORGANIZATION = new_id()
-LIMITS = BatchLimits(items_max=50, queued_max=200, running_max=2, running_in_all_max=4, full_at=20, wait_max_s=0.02)
+LIMITS = BatchLimits(items_max=50, queued_max=200, running_max=2, shards_max=4, full_at=20, wait_max_s=0.02)
 
 
 class Recorder:
@@ -128,7 +128,7 @@ async def test_failing_batch_does_not_delay_others(metering_shards: Shards) -> N
 
 async def test_items_beyond_the_queue_limit_are_refused(metering_shards: Shards) -> None:
     recorder = Recorder(seconds=0.05)
-    commits = group(recorder, metering_shards, BatchLimits(10, 30, 1, 1, 10, None))
+    commits = group(recorder, metering_shards, BatchLimits(10, 30, 1, 1, 10, 0.02))
     running = asyncio.create_task(commits.submit([1]))
     await asyncio.sleep(0.02)
     waiting = asyncio.create_task(commits.submit(list(range(2, 32))))
@@ -231,7 +231,7 @@ class Stuck(Recorder):
 @pytest.mark.parametrize(
     "limits",
     [
-        pytest.param(BatchLimits(10, 500, 1, 2, 10, None), id="as many turns as slow shards"),
+        pytest.param(BatchLimits(10, 500, 1, 2, 10, 0.02), id="as many turns as slow shards"),
         pytest.param(BatchLimits(10, 500, 4, 4, 1, 0.01), id="a slow shard may take every turn"),
     ],
 )
@@ -248,7 +248,7 @@ async def test_slow_shards_that_have_every_turn_delay_no_other(three_shards: Sha
 
 
 async def test_queue_limit_holds_for_all_shards_together(three_shards: Shards) -> None:
-    commits = by_remainder(Recorder(seconds=0.05), three_shards, BatchLimits(10, 30, 1, 3, 10, None))
+    commits = by_remainder(Recorder(seconds=0.05), three_shards, BatchLimits(10, 30, 1, 3, 10, 0.02))
     waiting = [asyncio.create_task(commits.submit([number])) for number in range(30)]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):

@@ -43,8 +43,8 @@ _SPLIT_WITHIN_S: Final = 10.0
 _QUIET_PASSES: Final = 8
 """Passes of the event loop without a new item after which a round begins: reading one call takes several passes."""
 _GATHER_PASSES_MAX: Final = 256
-_GROWN_AT: Final = 8
-"""The number of queued items from which a shard takes part in a round beyond `shards_max`: to wait would save little."""
+_GROWN_AT: Final = 12
+"""The number of queued items from which a shard takes part in a round beyond `shards_max`: waiting saves little."""
 
 Run = Callable[[Database, Sequence[_Item], Callable[[], None]], Awaitable[Sequence[_Answer | Exception]]]
 """Decides a batch in the database of its shard, and returns one answer for each item, in their order. It calls its last
@@ -73,8 +73,6 @@ class BatchLimits:
 class _Submission(Generic[_Item, _Answer]):
     """Items that one caller waits for together."""
 
-    number: int
-    """How many were submitted before it."""
     items: Sequence[_Item]
     answered: "asyncio.Future[list[_Answer | Exception]]"
     context: contextvars.Context
@@ -98,6 +96,8 @@ class GroupCommit(Generic[_Item, _Answer]):
         self._organization_of = organization_of
         self._batches = [_Batches(name, run, database) for database in shards]
         self._queues: list[_Queue[_Item, _Answer]] = [_Queue() for _ in shards]
+        self._waiting: dict[int, _Queue[_Item, _Answer]] = {}
+        """The queues with items, by shard; the one that has waited longest for a batch comes first."""
         self._queued = 0
         self._submitted = 0
         self._starter: asyncio.Task[None] | None = None
@@ -139,8 +139,9 @@ class GroupCommit(Generic[_Item, _Answer]):
         """Queue items of one shard that a caller waits for, and return what it waits on."""
         answered: asyncio.Future[list[_Answer | Exception]] = asyncio.get_running_loop().create_future()
         queue = self._queues[number]
-        queue.waiting.append(_Submission(self._submitted, items, answered, contextvars.copy_context()))
+        queue.waiting.append(_Submission(items, answered, contextvars.copy_context()))
         queue.size += len(items)
+        self._waiting.setdefault(number, queue)
         self._queued += len(items)
         self._submitted += 1
         if self._starter is None:
@@ -155,8 +156,8 @@ class GroupCommit(Generic[_Item, _Answer]):
         """
         leave_deadline()
         try:
-            while self._queued:
-                while not any(map(self._may_begin, self._queues)):
+            while self._waiting:
+                while not any(map(self._may_begin, self._waiting.values())):
                     self._look_again.clear()
                     await self._look_again.wait()
                 await self._let_more_arrive()
@@ -190,29 +191,32 @@ class GroupCommit(Generic[_Item, _Answer]):
 
     def _start_round(self) -> None:
         """Start a batch of each queue whose turn it is. Those that have waited longest come first."""
-        ready = [number for number, queue in enumerate(self._queues) if self._may_begin(queue)]
-        ready.sort(key=lambda number: self._queues[number].waiting[0].number)
+        ready = [number for number, queue in self._waiting.items() if self._may_begin(queue)]
         round_: _Round[_Item, _Answer] = _Round(self._limits.wait_max_s, self._note_end_of_round)
-        self._round = round_
         for place, number in enumerate(ready):
-            queue = self._queues[number]
-            if place >= self._limits.shards_max and queue.size < _GROWN_AT:
-                continue
-            size = queue.size
-            submissions = queue.take(self._limits.items_max)
-            self._queued -= size - queue.size
-            if submissions:
-                self._start_batch(round_, self._batches[number], queue, submissions)
-        if not round_.batches:
+            if place < self._limits.shards_max or self._queues[number].size >= _GROWN_AT:
+                submissions = self._take(number)
+                if submissions:
+                    self._start_batch(round_, number, submissions)
+        if round_.batches:
+            self._round = round_
+        else:
             round_.be_over()
 
+    def _take(self, number: int) -> list[_Submission[_Item, _Answer]]:
+        """Take the next batch of a shard from its queue; empty if all callers have gone."""
+        queue = self._waiting.pop(number)
+        size = queue.size
+        submissions = queue.take(self._limits.items_max)
+        self._queued -= size - queue.size
+        if queue.waiting:
+            self._waiting[number] = queue
+        return submissions
+
     def _start_batch(
-        self,
-        round_: "_Round[_Item, _Answer]",
-        batches: "_Batches[_Item, _Answer]",
-        queue: "_Queue[_Item, _Answer]",
-        submissions: Sequence[_Submission[_Item, _Answer]],
+        self, round_: "_Round[_Item, _Answer]", number: int, submissions: Sequence[_Submission[_Item, _Answer]]
     ) -> None:
+        queue, batches = self._queues[number], self._batches[number]
         round_.batches += 1
         queue.running += 1
         queue.held_by = round_

@@ -254,3 +254,50 @@ async def test_queue_limit_holds_for_all_shards_together(three_shards: Shards) -
     with pytest.raises(Overloaded):
         await commits.submit([99])
     assert await asyncio.gather(*waiting) == [[2 * number] for number in range(30)]
+
+
+class Timed(Recorder):
+    """Takes longer for the first shard than for the others, and notes in which order batches begin."""
+
+    async def run(
+        self, database: Database, items: Sequence[int], let_next_begin: Callable[[], None]
+    ) -> list[int | Exception]:
+        if database.schema == "metering_00":
+            await asyncio.sleep(0.1)
+        return await super().run(database, items, let_next_begin)
+
+
+async def test_batches_that_begin_together_are_answered_together(three_shards: Shards) -> None:
+    limits = BatchLimits(10, 500, running_max=1, shards_max=3, full_at=10, wait_max_s=5)
+    commits = by_remainder(Timed(), three_shards, limits)
+    calls = [asyncio.create_task(commits.submit([number])) for number in range(3)]
+    await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.sleep(0)
+    assert all(call.done() for call in calls)
+
+
+async def test_round_without_progress_answers_what_has_ended_and_lets_the_next_one_begin(three_shards: Shards) -> None:
+    limits = BatchLimits(10, 500, running_max=1, shards_max=3, full_at=10, wait_max_s=0.02)
+    commits = by_remainder(Timed(), three_shards, limits)
+    late, quick, _ = calls = [asyncio.create_task(commits.submit([number])) for number in range(3)]
+    await asyncio.wait((quick,))
+    assert not late.done()
+    assert await commits.submit([1]) == [2]
+    assert not late.done()
+    assert await asyncio.gather(*calls) == [[0], [2], [4]]
+
+
+async def test_shards_that_waited_longest_are_in_the_next_round(three_shards: Shards) -> None:
+    limits = BatchLimits(10, 500, running_max=1, shards_max=1, full_at=10, wait_max_s=5)
+    recorder = Recorder()
+    commits = by_remainder(recorder, three_shards, limits)
+
+    async def call(number: int) -> None:
+        for _ in range(10):
+            assert await commits.submit([number]) == [2 * number]
+
+    await asyncio.gather(*(call(number) for number in (0, 0, 0, 0, 1, 2)))
+    rounds = ["".join(recorder.schemas[place : place + 3]) for place in range(0, 27, 3)]
+    assert set(map(len, recorder.batches)) <= {1, 4}
+    assert len(set(rounds)) == 1
+    assert sorted(recorder.schemas[:3]) == ["metering_00", "metering_01", "metering_02"]

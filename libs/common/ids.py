@@ -8,9 +8,13 @@ import re
 import time
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
+NIL: Final = "00000000-0000-0000-0000-000000000000"
+"""The lowest id. It is nobody's."""
 _RESERVE: Final = 256
 _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_TIME_SHIFT: Final = 80
 _DIGITS_EACH: Final = 20
 _VARIANT: Final = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
 """The digit that carries the variant's two bits keeps two random ones."""
@@ -54,6 +58,20 @@ def is_id(text: str) -> bool:
 
 
 def first_id_of(moment: datetime) -> str:
-    """Return the lowest id that `new_id` can make at a moment or later."""
-    time_digits = f"{max(int(moment.timestamp() * 1000), 0):012x}"
-    return f"{time_digits[:8]}-{time_digits[8:]}-7000-8000-000000000000"
+    """Return an id that is no higher than any that `new_id` makes at a moment or later."""
+    return lowest_id_at(max(int(moment.timestamp() * 1000), 0))
+
+
+def lowest_id_at(time_ms: int) -> str:
+    """Return the lowest UUID of any kind that begins with a time, in milliseconds after 1970."""
+    return str(UUID(int=time_ms << _TIME_SHIFT))
+
+
+def highest_id_at(time_ms: int) -> str:
+    """Return the highest UUID of any kind that begins with a time, in milliseconds after 1970."""
+    return str(UUID(int=((time_ms + 1) << _TIME_SHIFT) - 1))
+
+
+def time_ms_of(any_id: str) -> int:
+    """Return the time with which a UUID begins, in milliseconds after 1970; any number, if it is not of version 7."""
+    return UUID(any_id).int >> _TIME_SHIFT

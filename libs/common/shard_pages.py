@@ -8,9 +8,6 @@ from libs.common.ids import is_id
 from libs.common.pages import decode_page_token, encode_page_token
 from libs.common.shards import Shards
 
-NIL: str = "00000000-0000-0000-0000-000000000000"
-"""The id before the first."""
-
 Key = tuple[str, ...]
 """The sort key of a row: the organization's id and what follows."""
 

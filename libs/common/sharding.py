@@ -7,10 +7,12 @@ from typing import Final
 
 from sqlalchemy import Boolean, CheckConstraint, Column, Integer, MetaData, PrimaryKeyConstraint, Table, text
 
+from libs.common.ids import NIL
+
 SERVICES: Final = Path(__file__).resolve().parents[2] / "services"
 """The folder in which each context has its own."""
 SHARDS_MAX: Final = 256
-PLATFORM: Final = "00000000-0000-0000-0000-000000000000"
+PLATFORM: Final = NIL
 """Stands for the organization where something belongs to none."""
 
 

@@ -84,14 +84,24 @@ def fill_time(timestamp: Timestamp, moment: datetime) -> None:
     timestamp.nanos = since.microseconds * 1000
 
 
+def micros_of(moment: datetime) -> int:
+    """Return how many microseconds after 1970 a moment is."""
+    return (moment - EPOCH) // _MICROSECOND
+
+
+def moment_of(micros: int) -> datetime:
+    """Return the moment that is so many microseconds after 1970; raises OverflowError beyond the calendar."""
+    return EPOCH + timedelta(microseconds=micros)
+
+
 def time_text(moment: datetime) -> str:
     """Return the moment as text that reads back exactly."""
-    return str((moment - EPOCH) // _MICROSECOND)
+    return str(micros_of(moment))
 
 
 def time_of_text(text: str) -> datetime:
     """Return the moment a text stands for; raises ValueError for a text that is none, or one beyond the calendar."""
     try:
-        return EPOCH + timedelta(microseconds=int(text))
+        return moment_of(int(text))
     except OverflowError:
         raise ValueError(text) from None

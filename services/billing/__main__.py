@@ -4,7 +4,7 @@ from typing import Final
 
 import grpc
 
-from libs.common.audit.invariants import AUDIT_WALKS
+from libs.common.audit.invariants import AUDIT_CHECKS
 from libs.common.audit.servicer import AuditServicer
 from libs.common.audit.trail import Trail
 from libs.common.authentication import SigningKey, TokenSource
@@ -21,7 +21,7 @@ from services.billing.account.accounts import Accounts
 from services.billing.account.servicer import AccountServicer
 from services.billing.charge.charges import Charges
 from services.billing.charge.servicer import ChargeServicer
-from services.billing.invariants import WALKS
+from services.billing.invariants import CHECKS
 from services.billing.ledger.engine import Engine
 from services.billing.ledger.history import History
 from services.billing.ledger.servicer import LedgerServicer
@@ -57,7 +57,7 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     service.add(account_pb2_grpc.add_AccountServiceServicer_to_server, AccountServicer(accounts))
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
     trail = Trail(databases.home_of, databases.report_home_of)
-    verification = Verification(reports, clock, WALKS, Part(platform, AUDIT_WALKS))
+    verification = Verification(reports, clock, CHECKS, Part(platform, AUDIT_CHECKS))
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
     service.add(
         audit_pb2_grpc.add_AuditServiceServicer_to_server,

@@ -5,10 +5,11 @@ statement sees of them is consistent, and stays true of the rows it has read.
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Final
 
-from libs.common.audit.invariants import AUDIT_WALKS
-from libs.common.integrity.domain import ORGANIZATION, Column, Invariant, Walk
+from libs.common.audit.invariants import AUDIT_CHECKS
+from libs.common.integrity.domain import CLOCKS_DIFFER_BY, ORGANIZATION, Check, Column, Invariant, Sweep, Walk
 
 _TWO_SIDES: Final = Invariant(
     "transactions_have_two_sides",
@@ -53,7 +54,7 @@ _TRANSACTIONS: Final = """
             balance_after, requested_amount, mode, overdrawn, system_account, counter_account_id, counter_sequence,
             counter_balance_after, reverses_transaction_id, held_amount, create_time
         FROM transactions
-        WHERE {range}
+        WHERE {window}
             AND (CAST(:since_time AS timestamptz) IS NULL OR create_time >= CAST(:since_time AS timestamptz))
     ), entries AS (
         SELECT organization_id, account_id, sequence, currency_code, create_time, balance_after,
@@ -211,18 +212,18 @@ _DECLINED: Final = """
     WHERE d.slot = 'MOVEMENT' AND t.operation_id IS NOT NULL OR d.slot = 'HOLD' AND h.operation_id IS NOT NULL
 """
 
-# Transactions are walked by their ids, which were made in the order of time: of an organization's transactions those
-# since a moment are at the end, and most lie side by side in the table.
-WALKS: Final[Sequence[Walk]] = (
-    Walk(
+# Transaction ids were made in the order of time, so that those of a window lie side by side in the table.
+CHECKS: Final[Sequence[Check]] = (
+    Sweep(
         "transactions",
-        (ORGANIZATION, Column("transaction_id", "uuid")),
+        Column("transaction_id", "uuid"),
         (_TWO_SIDES, _ACCOUNTS_EQUAL, _FOLLOW, _CAPTURES, _GUARDED, _REVERSALS),
         _TRANSACTIONS,
-        since="transaction_id >= CAST(:since_id AS uuid)",
+        unit=timedelta(milliseconds=1),
+        early=CLOCKS_DIFFER_BY,
     ),
     Walk("accounts", (ORGANIZATION, Column("account_id", "uuid")), (_ACCOUNTS_EQUAL, _HELD), _ACCOUNTS),
     Walk("holds", _OPERATION, (_HOLDS_END,), _HOLDS),
     Walk("declines", (*_OPERATION, Column("slot", "text")), (_DECLINES,), _DECLINED),
-    *AUDIT_WALKS,
+    *AUDIT_CHECKS,
 )

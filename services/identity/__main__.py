@@ -32,7 +32,7 @@ from services.identity.api_key.watch.watch import Watchers
 from services.identity.caller.directory import LocalDirectory
 from services.identity.caller.servicer import CallerServicer
 from services.identity.housekeeping import Housekeeping
-from services.identity.invariants import WALKS
+from services.identity.invariants import CHECKS
 from services.identity.oidc import IdTokens
 from services.identity.openshift import OpenShiftUsers
 from services.identity.organization.invitations import Invitations
@@ -135,7 +135,7 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     sessions = build_sessions(settings, sign_ins, clock, peppers, passwords, id_tokens, openshift_users, limits)
     service.add(session_pb2_grpc.add_SessionServiceServicer_to_server, sessions)
     service.add(caller_pb2_grpc.add_CallerServiceServicer_to_server, CallerServicer(directory))
-    verification = Verification(Shards([reports]), clock, WALKS)
+    verification = Verification(Shards([reports]), clock, CHECKS)
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
     service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(_trail(database, reports)))
     service.background(feed.run, "change feed")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from libs.common.audit.invariants import AUDIT_WALKS
+from libs.common.audit.invariants import AUDIT_CHECKS
 from libs.common.integrity.domain import ORGANIZATION, Column, Invariant, Walk
 
 _HAVE_OWNER: Final = Invariant("organizations_have_an_owner", "An organization that is not deleted has no owner.")
@@ -149,7 +149,7 @@ _COUNTER: Final = """
     FROM revision_counter HAVING count(*) <> 1
 """
 
-WALKS: Final[Sequence[Walk]] = (
+CHECKS: Final[Sequence[Walk]] = (
     Walk("organizations", (ORGANIZATION,), (_HAVE_OWNER, _ONE_MEMBER), _ORGANIZATIONS),
     Walk(
         "api_keys",
@@ -173,5 +173,5 @@ WALKS: Final[Sequence[Walk]] = (
     ),
     Walk("key_changes", (Column("revision", "bigint"),), (_NO_GAPS,), _KEY_CHANGES, organization_column=""),
     Walk("revision_counter", (), (_NO_GAPS,), _COUNTER, organization_column=""),
-    *AUDIT_WALKS,
+    *AUDIT_CHECKS,
 )

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from libs.common.audit.invariants import AUDIT_WALKS
+from libs.common.audit.invariants import AUDIT_CHECKS
 from libs.common.audit.servicer import AuditServicer
 from libs.common.audit.trail import Trail
 from libs.common.authentication import SigningKey, TokenSource
@@ -22,7 +22,7 @@ from services.metering.charge.servicer import ChargeServicer
 from services.metering.clients.billing import BillingClient
 from services.metering.clients.identity import IdentityClient
 from services.metering.clients.organizations import Organizations
-from services.metering.invariants import WALKS
+from services.metering.invariants import CHECKS
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.models import Models
 from services.metering.model.price_import import PriceImport
@@ -85,7 +85,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, AdmissionServicer(admission, usages))
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
     trail = Trail(databases.home_of, databases.report_home_of)
-    verification = Verification(reports, clock, WALKS, Part(platform, AUDIT_WALKS))
+    verification = Verification(reports, clock, CHECKS, Part(platform, AUDIT_CHECKS))
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
     service.add(
         audit_pb2_grpc.add_AuditServiceServicer_to_server,

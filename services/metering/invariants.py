@@ -6,10 +6,11 @@ and a later price with the new sums in one; so a statement sees all of it or not
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Final
 
-from libs.common.audit.invariants import AUDIT_WALKS
-from libs.common.integrity.domain import ORGANIZATION, Column, Invariant, OtherRange, Walk
+from libs.common.audit.invariants import AUDIT_CHECKS
+from libs.common.integrity.domain import ORGANIZATION, Check, Column, Invariant, Pairing, Sweep, Walk
 from services.metering.tables import TOKEN_CLASSES
 from services.metering.usage.statements import HOUR_KEY, HOUR_SUMS, LATENCY_BUCKET, hour_key, hour_sums
 
@@ -90,8 +91,12 @@ def _reported(name: str) -> str:
 
 _SAME_OPERATION: Final = """o.organization_id = r.organization_id AND o.operation_id = r.operation_id
                 AND o.usage_id = r.usage_id AND o.occur_time = r.occur_time"""
-
-_RECENT: Final = "(CAST(:since_time AS timestamptz) IS NULL OR occur_time >= CAST(:since_time AS timestamptz))"
+_IS_SETTLED: Final = "usage_id < CAST(:settled_id AS uuid)"
+_DIGESTS: Final = f"""count(*) FILTER (WHERE {_IS_SETTLED}), coalesce(bit_xor(
+            hash_record_extended(ROW(operation_id, usage_id, occur_time), 0)) FILTER (WHERE {_IS_SETTLED}), 0),
+        count(*) FILTER (WHERE NOT {_IS_SETTLED})"""
+_RECENT: Final = """(CAST(:since_time AS timestamptz) IS NULL
+        OR occur_time >= date_trunc('hour', CAST(:since_time AS timestamptz), 'UTC'))"""
 
 # One pass over the usage of whole hours. Usage is summed by hour, and what is wrong with single rows is collected on
 # the way. No join repeats a row: each finds at most one row by a primary key.
@@ -100,27 +105,17 @@ _USAGE: Final = f"""
         SELECT r.*, {LATENCY_BUCKET}, coalesce(r.cost, p.cost) AS final_cost,
             coalesce(r.currency_code, p.currency_code, '') AS final_currency_code,
             CASE WHEN {_IS_OFF} THEN {_COST_DETAIL} END AS cost_detail,
-            r.known_id IS NULL AS is_no_operation,
-            CASE WHEN coalesce(r.cost, p.cost) IS NULL THEN (
-                SELECT w.usage_id FROM unpriced_usages AS w
+            CASE WHEN r.{_IS_SETTLED} THEN false ELSE NOT EXISTS (
+                SELECT FROM usage_operations AS o WHERE {_SAME_OPERATION}
+            ) END AS is_no_operation,
+            CASE WHEN coalesce(r.cost, p.cost) IS NULL THEN NOT EXISTS (
+                SELECT FROM unpriced_usages AS w
                 WHERE w.organization_id = r.organization_id AND w.usage_id = r.usage_id
-            ) IS NULL ELSE false END AS is_forgotten
-        FROM (
-            SELECT r.*, o.usage_id AS known_id
-            FROM (SELECT * FROM usage_records WHERE {{whole}}) AS r
-            LEFT JOIN (
-                SELECT * FROM usage_operations WHERE {{organizations}}
-            ) AS o ON {_SAME_OPERATION}
-            UNION ALL
-            SELECT r.*, o.usage_id
-            FROM (SELECT * FROM usage_records WHERE {{ends}}) AS r
-            LEFT JOIN LATERAL (SELECT o.usage_id FROM usage_operations AS o WHERE {
-    _SAME_OPERATION
-} LIMIT 1) AS o ON true
-        ) AS r
+            ) ELSE false END AS is_forgotten
+        FROM (SELECT * FROM usage_records WHERE {{window}}) AS r
         LEFT JOIN LATERAL (
             SELECT * FROM usage_pricings AS p
-            WHERE p.organization_id = r.organization_id AND p.usage_id = r.usage_id LIMIT 1
+            WHERE r.cost IS NULL AND p.organization_id = r.organization_id AND p.usage_id = r.usage_id LIMIT 1
         ) AS p ON true
         LEFT JOIN price_versions AS v ON v.price_version_id = coalesce(r.price_version_id, p.price_version_id)
         OFFSET 0
@@ -146,7 +141,8 @@ _USAGE: Final = f"""
         SELECT organization_id, hour, model, k.requests AS kept_requests, k.cost AS kept_cost, s.requests, s.cost,
             s.off, s.without_operation, s.forgotten,
             {" OR ".join(f"coalesce(k.{name}, 0) <> coalesce(s.{name}, 0)" for name in HOUR_SUMS)} AS differs
-        FROM (SELECT * FROM usage_hours WHERE {{hours}}) AS k FULL JOIN summed AS s USING ({", ".join(HOUR_KEY)})
+        FROM (SELECT * FROM usage_hours WHERE {{window of usage_hours}}) AS k
+        FULL JOIN summed AS s USING ({", ".join(HOUR_KEY)})
     )
     SELECT f.invariant, c.organization_id, f.resource, f.detail
     FROM (SELECT * FROM compared WHERE differs OR num_nulls(off, without_operation, forgotten) < 3) AS c
@@ -163,14 +159,9 @@ _USAGE: Final = f"""
 
 _USAGE_OPERATIONS: Final = f"""
     SELECT 'operations_are_usage', o.organization_id, 'usages/' || o.operation_id, 'the operation has no usage'
-    FROM (SELECT * FROM usage_operations WHERE {{whole}} AND {_RECENT}) AS o
-    LEFT JOIN (SELECT * FROM usage_records WHERE {{organizations}} AND {_RECENT}) AS r ON {_SAME_OPERATION}
-    WHERE r.usage_id IS NULL
-    UNION ALL
-    SELECT 'operations_are_usage', o.organization_id, 'usages/' || o.operation_id, 'the operation has no usage'
-    FROM (SELECT * FROM usage_operations WHERE {{ends}} AND {_RECENT}) AS o
-    LEFT JOIN LATERAL (SELECT r.usage_id FROM usage_records AS r WHERE {_SAME_OPERATION} LIMIT 1) AS r ON true
-    WHERE r.usage_id IS NULL
+    FROM usage_operations AS o
+    WHERE {{range}} AND NOT {_IS_SETTLED} AND {_RECENT}
+        AND NOT EXISTS (SELECT FROM usage_records AS r WHERE {_SAME_OPERATION})
 """
 
 _OUTBOX: Final = f"""
@@ -223,27 +214,29 @@ _IN_DEFAULT: Final = """
 
 _OCCURRED: Final = (ORGANIZATION, Column("occur_time", "timestamptz"))
 _BY_OPERATION: Final = (ORGANIZATION, Column("operation_id", "text"))
-_SINCE_HOUR: Final = "{column} >= date_trunc('hour', CAST(:since_time AS timestamptz), 'UTC')"
 
-WALKS: Final[Sequence[Walk]] = (
-    Walk(
-        "usage_records",
-        _OCCURRED,
-        (_OPERATIONS, _SUMMARIES, _COSTS, _UNPRICED),
-        _USAGE,
-        since=_SINCE_HOUR.format(column="occur_time"),
-        # Hours are compared whole: a range ends with the last microsecond of an hour.
-        bound=(
-            "organization_id",
-            "date_trunc('hour', occur_time, 'UTC') + interval '1 hour' - interval '1 microsecond'",
-        ),
-        others=(OtherRange("hours", ("organization_id", "hour"), _SINCE_HOUR.format(column="hour")),),
-        splits=True,
-    ),
-    Walk("usage_operations", _BY_OPERATION, (_OPERATIONS,), _USAGE_OPERATIONS, splits=True),
+_HOURS_OF_USAGE: Final = Sweep(
+    "usage_records",
+    Column("occur_time", "timestamptz"),
+    (_OPERATIONS, _SUMMARIES, _COSTS, _UNPRICED),
+    _USAGE,
+    unit=timedelta(hours=1),
+    beside=(("usage_hours", Column("hour", "timestamptz")),),
+    digests=f"SELECT organization_id, {_DIGESTS} FROM usage_records WHERE {{window}} GROUP BY 1",
+)
+_ALL_OPERATIONS: Final = Walk(
+    "usage_operations",
+    _BY_OPERATION,
+    (_OPERATIONS,),
+    _USAGE_OPERATIONS,
+    digests=f"SELECT organization_id, {_DIGESTS} FROM usage_operations WHERE {{range}} AND {_RECENT} GROUP BY 1",
+)
+
+CHECKS: Final[Sequence[Check]] = (
+    Pairing((_HOURS_OF_USAGE, _ALL_OPERATIONS)),
     Walk("outbox", _BY_OPERATION, (_CHARGES, _WAITING), _OUTBOX),
     Walk("unpriced_usages", (ORGANIZATION, Column("usage_id", "uuid")), (_UNPRICED,), _UNPRICED_USAGES),
     Walk("usage_records_default", (*_OCCURRED, Column("usage_id", "uuid")), (_MONTHS,), _IN_DEFAULT),
     Walk("partitions", (), (_MONTHS,), _MISSING_MONTHS, organization_column=""),
-    *AUDIT_WALKS,
+    *AUDIT_CHECKS,
 )

@@ -21,7 +21,7 @@ from libs.common.integrity.verification import Verification
 from libs.common.shards import Shards
 from libs.common.status import reason_of
 from services.billing.charge.charges import Charges
-from services.billing.invariants import WALKS
+from services.billing.invariants import CHECKS
 from services.billing.ledger.domain import Capture, Credit, Place, SystemAccount
 from services.billing.ledger.engine import Engine
 from services.billing.ledger.history import History
@@ -264,7 +264,7 @@ async def _with_transfers(ledger: Ledger) -> None:
 
 
 def _verification(shards: Shards, rows_max: int) -> Verification:
-    return Verification(shards, SystemClock(), WALKS, rows_max=rows_max)
+    return Verification(shards, SystemClock(), CHECKS, rows_max=rows_max)
 
 
 async def _found_wherever_ranges_end(shards: Shards) -> list[Finding]:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 import asyncpg
@@ -21,7 +21,6 @@ from services.billing.charge.domain import Movements, Search, portions
 from services.metering.charge import charges as metering_charges
 from services.metering.charge import domain as metering_domain
 from services.metering.charge.charges import Charges as MeteredCharges
-from services.metering.charge.domain import ROWS_MAX, Window, Windows
 from tests.support.charges import NOW, Charge, put_billed, put_metered
 from tests.support.sharded import SHARDS
 from tollhouse.common.v1 import digest_pb2
@@ -257,20 +256,3 @@ def test_search_finds_the_first_movement_that_is_late_enough(last: int, late_fro
     kept = [sequence for sequence in there if search.found.first <= sequence <= search.found.last]
     assert kept == [sequence for sequence in there if sequence >= late_from]
     assert questions <= 10
-
-
-@given(st.lists(st.integers(0, 10_000_000), max_size=60), st.integers(1, 10_000_000))
-def test_windows_cover_all_time_once_and_only_the_shortest_are_large(at: list[int], length: int) -> None:
-    start = datetime(2026, 1, 1, tzinfo=UTC)
-    whole = Window(("o",), start, start + timedelta(microseconds=length))
-    windows, reached = Windows(whole), start
-    # Each moment in the list stands for many rows.
-    moments = [start + timedelta(microseconds=one) for one in at]
-    while not windows.done:
-        window = windows.next
-        rows = 30_000 * sum(window.start <= moment < window.end for moment in moments)
-        if windows.take(rows):
-            assert window.start == reached
-            reached = window.end
-            assert rows <= ROWS_MAX or window.end - window.start <= metering_domain.SHORTEST
-    assert reached == whole.end

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from typing import Final, cast
 
 import grpc
@@ -11,9 +12,22 @@ import pytest
 from libs.common import database as database_module
 from libs.common.clock import SystemClock
 from libs.common.database import Database
-from libs.common.integrity.domain import ORGANIZATION, Column, Finding, Invariant, Progress, Summary, Walk
+from libs.common.ids import new_id
+from libs.common.integrity.differences import Differences
+from libs.common.integrity.domain import (
+    ORGANIZATION,
+    Column,
+    Finding,
+    Invariant,
+    Progress,
+    Scope,
+    Summary,
+    Sweep,
+    Walk,
+)
+from libs.common.integrity.reading import FINDINGS_MAX, CheckFailed
 from libs.common.integrity.servicer import IntegrityServicer
-from libs.common.integrity.verification import FINDINGS_MAX, CheckFailed, Part, Verification
+from libs.common.integrity.verification import Part, Verification, _Run
 from libs.common.shards import Shards
 from tollhouse.common.v1 import integrity_pb2 as pb
 
@@ -96,12 +110,12 @@ async def test_every_shard_is_checked_and_two_at_a_time(database_urls: dict[str,
     most = 0
 
     class Watched(Verification):
-        async def _walk(self, run: object, database: Database, walk: Walk) -> None:
+        async def _read(self, run: _Run, database: Database, checks: Sequence[Walk | Sweep], scope: Scope) -> None:
             nonlocal most
             running.append(1)
             most = max(most, len(running))
             await asyncio.sleep(0.05)
-            await super()._walk(run, database, walk)  # type: ignore[arg-type]
+            await super()._read(run, database, checks, scope)
             running.pop()
 
     walk = Walk("audit_heads", (ORGANIZATION,), (RULE,), "SELECT 'nothing_is_wrong', NULL, 'x', 'y'")
@@ -113,6 +127,55 @@ async def test_every_shard_is_checked_and_two_at_a_time(database_urls: dict[str,
     finally:
         for database in (*shards, platform.database):
             await database.close()
+
+
+async def test_window_that_takes_too_long_is_divided_by_time_and_organizations(database_urls: dict[str, str]) -> None:
+    """The statement is quick only about one hour of one organization."""
+    unit = timedelta(hours=1)
+    sweep = Sweep(
+        "declines",
+        Column("create_time", "timestamptz"),
+        (RULE,),
+        """
+        SELECT 'nothing_is_wrong', organization_id, operation_id, CAST(create_time AS text) FROM declines
+        WHERE {window} AND (cardinality(CAST(:organization_ids AS uuid[])) = 1
+            AND CAST(:last_timestamptz AS timestamptz) - CAST(:first_timestamptz AS timestamptz) < interval '1 hour'
+            OR CAST(pg_sleep(9) AS text) = '')
+        """,
+        unit=unit,
+    )
+    database = database_module.open_database(database_urls["billing"], schema="billing_00", statement_timeout_ms=250)
+    organization_ids = [new_id() for _ in range(3)]
+    try:
+        async with database.raw_connection() as connection:
+            for organization_id in organization_ids:
+                for hours in (1, 2):
+                    await connection.execute(
+                        "INSERT INTO declines (organization_id, operation_id, slot, reason, request, facts,"
+                        " create_time) VALUES ($1, $2::int::text, 'HOLD', 'none', '{}', '{}',"
+                        " now() - $2 * interval '1 hour')",
+                        organization_id,
+                        hours,
+                    )
+        pieces = await _pieces(Verification(Shards([database]), SystemClock(), [sweep]))
+        found = sorted(piece.organization_id for piece in pieces if isinstance(piece, Finding))
+        assert [one for one in found if one in organization_ids] == sorted([*organization_ids, *organization_ids])
+    finally:
+        await database.close()
+
+
+def test_digests_of_equal_rows_leave_no_difference_and_any_other_row_leaves_one() -> None:
+    one, other = new_id(), new_id()
+    differences = Differences()
+    differences.add(1, [(one, 3, 5 ^ 9 ^ 12), (other, 1, 7)])
+    differences.add(-1, [(one, 2, 5 ^ 12), (one, 1, 9)])
+    assert differences.exist()
+    assert differences.may_be_in(other)
+    differences.add(-1, [(other, 1, 7)])
+    assert not differences.exist()
+    # Two rows of one table that cancel each other out are still two.
+    differences.add(1, [(one, 2, 0)])
+    assert differences.may_be_in(one)
 
 
 async def test_check_waits_for_a_database_that_is_away_for_a_moment(billing_shards: Shards) -> None:

@@ -9,8 +9,9 @@ from libs.common.clock import SystemClock
 from libs.common.ids import new_id
 from libs.common.integrity.verification import Verification
 from libs.common.shards import Shards
-from services.metering.invariants import WALKS
+from services.metering.invariants import CHECKS
 from tests.metering.support import Metering, Platform, stamp, usage
+from tests.support.clock import FixedClock
 from tests.support.invariants import findings_of
 from tollhouse.common.v1 import integrity_pb2
 from tollhouse.metering.v1 import model_pb2
@@ -63,10 +64,54 @@ async def test_every_invariant_fires_on_planted_damage_and_is_silent_before(
         fired |= {finding.split(" ")[0] for finding in await metering.findings()}
 
     assert fired >= set(PLANTED)
-    found = await findings_of(Verification(metering_shards, SystemClock(), WALKS, rows_max=10_000))
+    found = await findings_of(Verification(metering_shards, SystemClock(), CHECKS, rows_max=10_000))
     for rows_max in (1, 2, 3):
-        verification = Verification(metering_shards, SystemClock(), WALKS, rows_max=rows_max)
+        verification = Verification(metering_shards, SystemClock(), CHECKS, rows_max=rows_max)
         assert await findings_of(verification) == found
+
+
+async def test_digests_lead_to_the_rows_that_differ_and_to_no_others(
+    platform: Platform, metering: Metering, metering_shards: Shards
+) -> None:
+    organizations = [new_id() for _ in range(6)]
+    for organization in organizations:
+        await metering.record_batch([usage(organization, f"call-{n}", occur_time=stamp(hours=-n)) for n in range(4)])
+    await platform.settled()
+    # By this clock all ids are old, so that tables are compared by digests.
+    later = FixedClock(datetime.now(UTC) + timedelta(hours=1))
+    for rows_max in (1, 3, 100):
+        verification = Verification(metering_shards, later, CHECKS, rows_max=rows_max)
+        assert await findings_of(verification) == []
+
+    where = "WHERE organization_id = '{}' AND operation_id = 'call-1'"
+    for statement, organization in zip(
+        (
+            "DELETE FROM metering.usage_operations",
+            "DELETE FROM metering.usage_records",
+            "UPDATE metering.usage_operations SET usage_id = gen_random_uuid()",
+            "UPDATE metering.usage_operations SET occur_time = occur_time + interval '1 microsecond'",
+            "UPDATE metering.usage_operations SET operation_id = 'renamed'",
+        ),
+        organizations,
+        strict=False,
+    ):
+        await platform.execute(f"{statement} {where.format(organization)}")
+    found = await findings_of(Verification(metering_shards, later, CHECKS, rows_max=100))
+    differing = [one for one in found if one.invariant == "operations_are_usage"]
+    assert [
+        sorted((one.resource, one.detail) for one in differing if one.organization_id == organization)
+        for organization in organizations
+    ] == [
+        [("usages/call-1", "the usage has no operation")],
+        [("usages/call-1", "the operation has no usage")],
+        *(2 * [[("usages/call-1", "the operation has no usage"), ("usages/call-1", "the usage has no operation")]]),
+        [("usages/call-1", "the usage has no operation"), ("usages/renamed", "the operation has no usage")],
+        [],
+    ]
+    # The same is found row by row, and whatever the windows and ranges are.
+    assert await findings_of(Verification(metering_shards, SystemClock(), CHECKS)) == found
+    for rows_max in (1, 3):
+        assert await findings_of(Verification(metering_shards, later, CHECKS, rows_max=rows_max)) == found
 
 
 async def test_sums_of_hours_are_compared_wherever_ranges_of_rows_end(
@@ -82,13 +127,13 @@ async def test_sums_of_hours_are_compared_wherever_ranges_of_rows_end(
         )
     await platform.settled()
     for rows_max in (1, 2, 3, 4, 100):
-        assert await findings_of(Verification(metering_shards, SystemClock(), WALKS, rows_max=rows_max)) == []
+        assert await findings_of(Verification(metering_shards, SystemClock(), CHECKS, rows_max=rows_max)) == []
 
     # An hour is left without its usage, and usage without its hour.
     await platform.execute("DELETE FROM metering.usage_records WHERE operation_id LIKE '3-%'")
     await platform.execute("DELETE FROM metering.usage_operations WHERE operation_id LIKE '3-%'")
     await platform.execute("DELETE FROM metering.usage_hours WHERE hour = (SELECT min(hour) FROM metering.usage_hours)")
-    found = await findings_of(Verification(metering_shards, SystemClock(), WALKS, rows_max=100))
+    found = await findings_of(Verification(metering_shards, SystemClock(), CHECKS, rows_max=100))
     details = sorted(finding.detail for finding in found)
     assert {finding.invariant for finding in found} == {"summaries_equal_usage"}
     assert details == [
@@ -96,7 +141,7 @@ async def test_sums_of_hours_are_compared_wherever_ranges_of_rows_end(
         *(2 * ["summary has 3 requests and cost 0.010500000, usage has 0 and 0"]),
     ]
     for rows_max in (1, 2, 3, 4):
-        assert await findings_of(Verification(metering_shards, SystemClock(), WALKS, rows_max=rows_max)) == found
+        assert await findings_of(Verification(metering_shards, SystemClock(), CHECKS, rows_max=rows_max)) == found
 
 
 async def test_since_time_leaves_out_usage_of_earlier_hours_and_checks_whole_hours(
@@ -138,7 +183,7 @@ async def test_check_during_live_usage_and_late_pricing_finds_no_violation(
     workers = asyncio.gather(*map(work, organizations))
     rounds = 0
     while not workers.done():
-        assert await findings_of(Verification(metering_shards, SystemClock(), WALKS, rows_max=30)) == []
+        assert await findings_of(Verification(metering_shards, SystemClock(), CHECKS, rows_max=30)) == []
         rounds += 1
     await workers
     assert rounds > 0

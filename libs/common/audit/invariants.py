@@ -15,7 +15,7 @@ _CHAINED: Final = Invariant(
 
 # An event and its head are written in one transaction, and neither is deleted. Every chain leads back to event 1, where
 # it is checked that there is a head at all.
-AUDIT_WALKS: Final[Sequence[Walk]] = (
+AUDIT_CHECKS: Final[Sequence[Walk]] = (
     Walk(
         "audit_events",
         (ORGANIZATION, Column("sequence", "bigint")),

@@ -1,16 +1,23 @@
 """Invariants, the walks that check them, and what a check yields."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
-from libs.common.ids import first_id_of
+from libs.common.ids import NIL, first_id_of
+from libs.common.windows import Span
 
 Key = tuple[object, ...]
 """A row's place in the order of a walk: the values of the columns of the walk's key."""
 
-_CLOCKS_DIFFER_BY: Final = timedelta(minutes=1)
+Digests = Sequence[tuple[str, int, int]]
+"""Organizations, each with the number of its rows and the exclusive or of their digests."""
+
+CLOCKS_DIFFER_BY: Final = timedelta(minutes=1)
 """How much older a row's id may be than its time, since the clocks of several processes differ."""
+_COMMITTED_AFTER: Final = timedelta(minutes=10)
+"""No transaction lasts so long: rows with ids older than this are there, whichever of two tables is read first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,8 @@ class Walk:
     an organization or null, a resource, and what is wrong with it. It must find the same whatever the ranges are, and
     find nothing wrong that is only half committed: each range is read in a snapshot of its own. The same row may be
     found in several ranges. `{range}` in it stands for the condition that limits `table` to the range. It may use
-    `:now`, the time when the check began, and `:since_time`, which is null if nothing is left out.
+    `:now`, the time when the check began, `:since_time`, which is null if nothing is left out, and `:settled_id`: see
+    `Pairing`.
 
     `key` is the columns of the index; they are not null. A walk without a key is one statement over a table that
     is small, or no table at all.
@@ -52,24 +60,61 @@ class Walk:
     violations: str
     organization_column: str = "organization_id"
     """What the check of one organization limits; empty if the walk is the same for all organizations."""
-    since: str = ""
-    """A condition, on columns of the index, that leaves out what is older than `:since_time` or `:since_id`."""
-    bound: tuple[str, ...] = ()
-    """Expressions for the end of a range whose last row is given, if a range may not end at any row."""
-    others: tuple["OtherRange", ...] = ()
-    splits: bool = False
-    """Whether the statement treats organizations that lie in the range as a whole, `{whole}`, otherwise than those at
-    its two ends, `{ends}`, of which the range may have a small part: all rows of the former may be joined by hash
-    tables. `{organizations}` limits another table to the former, whatever the time."""
+    digests: str = ""
+    """See `Pairing`."""
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        return (self.table,)
 
 
 @dataclass(frozen=True, slots=True)
-class OtherRange:
-    """The same range in another table, under a placeholder of its own: the columns that stand for those of the key."""
+class Sweep:
+    """Reads rows of many organizations in windows of time, which is how they lie in the table, and checks invariants.
 
-    placeholder: str
-    columns: tuple[str, ...]
-    since: str = ""
+    The table has an index of the organization and `time`, a time or an id that begins with one. `violations` is as in
+    `Walk`; `{window}` in it stands for the condition that limits `table` to the window, and `{window of COLUMN}` for
+    that of another table. `beside` are such other tables with their times, which may have rows of organizations and
+    hours of which `table` has none.
+    """
+
+    table: str
+    time: Column
+    invariants: tuple[Invariant, ...]
+    violations: str
+    unit: timedelta
+    """Windows begin and end at multiples of it."""
+    beside: tuple[tuple[str, Column], ...] = ()
+    early: timedelta = timedelta()
+    """How much older `time` may be than what the check is asked to begin with."""
+    digests: str = ""
+    """See `Pairing`."""
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        return (self.table, *(table for table, _ in self.beside))
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """Two tables in which each row of one stands for a row of the other, compared without a join.
+
+    Most rows agree, so both tables are read by themselves. `digests` of a side returns, for each organization in a
+    range or window, the number of rows with ids before `:settled_id` and the exclusive or of their digests, and the
+    number of other rows. Those were written since shortly before the check began, so they may be in one of the tables
+    only because that was read later: `violations` compares them row by row. So it does with everything, `:settled_id`
+    being the lowest id, for the organizations whose digests differ, and for the check of a single organization. A
+    walk's `violations` is left out where all rows of a range are settled.
+    """
+
+    sides: tuple[Sweep | Walk, Sweep | Walk]
+
+    @property
+    def invariants(self) -> tuple[Invariant, ...]:
+        return tuple(one for side in self.sides for one in side.invariants)
+
+
+Check = Walk | Sweep | Pairing
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +130,9 @@ class Scope:
         return self.organization_id is None and self.since_time is None
 
     @property
-    def since_id(self) -> str | None:
-        """The lowest id that anything recorded since then can have."""
-        return None if self.since_time is None else first_id_of(self.since_time - _CLOCKS_DIFFER_BY)
+    def settled_id(self) -> str:
+        """The lowest id that pairings compare row by row; of one organization they compare all."""
+        return NIL if self.organization_id is not None else first_id_of(self.now - _COMMITTED_AFTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +141,13 @@ class Range:
 
     after: Key | None
     until: Key | None
+
+
+class Window(NamedTuple):
+    """The rows of some organizations from a time until before another, in microseconds."""
+
+    organization_ids: Sequence[str]
+    span: Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +168,13 @@ class Progress:
     rows_examined: int
     rows_estimated: int
 
+    def after(self, rows: int) -> "Progress":
+        return replace(self, rows_examined=self.rows_examined + rows)
+
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """The check of one invariant."""
+class Checked:
+    """What the check of one invariant came to."""
 
     invariant: str
     description: str
@@ -132,5 +187,5 @@ class Check:
 class Summary:
     """Every check of a complete verification, and when it began."""
 
-    checks: tuple[Check, ...]
+    checks: tuple[Checked, ...]
     snapshot_time: datetime

@@ -1,13 +1,18 @@
 """Running the statements of a walk."""
 
 import re
-from collections.abc import Mapping
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from libs.common.integrity.domain import Finding, Key, Range, Scope, Walk
+from libs.common.ids import highest_id_at, lowest_id_at, time_ms_of
+from libs.common.integrity.domain import Column, Digests, Finding, Key, Range, Scope, Sweep, Walk, Window
+from libs.common.timestamps import micros_of, moment_of
+from libs.common.windows import Span
 
 _PARAMETER: Final = re.compile(r"(?<![:\w]):(\w+)")
 
@@ -17,20 +22,14 @@ _SETTINGS: Final = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "enable_sort": "off",
     "max_parallel_workers_per_gather": "0",
     "plan_cache_mode": "force_custom_plan",
     "work_mem": "64MB",
 }
 
 
-def _set(settings: Mapping[str, str]) -> str:
-    return "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
-
-
-_SET: Final = _set(_SETTINGS)
-# Organizations whose ids lie close together look like one row to the planner, and a nested loop would then compare each
-# of their rows with every other. Rows that are looked up by their key are so in any case: LATERAL leaves no choice.
-_SET_FOR_HASHES: Final = _set(_SETTINGS | {"enable_hashjoin": "on", "enable_nestloop": "off"})
+_SET: Final = "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items())
 
 # What the statistics say, of a table or of all its partitions.
 _ESTIMATE: Final = """
@@ -39,14 +38,14 @@ WHERE oid = to_regclass(:name) OR oid IN (SELECT relid FROM pg_partition_tree(to
 """
 
 
-async def prepare(tx: AsyncConnection, walk: Walk) -> None:
-    """Set the transaction up for the statements of a walk."""
-    await tx.execute(text(_SET_FOR_HASHES if walk.splits else _SET))
+async def prepare(tx: AsyncConnection) -> None:
+    """Set the transaction up for the statements of checks."""
+    await tx.execute(text(_SET))
 
 
-async def estimate_rows(tx: AsyncConnection, walk: Walk) -> int:
+async def estimate_rows(tx: AsyncConnection, table: str) -> int:
     """Return roughly how many rows the table has; 0 if nobody knows."""
-    return int((await tx.execute(text(_ESTIMATE), {"name": walk.table})).scalar_one())
+    return int((await tx.execute(text(_ESTIMATE), {"name": table})).scalar_one())
 
 
 async def find_bound(tx: AsyncConnection, walk: Walk, scope: Scope, after: Key | None, count: int) -> Key | None:
@@ -62,23 +61,91 @@ async def count_rows(tx: AsyncConnection, walk: Walk, scope: Scope, range_: Rang
     return int((await tx.execute(text(statement), _values(statement, scope, range_))).scalar_one())
 
 
-async def find_violations(tx: AsyncConnection, walk: Walk, scope: Scope, range_: Range, limit: int) -> list[Finding]:
-    """Return the violations in a range, at most `limit` of each invariant."""
-    violations = walk.violations.replace("{range}", _condition(walk, scope, range_))
-    if walk.splits:
-        for placeholder, condition in _split(walk, scope, range_).items():
-            violations = violations.replace(f"{{{placeholder}}}", condition)
-    for other in walk.others:
-        condition = _conditions(walk, scope, range_, other.columns, other.since)
-        violations = violations.replace(f"{{{other.placeholder}}}", condition)
+async def find_violations(
+    tx: AsyncConnection, check: Walk | Sweep, scope: Scope, part: Range | Window, limit: int
+) -> list[Finding]:
+    """Return the violations in a range or window, at most `limit` of each invariant."""
     statement = f"""
         SELECT invariant, organization_id, resource, detail FROM (
             SELECT *, row_number() OVER (PARTITION BY invariant) AS number
-            FROM ({violations}) AS violation (invariant, organization_id, resource, detail)
+            FROM ({_limited(check, check.violations, scope, part)})
+                AS violation (invariant, organization_id, resource, detail)
         ) AS numbered WHERE number <= {limit}
     """  # noqa: S608 -- constants of ours; values are bound.
-    found = await tx.execute(text(statement), _values(statement, scope, range_))
+    found = await tx.execute(text(statement), _values(statement, scope, part))
     return [Finding(row[0], str(row[1] or ""), row[2], row[3]) for row in found]
+
+
+async def read_digests(
+    tx: AsyncConnection, check: Walk | Sweep, scope: Scope, part: Range | Window
+) -> tuple[Digests, int]:
+    """Return each organization in a range or window with the number and digest of its rows, and how many are new."""
+    statement = _limited(check, check.digests, scope, part)
+    found = (await tx.execute(text(statement), _values(statement, scope, part))).all()
+    return [(str(row[0]), int(row[1]), int(row[2])) for row in found], sum(int(row[3]) for row in found)
+
+
+async def organizations_after(tx: AsyncConnection, tables: Sequence[str], after: str, limit: int) -> list[str]:
+    """Return the next organizations, by id, that have rows. Jumps along the indexes from one to the next."""
+
+    def next_after(known: str) -> str:
+        probes = (
+            f"(SELECT organization_id FROM {table} WHERE organization_id > {known} ORDER BY organization_id LIMIT 1)"  # noqa: S608
+            for table in tables
+        )
+        return f"least({', '.join(probes)})"
+
+    statement = f"""
+        WITH RECURSIVE found AS (
+            SELECT {next_after("CAST(:after AS uuid)")} AS organization_id
+            UNION ALL
+            SELECT {next_after("found.organization_id")} FROM found WHERE organization_id IS NOT NULL
+        )
+        SELECT organization_id FROM found WHERE organization_id IS NOT NULL LIMIT {limit}
+    """  # noqa: S608 -- constants of ours; values are bound.
+    return [str(one) for one in (await tx.execute(text(statement), {"after": after})).scalars()]
+
+
+async def find_span(tx: AsyncConnection, sweep: Sweep, organization_ids: Sequence[str]) -> Span | None:
+    """Return the time, in microseconds, of which these organizations have rows. Two probes of an index for each."""
+    ends = " UNION ALL ".join(
+        f"(SELECT {time.name} AS at FROM {table} AS t WHERE t.organization_id = o.organization_id"  # noqa: S608
+        f" ORDER BY {time.name} {direction} LIMIT 1)"
+        for table, time in ((sweep.table, sweep.time), *sweep.beside)
+        for direction in ("ASC", "DESC")
+    )
+    statement = f"""
+        SELECT (array_agg(at ORDER BY at))[1], (array_agg(at ORDER BY at DESC))[1]
+        FROM unnest(CAST(:organization_ids AS uuid[])) AS o(organization_id) CROSS JOIN LATERAL ({ends}) AS ends
+    """  # noqa: S608 -- constants of ours; values are bound.
+    first, last = (await tx.execute(text(statement), {"organization_ids": list(organization_ids)})).one()
+    return None if first is None else Span(_micros(first), _micros(last) + 1)
+
+
+async def count_window(tx: AsyncConnection, sweep: Sweep, scope: Scope, window: Window, limit: int) -> int:
+    """Return how many rows a window has, counted up to a limit. Reads the index alone."""
+    condition = _in_window(sweep.time)
+    statement = f"SELECT count(*) FROM (SELECT FROM {sweep.table} WHERE {condition} LIMIT {limit}) AS counted"  # noqa: S608
+    return int((await tx.execute(text(statement), _values(statement, scope, window))).scalar_one())
+
+
+def _limited(check: Walk | Sweep, statement: str, scope: Scope, part: Range | Window) -> str:
+    """Limit a statement of a check to a range or window."""
+    if isinstance(check, Walk):
+        assert isinstance(part, Range)
+        return statement.replace("{range}", _condition(check, scope, part))
+    statement = statement.replace("{window}", _in_window(check.time))
+    for table, time in check.beside:
+        statement = statement.replace(f"{{window of {table}}}", _in_window(time))
+    return statement
+
+
+def _in_window(time: Column) -> str:
+    kind = time.kind
+    return (
+        f"organization_id = ANY(CAST(:organization_ids AS uuid[]))"
+        f" AND {time.name} BETWEEN CAST(:first_{kind} AS {kind}) AND CAST(:last_{kind} AS {kind})"
+    )
 
 
 def _keys(walk: Walk, scope: Scope, range_: Range) -> str:
@@ -90,74 +157,39 @@ def _keys(walk: Walk, scope: Scope, range_: Range) -> str:
             values = ", ".join(_value(walk, end, number) for number in range(len(walk.key)))
             conditions.append(f"({names}) {operator} ({values})")
     return (
-        f"SELECT {', '.join(walk.bound) or names} FROM {walk.table} "  # noqa: S608 -- constants of ours.
+        f"SELECT {names} FROM {walk.table} "  # noqa: S608 -- constants of ours.
         f"WHERE {' AND '.join(conditions)} ORDER BY {names}"
     )
 
 
 def _condition(walk: Walk, scope: Scope, range_: Range) -> str:
-    return _conditions(walk, scope, range_, tuple(column.name for column in walk.key), walk.since)
-
-
-def _conditions(walk: Walk, scope: Scope, range_: Range, columns: tuple[str, ...], since: str) -> str:
-    """Return the condition for a range of one table."""
-    return _all_of(walk, scope, since, _between(walk, range_, columns))
-
-
-def _split(walk: Walk, scope: Scope, range_: Range) -> dict[str, str]:
-    """Return the conditions for the organizations that are in the range as a whole, and for the others."""
-    pieces = _pieces(walk, range_, tuple(column.name for column in walk.key))
-    ends = " OR ".join(piece for piece in (pieces.first, pieces.last) if piece)
-    return {
-        "whole": _all_of(walk, scope, walk.since, pieces.between),
-        "organizations": _all_of(walk, scope, "", pieces.between),
-        "ends": _all_of(walk, scope, walk.since, f"({ends})") if ends else "false",
-    }
-
-
-def _all_of(walk: Walk, scope: Scope, since: str, condition: str) -> str:
-    parts = [condition]
+    """Return the condition for a range of the table."""
+    parts = [_between(walk, range_)]
     if scope.organization_id is not None and walk.organization_column:
         parts.append(f"{walk.organization_column} = CAST(:organization_id AS uuid)")
-    if scope.since_time is not None and since:
-        parts.append(since)
     return " AND ".join(part for part in parts if part) or "true"
 
 
-class _Pieces(NamedTuple):
-    """The conditions for the three pieces of a range; empty where there is none, or nothing to limit."""
-
-    first: str
-    between: str
-    last: str
-
-
-def _between(walk: Walk, range_: Range, columns: tuple[str, ...]) -> str:
+def _between(walk: Walk, range_: Range) -> str:
     """Return the condition for keys between two: of the first one's organization, of those between, of the last one's.
 
     A single comparison of rows would say the same. But the planner takes any index led by the organization for it, and
     then reads all rows of an organization for each range of it.
     """
-    pieces = [piece for piece in _pieces(walk, range_, columns) if piece and piece != "false"]
-    return f"({' OR '.join(pieces)})" if pieces else ""
-
-
-def _pieces(walk: Walk, range_: Range, columns: tuple[str, ...]) -> _Pieces:
     after, until = range_.after, range_.until
-    first, *rest = columns or ("",)
-    low = _value(walk, "after", 0) if after else ""
-    high = _value(walk, "until", 0) if until else ""
+    if after is None and until is None:
+        return ""
+    first, *rest = (column.name for column in walk.key)
+    low, high = _value(walk, "after", 0), _value(walk, "until", 0)
     if not rest:
-        return _Pieces("", " AND ".join([f"{first} > {low}"] * bool(after) + [f"{first} <= {high}"] * bool(until)), "")
-    beyond_low = f"({', '.join(rest)}) > ({_values_of_rest(walk, 'after')})"
-    up_to_high = f"({', '.join(rest)}) <= ({_values_of_rest(walk, 'until')})"
+        return " AND ".join([f"{first} > {low}"] * bool(after) + [f"{first} <= {high}"] * bool(until))
+    beyond_low = f"{first} = {low} AND ({', '.join(rest)}) > ({_values_of_rest(walk, 'after')})"
+    up_to_high = f"{first} = {high} AND ({', '.join(rest)}) <= ({_values_of_rest(walk, 'until')})"
     if after and until and after[0] == until[0]:
-        return _Pieces(f"{first} = {low} AND {beyond_low} AND {up_to_high}", "false", "")
-    return _Pieces(
-        f"{first} = {low} AND {beyond_low}" if after else "",
-        " AND ".join([f"{first} > {low}"] * bool(after) + [f"{first} < {high}"] * bool(until)),
-        f"{first} = {high} AND {up_to_high}" if until else "",
-    )
+        return f"{beyond_low} AND {up_to_high}"
+    between = " AND ".join([f"{first} > {low}"] * bool(after) + [f"{first} < {high}"] * bool(until))
+    pieces = [*([beyond_low] * bool(after)), between, *([up_to_high] * bool(until))]
+    return f"({' OR '.join(pieces)})"
 
 
 def _values_of_rest(walk: Walk, end: str) -> str:
@@ -168,15 +200,30 @@ def _value(walk: Walk, end: str, number: int) -> str:
     return f"CAST(:{end}_{number} AS {walk.key[number].kind})"
 
 
-def _values(statement: str, scope: Scope, range_: Range) -> dict[str, object]:
+def _values(statement: str, scope: Scope, part: Range | Window) -> dict[str, object]:
     """Return the values of the parameters that a statement has."""
+    named = set(_PARAMETER.findall(statement))
     values: dict[str, object] = {
         "organization_id": scope.organization_id,
         "now": scope.now,
         "since_time": scope.since_time,
-        "since_id": scope.since_id,
+        "settled_id": scope.settled_id,
     }
-    for end, key in (("after", range_.after), ("until", range_.until)):
-        values |= {f"{end}_{number}": value for number, value in enumerate(key or ())}
-    named = set(_PARAMETER.findall(statement))
+    if isinstance(part, Range):
+        for end, key in (("after", part.after), ("until", part.until)):
+            values |= {f"{end}_{number}": value for number, value in enumerate(key or ())}
+    else:
+        first, last = part.span.start, part.span.end - 1
+        values |= {
+            "organization_ids": list(part.organization_ids),
+            "first_uuid": lowest_id_at(first // 1000),
+            "last_uuid": highest_id_at(last // 1000),
+        }
+        if "first_timestamptz" in named:
+            values |= {"first_timestamptz": moment_of(first), "last_timestamptz": moment_of(last)}
     return {name: value for name, value in values.items() if name in named}
+
+
+def _micros(end: datetime | UUID) -> int:
+    """Return the time of a row in microseconds; an id has it in milliseconds."""
+    return micros_of(end) if isinstance(end, datetime) else time_ms_of(str(end)) * 1000

@@ -1,31 +1,34 @@
 """Checking the invariants of a service: shard by shard, table by table, range by range."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.errors import DeadlineExceeded, Kind, Refusal, Unavailable
-from libs.common.integrity import store
-from libs.common.integrity.domain import Check, Finding, Invariant, Key, Progress, Range, Scope, Summary, Walk
+from libs.common.integrity.differences import Differences
+from libs.common.integrity.domain import (
+    Check,
+    Checked,
+    Digests,
+    Finding,
+    Invariant,
+    Pairing,
+    Progress,
+    Scope,
+    Summary,
+    Sweep,
+    Walk,
+)
+from libs.common.integrity.reading import FINDINGS_MAX, ROWS_MAX, Piece, Reading
 from libs.common.sharding import PLATFORM
 from libs.common.shards import Shards
 
-_T = TypeVar("_T")
-
-FINDINGS_MAX: Final = 1_000
-ROWS_MAX: Final = 50_000
-_ROWS_MIN: Final = 500
-_ROWS_DIVISOR: Final = 5
-"""By how much a range becomes smaller when it could not be read within the time of a statement."""
 PROGRESS_EVERY_S: Final = 1.0
-_WALKS_AT_A_TIME: Final = 2
-_FOUND_MAX: Final = FINDINGS_MAX + 1
-_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
+_CHECKS_AT_A_TIME: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +36,7 @@ class Part:
     """A schema, and what is to be checked in it."""
 
     database: Database
-    walks: Sequence[Walk]
-
-
-class CheckFailed(Refusal):
-    """A statement of a check failed or took too long, so that nothing can be said about all that is stored."""
-
-    kind = Kind.ABORTED
-    reason = "CHECK_FAILED"
-    template = "The check of {invariants} over the rows of {table} {range} did not finish: {cause}"
+    checks: Sequence[Check]
 
 
 class Verification:
@@ -51,18 +46,18 @@ class Verification:
         self,
         shards: Shards,
         clock: Clock,
-        walks: Sequence[Walk],
+        checks: Sequence[Check],
         platform: Part | None = None,
         *,
         rows_max: int = ROWS_MAX,
     ) -> None:
-        """Check `walks` in each of the shards, and `platform`, a schema beside them.
+        """Do `checks` in each of the shards, and `platform`, a schema beside them.
 
-        `rows_max` is how many rows one statement reads of the table that is walked.
+        `rows_max` is how many rows one statement reads of the table that it checks.
         """
         self._shards = shards
         self._clock = clock
-        self._walks = walks
+        self._checks = checks
         self._platform = platform
         self._rows_max = rows_max
 
@@ -76,9 +71,9 @@ class Verification:
         Raises:
             CheckFailed: a statement failed; what was not checked by then has not been checked.
         """
-        run = _Run(Scope(self._clock.now(), organization_id, since_time), self._walks)
-        walks = iter([(part.database, walk) for part in self._parts(organization_id) for walk in part.walks])
-        workers = {asyncio.create_task(self._check(run, walks)) for _ in range(_WALKS_AT_A_TIME)}
+        run = _Run(Scope(self._clock.now(), organization_id, since_time), self._checks)
+        checks = iter([(part.database, check) for part in self._parts(organization_id) for check in part.checks])
+        workers = {asyncio.create_task(self._check(run, checks)) for _ in range(_CHECKS_AT_A_TIME)}
         try:
             while workers:
                 done, workers = await asyncio.wait(
@@ -100,89 +95,40 @@ class Verification:
         """Return what is to be checked, of one organization or of all."""
         platform = [] if self._platform is None else [self._platform]
         if organization_id is None:
-            return [*platform, *(Part(shard, self._walks) for shard in self._shards)]
+            return [*platform, *(Part(shard, self._checks) for shard in self._shards)]
         if organization_id == PLATFORM and platform:
             return platform
-        return [Part(self._shards.of(organization_id), self._walks)]
+        return [Part(self._shards.of(organization_id), self._checks)]
 
-    async def _check(self, run: "_Run", walks: Iterator[tuple[Database, Walk]]) -> None:
-        """Take the next walk again and again; several of these share the walks of all shards."""
-        for database, walk in walks:
-            await self._walk(run, database, walk)
+    async def _check(self, run: "_Run", checks: Iterator[tuple[Database, Check]]) -> None:
+        """Take the next check again and again; several of these share the checks of all shards."""
+        for database, check in checks:
+            if isinstance(check, Pairing):
+                await self._pair(run, database, check)
+            else:
+                await self._read(run, database, [check], run.scope)
 
-    async def _walk(self, run: "_Run", database: Database, walk: Walk) -> None:
-        """Check one range after the other."""
-        after: Key | None = None
-        examined, estimate, more = 0, 0, True
-        if run.scope.is_everything:
-            estimate = await _tried(lambda: _estimate(database, walk), walk, database, None)
-        rows = self._rows_max
-        while more:
-            read = partial(self._read, run.scope, database, walk, after, rows)
-            try:
-                piece = await _tried(read, walk, database, after)
-            except CheckFailed as failed:
-                if not isinstance(failed.__cause__, DeadlineExceeded) or rows <= _ROWS_MIN:
-                    raise
-                rows = max(rows // _ROWS_DIVISOR, _ROWS_MIN)
-                continue
-            examined += piece.rows
-            run.note(walk, piece, Progress(walk.table, examined, estimate))
-            after, more = piece.until, piece.until is not None
+    async def _pair(self, run: "_Run", database: Database, pairing: Pairing) -> None:
+        """Compare the digests of two tables, and then row by row what differs."""
+        if run.scope.organization_id is not None:
+            await self._read(run, database, pairing.sides, run.scope)
+            return
+        differences = Differences()
+        for side, sign in zip(pairing.sides, (1, -1), strict=True):
+            take = partial(run.note_with_digests, partial(differences.add, sign))
+            await Reading(database, run.scope, self._rows_max, take, with_digests=True).read(side)
+        if not differences.exist():
+            return
+        tables = [table for side in pairing.sides for table in side.tables]
+        everything = Reading(database, run.scope, self._rows_max, run.note)
+        async for organization_ids in everything.organizations(pairing.sides[0], tables):
+            for organization_id in filter(differences.may_be_in, organization_ids):
+                scope = replace(run.scope, organization_id=organization_id)
+                await self._read(run, database, pairing.sides, scope)
 
-    async def _read(self, scope: Scope, database: Database, walk: Walk, after: Key | None, rows_max: int) -> "_Piece":
-        """Check the next range, of at most `rows_max` rows, in a snapshot that ends with it."""
-        async with database.snapshot() as tx:
-            await store.prepare(tx, walk)
-            if not walk.key:
-                return _Piece(None, 0, await store.find_violations(tx, walk, scope, Range(None, None), _FOUND_MAX))
-            until = await store.find_bound(tx, walk, scope, after, rows_max)
-            range_ = Range(after, until)
-            rows = rows_max
-            if until is None or walk.bound:
-                rows = await store.count_rows(tx, walk, scope, range_)
-            return _Piece(until, rows, await store.find_violations(tx, walk, scope, range_, _FOUND_MAX))
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """One range that was checked; `until` is None if it was the last."""
-
-    until: Key | None
-    rows: int
-    findings: Sequence[Finding]
-
-
-async def _estimate(database: Database, walk: Walk) -> int:
-    async with database.snapshot() as tx:
-        return await store.estimate_rows(tx, walk)
-
-
-async def _tried(read: Callable[[], Awaitable[_T]], walk: Walk, database: Database, after: Key | None) -> _T:
-    """Read, and read again for a while if the database or a free connection cannot be had.
-
-    Raises:
-        CheckFailed: it did not work; says which invariants and which rows are concerned.
-    """
-    for pause_s in (*_PAUSES_S, None):
-        try:
-            return await read()
-        except Unavailable as refusal:
-            if pause_s is None:
-                raise _failure(walk, database, after, refusal) from refusal
-            await asyncio.sleep(pause_s)
-        except Refusal as refusal:
-            raise _failure(walk, database, after, refusal) from refusal
-        except Exception as error:
-            error.add_note(_failure(walk, database, after, error).message)
-            raise
-    raise AssertionError("the last pause is None")
-
-
-def _failure(walk: Walk, database: Database, after: Key | None, cause: Exception) -> CheckFailed:
-    names = ", ".join(invariant.name for invariant in walk.invariants)
-    where = "from the first on" if after is None else f"from {'/'.join(map(str, after))} on"
-    return CheckFailed(invariants=names, table=f"{database.schema}.{walk.table}", range=where, cause=str(cause))
+    async def _read(self, run: "_Run", database: Database, checks: Sequence[Walk | Sweep], scope: Scope) -> None:
+        for check in checks:
+            await Reading(database, scope, self._rows_max, run.note).read(check)
 
 
 @dataclass(slots=True)
@@ -198,15 +144,15 @@ class _Tally:
 class _Run:
     """What all walks of one verification have found so far."""
 
-    def __init__(self, scope: Scope, walks: Sequence[Walk]) -> None:
+    def __init__(self, scope: Scope, checks: Sequence[Check]) -> None:
         self.scope = scope
         self.progress: Progress | None = None
-        self._tallies = {one.name: _Tally(one) for walk in walks for one in walk.invariants}
+        self._tallies = {one.name: _Tally(one) for check in checks for one in check.invariants}
         self._untold: list[Finding] = []
 
-    def note(self, walk: Walk, piece: _Piece, progress: Progress) -> None:
+    def note(self, check: Walk | Sweep, piece: Piece, progress: Progress) -> None:
         self.progress = progress
-        for invariant in walk.invariants:
+        for invariant in check.invariants:
             self._tallies[invariant.name].rows_examined += piece.rows
         for finding in piece.findings:
             tally = self._tallies[finding.invariant]
@@ -218,13 +164,19 @@ class _Run:
             tally.findings.add(finding)
             self._untold.append(finding)
 
+    def note_with_digests(
+        self, take: Callable[[Digests], None], check: Walk | Sweep, piece: Piece, progress: Progress
+    ) -> None:
+        self.note(check, piece, progress)
+        take(piece.digests)
+
     def take_findings(self) -> list[Finding]:
         untold, self._untold = self._untold, []
         return untold
 
     def summary(self) -> Summary:
         checks = [
-            Check(
+            Checked(
                 tally.invariant.name,
                 tally.invariant.description,
                 tally.rows_examined,

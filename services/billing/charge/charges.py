@@ -8,8 +8,9 @@ from libs.common.charge_filter import ChargeFilter
 from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.digests import Digests
+from libs.common.ids import NIL
 from libs.common.pages import page_size
-from libs.common.shard_pages import NIL, by_shard, place_in_token, token_after
+from libs.common.shard_pages import by_shard, place_in_token, token_after
 from libs.common.shards import Shards
 from services.billing.charge import store
 from services.billing.charge.domain import Charge, Movements, Search, portions

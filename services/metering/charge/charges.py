@@ -9,12 +9,22 @@ from libs.common.charge_filter import ChargeFilter
 from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.digests import Digests
+from libs.common.ids import NIL
 from libs.common.pages import page_size
-from libs.common.shard_pages import NIL, by_shard, place_in_token, token_after
+from libs.common.shard_pages import by_shard, place_in_token, token_after
 from libs.common.shards import Shards
-from libs.common.timestamps import EPOCH
+from libs.common.timestamps import EPOCH, micros_of, moment_of
+from libs.common.windows import Span, Windows
 from services.metering.charge import store
-from services.metering.charge.domain import MICROSECOND, ROWS_MAX, ROWS_WANTED, Charge, PendingCharge, Window, Windows
+from services.metering.charge.domain import (
+    MICROSECOND,
+    ROWS_MAX,
+    ROWS_WANTED,
+    SHORTEST_US,
+    Charge,
+    PendingCharge,
+    Window,
+)
 
 _CHARGES_DEFAULT: Final = 1_000
 _CHARGES_MAX: Final = 10_000
@@ -138,9 +148,11 @@ async def _digest(
         async for rows in _digest_one(shard, whole, bucket_count, until_time, digests):
             yield rows
         return
-    windows = Windows(whole)
+    span = Span(micros_of(whole.start), micros_of(whole.end))
+    windows = Windows(span, rows_wanted=ROWS_WANTED, rows_max=ROWS_MAX, shortest=SHORTEST_US)
     while not windows.done:
-        window = windows.next
+        start, end = map(moment_of, windows.next)
+        window = whole._replace(start=start, end=end)
         async with shard.raw_transaction() as connection:
             await connection.execute(store.PLAN_PARTS)
             rows = await store.count_usage(connection, window, ROWS_MAX + 1)

@@ -9,10 +9,8 @@ ROWS_MAX: Final = 120_000
 """At most about how many rows one statement for digests reads."""
 ROWS_WANTED: Final = 80_000
 MICROSECOND: Final = timedelta(microseconds=1)
-SHORTEST: Final = timedelta(milliseconds=1)
+SHORTEST_US: Final = 1_000
 """Shorter windows are not tried: then the organizations are read one by one."""
-_SHRINK: Final = 16
-_GROW_MAX: Final = 4
 
 
 class Charge(NamedTuple):
@@ -51,36 +49,3 @@ class Window(NamedTuple):
     organization_ids: Sequence[str]
     start: datetime
     end: datetime
-
-
-class Windows:
-    """Divides the time of organizations into windows of about as many rows as one statement should read.
-
-    How many rows a window has is learned from the windows before it.
-    """
-
-    def __init__(self, whole: Window) -> None:
-        self._whole = whole
-        self._start = whole.start
-        self._length = whole.end - whole.start
-
-    @property
-    def done(self) -> bool:
-        return self._start >= self._whole.end
-
-    @property
-    def next(self) -> Window:
-        """The window to look at next."""
-        return self._whole._replace(start=self._start, end=min(self._start + self._length, self._whole.end))
-
-    def take(self, rows: int) -> bool:
-        """Take the number of rows in the next window; return whether it is to be read now, or is too large.
-
-        The shortest window is read whatever it holds.
-        """
-        if rows > ROWS_MAX and self._length > SHORTEST:
-            self._length = max(self._length / _SHRINK, SHORTEST)
-            return False
-        self._start = self.next.end
-        self._length = max(self._length * min(_GROW_MAX, ROWS_WANTED / max(rows, 1)), MICROSECOND)
-        return True

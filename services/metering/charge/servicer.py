@@ -8,9 +8,8 @@ from libs.common.amount import render_amount
 from libs.common.charge_filter import parse_filter, parse_times
 from libs.common.digests import check_buckets
 from libs.common.errors import FieldViolation, InvalidArgument
-from libs.common.ids import is_id
+from libs.common.ids import NIL, is_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size
-from libs.common.shard_pages import NIL
 from libs.common.timestamps import render_time, time_of_text, time_text
 from services.metering.charge.charges import Charges
 from services.metering.charge.domain import Charge, PendingCharge

@@ -55,10 +55,10 @@ class IntegrityServiceServicer:
     def VerifyInvariants(self, request, context):
         """Checks every invariant of the service, and streams each violation when it is found, then one summary.
 
-        The tables are read in ranges of some ten thousand rows, each in a snapshot of its own, so that the check of any
+        The tables are read in portions of some ten thousand rows, each in a snapshot of its own, so that the check of any
         amount of data holds no transaction open for long and may run while the service is in use: what is being written
         is not mistaken for a violation. While it runs, a message that says how far it is is sent every second. At most
-        1000 violations are reported per invariant. If a range cannot be read in time, the call fails with CHECK_FAILED,
+        1000 violations are reported per invariant. If a portion cannot be read in time, the call fails with CHECK_FAILED,
         which names the invariants and the rows, and there is no summary. Reads everything that is stored: meant for
         operators, tests and nightly runs.
         """

@@ -83,7 +83,7 @@ COSTS: Final = (
     # Above 200,000 the whole call is at the higher rates: 203,000 * 6 + 40 * 0.6 + 7 * 7.5 + 4,500 * 22.5
     ("message with compaction", ANTHROPIC, Decimal("1.3193265")),
     ("content with thoughts", GEMINI, Decimal("0.0028")),  # 1,000 * 0.3 + (200 + 800) * 2.5
-    # (400 + 1,000 + 258 + 72) * 0.3 + 2,000 * 0.03 + 1,100 * 1 + 500 * 0.1 + 100 * 2.5
+    # Input: (400 + 1,000 + 258 + 72) * 0.3 + 2,000 * 0.03 + 1,100 * 1 + 500 * 0.1 + 100 * 2.5
     ("content with a cache of text", GEMINI, Decimal("0.001979")),
     ("content as Google's library", GEMINI, Decimal("0.038771")),  # 120 * 0.3 + 14 * 2.5 + 1,290 * 30
     ("content with cached video", GEMINI, Decimal("0.00045504")),  # 952 * 0.3 + 2,048 * 0.03 + 9 * 12

@@ -8,8 +8,10 @@ import pytest
 
 from libs.common.errors import InvalidArgument
 from services.metering.model.price_list import ListedModel, PriceList, SkippedEntry, Terms, read_litellm, read_yaml
+from services.metering.model.rate_checks import check_rates
 from services.metering.model.rates import Rate, RateCard
 from services.metering.model.units import SEEDED_UNITS
+from tests.support.odd_requests import SURROGATE, TEXTS
 
 GOOD_JSON = '"good": {"input_cost_per_token": 1e-06, "output_cost_per_token": 2e-06}'
 GOOD_YAML = "  - {model_id: good, currency_code: USD, prices: {input: 1, output: 2}}\n"
@@ -96,9 +98,20 @@ def test_text_that_cannot_be_stored_skips_its_entry_alone_in_json(entry: str, es
 
 
 @pytest.mark.parametrize("escape", ["\\0", "\\u0000", "\\ud800"])
-@pytest.mark.parametrize("key", ["provider", "display_name", "description", "capabilities", "metadata", "model_id"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("provider", "display_name", "description", "capabilities", "metadata", "model_id", "currency_code"),
+        *("rates", "fallbacks", "provider_currency_code", "factor"),
+    ],
+)
 def test_text_that_cannot_be_stored_skips_its_entry_alone_in_yaml(key: str, escape: str) -> None:
-    values = {"capabilities": f'["a{escape}"]', "metadata": f'{{k: "v{escape}"}}'}
+    values = {
+        "capabilities": f'["a{escape}"]',
+        "metadata": f'{{k: "v{escape}"}}',
+        "rates": f'[{{unit: "a{escape}", price: 1}}]',
+        "fallbacks": f'{{"a{escape}": input_tokens}}',
+    }
     fields = {"model_id": "odd", "currency_code": "USD", "prices": "{input: 1, output: 2}"}
     fields[key] = values.get(key, f'"odd{escape}"')
     entry = ", ".join(f"{name}: {value}" for name, value in fields.items())
@@ -348,6 +361,36 @@ def test_rates_of_any_units_are_read_beside_prices_of_token_classes() -> None:
     assert model.card.fallbacks["input_images"] == "products"
     assert model.card.fallbacks["cache_write_tokens"] == "cache_read_tokens"
     assert model.card.fallbacks["cache_read_tokens"] == "input_tokens"
+
+
+@pytest.mark.parametrize("text", [text for text in TEXTS if text != SURROGATE])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "rates: [{{unit: {0}, price: 1}}]",
+        "rates: [{{unit: images, price: {0}}}]",
+        "rates: [{{unit: images, price: 1, per: {0}}}]",
+        "rates: [{{unit: images, price: 1, above: {0}}}]",
+        "rates: [{{unit: images, price: 1, service_tier: {0}}}]",
+        "rates: [{{unit: images, price: 1, provider_cost: {0}}}]",
+        "rates: [{{unit: images, price: 1, ? {0} : 1}}]",
+        "rates: {0}",
+        "rates: [{{unit: images, price: 1}}], fallbacks: {{? {0} : images}}",
+        "rates: [{{unit: images, price: 1}}], fallbacks: {{pages: {0}}}",
+        "rates: [{{unit: images, price: 1}}], factor: {0}",
+        "rates: [{{unit: images, price: 1}}], provider_currency_code: {0}",
+    ],
+)
+def test_odd_text_in_any_part_of_a_price_is_read_or_skipped_alone(entry: str, text: str) -> None:
+    content = f"  - {{model_id: odd, currency_code: USD, {entry.format(json.dumps(text))}}}\n"
+    entries = yaml(content)
+    assert listed(entries, "good").model_id == "good"
+    (odd,) = (one for one in entries if one.model_id == "odd")
+    if isinstance(odd, SkippedEntry):
+        odd.reason.encode()
+        assert "\0" not in odd.reason
+    else:
+        assert check_rates(odd.card, SEEDED_UNITS) == []
 
 
 @pytest.mark.parametrize(

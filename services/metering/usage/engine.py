@@ -223,6 +223,8 @@ class UsageEngine:
         version = self._version(work, authorization)
         if authorization is not None:
             work = completed(work, authorization)
+        elif work.service_tier is None:
+            work = work._replace(service_tier=STANDARD_TIER)
         model = self._catalogue.model(work.model)
         provider = model.provider if model is not None else ""
         cost = self._cost(work, version, authorization)

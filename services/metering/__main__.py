@@ -16,6 +16,7 @@ from libs.common.server import Service
 from libs.common.shards import open_databases
 from libs.common.telemetry import start_process_telemetry
 from services.metering.admission.admission import Admission
+from services.metering.admission.callers import Callers
 from services.metering.admission.servicer import AdmissionServicer
 from services.metering.charge.charges import Charges
 from services.metering.charge.servicer import ChargeServicer
@@ -75,9 +76,8 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     organizations = Organizations(to_identity)
     usages = Usages(shards, catalogue, engine, organizations, months, clock)
     relay = Relay(shards, billing, engine, clock, every_s=settings.relay_every_s)
-    admission = Admission(
-        shards, catalogue, identity, organizations, billing, engine, clock, queue_max=settings.queue_max
-    )
+    callers = Callers(identity, organizations)
+    admission = Admission(shards, catalogue, callers, billing, engine, clock, queue_max=settings.queue_max)
 
     models = ModelServicer(Models(platform, shards, catalogue, clock), PriceImport(platform, catalogue, clock))
     service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, models)

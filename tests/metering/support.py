@@ -114,6 +114,16 @@ class Metering:
     async def authorize(self, request: admission_pb2.AuthorizeRequest) -> admission_pb2.AuthorizeResponse:
         return await self.admission.Authorize(request, metadata=self.gateway)
 
+    async def authorize_batch(
+        self, requests: Sequence[admission_pb2.AuthorizeRequest]
+    ) -> list[admission_pb2.AuthorizeOutcome]:
+        request = admission_pb2.BatchAuthorizeRequest(requests=requests)
+        return list((await self.admission.BatchAuthorize(request, metadata=self.gateway)).outcomes)
+
+    async def settle_batch(self, requests: Sequence[admission_pb2.SettleRequest]) -> list[admission_pb2.SettleOutcome]:
+        request = admission_pb2.BatchSettleRequest(requests=requests)
+        return list((await self.admission.BatchSettle(request, metadata=self.gateway)).outcomes)
+
     async def settle(self, request: admission_pb2.SettleRequest) -> admission_pb2.SettleResponse:
         return await self.admission.Settle(request, metadata=self.gateway)
 

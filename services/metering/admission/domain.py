@@ -1,7 +1,7 @@
 """Authorizations: what is asked for, what is held, and the decision."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -20,6 +20,27 @@ OUTPUT_TOKENS_DEFAULT: Final = 4096
 HOLD_TTL_DEFAULT_MS: Final = 600_000
 _FINGERPRINT_BYTES: Final = 16
 _FIELDS_BEFORE: Final = 11
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An Authorize request, with either a secret key or a principal."""
+
+    operation_id: str
+    secret: str | None
+    principal: KeyPrincipal | None
+    model: str
+    input_tokens: int
+    max_output_tokens: int | None
+    estimate: Tokens | None
+    endpoint: str | None
+    required_scopes: Sequence[str]
+    min_revision: int
+    hold_ttl_ms: int
+    client_address: str
+    fail_if_replayed: bool
+    quantities: Quantities
+    service_tier: str
 
 
 class Ask(NamedTuple):

@@ -64,7 +64,7 @@ WAYS: Final[Mapping[str, Way]] = {
     **_all(Way.STALE, "identity.v1.UserService", "UpdateUser UpdateUserConfiguration"),
     **_all(Way.ON_USER, "identity.v1.UserService", "DeactivateUser ReactivateUser DeleteUser LinkIdentity"),
     **_all(Way.ON_USER, "identity.v1.UserService", "UnlinkIdentity SetPassword"),
-    **_all(Way.ADDS, "metering.v1.AdmissionService", "Authorize Settle Cancel"),
+    **_all(Way.ADDS, "metering.v1.AdmissionService", "Authorize BatchAuthorize Settle BatchSettle Cancel"),
     **_all(Way.ADDS, "metering.v1.ChargeService", "RetryCharges"),
     **_all(Way.ADDS, "metering.v1.ModelService", "CreateModel StreamImportModels"),
     **_all(Way.STALE, "metering.v1.ModelService", "UpdateModel"),

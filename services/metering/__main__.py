@@ -30,6 +30,8 @@ from services.metering.model.price_import import PriceImport
 from services.metering.model.servicer import ModelServicer
 from services.metering.settings import MeteringSettings
 from services.metering.tables import SCHEMA
+from services.metering.unit.servicer import UnitServicer
+from services.metering.unit.units import CatalogueUnits
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.months import Months
 from services.metering.usage.pricing import LatePricing
@@ -37,7 +39,7 @@ from services.metering.usage.relay import Relay
 from services.metering.usage.servicer import UsageServicer
 from services.metering.usage.usages import Usages
 from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2_grpc
-from tollhouse.metering.v1 import admission_pb2_grpc, charge_pb2_grpc, model_pb2_grpc, usage_pb2_grpc
+from tollhouse.metering.v1 import admission_pb2_grpc, charge_pb2_grpc, model_pb2_grpc, unit_pb2_grpc, usage_pb2_grpc
 
 _CHECK_TIMEOUT_MS = 30_000
 
@@ -81,6 +83,8 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
 
     models = ModelServicer(Models(platform, shards, catalogue, clock), PriceImport(platform, catalogue, clock))
     service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, models)
+    units = UnitServicer(CatalogueUnits(platform, catalogue, clock))
+    service.add(unit_pb2_grpc.add_UnitServiceServicer_to_server, units)
     service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageServicer(usages))
     service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, AdmissionServicer(admission, usages))
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))

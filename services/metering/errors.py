@@ -11,6 +11,30 @@ class ModelExists(Refusal):
     template = "The model {model_id} exists already."
 
 
+class UnitExists(Refusal):
+    """A unit of this id exists; it was created by another request, or came with Tollhouse."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "UNIT_EXISTS"
+    template = "The unit {unit_id} exists already."
+
+
+class UnitNeeded(Refusal):
+    """The unit is the one of a class of TokenCounts, or counts requests: usage would be refused without it."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "UNIT_NEEDED"
+    template = "The unit {unit_id} can not be archived: TokenCounts and the count of requests need it."
+
+
+class TooManyUnits(Refusal):
+    """Every process keeps all units in memory, so their number is limited."""
+
+    kind = Kind.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_UNITS"
+    template = "There are {units} units, archived ones included, which is the maximum."
+
+
 class PriceVersionExists(Refusal):
     """The model has a price version with this effective time already; versions are never changed."""
 

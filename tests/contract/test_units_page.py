@@ -1,17 +1,37 @@
-"""docs/units.md says what the readers of providers' usage objects do."""
+"""docs/units.md lists the units of the catalogue, and says what the readers of providers' usage objects do."""
 
 import re
+from decimal import Decimal
 from typing import Final
 
 import pytest
 
+from services.metering.model.units import SEEDED_UNITS, TOKEN_CLASS_UNITS, Kind, Unit, name_of, thousandths_of
+from services.metering.unit.domain import NEEDED, UNITS_MAX
 from tests.contract.sources import ROOT
 from tests.metering.provider_objects import EXAMPLES
 from tollhouse.metering.v1 import provider_usage
 from tollhouse.metering.v1.provider_usage import pools
 
 PAGE: Final = (ROOT / "docs" / "units.md").read_text(encoding="utf-8")
+CATALOGUE, READERS = PAGE.split("## The catalogue\n")[1].split("## How provider usage objects become quantities\n")
 EXAMPLES_OF_PAGE: Final = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_page_lists_the_units_that_come_with_tollhouse() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (yes|) \| ([0-9.]+) \| (.+) \|$", CATALOGUE, re.MULTILINE)
+    listed = [
+        Unit(unit_id, name_of(unit_id), description, Kind(kind), in_context == "yes", thousandths_of(Decimal(step)))
+        for unit_id, kind, in_context, step, description in rows
+    ]
+    assert listed == list(SEEDED_UNITS.values())
+
+
+def test_page_and_changelog_say_how_many_units_there_can_be_and_which_stay() -> None:
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"{UNITS_MAX:,}" in CATALOGUE
+    assert f"{len(SEEDED_UNITS)} come with Tollhouse" in changes
+    assert set(TOKEN_CLASS_UNITS.values()) | {"requests"} == NEEDED
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES_OF_PAGE)))
@@ -32,7 +52,7 @@ def test_page_lists_every_reader_and_every_unit_they_give() -> None:
     units |= {pools.CACHE_WRITE_AUDIO} | {unit for example in EXAMPLES for unit in example.quantities}
     listed = {
         name
-        for line in PAGE.splitlines()
+        for line in READERS.splitlines()
         if line.startswith("|")
         for name in re.findall(r"`(\w+)`", line.split("|")[1])
     }

@@ -43,6 +43,7 @@ from tollhouse.metering.v1 import (
     charge_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
+    unit_pb2_grpc,
     usage_pb2,
     usage_pb2_grpc,
 )
@@ -69,6 +70,7 @@ class Metering:
         self.operator = callers.operator()
         self.gateway = callers.service("gateway")
         self.models = model_pb2_grpc.ModelServiceStub(channel)
+        self.units = unit_pb2_grpc.UnitServiceStub(channel)
         self.usage = usage_pb2_grpc.UsageServiceStub(channel)
         self.admission = admission_pb2_grpc.AdmissionServiceStub(channel)
         self.charge = charge_pb2_grpc.ChargeServiceStub(channel)

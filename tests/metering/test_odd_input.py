@@ -12,9 +12,9 @@ from tests.metering.support import Metering, Platform, stamp, usage
 from tests.support.hostile_calls import HostileCalls
 from tests.support.odd_requests import TEXTS, as_sent, filled, methods_of, variants
 from tollhouse.common.v1 import audit_pb2, integrity_pb2
-from tollhouse.metering.v1 import admission_pb2, charge_pb2, model_pb2, usage_pb2
+from tollhouse.metering.v1 import admission_pb2, charge_pb2, model_pb2, unit_pb2, usage_pb2
 
-_METHODS: Final = methods_of((model_pb2, usage_pb2, admission_pb2, charge_pb2, integrity_pb2, audit_pb2))
+_METHODS: Final = methods_of((model_pb2, unit_pb2, usage_pb2, admission_pb2, charge_pb2, integrity_pb2, audit_pb2))
 _BATCH_TEXTS: Final = tuple(text for text in TEXTS if len(text) < 50)
 
 
@@ -25,6 +25,7 @@ def _known(organization_id: str) -> dict[str, object]:
         "principal": admission_pb2.Principal(organization_id=organization_id),
         "model": "gpt-4o",
         "model_id": "gpt-4o",
+        "unit_id": "odd_unit",
         "currency_code": "USD",
         "tokens": model_pb2.TokenCounts(input=10, output=5),
         "quantities": [],
@@ -49,7 +50,11 @@ async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
 
     async def send_all() -> None:
         for method in _METHODS:
-            own = {"organization_ids": [organization_id]} if method.name == "DigestCharges" else {}
+            own: dict[str, object] = {}
+            if method.name == "DigestCharges":
+                own = {"organization_ids": [organization_id]}
+            if method.name == "UpdateUnit":
+                own = {"name": "Odd", "update_mask": FieldMask(paths=["name", "description"])}
             request = filled(method.input_type, known | own | {"bucket_count": len(own)})
             texts = _BATCH_TEXTS if method.name.startswith("Batch") else TEXTS
             await hostile.send(method, [request, *variants(request, texts)])

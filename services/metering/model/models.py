@@ -7,7 +7,7 @@ from datetime import datetime
 from libs.common.audit.recording import PLATFORM, record_event
 from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
-from libs.common.errors import NotFound, RequestIdReused, StaleEtag
+from libs.common.errors import NotFound, StaleEtag
 from libs.common.ids import new_id
 from libs.common.shards import Shards
 from services.metering.errors import ModelExists, PriceUnknown, PriceVersionExists
@@ -22,18 +22,7 @@ from services.metering.model.domain import (
     price_changes,
 )
 from services.metering.model.rates import STANDARD_TIER, Priced, RateCard, Unpriced, price
-
-
-@dataclass(frozen=True, slots=True)
-class Repeatable:
-    """A request that is carried out once however often it is sent."""
-
-    request_id: str
-    """Empty where the caller gave none; then the request is not stored."""
-    rpc: str
-    request: bytes
-    differing_field: Callable[[bytes], str]
-    """Returns the first field in which the stored request, given serialized, differs from this one."""
+from services.metering.model.repeats import Repeatable, once
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,33 +195,7 @@ class Models:
     async def _once(
         self, repeatable: Repeatable, work: Callable[[Transaction], Awaitable[bytes]], home: Database | None = None
     ) -> tuple[bytes, bool]:
-        async with (home or self._database).transaction() as connection:
-            if repeatable.request_id:
-                await store.lock_request(connection, repeatable.request_id)
-                known = await store.find_request(connection, repeatable.request_id)
-                if known is not None:
-                    return self._known_answer(repeatable, *known), True
-            response = await work(connection)
-            if repeatable.request_id:
-                await store.keep_request(
-                    connection,
-                    request_id=repeatable.request_id,
-                    rpc=repeatable.rpc,
-                    request=repeatable.request,
-                    response=response,
-                    now=self._clock.now(),
-                )
-        await self._catalogue.reload()
-        return response, False
-
-    @staticmethod
-    def _known_answer(repeatable: Repeatable, rpc: str, request: bytes, response: bytes) -> bytes:
-        if rpc != repeatable.rpc:
-            raise RequestIdReused(request_id=repeatable.request_id, field="rpc")
-        if request != repeatable.request:
-            field = repeatable.differing_field(request)
-            raise RequestIdReused(request_id=repeatable.request_id, field=field)
-        return response
+        return await once(home or self._database, self._catalogue, self._clock, repeatable, work)
 
 
 async def _record_model(connection: Transaction, before: Model | None, after: Model) -> None:

@@ -1,16 +1,20 @@
-"""Receiving a price list that is sent in parts."""
+"""Reading requests that can be repeated, and receiving a price list that is sent in parts."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeVar
+
+from google.protobuf.message import Message
 
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.timestamps import parse_optional_time
 from services.metering.model.price_list import PriceList, read_litellm, read_yaml
+from services.metering.model.repeats import Repeatable
 from tollhouse.metering.v1 import model_pb2 as pb
 
+_M = TypeVar("_M", bound=Message)
 # The `source` of price versions.
 LITELLM: Final = "litellm"
 CATALOGUE: Final = "catalogue"
@@ -38,6 +42,22 @@ class ReceivedPriceList:
         if self.source == LITELLM:
             return read_litellm(self.document, self.wanted, field=_FIELD)
         return read_yaml(self.document, self.wanted, field=_FIELD)
+
+
+def repeatable(request_id: str, rpc: str, request: Message) -> Repeatable:
+    """Return what is kept of a request that a caller may send again with the same id."""
+    return Repeatable(request_id, rpc, request.SerializeToString(deterministic=True), _differing_field(request))
+
+
+def _differing_field(request: _M) -> Callable[[bytes], str]:
+    def find(earlier: bytes) -> str:
+        before = type(request).FromString(earlier)
+        for descriptor in request.DESCRIPTOR.fields:
+            if getattr(before, descriptor.name) != getattr(request, descriptor.name):
+                return descriptor.name
+        return "body"
+
+    return find
 
 
 async def receive_options(parts: AsyncIterator[pb.StreamImportModelsRequest]) -> pb.ImportOptions:

@@ -1,13 +1,12 @@
 """The gRPC service of models and prices: requests are parsed, use cases called, responses rendered."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Final, TypeVar
+from typing import Final
 
 import grpc
-from google.protobuf.message import Message
 
 from libs.common.amount import format_amount
 from libs.common.call import require_membership
@@ -26,8 +25,15 @@ from services.metering.model.domain import (
     format_nanos,
     prices_of,
 )
-from services.metering.model.models import Models, Repeatable
-from services.metering.model.parsing import CATALOGUE, LITELLM, ReceivedPriceList, receive_options, receive_price_list
+from services.metering.model.models import Models
+from services.metering.model.parsing import (
+    CATALOGUE,
+    LITELLM,
+    ReceivedPriceList,
+    receive_options,
+    receive_price_list,
+    repeatable,
+)
 from services.metering.model.price_import import ImportOutcome, PriceImport
 from services.metering.model.price_list import read_litellm, read_yaml
 from services.metering.model.rates import Line
@@ -38,7 +44,6 @@ from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import model_pb2 as pb
 from tollhouse.metering.v1 import model_pb2_grpc as rpc
 
-_M = TypeVar("_M", bound=Message)
 _UPDATABLE: Final = (
     "provider",
     "display_name",
@@ -79,7 +84,7 @@ class ModelServicer(rpc.ModelServiceServicer):
     ) -> pb.CreateModelResponse:
         answer, replayed = await self._models.create(
             _new_model(request),
-            _repeatable(request.request_id, "CreateModel", request),
+            repeatable(request.request_id, "CreateModel", request),
             lambda model: pb.CreateModelResponse(model=render_model(model)).SerializeToString(),
         )
         response = pb.CreateModelResponse.FromString(answer)
@@ -109,7 +114,7 @@ class ModelServicer(rpc.ModelServiceServicer):
             request.model_id,
             {path: _plain(path, request) for path in request.update_mask.paths},
             request.etag,
-            _repeatable(request.request_id, "UpdateModel", request),
+            repeatable(request.request_id, "UpdateModel", request),
             lambda model: pb.UpdateModelResponse(model=render_model(model)).SerializeToString(),
         )
         response = pb.UpdateModelResponse.FromString(answer)
@@ -203,7 +208,7 @@ class ModelServicer(rpc.ModelServiceServicer):
             organization_id=organization_id,
             card=card_of(prices),
             effective_time=effective_time,
-            repeatable=_repeatable(request.request_id, "SetPrice", request),
+            repeatable=repeatable(request.request_id, "SetPrice", request),
             render=lambda version: pb.SetPriceResponse(price_version=render_version(version)).SerializeToString(),
         )
         response = pb.SetPriceResponse.FromString(answer)
@@ -384,18 +389,3 @@ def _read_price_token(token: str, fingerprint: str) -> tuple[datetime, str] | No
     if not moment.isdigit() or not is_id(price_version_id):
         raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
     return time_of_text(moment), price_version_id
-
-
-def _repeatable(request_id: str, name: str, request: _M) -> Repeatable:
-    return Repeatable(request_id, name, request.SerializeToString(deterministic=True), _differing_field(request))
-
-
-def _differing_field(request: _M) -> Callable[[bytes], str]:
-    def find(earlier: bytes) -> str:
-        before = type(request).FromString(earlier)
-        for descriptor in request.DESCRIPTOR.fields:
-            if getattr(before, descriptor.name) != getattr(request, descriptor.name):
-                return descriptor.name
-        return "body"
-
-    return find

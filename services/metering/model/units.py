@@ -55,6 +55,12 @@ Units = Mapping[str, Unit]
 Quantities = Mapping[str, int]
 """Quantities by unit id, in thousandths, each at least zero."""
 
+
+def name_of(unit_id: str) -> str:
+    """Return a name for people, made from an id."""
+    return " ".join(unit_id.replace("_", " ").split()).capitalize()
+
+
 _WHOLE: Final = THOUSANDTHS
 _FINE: Final = 1
 _IN: Final = True
@@ -123,7 +129,7 @@ _SEEDED: Final = (
 
 SEEDED_UNITS: Final[Units] = MappingProxyType(
     {
-        unit_id: Unit(unit_id, unit_id.replace("_", " ").capitalize(), description, kind, in_context, step)
+        unit_id: Unit(unit_id, name_of(unit_id), description, kind, in_context, step)
         for unit_id, kind, in_context, step, description in _SEEDED
     }
 )

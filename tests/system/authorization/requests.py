@@ -34,6 +34,7 @@ _TEXTS: Final = {
     "password": "matrix-{serial}",
     "request_id": "matrix-{serial}",
     "token": "th_invite_unknown",
+    "unit_id": "products",
     "value": "0.01",
 }
 _NUMBERS: Final = {"input_tokens": 1, "max_output_tokens": 1, "input": 1, "page_size": 1000}

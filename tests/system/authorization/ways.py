@@ -11,7 +11,7 @@ from libs.common.ids import new_id
 from tests.system.authorization.rpcs import Rpc
 from tests.system.authorization.targets import Target
 from tollhouse.identity.v1 import api_key_pb2, user_pb2
-from tollhouse.metering.v1 import model_pb2, usage_pb2
+from tollhouse.metering.v1 import model_pb2, unit_pb2, usage_pb2
 
 
 class Way(Enum):
@@ -69,6 +69,8 @@ WAYS: Final[Mapping[str, Way]] = {
     **_all(Way.ADDS, "metering.v1.ModelService", "CreateModel StreamImportModels"),
     **_all(Way.STALE, "metering.v1.ModelService", "UpdateModel"),
     **_all(Way.TRIED, "metering.v1.ModelService", "ImportModels SetPrice"),
+    **_all(Way.ADDS, "metering.v1.UnitService", "CreateUnit ArchiveUnit"),
+    **_all(Way.STALE, "metering.v1.UnitService", "UpdateUnit"),
     **_all(Way.ADDS, "metering.v1.UsageService", "RecordUsage BatchRecordUsage StreamUsage"),
 }
 
@@ -122,6 +124,11 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "metering.v1.ModelService.ImportModels": lambda target: {"yaml": _SOME_MODEL},
     "metering.v1.ModelService.StreamImportModels": lambda target: {"chunk": _SOME_MODEL},
     "metering.v1.ModelService.SetPrice": lambda target: {"prices": model_pb2.TokenPrices(input="1", output="1")},
+    "metering.v1.UnitService.ArchiveUnit": lambda target: {"unit_id": "code_sessions"},
+    "metering.v1.UnitService.CreateUnit": lambda target: {
+        "unit_id": "matrix_unit",
+        "kind": unit_pb2.UNIT_KIND_COUNT,
+    },
     "metering.v1.UsageService.GetUsage": lambda target: {"operation_id": target.ids["usage_operation_id"]},
     "metering.v1.UsageService.ListUsage": lambda target: {"api_key_id": None},
     "metering.v1.UsageService.QueryUsage": lambda target: {

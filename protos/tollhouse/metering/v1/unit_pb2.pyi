@@ -161,13 +161,13 @@ class CreateUnitRequest(_message.Message):
     unit_id: _builtins.str
     """The new unit's id: 1 to 64 lower-case letters, digits and underscores, beginning with a letter."""
     name: _builtins.str
-    """A name for people; made from the id when empty."""
+    """A name for people, not blank; made from the id when empty: `web_searches` is called `Web searches`."""
     description: _builtins.str
     """A text for people."""
     kind: Global___UnitKind.ValueType
     """What it measures. Required."""
     counts_toward_context: _builtins.bool
-    """Whether its quantity is part of the input context."""
+    """Whether its quantity is part of the input context. Tokens only."""
     step: _builtins.str
     """The smallest step of a quantity: `1`, `0.1`, `0.01` or `0.001`; `1` when empty. Tokens have whole steps."""
     def __init__(
@@ -278,7 +278,7 @@ class ListUnitsRequest(_message.Message):
     active_only: _builtins.bool
     """Whether archived units are left out."""
     page_size: _builtins.int
-    """How many to return: 50 when zero, at most 1000."""
+    """How many to return: 50 when zero, at most 1000. A page holds fewer when more would not fit into a message."""
     page_token: _builtins.str
     """The next_page_token of the page before, with the other fields unchanged."""
     def __init__(
@@ -345,7 +345,7 @@ class UpdateUnitRequest(_message.Message):
     etag: _builtins.str
     """The unit's etag as last read; empty to change the unit without comparing etags."""
     name: _builtins.str
-    """A name for people; not empty."""
+    """A name for people; not blank."""
     description: _builtins.str
     """A text for people."""
     archived: _builtins.bool

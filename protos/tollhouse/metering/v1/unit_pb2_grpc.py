@@ -29,7 +29,8 @@ class UnitServiceStub:
     """The units in which usage is counted and priced: tokens of several kinds, images, seconds, pages, products, and any
     that the platform adds.
 
-    Units belong to the platform, not to an organization. A unit is never deleted: usage and prices refer to it.
+    Units belong to the platform, not to an organization. A unit is never deleted: usage and prices refer to it. A change
+    holds at once in the process that made it, and within two seconds in the others.
     """
 
     def __init__(self, channel):
@@ -69,14 +70,16 @@ class UnitServiceServicer:
     """The units in which usage is counted and priced: tokens of several kinds, images, seconds, pages, products, and any
     that the platform adds.
 
-    Units belong to the platform, not to an organization. A unit is never deleted: usage and prices refer to it.
+    Units belong to the platform, not to an organization. A unit is never deleted: usage and prices refer to it. A change
+    holds at once in the process that made it, and within two seconds in the others.
     """
 
     def CreateUnit(self, request, context):
         """Adds a unit to the catalogue.
 
         Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `UNIT_EXISTS`, when another request
-        created the unit.
+        created the unit or Tollhouse came with it, and with RESOURCE_EXHAUSTED, reason `TOO_MANY_UNITS`, when there are
+        1,000 units, archived ones included.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,18 +102,20 @@ class UnitServiceServicer:
     def UpdateUnit(self, request, context):
         """Changes the fields of a unit that the mask names.
 
-        Safe to retry with the same request_id. Fails with NOT_FOUND, and with ABORTED, reason `STALE_ETAG`, when an etag
-        is given and the unit has changed since.
+        Safe to retry with the same request_id. An update to what the unit is already changes nothing, its etag included.
+        Fails with NOT_FOUND; with ABORTED, reason `STALE_ETAG`, when an etag is given and the unit has changed since; and
+        with FAILED_PRECONDITION, reason `UNIT_NEEDED`, where ArchiveUnit does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ArchiveUnit(self, request, context):
-        """Archives a unit: new usage and new prices with it are refused. What is recorded and priced with it stays as it is,
-        and usage that waits for a price can still get one. UpdateUnit takes an archived unit into use again.
+        """Archives a unit: new usage and new prices with it are refused. What is recorded stays as it is, and prices that have
+        it stay in force. UpdateUnit takes an archived unit into use again.
 
-        Archiving an archived unit changes nothing. Fails with NOT_FOUND.
+        Archiving an archived unit changes nothing. Fails with NOT_FOUND, and with FAILED_PRECONDITION, reason
+        `UNIT_NEEDED`, for `requests` and the units of the classes of TokenCounts: usage has them without naming them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,7 +161,8 @@ class UnitService:
     """The units in which usage is counted and priced: tokens of several kinds, images, seconds, pages, products, and any
     that the platform adds.
 
-    Units belong to the platform, not to an organization. A unit is never deleted: usage and prices refer to it.
+    Units belong to the platform, not to an organization. A unit is never deleted: usage and prices refer to it. A change
+    holds at once in the process that made it, and within two seconds in the others.
     """
 
     @staticmethod

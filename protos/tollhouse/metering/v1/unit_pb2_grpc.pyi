@@ -16,7 +16,8 @@ class UnitServiceStub:
     """The units in which usage is counted and priced: tokens of several kinds, images, seconds, pages, products, and any
     that the platform adds.
 
-    Units belong to the platform, not to an organization. A unit is never deleted: usage and prices refer to it.
+    Units belong to the platform, not to an organization. A unit is never deleted: usage and prices refer to it. A change
+    holds at once in the process that made it, and within two seconds in the others.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -24,7 +25,8 @@ class UnitServiceStub:
     """Adds a unit to the catalogue.
 
     Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `UNIT_EXISTS`, when another request
-    created the unit.
+    created the unit or Tollhouse came with it, and with RESOURCE_EXHAUSTED, reason `TOO_MANY_UNITS`, when there are
+    1,000 units, archived ones included.
     """
     GetUnit: _aio.UnaryUnaryMultiCallable[_unit_pb2.GetUnitRequest, _unit_pb2.GetUnitResponse]
     """Returns one unit. Fails with NOT_FOUND."""
@@ -33,21 +35,24 @@ class UnitServiceStub:
     UpdateUnit: _aio.UnaryUnaryMultiCallable[_unit_pb2.UpdateUnitRequest, _unit_pb2.UpdateUnitResponse]
     """Changes the fields of a unit that the mask names.
 
-    Safe to retry with the same request_id. Fails with NOT_FOUND, and with ABORTED, reason `STALE_ETAG`, when an etag
-    is given and the unit has changed since.
+    Safe to retry with the same request_id. An update to what the unit is already changes nothing, its etag included.
+    Fails with NOT_FOUND; with ABORTED, reason `STALE_ETAG`, when an etag is given and the unit has changed since; and
+    with FAILED_PRECONDITION, reason `UNIT_NEEDED`, where ArchiveUnit does.
     """
     ArchiveUnit: _aio.UnaryUnaryMultiCallable[_unit_pb2.ArchiveUnitRequest, _unit_pb2.ArchiveUnitResponse]
-    """Archives a unit: new usage and new prices with it are refused. What is recorded and priced with it stays as it is,
-    and usage that waits for a price can still get one. UpdateUnit takes an archived unit into use again.
+    """Archives a unit: new usage and new prices with it are refused. What is recorded stays as it is, and prices that have
+    it stay in force. UpdateUnit takes an archived unit into use again.
 
-    Archiving an archived unit changes nothing. Fails with NOT_FOUND.
+    Archiving an archived unit changes nothing. Fails with NOT_FOUND, and with FAILED_PRECONDITION, reason
+    `UNIT_NEEDED`, for `requests` and the units of the classes of TokenCounts: usage has them without naming them.
     """
 
 class UnitServiceServicer(metaclass=_abc_1.ABCMeta):
     """The units in which usage is counted and priced: tokens of several kinds, images, seconds, pages, products, and any
     that the platform adds.
 
-    Units belong to the platform, not to an organization. A unit is never deleted: usage and prices refer to it.
+    Units belong to the platform, not to an organization. A unit is never deleted: usage and prices refer to it. A change
+    holds at once in the process that made it, and within two seconds in the others.
     """
 
     @_abc_1.abstractmethod
@@ -59,7 +64,8 @@ class UnitServiceServicer(metaclass=_abc_1.ABCMeta):
         """Adds a unit to the catalogue.
 
         Safe to retry with the same request_id. Fails with ALREADY_EXISTS, reason `UNIT_EXISTS`, when another request
-        created the unit.
+        created the unit or Tollhouse came with it, and with RESOURCE_EXHAUSTED, reason `TOO_MANY_UNITS`, when there are
+        1,000 units, archived ones included.
         """
 
     @_abc_1.abstractmethod
@@ -86,8 +92,9 @@ class UnitServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_unit_pb2.UpdateUnitResponse]:
         """Changes the fields of a unit that the mask names.
 
-        Safe to retry with the same request_id. Fails with NOT_FOUND, and with ABORTED, reason `STALE_ETAG`, when an etag
-        is given and the unit has changed since.
+        Safe to retry with the same request_id. An update to what the unit is already changes nothing, its etag included.
+        Fails with NOT_FOUND; with ABORTED, reason `STALE_ETAG`, when an etag is given and the unit has changed since; and
+        with FAILED_PRECONDITION, reason `UNIT_NEEDED`, where ArchiveUnit does.
         """
 
     @_abc_1.abstractmethod
@@ -96,10 +103,11 @@ class UnitServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _unit_pb2.ArchiveUnitRequest,
         context: _aio.ServicerContext[_unit_pb2.ArchiveUnitRequest, _abc.Awaitable[_unit_pb2.ArchiveUnitResponse]],
     ) -> _abc.Awaitable[_unit_pb2.ArchiveUnitResponse]:
-        """Archives a unit: new usage and new prices with it are refused. What is recorded and priced with it stays as it is,
-        and usage that waits for a price can still get one. UpdateUnit takes an archived unit into use again.
+        """Archives a unit: new usage and new prices with it are refused. What is recorded stays as it is, and prices that have
+        it stay in force. UpdateUnit takes an archived unit into use again.
 
-        Archiving an archived unit changes nothing. Fails with NOT_FOUND.
+        Archiving an archived unit changes nothing. Fails with NOT_FOUND, and with FAILED_PRECONDITION, reason
+        `UNIT_NEEDED`, for `requests` and the units of the classes of TokenCounts: usage has them without naming them.
         """
 
 def add_UnitServiceServicer_to_server(servicer: UnitServiceServicer, server: _aio.Server) -> None: ...

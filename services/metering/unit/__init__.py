@@ -1,0 +1,1 @@
+"""UnitService: the units in which usage is counted and priced."""

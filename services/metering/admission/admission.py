@@ -1,4 +1,4 @@
-"""Decides whether a call may begin, stores the authorization, and cancels authorizations that are not needed.
+"""Decides whether a call may begin, and stores the authorization.
 
 The price version is stored before the hold is placed, so a hold never exists without the price to settle it with.
 Authorizations that arrive together share one statement and one call to billing (see `libs.common.group_commit`).
@@ -6,13 +6,15 @@ Authorizations that arrive together share one statement and one call to billing 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
+import structlog
+
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.errors import NotFound, OperationIdReused, Refusal
+from libs.common.errors import OperationIdReused, Refusal
 from libs.common.group_commit import GroupCommit
 from libs.common.shards import Shards
 from services.metering.admission import store
@@ -31,7 +33,6 @@ from services.metering.admission.domain import (
 )
 from services.metering.clients.billing import BATCH_MAX, BillingClient, Held, HoldRequest, NotHeld
 from services.metering.clients.identity import KeyPrincipal
-from services.metering.errors import AlreadySettled
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import input_tokens_of, output_tokens_of
 from services.metering.model.rates import Unpriced
@@ -40,6 +41,10 @@ from services.metering.usage.domain import Authorization
 from services.metering.usage.engine import UsageEngine, writer_limits
 from services.metering.usage.store import quantities_text
 
+_log = structlog.get_logger("admission")
+
+_LATE: Final = timedelta(seconds=1)
+"""What a hold may end later than its authorization says, because billing counts from its own receipt of it."""
 _FACTS: Final = ("posted", "held", "available", "needed", "currency_code", "earliest_release_time")
 # Billing's reasons for declining a hold that are passed on unchanged; any other becomes ACCOUNT_CLOSED.
 _HOLD_REASONS: Final = ("INSUFFICIENT_BALANCE", "CURRENCY_MISMATCH", "ACCOUNT_CLOSED")
@@ -60,7 +65,7 @@ class _Waiting:
 
 
 class Admission:
-    """Authorizes and cancels calls."""
+    """Authorizes calls."""
 
     def __init__(
         self,
@@ -123,29 +128,6 @@ class Admission:
             if not isinstance(outcome, Exception):
                 outcomes[place] = replace(outcome, stale_key=True)
         return [outcomes[place] for place in range(len(requests))]
-
-    async def cancel(self, organization_id: str, operation_id: str) -> tuple[str, Decimal, bool]:
-        """Cancel an authorization; return the currency, the amount that is released, and whether this is a repeat.
-
-        Raises:
-            NotFound: the operation was never authorized.
-            AlreadySettled: its usage is recorded.
-            Unavailable: billing cannot be reached.
-        """
-        key, database = (organization_id, operation_id), self._shards.of(organization_id)
-        async with database.raw_connection() as connection:
-            found = await store.find(connection, [key])
-            if key not in found:
-                raise NotFound(resource_type="authorization", resource_name=operation_id)
-        stored = found[key]
-        if stored.settled:
-            raise AlreadySettled(operation_id=operation_id)
-        released = Decimal(0)
-        if stored.pinned.amount:
-            released = Decimal((await self._billing.release(organization_id, operation_id)).amount or 0)
-        async with database.raw_connection() as connection:
-            await store.cancel(connection, key)
-        return stored.pinned.currency_code, Decimal(0) if stored.cancelled else released, stored.cancelled
 
     async def close(self) -> None:
         """Take no more calls, and return when every waiting one has its decision."""
@@ -240,7 +222,7 @@ class Admission:
     ) -> list[Decision | Exception]:
         known = await self._write(database, waiting)
         let_next_begin()
-        return await self._hold(waiting, known)
+        return await self._hold(database, waiting, known)
 
     async def _write(self, database: Database, waiting: Sequence[_Waiting]) -> dict[store.Key, Stored]:
         """Store the authorizations; return those that were stored before under the same operation ids.
@@ -258,7 +240,9 @@ class Admission:
             found = await store.find(connection, keys) if keys else {}
         return {key: stored for key, stored in found.items() if key in repeated - own or stored.settled}
 
-    async def _hold(self, waiting: Sequence[_Waiting], known: dict[store.Key, Stored]) -> list[Decision | Exception]:
+    async def _hold(
+        self, database: Database, waiting: Sequence[_Waiting], known: dict[store.Key, Stored]
+    ) -> list[Decision | Exception]:
         """Place the holds. A repeat sends the first request's hold again, and billing returns that hold's state."""
         decisions: list[Decision | Exception | None] = []
         costly: list[tuple[int, Pinned, bool]] = []
@@ -276,7 +260,38 @@ class Admission:
             now = self._clock.now()
             for (place, pinned, replayed), result in zip(costly, results, strict=True):
                 decisions[place] = _decision(waiting[place], pinned, replayed, result, now)
+            await self._note(database, [pinned for _, pinned, _ in costly], results)
         return [decision for decision in decisions if decision is not None]
+
+    async def _note(
+        self, database: Database, asked: Sequence[Pinned], results: Sequence[Held | NotHeld | Refusal]
+    ) -> None:
+        """Store which holds were declined, and which end later than the authorization says; usually there are none.
+
+        The decisions stand without it. If it fails, the list of authorizations tells the wrong state or end of these.
+        """
+        declined: list[store.Key] = []
+        later: dict[store.Key, datetime] = {}
+        for pinned, result in zip(asked, results, strict=True):
+            key = pinned.ask.organization_id, pinned.ask.operation_id
+            if isinstance(result, NotHeld) and result.reason != OperationIdReused.reason:
+                declined.append(key)
+            elif isinstance(result, Held) and result.expire_time > _expire_time(pinned) + _LATE:
+                later[key] = result.expire_time
+        if not declined and not later:
+            return
+        try:
+            async with database.raw_connection() as connection:
+                if declined:
+                    await store.decline(connection, declined)
+                if later:
+                    await store.extend(connection, later)
+        except Refusal as refusal:
+            _log.warning("ends of holds not stored", reason=refusal.reason, holds=len(declined) + len(later))
+
+
+def _expire_time(pinned: Pinned) -> datetime:
+    return pinned.create_time + timedelta(milliseconds=pinned.ask.hold_ttl_ms)
 
 
 def _decided_without_hold(one: _Waiting, before: Stored | None) -> Decision | Exception | None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from typing import Final, NamedTuple
 
 from libs.common.errors import OperationIdReused, Refusal
@@ -87,6 +88,16 @@ class Pinned(NamedTuple):
     """Whether the caller wants a repeat refused. It is not stored and no part of the fingerprint."""
 
 
+class State(StrEnum):
+    """What has become of an authorization."""
+
+    OPEN = "OPEN"
+    SETTLED = "SETTLED"
+    CANCELLED = "CANCELLED"
+    LAPSED = "LAPSED"
+    DECLINED = "DECLINED"
+
+
 class Stored(NamedTuple):
     """An authorization as it is stored."""
 
@@ -94,6 +105,20 @@ class Stored(NamedTuple):
     cancelled: bool
     settled: bool
     """Whether the usage of the operation is recorded."""
+    expire_time: datetime
+    """When the hold ends by itself, to within a second."""
+    declined: bool = False
+    """Whether billing declined the hold."""
+
+    def state(self, now: datetime) -> "State":
+        """Return what has become of it."""
+        if self.settled:
+            return State.SETTLED
+        if self.cancelled:
+            return State.CANCELLED
+        if self.declined:
+            return State.DECLINED
+        return State.OPEN if now < self.expire_time else State.LAPSED
 
     @property
     def ended(self) -> bool:

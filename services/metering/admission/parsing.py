@@ -1,7 +1,12 @@
 """Requests of admission, read into what its use cases take."""
 
+import hashlib
+
 from libs.common.errors import FieldViolation, InvalidArgument
-from services.metering.admission.domain import HOLD_TTL_DEFAULT_MS, Request
+from libs.common.pages import decode_page_token
+from libs.common.timestamps import time_of_text
+from services.metering.admission.domain import HOLD_TTL_DEFAULT_MS, Request, State
+from services.metering.admission.store import Filters, Place
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.model.rates import STANDARD_TIER
 from services.metering.model.servicer import read_tokens
@@ -51,6 +56,43 @@ def read_request(request: pb.AuthorizeRequest, units: Units) -> Request:
         quantities=quantities,
         service_tier=request.service_tier or STANDARD_TIER,
     )
+
+
+def read_filters(request: pb.ListAuthorizationsRequest) -> Filters:
+    state = pb.AuthorizationState.Name(request.state).removeprefix("AUTHORIZATION_STATE_") if request.state else None
+    return Filters(
+        request.project_id.lower() or None,
+        request.user_id.lower() or None,
+        request.api_key_id.lower() or None,
+        request.model or None,
+        State(state) if state else None,
+    )
+
+
+def list_fingerprint(request: pb.ListAuthorizationsRequest) -> str:
+    """Return what tells a list from others, so that a page token is good for its own only."""
+    unpaged = pb.ListAuthorizationsRequest()
+    unpaged.CopyFrom(request)
+    for field in ("start_time", "end_time", "page_size", "page_token"):
+        unpaged.ClearField(field)
+    return hashlib.blake2b(unpaged.SerializeToString(deterministic=True), digest_size=8).hexdigest()
+
+
+def read_list_token(token: str, fingerprint: str) -> Place | None:
+    """Return after which authorization the page begins; None for the first page.
+
+    Raises:
+        InvalidArgument: the token is none of this list.
+    """
+    if not token:
+        return None
+    parts = decode_page_token(token, fingerprint)
+    if len(parts) != 2 or not parts[0].isdecimal() or not parts[0].isascii():
+        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+    try:
+        return time_of_text(parts[0]), parts[1]
+    except ValueError as error:
+        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")]) from error
 
 
 def _check_estimate_alone(request: pb.AuthorizeRequest, violations: list[FieldViolation]) -> None:

@@ -1,17 +1,19 @@
 """Decisions and settlements as messages."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 from libs.common.amount import format_amount
 from libs.common.status import status_of_item
 from libs.common.timestamps import fill_time
-from services.metering.admission.domain import Decision, Denied
+from services.metering.admission.domain import Decision, Denied, Stored
 from services.metering.clients.identity import KeyPrincipal
-from services.metering.model.units import Units
+from services.metering.model.units import Units, quantity_text
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import Accepted, Outcome
 from services.metering.usage.rendering import fill_balance, fill_usage
+from services.metering.usage.store import read_quantities
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import admission_pb2 as pb
 from tollhouse.metering.v1 import usage_pb2
@@ -20,6 +22,29 @@ DOMAIN: Final = "metering.tollhouse"
 _OPERATION_ID_MAX: Final = 255
 _ID_LENGTH: Final = 36
 _ENVIRONMENTS: Final = {LIVE: usage_pb2.ENVIRONMENT_LIVE, TEST: usage_pb2.ENVIRONMENT_TEST}
+
+
+def fill_authorization(target: pb.Authorization, stored: Stored, now: datetime) -> None:
+    """Write an authorization, as it is at this moment, where it stands."""
+    pinned = stored.pinned
+    ask = pinned.ask
+    target.organization_id = ask.organization_id
+    target.operation_id = ask.operation_id
+    target.state = pb.AuthorizationState.Value(f"AUTHORIZATION_STATE_{stored.state(now)}")
+    target.model = ask.model
+    target.endpoint = ask.endpoint or ""
+    target.input_tokens = ask.input_tokens
+    target.max_output_tokens = ask.max_output_tokens
+    for unit, thousandths in read_quantities(ask.quantities).items():
+        target.quantities.add(unit=unit, value=quantity_text(thousandths))
+    target.service_tier = ask.service_tier
+    target.environment = _ENVIRONMENTS[ask.environment]
+    target.price_version_id = pinned.price_version_id
+    _fill_amount(target.held_amount, pinned.currency_code, format_amount(pinned.amount))
+    fill_time(target.create_time, pinned.create_time)
+    fill_time(target.expire_time, stored.expire_time)
+    principal = KeyPrincipal(ask.organization_id, ask.project_id, ask.user_id, ask.service_account_id, ask.api_key_id)
+    _fill_principal(target.principal, principal)
 
 
 def fill_settle_outcome(

@@ -1,34 +1,43 @@
 """AdmissionService over gRPC: reads requests, calls the use cases, renders responses."""
 
 from collections.abc import Mapping
+from typing import Final
 
 import grpc
 
 from libs.common import validation
 from libs.common.amount import render_amount
-from libs.common.errors import Refusal
+from libs.common.errors import FieldViolation, InvalidArgument, Refusal
+from libs.common.pages import encode_page_token, page_size
+from libs.common.timestamps import parse_time, time_text
 from libs.common.validation import Reader
 from services.metering.admission.admission import Admission
+from services.metering.admission.authorizations import Authorizations
 from services.metering.admission.domain import Decision, Request
-from services.metering.admission.parsing import read_request
+from services.metering.admission.parsing import list_fingerprint, read_filters, read_list_token, read_request
 from services.metering.admission.rendering import (
+    fill_authorization,
     fill_authorize_outcome,
     fill_decision,
     fill_settle_outcome,
     fill_settled,
 )
 from services.metering.usage.domain import Outcome, Work
-from services.metering.usage.servicer import check_usage, read_usage
+from services.metering.usage.servicer import check_usage, list_range, read_usage
 from services.metering.usage.usages import Usages
 from tollhouse.metering.v1 import admission_pb2 as pb
 from tollhouse.metering.v1 import admission_pb2_grpc as rpc
+
+PAGE_BYTES_MAX: Final = 3_000_000
+"""The size from which a page is full: clients take messages of 4 MiB."""
 
 
 class AdmissionServicer(rpc.AdmissionServiceServicer):
     """Serves admission."""
 
-    def __init__(self, admission: Admission, usages: Usages) -> None:
+    def __init__(self, admission: Admission, authorizations: Authorizations, usages: Usages) -> None:
         self._admission = admission
+        self._authorizations = authorizations
         self._usages = usages
 
     @property
@@ -36,6 +45,7 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
         """What checks requests beyond their annotations, by the names of the RPCs."""
         return {
             "Settle": self._check_settlement,
+            "ListAuthorizations": lambda request: list_range(request, self._authorizations.now()),
         }
 
     async def Authorize(self, request: pb.AuthorizeRequest, context: grpc.aio.ServicerContext) -> pb.AuthorizeResponse:
@@ -97,8 +107,49 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
         return response
 
     async def Cancel(self, request: pb.CancelRequest, context: grpc.aio.ServicerContext) -> pb.CancelResponse:
-        code, released, replayed = await self._admission.cancel(request.organization_id.lower(), request.operation_id)
+        code, released, replayed = await self._authorizations.cancel(
+            request.organization_id.lower(), request.operation_id
+        )
         return pb.CancelResponse(released_amount=render_amount(code, released), replayed=replayed)
+
+    async def ExtendAuthorization(
+        self, request: pb.ExtendAuthorizationRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ExtendAuthorizationResponse:
+        violations: list[FieldViolation] = []
+        expire_time = parse_time("expire_time", request.expire_time, violations)
+        if violations:
+            raise InvalidArgument(violations)
+        stored = await self._authorizations.extend(request.organization_id.lower(), request.operation_id, expire_time)
+        response = pb.ExtendAuthorizationResponse()
+        fill_authorization(response.authorization, stored, self._authorizations.now())
+        return response
+
+    async def ListAuthorizations(
+        self, request: pb.ListAuthorizationsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListAuthorizationsResponse:
+        now = self._authorizations.now()
+        start_time, end_time = list_range(request, now)
+        fingerprint = list_fingerprint(request)
+        stored, following = await self._authorizations.list_authorizations(
+            organization_id=request.organization_id.lower(),
+            start_time=start_time,
+            end_time=end_time,
+            after=read_list_token(request.page_token, fingerprint),
+            filters=read_filters(request),
+            limit=page_size(request.page_size),
+        )
+        response = pb.ListAuthorizationsResponse()
+        size_bytes = 0
+        for one in stored:
+            rendered = response.authorizations.add()
+            fill_authorization(rendered, one, now)
+            size_bytes += rendered.ByteSize()
+            if size_bytes > PAGE_BYTES_MAX:
+                following = one.pinned.create_time, one.pinned.ask.operation_id
+                break
+        if following is not None:
+            response.next_page_token = encode_page_token(time_text(following[0]), following[1], fingerprint=fingerprint)
+        return response
 
     def _check_settlement(self, request: pb.SettleRequest) -> None:
         check_usage(request, self._usages)

@@ -55,6 +55,16 @@ class AdmissionServiceStub:
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.BatchSettleRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.BatchSettleResponse.FromString,
                 _registered_method=True)
+        self.ExtendAuthorization = channel.unary_unary(
+                '/tollhouse.metering.v1.AdmissionService/ExtendAuthorization',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.ExtendAuthorizationRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.ExtendAuthorizationResponse.FromString,
+                _registered_method=True)
+        self.ListAuthorizations = channel.unary_unary(
+                '/tollhouse.metering.v1.AdmissionService/ListAuthorizations',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.ListAuthorizationsRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.ListAuthorizationsResponse.FromString,
+                _registered_method=True)
         self.Cancel = channel.unary_unary(
                 '/tollhouse.metering.v1.AdmissionService/Cancel',
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.CancelRequest.SerializeToString,
@@ -134,6 +144,26 @@ class AdmissionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExtendAuthorization(self, request, context):
+        """Keeps the money of an authorized call held for longer, for work that takes more time than was expected.
+
+        Safe to repeat: the end is given as a moment and not as a duration, so a repeat holds no longer than the first call,
+        and an earlier end than the present one changes nothing. The amount that is held stays as it is; work that turns out
+        to cost more is charged in full all the same. Fails with NOT_FOUND for an operation that was never authorized, with
+        FAILED_PRECONDITION, reason `AUTHORIZATION_NOT_OPEN`, when it was settled or cancelled, its hold was declined or has
+        ended, and with UNAVAILABLE when billing cannot be reached.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuthorizations(self, request, context):
+        """Lists an organization's authorizations, the latest first, with what became of each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Cancel(self, request, context):
         """Ends an authorized call that did no work, and releases its hold.
 
@@ -167,6 +197,16 @@ def add_AdmissionServiceServicer_to_server(servicer, server):
                     servicer.BatchSettle,
                     request_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.BatchSettleRequest.FromString,
                     response_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.BatchSettleResponse.SerializeToString,
+            ),
+            'ExtendAuthorization': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtendAuthorization,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.ExtendAuthorizationRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.ExtendAuthorizationResponse.SerializeToString,
+            ),
+            'ListAuthorizations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuthorizations,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.ListAuthorizationsRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.ListAuthorizationsResponse.SerializeToString,
             ),
             'Cancel': grpc.unary_unary_rpc_method_handler(
                     servicer.Cancel,
@@ -283,6 +323,60 @@ class AdmissionService:
             '/tollhouse.metering.v1.AdmissionService/BatchSettle',
             tollhouse_dot_metering_dot_v1_dot_admission__pb2.BatchSettleRequest.SerializeToString,
             tollhouse_dot_metering_dot_v1_dot_admission__pb2.BatchSettleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExtendAuthorization(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.AdmissionService/ExtendAuthorization',
+            tollhouse_dot_metering_dot_v1_dot_admission__pb2.ExtendAuthorizationRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_admission__pb2.ExtendAuthorizationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuthorizations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.AdmissionService/ListAuthorizations',
+            tollhouse_dot_metering_dot_v1_dot_admission__pb2.ListAuthorizationsRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_admission__pb2.ListAuthorizationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -68,6 +68,17 @@ class AdmissionServiceStub:
     Every item is settled as Settle would settle it, and has its own outcome; a bad item never stops the others. If an
     operation_id occurs twice, the second is a repeat of the first. Repeating the batch is safe, as for Settle.
     """
+    ExtendAuthorization: _aio.UnaryUnaryMultiCallable[_admission_pb2.ExtendAuthorizationRequest, _admission_pb2.ExtendAuthorizationResponse]
+    """Keeps the money of an authorized call held for longer, for work that takes more time than was expected.
+
+    Safe to repeat: the end is given as a moment and not as a duration, so a repeat holds no longer than the first call,
+    and an earlier end than the present one changes nothing. The amount that is held stays as it is; work that turns out
+    to cost more is charged in full all the same. Fails with NOT_FOUND for an operation that was never authorized, with
+    FAILED_PRECONDITION, reason `AUTHORIZATION_NOT_OPEN`, when it was settled or cancelled, its hold was declined or has
+    ended, and with UNAVAILABLE when billing cannot be reached.
+    """
+    ListAuthorizations: _aio.UnaryUnaryMultiCallable[_admission_pb2.ListAuthorizationsRequest, _admission_pb2.ListAuthorizationsResponse]
+    """Lists an organization's authorizations, the latest first, with what became of each."""
     Cancel: _aio.UnaryUnaryMultiCallable[_admission_pb2.CancelRequest, _admission_pb2.CancelResponse]
     """Ends an authorized call that did no work, and releases its hold.
 
@@ -154,6 +165,29 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         Every item is settled as Settle would settle it, and has its own outcome; a bad item never stops the others. If an
         operation_id occurs twice, the second is a repeat of the first. Repeating the batch is safe, as for Settle.
         """
+
+    @_abc_1.abstractmethod
+    def ExtendAuthorization(
+        self,
+        request: _admission_pb2.ExtendAuthorizationRequest,
+        context: _aio.ServicerContext[_admission_pb2.ExtendAuthorizationRequest, _abc.Awaitable[_admission_pb2.ExtendAuthorizationResponse]],
+    ) -> _abc.Awaitable[_admission_pb2.ExtendAuthorizationResponse]:
+        """Keeps the money of an authorized call held for longer, for work that takes more time than was expected.
+
+        Safe to repeat: the end is given as a moment and not as a duration, so a repeat holds no longer than the first call,
+        and an earlier end than the present one changes nothing. The amount that is held stays as it is; work that turns out
+        to cost more is charged in full all the same. Fails with NOT_FOUND for an operation that was never authorized, with
+        FAILED_PRECONDITION, reason `AUTHORIZATION_NOT_OPEN`, when it was settled or cancelled, its hold was declined or has
+        ended, and with UNAVAILABLE when billing cannot be reached.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAuthorizations(
+        self,
+        request: _admission_pb2.ListAuthorizationsRequest,
+        context: _aio.ServicerContext[_admission_pb2.ListAuthorizationsRequest, _abc.Awaitable[_admission_pb2.ListAuthorizationsResponse]],
+    ) -> _abc.Awaitable[_admission_pb2.ListAuthorizationsResponse]:
+        """Lists an organization's authorizations, the latest first, with what became of each."""
 
     @_abc_1.abstractmethod
     def Cancel(

@@ -44,11 +44,25 @@ class PriceVersionExists(Refusal):
 
 
 class PriceUnknown(Refusal):
-    """No price version was in force at that time."""
+    """No price version was in force at that time, or it has no rate for a unit that was used."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "PRICE_UNKNOWN"
     template = "The model {model_id} has no price in force at {occur_time}."
+    _RATE_UNKNOWN = "The model {model_id} has no rate for {unit} in the service tier {service_tier} at {occur_time}."
+
+    @property
+    def message(self) -> str:
+        """The sentence, which names the unit where only its rate is missing."""
+        return self._RATE_UNKNOWN.format_map(self.facts) if "unit" in self.facts else super().message
+
+
+class ProviderCostUnknown(Refusal):
+    """A margin needs the provider's cost of every rate of the version it is put on."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "PROVIDER_COST_UNKNOWN"
+    template = "The price version {price_version_id} has no provider cost for {units}."
 
 
 class OperationIdInUse(Refusal):

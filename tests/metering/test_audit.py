@@ -51,6 +51,7 @@ async def test_each_change_of_a_model_has_one_event(metering: Metering) -> None:
         "context_length": "0",
         "max_output_tokens": "0",
         "active": "true",
+        "price_set_by_hand": "false",
         "metadata": "",
     }
     changes = {change.field: (change.before, change.after) for change in updated.changes}
@@ -71,7 +72,14 @@ async def test_event_of_a_price_belongs_to_the_organization_it_is_for(metering: 
     told = after(event)
     assert (event.action, event.resource_type) == ("SetPrice", "price_version")
     assert told.pop("effective_time") > "2026"
-    assert told == {"model_id": "gpt-4o", "currency_code": "USD", "prices.input": "1.5", "prices.output": "10"}
+    fallbacks = {name: told.pop(name) for name in list(told) if name.startswith("fallbacks.")}
+    assert told == {
+        "model_id": "gpt-4o",
+        "currency_code": "USD",
+        "rates.input_tokens": "1.5/1000000",
+        "rates.output_tokens": "10/1000000",
+    }
+    assert fallbacks["fallbacks.cache_read_tokens"] == "input_tokens"
     assert len(await events(metering, action="SetPrice")) == before
 
 
@@ -86,7 +94,7 @@ async def test_price_set_again_with_its_request_id_has_one_event(metering: Meter
     versions = [(await metering.models.SetPrice(request, metadata=metering.operator)).price_version for _ in range(3)]
     told = await events(metering, resource_type="price_version", resource_id=versions[0].price_version_id)
     assert [event.request_id for event in told] == ["p-1"]
-    assert {"prices.cache_read": "0.5", "prices.per_request": "0.01"}.items() <= after(told[0]).items()
+    assert {"rates.cache_read_tokens": "0.5/1000000", "rates.requests/any": "0.01"}.items() <= after(told[0]).items()
 
 
 async def test_import_has_one_event_and_none_if_it_changes_nothing(metering: Metering) -> None:

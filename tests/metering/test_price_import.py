@@ -1,6 +1,7 @@
 """Price lists as they are imported: in one message or in parts, whole, item by item, and beside other calls."""
 
 import asyncio
+import gc
 import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -97,12 +98,16 @@ async def test_entry_with_a_surrogate_is_skipped_alone_in_yaml(metering: Meterin
 
 
 async def test_outcome_tells_of_prices_and_counts_that_were_left_out(metering: Metering) -> None:
-    entry = GOOD | {"max_input_tokens": "many", "output_cost_per_image": 1, "tiered_pricing": []}
+    entry = GOOD | {"max_input_tokens": "many", "output_cost_per_dream": 1, "tiered_pricing": []}
     request = pb.ImportModelsRequest(litellm_json=document({"m": entry}))
+    whole = (await metering.models.ImportModels(request, metadata=metering.operator)).outcomes[0]
+    assert whole.result == SKIPPED
+    assert {"output_cost_per_dream", "tiered_pricing"} <= set(whole.reason.split())
+    request.allow_partial = True
     first = (await metering.models.ImportModels(request, metadata=metering.operator)).outcomes[0]
     again = (await metering.models.ImportModels(request, metadata=metering.operator)).outcomes[0]
     for outcome in (first, again):
-        assert list(outcome.ignored_price_keys) == ["output_cost_per_image", "tiered_pricing"]
+        assert list(outcome.ignored_price_keys) == ["output_cost_per_dream", "tiered_pricing"]
         assert [warning.split()[0] for warning in outcome.warnings] == ["max_input_tokens"]
     assert (first.result, again.result) == (IMPORTED, UNCHANGED)
 
@@ -303,3 +308,34 @@ async def test_price_list_is_imported_and_read_again_through_a_transaction_poole
             estimate = await metering.models.EstimateCost(request, metadata=metering.operator)
             assert estimate.cost.value == "1"
         await service.stop(0)
+
+
+async def test_catalogue_of_five_thousand_cards_is_loaded_without_holding_up_other_work(
+    platform: Platform, metering: Metering
+) -> None:
+    """A process that starts reads all prices; whatever else it does must have its turn meanwhile.
+
+    What is measured is the time that the thread of the event loop computes without a turn for others, without the
+    collection of garbage, which takes as long as the process of all tests is large.
+    """
+    await stream(metering, parts(made_price_list(5_000)))
+    await platform.stop_metering()
+    metering = await platform.start_metering()
+    longest_s, running = 0.0, True
+
+    async def watch() -> None:
+        nonlocal longest_s
+        while running:
+            began_s = time.thread_time()
+            await asyncio.sleep(0)
+            longest_s = max(longest_s, time.thread_time() - began_s)
+
+    gc.disable()
+    watching = asyncio.create_task(watch())
+    request = pb.EstimateCostRequest(model_id="acme/model-4999", tokens=pb.TokenCounts(input=1_000_000))
+    estimate = await metering.models.EstimateCost(request, metadata=metering.operator)
+    gc.enable()
+    running = False
+    await watching
+    assert estimate.cost.value == "1"
+    assert longest_s < 0.25

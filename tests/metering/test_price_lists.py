@@ -1,12 +1,15 @@
 """What the readers of price lists make of odd, hostile and wrong entries: one of them never fails another."""
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
 from libs.common.errors import InvalidArgument
-from services.metering.model.price_list import ListedModel, PriceList, SkippedEntry, read_litellm, read_yaml
+from services.metering.model.price_list import ListedModel, PriceList, SkippedEntry, Terms, read_litellm, read_yaml
+from services.metering.model.rates import Rate, RateCard
+from services.metering.model.units import SEEDED_UNITS
 
 GOOD_JSON = '"good": {"input_cost_per_token": 1e-06, "output_cost_per_token": 2e-06}'
 GOOD_YAML = "  - {model_id: good, currency_code: USD, prices: {input: 1, output: 2}}\n"
@@ -14,11 +17,11 @@ YAML = "  - {{model_id: odd, currency_code: USD, prices: {{input: {input}, outpu
 
 
 def litellm(*entries: str) -> PriceList:
-    return read_litellm(("{" + ", ".join([*entries, GOOD_JSON]) + "}").encode("utf-8", "surrogatepass"), [])
+    return read_litellm(("{" + ", ".join([*entries, GOOD_JSON]) + "}").encode("utf-8", "surrogatepass"))
 
 
 def yaml(*entries: str) -> PriceList:
-    return read_yaml(("models:\n" + "".join([*entries, GOOD_YAML])).encode("utf-8", "surrogatepass"), [])
+    return read_yaml(("models:\n" + "".join([*entries, GOOD_YAML])).encode("utf-8", "surrogatepass"))
 
 
 def only_skipped(entries: PriceList) -> SkippedEntry:
@@ -41,7 +44,7 @@ ODD_PRICES = {
     "huge_exponent": ("1e999999999", "is not a number of at most 80 digits"),
     "tiny_exponent": ("1e-999999999", "is not a number of at most 80 digits"),
     "million_digits": ("9" * 900_000, "is not a number of at most 80 digits"),
-    "large": ("1e900", "1,000,000,000 or more"),
+    "large": ("1e900", "too large"),
     "fine": ("1e-900", "finer than a billionth"),
     # Rounded to 28 digits, this would be a price like any other.
     "fine_at_the_fortieth_digit": ("0.0000010000000000000000000000000000000001", "finer"),
@@ -105,7 +108,7 @@ def test_text_that_cannot_be_stored_skips_its_entry_alone_in_yaml(key: str, esca
 def test_raw_nul_and_bytes_that_are_not_utf8_skip_their_entry_alone() -> None:
     for raw in (b"a\0b", b"\xff", b"\xed\xa0\x80"):
         entry = b'{"odd": {"input_cost_per_token": 1, "output_cost_per_token": 1, "mode": "%s"}, ' % raw
-        assert only_skipped(read_litellm(entry + GOOD_JSON.encode() + b"}", [])).model_id == "odd"
+        assert only_skipped(read_litellm(entry + GOOD_JSON.encode() + b"}")).model_id == "odd"
 
 
 def test_pair_of_surrogates_is_a_character() -> None:
@@ -167,7 +170,7 @@ def test_key_that_stands_twice_skips_its_entry_and_is_named() -> None:
     doubled = "  - {model_id: odd, currency_code: USD, prices: {input: 1, output: 1, input: 2}}\n"
     assert only_skipped(yaml(doubled)).reason == "has the key input twice"
     with pytest.raises(InvalidArgument, match="`models` twice"):
-        read_yaml(f"models:\n{GOOD_YAML}models: []\n".encode(), [])
+        read_yaml(f"models:\n{GOOD_YAML}models: []\n".encode())
 
 
 @pytest.mark.parametrize(
@@ -185,12 +188,8 @@ def test_names_of_models_are_visible_ascii(name: str) -> None:
     entry = f'{json.dumps(name)}: {{"input_cost_per_token": 1, "output_cost_per_token": 1}}'
     assert listed(litellm(entry), name).model_id == name
     quoted = json.dumps(name)
-    assert (
-        listed(
-            yaml(f"  - {{model_id: {quoted}, currency_code: USD, prices: {{input: 1, output: 1}}}}\n"), name
-        ).prices.by_class[0]
-        == 1
-    )
+    entry = f"  - {{model_id: {quoted}, currency_code: USD, prices: {{input: 1, output: 1}}}}\n"
+    assert listed(yaml(entry), name).model_id == name
 
 
 @pytest.mark.parametrize("name", ["", "a b", "é", "x" * 257, "a\tb", "\x7f", "\u200d"])
@@ -241,20 +240,168 @@ def test_whatever_is_cut_or_left_out_is_named() -> None:
     assert (len(model.description), model.description[-1], len(model.metadata)) == (4096, "…", 32)
 
 
-def test_prices_that_are_not_charged_are_named() -> None:
+PARTIAL = (
+    '"odd": {"input_cost_per_token": 1e-06, "output_cost_per_token": 2e-06, "output_cost_per_image": 0.04, '
+    '"off_peak_pricing": {"input_cost_per_token": 5e-07}, "output_cost_per_dream": 1, "input_cost_per_pixel": null, '
+    '"fedramp_uplift_multiplier": 1.2, "mode": "chat"}'
+)
+
+
+def test_entry_with_prices_that_no_rate_holds_is_skipped_with_each_of_them_named() -> None:
+    reason = only_skipped(litellm(PARTIAL)).reason
+    assert "off_peak_pricing holds for hours of the day" in reason
+    assert "output_cost_per_dream is not a price that this import knows" in reason
+
+
+def test_prices_that_are_not_charged_are_named_where_an_entry_comes_in_without_them() -> None:
+    entries = read_litellm(("{" + PARTIAL + "}").encode(), Terms(allow_partial=True))
+    model = listed(entries, "odd")
+    assert model.ignored_price_keys == ("off_peak_pricing", "output_cost_per_dream")
+    assert {rate.unit_id for rate in model.card.rates} == {"input_tokens", "output_tokens", "images"}
+    assert [warning.split()[0] for warning in model.warnings] == ["fedramp_uplift_multiplier"]
+
+
+def test_prices_left_out_beyond_sixty_four_are_counted() -> None:
+    unknown = ", ".join(f'"cost_{number:03}": 1' for number in range(70))
+    entries = read_litellm(f'{{"odd": {{"input_cost_per_token": 1, {unknown}}}}}'.encode(), Terms(allow_partial=True))
+    ignored = listed(entries, "odd").ignored_price_keys
+    assert ignored == (*(f"cost_{number:03}" for number in range(64)), "and 6 more")
+
+
+def test_alias_has_the_prices_of_an_entry_that_is_not_wanted() -> None:
+    entries = read_litellm(('{"other": {"alias_of": "good"}, ' + GOOD_JSON + "}").encode(), Terms(["other"]))
+    (other,) = entries
+    assert isinstance(other, ListedModel)
+    assert {rate.unit_id: rate.price for rate in other.card.rates} == {"input_tokens": 1, "output_tokens": 2}
+
+
+@pytest.mark.parametrize("margin", ["1.2", "0", "1"])
+def test_margin_makes_listed_prices_the_provider_costs(margin: str) -> None:
+    terms = Terms(margin=Decimal(margin))
+    for entries in (
+        read_litellm(("{" + GOOD_JSON + "}").encode(), terms),
+        read_yaml(f"models:\n{GOOD_YAML}".encode(), terms),
+    ):
+        card = listed(entries, "good").card
+        assert [(rate.price, rate.provider_cost) for rate in card.rates] == [
+            (Decimal(1), Decimal(1)),
+            (Decimal(2), Decimal(2)),
+        ]
+        assert (card.factor, card.currency_code, card.provider_currency_code) == (Decimal(margin), "USD", "USD")
+
+
+def test_margin_on_our_own_list_is_put_on_the_provider_costs_it_names() -> None:
     entry = (
-        '"odd": {"input_cost_per_token": 1, "output_cost_per_token": 1, "output_cost_per_image": 0.04, '
-        '"tiered_pricing": [], "input_cost_per_token_above_200k_tokens": 2, "cost_per_second": null, "mode": "chat"}'
+        "  - {model_id: odd, currency_code: CREDIT, provider_currency_code: EUR, factor: 3, "
+        "rates: [{unit: images, price: 9, provider_cost: '0.03'}]}\n"
     )
-    assert listed(litellm(entry), "odd").ignored_price_keys == (
-        "input_cost_per_token_above_200k_tokens",
-        "output_cost_per_image",
-        "tiered_pricing",
+    card = listed(read_yaml(f"models:\n{entry}".encode(), Terms(margin=Decimal("1.5"))), "odd").card
+    assert card == RateCard(
+        "EUR",
+        (Rate("images", Decimal("0.03"), provider_cost=Decimal("0.03")),),
+        {},
+        "EUR",
+        Decimal("1.5"),
     )
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ("rates: [{unit: images, price: 1}, {unit: pages, price: 1, provider_cost: 1}], provider_currency_code: USD",
+         "rates[0] has no provider cost"),
+        ("prices: {input: 1, output: 1}, factor: 2", "has a factor of its own"),
+    ],
+)  # fmt: skip
+def test_margin_that_has_no_provider_costs_to_stand_on_skips_the_entry(entry: str, reason: str) -> None:
+    content = f"models:\n  - {{model_id: odd, currency_code: USD, {entry}}}\n"
+    (skipped,) = read_yaml(content.encode(), Terms(margin=Decimal(2)))
+    assert isinstance(skipped, SkippedEntry)
+    assert reason in skipped.reason
+
+
+def test_rates_of_any_units_are_read_beside_prices_of_token_classes() -> None:
+    entry = """
+  - model_id: odd
+    currency_code: CREDIT
+    provider_currency_code: USD
+    factor: 1.25
+    prices: {input: 1, output: 2, per_request: 0.5}
+    rates:
+      - {unit: input_tokens, price: 1.5, per: 1000000, above: 200000, provider_cost: 0.000000001}
+      - {unit: output_tokens, price: "1", per: 1000, service_tier: batch}
+      - {unit: products, price: 10}
+    fallbacks: {input_images: products, cache_write_tokens: cache_read_tokens}
+"""
+    model = listed(yaml(entry), "odd")
+    assert model.warnings == ()
+    assert model.card.rates == (
+        Rate("input_tokens", Decimal(1), 10**6),
+        Rate("output_tokens", Decimal(2), 10**6),
+        Rate("requests", Decimal("0.5"), service_tier="any"),
+        Rate("input_tokens", Decimal("1.5"), 10**6, "standard", 200_000, Decimal("0.000000001")),
+        Rate("output_tokens", Decimal(1), 1_000, "batch"),
+        Rate("products", Decimal(10)),
+    )
+    assert (model.card.currency_code, model.card.provider_currency_code) == ("CREDIT", "USD")
+    assert model.card.factor == Decimal("1.25")
+    assert model.card.fallbacks["input_images"] == "products"
+    assert model.card.fallbacks["cache_write_tokens"] == "cache_read_tokens"
+    assert model.card.fallbacks["cache_read_tokens"] == "input_tokens"
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ("provider: x", "has no prices"),
+        ("rates: []", "rates must be from 1 to 512"),
+        ("rates: {unit: images}", "has rates that are not a list"),
+        ("rates: [images]", "has a rate that is not a mapping: rates[0]"),
+        ("rates: [{unit: images}]", "has a rate without a unit or price: rates[0]"),
+        ("rates: [{unit: images, price: 1, prise: 2}]", "has a rate with unknown keys: rates[0].prise"),
+        ("rates: [{unit: images, price: -1}]", "is negative, 1,000,000,000 or more"),
+        ("rates: [{unit: images, price: 1e999999999}]", "is not a number"),
+        ("rates: [{unit: images, price: 1e-10}]", "finer than a billionth: rates[0].price"),
+        ("rates: [{unit: images, price: 1, provider_cost: .nan}]", "is not a number"),
+        ("rates: [{unit: images, price: 1, provider_cost: 1}]", "provider_currency_code must be given"),
+        ("rates: [{unit: images, price: 1, per: 7}]", "rates[0].per must be one of 1, 1,000, 1,000,000"),
+        ("rates: [{unit: images, price: 1, per: ten}]", "is not a whole number: rates[0].per"),
+        ("rates: [{unit: images, price: 1, above: -1}]", "is not a whole number: rates[0].above"),
+        ("rates: [{unit: images, price: 1, above: 2000000000}]", "rates[0].above must be from 0 to 1,000,000,000"),
+        ("rates: [{unit: images, price: 1, service_tier: Batch!}]", "rates[0].service_tier must be"),
+        ("rates: [{unit: images, price: 1, service_tier: [a]}]", "has a service tier that is not a text"),
+        ("rates: [{unit: dreams, price: 1}]", "rates[0].unit is not a unit of the catalogue"),
+        ("rates: [{unit: pages, price: 1}]", "rates[0].unit is an archived unit"),
+        ("rates: [{unit: images, price: 1}, {unit: images, price: 2}]", "rates[1] has the unit, service tier and"),
+        ("prices: {input: 1, output: 1}, rates: [{unit: input_tokens, price: 1}]",
+         "rates[0] has the unit, service tier and threshold of the price of input_tokens"),
+        ("rates: [{unit: images, price: 1}], fallbacks: [a]", "has fallbacks that are not a mapping"),
+        ("rates: [{unit: images, price: 1}], fallbacks: {pixels: [a]}", "has fallbacks that are not units"),
+        ("rates: [{unit: images, price: 1}], fallbacks: {pixels: dreams}", "is not a unit of the catalogue"),
+        ("rates: [{unit: images, price: 1}], fallbacks: {pixels: pixels}", "leads back to itself"),
+        ("rates: [{unit: images, price: 1}], factor: 1.2345678", "factor must be from 0 to 1,000"),
+        ("rates: [{unit: images, price: 1}], factor: -1", "factor must be from 0"),
+        ("rates: [{unit: images, price: 1}], factor: much", "has a factor that is not a number"),
+        ("rates: [{unit: images, price: 1}], provider_currency_code: usd", "provider_currency_code must be a code"),
+        ("rates: [{unit: images, price: 1}], provider_currency_code: [USD]", "that is not a text"),
+    ],
+)  # fmt: skip
+def test_card_of_our_own_list_that_is_wrong_skips_its_entry_alone_with_the_reason(entry: str, reason: str) -> None:
+    units = {**SEEDED_UNITS, "pages": replace(SEEDED_UNITS["pages"], archived=True)}
+    content = f"models:\n  - {{model_id: odd, currency_code: USD, {entry}}}\n{GOOD_YAML}"
+    skipped = only_skipped(read_yaml(content.encode(), Terms(units=units)))
+    assert reason in skipped.reason
+
+
+def test_price_of_an_archived_unit_skips_its_entry_alone_in_json() -> None:
+    units = {**SEEDED_UNITS, "images": replace(SEEDED_UNITS["images"], archived=True)}
+    content = '{"odd": {"output_cost_per_image": 1, "mode": "image_generation"}, ' + GOOD_JSON + "}"
+    skipped = only_skipped(read_litellm(content.encode(), Terms(units=units)))
+    assert skipped.reason == "has prices of archived units: images"
 
 
 def test_wanted_model_that_the_list_does_not_have_is_named() -> None:
-    entries = read_litellm(("{" + GOOD_JSON + "}").encode(), ["good", "gone"])
+    entries = read_litellm(("{" + GOOD_JSON + "}").encode(), Terms(["good", "gone"]))
     assert entries[1:] == [SkippedEntry("gone", "is not in the list")]
 
 
@@ -275,7 +422,7 @@ def test_wanted_model_that_the_list_does_not_have_is_named() -> None:
 )
 def test_document_that_is_not_a_json_object_is_refused_as_a_whole(document: bytes) -> None:
     with pytest.raises(InvalidArgument, match="is not "):
-        read_litellm(document, [])
+        read_litellm(document)
 
 
 def test_json_is_split_as_it_would_be_parsed() -> None:
@@ -286,12 +433,12 @@ def test_json_is_split_as_it_would_be_parsed() -> None:
         "deep": [[[{}]]],
         "input": {"input_cost_per_token": "0.5", "output_cost_per_token": 1},
     }
-    entries = read_litellm(("\ufeff " + json.dumps(document, indent=1)).encode(), [])
+    entries = read_litellm(("\ufeff " + json.dumps(document, indent=1)).encode())
     assert [entry.model_id for entry in entries] == list(document)
-    assert listed(entries, "input").prices.by_class[0] == Decimal(500_000)
+    assert listed(entries, "input").card.rates[0].price == Decimal(500_000)
 
 
 def test_list_of_too_many_entries_is_refused() -> None:
     document = "{" + ",".join(f'"{number}":0' for number in range(200_001)) + "}"
     with pytest.raises(InvalidArgument, match="more than 200000 entries"):
-        read_litellm(document.encode(), [])
+        read_litellm(document.encode())

@@ -1,5 +1,6 @@
 """Usage in any unit: what is recorded, refused, summed, filtered and left out."""
 
+import asyncio
 from decimal import Decimal
 
 import grpc
@@ -7,9 +8,10 @@ import pytest
 
 from libs.common.ids import new_id
 from libs.common.status import field_violations
-from tests.metering.support import Metering, Platform, stamp, usage
+from tests.metering.support import Metering, Platform, settlement, stamp, usage
+from tests.metering.test_admission import ask
 from tollhouse.common.v1 import amount_pb2
-from tollhouse.metering.v1 import model_pb2, unit_pb2
+from tollhouse.metering.v1 import admission_pb2, model_pb2, unit_pb2, unit_pb2_grpc
 from tollhouse.metering.v1 import usage_pb2 as pb
 
 
@@ -259,3 +261,43 @@ async def test_damaged_sums_of_units_and_lost_dimensions_are_found(
     await platform.execute("UPDATE metering.usage_hour_units SET quantity = quantity - 0.001")
     await platform.execute("DELETE FROM metering.usage_dimensions")
     assert [one.partition(" ")[0] for one in await metering.findings()] == ["dimensions_are_known"]
+
+
+async def test_archived_unit_is_refused_in_new_usage_and_answered_in_repeats_and_settlements(
+    platform: Platform, metering: Metering, organization_id: str
+) -> None:
+    unit_id = "widgets"
+    units = unit_pb2_grpc.UnitServiceStub(metering.channel)
+    created = unit_pb2.CreateUnitRequest(unit_id=unit_id, kind=unit_pb2.UNIT_KIND_COUNT)
+    await units.CreateUnit(created, metadata=metering.operator)
+    await platform.fund(organization_id, "10")
+    recorded = usage(organization_id, "before", quantities=of(widgets="2"), stated_amount=usd("1"))
+    await metering.record(recorded)
+    assert (await metering.authorize(ask(organization_id, "authorized"))).decision == admission_pb2.DECISION_ALLOWED
+    await units.ArchiveUnit(unit_pb2.ArchiveUnitRequest(unit_id=unit_id), metadata=metering.operator)
+
+    assert (await metering.record(recorded)).replayed
+    settled = await metering.settle(
+        settlement(organization_id, "authorized", quantities=of(widgets="1"), stated_amount=usd("0.5"))
+    )
+    assert settled.usage.cost == usd("0.5")
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await metering.record(usage(organization_id, "after", quantities=of(widgets="1")))
+    assert field_violations(refused.value) == {"quantities": "widgets is an archived unit"}
+    await platform.settled()
+    assert await metering.findings() == []
+
+
+async def test_unit_that_another_process_added_is_known_at_once(
+    platform: Platform, metering: Metering, organization_id: str
+) -> None:
+    """The row is written as another process would, after this one has read its catalogue."""
+    await metering.record(usage(organization_id, "first"))
+    await asyncio.sleep(0.3)
+    await platform.execute(
+        "WITH next AS (UPDATE metering.catalogue_state SET revision = revision + 1 RETURNING revision)"
+        " INSERT INTO metering.units SELECT 'gadgets', 'Gadgets', '', 'count', false, 1000, false, revision, now(),"
+        " now() FROM next"
+    )
+    answer = await metering.record(usage(organization_id, quantities=of(gadgets="3"), stated_amount=usd("1")))
+    assert answer.usage.quantities == of(gadgets="3")

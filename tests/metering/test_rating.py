@@ -19,7 +19,7 @@ from services.metering.model.domain import (
     rate,
 )
 from services.metering.model.price_list import ListedModel, SkippedEntry, read_litellm, read_yaml
-from services.metering.model.rates import amount_nanos
+from services.metering.model.rates import Rate, amount_nanos
 from services.metering.model.units import SEEDED_UNITS
 from services.metering.tables import TOKEN_CLASSES
 
@@ -100,49 +100,61 @@ LITELLM = b"""{
 }"""
 
 
-def test_litellm_prices_are_read_exactly_and_the_rest_is_skipped_with_a_reason() -> None:
-    entries = {entry.model_id: entry for entry in read_litellm(LITELLM, [])}
+def per_million(entry: ListedModel | SkippedEntry) -> dict[str, Decimal]:
+    """The prices of an entry, whose rates are all per million in the standard tier."""
+    assert isinstance(entry, ListedModel), entry
+    assert {(rate.per, rate.service_tier, rate.above) for rate in entry.card.rates} == {(10**6, "standard", 0)}
+    assert all(rate.provider_cost == rate.price for rate in entry.card.rates)
+    return {rate.unit_id: rate.price for rate in entry.card.rates}
 
-    gpt = entries["gpt-4o"]
+
+def test_litellm_prices_are_read_exactly_and_the_rest_is_skipped_with_a_reason() -> None:
+    entries = {entry.model_id: entry for entry in read_litellm(LITELLM)}
+
+    gpt, image = entries["gpt-4o"], entries["dall-e-3"]
     assert isinstance(gpt, ListedModel)
-    assert gpt.prices.by_class[:3] == (Decimal("2.5"), Decimal(10), Decimal("1.25"))
-    assert (gpt.provider, gpt.capabilities, gpt.context_length) == ("openai", ("vision",), 128000)
-    tiny, embedding = entries["tiny"], entries["text-embedding-3-small"]
-    assert isinstance(tiny, ListedModel)
-    assert isinstance(embedding, ListedModel)
-    assert tiny.prices.by_class[:2] == (Decimal("1E-9"), Decimal("0.11"))
-    assert embedding.prices.by_class[:2] == (Decimal("0.02"), Decimal(0))
-    skipped = {name for name, entry in entries.items() if isinstance(entry, SkippedEntry) and entry.reason}
-    assert skipped == {
-        *("sample_spec", "too-fine", "dall-e-3", "chat-without-output", "negative", "1024 x 1024", "text-price")
+    assert isinstance(image, ListedModel)
+    assert per_million(gpt) == {
+        "input_tokens": Decimal("2.5"),
+        "output_tokens": Decimal(10),
+        "cache_read_tokens": Decimal("1.25"),
     }
+    assert (gpt.provider, gpt.capabilities, gpt.context_length) == ("openai", ("vision",), 128000)
+    assert per_million(entries["tiny"]) == {"input_tokens": Decimal("1E-9"), "output_tokens": Decimal("0.11")}
+    assert per_million(entries["text-embedding-3-small"]) == {"input_tokens": Decimal("0.02")}
+    assert per_million(entries["chat-without-output"]) == {"input_tokens": Decimal(1)}
+    assert image.card.rates == (Rate("images", Decimal("0.04"), provider_cost=Decimal("0.04")),)
+    skipped = {name for name, entry in entries.items() if isinstance(entry, SkippedEntry) and entry.reason}
+    assert skipped == {"sample_spec", "too-fine", "negative", "1024 x 1024", "text-price"}
 
 
 @pytest.mark.parametrize("document", [b"", b"[]", b"{", b"[" * 100_000, b"\xff"])
 def test_what_is_no_price_map_is_refused(document: bytes) -> None:
     with pytest.raises(InvalidArgument):
-        read_litellm(document, [])
+        read_litellm(document)
 
 
 @pytest.mark.parametrize("document", [b"", b"- a", b"models: 3", b"a: [", b"!!python/object:os.system {}"])
 def test_what_is_no_yaml_list_is_refused(document: bytes) -> None:
     with pytest.raises(InvalidArgument):
-        read_yaml(document, [])
+        read_yaml(document)
 
 
 def test_yaml_numbers_never_become_floats() -> None:
     (entry,) = read_yaml(
-        b"models: [{model_id: m, currency_code: CREDIT, prices: {input: 0.1, output: 1, image: '0.000000003'}}]", []
+        b"models: [{model_id: m, currency_code: CREDIT, prices: {input: 0.1, output: 1, image: '0.000000003'}}]"
     )
 
     assert isinstance(entry, ListedModel)
-    assert entry.prices.by_class == (Decimal("0.1"), Decimal(1), *(None,) * 5, Decimal("3E-9"))
+    assert prices_of(entry.card) == Prices(
+        "CREDIT", (Decimal("0.1"), Decimal(1), *(None,) * 5, Decimal("3E-9")), per_request=None
+    )
 
 
 def test_every_model_of_the_shipped_catalogue_can_be_imported() -> None:
     document = (Path(libs.cli.traces.__file__).parent / "data" / "models.yaml").read_bytes()
 
-    entries = read_yaml(document, [])
+    entries = read_yaml(document)
 
     assert len(entries) > 5
     assert [entry for entry in entries if isinstance(entry, SkippedEntry)] == []

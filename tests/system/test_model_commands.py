@@ -45,16 +45,18 @@ def test_price_list_larger_than_one_message_is_imported_and_repeating_it_changes
 
 def test_what_was_skipped_and_left_out_is_printed(installation: Installation, tmp_path: Path) -> None:
     name = new_id()
-    odd = {f"{name}/nul": entry(mode="\0"), f"{name}/image": entry(output_cost_per_image=1), f"{name} x": entry()}
+    odd = {f"{name}/nul": entry(mode="\0"), f"{name}/dream": entry(output_cost_per_dream=1), f"{name} x": entry()}
     few = done(installation, "models", "import", written(tmp_path / "few.json", odd))
     assert "has a text with U+0000" in few
-    assert "output_cost_per_image" in few
-    assert "1 imported, 0 unchanged, 2 skipped" in few
-    many = {f"{name}/{number}": entry(mode="\ud800", output_cost_per_image=1) for number in range(30)}
-    many |= {f"{name}/{number}": entry(output_cost_per_image=1, max_tokens="many") for number in range(30, 60)}
-    output = done(installation, "models", "import", written(tmp_path / "many.json", many))
+    assert "output_cost_per_dream" in few
+    assert "0 imported, 0 unchanged, 3 skipped" in few
+    many = {f"{name}/{number}": entry(mode="\ud800", output_cost_per_dream=1) for number in range(30)}
+    many |= {f"{name}/{number}": entry(output_cost_per_dream=1, max_tokens="many") for number in range(30, 60)}
+    path = written(tmp_path / "many.json", many)
+    assert "60 skipped" in done(installation, "models", "import", path)
+    output = done(installation, "models", "import", path, "--allow-partial")
     assert "has a text with U+D800" in output
-    assert "output_cost_per_image" in output
+    assert "output_cost_per_dream" in output
     assert "max_tokens is not a whole number" in output
 
 
@@ -67,6 +69,17 @@ def test_yaml_is_recognised_by_extension_and_takes_a_start_time(installation: In
     other.write_bytes(path.read_bytes())
     assert "--format" in refused(installation, 2, "models", "import", str(other))
     assert counts(imported(installation, str(other), "--format", "yaml")) == [0, 1, 0]
+
+
+def test_dry_run_prints_old_and_new_rates_and_a_margin_is_on_them(installation: Installation, tmp_path: Path) -> None:
+    name = new_id()
+    assert counts(imported(installation, written(tmp_path / "old.json", {name: entry()}))) == [1, 0, 0]
+    path = written(tmp_path / "new.json", {name: entry(input_cost_per_token=3e-06)})
+    printed = done(installation, "models", "import", path, "--dry-run", "--margin", "20")
+    (line,) = (line for line in printed.splitlines() if "input_tokens" in line and "as " not in line)
+    assert line.split() == [name, "input_tokens", "standard", "1/1000000,", "cost", "1", "3.6/1000000,", "cost", "3"]
+    assert "1 would be imported" in printed
+    assert "from -100 to" in refused(installation, 2, "models", "import", path, "--margin", "-100.5")
 
 
 def test_requested_model_that_is_not_imported_exits_with_status_1(installation: Installation, tmp_path: Path) -> None:

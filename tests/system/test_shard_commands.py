@@ -83,13 +83,20 @@ async def test_status_sums_up_shards_at_one_version_and_names_those_that_differ(
     target.done("migrate", "--shards", "4")
     even = target.done("migrate", "--status")
     assert "billing shards 0-3 applied 0001_initial\n" in even
-    assert "metering shards 0-3 applied 0001_initial, 0002_months\n" in even
+    assert "metering shards 0-3 applied 0001_initial, 0002_months, 0003_units\n" in even
     await execute(target.url, ["UPDATE metering_02.alembic_version SET version_num = '0001'"])
     differing = target.done("migrate", "--status").splitlines()
-    assert "metering shards 0-1, 3 applied 0001_initial, 0002_months" in differing
-    assert differing[-2:] == ["metering shard 2 applied 0001_initial", "metering shard 2 pending 0002_months"]
+    assert "metering shards 0-1, 3 applied 0001_initial, 0002_months, 0003_units" in differing
+    assert differing[-2:] == [
+        "metering shard 2 applied 0001_initial",
+        "metering shard 2 pending 0002_months, 0003_units",
+    ]
     document = json.loads(target.done("migrate", "--status", "--json"))
-    assert document["metering_02"] == {"applied": ["0001_initial"], "pending": ["0002_months"], "unknown": []}
+    assert document["metering_02"] == {
+        "applied": ["0001_initial"],
+        "pending": ["0002_months", "0003_units"],
+        "unknown": [],
+    }
     assert set(document) == set(schemas(4))
 
 
@@ -181,11 +188,11 @@ async def test_shards_names_a_shard_that_is_missing_or_behind(target: Target) ->
     assert finished.returncode == 1
     assert finished.stderr.splitlines() == [
         "billing_01 is missing, or has not all its tables.",
-        "metering_02 is at version 0001; this version of Tollhouse needs 0002.",
+        "metering_02 is at version 0001; this version of Tollhouse needs 0003.",
         "tollhouse: Run `tollhouse migrate`; it goes on where it was interrupted.",
     ]
     assert [line.split()[3] for line in finished.stdout.splitlines()[1:]] == ["0", "missing", "0"]
-    await execute(target.url, ["UPDATE metering_02.alembic_version SET version_num = '0002'"])
+    await execute(target.url, ["UPDATE metering_02.alembic_version SET version_num = '0003'"])
     target.done("migrate")
     assert [shard["problems"] for shard in json.loads(target.done("shards", "--json"))] == [[]] * 3
 

@@ -28,6 +28,7 @@ from libs.cli.terminal.migrations import tell_progress
 from libs.cli.terminal.options import DataDirOption, ShardsOption, data_dir_of
 from libs.cli.traces.bill import Bill, print_bill, read_bill
 from libs.cli.traces.funding import costs, list_prices
+from libs.cli.traces.shop import Sales, print_sales, sell
 from libs.cli.traces.synthetic import write_synthetic_trace
 from libs.cli.traces.trace import Trace, read_trace
 from libs.cli.verdict import Verdict
@@ -46,7 +47,7 @@ def demo(
     data_dir: DataDirOption = None,
     shards: ShardsOption = None,
 ) -> None:
-    """Meter and charge a trace, print the bill, verify every invariant, and stop."""
+    """Meter and charge a trace and sales of other units, print the bill, verify every invariant, and stop."""
     console = Console(highlight=False)
     if out is not None and not out.absolute().parent.is_dir():
         raise WrongUse(f"The folder {out.absolute().parent} for the totals does not exist.")
@@ -73,6 +74,7 @@ class _Outcome:
     bill: Bill
     verdict: Verdict
     expected_cost: Decimal
+    sales: Sales
 
 
 async def _demonstrate(console: Console, trace: Trace, options: StackOptions, out: Path | None) -> list[str]:
@@ -87,6 +89,7 @@ async def _demonstrate(console: Console, trace: Trace, options: StackOptions, ou
             outcome = await _meter_and_reconcile(console, channels, trace)
         resident = {name: [_resident_mib(pid) for pid in pids] for name, pids in stack.service_pids().items()}
     print_bill(console, outcome.bill)
+    print_sales(console, outcome.sales)
     print_verdict(console, outcome.verdict)
     memory = ", ".join(f"{name} {sum(sizes):.0f} MiB" for name, sizes in resident.items())
     console.print(f"Resident memory: {memory}. {time.monotonic() - started_s:.1f} s in all.", soft_wrap=True)
@@ -109,7 +112,8 @@ async def _meter_and_reconcile(console: Console, channels: Channels, trace: Trac
     organizations = replayed.population.organizations
     bill = await read_bill(channels, organizations, start=replayed.start, end=replayed.end, prefix=replayed.prefix)
     expected = costs(trace.rows, replayed.population, await list_prices(channels))
-    return _Outcome(replayed, bill, await verify(channels), sum(expected.values(), Decimal(0)))
+    sales = await sell(channels)
+    return _Outcome(replayed, bill, await verify(channels), sum(expected.values(), Decimal(0)), sales)
 
 
 def _problems(trace: Trace, outcome: _Outcome) -> list[str]:
@@ -125,7 +129,8 @@ def _problems(trace: Trace, outcome: _Outcome) -> list[str]:
         ("rows refused", tally.refused, 0),
         ("violations of invariants", outcome.verdict.violation_count, 0),
     ]
-    return [f"{what}: {found} instead of {wanted}" for what, found, wanted in pairs if found != wanted] + tally.refusals
+    differing = [f"{what}: {found} instead of {wanted}" for what, found, wanted in pairs if found != wanted]
+    return differing + outcome.sales.problems + tally.refusals
 
 
 def _write_totals(out: Path, outcome: _Outcome, problems: list[str]) -> None:

@@ -54,6 +54,19 @@ async def import_models(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="NAME", help="Only this model; may be repeated.")
     ] = None,
+    allow_partial: Annotated[
+        bool,
+        typer.Option("--allow-partial", help="Also import entries with prices that no rate holds, without these."),
+    ] = False,
+    margin: Annotated[
+        str,
+        typer.Option(
+            "--margin",
+            metavar="PERCENT",
+            help="What customers pay beyond the listed prices, such as 20 or -5.5. Default: the listed prices.",
+            show_default=False,
+        ),
+    ] = "",
     effective_time: Annotated[
         str,
         typer.Option(
@@ -67,7 +80,8 @@ async def import_models(
     """Import a price list: add its models, and its prices where they differ from those in force.
 
     The list is imported as a whole or not at all, and importing it again changes nothing. Entries that cannot be used
-    are left out with a reason. The exit status is 1 if a model named by --only could not be imported.
+    are left out with a reason, and a price that was set by hand is kept. With --dry-run, old and new rates are shown.
+    The exit status is 1 if a model named by --only could not be imported.
     """
     content = _read(file)
     options = model_pb2.ImportOptions(
@@ -75,6 +89,8 @@ async def import_models(
         size_bytes=len(content),
         validate_only=dry_run,
         model_ids=only,
+        allow_partial=allow_partial,
+        margin_percent=margin,
     )
     if effective_time:
         options.effective_time.CopyFrom(parse_future(effective_time))
@@ -137,12 +153,13 @@ async def _import(
 def _print(output: Output, outcomes: Sequence[model_pb2.ImportOutcome], *, dry_run: bool) -> None:
     results = Counter(cell(one, "result") for one in outcomes)
     if output.as_json:
-        counts = {name: results[name] for name in ("imported", "unchanged", "skipped")}
+        counts = {name: results[name] for name in ("imported", "unchanged", "skipped", "kept")}
         output.json(counts | {"dry_run": dry_run, "outcomes": [as_dict(one) for one in outcomes]})
         return
     if len(outcomes) <= _SHOWN_ONE_BY_ONE_MAX:
         columns = ("model_id", "result", "reason", "warnings", "ignored_price_keys")
         output.table(columns, [[cell(one, column) for column in columns] for one in outcomes])
+        _print_changes(output, outcomes)
     else:
         _print_table(output, "skipped because", [(one.reason, one.model_id) for one in outcomes if one.reason])
         ignored = [(key, one.model_id) for one in outcomes for key in one.ignored_price_keys]
@@ -150,9 +167,22 @@ def _print(output: Output, outcomes: Sequence[model_pb2.ImportOutcome], *, dry_r
         _print_table(output, "warning", [(text, one.model_id) for one in outcomes for text in one.warnings])
     done = "would be imported" if dry_run else "imported"
     output.line(
-        f"{results['imported']:,} {done}, {results['unchanged']:,} unchanged, {results['skipped']:,} skipped; "
+        f"{results['imported']:,} {done}, {results['unchanged']:,} unchanged, {results['skipped']:,} skipped, "
+        f"{results['kept']:,} kept as set by hand; "
         f"--json lists {'it' if len(outcomes) == 1 else 'all of them'}"
     )
+
+
+def _print_changes(output: Output, outcomes: Sequence[model_pb2.ImportOutcome]) -> None:
+    """Print the rates that an import would change, where any are shown."""
+    rows = [
+        [one.model_id, *(cell(change, column) for column in ("unit", "service_tier", "above", "before", "after"))]
+        for one in outcomes
+        for change in one.changes
+    ]
+    if rows:
+        output.line("")
+        output.table(("model_id", "unit", "service_tier", "above", "before", "after"), rows)
 
 
 def _print_table(output: Output, what: str, found: Sequence[tuple[str, str]]) -> None:

@@ -5,7 +5,7 @@ organization's credit, under an operation id made from the replay's prefix. A la
 crash or from another machine, reads it and so sends every call exactly as before.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
@@ -24,7 +24,7 @@ from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import model_pb2, model_pb2_grpc
 
 CURRENCY: Final = "USD"
-_MILLION: Final = Decimal(1_000_000)
+_TIER: Final = "standard"
 _SMALLEST: Final = Decimal("0.000000001")
 # Holds take the estimate before the work, which may be more than the cost.
 _RESERVE: Final = Decimal("1.2")
@@ -34,14 +34,33 @@ _KEPT: Final = "kept"
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """The price of a million tokens."""
+    """What input and output tokens cost in the standard tier, each as a threshold of the input and a price per token.
 
-    input: Decimal
-    output: Decimal
+    The thresholds increase. A price holds for the whole call while its input is greater than the threshold.
+    """
+
+    input: Sequence[tuple[int, Decimal]]
+    output: Sequence[tuple[int, Decimal]]
 
     def cost_of(self, row: Row) -> Decimal:
-        cost = (self.input * row.input_tokens + self.output * row.output_tokens) / _MILLION
+        sides = ((self.input, row.input_tokens), (self.output, row.output_tokens))
+        cost = sum((_at(rates, row.input_tokens) * tokens for rates, tokens in sides), Decimal(0))
         return cost.quantize(_SMALLEST, ROUND_HALF_EVEN)
+
+
+def _at(rates: Sequence[tuple[int, Decimal]], input_tokens: int) -> Decimal:
+    return [price for above, price in rates if above == 0 or above < input_tokens][-1]
+
+
+def _price_of(version: model_pb2.PriceVersion) -> Price:
+    card = version.rate_card
+    factor = Decimal(card.factor or "1")
+
+    def rates(unit: str) -> list[tuple[int, Decimal]]:
+        held = [rate for rate in card.rates if (rate.unit, rate.service_tier) == (unit, _TIER)]
+        return [(rate.above, factor * Decimal(rate.price) / rate.per) for rate in held]
+
+    return Price(rates("input_tokens"), rates("output_tokens"))
 
 
 async def list_prices(channels: Channels) -> dict[str, Price]:
@@ -49,12 +68,10 @@ async def list_prices(channels: Channels) -> dict[str, Price]:
     stub = model_pb2_grpc.ModelServiceStub(channels.metering)
     prices: dict[str, Price] = {}
     for model in models():
-        answer = await stub.ListPrices(model_pb2.ListPricesRequest(model_id=model, page_size=1000))
-        general = [version for version in answer.price_versions if not version.organization_id]
-        if general:
-            newest = max(general, key=lambda version: version.effective_time.ToDatetime())
-            prices[model] = Price(Decimal(newest.prices.input), Decimal(newest.prices.output))
-    return prices
+        answer = await stub.ListPrices(model_pb2.ListPricesRequest(model_id=model, page_size=1))
+        if answer.price_versions:
+            prices[model] = _price_of(answer.price_versions[0])
+    return {model: price for model, price in prices.items() if price.input and price.output}
 
 
 def costs(rows: Iterable[Row], population: Population, prices: Mapping[str, Price]) -> dict[str, Decimal]:

@@ -200,7 +200,7 @@ async def _make_seat(channels: Channels, plan: _Plan, organization_id: str, proj
             project_id=project_id,
             user_id=user_id,
             name="replay",
-            environment=api_key_pb2.API_KEY_ENVIRONMENT_TEST,
+            environment=api_key_pb2.API_KEY_ENVIRONMENT_LIVE,
             allowed_models=models(),
         )
     )

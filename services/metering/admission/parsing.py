@@ -8,8 +8,8 @@ from libs.common.timestamps import time_of_text
 from services.metering.admission.domain import HOLD_TTL_DEFAULT_MS, Request, State
 from services.metering.admission.store import Filters, Place
 from services.metering.clients.identity import KeyPrincipal
+from services.metering.model.parsing import read_tokens
 from services.metering.model.rates import STANDARD_TIER
-from services.metering.model.servicer import read_tokens
 from services.metering.model.units import Kind, Units
 from services.metering.tables import TOKEN_CLASSES
 from services.metering.usage.parsing import read_endpoint

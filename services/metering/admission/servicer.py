@@ -49,7 +49,7 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
         }
 
     async def Authorize(self, request: pb.AuthorizeRequest, context: grpc.aio.ServicerContext) -> pb.AuthorizeResponse:
-        await self._usages.refresh()
+        await self._usages.know_units(one.unit for one in request.quantities)
         (decision,) = await self._admission.authorize([read_request(request, self._usages.units)])
         if isinstance(decision, Exception):
             raise decision
@@ -60,7 +60,7 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
     async def BatchAuthorize(
         self, request: pb.BatchAuthorizeRequest, context: grpc.aio.ServicerContext
     ) -> pb.BatchAuthorizeResponse:
-        await self._usages.refresh()
+        await self._usages.know_units(listed.unit for one in request.requests for listed in one.quantities)
         outcomes: dict[int, Decision | Exception] = {}
         asked: dict[int, Request] = {}
         for place, one in enumerate(request.requests):
@@ -77,7 +77,7 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
         return response
 
     async def Settle(self, request: pb.SettleRequest, context: grpc.aio.ServicerContext) -> pb.SettleResponse:
-        await self._usages.refresh()
+        await self._usages.know_units(one.unit for one in request.quantities)
         work = read_usage(request, self._usages)
         (outcome,) = await self._usages.record([work])
         if isinstance(outcome, Exception):
@@ -89,7 +89,7 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
     async def BatchSettle(
         self, request: pb.BatchSettleRequest, context: grpc.aio.ServicerContext
     ) -> pb.BatchSettleResponse:
-        await self._usages.refresh()
+        await self._usages.know_units(listed.unit for one in request.requests for listed in one.quantities)
         outcomes: dict[int, Outcome] = {}
         works: dict[int, Work] = {}
         for place, one in enumerate(request.requests):

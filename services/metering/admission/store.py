@@ -9,6 +9,7 @@ import asyncpg
 from libs.common.amount import format_amount
 from libs.common.database import RawConnection
 from services.metering.admission.domain import Ask, Pinned, State, Stored
+from services.metering.usage.store import quantities_text, read_quantities
 
 Key = tuple[str, str]
 Place = tuple[datetime, str]
@@ -166,4 +167,8 @@ async def list_authorizations(
 def _stored(row: asyncpg.Record) -> Stored:
     values = tuple(row)
     asked = len(Ask._fields)
-    return Stored(Pinned(Ask(*values[:asked]), *values[asked : asked + 5]), *values[asked + 5 :])
+    ask = Ask(*values[:asked])
+    if ask.quantities is not None:
+        # Postgres writes JSON in its own way.
+        ask = ask._replace(quantities=quantities_text(read_quantities(ask.quantities)))
+    return Stored(Pinned(ask, *values[asked : asked + 5]), *values[asked + 5 :])

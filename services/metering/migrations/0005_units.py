@@ -64,67 +64,69 @@ UPDATE metering.price_versions AS v SET rate_card = jsonb_build_object(
         "reasoning_tokens": "output_tokens", "audio_output_tokens": "output_tokens"}'::jsonb)
 """
 
-_IN = True
-_NO = False
-_UNITS = (
-    ("input_tokens", "token", _IN, 1000, "Text the model reads, neither read from nor written to a cache."),
-    ("output_tokens", "token", _NO, 1000, "Text the model writes, without its reasoning."),
-    ("cache_read_tokens", "token", _IN, 1000, "Input read from the provider's prompt cache."),
-    ("cache_read_explicit_tokens", "token", _IN, 1000, "Input read from a cache that the caller made by itself."),
-    ("cache_write_tokens", "token", _IN, 1000, "Input written to the cache for the usual time, often 5 minutes."),
-    ("cache_write_30m_tokens", "token", _IN, 1000, "Input written to the cache for 30 minutes."),
-    ("cache_write_1h_tokens", "token", _IN, 1000, "Input written to the cache for one hour."),
-    ("cache_write_12h_tokens", "token", _IN, 1000, "Input written to the cache for 12 hours."),
-    ("reasoning_tokens", "token", _NO, 1000, "Output spent on reasoning."),
-    ("audio_input_tokens", "token", _IN, 1000, "Audio the model hears."),
-    ("audio_output_tokens", "token", _NO, 1000, "Audio the model speaks."),
-    ("cache_read_audio_tokens", "token", _IN, 1000, "Audio read from the cache."),
-    ("cache_write_audio_tokens", "token", _IN, 1000, "Audio written to the cache."),
-    ("image_input_tokens", "token", _IN, 1000, "Images the model sees."),
-    ("image_output_tokens", "token", _NO, 1000, "Images the model makes."),
-    ("cache_read_image_tokens", "token", _IN, 1000, "Images read from the cache."),
-    ("video_input_tokens", "token", _IN, 1000, "Video the model sees."),
-    ("video_output_tokens", "token", _NO, 1000, "Video the model makes."),
-    ("cache_read_video_tokens", "token", _IN, 1000, "Video read from the cache."),
-    ("document_tokens", "token", _IN, 1000, "Documents the model reads."),
-    ("cache_read_document_tokens", "token", _IN, 1000, "Documents read from the cache."),
-    ("tool_use_prompt_tokens", "token", _IN, 1000, "Input that the provider's tools added."),
-    ("citation_tokens", "token", _NO, 1000, "Text of cited sources, where a provider charges for it by itself."),
-    ("images", "count", _NO, 1000, "Images made."),
-    ("images_0_5k", "count", _NO, 1000, "Images made in the resolution 0.5K, 512 on a side."),
-    ("images_1k", "count", _NO, 1000, "Images made in the resolution 1K, 1,024 on a side."),
-    ("images_1_5k", "count", _NO, 1000, "Images made in the resolution 1.5K, 1,536 on a side."),
-    ("images_2k", "count", _NO, 1000, "Images made in the resolution 2K."),
-    ("images_4k", "count", _NO, 1000, "Images made in the resolution 4K."),
-    ("input_images", "count", _NO, 1000, "Images given."),
-    ("pixels", "size", _NO, 1000, "Pixels of images made."),
-    ("input_pixels", "size", _NO, 1000, "Pixels of images given."),
-    ("input_seconds", "duration", _NO, 1, "Seconds of audio given, or of a reserved model's time."),
-    ("input_video_seconds", "duration", _NO, 1, "Seconds of video given."),
-    ("output_seconds", "duration", _NO, 1, "Seconds of audio or video made."),
-    ("output_seconds_480p", "duration", _NO, 1, "Seconds of video made in 480p."),
-    ("output_seconds_720p", "duration", _NO, 1, "Seconds of video made in 720p."),
-    ("output_seconds_768p", "duration", _NO, 1, "Seconds of video made in 768p."),
-    ("output_seconds_1080p", "duration", _NO, 1, "Seconds of video made in 1080p."),
-    ("output_seconds_2k", "duration", _NO, 1, "Seconds of video made in 2K."),
-    ("output_seconds_4k", "duration", _NO, 1, "Seconds of video made in 4K."),
-    ("characters", "size", _NO, 1000, "Characters of text given."),
-    ("output_characters", "size", _NO, 1000, "Characters of text made."),
-    ("pages", "count", _NO, 1000, "Pages read."),
-    ("annotation_pages", "count", _NO, 1000, "Pages annotated."),
-    ("queries", "count", _NO, 1000, "Queries of a search or rerank model."),
-    ("web_searches", "count", _NO, 1000, "Searches of the web that a model made."),
-    ("web_searches_low", "count", _NO, 1000, "Searches of the web with little search context."),
-    ("web_searches_medium", "count", _NO, 1000, "Searches of the web with medium search context."),
-    ("web_searches_high", "count", _NO, 1000, "Searches of the web with much search context."),
-    ("map_searches", "count", _NO, 1000, "Searches of maps that a model made."),
-    ("web_fetches", "count", _NO, 1000, "Web pages that a model fetched."),
-    ("code_sessions", "count", _NO, 1000, "Sessions in which a model ran code."),
-    ("text_messages", "count", _NO, 1000, "Text messages given within a session of speech."),
-    ("requests", "count", _NO, 1000, "Calls, each counted once."),
-    ("products", "count", _NO, 1000, "Whatever the platform makes and sells by the piece."),
-    ("credits", "count", _NO, 1, "Credits in which a provider or platform counts; they come in parts, too."),
-)
+_SEEDS = """
+INSERT INTO metering.units (unit_id, name, kind, counts_toward_context, step_thousandths, description, archived,
+    revision, create_time, update_time)
+SELECT listed.*, false, state.revision, now(), now() FROM metering.catalogue_state AS state, (VALUES
+    ('input_tokens', 'Input tokens', 'token', true, 1000, 'Text the model reads, neither read from nor written to a cache.'),
+    ('output_tokens', 'Output tokens', 'token', false, 1000, 'Text the model writes, without its reasoning.'),
+    ('cache_read_tokens', 'Cache read tokens', 'token', true, 1000, 'Input read from the provider''s prompt cache.'),
+    ('cache_read_explicit_tokens', 'Cache read explicit tokens', 'token', true, 1000, 'Input read from a cache that the caller made by itself.'),
+    ('cache_write_tokens', 'Cache write tokens', 'token', true, 1000, 'Input written to the cache for the usual time, often 5 minutes.'),
+    ('cache_write_30m_tokens', 'Cache write 30m tokens', 'token', true, 1000, 'Input written to the cache for 30 minutes.'),
+    ('cache_write_1h_tokens', 'Cache write 1h tokens', 'token', true, 1000, 'Input written to the cache for one hour.'),
+    ('cache_write_12h_tokens', 'Cache write 12h tokens', 'token', true, 1000, 'Input written to the cache for 12 hours.'),
+    ('reasoning_tokens', 'Reasoning tokens', 'token', false, 1000, 'Output spent on reasoning.'),
+    ('audio_input_tokens', 'Audio input tokens', 'token', true, 1000, 'Audio the model hears.'),
+    ('audio_output_tokens', 'Audio output tokens', 'token', false, 1000, 'Audio the model speaks.'),
+    ('cache_read_audio_tokens', 'Cache read audio tokens', 'token', true, 1000, 'Audio read from the cache.'),
+    ('cache_write_audio_tokens', 'Cache write audio tokens', 'token', true, 1000, 'Audio written to the cache.'),
+    ('image_input_tokens', 'Image input tokens', 'token', true, 1000, 'Images the model sees.'),
+    ('image_output_tokens', 'Image output tokens', 'token', false, 1000, 'Images the model makes.'),
+    ('cache_read_image_tokens', 'Cache read image tokens', 'token', true, 1000, 'Images read from the cache.'),
+    ('video_input_tokens', 'Video input tokens', 'token', true, 1000, 'Video the model sees.'),
+    ('video_output_tokens', 'Video output tokens', 'token', false, 1000, 'Video the model makes.'),
+    ('cache_read_video_tokens', 'Cache read video tokens', 'token', true, 1000, 'Video read from the cache.'),
+    ('document_tokens', 'Document tokens', 'token', true, 1000, 'Documents the model reads.'),
+    ('cache_read_document_tokens', 'Cache read document tokens', 'token', true, 1000, 'Documents read from the cache.'),
+    ('tool_use_prompt_tokens', 'Tool use prompt tokens', 'token', true, 1000, 'Input that the provider''s tools added.'),
+    ('citation_tokens', 'Citation tokens', 'token', false, 1000, 'Text of cited sources, where a provider charges for it by itself.'),
+    ('images', 'Images', 'count', false, 1000, 'Images made.'),
+    ('images_0_5k', 'Images 0 5k', 'count', false, 1000, 'Images made in the resolution 0.5K, 512 on a side.'),
+    ('images_1k', 'Images 1k', 'count', false, 1000, 'Images made in the resolution 1K, 1,024 on a side.'),
+    ('images_1_5k', 'Images 1 5k', 'count', false, 1000, 'Images made in the resolution 1.5K, 1,536 on a side.'),
+    ('images_2k', 'Images 2k', 'count', false, 1000, 'Images made in the resolution 2K.'),
+    ('images_4k', 'Images 4k', 'count', false, 1000, 'Images made in the resolution 4K.'),
+    ('input_images', 'Input images', 'count', false, 1000, 'Images given.'),
+    ('pixels', 'Pixels', 'size', false, 1000, 'Pixels of images made.'),
+    ('input_pixels', 'Input pixels', 'size', false, 1000, 'Pixels of images given.'),
+    ('input_seconds', 'Input seconds', 'duration', false, 1, 'Seconds of audio given, or of a reserved model''s time.'),
+    ('input_video_seconds', 'Input video seconds', 'duration', false, 1, 'Seconds of video given.'),
+    ('output_seconds', 'Output seconds', 'duration', false, 1, 'Seconds of audio or video made.'),
+    ('output_seconds_480p', 'Output seconds 480p', 'duration', false, 1, 'Seconds of video made in 480p.'),
+    ('output_seconds_720p', 'Output seconds 720p', 'duration', false, 1, 'Seconds of video made in 720p.'),
+    ('output_seconds_768p', 'Output seconds 768p', 'duration', false, 1, 'Seconds of video made in 768p.'),
+    ('output_seconds_1080p', 'Output seconds 1080p', 'duration', false, 1, 'Seconds of video made in 1080p.'),
+    ('output_seconds_2k', 'Output seconds 2k', 'duration', false, 1, 'Seconds of video made in 2K.'),
+    ('output_seconds_4k', 'Output seconds 4k', 'duration', false, 1, 'Seconds of video made in 4K.'),
+    ('characters', 'Characters', 'size', false, 1000, 'Characters of text given.'),
+    ('output_characters', 'Output characters', 'size', false, 1000, 'Characters of text made.'),
+    ('pages', 'Pages', 'count', false, 1000, 'Pages read.'),
+    ('annotation_pages', 'Annotation pages', 'count', false, 1000, 'Pages annotated.'),
+    ('queries', 'Queries', 'count', false, 1000, 'Queries of a search or rerank model.'),
+    ('web_searches', 'Web searches', 'count', false, 1000, 'Searches of the web that a model made.'),
+    ('web_searches_low', 'Web searches low', 'count', false, 1000, 'Searches of the web with little search context.'),
+    ('web_searches_medium', 'Web searches medium', 'count', false, 1000, 'Searches of the web with medium search context.'),
+    ('web_searches_high', 'Web searches high', 'count', false, 1000, 'Searches of the web with much search context.'),
+    ('map_searches', 'Map searches', 'count', false, 1000, 'Searches of maps that a model made.'),
+    ('web_fetches', 'Web fetches', 'count', false, 1000, 'Web pages that a model fetched.'),
+    ('code_sessions', 'Code sessions', 'count', false, 1000, 'Sessions in which a model ran code.'),
+    ('text_messages', 'Text messages', 'count', false, 1000, 'Text messages given within a session of speech.'),
+    ('requests', 'Requests', 'count', false, 1000, 'Calls, each counted once.'),
+    ('products', 'Products', 'count', false, 1000, 'Whatever the platform makes and sells by the piece.'),
+    ('credits', 'Credits', 'count', false, 1, 'Credits in which a provider or platform counts; they come in parts, too.')
+) AS listed (unit_id, name, kind, counts_toward_context, step_thousandths, description)
+"""  # noqa: E501 -- one line for each unit.
 
 
 def upgrade() -> None:
@@ -137,17 +139,4 @@ def upgrade() -> None:
 ALTER TABLE metering.price_versions ALTER COLUMN rate_card SET NOT NULL
 """)
     op.execute("UPDATE metering.catalogue_state SET revision = revision + 1")
-    values = ", ".join(
-        f"({_quoted(unit_id)}, {_quoted(unit_id.replace('_', ' ').capitalize())}, {_quoted(description)},"
-        f" {_quoted(kind)}, {counts_toward_context}, {step_thousandths})"
-        for unit_id, kind, counts_toward_context, step_thousandths, description in _UNITS
-    )
-    op.execute(f"""
-INSERT INTO metering.units SELECT listed.*, false, revision, now(), now() FROM metering.catalogue_state, (
-    VALUES {values}
-) AS listed (unit_id, name, description, kind, counts_toward_context, step_thousandths)
-""")  # noqa: S608 -- constants of this file.
-
-
-def _quoted(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
+    op.execute(_SEEDS)

@@ -8,6 +8,8 @@ from typing import Final
 Value = str | bool | None | list["Value"] | dict[str, "Value"]
 """A value of a document. A number stays the text it was written as, so nothing is computed before it is checked."""
 
+NUMBER: Final = re.compile(r"[+-]?[0-9]{1,40}(?:\.[0-9]{0,40})?(?:[eE][+-]?[0-9]{1,3})?")
+"""A number whose digits are bounded before anything is computed with it, because of numbers such as `1e999999999`."""
 DEPTH_MAX: Final = 32
 ENTRY_BYTES_MAX: Final = 1_000_000
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")

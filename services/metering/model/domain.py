@@ -5,10 +5,11 @@ in the standard tier, below the first threshold of the card, and is priced by a 
 that took 0.9 µs, and the card 2.3. Both give the same nanos: a test compares them.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from functools import cached_property
 from operator import mul
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -32,7 +33,7 @@ NANOS: Final = 10**9
 TOKENS_PER_PRICE: Final = 10**6
 REQUESTS: Final = "requests"
 """The unit of which each usage has one, unless it says otherwise."""
-PRICE_MAX: Final = Decimal(10**9)
+_CLASS_UNITS: Final = frozenset(TOKEN_CLASS_UNITS.values())
 
 # The class whose price is used for a class without its own price.
 FALLBACKS: Final = {
@@ -97,7 +98,7 @@ class Plain(NamedTuple):
     """The largest input context for which this holds; None where there is no threshold."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PriceVersion:
     """The price of a model from a moment on, for everybody or for one organization."""
 
@@ -108,11 +109,11 @@ class PriceVersion:
     effective_time: datetime
     create_time: datetime
     source: str
-    plain: Plain | None = field(init=False, repr=False, compare=False)
-    """What prices most usage quickly; None for a card that it cannot express."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "plain", plain_rates(self.card))
+    @cached_property
+    def plain(self) -> Plain | None:
+        """What prices most usage quickly; None for a card that it cannot express. Made when it is first needed."""
+        return plain_rates(self.card)
 
 
 class Rated(NamedTuple):
@@ -137,25 +138,36 @@ def card_of(prices: Prices) -> RateCard:
 
 
 def prices_of(card: RateCard) -> Prices | None:
-    """Return the prices of token classes that a card says nothing else than; None where it says more."""
+    """Return the prices of token classes, where a card has no other rates; None where it has.
+
+    What units beside the token classes fall back to, and provider costs, change none of these prices.
+    """
     own = {rate.unit_id: rate for rate in card.rates}
     by_class = tuple(
         None if (rate := own.get(TOKEN_CLASS_UNITS[name])) is None else rate.price for name in TOKEN_CLASSES
     )
     request = own.get(REQUESTS)
     prices = Prices(card.currency_code, by_class, None if request is None else request.price)
-    customers = tuple(replace(rate, provider_cost=None) for rate in card.rates)
-    same = replace(card, rates=customers, provider_currency_code=None) == card_of(prices)
+    expected = card_of(prices)
+    customers = frozenset(replace(rate, provider_cost=None) for rate in card.rates)
+    without = _CLASS_UNITS - own.keys()
+    same = (
+        customers == frozenset(expected.rates)
+        and all(card.fallbacks.get(unit_id) == expected.fallbacks.get(unit_id) for unit_id in without)
+        and card.factor == 1
+    )
     return prices if same and None not in by_class[:2] else None
 
 
 def plain_rates(card: RateCard) -> Plain | None:
     """Return the rates by which most usage is priced; None for a card without rates for all token classes."""
-    rates = tuple(one for one in card.rates if one.unit_id in SEEDED_UNITS)
-    fallbacks = {unit: other for unit, other in card.fallbacks.items() if {unit, other} <= SEEDED_UNITS.keys()}
+    units = [TOKEN_CLASS_UNITS[name] for name in TOKEN_CLASSES]
+    reached = _reached([*units, REQUESTS], card.fallbacks)
+    # What is left out has no part in the prices of token classes. Most of a card is.
+    rates = tuple(one for one in card.rates if one.unit_id in reached and one.service_tier in (STANDARD_TIER, ANY_TIER))
+    fallbacks = {unit: other for unit, other in card.fallbacks.items() if unit in reached and other in reached}
     plan = replace(card, rates=rates, fallbacks=fallbacks).plan(STANDARD_TIER, SEEDED_UNITS)
     bracket = plan.brackets[0]
-    units = [TOKEN_CLASS_UNITS[name] for name in TOKEN_CLASSES]
     if any(unit not in bracket.weights for unit in units):
         return None
     costs = None
@@ -169,6 +181,18 @@ def plain_rates(card: RateCard) -> Plain | None:
         bracket.cost_weights.get(REQUESTS, 0),
         plan.thresholds[0] // THOUSANDTHS if plan.thresholds else None,
     )
+
+
+def _reached(units: Sequence[str], fallbacks: Mapping[str, str]) -> set[str]:
+    """Return the seeded units that have a part in the prices of some units: these, and what they fall back to."""
+    reached: set[str] = set()
+    waiting = list(units)
+    while waiting:
+        unit_id = waiting.pop()
+        if unit_id in SEEDED_UNITS and unit_id not in reached:
+            reached.add(unit_id)
+            waiting += [fallbacks[unit_id]] if unit_id in fallbacks else []
+    return reached
 
 
 def rate(
@@ -304,10 +328,3 @@ def format_rate(one: Rate) -> str:
     """Write a rate's price, with how many it is for unless that is one, such as `2.5/1000000`."""
     price = format_amount(one.price)
     return price if one.per == 1 else f"{price}/{one.per}"
-
-
-def is_usable_price(value: Decimal) -> bool:
-    """Return whether a price is from 0 to below 1,000,000,000 and has at most nine fraction digits."""
-    if not value.is_finite() or not 0 <= value < PRICE_MAX:
-        return False
-    return value == value.quantize(Decimal(1).scaleb(-9))

@@ -1,6 +1,6 @@
 """The use case of importing a price list. Entries are compared and stored while the catalogue is locked."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -13,8 +13,10 @@ from libs.common.database import Database, Transaction
 from libs.common.ids import new_id
 from services.metering.model import store
 from services.metering.model.catalogue import Catalogue
-from services.metering.model.domain import Model, PriceVersion, card_of
+from services.metering.model.domain import Model, PriceVersion
 from services.metering.model.price_list import ListedModel, PriceList, SkippedEntry
+from services.metering.model.rate_changes import RateChange, rate_changes, same_prices
+from services.metering.model.units import Units
 
 _log = structlog.get_logger("price import")
 _BATCH_ENTRIES: Final = 200
@@ -22,6 +24,7 @@ _BATCH_ENTRIES: Final = 200
 IMPORTED: Final = "IMPORTED"
 UNCHANGED: Final = "UNCHANGED"
 SKIPPED: Final = "SKIPPED"
+KEPT: Final = "KEPT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class ImportOutcome:
     price_version_id: str = ""
     warnings: Sequence[str] = ()
     ignored_price_keys: Sequence[str] = ()
+    changes: Sequence[RateChange] = ()
+    """What the import would change; only where nothing is to be changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,14 @@ class _Import:
     now: datetime
     revision: int
     validate_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the catalogue has of the models of a batch."""
+
+    prices: Mapping[str, PriceVersion]
+    set_by_hand: Set[str]
 
 
 def _ignore(_decided: int) -> None:
@@ -59,6 +72,11 @@ class PriceImport:
         self._catalogue = catalogue
         self._clock = clock
 
+    async def units(self) -> Units:
+        """Return the units that a list may have rates of."""
+        await self._catalogue.refresh_for_unknown()
+        return self._catalogue.units
+
     async def run(
         self,
         entries: PriceList,
@@ -70,7 +88,8 @@ class PriceImport:
     ) -> list[ImportOutcome]:
         """Add the models of a list that the catalogue does not have, and the prices that differ from those in force.
 
-        The import is one transaction. `on_progress` is called with the number of entries done so far.
+        A model whose price was set by hand keeps it. The import is one transaction. `on_progress` is called with the
+        number of entries done so far.
         """
         now = self._clock.now()
         outcomes: list[ImportOutcome] = []
@@ -94,8 +113,11 @@ async def _import_batch(
     connection: Transaction, entries: Sequence[ListedModel | SkippedEntry], work: _Import
 ) -> list[ImportOutcome]:
     listed = [entry for entry in entries if isinstance(entry, ListedModel)]
-    in_force = await store.prices_in_force(connection, [entry.model_id for entry in listed], work.effective_time)
-    outcomes = [_decide(entry, in_force, work) for entry in entries]
+    names = [entry.model_id for entry in listed]
+    known = _Known(
+        await store.prices_in_force(connection, names, work.effective_time), await store.set_by_hand(connection, names)
+    )
+    outcomes = [_decide(entry, known, work) for entry in entries]
     if work.validate_only:
         return [replace(outcome, price_version_id="") for outcome in outcomes]
     by_name = {entry.model_id: entry for entry in listed}
@@ -111,17 +133,24 @@ async def _import_batch(
     ]
 
 
-def _decide(entry: ListedModel | SkippedEntry, in_force: Mapping[str, PriceVersion], work: _Import) -> ImportOutcome:
+def _decide(entry: ListedModel | SkippedEntry, known: _Known, work: _Import) -> ImportOutcome:
     if isinstance(entry, SkippedEntry):
         return ImportOutcome(entry.model_id, SKIPPED, entry.reason)
-    known = in_force.get(entry.model_id)
-    if known is not None and known.card == card_of(entry.prices):
-        result, price_version_id = UNCHANGED, known.price_version_id
-    elif known is not None and known.effective_time == work.effective_time:
+    held = known.prices.get(entry.model_id)
+    changes: Sequence[RateChange] = ()
+    if held is not None and same_prices(held.card, entry.card):
+        result, price_version_id = UNCHANGED, held.price_version_id
+    elif entry.model_id in known.set_by_hand:
+        result, price_version_id = KEPT, "" if held is None else held.price_version_id
+    elif held is not None and held.effective_time == work.effective_time:
         return ImportOutcome(entry.model_id, SKIPPED, "another price takes effect at the same moment")
     else:
         result, price_version_id = IMPORTED, new_id()
-    return ImportOutcome(entry.model_id, result, "", price_version_id, entry.warnings, entry.ignored_price_keys)
+        if work.validate_only:
+            changes = rate_changes(None if held is None else held.card, entry.card)
+    return ImportOutcome(
+        entry.model_id, result, "", price_version_id, entry.warnings, entry.ignored_price_keys, changes
+    )
 
 
 async def _store(connection: Transaction, added: Sequence[tuple[Model, PriceVersion]], revision: int) -> dict[str, str]:
@@ -163,7 +192,7 @@ def _version(entry: ListedModel, price_version_id: str, work: _Import) -> PriceV
         price_version_id=price_version_id,
         model_id=entry.model_id,
         organization_id=None,
-        card=card_of(entry.prices),
+        card=entry.card,
         effective_time=work.effective_time,
         create_time=work.now,
         source=work.source,

@@ -1,33 +1,33 @@
 """Reads price lists: LiteLLM's public price map, and our own YAML. Numbers never pass through floating point.
 
 Each entry is validated by itself; one that cannot be used is skipped with a reason. Whatever of a usable entry is cut
-or left out is listed in its warnings, and prices that are not supported in `ignored_price_keys`.
+or left out is listed in its warnings, and prices that no rate holds in `ignored_price_keys`.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import partial
+from typing import Final, TypeVar
 
-from libs.common.amount import format_amount
 from libs.common.errors import FieldViolation, InvalidArgument
-from services.metering.model.document import Entry, Flawed, Unreadable, Value, shown
-from services.metering.model.domain import TOKENS_PER_PRICE, Prices, is_usable_price
+from services.metering.model.document import NUMBER, Entry, Flawed, Unreadable, Value, shown
 from services.metering.model.json_document import json_entries
+from services.metering.model.litellm_prices import ListedPrices, read_price_map
+from services.metering.model.rate_checks import RATES_MAX, with_margin
+from services.metering.model.rates import RateCard
+from services.metering.model.units import SEEDED_UNITS, Units
 from services.metering.model.yaml_document import yaml_entries
-from services.metering.tables import TOKEN_CLASSES
+from services.metering.model.yaml_prices import PRICE_KEYS, put_margin, read_card
 
 ENTRIES_MAX: Final = 200_000
 NAME_LENGTH_MAX: Final = 256
-_REASON_LENGTH_MAX: Final = 256
+_REASON_LENGTH_MAX: Final = 4_096
+_WARNING_LENGTH_MAX: Final = 256
 _MODEL_ID: Final = re.compile(r"[!-~]{1,256}")
-_CURRENCY_CODE: Final = re.compile(r"[A-Z][A-Z0-9]{1,11}")
-# The numbers of digits are bounded before anything is computed, because of numbers such as `1e999999999`.
-_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,40}(?:\.[0-9]{0,40})?(?:[eE][+-]?[0-9]{1,3})?")
-# The precision is enough for every product of such a number with the factors used here, so nothing is rounded.
-_EXACT: Final = Context(prec=100, Emax=9_999, Emin=-9_999, traps=[InvalidOperation, Overflow, Inexact])
 _COUNT_MAX: Final = 10**9
 _NOT_A_MODEL: Final = "sample_spec"
 
@@ -42,27 +42,24 @@ _METADATA_VALUE_LENGTH_MAX: Final = 512
 _WARNINGS_MAX: Final = 16
 _IGNORED_PRICE_KEYS_MAX: Final = 64
 
-# LiteLLM's name of each class's price per token.
-_LITELLM_PRICES: Final = {
-    "input": "input_cost_per_token",
-    "output": "output_cost_per_token",
-    "cache_read": "cache_read_input_token_cost",
-    "cache_write": "cache_creation_input_token_cost",
-    "reasoning": "output_cost_per_reasoning_token",
-    "audio_input": "input_cost_per_audio_token",
-    "audio_output": "output_cost_per_audio_token",
-    "image": "input_cost_per_image_token",
-}
-_LITELLM_PER_REQUEST: Final = "input_cost_per_request"
-_UNDERSTOOD: Final = {*_LITELLM_PRICES.values(), _LITELLM_PER_REQUEST}
-_NAMES_A_PRICE: Final = re.compile(r"cost|price|pricing")
-# Modes of models without output tokens, for which a missing output price means free.
-_MODES_WITHOUT_OUTPUT: Final = {"embedding", "rerank", "moderation", "moderations"}
-
 _YAML_KEYS: Final = {
     *("model_id", "provider", "display_name", "description", "capabilities"),
-    *("context_length", "max_output_tokens", "metadata", "currency_code", "prices"),
+    *("context_length", "max_output_tokens", "metadata"),
+    *PRICE_KEYS,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a list is read."""
+
+    wanted: Sequence[str] = ()
+    """Only these models, where there are any."""
+    allow_partial: bool = False
+    """Whether entries come in without the prices that no rate holds."""
+    margin: Decimal | None = None
+    """What the listed prices, which are kept as provider costs, are multiplied with for customers."""
+    units: Units = field(default_factory=lambda: SEEDED_UNITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +74,11 @@ class ListedModel:
     context_length: int
     max_output_tokens: int
     metadata: Mapping[str, str]
-    prices: Prices
+    card: RateCard
     warnings: tuple[str, ...] = ()
     """What was cut, left out or treated as unknown."""
     ignored_price_keys: tuple[str, ...] = ()
-    """The keys of the entry's prices that are not supported."""
+    """The keys of the entry's prices that no rate holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,52 +91,101 @@ class SkippedEntry:
 
 
 PriceList = list[ListedModel | SkippedEntry]
+_T = TypeVar("_T")
+_USUAL: Final = Terms()
 
 
-def read_litellm(document: bytes, wanted: Sequence[str], *, field: str = "litellm_json") -> PriceList:
+_Draft = Callable[[RateCard, Sequence[str], tuple[str, ...]], ListedModel]
+"""Makes the model of an entry from its card, remarks on its prices, and the price keys that are left out."""
+
+
+def read_litellm(document: bytes, terms: Terms = _USUAL, *, field: str = "litellm_json") -> PriceList:
     """Read LiteLLM's price map; raises InvalidArgument, naming the field, when it is not a JSON object."""
-    return _read(field, lambda: json_entries(document), wanted, _litellm_model)
+    reading = _Reading(terms.wanted)
+    drafts: list[tuple[str, _Draft | SkippedEntry]] = []
+
+    def usable() -> Iterator[tuple[str, Mapping[str, Value]]]:
+        # All entries are priced, since one that is wanted may be an alias of one that is not.
+        for entry in reading.each(json_entries(document)):
+            draft = _judge(entry, _litellm_draft) if reading.wants(entry.name) else None
+            if draft is not None:
+                drafts.append((entry.name, draft))
+            if isinstance(entry.value, dict) and not entry.flaw and entry.name != _NOT_A_MODEL:
+                yield entry.name, entry.value
+
+    with _named(field):
+        prices = read_price_map(usable(), allow_partial=terms.allow_partial)
+    judged = (
+        draft if isinstance(draft, SkippedEntry) else _attempt(name, partial(_priced, draft, prices[name], terms))
+        for name, draft in drafts
+    )
+    return reading.whole(judged)
 
 
-def read_yaml(document: bytes, wanted: Sequence[str], *, field: str = "yaml") -> PriceList:
+def read_yaml(document: bytes, terms: Terms = _USUAL, *, field: str = "yaml") -> PriceList:
     """Read our own YAML; raises InvalidArgument, naming the field, when it has no list of models."""
-    return _read(field, lambda: yaml_entries(document), wanted, _yaml_model)
+    reading = _Reading(terms.wanted)
+    with _named(field):
+        return reading.whole(
+            _judge(entry, partial(_yaml_model, terms))
+            for entry in reading.each(yaml_entries(document))
+            if reading.wants(entry.name)
+        )
 
 
-def _read(
-    field: str,
-    entries_of: Callable[[], Iterable[Entry]],
-    wanted: Sequence[str],
-    model_of: Callable[[Entry, "_Remarks"], ListedModel],
-) -> PriceList:
-    chosen = set(wanted)
-    names: Counter[str] = Counter()
-    result: PriceList = []
-    count = 0
+@contextmanager
+def _named(field: str) -> Iterator[None]:
+    """Name the field of a document that cannot be read."""
     try:
-        for entry in entries_of():
-            names[entry.name] += 1
-            count += 1
-            if count > ENTRIES_MAX:
-                raise Unreadable(f"has more than {ENTRIES_MAX} entries")
-            if not chosen or entry.name in chosen:
-                result.append(_judge(entry, model_of))
+        yield
     except Unreadable as error:
         raise InvalidArgument([FieldViolation(field, str(error))]) from None
-    doubled = {name for name, count in names.items() if count > 1 and _MODEL_ID.fullmatch(name)}
-    result = [_skipped(one.model_id, "stands twice in the list") if one.model_id in doubled else one for one in result]
-    return result + [_skipped(name, "is not in the list") for name in dict.fromkeys(wanted) if name not in names]
 
 
-def _judge(entry: Entry, model_of: Callable[[Entry, "_Remarks"], ListedModel]) -> ListedModel | SkippedEntry:
-    try:
+class _Reading:
+    """Counts the entries of a document, and finds those that are wanted or stand twice."""
+
+    def __init__(self, wanted: Sequence[str]) -> None:
+        self._wanted = dict.fromkeys(wanted)
+        self._names: Counter[str] = Counter()
+
+    def wants(self, name: str) -> bool:
+        return not self._wanted or name in self._wanted
+
+    def each(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Yield the entries; raises Unreadable for too many."""
+        for count, entry in enumerate(entries):
+            if count == ENTRIES_MAX:
+                raise Unreadable(f"has more than {ENTRIES_MAX} entries")
+            self._names[entry.name] += 1
+            yield entry
+
+    def whole(self, judged: Iterable[ListedModel | SkippedEntry]) -> PriceList:
+        """Return what became of all entries; of those that stand twice, none is used."""
+        result = list(judged)
+        doubled = {name for name, count in self._names.items() if count > 1 and _MODEL_ID.fullmatch(name)}
+        result = [
+            _skipped(one.model_id, "stands twice in the list") if one.model_id in doubled else one for one in result
+        ]
+        return result + [_skipped(name, "is not in the list") for name in self._wanted if name not in self._names]
+
+
+def _judge(entry: Entry, read: Callable[[Entry, "_Remarks"], _T]) -> _T | SkippedEntry:
+    def judge() -> _T:
         if _MODEL_ID.fullmatch(entry.name) is None:
             raise Flawed("has a name that is not a model id: 1 to 256 visible ASCII characters")
         if entry.flaw:
             raise Flawed(entry.flaw)
-        return model_of(entry, _Remarks())
+        return read(entry, _Remarks())
+
+    return _attempt(entry.name, judge)
+
+
+def _attempt(name: str, judge: Callable[[], _T]) -> _T | SkippedEntry:
+    try:
+        return judge()
     except Flawed as flaw:
-        return _skipped(entry.name, str(flaw))
+        return _skipped(name, str(flaw))
 
 
 def _skipped(name: str, reason: str) -> SkippedEntry:
@@ -153,58 +199,69 @@ class _Remarks:
         self._warnings: list[str] = []
 
     def add(self, text: str) -> None:
-        self._warnings.append(shown(text, _REASON_LENGTH_MAX))
+        self._warnings.append(shown(text, _WARNING_LENGTH_MAX))
 
     def all(self) -> tuple[str, ...]:
         more = len(self._warnings) - _WARNINGS_MAX
         return (*self._warnings[:_WARNINGS_MAX], *([f"and {more} more warnings"] if more > 0 else []))
 
 
-def _litellm_model(entry: Entry, remarks: _Remarks) -> ListedModel:
+def _litellm_draft(entry: Entry, remarks: _Remarks) -> _Draft:
     listed = entry.value
     if entry.name == _NOT_A_MODEL or not isinstance(listed, dict):
         raise Flawed("is not a model")
-    by_class = {name: _price(key, listed.get(key), TOKENS_PER_PRICE) for name, key in _LITELLM_PRICES.items()}
     mode = _text("mode", listed.get("mode"), _METADATA_VALUE_LENGTH_MAX, remarks)
-    if by_class["input"] is None:
-        raise Flawed("has no price per input token")
-    if by_class["output"] is None:
-        if mode not in _MODES_WITHOUT_OUTPUT:
-            raise Flawed("has no price per output token")
-        by_class["output"] = Decimal(0)
-    per_request = _price(_LITELLM_PER_REQUEST, listed.get(_LITELLM_PER_REQUEST))
     supported = [k.removeprefix("supports_") for k, v in listed.items() if k.startswith("supports_") and v is True]
-    return ListedModel(
-        model_id=entry.name,
-        provider=_text("litellm_provider", listed.get("litellm_provider"), _PROVIDER_LENGTH_MAX, remarks),
-        display_name="",
-        description="",
-        capabilities=_capabilities(supported, remarks),
-        context_length=_count(listed, ("max_input_tokens", "max_tokens"), remarks),
-        max_output_tokens=_count(listed, ("max_output_tokens", "max_tokens"), remarks),
-        metadata={"mode": mode} if mode else {},
-        prices=Prices("USD", tuple(by_class[name] for name in TOKEN_CLASSES), per_request),
-        ignored_price_keys=_ignored_price_keys(listed),
-        warnings=remarks.all(),
-    )
+    provider = _text("litellm_provider", listed.get("litellm_provider"), _PROVIDER_LENGTH_MAX, remarks)
+    capabilities = _capabilities(supported, remarks)
+    context_length = _count(listed, ("max_input_tokens", "max_tokens"), remarks)
+    max_output_tokens = _count(listed, ("max_output_tokens", "max_tokens"), remarks)
+
+    def model(card: RateCard, notes: Sequence[str], left_out: tuple[str, ...]) -> ListedModel:
+        for note in notes:
+            remarks.add(note)
+        return ListedModel(
+            model_id=entry_name,
+            provider=provider,
+            display_name="",
+            description="",
+            capabilities=capabilities,
+            context_length=context_length,
+            max_output_tokens=max_output_tokens,
+            metadata={"mode": mode} if mode else {},
+            card=card,
+            warnings=remarks.all(),
+            ignored_price_keys=left_out,
+        )
+
+    entry_name = entry.name  # The draft must not keep the parsed entry in memory.
+    return model
 
 
-def _ignored_price_keys(listed: Mapping[str, Value]) -> tuple[str, ...]:
-    ignored = sorted(
-        shown(key) for key, value in listed.items()
-        if value is not None and key not in _UNDERSTOOD and _NAMES_A_PRICE.search(key)
-    )  # fmt: skip
+def _priced(draft: _Draft, prices: ListedPrices, terms: Terms) -> ListedModel:
+    if prices.card is None:
+        raise Flawed(prices.reason)
+    if len(prices.card.rates) > RATES_MAX:
+        raise Flawed(f"has more than {RATES_MAX:,} prices")
+    archived = {rate.unit_id for rate in prices.card.rates if terms.units[rate.unit_id].archived}
+    if archived:
+        raise Flawed(f"has prices of archived units: {', '.join(sorted(archived))}")
+    card = prices.card if terms.margin is None else with_margin(prices.card, terms.margin)
+    notes = [f"{note.key} {note.text}" for note in prices.notes]
+    return draft(card, notes, _ignored([remark.key for remark in prices.left_out]))
+
+
+def _ignored(keys: Sequence[str]) -> tuple[str, ...]:
+    ignored = sorted(dict.fromkeys(keys))
     more = len(ignored) - _IGNORED_PRICE_KEYS_MAX
     return (*ignored[:_IGNORED_PRICE_KEYS_MAX], *([f"and {more} more"] if more > 0 else []))
 
 
-def _yaml_model(entry: Entry, remarks: _Remarks) -> ListedModel:
+def _yaml_model(terms: Terms, entry: Entry, remarks: _Remarks) -> ListedModel:
     listed = entry.value
     if not isinstance(listed, dict):
         raise Flawed("is not a model")
-    currency_code, prices = listed.get("currency_code"), listed.get("prices")
-    if not isinstance(currency_code, str) or _CURRENCY_CODE.fullmatch(currency_code) is None:
-        raise Flawed("has no currency_code")
+    card = read_card(listed, terms.units)
     unknown = sorted(set(listed) - _YAML_KEYS)
     if unknown:
         remarks.add(f"unknown keys are left out: {', '.join(unknown)}")
@@ -217,33 +274,9 @@ def _yaml_model(entry: Entry, remarks: _Remarks) -> ListedModel:
         context_length=_count(listed, ("context_length",), remarks),
         max_output_tokens=_count(listed, ("max_output_tokens",), remarks),
         metadata=_metadata(listed.get("metadata"), remarks),
-        prices=_yaml_prices(currency_code, prices),
+        card=card if terms.margin is None else put_margin(card, terms.margin),
         warnings=remarks.all(),
     )
-
-
-def _yaml_prices(currency_code: str, listed: Value) -> Prices:
-    if not isinstance(listed, dict):
-        raise Flawed("has no prices")
-    unknown = sorted(set(listed) - {*TOKEN_CLASSES, "per_request"})
-    if unknown:
-        raise Flawed(f"has prices of unknown classes: {', '.join(unknown)}")
-    by_class = tuple(_price(token_class, listed.get(token_class)) for token_class in TOKEN_CLASSES)
-    if by_class[0] is None or by_class[1] is None:
-        raise Flawed("has no price of input or output")
-    return Prices(currency_code, by_class, _price("per_request", listed.get("per_request")))
-
-
-def _price(key: str, value: Value, factor: int = 1) -> Decimal | None:
-    """Return a listed price times the factor; None where the entry has none."""
-    if value is None:
-        return None
-    if not isinstance(value, str) or _NUMBER.fullmatch(value) is None:
-        raise Flawed(f"has a price that is not a number of at most 80 digits: {key}")
-    price = _EXACT.multiply(Decimal(value), Decimal(factor))
-    if not is_usable_price(price):
-        raise Flawed(f"has a price that is negative, 1,000,000,000 or more, or finer than a billionth: {key}")
-    return Decimal(format_amount(price))
 
 
 def _count(listed: Mapping[str, Value], keys: Sequence[str], remarks: _Remarks) -> int:
@@ -251,7 +284,7 @@ def _count(listed: Mapping[str, Value], keys: Sequence[str], remarks: _Remarks) 
     key, value = next(((key, listed[key]) for key in keys if listed.get(key) is not None), ("", None))
     if value is None:
         return 0
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
+    if isinstance(value, str) and NUMBER.fullmatch(value):
         count = Decimal(value)
         if 0 <= count <= _COUNT_MAX and count == count.to_integral_value():
             return int(count)

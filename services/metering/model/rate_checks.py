@@ -13,7 +13,7 @@ from services.metering.model.units import Units, check_unit
 PERS: Final = (1, 1_000, PER_MAX)
 PRICE_MAX: Final = Decimal(10**9)
 ABOVE_MAX: Final = 10**9
-RATES_MAX: Final = 1_000
+RATES_MAX: Final = 512
 FACTOR_MAX: Final = Decimal(1_000)
 _CURRENCY_CODE: Final = re.compile(r"[A-Z][A-Z0-9]{1,11}")
 _SERVICE_TIER: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")

@@ -1,49 +1,52 @@
 """The gRPC service of models and prices: requests are parsed, use cases called, responses rendered."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
-from decimal import Decimal
+from functools import partial
 from typing import Final
 
 import grpc
 
-from libs.common.amount import format_amount
 from libs.common.call import require_membership
 from libs.common.errors import FieldViolation, InvalidArgument, Overloaded
 from libs.common.ids import is_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size
-from libs.common.timestamps import parse_optional_time, render_time, time_of_text, time_text
+from libs.common.timestamps import parse_optional_time, time_of_text, time_text
 from libs.common.validation import Reader
-from services.metering.model.domain import (
-    REQUESTS,
-    Model,
-    Prices,
-    PriceVersion,
-    Tokens,
-    card_of,
-    format_nanos,
-    prices_of,
-)
-from services.metering.model.models import Models
+from services.metering.model.domain import Model
+from services.metering.model.models import Call, Models, NewPrice
 from services.metering.model.parsing import (
-    CATALOGUE,
-    LITELLM,
     ReceivedPriceList,
+    check_price,
+    read_import,
+    read_price,
+    read_used,
     receive_options,
     receive_price_list,
     repeatable,
 )
 from services.metering.model.price_import import ImportOutcome, PriceImport
-from services.metering.model.price_list import read_litellm, read_yaml
-from services.metering.model.rates import Line
-from services.metering.model.rendering import answer_bytes_max, render_outcome, summary_of
-from services.metering.model.units import TOKEN_CLASS_UNITS
-from services.metering.tables import TOKEN_CLASSES
-from tollhouse.common.v1 import amount_pb2
+from services.metering.model.price_list import PriceList
+from services.metering.model.rates import STANDARD_TIER, RateCard
+from services.metering.model.rendering import (
+    ANSWER_BYTES_MAX,
+    answer_bytes_max,
+    outcome_parts,
+    render_card,
+    render_estimate,
+    render_import,
+    render_model,
+    render_prices,
+    render_version,
+    summary_of,
+    versions_that_fit,
+)
+from services.metering.model.units import Units
 from tollhouse.metering.v1 import model_pb2 as pb
 from tollhouse.metering.v1 import model_pb2_grpc as rpc
 
+_BY_HAND: Final = "price_set_by_hand"
 _UPDATABLE: Final = (
     "provider",
     "display_name",
@@ -53,15 +56,11 @@ _UPDATABLE: Final = (
     "max_output_tokens",
     "active",
     "metadata",
+    _BY_HAND,
 )
-
-# Clients accept messages of up to 4 MiB.
-_ANSWER_BYTES_MAX: Final = 4_000_000
 # Less than the age at which the server closes a connection, so that the caller is told the reason.
 _STREAMED_IMPORT_MAX_S: Final = 240.0
 _PROGRESS_EVERY_S: Final = 0.5
-# So few that the message stays below 4 MiB even if every outcome has the most warnings it can have.
-_OUTCOMES_PER_MESSAGE: Final = 100
 
 
 class ModelServicer(rpc.ModelServiceServicer):
@@ -76,7 +75,9 @@ class ModelServicer(rpc.ModelServiceServicer):
     def readers(self) -> Mapping[str, Reader]:
         """What checks requests beyond their annotations, by the names of the RPCs."""
         return {
-            "UpdateModel": _require_mask,
+            "UpdateModel": _check_update,
+            "SetPrice": lambda request: check_price(request, self._models.units),
+            "EstimateCost": lambda request: _read_call(request, self._models.units),
         }
 
     async def CreateModel(
@@ -109,7 +110,7 @@ class ModelServicer(rpc.ModelServiceServicer):
     async def UpdateModel(
         self, request: pb.UpdateModelRequest, context: grpc.aio.ServicerContext
     ) -> pb.UpdateModelResponse:
-        _require_mask(request)
+        _check_update(request)
         answer, replayed = await self._models.update(
             request.model_id,
             {path: _plain(path, request) for path in request.update_mask.paths},
@@ -124,30 +125,18 @@ class ModelServicer(rpc.ModelServiceServicer):
     async def ImportModels(
         self, request: pb.ImportModelsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ImportModelsResponse:
-        wanted = list(request.model_ids)
+        received = read_import(request)
+        units = await self._price_import.units()
         # Parsing takes a fraction of a second, so it runs in a thread and does not block other calls.
-        if request.WhichOneof("document") == "litellm_json":
-            entries = await asyncio.to_thread(read_litellm, request.litellm_json, wanted)
-            field, source = "litellm_json", LITELLM
-        else:
-            entries = await asyncio.to_thread(read_yaml, request.yaml, wanted)
-            field, source = "yaml", CATALOGUE
-        if answer_bytes_max(entries) > _ANSWER_BYTES_MAX:
-            what = "has more entries than fit into one response; use StreamImportModels"
-            raise InvalidArgument([FieldViolation(field, what)])
-        outcomes = await self._price_import.run(
-            entries,
-            source=source,
-            effective_time=_effective_time(request),
-            validate_only=request.validate_only,
-        )
-        summary = summary_of(outcomes)
-        return pb.ImportModelsResponse(
-            outcomes=map(render_outcome, outcomes),
-            imported_count=summary.imported_count,
-            unchanged_count=summary.unchanged_count,
-            skipped_count=summary.skipped_count,
-        )
+        entries = await asyncio.to_thread(received.read, units)
+        too_long = "has more entries than fit into one response; use StreamImportModels"
+        if answer_bytes_max(entries) > ANSWER_BYTES_MAX:
+            raise InvalidArgument([FieldViolation(received.field, too_long)])
+        response = render_import(await self._run_import(received, entries))
+        # How long the changes are is known at last, and an import that shows them changes nothing.
+        if response.ByteSize() > ANSWER_BYTES_MAX:
+            raise InvalidArgument([FieldViolation(received.field, too_long)])
+        return response
 
     async def StreamImportModels(
         self, request_iterator: AsyncIterator[pb.StreamImportModelsRequest], context: grpc.aio.ServicerContext
@@ -173,21 +162,25 @@ class ModelServicer(rpc.ModelServiceServicer):
         finally:
             importing.cancel()
         outcomes = await importing
-        for start in range(0, len(outcomes), _OUTCOMES_PER_MESSAGE):
-            part = map(render_outcome, outcomes[start : start + _OUTCOMES_PER_MESSAGE])
-            yield pb.StreamImportModelsResponse(outcomes=pb.ImportOutcomes(outcomes=part))
+        for part in outcome_parts(outcomes):
+            yield pb.StreamImportModelsResponse(outcomes=part)
         yield pb.StreamImportModelsResponse(summary=summary_of(outcomes))
 
     async def _import_with_progress(
         self, received: ReceivedPriceList, progress: pb.ImportProgress
     ) -> list[ImportOutcome]:
         """Parse and import a list, and update `progress` meanwhile."""
-        entries = await asyncio.to_thread(received.read)
+        entries = await asyncio.to_thread(received.read, await self._price_import.units())
         progress.entry_count = len(entries)
 
         def on_progress(decided: int) -> None:
             progress.decided_count = decided
 
+        return await self._run_import(received, entries, on_progress)
+
+    async def _run_import(
+        self, received: ReceivedPriceList, entries: PriceList, on_progress: Callable[[int], None] = lambda _: None
+    ) -> list[ImportOutcome]:
         return await self._price_import.run(
             entries,
             source=received.source,
@@ -197,19 +190,19 @@ class ModelServicer(rpc.ModelServiceServicer):
         )
 
     async def SetPrice(self, request: pb.SetPriceRequest, context: grpc.aio.ServicerContext) -> pb.SetPriceResponse:
-        effective_time = _effective_time(request)
-        prices = _read_prices(request.currency_code, request.prices)
-        organization_id = request.organization_id.lower() or None
-        if request.validate_only:
-            await self._models.check_price(request.model_id, organization_id, effective_time)
-            return pb.SetPriceResponse(price_version=_preview(request))
-        answer, replayed = await self._models.set_price(
+        price = NewPrice(
             model_id=request.model_id,
-            organization_id=organization_id,
-            card=card_of(prices),
-            effective_time=effective_time,
-            repeatable=repeatable(request.request_id, "SetPrice", request),
-            render=lambda version: pb.SetPriceResponse(price_version=render_version(version)).SerializeToString(),
+            organization_id=request.organization_id.lower() or None,
+            effective_time=_effective_time(request),
+            base_version_id=request.margin.price_version_id.lower(),
+            read_card=partial(read_price, request),
+        )
+        if request.validate_only:
+            return pb.SetPriceResponse(price_version=_preview(request, await self._models.check_price(price)))
+        answer, replayed = await self._models.set_price(
+            price,
+            repeatable(request.request_id, "SetPrice", request),
+            lambda version: pb.SetPriceResponse(price_version=render_version(version)).SerializeToString(),
         )
         response = pb.SetPriceResponse.FromString(answer)
         response.replayed = replayed
@@ -228,101 +221,36 @@ class ModelServicer(rpc.ModelServiceServicer):
             before=_read_price_token(request.page_token, fingerprint),
             limit=limit,
         )
+        rendered = versions_that_fit(versions)
         token = ""
-        if len(versions) == limit:
-            last = versions[-1]
+        if len(rendered) == limit or len(rendered) < len(versions):
+            last = versions[len(rendered) - 1]
             token = encode_page_token(time_text(last.effective_time), last.price_version_id, fingerprint=fingerprint)
-        return pb.ListPricesResponse(price_versions=map(render_version, versions), next_page_token=token)
+        return pb.ListPricesResponse(price_versions=rendered, next_page_token=token)
 
     async def EstimateCost(
         self, request: pb.EstimateCostRequest, context: grpc.aio.ServicerContext
     ) -> pb.EstimateCostResponse:
         if request.organization_id:
             require_membership(request.organization_id)
-        estimate = await self._models.estimate(
-            model_id=request.model_id,
-            organization_id=request.organization_id.lower(),
-            tokens=read_tokens(request.tokens),
-            occur_time=parse_optional_time("occur_time", request.occur_time, present=request.HasField("occur_time")),
-        )
-        return pb.EstimateCostResponse(
-            cost=render_nanos(estimate.version.card.currency_code, estimate.priced.amount_nanos),
-            price_version_id=estimate.version.price_version_id,
-            lines=map(render_line, estimate.priced.lines),
-        )
+        occur_time = parse_optional_time("occur_time", request.occur_time, present=request.HasField("occur_time"))
+        estimate = await self._models.estimate(partial(_read_call, request), occur_time)
+        return render_estimate(estimate)
 
 
-def read_tokens(tokens: pb.TokenCounts) -> Tokens:
-    return (
-        tokens.input,
-        tokens.output,
-        tokens.cache_read,
-        tokens.cache_write,
-        tokens.reasoning,
-        tokens.audio_input,
-        tokens.audio_output,
-        tokens.image,
-    )
-
-
-def render_nanos(currency_code: str, nanos: int) -> amount_pb2.Amount:
-    return amount_pb2.Amount(currency_code=currency_code, value=format_nanos(nanos))
-
-
-def render_model(model: Model) -> pb.Model:
-    return pb.Model(
-        model_id=model.model_id,
-        provider=model.provider,
-        display_name=model.display_name,
-        description=model.description,
-        capabilities=model.capabilities,
-        context_length=model.context_length,
-        max_output_tokens=model.max_output_tokens,
-        active=model.active,
-        metadata=model.metadata,
-        create_time=render_time(model.create_time),
-        update_time=render_time(model.update_time),
-        etag=str(model.revision),
-    )
-
-
-def render_version(version: PriceVersion) -> pb.PriceVersion:
-    return pb.PriceVersion(
-        price_version_id=version.price_version_id,
-        model_id=version.model_id,
-        organization_id=version.organization_id or "",
-        currency_code=version.card.currency_code,
-        prices=_render_prices(prices_of(version.card)),
-        effective_time=render_time(version.effective_time),
-        create_time=render_time(version.create_time),
-        source=version.source,
-    )
-
-
-def _render_prices(prices: Prices | None) -> pb.TokenPrices | None:
-    if prices is None:
-        return None
-    listed = dict(zip(TOKEN_CLASSES, prices.by_class, strict=True)) | {"per_request": prices.per_request}
-    return pb.TokenPrices(**{name: format_amount(price) for name, price in listed.items() if price is not None})
-
-
-_CLASSES: Final = {unit: name for name, unit in TOKEN_CLASS_UNITS.items()} | {REQUESTS: "request"}
-
-
-def render_line(line: Line) -> pb.CostLine:
-    rate = line.applied.rate
-    return pb.CostLine(
-        token_class=_CLASSES.get(line.unit_id, ""),
-        quantity=int(line.quantity),
-        unit_price=format_amount(rate.price),
-        unit=line.unit_id,
-        quantity_value=format(line.quantity.normalize(), "f"),
-        per=rate.per,
-        service_tier=rate.service_tier,
-        above=rate.above,
-        amount=format(line.amount.normalize(), "f"),
-        provider_cost="" if line.provider_cost is None else format(line.provider_cost.normalize(), "f"),
-        reason=line.applied.why,
+def _read_call(request: pb.EstimateCostRequest, units: Units) -> Call:
+    violations: list[FieldViolation] = []
+    total_tokens = request.total_tokens if request.HasField("total_tokens") else None
+    used = read_used(request.tokens, request.quantities, total_tokens, units, violations)
+    if violations:
+        raise InvalidArgument(violations)
+    return Call(
+        model_id=request.model_id,
+        organization_id=request.organization_id.lower(),
+        tokens=used.tokens,
+        quantities=used.quantities,
+        total_tokens=used.total_tokens,
+        service_tier=request.service_tier or STANDARD_TIER,
     )
 
 
@@ -344,10 +272,16 @@ def _new_model(request: pb.CreateModelRequest) -> Model:
     )
 
 
-def _require_mask(request: pb.UpdateModelRequest) -> None:
-    paths = request.update_mask.paths
-    if not paths or not set(paths) <= set(_UPDATABLE):
-        raise InvalidArgument([FieldViolation("update_mask", f"must name fields out of {', '.join(_UPDATABLE)}")])
+def _check_update(request: pb.UpdateModelRequest) -> None:
+    paths = set(request.update_mask.paths)
+    violations = []
+    if not paths or not paths <= set(_UPDATABLE):
+        violations.append(FieldViolation("update_mask", f"must name fields out of {', '.join(_UPDATABLE)}"))
+    if _BY_HAND in paths and request.price_set_by_hand:
+        rule = "can only be set to false: SetPrice sets it to true"
+        violations.append(FieldViolation(_BY_HAND, rule))
+    if violations:
+        raise InvalidArgument(violations)
 
 
 def _plain(path: str, request: pb.UpdateModelRequest) -> object:
@@ -359,26 +293,19 @@ def _plain(path: str, request: pb.UpdateModelRequest) -> object:
     return value
 
 
-def _read_prices(currency_code: str, prices: pb.TokenPrices) -> Prices:
-    def read(name: str) -> Decimal | None:
-        text: str = getattr(prices, name)
-        return Decimal(text) if text else None
-
-    return Prices(currency_code, tuple(read(token_class) for token_class in TOKEN_CLASSES), read("per_request"))
-
-
-def _effective_time(request: pb.SetPriceRequest | pb.ImportModelsRequest) -> datetime | None:
+def _effective_time(request: pb.SetPriceRequest) -> datetime | None:
     return parse_optional_time("effective_time", request.effective_time, present=request.HasField("effective_time"))
 
 
-def _preview(request: pb.SetPriceRequest) -> pb.PriceVersion:
+def _preview(request: pb.SetPriceRequest, card: RateCard) -> pb.PriceVersion:
     return pb.PriceVersion(
         model_id=request.model_id,
         organization_id=request.organization_id.lower(),
         currency_code=request.currency_code,
-        prices=request.prices,
+        prices=request.prices if request.HasField("prices") else render_prices(card),
         effective_time=request.effective_time if request.HasField("effective_time") else None,
         source="SetPrice",
+        rate_card=render_card(card),
     )
 
 

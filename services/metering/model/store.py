@@ -116,6 +116,22 @@ async def prices_in_force(
     return {row.model_id: _price_version(row) for row in rows}
 
 
+async def find_price_version(connection: AsyncConnection, price_version_id: str) -> PriceVersion | None:
+    """Return a version; by primary key."""
+    statement = select(price_versions).where(price_versions.c.price_version_id == price_version_id)
+    row = (await connection.execute(statement)).first()
+    return None if row is None else _price_version(row)
+
+
+async def set_by_hand(connection: AsyncConnection, model_ids: Sequence[str]) -> set[str]:
+    """Return those of the models whose price was set by hand; by primary key."""
+    c = models.c
+    statement = select(c.model_id).where(
+        c.model_id == any_(bindparam("model_ids", type_=ARRAY(Text))), c.price_set_by_hand
+    )
+    return set((await connection.execute(statement, {"model_ids": list(model_ids)})).scalars())
+
+
 async def add_priced_models(
     connection: AsyncConnection, added: Sequence[tuple[Model, PriceVersion]], revision: int
 ) -> None:

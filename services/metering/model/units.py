@@ -150,12 +150,17 @@ TOKEN_CLASS_UNITS: Final[Mapping[str, str]] = MappingProxyType(
 
 
 def read_quantities(
-    field: str, listed: Iterable[tuple[str, Decimal]], units: Units, violations: list[FieldViolation]
+    field: str,
+    listed: Iterable[tuple[str, Decimal]],
+    units: Units,
+    violations: list[FieldViolation],
+    *,
+    archived: bool = False,
 ) -> dict[str, int]:
     """Return the listed quantities by unit, in thousandths. What is wrong is added to `violations`, and left out.
 
-    Wrong are: a unit that does not exist, is archived or is listed twice; a quantity below zero, above QUANTITY_MAX or
-    finer than the unit's step; more than QUANTITIES_MAX units.
+    Wrong are: a unit that does not exist, is archived (unless `archived` allows it) or is listed
+    twice; a quantity below zero, above QUANTITY_MAX or finer than the unit's step; more than QUANTITIES_MAX units.
     """
     quantities: dict[str, int] = {}
     for index, (unit_id, value) in enumerate(listed):
@@ -163,7 +168,7 @@ def read_quantities(
             violations.append(FieldViolation(field, f"must have at most {QUANTITIES_MAX} units"))
             break
         unit = units.get(unit_id)
-        flaw = _flaw_of_unit(unit) or ("is listed twice" if unit_id in quantities else "")
+        flaw = _flaw_of_unit(unit, archived=archived) or ("is listed twice" if unit_id in quantities else "")
         if flaw or unit is None:
             violations.append(FieldViolation(f"{field}[{index}].unit", flaw))
             continue
@@ -175,10 +180,10 @@ def read_quantities(
     return quantities
 
 
-def _flaw_of_unit(unit: Unit | None) -> str:
+def _flaw_of_unit(unit: Unit | None, *, archived: bool = False) -> str:
     if unit is None:
         return "is not a unit of the catalogue"
-    return "is an archived unit" if unit.archived else ""
+    return "is an archived unit" if unit.archived and not archived else ""
 
 
 def check_unit(field: str, unit_id: str, units: Units) -> list[FieldViolation]:

@@ -26,8 +26,8 @@ from libs.common.timestamps import (
 from libs.common.validation import Reader
 from services.metering.errors import BackfillForOperatorsOnly
 from services.metering.model.domain import Tokens
+from services.metering.model.parsing import read_tokens
 from services.metering.model.rates import STANDARD_TIER
-from services.metering.model.servicer import read_tokens
 from services.metering.model.units import (
     TOKEN_CLASS_UNITS,
     Quantities,
@@ -48,7 +48,7 @@ from services.metering.usage.domain import (
     time_violation,
 )
 from services.metering.usage.parsing import read_description
-from services.metering.usage.queries import read_filters, read_query
+from services.metering.usage.query_parsing import read_filters, read_query
 from services.metering.usage.rendering import fill_balance, fill_usage, render_summary, render_usage
 from services.metering.usage.usages import LIST_RANGE_MAX, Usages
 from tollhouse.metering.v1 import admission_pb2
@@ -81,7 +81,7 @@ class UsageServicer(rpc.UsageServiceServicer):
     async def RecordUsage(
         self, request: pb.RecordUsageRequest, context: grpc.aio.ServicerContext
     ) -> pb.RecordUsageResponse:
-        await self._usages.refresh()
+        await self._usages.know_units(one.unit for one in request.quantities)
         work = read_usage(request, self._usages)
         (outcome,) = await self._usages.record([work], backfilled=(0,) if request.backfill else ())
         if isinstance(outcome, Exception):
@@ -139,12 +139,11 @@ class UsageServicer(rpc.UsageServiceServicer):
             reader.cancel()
 
     async def GetUsage(self, request: pb.GetUsageRequest, context: grpc.aio.ServicerContext) -> pb.GetUsageResponse:
-        await self._usages.refresh()
         recorded = await self._usages.get(request.organization_id.lower(), request.operation_id)
+        await self._usages.know_units(recorded.work.quantities)
         return pb.GetUsageResponse(usage=render_usage(recorded, self._usages.units))
 
     async def ListUsage(self, request: pb.ListUsageRequest, context: grpc.aio.ServicerContext) -> pb.ListUsageResponse:
-        await self._usages.refresh()
         start_time, end_time = list_range(request, self._usages.now())
         unpaged = pb.ListUsageRequest()
         unpaged.CopyFrom(request)
@@ -160,6 +159,7 @@ class UsageServicer(rpc.UsageServiceServicer):
             limit=page_size(request.page_size),
         )
         token = encode_page_token(time_text(following[0]), following[1], fingerprint=fingerprint) if following else ""
+        await self._usages.know_units(unit_id for usage in usages for unit_id in usage.work.quantities)
         rendered = (render_usage(usage, self._usages.units) for usage in usages)
         return pb.ListUsageResponse(usages=rendered, next_page_token=token)
 
@@ -174,15 +174,15 @@ class UsageServicer(rpc.UsageServiceServicer):
         fingerprint = hashlib.blake2b(unpaged.SerializeToString(deterministic=True), digest_size=8).hexdigest()
         limit = page_size(request.page_size)
         after = decode_page_token(request.page_token, fingerprint) if request.page_token else None
-        await self._usages.refresh()
         summaries = await self._usages.query(query, after=after, limit=limit)
+        await self._usages.know_units(unit_id for summary in summaries for unit_id in summary.quantities)
         token = encode_page_token(*summaries[-1].key, fingerprint=fingerprint) if len(summaries) == limit else ""
         rendered = (render_summary(summary, self._usages.units) for summary in summaries)
         return pb.QueryUsageResponse(summaries=rendered, next_page_token=token)
 
     async def _record_each(self, requests: Sequence[pb.RecordUsageRequest]) -> list[tuple[Outcome, Sequence[str]]]:
         """Record what is well formed; return each outcome with the fields that were adjusted."""
-        await self._usages.refresh()
+        await self._usages.know_units(one.unit for request in requests for one in request.quantities)
         outcomes: dict[int, tuple[Outcome, Sequence[str]]] = {}
         works: list[Work] = []
         places: list[int] = []
@@ -279,7 +279,11 @@ def read_listed_quantities(
     units: Units,
     violations: list[FieldViolation],
 ) -> Quantities:
-    """Read the quantities of a request, and check that no unit is counted twice and that all tokens add up."""
+    """Read the quantities of a request, and check that no unit is counted twice and that all tokens add up.
+
+    Archived units are refused in an authorization here, and in usage once it is known whether it is a repeat.
+    """
+    archived = not isinstance(request, admission_pb2.AuthorizeRequest)
     if not request.quantities and not _states_total(request):
         return NO_QUANTITIES
     # A value that the annotations refuse stands for zero here, so that everything else is checked as well.
@@ -287,7 +291,9 @@ def read_listed_quantities(
         (one.unit, Decimal(one.value) if _VALUE.fullmatch(one.value) else Decimal(0)) for one in request.quantities
     ]
     quantities = {
-        unit: value for unit, value in read_quantities("quantities", listed, units, violations).items() if value
+        unit: value
+        for unit, value in read_quantities("quantities", listed, units, violations, archived=archived).items()
+        if value
     }
     for name, count in zip(TOKEN_CLASSES, tokens, strict=True):
         if count and TOKEN_CLASS_UNITS[name] in quantities:

@@ -1,6 +1,6 @@
 """The use cases of usage: what is checked before the engine records, and questions about what was recorded."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -10,7 +10,7 @@ from libs.common.access import Scope
 from libs.common.call import may, require_scope
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.errors import InvalidArgument, NotFound, PermissionDenied, Refusal
+from libs.common.errors import FieldViolation, InvalidArgument, NotFound, PermissionDenied, Refusal
 from libs.common.shards import Shards
 from services.metering.clients.organizations import Organizations
 from services.metering.errors import OrganizationNotFound
@@ -55,9 +55,11 @@ class Usages:
         """The units of the catalogue as they were at the last `refresh`."""
         return self._catalogue.units
 
-    async def refresh(self) -> None:
-        """Reload the catalogue if it is older than two seconds."""
+    async def know_units(self, unit_ids: Iterable[str]) -> None:
+        """Reload the catalogue if it is older than two seconds, or lacks a unit that another process may have added."""
         await self._catalogue.refresh()
+        if not all(unit_id in self._catalogue.units for unit_id in unit_ids):
+            await self._catalogue.refresh_for_unknown()
 
     async def record(self, works: Sequence[Work], *, backfilled: Collection[int] = ()) -> list[Outcome]:
         """Record works, and return what became of each, in their order.
@@ -79,17 +81,25 @@ class Usages:
         return [outcomes[place] for place in range(len(works))]
 
     async def _refused(self, works: Sequence[Work], backfilled: Collection[int]) -> dict[int, Outcome]:
-        """Return the refusals of works that may not be recorded, by place: for their time or their organization.
+        """Return the refusals of works that may not be recorded, by place: for their time, units or organization.
 
-        Neither is asked of work that is recorded already: a repeat is answered as one, however late it comes. Where it
-        cannot be read whether it is, the failure is the outcome.
+        None of this is asked of work that is recorded already: a repeat is answered as one, however late it comes.
+        Where it cannot be read whether it is, the failure is the outcome.
         """
         now = self._clock.now()
         refused: dict[int, Outcome] = {}
         for place, work in enumerate(works):
             violation = time_violation(work.occur_time, now, backfilled=place in backfilled)
-            if violation is not None:
-                refused[place] = InvalidArgument([violation])
+            violations = [] if violation is None else [violation]
+            if not work.settles:
+                # Authorized work is charged whatever has been archived since.
+                violations += [
+                    FieldViolation("quantities", f"{unit_id} is an archived unit")
+                    for unit_id in work.quantities
+                    if self._catalogue.units[unit_id].archived
+                ]
+            if violations:
+                refused[place] = InvalidArgument(violations)
         unknown = await self._organizations.find_unknown({work.organization_id for work in works})
         if unknown:
             for place, work in enumerate(works):

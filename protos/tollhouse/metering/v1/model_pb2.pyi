@@ -868,23 +868,26 @@ class ImportModelsRequest(_message.Message):
     MARGIN_PERCENT_FIELD_NUMBER: _builtins.int
     litellm_json: _builtins.bytes
     """LiteLLM's public price map, the JSON file `model_prices_and_context_window.json`: one object per model name with
-    prices per token in US dollars.
+    prices in US dollars. Each price becomes a rate whose provider cost it is; an entry with a price that no rate
+    holds is skipped, and its reason names every such key.
     """
     yaml: _builtins.bytes
-    """This platform's own YAML: a list `models`, each with `model_id`, `currency_code`, `prices` (per million tokens,
-    keyed as in TokenPrices) and optionally `provider`, `display_name`, `description`, `capabilities`,
-    `context_length`, `max_output_tokens`, `metadata`. Prices are quoted text or plain decimals. An entry with an
-    alias or a tag of YAML is skipped.
+    """This platform's own YAML: a list `models`, each with `model_id`, `currency_code`, and `prices` (per million
+    tokens, keyed as in TokenPrices) or `rates` (a list, each keyed as in Rate) or both, and optionally `fallbacks`
+    (a mapping of units), `provider_currency_code` and `factor` as in RateCard, `provider`, `display_name`,
+    `description`, `capabilities`, `context_length`, `max_output_tokens`, `metadata`. Prices are quoted text or plain
+    decimals. An entry with an alias or a tag of YAML is skipped.
     """
     validate_only: _builtins.bool
     """Whether to report the outcomes and change nothing."""
     allow_partial: _builtins.bool
-    """Whether an entry is imported even if some of its price keys are not supported; each of these is named in the outcome
-    and not charged. Without it such an entry is skipped.
+    """Whether an entry is imported even if some of its price keys are not supported; each of these is named in the
+    outcome and not charged. Without it such an entry is skipped.
     """
     margin_percent: _builtins.str
     """The customer's prices as a margin on the listed ones, which are kept as provider costs, in percent, such as `20` or
-    `-5.5`: at most 4 fraction digits, not below -100. The listed prices themselves when empty.
+    `-5.5`: at most 4 fraction digits, from -100 to 99,900. The listed prices themselves when empty. An entry of our
+    own YAML that names provider costs has the margin on these.
     """
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
@@ -950,8 +953,8 @@ class ImportOutcome(_message.Message):
 
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateChange]:
-        """With validate_only, the rates that the import would add, change or take away, at most 65, the last of which has no
-        unit and counts those beyond 64 in `after`.
+        """With validate_only, the rates that the import would add, change or take away, and the fall-backs where there is a
+        price in force already; at most 65, the last of which has no unit and counts those beyond 64 in `after`.
         """
 
     def __init__(
@@ -975,7 +978,7 @@ Global___ImportOutcome: _TypeAlias = ImportOutcome  # noqa: Y015
 
 @_typing.final
 class RateChange(_message.Message):
-    """A rate that an import changes."""
+    """A rate or a fall-back that an import changes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -987,15 +990,16 @@ class RateChange(_message.Message):
     unit: _builtins.str
     """The unit."""
     service_tier: _builtins.str
-    """The service tier."""
+    """The service tier; empty for a fall-back."""
     above: _builtins.int
     """The threshold."""
     before: _builtins.str
-    """The price in force, with `/` and how many it is for unless that is one, such as `2.5/1000000`; empty when there is
-    none.
+    """What customers pay now, margin included, with `/` and how many it is for unless that is one; then after `, cost `
+    the provider cost for as many, such as `2.5/1000000, cost 2`. Each is followed by its currency where currencies
+    change. `as` and a unit for a fall-back, such as `as input_tokens`. Empty when there is nothing.
     """
     after: _builtins.str
-    """The price of the list in the same form; empty when the list has none."""
+    """What they would pay, in the same form."""
     def __init__(
         self,
         *,
@@ -1075,12 +1079,13 @@ class ImportOptions(_message.Message):
     validate_only: _builtins.bool
     """Whether to report the outcomes and change nothing."""
     allow_partial: _builtins.bool
-    """Whether an entry is imported even if some of its price keys are not supported; each of these is named in the outcome
-    and not charged. Without it such an entry is skipped.
+    """Whether an entry is imported even if some of its price keys are not supported; each of these is named in the
+    outcome and not charged. Without it such an entry is skipped.
     """
     margin_percent: _builtins.str
     """The customer's prices as a margin on the listed ones, which are kept as provider costs, in percent, such as `20` or
-    `-5.5`: at most 4 fraction digits, not below -100. The listed prices themselves when empty.
+    `-5.5`: at most 4 fraction digits, from -100 to 99,900. The listed prices themselves when empty. An entry of our
+    own YAML that names provider costs has the margin on these.
     """
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:

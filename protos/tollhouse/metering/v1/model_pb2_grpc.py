@@ -131,7 +131,7 @@ class ModelServiceServicer:
 
     def ImportModels(self, request, context):
         """Reads a price list of at most 3,900,000 bytes, adds the models the catalogue does not have, and adds a price
-        version where the price differs from the one in force.
+        version where the price differs from the one in force. A price that was set by hand is kept.
 
         The list is imported in one transaction. One bad entry never stops the others: each entry has its own outcome.
         Importing the same list again changes nothing. Fails with INVALID_ARGUMENT when the document as a whole cannot be
@@ -159,15 +159,19 @@ class ModelServiceServicer:
         """Adds a price version, for all organizations or for one.
 
         Safe to retry with the same request_id. Usage that waits for a price that is in force at its occur_time is charged
-        soon after. Fails with NOT_FOUND for an unknown model, and with ALREADY_EXISTS, reason `PRICE_VERSION_EXISTS`, when
-        the model already has a version with that effective time for the same organization.
+        soon after. A price for all organizations that is in force, or will be, is kept by imports; see
+        Model.price_set_by_hand. Fails with NOT_FOUND for an unknown model or an unknown version that a margin names, with
+        FAILED_PRECONDITION, reason `PROVIDER_COST_UNKNOWN`, when that version has a rate without a provider cost, and with
+        ALREADY_EXISTS, reason `PRICE_VERSION_EXISTS`, when the model already has a version with that effective time for
+        the same organization.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPrices(self, request, context):
-        """Lists the price versions of a model, the latest effective time first.
+        """Lists the price versions of a model, the latest effective time first. A page is shorter than page_size where the
+        versions would not fit into one answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,7 +181,7 @@ class ModelServiceServicer:
         """Computes what some usage would cost, without recording anything.
 
         Fails with NOT_FOUND for an unknown model, and with FAILED_PRECONDITION, reason `PRICE_UNKNOWN`, when no price is
-        in force at that time.
+        in force at that time, or the one that is has no rate for a unit in the service tier; both are named.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

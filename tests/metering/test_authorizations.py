@@ -130,6 +130,28 @@ async def test_list_is_paged_filtered_and_of_one_organization(
         assert answer == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
 
 
+async def test_page_of_a_filter_with_few_matches_reads_a_bounded_number_of_rows(
+    platform: Platform, metering: Metering, organization_id: str
+) -> None:
+    await metering.set_price("gpt-4o", price_in="0", price_out="0", organization_id=organization_id)
+    await metering.authorize(ask(organization_id, "first"))
+    await platform.execute(
+        "INSERT INTO metering.authorizations (organization_id, operation_id, fingerprint, model, input_tokens,"
+        " max_output_tokens, hold_ttl_ms, price_version_id, currency_code, amount, create_time)"
+        " SELECT organization_id, 'more-' || number, fingerprint, 'other', 1, 1, 1000, price_version_id, 'USD', 0,"
+        " create_time + number * interval '1 millisecond'"
+        " FROM metering.authorizations, generate_series(1, 12000) AS number WHERE operation_id = 'first'"
+    )
+    request = admission_pb2.ListAuthorizationsRequest(organization_id=organization_id, model="gpt-4o")
+    pages: list[int] = []
+    while not pages or request.page_token:
+        page = await metering.admission.ListAuthorizations(request, metadata=metering.operator)
+        pages.append(len(page.authorizations))
+        request.page_token = page.next_page_token
+
+    assert pages == [0, 0, 1]
+
+
 async def test_extended_authorization_is_held_until_then_and_a_repeat_changes_nothing(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:

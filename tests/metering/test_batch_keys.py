@@ -5,6 +5,7 @@ import asyncio
 import grpc
 
 from libs.common.clock import SystemClock
+from libs.common.errors import Unavailable
 from libs.common.ids import new_id
 from services.identity.api_key.secret import new_secret
 from services.metering.admission.callers import QUESTIONS_MAX, Caller, Callers
@@ -141,3 +142,23 @@ async def test_while_identity_is_away_calls_with_keys_are_refused_and_principals
     outcomes = await metering.authorize_batch(asks)
 
     assert ends(outcomes) == ["DEPENDENCY_UNAVAILABLE", "ALLOWED", "DEPENDENCY_UNAVAILABLE"]
+
+
+async def test_keys_known_before_identity_went_away_are_told_as_stale_and_others_fail_alone(platform: Platform) -> None:
+    identity = await platform.start_identity()
+    known, unknown = (await identity.create_key()).secret, new_secret(live=True)
+    gate = Gate(platform.callers.service("metering"))
+    target = f"127.0.0.1:{platform.identity_port}"
+    async with grpc.aio.insecure_channel(target, interceptors=[gate]) as channel:
+        client = IdentityClient(channel, SystemClock(), ttl_s=0.1, answers_max=10, stale_max_s=60)
+        callers = Callers(client, Organizations(channel))
+        (fresh,) = await callers.identify([request_by_key(known)])
+        await identity.service.stop(0)
+        await asyncio.sleep(0.2)
+
+        found = await callers.identify([request_by_key(known), request_by_key(unknown), request_by_key(known)])
+
+    assert isinstance(fresh, Caller)
+    assert not fresh.stale_key
+    assert found[0] == found[2] == Caller(fresh.principal, stale_key=True)
+    assert isinstance(found[1], Unavailable)

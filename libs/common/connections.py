@@ -36,7 +36,12 @@ STATEMENT_FAILED: Final = "statement_failed"
 wanted_path: ContextVar[str | None] = ContextVar("wanted search path", default=None)
 """The search path for which a connection is being taken from a shared pool."""
 _CONNECT_TIMEOUT_S = 2.0
-_OTHER_WAYS = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
+_PLAN_BY_KEY: Final = {
+    **dict.fromkeys(("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"), "off"),
+    "plan_cache_mode": "force_generic_plan",
+}
+"""Left to choose, Postgres plans a statement with few keys anew each time and comes to the same plan: to post one debit
+took 390 µs of CPU in Postgres with that, and takes 227 without."""
 _COMMAND_MARGIN_S = 3.0
 """How much longer than the server's statement timeout the driver waits: reached only when the network is dead."""
 
@@ -110,9 +115,9 @@ def open_connections(
 
     `statement_cache_size=0` is for a transaction-pooling proxy such as PgBouncer, see `libs.common.pooler`. Jobs that
     rightly take longer, such as reports, open a small pool of their own with a longer `statement_timeout_ms`.
-    `plan_by_key` is for pools whose every statement finds its rows by a key. Postgres may keep a plan that it made
-    while a table was empty, when every index that leads with the tenant looks equally good; with nothing but nested
-    loops over indexes to choose from, that plan is the one a full table needs.
+    `plan_by_key` is for pools whose every statement finds its rows by a key. Postgres keeps a plan that it made while a
+    table was empty, when every index that leads with the tenant looks equally good; with nothing but nested loops over
+    indexes to choose from, that plan is the one a full table needs.
     """
     pooled = statement_cache_size == 0
     name = {"application_name": application_name}
@@ -124,7 +129,7 @@ def open_connections(
         "search_path": search_path,
         "statement_timeout": str(statement_timeout_ms),
         "TimeZone": "UTC",
-        **(dict.fromkeys(_OTHER_WAYS, "off") if plan_by_key else {}),
+        **(_PLAN_BY_KEY if plan_by_key else {}),
     }
     dsn = plain_url(url)
 

@@ -3,7 +3,9 @@
 Callers submit items and wait for the answer to each. A batch takes what is queued, up to a limit; what arrives while it
 runs is the next batch. There is no timer: a single call is run at once, and batches grow with the load.
 
-Every shard has a queue of its own, and a batch holds items of one shard only. So a shard that is slow delays no other.
+Every shard has a queue of its own, and a batch holds items of one shard only. Batches of a few shards begin together
+and are answered together: that is a round. The shards that have waited longest come first. A shard that is slow delays
+no other: where nothing of a round has ended for `wait_max_s`, it is over, and what still runs is answered as it ends.
 
 A batch that fails is retried as a whole where the cause may be temporary (a lost race, a lock timeout). If it still
 fails, it is split in halves until each failing item is alone, so that one caller's item never fails another caller's.
@@ -18,7 +20,6 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, Generic, TypeVar
 
 import structlog
@@ -39,12 +40,11 @@ _TRIES_OF_A_PART: Final = 2
 _BACKOFF_S: Final = 0.02
 _SPLIT_WITHIN_S: Final = 10.0
 """For how long a failing batch is split. What is left then is answered as overloaded; its callers repeat it."""
-_QUIET_TURNS: Final = 8
-"""Turns of the event loop without a new item after which a batch begins: reading one call takes several turns."""
-_GATHER_TURNS_MAX: Final = 256
-_TURN_MAX_S: Final = 0.1
-"""For how long a batch counts as running towards `running_in_all_max`. One that takes longer waits for its shard, and
-the other shards must not wait with it."""
+_QUIET_PASSES: Final = 8
+"""Passes of the event loop without a new item after which a round begins: reading one call takes several passes."""
+_GATHER_PASSES_MAX: Final = 256
+_GROWN_AT: Final = 12
+"""The number of queued items from which a shard takes part in a round beyond `shards_max`: waiting saves little."""
 
 Run = Callable[[Database, Sequence[_Item], Callable[[], None]], Awaitable[Sequence[_Answer | Exception]]]
 """Decides a batch in the database of its shard, and returns one answer for each item, in their order. It calls its last
@@ -61,13 +61,12 @@ class BatchLimits:
     """Items that wait, in all shards together. A submission beyond that is refused as overloaded."""
     running_max: int
     """Batches of one shard that run at once."""
-    running_in_all_max: int
-    """Batches of all shards that run at once, not counting those that have run for 0.1 s. While a shard waits for its
-    turn, its next batch grows."""
+    shards_max: int
+    """Shards with a batch in a round, beside those with many items. The batches of the others grow meanwhile."""
     full_at: int
-    """The number of queued items from which a batch begins beside a running one, without waiting for it to end."""
-    wait_max_s: float | None
-    """How long a smaller batch waits for a running one to end; None for no limit."""
+    """The number of queued items from which a shard's batch begins beside a running round."""
+    wait_max_s: float
+    """How long smaller batches wait for a running round in which nothing ends."""
 
 
 @dataclass(slots=True)
@@ -91,11 +90,20 @@ class GroupCommit(Generic[_Item, _Answer]):
         organization_of: Callable[[_Item], str],
     ) -> None:
         """`organization_of` returns the id of the organization that an item belongs to."""
+        self._name = name
         self._shards = shards
         self._limits = limits
         self._organization_of = organization_of
-        turns = _Turns(limits.running_in_all_max)
-        self._queues = [_Queue(name, run, database, limits, turns) for database in shards]
+        self._batches = [_Batches(name, run, database) for database in shards]
+        self._queues: list[_Queue[_Item, _Answer]] = [_Queue() for _ in shards]
+        self._waiting: dict[int, _Queue[_Item, _Answer]] = {}
+        """The queues with items, by shard; the one that has waited longest for a batch comes first."""
+        self._queued = 0
+        self._submitted = 0
+        self._starter: asyncio.Task[None] | None = None
+        self._running: set[asyncio.Task[None]] = set()
+        self._round: _Round[_Item, _Answer] | None = None
+        self._look_again = asyncio.Event()
         self._draining = False
 
     async def submit(self, items: Sequence[_Item]) -> list[_Answer | Exception]:
@@ -106,16 +114,16 @@ class GroupCommit(Generic[_Item, _Answer]):
         Raises:
             Overloaded: too many items wait already, or the service is going down. No item was taken.
         """
-        if self._draining or sum(queue.queued for queue in self._queues) + len(items) > self._limits.queued_max:
+        if self._draining or self._queued + len(items) > self._limits.queued_max:
             raise Overloaded
         if len(self._queues) == 1:
-            return await self._queues[0].add(items)
+            return await self._add(0, items)
         places: dict[int, list[int]] = {}
         for place, item in enumerate(items):
             places.setdefault(self._shards.number_of(self._organization_of(item)), []).append(place)
         if len(places) == 1:
-            return await self._queues[next(iter(places))].add(items)
-        parts = [self._queues[number].add([items[place] for place in part]) for number, part in places.items()]
+            return await self._add(next(iter(places)), items)
+        parts = [self._add(number, [items[place] for place in part]) for number, part in places.items()]
         answers: dict[int, _Answer | Exception] = {}
         for part, answered in zip(places.values(), await asyncio.gather(*parts), strict=True):
             answers.update(zip(part, answered, strict=True))
@@ -124,167 +132,208 @@ class GroupCommit(Generic[_Item, _Answer]):
     async def drain(self) -> None:
         """Take no more items, and return when every submitted one is answered."""
         self._draining = True
-        for queue in self._queues:
-            await queue.drain()
-
-
-class _Turns:
-    """The turns of all shards' batches. One that is not given back in time ends by itself."""
-
-    def __init__(self, count: int) -> None:
-        self._free = asyncio.Semaphore(count)
-
-    async def take(self) -> Callable[[], None]:
-        """Wait for a turn, and return the function that ends it; ending it again does nothing."""
-        await self._free.acquire()
-        timer: asyncio.TimerHandle | None = None
-
-        def end() -> None:
-            nonlocal timer
-            if timer is not None:
-                timer.cancel()
-                timer = None
-                self._free.release()
-
-        timer = asyncio.get_running_loop().call_later(_TURN_MAX_S, end)
-        return end
-
-
-class _Queue(Generic[_Item, _Answer]):
-    """The items of one shard that wait, and its batches."""
-
-    def __init__(
-        self,
-        name: str,
-        run: Run[_Item, _Answer],
-        database: Database,
-        limits: BatchLimits,
-        turns: _Turns,
-    ) -> None:
-        self._name = name
-        self._run = run
-        self._database = database
-        self._limits = limits
-        self._turns = turns
-        self._waiting: deque[_Submission[_Item, _Answer]] = deque()
-        self.queued = 0
-        self._starter: asyncio.Task[None] | None = None
-        self._running: set[asyncio.Task[None]] = set()
-        self._ended = 0
-        self._look_again = asyncio.Event()
-
-    def add(self, items: Sequence[_Item]) -> "asyncio.Future[list[_Answer | Exception]]":
-        """Queue items that one caller waits for, and return what it waits on."""
-        submission: _Submission[_Item, _Answer] = _Submission(
-            items, asyncio.get_running_loop().create_future(), contextvars.copy_context()
-        )
-        self._waiting.append(submission)
-        self.queued += len(items)
-        if self._starter is None:
-            self._starter = asyncio.create_task(self._start_batches(), name=f"{self._name} batches")
-        elif self.queued >= self._limits.full_at:
-            self._look_again.set()
-        return submission.answered
-
-    async def drain(self) -> None:
-        """Return when every item is answered."""
         while self._starter is not None or self._running:
             await asyncio.wait([task for task in (self._starter, *self._running) if task is not None])
 
-    async def _start_batches(self) -> None:
-        """Start batches until nothing is queued. Nothing is awaited between the last look at the queue and clearing
+    def _add(self, number: int, items: Sequence[_Item]) -> "asyncio.Future[list[_Answer | Exception]]":
+        """Queue items of one shard that a caller waits for, and return what it waits on."""
+        answered: asyncio.Future[list[_Answer | Exception]] = asyncio.get_running_loop().create_future()
+        queue = self._queues[number]
+        queue.waiting.append(_Submission(items, answered, contextvars.copy_context()))
+        queue.size += len(items)
+        self._waiting.setdefault(number, queue)
+        self._queued += len(items)
+        self._submitted += 1
+        if self._starter is None:
+            self._starter = asyncio.create_task(self._start_rounds(), name=f"{self._name} rounds")
+        elif queue.size >= self._limits.full_at or self._round is None:
+            self._look_again.set()
+        return answered
+
+    async def _start_rounds(self) -> None:
+        """Start rounds until nothing is queued. Nothing is awaited between the last look at the queues and clearing
         `_starter`, so no submission is missed.
         """
         leave_deadline()
         try:
             while self._waiting:
-                await self._wait_for_turn()
-                end_turn = await self._turns.take()
+                while not any(map(self._may_begin, self._waiting.values())):
+                    self._look_again.clear()
+                    await self._look_again.wait()
                 await self._let_more_arrive()
-                submissions = self._take()
-                if not submissions:
-                    end_turn()
-                    continue
-                next_may_begin = asyncio.Event()
-                # A batch belongs to the trace of its first call.
-                task = submissions[0].context.run(asyncio.create_task, self._run_batch(submissions, next_may_begin))
-                self._running.add(task)
-                task.add_done_callback(partial(self._note_end, end_turn))
-                await next_may_begin.wait()
+                self._start_round()
         finally:
             self._starter = None
 
-    async def _wait_for_turn(self) -> None:
-        """Return when the next batch may begin.
-
-        That is when no batch runs. It is also when another one may run beside the running ones, and enough items are
-        queued, or a running batch has ended, or `wait_max_s` is over.
-        """
-        ended, limits = self._ended, self._limits
-        until_s = None if limits.wait_max_s is None else time.monotonic() + limits.wait_max_s
-        while self._running:
-            in_time = until_s is None or time.monotonic() < until_s
-            if len(self._running) < limits.running_max and (
-                self.queued >= limits.full_at or self._ended > ended or not in_time
-            ):
-                return
-            self._look_again.clear()
-            try:
-                async with asyncio.timeout(None if until_s is None or not in_time else until_s - time.monotonic()):
-                    await self._look_again.wait()
-            except TimeoutError:
-                continue
-
-    def _note_end(self, end_turn: Callable[[], None], task: asyncio.Task[None]) -> None:
-        end_turn()
-        self._running.discard(task)
-        self._ended += 1
-        self._look_again.set()
+    def _may_begin(self, queue: "_Queue[_Item, _Answer]") -> bool:
+        """Tell whether a batch of this queue may begin now."""
+        return (
+            bool(queue.waiting)
+            and queue.held_by is None
+            and queue.running < self._limits.running_max
+            and (self._round is None or queue.size >= self._limits.full_at)
+        )
 
     async def _let_more_arrive(self) -> None:
-        """Let calls that are being read in at this moment join the batch, for as long as they keep coming."""
-        quiet_turns = 0
-        for _ in range(_GATHER_TURNS_MAX):
-            queued = self.queued
+        """Let calls that are being read in at this moment join the round, for as long as they keep coming.
+
+        Calls of any shard count. With 64 calls in flight over eight shards, that makes batches of 6 instead of 2.
+        """
+        quiet_passes = 0
+        for _ in range(_GATHER_PASSES_MAX):
+            submitted = self._submitted
             await asyncio.sleep(0)
-            if self.queued >= self._limits.items_max:
+            if self._queued >= self._limits.items_max:
                 return
-            quiet_turns = 0 if self.queued > queued else quiet_turns + 1
-            if quiet_turns == _QUIET_TURNS:
+            quiet_passes = 0 if self._submitted > submitted else quiet_passes + 1
+            if quiet_passes == _QUIET_PASSES:
                 return
 
-    def _take(self) -> list[_Submission[_Item, _Answer]]:
+    def _start_round(self) -> None:
+        """Start a batch of each queue whose turn it is. Those that have waited longest come first."""
+        ready = [number for number, queue in self._waiting.items() if self._may_begin(queue)]
+        round_: _Round[_Item, _Answer] = _Round(self._limits.wait_max_s, self._note_end_of_round)
+        for place, number in enumerate(ready):
+            if place < self._limits.shards_max or self._queues[number].size >= _GROWN_AT:
+                submissions = self._take(number)
+                if submissions:
+                    self._start_batch(round_, number, submissions)
+        if round_.batches:
+            self._round = round_
+        else:
+            round_.be_over()
+
+    def _take(self, number: int) -> list[_Submission[_Item, _Answer]]:
+        """Take the next batch of a shard from its queue; empty if all callers have gone."""
+        queue = self._waiting.pop(number)
+        size = queue.size
+        submissions = queue.take(self._limits.items_max)
+        self._queued -= size - queue.size
+        if queue.waiting:
+            self._waiting[number] = queue
+        return submissions
+
+    def _start_batch(
+        self, round_: "_Round[_Item, _Answer]", number: int, submissions: Sequence[_Submission[_Item, _Answer]]
+    ) -> None:
+        queue, batches = self._queues[number], self._batches[number]
+        round_.batches += 1
+        queue.running += 1
+        queue.held_by = round_
+
+        def let_next_begin() -> None:
+            if queue.held_by is round_:
+                queue.held_by = None
+            if self._may_begin(queue):
+                self._look_again.set()
+
+        async def run() -> None:
+            leave_deadline()
+            items = [item for submission in submissions for item in submission.items]
+            answers: Sequence[_Answer | Exception] = [Overloaded()] * len(items)
+            try:
+                answers = await batches.answers(items, let_next_begin)
+            finally:
+                queue.running -= 1
+                let_next_begin()
+                round_.note_end_of_batch(submissions, answers)
+
+        # A batch belongs to the trace of its first call.
+        task = submissions[0].context.run(asyncio.create_task, run())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def _note_end_of_round(self, round_: "_Round[_Item, _Answer]") -> None:
+        if self._round is round_:
+            self._round = None
+            self._look_again.set()
+
+
+class _Queue(Generic[_Item, _Answer]):
+    """The items of one shard that wait, and what is known of its batches."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[_Submission[_Item, _Answer]] = deque()
+        self.size = 0
+        """The number of items that wait."""
+        self.running = 0
+        """The number of batches that run."""
+        self.held_by: _Round[_Item, _Answer] | None = None
+        """The round of the batch that began last, until it lets the next one begin."""
+
+    def take(self, items_max: int) -> list[_Submission[_Item, _Answer]]:
         """Return the next batch: whole submissions, at least one, without those whose caller has gone."""
         taken: list[_Submission[_Item, _Answer]] = []
         size = 0
-        while self._waiting and (not taken or size + len(self._waiting[0].items) <= self._limits.items_max):
-            submission = self._waiting.popleft()
-            self.queued -= len(submission.items)
+        while self.waiting and (not taken or size + len(self.waiting[0].items) <= items_max):
+            submission = self.waiting.popleft()
+            self.size -= len(submission.items)
             if not submission.answered.done():
                 taken.append(submission)
                 size += len(submission.items)
         return taken
 
-    async def _run_batch(
-        self, submissions: Sequence[_Submission[_Item, _Answer]], next_may_begin: asyncio.Event
+
+class _Round(Generic[_Item, _Answer]):
+    """Batches that begin together. Their callers are answered together, when all have ended or one is late.
+
+    One burst of answers costs the server and its client less than an answer now and then: with 64 calls in flight over
+    eight shards it saved 20 of 390 µs of CPU a call in the server and 40 of 180 in the client.
+    """
+
+    def __init__(self, wait_max_s: float, end: "Callable[[_Round[_Item, _Answer]], None]") -> None:
+        self.batches = 0
+        """The number of batches that have not ended."""
+        self._wait_max_s = wait_max_s
+        self._end = end
+        self._is_over = False
+        self._to_answer: list[tuple[Sequence[_Submission[_Item, _Answer]], Sequence[_Answer | Exception]]] = []
+        self._timer = asyncio.get_running_loop().call_later(self._wait_max_s, self.be_over)
+
+    def note_end_of_batch(
+        self, submissions: Sequence[_Submission[_Item, _Answer]], answers: Sequence[_Answer | Exception]
     ) -> None:
-        leave_deadline()
-        items = [item for submission in submissions for item in submission.items]
-        answers: Sequence[_Answer | Exception] = [Overloaded()] * len(items)
-        try:
-            answers = await self._answers(items, next_may_begin.set)
-        finally:
-            next_may_begin.set()
+        """Take the answers to a batch that has ended."""
+        self.batches -= 1
+        self._to_answer.append((submissions, answers))
+        if self._is_over:
+            self._answer()
+        elif self.batches:
+            self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_later(self._wait_max_s, self.be_over)
+        else:
+            self.be_over()
+
+    def be_over(self) -> None:
+        """Answer what has ended, and let the next round begin. What still runs is answered when it ends."""
+        self._timer.cancel()
+        self._is_over = True
+        self._answer()
+        self._end(self)
+
+    def _answer(self) -> None:
+        for submissions, answers in self._to_answer:
             at = 0
             for submission in submissions:
                 end = at + len(submission.items)
                 if not submission.answered.done():
                     submission.answered.set_result(list(answers[at:end]))
                 at = end
+        self._to_answer.clear()
 
-    async def _answers(
+
+class _Batches(Generic[_Item, _Answer]):
+    """Runs the batches of one shard, and gets an answer to every item whatever fails."""
+
+    def __init__(self, name: str, run: Run[_Item, _Answer], database: Database) -> None:
+        self._name = name
+        self._run = run
+        self._database = database
+
+    async def answers(
         self, items: Sequence[_Item], let_next_begin: Callable[[], None]
     ) -> Sequence[_Answer | Exception]:
+        """Run a batch and return the answer to each item, in their order."""
         try:
             return await self._run_patiently(items, let_next_begin, TRIES_MAX)
         except Exception as error:  # noqa: BLE001 -- an error of one item must not stop the queue.

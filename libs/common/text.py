@@ -20,11 +20,17 @@ _FIELDS_MAX: Final = 50_000
 """How many fields of a message with invalid text are looked at. A batch of 500 usages has about half as many."""
 
 
-def storable(text: str, chars_max: int) -> str:
-    """Return text that only describes as it is stored: without U+0000, cut to `chars_max` characters and marked."""
+def storable(text: str, chars_max: int, *, with_length: bool = False) -> str:
+    """Return text that only describes as it is stored: without U+0000, cut to `chars_max` characters and marked.
+
+    The mark is an ellipsis, and with `with_length` how long the text was.
+    """
     if NUL in text:
         text = text.replace(NUL, REPLACEMENT)
-    return text if len(text) <= chars_max else text[: chars_max - 1] + ELLIPSIS
+    if len(text) <= chars_max:
+        return text
+    mark = f"{ELLIPSIS} ({len(text)} characters)" if with_length else ELLIPSIS
+    return text[: chars_max - len(mark)] + mark
 
 
 def lengths_of(message: Descriptor) -> dict[str, int]:

@@ -51,6 +51,17 @@ async def test_session_settings_are_ours(database: Database) -> None:
     assert found == ["UTC", "300ms", "100ms", '"room"', "tollhouse-room"]
 
 
+async def test_statement_with_few_keys_is_planned_once(url: str) -> None:
+    database = open_database(url, schema="room", plan_by_key=True)
+    query = "SELECT count(*) FROM unnest($1::int[]) AS k (id) CROSS JOIN LATERAL (SELECT FROM thing WHERE id = k.id) f"
+    plans = "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement = $1"
+    async with database.raw_connection() as connection:
+        for _ in range(20):
+            await connection.fetchval(query, [1])
+        assert tuple(await connection.fetchrow(plans, query) or ()) == (20, 0)
+    await database.close()
+
+
 async def test_cluster_does_not_look_through_its_shards_for_the_drivers_queries(database: Database) -> None:
     warnings: list[str] = []
     async with database.raw_connection() as connection:

@@ -14,7 +14,7 @@ from libs.common.shards import Shards, open_shards
 from tests.support.outage import cut_off
 
 ORGANIZATION = new_id()
-LIMITS = BatchLimits(items_max=50, queued_max=200, running_max=2, running_in_all_max=4, full_at=20, wait_max_s=0.02)
+LIMITS = BatchLimits(items_max=50, queued_max=200, running_max=2, shards_max=4, full_at=20, wait_max_s=0.02)
 
 
 class Recorder:
@@ -128,7 +128,7 @@ async def test_failing_batch_does_not_delay_others(metering_shards: Shards) -> N
 
 async def test_items_beyond_the_queue_limit_are_refused(metering_shards: Shards) -> None:
     recorder = Recorder(seconds=0.05)
-    commits = group(recorder, metering_shards, BatchLimits(10, 30, 1, 1, 10, None))
+    commits = group(recorder, metering_shards, BatchLimits(10, 30, 1, 1, 10, 0.02))
     running = asyncio.create_task(commits.submit([1]))
     await asyncio.sleep(0.02)
     waiting = asyncio.create_task(commits.submit(list(range(2, 32))))
@@ -231,7 +231,7 @@ class Stuck(Recorder):
 @pytest.mark.parametrize(
     "limits",
     [
-        pytest.param(BatchLimits(10, 500, 1, 2, 10, None), id="as many turns as slow shards"),
+        pytest.param(BatchLimits(10, 500, 1, 2, 10, 0.02), id="as many turns as slow shards"),
         pytest.param(BatchLimits(10, 500, 4, 4, 1, 0.01), id="a slow shard may take every turn"),
     ],
 )
@@ -248,9 +248,56 @@ async def test_slow_shards_that_have_every_turn_delay_no_other(three_shards: Sha
 
 
 async def test_queue_limit_holds_for_all_shards_together(three_shards: Shards) -> None:
-    commits = by_remainder(Recorder(seconds=0.05), three_shards, BatchLimits(10, 30, 1, 3, 10, None))
+    commits = by_remainder(Recorder(seconds=0.05), three_shards, BatchLimits(10, 30, 1, 3, 10, 0.02))
     waiting = [asyncio.create_task(commits.submit([number])) for number in range(30)]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
         await commits.submit([99])
     assert await asyncio.gather(*waiting) == [[2 * number] for number in range(30)]
+
+
+class Timed(Recorder):
+    """Takes longer for the first shard than for the others, and notes in which order batches begin."""
+
+    async def run(
+        self, database: Database, items: Sequence[int], let_next_begin: Callable[[], None]
+    ) -> list[int | Exception]:
+        if database.schema == "metering_00":
+            await asyncio.sleep(0.1)
+        return await super().run(database, items, let_next_begin)
+
+
+async def test_batches_that_begin_together_are_answered_together(three_shards: Shards) -> None:
+    limits = BatchLimits(10, 500, running_max=1, shards_max=3, full_at=10, wait_max_s=5)
+    commits = by_remainder(Timed(), three_shards, limits)
+    calls = [asyncio.create_task(commits.submit([number])) for number in range(3)]
+    await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.sleep(0)
+    assert all(call.done() for call in calls)
+
+
+async def test_round_without_progress_answers_what_has_ended_and_lets_the_next_one_begin(three_shards: Shards) -> None:
+    limits = BatchLimits(10, 500, running_max=1, shards_max=3, full_at=10, wait_max_s=0.02)
+    commits = by_remainder(Timed(), three_shards, limits)
+    late, quick, _ = calls = [asyncio.create_task(commits.submit([number])) for number in range(3)]
+    await asyncio.wait((quick,))
+    assert not late.done()
+    assert await commits.submit([1]) == [2]
+    assert not late.done()
+    assert await asyncio.gather(*calls) == [[0], [2], [4]]
+
+
+async def test_shards_that_waited_longest_are_in_the_next_round(three_shards: Shards) -> None:
+    limits = BatchLimits(10, 500, running_max=1, shards_max=1, full_at=10, wait_max_s=5)
+    recorder = Recorder()
+    commits = by_remainder(recorder, three_shards, limits)
+
+    async def call(number: int) -> None:
+        for _ in range(10):
+            assert await commits.submit([number]) == [2 * number]
+
+    await asyncio.gather(*(call(number) for number in (0, 0, 0, 0, 1, 2)))
+    rounds = ["".join(recorder.schemas[place : place + 3]) for place in range(0, 27, 3)]
+    assert set(map(len, recorder.batches)) <= {1, 4}
+    assert len(set(rounds)) == 1
+    assert sorted(recorder.schemas[:3]) == ["metering_00", "metering_01", "metering_02"]

@@ -19,8 +19,16 @@ _MANY: Final = {f"k{number:02}": "v" for number in range(17)}
 
 _CASES: Final[dict[str, tuple[dict[str, object], dict[str, object], list[str]]]] = {
     "longest error": ({"error_message": "é" * 1024}, {"error_message": "é" * 1024}, []),
-    "long error": ({"error_message": "é" * 1025}, {"error_message": "é" * 1023 + "…"}, ["error_message"]),
-    "error of 1 MB": ({"error_message": "x" * 1_000_000}, {"error_message": "x" * 1023 + "…"}, ["error_message"]),
+    "long error": (
+        {"error_message": "é" * 1025},
+        {"error_message": "é" * 1005 + "… (1025 characters)"},
+        ["error_message"],
+    ),
+    "error of 1 MB": (
+        {"error_message": "x" * 1_000_000},
+        {"error_message": "x" * 1002 + "… (1000000 characters)"},
+        ["error_message"],
+    ),
     "NUL": ({"error_message": "a\x00b"}, {"error_message": "a\ufffdb"}, ["error_message"]),
     "endpoint": ({"endpoint": "/" * 300}, {"endpoint": "/" * 255 + "…"}, ["endpoint"]),
     "conversation": (

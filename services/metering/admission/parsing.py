@@ -11,7 +11,6 @@ from services.metering.clients.identity import KeyPrincipal
 from services.metering.model.parsing import read_tokens
 from services.metering.model.rates import STANDARD_TIER
 from services.metering.model.units import Kind, Units
-from services.metering.tables import TOKEN_CLASSES
 from services.metering.usage.parsing import read_endpoint
 from services.metering.usage.servicer import read_listed_quantities
 from tollhouse.metering.v1 import admission_pb2 as pb
@@ -27,7 +26,7 @@ def read_request(request: pb.AuthorizeRequest, units: Units) -> Request:
     violations: list[FieldViolation] = []
     if estimate is not None:
         _check_estimate_alone(request, violations)
-    quantities = read_listed_quantities(request, estimate or (0,) * len(TOKEN_CLASSES), units, violations)
+    quantities = read_listed_quantities(request, units, violations)
     if estimate is None:
         violations += [
             FieldViolation("quantities", f"{unit} is counted by input_tokens or max_output_tokens")

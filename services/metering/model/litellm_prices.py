@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from libs.common.amount import format_amount
-from services.metering.model.document import Value, shown
+from services.metering.model.document import NUMBER, Value, shown
 from services.metering.model.litellm_keys import (
     ALIAS_OF,
     CONDITIONS,
@@ -34,8 +34,6 @@ from services.metering.model.rates import ANY_TIER, PER_MAX, STANDARD_TIER, Rate
 from services.metering.model.units import SEEDED_UNITS, Kind
 
 CURRENCY_CODE: Final = "USD"
-# The numbers of digits are bounded before anything is computed, because of numbers such as `1e999999999`.
-_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,40}(?:\.[0-9]{0,40})?(?:[eE][+-]?[0-9]{1,3})?")
 _EXACT: Final = Context(prec=100, Emax=9_999, Emin=-9_999)
 _WHOLE: Final = re.compile(r"[0-9]{1,10}(?:\.0{1,9})?")
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
@@ -220,7 +218,7 @@ def _tokens(value: Value) -> int | None:
 
 
 def _number(value: Value) -> Decimal | None:
-    if not isinstance(value, str) or _NUMBER.fullmatch(value) is None:
+    if not isinstance(value, str) or NUMBER.fullmatch(value) is None:
         return None
     return Decimal(value)
 

@@ -65,16 +65,18 @@ def read_used(
     total_tokens: int | None,
     units: Units,
     violations: list[FieldViolation],
+    *,
+    archived: bool = False,
 ) -> Used:
     """Read what was used. What is wrong is added to `violations`.
 
     Wrong is, beside what is wrong with a quantity by itself, a unit that `tokens` counts already, and a `total_tokens`
-    that is not the sum of all units of tokens.
+    that is not the sum of all units of tokens. `archived` allows archived units.
     """
     before = len(violations)
     tokens = read_tokens(counts)
     listed = ((quantity.unit, _decimal(quantity.value)) for quantity in stated)
-    quantities = read_quantities("quantities", listed, units, violations)
+    quantities = read_quantities("quantities", listed, units, violations, archived=archived)
     counted = {TOKEN_CLASS_UNITS[name]: name for name, count in zip(TOKEN_CLASSES, tokens, strict=True) if count}
     for index, quantity in enumerate(stated):
         if quantity.unit in counted:

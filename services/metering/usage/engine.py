@@ -47,6 +47,8 @@ _log = structlog.get_logger("usage")
 BATCH_MAX: Final = 500
 DONE_MAX: Final = 2_000
 _BATCHES_RUNNING_MAX: Final = 16
+_SHARDS_IN_ROUND_MAX: Final = 3
+"""How many shards have a batch in a round; see the same of billing's ledger."""
 _FULL_AT: Final = 100
 """The number of waiting items from which a batch begins beside a running one: growing further would save little."""
 _WAIT_MAX_S: Final = 0.05
@@ -61,7 +63,7 @@ def writer_limits(items_max: int, queued_max: int) -> BatchLimits:
         items_max=items_max,
         queued_max=queued_max,
         running_max=_BATCHES_RUNNING_MAX,
-        running_in_all_max=_BATCHES_RUNNING_MAX,
+        shards_max=_SHARDS_IN_ROUND_MAX,
         full_at=_FULL_AT,
         wait_max_s=_WAIT_MAX_S,
     )

@@ -48,7 +48,7 @@ def read_description(request: UsageRequest) -> Description:
     return Description(
         latency_ms=_latency(request.latency_ms, adjusted) if request.HasField("latency_ms") else None,
         status_code=_status(request.status_code, adjusted) if request.HasField("status_code") else None,
-        error_message=_text("error_message", request.error_message, _ERROR_MESSAGE_MAX, adjusted),
+        error_message=_text("error_message", request.error_message, _ERROR_MESSAGE_MAX, adjusted, with_length=True),
         endpoint=_text("endpoint", request.endpoint, _ENDPOINT_MAX, adjusted),
         conversation_id=_text("conversation_id", request.conversation_id, _CONVERSATION_ID_MAX, adjusted),
         labels=_labels(request.labels, adjusted) if request.labels else None,
@@ -75,10 +75,10 @@ def _status(status_code: int, adjusted: list[str]) -> int | None:
     return None
 
 
-def _text(field: str, text: str, chars_max: int, adjusted: list[str]) -> str | None:
+def _text(field: str, text: str, chars_max: int, adjusted: list[str], *, with_length: bool = False) -> str | None:
     if not text:
         return None
-    stored = storable(text, chars_max)
+    stored = storable(text, chars_max, with_length=with_length)
     if stored is not text:
         adjusted.append(field)
     return stored

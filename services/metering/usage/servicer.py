@@ -25,17 +25,12 @@ from libs.common.timestamps import (
 )
 from libs.common.validation import Reader
 from services.metering.errors import BackfillForOperatorsOnly
-from services.metering.model.domain import Tokens
-from services.metering.model.parsing import read_tokens
+from services.metering.model.parsing import read_tokens, read_used
 from services.metering.model.rates import STANDARD_TIER
 from services.metering.model.units import (
-    TOKEN_CLASS_UNITS,
     Quantities,
     Units,
-    read_quantities,
-    total_tokens,
 )
-from services.metering.tables import TOKEN_CLASSES
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import (
     EARLY_MAX,
@@ -239,7 +234,7 @@ def read_usage(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usa
     description = read_description(request)
     violations: list[FieldViolation] = []
     tokens = read_tokens(request.tokens)
-    quantities = read_listed_quantities(request, tokens, usages.units, violations)
+    quantities = read_listed_quantities(request, usages.units, violations)
     stated = _read_stated(request, violations)
     if violations:
         raise InvalidArgument(violations)
@@ -275,41 +270,22 @@ def read_usage(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usa
 
 def read_listed_quantities(
     request: pb.RecordUsageRequest | admission_pb2.SettleRequest | admission_pb2.AuthorizeRequest,
-    tokens: Tokens,
     units: Units,
     violations: list[FieldViolation],
 ) -> Quantities:
-    """Read the quantities of a request, and check that no unit is counted twice and that all tokens add up.
+    """Read the quantities of a request that are not zero; what is wrong is added to `violations`.
 
     Archived units are refused in an authorization here, and in usage once it is known whether it is a repeat.
     """
-    archived = not isinstance(request, admission_pb2.AuthorizeRequest)
-    if not request.quantities and not _states_total(request):
+    if isinstance(request, admission_pb2.AuthorizeRequest):
+        counts, total, archived = request.estimate, None, False
+    else:
+        counts, archived = request.tokens, True
+        total = request.total_tokens if request.HasField("total_tokens") else None
+    if not request.quantities and total is None:
         return NO_QUANTITIES
-    # A value that the annotations refuse stands for zero here, so that everything else is checked as well.
-    listed = [
-        (one.unit, Decimal(one.value) if _VALUE.fullmatch(one.value) else Decimal(0)) for one in request.quantities
-    ]
-    quantities = {
-        unit: value
-        for unit, value in read_quantities("quantities", listed, units, violations, archived=archived).items()
-        if value
-    }
-    for name, count in zip(TOKEN_CLASSES, tokens, strict=True):
-        if count and TOKEN_CLASS_UNITS[name] in quantities:
-            violations.append(FieldViolation("quantities", f"{TOKEN_CLASS_UNITS[name]} is in tokens.{name} as well"))
-    if not violations and not isinstance(request, admission_pb2.AuthorizeRequest) and request.HasField("total_tokens"):
-        total = sum(tokens) + total_tokens(quantities, units)
-        if request.total_tokens != total:
-            problem = f"is {request.total_tokens}, but the tokens of all units add up to {total}"
-            violations.append(FieldViolation("total_tokens", problem))
-    return quantities
-
-
-def _states_total(
-    request: pb.RecordUsageRequest | admission_pb2.SettleRequest | admission_pb2.AuthorizeRequest,
-) -> bool:
-    return not isinstance(request, admission_pb2.AuthorizeRequest) and request.HasField("total_tokens")
+    used = read_used(counts, request.quantities, total, units, violations, archived=archived)
+    return {unit: value for unit, value in used.quantities.items() if value}
 
 
 def _read_stated(

@@ -31,6 +31,6 @@ U+0000.
 cut_to_chars: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.int]
 """Marks text that only describes what happened, such as an error message. A request is never refused because of such
 text, so no charge is lost because of it. The value is the maximum number of characters that are stored. Longer
-text is cut to this length, with `…` as its last character; U+0000 and invalid UTF-8, such as a lone surrogate, are
+text is cut to this length and marked with `…` at its end; U+0000 and invalid UTF-8, such as a lone surrogate, are
 stored as U+FFFD. The size of the whole request is still limited by its request_max_bytes.
 """

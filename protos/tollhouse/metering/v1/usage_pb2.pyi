@@ -480,7 +480,9 @@ class RecordUsageRequest(_message.Message):
     and 999 is not a status and is left out.
     """
     error_message: _builtins.str
-    """The error of work that failed, cut to 1024 characters. A usage with an error message counts as an error."""
+    """The error of work that failed. A longer one is cut to 1024 characters, of which the last say its length, such as
+    `… (10000 characters)`. A usage with an error message counts as an error.
+    """
     endpoint: _builtins.str
     """The endpoint of the platform that was called, cut to 256 characters."""
     conversation_id: _builtins.str

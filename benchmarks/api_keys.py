@@ -25,7 +25,7 @@ _API_KEY = (
 
 def load_tenants(url: str, peppers_file: Path, count: int) -> tuple[Tenant, ...]:
     """Creates `count` organizations, each with an owner and one API key."""
-    tenants = tuple(Tenant(new_id(), new_id(), new_secret(live=False)) for _ in range(count))
+    tenants = tuple(Tenant(new_id(), new_id(), new_secret(live=True)) for _ in range(count))
     asyncio.run(_load(url, Peppers.read(peppers_file), tenants))
     return tenants
 
@@ -59,6 +59,6 @@ def _user(user_id: str, organization_id: str, now: datetime) -> tuple[object, ..
 
 def _key(tenant: Tenant, user_id: str, peppers: Peppers, now: datetime) -> tuple[object, ...]:
     prefix, suffix = visible_parts(tenant.key)
-    identity = (tenant.organization_id, tenant.api_key_id, user_id, "Bench", "test")
+    identity = (tenant.organization_id, tenant.api_key_id, user_id, "Bench", "live")
     secret = (peppers.digest(tenant.key), peppers.current_version, prefix, suffix)
     return (*identity, *secret, [], [], "{}", "", now, now)

@@ -1,4 +1,4 @@
-"""The measures P1 to P7, P9, P4C and P4S: what each sets up, compares and verifies."""
+"""The measures P1 to P7, P9, P4C, P4S and P7B: what each sets up, compares and verifies."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from benchmarks.traffic import (
     DebitBatches,
     Debits,
     KeyChecks,
+    MeteredBatches,
     MeteredCalls,
     Tenant,
     UsageBatches,
@@ -33,6 +34,7 @@ TENANTS = 20
 PEOPLE = 40
 CHECKS_PER_S = 500
 BATCH = 100
+PAIRS_IN_BATCH = 50
 BATCHES_IN_FLIGHT = 8
 ECHO = "bare grpc.aio echo, same client"
 
@@ -55,6 +57,7 @@ class Bench:
             "P5": self.usage_record,
             "P6": self.usage_in_batches,
             "P7": self.metered_call,
+            "P7B": self.metered_batches,
             "P9": lambda: measure_verification(charges, deployment.shards),
         }
 
@@ -140,6 +143,16 @@ class Bench:
         comparison = Comparison("Authorize + Settle, pairs", ECHO, "pairs", 0.20)
         figure = compare(self._deployment, comparison, side, echo, self._rounds)
         self._check_charges(script.tenants, side.calls)
+        return figure
+
+    def metered_batches(self) -> Figure:
+        script = MeteredCalls(self._fund_tenants(), "metered-batch")
+        side = self._side("metering", MeteredBatches(script, PAIRS_IN_BATCH), BATCHES_IN_FLIGHT)
+        echo = echo_of(self._deployment, script)
+        measured = f"BatchAuthorize + BatchSettle of {PAIRS_IN_BATCH}, pairs"
+        comparison = Comparison(measured, ECHO, "pairs", 1.0, units_per_call=PAIRS_IN_BATCH)
+        figure = compare(self._deployment, comparison, side, echo, self._rounds)
+        self._check_charges(script.tenants, side.calls * PAIRS_IN_BATCH)
         return figure
 
     def _side(self, context: str, script: Script, in_flight: int) -> Side:

@@ -213,9 +213,9 @@ class MeteredCalls:
         )
 
     def requests(self, first: int, count: int) -> list[Exchange]:
-        return [self._pair(number) for number in range(first, first + count)]
+        return [self.pair(number) for number in range(first, first + count)]
 
-    def _pair(self, number: int) -> Exchange:
+    def pair(self, number: int) -> tuple[admission_pb2.AuthorizeRequest, admission_pb2.SettleRequest]:
         tenant = self.tenants[number % len(self.tenants)]
         tokens, model = tokens_of(number), model_of(number, len(self.tenants))
         authorize = admission_pb2.AuthorizeRequest(
@@ -240,14 +240,54 @@ class MeteredCalls:
 
     def check(self, requests: Sequence[Exchange], replies: Sequence[Exchange]) -> None:
         for authorized, settled in replies:
+            check_pair(authorized, settled)
+
+
+@dataclass(frozen=True, slots=True)
+class MeteredBatches:
+    """Pairs of `BatchAuthorize` and `BatchSettle` of the same calls."""
+
+    metered: MeteredCalls
+    size: int
+
+    def steps(self) -> tuple[Step, ...]:
+        return (
+            Step(f"{_ADMISSION}/BatchAuthorize", admission_pb2.BatchAuthorizeResponse),
+            Step(f"{_ADMISSION}/BatchSettle", admission_pb2.BatchSettleResponse),
+        )
+
+    def requests(self, first: int, count: int) -> list[Exchange]:
+        return [self._pair(number) for number in range(first, first + count)]
+
+    def _pair(self, number: int) -> Exchange:
+        pairs = [self.metered.pair(item) for item in range(number * self.size, (number + 1) * self.size)]
+        return (
+            admission_pb2.BatchAuthorizeRequest(requests=[authorize for authorize, _ in pairs]),
+            admission_pb2.BatchSettleRequest(requests=[settle for _, settle in pairs]),
+        )
+
+    def check(self, requests: Sequence[Exchange], replies: Sequence[Exchange]) -> None:
+        for authorized, settled in replies:
             if not (
-                isinstance(authorized, admission_pb2.AuthorizeResponse)
-                and authorized.decision == admission_pb2.DECISION_ALLOWED
-                and isinstance(settled, admission_pb2.SettleResponse)
-                and settled.usage.settlement == usage_pb2.SETTLEMENT_SETTLED
-                and not settled.replayed
+                isinstance(authorized, admission_pb2.BatchAuthorizeResponse)
+                and isinstance(settled, admission_pb2.BatchSettleResponse)
+                and len(authorized.outcomes) == len(settled.outcomes) == self.size
             ):
                 raise _unexpected(settled)
+            for decision, settlement in zip(authorized.outcomes, settled.outcomes, strict=True):
+                check_pair(decision.decided, settlement.settled)
+
+
+def check_pair(authorized: Message, settled: Message) -> None:
+    """Raises LoadError unless the call was allowed, and settled now."""
+    if not (
+        isinstance(authorized, admission_pb2.AuthorizeResponse)
+        and authorized.decision == admission_pb2.DECISION_ALLOWED
+        and isinstance(settled, admission_pb2.SettleResponse)
+        and settled.usage.settlement == usage_pb2.SETTLEMENT_SETTLED
+        and not settled.replayed
+    ):
+        raise _unexpected(settled)
 
 
 def model_of(number: int, tenants: int) -> str:

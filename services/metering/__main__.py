@@ -16,6 +16,8 @@ from libs.common.server import Service
 from libs.common.shards import open_databases
 from libs.common.telemetry import start_process_telemetry
 from services.metering.admission.admission import Admission
+from services.metering.admission.authorizations import Authorizations
+from services.metering.admission.callers import Callers
 from services.metering.admission.servicer import AdmissionServicer
 from services.metering.charge.charges import Charges
 from services.metering.charge.servicer import ChargeServicer
@@ -77,16 +79,18 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     organizations = Organizations(to_identity)
     usages = Usages(shards, catalogue, engine, organizations, months, clock)
     relay = Relay(shards, billing, engine, clock, every_s=settings.relay_every_s)
-    admission = Admission(
-        shards, catalogue, identity, organizations, billing, engine, clock, queue_max=settings.queue_max
-    )
+    authorizations = Authorizations(shards, billing, clock)
+    callers = Callers(identity, organizations)
+    admission = Admission(shards, catalogue, callers, billing, engine, clock, queue_max=settings.queue_max)
 
     models = ModelServicer(Models(platform, shards, catalogue, clock), PriceImport(platform, catalogue, clock))
     service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, models)
     units = UnitServicer(CatalogueUnits(platform, catalogue, clock))
     service.add(unit_pb2_grpc.add_UnitServiceServicer_to_server, units)
     service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageServicer(usages))
-    service.add(admission_pb2_grpc.add_AdmissionServiceServicer_to_server, AdmissionServicer(admission, usages))
+    service.add(
+        admission_pb2_grpc.add_AdmissionServiceServicer_to_server, AdmissionServicer(admission, authorizations, usages)
+    )
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
     trail = Trail(databases.home_of, databases.report_home_of)
     verification = Verification(reports, clock, CHECKS, Part(platform, AUDIT_CHECKS))

@@ -93,6 +93,14 @@ class AlreadySettled(Refusal):
     template = "The usage of the operation {operation_id} is recorded; it can not be cancelled."
 
 
+class AuthorizationNotOpen(Refusal):
+    """Nothing is held for the call any more, or nothing ever was, so it cannot be held for longer."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "AUTHORIZATION_NOT_OPEN"
+    template = "The authorization of the operation {operation_id} is {state}."
+
+
 class BackfillForOperatorsOnly(Refusal):
     """Only operators may load historical usage."""
 

@@ -392,6 +392,11 @@ authorizations: Final = Table(
     Column("quantities", JSONB),
     Column("service_tier", Text, nullable=False, server_default=text("'standard'")),
     Column("environment", Text, nullable=False, server_default=text("'LIVE'")),
+    # When the hold ends, where that is not `hold_ttl_ms` after `create_time`: it was extended, or placed by a repeat.
+    Column("expire_time", _TIME),
+    # Whether billing declined the hold.
+    Column("declined", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("organization_id", "operation_id", name="authorizations_pkey"),
+    Index("authorizations_by_time", "organization_id", "create_time", "operation_id"),
     CheckConstraint("amount >= 0", name="authorizations_amount_not_negative"),
 )

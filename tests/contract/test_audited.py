@@ -16,7 +16,14 @@ OWN_RECORD = {
         *("CreateHold", "BatchCreateHold", "CaptureHold", "BatchCaptureHold", "ReleaseHold", "ExtendHold"),
     ),
     "tollhouse.metering.v1.UsageService": ("RecordUsage", "BatchRecordUsage", "StreamUsage"),
-    "tollhouse.metering.v1.AdmissionService": ("Authorize", "Settle", "Cancel"),
+    "tollhouse.metering.v1.AdmissionService": (
+        "Authorize",
+        "BatchAuthorize",
+        "Settle",
+        "BatchSettle",
+        "Cancel",
+        "ExtendAuthorization",
+    ),
 }
 OWN_RECORDS = {f"{service}/{rpc}" for service, rpcs in OWN_RECORD.items() for rpc in rpcs}
 

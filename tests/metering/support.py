@@ -116,6 +116,36 @@ class Metering:
     async def authorize(self, request: admission_pb2.AuthorizeRequest) -> admission_pb2.AuthorizeResponse:
         return await self.admission.Authorize(request, metadata=self.gateway)
 
+    async def authorize_batch(
+        self, requests: Sequence[admission_pb2.AuthorizeRequest]
+    ) -> list[admission_pb2.AuthorizeOutcome]:
+        request = admission_pb2.BatchAuthorizeRequest(requests=requests)
+        return list((await self.admission.BatchAuthorize(request, metadata=self.gateway)).outcomes)
+
+    async def settle_batch(self, requests: Sequence[admission_pb2.SettleRequest]) -> list[admission_pb2.SettleOutcome]:
+        request = admission_pb2.BatchSettleRequest(requests=requests)
+        return list((await self.admission.BatchSettle(request, metadata=self.gateway)).outcomes)
+
+    async def authorizations(self, organization_id: str, **fields: object) -> list[admission_pb2.Authorization]:
+        """Return all authorizations of a list, a small page at a time."""
+        request = admission_pb2.ListAuthorizationsRequest(organization_id=organization_id, page_size=7)
+        request.MergeFrom(admission_pb2.ListAuthorizationsRequest(**fields))  # type: ignore[arg-type]
+        found: list[admission_pb2.Authorization] = []
+        while True:
+            page = await self.admission.ListAuthorizations(request, metadata=self.operator)
+            found += page.authorizations
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return found
+
+    async def extend(
+        self, organization_id: str, operation_id: str, expire_time: Timestamp
+    ) -> admission_pb2.Authorization:
+        request = admission_pb2.ExtendAuthorizationRequest(
+            organization_id=organization_id, operation_id=operation_id, expire_time=expire_time
+        )
+        return (await self.admission.ExtendAuthorization(request, metadata=self.gateway)).authorization
+
     async def settle(self, request: admission_pb2.SettleRequest) -> admission_pb2.SettleResponse:
         return await self.admission.Settle(request, metadata=self.gateway)
 

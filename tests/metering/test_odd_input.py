@@ -62,8 +62,8 @@ async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
     made = await hostile.beside(lambda number: metering.record(usage(neighbour, f"call-{number}")), send_all())
 
     assert "\n".join(hostile.failures) == ""
-    # What is settled can not be cancelled.
-    assert hostile.answered == {method.name for method in _METHODS} - {"Cancel"}
+    # What is settled can neither be cancelled nor extended.
+    assert hostile.answered == {method.name for method in _METHODS} - {"Cancel", "ExtendAuthorization"}
     await platform.settled()
     assert sum(organization_id == neighbour for organization_id, _ in await metering.charges()) == made
     assert await metering.findings() == []

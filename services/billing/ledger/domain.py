@@ -351,6 +351,8 @@ class Books:
     changed_holds: dict[OperationKey, Hold] = field(default_factory=dict)
     new_declines: list[Decline] = field(default_factory=list)
     changed_accounts: dict[str, Account] = field(default_factory=dict)
+    expired_hold_count: int = 0
+    """How many holds expired before the batch and are ended by it."""
 
     def locked_account(self, account_id: str) -> Account:
         """Return the account of something that is stored already.

@@ -37,6 +37,7 @@ from services.billing.ledger.domain import (
     Reverse,
     Transfer,
 )
+from services.billing.ledger.expiries import EXPIRED_HOLDS
 from services.billing.ledger.standing import StandingAccounts
 
 Answer: TypeAlias = Outcome | Exception
@@ -142,6 +143,7 @@ class Engine:
             answers = _decide_all(books, commands, now)
             await _close_books(connection, books, now)
             await _close_declines(connection, books, answers)
+        EXPIRED_HOLDS.add(books.expired_hold_count)
         self._keep(books)
         return answers
 
@@ -156,7 +158,7 @@ class Engine:
         now = self._clock.now()
         due = [a for a in books.accounts.values() if a.hold_expiry_from is not None and a.hold_expiry_from <= now]
         if due:
-            await store.expire_holds(connection, due, now)
+            books.expired_hold_count = await store.expire_holds(connection, due, now)
             books.changed_accounts.update((account.account_id, account) for account in due)
         await _read_known(connection, books, named)
         return books, now

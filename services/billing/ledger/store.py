@@ -198,7 +198,8 @@ _EXPIRE: Final = """
             AND h.state = 'OPEN' AND h.expire_time <= $3
         RETURNING h.account_id, h.amount
     )
-    SELECT k.account_id::text, coalesce((SELECT sum(amount) FROM ended e WHERE e.account_id = k.account_id), 0), (
+    SELECT k.account_id::text, coalesce((SELECT sum(amount) FROM ended e WHERE e.account_id = k.account_id), 0),
+        (SELECT count(*) FROM ended e WHERE e.account_id = k.account_id), (
         SELECT min(expire_time) FROM holds h
         WHERE h.organization_id = k.organization_id AND h.account_id = k.account_id
             AND h.state = 'OPEN' AND h.expire_time > $3
@@ -256,13 +257,16 @@ async def find_holds(connection: RawConnection, keys: Collection[OperationKey]) 
     return [hold_of(row) for row in await connection.fetch(_HOLDS, *_columns(keys))]
 
 
-async def expire_holds(connection: RawConnection, accounts: Sequence[Account], now: datetime) -> None:
-    """End the expired holds of these locked accounts, and change the accounts given accordingly."""
+async def expire_holds(connection: RawConnection, accounts: Sequence[Account], now: datetime) -> int:
+    """End the expired holds of these locked accounts, change the accounts given accordingly, and return how many."""
     keys = [(account.organization_id, account.account_id) for account in accounts]
     by_id = {account.account_id: account for account in accounts}
-    for account_id, amount, expiry_from in await connection.fetch(_EXPIRE, *_columns(keys), now):
+    ended = 0
+    for account_id, amount, count, expiry_from in await connection.fetch(_EXPIRE, *_columns(keys), now):
         by_id[account_id].held -= amount
         by_id[account_id].hold_expiry_from = expiry_from
+        ended += count
+    return ended
 
 
 async def find_due_accounts(connection: RawConnection, now: datetime, after: Key, limit: int) -> list[Key]:

@@ -13,6 +13,7 @@ from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.shards import Shards
 from services.billing.ledger import posting_store, store
+from services.billing.ledger.expiries import EXPIRED_HOLDS
 
 _log = structlog.get_logger("sweeper")
 _ACCOUNTS_MAX: Final = 200
@@ -61,6 +62,8 @@ class Sweeper:
     async def _expire(self, database: Database, due: Sequence[store.Key]) -> None:
         async with database.raw_transaction() as connection:
             accounts = await store.lock_unused_accounts(connection, due)
-            if accounts:
-                await store.expire_holds(connection, accounts, self._clock.now())
-                await posting_store.update_accounts(connection, accounts)
+            if not accounts:
+                return
+            ended = await store.expire_holds(connection, accounts, self._clock.now())
+            await posting_store.update_accounts(connection, accounts)
+        EXPIRED_HOLDS.add(ended)

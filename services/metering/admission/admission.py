@@ -1,4 +1,4 @@
-"""Decides whether a call may begin, stores the authorization, and cancels authorizations that are not needed.
+"""Decides whether a call may begin, and stores the authorization.
 
 The price version is stored before the hold is placed, so a hold never exists without the price to settle it with.
 Authorizations that arrive together share one statement and one call to billing (see `libs.common.group_commit`).
@@ -6,16 +6,19 @@ Authorizations that arrive together share one statement and one call to billing 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
+import structlog
+
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.errors import NotFound, OperationIdReused, Refusal
+from libs.common.errors import OperationIdReused, Refusal
 from libs.common.group_commit import GroupCommit
 from libs.common.shards import Shards
 from services.metering.admission import store
+from services.metering.admission.callers import Caller, Callers
 from services.metering.admission.domain import (
     OUTPUT_TOKENS_DEFAULT,
     Allowed,
@@ -23,57 +26,28 @@ from services.metering.admission.domain import (
     Decision,
     Denied,
     Pinned,
+    Request,
     Stored,
     held_nanos,
     refusal_of_repeat,
 )
 from services.metering.clients.billing import BATCH_MAX, BillingClient, Held, HoldRequest, NotHeld
-from services.metering.clients.identity import VALID, IdentityClient, KeyPrincipal
-from services.metering.clients.organizations import Organizations
-from services.metering.errors import AlreadySettled, OrganizationNotFound
+from services.metering.clients.identity import KeyPrincipal
 from services.metering.model.catalogue import Catalogue
-from services.metering.model.domain import Tokens, input_tokens_of, output_tokens_of
+from services.metering.model.domain import input_tokens_of, output_tokens_of
 from services.metering.model.rates import Unpriced
-from services.metering.model.units import Quantities
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import Authorization
 from services.metering.usage.engine import UsageEngine, writer_limits
 from services.metering.usage.store import quantities_text
 
+_log = structlog.get_logger("admission")
+
+_LATE: Final = timedelta(seconds=1)
+"""What a hold may end later than its authorization says, because billing counts from its own receipt of it."""
 _FACTS: Final = ("posted", "held", "available", "needed", "currency_code", "earliest_release_time")
-_KEY_MESSAGES: Final = {
-    "NOT_FOUND": "There is no such key.",
-    "DISABLED": "The key is disabled.",
-    "REVOKED": "The key is revoked.",
-    "EXPIRED": "The key has expired.",
-    "OWNER_INACTIVE": "The key's owner is not active.",
-    "INSUFFICIENT_SCOPE": "The key lacks a required scope.",
-    "MODEL_NOT_ALLOWED": "The key may not be used for this model.",
-    "ADDRESS_NOT_ALLOWED": "The key may not be used from this address.",
-}
 # Billing's reasons for declining a hold that are passed on unchanged; any other becomes ACCOUNT_CLOSED.
 _HOLD_REASONS: Final = ("INSUFFICIENT_BALANCE", "CURRENCY_MISMATCH", "ACCOUNT_CLOSED")
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """An Authorize request, with either a secret key or a principal."""
-
-    operation_id: str
-    secret: str | None
-    principal: KeyPrincipal | None
-    model: str
-    input_tokens: int
-    max_output_tokens: int | None
-    estimate: Tokens | None
-    endpoint: str | None
-    required_scopes: Sequence[str]
-    min_revision: int
-    hold_ttl_ms: int
-    client_address: str
-    fail_if_replayed: bool
-    quantities: Quantities
-    service_tier: str
 
 
 @dataclass(slots=True)
@@ -91,14 +65,13 @@ class _Waiting:
 
 
 class Admission:
-    """Authorizes and cancels calls."""
+    """Authorizes calls."""
 
     def __init__(
         self,
         shards: Shards,
         catalogue: Catalogue,
-        identity: IdentityClient,
-        organizations: Organizations,
+        callers: Callers,
         billing: BillingClient,
         engine: UsageEngine,
         clock: Clock,
@@ -107,8 +80,7 @@ class Admission:
     ) -> None:
         self._shards = shards
         self._catalogue = catalogue
-        self._identity = identity
-        self._organizations = organizations
+        self._callers = callers
         self._billing = billing
         self._engine = engine
         self._clock = clock
@@ -117,78 +89,67 @@ class Admission:
             "authorizations", self._run, shards, limits, lambda one: one.key[0]
         )
 
-    async def authorize(self, request: Request) -> Decision:
-        """Decide whether the call may begin.
+    async def authorize(self, requests: Sequence[Request]) -> list[Decision | Exception]:
+        """Decide which calls may begin, at most 200, and return the outcome of each, in their order.
 
-        Raises:
+        The outcome of a call is an exception if it cannot be decided:
             OperationIdReused: the operation id was authorized with other fields.
             OperationIdInUse: the operation id was authorized before, and the request has fail_if_replayed set.
             OrganizationNotFound: identity does not know the principal's organization.
             TooManyUnknownKeys: the client's address has presented more unknown keys than are looked up.
             Unavailable: identity or billing cannot be reached.
-            Overloaded: too many calls wait already.
-        """
-        principal, stale_key = request.principal, False
-        if request.secret is not None:
-            answer = await self._identity.verify(
-                request.secret,
-                model=request.model,
-                required_scopes=request.required_scopes,
-                min_revision=request.min_revision,
-                client_address=request.client_address,
-            )
-            if answer.code != VALID:
-                message = _KEY_MESSAGES.get(answer.code, "The key may not be used.")
-                return Denied(f"KEY_{answer.code}", message, principal=answer.principal, stale_key=answer.stale)
-            principal, stale_key = answer.principal, answer.stale
-        if principal is None:
-            raise ValueError("A caller has a key or a principal.")
-        if request.secret is None and await self._organizations.find_unknown([principal.organization_id]):
-            raise OrganizationNotFound(organization_id=principal.organization_id)
-        pinned = await self._pin(request, principal)
-        if isinstance(pinned, Denied):
-            return replace(pinned, stale_key=stale_key)
-        (decision,) = await self._commits.submit([_Waiting(pinned, principal)])
-        if isinstance(decision, Exception):
-            raise decision
-        return replace(decision, stale_key=True) if stale_key else decision
-
-    async def cancel(self, organization_id: str, operation_id: str) -> tuple[str, Decimal, bool]:
-        """Cancel an authorization; return the currency, the amount that is released, and whether this is a repeat.
 
         Raises:
-            NotFound: the operation was never authorized.
-            AlreadySettled: its usage is recorded.
-            Unavailable: billing cannot be reached.
+            Overloaded: too many calls wait already. None was taken.
+            Unavailable: the catalogue cannot be read.
         """
-        key, database = (organization_id, operation_id), self._shards.of(organization_id)
-        async with database.raw_connection() as connection:
-            found = await store.find(connection, [key])
-            if key not in found:
-                raise NotFound(resource_type="authorization", resource_name=operation_id)
-        stored = found[key]
-        if stored.settled:
-            raise AlreadySettled(operation_id=operation_id)
-        released = Decimal(0)
-        if stored.pinned.amount:
-            released = Decimal((await self._billing.release(organization_id, operation_id)).amount or 0)
-        async with database.raw_connection() as connection:
-            await store.cancel(connection, key)
-        return stored.pinned.currency_code, Decimal(0) if stored.cancelled else released, stored.cancelled
+        callers = await self._callers.identify(requests)
+        outcomes: dict[int, Decision | Exception] = {}
+        waiting: dict[int, _Waiting] = {}
+        stale: list[int] = []
+        await self._know_all_prices(requests, callers)
+        now = self._clock.now()
+        for place, (request, caller) in enumerate(zip(requests, callers, strict=True)):
+            if not isinstance(caller, Caller):
+                outcomes[place] = caller
+                continue
+            if caller.stale_key:
+                stale.append(place)
+            pinned = self._pin(request, caller.principal, now)
+            if isinstance(pinned, Denied):
+                outcomes[place] = pinned
+            else:
+                waiting[place] = _Waiting(pinned, caller.principal)
+        if waiting:
+            decisions = await self._commits.submit(list(waiting.values()))
+            outcomes.update(zip(waiting, decisions, strict=True))
+        for place in stale:
+            outcome = outcomes[place]
+            if not isinstance(outcome, Exception):
+                outcomes[place] = replace(outcome, stale_key=True)
+        return [outcomes[place] for place in range(len(requests))]
 
     async def close(self) -> None:
         """Take no more calls, and return when every waiting one has its decision."""
         await self._commits.drain()
 
-    async def _pin(self, request: Request, principal: KeyPrincipal) -> Pinned | Denied:
+    async def _know_all_prices(
+        self, requests: Sequence[Request], callers: Sequence[Caller | Denied | Exception]
+    ) -> None:
+        """Refresh the catalogue, and once more from the database if it has no price for one of the calls."""
         await self._catalogue.refresh()
         now = self._clock.now()
+        for request, caller in zip(requests, callers, strict=True):
+            if isinstance(caller, Caller) and (
+                self._catalogue.model(request.model) is None
+                or self._catalogue.price(request.model, caller.principal.organization_id, now) is None
+            ):
+                await self._catalogue.refresh_for_unknown()
+                return
+
+    def _pin(self, request: Request, principal: KeyPrincipal, now: datetime) -> Pinned | Denied:
         model = self._catalogue.model(request.model)
         version = self._catalogue.price(request.model, principal.organization_id, now)
-        if model is None or version is None:
-            await self._catalogue.refresh_for_unknown()
-            model = self._catalogue.model(request.model)
-            version = self._catalogue.price(request.model, principal.organization_id, now)
         if model is None:
             return Denied("MODEL_UNKNOWN", "The model is not in the catalogue.", {"model": request.model}, principal)
         if not model.active:
@@ -241,21 +202,27 @@ class Admission:
     async def _run(
         self, database: Database, waiting: Sequence[_Waiting], let_next_begin: Callable[[], None]
     ) -> list[Decision | Exception]:
-        """Decide a batch. If an operation id occurs in it twice, the second is decided as a repeat of the first."""
+        """Decide a batch. If an operation id occurs in it more than once, the others are repeats of the first: they are
+        decided together, after it.
+        """
         first: dict[store.Key, int] = {}
         for place, one in enumerate(waiting):
             first.setdefault(one.key, place)
-        places = list(first.values())
-        chosen = [waiting[place] for place in places]
-        known = await self._write(database, chosen)
-        if len(places) == len(waiting):
-            let_next_begin()
-        decisions: dict[int, Decision | Exception] = dict(zip(places, await self._hold(chosen, known), strict=True))
-        others = [place for place in range(len(waiting)) if place not in decisions]
-        if others:
-            repeats = await self._run(database, [waiting[place] for place in others], let_next_begin)
-            decisions.update(zip(others, repeats, strict=True))
+        if len(first) == len(waiting):
+            return await self._decide(database, waiting, let_next_begin)
+        places = [*first.values()]
+        others = sorted(set(range(len(waiting))).difference(places))
+        decided = await self._decide(database, [waiting[place] for place in places], lambda: None)
+        repeated = await self._decide(database, [waiting[place] for place in others], let_next_begin)
+        decisions = dict(zip((*places, *others), (*decided, *repeated), strict=True))
         return [decisions[place] for place in range(len(waiting))]
+
+    async def _decide(
+        self, database: Database, waiting: Sequence[_Waiting], let_next_begin: Callable[[], None]
+    ) -> list[Decision | Exception]:
+        known = await self._write(database, waiting)
+        let_next_begin()
+        return await self._hold(database, waiting, known)
 
     async def _write(self, database: Database, waiting: Sequence[_Waiting]) -> dict[store.Key, Stored]:
         """Store the authorizations; return those that were stored before under the same operation ids.
@@ -273,7 +240,9 @@ class Admission:
             found = await store.find(connection, keys) if keys else {}
         return {key: stored for key, stored in found.items() if key in repeated - own or stored.settled}
 
-    async def _hold(self, waiting: Sequence[_Waiting], known: dict[store.Key, Stored]) -> list[Decision | Exception]:
+    async def _hold(
+        self, database: Database, waiting: Sequence[_Waiting], known: dict[store.Key, Stored]
+    ) -> list[Decision | Exception]:
         """Place the holds. A repeat sends the first request's hold again, and billing returns that hold's state."""
         decisions: list[Decision | Exception | None] = []
         costly: list[tuple[int, Pinned, bool]] = []
@@ -291,7 +260,38 @@ class Admission:
             now = self._clock.now()
             for (place, pinned, replayed), result in zip(costly, results, strict=True):
                 decisions[place] = _decision(waiting[place], pinned, replayed, result, now)
+            await self._note(database, [pinned for _, pinned, _ in costly], results)
         return [decision for decision in decisions if decision is not None]
+
+    async def _note(
+        self, database: Database, asked: Sequence[Pinned], results: Sequence[Held | NotHeld | Refusal]
+    ) -> None:
+        """Store which holds were declined, and which end later than the authorization says; usually there are none.
+
+        The decisions stand without it. If it fails, the list of authorizations tells the wrong state or end of these.
+        """
+        declined: list[store.Key] = []
+        later: dict[store.Key, datetime] = {}
+        for pinned, result in zip(asked, results, strict=True):
+            key = pinned.ask.organization_id, pinned.ask.operation_id
+            if isinstance(result, NotHeld) and result.reason != OperationIdReused.reason:
+                declined.append(key)
+            elif isinstance(result, Held) and result.expire_time > _expire_time(pinned) + _LATE:
+                later[key] = result.expire_time
+        if not declined and not later:
+            return
+        try:
+            async with database.raw_connection() as connection:
+                if declined:
+                    await store.decline(connection, declined)
+                if later:
+                    await store.extend(connection, later)
+        except Refusal as refusal:
+            _log.warning("ends of holds not stored", reason=refusal.reason, holds=len(declined) + len(later))
+
+
+def _expire_time(pinned: Pinned) -> datetime:
+    return pinned.create_time + timedelta(milliseconds=pinned.ask.hold_ttl_ms)
 
 
 def _decided_without_hold(one: _Waiting, before: Stored | None) -> Decision | Exception | None:

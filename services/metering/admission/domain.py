@@ -1,10 +1,11 @@
 """Authorizations: what is asked for, what is held, and the decision."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from typing import Final, NamedTuple
 
 from libs.common.errors import OperationIdReused, Refusal
@@ -20,6 +21,27 @@ OUTPUT_TOKENS_DEFAULT: Final = 4096
 HOLD_TTL_DEFAULT_MS: Final = 600_000
 _FINGERPRINT_BYTES: Final = 16
 _FIELDS_BEFORE: Final = 11
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An Authorize request, with either a secret key or a principal."""
+
+    operation_id: str
+    secret: str | None
+    principal: KeyPrincipal | None
+    model: str
+    input_tokens: int
+    max_output_tokens: int | None
+    estimate: Tokens | None
+    endpoint: str | None
+    required_scopes: Sequence[str]
+    min_revision: int
+    hold_ttl_ms: int
+    client_address: str
+    fail_if_replayed: bool
+    quantities: Quantities
+    service_tier: str
 
 
 class Ask(NamedTuple):
@@ -66,6 +88,16 @@ class Pinned(NamedTuple):
     """Whether the caller wants a repeat refused. It is not stored and no part of the fingerprint."""
 
 
+class State(StrEnum):
+    """What has become of an authorization."""
+
+    OPEN = "OPEN"
+    SETTLED = "SETTLED"
+    CANCELLED = "CANCELLED"
+    LAPSED = "LAPSED"
+    DECLINED = "DECLINED"
+
+
 class Stored(NamedTuple):
     """An authorization as it is stored."""
 
@@ -73,6 +105,20 @@ class Stored(NamedTuple):
     cancelled: bool
     settled: bool
     """Whether the usage of the operation is recorded."""
+    expire_time: datetime
+    """When the hold ends by itself, to within a second."""
+    declined: bool = False
+    """Whether billing declined the hold."""
+
+    def state(self, now: datetime) -> "State":
+        """Return what has become of it."""
+        if self.settled:
+            return State.SETTLED
+        if self.cancelled:
+            return State.CANCELLED
+        if self.declined:
+            return State.DECLINED
+        return State.OPEN if now < self.expire_time else State.LAPSED
 
     @property
     def ended(self) -> bool:

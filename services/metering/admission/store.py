@@ -1,16 +1,32 @@
-"""The statements on authorizations, all by primary key."""
+"""The statements on authorizations, by primary key where they say nothing else."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
 
 import asyncpg
 
 from libs.common.amount import format_amount
 from libs.common.database import RawConnection
-from services.metering.admission.domain import Ask, Pinned, Stored
+from services.metering.admission.domain import Ask, Pinned, State, Stored
 from services.metering.usage.store import quantities_text, read_quantities
 
 Key = tuple[str, str]
+Place = tuple[datetime, str]
+"""A place in the order of the list: create_time and operation id."""
+
+SCAN_MAX: Final = 5_000
+
+
+class Filters(NamedTuple):
+    """What lets authorizations into a list; None lets everything through."""
+
+    project_id: str | None = None
+    user_id: str | None = None
+    api_key_id: str | None = None
+    model: str | None = None
+    state: State | None = None
+
 
 # Inserts in the order of the keys, so that two processes with the same operations cannot deadlock. Returns the keys
 # that existed before, which is nearly always none.
@@ -36,14 +52,54 @@ SELECT organization_id::text, operation_id FROM item
 WHERE ((organization_id, operation_id) IN (SELECT organization_id, operation_id FROM added)) IS NOT TRUE
 """
 
-_FIND: Final = """
-SELECT a.organization_id::text, a.operation_id, project_id::text, user_id::text, service_account_id::text,
-    api_key_id::text, model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms,
-    quantities::text, service_tier, environment, a.fingerprint,
-    price_version_id::text, currency_code, amount, create_time, cancelled, o.operation_id IS NOT NULL AS settled
+_COLUMNS: Final = """a.organization_id::text, a.operation_id, a.project_id::text, a.user_id::text,
+    a.service_account_id::text, a.api_key_id::text, a.model, a.endpoint, a.input_tokens, a.max_output_tokens,
+    a.hold_ttl_ms, a.quantities::text, a.service_tier, a.environment, a.fingerprint, a.price_version_id::text,
+    a.currency_code, a.amount, a.create_time, a.cancelled, o.operation_id IS NOT NULL AS settled,"""
+_EXPIRE_TIME: Final = "coalesce(a.expire_time, a.create_time + a.hold_ttl_ms * interval '1 millisecond')"
+_WITH_USAGE: Final = """LEFT JOIN usage_operations o
+    ON o.organization_id = a.organization_id AND o.operation_id = a.operation_id"""
+
+_FIND: Final = f"""
+SELECT {_COLUMNS} {_EXPIRE_TIME}, a.declined
 FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
-JOIN authorizations a USING (organization_id, operation_id)
-LEFT JOIN usage_operations o ON o.organization_id = a.organization_id AND o.operation_id = a.operation_id
+JOIN authorizations a USING (organization_id, operation_id) {_WITH_USAGE}
+"""  # noqa: S608 -- made of constants of ours alone.
+
+# A page, the latest first, by the index `authorizations_by_time` within its bound; usage by its primary key.
+_LIST: Final = f"""
+SELECT {_COLUMNS} {_EXPIRE_TIME}, a.declined
+FROM authorizations a {_WITH_USAGE}
+WHERE a.organization_id = $1::uuid AND a.create_time >= $2::timestamptz
+    AND (a.create_time, a.operation_id) < ($3::timestamptz, $4::text)
+    AND ($5::timestamptz IS NULL OR (a.create_time, a.operation_id) >= ($5::timestamptz, $6::text))
+    AND ($7::uuid IS NULL OR a.project_id = $7) AND ($8::uuid IS NULL OR a.user_id = $8)
+    AND ($9::uuid IS NULL OR a.api_key_id = $9) AND ($10::text IS NULL OR a.model = $10)
+    AND ($11::text IS NULL OR $11 = CASE WHEN o.operation_id IS NOT NULL THEN 'SETTLED'
+        WHEN a.cancelled THEN 'CANCELLED' WHEN a.declined THEN 'DECLINED'
+        WHEN {_EXPIRE_TIME} > $12::timestamptz THEN 'OPEN' ELSE 'LAPSED' END)
+ORDER BY a.create_time DESC, a.operation_id DESC LIMIT $13
+"""  # noqa: S608 -- made of constants of ours alone.
+
+# The last row that one filtered page looks at, so that a filter with few matches does not read a whole year; by the
+# same index.
+_LIST_BOUND: Final = """
+SELECT create_time, operation_id FROM authorizations
+WHERE organization_id = $1::uuid AND create_time >= $2::timestamptz
+    AND (create_time, operation_id) < ($3::timestamptz, $4::text)
+ORDER BY create_time DESC, operation_id DESC OFFSET $5 LIMIT 1
+"""
+
+_EXTEND: Final = """
+UPDATE authorizations a SET expire_time = greatest(a.expire_time, later.expire_time)
+FROM unnest($1::uuid[], $2::text[], $3::timestamptz[]) AS later(organization_id, operation_id, expire_time)
+WHERE a.organization_id = later.organization_id AND a.operation_id = later.operation_id
+"""
+
+_DECLINE: Final = """
+UPDATE authorizations a SET declined = true
+FROM unnest($1::uuid[], $2::text[]) AS refused(organization_id, operation_id)
+WHERE a.organization_id = refused.organization_id AND a.operation_id = refused.operation_id AND NOT a.declined
 """
 
 _CANCEL: Final = """
@@ -70,6 +126,42 @@ async def find(connection: RawConnection, keys: Sequence[Key]) -> dict[Key, Stor
 
 async def cancel(connection: RawConnection, key: Key) -> None:
     await connection.execute(_CANCEL, *key)
+
+
+async def extend(connection: RawConnection, expire_times: Mapping[Key, datetime]) -> None:
+    """Note when holds end, where that is later than what is noted."""
+    await connection.execute(
+        _EXTEND, [key[0] for key in expire_times], [key[1] for key in expire_times], list(expire_times.values())
+    )
+
+
+async def decline(connection: RawConnection, keys: Sequence[Key]) -> None:
+    """Note that billing declined the holds."""
+    await connection.execute(_DECLINE, [key[0] for key in keys], [key[1] for key in keys])
+
+
+async def list_authorizations(
+    connection: RawConnection,
+    *,
+    organization_id: str,
+    start_time: datetime,
+    before: Place,
+    filters: Filters,
+    now: datetime,
+    limit: int,
+) -> tuple[list[Stored], Place | None]:
+    """Return a page of authorizations, the latest first, and where the next begins; None when there is no more."""
+    bound: Place | None = None
+    if any(filters):
+        row = await connection.fetchrow(_LIST_BOUND, organization_id, start_time, *before, max(SCAN_MAX, limit) - 1)
+        bound = None if row is None else (row[0], row[1])
+    rows = await connection.fetch(
+        _LIST, organization_id, start_time, *before, *(bound or (None, None)), *filters, now, limit
+    )
+    found = [_stored(row) for row in rows]
+    if len(found) == limit:
+        return found, (found[-1].pinned.create_time, found[-1].pinned.ask.operation_id)
+    return found, bound
 
 
 def _stored(row: asyncpg.Record) -> Stored:

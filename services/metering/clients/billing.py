@@ -131,6 +131,11 @@ class Released:
     amount: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class HoldOver:
+    """The hold has ended, or there never was one."""
+
+
 class BillingClient:
     """Calls billing's ledger."""
 
@@ -184,6 +189,23 @@ class BillingClient:
                 return Released(None)
             raise Unavailable(dependency="billing") from error
         return Released(response.released_amount.value)
+
+    async def extend(self, organization_id: str, operation_id: str, ttl_ms: int) -> datetime | HoldOver:
+        """Hold an amount at least for so long from now; return when the hold ends.
+
+        Raises:
+            Unavailable: billing cannot be reached.
+        """
+        request = pb.ExtendHoldRequest(organization_id=organization_id, operation_id=operation_id)
+        request.ttl.seconds = ttl_ms // 1000
+        request.ttl.nanos = ttl_ms % 1000 * 1_000_000
+        try:
+            response = await self._ledger.ExtendHold(request, timeout=_HOLD_WITHIN_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):
+                return HoldOver()
+            raise Unavailable(dependency="billing") from error
+        return parse_time("expire_time", response.hold.expire_time, [])
 
     async def _charge_some(
         self, charges: Sequence[Charge], some: Sequence[int], results: list[Charged | NotCharged | None]

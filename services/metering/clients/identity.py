@@ -122,6 +122,27 @@ class IdentityClient:
         """The revision up to which every change has been applied to the cache."""
         return self._watched_revision
 
+    def known(
+        self,
+        secret: str,
+        *,
+        model: str,
+        required_scopes: Sequence[str],
+        min_revision: int,
+        client_address: str = "",
+    ) -> KeyAnswer | None:
+        """Return the answer that is certain without asking identity; None where it must be asked."""
+        if not 0 < len(secret) <= _SECRET_MAX or "\x00" in secret:
+            return KeyAnswer("NOT_FOUND", None)
+        digest = hashlib.sha256(secret.encode()).digest()
+        kept = self._fresh(digest, min_revision)
+        if kept is None:
+            return None
+        answer = _decide(kept, model, required_scopes, client_address)
+        if answer.code == VALID and time.monotonic() >= kept.renew_from_s:
+            self._ask_once((digest, min_revision, None), secret, client_address)
+        return answer
+
     async def verify(
         self,
         secret: str,
@@ -137,15 +158,16 @@ class IdentityClient:
             TooManyUnknownKeys: the address has presented more unknown keys than identity looks up.
             Unavailable: identity cannot be reached, and no cached answer is fresh enough.
         """
-        if not 0 < len(secret) <= _SECRET_MAX or "\x00" in secret:
-            return KeyAnswer("NOT_FOUND", None)
-        digest = hashlib.sha256(secret.encode()).digest()
-        kept = self._fresh(digest, min_revision)
-        if kept is not None:
-            answer = _decide(kept, model, required_scopes, client_address)
-            if answer.code == VALID and time.monotonic() >= kept.renew_from_s:
-                self._ask_once((digest, min_revision, None), secret, client_address)
+        answer = self.known(
+            secret,
+            model=model,
+            required_scopes=required_scopes,
+            min_revision=min_revision,
+            client_address=client_address,
+        )
+        if answer is not None:
             return answer
+        digest = hashlib.sha256(secret.encode()).digest()
         asked = await self._ask_or_recall(digest, secret, min_revision, client_address)
         if isinstance(asked, _Kept):
             return _decide(asked, model, required_scopes, client_address)

@@ -69,7 +69,7 @@ class UsageServicer(rpc.UsageServiceServicer):
         """What checks requests beyond their annotations, by the names of the RPCs."""
         return {
             "RecordUsage": self._check_usage,
-            "ListUsage": self._list_range,
+            "ListUsage": lambda request: list_range(request, self._usages.now()),
             "QueryUsage": read_query,
         }
 
@@ -139,7 +139,7 @@ class UsageServicer(rpc.UsageServiceServicer):
         return pb.GetUsageResponse(usage=render_usage(recorded, self._usages.units))
 
     async def ListUsage(self, request: pb.ListUsageRequest, context: grpc.aio.ServicerContext) -> pb.ListUsageResponse:
-        start_time, end_time = self._list_range(request)
+        start_time, end_time = list_range(request, self._usages.now())
         unpaged = pb.ListUsageRequest()
         unpaged.CopyFrom(request)
         for field in ("start_time", "end_time", "page_size", "page_token"):
@@ -202,13 +202,21 @@ class UsageServicer(rpc.UsageServiceServicer):
     def _check_usage(self, request: pb.RecordUsageRequest) -> None:
         check_usage(request, self._usages)
 
-    def _list_range(self, request: pb.ListUsageRequest) -> tuple[datetime, datetime]:
-        start_time, end_time = parse_range(request)
-        end_time = end_time or self._usages.now() + EARLY_MAX
-        start_time = start_time or end_time - LATE_MAX
-        if not timedelta(0) <= end_time - start_time <= LIST_RANGE_MAX:
-            raise InvalidArgument([FieldViolation("end_time", "must be at most 400 days after start_time")])
-        return start_time, end_time
+
+def list_range(
+    request: pb.ListUsageRequest | admission_pb2.ListAuthorizationsRequest, now: datetime
+) -> tuple[datetime, datetime]:
+    """Read the times between which a list is asked for: the last 35 days where nothing is said.
+
+    Raises:
+        InvalidArgument: a time is no moment, or they are more than 400 days apart.
+    """
+    start_time, end_time = parse_range(request)
+    end_time = end_time or now + EARLY_MAX
+    start_time = start_time or end_time - LATE_MAX
+    if not timedelta(0) <= end_time - start_time <= LIST_RANGE_MAX:
+        raise InvalidArgument([FieldViolation("end_time", "must be at most 400 days after start_time")])
+    return start_time, end_time
 
 
 def read_usage(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usages: Usages) -> Work:

@@ -4,10 +4,14 @@ The matrix tests fail if such an RPC is missing from the table.
 """
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Final
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from libs.common.ids import new_id
+from libs.common.timestamps import render_time
 from tests.system.authorization.rpcs import Rpc
 from tests.system.authorization.targets import Target
 from tollhouse.identity.v1 import api_key_pb2, user_pb2
@@ -64,7 +68,11 @@ WAYS: Final[Mapping[str, Way]] = {
     **_all(Way.STALE, "identity.v1.UserService", "UpdateUser UpdateUserConfiguration"),
     **_all(Way.ON_USER, "identity.v1.UserService", "DeactivateUser ReactivateUser DeleteUser LinkIdentity"),
     **_all(Way.ON_USER, "identity.v1.UserService", "UnlinkIdentity SetPassword"),
-    **_all(Way.ADDS, "metering.v1.AdmissionService", "Authorize Settle Cancel"),
+    **_all(
+        Way.ADDS,
+        "metering.v1.AdmissionService",
+        "Authorize BatchAuthorize Settle BatchSettle Cancel ExtendAuthorization",
+    ),
     **_all(Way.ADDS, "metering.v1.ChargeService", "RetryCharges"),
     **_all(Way.ADDS, "metering.v1.ModelService", "CreateModel StreamImportModels"),
     **_all(Way.STALE, "metering.v1.ModelService", "UpdateModel"),
@@ -76,6 +84,10 @@ WAYS: Final[Mapping[str, Way]] = {
 
 _UNKNOWN_KEY: Final = "th_live_unknown"
 _SOME_MODEL: Final = b"models: [{model_id: matrix-imported, currency_code: USD, prices: {input: '1', output: '1'}}]"
+
+
+def _in_ten_minutes() -> Timestamp:
+    return render_time(datetime.now(UTC) + timedelta(minutes=10))
 
 
 def _imported(target: Target) -> api_key_pb2.ImportedApiKey:
@@ -131,6 +143,8 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     },
     "metering.v1.UsageService.GetUsage": lambda target: {"operation_id": target.ids["usage_operation_id"]},
     "metering.v1.UsageService.ListUsage": lambda target: {"api_key_id": None},
+    "metering.v1.AdmissionService.ListAuthorizations": lambda target: {"api_key_id": None},
+    "metering.v1.AdmissionService.ExtendAuthorization": lambda target: {"expire_time": _in_ten_minutes()},
     "metering.v1.UsageService.QueryUsage": lambda target: {
         "api_key_ids": None,
         "group_by": [usage_pb2.USAGE_DIMENSION_PROJECT, usage_pb2.USAGE_DIMENSION_API_KEY],

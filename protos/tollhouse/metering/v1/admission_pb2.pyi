@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 from tollhouse.common.v1 import amount_pb2 as _amount_pb2
 from tollhouse.metering.v1 import model_pb2 as _model_pb2
 from tollhouse.metering.v1 import unit_pb2 as _unit_pb2
@@ -24,6 +25,42 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _AuthorizationState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AuthorizationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuthorizationState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AUTHORIZATION_STATE_UNSPECIFIED: _AuthorizationState.ValueType  # 0
+    """Never sent. In a request: all states."""
+    AUTHORIZATION_STATE_OPEN: _AuthorizationState.ValueType  # 1
+    """The call may be going on: it is neither settled nor cancelled, and its hold has not ended."""
+    AUTHORIZATION_STATE_SETTLED: _AuthorizationState.ValueType  # 2
+    """The usage of the call is recorded."""
+    AUTHORIZATION_STATE_CANCELLED: _AuthorizationState.ValueType  # 3
+    """The call was cancelled."""
+    AUTHORIZATION_STATE_LAPSED: _AuthorizationState.ValueType  # 4
+    """Neither settled nor cancelled by the time its hold ended. It is SETTLED as soon as its usage is recorded after all."""
+    AUTHORIZATION_STATE_DECLINED: _AuthorizationState.ValueType  # 5
+    """Billing declined the hold, so the call was denied."""
+
+class AuthorizationState(_AuthorizationState, metaclass=_AuthorizationStateEnumTypeWrapper):
+    """What became of an authorization."""
+
+AUTHORIZATION_STATE_UNSPECIFIED: AuthorizationState.ValueType  # 0
+"""Never sent. In a request: all states."""
+AUTHORIZATION_STATE_OPEN: AuthorizationState.ValueType  # 1
+"""The call may be going on: it is neither settled nor cancelled, and its hold has not ended."""
+AUTHORIZATION_STATE_SETTLED: AuthorizationState.ValueType  # 2
+"""The usage of the call is recorded."""
+AUTHORIZATION_STATE_CANCELLED: AuthorizationState.ValueType  # 3
+"""The call was cancelled."""
+AUTHORIZATION_STATE_LAPSED: AuthorizationState.ValueType  # 4
+"""Neither settled nor cancelled by the time its hold ended. It is SETTLED as soon as its usage is recorded after all."""
+AUTHORIZATION_STATE_DECLINED: AuthorizationState.ValueType  # 5
+"""Billing declined the hold, so the call was denied."""
+Global___AuthorizationState: _TypeAlias = AuthorizationState  # noqa: Y015
 
 class _Decision:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -466,6 +503,90 @@ class AuthorizeResponse(_message.Message):
 Global___AuthorizeResponse: _TypeAlias = AuthorizeResponse  # noqa: Y015
 
 @_typing.final
+class BatchAuthorizeRequest(_message.Message):
+    """What BatchAuthorize needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuthorizeRequest]:
+        """The calls to decide about, 1 to 200. Each is checked on its own."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___AuthorizeRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchAuthorizeRequest: _TypeAlias = BatchAuthorizeRequest  # noqa: Y015
+
+@_typing.final
+class AuthorizeOutcome(_message.Message):
+    """What became of one call that asked to begin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    DECIDED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
+    """The operation_id of the request, cut to 255 characters; a request with a longer one is refused."""
+    @_builtins.property
+    def decided(self) -> Global___AuthorizeResponse:
+        """The answer Authorize would have given: allowed or denied."""
+
+    @_builtins.property
+    def refused(self) -> _status_pb2.Status:
+        """The status Authorize would have failed with, details included."""
+
+    def __init__(
+        self,
+        *,
+        operation_id: _builtins.str = ...,
+        decided: Global___AuthorizeResponse | None = ...,
+        refused: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided", "outcome", b"outcome", "refused", b"refused"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided", "operation_id", b"operation_id", "outcome", b"outcome", "refused", b"refused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["decided", "refused"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___AuthorizeOutcome: _TypeAlias = AuthorizeOutcome  # noqa: Y015
+
+@_typing.final
+class BatchAuthorizeResponse(_message.Message):
+    """What BatchAuthorize answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuthorizeOutcome]:
+        """One outcome per request, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        outcomes: _abc.Iterable[Global___AuthorizeOutcome] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchAuthorizeResponse: _TypeAlias = BatchAuthorizeResponse  # noqa: Y015
+
+@_typing.final
 class SettleRequest(_message.Message):
     """What Settle needs. The fields are those of RecordUsageRequest, without backfill."""
 
@@ -685,6 +806,94 @@ class SettleResponse(_message.Message):
 Global___SettleResponse: _TypeAlias = SettleResponse  # noqa: Y015
 
 @_typing.final
+class BatchSettleRequest(_message.Message):
+    """What BatchSettle needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___SettleRequest]:
+        """The calls to settle, 1 to 200. Each is checked on its own."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___SettleRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchSettleRequest: _TypeAlias = BatchSettleRequest  # noqa: Y015
+
+@_typing.final
+class SettleOutcome(_message.Message):
+    """What became of one settled call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
+    """The operation_id of the request, cut to 255 characters; a request with a longer one is refused."""
+    organization_id: _builtins.str
+    """The organization_id of the request, in lower case, cut to 36 characters; a request with a longer one is refused."""
+    @_builtins.property
+    def settled(self) -> Global___SettleResponse:
+        """The answer Settle would have given."""
+
+    @_builtins.property
+    def refused(self) -> _status_pb2.Status:
+        """The status Settle would have failed with, details included."""
+
+    def __init__(
+        self,
+        *,
+        operation_id: _builtins.str = ...,
+        organization_id: _builtins.str = ...,
+        settled: Global___SettleResponse | None = ...,
+        refused: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "refused", b"refused", "settled", b"settled"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id", "organization_id", b"organization_id", "outcome", b"outcome", "refused", b"refused", "settled", b"settled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["settled", "refused"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___SettleOutcome: _TypeAlias = SettleOutcome  # noqa: Y015
+
+@_typing.final
+class BatchSettleResponse(_message.Message):
+    """What BatchSettle answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SettleOutcome]:
+        """One outcome per request, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        outcomes: _abc.Iterable[Global___SettleOutcome] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchSettleResponse: _TypeAlias = BatchSettleResponse  # noqa: Y015
+
+@_typing.final
 class CancelRequest(_message.Message):
     """What Cancel needs."""
 
@@ -737,3 +946,239 @@ class CancelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelResponse: _TypeAlias = CancelResponse  # noqa: Y015
+
+@_typing.final
+class ExtendAuthorizationRequest(_message.Message):
+    """What ExtendAuthorization needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization of the principal."""
+    operation_id: _builtins.str
+    """The operation_id of the Authorize."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when the money is to be held: in the future, at most one day from now."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "operation_id", b"operation_id", "organization_id", b"organization_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendAuthorizationRequest: _TypeAlias = ExtendAuthorizationRequest  # noqa: Y015
+
+@_typing.final
+class ExtendAuthorizationResponse(_message.Message):
+    """What ExtendAuthorization answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTHORIZATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def authorization(self) -> Global___Authorization:
+        """The authorization as it is now."""
+
+    def __init__(
+        self,
+        *,
+        authorization: Global___Authorization | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["authorization", b"authorization"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorization", b"authorization"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendAuthorizationResponse: _TypeAlias = ExtendAuthorizationResponse  # noqa: Y015
+
+@_typing.final
+class Authorization(_message.Message):
+    """An authorization, and what became of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    QUANTITIES_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    HELD_AMOUNT_FIELD_NUMBER: _builtins.int
+    PRICE_VERSION_ID_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization that pays."""
+    operation_id: _builtins.str
+    """The caller's name for the work."""
+    state: Global___AuthorizationState.ValueType
+    """What became of it."""
+    model: _builtins.str
+    """The model."""
+    endpoint: _builtins.str
+    """The endpoint of the platform that was to be called."""
+    input_tokens: _builtins.int
+    """How many input tokens were authorized, all classes together."""
+    max_output_tokens: _builtins.int
+    """How many output tokens were authorized, all classes together."""
+    service_tier: _builtins.str
+    """The service tier the work was to be done in."""
+    environment: _usage_pb2.Environment.ValueType
+    """Whether the call is charged."""
+    price_version_id: _builtins.str
+    """The price version the call is settled with."""
+    @_builtins.property
+    def principal(self) -> Global___Principal:
+        """On whose behalf the call is; without scopes."""
+
+    @_builtins.property
+    def quantities(self) -> _containers.RepeatedCompositeFieldContainer[_unit_pb2.Quantity]:
+        """The quantities of other units that were authorized."""
+
+    @_builtins.property
+    def held_amount(self) -> _amount_pb2.Amount:
+        """The amount that was to be held: the maximum cost of the call. Zero for calls that cost nothing or are not charged."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When the call was authorized."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the hold ends by itself, or would have ended. Billing counts from its own receipt of the hold, so it may be up
+        to a second later.
+        """
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        operation_id: _builtins.str = ...,
+        state: Global___AuthorizationState.ValueType = ...,
+        principal: Global___Principal | None = ...,
+        model: _builtins.str = ...,
+        endpoint: _builtins.str = ...,
+        input_tokens: _builtins.int = ...,
+        max_output_tokens: _builtins.int = ...,
+        quantities: _abc.Iterable[_unit_pb2.Quantity] | None = ...,
+        service_tier: _builtins.str = ...,
+        environment: _usage_pb2.Environment.ValueType = ...,
+        held_amount: _amount_pb2.Amount | None = ...,
+        price_version_id: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "held_amount", b"held_amount", "principal", b"principal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "endpoint", b"endpoint", "environment", b"environment", "expire_time", b"expire_time", "held_amount", b"held_amount", "input_tokens", b"input_tokens", "max_output_tokens", b"max_output_tokens", "model", b"model", "operation_id", b"operation_id", "organization_id", b"organization_id", "price_version_id", b"price_version_id", "principal", b"principal", "quantities", b"quantities", "service_tier", b"service_tier", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Authorization: _TypeAlias = Authorization  # noqa: Y015
+
+@_typing.final
+class ListAuthorizationsRequest(_message.Message):
+    """What ListAuthorizations needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization."""
+    state: Global___AuthorizationState.ValueType
+    """Only authorizations in this state; all when unspecified."""
+    project_id: _builtins.str
+    """Only this project's, when given."""
+    user_id: _builtins.str
+    """Only this user's, when given."""
+    api_key_id: _builtins.str
+    """Only this API key's, when given."""
+    model: _builtins.str
+    """Only this model's, when given."""
+    page_size: _builtins.int
+    """How many to return: 50 when zero, at most 1000. A page may hold fewer, or none, even when more follow."""
+    page_token: _builtins.str
+    """The next_page_token of the page before, with the other fields unchanged."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Only authorizations made at or after this time; 35 days before end_time when absent."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Only authorizations made before this time; 5 minutes from now when absent. At most 400 days after start_time."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        state: Global___AuthorizationState.ValueType = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        project_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "end_time", b"end_time", "model", b"model", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "start_time", b"start_time", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuthorizationsRequest: _TypeAlias = ListAuthorizationsRequest  # noqa: Y015
+
+@_typing.final
+class ListAuthorizationsResponse(_message.Message):
+    """What ListAuthorizations answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTHORIZATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty on the last one."""
+    @_builtins.property
+    def authorizations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Authorization]:
+        """The authorizations, the latest create_time first."""
+
+    def __init__(
+        self,
+        *,
+        authorizations: _abc.Iterable[Global___Authorization] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorizations", b"authorizations", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuthorizationsResponse: _TypeAlias = ListAuthorizationsResponse  # noqa: Y015

@@ -40,10 +40,30 @@ class AdmissionServiceStub:
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.AuthorizeRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.AuthorizeResponse.FromString,
                 _registered_method=True)
+        self.BatchAuthorize = channel.unary_unary(
+                '/tollhouse.metering.v1.AdmissionService/BatchAuthorize',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.BatchAuthorizeRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.BatchAuthorizeResponse.FromString,
+                _registered_method=True)
         self.Settle = channel.unary_unary(
                 '/tollhouse.metering.v1.AdmissionService/Settle',
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.SettleRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.SettleResponse.FromString,
+                _registered_method=True)
+        self.BatchSettle = channel.unary_unary(
+                '/tollhouse.metering.v1.AdmissionService/BatchSettle',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.BatchSettleRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.BatchSettleResponse.FromString,
+                _registered_method=True)
+        self.ExtendAuthorization = channel.unary_unary(
+                '/tollhouse.metering.v1.AdmissionService/ExtendAuthorization',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.ExtendAuthorizationRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.ExtendAuthorizationResponse.FromString,
+                _registered_method=True)
+        self.ListAuthorizations = channel.unary_unary(
+                '/tollhouse.metering.v1.AdmissionService/ListAuthorizations',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.ListAuthorizationsRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.ListAuthorizationsResponse.FromString,
                 _registered_method=True)
         self.Cancel = channel.unary_unary(
                 '/tollhouse.metering.v1.AdmissionService/Cancel',
@@ -85,6 +105,18 @@ class AdmissionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchAuthorize(self, request, context):
+        """Decides about up to 200 calls, of any organizations and keys, in one request.
+
+        Every item is decided as Authorize would decide it, and has its own outcome: a denial is an answer, a failure a
+        status. A bad item never stops the others. If an operation_id occurs twice, the second is decided after the first,
+        as a repeat. Each different key is verified once, and only so many at the same time, so a batch of unknown keys does
+        not keep identity from others. Repeating the batch is safe, as for Authorize.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Settle(self, request, context):
         """Records the usage of an authorized call, captures its cost from the hold and releases the rest.
 
@@ -97,6 +129,36 @@ class AdmissionServiceServicer:
         Without an authorization, or with one that was cancelled or has expired, it works like RecordUsage. Repeats,
         failures, and billing or identity being unreachable are handled as in RecordUsage, too. An authorization may be
         older than 35 days; only the age of the occur_time is limited.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchSettle(self, request, context):
+        """Settles up to 200 calls, of any organizations, in one request.
+
+        Every item is settled as Settle would settle it, and has its own outcome; a bad item never stops the others. If an
+        operation_id occurs twice, the second is a repeat of the first. Repeating the batch is safe, as for Settle.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExtendAuthorization(self, request, context):
+        """Keeps the money of an authorized call held for longer, for work that takes more time than was expected.
+
+        Safe to repeat: the end is given as a moment and not as a duration, so a repeat holds no longer than the first call,
+        and an earlier end than the present one changes nothing. The amount that is held stays as it is; work that turns out
+        to cost more is charged in full all the same. Fails with NOT_FOUND for an operation that was never authorized, with
+        FAILED_PRECONDITION, reason `AUTHORIZATION_NOT_OPEN`, when it was settled or cancelled, its hold was declined or has
+        ended, and with UNAVAILABLE when billing cannot be reached.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuthorizations(self, request, context):
+        """Lists an organization's authorizations, the latest first, with what became of each.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,10 +183,30 @@ def add_AdmissionServiceServicer_to_server(servicer, server):
                     request_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.AuthorizeRequest.FromString,
                     response_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.AuthorizeResponse.SerializeToString,
             ),
+            'BatchAuthorize': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchAuthorize,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.BatchAuthorizeRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.BatchAuthorizeResponse.SerializeToString,
+            ),
             'Settle': grpc.unary_unary_rpc_method_handler(
                     servicer.Settle,
                     request_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.SettleRequest.FromString,
                     response_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.SettleResponse.SerializeToString,
+            ),
+            'BatchSettle': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchSettle,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.BatchSettleRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.BatchSettleResponse.SerializeToString,
+            ),
+            'ExtendAuthorization': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtendAuthorization,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.ExtendAuthorizationRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.ExtendAuthorizationResponse.SerializeToString,
+            ),
+            'ListAuthorizations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuthorizations,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.ListAuthorizationsRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.ListAuthorizationsResponse.SerializeToString,
             ),
             'Cancel': grpc.unary_unary_rpc_method_handler(
                     servicer.Cancel,
@@ -171,6 +253,33 @@ class AdmissionService:
             _registered_method=True)
 
     @staticmethod
+    def BatchAuthorize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.AdmissionService/BatchAuthorize',
+            tollhouse_dot_metering_dot_v1_dot_admission__pb2.BatchAuthorizeRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_admission__pb2.BatchAuthorizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Settle(request,
             target,
             options=(),
@@ -187,6 +296,87 @@ class AdmissionService:
             '/tollhouse.metering.v1.AdmissionService/Settle',
             tollhouse_dot_metering_dot_v1_dot_admission__pb2.SettleRequest.SerializeToString,
             tollhouse_dot_metering_dot_v1_dot_admission__pb2.SettleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchSettle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.AdmissionService/BatchSettle',
+            tollhouse_dot_metering_dot_v1_dot_admission__pb2.BatchSettleRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_admission__pb2.BatchSettleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExtendAuthorization(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.AdmissionService/ExtendAuthorization',
+            tollhouse_dot_metering_dot_v1_dot_admission__pb2.ExtendAuthorizationRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_admission__pb2.ExtendAuthorizationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuthorizations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.AdmissionService/ListAuthorizations',
+            tollhouse_dot_metering_dot_v1_dot_admission__pb2.ListAuthorizationsRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_admission__pb2.ListAuthorizationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,14 @@ class AdmissionServiceStub:
     the operation ids, set `fail_if_replayed`: only one caller is then allowed, and every other gets ALREADY_EXISTS,
     reason `OPERATION_ID_IN_USE`.
     """
+    BatchAuthorize: _aio.UnaryUnaryMultiCallable[_admission_pb2.BatchAuthorizeRequest, _admission_pb2.BatchAuthorizeResponse]
+    """Decides about up to 200 calls, of any organizations and keys, in one request.
+
+    Every item is decided as Authorize would decide it, and has its own outcome: a denial is an answer, a failure a
+    status. A bad item never stops the others. If an operation_id occurs twice, the second is decided after the first,
+    as a repeat. Each different key is verified once, and only so many at the same time, so a batch of unknown keys does
+    not keep identity from others. Repeating the batch is safe, as for Authorize.
+    """
     Settle: _aio.UnaryUnaryMultiCallable[_admission_pb2.SettleRequest, _admission_pb2.SettleResponse]
     """Records the usage of an authorized call, captures its cost from the hold and releases the rest.
 
@@ -54,6 +62,23 @@ class AdmissionServiceStub:
     failures, and billing or identity being unreachable are handled as in RecordUsage, too. An authorization may be
     older than 35 days; only the age of the occur_time is limited.
     """
+    BatchSettle: _aio.UnaryUnaryMultiCallable[_admission_pb2.BatchSettleRequest, _admission_pb2.BatchSettleResponse]
+    """Settles up to 200 calls, of any organizations, in one request.
+
+    Every item is settled as Settle would settle it, and has its own outcome; a bad item never stops the others. If an
+    operation_id occurs twice, the second is a repeat of the first. Repeating the batch is safe, as for Settle.
+    """
+    ExtendAuthorization: _aio.UnaryUnaryMultiCallable[_admission_pb2.ExtendAuthorizationRequest, _admission_pb2.ExtendAuthorizationResponse]
+    """Keeps the money of an authorized call held for longer, for work that takes more time than was expected.
+
+    Safe to repeat: the end is given as a moment and not as a duration, so a repeat holds no longer than the first call,
+    and an earlier end than the present one changes nothing. The amount that is held stays as it is; work that turns out
+    to cost more is charged in full all the same. Fails with NOT_FOUND for an operation that was never authorized, with
+    FAILED_PRECONDITION, reason `AUTHORIZATION_NOT_OPEN`, when it was settled or cancelled, its hold was declined or has
+    ended, and with UNAVAILABLE when billing cannot be reached.
+    """
+    ListAuthorizations: _aio.UnaryUnaryMultiCallable[_admission_pb2.ListAuthorizationsRequest, _admission_pb2.ListAuthorizationsResponse]
+    """Lists an organization's authorizations, the latest first, with what became of each."""
     Cancel: _aio.UnaryUnaryMultiCallable[_admission_pb2.CancelRequest, _admission_pb2.CancelResponse]
     """Ends an authorized call that did no work, and releases its hold.
 
@@ -97,6 +122,20 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def BatchAuthorize(
+        self,
+        request: _admission_pb2.BatchAuthorizeRequest,
+        context: _aio.ServicerContext[_admission_pb2.BatchAuthorizeRequest, _abc.Awaitable[_admission_pb2.BatchAuthorizeResponse]],
+    ) -> _abc.Awaitable[_admission_pb2.BatchAuthorizeResponse]:
+        """Decides about up to 200 calls, of any organizations and keys, in one request.
+
+        Every item is decided as Authorize would decide it, and has its own outcome: a denial is an answer, a failure a
+        status. A bad item never stops the others. If an operation_id occurs twice, the second is decided after the first,
+        as a repeat. Each different key is verified once, and only so many at the same time, so a batch of unknown keys does
+        not keep identity from others. Repeating the batch is safe, as for Authorize.
+        """
+
+    @_abc_1.abstractmethod
     def Settle(
         self,
         request: _admission_pb2.SettleRequest,
@@ -114,6 +153,41 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         failures, and billing or identity being unreachable are handled as in RecordUsage, too. An authorization may be
         older than 35 days; only the age of the occur_time is limited.
         """
+
+    @_abc_1.abstractmethod
+    def BatchSettle(
+        self,
+        request: _admission_pb2.BatchSettleRequest,
+        context: _aio.ServicerContext[_admission_pb2.BatchSettleRequest, _abc.Awaitable[_admission_pb2.BatchSettleResponse]],
+    ) -> _abc.Awaitable[_admission_pb2.BatchSettleResponse]:
+        """Settles up to 200 calls, of any organizations, in one request.
+
+        Every item is settled as Settle would settle it, and has its own outcome; a bad item never stops the others. If an
+        operation_id occurs twice, the second is a repeat of the first. Repeating the batch is safe, as for Settle.
+        """
+
+    @_abc_1.abstractmethod
+    def ExtendAuthorization(
+        self,
+        request: _admission_pb2.ExtendAuthorizationRequest,
+        context: _aio.ServicerContext[_admission_pb2.ExtendAuthorizationRequest, _abc.Awaitable[_admission_pb2.ExtendAuthorizationResponse]],
+    ) -> _abc.Awaitable[_admission_pb2.ExtendAuthorizationResponse]:
+        """Keeps the money of an authorized call held for longer, for work that takes more time than was expected.
+
+        Safe to repeat: the end is given as a moment and not as a duration, so a repeat holds no longer than the first call,
+        and an earlier end than the present one changes nothing. The amount that is held stays as it is; work that turns out
+        to cost more is charged in full all the same. Fails with NOT_FOUND for an operation that was never authorized, with
+        FAILED_PRECONDITION, reason `AUTHORIZATION_NOT_OPEN`, when it was settled or cancelled, its hold was declined or has
+        ended, and with UNAVAILABLE when billing cannot be reached.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAuthorizations(
+        self,
+        request: _admission_pb2.ListAuthorizationsRequest,
+        context: _aio.ServicerContext[_admission_pb2.ListAuthorizationsRequest, _abc.Awaitable[_admission_pb2.ListAuthorizationsResponse]],
+    ) -> _abc.Awaitable[_admission_pb2.ListAuthorizationsResponse]:
+        """Lists an organization's authorizations, the latest first, with what became of each."""
 
     @_abc_1.abstractmethod
     def Cancel(

@@ -58,7 +58,10 @@ ALTER TABLE usage_hours
     ADD COLUMN provider_cost numeric(28, 9) NOT NULL DEFAULT 0;
 ALTER TABLE authorizations
     ADD COLUMN quantities jsonb, ADD COLUMN service_tier text NOT NULL DEFAULT 'standard',
-    ADD COLUMN environment text NOT NULL DEFAULT 'LIVE'
+    ADD COLUMN environment text NOT NULL DEFAULT 'LIVE', ADD COLUMN expire_time timestamptz,
+    ADD COLUMN declined boolean NOT NULL DEFAULT false;
+-- squawk-ignore require-concurrent-index-creation
+CREATE INDEX authorizations_by_time ON authorizations (organization_id, create_time, operation_id)
 """
 _CONSTRAINTS = """
 -- squawk-ignore ban-drop-constraint

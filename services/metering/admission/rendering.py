@@ -1,0 +1,132 @@
+"""Decisions and settlements as messages."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from libs.common.amount import format_amount
+from libs.common.status import status_of_item
+from libs.common.timestamps import fill_time
+from services.metering.admission.domain import Decision, Denied, Stored
+from services.metering.clients.identity import KeyPrincipal
+from services.metering.model.units import Units, quantity_text
+from services.metering.usage.dimensions import LIVE, TEST
+from services.metering.usage.domain import Accepted, Outcome
+from services.metering.usage.rendering import fill_balance, fill_usage
+from services.metering.usage.store import read_quantities
+from tollhouse.common.v1 import amount_pb2
+from tollhouse.metering.v1 import admission_pb2 as pb
+from tollhouse.metering.v1 import usage_pb2
+
+DOMAIN: Final = "metering.tollhouse"
+_OPERATION_ID_MAX: Final = 255
+_ID_LENGTH: Final = 36
+_ENVIRONMENTS: Final = {LIVE: usage_pb2.ENVIRONMENT_LIVE, TEST: usage_pb2.ENVIRONMENT_TEST}
+
+
+def fill_authorization(target: pb.Authorization, stored: Stored, now: datetime) -> None:
+    """Write an authorization, as it is at this moment, where it stands."""
+    pinned = stored.pinned
+    ask = pinned.ask
+    target.organization_id = ask.organization_id
+    target.operation_id = ask.operation_id
+    target.state = pb.AuthorizationState.Value(f"AUTHORIZATION_STATE_{stored.state(now)}")
+    target.model = ask.model
+    target.endpoint = ask.endpoint or ""
+    target.input_tokens = ask.input_tokens
+    target.max_output_tokens = ask.max_output_tokens
+    for unit, thousandths in read_quantities(ask.quantities).items():
+        target.quantities.add(unit=unit, value=quantity_text(thousandths))
+    target.service_tier = ask.service_tier
+    target.environment = _ENVIRONMENTS[ask.environment]
+    target.price_version_id = pinned.price_version_id
+    _fill_amount(target.held_amount, pinned.currency_code, format_amount(pinned.amount))
+    fill_time(target.create_time, pinned.create_time)
+    fill_time(target.expire_time, stored.expire_time)
+    principal = KeyPrincipal(ask.organization_id, ask.project_id, ask.user_id, ask.service_account_id, ask.api_key_id)
+    _fill_principal(target.principal, principal)
+
+
+def fill_settle_outcome(
+    target: pb.SettleOutcome, request: pb.SettleRequest, outcome: Outcome, adjusted: Sequence[str], units: Units
+) -> None:
+    """Write what became of one item of a batch, where it stands."""
+    target.operation_id = request.operation_id[:_OPERATION_ID_MAX]
+    target.organization_id = request.organization_id[:_ID_LENGTH].lower()
+    if isinstance(outcome, Exception):
+        target.refused.CopyFrom(status_of_item(outcome, DOMAIN))
+    else:
+        fill_settled(target.settled, outcome, adjusted, units)
+
+
+def fill_authorize_outcome(
+    target: pb.AuthorizeOutcome, request: pb.AuthorizeRequest, outcome: Decision | Exception
+) -> None:
+    """Write what became of one item of a batch, where it stands."""
+    target.operation_id = request.operation_id[:_OPERATION_ID_MAX]
+    if isinstance(outcome, Exception):
+        target.refused.CopyFrom(status_of_item(outcome, DOMAIN))
+    else:
+        fill_decision(target.decided, outcome)
+
+
+def fill_settled(response: pb.SettleResponse, outcome: Accepted, adjusted: Sequence[str], units: Units) -> None:
+    if adjusted:
+        response.adjusted_fields.extend(adjusted)
+    code = outcome.recorded.cost.currency_code if outcome.recorded.cost else ""
+    if outcome.released is not None:
+        _fill_amount(response.released_amount, code, outcome.released)
+    if outcome.overrun is not None:
+        _fill_amount(response.overrun_amount, code, outcome.overrun)
+    if outcome.replayed:
+        response.replayed = True
+    fill_usage(response.usage, outcome.recorded, units)
+    if outcome.balance is not None:
+        fill_balance(response.balance, outcome.balance)
+
+
+def fill_decision(response: pb.AuthorizeResponse, decision: Decision) -> None:
+    if decision.replayed:
+        response.replayed = True
+    if decision.stale_key:
+        response.stale_key = True
+    if isinstance(decision, Denied):
+        _fill_denial(response, decision)
+        return
+    pinned = decision.pinned
+    response.decision = pb.DECISION_ALLOWED
+    response.hold_id = decision.hold_id
+    response.price_version_id = pinned.price_version_id
+    response.max_output_tokens = pinned.ask.max_output_tokens
+    response.environment = _ENVIRONMENTS[pinned.ask.environment]
+    _fill_principal(response.principal, decision.principal)
+    _fill_amount(response.held_amount, pinned.currency_code, format_amount(pinned.amount))
+    if decision.expire_time is not None:
+        fill_time(response.expire_time, decision.expire_time)
+
+
+def _fill_denial(response: pb.AuthorizeResponse, denied: Denied) -> None:
+    response.decision = pb.DECISION_DENIED
+    response.denial.reason = pb.DenialReason.Value(f"DENIAL_REASON_{denied.reason}")
+    response.denial.message = denied.message
+    response.denial.facts.update(denied.facts)
+    if denied.principal is not None:
+        _fill_principal(response.principal, denied.principal)
+
+
+def _fill_principal(message: pb.Principal, principal: KeyPrincipal) -> None:
+    message.organization_id = principal.organization_id
+    if principal.project_id:
+        message.project_id = principal.project_id
+    if principal.user_id:
+        message.user_id = principal.user_id
+    if principal.service_account_id:
+        message.service_account_id = principal.service_account_id
+    if principal.api_key_id:
+        message.api_key_id = principal.api_key_id
+    message.scopes.extend(principal.scopes)
+
+
+def _fill_amount(amount: amount_pb2.Amount, currency_code: str, value: str) -> None:
+    amount.currency_code = currency_code
+    amount.value = value

@@ -115,7 +115,7 @@ class _UsageDimensionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageD
     USAGE_DIMENSION_ENVIRONMENT: _UsageDimension.ValueType  # 9
     """The environment, `LIVE` or `TEST`."""
     USAGE_DIMENSION_UNIT: _UsageDimension.ValueType  # 10
-    """The unit. Every row then has the quantity of one unit; requests, errors and costs are those of all usage with it."""
+    """The unit. Every row then has the quantity of one unit, and no other sum: a call can have several units."""
     USAGE_DIMENSION_ENDPOINT: _UsageDimension.ValueType  # 11
     """The endpoint."""
     USAGE_DIMENSION_USAGE_TYPE: _UsageDimension.ValueType  # 12
@@ -151,7 +151,7 @@ USAGE_DIMENSION_SERVICE_TIER: UsageDimension.ValueType  # 8
 USAGE_DIMENSION_ENVIRONMENT: UsageDimension.ValueType  # 9
 """The environment, `LIVE` or `TEST`."""
 USAGE_DIMENSION_UNIT: UsageDimension.ValueType  # 10
-"""The unit. Every row then has the quantity of one unit; requests, errors and costs are those of all usage with it."""
+"""The unit. Every row then has the quantity of one unit, and no other sum: a call can have several units."""
 USAGE_DIMENSION_ENDPOINT: UsageDimension.ValueType  # 11
 """The endpoint."""
 USAGE_DIMENSION_USAGE_TYPE: UsageDimension.ValueType  # 12
@@ -484,7 +484,9 @@ class RecordUsageRequest(_message.Message):
     `… (10000 characters)`. A usage with an error message counts as an error.
     """
     endpoint: _builtins.str
-    """The endpoint of the platform that was called, cut to 256 characters."""
+    """The endpoint of the platform that was called, cut to 256 characters. Sums are kept for each value: give the route, such
+    as `/v1/files/{id}`, and not each path.
+    """
     conversation_id: _builtins.str
     """The conversation the work belongs to, cut to 256 characters. It only describes the work: a charge is never refused
     because of it.
@@ -997,7 +999,9 @@ class QueryUsageRequest(_message.Message):
 
     @_builtins.property
     def group_by(self) -> _containers.RepeatedScalarFieldContainer[Global___UsageDimension.ValueType]:
-        """The dimensions to group by; everything is summed up when empty. Each currency always has a sum of its own."""
+        """The dimensions to group by; everything is summed up when empty. Each currency always has a sum of its own, and so
+        has each currency of provider costs.
+        """
 
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1161,7 +1165,7 @@ class UsageSummary(_message.Message):
     @_builtins.property
     def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The value of each other dimension that the query groups by, by its name, such as `service_tier` or `batch_id`; empty
-        for usage without one. A provider currency that a sum cannot mix is here as `provider_currency_code`.
+        for usage without one.
         """
 
     def __init__(

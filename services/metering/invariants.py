@@ -309,6 +309,7 @@ _ALL_OPERATIONS: Final = Walk(
     (_OPERATIONS,),
     _USAGE_OPERATIONS,
     digests=f"SELECT organization_id, {_DIGESTS} FROM usage_operations WHERE {{range}} AND {_RECENT} GROUP BY 1",
+    by_pages=True,
 )
 
 CHECKS: Final[Sequence[Check]] = (

@@ -62,6 +62,9 @@ class Walk:
     """What the check of one organization limits; empty if the walk is the same for all organizations."""
     digests: str = ""
     """See `Pairing`."""
+    by_pages: bool = False
+    """Whether all rows are read in the order in which they lie in the table, which has no partitions, instead of the
+    order of the index. Every range is of some pages then. One organization is read by the index."""
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -141,6 +144,14 @@ class Range:
 
     after: Key | None
     until: Key | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """The rows in the pages from `first` until before `end`."""
+
+    first: int
+    end: int
 
 
 class Window(NamedTuple):

@@ -11,7 +11,7 @@ from libs.common.database import Database, Transaction
 from libs.common.errors import DeadlineExceeded, Kind, Refusal, Unavailable
 from libs.common.ids import NIL
 from libs.common.integrity import store
-from libs.common.integrity.domain import Digests, Finding, Key, Progress, Range, Scope, Sweep, Walk, Window
+from libs.common.integrity.domain import Digests, Finding, Key, Pages, Progress, Range, Scope, Sweep, Walk, Window
 from libs.common.timestamps import micros_of
 from libs.common.windows import Span, Windows
 
@@ -25,6 +25,8 @@ _ROWS_DIVISOR: Final = 5
 """By how much a range becomes smaller when it could not be read within the time of a statement."""
 _WINDOW_FACTOR: Final = 2
 """How many times `rows_max` a window may have; about `rows_max` are wanted."""
+_ROWS_PER_PAGE: Final = 50
+"""Roughly, to begin with."""
 _NO_LIMIT: Final = 2**31
 _ORGANIZATIONS_MAX: Final = 1_000
 _PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
@@ -82,7 +84,13 @@ class Reading:
         if self._scope.is_everything:
             estimate = await self._tried(partial(store.estimate_rows, table=check.table), check, "")
             progress = Progress(check.table, 0, estimate)
-        async for piece in self._windows(check) if isinstance(check, Sweep) else self._ranges(check):
+        if isinstance(check, Sweep):
+            pieces = self._windows(check)
+        elif check.by_pages and self._scope.organization_id is None and await self._pages_of(check):
+            pieces = self._pages(check)
+        else:
+            pieces = self._ranges(check)
+        async for piece in pieces:
             progress = progress.after(piece.rows)
             self._take(check, piece, progress)
 
@@ -115,14 +123,39 @@ class Reading:
             yield piece
             after, more = piece.until, piece.until is not None
 
+    async def _pages(self, walk: Walk) -> AsyncIterator[Piece]:
+        """Check some pages after the others, to the end that the table has by then."""
+        first, step = 0, max(self._rows_max // _ROWS_PER_PAGE, 1)
+        while first < await self._pages_of(walk):
+            pages = Pages(first, first + step)
+            where = f"in the pages from {first} on"
+            try:
+                piece = await self._tried(partial(self._check_pages, walk, pages), walk, where)
+            except CheckFailed as failed:
+                if not failed.took_too_long or step == 1:
+                    raise
+                step = max(step // _ROWS_DIVISOR, 1)
+                continue
+            yield piece
+            first = pages.end
+
+    async def _pages_of(self, walk: Walk) -> int:
+        return await self._tried(partial(store.count_pages, table=walk.table), walk, "")
+
+    async def _check_pages(self, walk: Walk, pages: Pages, tx: Transaction) -> Piece:
+        findings, digests, rows = await self._look(tx, walk, pages)
+        return Piece(rows, findings, digests)
+
     async def _check_range(self, walk: Walk, after: Key | None, rows_max: int, tx: Transaction) -> Piece:
         """Check the next range, of at most `rows_max` rows."""
         if not walk.key:
-            return Piece(0, *await self._look(tx, walk, Range(None, None)))
+            findings, digests, _ = await self._look(tx, walk, Range(None, None))
+            return Piece(0, findings, digests)
         until = await store.find_bound(tx, walk, self._scope, after, rows_max)
         range_ = Range(after, until)
         rows = rows_max if until is not None else await store.count_rows(tx, walk, self._scope, range_)
-        return Piece(rows, *await self._look(tx, walk, range_), until)
+        findings, digests, _ = await self._look(tx, walk, range_)
+        return Piece(rows, findings, digests, until)
 
     async def _windows(self, sweep: Sweep) -> AsyncIterator[Piece]:
         """Check one window after the other, of some organizations at a time."""
@@ -175,18 +208,23 @@ class Reading:
     async def _check_window(self, sweep: Sweep, window: Window, rows_max: int, tx: Transaction) -> Piece | None:
         """Check a window; None if it has more than `rows_max` rows."""
         rows = await store.count_window(tx, sweep, self._scope, window, rows_max + 1)
-        return None if rows > rows_max else Piece(rows, *await self._look(tx, sweep, window))
+        if rows > rows_max:
+            return None
+        findings, digests, _ = await self._look(tx, sweep, window)
+        return Piece(rows, findings, digests)
 
     async def _look(
-        self, tx: Transaction, check: Walk | Sweep, part: Range | Window
-    ) -> tuple[Sequence[Finding], Digests]:
-        """Return the violations in a range or window, and its digests."""
+        self, tx: Transaction, check: Walk | Sweep, part: store.Part
+    ) -> tuple[Sequence[Finding], Digests, int]:
+        """Return the violations in a part, its digests, and how many rows these are of."""
         digests: Digests = ()
+        rows = 0
         if self._with_digests:
             digests, new_rows = await store.read_digests(tx, check, self._scope, part)
+            rows = new_rows + sum(count for _, count, _ in digests)
             if isinstance(check, Walk) and not new_rows:
-                return (), digests
-        return await store.find_violations(tx, check, self._scope, part, _FOUND_MAX), digests
+                return (), digests, rows
+        return await store.find_violations(tx, check, self._scope, part, _FOUND_MAX), digests, rows
 
     async def _tried(self, read: Callable[[Transaction], Awaitable[_T]], check: Walk | Sweep, where: str) -> _T:
         """Read in a snapshot, and again for a while if the database or a free connection cannot be had.

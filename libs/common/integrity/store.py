@@ -10,10 +10,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.ids import highest_id_at, lowest_id_at, time_ms_of
-from libs.common.integrity.domain import Column, Digests, Finding, Key, Range, Scope, Sweep, Walk, Window
+from libs.common.integrity.domain import Column, Digests, Finding, Key, Pages, Range, Scope, Sweep, Walk, Window
 from libs.common.timestamps import micros_of, moment_of
 from libs.common.windows import Span
 
+Part = Range | Pages | Window
+"""What one statement of a check reads."""
 _PARAMETER: Final = re.compile(r"(?<![:\w]):(\w+)")
 
 # Every range is found by an index, and every other row by its key. Without statistics, or with those of an organization
@@ -38,6 +40,9 @@ WHERE oid = to_regclass(:name) OR oid IN (SELECT relid FROM pg_partition_tree(to
 """
 
 
+_PAGES: Final = "SELECT pg_relation_size(to_regclass(:name)) / CAST(current_setting('block_size') AS integer)"
+
+
 async def prepare(tx: AsyncConnection) -> None:
     """Set the transaction up for the statements of checks."""
     await tx.execute(text(_SET))
@@ -46,6 +51,11 @@ async def prepare(tx: AsyncConnection) -> None:
 async def estimate_rows(tx: AsyncConnection, table: str) -> int:
     """Return roughly how many rows the table has; 0 if nobody knows."""
     return int((await tx.execute(text(_ESTIMATE), {"name": table})).scalar_one())
+
+
+async def count_pages(tx: AsyncConnection, table: str) -> int:
+    """Return how many pages a table has here; 0 if its rows are elsewhere, as in a cluster."""
+    return int((await tx.execute(text(_PAGES), {"name": table})).scalar_one())
 
 
 async def find_bound(tx: AsyncConnection, walk: Walk, scope: Scope, after: Key | None, count: int) -> Key | None:
@@ -62,7 +72,7 @@ async def count_rows(tx: AsyncConnection, walk: Walk, scope: Scope, range_: Rang
 
 
 async def find_violations(
-    tx: AsyncConnection, check: Walk | Sweep, scope: Scope, part: Range | Window, limit: int
+    tx: AsyncConnection, check: Walk | Sweep, scope: Scope, part: Part, limit: int
 ) -> list[Finding]:
     """Return the violations in a range or window, at most `limit` of each invariant."""
     statement = f"""
@@ -76,9 +86,7 @@ async def find_violations(
     return [Finding(row[0], str(row[1] or ""), row[2], row[3]) for row in found]
 
 
-async def read_digests(
-    tx: AsyncConnection, check: Walk | Sweep, scope: Scope, part: Range | Window
-) -> tuple[Digests, int]:
+async def read_digests(tx: AsyncConnection, check: Walk | Sweep, scope: Scope, part: Part) -> tuple[Digests, int]:
     """Return each organization in a range or window with the number and digest of its rows, and how many are new."""
     statement = _limited(check, check.digests, scope, part)
     found = (await tx.execute(text(statement), _values(statement, scope, part))).all()
@@ -129,8 +137,11 @@ async def count_window(tx: AsyncConnection, sweep: Sweep, scope: Scope, window: 
     return int((await tx.execute(text(statement), _values(statement, scope, window))).scalar_one())
 
 
-def _limited(check: Walk | Sweep, statement: str, scope: Scope, part: Range | Window) -> str:
+def _limited(check: Walk | Sweep, statement: str, scope: Scope, part: Part) -> str:
     """Limit a statement of a check to a range or window."""
+    if isinstance(part, Pages):
+        pages = "ctid >= CAST(:first_row AS tid) AND ctid < CAST(:end_row AS tid)"
+        return statement.replace("{range}", pages)
     if isinstance(check, Walk):
         assert isinstance(part, Range)
         return statement.replace("{range}", _condition(check, scope, part))
@@ -200,7 +211,7 @@ def _value(walk: Walk, end: str, number: int) -> str:
     return f"CAST(:{end}_{number} AS {walk.key[number].kind})"
 
 
-def _values(statement: str, scope: Scope, part: Range | Window) -> dict[str, object]:
+def _values(statement: str, scope: Scope, part: Part) -> dict[str, object]:
     """Return the values of the parameters that a statement has."""
     named = set(_PARAMETER.findall(statement))
     values: dict[str, object] = {
@@ -212,6 +223,8 @@ def _values(statement: str, scope: Scope, part: Range | Window) -> dict[str, obj
     if isinstance(part, Range):
         for end, key in (("after", part.after), ("until", part.until)):
             values |= {f"{end}_{number}": value for number, value in enumerate(key or ())}
+    elif isinstance(part, Pages):
+        values |= {"first_row": (part.first, 0), "end_row": (part.end, 0)}
     else:
         first, last = part.span.start, part.span.end - 1
         values |= {

@@ -7,7 +7,7 @@ problem at once, each by the name of its variable, and never repeats a value: a 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from pydantic import AliasChoices, Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -33,6 +33,11 @@ class LogLevel(StrEnum):
     ERROR = "ERROR"
 
 
+POOL_SIZE_MAX: Final = 32
+"""The most connections that a pool has for the work of several shards, unless the environment says more."""
+_CONNECTIONS_OF_A_SHARD: Final = 4
+
+
 class ServiceSettings(BaseSettings):
     """The settings all services share. Subclasses set `model_config = SettingsConfigDict(env_prefix=…)`."""
 
@@ -43,7 +48,8 @@ class ServiceSettings(BaseSettings):
     """The Postgres database, as the service's own role. Where it is not set, `DATABASE_URL` is read, and then
     `DB_HOST`, `DB_PORT`, `DB_NAME`, `DB_USER` (the service's role when not set) and `DB_PASSWORD`."""
     pool_size: int = Field(default=8, ge=1, le=100)
-    """Connections of one process for its ordinary work."""
+    """Connections of one process for its ordinary work. Where nothing is said, billing and metering have four for each
+    shard, at least 8 and at most 32."""
     statement_cache_size: int = Field(default=100, ge=0, le=10_000)
     """How many prepared statements a connection keeps. 0 where a transaction-pooling proxy such as PgBouncer stands
     before Postgres: then nothing is sent or kept that such a proxy cannot carry."""
@@ -117,6 +123,13 @@ class ShardedSettings(ServiceSettings):
     shards: int = Field(default=1, ge=1, le=256, validation_alias=AliasChoices("TOLLHOUSE_SHARDS"))
     """How many schemas hold the data of organizations, each organization in one of them. It is fixed when the database
     is made, and is the same for billing and metering; a service that believes otherwise does not start."""
+
+    @model_validator(mode="after")
+    def _pool_grows_with_the_shards(self) -> Self:
+        """A connection that turns to another shard plans its statements anew, so most should stay with theirs."""
+        if "pool_size" not in self.model_fields_set:
+            self.pool_size = min(max(self.pool_size, _CONNECTIONS_OF_A_SHARD * self.shards), POOL_SIZE_MAX)
+        return self
 
 
 class SettingsError(Exception):

@@ -6,11 +6,17 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from pydantic_settings import SettingsConfigDict
 
-from libs.common.settings import ServiceSettings, SettingsError, load_settings
+from libs.common.settings import ServiceSettings, SettingsError, ShardedSettings, load_settings
 
 
 class ProbeSettings(ServiceSettings):
     """Settings of a service that exists only in this test."""
+
+    model_config = SettingsConfigDict(env_prefix="TOLLHOUSE_PROBE_")
+
+
+class ProbeShardedSettings(ShardedSettings):
+    """Settings of a service with shards that exists only in this test."""
 
     model_config = SettingsConfigDict(env_prefix="TOLLHOUSE_PROBE_")
 
@@ -28,6 +34,16 @@ def test_unset_variables_get_their_defaults(environment: pytest.MonkeyPatch) -> 
     settings = load_settings(ProbeSettings)
     assert (settings.host, settings.port, settings.pool_size, settings.tls) == ("127.0.0.1", 0, 8, None)
     assert "hidden" not in repr(settings)
+
+
+@pytest.mark.parametrize(("shards", "pool_size"), [("1", 8), ("2", 8), ("3", 12), ("8", 32), ("256", 32)])
+def test_pool_grows_with_the_shards_unless_its_size_is_given(
+    environment: pytest.MonkeyPatch, shards: str, pool_size: int
+) -> None:
+    environment.setenv("TOLLHOUSE_SHARDS", shards)
+    assert load_settings(ProbeShardedSettings).pool_size == pool_size
+    environment.setenv("TOLLHOUSE_PROBE_POOL_SIZE", "5")
+    assert load_settings(ProbeShardedSettings).pool_size == 5
 
 
 def test_all_problems_are_reported_at_once_by_variable(environment: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from services.metering.model.rates import (
     amount_nanos,
     cost_max_nanos,
     provider_cost_nanos,
+    rounded,
 )
 from services.metering.model.units import SEEDED_UNITS, THOUSANDTHS, TOKEN_CLASS_UNITS, Quantities, Units
 from services.metering.tables import TOKEN_CLASSES
@@ -210,13 +211,13 @@ def rate(
         or (plain.context_max is not None and input_tokens_of(tokens) > plain.context_max)
     ):
         return _rate_by_card(version.card, all_quantities(version.card, tokens, quantities), service_tier, units)
-    amount = _rounded(sum(map(mul, tokens, plain.weights)) + plain.request_weight, plain.divisor)
+    amount = rounded(sum(map(mul, tokens, plain.weights)) + plain.request_weight, plain.divisor)
     if version.card.provider_currency_code is None:
         return Rated(amount, None)
     if plain.cost_weights is None:
         return _rate_by_card(version.card, all_quantities(version.card, tokens, quantities), service_tier, units)
     cost = sum(map(mul, tokens, plain.cost_weights)) + plain.request_cost_weight
-    return Rated(amount, _rounded(cost, TOKENS_PER_PRICE))
+    return Rated(amount, rounded(cost, TOKENS_PER_PRICE))
 
 
 def _rate_by_card(card: RateCard, used: Quantities, service_tier: str, units: Units) -> Rated | Unpriced:
@@ -234,7 +235,7 @@ def all_quantities(card: RateCard, tokens: Tokens, quantities: Quantities) -> di
         TOKEN_CLASS_UNITS[name]: count * THOUSANDTHS for name, count in zip(TOKEN_CLASSES, tokens, strict=True) if count
     }
     used.update(quantities)
-    if REQUESTS not in used and any(rate.unit_id == REQUESTS for rate in card.rates):
+    if REQUESTS not in used and REQUESTS in card.rated_units:
         used[REQUESTS] = THOUSANDTHS
     return used
 
@@ -250,11 +251,6 @@ def cost_max(
     return cost_max_nanos(version.card, input_tokens, output_tokens, service_tier, units, beside)
 
 
-def nanos_of(value: Decimal) -> int:
-    """Return a decimal of at most nine fraction digits as a whole number of nanos."""
-    return int(value.scaleb(9))
-
-
 def input_tokens_of(tokens: Tokens) -> int:
     """Return how many of the tokens are on the input side, which is the input context."""
     return sum(count for name, count in zip(TOKEN_CLASSES, tokens, strict=True) if name in INPUT_CLASSES)
@@ -263,15 +259,6 @@ def input_tokens_of(tokens: Tokens) -> int:
 def output_tokens_of(tokens: Tokens) -> int:
     """Return how many of the tokens are on the output side."""
     return sum(count for name, count in zip(TOKEN_CLASSES, tokens, strict=True) if name in OUTPUT_CLASSES)
-
-
-def _rounded(total: int, divisor: int) -> int:
-    """Divide and round half to even."""
-    whole, rest = divmod(total, divisor)
-    rest *= 2
-    if rest >= divisor and (rest > divisor or whole & 1):
-        return whole + 1
-    return whole
 
 
 def format_nanos(nanos: int) -> str:

@@ -106,6 +106,11 @@ class RateCard:
     """What every amount is multiplied with before it is rounded: 1, or the margin by which the card was made."""
     plans: dict[str, Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
     """The plans made so far; `plan` adds to them."""
+    rated_units: frozenset[str] = field(init=False, repr=False, compare=False)
+    """The units that have a rate in any tier."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rated_units", frozenset(rate.unit_id for rate in self.rates))
 
     def plan(self, service_tier: str, units: Units) -> Plan:
         """Return the plan of a tier; each is made once. Tiers without rates of their own share that of any tier."""
@@ -152,7 +157,7 @@ def amount_nanos(card: RateCard, quantities: Quantities, service_tier: str, unit
     plan = card.plans.get(service_tier) or card.plan(service_tier, units)
     bracket = plan.at(input_context(quantities, units)) if plan.thresholds else plan.brackets[0]
     total = _total(quantities, bracket.weights)
-    return Unpriced(total, service_tier) if isinstance(total, str) else _rounded(total, plan.divisor)
+    return Unpriced(total, service_tier) if isinstance(total, str) else rounded(total, plan.divisor)
 
 
 def provider_cost_nanos(card: RateCard, quantities: Quantities, service_tier: str, units: Units) -> int | None:
@@ -160,7 +165,7 @@ def provider_cost_nanos(card: RateCard, quantities: Quantities, service_tier: st
     plan = card.plans.get(service_tier) or card.plan(service_tier, units)
     bracket = plan.at(input_context(quantities, units)) if plan.thresholds else plan.brackets[0]
     total = _total(quantities, bracket.cost_weights)
-    return None if isinstance(total, str) else _rounded(total, WEIGHTS_PER_NANO)
+    return None if isinstance(total, str) else rounded(total, WEIGHTS_PER_NANO)
 
 
 def price(card: RateCard, quantities: Quantities, service_tier: str, units: Units) -> Priced | Unpriced:
@@ -210,7 +215,7 @@ def cost_max_nanos(
         return Unpriced("input_tokens", service_tier)
     if output_tokens and last.output_weight_max is None:
         return Unpriced("output_tokens", service_tier)
-    return _rounded(worst, plan.divisor)
+    return rounded(worst, plan.divisor)
 
 
 def _plan(card: RateCard, tier: str, units: Units) -> Plan:
@@ -281,7 +286,7 @@ def _total(quantities: Quantities, weights: Mapping[str, int]) -> int | str:
     return total
 
 
-def _rounded(total: int, divisor: int) -> int:
+def rounded(total: int, divisor: int) -> int:
     """Divide and round half to even."""
     whole, rest = divmod(total, divisor)
     rest *= 2

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from libs.common.errors import FieldViolation
 from services.metering.clients.billing import CAPTURE, DEBIT, AccountBalance
-from services.metering.model.domain import Tokens
+from services.metering.model.domain import PriceVersion, Rated, Tokens, format_nanos
 from services.metering.model.rates import STANDARD_TIER
 from services.metering.model.units import Quantities
 from services.metering.usage.dimensions import LABELS, LIVE, TEST, Dimensions
@@ -138,13 +138,23 @@ def time_violation(occur_time: datetime, now: datetime, *, backfilled: bool) -> 
     return None
 
 
-def charge_kind(amount: str, authorization: Authorization | None, environment: str) -> str | None:
-    """Return how to charge an amount; not at all for tests. A hold is captured even for zero, which releases it."""
+def charge_kind(*, costs: bool, is_held: bool, environment: str) -> str | None:
+    """Return how to charge work; not at all for tests. A hold is captured even for zero, which releases it."""
     if environment == TEST:
         return None
-    if authorization is not None and authorization.amount > 0:
+    if is_held:
         return CAPTURE
-    return None if amount == "0" else DEBIT
+    return DEBIT if costs else None
+
+
+def rated_cost(rated: Rated, version: PriceVersion, kind: str | None) -> Cost:
+    """Return the cost of what was priced with a version, and is charged in this way."""
+    card = version.card
+    amount = format_nanos(rated.amount_nanos)
+    if rated.provider_cost_nanos is None:
+        return Cost(amount, card.currency_code, version.price_version_id, kind)
+    provider_cost = format_nanos(rated.provider_cost_nanos)
+    return Cost(amount, card.currency_code, version.price_version_id, kind, provider_cost, card.provider_currency_code)
 
 
 def completed(work: Work, authorization: Authorization) -> Work:

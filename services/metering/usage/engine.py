@@ -20,7 +20,7 @@ from libs.common.ids import new_id
 from libs.common.shards import Shards
 from services.metering.clients.billing import BillingClient, Charge, Charged
 from services.metering.model.catalogue import Catalogue
-from services.metering.model.domain import PriceVersion, format_nanos, rate
+from services.metering.model.domain import PriceVersion, rate
 from services.metering.model.rates import STANDARD_TIER, Unpriced
 from services.metering.usage import store
 from services.metering.usage.dimensions import Dimensions, KnownDimensions, dimension_id
@@ -39,6 +39,7 @@ from services.metering.usage.domain import (
     completed,
     differing_field,
     dimensions_of,
+    rated_cost,
 )
 from services.metering.usage.store import Key
 
@@ -235,8 +236,9 @@ class UsageEngine:
 
     def _cost(self, work: Work, version: PriceVersion | None, authorization: Authorization | None) -> Cost | None:
         """Return what a work costs: what the caller states, else by the price; None while no price is known."""
+        is_held = authorization is not None and authorization.amount > 0
         if work.stated is not None:
-            kind = charge_kind(work.stated.amount, authorization, work.environment)
+            kind = charge_kind(costs=work.stated.amount != "0", is_held=is_held, environment=work.environment)
             return Cost(work.stated.amount, work.stated.currency_code, None, kind)
         if version is None:
             return None
@@ -244,15 +246,8 @@ class UsageEngine:
         rated = rate(version, work.tokens, work.quantities, tier, self._catalogue.units)
         if isinstance(rated, Unpriced):
             return None
-        amount = format_nanos(rated.amount_nanos)
-        kind = charge_kind(amount, authorization, work.environment)
-        if rated.provider_cost_nanos is None:
-            return Cost(amount, version.card.currency_code, version.price_version_id, kind)
-        provider_cost = format_nanos(rated.provider_cost_nanos)
-        provider_currency_code = version.card.provider_currency_code
-        return Cost(
-            amount, version.card.currency_code, version.price_version_id, kind, provider_cost, provider_currency_code
-        )
+        kind = charge_kind(costs=rated.amount_nanos > 0, is_held=is_held, environment=work.environment)
+        return rated_cost(rated, version, kind)
 
     async def _commit(self, database: Database, proposed: list[Recorded], now: datetime) -> set[str]:
         """Write the batch, and with it delete the outbox rows of charges that billing has confirmed in the meantime."""

@@ -10,13 +10,11 @@ from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import Refusal
 from libs.common.shards import Shards
-from services.metering.clients.billing import CAPTURE, DEBIT
 from services.metering.model.catalogue import Catalogue
-from services.metering.model.domain import format_nanos, rate
+from services.metering.model.domain import rate
 from services.metering.model.rates import Unpriced
 from services.metering.usage import store
-from services.metering.usage.dimensions import TEST
-from services.metering.usage.domain import NIL, Cost
+from services.metering.usage.domain import NIL, charge_kind, rated_cost
 from services.metering.usage.store import Key, Pricing, Waiting
 
 _log = structlog.get_logger("pricing")
@@ -98,14 +96,5 @@ class LatePricing:
         rated = rate(version, usage.tokens, usage.quantities, usage.service_tier, self._catalogue.units)
         if isinstance(rated, Unpriced):
             return None
-        amount = format_nanos(rated.amount_nanos)
-        kind = CAPTURE if usage.authorized else None if amount == "0" else DEBIT
-        cost = Cost(
-            amount,
-            version.card.currency_code,
-            version.price_version_id,
-            None if usage.environment == TEST else kind,
-            None if rated.provider_cost_nanos is None else format_nanos(rated.provider_cost_nanos),
-            None if rated.provider_cost_nanos is None else version.card.provider_currency_code,
-        )
-        return Pricing(usage.organization_id, usage.usage_id, cost)
+        kind = charge_kind(costs=rated.amount_nanos > 0, is_held=usage.authorized, environment=usage.environment)
+        return Pricing(usage.organization_id, usage.usage_id, rated_cost(rated, version, kind))

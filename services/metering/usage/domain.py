@@ -11,7 +11,7 @@ from services.metering.clients.billing import CAPTURE, DEBIT, AccountBalance
 from services.metering.model.domain import PriceVersion, Rated, Tokens, format_nanos
 from services.metering.model.rates import STANDARD_TIER
 from services.metering.model.units import Quantities
-from services.metering.usage.dimensions import LABELS, LIVE, TEST, Dimensions
+from services.metering.usage.dimensions import LABELS, LIVE, PLAIN, TEST, Dimensions
 
 PENDING: Final = "PENDING"
 SETTLED: Final = "SETTLED"
@@ -93,8 +93,8 @@ class Recorded(NamedTuple):
     settlement: str
     refusal_reason: str = ""
     """Why billing refuses the charge; empty unless the settlement is REFUSED."""
-    provider: str = ""
-    """Who ran the model, as the catalogue said when the usage was recorded."""
+    dimensions: Dimensions = PLAIN
+    """With the provider as the catalogue said when the usage was recorded."""
 
 
 class Accepted(NamedTuple):

@@ -227,12 +227,12 @@ class UsageEngine:
         elif work.service_tier is None:
             work = work._replace(service_tier=STANDARD_TIER)
         model = self._catalogue.model(work.model)
-        provider = model.provider if model is not None else ""
+        dimensions = dimensions_of(work, model.provider if model is not None else "")
         cost = self._cost(work, version, authorization)
         if cost is None:
-            return Recorded(work, new_id(), None, now, PENDING_PRICE, "", provider)
+            return Recorded(work, new_id(), None, now, PENDING_PRICE, dimensions=dimensions)
         settlement = SETTLED if cost.charge_kind is None else PENDING
-        return Recorded(work, new_id(), cost, now, settlement, "", provider)
+        return Recorded(work, new_id(), cost, now, settlement, dimensions=dimensions)
 
     def _cost(self, work: Work, version: PriceVersion | None, authorization: Authorization | None) -> Cost | None:
         """Return what a work costs: what the caller states, else by the price; None while no price is known."""
@@ -254,10 +254,9 @@ class UsageEngine:
         done = self._take_done(database)
         unknown: dict[tuple[str, str], Dimensions] = {}
         for one in proposed:
-            dimensions = dimensions_of(one.work, one.provider)
-            key = one.work.organization_id, dimension_id(dimensions)
+            key = one.work.organization_id, dimension_id(one.dimensions)
             if key not in self._known_dimensions:
-                unknown[key] = dimensions
+                unknown[key] = one.dimensions
         try:
             async with database.raw_connection() as connection:
                 if unknown:

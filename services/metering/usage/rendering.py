@@ -53,8 +53,8 @@ def fill_usage(record: pb.UsageRecord, recorded: Recorded, units: Units) -> None
     _fill_quantities(record, work, units)
     record.service_tier = work.service_tier or STANDARD_TIER
     record.environment = pb.ENVIRONMENT_TEST if work.environment == TEST else pb.ENVIRONMENT_LIVE
-    if recorded.provider:
-        record.provider = recorded.provider
+    if recorded.dimensions.provider:
+        record.provider = recorded.dimensions.provider
     if work.stated is not None:
         record.stated = True
     record.settlement = _SETTLEMENTS[recorded.settlement]

@@ -27,7 +27,6 @@ from services.metering.usage.domain import (
     Recorded,
     Stated,
     Work,
-    dimensions_of,
 )
 
 Key = tuple[str, str]
@@ -312,7 +311,7 @@ def _row(recorded: Recorded) -> tuple[object, ...]:
         *work.tokens,
         *work[10:17],
         *cost[:4],
-        dimension_id(dimensions_of(work, recorded.provider)),
+        dimension_id(recorded.dimensions),
         quantities_text(work.quantities) if work.quantities else None,
         work.items,
         *cost[4:],
@@ -354,7 +353,7 @@ def _recorded(row: asyncpg.Record) -> Recorded:
     # A charge is in the outbox while it is pending or refused, and is deleted from it once it is made.
     settlement = PENDING_PRICE if cost is None else row["charge_state"] or SETTLED
     reason = row["charge_refusal_reason"] if settlement == REFUSED else ""
-    return Recorded(work, usage_id, cost, row["create_time"], settlement, reason or "", dimensions.provider)
+    return Recorded(work, usage_id, cost, row["create_time"], settlement, reason or "", dimensions)
 
 
 def quantities_text(quantities: Quantities) -> str:

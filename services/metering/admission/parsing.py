@@ -1,7 +1,5 @@
 """Requests of admission, read into what its use cases take."""
 
-import hashlib
-
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import decode_page_token
 from libs.common.timestamps import time_of_text
@@ -66,15 +64,6 @@ def read_filters(request: pb.ListAuthorizationsRequest) -> Filters:
         request.model or None,
         State(state) if state else None,
     )
-
-
-def list_fingerprint(request: pb.ListAuthorizationsRequest) -> str:
-    """Return what tells a list from others, so that a page token is good for its own only."""
-    unpaged = pb.ListAuthorizationsRequest()
-    unpaged.CopyFrom(request)
-    for field in ("start_time", "end_time", "page_size", "page_token"):
-        unpaged.ClearField(field)
-    return hashlib.blake2b(unpaged.SerializeToString(deterministic=True), digest_size=8).hexdigest()
 
 
 def read_list_token(token: str, fingerprint: str) -> Place | None:

@@ -14,7 +14,7 @@ from libs.common.validation import Reader
 from services.metering.admission.admission import Admission
 from services.metering.admission.authorizations import Authorizations
 from services.metering.admission.domain import Decision, Request
-from services.metering.admission.parsing import list_fingerprint, read_filters, read_list_token, read_request
+from services.metering.admission.parsing import read_filters, read_list_token, read_request
 from services.metering.admission.rendering import (
     fill_authorization,
     fill_authorize_outcome,
@@ -22,8 +22,8 @@ from services.metering.admission.rendering import (
     fill_settle_outcome,
     fill_settled,
 )
-from services.metering.usage.domain import Outcome, Work
-from services.metering.usage.servicer import check_usage, list_range, read_usage
+from services.metering.usage.query_parsing import list_fingerprint
+from services.metering.usage.servicer import check_usage, list_range, read_usage, record_each
 from services.metering.usage.usages import Usages
 from tollhouse.metering.v1 import admission_pb2 as pb
 from tollhouse.metering.v1 import admission_pb2_grpc as rpc
@@ -89,21 +89,10 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
     async def BatchSettle(
         self, request: pb.BatchSettleRequest, context: grpc.aio.ServicerContext
     ) -> pb.BatchSettleResponse:
-        await self._usages.know_units(listed.unit for one in request.requests for listed in one.quantities)
-        outcomes: dict[int, Outcome] = {}
-        works: dict[int, Work] = {}
-        for place, one in enumerate(request.requests):
-            try:
-                validation.check(one, self._check_settlement)
-                works[place] = read_usage(one, self._usages)
-            except Refusal as refusal:
-                outcomes[place] = refusal
-        if works:
-            outcomes.update(zip(works, await self._usages.record(list(works.values())), strict=True))
         response = pb.BatchSettleResponse()
-        for place, one in enumerate(request.requests):
-            adjusted = works[place].adjusted if place in works else ()
-            fill_settle_outcome(response.outcomes.add(), one, outcomes[place], adjusted, self._usages.units)
+        outcomes = await record_each(request.requests, self._usages)
+        for one, (outcome, adjusted) in zip(request.requests, outcomes, strict=True):
+            fill_settle_outcome(response.outcomes.add(), one, outcome, adjusted, self._usages.units)
         return response
 
     async def Cancel(self, request: pb.CancelRequest, context: grpc.aio.ServicerContext) -> pb.CancelResponse:
@@ -129,7 +118,7 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
     ) -> pb.ListAuthorizationsResponse:
         now = self._authorizations.now()
         start_time, end_time = list_range(request, now)
-        fingerprint = list_fingerprint(request)
+        fingerprint = list_fingerprint(request, "start_time", "end_time")
         stored, following = await self._authorizations.list_authorizations(
             organization_id=request.organization_id.lower(),
             start_time=start_time,

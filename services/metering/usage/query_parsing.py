@@ -1,8 +1,11 @@
 """Reads what lists and sums of usage are asked for."""
 
+import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
+
+from google.protobuf.message import Message
 
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import NIL, is_id
@@ -37,6 +40,18 @@ _DIMENSIONS: Final = {
     pb.USAGE_DIMENSION_BATCH_ID: "batch_id",
 }
 _ENVIRONMENTS: Final = {pb.ENVIRONMENT_LIVE: LIVE, pb.ENVIRONMENT_TEST: TEST}
+
+
+def list_fingerprint(request: Message, *left_out: str) -> str:
+    """Return what tells a list from others, so that a page token is good for its own only.
+
+    `left_out` are the fields that may differ between its pages, beside the size and the token.
+    """
+    unpaged: Message = type(request)()
+    unpaged.CopyFrom(request)
+    for field in ("page_size", "page_token", *left_out):
+        unpaged.ClearField(field)
+    return hashlib.blake2b(unpaged.SerializeToString(deterministic=True), digest_size=8).hexdigest()
 
 
 def read_query(request: pb.QueryUsageRequest) -> Query:

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -43,7 +42,7 @@ from services.metering.usage.domain import (
     time_violation,
 )
 from services.metering.usage.parsing import read_description
-from services.metering.usage.query_parsing import read_filters, read_query
+from services.metering.usage.query_parsing import list_fingerprint, read_filters, read_query
 from services.metering.usage.rendering import fill_balance, fill_usage, render_summary, render_usage
 from services.metering.usage.usages import LIST_RANGE_MAX, Usages
 from tollhouse.metering.v1 import admission_pb2
@@ -55,7 +54,6 @@ STREAM_IN_PROGRESS_MAX: Final = 256
 _FINGERPRINT_BYTES: Final = 16
 _OPERATION_ID_MAX: Final = 255
 _ID_LENGTH: Final = 36
-_VALUE: Final = re.compile(r"[0-9]{1,10}(\.[0-9]{1,9})?")
 
 
 class UsageServicer(rpc.UsageServiceServicer):
@@ -87,7 +85,7 @@ class UsageServicer(rpc.UsageServiceServicer):
         self, request: pb.BatchRecordUsageRequest, context: grpc.aio.ServicerContext
     ) -> pb.BatchRecordUsageResponse:
         response = pb.BatchRecordUsageResponse()
-        outcomes = await self._record_each(request.usages)
+        outcomes = await record_each(request.usages, self._usages)
         for usage, (outcome, adjusted) in zip(request.usages, outcomes, strict=True):
             _fill_outcome(response.outcomes.add(), usage, outcome, adjusted, self._usages.units)
         return response
@@ -102,7 +100,7 @@ class UsageServicer(rpc.UsageServiceServicer):
             outcome: Outcome
             adjusted: Sequence[str] = ()
             try:
-                ((outcome, adjusted),) = await self._record_each([usage])
+                ((outcome, adjusted),) = await record_each([usage], self._usages)
             except Refusal as refusal:
                 outcome = refusal
             response = pb.StreamUsageResponse()
@@ -140,11 +138,7 @@ class UsageServicer(rpc.UsageServiceServicer):
 
     async def ListUsage(self, request: pb.ListUsageRequest, context: grpc.aio.ServicerContext) -> pb.ListUsageResponse:
         start_time, end_time = list_range(request, self._usages.now())
-        unpaged = pb.ListUsageRequest()
-        unpaged.CopyFrom(request)
-        for field in ("start_time", "end_time", "page_size", "page_token"):
-            unpaged.ClearField(field)
-        fingerprint = hashlib.blake2b(unpaged.SerializeToString(deterministic=True), digest_size=8).hexdigest()
+        fingerprint = list_fingerprint(request, "start_time", "end_time")
         usages, following = await self._usages.list_usages(
             organization_id=request.organization_id.lower(),
             start_time=start_time,
@@ -162,11 +156,7 @@ class UsageServicer(rpc.UsageServiceServicer):
         self, request: pb.QueryUsageRequest, context: grpc.aio.ServicerContext
     ) -> pb.QueryUsageResponse:
         query = read_query(request)
-        unpaged = pb.QueryUsageRequest()
-        unpaged.CopyFrom(request)
-        unpaged.ClearField("page_token")
-        unpaged.ClearField("page_size")
-        fingerprint = hashlib.blake2b(unpaged.SerializeToString(deterministic=True), digest_size=8).hexdigest()
+        fingerprint = list_fingerprint(request)
         limit = page_size(request.page_size)
         after = decode_page_token(request.page_token, fingerprint) if request.page_token else None
         summaries = await self._usages.query(query, after=after, limit=limit)
@@ -175,32 +165,35 @@ class UsageServicer(rpc.UsageServiceServicer):
         rendered = (render_summary(summary, self._usages.units) for summary in summaries)
         return pb.QueryUsageResponse(summaries=rendered, next_page_token=token)
 
-    async def _record_each(self, requests: Sequence[pb.RecordUsageRequest]) -> list[tuple[Outcome, Sequence[str]]]:
-        """Record what is well formed; return each outcome with the fields that were adjusted."""
-        await self._usages.know_units(one.unit for request in requests for one in request.quantities)
-        outcomes: dict[int, tuple[Outcome, Sequence[str]]] = {}
-        works: list[Work] = []
-        places: list[int] = []
-        backfilled: set[int] = set()
-        for place, request in enumerate(requests):
-            try:
-                validation.check(request, self._check_usage)
-                work = read_usage(request, self._usages)
-            except Refusal as refusal:
-                outcomes[place] = refusal, ()
-                continue
-            if request.backfill:
-                backfilled.add(len(works))
-            works.append(work)
-            places.append(place)
-        if works:
-            recorded = await self._usages.record(works, backfilled=backfilled)
-            for place, work, outcome in zip(places, works, recorded, strict=True):
-                outcomes[place] = outcome, work.adjusted
-        return [outcomes[place] for place in range(len(requests))]
-
     def _check_usage(self, request: pb.RecordUsageRequest) -> None:
         check_usage(request, self._usages)
+
+
+async def record_each(
+    requests: Sequence[pb.RecordUsageRequest | admission_pb2.SettleRequest], usages: Usages
+) -> list[tuple[Outcome, Sequence[str]]]:
+    """Record what is well formed; return each outcome with the fields that were adjusted."""
+    await usages.know_units(one.unit for request in requests for one in request.quantities)
+    outcomes: dict[int, tuple[Outcome, Sequence[str]]] = {}
+    works: list[Work] = []
+    places: list[int] = []
+    backfilled: set[int] = set()
+    for place, request in enumerate(requests):
+        try:
+            validation.check(request, lambda one: check_usage(one, usages))
+            work = read_usage(request, usages)
+        except Refusal as refusal:
+            outcomes[place] = refusal, ()
+            continue
+        if isinstance(request, pb.RecordUsageRequest) and request.backfill:
+            backfilled.add(len(works))
+        works.append(work)
+        places.append(place)
+    if works:
+        recorded = await usages.record(works, backfilled=backfilled)
+        for place, work, outcome in zip(places, works, recorded, strict=True):
+            outcomes[place] = outcome, work.adjusted
+    return [outcomes[place] for place in range(len(requests))]
 
 
 def list_range(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Final, Protocol, TypeVar
@@ -65,18 +65,24 @@ class Takes(Protocol):
 class Reading:
     """The reading of one schema within a scope, at most `rows_max` rows with one statement, or twice that in windows.
 
-    Each piece is read in a snapshot of its own. A method fails with `CheckFailed` where a piece cannot be read.
+    Each piece is read in a snapshot of its own. `take_digests` takes the digests of each; without it none are read. A
+    method fails with `CheckFailed` where a piece cannot be read.
     """
 
     def __init__(
-        self, database: Database, scope: Scope, rows_max: int, take: Takes, *, with_digests: bool = False
+        self,
+        database: Database,
+        scope: Scope,
+        rows_max: int,
+        take: Takes,
+        take_digests: Callable[[Digests], None] | None = None,
     ) -> None:
         self._database = database
         self._scope = scope
         self._rows_max = rows_max
         self._window_rows_max = _WINDOW_FACTOR * rows_max
         self._take = take
-        self._with_digests = with_digests
+        self._take_digests = take_digests
 
     async def read(self, check: Walk | Sweep) -> None:
         """Check everything that a walk or sweep reads."""
@@ -93,6 +99,8 @@ class Reading:
         async for piece in pieces:
             progress = progress.after(piece.rows)
             self._take(check, piece, progress)
+            if self._take_digests is not None:
+                self._take_digests(piece.digests)
 
     async def organizations(self, check: Walk | Sweep, tables: Sequence[str]) -> AsyncIterator[list[str]]:
         """Yield the organizations that have rows in the tables, some at a time, or the only one of the scope."""
@@ -143,19 +151,16 @@ class Reading:
         return await self._tried(partial(store.count_pages, table=walk.table), walk, "")
 
     async def _check_pages(self, walk: Walk, pages: Pages, tx: Transaction) -> Piece:
-        findings, digests, rows = await self._look(tx, walk, pages)
-        return Piece(rows, findings, digests)
+        return await self._look(tx, walk, pages)
 
     async def _check_range(self, walk: Walk, after: Key | None, rows_max: int, tx: Transaction) -> Piece:
         """Check the next range, of at most `rows_max` rows."""
         if not walk.key:
-            findings, digests, _ = await self._look(tx, walk, Range(None, None))
-            return Piece(0, findings, digests)
+            return await self._look(tx, walk, Range(None, None))
         until = await store.find_bound(tx, walk, self._scope, after, rows_max)
         range_ = Range(after, until)
         rows = rows_max if until is not None else await store.count_rows(tx, walk, self._scope, range_)
-        findings, digests, _ = await self._look(tx, walk, range_)
-        return Piece(rows, findings, digests, until)
+        return replace(await self._look(tx, walk, range_), rows=rows, until=until)
 
     async def _windows(self, sweep: Sweep) -> AsyncIterator[Piece]:
         """Check one window after the other, of some organizations at a time."""
@@ -208,23 +213,18 @@ class Reading:
     async def _check_window(self, sweep: Sweep, window: Window, rows_max: int, tx: Transaction) -> Piece | None:
         """Check a window; None if it has more than `rows_max` rows."""
         rows = await store.count_window(tx, sweep, self._scope, window, rows_max + 1)
-        if rows > rows_max:
-            return None
-        findings, digests, _ = await self._look(tx, sweep, window)
-        return Piece(rows, findings, digests)
+        return None if rows > rows_max else replace(await self._look(tx, sweep, window), rows=rows)
 
-    async def _look(
-        self, tx: Transaction, check: Walk | Sweep, part: store.Part
-    ) -> tuple[Sequence[Finding], Digests, int]:
-        """Return the violations in a part, its digests, and how many rows these are of."""
+    async def _look(self, tx: Transaction, check: Walk | Sweep, part: store.Part) -> Piece:
+        """Return the violations in a part, and its digests with the number of rows that these are of."""
         digests: Digests = ()
         rows = 0
-        if self._with_digests:
+        if self._take_digests is not None:
             digests, new_rows = await store.read_digests(tx, check, self._scope, part)
             rows = new_rows + sum(count for _, count, _ in digests)
             if isinstance(check, Walk) and not new_rows:
-                return (), digests, rows
-        return await store.find_violations(tx, check, self._scope, part, _FOUND_MAX), digests, rows
+                return Piece(rows, digests=digests)
+        return Piece(rows, await store.find_violations(tx, check, self._scope, part, _FOUND_MAX), digests)
 
     async def _tried(self, read: Callable[[Transaction], Awaitable[_T]], check: Walk | Sweep, where: str) -> _T:
         """Read in a snapshot, and again for a while if the database or a free connection cannot be had.

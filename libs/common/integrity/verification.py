@@ -1,7 +1,7 @@
 """Checking the invariants of a service: shard by shard, table by table, range by range."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -13,7 +13,6 @@ from libs.common.integrity.differences import Differences
 from libs.common.integrity.domain import (
     Check,
     Checked,
-    Digests,
     Finding,
     Invariant,
     Pairing,
@@ -115,8 +114,7 @@ class Verification:
             return
         differences = Differences()
         for side, sign in zip(pairing.sides, (1, -1), strict=True):
-            take = partial(run.note_with_digests, partial(differences.add, sign))
-            await Reading(database, run.scope, self._rows_max, take, with_digests=True).read(side)
+            await Reading(database, run.scope, self._rows_max, run.note, partial(differences.add, sign)).read(side)
         if not differences.exist():
             return
         tables = [table for side in pairing.sides for table in side.tables]
@@ -142,7 +140,7 @@ class _Tally:
 
 
 class _Run:
-    """What all walks of one verification have found so far."""
+    """What all checks of one verification have found so far."""
 
     def __init__(self, scope: Scope, checks: Sequence[Check]) -> None:
         self.scope = scope
@@ -163,12 +161,6 @@ class _Run:
                 continue
             tally.findings.add(finding)
             self._untold.append(finding)
-
-    def note_with_digests(
-        self, take: Callable[[Digests], None], check: Walk | Sweep, piece: Piece, progress: Progress
-    ) -> None:
-        self.note(check, piece, progress)
-        take(piece.digests)
 
     def take_findings(self) -> list[Finding]:
         untold, self._untold = self._untold, []

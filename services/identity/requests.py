@@ -15,9 +15,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.errors import RequestIdReused
+from libs.common.ids import NIL
 from services.identity.tables import requests
 
-NO_ORGANIZATION: Final = "00000000-0000-0000-0000-000000000000"
+NO_ORGANIZATION: Final = NIL
 
 Field = str | int | None | datetime | tuple[str, ...] | Mapping[str, str]
 

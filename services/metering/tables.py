@@ -34,6 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from libs.common.audit.tables import declare_audit_tables
+from libs.common.ids import NIL
 from libs.common.sharding import declare_sharding_table
 
 SCHEMA: Final = "metering"
@@ -84,7 +85,7 @@ HOUR_KEY: Final = (
 )
 """What the hourly sums are summed by."""
 
-_NIL: Final = "'00000000-0000-0000-0000-000000000000'"
+_NIL: Final = f"'{NIL}'"
 _ID: Final = Uuid(as_uuid=False)
 _AMOUNT: Final = Numeric(28, 9)
 _TIME: Final = DateTime(timezone=True)

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from libs.cli.terminal.connection import Channels
+from libs.cli.traces.funding import CURRENCY
+from libs.common.amount import render_amount
 from tollhouse.billing.v1 import account_pb2, account_pb2_grpc, ledger_pb2, ledger_pb2_grpc
-from tollhouse.common.v1 import amount_pb2
 from tollhouse.identity.v1 import organization_pb2, organization_pb2_grpc, user_pb2, user_pb2_grpc
 from tollhouse.metering.v1 import model_pb2, model_pb2_grpc, unit_pb2, usage_pb2, usage_pb2_grpc
 
-_CURRENCY: Final = "USD"
 _NAME: Final = "Lantern Print Shop"
 _PREFIX: Final = "shop"
 _FUNDS: Final = Decimal(100)
@@ -94,7 +94,7 @@ async def sell(channels: Channels) -> Sales:
             model_pb2.SetPriceRequest(
                 request_id=f"{product.model}:price",
                 model_id=product.model,
-                currency_code=_CURRENCY,
+                currency_code=CURRENCY,
                 rate_card=model_pb2.RateCard(rates=rates),
             )
         )
@@ -109,7 +109,7 @@ async def sell(channels: Channels) -> Sales:
         recorded = [(one.unit, one.value) for one in answer.usage.quantities]
         sales.append(Sale(product.model, recorded, Decimal(answer.usage.cost.value or 0), product.cost))
     balance = await account_pb2_grpc.AccountServiceStub(channels.billing).GetBalance(
-        account_pb2.GetBalanceRequest(organization_id=organization_id, currency_code=_CURRENCY)
+        account_pb2.GetBalanceRequest(organization_id=organization_id, currency_code=CURRENCY)
     )
     return Sales(sales, Decimal(balance.balance.posted.value))
 
@@ -127,7 +127,7 @@ async def _make_customer(channels: Channels) -> str:
         ledger_pb2.CreditRequest(
             organization_id=organization_id,
             operation_id=f"{_PREFIX}:funds",
-            amount=amount_pb2.Amount(currency_code=_CURRENCY, value=str(_FUNDS)),
+            amount=render_amount(CURRENCY, _FUNDS),
             source=ledger_pb2.CREDIT_SOURCE_PAYMENT,
         )
     )
@@ -139,7 +139,7 @@ def print_sales(console: Console, sales: Sales) -> None:
     table = Table(title=f"{_NAME}: what is not counted in tokens", title_justify="left")
     table.add_column("product")
     table.add_column("quantities")
-    table.add_column(f"cost, {_CURRENCY}", justify="right")
+    table.add_column(f"cost, {CURRENCY}", justify="right")
     for sale in sales.sales:
         quantities = ", ".join(f"{value} {unit}" for unit, value in sale.quantities)
         table.add_row(sale.model, quantities, f"{sale.cost:f}")

@@ -11,6 +11,7 @@ import structlog
 
 from libs.common.clock import Clock
 from libs.common.database import Database
+from libs.common.ids import NIL
 from libs.common.shards import Shards
 from services.billing.ledger import posting_store, store
 from services.billing.ledger.expiries import EXPIRED_HOLDS
@@ -18,7 +19,7 @@ from services.billing.ledger.expiries import EXPIRED_HOLDS
 _log = structlog.get_logger("sweeper")
 _ACCOUNTS_MAX: Final = 200
 """How many accounts one transaction updates: few enough that it is short."""
-_FIRST: Final[store.Key] = ("00000000-0000-0000-0000-000000000000", "00000000-0000-0000-0000-000000000000")
+_FIRST: Final[store.Key] = (NIL, NIL)
 
 
 class Sweeper:

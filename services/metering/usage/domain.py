@@ -20,7 +20,6 @@ REFUSED: Final = "REFUSED"
 
 LATE_MAX: Final = timedelta(days=35)
 EARLY_MAX: Final = timedelta(minutes=5)
-NIL: Final = "00000000-0000-0000-0000-000000000000"
 
 
 NO_QUANTITIES: Final[Quantities] = MappingProxyType({})

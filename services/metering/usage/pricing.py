@@ -9,12 +9,13 @@ import structlog
 from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import Refusal
+from libs.common.ids import NIL
 from libs.common.shards import Shards
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import rate
 from services.metering.model.rates import Unpriced
 from services.metering.usage import store
-from services.metering.usage.domain import NIL, charge_kind, rated_cost
+from services.metering.usage.domain import charge_kind, rated_cost
 from services.metering.usage.store import Key, Pricing, Waiting
 
 _log = structlog.get_logger("pricing")

@@ -4,6 +4,7 @@
 from types import EllipsisType
 from typing import Final, NamedTuple
 
+from libs.common import ids
 from services.metering.tables import DIMENSIONS, HOUR_KEY, LATENCY_BOUNDS_MS, LATENCY_BUCKETS, TOKEN_CLASSES
 from services.metering.usage.dimensions import PLAIN
 
@@ -79,7 +80,7 @@ _PRICED: Final = (
 )
 _PLAIN: Final = tuple(column for column in ROW if column.name not in ("fingerprint", *_PRICED))
 
-NIL: Final = "'00000000-0000-0000-0000-000000000000'::uuid"
+NIL: Final = f"'{ids.NIL}'::uuid"
 HOUR_SUMS: Final = (
     "requests",
     "errors",

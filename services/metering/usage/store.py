@@ -11,13 +11,13 @@ import asyncpg
 from libs.common.amount import format_amount
 from libs.common.database import RawConnection
 from libs.common.errors import Kind, Refusal
+from libs.common.ids import NIL
 from services.metering.clients.billing import Charge
 from services.metering.model.units import TOKEN_CLASS_UNITS, Quantities, quantity_text, thousandths_of
 from services.metering.tables import DIMENSIONS, TOKEN_CLASSES
 from services.metering.usage import statements
 from services.metering.usage.dimensions import PLAIN, Dimensions, dimension_id
 from services.metering.usage.domain import (
-    NIL,
     NO_QUANTITIES,
     PENDING_PRICE,
     REFUSED,

@@ -34,6 +34,7 @@ from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.ids import NIL
 from services.metering.model.units import TOKEN_CLASS_UNITS, Quantities, thousandths_of
 from services.metering.tables import (
     DIMENSIONS,
@@ -45,7 +46,6 @@ from services.metering.tables import (
     usage_hours,
 )
 from services.metering.usage.dimensions import PLAIN, TEST
-from services.metering.usage.domain import NIL
 from services.metering.usage.statements import HOUR_SUMS
 from services.metering.usage.windows import HOUR, window_end, window_starts
 

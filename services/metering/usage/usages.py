@@ -11,13 +11,14 @@ from libs.common.call import may, require_scope
 from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import FieldViolation, InvalidArgument, NotFound, PermissionDenied, Refusal
+from libs.common.ids import NIL
 from libs.common.shards import Shards
 from services.metering.clients.organizations import Organizations
 from services.metering.errors import OrganizationNotFound
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.units import Units
 from services.metering.usage import store
-from services.metering.usage.domain import NIL, Outcome, Recorded, Work, time_violation
+from services.metering.usage.domain import Outcome, Recorded, Work, time_violation
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.months import Months
 from services.metering.usage.summaries import Query, Summary, summarize

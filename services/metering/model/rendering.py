@@ -1,8 +1,10 @@
 """The catalogue's answers as messages."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
-from typing import Final
+from typing import Final, TypeVar
+
+from google.protobuf.message import Message
 
 from libs.common.amount import format_amount
 from libs.common.timestamps import render_time
@@ -20,11 +22,15 @@ from tollhouse.metering.v1 import model_pb2 as pb
 ANSWER_BYTES_MAX: Final = 4_000_000
 """Clients accept messages of up to 4 MiB."""
 _PART_BYTES_MAX: Final = 2_000_000
+"""What one answer of several, and a page, has at most."""
 _OUTCOMES_PER_PART: Final = 100
 _CHANGES_MAX: Final = 64
 # The size of the price version's id, the result, and the tags and lengths of the fields.
 _OUTCOME_BYTES: Final = 64
 _TEXT_BYTES: Final = 4
+_PLACE_BYTES: Final = 8
+"""What the place of a message in a list takes, at most."""
+_M = TypeVar("_M", bound=Message)
 _CLASSES: Final = {unit_id: name for name, unit_id in TOKEN_CLASS_UNITS.items()} | {REQUESTS: "request"}
 
 
@@ -60,17 +66,16 @@ def render_version(version: PriceVersion) -> pb.PriceVersion:
     )
 
 
-def versions_that_fit(versions: Sequence[PriceVersion]) -> list[pb.PriceVersion]:
-    """Return as many versions, from the first on, as fit into one answer; at least one."""
-    rendered: list[pb.PriceVersion] = []
+def that_fit(messages: Iterable[_M], bytes_max: int = _PART_BYTES_MAX) -> list[_M]:
+    """Return as many messages, from the first on, as fit into one answer; at least one, if there is any."""
+    fitting: list[_M] = []
     size = 0
-    for version in versions:
-        message = render_version(version)
-        size += message.ByteSize() + _TEXT_BYTES
-        if rendered and size > _PART_BYTES_MAX:
+    for message in messages:
+        size += message.ByteSize() + _PLACE_BYTES
+        if fitting and size > bytes_max:
             break
-        rendered.append(message)
-    return rendered
+        fitting.append(message)
+    return fitting
 
 
 def render_prices(card: RateCard) -> pb.TokenPrices | None:

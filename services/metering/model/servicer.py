@@ -40,7 +40,7 @@ from services.metering.model.rendering import (
     render_prices,
     render_version,
     summary_of,
-    versions_that_fit,
+    that_fit,
 )
 from services.metering.model.units import Units
 from tollhouse.metering.v1 import model_pb2 as pb
@@ -221,7 +221,7 @@ class ModelServicer(rpc.ModelServiceServicer):
             before=_read_price_token(request.page_token, fingerprint),
             limit=limit,
         )
-        rendered = versions_that_fit(versions)
+        rendered = that_fit(map(render_version, versions))
         token = ""
         if len(rendered) == limit or len(rendered) < len(versions):
             last = versions[len(rendered) - 1]

@@ -1,7 +1,6 @@
 """The gRPC service of units: requests are parsed, use cases called, responses rendered."""
 
-from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Mapping
 from typing import Final
 
 import grpc
@@ -11,6 +10,7 @@ from libs.common.pages import encode_page_token, page_size, text_in_token
 from libs.common.timestamps import render_time
 from libs.common.validation import Reader
 from services.metering.model.parsing import repeatable
+from services.metering.model.rendering import ANSWER_BYTES_MAX, that_fit
 from services.metering.model.units import THOUSANDTHS, Kind, Unit, name_of, quantity_text
 from services.metering.unit.domain import Changes, Entry, flaws_of_name, flaws_of_new
 from services.metering.unit.units import CatalogueUnits
@@ -25,9 +25,6 @@ _KINDS: Final = {
 }
 _RENDERED_KINDS: Final = {kind: value for value, kind in _KINDS.items()}
 _STEPS: Final = {quantity_text(thousandths): thousandths for thousandths in (1, 10, 100, THOUSANDTHS)}
-# Clients accept messages of up to 4 MiB. A unit takes 18 KB at most, and its place in the list a few bytes.
-_PAGE_BYTES_MAX: Final = 4_000_000
-_PLACE_BYTES: Final = 8
 _UPDATABLE: Final = ("name", "description", "archived")
 
 
@@ -66,7 +63,7 @@ class UnitServicer(rpc.UnitServiceServicer):
             active_only=request.active_only,
             limit=limit,
         )
-        units = _fitting([render_unit(entry) for entry in entries])
+        units = that_fit(map(render_unit, entries), ANSWER_BYTES_MAX)
         has_more = len(entries) == limit or len(units) < len(entries)
         token = encode_page_token(units[-1].unit_id, fingerprint=fingerprint) if has_more else ""
         return pb.ListUnitsResponse(units=units, next_page_token=token)
@@ -105,12 +102,6 @@ def render_unit(entry: Entry) -> pb.Unit:
         update_time=render_time(entry.update_time),
         etag=str(entry.revision),
     )
-
-
-def _fitting(units: Sequence[pb.Unit]) -> list[pb.Unit]:
-    """Return the first units, as many as one message has room for."""
-    sizes = accumulate(unit.ByteSize() + _PLACE_BYTES for unit in units)
-    return [unit for unit, size in zip(units, sizes, strict=True) if size <= _PAGE_BYTES_MAX]
 
 
 def _new_unit(request: pb.CreateUnitRequest) -> Unit:

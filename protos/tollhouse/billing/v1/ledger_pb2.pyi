@@ -309,6 +309,7 @@ class Transaction(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    HOLD_OPERATION_ID_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction's UUIDv7, in lower case. Empty in the answer to `validate_only`."""
     organization_id: _builtins.str
@@ -347,6 +348,8 @@ class Transaction(_message.Message):
     """Who moved the money: `user:<user_id>`, `service_account:<service_account_id>`, `operator:<name>` or
     `service:<name>`, as in audit events. Empty where this was stored before actors were recorded.
     """
+    hold_operation_id: _builtins.str
+    """For a part of a hold's work that was captured under an id of its own: the operation id of the hold. Empty otherwise."""
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """The amount moved. Zero only for a BEST_EFFORT debit with nothing available, or for work that cost nothing."""
@@ -404,10 +407,11 @@ class Transaction(_message.Message):
         description: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         actor: _builtins.str = ...,
+        hold_operation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "balance_after", b"balance_after", "counter_balance_after", b"counter_balance_after", "create_time", b"create_time", "held_amount", b"held_amount", "requested_amount", b"requested_amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "actor", b"actor", "amount", b"amount", "balance_after", b"balance_after", "counter_account_id", b"counter_account_id", "counter_balance_after", b"counter_balance_after", "counter_project_id", b"counter_project_id", "counter_sequence", b"counter_sequence", "create_time", b"create_time", "description", b"description", "direction", b"direction", "held_amount", b"held_amount", "kind", b"kind", "metadata", b"metadata", "mode", b"mode", "operation_id", b"operation_id", "organization_id", b"organization_id", "overdrawn", b"overdrawn", "project_id", b"project_id", "requested_amount", b"requested_amount", "reverses_transaction_id", b"reverses_transaction_id", "sequence", b"sequence", "system_account", b"system_account", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "actor", b"actor", "amount", b"amount", "balance_after", b"balance_after", "counter_account_id", b"counter_account_id", "counter_balance_after", b"counter_balance_after", "counter_project_id", b"counter_project_id", "counter_sequence", b"counter_sequence", "create_time", b"create_time", "description", b"description", "direction", b"direction", "held_amount", b"held_amount", "hold_operation_id", b"hold_operation_id", "kind", b"kind", "metadata", b"metadata", "mode", b"mode", "operation_id", b"operation_id", "organization_id", b"organization_id", "overdrawn", b"overdrawn", "project_id", b"project_id", "requested_amount", b"requested_amount", "reverses_transaction_id", b"reverses_transaction_id", "sequence", b"sequence", "system_account", b"system_account", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -452,6 +456,7 @@ class Hold(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    CAPTURED_AMOUNT_FIELD_NUMBER: _builtins.int
     hold_id: _builtins.str
     """The hold's UUIDv7, in lower case. Empty in the answer to `validate_only`."""
     organization_id: _builtins.str
@@ -472,7 +477,9 @@ class Hold(_message.Message):
     """
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
-        """The amount that is, or was, reserved."""
+        """The amount of the hold: what was asked for, or what it was enlarged to. An open hold reserves what of it has not
+        been captured in parts.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -490,6 +497,10 @@ class Hold(_message.Message):
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's labels given with the request."""
 
+    @_builtins.property
+    def captured_amount(self) -> _amount_pb2.Amount:
+        """What has been captured of the work in parts, before the capture that ends the hold. It may be more than the amount."""
+
     def __init__(
         self,
         *,
@@ -506,10 +517,11 @@ class Hold(_message.Message):
         description: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         actor: _builtins.str = ...,
+        captured_amount: _amount_pb2.Amount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "captured_amount", b"captured_amount", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "actor", b"actor", "amount", b"amount", "create_time", b"create_time", "description", b"description", "end_time", b"end_time", "expire_time", b"expire_time", "hold_id", b"hold_id", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "actor", b"actor", "amount", b"amount", "captured_amount", b"captured_amount", "create_time", b"create_time", "description", b"description", "end_time", b"end_time", "expire_time", b"expire_time", "hold_id", b"hold_id", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1164,12 +1176,17 @@ class CaptureHoldRequest(_message.Message):
     AMOUNT_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    PART_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
     operation_id: _builtins.str
     """The operation id the hold was placed under."""
     description: _builtins.str
     """A description for people to read, cut to 256 characters. A repeat with another description is another body."""
+    part_id: _builtins.str
+    """For a part of the work: the caller's name for this part, an operation id that is unique within the organization.
+    The part is charged under it, and the hold stays open. Empty for the capture that ends the hold.
+    """
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """What the work cost: zero or more; it may be more than the hold. In the hold's currency."""
@@ -1186,10 +1203,11 @@ class CaptureHoldRequest(_message.Message):
         amount: _amount_pb2.Amount | None = ...,
         description: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        part_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "part_id", b"part_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1220,11 +1238,11 @@ class CaptureHoldResponse(_message.Message):
 
     @_builtins.property
     def released_amount(self) -> _amount_pb2.Amount:
-        """The part of the hold that was released."""
+        """The part of the hold that was released; zero for a part of the work, which releases nothing."""
 
     @_builtins.property
     def overrun_amount(self) -> _amount_pb2.Amount:
-        """The part of the charge the hold did not cover; the whole of it where the hold had already ended."""
+        """The part of the charge that the rest of the hold did not cover; the whole of it where the hold had already ended."""
 
     def __init__(
         self,
@@ -1402,6 +1420,7 @@ class ExtendHoldRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     OPERATION_ID_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
     operation_id: _builtins.str
@@ -1412,16 +1431,23 @@ class ExtendHoldRequest(_message.Message):
         expires later than that.
         """
 
+    @_builtins.property
+    def amount(self) -> _amount_pb2.Amount:
+        """What the hold is to reserve in all, in its currency; unset to leave it as it is. Has no effect where the hold is
+        that large already.
+        """
+
     def __init__(
         self,
         *,
         organization_id: _builtins.str = ...,
         operation_id: _builtins.str = ...,
         ttl: _duration_pb2.Duration | None = ...,
+        amount: _amount_pb2.Amount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id", "organization_id", b"organization_id", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "operation_id", b"operation_id", "organization_id", b"organization_id", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -571,11 +571,13 @@ class PastDuePolicy(_message.Message):
     end: Global___PastDueEnd.ValueType
     """What happens after the last attempt; CANCEL when unspecified."""
     fallback_plan_code: _builtins.str
-    """For CHANGE_PLAN: the plan the subscription goes to, which must cost nothing. Empty for the others."""
+    """For CHANGE_PLAN: the plan the subscription goes to. It must be another plan that is published and costs nothing.
+    Empty for the others.
+    """
     @_builtins.property
     def retry_after(self) -> _containers.RepeatedCompositeFieldContainer[_duration_pb2.Duration]:
-        """After how long, counted from the beginning of the period, payment is tried again; ascending, at most 16, each at
-        most 90 days.
+        """After how long, counted from the beginning of the period, payment is tried again; in whole seconds, ascending, at
+        most 16, each at most 90 days.
         """
 
     def __init__(
@@ -707,7 +709,7 @@ Global___CreatePlanResponse: _TypeAlias = CreatePlanResponse  # noqa: Y015
 
 @_typing.final
 class GetPlanRequest(_message.Message):
-    """What GetPlan needs: either of the two names."""
+    """What GetPlan needs: one of the two names."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

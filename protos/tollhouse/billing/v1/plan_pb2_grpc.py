@@ -94,7 +94,7 @@ class PlanServiceServicer:
 
     def GetPlan(self, request, context):
         """Returns one plan, by its id or its code; with an earlier version of it, if one is asked for. Users see published and
-        archived versions, and no drafts. Fails with NOT_FOUND.
+        archived versions, and no drafts. Fails with NOT_FOUND, for users also where nothing of the plan was ever published.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,6 +102,8 @@ class PlanServiceServicer:
 
     def ListPlans(self, request, context):
         """Lists the plans by sort_order, then code. Users see those that are active and published, and no drafts.
+
+        Fails with PERMISSION_DENIED, reason `INACTIVE_PLANS_FOR_OPERATORS_ONLY`, when a user sets include_inactive.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,7 +116,8 @@ class PlanServiceServicer:
         where there is none. All others belong to the plan and hold at once. Safe to retry with the same request_id; an
         update to what the plan is already changes nothing, its etag included. Fails with NOT_FOUND; with ABORTED, reason
         `STALE_ETAG`, when an etag is given and the plan has changed since; with FAILED_PRECONDITION, reason `PLAN_ARCHIVED`,
-        when the plan is archived; and with ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`.
+        when the plan is archived; with ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with RESOURCE_EXHAUSTED, reason
+        `TOO_MANY_PLAN_VERSIONS`, when a draft is needed and there are 1,000 versions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,16 +127,17 @@ class PlanServiceServicer:
         """Publishes the draft of a plan: it is what new subscriptions get from now on. The version published before is
         archived; its subscribers keep it.
 
-        Publishing the version that is published already changes nothing. Fails with NOT_FOUND for a plan or version that
-        does not exist, with FAILED_PRECONDITION, reason `PLAN_VERSION_ARCHIVED`, for one that was replaced, and reason
-        `PLAN_ARCHIVED` when the plan is archived; and with ABORTED, reason `STALE_ETAG`.
+        Publishing the version that is published already changes nothing, whatever the etag. Fails with NOT_FOUND for a plan
+        or version that does not exist; with FAILED_PRECONDITION, reason `PLAN_VERSION_ARCHIVED`, for one that was replaced,
+        reason `PLAN_ARCHIVED` when the plan is archived, and reason `FALLBACK_PLAN_UNUSABLE` when its fallback plan has been
+        archived or costs something by now; and with ABORTED, reason `STALE_ETAG`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ArchivePlan(self, request, context):
-        """Archives a plan: nobody can subscribe to it any more. Its subscribers keep it.
+        """Archives a plan, for good: nobody can subscribe to it any more. Its subscribers keep it.
 
         Archiving an archived plan changes nothing. Fails with NOT_FOUND.
         """

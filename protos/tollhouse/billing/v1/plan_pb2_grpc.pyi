@@ -31,10 +31,13 @@ class PlanServiceStub:
     """
     GetPlan: _aio.UnaryUnaryMultiCallable[_plan_pb2.GetPlanRequest, _plan_pb2.GetPlanResponse]
     """Returns one plan, by its id or its code; with an earlier version of it, if one is asked for. Users see published and
-    archived versions, and no drafts. Fails with NOT_FOUND.
+    archived versions, and no drafts. Fails with NOT_FOUND, for users also where nothing of the plan was ever published.
     """
     ListPlans: _aio.UnaryUnaryMultiCallable[_plan_pb2.ListPlansRequest, _plan_pb2.ListPlansResponse]
-    """Lists the plans by sort_order, then code. Users see those that are active and published, and no drafts."""
+    """Lists the plans by sort_order, then code. Users see those that are active and published, and no drafts.
+
+    Fails with PERMISSION_DENIED, reason `INACTIVE_PLANS_FOR_OPERATORS_ONLY`, when a user sets include_inactive.
+    """
     UpdatePlan: _aio.UnaryUnaryMultiCallable[_plan_pb2.UpdatePlanRequest, _plan_pb2.UpdatePlanResponse]
     """Changes the fields of a plan that the mask names.
 
@@ -42,18 +45,20 @@ class PlanServiceStub:
     where there is none. All others belong to the plan and hold at once. Safe to retry with the same request_id; an
     update to what the plan is already changes nothing, its etag included. Fails with NOT_FOUND; with ABORTED, reason
     `STALE_ETAG`, when an etag is given and the plan has changed since; with FAILED_PRECONDITION, reason `PLAN_ARCHIVED`,
-    when the plan is archived; and with ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`.
+    when the plan is archived; with ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with RESOURCE_EXHAUSTED, reason
+    `TOO_MANY_PLAN_VERSIONS`, when a draft is needed and there are 1,000 versions.
     """
     PublishPlanVersion: _aio.UnaryUnaryMultiCallable[_plan_pb2.PublishPlanVersionRequest, _plan_pb2.PublishPlanVersionResponse]
     """Publishes the draft of a plan: it is what new subscriptions get from now on. The version published before is
     archived; its subscribers keep it.
 
-    Publishing the version that is published already changes nothing. Fails with NOT_FOUND for a plan or version that
-    does not exist, with FAILED_PRECONDITION, reason `PLAN_VERSION_ARCHIVED`, for one that was replaced, and reason
-    `PLAN_ARCHIVED` when the plan is archived; and with ABORTED, reason `STALE_ETAG`.
+    Publishing the version that is published already changes nothing, whatever the etag. Fails with NOT_FOUND for a plan
+    or version that does not exist; with FAILED_PRECONDITION, reason `PLAN_VERSION_ARCHIVED`, for one that was replaced,
+    reason `PLAN_ARCHIVED` when the plan is archived, and reason `FALLBACK_PLAN_UNUSABLE` when its fallback plan has been
+    archived or costs something by now; and with ABORTED, reason `STALE_ETAG`.
     """
     ArchivePlan: _aio.UnaryUnaryMultiCallable[_plan_pb2.ArchivePlanRequest, _plan_pb2.ArchivePlanResponse]
-    """Archives a plan: nobody can subscribe to it any more. Its subscribers keep it.
+    """Archives a plan, for good: nobody can subscribe to it any more. Its subscribers keep it.
 
     Archiving an archived plan changes nothing. Fails with NOT_FOUND.
     """
@@ -87,7 +92,7 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_plan_pb2.GetPlanRequest, _abc.Awaitable[_plan_pb2.GetPlanResponse]],
     ) -> _abc.Awaitable[_plan_pb2.GetPlanResponse]:
         """Returns one plan, by its id or its code; with an earlier version of it, if one is asked for. Users see published and
-        archived versions, and no drafts. Fails with NOT_FOUND.
+        archived versions, and no drafts. Fails with NOT_FOUND, for users also where nothing of the plan was ever published.
         """
 
     @_abc_1.abstractmethod
@@ -96,7 +101,10 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _plan_pb2.ListPlansRequest,
         context: _aio.ServicerContext[_plan_pb2.ListPlansRequest, _abc.Awaitable[_plan_pb2.ListPlansResponse]],
     ) -> _abc.Awaitable[_plan_pb2.ListPlansResponse]:
-        """Lists the plans by sort_order, then code. Users see those that are active and published, and no drafts."""
+        """Lists the plans by sort_order, then code. Users see those that are active and published, and no drafts.
+
+        Fails with PERMISSION_DENIED, reason `INACTIVE_PLANS_FOR_OPERATORS_ONLY`, when a user sets include_inactive.
+        """
 
     @_abc_1.abstractmethod
     def UpdatePlan(
@@ -110,7 +118,8 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
         where there is none. All others belong to the plan and hold at once. Safe to retry with the same request_id; an
         update to what the plan is already changes nothing, its etag included. Fails with NOT_FOUND; with ABORTED, reason
         `STALE_ETAG`, when an etag is given and the plan has changed since; with FAILED_PRECONDITION, reason `PLAN_ARCHIVED`,
-        when the plan is archived; and with ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`.
+        when the plan is archived; with ALREADY_EXISTS, reason `PROVIDER_REFERENCE_TAKEN`; and with RESOURCE_EXHAUSTED, reason
+        `TOO_MANY_PLAN_VERSIONS`, when a draft is needed and there are 1,000 versions.
         """
 
     @_abc_1.abstractmethod
@@ -122,9 +131,10 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
         """Publishes the draft of a plan: it is what new subscriptions get from now on. The version published before is
         archived; its subscribers keep it.
 
-        Publishing the version that is published already changes nothing. Fails with NOT_FOUND for a plan or version that
-        does not exist, with FAILED_PRECONDITION, reason `PLAN_VERSION_ARCHIVED`, for one that was replaced, and reason
-        `PLAN_ARCHIVED` when the plan is archived; and with ABORTED, reason `STALE_ETAG`.
+        Publishing the version that is published already changes nothing, whatever the etag. Fails with NOT_FOUND for a plan
+        or version that does not exist; with FAILED_PRECONDITION, reason `PLAN_VERSION_ARCHIVED`, for one that was replaced,
+        reason `PLAN_ARCHIVED` when the plan is archived, and reason `FALLBACK_PLAN_UNUSABLE` when its fallback plan has been
+        archived or costs something by now; and with ABORTED, reason `STALE_ETAG`.
         """
 
     @_abc_1.abstractmethod
@@ -133,7 +143,7 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _plan_pb2.ArchivePlanRequest,
         context: _aio.ServicerContext[_plan_pb2.ArchivePlanRequest, _abc.Awaitable[_plan_pb2.ArchivePlanResponse]],
     ) -> _abc.Awaitable[_plan_pb2.ArchivePlanResponse]:
-        """Archives a plan: nobody can subscribe to it any more. Its subscribers keep it.
+        """Archives a plan, for good: nobody can subscribe to it any more. Its subscribers keep it.
 
         Archiving an archived plan changes nothing. Fails with NOT_FOUND.
         """

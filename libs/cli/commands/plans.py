@@ -5,7 +5,6 @@ from typing import Annotated, Final
 
 import typer
 
-from libs.cli.failures import CommandFailed
 from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.confirmation import YesOption, confirm
 from libs.cli.terminal.connection import Channels
@@ -94,8 +93,6 @@ async def archive(channels: Channels, output: Output, plan: PlanArgument, yes: Y
 
 async def _get(channels: Channels, text: str, version: int = 0) -> plan_pb2.Plan:
     request = plan_pb2.GetPlanRequest(version=version)
-    if not text:
-        raise CommandFailed("Name the plan by its code or its id.")
     if is_id(text):
         request.plan_id = text
     else:
@@ -168,9 +165,11 @@ def _credits(one: plan_pb2.IncludedCredits) -> str:
 
 
 def _entitlement(one: plan_pb2.Entitlement) -> str:
-    kind = one.WhichOneof("value")
+    kind = one.WhichOneof("value") or "enabled"
+    if kind == "text":
+        return f'"{one.text}"'
     if kind != "limit":
-        return cell(one, kind or "enabled") or "0"
+        return cell(one, kind)
     limit = one.limit
     maximum = "unlimited" if limit.unlimited else limit.value
     what = f"{limit.metric} {limit.currency_code}".rstrip()

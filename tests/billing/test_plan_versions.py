@@ -1,11 +1,19 @@
 """Versions of plans: what was published stays, and the audit trail tells of each change."""
 
+from typing import Final
+
 import asyncpg
 import grpc
 import pytest
 
 from libs.common.audit.recording import PLATFORM
+from libs.common.clock import SystemClock
+from libs.common.database import open_database
 from libs.common.database_url import plain_url
+from libs.common.integrity.domain import Finding
+from libs.common.integrity.verification import Part, Verification
+from libs.common.shards import Shards
+from services.billing.invariants import PLATFORM_CHECKS
 from tests.billing.plan_calls import (
     SEEDED,
     archived,
@@ -13,6 +21,7 @@ from tests.billing.plan_calls import (
     created,
     events,
     everything,
+    executed,
     faults,
     feature,
     found,
@@ -27,7 +36,8 @@ from tests.billing.plan_calls import (
     update,
     updated,
 )
-from tests.billing.support import Ledger, refusal, usd
+from tests.billing.support import BillingServer, Ledger, refusal, usd
+from tests.support.invariants import findings_of
 from tollhouse.billing.v1 import plan_pb2 as pb
 from tollhouse.common.v1 import audit_pb2
 
@@ -220,3 +230,42 @@ async def test_event_says_how_many_changes_it_leaves_out(ledger: Ledger) -> None
     assert len(told.changes) <= 100
     assert changes(told)["terms.entitlements"] == ("", "and 140 more")
     assert "terms.price" in changes(told)
+
+
+DAMAGE: Final = (
+    "UPDATE billing.plan_versions SET version = 3 WHERE version = 2",
+    "UPDATE billing.plan_versions SET archive_time = now()",
+    "DELETE FROM billing.plan_versions WHERE version = 1 AND archive_time IS NOT NULL",
+    "UPDATE billing.plan_drafts SET version = version + 1",
+    "DELETE FROM billing.plan_drafts",
+)
+
+
+@pytest.mark.parametrize("statement", DAMAGE)
+async def test_damaged_versions_are_found_wherever_ranges_of_plans_end(
+    server: BillingServer,
+    database_admin_url: str,
+    database_urls: dict[str, str],
+    statement: str,
+    billing_shards: Shards,
+) -> None:
+    async with server.start() as ledger:
+        plan = await published(ledger, await created(ledger))
+        await published(ledger, await repriced(ledger, plan, "13"), version=2)
+        await repriced(ledger, plan, "14")
+        await created(ledger, new_plan("club"))
+        assert await ledger.findings() == []
+        await executed(database_admin_url, statement)
+    platform = open_database(database_urls["billing"], schema="billing")
+
+    async def found_by(rows_max: int) -> list[Finding]:
+        part = Part(platform, PLATFORM_CHECKS)
+        return await findings_of(Verification(billing_shards, SystemClock(), (), part, rows_max=rows_max))
+
+    try:
+        findings = await found_by(10_000)
+        assert {finding.invariant for finding in findings} == {"plan_versions_follow_each_other"}
+        for rows_max in (1, 2, 3):
+            assert await found_by(rows_max) == findings
+    finally:
+        await platform.close()

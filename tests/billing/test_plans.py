@@ -235,8 +235,7 @@ async def test_there_are_a_thousand_plans_at_most(ledger: Ledger, database_admin
 
 async def test_plan_has_a_thousand_versions_at_most(ledger: Ledger, database_admin_url: str) -> None:
     plan = await published(ledger, await created(ledger))
-    statement = "UPDATE billing.plan_versions SET version = $1 WHERE plan_id = $2"
-    await executed(database_admin_url, statement, VERSIONS_MAX - 1, plan.plan_id)
+    await executed(database_admin_url, _ADD_VERSIONS, VERSIONS_MAX - 1, plan.plan_id)
 
     await repriced(ledger, plan, "13")
     last = await published(ledger, plan, version=VERSIONS_MAX)
@@ -250,6 +249,12 @@ async def test_plan_has_a_thousand_versions_at_most(ledger: Ledger, database_adm
     assert (await updated(ledger, update(plan, name="Teams"))).name == "Teams"
 
 
+_ADD_VERSIONS: Final = """
+    WITH replaced AS (UPDATE billing.plan_versions SET archive_time = now() WHERE plan_id = $2 RETURNING *)
+    INSERT INTO billing.plan_versions
+    SELECT plan_id, n, terms, create_time, publish_time, CASE WHEN n < $1 THEN now() END
+    FROM replaced, generate_series(2, $1::int) AS n
+"""
 _COPY_PLANS: Final = """
     INSERT INTO billing.plans SELECT gen_random_uuid(), 'copy-' || n, name, description, active, sort_order, revision,
         create_time, update_time, archive_time

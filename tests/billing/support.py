@@ -18,7 +18,7 @@ from libs.common.status import error_info
 from services.billing.__main__ import build
 from services.billing.settings import BillingSettings
 from tests.support.callers import Callers, Metadata, bearer
-from tollhouse.billing.v1 import account_pb2, account_pb2_grpc, charge_pb2_grpc, ledger_pb2_grpc
+from tollhouse.billing.v1 import account_pb2, account_pb2_grpc, charge_pb2_grpc, ledger_pb2_grpc, plan_pb2_grpc
 from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.common.v1 import integrity_pb2, integrity_pb2_grpc
 from tollhouse.common.v1.amount_pb2 import Amount
@@ -43,6 +43,7 @@ class Ledger:
         self.ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.accounts = account_pb2_grpc.AccountServiceStub(channel)
         self.charge = charge_pb2_grpc.ChargeServiceStub(channel)
+        self.plans = plan_pb2_grpc.PlanServiceStub(channel)
         self.integrity = integrity_pb2_grpc.IntegrityServiceStub(channel)
 
     @property

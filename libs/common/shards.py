@@ -24,8 +24,8 @@ _log = structlog.get_logger("shards")
 _VISITS_AT_ONCE: Final = 4
 _PLATFORM_POOL_SIZE: Final = 3
 _REPORT_POOL_SIZE: Final = 4
-_VISITS_PER_S: Final = 40
-"""How many shards a second one kind of background work looks at: each look costs a statement or two."""
+_VISITS_PER_S: Final = 20
+"""How many shards a second one kind of background work looks at: each look costs a statement or two, about 1 ms."""
 _RETRY_DELAY_MAX_S: Final = 30.0
 _DOUBLINGS_MAX: Final = 8
 
@@ -57,7 +57,7 @@ class Shards:
     async def visit(self, visit: Callable[[Database], Awaitable[object]], *, every_s: float) -> NoReturn:
         """Call `visit` for each shard again and again, until cancelled, for work that nobody calls for.
 
-        A shard is visited every `every_s` seconds; where there are so many shards that this would be more than 40
+        A shard is visited every `every_s` seconds; where there are so many shards that this would be more than 20
         visits a second, less often. A few visits run at a time, and never two of one shard, so a slow shard delays no
         other. A visit that fails is logged and made again after a growing delay.
         """

@@ -1,10 +1,11 @@
 """The ledger's engine: every command is decided and posted here, in batches (see `libs.common.group_commit`).
 
 There are two ways to run a batch. The careful one locks the accounts, reads what is stored for the operation ids,
-decides and writes. The quick one is for debits of accounts that this process wrote last. It assumes that the accounts
-are still as this process remembers them and that the operation ids are new, and one statement checks both while it
-writes. If an assumption is wrong, or a command would be refused, nothing is written and the batch is run the careful
-way: a command may be refused only because of data that was read under a lock.
+decides and writes. The quick one is for debits, new holds and captures, on accounts that this process wrote last and of
+holds that it placed. It assumes that these are still as this process remembers them and that the operation ids are
+new, and one statement checks all of that while it writes. If an assumption is wrong, or a command would be refused,
+nothing is written and the batch is run the careful way: a command may be refused only because of data that was read
+under a lock.
 
 Operation ids make it safe to run a batch again when it is not known whether its commit succeeded: the second run finds
 what the first one wrote. Several processes may run batches side by side: row locks and unique keys keep them correct.
@@ -32,6 +33,7 @@ from services.billing.ledger.domain import (
     Kind,
     Outcome,
     Place,
+    Placed,
     Posted,
     Release,
     Reverse,
@@ -116,12 +118,11 @@ class Engine:
         if books is None:
             return None
         answers = _decide_all(books, commands, now)
-        if not all(isinstance(answer, Posted) for answer in answers):
+        if not all(isinstance(answer, Posted | Placed) for answer in answers):
             return None
-        changed = books.changed_accounts.values()
         try:
             async with database.raw_connection() as connection:
-                await standing_store.post_debits(connection, changed, books.new_movements)
+                await standing_store.post(connection, books, now)
         except ConstraintViolation:
             self._careful_batches = _CAREFUL_BATCHES
             return None
@@ -129,13 +130,13 @@ class Engine:
         return answers
 
     def _keep(self, books: Books) -> None:
-        """Cache the accounts of a batch that has been committed."""
+        """Cache the accounts and holds of a batch that has been committed."""
         for account in books.changed_accounts.values():
             if account.is_new:
                 account.is_new = False
             else:
                 account.revision += 1
-        self._standing.keep(books.accounts.values())
+        self._standing.keep(books)
 
     async def _run_carefully(self, database: Database, commands: Sequence[Command]) -> list[Answer]:
         async with database.raw_transaction() as connection:

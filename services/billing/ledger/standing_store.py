@@ -1,98 +1,202 @@
-"""The one statement that posts a batch of debits that was decided over cached accounts.
+"""The one statement that posts a batch that was decided over cached accounts and holds.
 
 It is a transaction of its own: one round trip and one commit. It checks every assumption of the batch under the locks
 it takes, and fails as a whole if one is wrong.
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Final, TypeAlias
 
 from libs.common.database import RawConnection
-from services.billing.ledger.domain import Account, Movement
+from services.billing.ledger.domain import Account, Books, Hold, Metadata, Movement
 
-# Updating the accounts locks them. An account that was changed meanwhile has another revision and is not updated.
-# After that, one probe of the primary key per operation looks for declines. If one of these assumptions is wrong, the
-# operation id to insert is null, which the column refuses. An operation that has moved money before is refused by the
-# primary key. What debits have in common, such as their account and actor, is sent once, and each debit takes it by its
-# number: a join would need a hash table, which these connections do not plan.
-_POST_DEBITS: Final = """
-    WITH moved AS (
-        UPDATE accounts a SET posted = v.posted::numeric, sequence = v.sequence,
-            last_movement_time = v.last_movement_time, revision = v.revision + 1
-        FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::timestamptz[])
-            AS v (organization_id, account_id, revision, posted, sequence, last_movement_time)
-        WHERE a.organization_id = v.organization_id AND a.account_id = v.account_id AND a.revision = v.revision
-        RETURNING 1
-    ),
-    assumed AS MATERIALIZED (
-        SELECT (SELECT count(*) FROM moved) = cardinality($1::uuid[]) AND NOT EXISTS (
-            SELECT FROM unnest($7::uuid[], $8::text[]) AS k (organization_id, operation_id)
-            CROSS JOIN LATERAL (
-                SELECT FROM declines d
-                WHERE d.organization_id = k.organization_id AND d.operation_id = k.operation_id
-                    AND d.slot = 'MOVEMENT'
-                OFFSET 0
-            ) AS declined
-        ) AS holds
+# The statement updates the accounts, which locks them. An account that was changed meanwhile has another revision and
+# is not updated. Then it ends the holds that are captured; one that has ended is not found. After that, one probe of
+# the primary key per operation looks for declines. If one of these assumptions is wrong, the operation id to insert is
+# null, which the column refuses. An operation that has moved money or placed a hold before is refused by the primary
+# key. What movements have in common, such as their account and actor, is sent once, and each takes it by its number: a
+# join would need a hash table, which these connections do not plan.
+
+_ACCOUNTS: Final = """
+    FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::timestamptz[]{more_columns})
+        AS v (organization_id, account_id, revision, posted, sequence, last_movement_time{more_names})
+    WHERE a.organization_id = v.organization_id AND a.account_id = v.account_id AND a.revision = v.revision
+    RETURNING 1
+"""
+_ALL_MOVED: Final = """
+    (SELECT count(*) FROM moved) = cardinality($1::uuid[]) AND NOT EXISTS (
+        SELECT FROM unnest($7::uuid[], $8::text[]) AS k (organization_id, operation_id)
+        CROSS JOIN LATERAL (
+            SELECT FROM declines d
+            WHERE d.organization_id = k.organization_id AND d.operation_id = k.operation_id AND d.slot = 'MOVEMENT'
+            OFFSET 0
+        ) AS declined
     )
+"""
+_INSERT_MOVEMENTS: Final = """
     INSERT INTO transactions (
         organization_id, operation_id, transaction_id, kind, project_id, account_id, sequence, direction,
         currency_code, amount, balance_after, requested_amount, mode, overdrawn, system_account, description, metadata,
-        create_time, actor
+        create_time, held_amount, actor
     )
-    SELECT v.organization_id, CASE WHEN assumed.holds THEN v.operation_id END, v.transaction_id, 'DEBIT',
-        ($15::uuid[])[v.common], ($14::uuid[])[v.common], v.sequence, 'DEBIT', ($16::text[])[v.common],
-        v.amount::numeric, v.balance_after::numeric, coalesce(($17::text[])[v.common], v.amount)::numeric,
-        ($18::text[])[v.common], ($19::boolean[])[v.common], 'REVENUE', ($20::text[])[v.common],
-        ($21::text[])[v.common]::jsonb, ($22::timestamptz[])[v.common], ($23::text[])[v.common]
+    SELECT v.organization_id, CASE WHEN assumed.holds THEN v.operation_id END, v.transaction_id,
+        ($15::text[])[v.common], ($16::uuid[])[v.common], ($17::uuid[])[v.common], v.sequence, 'DEBIT',
+        ($18::text[])[v.common], v.amount::numeric, v.balance_after::numeric,
+        coalesce(($19::text[])[v.common], v.amount)::numeric, ($20::text[])[v.common], ($21::boolean[])[v.common],
+        'REVENUE', ($22::text[])[v.common], ($23::text[])[v.common]::jsonb, ($24::timestamptz[])[v.common],
+        v.held_amount::numeric, ($25::text[])[v.common]
     FROM assumed
-    CROSS JOIN unnest($7::uuid[], $8::text[], $9::uuid[], $10::bigint[], $11::text[], $12::text[], $13::integer[])
-        AS v (organization_id, operation_id, transaction_id, sequence, amount, balance_after, common)
+    CROSS JOIN unnest(
+        $7::uuid[], $8::text[], $9::uuid[], $10::bigint[], $11::text[], $12::text[], $13::text[], $14::integer[]
+    ) AS v (organization_id, operation_id, transaction_id, sequence, amount, balance_after, held_amount, common)
 """
 
+_POST_DEBITS: Final = f"""
+    WITH moved AS (
+        UPDATE accounts a SET posted = v.posted::numeric, sequence = v.sequence,
+            last_movement_time = v.last_movement_time, revision = v.revision + 1
+        {_ACCOUNTS.format(more_columns="", more_names="")}
+    ),
+    assumed AS MATERIALIZED (SELECT {_ALL_MOVED} AS holds)
+    {_INSERT_MOVEMENTS}
+"""  # noqa: S608 -- made of the constants above alone.
+
+# The same for batches with holds to place or to capture.
+_POST: Final = f"""
+    WITH moved AS (
+        UPDATE accounts a SET posted = v.posted::numeric, sequence = v.sequence,
+            last_movement_time = v.last_movement_time, revision = v.revision + 1,
+            held = v.held::numeric, hold_expiry_from = v.hold_expiry_from
+        {_ACCOUNTS.format(more_columns=", $26::text[], $27::timestamptz[]", more_names=", held, hold_expiry_from")}
+    ),
+    captured AS (
+        UPDATE holds h SET state = 'CAPTURED', end_time = $30::timestamptz
+        FROM unnest($28::uuid[], $29::text[]) AS v (organization_id, operation_id)
+        WHERE h.organization_id = v.organization_id AND h.operation_id = v.operation_id AND h.state = 'OPEN'
+        RETURNING 1
+    ),
+    assumed AS MATERIALIZED (
+        SELECT {_ALL_MOVED} AND (SELECT count(*) FROM captured) = cardinality($28::uuid[]) AND NOT EXISTS (
+            SELECT FROM unnest($31::uuid[], $32::text[]) AS k (organization_id, operation_id)
+            CROSS JOIN LATERAL (
+                SELECT FROM declines d
+                WHERE d.organization_id = k.organization_id AND d.operation_id = k.operation_id AND d.slot = 'HOLD'
+                OFFSET 0
+            ) AS declined
+        ) AS holds
+    ),
+    placed AS (
+        INSERT INTO holds (
+            organization_id, operation_id, hold_id, project_id, account_id, currency_code, amount, ttl_ms, state,
+            description, metadata, create_time, expire_time, actor
+        )
+        SELECT v.organization_id, CASE WHEN assumed.holds THEN v.operation_id END, v.hold_id, v.project_id,
+            v.account_id, v.currency_code, v.amount::numeric, v.ttl_ms, 'OPEN', v.description, v.metadata::jsonb,
+            $30::timestamptz, v.expire_time, v.actor
+        FROM assumed
+        CROSS JOIN unnest(
+            $31::uuid[], $32::text[], $33::uuid[], $34::uuid[], $35::uuid[], $36::text[], $37::text[], $38::bigint[],
+            $39::text[], $40::text[], $41::timestamptz[], $42::text[]
+        ) AS v (
+            organization_id, operation_id, hold_id, project_id, account_id, currency_code, amount, ttl_ms, description,
+            metadata, expire_time, actor
+        )
+    )
+    {_INSERT_MOVEMENTS}
+"""  # noqa: S608 -- made of the constants above alone.
+
 _Common: TypeAlias = tuple[object, ...]
+_NOTHING_COMMON: Final = ((),) * 11
+_NO_HOLDS: Final = ((),) * 12
 
 
-async def post_debits(connection: RawConnection, accounts: Collection[Account], debits: Sequence[Movement]) -> None:
-    """Post debits, and write their accounts as they are after them.
+async def post(connection: RawConnection, books: Books, now: datetime) -> None:
+    """Write the debits, captures and new holds of a batch, and its accounts as they are after them.
 
     Raises:
-        ConstraintViolation: an account or an operation is not as assumed; nothing was written.
+        ConstraintViolation: an account, a hold or an operation is not as assumed; nothing was written.
     """
-    ordered = sorted(accounts, key=lambda account: (account.organization_id, account.account_id))
-    numbers: dict[_Common, int] = {}
-    common = [numbers.setdefault(_common_of(debit), len(numbers) + 1) for debit in debits]
+    accounts = sorted(
+        books.changed_accounts.values(), key=lambda account: (account.organization_id, account.account_id)
+    )
+    movements = (*_account_columns(accounts), *_movement_columns(books.new_movements))
+    if not books.new_holds and not books.changed_holds:
+        await connection.execute(_POST_DEBITS, *movements)
+        return
     await connection.execute(
-        _POST_DEBITS,
-        [a.organization_id for a in ordered],
-        [a.account_id for a in ordered],
-        [a.revision for a in ordered],
-        [str(a.posted) for a in ordered],
-        [a.sequence for a in ordered],
-        [a.last_movement_time for a in ordered],
-        [m.organization_id for m in debits],
-        [m.operation_id for m in debits],
-        [m.transaction_id for m in debits],
-        [m.sequence for m in debits],
-        [str(m.amount) for m in debits],
-        [str(m.balance_after) for m in debits],
+        _POST,
+        *movements,
+        [str(a.held) for a in accounts],
+        [a.hold_expiry_from for a in accounts],
+        [organization_id for organization_id, _ in books.changed_holds],
+        [operation_id for _, operation_id in books.changed_holds],
+        now,
+        *(zip(*map(_hold_row, books.new_holds), strict=True) if books.new_holds else _NO_HOLDS),
+    )
+
+
+def _account_columns(accounts: Sequence[Account]) -> tuple[Sequence[object], ...]:
+    return (
+        [a.organization_id for a in accounts],
+        [a.account_id for a in accounts],
+        [a.revision for a in accounts],
+        [str(a.posted) for a in accounts],
+        [a.sequence for a in accounts],
+        [a.last_movement_time for a in accounts],
+    )
+
+
+def _movement_columns(movements: Sequence[Movement]) -> tuple[Sequence[object], ...]:
+    numbers: dict[_Common, int] = {}
+    common = [numbers.setdefault(_common_of(movement), len(numbers) + 1) for movement in movements]
+    return (
+        [m.organization_id for m in movements],
+        [m.operation_id for m in movements],
+        [m.transaction_id for m in movements],
+        [m.sequence for m in movements],
+        [str(m.amount) for m in movements],
+        [str(m.balance_after) for m in movements],
+        [None if m.held_amount is None else str(m.held_amount) for m in movements],
         common,
-        *zip(*numbers, strict=True),
+        *(zip(*numbers, strict=True) if numbers else _NOTHING_COMMON),
     )
 
 
 def _common_of(m: Movement) -> _Common:
-    """Return what a debit is likely to share with others of its account."""
+    """Return what a movement is likely to share with others of its account."""
     return (
-        m.account_id,
+        m.kind,
         m.project_id,
+        m.account_id,
         m.currency_code,
         None if m.requested_amount == m.amount else str(m.requested_amount),
         m.mode,
         m.overdrawn,
         m.description or None,
-        json.dumps(m.metadata) if m.metadata else None,
+        _json(m.metadata),
         m.create_time,
         m.actor,
     )
+
+
+def _hold_row(h: Hold) -> tuple[object, ...]:
+    return (
+        h.organization_id,
+        h.operation_id,
+        h.hold_id,
+        h.project_id,
+        h.account_id,
+        h.currency_code,
+        str(h.amount),
+        h.ttl_ms,
+        h.description or None,
+        _json(h.metadata),
+        h.expire_time,
+        h.actor,
+    )
+
+
+def _json(metadata: Metadata | None) -> str | None:
+    return json.dumps(metadata) if metadata else None

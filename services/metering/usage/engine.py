@@ -108,6 +108,8 @@ class UsageEngine:
         """Confirmed charges, by shard: the next batch of the shard deletes them from the outbox."""
         self._done_apart: dict[Database, dict[Key, None]] = {database: {} for database in shards}
         """Confirmed charges whose deletion failed together with a batch: `flush` deletes them without a batch."""
+        self._busy: set[Database] = set()
+        """Shards with a batch since `flush_idle` last looked."""
         self._authorizations: OrderedDict[Key, Authorization] = OrderedDict()
         self._known_dimensions = KnownDimensions()
 
@@ -124,6 +126,13 @@ class UsageEngine:
         self._authorizations[authorization.organization_id, authorization.operation_id] = authorization
         if len(self._authorizations) > _AUTHORIZATIONS_REMEMBERED_MAX:
             self._authorizations.popitem(last=False)
+
+    async def flush_idle(self, database: Database) -> None:
+        """Flush a shard if no batch was written since the last look: a batch deletes such rows at no cost."""
+        if database in self._busy and not self._done_apart[database]:
+            self._busy.discard(database)
+        else:
+            await self.flush(database)
 
     async def flush(self, database: Database) -> None:
         """Delete the outbox rows of confirmed charges of a shard that no batch has deleted yet."""
@@ -252,6 +261,7 @@ class UsageEngine:
     async def _commit(self, database: Database, proposed: list[Recorded], now: datetime) -> set[str]:
         """Write the batch, and with it delete the outbox rows of charges that billing has confirmed in the meantime."""
         done = self._take_done(database)
+        self._busy.add(database)
         unknown: dict[tuple[str, str], Dimensions] = {}
         for one in proposed:
             key = one.work.organization_id, dimension_id(one.dimensions)

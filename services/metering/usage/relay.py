@@ -57,7 +57,7 @@ class Relay:
         await self._shards.visit(self._visit, every_s=self._every_s)
 
     async def _visit(self, database: Database) -> None:
-        await self._engine.flush(database)
+        await self._engine.flush_idle(database)
         await self.send_due(database)
 
     async def send_due(self, database: Database) -> None:

@@ -50,7 +50,7 @@ class StandingAccounts:
 
         Only debits, new holds and captures are decided over cached accounts. A debit or a hold needs the account of the
         project or organization itself in the cache: a project without a cached account may have one that this process
-        has not read. A capture needs its hold in the cache.
+        has not read. A capture needs its hold in the cache; a part of a hold's work is not decided here.
         """
         accounts: dict[_Key, Account] = {}
         holds: dict[OperationKey, Hold] = {}
@@ -60,7 +60,7 @@ class StandingAccounts:
             if isinstance(command, Debit | Place):
                 organization_id = command.organization_id
                 key = (organization_id, command.project_id or organization_id, command.currency_code)
-            elif isinstance(command, Capture):
+            elif isinstance(command, Capture) and command.hold_operation_id is None:
                 held = self._holds.get((command.organization_id, command.operation_id))
                 if held is None:
                     return None

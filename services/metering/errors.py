@@ -86,15 +86,37 @@ class OrganizationNotFound(Refusal):
 
 
 class AlreadySettled(Refusal):
-    """The usage of the operation is recorded, so its authorization cannot be cancelled."""
+    """The usage of the operation is recorded, so it has no further parts; or a part is, so it cannot be cancelled."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "ALREADY_SETTLED"
-    template = "The usage of the operation {operation_id} is recorded; it can not be cancelled."
+    template = "The operation {operation_id} is settled, or parts of it are."
+
+
+class BelowEarlierPart(Refusal):
+    """A settlement of a call contradicts an earlier part of it: a quantity is smaller, or the model is another one."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "BELOW_EARLIER_PART"
+    template = "The operation {operation_id} has {given} as its {unit}, but an earlier part of it had {earlier}."
+    _FIELD = "The operation {operation_id} has {given} as its {field}, but an earlier part of it had {earlier}."
+
+    @property
+    def message(self) -> str:
+        """The sentence, which names the field where it is no quantity that differs."""
+        return self._FIELD.format_map(self.facts) if "field" in self.facts else super().message
+
+
+class TooManyParts(Refusal):
+    """The call has as many parts as one can have; its last settlement can still come."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "TOO_MANY_PARTS"
+    template = "The operation {operation_id} has {parts} parts, which is the maximum."
 
 
 class AuthorizationNotOpen(Refusal):
-    """Nothing is held for the call any more, or nothing ever was, so it cannot be held for longer."""
+    """Nothing is held for the call any more, or nothing ever was: it is not held for longer, nor settled in parts."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "AUTHORIZATION_NOT_OPEN"

@@ -4,7 +4,8 @@
 since a shard's connection finds them on its search path.
 
 The organization id is the first column of every key of usage, charges and authorizations. The catalogue is the same for
-all organizations. The service's own role may only insert usage, dedupe rows, prices and pricings, not change them.
+all organizations. The service's own role may only insert usage, parts, prices and pricings, not change them, and of
+dedupe rows what a call that is settled in parts changes.
 """
 
 from typing import Final
@@ -194,7 +195,8 @@ catalogue_requests: Final = Table(
 )
 
 # Dedupe: the usage that used an operation id first. This cannot be a unique key of usage_records, since a unique key of
-# a table partitioned by time has to contain the time.
+# a table partitioned by time has to contain the time. While a call is settled in parts, its fingerprint is empty and
+# its usage id stands for the number of its parts: each part puts a new one. Such a row is no usage.
 usage_operations: Final = Table(
     "usage_operations",
     shard_metadata,
@@ -240,6 +242,8 @@ usage_records: Final = Table(
     Column("provider_currency_code", Text),
     # Whether the caller stated the cost.
     Column("stated", Boolean, nullable=False, server_default=text("false")),
+    # What the parts of the call had captured; null for a call without parts. The charge is the cost less this.
+    Column("captured_before", _AMOUNT),
     PrimaryKeyConstraint("organization_id", "occur_time", "usage_id", name="usage_records_pkey"),
     CheckConstraint(
         "least(input, output, cache_read, cache_write, reasoning, audio_input, audio_output, image) >= 0",
@@ -319,6 +323,38 @@ usage_dimensions: Final = Table(
     CheckConstraint("environment IN ('LIVE', 'TEST')", name="usage_dimensions_environment"),
 )
 
+# The parts in which calls are settled before their usage is recorded. Quantities are those since the call began.
+settlement_parts: Final = Table(
+    "settlement_parts",
+    shard_metadata,
+    Column("organization_id", _ID, nullable=False),
+    Column("operation_id", _KEY, nullable=False),
+    # 1, 2 and so on.
+    Column("part", Integer, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    # The operation id in billing under which this part is captured; null where there was nothing to capture.
+    Column("part_id", _KEY),
+    Column("model", Text, nullable=False),
+    Column("service_tier", Text, nullable=False),
+    # Everything that was used, tokens too, as decimals by unit.
+    Column("quantities", JSONB, nullable=False),
+    Column("stated_amount", _AMOUNT),
+    # The price version of this part and all that follow; null where the amount is stated, or there was no price yet.
+    Column("price_version_id", _ID),
+    # What this part captures, and what it and those before it do.
+    Column("amount", _AMOUNT, nullable=False),
+    Column("captured_amount", _AMOUNT, nullable=False),
+    Column("currency_code", Text),
+    # The SettleRequest, as it is recorded if no last one comes.
+    Column("request", LargeBinary, nullable=False),
+    Column("create_time", _TIME, nullable=False),
+    PrimaryKeyConstraint("organization_id", "operation_id", "part", name="settlement_parts_pkey"),
+    UniqueConstraint("organization_id", "operation_id", "fingerprint", name="settlement_parts_fingerprint_once"),
+    UniqueConstraint("organization_id", "part_id", name="settlement_parts_part_id_once"),
+    CheckConstraint("(part_id IS NOT NULL) = (amount > 0) AND amount >= 0", name="settlement_parts_charged"),
+    CheckConstraint("currency_code IS NOT NULL OR captured_amount = 0", name="settlement_parts_currency"),
+)
+
 # Charges that billing has not confirmed. A row is deleted on confirmation, so the table is as long as the backlog.
 outbox: Final = Table(
     "outbox",
@@ -335,6 +371,8 @@ outbox: Final = Table(
     Column("last_error_reason", Text),
     Column("next_attempt_time", _TIME, nullable=False),
     Column("create_time", _TIME, nullable=False),
+    # For the charge of a part of a call: the operation id of the call. The charge's own is the part's id.
+    Column("hold_operation_id", _KEY),
     PrimaryKeyConstraint("organization_id", "operation_id", name="outbox_pkey"),
     CheckConstraint("kind IN ('DEBIT', 'CAPTURE')", name="outbox_kind"),
     CheckConstraint("state IN ('PENDING', 'REFUSED', 'DEAD')", name="outbox_state_known"),

@@ -28,6 +28,7 @@ from services.metering.admission.domain import (
     Pinned,
     Request,
     Stored,
+    authorization_of,
     held_nanos,
     refusal_of_repeat,
 )
@@ -37,7 +38,6 @@ from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import input_tokens_of, output_tokens_of
 from services.metering.model.rates import Unpriced
 from services.metering.usage.dimensions import LIVE, TEST
-from services.metering.usage.domain import Authorization
 from services.metering.usage.engine import UsageEngine, writer_limits
 from services.metering.usage.store import quantities_text
 
@@ -252,7 +252,7 @@ class Admission:
             decisions.append(decision)
             if decision is None or isinstance(decision, Allowed):
                 pinned = before.pinned if before else one.pinned
-                self._engine.remember(_authorization(pinned))
+                self._engine.remember(authorization_of(pinned))
                 if decision is None:
                     costly.append((place, pinned, before is not None))
         if costly:
@@ -340,23 +340,4 @@ def _hold_request(pinned: Pinned) -> HoldRequest:
         pinned.currency_code,
         ask.hold_ttl_ms,
         ask.model,
-    )
-
-
-def _authorization(pinned: Pinned) -> Authorization:
-    ask = pinned.ask
-    return Authorization(
-        ask.organization_id,
-        ask.operation_id,
-        ask.project_id,
-        ask.user_id,
-        ask.api_key_id,
-        ask.model,
-        ask.endpoint,
-        pinned.price_version_id,
-        pinned.currency_code,
-        pinned.amount,
-        ask.service_account_id,
-        ask.service_tier,
-        ask.environment,
     )

@@ -33,7 +33,7 @@ class Authorizations:
 
         Raises:
             NotFound: the operation was never authorized.
-            AlreadySettled: its usage is recorded.
+            AlreadySettled: its usage is recorded, or parts of it are settled.
             Unavailable: billing cannot be reached.
         """
         key, database = (organization_id, operation_id), self._shards.of(organization_id)
@@ -42,7 +42,7 @@ class Authorizations:
             if key not in found:
                 raise NotFound(resource_type="authorization", resource_name=operation_id)
         stored = found[key]
-        if stored.settled:
+        if stored.settled or stored.captured is not None:
             raise AlreadySettled(operation_id=operation_id)
         released = Decimal(0)
         if stored.pinned.amount:

@@ -10,11 +10,13 @@ from typing import Final, NamedTuple
 
 from libs.common.errors import OperationIdReused, Refusal
 from services.metering.clients.identity import KeyPrincipal
-from services.metering.errors import OperationIdInUse
+from services.metering.errors import AlreadySettled, AuthorizationNotOpen, OperationIdInUse, TooManyParts
 from services.metering.model.domain import PriceVersion, Tokens, cost_max, rate
 from services.metering.model.rates import STANDARD_TIER, Unpriced
 from services.metering.model.units import Quantities, Units
 from services.metering.usage.dimensions import LIVE
+from services.metering.usage.domain import Authorization, Captured
+from services.metering.usage.part_domain import PARTS_MAX, Part
 
 OUTPUT_TOKENS_DEFAULT: Final = 4096
 """The output tokens that are authorized if neither the caller nor the catalogue gives a maximum."""
@@ -109,6 +111,8 @@ class Stored(NamedTuple):
     """When the hold ends by itself, to within a second."""
     declined: bool = False
     """Whether billing declined the hold."""
+    captured: Captured | None = None
+    """What is captured in parts; None where there are none."""
 
     def state(self, now: datetime) -> "State":
         """Return what has become of it."""
@@ -190,3 +194,36 @@ def differing_field(before: Ask, now: Ask) -> str:
         if getattr(before, name) != getattr(now, name):
             return "hold_ttl" if name == "hold_ttl_ms" else name
     return "estimate"
+
+
+def refusal_of_part(stored: Stored, last: Part | None) -> Refusal | None:
+    """Return why a call may have no part after its last one; None if it may, also when its hold has ended."""
+    operation_id = stored.pinned.ask.operation_id
+    if stored.settled:
+        return AlreadySettled(operation_id=operation_id)
+    if stored.cancelled or stored.declined:
+        state = State.CANCELLED if stored.cancelled else State.DECLINED
+        return AuthorizationNotOpen(operation_id=operation_id, state=state)
+    if last is not None and last.part >= PARTS_MAX:
+        return TooManyParts(operation_id=operation_id, parts=PARTS_MAX)
+    return None
+
+
+def authorization_of(pinned: Pinned) -> Authorization:
+    """Return what a settlement is charged by."""
+    ask = pinned.ask
+    return Authorization(
+        ask.organization_id,
+        ask.operation_id,
+        ask.project_id,
+        ask.user_id,
+        ask.api_key_id,
+        ask.model,
+        ask.endpoint,
+        pinned.price_version_id,
+        pinned.currency_code,
+        pinned.amount,
+        ask.service_account_id,
+        ask.service_tier,
+        ask.environment,
+    )

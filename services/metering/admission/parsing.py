@@ -1,16 +1,21 @@
 """Requests of admission, read into what its use cases take."""
 
+import json
+
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import decode_page_token
-from libs.common.timestamps import time_of_text
+from libs.common.timestamps import fill_time, time_of_text
 from services.metering.admission.domain import HOLD_TTL_DEFAULT_MS, Request, State
+from services.metering.admission.parts import PartRequest
 from services.metering.admission.store import Filters, Place
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.model.parsing import read_tokens
 from services.metering.model.rates import STANDARD_TIER
 from services.metering.model.units import Kind, Units
+from services.metering.usage.domain import Work
 from services.metering.usage.parsing import read_endpoint
-from services.metering.usage.servicer import read_listed_quantities
+from services.metering.usage.servicer import read_listed_quantities, read_usage
+from services.metering.usage.usages import Usages
 from tollhouse.metering.v1 import admission_pb2 as pb
 
 
@@ -53,6 +58,42 @@ def read_request(request: pb.AuthorizeRequest, units: Units) -> Request:
         quantities=quantities,
         service_tier=request.service_tier or STANDARD_TIER,
     )
+
+
+def is_part(request: pb.SettleRequest) -> bool:
+    """Tell whether a settlement is a part of a call, and not its last one."""
+    return request.HasField("final") and not request.final
+
+
+def read_part(request: pb.SettleRequest, usages: Usages) -> PartRequest:
+    """Read a part of a call.
+
+    Raises:
+        InvalidArgument: the time is no moment, or the quantities are wrong.
+    """
+    work = read_usage(request, usages)
+    return PartRequest(work, _kept(request, work).SerializeToString(deterministic=True))
+
+
+def _kept(request: pb.SettleRequest, work: Work) -> pb.SettleRequest:
+    """Return the settlement that is recorded if no later one comes: of text, as much as is recorded, and with its time.
+
+    It is read again as the same work.
+    """
+    kept = pb.SettleRequest()
+    kept.CopyFrom(request)
+    for name in ("final", "latency_ms", "status_code", "labels"):
+        kept.ClearField(name)
+    kept.error_message = work.error_message or ""
+    kept.endpoint = work.endpoint or ""
+    kept.conversation_id = work.conversation_id or ""
+    kept.labels.update(json.loads(work.labels) if work.labels else {})
+    if work.latency_ms is not None:
+        kept.latency_ms = work.latency_ms
+    if work.status_code is not None:
+        kept.status_code = work.status_code
+    fill_time(kept.occur_time, work.occur_time)
+    return kept
 
 
 def read_filters(request: pb.ListAuthorizationsRequest) -> Filters:

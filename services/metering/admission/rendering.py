@@ -41,6 +41,9 @@ def fill_authorization(target: pb.Authorization, stored: Stored, now: datetime) 
     target.environment = _ENVIRONMENTS[ask.environment]
     target.price_version_id = pinned.price_version_id
     _fill_amount(target.held_amount, pinned.currency_code, format_amount(pinned.amount))
+    if stored.captured is not None:
+        code = stored.captured.currency_code or pinned.currency_code
+        _fill_amount(target.captured_amount, code, stored.captured.amount)
     fill_time(target.create_time, pinned.create_time)
     fill_time(target.expire_time, stored.expire_time)
     principal = KeyPrincipal(ask.organization_id, ask.project_id, ask.user_id, ask.service_account_id, ask.api_key_id)
@@ -78,6 +81,9 @@ def fill_settled(response: pb.SettleResponse, outcome: Accepted, adjusted: Seque
         _fill_amount(response.released_amount, code, outcome.released)
     if outcome.overrun is not None:
         _fill_amount(response.overrun_amount, code, outcome.overrun)
+    captured = outcome.recorded.captured
+    if captured is not None and captured.currency_code:
+        _fill_amount(response.captured_amount, captured.currency_code, captured.amount)
     if outcome.replayed:
         response.replayed = True
     fill_usage(response.usage, outcome.recorded, units)

@@ -9,6 +9,7 @@ import asyncpg
 from libs.common.amount import format_amount
 from libs.common.database import RawConnection
 from services.metering.admission.domain import Ask, Pinned, State, Stored
+from services.metering.usage.domain import Captured
 from services.metering.usage.store import quantities_text, read_quantities
 
 Key = tuple[str, str]
@@ -55,27 +56,32 @@ WHERE ((organization_id, operation_id) IN (SELECT organization_id, operation_id 
 _COLUMNS: Final = """a.organization_id::text, a.operation_id, a.project_id::text, a.user_id::text,
     a.service_account_id::text, a.api_key_id::text, a.model, a.endpoint, a.input_tokens, a.max_output_tokens,
     a.hold_ttl_ms, a.quantities::text, a.service_tier, a.environment, a.fingerprint, a.price_version_id::text,
-    a.currency_code, a.amount, a.create_time, a.cancelled, o.operation_id IS NOT NULL AS settled,"""
+    a.currency_code, a.amount, a.create_time, a.cancelled, coalesce(o.fingerprint <> '', false) AS settled,"""
 _EXPIRE_TIME: Final = "coalesce(a.expire_time, a.create_time + a.hold_ttl_ms * interval '1 millisecond')"
+# While a call is settled in parts, its operation has an empty fingerprint. Its last part says what is captured.
 _WITH_USAGE: Final = """LEFT JOIN usage_operations o
-    ON o.organization_id = a.organization_id AND o.operation_id = a.operation_id"""
+    ON o.organization_id = a.organization_id AND o.operation_id = a.operation_id
+LEFT JOIN LATERAL (
+    SELECT captured_amount, currency_code FROM settlement_parts s
+    WHERE s.organization_id = a.organization_id AND s.operation_id = a.operation_id ORDER BY s.part DESC LIMIT 1
+) l ON true"""
 
 _FIND: Final = f"""
-SELECT {_COLUMNS} {_EXPIRE_TIME}, a.declined
+SELECT {_COLUMNS} {_EXPIRE_TIME}, a.declined, l.captured_amount, l.currency_code AS captured_currency_code
 FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
 JOIN authorizations a USING (organization_id, operation_id) {_WITH_USAGE}
 """  # noqa: S608 -- made of constants of ours alone.
 
 # A page, the latest first, by the index `authorizations_by_time` within its bound; usage by its primary key.
 _LIST: Final = f"""
-SELECT {_COLUMNS} {_EXPIRE_TIME}, a.declined
+SELECT {_COLUMNS} {_EXPIRE_TIME}, a.declined, l.captured_amount, l.currency_code AS captured_currency_code
 FROM authorizations a {_WITH_USAGE}
 WHERE a.organization_id = $1::uuid AND a.create_time >= $2::timestamptz
     AND (a.create_time, a.operation_id) < ($3::timestamptz, $4::text)
     AND ($5::timestamptz IS NULL OR (a.create_time, a.operation_id) >= ($5::timestamptz, $6::text))
     AND ($7::uuid IS NULL OR a.project_id = $7) AND ($8::uuid IS NULL OR a.user_id = $8)
     AND ($9::uuid IS NULL OR a.api_key_id = $9) AND ($10::text IS NULL OR a.model = $10)
-    AND ($11::text IS NULL OR $11 = CASE WHEN o.operation_id IS NOT NULL THEN 'SETTLED'
+    AND ($11::text IS NULL OR $11 = CASE WHEN o.fingerprint <> '' THEN 'SETTLED'
         WHEN a.cancelled THEN 'CANCELLED' WHEN a.declined THEN 'DECLINED'
         WHEN {_EXPIRE_TIME} > $12::timestamptz THEN 'OPEN' ELSE 'LAPSED' END)
 ORDER BY a.create_time DESC, a.operation_id DESC LIMIT $13
@@ -171,4 +177,6 @@ def _stored(row: asyncpg.Record) -> Stored:
     if ask.quantities is not None:
         # Postgres writes JSON in its own way.
         ask = ask._replace(quantities=quantities_text(read_quantities(ask.quantities)))
-    return Stored(Pinned(ask, *values[asked : asked + 5]), *values[asked + 5 :])
+    *further, captured_amount, currency_code = values[asked + 5 :]
+    captured = None if captured_amount is None else Captured(format_amount(captured_amount), currency_code or "")
+    return Stored._make((Pinned(ask, *values[asked : asked + 5]), *further, captured))

@@ -59,7 +59,7 @@ _PASSING: Final = {
 
 
 class Charge(NamedTuple):
-    """One cost to be charged, under the operation id of its usage."""
+    """One cost to be charged, under the operation id of its usage or the id of the part of a call."""
 
     organization_id: str
     operation_id: str
@@ -68,6 +68,8 @@ class Charge(NamedTuple):
     currency_code: str
     project_id: str | None
     description: str
+    hold_operation_id: str | None = None
+    """For a part of a call: the operation id of the call, whose hold stays open."""
 
 
 class AccountBalance(NamedTuple):
@@ -309,7 +311,11 @@ def _fill_debit(request: pb.DebitRequest, charge: Charge) -> None:
 
 def _fill_capture(request: pb.CaptureHoldRequest, charge: Charge) -> None:
     request.organization_id = charge.organization_id
-    request.operation_id = charge.operation_id
+    if charge.hold_operation_id is None:
+        request.operation_id = charge.operation_id
+    else:
+        request.operation_id = charge.hold_operation_id
+        request.part_id = charge.operation_id
     request.amount.currency_code = charge.currency_code
     request.amount.value = charge.amount
     request.description = charge.description

@@ -291,7 +291,15 @@ def _read_stated(
 
 
 def _fingerprint(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, backfill: bool) -> bytes:
-    """Return a digest of the request. What SettleRequest has no field for, and means nothing, has no part in it."""
+    """Return a digest of the request. What SettleRequest has no field for, and means nothing, has no part in it.
+
+    Nor has it if a settlement says that it is the last, since it is unless it says otherwise.
+    """
+    if isinstance(request, admission_pb2.SettleRequest) and request.final:
+        unsaid = admission_pb2.SettleRequest()
+        unsaid.CopyFrom(request)
+        unsaid.ClearField("final")
+        request = unsaid
     if isinstance(request, pb.RecordUsageRequest) and (backfill or request.environment == pb.ENVIRONMENT_LIVE):
         plain = pb.RecordUsageRequest()
         plain.CopyFrom(request)

@@ -345,6 +345,7 @@ settlement_parts: Final = Table(
     Column("amount", _AMOUNT, nullable=False),
     Column("captured_amount", _AMOUNT, nullable=False),
     Column("currency_code", Text),
+    Column("occur_time", _TIME, nullable=False),
     # The SettleRequest, as it is recorded if no last one comes.
     Column("request", LargeBinary, nullable=False),
     Column("create_time", _TIME, nullable=False),

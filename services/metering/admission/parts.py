@@ -167,6 +167,7 @@ class Parts:
             amount=amount,
             captured_amount=amount + (last.captured_amount if last is not None else 0),
             currency_code=currency_code,
+            occur_time=work.occur_time,
             create_time=self._clock.now(),
         )
         return part, cost
@@ -216,7 +217,7 @@ class Parts:
             raise Conflict
         version = None if part.price_version_id is None else self._catalogue.version(part.price_version_id)
         cost = self._proposals.cost(work, version, is_held=False)
-        recorded = self._recorded(work, part, cost)
+        recorded = self._recorded(work._replace(occur_time=part.occur_time), part, cost)
         if cost is not None:
             recorded = recorded._replace(settlement=repeated.charge_state or SETTLED)
         reason = repeated.refusal_reason if repeated.charge_state == REFUSED else ""

@@ -15,7 +15,7 @@ import grpc
 import structlog
 from google.rpc import status_pb2
 
-from libs.common.errors import Unavailable
+from libs.common.errors import OperationIdReused, Unavailable
 from libs.common.status import error_info_in, reason_of
 from libs.common.timestamps import parse_time
 from tollhouse.billing.v1 import ledger_pb2 as pb
@@ -34,6 +34,7 @@ _SOURCE_KEY: Final = "source"
 _SOURCE: Final = "metering"
 """Tells the charges behind which usage stands from those that people make by hand."""
 _HOLD_NOT_FOUND: Final = "HOLD_NOT_FOUND"
+_DEBITED: Final = (OperationIdReused.reason, "kind")
 _OF_THE_WHOLE: Final = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -246,8 +247,8 @@ class BillingClient:
                 balance = _balance(captured.balance)
                 results[i] = Charged(balance, captured.released_amount.value, captured.overrun_amount.value)
                 continue
-            results[i] = refused = _not_charged(outcome.error)
-            if refused.reason == _HOLD_NOT_FOUND:
+            results[i] = _not_charged(outcome.error)
+            if _was_never_held(outcome.error):
                 never_held.append(i)
         await self._charge_never_held(charges, never_held, results)
 
@@ -342,6 +343,14 @@ def _balance(balance: pb.Balance) -> AccountBalance:
 def _not_charged(status: status_pb2.Status) -> NotCharged:
     info = error_info_in(status)
     return NotCharged(info.reason if info else "UNKNOWN", final=status.code not in _PASSING)
+
+
+def _was_never_held(error: status_pb2.Status) -> bool:
+    """Tell whether there was no hold to capture: it is not found, or the work was debited for that reason before."""
+    info = error_info_in(error)
+    if info is None:
+        return False
+    return info.reason == _HOLD_NOT_FOUND or (info.reason, info.metadata.get("field")) == _DEBITED
 
 
 def _held(outcome: pb.CreateHoldOutcome) -> Held | NotHeld | Unavailable:

@@ -7,7 +7,7 @@ that the operation is taken, and only then are the parts read: other usage costs
 import asyncio
 import random
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from libs.common.clock import Clock
@@ -78,32 +78,32 @@ class LastSettlements:
         ends: dict[int, End] = {
             place: repeat_of(*stored[key], works[place]) for place, key in keys.items() if key in stored
         }
+        now = self._clock.now()
         last: dict[int, LastSettlement] = {}
         for place, key in keys.items():
             if key not in stored and key in in_parts and in_parts[key].open:
-                end = await self._propose(works[place], authorizations.get(key), in_parts[key])
+                end = await self._propose(works[place], authorizations.get(key), in_parts[key], now)
                 if isinstance(end, LastSettlement):
                     last[place] = end
                 elif end is not None:
                     ends[place] = end
         if last:
-            claimed = await self._write(database, list(last.values()))
+            claimed = await self._write(database, list(last.values()), now)
             ends |= {place: one.recorded for place, one in last.items() if one.recorded.usage_id in claimed}
         return ends
 
     async def _propose(
-        self, work: Work, authorization: Authorization | None, known: InParts
+        self, work: Work, authorization: Authorization | None, known: InParts, now: datetime
     ) -> LastSettlement | Exception | None:
         """Return the usage of a call, or how it contradicts the last part; None while its price is not known here."""
         if known.last is None or not await self._proposals.knows_price(known.last):
             return None
-        recorded = self._proposals.propose(work, authorization, self._clock.now(), known.last)
+        recorded = self._proposals.propose(work, authorization, now, known.last)
         contradicts = contradiction(known.last, recorded.work, recorded.cost)
         return contradicts or LastSettlement(recorded, known.usage_id)
 
-    async def _write(self, database: Database, last: list[LastSettlement]) -> set[str]:
+    async def _write(self, database: Database, last: list[LastSettlement], now: datetime) -> set[str]:
         """Write usages, and return the ids of those that were written."""
-        now = self._clock.now()
         unknown = self._dimensions.unknown((one.recorded.work.organization_id, one.recorded.dimensions) for one in last)
         async with database.raw_connection() as connection:
             if unknown:

@@ -36,6 +36,7 @@ class Part(NamedTuple):
     """What this part and those before it capture."""
     currency_code: str | None
     """None while no part had a price."""
+    occur_time: datetime
     create_time: datetime
 
     @property

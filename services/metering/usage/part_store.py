@@ -12,7 +12,8 @@ from services.metering.usage.part_domain import InParts, Part
 from services.metering.usage.store import Key, quantities_text, read_quantities
 
 _PART: Final = """{0}.part, {0}.model, {0}.service_tier, {0}.quantities::text, {0}.stated_amount,
-    {0}.price_version_id::text, {0}.part_id, {0}.amount, {0}.captured_amount, {0}.currency_code, {0}.create_time"""
+    {0}.price_version_id::text, {0}.part_id, {0}.amount, {0}.captured_amount, {0}.currency_code, {0}.occur_time,
+    {0}.create_time"""
 _PART_COLUMNS: Final = len(Part._fields)
 
 # By primary keys, each operation's parts from the last.
@@ -39,7 +40,7 @@ WHERE p.organization_id = $1 AND p.operation_id = $2 AND p.fingerprint = $3
 _ADD: Final = """
 WITH begun AS (
     INSERT INTO usage_operations (organization_id, operation_id, fingerprint, usage_id, occur_time)
-    SELECT $1::uuid, $2::text, '', $16::uuid, $14::timestamptz WHERE $17::uuid IS NULL
+    SELECT $1::uuid, $2::text, '', $16::uuid, $20::timestamptz WHERE $17::uuid IS NULL
     ON CONFLICT DO NOTHING RETURNING organization_id
 ), continued AS (
     UPDATE usage_operations SET usage_id = $16::uuid
@@ -49,9 +50,10 @@ WITH begun AS (
     TABLE begun UNION ALL TABLE continued
 ), added AS (
     INSERT INTO settlement_parts (organization_id, operation_id, part, fingerprint, part_id, model, service_tier,
-        quantities, stated_amount, price_version_id, amount, captured_amount, currency_code, create_time, request)
+        quantities, stated_amount, price_version_id, amount, captured_amount, currency_code, create_time, request,
+        occur_time)
     SELECT $1::uuid, $2::text, $3::int, $4::bytea, $5::text, $6::text, $7::text, $8::text::jsonb, $9::numeric,
-        $10::uuid, $11::numeric, $12::numeric, $13::text, $14::timestamptz, $15::bytea
+        $10::uuid, $11::numeric, $12::numeric, $13::text, $14::timestamptz, $15::bytea, $20::timestamptz
     FROM claimed
 ), queued AS (
     INSERT INTO outbox (organization_id, operation_id, kind, state, amount, currency_code, project_id, description,
@@ -121,6 +123,7 @@ async def add(
         seen_usage_id,
         work.project_id,
         due_time,
+        part.occur_time,
     )
     return bool(claimed)
 

@@ -28,6 +28,7 @@ CREATE TABLE settlement_parts (
     amount numeric(28, 9) NOT NULL,
     captured_amount numeric(28, 9) NOT NULL,
     currency_code text,
+    occur_time timestamptz NOT NULL,
     request bytea NOT NULL,
     create_time timestamptz NOT NULL,
     CONSTRAINT settlement_parts_pkey PRIMARY KEY (organization_id, operation_id, part),

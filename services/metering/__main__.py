@@ -18,6 +18,7 @@ from libs.common.telemetry import start_process_telemetry
 from services.metering.admission.admission import Admission
 from services.metering.admission.authorizations import Authorizations
 from services.metering.admission.callers import Callers
+from services.metering.admission.policies import Policies
 from services.metering.admission.servicer import AdmissionServicer
 from services.metering.charge.charges import Charges
 from services.metering.charge.servicer import ChargeServicer
@@ -81,7 +82,8 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     relay = Relay(shards, billing, engine, clock, every_s=settings.relay_every_s)
     authorizations = Authorizations(shards, billing, clock)
     callers = Callers(identity, organizations)
-    admission = Admission(shards, catalogue, callers, billing, engine, clock, queue_max=settings.queue_max)
+    policies = Policies(shards, organizations, clock)
+    admission = Admission(shards, catalogue, callers, policies, billing, engine, clock, queue_max=settings.queue_max)
 
     models = ModelServicer(Models(platform, shards, catalogue, clock), PriceImport(platform, catalogue, clock))
     service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, models)
@@ -89,7 +91,8 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     service.add(unit_pb2_grpc.add_UnitServiceServicer_to_server, units)
     service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageServicer(usages))
     service.add(
-        admission_pb2_grpc.add_AdmissionServiceServicer_to_server, AdmissionServicer(admission, authorizations, usages)
+        admission_pb2_grpc.add_AdmissionServiceServicer_to_server,
+        AdmissionServicer(admission, authorizations, policies, usages),
     )
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
     trail = Trail(databases.home_of, databases.report_home_of)

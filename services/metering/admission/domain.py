@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -19,6 +19,8 @@ from services.metering.usage.dimensions import LIVE
 OUTPUT_TOKENS_DEFAULT: Final = 4096
 """The output tokens that are authorized if neither the caller nor the catalogue gives a maximum."""
 HOLD_TTL_DEFAULT_MS: Final = 600_000
+HOLD_TTL_MAX: Final = timedelta(hours=1)
+"""The longest that AuthorizeRequest may ask for."""
 _FINGERPRINT_BYTES: Final = 16
 _FIELDS_BEFORE: Final = 11
 
@@ -42,6 +44,11 @@ class Request:
     fail_if_replayed: bool
     quantities: Quantities
     service_tier: str
+
+    @property
+    def needs_policy(self) -> bool:
+        """Whether the organization's policy says what is held."""
+        return self.max_output_tokens is None and self.estimate is None
 
 
 class Ask(NamedTuple):
@@ -86,6 +93,8 @@ class Pinned(NamedTuple):
     create_time: datetime
     fail_if_replayed: bool = False
     """Whether the caller wants a repeat refused. It is not stored and no part of the fingerprint."""
+    by_policy: bool = False
+    """Whether the maximum of output tokens is the policy's and not the caller's. Not stored either."""
 
 
 class State(StrEnum):
@@ -177,8 +186,19 @@ def refusal_of_repeat(before: Stored, now: Pinned) -> Refusal | None:
     """Return why an authorization may not be asked for again under an operation id that has one; None if it may."""
     operation_id = now.ask.operation_id
     if before.pinned.fingerprint != now.fingerprint:
-        return OperationIdReused(operation_id=operation_id, field=differing_field(before.pinned.ask, now.ask))
+        return OperationIdReused(operation_id=operation_id, field=_differing_field(before.pinned.ask, now))
     return OperationIdInUse(operation_id=operation_id) if now.fail_if_replayed else None
+
+
+def _differing_field(before: Ask, now: Pinned) -> str:
+    """Name the first field in which a request differs from the ask it repeats the operation id of.
+
+    A maximum that the policy gave is compared last, since the policy may have changed in between.
+    """
+    if not now.by_policy:
+        return differing_field(before, now.ask)
+    field = differing_field(before, now.ask._replace(max_output_tokens=before.max_output_tokens))
+    return field if field != "estimate" else "max_output_tokens"
 
 
 def differing_field(before: Ask, now: Ask) -> str:

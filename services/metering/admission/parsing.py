@@ -1,9 +1,23 @@
 """Requests of admission, read into what its use cases take."""
 
+from collections.abc import Collection
+from datetime import timedelta
+
+from google.protobuf.duration_pb2 import Duration
+
+from libs.common.amount import parse_amount
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import decode_page_token
 from libs.common.timestamps import time_of_text
 from services.metering.admission.domain import HOLD_TTL_DEFAULT_MS, Request, State
+from services.metering.admission.policy import (
+    LAPSE_AFTER_DEFAULT,
+    UPDATABLE,
+    FixedAmount,
+    LapseCharge,
+    OutputHold,
+    Policy,
+)
 from services.metering.admission.store import Filters, Place
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.model.parsing import read_tokens
@@ -53,6 +67,43 @@ def read_request(request: pb.AuthorizeRequest, units: Units) -> Request:
         quantities=quantities,
         service_tier=request.service_tier or STANDARD_TIER,
     )
+
+
+def read_policy_changes(request: pb.UpdateAdmissionPolicyRequest) -> tuple[Policy, Collection[str]]:
+    """Read a policy with the new values, and the names of the fields to change; the others are not looked at.
+
+    Raises:
+        InvalidArgument: the mask names no field or another one, or a value is wrong.
+    """
+    fields = set(request.update_mask.paths)
+    violations: list[FieldViolation] = []
+    if not fields or not fields <= set(UPDATABLE):
+        violations.append(FieldViolation("update_mask", f"must name fields out of {', '.join(UPDATABLE)}"))
+    fixed = None
+    if "fixed_amount" in fields and request.HasField("fixed_amount"):
+        value = parse_amount("fixed_amount", request.fixed_amount, violations)
+        fixed = FixedAmount(value, request.fixed_amount.currency_code)
+    lapse_after = LAPSE_AFTER_DEFAULT
+    if "lapse_after" in fields and request.HasField("lapse_after"):
+        lapse_after = _read_lapse_after(request.lapse_after, violations)
+    if violations:
+        raise InvalidArgument(violations)
+    output_hold = pb.OutputHold.Name(request.output_hold or pb.OUTPUT_HOLD_MODEL_MAX)
+    lapse_charge = pb.LapseCharge.Name(request.lapse_charge or pb.LAPSE_CHARGE_RELEASE)
+    policy = Policy(
+        OutputHold(output_hold.removeprefix("OUTPUT_HOLD_")),
+        request.output_tokens_cap,
+        fixed,
+        LapseCharge(lapse_charge.removeprefix("LAPSE_CHARGE_")),
+        lapse_after,
+    )
+    return policy, fields
+
+
+def _read_lapse_after(duration: Duration, violations: list[FieldViolation]) -> timedelta:
+    if duration.nanos % 1_000_000:
+        violations.append(FieldViolation("lapse_after", "must be a whole number of milliseconds"))
+    return timedelta(seconds=duration.seconds, milliseconds=duration.nanos // 1_000_000)
 
 
 def read_filters(request: pb.ListAuthorizationsRequest) -> Filters:

@@ -8,6 +8,7 @@ from libs.common.amount import format_amount
 from libs.common.status import status_of_item
 from libs.common.timestamps import fill_time
 from services.metering.admission.domain import Decision, Denied, Stored
+from services.metering.admission.policy import DEFAULT, Entry
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.model.units import Units, quantity_text
 from services.metering.usage.dimensions import LIVE, TEST
@@ -45,6 +46,21 @@ def fill_authorization(target: pb.Authorization, stored: Stored, now: datetime) 
     fill_time(target.expire_time, stored.expire_time)
     principal = KeyPrincipal(ask.organization_id, ask.project_id, ask.user_id, ask.service_account_id, ask.api_key_id)
     _fill_principal(target.principal, principal)
+
+
+def fill_policy(target: pb.AdmissionPolicy, organization_id: str, entry: Entry | None) -> None:
+    """Write an organization's policy, or the default, where it stands."""
+    policy = DEFAULT if entry is None else entry.policy
+    target.organization_id = organization_id
+    target.output_hold = pb.OutputHold.Value(f"OUTPUT_HOLD_{policy.output_hold}")
+    target.output_tokens_cap = policy.output_tokens_cap
+    if policy.fixed_amount is not None:
+        _fill_amount(target.fixed_amount, policy.fixed_amount.currency_code, format_amount(policy.fixed_amount.value))
+    target.lapse_charge = pb.LapseCharge.Value(f"LAPSE_CHARGE_{policy.lapse_charge}")
+    target.lapse_after.FromTimedelta(policy.lapse_after)
+    if entry is not None:
+        target.etag = entry.etag
+        fill_time(target.update_time, entry.update_time)
 
 
 def fill_settle_outcome(

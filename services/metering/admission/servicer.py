@@ -14,11 +14,13 @@ from libs.common.validation import Reader
 from services.metering.admission.admission import Admission
 from services.metering.admission.authorizations import Authorizations
 from services.metering.admission.domain import Decision, Request
-from services.metering.admission.parsing import read_filters, read_list_token, read_request
+from services.metering.admission.parsing import read_filters, read_list_token, read_policy_changes, read_request
+from services.metering.admission.policies import Policies
 from services.metering.admission.rendering import (
     fill_authorization,
     fill_authorize_outcome,
     fill_decision,
+    fill_policy,
     fill_settle_outcome,
     fill_settled,
 )
@@ -35,9 +37,12 @@ PAGE_BYTES_MAX: Final = 3_000_000
 class AdmissionServicer(rpc.AdmissionServiceServicer):
     """Serves admission."""
 
-    def __init__(self, admission: Admission, authorizations: Authorizations, usages: Usages) -> None:
+    def __init__(
+        self, admission: Admission, authorizations: Authorizations, policies: Policies, usages: Usages
+    ) -> None:
         self._admission = admission
         self._authorizations = authorizations
+        self._policies = policies
         self._usages = usages
 
     @property
@@ -46,6 +51,7 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
         return {
             "Settle": self._check_settlement,
             "ListAuthorizations": lambda request: list_range(request, self._authorizations.now()),
+            "UpdateAdmissionPolicy": read_policy_changes,
         }
 
     async def Authorize(self, request: pb.AuthorizeRequest, context: grpc.aio.ServicerContext) -> pb.AuthorizeResponse:
@@ -111,6 +117,24 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
         stored = await self._authorizations.extend(request.organization_id.lower(), request.operation_id, expire_time)
         response = pb.ExtendAuthorizationResponse()
         fill_authorization(response.authorization, stored, self._authorizations.now())
+        return response
+
+    async def GetAdmissionPolicy(
+        self, request: pb.GetAdmissionPolicyRequest, context: grpc.aio.ServicerContext
+    ) -> pb.GetAdmissionPolicyResponse:
+        organization_id = request.organization_id.lower()
+        response = pb.GetAdmissionPolicyResponse()
+        fill_policy(response.policy, organization_id, await self._policies.get(organization_id))
+        return response
+
+    async def UpdateAdmissionPolicy(
+        self, request: pb.UpdateAdmissionPolicyRequest, context: grpc.aio.ServicerContext
+    ) -> pb.UpdateAdmissionPolicyResponse:
+        organization_id = request.organization_id.lower()
+        policy, fields = read_policy_changes(request)
+        response = pb.UpdateAdmissionPolicyResponse()
+        entry = await self._policies.update(organization_id, policy, fields, request.etag)
+        fill_policy(response.policy, organization_id, entry)
         return response
 
     async def ListAuthorizations(

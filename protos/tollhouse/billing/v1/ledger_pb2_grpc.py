@@ -32,6 +32,7 @@ class LedgerServiceStub:
     The same id with the same body returns the stored answer with `replayed = true`; the same id with another body is
     ALREADY_EXISTS with reason `OPERATION_ID_REUSED` and the fact `field` naming the first difference. One operation id
     can have one movement, of any kind, and one hold. So work that was captured cannot be debited as well (field `kind`).
+    The id of a part of a hold's work is such an operation id.
 
     An answer means the command is durable. After UNAVAILABLE, ABORTED, CANCELLED or DEADLINE_EXCEEDED the outcome is
     unknown: repeat with the same operation id until a definite answer arrives. UNAVAILABLE with reason `OVERLOADED`
@@ -128,6 +129,7 @@ class LedgerServiceServicer:
     The same id with the same body returns the stored answer with `replayed = true`; the same id with another body is
     ALREADY_EXISTS with reason `OPERATION_ID_REUSED` and the fact `field` naming the first difference. One operation id
     can have one movement, of any kind, and one hold. So work that was captured cannot be debited as well (field `kind`).
+    The id of a part of a hold's work is such an operation id.
 
     An answer means the command is durable. After UNAVAILABLE, ABORTED, CANCELLED or DEADLINE_EXCEEDED the outcome is
     unknown: repeat with the same operation id until a definite answer arrives. UNAVAILABLE with reason `OVERLOADED`
@@ -380,6 +382,7 @@ class LedgerService:
     The same id with the same body returns the stored answer with `replayed = true`; the same id with another body is
     ALREADY_EXISTS with reason `OPERATION_ID_REUSED` and the fact `field` naming the first difference. One operation id
     can have one movement, of any kind, and one hold. So work that was captured cannot be debited as well (field `kind`).
+    The id of a part of a hold's work is such an operation id.
 
     An answer means the command is durable. After UNAVAILABLE, ABORTED, CANCELLED or DEADLINE_EXCEEDED the outcome is
     unknown: repeat with the same operation id until a definite answer arrives. UNAVAILABLE with reason `OVERLOADED`

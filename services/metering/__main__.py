@@ -80,7 +80,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     organizations = Organizations(to_identity)
     usages = Usages(shards, catalogue, engine, organizations, months, clock)
     relay = Relay(shards, billing, engine, clock, every_s=settings.relay_every_s)
-    authorizations = Authorizations(shards, billing, clock)
+    authorizations = Authorizations(shards, catalogue, billing, clock)
     callers = Callers(identity, organizations)
     policies = Policies(shards, organizations, clock)
     admission = Admission(shards, catalogue, callers, policies, billing, engine, clock, queue_max=settings.queue_max)

@@ -139,10 +139,13 @@ class Metering:
                 return found
 
     async def extend(
-        self, organization_id: str, operation_id: str, expire_time: Timestamp
+        self, organization_id: str, operation_id: str, expire_time: Timestamp | None = None, **more: object
     ) -> admission_pb2.Authorization:
         request = admission_pb2.ExtendAuthorizationRequest(
-            organization_id=organization_id, operation_id=operation_id, expire_time=expire_time
+            organization_id=organization_id,
+            operation_id=operation_id,
+            expire_time=expire_time,
+            **more,  # type: ignore[arg-type]
         )
         return (await self.admission.ExtendAuthorization(request, metadata=self.gateway)).authorization
 

@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 from libs.common.errors import OperationIdReused, Refusal
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.errors import OperationIdInUse
-from services.metering.model.domain import PriceVersion, Tokens, cost_max, rate
+from services.metering.model.domain import PriceVersion, Tokens, cost_max, input_tokens_of, output_tokens_of, rate
 from services.metering.model.rates import STANDARD_TIER, Unpriced
-from services.metering.model.units import Quantities, Units
+from services.metering.model.units import THOUSANDTHS, Kind, Quantities, Units, input_context
 from services.metering.usage.dimensions import LIVE
 
 OUTPUT_TOKENS_DEFAULT: Final = 4096
@@ -97,6 +97,24 @@ class Pinned(NamedTuple):
     """Whether the maximum of output tokens is the policy's and not the caller's. Not stored either."""
 
 
+class Allowance(NamedTuple):
+    """What a call may use as a whole, and the amount that is held for it."""
+
+    input_tokens: int
+    max_output_tokens: int
+    quantities: Quantities
+    amount: Decimal
+
+
+class More(NamedTuple):
+    """What a call may use as a whole from now on; None leaves a count, or all quantities, as they are."""
+
+    input_tokens: int | None
+    max_output_tokens: int | None
+    estimate: Tokens | None
+    quantities: Quantities | None
+
+
 class State(StrEnum):
     """What has become of an authorization."""
 
@@ -116,11 +134,17 @@ class Stored(NamedTuple):
     """Whether the usage of the operation is recorded."""
     expire_time: datetime
     """When the hold ends by itself, to within a second."""
-    declined: bool = False
+    declined: bool
     """Whether billing declined the hold."""
+    recorded_when_lapsed: bool
+    """Whether its usage was recorded because no settlement had come."""
+    allowance: Allowance
+    """What the call may use and what is held for it, which may be more than was asked for at first."""
 
     def state(self, now: datetime) -> "State":
         """Return what has become of it."""
+        if self.recorded_when_lapsed:
+            return State.LAPSED
         if self.settled:
             return State.SETTLED
         if self.cancelled:
@@ -180,6 +204,31 @@ def held_nanos(
         return cost_max(version, input_tokens, output_tokens, service_tier, units, quantities)
     rated = rate(version, estimate, quantities, service_tier, units)
     return rated if isinstance(rated, Unpriced) else rated.amount_nanos
+
+
+def enlarged(
+    before: Allowance, more: More, version: PriceVersion, service_tier: str, units: Units
+) -> Allowance | Unpriced:
+    """Return what a call may use as a whole and the most that it costs then, or the unit that has no rate.
+
+    Tokens among the quantities, which only an estimate can have beside it, are counted at the highest price of their
+    side where the counts by class are not given again.
+    """
+    quantities = before.quantities if more.quantities is None else more.quantities
+    if more.estimate is not None:
+        input_tokens, output_tokens = input_tokens_of(more.estimate), output_tokens_of(more.estimate)
+        held = held_nanos(version, input_tokens, output_tokens, more.estimate, quantities, service_tier, units)
+    else:
+        input_tokens = before.input_tokens if more.input_tokens is None else more.input_tokens
+        output_tokens = before.max_output_tokens if more.max_output_tokens is None else more.max_output_tokens
+        tokens = {unit: value for unit, value in quantities.items() if units[unit].kind is Kind.TOKEN}
+        read = input_context(tokens, units) // THOUSANDTHS
+        made = sum(tokens.values()) // THOUSANDTHS - read
+        others = {unit: value for unit, value in quantities.items() if unit not in tokens}
+        held = held_nanos(version, input_tokens + read, output_tokens + made, None, others, service_tier, units)
+    if isinstance(held, Unpriced):
+        return held
+    return Allowance(input_tokens, output_tokens, quantities, Decimal(held).scaleb(-9))
 
 
 def refusal_of_repeat(before: Stored, now: Pinned) -> Refusal | None:

@@ -1,6 +1,6 @@
 """Requests of admission, read into what its use cases take."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
@@ -9,7 +9,7 @@ from libs.common.amount import parse_amount
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import decode_page_token
 from libs.common.timestamps import time_of_text
-from services.metering.admission.domain import HOLD_TTL_DEFAULT_MS, Request, State
+from services.metering.admission.domain import HOLD_TTL_DEFAULT_MS, More, Request, State
 from services.metering.admission.policy import (
     LAPSE_AFTER_DEFAULT,
     UPDATABLE,
@@ -22,7 +22,7 @@ from services.metering.admission.store import Filters, Place
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.model.parsing import read_tokens
 from services.metering.model.rates import STANDARD_TIER
-from services.metering.model.units import Kind, Units
+from services.metering.model.units import Kind, Quantities, Units
 from services.metering.usage.parsing import read_endpoint
 from services.metering.usage.servicer import read_listed_quantities
 from tollhouse.metering.v1 import admission_pb2 as pb
@@ -37,14 +37,12 @@ def read_request(request: pb.AuthorizeRequest, units: Units) -> Request:
     estimate = read_tokens(request.estimate) if request.HasField("estimate") else None
     violations: list[FieldViolation] = []
     if estimate is not None:
-        _check_estimate_alone(request, violations)
-    quantities = read_listed_quantities(request, units, violations)
-    if estimate is None:
-        violations += [
-            FieldViolation("quantities", f"{unit} is counted by input_tokens or max_output_tokens")
-            for unit in quantities
-            if units[unit].kind is Kind.TOKEN
-        ]
+        beside = {
+            "input_tokens": bool(request.input_tokens),
+            "max_output_tokens": request.HasField("max_output_tokens"),
+        }
+        _check_estimate_alone(beside, violations)
+    quantities = _read_quantities(request, units, violations)
     if violations:
         raise InvalidArgument(violations)
     with_key = request.WhichOneof("caller") == "api_key"
@@ -67,6 +65,35 @@ def read_request(request: pb.AuthorizeRequest, units: Units) -> Request:
         quantities=quantities,
         service_tier=request.service_tier or STANDARD_TIER,
     )
+
+
+def read_more(request: pb.ExtendAuthorizationRequest, units: Units, violations: list[FieldViolation]) -> More | None:
+    """Read what a call may use as a whole; None where nothing is said. What is wrong is added to `violations`."""
+    estimate = read_tokens(request.estimate) if request.HasField("estimate") else None
+    input_tokens = request.input_tokens if request.HasField("input_tokens") else None
+    max_output_tokens = request.max_output_tokens if request.HasField("max_output_tokens") else None
+    if estimate is None and input_tokens is None and max_output_tokens is None and not request.quantities:
+        return None
+    if estimate is not None:
+        _check_estimate_alone(
+            {"input_tokens": input_tokens is not None, "max_output_tokens": max_output_tokens is not None}, violations
+        )
+    quantities = _read_quantities(request, units, violations)
+    return More(input_tokens, max_output_tokens, estimate, quantities if request.quantities else None)
+
+
+def _read_quantities(
+    request: pb.AuthorizeRequest | pb.ExtendAuthorizationRequest, units: Units, violations: list[FieldViolation]
+) -> Quantities:
+    """Read the quantities beside the tokens. Without an estimate they are of no kind of tokens."""
+    quantities = read_listed_quantities(request, units, violations)
+    if not request.HasField("estimate"):
+        violations += [
+            FieldViolation("quantities", f"{unit} is counted by input_tokens or max_output_tokens")
+            for unit in quantities
+            if units[unit].kind is Kind.TOKEN
+        ]
+    return quantities
 
 
 def read_policy_changes(request: pb.UpdateAdmissionPolicyRequest) -> tuple[Policy, Collection[str]]:
@@ -134,11 +161,11 @@ def read_list_token(token: str, fingerprint: str) -> Place | None:
         raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")]) from error
 
 
-def _check_estimate_alone(request: pb.AuthorizeRequest, violations: list[FieldViolation]) -> None:
-    beside = ["input_tokens"] if request.input_tokens else []
-    if request.HasField("max_output_tokens"):
-        beside.append("max_output_tokens")
-    violations += [FieldViolation(name, "must not be given beside an estimate") for name in beside]
+def _check_estimate_alone(beside: Mapping[str, bool], violations: list[FieldViolation]) -> None:
+    """Add the fields that are given beside an estimate and must not be."""
+    violations += [
+        FieldViolation(name, "must not be given beside an estimate") for name, given in beside.items() if given
+    ]
 
 
 def _read_principal(principal: pb.Principal) -> KeyPrincipal:

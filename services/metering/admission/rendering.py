@@ -14,7 +14,6 @@ from services.metering.model.units import Units, quantity_text
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import Accepted, Outcome
 from services.metering.usage.rendering import fill_balance, fill_usage
-from services.metering.usage.store import read_quantities
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import admission_pb2 as pb
 from tollhouse.metering.v1 import usage_pb2
@@ -34,14 +33,16 @@ def fill_authorization(target: pb.Authorization, stored: Stored, now: datetime) 
     target.state = pb.AuthorizationState.Value(f"AUTHORIZATION_STATE_{stored.state(now)}")
     target.model = ask.model
     target.endpoint = ask.endpoint or ""
-    target.input_tokens = ask.input_tokens
-    target.max_output_tokens = ask.max_output_tokens
-    for unit, thousandths in read_quantities(ask.quantities).items():
+    allowance = stored.allowance
+    target.input_tokens = allowance.input_tokens
+    target.max_output_tokens = allowance.max_output_tokens
+    for unit, thousandths in sorted(allowance.quantities.items()):
         target.quantities.add(unit=unit, value=quantity_text(thousandths))
     target.service_tier = ask.service_tier
     target.environment = _ENVIRONMENTS[ask.environment]
     target.price_version_id = pinned.price_version_id
-    _fill_amount(target.held_amount, pinned.currency_code, format_amount(pinned.amount))
+    _fill_amount(target.held_amount, pinned.currency_code, format_amount(allowance.amount))
+    target.recorded_when_lapsed = stored.recorded_when_lapsed
     fill_time(target.create_time, pinned.create_time)
     fill_time(target.expire_time, stored.expire_time)
     principal = KeyPrincipal(ask.organization_id, ask.project_id, ask.user_id, ask.service_account_id, ask.api_key_id)

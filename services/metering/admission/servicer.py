@@ -14,7 +14,13 @@ from libs.common.validation import Reader
 from services.metering.admission.admission import Admission
 from services.metering.admission.authorizations import Authorizations
 from services.metering.admission.domain import Decision, Request
-from services.metering.admission.parsing import read_filters, read_list_token, read_policy_changes, read_request
+from services.metering.admission.parsing import (
+    read_filters,
+    read_list_token,
+    read_more,
+    read_policy_changes,
+    read_request,
+)
 from services.metering.admission.policies import Policies
 from services.metering.admission.rendering import (
     fill_authorization,
@@ -110,11 +116,19 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
     async def ExtendAuthorization(
         self, request: pb.ExtendAuthorizationRequest, context: grpc.aio.ServicerContext
     ) -> pb.ExtendAuthorizationResponse:
+        await self._usages.know_units(one.unit for one in request.quantities)
         violations: list[FieldViolation] = []
-        expire_time = parse_time("expire_time", request.expire_time, violations)
+        expire_time = None
+        if request.HasField("expire_time"):
+            expire_time = parse_time("expire_time", request.expire_time, violations)
+        more = read_more(request, self._usages.units, violations)
+        if expire_time is None and more is None and not violations:
+            violations.append(FieldViolation("expire_time", "must be given where the call may not use more"))
         if violations:
             raise InvalidArgument(violations)
-        stored = await self._authorizations.extend(request.organization_id.lower(), request.operation_id, expire_time)
+        stored = await self._authorizations.extend(
+            request.organization_id.lower(), request.operation_id, expire_time, more
+        )
         response = pb.ExtendAuthorizationResponse()
         fill_authorization(response.authorization, stored, self._authorizations.now())
         return response

@@ -9,14 +9,16 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Final, NamedTuple
 
 import grpc
 import structlog
 from google.rpc import status_pb2
 
+from libs.common.amount import format_amount
 from libs.common.errors import Unavailable
-from libs.common.status import error_info_in, reason_of
+from libs.common.status import error_info, error_info_in, reason_of
 from libs.common.timestamps import parse_time
 from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.billing.v1 import ledger_pb2_grpc as rpc
@@ -34,6 +36,7 @@ _SOURCE_KEY: Final = "source"
 _SOURCE: Final = "metering"
 """Tells the charges behind which usage stands from those that people make by hand."""
 _HOLD_NOT_FOUND: Final = "HOLD_NOT_FOUND"
+_INSUFFICIENT_BALANCE: Final = "INSUFFICIENT_BALANCE"
 _OF_THE_WHOLE: Final = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -190,8 +193,13 @@ class BillingClient:
             raise Unavailable(dependency="billing") from error
         return Released(response.released_amount.value)
 
-    async def extend(self, organization_id: str, operation_id: str, ttl_ms: int) -> datetime | HoldOver:
-        """Hold an amount at least for so long from now; return when the hold ends.
+    async def extend(
+        self, organization_id: str, operation_id: str, ttl_ms: int, larger: tuple[Decimal, str] | None
+    ) -> datetime | HoldOver | NotHeld:
+        """Hold an amount at least for so long from now, and one at least as large as `larger`, which has its currency.
+
+        Return when the hold ends; or that it has ended already; or why it can not be larger, in which case nothing is
+        changed.
 
         Raises:
             Unavailable: billing cannot be reached.
@@ -199,9 +207,14 @@ class BillingClient:
         request = pb.ExtendHoldRequest(organization_id=organization_id, operation_id=operation_id)
         request.ttl.seconds = ttl_ms // 1000
         request.ttl.nanos = ttl_ms % 1000 * 1_000_000
+        if larger is not None:
+            request.amount.value, request.amount.currency_code = format_amount(larger[0]), larger[1]
         try:
             response = await self._ledger.ExtendHold(request, timeout=_HOLD_WITHIN_S)
         except grpc.aio.AioRpcError as error:
+            info = error_info(error)
+            if info is not None and info.reason == _INSUFFICIENT_BALANCE:
+                return NotHeld(info.reason, error.details() or "", dict(info.metadata))
             if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):
                 return HoldOver()
             raise Unavailable(dependency="billing") from error

@@ -22,6 +22,9 @@ LATE_MAX: Final = timedelta(days=35)
 EARLY_MAX: Final = timedelta(minutes=5)
 
 
+LAPSED: Final = b"lapsed"
+"""The fingerprint of usage that was recorded because no settlement had come. No request has it."""
+
 NO_QUANTITIES: Final[Quantities] = MappingProxyType({})
 
 

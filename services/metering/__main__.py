@@ -18,6 +18,7 @@ from libs.common.telemetry import start_process_telemetry
 from services.metering.admission.admission import Admission
 from services.metering.admission.authorizations import Authorizations
 from services.metering.admission.callers import Callers
+from services.metering.admission.lapses import Lapses
 from services.metering.admission.policies import Policies
 from services.metering.admission.servicer import AdmissionServicer
 from services.metering.charge.charges import Charges
@@ -80,6 +81,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     organizations = Organizations(to_identity)
     usages = Usages(shards, catalogue, engine, organizations, months, clock)
     relay = Relay(shards, billing, engine, clock, every_s=settings.relay_every_s)
+    lapses = Lapses(shards, catalogue, billing, engine, clock, every_s=settings.lapses_every_s)
     authorizations = Authorizations(shards, catalogue, billing, clock)
     callers = Callers(identity, organizations)
     policies = Policies(shards, organizations, clock)
@@ -104,6 +106,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     )
 
     service.background(relay.run, "relay")
+    service.background(lapses.run, "lapses")
     service.background(LatePricing(shards, catalogue, clock).run, "late pricing")
     service.background(months.run, "months")
     service.background(identity.watch, "key changes")

@@ -47,6 +47,8 @@ _log = structlog.get_logger("admission")
 
 _LATE: Final = timedelta(seconds=1)
 """What a hold may end later than its authorization says, because billing counts from its own receipt of it."""
+_WRITTEN_WITHIN: Final = timedelta(seconds=10)
+"""How long after its create_time an authorization is written at the latest, but for the time of the statement."""
 _FACTS: Final = ("posted", "held", "available", "needed", "currency_code", "earliest_release_time")
 # Billing's reasons for declining a hold that are passed on unchanged; any other becomes ACCOUNT_CLOSED.
 _HOLD_REASONS: Final = ("INSUFFICIENT_BALANCE", "CURRENCY_MISMATCH", "ACCOUNT_CLOSED")
@@ -258,12 +260,23 @@ class Admission:
         own = {one.key for one in waiting if one.written}
         exclusive = {one.key for one in waiting if one.pinned.fail_if_replayed}
         async with database.raw_connection() as connection:
+            self._renew(waiting)
             repeated = set(await store.add(connection, [one.pinned for one in waiting]))
             for one in waiting:
                 one.written = one.written or one.key not in repeated
             keys = list(repeated | exclusive)
             found = await store.find(connection, keys) if keys else {}
         return {key: stored for key, stored in found.items() if key in repeated - own or stored.settled}
+
+    def _renew(self, waiting: Sequence[_Waiting]) -> None:
+        """Give what has waited long the present time, since what is written late must not seem to have been there.
+
+        Whoever looks for authorizations that lapse goes by their times, and comes along once (see `lapses`).
+        """
+        now = self._clock.now()
+        for one in waiting:
+            if not one.written and one.pinned.create_time < now - _WRITTEN_WITHIN:
+                one.pinned = one.pinned._replace(create_time=now)
 
     async def _hold(
         self, database: Database, waiting: Sequence[_Waiting], known: dict[store.Key, Stored]

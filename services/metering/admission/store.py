@@ -60,9 +60,10 @@ _COLUMNS: Final = """a.organization_id::text, a.operation_id, a.project_id::text
     a.service_account_id::text, a.api_key_id::text, a.model, a.endpoint, a.input_tokens, a.max_output_tokens,
     a.hold_ttl_ms, a.quantities::text, a.service_tier, a.environment, a.fingerprint, a.price_version_id::text,
     a.currency_code, a.amount, a.create_time, a.cancelled, o.operation_id IS NOT NULL AS settled,"""
-_EXPIRE_TIME: Final = "coalesce(a.expire_time, a.create_time + a.hold_ttl_ms * interval '1 millisecond')"
+EXPIRE_TIME: Final = "coalesce(a.expire_time, a.create_time + a.hold_ttl_ms * interval '1 millisecond')"
+"""When the hold of an authorization `a` ends."""
 _LAPSED: Final = f"coalesce(o.fingerprint = '{LAPSED.decode()}', false)"
-_ENDED: Final = f"{_EXPIRE_TIME}, a.declined, {_LAPSED}, a.enlarged::text"
+_ENDED: Final = f"{EXPIRE_TIME}, a.declined, {_LAPSED}, a.enlarged::text"
 _WITH_USAGE: Final = """LEFT JOIN usage_operations o
     ON o.organization_id = a.organization_id AND o.operation_id = a.operation_id"""
 
@@ -83,7 +84,7 @@ WHERE a.organization_id = $1::uuid AND a.create_time >= $2::timestamptz
     AND ($9::uuid IS NULL OR a.api_key_id = $9) AND ($10::text IS NULL OR a.model = $10)
     AND ($11::text IS NULL OR $11 = CASE WHEN {_LAPSED} THEN 'LAPSED' WHEN o.operation_id IS NOT NULL THEN 'SETTLED'
         WHEN a.cancelled THEN 'CANCELLED' WHEN a.declined THEN 'DECLINED'
-        WHEN {_EXPIRE_TIME} > $12::timestamptz THEN 'OPEN' ELSE 'LAPSED' END)
+        WHEN {EXPIRE_TIME} > $12::timestamptz THEN 'OPEN' ELSE 'LAPSED' END)
 ORDER BY a.create_time DESC, a.operation_id DESC LIMIT $13
 """  # noqa: S608 -- made of constants of ours alone.
 
@@ -96,10 +97,19 @@ WHERE organization_id = $1::uuid AND create_time >= $2::timestamptz
 ORDER BY create_time DESC, operation_id DESC OFFSET $5 LIMIT 1
 """
 
+# An authorization that ends later is looked at then, should its settlement not come: whoever looks for such may have
+# walked past it. In the order of the keys, so that no two processes can deadlock.
 _EXTEND: Final = """
-UPDATE authorizations a SET expire_time = greatest(a.expire_time, later.expire_time)
-FROM unnest($1::uuid[], $2::text[], $3::timestamptz[]) AS later(organization_id, operation_id, expire_time)
-WHERE a.organization_id = later.organization_id AND a.operation_id = later.operation_id
+WITH extended AS (
+    UPDATE authorizations a SET expire_time = greatest(a.expire_time, later.expire_time)
+    FROM unnest($1::uuid[], $2::text[], $3::timestamptz[]) AS later(organization_id, operation_id, expire_time)
+    WHERE a.organization_id = later.organization_id AND a.operation_id = later.operation_id
+    RETURNING a.organization_id, a.operation_id, a.expire_time, a.environment
+)
+INSERT INTO lapse_checks (organization_id, operation_id, check_time)
+SELECT organization_id, operation_id, expire_time FROM extended WHERE environment = 'LIVE'
+ORDER BY organization_id, operation_id
+ON CONFLICT (organization_id, operation_id) DO UPDATE SET check_time = excluded.check_time
 """
 
 # Only where it is more than what is noted, so that of two enlargements the larger stays.

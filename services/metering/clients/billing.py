@@ -134,6 +134,14 @@ class Released:
     amount: str | None
 
 
+class FoundHold(NamedTuple):
+    """A hold as it stands."""
+
+    expire_time: datetime
+    is_over: bool
+    """Whether it was captured or released."""
+
+
 @dataclass(frozen=True, slots=True)
 class HoldOver:
     """The hold has ended, or there never was one."""
@@ -219,6 +227,22 @@ class BillingClient:
                 return HoldOver()
             raise Unavailable(dependency="billing") from error
         return parse_time("expire_time", response.hold.expire_time, [])
+
+    async def find_hold(self, organization_id: str, operation_id: str) -> FoundHold | None:
+        """Return the hold of an operation, or None where none was ever placed.
+
+        Raises:
+            Unavailable: billing cannot be reached.
+        """
+        request = pb.GetHoldRequest(organization_id=organization_id, operation_id=operation_id)
+        try:
+            hold = (await self._ledger.GetHold(request, timeout=_HOLD_WITHIN_S)).hold
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return None
+            raise Unavailable(dependency="billing") from error
+        is_over = hold.state in (pb.HOLD_STATE_CAPTURED, pb.HOLD_STATE_RELEASED)
+        return FoundHold(parse_time("expire_time", hold.expire_time, []), is_over)
 
     async def _charge_some(
         self, charges: Sequence[Charge], some: Sequence[int], results: list[Charged | NotCharged | None]

@@ -19,12 +19,14 @@ from libs.common.group_commit import BatchLimits, GroupCommit
 from libs.common.ids import new_id
 from libs.common.shards import Shards
 from services.metering.clients.billing import BillingClient, Charge, Charged
+from services.metering.errors import AuthorizationLapsed
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import PriceVersion, rate
 from services.metering.model.rates import STANDARD_TIER, Unpriced
 from services.metering.usage import store
 from services.metering.usage.dimensions import Dimensions, KnownDimensions, dimension_id
 from services.metering.usage.domain import (
+    LAPSED,
     PENDING,
     PENDING_PRICE,
     REFUSED,
@@ -288,6 +290,8 @@ class UsageEngine:
             before, fingerprint = stored[key]
             if fingerprint == recorded.work.fingerprint:
                 batch.outcomes[place] = Accepted(before, replayed=True)
+            elif fingerprint == LAPSED:
+                batch.outcomes[place] = _lapsed(before)
             else:
                 differs = differing_field(before.work, recorded.work)
                 batch.outcomes[place] = OperationIdReused(operation_id=key[1], field=differs)
@@ -354,9 +358,24 @@ def _charge_of(recorded: Recorded) -> Charge | None:
     )
 
 
+def _lapsed(recorded: Recorded) -> AuthorizationLapsed:
+    cost = recorded.cost
+    return AuthorizationLapsed(
+        operation_id=recorded.work.operation_id,
+        usage_id=recorded.usage_id,
+        record_time=recorded.create_time,
+        amount=None if cost is None else cost.amount,
+        currency_code=None if cost is None else cost.currency_code,
+    )
+
+
 def _twin_outcome(batch: _Batch, place: int, earlier: int) -> Outcome | None:
     first = batch.outcomes[earlier]
     before, now = batch.works[earlier], batch.works[place]
+    if isinstance(first, AuthorizationLapsed):
+        return first
     if before.fingerprint != now.fingerprint:
+        if before.fingerprint == LAPSED and isinstance(first, Accepted):
+            return _lapsed(first.recorded)
         return OperationIdReused(operation_id=now.operation_id, field=differing_field(before, now))
     return Accepted(first.recorded, replayed=True) if isinstance(first, Accepted) else first

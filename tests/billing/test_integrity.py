@@ -378,7 +378,9 @@ async def test_charges_and_holds_are_listed_in_byte_order_of_operation_ids(
     engine = Engine(billing_shards, clock)
     await engine.submit([Credit(org, "0", None, "USD", Decimal(9), SystemAccount.PAYMENTS, "", None, "system")])
     await engine.submit([Place(org, name, None, "USD", Decimal("0.01"), 9_000, "", None, "system") for name in ids])
-    await engine.submit([Capture(org, name, "USD", Decimal("0.01"), "", None, "system") for name in ids if name != "0"])
+    await engine.submit(
+        [Capture(org, name, None, "USD", Decimal("0.01"), "", None, "system") for name in ids if name != "0"]
+    )
     await engine.drain()
 
     charges, history, token = Charges(billing_shards, clock), History(billing_shards, clock), ""

@@ -34,7 +34,7 @@ _HOLDS_END: Final = Invariant(
 _CAPTURES: Final = Invariant("captures_have_holds", "A capture, or a part of a hold's work, has no hold.")
 _PARTS: Final = Invariant(
     "holds_count_their_parts",
-    "A hold's captured amount differs from the sum of its parts, or a part used more of the hold than was left of it.",
+    "A hold's captured amount differs from the sum of its parts, or a capture used more of the hold than was left.",
 )
 _DECLINES: Final = Invariant("declines_moved_nothing", "A declined operation has a transaction or a hold.")
 _GUARDED: Final = Invariant(
@@ -99,6 +99,12 @@ _TRANSACTIONS: Final = """
         AND h.operation_id = coalesce(m.hold_operation_id, m.operation_id)
     WHERE m.kind = 'CAPTURE' AND (m.held_amount IS NULL OR h.operation_id IS NULL)
         OR m.hold_operation_id IS NOT NULL AND (m.kind <> 'CAPTURE' OR m.hold_operation_id = m.operation_id)
+    UNION ALL
+    SELECT 'holds_count_their_parts', m.organization_id, 'holds/' || m.hold_operation_id,
+        'its captured amount is ' || h.captured_amount || ', and one part is ' || m.amount
+    FROM moved AS m
+    JOIN holds AS h ON h.organization_id = m.organization_id AND h.operation_id = m.hold_operation_id
+    WHERE m.hold_operation_id IS NOT NULL AND h.captured_amount < m.amount
     UNION ALL
     SELECT 'reversals_undo_their_transactions', r.organization_id,
         'transactions/' || coalesce(CAST(r.reverses_transaction_id AS text), 'none'),
@@ -188,12 +194,12 @@ _ACCOUNTS: Final = """
 """
 
 # A hold's last capture is under its operation id; its parts are under their own and may also come after that. All are
-# in one account, along whose sequence they are compared.
+# in one account, along whose sequence they are compared. Parts are looked up where some are counted; those of a hold
+# that counts none are found by the sweep over transactions.
 _HOLDS: Final = """
     WITH held AS MATERIALIZED (
-        SELECT h.organization_id, h.operation_id, h.account_id, h.state, h.amount, h.captured_amount, h.expire_time,
-            t.operation_id IS NOT NULL AS is_captured, t.held_amount, t.account_id AS charged_account_id, p.total,
-            p.before_last, p.is_wrong
+        SELECT h.organization_id, h.operation_id, h.account_id, h.currency_code, h.state, h.amount, h.captured_amount,
+            h.expire_time, t.sequence, t.account_id AS charged_account_id, t.held_amount
         FROM (
             SELECT * FROM holds
             WHERE {range} AND (CAST(:since_time AS timestamptz) IS NULL OR state = 'OPEN'
@@ -201,34 +207,35 @@ _HOLDS: Final = """
         ) AS h
         LEFT JOIN transactions AS t ON t.organization_id = h.organization_id AND t.operation_id = h.operation_id
             AND t.kind = 'CAPTURE' AND t.hold_operation_id IS NULL
-        CROSS JOIN LATERAL (
-            SELECT coalesce(sum(amount), 0) AS total,
-                coalesce(sum(amount) FILTER (WHERE sequence < t.sequence), 0) AS before_last,
-                coalesce(bool_or(account_id <> h.account_id OR currency_code <> h.currency_code
-                    OR held_amount > CASE WHEN sequence > t.sequence THEN 0
-                        ELSE greatest(h.amount - before, 0) END), false) AS is_wrong
-            FROM (
-                SELECT *, sum(amount) OVER (ORDER BY sequence) - amount AS before
-                FROM transactions
-                WHERE organization_id = h.organization_id AND hold_operation_id = h.operation_id
-            ) AS part
-        ) AS p
     )
     SELECT 'holds_end_once', organization_id, 'holds/' || operation_id,
-        'it is ' || state || CASE WHEN is_captured THEN ', but a capture used ' || coalesce(held_amount, 0) || ' of it'
-            ELSE ' without a capture' END
+        'it is ' || state || CASE WHEN sequence IS NULL THEN ' without a capture'
+            ELSE ', but a capture used ' || coalesce(held_amount, 0) || ' of it' END
     FROM held
-    WHERE state = 'CAPTURED' AND (NOT is_captured OR held_amount <> greatest(amount - before_last, 0))
+    WHERE state = 'CAPTURED' AND (sequence IS NULL OR captured_amount = 0 AND held_amount <> amount)
         OR state <> 'CAPTURED' AND held_amount > 0
-        OR state = 'OPEN' AND is_captured
+        OR state = 'OPEN' AND sequence IS NOT NULL
         OR account_id <> charged_account_id
         OR state = 'OPEN' AND expire_time < CAST(:now AS timestamptz) - interval '1 hour'
     UNION ALL
     SELECT 'holds_count_their_parts', organization_id, 'holds/' || operation_id,
         'its captured amount is ' || captured_amount || ', and its parts sum to ' || total
             || CASE WHEN is_wrong THEN '; one of them does not fit it' ELSE '' END
-    FROM held
-    WHERE captured_amount <> total OR is_wrong
+    FROM held AS h
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(amount), 0) AS total,
+            coalesce(sum(amount) FILTER (WHERE sequence < h.sequence), 0) AS before_last,
+            coalesce(bool_or(account_id <> h.account_id OR currency_code <> h.currency_code
+                OR held_amount > CASE WHEN sequence > h.sequence THEN 0
+                    ELSE greatest(h.amount - before, 0) END), false) AS is_wrong
+        FROM (
+            SELECT *, sum(amount) OVER (ORDER BY sequence) - amount AS before
+            FROM transactions
+            WHERE organization_id = h.organization_id AND hold_operation_id = h.operation_id
+        ) AS part
+    ) AS parts
+    WHERE h.captured_amount <> 0 AND (h.captured_amount <> total OR is_wrong
+        OR h.state = 'CAPTURED' AND h.held_amount <> greatest(h.amount - before_last, 0))
 """
 
 _DECLINED: Final = """
@@ -249,7 +256,7 @@ CHECKS: Final[Sequence[Check]] = (
     Sweep(
         "transactions",
         Column("transaction_id", "uuid"),
-        (_TWO_SIDES, _ACCOUNTS_EQUAL, _FOLLOW, _CAPTURES, _GUARDED, _REVERSALS),
+        (_TWO_SIDES, _ACCOUNTS_EQUAL, _FOLLOW, _CAPTURES, _PARTS, _GUARDED, _REVERSALS),
         _TRANSACTIONS,
         unit=timedelta(milliseconds=1),
         early=CLOCKS_DIFFER_BY,

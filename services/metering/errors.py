@@ -123,6 +123,36 @@ class AuthorizationNotOpen(Refusal):
     template = "The authorization of the operation {operation_id} is {state}."
 
 
+class AuthorizationLapsed(Refusal):
+    """The usage of the operation was recorded because its settlement had not come, as the organization's policy says.
+
+    The amount is left out while no price is known.
+    """
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "AUTHORIZATION_LAPSED"
+    template = (
+        "The authorization of the operation {operation_id} had lapsed, and its usage was recorded at {record_time} as"
+        " {usage_id}."
+    )
+
+
+class AuthorizationNotHeld(Refusal):
+    """Nothing is held for the call, such as for one of a test key, so nothing more can be."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "AUTHORIZATION_NOT_HELD"
+    template = "Nothing is held for the operation {operation_id}, so nothing more can be held for it."
+
+
+class InsufficientBalance(Refusal):
+    """The account has not enough for a larger hold; it may have later. The facts are billing's."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "INSUFFICIENT_BALANCE"
+    template = "{needed} {currency_code} more is needed and {available} is available ({posted} posted, {held} held)."
+
+
 class BackfillForOperatorsOnly(Refusal):
     """Only operators may load historical usage."""
 

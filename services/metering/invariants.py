@@ -45,6 +45,10 @@ _COSTS: Final = Invariant(
 _DIMENSIONS: Final = Invariant(
     "dimensions_are_known", "A usage record has dimensions, such as a service tier, that are not stored."
 )
+_WALKS: Final = Invariant(
+    "lapses_are_looked_for",
+    "An organization charges for lapsed authorizations and nobody looks for them, or the other way round.",
+)
 _UNPRICED: Final = Invariant(
     "unpriced_usage_waits", "A usage record without a cost is not waiting for a price, or one with a cost is."
 )
@@ -337,6 +341,21 @@ _UNPRICED_USAGES: Final = """
     WHERE r.usage_id IS NULL OR coalesce(r.cost, p.cost) IS NOT NULL
 """
 
+_POLICIES: Final = """
+    SELECT 'lapses_are_looked_for', p.organization_id, 'policies/' || p.organization_id, 'nobody looks for its lapses'
+    FROM (SELECT * FROM admission_policies WHERE {range}) AS p
+    WHERE p.lapse_charge = 'INPUT' AND NOT EXISTS (
+        SELECT FROM lapse_walks AS w WHERE w.organization_id = p.organization_id)
+"""
+
+_LAPSE_WALKS: Final = """
+    SELECT 'lapses_are_looked_for', w.organization_id, 'policies/' || w.organization_id, 'it charges for no lapses'
+    FROM (SELECT * FROM lapse_walks WHERE {range}) AS w
+    WHERE NOT EXISTS (
+        SELECT FROM admission_policies AS p
+        WHERE p.organization_id = w.organization_id AND p.lapse_charge = 'INPUT')
+"""
+
 # Looks for partitions in the schema where usage is, which is the first on the search path.
 _MISSING_MONTHS: Final = """
     SELECT 'months_are_ready', NULL, 'partitions/' || to_char(month AT TIME ZONE 'UTC', 'YYYY_MM'), 'is missing'
@@ -380,6 +399,8 @@ CHECKS: Final[Sequence[Check]] = (
     Walk("outbox", _BY_OPERATION, (_CHARGES, _WAITING), _OUTBOX),
     Walk("settlement_parts", (*_BY_OPERATION, Column("part", "int")), (_PARTS,), _SETTLEMENT_PARTS),
     Walk("unpriced_usages", (ORGANIZATION, Column("usage_id", "uuid")), (_UNPRICED,), _UNPRICED_USAGES),
+    Walk("admission_policies", (ORGANIZATION,), (_WALKS,), _POLICIES),
+    Walk("lapse_walks", (ORGANIZATION,), (_WALKS,), _LAPSE_WALKS),
     Walk("usage_records_default", (*_OCCURRED, Column("usage_id", "uuid")), (_MONTHS,), _IN_DEFAULT),
     Walk("partitions", (), (_MONTHS,), _MISSING_MONTHS, organization_column=""),
     *AUDIT_CHECKS,

@@ -7,7 +7,7 @@ the call began, so that a part that is lost or repeated does no harm.
 import asyncio
 import random
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final, NamedTuple
 
@@ -22,8 +22,10 @@ from libs.common.shards import Shards
 from services.metering.admission import store
 from services.metering.admission.domain import Stored, authorization_of, refusal_of_part
 from services.metering.clients.billing import CAPTURE, Charge
+from services.metering.errors import AuthorizationLapsed
 from services.metering.model.catalogue import Catalogue
 from services.metering.usage import part_store
+from services.metering.usage import store as usage_store
 from services.metering.usage.charging import Charging
 from services.metering.usage.domain import (
     PENDING,
@@ -39,6 +41,7 @@ from services.metering.usage.domain import (
     charged,
     completed,
     dimensions_of,
+    lapsed,
     time_violation,
 )
 from services.metering.usage.part_domain import TRIES_MAX, InParts, Part, amount_of_part, contradiction, used_by
@@ -80,6 +83,7 @@ class Parts:
         The outcome of a part is an exception if it is not settled:
             NotFound: the call was never authorized.
             AlreadySettled: the usage of the call is recorded.
+            AuthorizationLapsed: it was recorded because no settlement had come.
             AuthorizationNotOpen: the call was cancelled, or its hold was declined.
             BelowEarlierPart: an earlier part of the call had more, or another model or service tier.
             TooManyParts: the call has as many parts as it can have.
@@ -123,15 +127,22 @@ class Parts:
             work = completed(request.work, authorization)
             if repeated is not None:
                 return await self._answer_repeat(work, repeated)
+            if found.recorded_when_lapsed:
+                raise await self._lapsed(database, key)
             last = None if known is None else known.last
             self._refuse(work, found, last)
             if last is not None and not await self._proposals.knows_price(last):
                 continue
             await self._proposals.know_prices([(work, authorization)])
             part, cost = self._propose(work, authorization, last)
-            if await self._write(database, request._replace(work=work), part, known):
+            if await self._write(database, request._replace(work=work), part, known, found.expire_time):
                 return await self._charge(database, self._recorded(work, part, cost), part)
         raise Conflict
+
+    async def _lapsed(self, database: Database, key: Key) -> AuthorizationLapsed:
+        async with database.raw_connection() as connection:
+            recorded, _ = (await usage_store.find(connection, [key]))[key]
+        return lapsed(recorded)
 
     def _refuse(self, work: Work, found: Stored, last: Part | None) -> None:
         refusal = refusal_of_part(found, last)
@@ -172,7 +183,9 @@ class Parts:
         )
         return part, cost
 
-    async def _write(self, database: Database, request: PartRequest, part: Part, known: InParts | None) -> bool:
+    async def _write(
+        self, database: Database, request: PartRequest, part: Part, known: InParts | None, expire_time: datetime
+    ) -> bool:
         """Store a part; tell whether it was the next one still."""
         try:
             async with database.raw_connection() as connection:
@@ -184,6 +197,7 @@ class Parts:
                     usage_id=new_id(),
                     seen_usage_id=None if known is None else known.usage_id,
                     due_time=part.create_time + self._relay_after,
+                    expire_time=expire_time,
                 )
         except Conflict:
             return False

@@ -14,12 +14,22 @@ from libs.common.validation import Reader
 from services.metering.admission.admission import Admission
 from services.metering.admission.authorizations import Authorizations
 from services.metering.admission.domain import Decision, Request
-from services.metering.admission.parsing import is_part, read_filters, read_list_token, read_part, read_request
+from services.metering.admission.parsing import (
+    is_part,
+    read_filters,
+    read_list_token,
+    read_more,
+    read_part,
+    read_policy_changes,
+    read_request,
+)
 from services.metering.admission.parts import PartRequest, Parts
+from services.metering.admission.policies import Policies
 from services.metering.admission.rendering import (
     fill_authorization,
     fill_authorize_outcome,
     fill_decision,
+    fill_policy,
     fill_settle_outcome,
     fill_settled,
 )
@@ -37,10 +47,18 @@ PAGE_BYTES_MAX: Final = 3_000_000
 class AdmissionServicer(rpc.AdmissionServiceServicer):
     """Serves admission."""
 
-    def __init__(self, admission: Admission, authorizations: Authorizations, parts: Parts, usages: Usages) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        authorizations: Authorizations,
+        parts: Parts,
+        policies: Policies,
+        usages: Usages,
+    ) -> None:
         self._admission = admission
         self._authorizations = authorizations
         self._parts = parts
+        self._policies = policies
         self._usages = usages
 
     @property
@@ -49,6 +67,7 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
         return {
             "Settle": self._check_settlement,
             "ListAuthorizations": lambda request: list_range(request, self._authorizations.now()),
+            "UpdateAdmissionPolicy": read_policy_changes,
         }
 
     async def Authorize(self, request: pb.AuthorizeRequest, context: grpc.aio.ServicerContext) -> pb.AuthorizeResponse:
@@ -136,13 +155,39 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
     async def ExtendAuthorization(
         self, request: pb.ExtendAuthorizationRequest, context: grpc.aio.ServicerContext
     ) -> pb.ExtendAuthorizationResponse:
+        await self._usages.know_units(one.unit for one in request.quantities)
         violations: list[FieldViolation] = []
-        expire_time = parse_time("expire_time", request.expire_time, violations)
+        expire_time = None
+        if request.HasField("expire_time"):
+            expire_time = parse_time("expire_time", request.expire_time, violations)
+        more = read_more(request, self._usages.units, violations)
+        if expire_time is None and more is None and not violations:
+            violations.append(FieldViolation("expire_time", "must be given where the call may not use more"))
         if violations:
             raise InvalidArgument(violations)
-        stored = await self._authorizations.extend(request.organization_id.lower(), request.operation_id, expire_time)
+        stored = await self._authorizations.extend(
+            request.organization_id.lower(), request.operation_id, expire_time, more
+        )
         response = pb.ExtendAuthorizationResponse()
         fill_authorization(response.authorization, stored, self._authorizations.now())
+        return response
+
+    async def GetAdmissionPolicy(
+        self, request: pb.GetAdmissionPolicyRequest, context: grpc.aio.ServicerContext
+    ) -> pb.GetAdmissionPolicyResponse:
+        organization_id = request.organization_id.lower()
+        response = pb.GetAdmissionPolicyResponse()
+        fill_policy(response.policy, organization_id, await self._policies.get(organization_id))
+        return response
+
+    async def UpdateAdmissionPolicy(
+        self, request: pb.UpdateAdmissionPolicyRequest, context: grpc.aio.ServicerContext
+    ) -> pb.UpdateAdmissionPolicyResponse:
+        organization_id = request.organization_id.lower()
+        policy, fields = read_policy_changes(request)
+        response = pb.UpdateAdmissionPolicyResponse()
+        entry = await self._policies.update(organization_id, policy, fields, request.etag)
+        fill_policy(response.policy, organization_id, entry)
         return response
 
     async def ListAuthorizations(

@@ -9,14 +9,16 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Final, NamedTuple
 
 import grpc
 import structlog
 from google.rpc import status_pb2
 
+from libs.common.amount import format_amount
 from libs.common.errors import OperationIdReused, Unavailable
-from libs.common.status import error_info_in, reason_of
+from libs.common.status import error_info, error_info_in, reason_of
 from libs.common.timestamps import parse_time
 from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.billing.v1 import ledger_pb2_grpc as rpc
@@ -35,6 +37,7 @@ _SOURCE: Final = "metering"
 """Tells the charges behind which usage stands from those that people make by hand."""
 _HOLD_NOT_FOUND: Final = "HOLD_NOT_FOUND"
 _DEBITED: Final = (OperationIdReused.reason, "kind")
+_INSUFFICIENT_BALANCE: Final = "INSUFFICIENT_BALANCE"
 _OF_THE_WHOLE: Final = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -134,6 +137,14 @@ class Released:
     amount: str | None
 
 
+class FoundHold(NamedTuple):
+    """A hold as it stands."""
+
+    expire_time: datetime
+    is_over: bool
+    """Whether it was captured or released."""
+
+
 @dataclass(frozen=True, slots=True)
 class HoldOver:
     """The hold has ended, or there never was one."""
@@ -193,8 +204,13 @@ class BillingClient:
             raise Unavailable(dependency="billing") from error
         return Released(response.released_amount.value)
 
-    async def extend(self, organization_id: str, operation_id: str, ttl_ms: int) -> datetime | HoldOver:
-        """Hold an amount at least for so long from now; return when the hold ends.
+    async def extend(
+        self, organization_id: str, operation_id: str, ttl_ms: int, larger: tuple[Decimal, str] | None
+    ) -> datetime | HoldOver | NotHeld:
+        """Hold an amount at least for so long from now, and one at least as large as `larger`, which has its currency.
+
+        Return when the hold ends; or that it has ended already; or why it can not be larger, in which case nothing is
+        changed.
 
         Raises:
             Unavailable: billing cannot be reached.
@@ -202,13 +218,34 @@ class BillingClient:
         request = pb.ExtendHoldRequest(organization_id=organization_id, operation_id=operation_id)
         request.ttl.seconds = ttl_ms // 1000
         request.ttl.nanos = ttl_ms % 1000 * 1_000_000
+        if larger is not None:
+            request.amount.value, request.amount.currency_code = format_amount(larger[0]), larger[1]
         try:
             response = await self._ledger.ExtendHold(request, timeout=_HOLD_WITHIN_S)
         except grpc.aio.AioRpcError as error:
+            info = error_info(error)
+            if info is not None and info.reason == _INSUFFICIENT_BALANCE:
+                return NotHeld(info.reason, error.details() or "", dict(info.metadata))
             if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):
                 return HoldOver()
             raise Unavailable(dependency="billing") from error
         return parse_time("expire_time", response.hold.expire_time, [])
+
+    async def find_hold(self, organization_id: str, operation_id: str) -> FoundHold | None:
+        """Return the hold of an operation, or None where none was ever placed.
+
+        Raises:
+            Unavailable: billing cannot be reached.
+        """
+        request = pb.GetHoldRequest(organization_id=organization_id, operation_id=operation_id)
+        try:
+            hold = (await self._ledger.GetHold(request, timeout=_HOLD_WITHIN_S)).hold
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return None
+            raise Unavailable(dependency="billing") from error
+        is_over = hold.state in (pb.HOLD_STATE_CAPTURED, pb.HOLD_STATE_RELEASED)
+        return FoundHold(parse_time("expire_time", hold.expire_time, []), is_over)
 
     async def _charge_some(
         self, charges: Sequence[Charge], some: Sequence[int], results: list[Charged | NotCharged | None]

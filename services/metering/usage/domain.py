@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from libs.common.amount import format_amount
 from libs.common.errors import FieldViolation, OperationIdReused
 from services.metering.clients.billing import CAPTURE, DEBIT, AccountBalance, Charged, NotCharged
+from services.metering.errors import AuthorizationLapsed
 from services.metering.model.domain import PriceVersion, Rated, Tokens, format_nanos
 from services.metering.model.rates import STANDARD_TIER
 from services.metering.model.units import Quantities
@@ -22,6 +23,9 @@ REFUSED: Final = "REFUSED"
 LATE_MAX: Final = timedelta(days=35)
 EARLY_MAX: Final = timedelta(minutes=5)
 
+
+LAPSED: Final = b"lapsed"
+"""The fingerprint of usage that was recorded because no settlement had come. No request has it."""
 
 NO_QUANTITIES: Final[Quantities] = MappingProxyType({})
 
@@ -250,10 +254,24 @@ def charged(recorded: Recorded, result: Charged | NotCharged) -> Accepted:
     return Accepted(recorded, replayed=False)
 
 
+def lapsed(recorded: Recorded) -> AuthorizationLapsed:
+    """Return the refusal of a settlement that comes after usage was recorded because none had come."""
+    cost = recorded.cost
+    return AuthorizationLapsed(
+        operation_id=recorded.work.operation_id,
+        usage_id=recorded.usage_id,
+        record_time=recorded.create_time,
+        amount=None if cost is None else cost.amount,
+        currency_code=None if cost is None else cost.currency_code,
+    )
+
+
 def repeat_of(before: Recorded, fingerprint: bytes, work: Work) -> Outcome:
     """Return the answer to work whose operation id has usage already, which was recorded with this fingerprint."""
     if fingerprint == work.fingerprint:
         return Accepted(before, replayed=True)
+    if fingerprint == LAPSED:
+        return lapsed(before)
     return OperationIdReused(operation_id=work.operation_id, field=differing_field(before.work, work))
 
 

@@ -18,11 +18,13 @@ from libs.common.errors import OperationIdReused, Refusal
 from libs.common.group_commit import BatchLimits, GroupCommit
 from libs.common.shards import Shards
 from services.metering.clients.billing import Charge
+from services.metering.errors import AuthorizationLapsed
 from services.metering.model.catalogue import Catalogue
 from services.metering.usage import store
 from services.metering.usage.charging import Charging
 from services.metering.usage.dimensions import KnownDimensions
 from services.metering.usage.domain import (
+    LAPSED,
     Accepted,
     Authorization,
     Outcome,
@@ -30,6 +32,7 @@ from services.metering.usage.domain import (
     Work,
     charged,
     differing_field,
+    lapsed,
     repeat_of,
 )
 from services.metering.usage.last_settlements import LastSettlements
@@ -261,6 +264,10 @@ def _charge_of(recorded: Recorded) -> Charge | None:
 def _twin_outcome(batch: _Batch, place: int, earlier: int) -> Outcome | None:
     first = batch.outcomes[earlier]
     before, now = batch.works[earlier], batch.works[place]
+    if isinstance(first, AuthorizationLapsed):
+        return first
     if before.fingerprint != now.fingerprint:
+        if before.fingerprint == LAPSED and isinstance(first, Accepted):
+            return lapsed(first.recorded)
         return OperationIdReused(operation_id=now.operation_id, field=differing_field(before, now))
     return Accepted(first.recorded, replayed=True) if isinstance(first, Accepted) else first

@@ -27,6 +27,18 @@ LEFT JOIN LATERAL (
 ) l ON true
 """  # noqa: S608 -- made of constants of ours alone.
 
+# By primary keys, like the one before.
+_LAST_REQUESTS: Final = """
+SELECT o.organization_id::text, o.operation_id, l.create_time, l.request
+FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
+JOIN usage_operations o USING (organization_id, operation_id)
+CROSS JOIN LATERAL (
+    SELECT * FROM settlement_parts p WHERE p.organization_id = o.organization_id AND p.operation_id = o.operation_id
+    ORDER BY p.part DESC LIMIT 1
+) l
+WHERE o.fingerprint = ''
+"""
+
 # By the unique key of the fingerprint; the charge by its primary key.
 _REPEATED: Final = f"""
 SELECT {_PART.format("p")}, replace(x.state, 'DEAD', 'REFUSED') AS charge_state, x.last_error_reason
@@ -37,6 +49,7 @@ WHERE p.organization_id = $1 AND p.operation_id = $2 AND p.fingerprint = $3
 
 # One statement, one transaction: of two parts or settlements that have seen the same, one finds the dedupe row as it
 # was, and the other writes nothing. The first part makes the dedupe row, each further one gives it another usage id.
+# The first is noted as one that may lapse, too.
 _ADD: Final = """
 WITH begun AS (
     INSERT INTO usage_operations (organization_id, operation_id, fingerprint, usage_id, occur_time)
@@ -55,6 +68,9 @@ WITH begun AS (
     SELECT $1::uuid, $2::text, $3::int, $4::bytea, $5::text, $6::text, $7::text, $8::text::jsonb, $9::numeric,
         $10::uuid, $11::numeric, $12::numeric, $13::text, $14::timestamptz, $15::bytea, $20::timestamptz
     FROM claimed
+), noted AS (
+    INSERT INTO lapse_checks (organization_id, operation_id, check_time)
+    SELECT $1::uuid, $2::text, $21::timestamptz FROM begun ON CONFLICT DO NOTHING
 ), queued AS (
     INSERT INTO outbox (organization_id, operation_id, kind, state, amount, currency_code, project_id, description,
         attempt_count, next_attempt_time, create_time, hold_operation_id)
@@ -64,6 +80,13 @@ WITH begun AS (
 )
 SELECT count(*) FROM claimed
 """
+
+
+class LastRequest(NamedTuple):
+    """The settlement that is recorded of a call if no other one comes, and when it came."""
+
+    create_time: datetime
+    request: bytes
 
 
 class Repeated(NamedTuple):
@@ -79,6 +102,12 @@ async def find(connection: RawConnection, keys: Sequence[Key]) -> dict[Key, InPa
     """Return what is known of operations that are settled, in parts or as a whole; each as of one moment."""
     rows = await connection.fetch(_FIND, [key[0] for key in keys], [key[1] for key in keys])
     return {(row[0], row[1]): InParts(row[2], row[3], _part(row, 4)) for row in rows}
+
+
+async def last_requests(connection: RawConnection, keys: Sequence[Key]) -> dict[Key, LastRequest]:
+    """Return the last parts of those of the operations that are settled in parts, and whose usage is not recorded."""
+    rows = await connection.fetch(_LAST_REQUESTS, [key[0] for key in keys], [key[1] for key in keys])
+    return {(row[0], row[1]): LastRequest(row[2], row[3]) for row in rows}
 
 
 async def find_repeated(connection: RawConnection, work: Work) -> Repeated | None:
@@ -97,10 +126,12 @@ async def add(
     usage_id: str,
     seen_usage_id: str | None,
     due_time: datetime,
+    expire_time: datetime,
 ) -> bool:
     """Store a part with its charge, if the dedupe row is as it was seen; tell whether it was.
 
-    `usage_id` is the row's new one, `seen_usage_id` the present one, or None for the first part.
+    `usage_id` is the row's new one, `seen_usage_id` the present one, or None for the first part. `expire_time` is when
+    the hold ends: from then on it is looked whether the call has lapsed.
     """
     claimed = await connection.fetchval(
         _ADD,
@@ -124,6 +155,7 @@ async def add(
         work.project_id,
         due_time,
         part.occur_time,
+        expire_time,
     )
     return bool(claimed)
 

@@ -262,16 +262,22 @@ def read_usage(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usa
 
 
 def read_listed_quantities(
-    request: pb.RecordUsageRequest | admission_pb2.SettleRequest | admission_pb2.AuthorizeRequest,
+    request: pb.RecordUsageRequest
+    | admission_pb2.SettleRequest
+    | admission_pb2.AuthorizeRequest
+    | admission_pb2.ExtendAuthorizationRequest,
     units: Units,
     violations: list[FieldViolation],
 ) -> Quantities:
     """Read the quantities of a request that are not zero; what is wrong is added to `violations`.
 
-    Archived units are refused in an authorization here, and in usage once it is known whether it is a repeat.
+    Archived units are refused in an authorization here, and in usage once it is known whether it is a repeat. What is
+    authorized may be extended in them.
     """
     if isinstance(request, admission_pb2.AuthorizeRequest):
         counts, total, archived = request.estimate, None, False
+    elif isinstance(request, admission_pb2.ExtendAuthorizationRequest):
+        counts, total, archived = request.estimate, None, True
     else:
         counts, archived = request.tokens, True
         total = request.total_tokens if request.HasField("total_tokens") else None

@@ -200,7 +200,7 @@ class AdmissionServiceServicer:
         """Changes an organization's admission policy. It holds for calls that are authorized, and for authorizations that
         lapse, from a few seconds later on.
 
-        Safe to repeat. With an etag that is not the policy's present one, ABORTED, reason `ETAG_MISMATCH`. NOT_FOUND,
+        Safe to repeat. With an etag that is not the policy's present one, ABORTED, reason `STALE_ETAG`. NOT_FOUND,
         reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

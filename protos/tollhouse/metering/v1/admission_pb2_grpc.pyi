@@ -106,7 +106,7 @@ class AdmissionServiceStub:
     """Changes an organization's admission policy. It holds for calls that are authorized, and for authorizations that
     lapse, from a few seconds later on.
 
-    Safe to repeat. With an etag that is not the policy's present one, ABORTED, reason `ETAG_MISMATCH`. NOT_FOUND,
+    Safe to repeat. With an etag that is not the policy's present one, ABORTED, reason `STALE_ETAG`. NOT_FOUND,
     reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization.
     """
     ListAuthorizations: _aio.UnaryUnaryMultiCallable[_admission_pb2.ListAuthorizationsRequest, _admission_pb2.ListAuthorizationsResponse]
@@ -253,7 +253,7 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes an organization's admission policy. It holds for calls that are authorized, and for authorizations that
         lapse, from a few seconds later on.
 
-        Safe to repeat. With an etag that is not the policy's present one, ABORTED, reason `ETAG_MISMATCH`. NOT_FOUND,
+        Safe to repeat. With an etag that is not the policy's present one, ABORTED, reason `STALE_ETAG`. NOT_FOUND,
         reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization.
         """
 

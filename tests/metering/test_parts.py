@@ -72,6 +72,7 @@ async def test_parts_and_the_last_settlement_charge_the_cost_of_the_whole_call(
     last = await call.last(1_000, 600)
     assert (captured(last), last.usage.cost.value, bool(last.usage.usage_id)) == ("0.0085", "0.0085", True)
     assert (last.released_amount, last.overrun_amount, last.balance.held) == (usd("0.004"), usd("0"), usd("0"))
+    await platform.settled()
     assert last.usage == await metering.get(organization_id, "call-1")
     assert amounts(await metering.charges(), organization_id) == [Decimal(t) for t in ("0.002", "0.003", "0.0035")]
     assert (await metering.authorizations(organization_id))[0].state == admission_pb2.AUTHORIZATION_STATE_SETTLED

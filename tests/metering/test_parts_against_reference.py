@@ -100,8 +100,8 @@ class Known:
         return ("ok",)
 
     def authorize(self) -> tuple[object, ...]:
-        self.authorized = True
-        return ("denied",) if self.cancelled or self.recorded is not None else ("ok",)
+        repeated, self.authorized = self.authorized, True
+        return ("denied",) if repeated and (self.cancelled or self.recorded is not None) else ("ok",)
 
 
 class PartsMachine(RuleBasedStateMachine):
@@ -149,7 +149,7 @@ class PartsMachine(RuleBasedStateMachine):
     def part(self, operation: str, read: int, made: int, model: str, server: int) -> None:
         async def call() -> tuple[object, ...]:
             answer = await Call(self.servers[server], self.organization_id, operation).part(read, made, model=model)
-            assert answer.usage.settlement == usage_pb2.SETTLEMENT_SETTLED
+            assert answer.replayed or answer.usage.settlement == usage_pb2.SETTLEMENT_SETTLED
             return ("ok", Decimal(answer.captured_amount.value), answer.replayed)
 
         # A call with a model that it was not authorized for is still one of these.

@@ -51,8 +51,8 @@ from services.metering.usage.store import Key
 
 _log = structlog.get_logger("parts")
 
-RUNNING_MAX: Final = 16
-"""How many parts are settled at once in a process; the others wait."""
+RUNNING_MAX: Final = 4
+"""How many parts of a shard are stored at once in a process; the others wait, and leave connections to other calls."""
 _PAUSE_MAX_S: Final = 0.1
 
 
@@ -75,7 +75,7 @@ class Parts:
         self._charging = charging
         self._clock = clock
         self._relay_after = relay_after
-        self._turns = asyncio.Semaphore(RUNNING_MAX)
+        self._turns = {database: asyncio.Semaphore(RUNNING_MAX) for database in shards}
 
     async def settle(self, requests: Sequence[PartRequest]) -> list[Outcome]:
         """Settle parts, those of one call one after the other, and return the outcome of each, in their order.
@@ -97,8 +97,7 @@ class Parts:
 
         async def settle_call(places: Sequence[int]) -> None:
             for place in places:
-                async with self._turns:
-                    outcomes[place] = await self._outcome(requests[place])
+                outcomes[place] = await self._outcome(requests[place])
 
         await asyncio.gather(*map(settle_call, calls.values()))
         return [outcomes[place] for place in range(len(requests))]
@@ -110,34 +109,45 @@ class Parts:
             return error
 
     async def _settle(self, request: PartRequest) -> Accepted:
-        work = request.work
-        key, database = (work.organization_id, work.operation_id), self._shards.of(work.organization_id)
+        database = self._shards.of(request.work.organization_id)
         await self._catalogue.refresh()
         for attempt in range(TRIES_MAX):
             if attempt:
                 await asyncio.sleep(random.uniform(0, _PAUSE_MAX_S))
-            async with database.raw_connection() as connection:
-                found = (await store.find(connection, [key])).get(key)
-                known = (await part_store.find(connection, [key])).get(key)
-                # Last, so that a part is found here that was stored since the last one was read.
-                repeated = await part_store.find_repeated(connection, work)
-            if found is None:
-                raise NotFound(resource_type="authorization", resource_name=work.operation_id)
-            authorization = authorization_of(found.pinned)
-            work = completed(request.work, authorization)
-            if repeated is not None:
-                return await self._answer_repeat(work, repeated)
-            if found.recorded_when_lapsed:
-                raise await self._lapsed(database, key)
-            last = None if known is None else known.last
-            self._refuse(work, found, last)
-            if last is not None and not await self._proposals.knows_price(last):
-                continue
-            await self._proposals.know_prices([(work, authorization)])
-            part, cost = self._propose(work, authorization, last)
-            if await self._write(database, request._replace(work=work), part, known, found.expire_time):
-                return await self._charge(database, self._recorded(work, part, cost), part)
+            async with self._turns[database]:
+                settled = await self._try(database, request)
+            if isinstance(settled, Accepted):
+                return settled
+            if settled is not None:
+                return await self._charge(database, *settled)
         raise Conflict
+
+    async def _try(self, database: Database, request: PartRequest) -> Accepted | tuple[Recorded, Part] | None:
+        """Store a part, or answer a repeat; None where another part was stored meanwhile."""
+        work = request.work
+        key = work.organization_id, work.operation_id
+        async with database.raw_connection() as connection:
+            found = (await store.find(connection, [key])).get(key)
+            known = (await part_store.find(connection, [key])).get(key)
+            # Last, so that a part is found here that was stored since the last one was read.
+            repeated = await part_store.find_repeated(connection, work)
+        if found is None:
+            raise NotFound(resource_type="authorization", resource_name=work.operation_id)
+        authorization = authorization_of(found.pinned)
+        work = completed(work, authorization)
+        if repeated is not None:
+            return await self._answer_repeat(work, repeated)
+        if found.recorded_when_lapsed:
+            raise await self._lapsed(database, key)
+        last = None if known is None else known.last
+        self._refuse(work, found, last)
+        if last is not None and not await self._proposals.knows_price(last):
+            return None
+        await self._proposals.know_prices([(work, authorization)])
+        part, cost = self._propose(work, authorization, last)
+        if await self._write(database, request._replace(work=work), part, known, found.expire_time):
+            return self._recorded(work, part, cost), part
+        return None
 
     async def _lapsed(self, database: Database, key: Key) -> AuthorizationLapsed:
         async with database.raw_connection() as connection:
@@ -224,11 +234,11 @@ class Parts:
             return Accepted(recorded, replayed=False)
         return charged(recorded, result)
 
-    async def _answer_repeat(self, work: Work, repeated: Repeated) -> Accepted:
-        """Return the answer to a part that was stored before."""
+    async def _answer_repeat(self, work: Work, repeated: Repeated) -> Accepted | None:
+        """Return the answer to a part that was stored before; None while its price is not known here."""
         part = repeated.part
         if not await self._proposals.knows_price(part):
-            raise Conflict
+            return None
         version = None if part.price_version_id is None else self._catalogue.version(part.price_version_id)
         cost = self._proposals.cost(work, version, is_held=False)
         recorded = self._recorded(work._replace(occur_time=part.occur_time), part, cost)

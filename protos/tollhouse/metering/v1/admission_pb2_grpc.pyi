@@ -80,7 +80,8 @@ class AdmissionServiceStub:
     """Settles up to 200 calls, of any organizations, in one request.
 
     Every item is settled as Settle would settle it, and has its own outcome; a bad item never stops the others. If an
-    operation_id occurs twice, the second is a repeat of the first. Repeating the batch is safe, as for Settle.
+    operation_id occurs twice, the second is a repeat of the first; parts of one call are settled in their order, and
+    before its last settlement wherever that stands. Repeating the batch is safe, as for Settle.
     """
     ExtendAuthorization: _aio.UnaryUnaryMultiCallable[_admission_pb2.ExtendAuthorizationRequest, _admission_pb2.ExtendAuthorizationResponse]
     """Keeps the money of an authorized call held for longer, or holds more of it, for work that takes more time or costs
@@ -209,7 +210,8 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Settles up to 200 calls, of any organizations, in one request.
 
         Every item is settled as Settle would settle it, and has its own outcome; a bad item never stops the others. If an
-        operation_id occurs twice, the second is a repeat of the first. Repeating the batch is safe, as for Settle.
+        operation_id occurs twice, the second is a repeat of the first; parts of one call are settled in their order, and
+        before its last settlement wherever that stands. Repeating the batch is safe, as for Settle.
         """
 
     @_abc_1.abstractmethod

@@ -94,17 +94,14 @@ class AlreadySettled(Refusal):
 
 
 class BelowEarlierPart(Refusal):
-    """A settlement of a call contradicts an earlier part of it: a quantity is smaller, or the model is another one."""
+    """A settlement of a call contradicts an earlier part of it: a quantity is smaller, or the model is another one.
+
+    The fact `field` names the unit or the field, `unit` the unit alone.
+    """
 
     kind = Kind.FAILED_PRECONDITION
     reason = "BELOW_EARLIER_PART"
-    template = "The operation {operation_id} has {given} as its {unit}, but an earlier part of it had {earlier}."
-    _FIELD = "The operation {operation_id} has {given} as its {field}, but an earlier part of it had {earlier}."
-
-    @property
-    def message(self) -> str:
-        """The sentence, which names the field where it is no quantity that differs."""
-        return self._FIELD.format_map(self.facts) if "field" in self.facts else super().message
+    template = "The operation {operation_id} has {given} as its {field}, but an earlier part of it had {earlier}."
 
 
 class TooManyParts(Refusal):

@@ -137,8 +137,14 @@ async def test_settlement_below_an_earlier_part_is_refused_with_the_unit_and_bot
 
     for last in (False, True):
         for fields, facts in (
-            ({"read": 1_000, "made": 99}, {"unit": "output_tokens", "earlier": "100", "given": "99"}),
-            ({"read": 0, "made": 500}, {"unit": "input_tokens", "earlier": "1000", "given": "0"}),
+            (
+                {"read": 1_000, "made": 99},
+                {"unit": "output_tokens", "field": "output_tokens", "earlier": "100", "given": "99"},
+            ),
+            (
+                {"read": 0, "made": 500},
+                {"unit": "input_tokens", "field": "input_tokens", "earlier": "1000", "given": "0"},
+            ),
             ({"read": 1_000, "made": 100, "model": "mini"}, {"field": "model", "earlier": "gpt-4o", "given": "mini"}),
             (
                 {"read": 1_000, "made": 100, "service_tier": "batch"},

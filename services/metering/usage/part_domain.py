@@ -87,8 +87,8 @@ def contradiction(earlier: Part, work: Work, cost: Cost | None) -> BelowEarlierP
     used = used_by(work)
     for unit, quantity in sorted(earlier.quantities.items()):
         if used.get(unit, 0) < quantity:
-            facts = {"earlier": quantity_text(quantity), "given": quantity_text(used.get(unit, 0))}
-            return BelowEarlierPart(operation_id=work.operation_id, unit=unit, **facts)
+            before, now = quantity_text(quantity), quantity_text(used.get(unit, 0))
+            return BelowEarlierPart(operation_id=work.operation_id, field=unit, unit=unit, earlier=before, given=now)
     return None
 
 

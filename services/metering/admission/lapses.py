@@ -21,7 +21,7 @@ from opentelemetry import metrics
 
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.errors import OperationIdReused
+from libs.common.errors import OperationIdReused, Unavailable
 from libs.common.ids import NIL
 from libs.common.shards import Shards
 from services.metering.admission import lapse_store, policy_store, store
@@ -61,6 +61,8 @@ class _Checks:
     later: dict[Key, datetime] = field(default_factory=dict)
     works: dict[Key, Work] = field(default_factory=dict)
     """What is to be recorded."""
+    billing_is_away: bool = False
+    """Whether billing could not be asked about a hold. It is asked about no other one then."""
 
 
 class Lapses:
@@ -123,6 +125,7 @@ class Lapses:
         return is_more
 
     async def _check_due(self, database: Database) -> None:
+        """Decide whatever is due in a shard, window by window, and stop early when billing is away."""
         after: Key = lapse_store.FIRST_KEY
         while True:
             async with database.raw_connection() as connection:
@@ -134,8 +137,12 @@ class Lapses:
                     keys = await lapse_store.take_due(
                         connection, after=after, until=until, now=now, lease_time=lease_time, limit=CHECKS_MAX
                     )
+                checks = _Checks(lease_time)
                 if keys:
-                    await self._check(database, keys, _Checks(lease_time))
+                    await self._check(database, keys, checks)
+                if checks.billing_is_away:
+                    _log.warning("lapses wait for billing", schema=database.schema)
+                    return
                 if len(keys) < CHECKS_MAX:
                     break
             if until is None:
@@ -159,7 +166,10 @@ class Lapses:
 
     async def _judge(self, key: Key, stored: Stored | None, entry: Entry | None, checks: _Checks) -> None:
         try:
-            judged, work = await self._judged(stored, entry)
+            judged, work = await self._judged(stored, entry, checks)
+        except Unavailable:
+            checks.billing_is_away = True
+            return
         except Exception as error:  # noqa: BLE001 -- whatever is wrong with one must not reach the others.
             _log.warning("lapse not decided", organization_id=key[0], operation_id=key[1], exc_info=error)
             return
@@ -172,7 +182,7 @@ class Lapses:
             if isinstance(judged, Lapsed):
                 self._count(RELEASED)
 
-    async def _judged(self, stored: Stored | None, entry: Entry | None) -> tuple[Verdict, Work | None]:
+    async def _judged(self, stored: Stored | None, entry: Entry | None, checks: _Checks) -> tuple[Verdict, Work | None]:
         """Return what is to be done about an authorization, and the usage to record of it, if there is any.
 
         Raises:
@@ -185,6 +195,8 @@ class Lapses:
         if work is None or not stored.pinned.amount:
             return judged, work
         async with self._questions:
+            if checks.billing_is_away:
+                raise Unavailable(dependency="billing")
             hold = await self._billing.find_hold(work.organization_id, work.operation_id)
         if hold is None:
             # No hold was ever placed, since billing was away or had declined: the call never began.

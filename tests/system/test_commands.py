@@ -44,7 +44,7 @@ def test_admission_policy_is_shown_and_changed(installation: Installation, organ
     back = made(installation, *ask, "--output-hold", "model-max")
     assert (back["output_tokens_cap"], back["lapse_after"]) == ("0", "90s")
     assert "fixed_amount" not in back
-    assert "fixed_amount" in refused(installation, 1, *ask, "--output-hold", "fixed")
+    assert "fixed_amount" in refused(installation, 2, *ask, "--output-hold", "fixed")
 
 
 def test_deleted_organization_is_not_found(installation: Installation, owner: str) -> None:

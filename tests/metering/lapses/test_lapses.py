@@ -339,3 +339,14 @@ def test_what_lapsed_before_its_organization_charged_for_lapses_is_not_charged()
     for began, charge in ((0, LapseCharge.RELEASE), (-1, LapseCharge.INPUT)):
         since = END + timedelta(minutes=5, microseconds=began)
         assert verdict(STORED, Entry(INPUT_POLICY, 3, since, since), END, now) == Lapsed(charge)
+
+
+async def test_check_finds_an_organization_whose_lapses_nobody_looks_for(
+    platform: Platform, metering: Metering, charging: str
+) -> None:
+    assert await metering.findings() == []
+    await platform.execute("DELETE FROM metering.lapse_walks")
+
+    (finding,) = await metering.findings()
+
+    assert finding == f"lapses_are_looked_for policies/{charging}: nobody looks for its lapses"

@@ -108,10 +108,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     trail = Trail(databases.home_of, databases.report_home_of)
     verification = Verification(reports, clock, CHECKS, Part(platform, AUDIT_CHECKS))
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
-    service.add(
-        audit_pb2_grpc.add_AuditServiceServicer_to_server,
-        AuditServicer(trail),
-    )
+    service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(trail))
 
     service.background(relay.run, "relay")
     service.background(lapses.run, "lapses")

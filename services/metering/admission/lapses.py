@@ -24,7 +24,7 @@ from opentelemetry import metrics
 
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.errors import OperationIdReused
+from libs.common.errors import OperationIdReused, Unavailable
 from libs.common.ids import NIL
 from libs.common.shards import Shards
 from services.metering.admission import lapse_store, policy_store, store
@@ -74,6 +74,8 @@ class _Checks:
     later: dict[Key, datetime] = field(default_factory=dict)
     works: dict[Key, Work] = field(default_factory=dict)
     """What is to be recorded."""
+    billing_is_away: bool = False
+    """Whether billing could not be asked about a hold. It is asked about no other one then."""
 
 
 class Lapses:
@@ -139,6 +141,7 @@ class Lapses:
         return is_more
 
     async def _check_due(self, database: Database) -> None:
+        """Decide whatever is due in a shard, window by window, and stop early when billing is away."""
         after: Key = lapse_store.FIRST_KEY
         while True:
             async with database.raw_connection() as connection:
@@ -150,8 +153,12 @@ class Lapses:
                     keys = await lapse_store.take_due(
                         connection, after=after, until=until, now=now, lease_time=lease_time, limit=CHECKS_MAX
                     )
+                checks = _Checks(lease_time)
                 if keys:
-                    await self._check(database, keys, _Checks(lease_time))
+                    await self._check(database, keys, checks)
+                if checks.billing_is_away:
+                    _log.warning("lapses wait for billing", schema=database.schema)
+                    return
                 if len(keys) < CHECKS_MAX:
                     break
             if until is None:
@@ -180,7 +187,10 @@ class Lapses:
         self, key: Key, stored: Stored | None, entry: Entry | None, part: LastRequest | None, checks: _Checks
     ) -> None:
         try:
-            judged, work = await self._judged(stored, entry, part)
+            judged, work = await self._judged(stored, entry, part, checks)
+        except Unavailable:
+            checks.billing_is_away = True
+            return
         except Exception as error:  # noqa: BLE001 -- whatever is wrong with one must not reach the others.
             _log.warning("lapse not decided", organization_id=key[0], operation_id=key[1], exc_info=error)
             return
@@ -194,7 +204,7 @@ class Lapses:
                 self._count(RELEASED)
 
     async def _judged(
-        self, stored: Stored | None, entry: Entry | None, part: LastRequest | None
+        self, stored: Stored | None, entry: Entry | None, part: LastRequest | None, checks: _Checks
     ) -> tuple[Verdict, Work | None]:
         """Return what is to be done about an authorization, and the usage to record of it, if there is any.
 
@@ -209,6 +219,8 @@ class Lapses:
         if work is None or not stored.pinned.amount:
             return judged, work
         async with self._questions:
+            if checks.billing_is_away:
+                raise Unavailable(dependency="billing")
             hold = await self._billing.find_hold(work.organization_id, work.operation_id)
         if part is not None:
             end_time = stored.expire_time if hold is None else hold.expire_time

@@ -13,7 +13,7 @@ import pytest
 from libs.common.database_url import plain_url
 from libs.common.ids import new_id
 from libs.common.status import reason_of
-from tests.metering.part_calls import Call, add_models, captured, settlement_of
+from tests.metering.parts.support import Call, assert_spent, captured, settlement_of
 from tests.metering.support import Metering, Platform, eventually, settlement
 from tollhouse.billing.v1 import ledger_pb2
 from tollhouse.metering.v1 import usage_pb2
@@ -25,28 +25,12 @@ PARTS: Final = 8
 
 
 @pytest.fixture
-async def organization_id(platform: Platform) -> str:
-    organization_id, _ = await (await platform.start_identity()).create_organization()
-    await platform.fund(organization_id, "100")
-    await add_models(platform.metering)
-    return organization_id
-
-
-@pytest.fixture
 async def other(platform: Platform, metering: Metering) -> AsyncIterator[Metering]:
     """A second process's worth of metering."""
     second = await platform.start_metering()
     yield second
     # The platform stops the one that it started last.
     await metering.service.stop(0)
-
-
-async def assert_spent(platform: Platform, organization_id: str, cost: Decimal) -> None:
-    await platform.settled()
-    assert Decimal(100) - await platform.posted(organization_id) == cost
-    ours, theirs = await platform.metering.charges(), await platform.billing_charges()
-    assert ours == {key: amount for key, amount in theirs.items() if amount}
-    assert await platform.verify() == []
 
 
 async def reason(settling: asyncio.Future[object] | object) -> str:

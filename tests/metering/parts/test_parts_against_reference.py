@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from libs.common.status import reason_of
-from tests.metering.part_calls import Call, add_models, settlement_of
+from tests.metering.parts.support import Call, add_models, settlement_of
 from tests.metering.support import Metering, Platform
 from tests.metering.test_admission import ask
 from tollhouse.metering.v1 import admission_pb2 as pb

@@ -3,8 +3,11 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from decimal import Decimal
 from functools import partial
 from typing import Final
+
+import grpc
 
 from libs.common.authentication import SigningKey, TokenSource
 from libs.common.channel import open_channel
@@ -19,10 +22,11 @@ from services.metering.usage.charging import Charging
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.months import Months
 from services.metering.usage.usages import Usages
-from tests.metering.support import Platform
+from tests.metering.support import Metering, Platform
 from tests.support.clock import ShiftedClock
 from tests.support.sharded import shard_count
 
+INPUT_COST: Final = Decimal("0.0025")
 LONG: Final = timedelta(minutes=10, seconds=30)
 """Longer than holds last by default."""
 
@@ -79,3 +83,22 @@ async def checks(platform: Platform) -> Sequence[str]:
     """Return the operations that may lapse, as far as they are noted."""
     found = await platform.value("SELECT array_agg(operation_id ORDER BY operation_id) FROM metering.lapse_checks")
     return found if isinstance(found, list) else []
+
+
+async def lapsed(metering: Metering, organization_id: str) -> set[str]:
+    """Return the operations whose usage was recorded because they lapsed."""
+    listed = await metering.authorizations(organization_id)
+    return {one.operation_id for one in listed if one.recorded_when_lapsed}
+
+
+async def recorded_count(platform: Platform) -> object:
+    return await platform.value("SELECT count(*) FROM metering.usage_records")
+
+
+async def billing_answers(platform: Platform, organization_id: str) -> bool:
+    """Whether billing answers."""
+    try:
+        await platform.posted(organization_id)
+    except grpc.aio.AioRpcError:
+        return False
+    return True

@@ -10,7 +10,7 @@ from libs.common.clock import SystemClock
 from libs.common.integrity.verification import Verification
 from libs.common.shards import Shards
 from services.metering.invariants import CHECKS
-from tests.metering.part_calls import Call, add_models
+from tests.metering.parts.support import Call
 from tests.metering.support import Metering, Platform, stamp, usage
 from tests.metering.test_verification import differences, digests
 from tests.support.clock import FixedClock
@@ -81,14 +81,6 @@ DAMAGE: Final = {
         "the charge differs from the cost of the usage",
     ),
 }
-
-
-@pytest.fixture
-async def organization_id(platform: Platform) -> str:
-    organization_id, _ = await (await platform.start_identity()).create_organization()
-    await platform.fund(organization_id, "100")
-    await add_models(platform.metering)
-    return organization_id
 
 
 async def settle_calls(platform: Platform, organization_id: str) -> None:

@@ -1,10 +1,8 @@
 """A call with parts whose last settlement never comes is recorded as its last part said, once, whatever the policy."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Final
 
 import grpc
@@ -15,12 +13,11 @@ from libs.common.status import reason_of
 from services.metering.admission.lapse import Lapsed, Later, Over, verdict
 from services.metering.admission.policy import LapseCharge
 from services.metering.usage.dimensions import TEST
-from tests.metering.lapsing import Worker, checks, worker
-from tests.metering.part_calls import Call, add_models, captured
+from tests.metering.lapses.support import Worker, checks, worker
+from tests.metering.lapses.test_lapses import END, STORED
+from tests.metering.parts.support import Call, add_models, assert_spent, captured
 from tests.metering.policy_calls import RELEASE, charge_input, updated
 from tests.metering.support import Metering, Platform, eventually, refused, stamp, usd
-from tests.metering.test_lapses import END, STORED
-from tests.support.callers import Callers
 from tests.support.clock import ShiftedClock
 from tollhouse.billing.v1 import ledger_pb2
 from tollhouse.identity.v1 import api_key_pb2
@@ -32,31 +29,6 @@ HOLD: Final = timedelta(seconds=65)
 MINUTE: Final = Duration(seconds=60)
 GRACE: Final = timedelta(minutes=5)
 """After which time a call of these organizations has lapsed."""
-
-
-@pytest.fixture
-def clock() -> ShiftedClock:
-    return ShiftedClock()
-
-
-@pytest.fixture
-async def platform(
-    callers: Callers, database_urls: dict[str, str], database_admin_url: str, tmp_path: Path, clock: ShiftedClock
-) -> AsyncIterator[Platform]:
-    platform = Platform(callers, database_urls, database_admin_url, tmp_path, clock)
-    try:
-        await platform.start()
-        await platform.metering.add_model()
-        await platform.metering.set_price()
-        yield platform
-    finally:
-        await platform.close()
-
-
-@pytest.fixture
-async def looking(platform: Platform, clock: ShiftedClock) -> AsyncIterator[Worker]:
-    async with worker(platform, clock) as one:
-        yield one
 
 
 @pytest.fixture
@@ -73,14 +45,6 @@ async def lapse_soon(metering: Metering, organization_id: str) -> None:
     await updated(
         metering, organization_id, lapse_charge=RELEASE, lapse_after=Duration(seconds=int(GRACE.total_seconds()))
     )
-
-
-async def assert_spent(platform: Platform, organization_id: str, cost: str) -> None:
-    await platform.settled()
-    assert Decimal(100) - await platform.posted(organization_id) == Decimal(cost)
-    ours, theirs = await platform.metering.charges(), await platform.billing_charges()
-    assert ours == {key: amount for key, amount in theirs.items() if amount}
-    assert await platform.verify() == []
 
 
 async def test_the_last_part_is_recorded_as_partial_usage_and_ends_the_hold(

@@ -9,7 +9,7 @@ import pytest
 
 from libs.common.ids import new_id
 from libs.common.status import error_info
-from tests.metering.part_calls import Call, add_models, amounts, captured, settlement_of
+from tests.metering.parts.support import Call, amounts, assert_spent, captured, settlement_of
 from tests.metering.support import Metering, Platform, eventually, refused, settlement, stamp, usage, usd
 from tests.metering.test_admission import ask
 from tollhouse.billing.v1 import ledger_pb2
@@ -22,30 +22,8 @@ PENDING: Final = usage_pb2.SETTLEMENT_PENDING
 
 
 @pytest.fixture
-async def organization_id(platform: Platform) -> str:
-    """An organization that identity knows, with a hundred dollars."""
-    organization_id, _ = await (await platform.start_identity()).create_organization()
-    await platform.fund(organization_id, "100")
-    await add_models(platform.metering)
-    return organization_id
-
-
-@pytest.fixture
 def call(metering: Metering, organization_id: str) -> Call:
     return Call(metering, organization_id)
-
-
-async def spent(platform: Platform, organization_id: str) -> Decimal:
-    return Decimal(100) - await platform.posted(organization_id)
-
-
-async def assert_right(platform: Platform, organization_id: str, cost: str) -> None:
-    """The organization was charged just that, by charges that both services know alike, and nothing is wrong."""
-    await platform.settled()
-    assert await spent(platform, organization_id) == Decimal(cost)
-    ours, theirs = await platform.metering.charges(), await platform.billing_charges()
-    assert ours == {key: amount for key, amount in theirs.items() if amount}
-    assert await platform.verify() == []
 
 
 async def test_parts_and_the_last_settlement_charge_the_cost_of_the_whole_call(
@@ -81,7 +59,7 @@ async def test_parts_and_the_last_settlement_charge_the_cost_of_the_whole_call(
     )
     (total,) = (await metering.usage.QueryUsage(request, metadata=metering.operator)).summaries
     assert (total.request_count, total.cost) == (1, usd("0.0085"))
-    await assert_right(platform, organization_id, "0.0085")
+    await assert_spent(platform, organization_id, "0.0085")
 
 
 async def test_price_per_request_is_charged_once_and_thresholds_hold_for_the_whole_call(
@@ -98,7 +76,7 @@ async def test_price_per_request_is_charged_once_and_thresholds_hold_for_the_who
     assert (captured(third), third.usage.cost.value) == ("0.5035", "0.5035")
     last = await call.last(2_500, 200, model="tiered")
     assert captured(last) == last.usage.cost.value == "0.5045"
-    await assert_right(platform, organization_id, "0.5045")
+    await assert_spent(platform, organization_id, "0.5045")
 
 
 async def test_repeat_of_any_part_captures_nothing_and_is_answered_as_before(
@@ -126,7 +104,7 @@ async def test_repeat_of_any_part_captures_nothing_and_is_answered_as_before(
         last.usage.usage_id,
     )
     assert (late.replayed, captured(late)) == (True, "0.0027")
-    await assert_right(platform, organization_id, "0.0028")
+    await assert_spent(platform, organization_id, "0.0028")
 
 
 async def test_settlement_below_an_earlier_part_is_refused_with_the_unit_and_both_figures(
@@ -163,7 +141,7 @@ async def test_settlement_below_an_earlier_part_is_refused_with_the_unit_and_bot
             assert dict(info.metadata) == {"operation_id": "call-1", **facts}
     # None of these has done anything.
     assert captured(await call.last(1_000, 100)) == "0.0035"
-    await assert_right(platform, organization_id, "0.0035")
+    await assert_spent(platform, organization_id, "0.0035")
 
 
 async def test_a_part_needs_an_open_authorization(platform: Platform, call: Call, organization_id: str) -> None:
@@ -181,7 +159,7 @@ async def test_a_part_needs_an_open_authorization(platform: Platform, call: Call
     assert await refused(whole.part(2_000)) == (FAILED, "ALREADY_SETTLED")
     stranger = Call(call.metering, new_id(), "whole")
     assert await refused(stranger.part(2_000)) == (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
-    await assert_right(platform, organization_id, "0.0025")
+    await assert_spent(platform, organization_id, "0.0025")
 
 
 async def test_a_call_with_parts_is_neither_cancelled_nor_begun_again(
@@ -196,7 +174,7 @@ async def test_a_call_with_parts_is_neither_cancelled_nor_begun_again(
     assert again.replayed
     assert in_use == (grpc.StatusCode.ALREADY_EXISTS, "OPERATION_ID_IN_USE")
     await call.last(1_000)
-    await assert_right(platform, organization_id, "0.0025")
+    await assert_spent(platform, organization_id, "0.0025")
 
 
 async def test_parts_after_the_end_of_the_hold_and_above_it_are_charged_in_full(
@@ -212,7 +190,7 @@ async def test_parts_after_the_end_of_the_hold_and_above_it_are_charged_in_full(
     assert captured(above) == "1.0025"
     last = await call.last(1_000, 100_000)
     assert (captured(last), last.overrun_amount) == ("1.0025", usd("0"))
-    await assert_right(platform, organization_id, "1.0025")
+    await assert_spent(platform, organization_id, "1.0025")
 
 
 async def test_two_parts_and_the_last_settlement_in_one_batch_are_settled_in_their_order(
@@ -249,8 +227,8 @@ async def test_two_parts_and_the_last_settlement_in_one_batch_are_settled_in_the
     assert (outcomes[9].settled.usage.cost, outcomes[9].settled.HasField("captured_amount")) == (usd("0.0035"), False)
     assert captured(await Call(metering, other_id, "a").last(1_000, 1)) == "0.00251"
     await platform.settled()
-    assert await spent(platform, other_id) == Decimal("0.00251")
-    await assert_right(platform, organization_id, "0.01332")
+    assert Decimal(100) - await platform.posted(other_id) == Decimal("0.00251")
+    await assert_spent(platform, organization_id, "0.01332")
 
 
 async def test_parts_of_a_test_key_and_of_a_free_model_are_stored_and_charge_nothing(
@@ -279,7 +257,7 @@ async def test_parts_of_a_test_key_and_of_a_free_model_are_stored_and_charge_not
     assert (await free.part(1_000, 50, model="free")).captured_amount == usd("0")
     assert (await free.last(1_000, 50, model="free")).captured_amount == usd("0")
     assert await metering.charges() == {}
-    await assert_right(platform, organization_id, "0")
+    await assert_spent(platform, organization_id, "0")
 
 
 async def test_stated_amounts_are_those_since_the_call_began(
@@ -293,7 +271,7 @@ async def test_stated_amounts_are_those_since_the_call_began(
     euro = {"currency_code": "EUR", "value": "9"}
     assert await refused(call.last(40, stated_amount=euro)) == (FAILED, "BELOW_EARLIER_PART")
     assert captured(await call.last(40, stated_amount=usd("1"))) == "1"
-    await assert_right(platform, organization_id, "1")
+    await assert_spent(platform, organization_id, "1")
 
 
 async def test_another_model_than_the_authorized_one_keeps_the_price_of_its_first_part(
@@ -310,7 +288,7 @@ async def test_another_model_than_the_authorized_one_keeps_the_price_of_its_firs
     await fresh.authorize()
     assert captured(await fresh.part(1_000_000, model="mini")) == "0.01"
     await fresh.last(1_000_000, model="mini")
-    await assert_right(platform, organization_id, "0.31")
+    await assert_spent(platform, organization_id, "0.31")
 
 
 async def test_usage_that_is_recorded_without_settling_is_the_last_settlement_too(
@@ -327,7 +305,7 @@ async def test_usage_that_is_recorded_without_settling_is_the_last_settlement_to
     assert outcome.recorded.usage.cost == usd("0.006")
     assert outcome.recorded.balance.held == usd("0")
     assert (await metering.settle(settlement(organization_id, "call-1", tokens=more.tokens))).replayed
-    await assert_right(platform, organization_id, "0.006")
+    await assert_spent(platform, organization_id, "0.006")
 
 
 async def test_unit_without_a_rate_captures_nothing_and_the_call_is_charged_when_there_is_one(
@@ -364,7 +342,7 @@ async def test_unit_without_a_rate_captures_nothing_and_the_call_is_charged_when
     assert stored.cost == usd("1.0055")
     assert (await call.hold(platform)).state == ledger_pb2.HOLD_STATE_CAPTURED
     assert captured(await call.last(1_000, 300, quantities={"images": "1"})) == "1.0055"
-    await assert_right(platform, organization_id, "1.0055")
+    await assert_spent(platform, organization_id, "1.0055")
 
 
 async def test_price_below_what_was_captured_leaves_the_usage_waiting_for_a_higher_one(
@@ -390,7 +368,7 @@ async def test_price_below_what_was_captured_leaves_the_usage_waiting_for_a_high
     assert (await metering.get(organization_id, "call-1")).settlement == usage_pb2.SETTLEMENT_PENDING_PRICE
     await price("0.0035", -5)
     await eventually(lambda: metering.get(organization_id, "call-1"), lambda found: found.settlement == SETTLED)
-    await assert_right(platform, organization_id, "0.0035")
+    await assert_spent(platform, organization_id, "0.0035")
 
 
 HOSTILE: Final = ("\x00", "'; DROP TABLE settlement_parts; --", "\U0001f600" * 300, "${jndi:x}", "\\x00", "%s%n{0}")
@@ -408,7 +386,7 @@ async def test_hostile_text_is_kept_out_of_nothing_and_breaks_nothing(
         assert (captured(part), part.usage.operation_id) == ("0.0026", name)
         assert (await call.part(1_000, 10, **described)).replayed
         await call.last(1_000, 20, **described)
-    await assert_right(platform, organization_id, "0.0162")
+    await assert_spent(platform, organization_id, "0.0162")
 
 
 async def test_what_is_wrong_with_a_part_is_refused_by_its_field(call: Call) -> None:
@@ -436,4 +414,4 @@ async def test_a_call_has_at_most_so_many_parts_and_can_still_be_ended(
     assert await refused(call.part(1_000, 40)) == (FAILED, "TOO_MANY_PARTS")
     assert (await call.part(1_000, 20)).replayed
     assert captured(await call.last(1_000, 40)) == "0.0029"
-    await assert_right(platform, organization_id, "0.0029")
+    await assert_spent(platform, organization_id, "0.0029")

@@ -4,15 +4,12 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final
 
-import grpc
-
-from libs.common.status import error_info
 from tests.metering.support import Metering, Platform, usd
 from tests.metering.test_admission import ask
 from tests.metering.test_quantities import of
 from tollhouse.billing.v1 import ledger_pb2
 from tollhouse.metering.v1 import admission_pb2 as pb
-from tollhouse.metering.v1 import model_pb2, unit_pb2
+from tollhouse.metering.v1 import model_pb2
 
 TIERED: Final = model_pb2.RateCard(
     rates=[
@@ -92,10 +89,13 @@ class Call:
         return (await platform.ledger.ledger.GetHold(request, metadata=platform.ledger.metadata)).hold
 
 
-async def facts_of(error: grpc.aio.AioRpcError) -> dict[str, str]:
-    info = error_info(error)
-    assert info is not None
-    return {"reason": info.reason, **info.metadata}
+async def assert_spent(platform: Platform, organization_id: str, cost: Decimal | str) -> None:
+    """The organization was charged just that, by charges that both services know alike, and nothing is wrong."""
+    await platform.settled()
+    assert Decimal(100) - await platform.posted(organization_id) == Decimal(cost)
+    ours, theirs = await platform.metering.charges(), await platform.billing_charges()
+    assert ours == {key: amount for key, amount in theirs.items() if amount}
+    assert await platform.verify() == []
 
 
 def amounts(charges: Mapping[tuple[str, str], Decimal], organization_id: str) -> list[Decimal]:
@@ -106,7 +106,3 @@ def amounts(charges: Mapping[tuple[str, str], Decimal], organization_id: str) ->
 def captured(answer: pb.SettleResponse) -> str:
     assert answer.captured_amount == usd(answer.captured_amount.value)
     return answer.captured_amount.value
-
-
-def quantity(unit: str, value: str) -> unit_pb2.Quantity:
-    return unit_pb2.Quantity(unit=unit, value=value)

@@ -1,6 +1,7 @@
 """Metering as a process: settings, objects, server."""
 
 from datetime import timedelta
+from functools import partial
 
 from libs.common.audit.invariants import AUDIT_CHECKS
 from libs.common.audit.servicer import AuditServicer
@@ -18,6 +19,10 @@ from libs.common.telemetry import start_process_telemetry
 from services.metering.admission.admission import Admission
 from services.metering.admission.authorizations import Authorizations
 from services.metering.admission.callers import Callers
+from services.metering.admission.lapses import Lapses
+from services.metering.admission.parsing import read_kept
+from services.metering.admission.parts import Parts
+from services.metering.admission.policies import Policies
 from services.metering.admission.servicer import AdmissionServicer
 from services.metering.charge.charges import Charges
 from services.metering.charge.servicer import ChargeServicer
@@ -33,6 +38,7 @@ from services.metering.settings import MeteringSettings
 from services.metering.tables import SCHEMA
 from services.metering.unit.servicer import UnitServicer
 from services.metering.unit.units import CatalogueUnits
+from services.metering.usage.charging import Charging
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.months import Months
 from services.metering.usage.pricing import LatePricing
@@ -74,14 +80,20 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
 
     catalogue = Catalogue(platform)
     relay_after = timedelta(seconds=settings.relay_after_s)
-    engine = UsageEngine(shards, catalogue, billing, clock, queue_max=settings.queue_max, relay_after=relay_after)
+    charging = Charging(shards, billing, clock)
+    engine = UsageEngine(shards, catalogue, charging, clock, queue_max=settings.queue_max, relay_after=relay_after)
     months = Months(shards, clock)
     organizations = Organizations(to_identity)
     usages = Usages(shards, catalogue, engine, organizations, months, clock)
-    relay = Relay(shards, billing, engine, clock, every_s=settings.relay_every_s)
-    authorizations = Authorizations(shards, billing, clock)
+    relay = Relay(shards, billing, charging, clock, every_s=settings.relay_every_s)
+    lapses = Lapses(
+        shards, catalogue, billing, engine, clock, partial(read_kept, usages=usages), every_s=settings.lapses_every_s
+    )
+    authorizations = Authorizations(shards, catalogue, billing, clock)
+    parts = Parts(shards, catalogue, charging, clock, relay_after=relay_after)
     callers = Callers(identity, organizations)
-    admission = Admission(shards, catalogue, callers, billing, engine, clock, queue_max=settings.queue_max)
+    policies = Policies(shards, organizations, clock)
+    admission = Admission(shards, catalogue, callers, policies, billing, engine, clock, queue_max=settings.queue_max)
 
     models = ModelServicer(Models(platform, shards, catalogue, clock), PriceImport(platform, catalogue, clock))
     service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, models)
@@ -89,18 +101,17 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     service.add(unit_pb2_grpc.add_UnitServiceServicer_to_server, units)
     service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageServicer(usages))
     service.add(
-        admission_pb2_grpc.add_AdmissionServiceServicer_to_server, AdmissionServicer(admission, authorizations, usages)
+        admission_pb2_grpc.add_AdmissionServiceServicer_to_server,
+        AdmissionServicer(admission, authorizations, parts, policies, usages),
     )
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
     trail = Trail(databases.home_of, databases.report_home_of)
     verification = Verification(reports, clock, CHECKS, Part(platform, AUDIT_CHECKS))
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
-    service.add(
-        audit_pb2_grpc.add_AuditServiceServicer_to_server,
-        AuditServicer(trail),
-    )
+    service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(trail))
 
     service.background(relay.run, "relay")
+    service.background(lapses.run, "lapses")
     service.background(LatePricing(shards, catalogue, clock).run, "late pricing")
     service.background(months.run, "months")
     service.background(identity.watch, "key changes")

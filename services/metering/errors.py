@@ -86,19 +86,68 @@ class OrganizationNotFound(Refusal):
 
 
 class AlreadySettled(Refusal):
-    """The usage of the operation is recorded, so its authorization cannot be cancelled."""
+    """The usage of the operation is recorded, so it has no further parts; or a part is, so it cannot be cancelled."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "ALREADY_SETTLED"
-    template = "The usage of the operation {operation_id} is recorded; it can not be cancelled."
+    template = "The operation {operation_id} is settled, or parts of it are."
+
+
+class BelowEarlierPart(Refusal):
+    """A settlement of a call contradicts an earlier part of it: a quantity is smaller, or the model is another one.
+
+    The fact `field` names the unit or the field, `unit` the unit alone.
+    """
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "BELOW_EARLIER_PART"
+    template = "The operation {operation_id} has {given} as its {field}, but an earlier part of it had {earlier}."
+
+
+class TooManyParts(Refusal):
+    """The call has as many parts as one can have; its last settlement can still come."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "TOO_MANY_PARTS"
+    template = "The operation {operation_id} has {parts} parts, which is the maximum."
 
 
 class AuthorizationNotOpen(Refusal):
-    """Nothing is held for the call any more, or nothing ever was, so it cannot be held for longer."""
+    """Nothing is held for the call any more, or nothing ever was: it is not held for longer, nor settled in parts."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "AUTHORIZATION_NOT_OPEN"
     template = "The authorization of the operation {operation_id} is {state}."
+
+
+class AuthorizationLapsed(Refusal):
+    """The usage of the operation was recorded because its settlement had not come, as the organization's policy says.
+
+    The amount is left out while no price is known.
+    """
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "AUTHORIZATION_LAPSED"
+    template = (
+        "The authorization of the operation {operation_id} had lapsed, and its usage was recorded at {record_time} as"
+        " {usage_id}."
+    )
+
+
+class AuthorizationNotHeld(Refusal):
+    """Nothing is held for the call, such as for one of a test key, so nothing more can be."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "AUTHORIZATION_NOT_HELD"
+    template = "Nothing is held for the operation {operation_id}, so nothing more can be held for it."
+
+
+class InsufficientBalance(Refusal):
+    """The account has not enough for a larger hold; it may have later. The facts are billing's."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "INSUFFICIENT_BALANCE"
+    template = "{needed} {currency_code} more is needed and {available} is available ({posted} posted, {held} held)."
 
 
 class BackfillForOperatorsOnly(Refusal):

@@ -19,11 +19,16 @@ from services.metering.usage.statements import HOUR_SUMS, LATENCY_BUCKET, NIL, h
 LAG_MAX_S: Final = 60
 
 _OPERATIONS: Final = Invariant(
-    "operations_are_usage", "An operation has no usage record, or a usage record has no operation."
+    "operations_are_usage",
+    "An operation has no usage record and is not settled in parts, or a usage record has no operation.",
 )
 _CHARGES: Final = Invariant(
     "charges_come_from_usage",
-    "A charge in the outbox differs from the cost of its usage, has no usage, or was refused by billing.",
+    "A charge in the outbox differs from the cost of its usage or the amount of its part, has none of them, or was"
+    " refused by billing.",
+)
+_PARTS: Final = Invariant(
+    "parts_add_up", "What a call captured in parts differs from the sum of its parts, or from what its usage says."
 )
 _WAITING: Final = Invariant(
     "charges_do_not_wait", f"A charge has been waiting for billing for more than {LAG_MAX_S} seconds."
@@ -39,6 +44,10 @@ _COSTS: Final = Invariant(
 )
 _DIMENSIONS: Final = Invariant(
     "dimensions_are_known", "A usage record has dimensions, such as a service tier, that are not stored."
+)
+_WALKS: Final = Invariant(
+    "lapses_are_looked_for",
+    "An organization charges for lapsed authorizations and nobody looks for them, or the other way round.",
 )
 _UNPRICED: Final = Invariant(
     "unpriced_usage_waits", "A usage record without a cost is not waiting for a price, or one with a cost is."
@@ -136,9 +145,16 @@ def _reported(name: str) -> str:
 _SAME_OPERATION: Final = """o.organization_id = r.organization_id AND o.operation_id = r.operation_id
                 AND o.usage_id = r.usage_id AND o.occur_time = r.occur_time"""
 _IS_SETTLED: Final = "usage_id < CAST(:settled_id AS uuid)"
-_DIGESTS: Final = f"""count(*) FILTER (WHERE {_IS_SETTLED}), coalesce(bit_xor(
-            hash_record_extended(ROW(operation_id, usage_id, occur_time), 0)) FILTER (WHERE {_IS_SETTLED}), 0),
-        count(*) FILTER (WHERE NOT {_IS_SETTLED})"""
+# The operation of a call that is settled in parts has no usage yet, so it is looked at by itself, whatever its age.
+_IS_WHOLE: Final = f"({_IS_SETTLED} AND fingerprint <> '')"
+
+
+def _digests(is_settled: str) -> str:
+    return f"""count(*) FILTER (WHERE {is_settled}), coalesce(bit_xor(
+            hash_record_extended(ROW(operation_id, usage_id, occur_time), 0)) FILTER (WHERE {is_settled}), 0),
+        count(*) FILTER (WHERE NOT {is_settled})"""
+
+
 _RECENT: Final = """(CAST(:since_time AS timestamptz) IS NULL
         OR occur_time >= date_trunc('hour', CAST(:since_time AS timestamptz), 'UTC'))"""
 
@@ -161,7 +177,11 @@ _USAGE: Final = f"""
             ) ELSE false END AS is_forgotten,
             coalesce(r.provider_cost, p.provider_cost) AS final_provider_cost,
             coalesce(r.provider_currency_code, p.provider_currency_code, '') AS final_provider_currency_code,
-            r.dimension_id <> {NIL} AND d.dimension_id IS NULL AS is_lost
+            r.dimension_id <> {NIL} AND d.dimension_id IS NULL AS is_lost,
+            CASE WHEN r.captured_before IS NULL THEN false ELSE NOT EXISTS (
+                SELECT FROM settlement_parts AS s
+                WHERE s.organization_id = r.organization_id AND s.operation_id = r.operation_id
+            ) END AS is_without_parts
         FROM (SELECT * FROM usage_records WHERE {{window}}) AS r
         LEFT JOIN usage_dimensions AS d
             ON d.organization_id = r.organization_id AND d.dimension_id = r.dimension_id
@@ -177,6 +197,7 @@ _USAGE: Final = f"""
     ), summed AS (
         SELECT {hour_key("final_currency_code", "final_provider_currency_code")},
             {hour_sums("final_cost", "final_provider_cost")},
+            {_found("parts_add_up", "operation_id", "'it has no parts'", "is_without_parts", "without_parts")},
             {_found("dimensions_are_known", "operation_id", "'its dimensions are not stored'", "is_lost", "lost")},
             {_found("costs_derive_from_prices", "operation_id", "cost_detail", "cost_detail IS NOT NULL", "off")},
             {
@@ -196,13 +217,15 @@ _USAGE: Final = f"""
         FROM judged GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
     ), compared AS (
         SELECT organization_id, hour, model, k.requests AS kept_requests, k.cost AS kept_cost, s.requests, s.cost,
-            s.off, s.without_operation, s.forgotten, s.lost,
+            s.off, s.without_operation, s.forgotten, s.lost, s.without_parts,
             {" OR ".join(f"coalesce(k.{name}, 0) <> coalesce(s.{name}, 0)" for name in HOUR_SUMS)} AS differs
         FROM (SELECT * FROM usage_hours WHERE {{window of usage_hours}}) AS k
         FULL JOIN summed AS s USING ({", ".join(HOUR_KEY)})
     )
     SELECT f.invariant, c.organization_id, f.resource, f.detail
-    FROM (SELECT * FROM compared WHERE differs OR num_nulls(off, without_operation, forgotten, lost) < 4) AS c
+    FROM (
+        SELECT * FROM compared WHERE differs OR num_nulls(off, without_operation, forgotten, lost, without_parts) < 5
+    ) AS c
     CROSS JOIN LATERAL (
         SELECT 'summaries_equal_usage' AS invariant, 'hours/' || c.hour || '/' || c.model AS resource,
             format('summary has %s requests and cost %s, usage has %s and %s', coalesce(c.kept_requests, 0),
@@ -212,6 +235,7 @@ _USAGE: Final = f"""
         UNION ALL {_reported("without_operation")}
         UNION ALL {_reported("forgotten")}
         UNION ALL {_reported("lost")}
+        UNION ALL {_reported("without_parts")}
     ) AS f
     UNION ALL
     SELECT 'summaries_equal_usage', organization_id, 'hours/' || hour || '/' || model || '/' || unit_id,
@@ -237,10 +261,15 @@ _USAGE: Final = f"""
 """
 
 _USAGE_OPERATIONS: Final = f"""
-    SELECT 'operations_are_usage', o.organization_id, 'usages/' || o.operation_id, 'the operation has no usage'
+    SELECT 'operations_are_usage', o.organization_id, 'usages/' || o.operation_id,
+        CASE WHEN o.fingerprint <> '' THEN 'the operation has no usage'
+            ELSE 'the operation is settled in parts, but has none' END
     FROM usage_operations AS o
-    WHERE {{range}} AND NOT {_IS_SETTLED} AND {_RECENT}
-        AND NOT EXISTS (SELECT FROM usage_records AS r WHERE {_SAME_OPERATION})
+    WHERE {{range}} AND NOT {_IS_WHOLE} AND {_RECENT}
+        AND CASE WHEN o.fingerprint <> '' THEN NOT EXISTS (SELECT FROM usage_records AS r WHERE {_SAME_OPERATION})
+            ELSE NOT EXISTS (
+                SELECT FROM settlement_parts AS s
+                WHERE s.organization_id = o.organization_id AND s.operation_id = o.operation_id) END
 """
 
 _OUTBOX: Final = f"""
@@ -249,19 +278,56 @@ _OUTBOX: Final = f"""
             WHEN coalesce(r.charge_kind, p.charge_kind) IS NULL THEN 'the usage must not be charged'
             WHEN x.state IN ('REFUSED', 'DEAD') THEN 'refused: ' || coalesce(x.last_error_reason, 'unknown')
             ELSE 'the charge differs from the cost of the usage' END
-    FROM (SELECT * FROM outbox WHERE {{range}}) AS x
+    FROM (SELECT * FROM outbox WHERE {{range}} AND hold_operation_id IS NULL) AS x
     LEFT JOIN usage_operations AS o ON o.organization_id = x.organization_id AND o.operation_id = x.operation_id
     LEFT JOIN usage_records AS r
         ON r.organization_id = o.organization_id AND r.occur_time = o.occur_time AND r.usage_id = o.usage_id
     LEFT JOIN usage_pricings AS p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id
     WHERE r.usage_id IS NULL OR coalesce(r.charge_kind, p.charge_kind) IS NULL OR x.state IN ('REFUSED', 'DEAD')
         OR (x.amount, x.currency_code)
-            IS DISTINCT FROM (coalesce(r.cost, p.cost), coalesce(r.currency_code, p.currency_code))
+            IS DISTINCT FROM (coalesce(r.cost, p.cost) - coalesce(r.captured_before, 0),
+                coalesce(r.currency_code, p.currency_code))
+    UNION ALL
+    SELECT 'charges_come_from_usage', x.organization_id, 'charges/' || x.operation_id,
+        CASE WHEN s.part IS NULL THEN 'the charge has no part'
+            WHEN x.state IN ('REFUSED', 'DEAD') THEN 'refused: ' || coalesce(x.last_error_reason, 'unknown')
+            ELSE 'the charge differs from the amount of the part' END
+    FROM (SELECT * FROM outbox WHERE {{range}} AND hold_operation_id IS NOT NULL) AS x
+    LEFT JOIN settlement_parts AS s ON s.organization_id = x.organization_id AND s.part_id = x.operation_id
+    WHERE s.part IS NULL OR x.state IN ('REFUSED', 'DEAD')
+        OR (x.hold_operation_id, x.kind, x.amount, x.currency_code)
+            IS DISTINCT FROM (s.operation_id, 'CAPTURE', s.amount, s.currency_code)
     UNION ALL
     SELECT 'charges_do_not_wait', organization_id, 'charges/' || operation_id,
         'waiting since ' || create_time || ', last reason ' || coalesce(last_error_reason, 'none')
     FROM outbox
     WHERE {{range}} AND state = 'PENDING' AND create_time < CAST(:now AS timestamptz) - interval '{LAG_MAX_S} s'
+"""
+
+# Each part is compared with the one before it, and the last with the usage of its call. A call has its parts, its
+# operation and its usage from one transaction each, so a snapshot sees all of them or none.
+_SETTLEMENT_PARTS: Final = """
+    SELECT 'parts_add_up', s.organization_id, 'usages/' || s.operation_id || '/parts/' || s.part,
+        CASE WHEN s.part > 1 AND b.part IS NULL THEN 'the part before it is missing'
+            WHEN s.captured_amount <> s.amount + coalesce(b.captured_amount, 0) THEN
+                format('it captured %s after %s, but says %s together', s.amount, coalesce(b.captured_amount, 0),
+                    s.captured_amount)
+            WHEN b.currency_code <> s.currency_code THEN 'it has another currency than the part before it'
+            WHEN o.operation_id IS NULL THEN 'its call has no operation'
+            ELSE format('the parts captured %s, but the usage says %s', s.captured_amount,
+                coalesce(CAST(r.captured_before AS text), 'nothing')) END
+    FROM (SELECT * FROM settlement_parts WHERE {range}) AS s
+    LEFT JOIN settlement_parts AS b
+        ON b.organization_id = s.organization_id AND b.operation_id = s.operation_id AND b.part = s.part - 1
+    LEFT JOIN settlement_parts AS n
+        ON n.organization_id = s.organization_id AND n.operation_id = s.operation_id AND n.part = s.part + 1
+    LEFT JOIN usage_operations AS o ON o.organization_id = s.organization_id AND o.operation_id = s.operation_id
+    LEFT JOIN usage_records AS r
+        ON r.organization_id = o.organization_id AND r.occur_time = o.occur_time AND r.usage_id = o.usage_id
+    WHERE (s.part > 1) <> (b.part IS NOT NULL) OR s.captured_amount <> s.amount + coalesce(b.captured_amount, 0)
+        OR b.currency_code <> s.currency_code OR o.operation_id IS NULL
+        OR (n.part IS NULL AND o.fingerprint <> '' AND r.captured_before IS DISTINCT FROM s.captured_amount)
+        OR (o.fingerprint = '' AND r.usage_id IS NOT NULL)
 """
 
 _UNPRICED_USAGES: Final = """
@@ -273,6 +339,21 @@ _UNPRICED_USAGES: Final = """
         ON r.organization_id = w.organization_id AND r.occur_time = w.occur_time AND r.usage_id = w.usage_id
     LEFT JOIN usage_pricings AS p ON p.organization_id = w.organization_id AND p.usage_id = w.usage_id
     WHERE r.usage_id IS NULL OR coalesce(r.cost, p.cost) IS NOT NULL
+"""
+
+_POLICIES: Final = """
+    SELECT 'lapses_are_looked_for', p.organization_id, 'policies/' || p.organization_id, 'nobody looks for its lapses'
+    FROM (SELECT * FROM admission_policies WHERE {range}) AS p
+    WHERE p.lapse_charge = 'INPUT' AND NOT EXISTS (
+        SELECT FROM lapse_walks AS w WHERE w.organization_id = p.organization_id)
+"""
+
+_LAPSE_WALKS: Final = """
+    SELECT 'lapses_are_looked_for', w.organization_id, 'policies/' || w.organization_id, 'it charges for no lapses'
+    FROM (SELECT * FROM lapse_walks WHERE {range}) AS w
+    WHERE NOT EXISTS (
+        SELECT FROM admission_policies AS p
+        WHERE p.organization_id = w.organization_id AND p.lapse_charge = 'INPUT')
 """
 
 # Looks for partitions in the schema where usage is, which is the first on the search path.
@@ -297,25 +378,29 @@ _BY_OPERATION: Final = (ORGANIZATION, Column("operation_id", "text"))
 _HOURS_OF_USAGE: Final = Sweep(
     "usage_records",
     Column("occur_time", "timestamptz"),
-    (_OPERATIONS, _SUMMARIES, _COSTS, _UNPRICED, _DIMENSIONS),
+    (_OPERATIONS, _SUMMARIES, _COSTS, _UNPRICED, _DIMENSIONS, _PARTS),
     _USAGE,
     unit=timedelta(hours=1),
     beside=(("usage_hours", Column("hour", "timestamptz")), ("usage_hour_units", Column("hour", "timestamptz"))),
-    digests=f"SELECT organization_id, {_DIGESTS} FROM usage_records WHERE {{window}} GROUP BY 1",
+    digests=f"SELECT organization_id, {_digests(_IS_SETTLED)} FROM usage_records WHERE {{window}} GROUP BY 1",
 )
 _ALL_OPERATIONS: Final = Walk(
     "usage_operations",
     _BY_OPERATION,
     (_OPERATIONS,),
     _USAGE_OPERATIONS,
-    digests=f"SELECT organization_id, {_DIGESTS} FROM usage_operations WHERE {{range}} AND {_RECENT} GROUP BY 1",
+    digests=f"""SELECT organization_id, {_digests(_IS_WHOLE)}
+        FROM usage_operations WHERE {{range}} AND {_RECENT} GROUP BY 1""",
     by_pages=True,
 )
 
 CHECKS: Final[Sequence[Check]] = (
     Pairing((_HOURS_OF_USAGE, _ALL_OPERATIONS)),
     Walk("outbox", _BY_OPERATION, (_CHARGES, _WAITING), _OUTBOX),
+    Walk("settlement_parts", (*_BY_OPERATION, Column("part", "int")), (_PARTS,), _SETTLEMENT_PARTS),
     Walk("unpriced_usages", (ORGANIZATION, Column("usage_id", "uuid")), (_UNPRICED,), _UNPRICED_USAGES),
+    Walk("admission_policies", (ORGANIZATION,), (_WALKS,), _POLICIES),
+    Walk("lapse_walks", (ORGANIZATION,), (_WALKS,), _LAPSE_WALKS),
     Walk("usage_records_default", (*_OCCURRED, Column("usage_id", "uuid")), (_MONTHS,), _IN_DEFAULT),
     Walk("partitions", (), (_MONTHS,), _MISSING_MONTHS, organization_column=""),
     *AUDIT_CHECKS,

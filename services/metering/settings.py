@@ -33,5 +33,7 @@ class MeteringSettings(ShardedSettings):
     """How many usages or authorizations may wait for their transaction; further calls are refused as overloaded."""
     relay_every_s: float = Field(default=0.2, ge=0.01, le=60)
     """How often the relay looks for due charges in the outbox."""
+    lapses_every_s: float = Field(default=5, ge=0.01, le=600)
+    """How often metering looks for authorizations whose settlement does not come."""
     relay_after_s: float = Field(default=5, ge=0.1, le=300)
     """How long the process that recorded a usage has to charge it before the relay sends the charge."""

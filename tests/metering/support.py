@@ -139,10 +139,13 @@ class Metering:
                 return found
 
     async def extend(
-        self, organization_id: str, operation_id: str, expire_time: Timestamp
+        self, organization_id: str, operation_id: str, expire_time: Timestamp | None = None, **more: object
     ) -> admission_pb2.Authorization:
         request = admission_pb2.ExtendAuthorizationRequest(
-            organization_id=organization_id, operation_id=operation_id, expire_time=expire_time
+            organization_id=organization_id,
+            operation_id=operation_id,
+            expire_time=expire_time,
+            **more,  # type: ignore[arg-type]
         )
         return (await self.admission.ExtendAuthorization(request, metadata=self.gateway)).authorization
 
@@ -183,6 +186,8 @@ class Platform:
         self.urls = urls
         self.admin_url = admin_url
         self.folder = folder
+        self.lapses_every_s = 600.0
+        """How often each process looks for lapses; by default only when it starts."""
         self.billing_port, self.identity_port, self.metering_port = free_port(), free_port(), 0
         self.billing_service: Service | None = None
         self.metering_service: Service | None = None
@@ -250,6 +255,7 @@ class Platform:
             identity_target=f"127.0.0.1:{self.identity_port}",
             relay_every_s=0.05,
             relay_after_s=0.3,
+            lapses_every_s=self.lapses_every_s,
             reflection=False,
         )
         self.metering_service = await build_metering(settings, self.clock)

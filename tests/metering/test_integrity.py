@@ -41,6 +41,9 @@ PLANTED = {
         "INSERT INTO metering.unpriced_usages SELECT organization_id, usage_id, '2001-01-01', model"
         " FROM metering.usage_records WHERE operation_id = 'call-1'"
     ),
+    "lapses_are_looked_for": (
+        "INSERT INTO metering.lapse_walks SELECT organization_id, now(), '' FROM metering.usage_operations LIMIT 1"
+    ),
     "audit_events_are_chained": (
         # Models and prices belong to the platform: their events are in metering's own schema.
         'UPDATE "metering".audit_events SET sequence = sequence + 1 WHERE sequence = (SELECT max(sequence)'

@@ -27,7 +27,7 @@ _TRANSACTION = """
 """
 _OPERATION = """
     INSERT INTO {schema}.usage_operations (organization_id, operation_id, fingerprint, usage_id, occur_time)
-    VALUES ($1, $2, '', $3, $4)
+    VALUES ($1, $2, '\\x00', $3, $4)
 """
 _USAGE = """
     INSERT INTO {schema}.usage_records (organization_id, occur_time, usage_id, operation_id, model, input, output,

@@ -1,8 +1,21 @@
-"""A clock that stands still until a test moves it."""
+"""Clocks that a test moves."""
 
 from datetime import UTC, datetime, timedelta
 
 DEFAULT_NOW = datetime(2026, 3, 15, 12, 0, tzinfo=UTC)
+
+
+class ShiftedClock:
+    """The machine's clock, which a test moves forward: for servers whose clients need the time to pass."""
+
+    def __init__(self) -> None:
+        self._ahead = timedelta(0)
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self._ahead
+
+    def advance(self, by: timedelta) -> None:
+        self._ahead += by
 
 
 class FixedClock:

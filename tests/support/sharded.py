@@ -38,6 +38,11 @@ SELECT format('GRANT %s ON %I.%I TO %I', acl.privilege_type, $1::text, c.relname
 FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) acl JOIN pg_roles r ON r.oid = acl.grantee
 WHERE c.relnamespace = $1::text::regnamespace AND r.rolname = $2::text
 UNION ALL
+SELECT format('GRANT %s (%I) ON %I.%I TO %I', acl.privilege_type, a.attname, $1::text, c.relname, $3::text)
+FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid CROSS JOIN LATERAL aclexplode(a.attacl) acl
+    JOIN pg_roles r ON r.oid = acl.grantee
+WHERE c.relnamespace = $1::text::regnamespace AND r.rolname = $2::text
+UNION ALL
 SELECT format('GRANT EXECUTE ON FUNCTION %s TO %I', p.oid::regprocedure, $3::text)
 FROM pg_proc p WHERE p.pronamespace = $1::text::regnamespace
 """

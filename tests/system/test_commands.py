@@ -33,6 +33,20 @@ def test_organization_is_created_with_its_owner_listed_and_shown(
     assert organization_id in done(installation, "organization", "list", "--user", user["user_id"])
 
 
+def test_admission_policy_is_shown_and_changed(installation: Installation, organization_id: str) -> None:
+    ask = ("organization", "policy", organization_id)
+    assert made(installation, *ask)["output_hold"] == "OUTPUT_HOLD_MODEL_MAX"
+    capped = made(installation, *ask, "--output-hold", "cap", "--cap", "500", "--lapse-charge", "input")
+    assert (capped["output_tokens_cap"], capped["lapse_charge"]) == ("500", "LAPSE_CHARGE_INPUT")
+    fixed = done(installation, *ask, "--amount", "0.05", "USD", "--lapse-after", "90")
+    for line in ("fixed", "currency_code USD, value 0.05", "input", "seconds 90"):
+        assert line in fixed
+    back = made(installation, *ask, "--output-hold", "model-max")
+    assert (back["output_tokens_cap"], back["lapse_after"]) == ("0", "90s")
+    assert "fixed_amount" not in back
+    assert "fixed_amount" in refused(installation, 2, *ask, "--output-hold", "fixed")
+
+
 def test_deleted_organization_is_not_found(installation: Installation, owner: str) -> None:
     doomed = made(installation, "organization", "create", "Doomed", "--owner", owner)["organization_id"]
     line = refused(installation, 2, "organization", "delete", doomed)

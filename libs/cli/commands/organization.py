@@ -1,5 +1,6 @@
 """`tollhouse organization …`: the tenants of the platform."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from libs.cli.terminal.lookups import find_user_id, user_id_of
 from libs.cli.terminal.options import LIMIT, LimitOption, RequestIdOption
 from libs.cli.terminal.output import Output
 from tollhouse.identity.v1 import organization_pb2, organization_pb2_grpc, user_pb2, user_pb2_grpc
+from tollhouse.metering.v1 import admission_pb2, admission_pb2_grpc
 
 group = typer.Typer(name="organization", help="The tenants of the platform.", no_args_is_help=True)
 OrganizationArgument = Annotated[str, typer.Argument(help="The organization's id.", metavar="ORGANIZATION")]
@@ -77,6 +79,63 @@ async def members(
     request = organization_pb2.ListMembersRequest(organization_id=organization)
     found, more = await listed(stub.ListMembers, request, lambda page: page.members, limit)
     output.many(found, ("user_id", "email", "full_name", "role", "create_time"), more=more)
+
+
+class OutputHold(StrEnum):
+    """What is held for a call that gives no maximum of output tokens."""
+
+    MODEL_MAX = "model-max"
+    CAP = "cap"
+    FIXED = "fixed"
+
+
+class LapseCharge(StrEnum):
+    """What is charged for an authorized call that is never settled."""
+
+    RELEASE = "release"
+    INPUT = "input"
+
+
+@calling(group, "policy")
+async def policy(
+    channels: Channels,
+    output: Output,
+    organization: OrganizationArgument,
+    output_hold: Annotated[
+        OutputHold | None, typer.Option(help="What is held for a call that gives no maximum of output tokens.")
+    ] = None,
+    cap: Annotated[int, typer.Option(min=0, help="With cap: for how many output tokens.", show_default=False)] = 0,
+    amount: Annotated[
+        tuple[str, str] | None, typer.Option(help="With fixed: how much.", metavar="VALUE CURRENCY")
+    ] = None,
+    lapse_charge: Annotated[
+        LapseCharge | None, typer.Option(help="What is charged for an authorized call that is never settled.")
+    ] = None,
+    lapse_after: Annotated[
+        int | None, typer.Option(min=0, help="How long after the end of its hold that is decided.", metavar="SECONDS")
+    ] = None,
+) -> None:
+    """Show how an organization's calls are admitted, or change it. What is not given stays as it is."""
+    stub = admission_pb2_grpc.AdmissionServiceStub(channels.metering)
+    request = admission_pb2.UpdateAdmissionPolicyRequest(organization_id=organization, output_tokens_cap=cap)
+    if output_hold is not None or cap or amount is not None:
+        # They belong together: a new hold takes the place of the one before with all that belongs to it.
+        request.update_mask.paths.extend(("output_hold", "output_tokens_cap", "fixed_amount"))
+        hold = output_hold or (OutputHold.CAP if cap else OutputHold.FIXED)
+        request.output_hold = admission_pb2.OutputHold.Value(f"OUTPUT_HOLD_{hold.name}")
+    if amount is not None:
+        request.fixed_amount.value, request.fixed_amount.currency_code = amount
+    if lapse_charge is not None:
+        request.update_mask.paths.append("lapse_charge")
+        request.lapse_charge = admission_pb2.LapseCharge.Value(f"LAPSE_CHARGE_{lapse_charge.name}")
+    if lapse_after is not None:
+        request.update_mask.paths.append("lapse_after")
+        request.lapse_after.seconds = lapse_after
+    if request.update_mask.paths:
+        output.one((await stub.UpdateAdmissionPolicy(request)).policy)
+    else:
+        question = admission_pb2.GetAdmissionPolicyRequest(organization_id=organization)
+        output.one((await stub.GetAdmissionPolicy(question)).policy)
 
 
 @calling(group, "delete")

@@ -28,16 +28,18 @@ from services.metering.admission.domain import (
     Pinned,
     Request,
     Stored,
+    authorization_of,
     held_nanos,
     refusal_of_repeat,
 )
+from services.metering.admission.policies import Known, Policies
+from services.metering.admission.policy import DEFAULT, Policy
 from services.metering.clients.billing import BATCH_MAX, BillingClient, Held, HoldRequest, NotHeld
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import input_tokens_of, output_tokens_of
 from services.metering.model.rates import Unpriced
 from services.metering.usage.dimensions import LIVE, TEST
-from services.metering.usage.domain import Authorization
 from services.metering.usage.engine import UsageEngine, writer_limits
 from services.metering.usage.store import quantities_text
 
@@ -45,6 +47,8 @@ _log = structlog.get_logger("admission")
 
 _LATE: Final = timedelta(seconds=1)
 """What a hold may end later than its authorization says, because billing counts from its own receipt of it."""
+_WRITTEN_WITHIN: Final = timedelta(seconds=10)
+"""How long after its create_time an authorization is written at the latest, but for the time of the statement."""
 _FACTS: Final = ("posted", "held", "available", "needed", "currency_code", "earliest_release_time")
 # Billing's reasons for declining a hold that are passed on unchanged; any other becomes ACCOUNT_CLOSED.
 _HOLD_REASONS: Final = ("INSUFFICIENT_BALANCE", "CURRENCY_MISMATCH", "ACCOUNT_CLOSED")
@@ -72,6 +76,7 @@ class Admission:
         shards: Shards,
         catalogue: Catalogue,
         callers: Callers,
+        policies: Policies,
         billing: BillingClient,
         engine: UsageEngine,
         clock: Clock,
@@ -81,6 +86,7 @@ class Admission:
         self._shards = shards
         self._catalogue = catalogue
         self._callers = callers
+        self._policies = policies
         self._billing = billing
         self._engine = engine
         self._clock = clock
@@ -108,6 +114,7 @@ class Admission:
         waiting: dict[int, _Waiting] = {}
         stale: list[int] = []
         await self._know_all_prices(requests, callers)
+        policies = await self._needed_policies(requests, callers)
         now = self._clock.now()
         for place, (request, caller) in enumerate(zip(requests, callers, strict=True)):
             if not isinstance(caller, Caller):
@@ -115,7 +122,11 @@ class Admission:
                 continue
             if caller.stale_key:
                 stale.append(place)
-            pinned = self._pin(request, caller.principal, now)
+            policy = policies[caller.principal.organization_id] if request.needs_policy else DEFAULT
+            if not isinstance(policy, Policy):
+                outcomes[place] = policy
+                continue
+            pinned = self._pin(request, caller.principal, policy, now)
             if isinstance(pinned, Denied):
                 outcomes[place] = pinned
             else:
@@ -147,7 +158,18 @@ class Admission:
                 await self._catalogue.refresh_for_unknown()
                 return
 
-    def _pin(self, request: Request, principal: KeyPrincipal, now: datetime) -> Pinned | Denied:
+    async def _needed_policies(
+        self, requests: Sequence[Request], callers: Sequence[Caller | Denied | Exception]
+    ) -> dict[str, Known]:
+        """Return the policies of the organizations with a call that leaves to them what is held."""
+        needed = {
+            caller.principal.organization_id
+            for request, caller in zip(requests, callers, strict=True)
+            if request.needs_policy and isinstance(caller, Caller)
+        }
+        return await self._policies.of(needed) if needed else {}
+
+    def _pin(self, request: Request, principal: KeyPrincipal, policy: Policy, now: datetime) -> Pinned | Denied:
         model = self._catalogue.model(request.model)
         version = self._catalogue.price(request.model, principal.organization_id, now)
         if model is None:
@@ -156,11 +178,12 @@ class Admission:
             return Denied("MODEL_INACTIVE", "The model is switched off.", {"model": request.model}, principal)
         if version is None:
             return Denied("PRICE_UNKNOWN", "The model has no price in force.", {"model": request.model}, principal)
+        model_max = model.max_output_tokens or OUTPUT_TOKENS_DEFAULT
         input_tokens, output_tokens = request.input_tokens, request.max_output_tokens
         if request.estimate is not None:
             input_tokens, output_tokens = input_tokens_of(request.estimate), output_tokens_of(request.estimate)
         elif output_tokens is None:
-            output_tokens = model.max_output_tokens or OUTPUT_TOKENS_DEFAULT
+            output_tokens = policy.output_tokens(model_max)
         held = held_nanos(
             version,
             input_tokens,
@@ -189,14 +212,18 @@ class Admission:
             request.service_tier,
             TEST if principal.is_test else LIVE,
         )
+        # A repeat is recognised whatever the policy says by then, and as before there were policies.
+        told = ask._replace(max_output_tokens=model_max) if request.needs_policy else ask
+        amount = Decimal(0 if principal.is_test else held).scaleb(-9)
         return Pinned(
             ask,
-            ask.fingerprint(request.estimate),
+            told.fingerprint(request.estimate),
             version.price_version_id,
             version.card.currency_code,
-            Decimal(0 if principal.is_test else held).scaleb(-9),
+            policy.amount(amount, version.card.currency_code),
             now,
             request.fail_if_replayed,
+            request.needs_policy,
         )
 
     async def _run(
@@ -233,12 +260,23 @@ class Admission:
         own = {one.key for one in waiting if one.written}
         exclusive = {one.key for one in waiting if one.pinned.fail_if_replayed}
         async with database.raw_connection() as connection:
+            self._renew(waiting)
             repeated = set(await store.add(connection, [one.pinned for one in waiting]))
             for one in waiting:
                 one.written = one.written or one.key not in repeated
             keys = list(repeated | exclusive)
             found = await store.find(connection, keys) if keys else {}
         return {key: stored for key, stored in found.items() if key in repeated - own or stored.settled}
+
+    def _renew(self, waiting: Sequence[_Waiting]) -> None:
+        """Give what has waited long the present time, since what is written late must not seem to have been there.
+
+        Whoever looks for authorizations that lapse goes by their times, and comes along once (see `lapses`).
+        """
+        now = self._clock.now()
+        for one in waiting:
+            if not one.written and one.pinned.create_time < now - _WRITTEN_WITHIN:
+                one.pinned = one.pinned._replace(create_time=now)
 
     async def _hold(
         self, database: Database, waiting: Sequence[_Waiting], known: dict[store.Key, Stored]
@@ -252,7 +290,7 @@ class Admission:
             decisions.append(decision)
             if decision is None or isinstance(decision, Allowed):
                 pinned = before.pinned if before else one.pinned
-                self._engine.remember(_authorization(pinned))
+                self._engine.remember(authorization_of(pinned))
                 if decision is None:
                     costly.append((place, pinned, before is not None))
         if costly:
@@ -340,23 +378,4 @@ def _hold_request(pinned: Pinned) -> HoldRequest:
         pinned.currency_code,
         ask.hold_ttl_ms,
         ask.model,
-    )
-
-
-def _authorization(pinned: Pinned) -> Authorization:
-    ask = pinned.ask
-    return Authorization(
-        ask.organization_id,
-        ask.operation_id,
-        ask.project_id,
-        ask.user_id,
-        ask.api_key_id,
-        ask.model,
-        ask.endpoint,
-        pinned.price_version_id,
-        pinned.currency_code,
-        pinned.amount,
-        ask.service_account_id,
-        ask.service_tier,
-        ask.environment,
     )

@@ -3,22 +3,26 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Final, NamedTuple
 
 from libs.common.errors import OperationIdReused, Refusal
 from services.metering.clients.identity import KeyPrincipal
-from services.metering.errors import OperationIdInUse
-from services.metering.model.domain import PriceVersion, Tokens, cost_max, rate
+from services.metering.errors import AlreadySettled, AuthorizationNotOpen, OperationIdInUse, TooManyParts
+from services.metering.model.domain import PriceVersion, Tokens, cost_max, input_tokens_of, output_tokens_of, rate
 from services.metering.model.rates import STANDARD_TIER, Unpriced
-from services.metering.model.units import Quantities, Units
+from services.metering.model.units import THOUSANDTHS, Kind, Quantities, Units, input_context
 from services.metering.usage.dimensions import LIVE
+from services.metering.usage.domain import Authorization, Captured
+from services.metering.usage.part_domain import PARTS_MAX, Part
 
 OUTPUT_TOKENS_DEFAULT: Final = 4096
 """The output tokens that are authorized if neither the caller nor the catalogue gives a maximum."""
 HOLD_TTL_DEFAULT_MS: Final = 600_000
+HOLD_TTL_MAX: Final = timedelta(hours=1)
+"""The longest that AuthorizeRequest may ask for."""
 _FINGERPRINT_BYTES: Final = 16
 _FIELDS_BEFORE: Final = 11
 
@@ -42,6 +46,11 @@ class Request:
     fail_if_replayed: bool
     quantities: Quantities
     service_tier: str
+
+    @property
+    def needs_policy(self) -> bool:
+        """Whether the organization's policy says what is held."""
+        return self.max_output_tokens is None and self.estimate is None
 
 
 class Ask(NamedTuple):
@@ -86,6 +95,26 @@ class Pinned(NamedTuple):
     create_time: datetime
     fail_if_replayed: bool = False
     """Whether the caller wants a repeat refused. It is not stored and no part of the fingerprint."""
+    by_policy: bool = False
+    """Whether the maximum of output tokens is the policy's and not the caller's. Not stored either."""
+
+
+class Allowance(NamedTuple):
+    """What a call may use as a whole, and the amount that is held for it."""
+
+    input_tokens: int
+    max_output_tokens: int
+    quantities: Quantities
+    amount: Decimal
+
+
+class More(NamedTuple):
+    """What a call may use as a whole from now on; None leaves a count, or all quantities, as they are."""
+
+    input_tokens: int | None
+    max_output_tokens: int | None
+    estimate: Tokens | None
+    quantities: Quantities | None
 
 
 class State(StrEnum):
@@ -107,11 +136,19 @@ class Stored(NamedTuple):
     """Whether the usage of the operation is recorded."""
     expire_time: datetime
     """When the hold ends by itself, to within a second."""
-    declined: bool = False
+    declined: bool
     """Whether billing declined the hold."""
+    recorded_when_lapsed: bool
+    """Whether its usage was recorded because no settlement had come."""
+    allowance: Allowance
+    """What the call may use and what is held for it, which may be more than was asked for at first."""
+    captured: Captured | None = None
+    """What is captured in parts; None where there are none."""
 
     def state(self, now: datetime) -> "State":
         """Return what has become of it."""
+        if self.recorded_when_lapsed:
+            return State.LAPSED
         if self.settled:
             return State.SETTLED
         if self.cancelled:
@@ -173,12 +210,48 @@ def held_nanos(
     return rated if isinstance(rated, Unpriced) else rated.amount_nanos
 
 
+def enlarged(
+    before: Allowance, more: More, version: PriceVersion, service_tier: str, units: Units
+) -> Allowance | Unpriced:
+    """Return what a call may use as a whole and the most that it costs then, or the unit that has no rate.
+
+    Tokens among the quantities, which only an estimate can have beside it, are counted at the highest price of their
+    side where the counts by class are not given again.
+    """
+    quantities = before.quantities if more.quantities is None else more.quantities
+    if more.estimate is not None:
+        input_tokens, output_tokens = input_tokens_of(more.estimate), output_tokens_of(more.estimate)
+        held = held_nanos(version, input_tokens, output_tokens, more.estimate, quantities, service_tier, units)
+    else:
+        input_tokens = before.input_tokens if more.input_tokens is None else more.input_tokens
+        output_tokens = before.max_output_tokens if more.max_output_tokens is None else more.max_output_tokens
+        tokens = {unit: value for unit, value in quantities.items() if units[unit].kind is Kind.TOKEN}
+        read = input_context(tokens, units) // THOUSANDTHS
+        made = sum(tokens.values()) // THOUSANDTHS - read
+        others = {unit: value for unit, value in quantities.items() if unit not in tokens}
+        held = held_nanos(version, input_tokens + read, output_tokens + made, None, others, service_tier, units)
+    if isinstance(held, Unpriced):
+        return held
+    return Allowance(input_tokens, output_tokens, quantities, Decimal(held).scaleb(-9))
+
+
 def refusal_of_repeat(before: Stored, now: Pinned) -> Refusal | None:
     """Return why an authorization may not be asked for again under an operation id that has one; None if it may."""
     operation_id = now.ask.operation_id
     if before.pinned.fingerprint != now.fingerprint:
-        return OperationIdReused(operation_id=operation_id, field=differing_field(before.pinned.ask, now.ask))
+        return OperationIdReused(operation_id=operation_id, field=_differing_field(before.pinned.ask, now))
     return OperationIdInUse(operation_id=operation_id) if now.fail_if_replayed else None
+
+
+def _differing_field(before: Ask, now: Pinned) -> str:
+    """Name the first field in which a request differs from the ask it repeats the operation id of.
+
+    A maximum that the policy gave is compared last, since the policy may have changed in between.
+    """
+    if not now.by_policy:
+        return differing_field(before, now.ask)
+    field = differing_field(before, now.ask._replace(max_output_tokens=before.max_output_tokens))
+    return field if field != "estimate" else "max_output_tokens"
 
 
 def differing_field(before: Ask, now: Ask) -> str:
@@ -190,3 +263,36 @@ def differing_field(before: Ask, now: Ask) -> str:
         if getattr(before, name) != getattr(now, name):
             return "hold_ttl" if name == "hold_ttl_ms" else name
     return "estimate"
+
+
+def refusal_of_part(stored: Stored, last: Part | None) -> Refusal | None:
+    """Return why a call may have no part after its last one; None if it may, also when its hold has ended."""
+    operation_id = stored.pinned.ask.operation_id
+    if stored.settled:
+        return AlreadySettled(operation_id=operation_id)
+    if stored.cancelled or stored.declined:
+        state = State.CANCELLED if stored.cancelled else State.DECLINED
+        return AuthorizationNotOpen(operation_id=operation_id, state=state)
+    if last is not None and last.part >= PARTS_MAX:
+        return TooManyParts(operation_id=operation_id, parts=PARTS_MAX)
+    return None
+
+
+def authorization_of(pinned: Pinned) -> Authorization:
+    """Return what a settlement is charged by."""
+    ask = pinned.ask
+    return Authorization(
+        ask.organization_id,
+        ask.operation_id,
+        ask.project_id,
+        ask.user_id,
+        ask.api_key_id,
+        ask.model,
+        ask.endpoint,
+        pinned.price_version_id,
+        pinned.currency_code,
+        pinned.amount,
+        ask.service_account_id,
+        ask.service_tier,
+        ask.environment,
+    )

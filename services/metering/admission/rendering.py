@@ -8,12 +8,12 @@ from libs.common.amount import format_amount
 from libs.common.status import status_of_item
 from libs.common.timestamps import fill_time
 from services.metering.admission.domain import Decision, Denied, Stored
+from services.metering.admission.policy import DEFAULT, Entry
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.model.units import Units, quantity_text
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import Accepted, Outcome
 from services.metering.usage.rendering import fill_balance, fill_usage
-from services.metering.usage.store import read_quantities
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import admission_pb2 as pb
 from tollhouse.metering.v1 import usage_pb2
@@ -33,18 +33,38 @@ def fill_authorization(target: pb.Authorization, stored: Stored, now: datetime) 
     target.state = pb.AuthorizationState.Value(f"AUTHORIZATION_STATE_{stored.state(now)}")
     target.model = ask.model
     target.endpoint = ask.endpoint or ""
-    target.input_tokens = ask.input_tokens
-    target.max_output_tokens = ask.max_output_tokens
-    for unit, thousandths in read_quantities(ask.quantities).items():
+    allowance = stored.allowance
+    target.input_tokens = allowance.input_tokens
+    target.max_output_tokens = allowance.max_output_tokens
+    for unit, thousandths in sorted(allowance.quantities.items()):
         target.quantities.add(unit=unit, value=quantity_text(thousandths))
     target.service_tier = ask.service_tier
     target.environment = _ENVIRONMENTS[ask.environment]
     target.price_version_id = pinned.price_version_id
-    _fill_amount(target.held_amount, pinned.currency_code, format_amount(pinned.amount))
+    _fill_amount(target.held_amount, pinned.currency_code, format_amount(allowance.amount))
+    target.recorded_when_lapsed = stored.recorded_when_lapsed
+    if stored.captured is not None:
+        code = stored.captured.currency_code or pinned.currency_code
+        _fill_amount(target.captured_amount, code, stored.captured.amount)
     fill_time(target.create_time, pinned.create_time)
     fill_time(target.expire_time, stored.expire_time)
     principal = KeyPrincipal(ask.organization_id, ask.project_id, ask.user_id, ask.service_account_id, ask.api_key_id)
     _fill_principal(target.principal, principal)
+
+
+def fill_policy(target: pb.AdmissionPolicy, organization_id: str, entry: Entry | None) -> None:
+    """Write an organization's policy, or the default, where it stands."""
+    policy = DEFAULT if entry is None else entry.policy
+    target.organization_id = organization_id
+    target.output_hold = pb.OutputHold.Value(f"OUTPUT_HOLD_{policy.output_hold}")
+    target.output_tokens_cap = policy.output_tokens_cap
+    if policy.fixed_amount is not None:
+        _fill_amount(target.fixed_amount, policy.fixed_amount.currency_code, format_amount(policy.fixed_amount.value))
+    target.lapse_charge = pb.LapseCharge.Value(f"LAPSE_CHARGE_{policy.lapse_charge}")
+    target.lapse_after.FromTimedelta(policy.lapse_after)
+    if entry is not None:
+        target.etag = entry.etag
+        fill_time(target.update_time, entry.update_time)
 
 
 def fill_settle_outcome(
@@ -78,6 +98,9 @@ def fill_settled(response: pb.SettleResponse, outcome: Accepted, adjusted: Seque
         _fill_amount(response.released_amount, code, outcome.released)
     if outcome.overrun is not None:
         _fill_amount(response.overrun_amount, code, outcome.overrun)
+    captured = outcome.recorded.captured
+    if captured is not None and captured.currency_code:
+        _fill_amount(response.captured_amount, captured.currency_code, captured.amount)
     if outcome.replayed:
         response.replayed = True
     fill_usage(response.usage, outcome.recorded, units)

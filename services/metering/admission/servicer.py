@@ -1,6 +1,6 @@
 """AdmissionService over gRPC: reads requests, calls the use cases, renders responses."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import grpc
@@ -14,14 +14,26 @@ from libs.common.validation import Reader
 from services.metering.admission.admission import Admission
 from services.metering.admission.authorizations import Authorizations
 from services.metering.admission.domain import Decision, Request
-from services.metering.admission.parsing import read_filters, read_list_token, read_request
+from services.metering.admission.parsing import (
+    is_part,
+    read_filters,
+    read_list_token,
+    read_more,
+    read_part,
+    read_policy_changes,
+    read_request,
+)
+from services.metering.admission.parts import PartRequest, Parts
+from services.metering.admission.policies import Policies
 from services.metering.admission.rendering import (
     fill_authorization,
     fill_authorize_outcome,
     fill_decision,
+    fill_policy,
     fill_settle_outcome,
     fill_settled,
 )
+from services.metering.usage.domain import Outcome
 from services.metering.usage.query_parsing import list_fingerprint
 from services.metering.usage.servicer import check_usage, list_range, read_usage, record_each
 from services.metering.usage.usages import Usages
@@ -35,9 +47,18 @@ PAGE_BYTES_MAX: Final = 3_000_000
 class AdmissionServicer(rpc.AdmissionServiceServicer):
     """Serves admission."""
 
-    def __init__(self, admission: Admission, authorizations: Authorizations, usages: Usages) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        authorizations: Authorizations,
+        parts: Parts,
+        policies: Policies,
+        usages: Usages,
+    ) -> None:
         self._admission = admission
         self._authorizations = authorizations
+        self._parts = parts
+        self._policies = policies
         self._usages = usages
 
     @property
@@ -46,6 +67,7 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
         return {
             "Settle": self._check_settlement,
             "ListAuthorizations": lambda request: list_range(request, self._authorizations.now()),
+            "UpdateAdmissionPolicy": read_policy_changes,
         }
 
     async def Authorize(self, request: pb.AuthorizeRequest, context: grpc.aio.ServicerContext) -> pb.AuthorizeResponse:
@@ -78,8 +100,12 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
 
     async def Settle(self, request: pb.SettleRequest, context: grpc.aio.ServicerContext) -> pb.SettleResponse:
         await self._usages.know_units(one.unit for one in request.quantities)
-        work = read_usage(request, self._usages)
-        (outcome,) = await self._usages.record([work])
+        if is_part(request):
+            part = read_part(request, self._usages)
+            work, (outcome,) = part.work, await self._parts.settle([part])
+        else:
+            work = read_usage(request, self._usages)
+            (outcome,) = await self._usages.record([work])
         if isinstance(outcome, Exception):
             raise outcome
         response = pb.SettleResponse()
@@ -89,11 +115,36 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
     async def BatchSettle(
         self, request: pb.BatchSettleRequest, context: grpc.aio.ServicerContext
     ) -> pb.BatchSettleResponse:
+        parts = [place for place, one in enumerate(request.requests) if is_part(one)]
+        last = [place for place, one in enumerate(request.requests) if not is_part(one)]
+        outcomes: dict[int, tuple[Outcome, Sequence[str]]] = {}
+        # The parts come first: a last settlement is of the whole call.
+        for places, settle in ((parts, self._settle_parts), (last, self._settle_last)):
+            if places:
+                outcomes.update(zip(places, await settle([request.requests[place] for place in places]), strict=True))
         response = pb.BatchSettleResponse()
-        outcomes = await record_each(request.requests, self._usages)
-        for one, (outcome, adjusted) in zip(request.requests, outcomes, strict=True):
-            fill_settle_outcome(response.outcomes.add(), one, outcome, adjusted, self._usages.units)
+        for place, one in enumerate(request.requests):
+            fill_settle_outcome(response.outcomes.add(), one, *outcomes[place], self._usages.units)
         return response
+
+    async def _settle_last(self, requests: Sequence[pb.SettleRequest]) -> list[tuple[Outcome, Sequence[str]]]:
+        return await record_each(requests, self._usages)
+
+    async def _settle_parts(self, requests: Sequence[pb.SettleRequest]) -> list[tuple[Outcome, Sequence[str]]]:
+        """Settle the parts that are well formed; return each outcome with the fields that were adjusted."""
+        await self._usages.know_units(one.unit for request in requests for one in request.quantities)
+        outcomes: dict[int, tuple[Outcome, Sequence[str]]] = {}
+        parts: dict[int, PartRequest] = {}
+        for place, request in enumerate(requests):
+            try:
+                validation.check(request, self._check_settlement)
+                parts[place] = read_part(request, self._usages)
+            except Refusal as refusal:
+                outcomes[place] = refusal, ()
+        settled = await self._parts.settle(list(parts.values()))
+        for (place, part), outcome in zip(parts.items(), settled, strict=True):
+            outcomes[place] = outcome, part.work.adjusted
+        return [outcomes[place] for place in range(len(requests))]
 
     async def Cancel(self, request: pb.CancelRequest, context: grpc.aio.ServicerContext) -> pb.CancelResponse:
         code, released, replayed = await self._authorizations.cancel(
@@ -104,13 +155,39 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
     async def ExtendAuthorization(
         self, request: pb.ExtendAuthorizationRequest, context: grpc.aio.ServicerContext
     ) -> pb.ExtendAuthorizationResponse:
+        await self._usages.know_units(one.unit for one in request.quantities)
         violations: list[FieldViolation] = []
-        expire_time = parse_time("expire_time", request.expire_time, violations)
+        expire_time = None
+        if request.HasField("expire_time"):
+            expire_time = parse_time("expire_time", request.expire_time, violations)
+        more = read_more(request, self._usages.units, violations)
+        if expire_time is None and more is None and not violations:
+            violations.append(FieldViolation("expire_time", "must be given where the call may not use more"))
         if violations:
             raise InvalidArgument(violations)
-        stored = await self._authorizations.extend(request.organization_id.lower(), request.operation_id, expire_time)
+        stored = await self._authorizations.extend(
+            request.organization_id.lower(), request.operation_id, expire_time, more
+        )
         response = pb.ExtendAuthorizationResponse()
         fill_authorization(response.authorization, stored, self._authorizations.now())
+        return response
+
+    async def GetAdmissionPolicy(
+        self, request: pb.GetAdmissionPolicyRequest, context: grpc.aio.ServicerContext
+    ) -> pb.GetAdmissionPolicyResponse:
+        organization_id = request.organization_id.lower()
+        response = pb.GetAdmissionPolicyResponse()
+        fill_policy(response.policy, organization_id, await self._policies.get(organization_id))
+        return response
+
+    async def UpdateAdmissionPolicy(
+        self, request: pb.UpdateAdmissionPolicyRequest, context: grpc.aio.ServicerContext
+    ) -> pb.UpdateAdmissionPolicyResponse:
+        organization_id = request.organization_id.lower()
+        policy, fields = read_policy_changes(request)
+        response = pb.UpdateAdmissionPolicyResponse()
+        entry = await self._policies.update(organization_id, policy, fields, request.etag)
+        fill_policy(response.policy, organization_id, entry)
         return response
 
     async def ListAuthorizations(

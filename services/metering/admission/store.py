@@ -1,14 +1,18 @@
 """The statements on authorizations, by primary key where they say nothing else."""
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Final, NamedTuple
 
 import asyncpg
 
 from libs.common.amount import format_amount
 from libs.common.database import RawConnection
-from services.metering.admission.domain import Ask, Pinned, State, Stored
+from services.metering.admission.domain import Allowance, Ask, Pinned, State, Stored
+from services.metering.model.units import thousandths_of
+from services.metering.usage.domain import LAPSED, Captured
 from services.metering.usage.store import quantities_text, read_quantities
 
 Key = tuple[str, str]
@@ -55,29 +59,38 @@ WHERE ((organization_id, operation_id) IN (SELECT organization_id, operation_id 
 _COLUMNS: Final = """a.organization_id::text, a.operation_id, a.project_id::text, a.user_id::text,
     a.service_account_id::text, a.api_key_id::text, a.model, a.endpoint, a.input_tokens, a.max_output_tokens,
     a.hold_ttl_ms, a.quantities::text, a.service_tier, a.environment, a.fingerprint, a.price_version_id::text,
-    a.currency_code, a.amount, a.create_time, a.cancelled, o.operation_id IS NOT NULL AS settled,"""
-_EXPIRE_TIME: Final = "coalesce(a.expire_time, a.create_time + a.hold_ttl_ms * interval '1 millisecond')"
+    a.currency_code, a.amount, a.create_time, a.cancelled, coalesce(o.fingerprint <> '', false) AS settled,"""
+EXPIRE_TIME: Final = "coalesce(a.expire_time, a.create_time + a.hold_ttl_ms * interval '1 millisecond')"
+"""When the hold of an authorization `a` ends."""
+_LAPSED: Final = f"coalesce(o.fingerprint = '{LAPSED.decode()}', false)"
+_ENDED: Final = f"""{EXPIRE_TIME}, a.declined, {_LAPSED}, a.enlarged::text,
+    l.captured_amount, l.currency_code AS captured_currency_code"""
+# While a call is settled in parts, its operation has an empty fingerprint. Its last part says what is captured.
 _WITH_USAGE: Final = """LEFT JOIN usage_operations o
-    ON o.organization_id = a.organization_id AND o.operation_id = a.operation_id"""
+    ON o.organization_id = a.organization_id AND o.operation_id = a.operation_id
+LEFT JOIN LATERAL (
+    SELECT captured_amount, currency_code FROM settlement_parts s
+    WHERE s.organization_id = a.organization_id AND s.operation_id = a.operation_id ORDER BY s.part DESC LIMIT 1
+) l ON true"""
 
 _FIND: Final = f"""
-SELECT {_COLUMNS} {_EXPIRE_TIME}, a.declined
+SELECT {_COLUMNS} {_ENDED}
 FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
 JOIN authorizations a USING (organization_id, operation_id) {_WITH_USAGE}
 """  # noqa: S608 -- made of constants of ours alone.
 
 # A page, the latest first, by the index `authorizations_by_time` within its bound; usage by its primary key.
 _LIST: Final = f"""
-SELECT {_COLUMNS} {_EXPIRE_TIME}, a.declined
+SELECT {_COLUMNS} {_ENDED}
 FROM authorizations a {_WITH_USAGE}
 WHERE a.organization_id = $1::uuid AND a.create_time >= $2::timestamptz
     AND (a.create_time, a.operation_id) < ($3::timestamptz, $4::text)
     AND ($5::timestamptz IS NULL OR (a.create_time, a.operation_id) >= ($5::timestamptz, $6::text))
     AND ($7::uuid IS NULL OR a.project_id = $7) AND ($8::uuid IS NULL OR a.user_id = $8)
     AND ($9::uuid IS NULL OR a.api_key_id = $9) AND ($10::text IS NULL OR a.model = $10)
-    AND ($11::text IS NULL OR $11 = CASE WHEN o.operation_id IS NOT NULL THEN 'SETTLED'
+    AND ($11::text IS NULL OR $11 = CASE WHEN {_LAPSED} THEN 'LAPSED' WHEN o.fingerprint <> '' THEN 'SETTLED'
         WHEN a.cancelled THEN 'CANCELLED' WHEN a.declined THEN 'DECLINED'
-        WHEN {_EXPIRE_TIME} > $12::timestamptz THEN 'OPEN' ELSE 'LAPSED' END)
+        WHEN {EXPIRE_TIME} > $12::timestamptz THEN 'OPEN' ELSE 'LAPSED' END)
 ORDER BY a.create_time DESC, a.operation_id DESC LIMIT $13
 """  # noqa: S608 -- made of constants of ours alone.
 
@@ -90,10 +103,26 @@ WHERE organization_id = $1::uuid AND create_time >= $2::timestamptz
 ORDER BY create_time DESC, operation_id DESC OFFSET $5 LIMIT 1
 """
 
+# An authorization that ends later is looked at then, should its settlement not come: whoever looks for such may have
+# walked past it. In the order of the keys, so that no two processes can deadlock.
 _EXTEND: Final = """
-UPDATE authorizations a SET expire_time = greatest(a.expire_time, later.expire_time)
-FROM unnest($1::uuid[], $2::text[], $3::timestamptz[]) AS later(organization_id, operation_id, expire_time)
-WHERE a.organization_id = later.organization_id AND a.operation_id = later.operation_id
+WITH extended AS (
+    UPDATE authorizations a SET expire_time = greatest(a.expire_time, later.expire_time)
+    FROM unnest($1::uuid[], $2::text[], $3::timestamptz[]) AS later(organization_id, operation_id, expire_time)
+    WHERE a.organization_id = later.organization_id AND a.operation_id = later.operation_id
+    RETURNING a.organization_id, a.operation_id, a.expire_time, a.environment
+)
+INSERT INTO lapse_checks (organization_id, operation_id, check_time)
+SELECT organization_id, operation_id, expire_time FROM extended WHERE environment = 'LIVE'
+ORDER BY organization_id, operation_id
+ON CONFLICT (organization_id, operation_id) DO UPDATE SET check_time = excluded.check_time
+"""
+
+# Only where it is more than what is noted, so that of two enlargements the larger stays.
+_ENLARGE: Final = """
+UPDATE authorizations SET enlarged = $3::jsonb
+WHERE organization_id = $1::uuid AND operation_id = $2::text
+    AND coalesce((enlarged->>'amount')::numeric, amount) < ($3::jsonb->>'amount')::numeric
 """
 
 _DECLINE: Final = """
@@ -135,6 +164,11 @@ async def extend(connection: RawConnection, expire_times: Mapping[Key, datetime]
     )
 
 
+async def enlarge(connection: RawConnection, key: Key, allowance: Allowance) -> None:
+    """Note what a call may use and what is held for it, where that is more than what is noted."""
+    await connection.execute(_ENLARGE, *key, _allowance_text(allowance))
+
+
 async def decline(connection: RawConnection, keys: Sequence[Key]) -> None:
     """Note that billing declined the holds."""
     await connection.execute(_DECLINE, [key[0] for key in keys], [key[1] for key in keys])
@@ -171,4 +205,22 @@ def _stored(row: asyncpg.Record) -> Stored:
     if ask.quantities is not None:
         # Postgres writes JSON in its own way.
         ask = ask._replace(quantities=quantities_text(read_quantities(ask.quantities)))
-    return Stored(Pinned(ask, *values[asked : asked + 5]), *values[asked + 5 :])
+    pinned = Pinned(ask, *values[asked : asked + 5])
+    cancelled, settled, expire_time, declined, is_lapsed, enlarged, amount, currency_code = values[asked + 5 :]
+    allowance = Allowance(ask.input_tokens, ask.max_output_tokens, read_quantities(ask.quantities), pinned.amount)
+    if enlarged is not None:
+        allowance = _read_allowance(enlarged)
+    captured = None if amount is None else Captured(format_amount(amount), currency_code or "")
+    return Stored(pinned, cancelled, settled, expire_time, declined, is_lapsed, allowance, captured)
+
+
+def _allowance_text(allowance: Allowance) -> str:
+    counts = f'"input_tokens":{allowance.input_tokens},"max_output_tokens":{allowance.max_output_tokens}'
+    amount, quantities = format_amount(allowance.amount), quantities_text(allowance.quantities)
+    return f'{{{counts},"amount":"{amount}","quantities":{quantities}}}'
+
+
+def _read_allowance(text: str) -> Allowance:
+    stored = json.loads(text, parse_float=Decimal)
+    quantities = {unit: thousandths_of(Decimal(value)) for unit, value in stored["quantities"].items()}
+    return Allowance(stored["input_tokens"], stored["max_output_tokens"], quantities, Decimal(stored["amount"]))

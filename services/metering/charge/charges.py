@@ -90,6 +90,8 @@ class Charges:
                 window = Window(ids, span[0], span[1] + MICROSECOND)
                 async for rows in _digest(shard, window, bucket_count, until_time, digests):
                     yield rows
+            async for rows in _digest_parts(shard, ids, bucket_count, (since_time, until_time), digests):
+                yield rows
             yield digests
 
     async def list_pending(
@@ -182,3 +184,25 @@ async def _digest_one(
         digests.add(parts)
         yield ROWS_WANTED if last else sum(part.charge_count for part in parts)
         after = last
+
+
+async def _digest_parts(
+    shard: Database,
+    organization_ids: Sequence[str],
+    bucket_count: int,
+    times: tuple[datetime | None, datetime | None],
+    digests: Digests,
+) -> AsyncIterator[int]:
+    """Add the digests of what parts of calls capture, organization by organization; yield how many rows were read."""
+    async with shard.raw_connection() as connection:
+        found = await store.organizations_with_parts(connection, organization_ids)
+    for organization_id in found:
+        after: str | None = ""
+        while after is not None:
+            async with shard.raw_transaction() as connection:
+                await connection.execute(store.PLAN_PARTS)
+                last = await store.end_of_parts(connection, organization_id, after, ROWS_WANTED)
+                parts = await store.digests_of_parts(connection, organization_id, after, last, times, bucket_count)
+            digests.add(parts)
+            yield ROWS_WANTED if last else sum(part.charge_count for part in parts)
+            after = last

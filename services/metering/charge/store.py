@@ -13,44 +13,73 @@ from libs.common.database import RawConnection
 from libs.common.digests import PartDigest, bucket_sql, digest_sql
 from services.metering.charge.domain import Charge, PendingCharge, Window
 
-# Usage with what it cost, and the charge that billing has not confirmed. Usage without a charge is left out.
+# Usage with what is charged for it, and parts of calls with what they capture; and whether billing has confirmed it.
+# What has no charge has a row all the same, so that a page has as many rows as operations were looked at.
 _OF_PAGE: Final = """
-SELECT page.organization_id::text, page.operation_id, coalesce(r.cost, p.cost),
+SELECT page.organization_id::text, page.operation_id, coalesce(r.cost, p.cost) - coalesce(r.captured_before, 0),
     coalesce(r.currency_code, p.currency_code), coalesce(replace(x.state, 'DEAD', 'REFUSED'), 'SETTLED'),
-    page.occur_time, coalesce(r.charge_kind, p.charge_kind), greatest(r.create_time, p.create_time)
+    page.occur_time, coalesce(r.charge_kind, p.charge_kind) AS charge_kind, greatest(r.create_time, p.create_time)
 FROM page
-JOIN usage_records r USING (organization_id, occur_time, usage_id)
+LEFT JOIN usage_records r USING (organization_id, occur_time, usage_id)
 LEFT JOIN usage_pricings p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id AND r.cost IS NULL
-LEFT JOIN outbox x ON x.organization_id = r.organization_id AND x.operation_id = r.operation_id
-ORDER BY page.organization_id, page.operation_id
+LEFT JOIN outbox x ON x.organization_id = page.organization_id AND x.operation_id = page.operation_id
+WHERE page.usage_id IS NOT NULL
+UNION ALL
+SELECT page.organization_id::text, page.operation_id, s.amount, s.currency_code,
+    coalesce(replace(x.state, 'DEAD', 'REFUSED'), 'SETTLED'), s.create_time, 'CAPTURE', s.create_time
+FROM page
+JOIN settlement_parts s ON s.organization_id = page.organization_id AND s.part_id = page.operation_id
+LEFT JOIN outbox x ON x.organization_id = page.organization_id AND x.operation_id = page.operation_id
+WHERE page.usage_id IS NULL
+ORDER BY organization_id, operation_id
 """
-# The page is cut from the operations, by primary key; usage without a charge falls out of it afterwards.
-_CHARGES: Final = f"""
+
+
+def _page(operations: str, parts: str) -> str:
+    """Return the statement for a page of the operations and the parts that two conditions name, in byte order."""
+    return f"""
 WITH page AS MATERIALIZED (
-    SELECT organization_id, operation_id, occur_time, usage_id FROM usage_operations
-    WHERE (organization_id, operation_id) > ($1::uuid, $2::text) AND ($3::uuid IS NULL OR organization_id = $3)
+    (
+        SELECT organization_id, operation_id, occur_time, usage_id FROM usage_operations WHERE {operations}
+        ORDER BY organization_id, operation_id LIMIT $4
+    )
+    UNION ALL
+    (
+        SELECT organization_id, part_id, NULL, NULL FROM settlement_parts WHERE {parts}
+        ORDER BY organization_id, part_id LIMIT $4
+    )
     ORDER BY organization_id, operation_id LIMIT $4
 )
 {_OF_PAGE}
 """  # noqa: S608 -- made of constants of ours alone.
-# The primary keys named.
-_NAMED: Final = f"""
-WITH page AS MATERIALIZED (
-    SELECT organization_id, operation_id, occur_time, usage_id FROM usage_operations
-    WHERE organization_id = $1 AND operation_id = ANY($2::text[]) AND operation_id > $3
-    ORDER BY operation_id LIMIT $4
+
+
+# The page is cut from the operations by primary key, and from the parts by the unique key of their ids.
+_CHARGES: Final = _page(
+    "(organization_id, operation_id) > ($1::uuid, $2::text) AND ($3::uuid IS NULL OR organization_id = $3)",
+    "(organization_id, part_id) > ($1::uuid, $2::text) AND ($3::uuid IS NULL OR organization_id = $3)",
 )
-{_OF_PAGE}
-"""  # noqa: S608
-# Part of one organization's primary key is read from the index alone; the rows only of what is in the buckets.
+# The keys named.
+_NAMED: Final = _page(
+    "organization_id = $1 AND operation_id = ANY($2::text[]) AND operation_id > $3",
+    "organization_id = $1 AND part_id = ANY($2::text[]) AND part_id > $3",
+)
+# Part of one organization's keys is read from the indexes alone; the rows only of what is in the buckets.
 _SCANNED: Final = """
-SELECT operation_id FROM usage_operations WHERE organization_id = $1 AND operation_id > $2
+SELECT operation_id FROM (
+    SELECT operation_id FROM usage_operations WHERE organization_id = $1 AND operation_id > $2
+    UNION ALL
+    SELECT part_id FROM settlement_parts WHERE organization_id = $1 AND part_id > $2
+) AS scanned
 ORDER BY operation_id OFFSET $3 LIMIT 1
 """
 _IN_BUCKETS: Final = f"""
-SELECT operation_id FROM usage_operations
-WHERE organization_id = $1 AND operation_id > $2 AND ($3::text IS NULL OR operation_id <= $3)
-    AND {bucket_sql("operation_id", "$4")} = ANY($5::int[])
+SELECT operation_id FROM (
+    SELECT operation_id FROM usage_operations WHERE organization_id = $1 AND operation_id > $2
+    UNION ALL
+    SELECT part_id FROM settlement_parts WHERE organization_id = $1 AND part_id > $2
+) AS scanned
+WHERE ($3::text IS NULL OR operation_id <= $3) AND {bucket_sql("operation_id", "$4")} = ANY($5::int[])
 ORDER BY operation_id LIMIT $6
 """  # noqa: S608
 
@@ -72,7 +101,9 @@ async def charges_of(
 
 
 def _charges(rows: Sequence[asyncpg.Record], wanted: ChargeFilter) -> list[Charge]:
-    """A capture of nothing only gives the hold back; like usage that waits for its price it is no charge."""
+    """A capture of nothing only gives the hold back: it is no charge. Nor is usage that waits for its price, or a call
+    of which only parts are settled.
+    """
     return [
         Charge(*row[:6])
         for row in rows
@@ -166,12 +197,17 @@ _SETTLED: Final = """NOT EXISTS (
         SELECT FROM outbox x WHERE x.organization_id = r.organization_id AND x.operation_id = r.operation_id)"""
 
 
+# What is charged for usage, of which parts have captured some before.
+_CHARGED: Final = "(CASE WHEN r.captured_before IS NULL THEN r.cost ELSE r.cost - r.captured_before END)"
+_CHARGED_LATE: Final = "(p.cost - coalesce(r.captured_before, 0))"
+
+
 def _digests(where: str) -> str:
     return f"""
 SELECT r.organization_id::text, {bucket_sql("r.operation_id", "$4")} AS bucket, r.currency_code, count(*),
-    sum(r.cost), {digest_sql("r.operation_id", "r.cost")}
+    sum({_CHARGED}), {digest_sql("r.operation_id", _CHARGED)}
 FROM usage_records r
-WHERE {where} AND (r.cost IS NULL OR r.cost > 0 AND r.charge_kind IS NOT NULL)
+WHERE {where} AND (r.cost IS NULL OR {_CHARGED} > 0 AND r.charge_kind IS NOT NULL)
     AND ($5::timestamptz IS NULL OR r.create_time <= $5) AND {_SETTLED}
 GROUP BY r.organization_id, bucket, r.currency_code
 """  # noqa: S608
@@ -180,9 +216,9 @@ GROUP BY r.organization_id, bucket, r.currency_code
 def _late_digests(where: str) -> str:
     return f"""
 SELECT r.organization_id::text, {bucket_sql("r.operation_id", "$4")} AS bucket, p.currency_code, count(*),
-    sum(p.cost), {digest_sql("r.operation_id", "p.cost")}
+    sum({_CHARGED_LATE}), {digest_sql("r.operation_id", _CHARGED_LATE)}
 FROM usage_records r JOIN usage_pricings p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id
-WHERE {where} AND r.cost IS NULL AND p.cost > 0 AND p.charge_kind IS NOT NULL
+WHERE {where} AND r.cost IS NULL AND {_CHARGED_LATE} > 0 AND p.charge_kind IS NOT NULL
     AND ($5::timestamptz IS NULL OR greatest(r.create_time, p.create_time) <= $5) AND {_SETTLED}
 GROUP BY r.organization_id, bucket, p.currency_code
 """  # noqa: S608
@@ -221,6 +257,54 @@ async def _read(connection: RawConnection, statements: tuple[str, str], *values:
     if len(priced) == len(rows):
         return priced
     return priced + [PartDigest(*row) for row in await connection.fetch(statements[1], *values)]
+
+
+# One probe of an index for each organization.
+_WITH_PARTS: Final = """
+SELECT o.organization_id::text FROM unnest($1::uuid[]) AS o(organization_id)
+WHERE EXISTS (
+    SELECT FROM settlement_parts s WHERE s.organization_id = o.organization_id AND s.part_id IS NOT NULL
+)
+"""
+
+# A range of one organization's parts, by the unique key of their ids.
+_PARTS_END: Final = """
+SELECT part_id FROM settlement_parts WHERE organization_id = $1 AND part_id > $2 ORDER BY part_id OFFSET $3 LIMIT 1
+"""
+_OF_PARTS: Final = f"""
+SELECT s.organization_id::text, {bucket_sql("s.part_id", "$6")} AS bucket, s.currency_code, count(*),
+    sum(s.amount), {digest_sql("s.part_id", "s.amount")}
+FROM settlement_parts s
+WHERE s.organization_id = $1 AND s.part_id > $2 AND ($3::text IS NULL OR s.part_id <= $3)
+    AND ($4::timestamptz IS NULL OR s.create_time >= $4) AND ($5::timestamptz IS NULL OR s.create_time <= $5)
+    AND NOT EXISTS (
+        SELECT FROM outbox x WHERE x.organization_id = s.organization_id AND x.operation_id = s.part_id)
+GROUP BY s.organization_id, bucket, s.currency_code
+"""  # noqa: S608
+
+
+async def organizations_with_parts(connection: RawConnection, organization_ids: Sequence[str]) -> list[str]:
+    """Return those of the organizations that have parts with a charge."""
+    return [row[0] for row in await connection.fetch(_WITH_PARTS, list(organization_ids))]
+
+
+async def end_of_parts(connection: RawConnection, organization_id: str, after: str, rows: int) -> str | None:
+    """Return the id of the last of the next `rows` parts; None if there are fewer."""
+    end: str | None = await connection.fetchval(_PARTS_END, organization_id, after, rows - 1)
+    return end
+
+
+async def digests_of_parts(
+    connection: RawConnection,
+    organization_id: str,
+    after: str,
+    last: str | None,
+    times: tuple[datetime | None, datetime | None],
+    bucket_count: int,
+) -> list[PartDigest]:
+    """Return the digests of what billing has confirmed of the parts of an organization, in a range of their ids."""
+    rows = await connection.fetch(_OF_PARTS, organization_id, after, last, *times, bucket_count)
+    return [PartDigest(*row) for row in rows]
 
 
 # Jumps along the primary key from one organization to the next, instead of reading all rows of each.

@@ -9,14 +9,16 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Final, NamedTuple
 
 import grpc
 import structlog
 from google.rpc import status_pb2
 
-from libs.common.errors import Unavailable
-from libs.common.status import error_info_in, reason_of
+from libs.common.amount import format_amount
+from libs.common.errors import OperationIdReused, Unavailable
+from libs.common.status import error_info, error_info_in, reason_of
 from libs.common.timestamps import parse_time
 from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.billing.v1 import ledger_pb2_grpc as rpc
@@ -34,6 +36,8 @@ _SOURCE_KEY: Final = "source"
 _SOURCE: Final = "metering"
 """Tells the charges behind which usage stands from those that people make by hand."""
 _HOLD_NOT_FOUND: Final = "HOLD_NOT_FOUND"
+_DEBITED: Final = (OperationIdReused.reason, "kind")
+_INSUFFICIENT_BALANCE: Final = "INSUFFICIENT_BALANCE"
 _OF_THE_WHOLE: Final = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -59,7 +63,7 @@ _PASSING: Final = {
 
 
 class Charge(NamedTuple):
-    """One cost to be charged, under the operation id of its usage."""
+    """One cost to be charged, under the operation id of its usage or the id of the part of a call."""
 
     organization_id: str
     operation_id: str
@@ -68,6 +72,8 @@ class Charge(NamedTuple):
     currency_code: str
     project_id: str | None
     description: str
+    hold_operation_id: str | None = None
+    """For a part of a call: the operation id of the call, whose hold stays open."""
 
 
 class AccountBalance(NamedTuple):
@@ -131,6 +137,14 @@ class Released:
     amount: str | None
 
 
+class FoundHold(NamedTuple):
+    """A hold as it stands."""
+
+    expire_time: datetime
+    is_over: bool
+    """Whether it was captured or released."""
+
+
 @dataclass(frozen=True, slots=True)
 class HoldOver:
     """The hold has ended, or there never was one."""
@@ -190,8 +204,13 @@ class BillingClient:
             raise Unavailable(dependency="billing") from error
         return Released(response.released_amount.value)
 
-    async def extend(self, organization_id: str, operation_id: str, ttl_ms: int) -> datetime | HoldOver:
-        """Hold an amount at least for so long from now; return when the hold ends.
+    async def extend(
+        self, organization_id: str, operation_id: str, ttl_ms: int, larger: tuple[Decimal, str] | None
+    ) -> datetime | HoldOver | NotHeld:
+        """Hold an amount at least for so long from now, and one at least as large as `larger`, which has its currency.
+
+        Return when the hold ends; or that it has ended already; or why it can not be larger, in which case nothing is
+        changed.
 
         Raises:
             Unavailable: billing cannot be reached.
@@ -199,13 +218,34 @@ class BillingClient:
         request = pb.ExtendHoldRequest(organization_id=organization_id, operation_id=operation_id)
         request.ttl.seconds = ttl_ms // 1000
         request.ttl.nanos = ttl_ms % 1000 * 1_000_000
+        if larger is not None:
+            request.amount.value, request.amount.currency_code = format_amount(larger[0]), larger[1]
         try:
             response = await self._ledger.ExtendHold(request, timeout=_HOLD_WITHIN_S)
         except grpc.aio.AioRpcError as error:
+            info = error_info(error)
+            if info is not None and info.reason == _INSUFFICIENT_BALANCE:
+                return NotHeld(info.reason, error.details() or "", dict(info.metadata))
             if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION):
                 return HoldOver()
             raise Unavailable(dependency="billing") from error
         return parse_time("expire_time", response.hold.expire_time, [])
+
+    async def find_hold(self, organization_id: str, operation_id: str) -> FoundHold | None:
+        """Return the hold of an operation, or None where none was ever placed.
+
+        Raises:
+            Unavailable: billing cannot be reached.
+        """
+        request = pb.GetHoldRequest(organization_id=organization_id, operation_id=operation_id)
+        try:
+            hold = (await self._ledger.GetHold(request, timeout=_HOLD_WITHIN_S)).hold
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return None
+            raise Unavailable(dependency="billing") from error
+        is_over = hold.state in (pb.HOLD_STATE_CAPTURED, pb.HOLD_STATE_RELEASED)
+        return FoundHold(parse_time("expire_time", hold.expire_time, []), is_over)
 
     async def _charge_some(
         self, charges: Sequence[Charge], some: Sequence[int], results: list[Charged | NotCharged | None]
@@ -244,8 +284,8 @@ class BillingClient:
                 balance = _balance(captured.balance)
                 results[i] = Charged(balance, captured.released_amount.value, captured.overrun_amount.value)
                 continue
-            results[i] = refused = _not_charged(outcome.error)
-            if refused.reason == _HOLD_NOT_FOUND:
+            results[i] = _not_charged(outcome.error)
+            if _was_never_held(outcome.error):
                 never_held.append(i)
         await self._charge_never_held(charges, never_held, results)
 
@@ -309,7 +349,11 @@ def _fill_debit(request: pb.DebitRequest, charge: Charge) -> None:
 
 def _fill_capture(request: pb.CaptureHoldRequest, charge: Charge) -> None:
     request.organization_id = charge.organization_id
-    request.operation_id = charge.operation_id
+    if charge.hold_operation_id is None:
+        request.operation_id = charge.operation_id
+    else:
+        request.operation_id = charge.hold_operation_id
+        request.part_id = charge.operation_id
     request.amount.currency_code = charge.currency_code
     request.amount.value = charge.amount
     request.description = charge.description
@@ -336,6 +380,14 @@ def _balance(balance: pb.Balance) -> AccountBalance:
 def _not_charged(status: status_pb2.Status) -> NotCharged:
     info = error_info_in(status)
     return NotCharged(info.reason if info else "UNKNOWN", final=status.code not in _PASSING)
+
+
+def _was_never_held(error: status_pb2.Status) -> bool:
+    """Tell whether there was no hold to capture: it is not found, or the work was debited for that reason before."""
+    info = error_info_in(error)
+    if info is None:
+        return False
+    return info.reason == _HOLD_NOT_FOUND or (info.reason, info.metadata.get("field")) == _DEBITED
 
 
 def _held(outcome: pb.CreateHoldOutcome) -> Held | NotHeld | Unavailable:

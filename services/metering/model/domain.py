@@ -24,6 +24,7 @@ from services.metering.model.rates import (
     Unpriced,
     amount_nanos,
     cost_max_nanos,
+    least_nanos,
     provider_cost_nanos,
     rounded,
 )
@@ -238,6 +239,16 @@ def all_quantities(card: RateCard, tokens: Tokens, quantities: Quantities) -> di
     if REQUESTS not in used and REQUESTS in card.rated_units:
         used[REQUESTS] = THOUSANDTHS
     return used
+
+
+def least_cost(
+    version: PriceVersion, tokens: Tokens, quantities: Quantities, service_tier: str, units: Units
+) -> int | Unpriced:
+    """Return the least nanos that a call can turn out to cost that has used so much until now.
+
+    No `rate` of usage without a smaller quantity is less. The request itself counts as one from the start.
+    """
+    return least_nanos(version.card, all_quantities(version.card, tokens, quantities), service_tier, units)
 
 
 def cost_max(

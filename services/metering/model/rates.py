@@ -218,6 +218,27 @@ def cost_max_nanos(
     return rounded(worst, plan.divisor)
 
 
+def least_nanos(card: RateCard, quantities: Quantities, service_tier: str, units: Units) -> int | Unpriced:
+    """Return the least that a call can turn out to cost that has used so much until now.
+
+    No `amount_nanos` of quantities of which none is smaller is less than this:
+    1. A call that goes on uses more, so its input context grows, and its bracket is this one or one after it.
+    2. A unit with a rate has one in every later bracket: a bracket has the rates of those before it, and more.
+    3. In one bracket, larger quantities cost at least as much, since no rate is below zero. So the call costs at least
+       what the quantities of now cost in the bracket in which it ends, and that is at least the least over all these.
+    4. Rounding keeps the order of two sums.
+    """
+    plan = card.plans.get(service_tier) or card.plan(service_tier, units)
+    present = bisect_left(plan.thresholds, input_context(quantities, units))
+    least: int | None = None
+    for bracket in plan.brackets[present:]:
+        total = _total(quantities, bracket.weights)
+        if isinstance(total, str):
+            return Unpriced(total, service_tier)
+        least = total if least is None else min(least, total)
+    return rounded(least or 0, plan.divisor)
+
+
 def _plan(card: RateCard, tier: str, units: Units) -> Plan:
     held = [rate for rate in card.rates if rate.service_tier in (tier, ANY_TIER)]
     thresholds = sorted({rate.above for rate in held if rate.above})

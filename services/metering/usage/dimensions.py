@@ -7,6 +7,7 @@ computed from it. Usage and its hourly sums carry that id. The nil id stands for
 import hashlib
 import json
 from collections import OrderedDict
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -61,6 +62,15 @@ class KnownDimensions:
 
     def __contains__(self, key: tuple[str, str]) -> bool:
         return key[1] == NIL or key in self._known
+
+    def unknown(self, used: Iterable[tuple[str, Dimensions]]) -> dict[tuple[str, str], Dimensions]:
+        """Return what organizations use and is not known to be stored, by organization and id."""
+        found: dict[tuple[str, str], Dimensions] = {}
+        for organization_id, dimensions in used:
+            key = organization_id, dimension_id(dimensions)
+            if key not in self:
+                found[key] = dimensions
+        return found
 
     def add(self, key: tuple[str, str]) -> None:
         """Note a combination, as its organization and id, when it is committed."""

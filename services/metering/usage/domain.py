@@ -6,8 +6,10 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from libs.common.errors import FieldViolation
-from services.metering.clients.billing import CAPTURE, DEBIT, AccountBalance
+from libs.common.amount import format_amount
+from libs.common.errors import FieldViolation, OperationIdReused
+from services.metering.clients.billing import CAPTURE, DEBIT, AccountBalance, Charged, NotCharged
+from services.metering.errors import AuthorizationLapsed
 from services.metering.model.domain import PriceVersion, Rated, Tokens, format_nanos
 from services.metering.model.rates import STANDARD_TIER
 from services.metering.model.units import Quantities
@@ -21,6 +23,9 @@ REFUSED: Final = "REFUSED"
 LATE_MAX: Final = timedelta(days=35)
 EARLY_MAX: Final = timedelta(minutes=5)
 
+
+LAPSED: Final = b"lapsed"
+"""The fingerprint of usage that was recorded because no settlement had come. No request has it."""
 
 NO_QUANTITIES: Final[Quantities] = MappingProxyType({})
 
@@ -81,8 +86,16 @@ class Cost(NamedTuple):
     provider_currency_code: str | None = None
 
 
+class Captured(NamedTuple):
+    """What the parts of a call have captured."""
+
+    amount: str
+    currency_code: str
+    """Empty while no part had a price, and in lists."""
+
+
 class Recorded(NamedTuple):
-    """Usage that is durable."""
+    """Usage that is durable; or a part of it, which has no usage id."""
 
     work: Work
     usage_id: str
@@ -94,6 +107,23 @@ class Recorded(NamedTuple):
     """Why billing refuses the charge; empty unless the settlement is REFUSED."""
     dimensions: Dimensions = PLAIN
     """With the provider as the catalogue said when the usage was recorded."""
+    captured_before: Captured | None = None
+    """What parts had captured before the usage was recorded; None for a call without parts."""
+
+    @property
+    def charged_amount(self) -> str:
+        """What is charged for the usage itself: its cost, less what parts had captured."""
+        amount = self.cost.amount if self.cost is not None else "0"
+        if self.captured_before is None or self.captured_before.amount == "0":
+            return amount
+        return format_amount(Decimal(amount) - Decimal(self.captured_before.amount))
+
+    @property
+    def captured(self) -> Captured | None:
+        """What is captured of a call that is settled in parts, with its last settlement; None for other calls."""
+        if self.captured_before is None or self.cost is None or self.cost.charge_kind is None:
+            return self.captured_before
+        return Captured(self.cost.amount, self.cost.currency_code)
 
 
 class Accepted(NamedTuple):
@@ -146,6 +176,22 @@ def charge_kind(*, costs: bool, is_held: bool, environment: str) -> str | None:
     return DEBIT if costs else None
 
 
+def is_above(amount: str, before: Captured | None) -> bool:
+    """Tell whether something is left to charge of an amount after what parts captured before."""
+    return amount != "0" if before is None else Decimal(amount) > Decimal(before.amount)
+
+
+def is_below(cost: Cost, before: Captured | None) -> bool:
+    """Tell whether parts captured what the cost does not cover, so that the usage cannot be charged by it.
+
+    This happens only where a unit had no rate when the call ended, and the price that was set for it later is lower
+    than the one that the call was authorized with, or in another currency.
+    """
+    if before is None or before.amount == "0":
+        return False
+    return cost.currency_code != before.currency_code or Decimal(cost.amount) < Decimal(before.amount)
+
+
 def rated_cost(rated: Rated, version: PriceVersion, kind: str | None) -> Cost:
     """Return the cost of what was priced with a version, and is charged in this way."""
     card = version.card
@@ -195,6 +241,38 @@ def differing_field(before: Work, now: Work) -> str:
     if before.occur_time == now.occur_time and now.adjusted:
         return now.adjusted[0]  # They differ in what was not stored of it.
     return "occur_time"
+
+
+def charged(recorded: Recorded, result: Charged | NotCharged) -> Accepted:
+    """Return the answer to what was recorded, with what became of its charge."""
+    if isinstance(result, Charged):
+        balance = result.balance if result.balance.posted else None
+        settled = recorded._replace(settlement=SETTLED)
+        return Accepted(settled, False, balance, result.released, result.overrun)
+    if result.final:
+        return Accepted(recorded._replace(settlement=REFUSED, refusal_reason=result.reason), replayed=False)
+    return Accepted(recorded, replayed=False)
+
+
+def lapsed(recorded: Recorded) -> AuthorizationLapsed:
+    """Return the refusal of a settlement that comes after usage was recorded because none had come."""
+    cost = recorded.cost
+    return AuthorizationLapsed(
+        operation_id=recorded.work.operation_id,
+        usage_id=recorded.usage_id,
+        record_time=recorded.create_time,
+        amount=None if cost is None else cost.amount,
+        currency_code=None if cost is None else cost.currency_code,
+    )
+
+
+def repeat_of(before: Recorded, fingerprint: bytes, work: Work) -> Outcome:
+    """Return the answer to work whose operation id has usage already, which was recorded with this fingerprint."""
+    if fingerprint == work.fingerprint:
+        return Accepted(before, replayed=True)
+    if fingerprint == LAPSED:
+        return lapsed(before)
+    return OperationIdReused(operation_id=work.operation_id, field=differing_field(before.work, work))
 
 
 def month_of(moment: datetime) -> datetime:

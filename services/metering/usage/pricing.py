@@ -12,10 +12,10 @@ from libs.common.errors import Refusal
 from libs.common.ids import NIL
 from libs.common.shards import Shards
 from services.metering.model.catalogue import Catalogue
-from services.metering.model.domain import rate
+from services.metering.model.domain import format_nanos, rate
 from services.metering.model.rates import Unpriced
 from services.metering.usage import store
-from services.metering.usage.domain import charge_kind, rated_cost
+from services.metering.usage.domain import charge_kind, is_above, is_below, rated_cost
 from services.metering.usage.store import Key, Pricing, Waiting
 
 _log = structlog.get_logger("pricing")
@@ -57,17 +57,22 @@ class LatePricing:
     async def _price_shard(self, database: Database) -> int:
         """Price whatever can be priced in a shard, part by part; return how many usages that were."""
         after: Key = (NIL, NIL)
-        count = 0
+        count = below = 0
         while True:
             async with database.raw_connection() as connection:
                 waiting = await store.next_unpriced(connection, after=after, limit=_PART_MAX)
-                pricings = [pricing for usage in waiting if (pricing := self._price(usage)) is not None]
+            priced = [(usage, pricing) for usage in waiting if (pricing := self._price(usage)) is not None]
+            pricings = [pricing for usage, pricing in priced if not is_below(pricing.cost, usage.captured_before)]
+            below += len(priced) - len(pricings)
             count += await self._write(database, pricings)
             if len(waiting) < _PART_MAX:
                 break
             after = (waiting[-1].organization_id, waiting[-1].usage_id)
         if count:
             _log.info("waiting usage priced", usages=count)
+        if below:
+            # What was captured is not given back: an operator sets a price that is not lower, in the same currency.
+            _log.error("usage waits since its price is below what parts of its call captured", usages=below)
         return count
 
     async def _write(self, database: Database, pricings: Sequence[Pricing]) -> int:
@@ -97,5 +102,7 @@ class LatePricing:
         rated = rate(version, usage.tokens, usage.quantities, usage.service_tier, self._catalogue.units)
         if isinstance(rated, Unpriced):
             return None
-        kind = charge_kind(costs=rated.amount_nanos > 0, is_held=usage.authorized, environment=usage.environment)
+        before = usage.captured_before
+        costs = is_above(format_nanos(rated.amount_nanos), before)
+        kind = charge_kind(costs=costs, is_held=usage.authorized, environment=usage.environment)
         return Pricing(usage.organization_id, usage.usage_id, rated_cost(rated, version, kind))

@@ -21,8 +21,8 @@ from libs.common.database import Database
 from libs.common.shards import Shards
 from services.metering.clients.billing import BATCH_MAX, BillingClient, Charged, NotCharged
 from services.metering.usage import store
+from services.metering.usage.charging import Charging
 from services.metering.usage.domain import PENDING, REFUSED
-from services.metering.usage.engine import UsageEngine
 from services.metering.usage.store import DueCharge, Key
 
 _log = structlog.get_logger("relay")
@@ -40,11 +40,11 @@ class Relay:
     """Sends the charges in the outbox for as long as the service runs."""
 
     def __init__(
-        self, shards: Shards, billing: BillingClient, engine: UsageEngine, clock: Clock, *, every_s: float
+        self, shards: Shards, billing: BillingClient, charging: Charging, clock: Clock, *, every_s: float
     ) -> None:
         self._shards = shards
         self._billing = billing
-        self._engine = engine
+        self._charging = charging
         self._clock = clock
         self._every_s = every_s
         self._refused_charges = metrics.get_meter("tollhouse").create_counter(
@@ -57,7 +57,7 @@ class Relay:
         await self._shards.visit(self._visit, every_s=self._every_s)
 
     async def _visit(self, database: Database) -> None:
-        await self._engine.flush_idle(database)
+        await self._charging.flush_idle(database)
         await self.send_due(database)
 
     async def send_due(self, database: Database) -> None:

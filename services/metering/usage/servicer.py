@@ -262,16 +262,22 @@ def read_usage(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, usa
 
 
 def read_listed_quantities(
-    request: pb.RecordUsageRequest | admission_pb2.SettleRequest | admission_pb2.AuthorizeRequest,
+    request: pb.RecordUsageRequest
+    | admission_pb2.SettleRequest
+    | admission_pb2.AuthorizeRequest
+    | admission_pb2.ExtendAuthorizationRequest,
     units: Units,
     violations: list[FieldViolation],
 ) -> Quantities:
     """Read the quantities of a request that are not zero; what is wrong is added to `violations`.
 
-    Archived units are refused in an authorization here, and in usage once it is known whether it is a repeat.
+    Archived units are refused in an authorization here, and in usage once it is known whether it is a repeat. What is
+    authorized may be extended in them.
     """
     if isinstance(request, admission_pb2.AuthorizeRequest):
         counts, total, archived = request.estimate, None, False
+    elif isinstance(request, admission_pb2.ExtendAuthorizationRequest):
+        counts, total, archived = request.estimate, None, True
     else:
         counts, archived = request.tokens, True
         total = request.total_tokens if request.HasField("total_tokens") else None
@@ -291,7 +297,15 @@ def _read_stated(
 
 
 def _fingerprint(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, backfill: bool) -> bytes:
-    """Return a digest of the request. What SettleRequest has no field for, and means nothing, has no part in it."""
+    """Return a digest of the request. What SettleRequest has no field for, and means nothing, has no part in it.
+
+    Nor has it if a settlement says that it is the last, since it is unless it says otherwise.
+    """
+    if isinstance(request, admission_pb2.SettleRequest) and request.final:
+        unsaid = admission_pb2.SettleRequest()
+        unsaid.CopyFrom(request)
+        unsaid.ClearField("final")
+        request = unsaid
     if isinstance(request, pb.RecordUsageRequest) and (backfill or request.environment == pb.ENVIRONMENT_LIVE):
         plain = pb.RecordUsageRequest()
         plain.CopyFrom(request)

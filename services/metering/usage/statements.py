@@ -144,23 +144,18 @@ _GROUP_UNITS: Final = f"{_GROUP}, unit_id"
 _ORDER_UNITS: Final = f"{_ORDER}, unit_id"
 
 
-# One statement, one round trip, one transaction. It first inserts the dedupe rows, in the order of their keys. All
-# other rows are made from those that were new, so a duplicate writes nothing. The hourly summaries are updated in the
-# order of their keys, so that two processes cannot deadlock. It also deletes charges that billing has confirmed.
-# The result is null if every usage was new, which is the usual case. IS TRUE keeps the planner from turning the test
-# for new rows into a join: it uses a hash table whatever the size of the batch.
-def _record(units: str) -> str:
+# One statement, one round trip, one transaction. It first claims the dedupe rows, in the order of their keys. All
+# other rows are made from those that were claimed, so a duplicate writes nothing. The hourly summaries are updated in
+# the order of their keys, so that two processes cannot deadlock. IS TRUE keeps the planner from turning the test for
+# claimed rows into a join: it uses a hash table whatever the size of the batch.
+def _record(*, item: str, claimed: str, stored: str, amount: str, units: str, end: str) -> str:
     return f"""
 WITH item AS (
-    SELECT {_RECEIVED} FROM unnest({_ARRAYS}) AS t({_COLUMNS})
-), claimed AS (
-    INSERT INTO usage_operations (organization_id, operation_id, fingerprint, usage_id, occur_time)
-    SELECT organization_id, operation_id, fingerprint, usage_id, occur_time FROM item ORDER BY 1, 2
-    ON CONFLICT DO NOTHING RETURNING usage_id
-), fresh AS MATERIALIZED (
+    {item}
+), {claimed}, fresh AS MATERIALIZED (
     SELECT item.*, {LATENCY_BUCKET} FROM item WHERE (usage_id IN (SELECT usage_id FROM claimed)) IS TRUE
 ), recorded AS (
-    INSERT INTO usage_records ({_STORED}, create_time) SELECT {_STORED}, {_NOW} FROM fresh
+    INSERT INTO usage_records ({stored}, create_time) SELECT {stored}, {_NOW} FROM fresh
 ), summed AS (
     {_INTO_HOURS}
     SELECT {hour_key("coalesce(currency_code, '')", "coalesce(provider_currency_code, '')")},
@@ -169,29 +164,74 @@ WITH item AS (
 ),{units} queued AS (
     INSERT INTO outbox (organization_id, operation_id, kind, state, amount, currency_code, project_id, description,
         attempt_count, next_attempt_time, create_time)
-    SELECT organization_id, operation_id, charge_kind, 'PENDING', cost, currency_code, project_id, model,
+    SELECT organization_id, operation_id, charge_kind, 'PENDING', {amount}, currency_code, project_id, model,
         0, {_DUE}, {_NOW}
     FROM fresh WHERE charge_kind IS NOT NULL
 ), parked AS (
     INSERT INTO unpriced_usages (organization_id, usage_id, occur_time, model)
     SELECT organization_id, usage_id, occur_time, model FROM fresh WHERE cost IS NULL
-), finished AS (
-    DELETE FROM outbox USING unnest({_DONE_ORGANIZATIONS}, {_DONE_OPERATIONS}) AS done(organization_id, operation_id)
-    WHERE outbox.organization_id = done.organization_id AND outbox.operation_id = done.operation_id
-)
-SELECT CASE WHEN count(*) < cardinality($1) THEN coalesce(array_agg(usage_id::text), '{{}}') END FROM claimed
+){end}
 """
 
 
-RECORD: Final = _record("")
-# The same for usage of which some has quantities of other units than the token classes.
-RECORD_UNITS: Final = _record(f"""
+_UNITS_SUMMED: Final = f"""
 units_summed AS (
     {_INTO_UNITS}
     SELECT {hour_key("coalesce(currency_code, '')", "coalesce(provider_currency_code, '')")}, {_UNIT.format(sign="")}
     FROM fresh CROSS JOIN LATERAL jsonb_each_text(quantities) AS unit
     {_GROUP_UNITS} {_ORDER_UNITS} {_ADD_TO_UNITS}
-),""")
+),"""
+
+
+def _record_new(units: str) -> str:
+    """Return the statement for new usage, which also deletes charges that billing has confirmed.
+
+    The result is null if every usage was new, which is the usual case.
+    """
+    return _record(
+        item=f"SELECT {_RECEIVED} FROM unnest({_ARRAYS}) AS t({_COLUMNS})",
+        claimed="""claimed AS (
+    INSERT INTO usage_operations (organization_id, operation_id, fingerprint, usage_id, occur_time)
+    SELECT organization_id, operation_id, fingerprint, usage_id, occur_time FROM item ORDER BY 1, 2
+    ON CONFLICT DO NOTHING RETURNING usage_id
+)""",
+        stored=_STORED,
+        amount="cost",
+        units=units,
+        end=f""", finished AS (
+    DELETE FROM outbox USING unnest({_DONE_ORGANIZATIONS}, {_DONE_OPERATIONS}) AS done(organization_id, operation_id)
+    WHERE outbox.organization_id = done.organization_id AND outbox.operation_id = done.operation_id
+)
+SELECT CASE WHEN count(*) < cardinality($1) THEN coalesce(array_agg(usage_id::text), '{{}}') END FROM claimed""",
+    )
+
+
+RECORD: Final = _record_new("")
+# The same for usage of which some has quantities of other units than the token classes.
+RECORD_UNITS: Final = _record_new(_UNITS_SUMMED)
+
+_SEEN: Final = f"${len(ROW) + 3}::uuid[]"
+_BEFORE: Final = f"${len(ROW) + 4}::text[]"
+# The last settlements of calls that were settled in parts. Each takes over the dedupe row that the parts have made, if
+# no further part was stored since it was seen. The result is the ids of the usages that did.
+RECORD_LAST: Final = _record(
+    item=f"""SELECT {_RECEIVED}, seen_usage_id, captured_before::numeric AS captured_before
+    FROM unnest({_ARRAYS}, {_SEEN}, {_BEFORE}) AS t({_COLUMNS}, seen_usage_id, captured_before)""",
+    claimed="""open AS MATERIALIZED (
+    SELECT o.organization_id, o.operation_id FROM usage_operations o JOIN item USING (organization_id, operation_id)
+    WHERE o.fingerprint = '' AND o.usage_id = item.seen_usage_id ORDER BY 1, 2 FOR UPDATE OF o
+), claimed AS (
+    UPDATE usage_operations o SET fingerprint = item.fingerprint, usage_id = item.usage_id, occur_time = item.occur_time
+    FROM open JOIN item USING (organization_id, operation_id)
+    WHERE o.organization_id = open.organization_id AND o.operation_id = open.operation_id
+        AND o.fingerprint = '' AND o.usage_id = item.seen_usage_id
+    RETURNING o.usage_id
+)""",
+    stored=f"{_STORED}, captured_before",
+    amount="cost - captured_before",
+    units=_UNITS_SUMMED,
+    end="\nSELECT usage_id::text FROM claimed",
+)
 
 # Combinations of dimensions that this process has not seen of an organization yet.
 ADD_DIMENSIONS: Final = f"""
@@ -225,8 +265,8 @@ WITH item AS (
 ), queued AS (
     INSERT INTO outbox (organization_id, operation_id, kind, state, amount, currency_code, project_id, description,
         attempt_count, next_attempt_time, create_time)
-    SELECT organization_id, operation_id, new_charge_kind, 'PENDING', new_cost, new_currency_code, project_id, model,
-        0, $9::timestamptz, $9::timestamptz
+    SELECT organization_id, operation_id, new_charge_kind, 'PENDING', new_cost - coalesce(captured_before, 0),
+        new_currency_code, project_id, model, 0, $9::timestamptz, $9::timestamptz
     FROM usage WHERE new_charge_kind IS NOT NULL
 ), summed AS (
     {_INTO_HOURS}
@@ -260,7 +300,7 @@ SELECT {", ".join(map(_read, _PLAIN))},
     coalesce(r.charge_kind, p.charge_kind) AS charge_kind,
     coalesce(r.provider_cost, p.provider_cost) AS provider_cost,
     coalesce(r.provider_currency_code, p.provider_currency_code) AS provider_currency_code,
-    {", ".join(f"d.{name} AS {name}_dimension" for name in DIMENSIONS)},
+    r.captured_before, {", ".join(f"d.{name} AS {name}_dimension" for name in DIMENSIONS)},
     replace(x.state, 'DEAD', 'REFUSED') AS charge_state,
     x.last_error_reason AS charge_refusal_reason
 """
@@ -274,7 +314,11 @@ LEFT JOIN outbox x ON x.organization_id = r.organization_id AND x.operation_id =
 
 # Index: primary keys. The dedupe row holds the occur_time, which selects the partition.
 FIND: Final = f"""
-{USAGE}, o.fingerprint
+{USAGE}, o.fingerprint, (
+    SELECT s.currency_code FROM settlement_parts s
+    WHERE r.captured_before > 0 AND s.organization_id = r.organization_id AND s.operation_id = r.operation_id
+    ORDER BY s.part DESC LIMIT 1
+) AS captured_currency_code
 FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
 JOIN usage_operations o USING (organization_id, operation_id)
 JOIN usage_records r

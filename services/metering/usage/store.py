@@ -23,6 +23,7 @@ from services.metering.usage.domain import (
     REFUSED,
     SETTLED,
     Authorization,
+    Captured,
     Cost,
     Recorded,
     Stated,
@@ -50,6 +51,7 @@ class Waiting(NamedTuple):
     quantities: Quantities
     service_tier: str
     environment: str
+    captured_before: Captured | None = None
 
 
 class Pricing(NamedTuple):
@@ -104,6 +106,31 @@ async def record(
         [operation_id for _, operation_id in done_keys],
     )
     return {one.usage_id for one in recorded} if new is None else set(new)
+
+
+class LastSettlement(NamedTuple):
+    """The usage of a call that was settled in parts, and its dedupe row's usage id as it was seen."""
+
+    recorded: Recorded
+    seen_usage_id: str
+
+
+async def record_last(
+    connection: RawConnection, last: Sequence[LastSettlement], *, now: datetime, due_time: datetime
+) -> set[str]:
+    """Write the usages of calls that were settled in parts, as `record` does.
+
+    Return the ids of those whose dedupe row was as it was seen. Of the others nothing is written.
+    """
+    rows = await connection.fetch(
+        statements.RECORD_LAST,
+        *_columns([one.recorded for one in last]),
+        now,
+        due_time,
+        [one.seen_usage_id for one in last],
+        [one.recorded.captured_before.amount if one.recorded.captured_before else "0" for one in last],
+    )
+    return {row[0] for row in rows}
 
 
 async def add_dimensions(connection: RawConnection, added: Mapping[tuple[str, str], Dimensions]) -> None:
@@ -172,7 +199,8 @@ async def list_usages(
 
 _NEXT_UNPRICED: Final = f"""
 SELECT u.organization_id::text, u.usage_id::text, u.occur_time, u.model, {", ".join(f"r.{c}" for c in TOKEN_CLASSES)},
-    coalesce(a.amount > 0, false) AS authorized, r.quantities::text, d.service_tier, d.environment
+    coalesce(a.amount > 0, false) AS authorized, r.quantities::text, d.service_tier, d.environment,
+    r.captured_before, l.currency_code
 FROM (
     SELECT * FROM unpriced_usages WHERE (organization_id, usage_id) > ($1::uuid, $2::uuid)
     ORDER BY organization_id, usage_id LIMIT $3
@@ -180,6 +208,11 @@ FROM (
 JOIN usage_records r USING (organization_id, occur_time, usage_id)
 LEFT JOIN authorizations a ON a.organization_id = r.organization_id AND a.operation_id = r.operation_id
 LEFT JOIN usage_dimensions d ON d.organization_id = r.organization_id AND d.dimension_id = r.dimension_id
+LEFT JOIN LATERAL (
+    SELECT currency_code FROM settlement_parts p
+    WHERE r.captured_before > 0 AND p.organization_id = r.organization_id AND p.operation_id = r.operation_id
+    ORDER BY p.part DESC LIMIT 1
+) l ON true
 ORDER BY u.organization_id, u.usage_id
 """  # noqa: S608 -- put together from the names of columns.
 
@@ -196,6 +229,7 @@ async def next_unpriced(connection: RawConnection, *, after: Key, limit: int) ->
                 read_quantities(row[13]),
                 row[14] or PLAIN.service_tier,
                 row[15] or PLAIN.environment,
+                None if row[16] is None else Captured(format_amount(row[16]), row[17] or ""),
             )
         )
         for row in rows
@@ -238,7 +272,7 @@ WITH due AS (
 UPDATE outbox o SET next_attempt_time = $7::timestamptz, attempt_count = o.attempt_count + 1
 FROM due WHERE o.organization_id = due.organization_id AND o.operation_id = due.operation_id
 RETURNING o.organization_id::text, o.operation_id, o.kind, o.amount, o.currency_code, o.project_id::text, o.description,
-    o.attempt_count
+    o.hold_operation_id, o.attempt_count
 """
 
 
@@ -253,9 +287,7 @@ async def take_due(
 ) -> list[DueCharge]:
     """Take the due charges of a window until the lease ends. After a crash another process takes them then."""
     rows = await connection.fetch(_TAKE_DUE, *after, *(until or (None, None)), now, limit, lease_time)
-    return [
-        DueCharge(Charge(row[0], row[1], row[2], format_amount(row[3]), row[4], row[5], row[6]), row[7]) for row in rows
-    ]
+    return [DueCharge(Charge._make((*row[:3], format_amount(row[3]), *row[4:8])), row[8]) for row in rows]
 
 
 _FINISH: Final = """
@@ -353,7 +385,10 @@ def _recorded(row: asyncpg.Record) -> Recorded:
     # A charge is in the outbox while it is pending or refused, and is deleted from it once it is made.
     settlement = PENDING_PRICE if cost is None else row["charge_state"] or SETTLED
     reason = row["charge_refusal_reason"] if settlement == REFUSED else ""
-    return Recorded(work, usage_id, cost, row["create_time"], settlement, reason or "", dimensions)
+    before = None
+    if row["captured_before"] is not None:
+        before = Captured(format_amount(row["captured_before"]), row.get("captured_currency_code") or "")
+    return Recorded(work, usage_id, cost, row["create_time"], settlement, reason or "", dimensions, before)
 
 
 def quantities_text(quantities: Quantities) -> str:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Final
 
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.common.ids import new_id
@@ -78,6 +79,7 @@ WAYS: Final[Mapping[str, Way]] = {
         "metering.v1.AdmissionService",
         "Authorize BatchAuthorize Settle BatchSettle Cancel ExtendAuthorization",
     ),
+    **_all(Way.STALE, "metering.v1.AdmissionService", "UpdateAdmissionPolicy"),
     **_all(Way.ADDS, "metering.v1.ChargeService", "RetryCharges"),
     **_all(Way.ADDS, "metering.v1.ModelService", "CreateModel StreamImportModels"),
     **_all(Way.STALE, "metering.v1.ModelService", "UpdateModel"),
@@ -160,6 +162,10 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "metering.v1.UsageService.ListUsage": lambda target: {"api_key_id": None},
     "metering.v1.AdmissionService.ListAuthorizations": lambda target: {"api_key_id": None},
     "metering.v1.AdmissionService.ExtendAuthorization": lambda target: {"expire_time": _in_ten_minutes()},
+    "metering.v1.AdmissionService.UpdateAdmissionPolicy": lambda target: {
+        "update_mask": FieldMask(paths=["lapse_charge"]),
+        "fixed_amount": None,
+    },
     "metering.v1.UsageService.QueryUsage": lambda target: {
         "api_key_ids": None,
         "group_by": [usage_pb2.USAGE_DIMENSION_PROJECT, usage_pb2.USAGE_DIMENSION_API_KEY],

@@ -1253,7 +1253,7 @@ class AdmissionPolicy(_message.Message):
     @_builtins.property
     def lapse_after(self) -> _duration_pb2.Duration:
         """How long after the end of its hold an authorization is taken as one whose settlement does not come, 0 seconds to 7
-        days.
+        days. The time runs from the last part of a call instead, where that came after the end of the hold.
         """
 
     @_builtins.property

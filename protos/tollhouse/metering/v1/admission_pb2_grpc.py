@@ -162,7 +162,8 @@ class AdmissionServiceServicer:
         """Settles up to 200 calls, of any organizations, in one request.
 
         Every item is settled as Settle would settle it, and has its own outcome; a bad item never stops the others. If an
-        operation_id occurs twice, the second is a repeat of the first. Repeating the batch is safe, as for Settle.
+        operation_id occurs twice, the second is a repeat of the first; parts of one call are settled in their order, and
+        before its last settlement wherever that stands. Repeating the batch is safe, as for Settle.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -200,7 +201,7 @@ class AdmissionServiceServicer:
         """Changes an organization's admission policy. It holds for calls that are authorized, and for authorizations that
         lapse, from a few seconds later on.
 
-        Safe to repeat. With an etag that is not the policy's present one, ABORTED, reason `ETAG_MISMATCH`. NOT_FOUND,
+        Safe to repeat. With an etag that is not the policy's present one, ABORTED, reason `STALE_ETAG`. NOT_FOUND,
         reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -80,7 +80,8 @@ class AdmissionServiceStub:
     """Settles up to 200 calls, of any organizations, in one request.
 
     Every item is settled as Settle would settle it, and has its own outcome; a bad item never stops the others. If an
-    operation_id occurs twice, the second is a repeat of the first. Repeating the batch is safe, as for Settle.
+    operation_id occurs twice, the second is a repeat of the first; parts of one call are settled in their order, and
+    before its last settlement wherever that stands. Repeating the batch is safe, as for Settle.
     """
     ExtendAuthorization: _aio.UnaryUnaryMultiCallable[_admission_pb2.ExtendAuthorizationRequest, _admission_pb2.ExtendAuthorizationResponse]
     """Keeps the money of an authorized call held for longer, or holds more of it, for work that takes more time or costs
@@ -106,7 +107,7 @@ class AdmissionServiceStub:
     """Changes an organization's admission policy. It holds for calls that are authorized, and for authorizations that
     lapse, from a few seconds later on.
 
-    Safe to repeat. With an etag that is not the policy's present one, ABORTED, reason `ETAG_MISMATCH`. NOT_FOUND,
+    Safe to repeat. With an etag that is not the policy's present one, ABORTED, reason `STALE_ETAG`. NOT_FOUND,
     reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization.
     """
     ListAuthorizations: _aio.UnaryUnaryMultiCallable[_admission_pb2.ListAuthorizationsRequest, _admission_pb2.ListAuthorizationsResponse]
@@ -209,7 +210,8 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Settles up to 200 calls, of any organizations, in one request.
 
         Every item is settled as Settle would settle it, and has its own outcome; a bad item never stops the others. If an
-        operation_id occurs twice, the second is a repeat of the first. Repeating the batch is safe, as for Settle.
+        operation_id occurs twice, the second is a repeat of the first; parts of one call are settled in their order, and
+        before its last settlement wherever that stands. Repeating the batch is safe, as for Settle.
         """
 
     @_abc_1.abstractmethod
@@ -253,7 +255,7 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes an organization's admission policy. It holds for calls that are authorized, and for authorizations that
         lapse, from a few seconds later on.
 
-        Safe to repeat. With an etag that is not the policy's present one, ABORTED, reason `ETAG_MISMATCH`. NOT_FOUND,
+        Safe to repeat. With an etag that is not the policy's present one, ABORTED, reason `STALE_ETAG`. NOT_FOUND,
         reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization.
         """
 

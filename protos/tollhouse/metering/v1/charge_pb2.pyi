@@ -68,7 +68,7 @@ class Charge(_message.Message):
     organization_id: _builtins.str
     """The organization that pays."""
     operation_id: _builtins.str
-    """The operation's id, the same in billing."""
+    """The operation's id, the same in billing; for a part of a call, the part's id."""
     state: Global___ChargeState.ValueType
     """Whether billing has confirmed it."""
     @_builtins.property
@@ -113,7 +113,7 @@ class PendingCharge(_message.Message):
     organization_id: _builtins.str
     """The organization that pays."""
     operation_id: _builtins.str
-    """The operation's id, the same in billing."""
+    """The operation's id, the same in billing; for a part of a call, the part's id."""
     state: Global___ChargeState.ValueType
     """Whether it is still being sent, or refused."""
     attempt_count: _builtins.int

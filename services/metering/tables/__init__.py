@@ -4,7 +4,8 @@
 since a shard's connection finds them on its search path.
 
 The organization id is the first column of every key of usage, charges and authorizations. The catalogue is the same for
-all organizations. The service's own role may only insert usage, dedupe rows, prices and pricings, not change them.
+all organizations. The service's own role may only insert usage, parts, prices and pricings, not change them, and of
+dedupe rows what a call that is settled in parts changes.
 """
 
 from typing import Final
@@ -16,82 +17,34 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    DateTime,
     ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     Numeric,
     PrimaryKeyConstraint,
     Table,
     Text,
     UniqueConstraint,
-    Uuid,
     event,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from libs.common.audit.tables import declare_audit_tables
-from libs.common.ids import NIL
 from libs.common.repeats.tables import declare_requests_table
-from libs.common.sharding import declare_sharding_table
-
-SCHEMA: Final = "metering"
-metadata: Final = MetaData(schema=SCHEMA)
-declare_sharding_table(metadata)
-declare_audit_tables(metadata)
-shard_metadata: Final = MetaData()
-declare_audit_tables(shard_metadata)
-
-TOKEN_CLASSES: Final = (
-    "input",
-    "output",
-    "cache_read",
-    "cache_write",
-    "reasoning",
-    "audio_input",
-    "audio_output",
-    "image",
-)
-LATENCY_BOUNDS_MS: Final = (10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000)
-LATENCY_BUCKETS: Final = (
-    *(f"latency_le_{bound}_ms" for bound in LATENCY_BOUNDS_MS),
-    f"latency_over_{LATENCY_BOUNDS_MS[-1]}_ms",
-)
-
-DIMENSIONS: Final = (
-    "service_account_id",
-    "subscription_id",
-    "provider",
-    "service_tier",
-    "environment",
-    "endpoint",
-    "usage_type",
-    "language_code",
-    "category",
-    "batch_id",
-)
-HOUR_KEY: Final = (
-    "organization_id",
-    "hour",
-    "model",
-    "project_id",
-    "user_id",
-    "api_key_id",
-    "dimension_id",
-    "currency_code",
-    "provider_currency_code",
-)
-"""What the hourly sums are summed by."""
-
-_NIL: Final = f"'{NIL}'"
-_ID: Final = Uuid(as_uuid=False)
-_AMOUNT: Final = Numeric(28, 9)
-_TIME: Final = DateTime(timezone=True)
-# Keys and operation ids are sorted by their bytes, which is faster and the same on every machine.
-_KEY: Final = Text(collation="C")
+from services.metering.tables.authorizations import admission_policies as admission_policies
+from services.metering.tables.authorizations import authorizations as authorizations
+from services.metering.tables.authorizations import lapse_checks as lapse_checks
+from services.metering.tables.authorizations import lapse_walks as lapse_walks
+from services.metering.tables.columns import AMOUNT, ID, KEY, NIL_DEFAULT, TIME
+from services.metering.tables.columns import DIMENSIONS as DIMENSIONS
+from services.metering.tables.columns import HOUR_KEY as HOUR_KEY
+from services.metering.tables.columns import LATENCY_BOUNDS_MS as LATENCY_BOUNDS_MS
+from services.metering.tables.columns import LATENCY_BUCKETS as LATENCY_BUCKETS
+from services.metering.tables.columns import SCHEMA as SCHEMA
+from services.metering.tables.columns import TOKEN_CLASSES as TOKEN_CLASSES
+from services.metering.tables.columns import metadata as metadata
+from services.metering.tables.columns import shard_metadata as shard_metadata
 
 
 def _token_columns() -> list[Column[int]]:
@@ -112,7 +65,7 @@ catalogue_state: Final = Table(
 models: Final = Table(
     "models",
     metadata,
-    Column("model_id", _KEY, nullable=False),
+    Column("model_id", KEY, nullable=False),
     Column("provider", Text, nullable=False),
     Column("display_name", Text, nullable=False),
     Column("description", Text, nullable=False),
@@ -122,8 +75,8 @@ models: Final = Table(
     Column("active", Boolean, nullable=False),
     Column("metadata", JSONB, nullable=False),
     Column("revision", BigInteger, nullable=False),
-    Column("create_time", _TIME, nullable=False),
-    Column("update_time", _TIME, nullable=False),
+    Column("create_time", TIME, nullable=False),
+    Column("update_time", TIME, nullable=False),
     Column("price_set_by_hand", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("model_id", name="models_pkey"),
     Index("models_changes", "revision"),
@@ -132,7 +85,7 @@ models: Final = Table(
 units: Final = Table(
     "units",
     metadata,
-    Column("unit_id", _KEY, nullable=False),
+    Column("unit_id", KEY, nullable=False),
     Column("name", Text, nullable=False),
     Column("description", Text, nullable=False),
     Column("kind", Text, nullable=False),
@@ -140,8 +93,8 @@ units: Final = Table(
     Column("step_thousandths", BigInteger, nullable=False),
     Column("archived", Boolean, nullable=False),
     Column("revision", BigInteger, nullable=False),
-    Column("create_time", _TIME, nullable=False),
-    Column("update_time", _TIME, nullable=False),
+    Column("create_time", TIME, nullable=False),
+    Column("update_time", TIME, nullable=False),
     PrimaryKeyConstraint("unit_id", name="units_pkey"),
     CheckConstraint("kind IN ('token', 'count', 'duration', 'size')", name="units_kind"),
     CheckConstraint("step_thousandths IN (1, 10, 100, 1000)", name="units_step"),
@@ -153,14 +106,14 @@ units: Final = Table(
 price_versions: Final = Table(
     "price_versions",
     metadata,
-    Column("price_version_id", _ID, nullable=False),
-    Column("organization_id", _ID),
-    Column("model_id", _KEY, nullable=False),
+    Column("price_version_id", ID, nullable=False),
+    Column("organization_id", ID),
+    Column("model_id", KEY, nullable=False),
     Column("currency_code", Text, nullable=False),
-    *(Column(token_class, _AMOUNT) for token_class in TOKEN_CLASSES),
-    Column("per_request", _AMOUNT),
-    Column("effective_time", _TIME, nullable=False),
-    Column("create_time", _TIME, nullable=False),
+    *(Column(token_class, AMOUNT) for token_class in TOKEN_CLASSES),
+    Column("per_request", AMOUNT),
+    Column("effective_time", TIME, nullable=False),
+    Column("create_time", TIME, nullable=False),
     Column("source", Text, nullable=False),
     Column("revision", BigInteger, nullable=False),
     Column("rate_card", JSONB, nullable=False),
@@ -186,29 +139,30 @@ price_versions: Final = Table(
 catalogue_requests: Final = declare_requests_table(metadata, "catalogue_requests")
 
 # Dedupe: the usage that used an operation id first. This cannot be a unique key of usage_records, since a unique key of
-# a table partitioned by time has to contain the time.
+# a table partitioned by time has to contain the time. While a call is settled in parts, its fingerprint is empty and
+# its usage id stands for the number of its parts: each part puts a new one. Such a row is no usage.
 usage_operations: Final = Table(
     "usage_operations",
     shard_metadata,
-    Column("organization_id", _ID, nullable=False),
-    Column("operation_id", _KEY, nullable=False),
+    Column("organization_id", ID, nullable=False),
+    Column("operation_id", KEY, nullable=False),
     Column("fingerprint", LargeBinary, nullable=False),
-    Column("usage_id", _ID, nullable=False),
-    Column("occur_time", _TIME, nullable=False),
+    Column("usage_id", ID, nullable=False),
+    Column("occur_time", TIME, nullable=False),
     PrimaryKeyConstraint("organization_id", "operation_id", name="usage_operations_pkey"),
 )
 
 usage_records: Final = Table(
     "usage_records",
     shard_metadata,
-    Column("organization_id", _ID, nullable=False),
-    Column("occur_time", _TIME, nullable=False),
-    Column("usage_id", _ID, nullable=False),
-    Column("operation_id", _KEY, nullable=False),
-    Column("project_id", _ID),
-    Column("user_id", _ID),
-    Column("api_key_id", _ID),
-    Column("subscription_id", _ID),
+    Column("organization_id", ID, nullable=False),
+    Column("occur_time", TIME, nullable=False),
+    Column("usage_id", ID, nullable=False),
+    Column("operation_id", KEY, nullable=False),
+    Column("project_id", ID),
+    Column("user_id", ID),
+    Column("api_key_id", ID),
+    Column("subscription_id", ID),
     Column("model", Text, nullable=False),
     *_token_columns(),
     Column("latency_ms", BigInteger),
@@ -218,20 +172,22 @@ usage_records: Final = Table(
     Column("conversation_id", Text),
     Column("labels", JSONB),
     Column("partial", Boolean, nullable=False),
-    Column("cost", _AMOUNT),
+    Column("cost", AMOUNT),
     Column("currency_code", Text),
-    Column("price_version_id", _ID),
+    Column("price_version_id", ID),
     # Whether the cost is captured or debited in billing; null if there is nothing to charge.
     Column("charge_kind", Text),
-    Column("create_time", _TIME, nullable=False),
-    Column("dimension_id", _ID, nullable=False, server_default=text(_NIL)),
+    Column("create_time", TIME, nullable=False),
+    Column("dimension_id", ID, nullable=False, server_default=text(NIL_DEFAULT)),
     # Quantities of other units than the token classes, as decimals by unit; null where there are none.
     Column("quantities", JSONB),
     Column("items", BigInteger),
-    Column("provider_cost", _AMOUNT),
+    Column("provider_cost", AMOUNT),
     Column("provider_currency_code", Text),
     # Whether the caller stated the cost.
     Column("stated", Boolean, nullable=False, server_default=text("false")),
+    # What the parts of the call had captured; null for a call without parts. The charge is the cost less this.
+    Column("captured_before", AMOUNT),
     PrimaryKeyConstraint("organization_id", "occur_time", "usage_id", name="usage_records_pkey"),
     CheckConstraint(
         "least(input, output, cache_read, cache_write, reasoning, audio_input, audio_output, image) >= 0",
@@ -257,23 +213,23 @@ event.listen(
 usage_hours: Final = Table(
     "usage_hours",
     shard_metadata,
-    Column("organization_id", _ID, nullable=False),
-    Column("hour", _TIME, nullable=False),
-    Column("model", _KEY, nullable=False),
-    Column("project_id", _ID, nullable=False),
-    Column("user_id", _ID, nullable=False),
-    Column("api_key_id", _ID, nullable=False),
-    Column("currency_code", _KEY, nullable=False),
+    Column("organization_id", ID, nullable=False),
+    Column("hour", TIME, nullable=False),
+    Column("model", KEY, nullable=False),
+    Column("project_id", ID, nullable=False),
+    Column("user_id", ID, nullable=False),
+    Column("api_key_id", ID, nullable=False),
+    Column("currency_code", KEY, nullable=False),
     Column("requests", BigInteger, nullable=False),
     Column("errors", BigInteger, nullable=False),
     *_token_columns(),
-    Column("cost", _AMOUNT, nullable=False),
+    Column("cost", AMOUNT, nullable=False),
     Column("latency_count", BigInteger, nullable=False),
     Column("latency_sum_ms", BigInteger, nullable=False),
     *(Column(bucket, BigInteger, nullable=False) for bucket in LATENCY_BUCKETS),
-    Column("dimension_id", _ID, nullable=False, server_default=text(_NIL)),
-    Column("provider_currency_code", _KEY, nullable=False, server_default=text("''")),
-    Column("provider_cost", _AMOUNT, nullable=False, server_default=text("0")),
+    Column("dimension_id", ID, nullable=False, server_default=text(NIL_DEFAULT)),
+    Column("provider_currency_code", KEY, nullable=False, server_default=text("''")),
+    Column("provider_cost", AMOUNT, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint(*HOUR_KEY, name="usage_hours_pkey"),
     # Rows are updated often; the free space keeps new row versions on the same page.
     postgresql_with={"fillfactor": 70},
@@ -283,16 +239,16 @@ usage_hours: Final = Table(
 usage_hour_units: Final = Table(
     "usage_hour_units",
     shard_metadata,
-    Column("organization_id", _ID, nullable=False),
-    Column("hour", _TIME, nullable=False),
-    Column("model", _KEY, nullable=False),
-    Column("project_id", _ID, nullable=False),
-    Column("user_id", _ID, nullable=False),
-    Column("api_key_id", _ID, nullable=False),
-    Column("dimension_id", _ID, nullable=False),
-    Column("currency_code", _KEY, nullable=False),
-    Column("provider_currency_code", _KEY, nullable=False),
-    Column("unit_id", _KEY, nullable=False),
+    Column("organization_id", ID, nullable=False),
+    Column("hour", TIME, nullable=False),
+    Column("model", KEY, nullable=False),
+    Column("project_id", ID, nullable=False),
+    Column("user_id", ID, nullable=False),
+    Column("api_key_id", ID, nullable=False),
+    Column("dimension_id", ID, nullable=False),
+    Column("currency_code", KEY, nullable=False),
+    Column("provider_currency_code", KEY, nullable=False),
+    Column("unit_id", KEY, nullable=False),
     Column("quantity", Numeric(28, 3), nullable=False),
     PrimaryKeyConstraint(*HOUR_KEY, "unit_id", name="usage_hour_units_pkey"),
     postgresql_with={"fillfactor": 70},
@@ -304,29 +260,64 @@ usage_hour_units: Final = Table(
 usage_dimensions: Final = Table(
     "usage_dimensions",
     shard_metadata,
-    Column("organization_id", _ID, nullable=False),
-    Column("dimension_id", _ID, nullable=False),
+    Column("organization_id", ID, nullable=False),
+    Column("dimension_id", ID, nullable=False),
     *(Column(name, Text, nullable=False) for name in DIMENSIONS),
     PrimaryKeyConstraint("organization_id", "dimension_id", name="usage_dimensions_pkey"),
     CheckConstraint("environment IN ('LIVE', 'TEST')", name="usage_dimensions_environment"),
+)
+
+# The parts in which calls are settled before their usage is recorded. Quantities are those since the call began.
+settlement_parts: Final = Table(
+    "settlement_parts",
+    shard_metadata,
+    Column("organization_id", ID, nullable=False),
+    Column("operation_id", KEY, nullable=False),
+    # 1, 2 and so on.
+    Column("part", Integer, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    # The operation id in billing under which this part is captured; null where there was nothing to capture.
+    Column("part_id", KEY),
+    Column("model", Text, nullable=False),
+    Column("service_tier", Text, nullable=False),
+    # Everything that was used, tokens too, as decimals by unit.
+    Column("quantities", JSONB, nullable=False),
+    Column("stated_amount", AMOUNT),
+    # The price version of this part and all that follow; null where the amount is stated, or there was no price yet.
+    Column("price_version_id", ID),
+    # What this part captures, and what it and those before it do.
+    Column("amount", AMOUNT, nullable=False),
+    Column("captured_amount", AMOUNT, nullable=False),
+    Column("currency_code", Text),
+    Column("occur_time", TIME, nullable=False),
+    # The SettleRequest, as it is recorded if no last one comes.
+    Column("request", LargeBinary, nullable=False),
+    Column("create_time", TIME, nullable=False),
+    PrimaryKeyConstraint("organization_id", "operation_id", "part", name="settlement_parts_pkey"),
+    UniqueConstraint("organization_id", "operation_id", "fingerprint", name="settlement_parts_fingerprint_once"),
+    UniqueConstraint("organization_id", "part_id", name="settlement_parts_part_id_once"),
+    CheckConstraint("(part_id IS NOT NULL) = (amount > 0) AND amount >= 0", name="settlement_parts_charged"),
+    CheckConstraint("currency_code IS NOT NULL OR captured_amount = 0", name="settlement_parts_currency"),
 )
 
 # Charges that billing has not confirmed. A row is deleted on confirmation, so the table is as long as the backlog.
 outbox: Final = Table(
     "outbox",
     shard_metadata,
-    Column("organization_id", _ID, nullable=False),
-    Column("operation_id", _KEY, nullable=False),
+    Column("organization_id", ID, nullable=False),
+    Column("operation_id", KEY, nullable=False),
     Column("kind", Text, nullable=False),
     Column("state", Text, nullable=False),
-    Column("amount", _AMOUNT, nullable=False),
+    Column("amount", AMOUNT, nullable=False),
     Column("currency_code", Text, nullable=False),
-    Column("project_id", _ID),
+    Column("project_id", ID),
     Column("description", Text, nullable=False),
     Column("attempt_count", Integer, nullable=False),
     Column("last_error_reason", Text),
-    Column("next_attempt_time", _TIME, nullable=False),
-    Column("create_time", _TIME, nullable=False),
+    Column("next_attempt_time", TIME, nullable=False),
+    Column("create_time", TIME, nullable=False),
+    # For the charge of a part of a call: the operation id of the call. The charge's own is the part's id.
+    Column("hold_operation_id", KEY),
     PrimaryKeyConstraint("organization_id", "operation_id", name="outbox_pkey"),
     CheckConstraint("kind IN ('DEBIT', 'CAPTURE')", name="outbox_kind"),
     CheckConstraint("state IN ('PENDING', 'REFUSED', 'DEAD')", name="outbox_state_known"),
@@ -337,10 +328,10 @@ outbox: Final = Table(
 unpriced_usages: Final = Table(
     "unpriced_usages",
     shard_metadata,
-    Column("organization_id", _ID, nullable=False),
-    Column("usage_id", _ID, nullable=False),
-    Column("occur_time", _TIME, nullable=False),
-    Column("model", _KEY, nullable=False),
+    Column("organization_id", ID, nullable=False),
+    Column("usage_id", ID, nullable=False),
+    Column("occur_time", TIME, nullable=False),
+    Column("model", KEY, nullable=False),
     PrimaryKeyConstraint("organization_id", "usage_id", name="unpriced_usages_pkey"),
 )
 
@@ -348,48 +339,15 @@ unpriced_usages: Final = Table(
 usage_pricings: Final = Table(
     "usage_pricings",
     shard_metadata,
-    Column("organization_id", _ID, nullable=False),
-    Column("usage_id", _ID, nullable=False),
-    Column("cost", _AMOUNT, nullable=False),
+    Column("organization_id", ID, nullable=False),
+    Column("usage_id", ID, nullable=False),
+    Column("cost", AMOUNT, nullable=False),
     Column("currency_code", Text, nullable=False),
-    Column("price_version_id", _ID, nullable=False),
+    Column("price_version_id", ID, nullable=False),
     Column("charge_kind", Text),
-    Column("create_time", _TIME, nullable=False),
-    Column("provider_cost", _AMOUNT),
+    Column("create_time", TIME, nullable=False),
+    Column("provider_cost", AMOUNT),
     Column("provider_currency_code", Text),
     PrimaryKeyConstraint("organization_id", "usage_id", name="usage_pricings_pkey"),
     CheckConstraint("charge_kind IN ('DEBIT', 'CAPTURE')", name="usage_pricings_charge_kind"),
-)
-
-authorizations: Final = Table(
-    "authorizations",
-    shard_metadata,
-    Column("organization_id", _ID, nullable=False),
-    Column("operation_id", _KEY, nullable=False),
-    Column("fingerprint", LargeBinary, nullable=False),
-    Column("project_id", _ID),
-    Column("user_id", _ID),
-    Column("service_account_id", _ID),
-    Column("api_key_id", _ID),
-    Column("model", Text, nullable=False),
-    Column("endpoint", Text),
-    Column("input_tokens", BigInteger, nullable=False),
-    Column("max_output_tokens", BigInteger, nullable=False),
-    Column("hold_ttl_ms", BigInteger, nullable=False),
-    # The price version the work will be settled with, even if the price changes before that.
-    Column("price_version_id", _ID, nullable=False),
-    Column("currency_code", Text, nullable=False),
-    Column("amount", _AMOUNT, nullable=False),
-    Column("cancelled", Boolean, nullable=False, server_default=text("false")),
-    Column("create_time", _TIME, nullable=False),
-    Column("quantities", JSONB),
-    Column("service_tier", Text, nullable=False, server_default=text("'standard'")),
-    Column("environment", Text, nullable=False, server_default=text("'LIVE'")),
-    # When the hold ends, where that is not `hold_ttl_ms` after `create_time`: it was extended, or placed by a repeat.
-    Column("expire_time", _TIME),
-    # Whether billing declined the hold.
-    Column("declined", Boolean, nullable=False, server_default=text("false")),
-    PrimaryKeyConstraint("organization_id", "operation_id", name="authorizations_pkey"),
-    Index("authorizations_by_time", "organization_id", "create_time", "operation_id"),
-    CheckConstraint("amount >= 0", name="authorizations_amount_not_negative"),
 )

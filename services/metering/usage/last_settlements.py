@@ -1,0 +1,114 @@
+"""Records the usage of calls that were settled in parts.
+
+The dedupe row of such a call is there before its usage, with an empty fingerprint. So a batch that records usage finds
+that the operation is taken, and only then are the parts read: other usage costs nothing more because of them.
+"""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Final
+
+from libs.common.clock import Clock
+from libs.common.database import Database
+from libs.common.errors import Conflict, DeadlineExceeded, Unavailable
+from services.metering.usage import part_store, store
+from services.metering.usage.dimensions import KnownDimensions
+from services.metering.usage.domain import Accepted, Authorization, Recorded, Work, repeat_of
+from services.metering.usage.part_domain import TRIES_MAX, InParts, contradiction
+from services.metering.usage.proposals import Proposals
+from services.metering.usage.store import LastSettlement
+
+_PAUSE_MAX_S: Final = 0.1
+
+End = Recorded | Accepted | Exception
+"""The usage as it was recorded now, the answer to a repeat, or why nothing was recorded."""
+
+
+class LastSettlements:
+    """Records what a call has used as a whole, and charges what its parts have not captured."""
+
+    def __init__(
+        self, proposals: Proposals, dimensions: KnownDimensions, clock: Clock, *, relay_after: timedelta
+    ) -> None:
+        self._proposals = proposals
+        self._dimensions = dimensions
+        self._clock = clock
+        self._relay_after = relay_after
+
+    async def record(self, database: Database, works: Mapping[int, Work]) -> dict[int, End]:
+        """Record works of a shard, each of another operation, and return what became of each, by its key.
+
+        A part that is stored meanwhile makes a settlement be decided anew, a few times; then it is a Conflict.
+        """
+        ends: dict[int, End] = {}
+        for attempt in range(TRIES_MAX):
+            if attempt:
+                await asyncio.sleep(random.uniform(0, _PAUSE_MAX_S))
+            ends |= await self._try(database, {place: work for place, work in works.items() if place not in ends})
+            if len(ends) == len(works):
+                return ends
+        return {place: ends.get(place, Conflict()) for place in works}
+
+    async def _try(self, database: Database, works: Mapping[int, Work]) -> dict[int, End]:
+        """Record what can be; what another writer was faster with is left out. A work that fails fails alone."""
+        try:
+            return await self._try_together(database, works)
+        except Conflict:
+            return {}
+        except (Unavailable, DeadlineExceeded) as refusal:
+            return dict.fromkeys(works, refusal)
+        except Exception as error:  # noqa: BLE001 -- an error of one work is what becomes of that work.
+            if len(works) == 1:
+                return dict.fromkeys(works, error)
+        middle, places = len(works) // 2, list(works)
+        halves = ({place: works[place] for place in half} for half in (places[:middle], places[middle:]))
+        first, second = [await self._try(database, half) for half in halves]
+        return first | second
+
+    async def _try_together(self, database: Database, works: Mapping[int, Work]) -> dict[int, End]:
+        keys = {place: (work.organization_id, work.operation_id) for place, work in works.items()}
+        async with database.raw_connection() as connection:
+            in_parts = await part_store.find(connection, list(keys.values()))
+            whole = [key for key in keys.values() if key not in in_parts or not in_parts[key].open]
+            stored = await store.find(connection, whole) if whole else {}
+            found = await store.find_authorizations(connection, list(keys.values()))
+        authorizations = {(one.organization_id, one.operation_id): one for one in found}
+        ends: dict[int, End] = {
+            place: repeat_of(*stored[key], works[place]) for place, key in keys.items() if key in stored
+        }
+        now = self._clock.now()
+        last: dict[int, LastSettlement] = {}
+        for place, key in keys.items():
+            if key not in stored and key in in_parts and in_parts[key].open:
+                end = await self._propose(works[place], authorizations.get(key), in_parts[key], now)
+                if isinstance(end, LastSettlement):
+                    last[place] = end
+                elif end is not None:
+                    ends[place] = end
+        if last:
+            claimed = await self._write(database, list(last.values()), now)
+            ends |= {place: one.recorded for place, one in last.items() if one.recorded.usage_id in claimed}
+        return ends
+
+    async def _propose(
+        self, work: Work, authorization: Authorization | None, known: InParts, now: datetime
+    ) -> LastSettlement | Exception | None:
+        """Return the usage of a call, or how it contradicts the last part; None while its price is not known here."""
+        if known.last is None or not await self._proposals.knows_price(known.last):
+            return None
+        recorded = self._proposals.propose(work, authorization, now, known.last)
+        contradicts = contradiction(known.last, recorded.work, recorded.cost)
+        return contradicts or LastSettlement(recorded, known.usage_id)
+
+    async def _write(self, database: Database, last: list[LastSettlement], now: datetime) -> set[str]:
+        """Write usages, and return the ids of those that were written."""
+        unknown = self._dimensions.unknown((one.recorded.work.organization_id, one.recorded.dimensions) for one in last)
+        async with database.raw_connection() as connection:
+            if unknown:
+                await store.add_dimensions(connection, unknown)
+            claimed = await store.record_last(connection, last, now=now, due_time=now + self._relay_after)
+        for key in unknown:
+            self._dimensions.add(key)
+        return claimed

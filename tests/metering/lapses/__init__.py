@@ -1,0 +1,1 @@
+"""Authorized calls whose settlement never comes."""

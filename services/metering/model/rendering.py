@@ -14,7 +14,7 @@ from services.metering.model.price_import import IMPORTED, KEPT, SKIPPED, UNCHAN
 from services.metering.model.price_list import ListedModel, PriceList
 from services.metering.model.rate_changes import RateChange
 from services.metering.model.rates import Line, Rate, RateCard
-from services.metering.model.units import TOKEN_CLASS_UNITS
+from services.metering.model.units import CLASS_OF_UNIT
 from services.metering.tables import TOKEN_CLASSES
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import model_pb2 as pb
@@ -31,7 +31,7 @@ _TEXT_BYTES: Final = 4
 _PLACE_BYTES: Final = 8
 """What the place of a message in a list takes, at most."""
 _M = TypeVar("_M", bound=Message)
-_CLASSES: Final = {unit_id: name for name, unit_id in TOKEN_CLASS_UNITS.items()} | {REQUESTS: "request"}
+_CLASSES: Final = {**CLASS_OF_UNIT, REQUESTS: "request"}
 
 
 def render_model(model: Model) -> pb.Model:

@@ -13,7 +13,7 @@ from libs.common.database import RawConnection
 from libs.common.errors import Kind, Refusal
 from libs.common.ids import NIL
 from services.metering.clients.billing import Charge
-from services.metering.model.units import TOKEN_CLASS_UNITS, Quantities, quantity_text, thousandths_of
+from services.metering.model.units import CLASS_OF_UNIT, Quantities, quantity_text, thousandths_of
 from services.metering.tables import DIMENSIONS, TOKEN_CLASSES
 from services.metering.usage import statements
 from services.metering.usage.dimensions import PLAIN, Dimensions, dimension_id
@@ -34,7 +34,6 @@ Key = tuple[str, str]
 
 SCAN_MAX: Final = 5_000
 DIMENSIONS_MAX: Final = 10_000
-_CLASS_OF_UNIT: Final = {unit: name for name, unit in TOKEN_CLASS_UNITS.items()}
 _NO_COST: Final = (None, None, None, None, None, None)
 
 
@@ -151,7 +150,7 @@ async def list_usages(
             statements.LIST_BOUND, organization_id, start_time, *before, max(SCAN_MAX, limit) - 1
         )
         bound = None if row is None else (row[0], row[1])
-    token_class = _CLASS_OF_UNIT.get(filters.unit or "")
+    token_class = CLASS_OF_UNIT.get(filters.unit or "")
     rows = await connection.fetch(
         statements.LIST,
         organization_id,

@@ -57,6 +57,14 @@ class PriceUnknown(Refusal):
         return self._RATE_UNKNOWN.format_map(self.facts) if "unit" in self.facts else super().message
 
 
+class CostTooLarge(Refusal):
+    """A call would cost more than an amount can be, for its price or its quantities are wrong."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "COST_TOO_LARGE"
+    template = "The call would cost {amount} {currency_code}; an amount is below 1,000,000,000,000,000."
+
+
 class ProviderCostUnknown(Refusal):
     """A margin needs the provider's cost of every rate of the version it is put on."""
 

@@ -33,8 +33,9 @@ from services.metering.admission.domain import (
 )
 from services.metering.clients.billing import BATCH_MAX, BillingClient, Held, HoldRequest, NotHeld
 from services.metering.clients.identity import KeyPrincipal
+from services.metering.errors import CostTooLarge
 from services.metering.model.catalogue import Catalogue
-from services.metering.model.domain import input_tokens_of, output_tokens_of
+from services.metering.model.domain import Rated, input_tokens_of, output_tokens_of, refusal_of_cost
 from services.metering.model.rates import Unpriced
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import Authorization
@@ -96,6 +97,7 @@ class Admission:
             OperationIdReused: the operation id was authorized with other fields.
             OperationIdInUse: the operation id was authorized before, and the request has fail_if_replayed set.
             OrganizationNotFound: identity does not know the principal's organization.
+            CostTooLarge: the call may cost more than an amount can be.
             TooManyUnknownKeys: the client's address has presented more unknown keys than are looked up.
             Unavailable: identity or billing cannot be reached.
 
@@ -116,7 +118,7 @@ class Admission:
             if caller.stale_key:
                 stale.append(place)
             pinned = self._pin(request, caller.principal, now)
-            if isinstance(pinned, Denied):
+            if isinstance(pinned, Denied | CostTooLarge):
                 outcomes[place] = pinned
             else:
                 waiting[place] = _Waiting(pinned, caller.principal)
@@ -147,7 +149,7 @@ class Admission:
                 await self._catalogue.refresh_for_unknown()
                 return
 
-    def _pin(self, request: Request, principal: KeyPrincipal, now: datetime) -> Pinned | Denied:
+    def _pin(self, request: Request, principal: KeyPrincipal, now: datetime) -> Pinned | Denied | CostTooLarge:
         model = self._catalogue.model(request.model)
         version = self._catalogue.price(request.model, principal.organization_id, now)
         if model is None:
@@ -173,6 +175,9 @@ class Admission:
         if isinstance(held, Unpriced):
             facts = {"model": request.model, "unit": held.unit_id, "service_tier": held.service_tier}
             return Denied("PRICE_UNKNOWN", f"The model has no price for {held.unit_id}.", facts, principal)
+        too_large = refusal_of_cost(Rated(held, None), version.card)
+        if too_large is not None:
+            return too_large
         ask = Ask(
             principal.organization_id,
             request.operation_id,

@@ -19,8 +19,9 @@ from libs.common.group_commit import BatchLimits, GroupCommit
 from libs.common.ids import new_id
 from libs.common.shards import Shards
 from services.metering.clients.billing import BillingClient, Charge, Charged
+from services.metering.errors import CostTooLarge
 from services.metering.model.catalogue import Catalogue
-from services.metering.model.domain import PriceVersion, rate
+from services.metering.model.domain import PriceVersion, rate, refusal_of_cost
 from services.metering.model.rates import STANDARD_TIER, Unpriced
 from services.metering.usage import store
 from services.metering.usage.dimensions import Dimensions, KnownDimensions, dimension_id
@@ -165,11 +166,21 @@ class UsageEngine:
         authorizations = await self._authorizations_of(batch)
         now = self._clock.now()
         await self._know_all_prices(batch.works, places, authorizations)
-        proposed = [self._propose(batch.works[place], authorizations, now) for place in places]
-        new = await self._commit(batch.database, proposed, now)
-        repeats: list[tuple[int, Recorded]] = []
-        for place, recorded in zip(places, proposed, strict=True):
-            (batch.fresh if recorded.usage_id in new else repeats).append((place, recorded))
+        proposed: list[tuple[int, Recorded]] = []
+        repeats: list[tuple[int, Work]] = []
+        for place in places:
+            try:
+                proposed.append((place, self._propose(batch.works[place], authorizations, now)))
+            except CostTooLarge as refusal:
+                # Unless it is a repeat: what it cost when it was recorded holds.
+                batch.outcomes[place] = refusal
+                repeats.append((place, batch.works[place]))
+        new = await self._commit(batch.database, [one for _, one in proposed], now) if proposed else set()
+        for place, recorded in proposed:
+            if recorded.usage_id in new:
+                batch.fresh.append((place, recorded))
+            else:
+                repeats.append((place, recorded.work))
         if repeats:
             await self._answer_repeats(batch, repeats)
 
@@ -235,7 +246,11 @@ class UsageEngine:
         return Recorded(work, new_id(), cost, now, settlement, dimensions=dimensions)
 
     def _cost(self, work: Work, version: PriceVersion | None, authorization: Authorization | None) -> Cost | None:
-        """Return what a work costs: what the caller states, else by the price; None while no price is known."""
+        """Return what a work costs: what the caller states, else by the price; None while no price is known.
+
+        Raises:
+            CostTooLarge: it costs more than an amount can be.
+        """
         is_held = authorization is not None and authorization.amount > 0
         if work.stated is not None:
             kind = charge_kind(costs=work.stated.amount != "0", is_held=is_held, environment=work.environment)
@@ -247,6 +262,9 @@ class UsageEngine:
         if isinstance(rated, Unpriced):
             return None
         kind = charge_kind(costs=rated.amount_nanos > 0, is_held=is_held, environment=work.environment)
+        too_large = refusal_of_cost(rated, version.card)
+        if too_large is not None:
+            raise too_large
         return rated_cost(rated, version, kind)
 
     async def _commit(self, database: Database, proposed: list[Recorded], now: datetime) -> set[str]:
@@ -280,16 +298,18 @@ class UsageEngine:
             done[waiting.popitem()[0]] = None
         return done
 
-    async def _answer_repeats(self, batch: _Batch, repeats: list[tuple[int, Recorded]]) -> None:
-        keys = [(recorded.work.organization_id, recorded.work.operation_id) for _, recorded in repeats]
+    async def _answer_repeats(self, batch: _Batch, repeats: list[tuple[int, Work]]) -> None:
+        keys = [(work.organization_id, work.operation_id) for _, work in repeats]
         async with batch.database.raw_connection() as connection:
             stored = await store.find(connection, keys)
-        for (place, recorded), key in zip(repeats, keys, strict=True):
+        for (place, work), key in zip(repeats, keys, strict=True):
+            if key not in stored and batch.outcomes[place] is not None:
+                continue
             before, fingerprint = stored[key]
-            if fingerprint == recorded.work.fingerprint:
+            if fingerprint == work.fingerprint:
                 batch.outcomes[place] = Accepted(before, replayed=True)
             else:
-                differs = differing_field(before.work, recorded.work)
+                differs = differing_field(before.work, work)
                 batch.outcomes[place] = OperationIdReused(operation_id=key[1], field=differs)
 
     async def _charge(self, batch: _Batch) -> None:

@@ -37,7 +37,9 @@ class _SettlementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Settlement
     SETTLEMENT_SETTLED: _Settlement.ValueType  # 2
     """Billing has charged the cost, or there was nothing to charge."""
     SETTLEMENT_PENDING_PRICE: _Settlement.ValueType  # 3
-    """No price is known for the model at that time. It is charged when a price is set."""
+    """No price is known for the model at that time, or one by which it would cost more than an amount can be. It is charged
+    when a price is set.
+    """
     SETTLEMENT_REFUSED: _Settlement.ValueType  # 4
     """Billing refuses the charge for a reason that sending it again does not change; `settlement_reason` says why. It is
     tried again at long intervals, and at once with RetryCharges, so it is charged once the cause is removed.
@@ -53,7 +55,9 @@ SETTLEMENT_PENDING: Settlement.ValueType  # 1
 SETTLEMENT_SETTLED: Settlement.ValueType  # 2
 """Billing has charged the cost, or there was nothing to charge."""
 SETTLEMENT_PENDING_PRICE: Settlement.ValueType  # 3
-"""No price is known for the model at that time. It is charged when a price is set."""
+"""No price is known for the model at that time, or one by which it would cost more than an amount can be. It is charged
+when a price is set.
+"""
 SETTLEMENT_REFUSED: Settlement.ValueType  # 4
 """Billing refuses the charge for a reason that sending it again does not change; `settlement_reason` says why. It is
 tried again at long intervals, and at once with RetryCharges, so it is charged once the cause is removed.

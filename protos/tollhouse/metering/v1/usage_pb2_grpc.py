@@ -88,10 +88,11 @@ class UsageServiceServicer:
         at any later time. Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization;
         the usage of a deleted one is accepted. That an id is unknown is cached for 2 seconds, so a new organization may be
         refused for that long. While identity cannot be reached, usage of every organization is accepted, and `tollhouse
-        verify` reports those that do not exist. An unknown model or a missing price is not a failure: the settlement is
-        PENDING_PRICE. Work that is done is charged even if the account's funds do not cover it. A field that only
-        describes the work does not cause a failure either: an invalid value is cut or left out, and the field is named in
-        adjusted_fields.
+        verify` reports those that do not exist. Fails with FAILED_PRECONDITION, reason `COST_TOO_LARGE`, when the usage
+        would cost 1,000,000,000,000,000 or more, which no amount can be: its price or its quantities are wrong. Nothing is
+        recorded then. An unknown model or a missing price is not a failure: the settlement is PENDING_PRICE. Work that is
+        done is charged even if the account's funds do not cover it. A field that only describes the work does not cause a
+        failure either: an invalid value is cut or left out, and the field is named in adjusted_fields.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -30,10 +30,11 @@ class UsageServiceStub:
     at any later time. Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization;
     the usage of a deleted one is accepted. That an id is unknown is cached for 2 seconds, so a new organization may be
     refused for that long. While identity cannot be reached, usage of every organization is accepted, and `tollhouse
-    verify` reports those that do not exist. An unknown model or a missing price is not a failure: the settlement is
-    PENDING_PRICE. Work that is done is charged even if the account's funds do not cover it. A field that only
-    describes the work does not cause a failure either: an invalid value is cut or left out, and the field is named in
-    adjusted_fields.
+    verify` reports those that do not exist. Fails with FAILED_PRECONDITION, reason `COST_TOO_LARGE`, when the usage
+    would cost 1,000,000,000,000,000 or more, which no amount can be: its price or its quantities are wrong. Nothing is
+    recorded then. An unknown model or a missing price is not a failure: the settlement is PENDING_PRICE. Work that is
+    done is charged even if the account's funds do not cover it. A field that only describes the work does not cause a
+    failure either: an invalid value is cut or left out, and the field is named in adjusted_fields.
     """
     BatchRecordUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.BatchRecordUsageRequest, _usage_pb2.BatchRecordUsageResponse]
     """Records the usage of up to 500 calls, of any organizations, in one request.
@@ -85,10 +86,11 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         at any later time. Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization;
         the usage of a deleted one is accepted. That an id is unknown is cached for 2 seconds, so a new organization may be
         refused for that long. While identity cannot be reached, usage of every organization is accepted, and `tollhouse
-        verify` reports those that do not exist. An unknown model or a missing price is not a failure: the settlement is
-        PENDING_PRICE. Work that is done is charged even if the account's funds do not cover it. A field that only
-        describes the work does not cause a failure either: an invalid value is cut or left out, and the field is named in
-        adjusted_fields.
+        verify` reports those that do not exist. Fails with FAILED_PRECONDITION, reason `COST_TOO_LARGE`, when the usage
+        would cost 1,000,000,000,000,000 or more, which no amount can be: its price or its quantities are wrong. Nothing is
+        recorded then. An unknown model or a missing price is not a failure: the settlement is PENDING_PRICE. Work that is
+        done is charged even if the account's funds do not cover it. A field that only describes the work does not cause a
+        failure either: an invalid value is cut or left out, and the field is named in adjusted_fields.
         """
 
     @_abc_1.abstractmethod

@@ -73,6 +73,17 @@ class ProviderCostUnknown(Refusal):
     template = "The price version {price_version_id} has no provider cost for {units}."
 
 
+class TooMuchUsage(Refusal):
+    """The sums of all organizations in a single window are of more rows than one answer may read."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "TOO_MUCH_USAGE"
+    template = (
+        "A single window of all these organizations has more than {rows} hourly sums: ask by shorter windows, for a"
+        " shorter range, or grouped by organization."
+    )
+
+
 class OperationIdInUse(Refusal):
     """The operation was authorized or its usage recorded before, and the caller asked to be refused then."""
 

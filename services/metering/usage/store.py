@@ -169,6 +169,33 @@ async def list_usages(
     return usages, bound
 
 
+# Jumps along the primary key of the hourly sums from one organization to the next, and looks into the range of each.
+_ORGANIZATIONS: Final = """
+WITH RECURSIVE found AS (
+    (SELECT organization_id FROM usage_hours WHERE organization_id > $1::uuid ORDER BY organization_id LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT organization_id FROM usage_hours WHERE organization_id > found.organization_id
+        ORDER BY organization_id LIMIT 1
+    )
+    FROM found WHERE organization_id IS NOT NULL
+)
+SELECT organization_id::text, EXISTS (
+    SELECT FROM usage_hours u
+    WHERE u.organization_id = looked.organization_id AND u.hour >= $2::timestamptz AND u.hour < $3::timestamptz
+)
+FROM (SELECT organization_id FROM found WHERE organization_id IS NOT NULL LIMIT $4) AS looked
+"""
+
+
+async def organizations_after(
+    connection: RawConnection, after: str, start_time: datetime, end_time: datetime, limit: int
+) -> list[tuple[str, bool]]:
+    """Return the next organizations, by id, that ever had usage, and whether each has any between two full hours."""
+    rows = await connection.fetch(_ORGANIZATIONS, after, start_time, end_time, limit)
+    return [(row[0], row[1]) for row in rows]
+
+
 _NEXT_UNPRICED: Final = f"""
 SELECT u.organization_id::text, u.usage_id::text, u.occur_time, u.model, {", ".join(f"r.{c}" for c in TOKEN_CLASSES)},
     coalesce(a.amount > 0, false) AS authorized, r.quantities::text, d.service_tier, d.environment

@@ -54,6 +54,7 @@ _Asked = TypeVar("_Asked")
 # What is read of a stream after it was refused; 64 MiB is the largest document that an RPC takes in parts.
 _REST_BYTES_MAX: Final = 67_108_864
 _REST_WITHIN_S: Final = 30.0
+_REST_BEGINS_WITHIN_S: Final = 0.2
 _REST_PAUSE_MAX_S: Final = 1.0
 _RESTS_MAX: Final = 16
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
@@ -321,21 +322,22 @@ class Pipeline:
     async def _read_rest(self, stream: AsyncIterator[bytes]) -> None:
         """Read and discard what a caller still sends, before it is refused.
 
-        gRPC's client says INTERNAL, and not why it was refused, when a call ends while it sends. A caller that pauses
-        is answered at once. So is one that sends too much or too long, or beside too many others, as without this.
+        gRPC's client says INTERNAL, and not why it was refused, when a call ends while it sends. A caller that sends
+        nothing, or pauses, is answered soon. So is one that sends too much or too long, or beside too many others, as
+        without this.
         """
         if self._rests >= _RESTS_MAX:
             return
         self._rests += 1
-        size_bytes = 0
+        size_bytes, pause_max_s = 0, _REST_BEGINS_WITHIN_S
         try:
             async with asyncio.timeout(_REST_WITHIN_S):
                 while size_bytes <= _REST_BYTES_MAX:
-                    async with asyncio.timeout(_REST_PAUSE_MAX_S):
+                    async with asyncio.timeout(pause_max_s):
                         part = await anext(stream, None)
                     if part is None:
                         return
-                    size_bytes += len(part)
+                    size_bytes, pause_max_s = size_bytes + len(part), _REST_PAUSE_MAX_S
         except TimeoutError:
             return
         finally:

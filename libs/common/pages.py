@@ -1,16 +1,27 @@
-"""Keyset page tokens: where the next page begins, valid only with the query they were made for."""
+"""Pages of lists: how much one holds, and keyset tokens for where the next begins.
+
+A token is valid only with the query it was made for.
+"""
 
 import base64
 import binascii
 import json
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, TypeVar
+
+from google.protobuf.message import Message
 
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import is_id
 
 PAGE_SIZE_DEFAULT: Final = 50
 PAGE_SIZE_MAX: Final = 1000
+PAGE_BYTES_MAX: Final = 2_000_000
+"""The most that a page holds, unless a single message is larger: clients take answers of up to 4 MiB."""
+_PLACE_BYTES: Final = 8
+"""What the place of a message in a list takes, at most."""
 _TOKEN_MAX_LENGTH: Final = 2048
+_M = TypeVar("_M", bound=Message)
 
 
 def page_size(requested: int, default: int = PAGE_SIZE_DEFAULT, maximum: int = PAGE_SIZE_MAX) -> int:
@@ -18,6 +29,18 @@ def page_size(requested: int, default: int = PAGE_SIZE_DEFAULT, maximum: int = P
     if requested < 0:
         raise InvalidArgument([FieldViolation("page_size", "must not be negative")])
     return min(requested or default, maximum)
+
+
+def that_fit(messages: Iterable[_M]) -> list[_M]:
+    """Return as many messages, from the first on, as fit into one page; at least one, if there is any."""
+    fitting: list[_M] = []
+    size = 0
+    for message in messages:
+        size += message.ByteSize() + _PLACE_BYTES
+        if fitting and size > PAGE_BYTES_MAX:
+            break
+        fitting.append(message)
+    return fitting
 
 
 def encode_page_token(*key: str, fingerprint: str) -> str:

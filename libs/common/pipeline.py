@@ -51,6 +51,12 @@ _SCHEME_LENGTH: Final = len(_SCHEME)
 
 _Raw = TypeVar("_Raw")
 _Asked = TypeVar("_Asked")
+# What is read of a stream after it was refused; 64 MiB is the largest document that an RPC takes in parts.
+_REST_BYTES_MAX: Final = 67_108_864
+_REST_WITHIN_S: Final = 30.0
+_REST_BEGINS_WITHIN_S: Final = 0.2
+_REST_PAUSE_MAX_S: Final = 1.0
+_RESTS_MAX: Final = 16
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 Context = grpc.aio.ServicerContext[bytes, Message]
@@ -93,6 +99,7 @@ class Pipeline:
         self._telemetry = telemetry
         self._calls = 0
         self._calls_max = limits.calls_max
+        self._rests = 0
 
     @property
     def calls(self) -> int:
@@ -196,6 +203,7 @@ class Pipeline:
                 await self._admit_stream(method, self._enter(method, context))
                 return await handle(_parse_each(method, stream), context)
             except Exception as error:  # noqa: BLE001 -- no internal error may reach the caller.
+                await self._read_rest(stream)
                 return await self._refuse(method, context, error)
             finally:
                 self._calls -= 1
@@ -219,6 +227,8 @@ class Pipeline:
                 async for message in handle(read(method, raw), context):
                     yield message
             except Exception as error:  # noqa: BLE001 -- no internal error may reach the caller.
+                if isinstance(raw, AsyncIterator):
+                    await self._read_rest(raw)
                 await self._refuse(method, context, error)
             finally:
                 self._calls -= 1
@@ -308,6 +318,30 @@ class Pipeline:
         """Look up who the caller is and what it may do."""
         found = await self._directory.resolve(credential, organization_id)
         call.know(found, as_operator=method.access.admits_as_operator(found.caller, found.rights))
+
+    async def _read_rest(self, stream: AsyncIterator[bytes]) -> None:
+        """Read and discard what a caller still sends, before it is refused.
+
+        gRPC's client says INTERNAL, and not why it was refused, when a call ends while it sends. A caller that sends
+        nothing, or pauses, is answered soon. So is one that sends too much or too long, or beside too many others, as
+        without this.
+        """
+        if self._rests >= _RESTS_MAX:
+            return
+        self._rests += 1
+        size_bytes, pause_max_s = 0, _REST_BEGINS_WITHIN_S
+        try:
+            async with asyncio.timeout(_REST_WITHIN_S):
+                while size_bytes <= _REST_BYTES_MAX:
+                    async with asyncio.timeout(pause_max_s):
+                        part = await anext(stream, None)
+                    if part is None:
+                        return
+                    size_bytes, pause_max_s = size_bytes + len(part), _REST_PAUSE_MAX_S
+        except TimeoutError:
+            return
+        finally:
+            self._rests -= 1
 
     async def _refuse(self, method: RpcMethod, context: Context, error: Exception) -> Message:
         """Answer with the refusal. Any other error is a bug: its details go to the log only."""

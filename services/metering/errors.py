@@ -57,12 +57,31 @@ class PriceUnknown(Refusal):
         return self._RATE_UNKNOWN.format_map(self.facts) if "unit" in self.facts else super().message
 
 
+class CostTooLarge(Refusal):
+    """A call would cost more than an amount can be, for its price or its quantities are wrong."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "COST_TOO_LARGE"
+    template = "The call would cost {amount} {currency_code}; an amount is below 1,000,000,000,000,000."
+
+
 class ProviderCostUnknown(Refusal):
     """A margin needs the provider's cost of every rate of the version it is put on."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "PROVIDER_COST_UNKNOWN"
     template = "The price version {price_version_id} has no provider cost for {units}."
+
+
+class TooMuchUsage(Refusal):
+    """The sums of all organizations in a single window are of more rows than one answer may read."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "TOO_MUCH_USAGE"
+    template = (
+        "A single window of all these organizations has more than {rows} hourly sums: ask by shorter windows, for a"
+        " shorter range, or grouped by organization."
+    )
 
 
 class OperationIdInUse(Refusal):

@@ -62,6 +62,28 @@ async def test_models_and_prices_are_listed_in_pages(metering: Metering) -> None
     assert prices == sorted(prices, reverse=True)
 
 
+async def test_pages_of_large_models_fit_into_answers_and_have_every_model(metering: Metering) -> None:
+    """Each model is about 80 KB, all of them 4.8 MB, and a client takes answers of 4 MiB."""
+    metadata = {f"key-{number}": "\U0001f602" * 512 for number in range(32)}
+    made = [
+        await metering.add_model(f"large-{number:02d}", description="\U0001f602" * 4096, metadata=metadata)
+        for number in range(60)
+    ]
+
+    found: list[pb.Model] = []
+    sizes: list[int] = []
+    request = pb.ListModelsRequest(page_size=1_000)
+    while not sizes or request.page_token:
+        page = await metering.models.ListModels(request, metadata=metering.operator)
+        found += page.models
+        sizes.append(page.ByteSize())
+        request.page_token = page.next_page_token
+
+    assert found[1:] == made
+    assert max(sizes) < 2_100_000
+    assert len(sizes) == 3
+
+
 async def test_price_in_force_at_the_moment_of_use_is_charged(metering: Metering, organization_id: str) -> None:
     boundary = stamp(minutes=-10)
     await metering.set_price(price_in="5", price_out="5", effective_time=boundary)

@@ -15,6 +15,7 @@ from libs.common.ids import new_id
 from services.metering.__main__ import build
 from services.metering.settings import MeteringSettings
 from tests.metering.support import Metering, Platform, refused
+from tests.support.callers import Metadata
 from tests.support.transaction_pooler import pooled
 from tollhouse.metering.v1 import model_pb2 as pb
 
@@ -229,6 +230,39 @@ async def test_second_streamed_import_is_turned_away_while_the_first_is_under_wa
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
     end.set()
     assert counts((await reading)[-1].summary) == (5, 0, 0)
+
+
+async def test_caller_that_is_still_sending_is_told_why_its_list_is_refused(metering: Metering) -> None:
+    """gRPC's client answers INTERNAL when the call ends while it sends; which of the two came first was chance."""
+    content = b"x" * 20_000_000
+    wrong = parts(content, options(content, margin_percent="-100.5"))
+    right = parts(content)
+
+    async def told(messages: Sequence[pb.StreamImportModelsRequest], metadata: Metadata) -> grpc.StatusCode:
+        async def sent() -> AsyncIterator[pb.StreamImportModelsRequest]:
+            for message in messages:
+                yield message
+
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            _ = [answer async for answer in metering.models.StreamImportModels(sent(), metadata=metadata)]
+        return caught.value.code()
+
+    for _ in range(10):
+        assert await told(wrong, metering.operator) is grpc.StatusCode.INVALID_ARGUMENT
+        assert await told(right, metering.gateway) is grpc.StatusCode.PERMISSION_DENIED
+        assert await told(right, ()) is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_refused_caller_that_neither_sends_nor_ends_is_answered_within_seconds(metering: Metering) -> None:
+    async def sent() -> AsyncIterator[pb.StreamImportModelsRequest]:
+        yield pb.StreamImportModelsRequest(options=options(b"", format=99))
+        await asyncio.Event().wait()
+
+    began_s = time.monotonic()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        _ = [answer async for answer in metering.models.StreamImportModels(sent(), metadata=metering.operator)]
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert time.monotonic() - began_s < 5
 
 
 async def test_other_calls_are_answered_while_a_large_list_is_imported(metering: Metering) -> None:

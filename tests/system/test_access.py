@@ -7,6 +7,7 @@ service for which the test code defines no call fails the tests.
 from collections import Counter
 from collections.abc import AsyncIterator
 
+import grpc
 import pytest
 
 from libs.cli.installation.data_folder import CONTEXTS, SERVICE_NAMES
@@ -128,6 +129,34 @@ async def test_every_rpc_lets_in_exactly_the_callers_it_declares(
     _assert_nothing(await matrix.each(cells, wrong))
     due = Counter(expected(cell.rpc, cell.caller, cell.target) for cell in cells)
     assert min(due[v] for v in (Verdict.ADMITTED, Verdict.PERMISSION_DENIED, Verdict.NO_ORGANIZATION)) > 50
+
+
+async def test_usage_of_several_organizations_is_shown_to_operators_and_services_alone(
+    served: list[Rpc], world: World, wire: Wire, unlimited: list[Caller]
+) -> None:
+    """Whoever may read one organization's usage may not read that of all, nor of a list in which theirs is."""
+    ours = world.places["own project"].organization_id
+    rpcs_of_usage = [rpc for rpc in served if rpc.verb in ("ListUsage", "QueryUsage")]
+    wrong, let_in = [], 0
+    for rpc in rpcs_of_usage:
+        for caller in (*unlimited, *world.callers):
+            for organization_ids in ([], [ours], [ours, world.places["other tenant"].organization_id]):
+                target = world.places["own project"].with_ids(organization_id="", project_id="", user_id="")
+                request = matrix.request_on(rpc, target)
+                request.MergeFrom(type(request)(organization_ids=organization_ids))
+                outcome = await wire.call(rpc, caller.token, request)
+                admitted = not caller.is_limited or (caller.kind is Kind.SESSION and caller.platform_role != "user")
+                let_in += admitted
+                due = grpc.StatusCode.OK if admitted else grpc.StatusCode.NOT_FOUND
+                if outcome.code is not due:
+                    wrong.append(f"{rpc} as {caller} of {organization_ids}: {due.name} was due, but {outcome}")
+                both = matrix.request_on(rpc, world.places["own project"])
+                both.MergeFrom(type(both)(organization_ids=organization_ids))
+                if organization_ids and (await wire.call(rpc, caller.token, both)).code is grpc.StatusCode.OK:
+                    wrong.append(f"{rpc} as {caller} of one and of {organization_ids}: was answered")
+    _assert_nothing(wrong)
+    assert len(rpcs_of_usage) == 2
+    assert let_in > 20
 
 
 async def test_ids_in_capitals_get_the_same_access_decision(served: list[Rpc], world: World, wire: Wire) -> None:

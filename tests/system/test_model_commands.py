@@ -82,6 +82,13 @@ def test_dry_run_prints_old_and_new_rates_and_a_margin_is_on_them(installation: 
     assert "from -100 to" in refused(installation, 2, "models", "import", path, "--margin", "-100.5")
 
 
+def test_refusal_of_a_long_list_is_printed_every_time(installation: Installation, tmp_path: Path) -> None:
+    """The service refuses the options while the list is still being sent."""
+    path = written(tmp_path / "long.json", {f"acme/{number}": entry(source="x" * 1_500) for number in range(9_000)})
+    for _ in range(5):
+        assert "from -100 to" in refused(installation, 2, "models", "import", path, "--margin", "-100.5")
+
+
 def test_requested_model_that_is_not_imported_exits_with_status_1(installation: Installation, tmp_path: Path) -> None:
     name = new_id()
     path = written(tmp_path / "prices.json", {name: entry(), f"{name}-other": entry()})

@@ -6,7 +6,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
-import grpc
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -20,8 +19,6 @@ from tollhouse.metering.v1 import model_pb2, model_pb2_grpc
 
 group = typer.Typer(name="models", help="The models that can be used, and what they cost.", no_args_is_help=True)
 _DOCUMENT_BYTES_MAX: Final = 67_108_864
-_TRIES_MAX: Final = 5
-_HIDDEN_BY_GRPC: Final = "Internal error from Core"
 _CHUNK_BYTES: Final = 250_000
 _TIMEOUT_S: Final = 260.0
 _SHOWN_ONE_BY_ONE_MAX: Final = 20
@@ -136,19 +133,6 @@ async def _import(
     channels: Channels, content: bytes, options: model_pb2.ImportOptions, on_progress: _OnProgress
 ) -> list[model_pb2.ImportOutcome]:
     """Send the list and return the outcomes. After a call that failed, the import can be run again."""
-    for _ in range(_TRIES_MAX - 1):
-        try:
-            return await _send_once(channels, content, options, on_progress)
-        except grpc.aio.AioRpcError as error:
-            # The service refused the options while the list was still being sent: gRPC then hides its answer.
-            if error.details() != _HIDDEN_BY_GRPC:
-                raise
-    return await _send_once(channels, content, options, on_progress)
-
-
-async def _send_once(
-    channels: Channels, content: bytes, options: model_pb2.ImportOptions, on_progress: _OnProgress
-) -> list[model_pb2.ImportOutcome]:
     stub = model_pb2_grpc.ModelServiceStub(channels.metering)
 
     async def messages() -> AsyncIterator[model_pb2.StreamImportModelsRequest]:

@@ -36,8 +36,9 @@ from services.metering.admission.policies import Known, Policies
 from services.metering.admission.policy import DEFAULT, Policy
 from services.metering.clients.billing import BATCH_MAX, BillingClient, Held, HoldRequest, NotHeld
 from services.metering.clients.identity import KeyPrincipal
+from services.metering.errors import CostTooLarge
 from services.metering.model.catalogue import Catalogue
-from services.metering.model.domain import input_tokens_of, output_tokens_of
+from services.metering.model.domain import Rated, input_tokens_of, output_tokens_of, refusal_of_cost
 from services.metering.model.rates import Unpriced
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.engine import UsageEngine, writer_limits
@@ -102,6 +103,7 @@ class Admission:
             OperationIdReused: the operation id was authorized with other fields.
             OperationIdInUse: the operation id was authorized before, and the request has fail_if_replayed set.
             OrganizationNotFound: identity does not know the principal's organization.
+            CostTooLarge: the call may cost more than an amount can be.
             TooManyUnknownKeys: the client's address has presented more unknown keys than are looked up.
             Unavailable: identity or billing cannot be reached.
 
@@ -127,7 +129,7 @@ class Admission:
                 outcomes[place] = policy
                 continue
             pinned = self._pin(request, caller.principal, policy, now)
-            if isinstance(pinned, Denied):
+            if isinstance(pinned, Denied | CostTooLarge):
                 outcomes[place] = pinned
             else:
                 waiting[place] = _Waiting(pinned, caller.principal)
@@ -169,7 +171,9 @@ class Admission:
         }
         return await self._policies.of(needed) if needed else {}
 
-    def _pin(self, request: Request, principal: KeyPrincipal, policy: Policy, now: datetime) -> Pinned | Denied:
+    def _pin(
+        self, request: Request, principal: KeyPrincipal, policy: Policy, now: datetime
+    ) -> Pinned | Denied | CostTooLarge:
         model = self._catalogue.model(request.model)
         version = self._catalogue.price(request.model, principal.organization_id, now)
         if model is None:
@@ -196,6 +200,9 @@ class Admission:
         if isinstance(held, Unpriced):
             facts = {"model": request.model, "unit": held.unit_id, "service_tier": held.service_tier}
             return Denied("PRICE_UNKNOWN", f"The model has no price for {held.unit_id}.", facts, principal)
+        too_large = refusal_of_cost(Rated(held, None), version.card)
+        if too_large is not None:
+            return too_large
         ask = Ask(
             principal.organization_id,
             request.operation_id,

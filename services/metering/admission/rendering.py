@@ -24,8 +24,9 @@ _ID_LENGTH: Final = 36
 _ENVIRONMENTS: Final = {LIVE: usage_pb2.ENVIRONMENT_LIVE, TEST: usage_pb2.ENVIRONMENT_TEST}
 
 
-def fill_authorization(target: pb.Authorization, stored: Stored, now: datetime) -> None:
-    """Write an authorization, as it is at this moment, where it stands."""
+def render_authorization(stored: Stored, now: datetime) -> pb.Authorization:
+    """Return an authorization as it is at this moment."""
+    target = pb.Authorization()
     pinned = stored.pinned
     ask = pinned.ask
     target.organization_id = ask.organization_id
@@ -50,6 +51,7 @@ def fill_authorization(target: pb.Authorization, stored: Stored, now: datetime) 
     fill_time(target.expire_time, stored.expire_time)
     principal = KeyPrincipal(ask.organization_id, ask.project_id, ask.user_id, ask.service_account_id, ask.api_key_id)
     _fill_principal(target.principal, principal)
+    return target
 
 
 def fill_policy(target: pb.AdmissionPolicy, organization_id: str, entry: Entry | None) -> None:

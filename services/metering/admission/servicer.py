@@ -1,14 +1,13 @@
 """AdmissionService over gRPC: reads requests, calls the use cases, renders responses."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 import grpc
 
 from libs.common import validation
 from libs.common.amount import render_amount
 from libs.common.errors import FieldViolation, InvalidArgument, Refusal
-from libs.common.pages import encode_page_token, page_size
+from libs.common.pages import encode_page_token, page_size, that_fit
 from libs.common.timestamps import parse_time, time_text
 from libs.common.validation import Reader
 from services.metering.admission.admission import Admission
@@ -26,12 +25,12 @@ from services.metering.admission.parsing import (
 from services.metering.admission.parts import PartRequest, Parts
 from services.metering.admission.policies import Policies
 from services.metering.admission.rendering import (
-    fill_authorization,
     fill_authorize_outcome,
     fill_decision,
     fill_policy,
     fill_settle_outcome,
     fill_settled,
+    render_authorization,
 )
 from services.metering.usage.domain import Outcome
 from services.metering.usage.query_parsing import list_fingerprint
@@ -39,9 +38,6 @@ from services.metering.usage.servicer import check_usage, list_range, read_usage
 from services.metering.usage.usages import Usages
 from tollhouse.metering.v1 import admission_pb2 as pb
 from tollhouse.metering.v1 import admission_pb2_grpc as rpc
-
-PAGE_BYTES_MAX: Final = 3_000_000
-"""The size from which a page is full: clients take messages of 4 MiB."""
 
 
 class AdmissionServicer(rpc.AdmissionServiceServicer):
@@ -168,9 +164,8 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
         stored = await self._authorizations.extend(
             request.organization_id.lower(), request.operation_id, expire_time, more
         )
-        response = pb.ExtendAuthorizationResponse()
-        fill_authorization(response.authorization, stored, self._authorizations.now())
-        return response
+        rendered = render_authorization(stored, self._authorizations.now())
+        return pb.ExtendAuthorizationResponse(authorization=rendered)
 
     async def GetAdmissionPolicy(
         self, request: pb.GetAdmissionPolicyRequest, context: grpc.aio.ServicerContext
@@ -204,18 +199,12 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
             filters=read_filters(request),
             limit=page_size(request.page_size),
         )
-        response = pb.ListAuthorizationsResponse()
-        size_bytes = 0
-        for one in stored:
-            rendered = response.authorizations.add()
-            fill_authorization(rendered, one, now)
-            size_bytes += rendered.ByteSize()
-            if size_bytes > PAGE_BYTES_MAX:
-                following = one.pinned.create_time, one.pinned.ask.operation_id
-                break
-        if following is not None:
-            response.next_page_token = encode_page_token(time_text(following[0]), following[1], fingerprint=fingerprint)
-        return response
+        authorizations = that_fit(render_authorization(one, now) for one in stored)
+        if len(authorizations) < len(stored):
+            last = stored[len(authorizations) - 1].pinned
+            following = last.create_time, last.ask.operation_id
+        token = encode_page_token(time_text(following[0]), following[1], fingerprint=fingerprint) if following else ""
+        return pb.ListAuthorizationsResponse(authorizations=authorizations, next_page_token=token)
 
     def _check_settlement(self, request: pb.SettleRequest) -> None:
         check_usage(request, self._usages)

@@ -14,8 +14,9 @@ from operator import mul
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from libs.common.amount import format_amount
+from libs.common.amount import AMOUNT_MAX, format_amount
 from libs.common.audit.chain import Changed, differences
+from services.metering.errors import CostTooLarge
 from services.metering.model.rates import (
     ANY_TIER,
     STANDARD_TIER,
@@ -32,6 +33,7 @@ from services.metering.model.units import SEEDED_UNITS, THOUSANDTHS, TOKEN_CLASS
 from services.metering.tables import TOKEN_CLASSES
 
 NANOS: Final = 10**9
+_AMOUNT_NANOS_MAX: Final = int(AMOUNT_MAX) * NANOS
 TOKENS_PER_PRICE: Final = 10**6
 REQUESTS: Final = "requests"
 """The unit of which each usage has one, unless it says otherwise."""
@@ -124,6 +126,16 @@ class Rated(NamedTuple):
     amount_nanos: int
     provider_cost_nanos: int | None
     """What the provider takes, in the card's provider currency; None where it is not known."""
+
+
+def refusal_of_cost(rated: Rated, card: RateCard) -> CostTooLarge | None:
+    """Return why usage cannot be charged that costs, or whose provider takes, more than an amount can be."""
+    if rated.amount_nanos >= _AMOUNT_NANOS_MAX:
+        return CostTooLarge(amount=format_nanos(rated.amount_nanos), currency_code=card.currency_code)
+    if rated.provider_cost_nanos is not None and rated.provider_cost_nanos >= _AMOUNT_NANOS_MAX:
+        amount = format_nanos(rated.provider_cost_nanos)
+        return CostTooLarge(amount=amount, currency_code=card.provider_currency_code or "")
+    return None
 
 
 def card_of(prices: Prices) -> RateCard:

@@ -17,10 +17,12 @@ from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import (
     Model,
     PriceVersion,
+    Rated,
     Tokens,
     all_quantities,
     model_changes,
     price_changes,
+    refusal_of_cost,
 )
 from services.metering.model.rates import Priced, RateCard, Unpriced, price
 from services.metering.model.repeats import once
@@ -206,6 +208,7 @@ class Models:
             InvalidArgument: what was used is wrong.
             NotFound: the model is not in the catalogue.
             PriceUnknown: it has no price in force at that time, or none for a unit that was used.
+            CostTooLarge: it would cost more than an amount can be.
         """
         await self._catalogue.refresh()
         moment = occur_time or self._clock.now()
@@ -227,6 +230,9 @@ class Models:
             raise PriceUnknown(
                 model_id=call.model_id, occur_time=moment, unit=priced.unit_id, service_tier=priced.service_tier
             )
+        too_large = refusal_of_cost(Rated(priced.amount_nanos, priced.provider_cost_nanos), version.card)
+        if too_large is not None:
+            raise too_large
         return Estimate(version, priced, call.total_tokens)
 
     async def _once(

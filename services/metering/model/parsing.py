@@ -11,11 +11,11 @@ from typing import Final
 
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.timestamps import parse_optional_time
-from services.metering.model.domain import Prices, Tokens, card_of
+from services.metering.model.domain import REQUESTS, Prices, Tokens, card_of
 from services.metering.model.price_list import PriceList, Terms, read_litellm, read_yaml
 from services.metering.model.rate_checks import check_rates, factor_of_percent, with_margin
 from services.metering.model.rates import STANDARD_TIER, Rate, RateCard
-from services.metering.model.units import TOKEN_CLASS_UNITS, Quantities, Units, read_quantities
+from services.metering.model.units import CLASS_OF_UNIT, TOKEN_CLASS_UNITS, Quantities, Units, read_quantities
 from services.metering.model.units import total_tokens as count_tokens
 from services.metering.tables import TOKEN_CLASSES
 from tollhouse.metering.v1 import model_pb2 as pb
@@ -29,7 +29,7 @@ _FIELD: Final = "chunk"
 _NEXT_PART_WITHIN_S: Final = 30.0
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,10}(\.[0-9]{1,9})?")
 _SOURCES: Final = ("prices", "rate_card", "margin")
-_CLASS_OF_UNIT: Final = {unit_id: name for name, unit_id in TOKEN_CLASS_UNITS.items()} | {"requests": "per_request"}
+_PRICE_FIELDS: Final = {**CLASS_OF_UNIT, REQUESTS: "per_request"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def _read_prices(request: pb.SetPriceRequest, units: Units) -> RateCard:
     for rate in card.rates:
         unit = units.get(rate.unit_id)
         if unit is None or unit.archived:
-            violations.append(FieldViolation(f"prices.{_CLASS_OF_UNIT[rate.unit_id]}", "is of an archived unit"))
+            violations.append(FieldViolation(f"prices.{_PRICE_FIELDS[rate.unit_id]}", "is of an archived unit"))
     if violations:
         raise InvalidArgument(violations)
     return card

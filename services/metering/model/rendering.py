@@ -1,10 +1,8 @@
 """The catalogue's answers as messages."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import Final, TypeVar
-
-from google.protobuf.message import Message
+from typing import Final
 
 from libs.common.amount import format_amount
 from libs.common.timestamps import render_time
@@ -14,7 +12,7 @@ from services.metering.model.price_import import IMPORTED, KEPT, SKIPPED, UNCHAN
 from services.metering.model.price_list import ListedModel, PriceList
 from services.metering.model.rate_changes import RateChange
 from services.metering.model.rates import Line, Rate, RateCard
-from services.metering.model.units import TOKEN_CLASS_UNITS
+from services.metering.model.units import CLASS_OF_UNIT
 from services.metering.tables import TOKEN_CLASSES
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import model_pb2 as pb
@@ -22,16 +20,13 @@ from tollhouse.metering.v1 import model_pb2 as pb
 ANSWER_BYTES_MAX: Final = 4_000_000
 """Clients accept messages of up to 4 MiB."""
 _PART_BYTES_MAX: Final = 2_000_000
-"""What one answer of several, and a page, has at most."""
+"""What one answer of several has at most."""
 _OUTCOMES_PER_PART: Final = 100
 _CHANGES_MAX: Final = 64
 # The size of the price version's id, the result, and the tags and lengths of the fields.
 _OUTCOME_BYTES: Final = 64
 _TEXT_BYTES: Final = 4
-_PLACE_BYTES: Final = 8
-"""What the place of a message in a list takes, at most."""
-_M = TypeVar("_M", bound=Message)
-_CLASSES: Final = {unit_id: name for name, unit_id in TOKEN_CLASS_UNITS.items()} | {REQUESTS: "request"}
+_CLASSES: Final = {**CLASS_OF_UNIT, REQUESTS: "request"}
 
 
 def render_model(model: Model) -> pb.Model:
@@ -64,18 +59,6 @@ def render_version(version: PriceVersion) -> pb.PriceVersion:
         source=version.source,
         rate_card=render_card(version.card),
     )
-
-
-def that_fit(messages: Iterable[_M], bytes_max: int = _PART_BYTES_MAX) -> list[_M]:
-    """Return as many messages, from the first on, as fit into one answer; at least one, if there is any."""
-    fitting: list[_M] = []
-    size = 0
-    for message in messages:
-        size += message.ByteSize() + _PLACE_BYTES
-        if fitting and size > bytes_max:
-            break
-        fitting.append(message)
-    return fitting
 
 
 def render_prices(card: RateCard) -> pb.TokenPrices | None:

@@ -11,7 +11,7 @@ import grpc
 from libs.common.call import require_membership
 from libs.common.errors import FieldViolation, InvalidArgument, Overloaded
 from libs.common.ids import is_id
-from libs.common.pages import decode_page_token, encode_page_token, page_size
+from libs.common.pages import decode_page_token, encode_page_token, page_size, text_in_token, that_fit
 from libs.common.repeats.parsing import repeatable
 from libs.common.timestamps import parse_optional_time, time_of_text, time_text
 from libs.common.validation import Reader
@@ -40,7 +40,6 @@ from services.metering.model.rendering import (
     render_prices,
     render_version,
     summary_of,
-    that_fit,
 )
 from services.metering.model.units import Units
 from tollhouse.metering.v1 import model_pb2 as pb
@@ -99,13 +98,17 @@ class ModelServicer(rpc.ModelServiceServicer):
         self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListModelsResponse:
         fingerprint = f"models/{request.provider}/{request.active_only}"
-        (after,) = decode_page_token(request.page_token, fingerprint) if request.page_token else ("",)
         limit = page_size(request.page_size)
-        models = await self._models.list_models(
-            after=after, provider=request.provider, active_only=request.active_only, limit=limit
+        found = await self._models.list_models(
+            after=text_in_token(request.page_token, fingerprint) or "",
+            provider=request.provider,
+            active_only=request.active_only,
+            limit=limit,
         )
-        token = encode_page_token(models[-1].model_id, fingerprint=fingerprint) if len(models) == limit else ""
-        return pb.ListModelsResponse(models=map(render_model, models), next_page_token=token)
+        models = that_fit(map(render_model, found))
+        has_more = len(found) == limit or len(models) < len(found)
+        token = encode_page_token(models[-1].model_id, fingerprint=fingerprint) if has_more else ""
+        return pb.ListModelsResponse(models=models, next_page_token=token)
 
     async def UpdateModel(
         self, request: pb.UpdateModelRequest, context: grpc.aio.ServicerContext

@@ -148,6 +148,9 @@ TOKEN_CLASS_UNITS: Final[Mapping[str, str]] = MappingProxyType(
 )
 """The unit of each class of TokenCounts, the short way to state quantities."""
 
+CLASS_OF_UNIT: Final[Mapping[str, str]] = MappingProxyType({unit: name for name, unit in TOKEN_CLASS_UNITS.items()})
+"""The class of TokenCounts that each of those units is."""
+
 
 def read_quantities(
     field: str,

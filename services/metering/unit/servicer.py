@@ -6,11 +6,10 @@ from typing import Final
 import grpc
 
 from libs.common.errors import FieldViolation, InvalidArgument
-from libs.common.pages import encode_page_token, page_size, text_in_token
+from libs.common.pages import encode_page_token, page_size, text_in_token, that_fit
 from libs.common.repeats.parsing import repeatable
 from libs.common.timestamps import render_time
 from libs.common.validation import Reader
-from services.metering.model.rendering import ANSWER_BYTES_MAX, that_fit
 from services.metering.model.units import THOUSANDTHS, Kind, Unit, name_of, quantity_text
 from services.metering.unit.domain import Changes, Entry, flaws_of_name, flaws_of_new
 from services.metering.unit.units import CatalogueUnits
@@ -63,7 +62,7 @@ class UnitServicer(rpc.UnitServiceServicer):
             active_only=request.active_only,
             limit=limit,
         )
-        units = that_fit(map(render_unit, entries), ANSWER_BYTES_MAX)
+        units = that_fit(map(render_unit, entries))
         has_more = len(entries) == limit or len(units) < len(entries)
         token = encode_page_token(units[-1].unit_id, fingerprint=fingerprint) if has_more else ""
         return pb.ListUnitsResponse(units=units, next_page_token=token)

@@ -18,7 +18,7 @@ from libs.common.errors import OperationIdReused, Refusal
 from libs.common.group_commit import BatchLimits, GroupCommit
 from libs.common.shards import Shards
 from services.metering.clients.billing import Charge
-from services.metering.errors import AuthorizationLapsed
+from services.metering.errors import AuthorizationLapsed, CostTooLarge
 from services.metering.model.catalogue import Catalogue
 from services.metering.usage import store
 from services.metering.usage.charging import Charging
@@ -149,11 +149,21 @@ class UsageEngine:
         now = self._clock.now()
         wanted = [(batch.works[place], _of(batch.works[place], authorizations)) for place in places]
         await self._proposals.know_prices(wanted)
-        proposed = [self._proposals.propose(work, authorization, now) for work, authorization in wanted]
-        new = await self._commit(batch.database, proposed, now)
-        repeats: list[tuple[int, Recorded]] = []
-        for place, recorded in zip(places, proposed, strict=True):
-            (batch.fresh if recorded.usage_id in new else repeats).append((place, recorded))
+        proposed: list[tuple[int, Recorded]] = []
+        repeats: list[tuple[int, Work]] = []
+        for place, (work, authorization) in zip(places, wanted, strict=True):
+            try:
+                proposed.append((place, self._proposals.propose(work, authorization, now)))
+            except CostTooLarge as refusal:
+                # Unless it is a repeat: what it cost when it was recorded holds.
+                batch.outcomes[place] = refusal
+                repeats.append((place, work))
+        new = await self._commit(batch.database, [one for _, one in proposed], now) if proposed else set()
+        for place, recorded in proposed:
+            if recorded.usage_id in new:
+                batch.fresh.append((place, recorded))
+            else:
+                repeats.append((place, recorded.work))
         if repeats:
             await self._answer_repeats(batch, repeats)
 
@@ -203,15 +213,15 @@ class UsageEngine:
             self._dimensions.add(key)
         return new
 
-    async def _answer_repeats(self, batch: _Batch, repeats: list[tuple[int, Recorded]]) -> None:
-        """Answer works whose operation ids are taken: by usage, or by parts of the same call."""
-        keys = [(recorded.work.organization_id, recorded.work.operation_id) for _, recorded in repeats]
+    async def _answer_repeats(self, batch: _Batch, repeats: list[tuple[int, Work]]) -> None:
+        """Answer works whose operation ids are taken, by usage or by parts of the same call, or that cost too much."""
+        keys = [(work.organization_id, work.operation_id) for _, work in repeats]
         async with batch.database.raw_connection() as connection:
             stored = await store.find(connection, keys)
-        for (place, recorded), key in zip(repeats, keys, strict=True):
+        for (place, work), key in zip(repeats, keys, strict=True):
             if key in stored:
-                batch.outcomes[place] = repeat_of(*stored[key], recorded.work)
-            else:
+                batch.outcomes[place] = repeat_of(*stored[key], work)
+            elif batch.outcomes[place] is None:
                 batch.in_parts[place] = batch.works[place]
 
     async def _record_last(self, batch: _Batch) -> None:

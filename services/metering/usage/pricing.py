@@ -12,7 +12,7 @@ from libs.common.errors import Refusal
 from libs.common.ids import NIL
 from libs.common.shards import Shards
 from services.metering.model.catalogue import Catalogue
-from services.metering.model.domain import format_nanos, rate
+from services.metering.model.domain import format_nanos, rate, refusal_of_cost
 from services.metering.model.rates import Unpriced
 from services.metering.usage import store
 from services.metering.usage.domain import charge_kind, is_above, is_below, rated_cost
@@ -100,7 +100,8 @@ class LatePricing:
         if version is None:
             return None
         rated = rate(version, usage.tokens, usage.quantities, usage.service_tier, self._catalogue.units)
-        if isinstance(rated, Unpriced):
+        # Usage that costs more than an amount can be waits for the right price: what it cost could not be changed.
+        if isinstance(rated, Unpriced) or refusal_of_cost(rated, version.card) is not None:
             return None
         before = usage.captured_before
         costs = is_above(format_nanos(rated.amount_nanos), before)

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from libs.common.ids import new_id
 from services.metering.model.catalogue import Catalogue
-from services.metering.model.domain import PriceVersion, format_nanos, rate
+from services.metering.model.domain import PriceVersion, format_nanos, rate, refusal_of_cost
 from services.metering.model.rates import STANDARD_TIER, Unpriced
 from services.metering.usage.domain import (
     PENDING,
@@ -70,7 +70,11 @@ class Proposals:
     def cost(
         self, work: Work, version: PriceVersion | None, *, is_held: bool, before: Captured | None = None
     ) -> Cost | None:
-        """Return what a work costs: what the caller states, else by the price; None while no price is known."""
+        """Return what a work costs: what the caller states, else by the price; None while no price is known.
+
+        Raises:
+            CostTooLarge: it costs more than an amount can be.
+        """
         if work.stated is not None:
             costs = is_above(work.stated.amount, before)
             kind = charge_kind(costs=costs, is_held=is_held, environment=work.environment)
@@ -81,5 +85,8 @@ class Proposals:
         rated = rate(version, work.tokens, work.quantities, tier, self._catalogue.units)
         if isinstance(rated, Unpriced):
             return None
+        too_large = refusal_of_cost(rated, version.card)
+        if too_large is not None:
+            raise too_large
         costs = rated.amount_nanos > 0 if before is None else is_above(format_nanos(rated.amount_nanos), before)
         return rated_cost(rated, version, charge_kind(costs=costs, is_held=is_held, environment=work.environment))

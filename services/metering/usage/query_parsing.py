@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 from google.protobuf.message import Message
@@ -13,8 +13,16 @@ from libs.common.time_zones import parse_time_zone
 from libs.common.timestamps import parse_time
 from services.metering.usage.dimensions import LABELS, LIVE, TEST
 from services.metering.usage.store import Filters
-from services.metering.usage.summaries import RANGE_MAX, UNIT, Query
-from services.metering.usage.windows import DAY, HOUR, MONTH, check_window_count, keeps_whole_hours
+from services.metering.usage.summaries import ORGANIZATION, RANGE_MAX, UNIT, Query
+from services.metering.usage.windows import (
+    DAY,
+    HOUR,
+    MONTH,
+    check_window_count,
+    full_hour_after,
+    full_hour_before,
+    keeps_whole_hours,
+)
 from tollhouse.metering.v1 import usage_pb2 as pb
 
 _WINDOWS: Final = {
@@ -39,6 +47,7 @@ _DIMENSIONS: Final = {
     pb.USAGE_DIMENSION_LANGUAGE_CODE: "language_code",
     pb.USAGE_DIMENSION_CATEGORY: "category",
     pb.USAGE_DIMENSION_BATCH_ID: "batch_id",
+    pb.USAGE_DIMENSION_ORGANIZATION: ORGANIZATION,
 }
 _ENVIRONMENTS: Final = {pb.ENVIRONMENT_LIVE: LIVE, pb.ENVIRONMENT_TEST: TEST}
 
@@ -67,6 +76,7 @@ def read_query(request: pb.QueryUsageRequest) -> Query:
         if window in (DAY, MONTH) and not keeps_whole_hours(zone, start_time, end_time):
             violations.append(FieldViolation("time_zone", "is off UTC by part of an hour; ask by HOUR"))
     further = _read_query_filters(request, violations)
+    organization_ids = read_organizations(request, violations)
     if violations:
         raise InvalidArgument(violations)
     group_by = set(request.group_by)
@@ -78,14 +88,24 @@ def read_query(request: pb.QueryUsageRequest) -> Query:
     }
     return Query(
         organization_id=request.organization_id.lower(),
-        start_time=start_time.replace(minute=0, second=0, microsecond=0),
-        end_time=_full_hour_after(end_time),
+        organization_ids=organization_ids,
+        start_time=full_hour_before(start_time),
+        end_time=full_hour_after(end_time),
         window=window,
         group_by=tuple(name for dimension, name in _DIMENSIONS.items() if dimension in group_by),
         filters=filters | further,
         zone=zone,
         include_test=request.include_test,
     )
+
+
+def read_organizations(
+    request: pb.QueryUsageRequest | pb.ListUsageRequest, violations: list[FieldViolation]
+) -> tuple[str, ...]:
+    """Return the organizations of a request about several. That it is about one as well is added to `violations`."""
+    if request.organization_id and request.organization_ids:
+        violations.append(FieldViolation("organization_ids", "can only be given without organization_id"))
+    return tuple(sorted({organization_id.lower() for organization_id in request.organization_ids}))
 
 
 def _read_query_filters(request: pb.QueryUsageRequest, violations: list[FieldViolation]) -> dict[str, Sequence[str]]:
@@ -112,11 +132,6 @@ def _read_query_filters(request: pb.QueryUsageRequest, violations: list[FieldVio
             violations.append(FieldViolation(f"filters[{number}].dimension", "needs grouping by unit"))
         found[name] = values
     return found
-
-
-def _full_hour_after(moment: datetime) -> datetime:
-    hour = moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-    return hour if hour == moment else hour + timedelta(hours=1)
 
 
 def read_filters(request: pb.ListUsageRequest) -> Filters:

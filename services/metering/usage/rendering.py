@@ -11,13 +11,13 @@ from services.metering.model.units import Units, quantity_text, total_tokens
 from services.metering.tables import TOKEN_CLASSES
 from services.metering.usage.dimensions import TEST
 from services.metering.usage.domain import Cost, Recorded, Work
-from services.metering.usage.summaries import UNIT, Summary
+from services.metering.usage.summaries import ORGANIZATION, UNIT, Summary
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import model_pb2, unit_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
 
 _NAMES: Final = {UNIT: "unit"}
-_OWN_FIELDS: Final = ("model", "project_id", "user_id", "api_key_id")
+_OWN_FIELDS: Final = ("organization_id", "model", "project_id", "user_id", "api_key_id")
 
 
 def render_usage(recorded: Recorded, units: Units) -> pb.UsageRecord:
@@ -150,4 +150,5 @@ def render_summary(summary: Summary, units: Units) -> pb.UsageSummary:
         total_tokens=sum(summary.tokens) + total_tokens(summary.quantities, units),
         provider_cost=provider_cost,
         dimensions=further,
+        organization_id=summary.dimensions.get(ORGANIZATION, ""),
     )

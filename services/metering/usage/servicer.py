@@ -14,7 +14,7 @@ from libs.common.amount import format_amount, parse_amount
 from libs.common.call import is_operator
 from libs.common.errors import FieldViolation, InvalidArgument, Refusal
 from libs.common.ids import is_id
-from libs.common.pages import decode_page_token, encode_page_token, page_size
+from libs.common.pages import decode_page_token, encode_page_token, page_size, that_fit
 from libs.common.status import status_of_item
 from libs.common.timestamps import (
     parse_optional_time,
@@ -37,14 +37,15 @@ from services.metering.usage.domain import (
     NO_QUANTITIES,
     Accepted,
     Outcome,
+    Recorded,
     Stated,
     Work,
     time_violation,
 )
 from services.metering.usage.parsing import read_description
-from services.metering.usage.query_parsing import list_fingerprint, read_filters, read_query
+from services.metering.usage.query_parsing import list_fingerprint, read_filters, read_organizations, read_query
 from services.metering.usage.rendering import fill_balance, fill_usage, render_summary, render_usage
-from services.metering.usage.usages import LIST_RANGE_MAX, Usages
+from services.metering.usage.usages import LIST_RANGE_MAX, ListPlace, Usages
 from tollhouse.metering.v1 import admission_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
 from tollhouse.metering.v1 import usage_pb2_grpc as rpc
@@ -67,7 +68,7 @@ class UsageServicer(rpc.UsageServiceServicer):
         """What checks requests beyond their annotations, by the names of the RPCs."""
         return {
             "RecordUsage": self._check_usage,
-            "ListUsage": lambda request: list_range(request, self._usages.now()),
+            "ListUsage": self._check_list,
             "QueryUsage": read_query,
         }
 
@@ -137,6 +138,9 @@ class UsageServicer(rpc.UsageServiceServicer):
         return pb.GetUsageResponse(usage=render_usage(recorded, self._usages.units))
 
     async def ListUsage(self, request: pb.ListUsageRequest, context: grpc.aio.ServicerContext) -> pb.ListUsageResponse:
+        organization_ids = self._check_list(request)
+        if not request.organization_id:
+            return await self._list_over_organizations(request, organization_ids)
         start_time, end_time = list_range(request, self._usages.now())
         fingerprint = list_fingerprint(request, "start_time", "end_time")
         usages, following = await self._usages.list_usages(
@@ -147,23 +151,64 @@ class UsageServicer(rpc.UsageServiceServicer):
             filters=read_filters(request),
             limit=page_size(request.page_size),
         )
+        rendered = await self._rendered(usages)
+        if len(rendered) < len(usages):
+            last = usages[len(rendered) - 1]
+            following = last.work.occur_time, last.usage_id
         token = encode_page_token(time_text(following[0]), following[1], fingerprint=fingerprint) if following else ""
-        await self._usages.know_units(unit_id for usage in usages for unit_id in usage.work.quantities)
-        rendered = (render_usage(usage, self._usages.units) for usage in usages)
         return pb.ListUsageResponse(usages=rendered, next_page_token=token)
+
+    async def _list_over_organizations(
+        self, request: pb.ListUsageRequest, organization_ids: Sequence[str]
+    ) -> pb.ListUsageResponse:
+        start_time, end_time = list_range(request, self._usages.now())
+        fingerprint = list_fingerprint(request, "start_time", "end_time")
+        usages, following = await self._usages.list_over_organizations(
+            organization_ids=organization_ids,
+            start_time=start_time,
+            end_time=end_time,
+            begin=_read_place(request.page_token, fingerprint),
+            filters=read_filters(request),
+            limit=page_size(request.page_size),
+        )
+        rendered = await self._rendered(usages)
+        if len(rendered) < len(usages):
+            last = usages[len(rendered) - 1]
+            following = ListPlace(last.work.organization_id, (last.work.occur_time, last.usage_id))
+        token = _place_token(following, fingerprint) if following else ""
+        return pb.ListUsageResponse(usages=rendered, next_page_token=token)
+
+    async def _rendered(self, usages: Sequence[Recorded]) -> list[pb.UsageRecord]:
+        """Return as many usages, from the first on, as fit into a page."""
+        await self._usages.know_units(unit_id for usage in usages for unit_id in usage.work.quantities)
+        return that_fit(render_usage(usage, self._usages.units) for usage in usages)
 
     async def QueryUsage(
         self, request: pb.QueryUsageRequest, context: grpc.aio.ServicerContext
     ) -> pb.QueryUsageResponse:
         query = read_query(request)
         fingerprint = list_fingerprint(request)
-        limit = page_size(request.page_size)
         after = decode_page_token(request.page_token, fingerprint) if request.page_token else None
-        summaries = await self._usages.query(query, after=after, limit=limit)
+        summaries, following = await self._usages.query(query, after=after, limit=page_size(request.page_size))
         await self._usages.know_units(unit_id for summary in summaries for unit_id in summary.quantities)
-        token = encode_page_token(*summaries[-1].key, fingerprint=fingerprint) if len(summaries) == limit else ""
-        rendered = (render_summary(summary, self._usages.units) for summary in summaries)
+        rendered = that_fit(render_summary(summary, self._usages.units) for summary in summaries)
+        if len(rendered) < len(summaries):
+            following = summaries[len(rendered) - 1].key
+        token = encode_page_token(*following, fingerprint=fingerprint) if following else ""
         return pb.QueryUsageResponse(summaries=rendered, next_page_token=token)
+
+    def _check_list(self, request: pb.ListUsageRequest) -> Sequence[str]:
+        """Check what annotations cannot; return the organizations of a list over several.
+
+        Raises:
+            InvalidArgument: one organization and several are given, or the times are wrong.
+        """
+        violations: list[FieldViolation] = []
+        organization_ids = read_organizations(request, violations)
+        if violations:
+            raise InvalidArgument(violations)
+        list_range(request, self._usages.now())
+        return organization_ids
 
     def _check_usage(self, request: pb.RecordUsageRequest) -> None:
         check_usage(request, self._usages)
@@ -366,7 +411,26 @@ def _fill_outcome(
 def _read_list_token(token: str, fingerprint: str) -> tuple[datetime, str] | None:
     if not token:
         return None
+    return _read_moment(decode_page_token(token, fingerprint))
+
+
+def _read_place(token: str, fingerprint: str) -> ListPlace | None:
+    """Read where a page of usages of several organizations begins."""
+    if not token:
+        return None
     parts = decode_page_token(token, fingerprint)
+    if len(parts) not in (1, 3) or not is_id(parts[0]):
+        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
+    return ListPlace(parts[0], _read_moment(parts[1:]) if len(parts) == 3 else None)
+
+
+def _read_moment(parts: Sequence[str]) -> tuple[datetime, str]:
     if len(parts) != 2 or not parts[0].isdigit() or not is_id(parts[1]):
         raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")])
     return time_of_text(parts[0]), parts[1]
+
+
+def _place_token(following: ListPlace, fingerprint: str) -> str:
+    organization_id, before = following
+    rest = () if before is None else (time_text(before[0]), before[1])
+    return encode_page_token(organization_id, *rest, fingerprint=fingerprint)

@@ -13,7 +13,7 @@ from libs.common.database import RawConnection
 from libs.common.errors import Kind, Refusal
 from libs.common.ids import NIL
 from services.metering.clients.billing import Charge
-from services.metering.model.units import TOKEN_CLASS_UNITS, Quantities, quantity_text, thousandths_of
+from services.metering.model.units import CLASS_OF_UNIT, Quantities, quantity_text, thousandths_of
 from services.metering.tables import DIMENSIONS, TOKEN_CLASSES
 from services.metering.usage import statements
 from services.metering.usage.dimensions import PLAIN, Dimensions, dimension_id
@@ -35,7 +35,6 @@ Key = tuple[str, str]
 
 SCAN_MAX: Final = 5_000
 DIMENSIONS_MAX: Final = 10_000
-_CLASS_OF_UNIT: Final = {unit: name for name, unit in TOKEN_CLASS_UNITS.items()}
 _NO_COST: Final = (None, None, None, None, None, None)
 
 
@@ -178,7 +177,7 @@ async def list_usages(
             statements.LIST_BOUND, organization_id, start_time, *before, max(SCAN_MAX, limit) - 1
         )
         bound = None if row is None else (row[0], row[1])
-    token_class = _CLASS_OF_UNIT.get(filters.unit or "")
+    token_class = CLASS_OF_UNIT.get(filters.unit or "")
     rows = await connection.fetch(
         statements.LIST,
         organization_id,
@@ -195,6 +194,33 @@ async def list_usages(
     if len(usages) == limit:
         return usages, (usages[-1].work.occur_time, usages[-1].usage_id)
     return usages, bound
+
+
+# Jumps along the primary key of the hourly sums from one organization to the next, and looks into the range of each.
+_ORGANIZATIONS: Final = """
+WITH RECURSIVE found AS (
+    (SELECT organization_id FROM usage_hours WHERE organization_id > $1::uuid ORDER BY organization_id LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT organization_id FROM usage_hours WHERE organization_id > found.organization_id
+        ORDER BY organization_id LIMIT 1
+    )
+    FROM found WHERE organization_id IS NOT NULL
+)
+SELECT organization_id::text, EXISTS (
+    SELECT FROM usage_hours u
+    WHERE u.organization_id = looked.organization_id AND u.hour >= $2::timestamptz AND u.hour < $3::timestamptz
+)
+FROM (SELECT organization_id FROM found WHERE organization_id IS NOT NULL LIMIT $4) AS looked
+"""
+
+
+async def organizations_after(
+    connection: RawConnection, after: str, start_time: datetime, end_time: datetime, limit: int
+) -> list[tuple[str, bool]]:
+    """Return the next organizations, by id, that ever had usage, and whether each has any between two full hours."""
+    rows = await connection.fetch(_ORGANIZATIONS, after, start_time, end_time, limit)
+    return [(row[0], row[1]) for row in rows]
 
 
 _NEXT_UNPRICED: Final = f"""

@@ -1,10 +1,16 @@
-"""Queries for sums of usage, answered from the hourly summaries alone."""
+"""Queries for sums of usage, answered from the hourly sums alone.
+
+Every statement names the organizations whose rows it reads, so that it reads one range of the primary key for each.
+Sums of more organizations than one statement may read are merged in `reports`; so texts are sorted by their bytes, as
+Python sorts them.
+"""
 
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from operator import add
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -19,6 +25,7 @@ from sqlalchemy import (
     Subquery,
     Text,
     Tuple,
+    Uuid,
     and_,
     cast,
     column,
@@ -34,7 +41,7 @@ from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from libs.common.errors import FieldViolation, InvalidArgument
-from libs.common.ids import NIL
+from libs.common.ids import NIL, is_id
 from services.metering.model.units import TOKEN_CLASS_UNITS, Quantities, thousandths_of
 from services.metering.tables import (
     DIMENSIONS,
@@ -52,7 +59,10 @@ from services.metering.usage.windows import HOUR, window_end, window_starts
 RANGE_MAX: Final = timedelta(days=3660)
 UNIT: Final = "unit_id"
 """The dimension of units: a query that groups by it sums quantities and nothing else."""
+ORGANIZATION: Final = "organization_id"
+"""The dimension of organizations, which comes before the windows in the order of rows."""
 _SUMS: Final = HOUR_SUMS
+_ID: Final = Uuid(as_uuid=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,9 @@ class Query:
     """Which usage to sum, and by which windows and dimensions."""
 
     organization_id: str
+    """Empty where the usage of several organizations is summed."""
+    organization_ids: tuple[str, ...]
+    """Which those are, where they are not all."""
     start_time: datetime
     end_time: datetime
     window: str | None
@@ -73,8 +86,39 @@ class Query:
         return UNIT in self.group_by
 
     @property
+    def by_organization(self) -> bool:
+        return ORGANIZATION in self.group_by
+
+    @property
+    def further_groups(self) -> tuple[str, ...]:
+        """The dimensions of a row that come after its window."""
+        return tuple(name for name in self.group_by if name != ORGANIZATION)
+
+    @property
     def leaves_out_test(self) -> bool:
         return not (self.include_test or "environment" in self.group_by or self.filters.get("environment"))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The rows of a query that one statement reads."""
+
+    organization_ids: Sequence[str]
+    start_time: datetime
+    end_time: datetime
+
+    @property
+    def halves(self) -> "tuple[Part, Part] | None":
+        """Two parts that make up this one; None for one hour of one organization."""
+        if len(self.organization_ids) > 1:
+            middle = len(self.organization_ids) // 2
+            first, second = self.organization_ids[:middle], self.organization_ids[middle:]
+            return replace(self, organization_ids=first), replace(self, organization_ids=second)
+        hours = (self.end_time - self.start_time) // timedelta(hours=1)
+        if hours < 2:
+            return None
+        between = self.start_time + timedelta(hours=hours // 2)
+        return replace(self, end_time=between), replace(self, start_time=between)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +126,8 @@ class Summary:
     """The sums of one window and one combination of dimensions."""
 
     key: tuple[str, ...]
-    """The row's sort key as text; a page token carries the key of its page's last row."""
+    """The row's sort key as text; a page token carries the key of its page's last row. It begins with the organization,
+    where rows are grouped by it, and goes on with the beginning of the window."""
     start_time: datetime
     end_time: datetime
     dimensions: dict[str, str]
@@ -100,21 +145,22 @@ class Summary:
 
 
 async def summarize(
-    connection: AsyncConnection, query: Query, *, after: Sequence[str] | None, limit: int
+    connection: AsyncConnection, query: Query, part: Part, *, after: Sequence[str] | None, limit: int
 ) -> list[Summary]:
-    """Return sums in the order of window and dimensions; reads one range of the primary key of `usage_hours`.
+    """Return sums over a part in the order of their keys; reads a range of the primary key of `usage_hours` for each
+    organization.
 
-    Quantities of other units are in `usage_hour_units`, of which the same range is read.
+    Quantities of other units are in `usage_hour_units`, of which the same ranges are read.
 
     Raises:
         InvalidArgument: `after`, the key of the last row of the page before, is not a key of this query.
     """
     with_dimensions = bool({*query.group_by, *(name for name, values in query.filters.items() if values)} & _FURTHER)
     if query.leaves_out_test and not with_dimensions:
-        with_dimensions = (await connection.execute(_HAS_TEST, {"id": query.organization_id})).scalar_one()
+        with_dimensions = (await connection.execute(_HAS_TEST, {"ids": list(part.organization_ids)})).scalar_one()
     source = _UNIT_ROWS if query.by_unit else usage_hours
     sums = ["quantity"] if query.by_unit else list(_SUMS)
-    rows = _Rows(query, source, with_dimensions)
+    rows = _Rows(query, part, source, with_dimensions)
     if after is not None:
         rows.begin_after(after)
     statement = rows.statement(sums).having(func.sum(source.c[sums[0]]) > 0).limit(limit)
@@ -123,7 +169,7 @@ async def summarize(
         return [_unit_summary(query, rows, row) for row in found]
     if not found:
         return []
-    units = _Rows(query, usage_hour_units, with_dimensions)
+    units = _Rows(query, part, usage_hour_units, with_dimensions)
     if after is not None:
         units.begin_after(after)
     units.end_with(found[-1][: len(units.groups)])
@@ -137,8 +183,24 @@ async def summarize(
 
 _FURTHER: Final = set(DIMENSIONS)
 _HAS_TEST: Final = text(
-    "SELECT EXISTS (SELECT FROM usage_dimensions WHERE organization_id = CAST(:id AS uuid) AND environment = 'TEST')"
+    "SELECT EXISTS (SELECT FROM usage_dimensions"
+    " WHERE organization_id = ANY(CAST(:ids AS uuid[])) AND environment = 'TEST')"
 )
+
+
+# From the primary key's index alone, where the pages are old enough.
+_COUNT: Final = text("""
+SELECT count(*) FROM (
+    SELECT FROM usage_hours
+    WHERE organization_id = ANY(CAST(:ids AS uuid[])) AND hour >= :start_time AND hour < :end_time LIMIT :limit
+) AS counted
+""")
+
+
+async def count_rows(connection: AsyncConnection, part: Part, limit: int) -> int:
+    """Return how many hourly sums a part has, counted up to a limit."""
+    values = {"ids": list(part.organization_ids), "start_time": part.start_time, "end_time": part.end_time}
+    return int((await connection.execute(_COUNT, {**values, "limit": limit})).scalar_one())
 
 
 def _unit_rows() -> Subquery:
@@ -164,11 +226,12 @@ def _unit_rows() -> Subquery:
 class _Rows:
     """The rows of a table of sums that a query reads, and how they are grouped."""
 
-    def __init__(self, query: Query, source: FromClause, with_dimensions: bool) -> None:
+    def __init__(self, query: Query, part: Part, source: FromClause, with_dimensions: bool) -> None:
         self._query = query
+        self._part = part
         self._source = source
         self._from = source
-        self._start_time = query.start_time
+        self._start_time = part.start_time
         self._ends: list[ColumnElement[bool]] = []
         c, d = source.c, usage_dimensions.c
         if with_dimensions:
@@ -177,8 +240,9 @@ class _Rows:
         self._with_dimensions = with_dimensions
         self.windows = _Windows(query, c.hour)
         self.groups: list[ColumnElement[datetime] | ColumnElement[int] | ColumnElement[str]] = [
+            *([self._column(ORGANIZATION)] if query.by_organization else []),
             self.windows.column,
-            *(self._column(name) for name in query.group_by),
+            *(self._column(name) for name in query.further_groups),
             c.currency_code,
             c.provider_currency_code,
         ]
@@ -187,10 +251,14 @@ class _Rows:
         """Leave out everything up to the key of a summary; raises InvalidArgument if it is no key of this query."""
         if len(key) != len(self.groups):
             raise _foreign_page_token()
-        last_start = self.windows.start_in_token(key[0])
-        # The windows before this one were on earlier pages, so their hours are not read again.
-        self._start_time = max(self._start_time, last_start)
-        last = [self.windows.value_of(last_start), *key[1:]]
+        place = 1 if self._query.by_organization else 0
+        last_start = self.windows.start_in_token(key[place])
+        if len(self._part.organization_ids) == 1 or not place:
+            # The windows before this one were on earlier pages, so their hours are not read again.
+            self._start_time = max(self._start_time, last_start)
+        last = [*key[:place], self.windows.value_of(last_start), *key[place + 1 :]]
+        if not all(is_id(str(value)) for value, group in zip(last, self.groups, strict=True) if _is_uuid(group)):
+            raise _foreign_page_token()
         self._ends.append(tuple_(*self.groups) > self._bounds(last))
 
     def end_with(self, group: Sequence[object]) -> None:
@@ -203,7 +271,8 @@ class _Rows:
         statement = (
             select(*self.groups, *more, *(func.sum(c[name]).label(name) for name in sums))
             .select_from(self._from)
-            .where(c.organization_id == query.organization_id, c.hour >= self._start_time, c.hour < query.end_time)
+            .where(c.organization_id == func.any(literal(list(self._part.organization_ids), ARRAY(_ID))))
+            .where(c.hour >= self._start_time, c.hour < self._part.end_time)
             .where(*self._ends)
             .group_by(*self.groups, *more)
             .order_by(*self.groups, *more)
@@ -218,12 +287,16 @@ class _Rows:
     def _column(self, name: str) -> ColumnElement[str]:
         if name in _FURTHER:
             plain: str = getattr(PLAIN, name)
-            return func.coalesce(usage_dimensions.c[name], literal(plain, Text)).label(name)
+            return func.coalesce(usage_dimensions.c[name], literal(plain, Text)).collate("C").label(name)
         found: ColumnElement[str] = self._source.c[name]
         return found
 
     def _bounds(self, values_of_groups: Sequence[object]) -> Tuple:
         return tuple_(*(literal(value, group.type) for value, group in zip(values_of_groups, self.groups, strict=True)))
+
+
+def _is_uuid(group: ColumnElement[datetime] | ColumnElement[int] | ColumnElement[str]) -> bool:
+    return isinstance(group.type, Uuid)
 
 
 class _Windows:
@@ -303,11 +376,14 @@ def _unit_summary(query: Query, rows: _Rows, row: tuple[object, ...]) -> Summary
 
 
 def _empty_summary(query: Query, rows: _Rows, group: Sequence[object]) -> Summary:
-    values_of_group = [str(value) for value in group[1:]]
-    dimensions = dict(zip(query.group_by, values_of_group, strict=False))
-    start_time = rows.windows.start_of(group[0])
+    organization, (window, *values) = ([str(group[0])], group[1:]) if query.by_organization else ([], group)
+    values_of_group = [str(value) for value in values]
+    dimensions = dict(zip(query.further_groups, values_of_group, strict=False))
+    if organization:
+        dimensions[ORGANIZATION] = organization[0]
+    start_time = rows.windows.start_of(window)
     return Summary(
-        key=(start_time.isoformat(), *values_of_group),
+        key=(*organization, start_time.isoformat(), *values_of_group),
         start_time=start_time,
         end_time=window_end(query.window, query.zone, start_time) if query.window else query.end_time,
         dimensions={name: "" if value == NIL else value for name, value in dimensions.items()},
@@ -322,6 +398,25 @@ def _empty_summary(query: Query, rows: _Rows, group: Sequence[object]) -> Summar
         latency_sum_ms=0,
         latency_buckets=(0,) * len(LATENCY_BUCKETS),
         quantities={},
+    )
+
+
+def merged(one: Summary, other: Summary) -> Summary:
+    """Return the sums of two parts of the same row."""
+    quantities = dict(one.quantities)
+    for unit_id, thousandths in other.quantities.items():
+        quantities[unit_id] = quantities.get(unit_id, 0) + thousandths
+    return replace(
+        one,
+        requests=one.requests + other.requests,
+        errors=one.errors + other.errors,
+        tokens=tuple(map(add, one.tokens, other.tokens)),
+        cost=one.cost + other.cost,
+        provider_cost=one.provider_cost + other.provider_cost,
+        latency_count=one.latency_count + other.latency_count,
+        latency_sum_ms=one.latency_sum_ms + other.latency_sum_ms,
+        latency_buckets=tuple(map(add, one.latency_buckets, other.latency_buckets)),
+        quantities=quantities,
     )
 
 

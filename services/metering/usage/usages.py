@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -21,11 +21,24 @@ from services.metering.usage import store
 from services.metering.usage.domain import Outcome, Recorded, Work, time_violation
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.months import Months
-from services.metering.usage.summaries import Query, Summary, summarize
+from services.metering.usage.reports import report, walk
+from services.metering.usage.summaries import Part, Query, Summary, summarize
+from services.metering.usage.windows import full_hour_after, full_hour_before
 
 _log = structlog.get_logger("usage")
 
 LIST_RANGE_MAX: Final = timedelta(days=400)
+_LISTED_MAX: Final = 200
+"""The most organizations whose usage one page lists; each takes up to three statements."""
+_LOOKED_AT_MAX: Final = 5_000
+"""The number of organizations after which a page ends, whether they have usage or not."""
+
+
+class ListPlace(NamedTuple):
+    """Where a page of usages of several organizations begins: within one before a usage, or after it."""
+
+    organization_id: str
+    before: tuple[datetime, str] | None = None
 
 
 class Usages:
@@ -157,10 +170,66 @@ class Usages:
                 limit=limit,
             )
 
-    async def query(self, query: Query, *, after: Sequence[str] | None, limit: int) -> Sequence[Summary]:
+    async def list_over_organizations(
+        self,
+        *,
+        organization_ids: Sequence[str],
+        start_time: datetime,
+        end_time: datetime,
+        begin: ListPlace | None,
+        filters: store.Filters,
+        limit: int,
+    ) -> tuple[Sequence[Recorded], ListPlace | None]:
+        """Return a page of the usages of some organizations, or of all, and where the next begins.
+
+        They come shard by shard, in each by organization, the latest of each first.
+        """
+        page: list[Recorded] = []
+
+        async def add(organization_id: str, before: tuple[datetime, str] | None) -> ListPlace | None:
+            usages, following = await self.list_usages(
+                organization_id=organization_id,
+                start_time=start_time,
+                end_time=end_time,
+                after=before,
+                filters=filters,
+                limit=limit - len(page),
+            )
+            page.extend(usages)
+            return None if following is None else ListPlace(organization_id, following)
+
+        last = NIL
+        if begin is not None:
+            last = begin.organization_id
+            if begin.before is not None and (unread := await add(last, begin.before)) is not None:
+                return page, unread
+        asked = looked_at = 0
+        hours = full_hour_before(start_time), full_hour_after(end_time)
+        async for batch in walk(self._shards, organization_ids, last, *hours, size=_LISTED_MAX):
+            for organization_id in batch.organization_ids:
+                if len(page) == limit or asked == _LISTED_MAX:
+                    return page, ListPlace(last)
+                asked += 1
+                last = organization_id
+                if (unread := await add(organization_id, None)) is not None:
+                    return page, unread
+            last = batch.last
+            looked_at += batch.looked_at
+            if looked_at >= _LOOKED_AT_MAX:
+                return page, ListPlace(last)
+        return page, None
+
+    async def query(
+        self, query: Query, *, after: Sequence[str] | None, limit: int
+    ) -> tuple[Sequence[Summary], Sequence[str] | None]:
+        """Return a page of sums, and where the next begins; None when there is no more."""
         _require_own_share(query)
+        if not query.organization_id:
+            return await report(self._shards, query, after, limit)
+        part = Part((query.organization_id,), query.start_time, query.end_time)
         async with self._shards.of(query.organization_id).transaction() as connection:
-            return await summarize(connection, query, after=after, limit=limit)
+            summaries = await summarize(connection, query, part, after=after, limit=limit)
+        return summaries, summaries[-1].key if len(summaries) == limit else None
 
 
 def _require_own_share(query: Query) -> None:

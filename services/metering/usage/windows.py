@@ -18,6 +18,17 @@ _AN_HOUR: Final = timedelta(hours=1)
 _ONE_DAY: Final = timedelta(days=1)
 
 
+def full_hour_before(moment: datetime) -> datetime:
+    """Return the last full hour of UTC that is not after a moment."""
+    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def full_hour_after(moment: datetime) -> datetime:
+    """Return the first full hour of UTC that is not before a moment."""
+    hour = full_hour_before(moment)
+    return hour if hour == moment else hour + _AN_HOUR
+
+
 def keeps_whole_hours(zone: ZoneInfo, start_time: datetime, end_time: datetime) -> bool:
     """Tell whether the zone's UTC offset is whole hours in all of the range, so that its days are whole UTC hours."""
     moment = start_time
@@ -45,6 +56,15 @@ def window_starts(window: str, zone: ZoneInfo, start_time: datetime, end_time: d
             starts.append(start)
         day = _following(window, day)
     return starts
+
+
+def all_window_starts(window: str | None, zone: ZoneInfo, start_time: datetime, end_time: datetime) -> list[datetime]:
+    """Return the start of each window of a query, whose times are full hours; of a query without windows, its own."""
+    if window is None:
+        return [start_time]
+    if window != HOUR:
+        return window_starts(window, zone, start_time, end_time)
+    return [start_time + number * _AN_HOUR for number in range((end_time - start_time) // _AN_HOUR)]
 
 
 def window_end(window: str, zone: ZoneInfo, start: datetime) -> datetime:

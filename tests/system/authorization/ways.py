@@ -159,7 +159,7 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
         "kind": unit_pb2.UNIT_KIND_COUNT,
     },
     "metering.v1.UsageService.GetUsage": lambda target: {"operation_id": target.ids["usage_operation_id"]},
-    "metering.v1.UsageService.ListUsage": lambda target: {"api_key_id": None},
+    "metering.v1.UsageService.ListUsage": lambda target: {"api_key_id": None, "organization_ids": None},
     "metering.v1.AdmissionService.ListAuthorizations": lambda target: {"api_key_id": None},
     "metering.v1.AdmissionService.ExtendAuthorization": lambda target: {"expire_time": _in_ten_minutes()},
     "metering.v1.AdmissionService.UpdateAdmissionPolicy": lambda target: {
@@ -168,6 +168,7 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     },
     "metering.v1.UsageService.QueryUsage": lambda target: {
         "api_key_ids": None,
+        "organization_ids": None,
         "group_by": [usage_pb2.USAGE_DIMENSION_PROJECT, usage_pb2.USAGE_DIMENSION_API_KEY],
     },
 }

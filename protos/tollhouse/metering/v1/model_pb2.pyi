@@ -680,7 +680,7 @@ class ListModelsRequest(_message.Message):
     active_only: _builtins.bool
     """Whether models that are switched off are left out."""
     page_size: _builtins.int
-    """How many to return: 50 when zero, at most 1000."""
+    """How many to return: 50 when zero, at most 1000. A page holds fewer when more would not fit into a message."""
     page_token: _builtins.str
     """The next_page_token of the page before, with the other fields unchanged."""
     def __init__(
@@ -1377,7 +1377,7 @@ class ListPricesRequest(_message.Message):
     organization_id: _builtins.str
     """Lists the organization's own prices when given, else those for all organizations."""
     page_size: _builtins.int
-    """How many to return: 50 when zero, at most 1000."""
+    """How many to return: 50 when zero, at most 1000. A page holds fewer when more would not fit into a message."""
     page_token: _builtins.str
     """The next_page_token of the page before, with the other fields unchanged."""
     def __init__(

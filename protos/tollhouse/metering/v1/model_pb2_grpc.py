@@ -181,7 +181,8 @@ class ModelServiceServicer:
         """Computes what some usage would cost, without recording anything.
 
         Fails with NOT_FOUND for an unknown model, and with FAILED_PRECONDITION, reason `PRICE_UNKNOWN`, when no price is
-        in force at that time, or the one that is has no rate for a unit in the service tier; both are named.
+        in force at that time, or the one that is has no rate for a unit in the service tier; both are named. So it does,
+        with the reason `COST_TOO_LARGE`, when the cost would be 1,000,000,000,000,000 or more, which no amount can be.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

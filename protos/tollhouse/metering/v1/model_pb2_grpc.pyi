@@ -76,7 +76,8 @@ class ModelServiceStub:
     """Computes what some usage would cost, without recording anything.
 
     Fails with NOT_FOUND for an unknown model, and with FAILED_PRECONDITION, reason `PRICE_UNKNOWN`, when no price is
-    in force at that time, or the one that is has no rate for a unit in the service tier; both are named.
+    in force at that time, or the one that is has no rate for a unit in the service tier; both are named. So it does,
+    with the reason `COST_TOO_LARGE`, when the cost would be 1,000,000,000,000,000 or more, which no amount can be.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -195,7 +196,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Computes what some usage would cost, without recording anything.
 
         Fails with NOT_FOUND for an unknown model, and with FAILED_PRECONDITION, reason `PRICE_UNKNOWN`, when no price is
-        in force at that time, or the one that is has no rate for a unit in the service tier; both are named.
+        in force at that time, or the one that is has no rate for a unit in the service tier; both are named. So it does,
+        with the reason `COST_TOO_LARGE`, when the cost would be 1,000,000,000,000,000 or more, which no amount can be.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _aio.Server) -> None: ...

@@ -37,7 +37,9 @@ class _SettlementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Settlement
     SETTLEMENT_SETTLED: _Settlement.ValueType  # 2
     """Billing has charged the cost, or there was nothing to charge."""
     SETTLEMENT_PENDING_PRICE: _Settlement.ValueType  # 3
-    """No price is known for the model at that time. It is charged when a price is set."""
+    """No price is known for the model at that time, or one by which it would cost more than an amount can be. It is charged
+    when a price is set.
+    """
     SETTLEMENT_REFUSED: _Settlement.ValueType  # 4
     """Billing refuses the charge for a reason that sending it again does not change; `settlement_reason` says why. It is
     tried again at long intervals, and at once with RetryCharges, so it is charged once the cause is removed.
@@ -53,7 +55,9 @@ SETTLEMENT_PENDING: Settlement.ValueType  # 1
 SETTLEMENT_SETTLED: Settlement.ValueType  # 2
 """Billing has charged the cost, or there was nothing to charge."""
 SETTLEMENT_PENDING_PRICE: Settlement.ValueType  # 3
-"""No price is known for the model at that time. It is charged when a price is set."""
+"""No price is known for the model at that time, or one by which it would cost more than an amount can be. It is charged
+when a price is set.
+"""
 SETTLEMENT_REFUSED: Settlement.ValueType  # 4
 """Billing refuses the charge for a reason that sending it again does not change; `settlement_reason` says why. It is
 tried again at long intervals, and at once with RetryCharges, so it is charged once the cause is removed.
@@ -115,7 +119,9 @@ class _UsageDimensionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageD
     USAGE_DIMENSION_ENVIRONMENT: _UsageDimension.ValueType  # 9
     """The environment, `LIVE` or `TEST`."""
     USAGE_DIMENSION_UNIT: _UsageDimension.ValueType  # 10
-    """The unit. Every row then has the quantity of one unit, and no other sum: a call can have several units."""
+    """The unit. Every row then has the quantity of one unit, and no other sum: a call can have several units, and its cost
+    is rounded once, for all of them together, so no unit has an exact share of it.
+    """
     USAGE_DIMENSION_ENDPOINT: _UsageDimension.ValueType  # 11
     """The endpoint."""
     USAGE_DIMENSION_USAGE_TYPE: _UsageDimension.ValueType  # 12
@@ -126,6 +132,8 @@ class _UsageDimensionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageD
     """The label `category`."""
     USAGE_DIMENSION_BATCH_ID: _UsageDimension.ValueType  # 15
     """The label `batch_id`."""
+    USAGE_DIMENSION_ORGANIZATION: _UsageDimension.ValueType  # 16
+    """The organization. To filter by it, give organization_id or organization_ids."""
 
 class UsageDimension(_UsageDimension, metaclass=_UsageDimensionEnumTypeWrapper):
     """What usage can be grouped by."""
@@ -151,7 +159,9 @@ USAGE_DIMENSION_SERVICE_TIER: UsageDimension.ValueType  # 8
 USAGE_DIMENSION_ENVIRONMENT: UsageDimension.ValueType  # 9
 """The environment, `LIVE` or `TEST`."""
 USAGE_DIMENSION_UNIT: UsageDimension.ValueType  # 10
-"""The unit. Every row then has the quantity of one unit, and no other sum: a call can have several units."""
+"""The unit. Every row then has the quantity of one unit, and no other sum: a call can have several units, and its cost
+is rounded once, for all of them together, so no unit has an exact share of it.
+"""
 USAGE_DIMENSION_ENDPOINT: UsageDimension.ValueType  # 11
 """The endpoint."""
 USAGE_DIMENSION_USAGE_TYPE: UsageDimension.ValueType  # 12
@@ -162,6 +172,8 @@ USAGE_DIMENSION_CATEGORY: UsageDimension.ValueType  # 14
 """The label `category`."""
 USAGE_DIMENSION_BATCH_ID: UsageDimension.ValueType  # 15
 """The label `batch_id`."""
+USAGE_DIMENSION_ORGANIZATION: UsageDimension.ValueType  # 16
+"""The organization. To filter by it, give organization_id or organization_ids."""
 Global___UsageDimension: _TypeAlias = UsageDimension  # noqa: Y015
 
 class _Environment:
@@ -855,8 +867,9 @@ class ListUsageRequest(_message.Message):
     UNIT_FIELD_NUMBER: _builtins.int
     ENDPOINT_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_IDS_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
-    """The organization."""
+    """The organization. Operators and services may leave it empty, and list the usage of organization_ids, or of all."""
     project_id: _builtins.str
     """Only this project's, when given."""
     user_id: _builtins.str
@@ -895,6 +908,10 @@ class ListUsageRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Only usage with these labels, at most 8, out of `usage_type`, `language_code`, `category` and `batch_id`."""
 
+    @_builtins.property
+    def organization_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these organizations, when any are given; at most 100. Only without organization_id."""
+
     def __init__(
         self,
         *,
@@ -915,10 +932,11 @@ class ListUsageRequest(_message.Message):
         unit: _builtins.str = ...,
         endpoint: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        organization_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "end_time", b"end_time", "endpoint", b"endpoint", "environment", b"environment", "labels", b"labels", "model", b"model", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "provider", b"provider", "service_account_id", b"service_account_id", "service_tier", b"service_tier", "start_time", b"start_time", "subscription_id", b"subscription_id", "unit", b"unit", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "end_time", b"end_time", "endpoint", b"endpoint", "environment", b"environment", "labels", b"labels", "model", b"model", "organization_id", b"organization_id", "organization_ids", b"organization_ids", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "provider", b"provider", "service_account_id", b"service_account_id", "service_tier", b"service_tier", "start_time", b"start_time", "subscription_id", b"subscription_id", "unit", b"unit", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -936,7 +954,7 @@ class ListUsageResponse(_message.Message):
     """The token of the next page; empty on the last one."""
     @_builtins.property
     def usages(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageRecord]:
-        """The records, the latest occur_time first."""
+        """The records of each organization, the latest occur_time first."""
 
     def __init__(
         self,
@@ -972,8 +990,9 @@ class QueryUsageRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     FILTERS_FIELD_NUMBER: _builtins.int
     INCLUDE_TEST_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_IDS_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
-    """The organization."""
+    """The organization. Operators and services may leave it empty, and ask about organization_ids, or about all."""
     window: Global___UsageWindow.ValueType
     """The length of a row's window."""
     time_zone: _builtins.str
@@ -982,7 +1001,7 @@ class QueryUsageRequest(_message.Message):
     hours.
     """
     page_size: _builtins.int
-    """How many rows to return: 50 when zero, at most 1000."""
+    """How many rows to return: 50 when zero, at most 1000. A page may hold fewer even when more follow."""
     page_token: _builtins.str
     """The next_page_token of the page before, with the other fields unchanged."""
     include_test: _builtins.bool
@@ -1023,6 +1042,10 @@ class QueryUsageRequest(_message.Message):
     def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageFilter]:
         """Only usage that all of these filters let through; at most 16, each dimension at most once."""
 
+    @_builtins.property
+    def organization_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these organizations, when any are given; at most 100. Only without organization_id."""
+
     def __init__(
         self,
         *,
@@ -1040,10 +1063,11 @@ class QueryUsageRequest(_message.Message):
         page_token: _builtins.str = ...,
         filters: _abc.Iterable[Global___UsageFilter] | None = ...,
         include_test: _builtins.bool = ...,
+        organization_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_ids", b"api_key_ids", "end_time", b"end_time", "filters", b"filters", "group_by", b"group_by", "include_test", b"include_test", "models", b"models", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "project_ids", b"project_ids", "start_time", b"start_time", "time_zone", b"time_zone", "user_ids", b"user_ids", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_ids", b"api_key_ids", "end_time", b"end_time", "filters", b"filters", "group_by", b"group_by", "include_test", b"include_test", "models", b"models", "organization_id", b"organization_id", "organization_ids", b"organization_ids", "page_size", b"page_size", "page_token", b"page_token", "project_ids", b"project_ids", "start_time", b"start_time", "time_zone", b"time_zone", "user_ids", b"user_ids", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1058,7 +1082,7 @@ class UsageFilter(_message.Message):
     DIMENSION_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
     dimension: Global___UsageDimension.ValueType
-    """The dimension."""
+    """The dimension; not the organization, for which the request has fields of its own."""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The values, 1 to 100. An empty one stands for usage without a value. Environments are `LIVE` and `TEST`."""
@@ -1118,6 +1142,7 @@ class UsageSummary(_message.Message):
     TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
     PROVIDER_COST_FIELD_NUMBER: _builtins.int
     DIMENSIONS_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model, when grouped by it."""
     project_id: _builtins.str
@@ -1132,6 +1157,8 @@ class UsageSummary(_message.Message):
     """How many of them failed."""
     total_tokens: _builtins.int
     """How many tokens there are, of all units together."""
+    organization_id: _builtins.str
+    """The organization, when grouped by it."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """The beginning of the window; the query's beginning when there are no windows."""
@@ -1186,10 +1213,11 @@ class UsageSummary(_message.Message):
         total_tokens: _builtins.int = ...,
         provider_cost: _amount_pb2.Amount | None = ...,
         dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        organization_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "end_time", b"end_time", "latency", b"latency", "provider_cost", b"provider_cost", "start_time", b"start_time", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "cost", b"cost", "dimensions", b"dimensions", "end_time", b"end_time", "error_count", b"error_count", "latency", b"latency", "model", b"model", "project_id", b"project_id", "provider_cost", b"provider_cost", "quantities", b"quantities", "request_count", b"request_count", "start_time", b"start_time", "tokens", b"tokens", "total_tokens", b"total_tokens", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "cost", b"cost", "dimensions", b"dimensions", "end_time", b"end_time", "error_count", b"error_count", "latency", b"latency", "model", b"model", "organization_id", b"organization_id", "project_id", b"project_id", "provider_cost", b"provider_cost", "quantities", b"quantities", "request_count", b"request_count", "start_time", b"start_time", "tokens", b"tokens", "total_tokens", b"total_tokens", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1241,7 +1269,9 @@ class QueryUsageResponse(_message.Message):
     """The token of the next page; empty on the last one."""
     @_builtins.property
     def summaries(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageSummary]:
-        """The sums, in the order of their windows; windows without usage are left out."""
+        """The sums, in the order of their windows; windows without usage are left out. Grouped by organization, those of each
+        organization follow each other, in an order of the organizations that does not change.
+        """
 
     def __init__(
         self,

@@ -30,10 +30,11 @@ class UsageServiceStub:
     at any later time. Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization;
     the usage of a deleted one is accepted. That an id is unknown is cached for 2 seconds, so a new organization may be
     refused for that long. While identity cannot be reached, usage of every organization is accepted, and `tollhouse
-    verify` reports those that do not exist. An unknown model or a missing price is not a failure: the settlement is
-    PENDING_PRICE. Work that is done is charged even if the account's funds do not cover it. A field that only
-    describes the work does not cause a failure either: an invalid value is cut or left out, and the field is named in
-    adjusted_fields.
+    verify` reports those that do not exist. Fails with FAILED_PRECONDITION, reason `COST_TOO_LARGE`, when the usage
+    would cost 1,000,000,000,000,000 or more, which no amount can be: its price or its quantities are wrong. Nothing is
+    recorded then. An unknown model or a missing price is not a failure: the settlement is PENDING_PRICE. Work that is
+    done is charged even if the account's funds do not cover it. A field that only describes the work does not cause a
+    failure either: an invalid value is cut or left out, and the field is named in adjusted_fields.
     """
     BatchRecordUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.BatchRecordUsageRequest, _usage_pb2.BatchRecordUsageResponse]
     """Records the usage of up to 500 calls, of any organizations, in one request.
@@ -55,12 +56,24 @@ class UsageServiceStub:
     query parameter of the route that ends in `:get`.
     """
     ListUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListUsageRequest, _usage_pb2.ListUsageResponse]
-    """Lists an organization's usage records, the latest first."""
-    QueryUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.QueryUsageRequest, _usage_pb2.QueryUsageResponse]
-    """Sums an organization's usage by window and dimension.
+    """Lists usage records: an organization's, the latest first, or those of several or all organizations.
 
-    Answers come from hourly summaries that are written together with the usage. So they are exact at once, and a query
-    about last year is no more expensive than a query about today.
+    Users and keys list the usage of one organization, and get NOT_FOUND without an organization_id. Usage of several
+    organizations comes organization by organization, that of each the latest first; a page may hold fewer records than
+    asked for, even none, when more follow: only an empty next_page_token ends the list.
+    """
+    QueryUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.QueryUsageRequest, _usage_pb2.QueryUsageResponse]
+    """Sums usage by window and dimension: an organization's, or that of several or all organizations.
+
+    Answers come from hourly sums that are written together with the usage. So they are exact at once, and cost as much
+    as there are hours with usage, however many calls there were.
+
+    Users and keys ask about one organization, and get NOT_FOUND without an organization_id. What concerns several
+    organizations is read part by part, each in a snapshot of its own, and merged exactly. A page reads at most
+    2,000,000 hourly sums and may hold fewer rows than asked for, even none, when more follow: only an empty
+    next_page_token ends the list. Fails with FAILED_PRECONDITION, reason `TOO_MUCH_USAGE`, when a single window of all
+    these organizations has more hourly sums; ask by shorter windows then, or group by organization, which has no such
+    limit.
     """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -85,10 +98,11 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         at any later time. Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization;
         the usage of a deleted one is accepted. That an id is unknown is cached for 2 seconds, so a new organization may be
         refused for that long. While identity cannot be reached, usage of every organization is accepted, and `tollhouse
-        verify` reports those that do not exist. An unknown model or a missing price is not a failure: the settlement is
-        PENDING_PRICE. Work that is done is charged even if the account's funds do not cover it. A field that only
-        describes the work does not cause a failure either: an invalid value is cut or left out, and the field is named in
-        adjusted_fields.
+        verify` reports those that do not exist. Fails with FAILED_PRECONDITION, reason `COST_TOO_LARGE`, when the usage
+        would cost 1,000,000,000,000,000 or more, which no amount can be: its price or its quantities are wrong. Nothing is
+        recorded then. An unknown model or a missing price is not a failure: the settlement is PENDING_PRICE. Work that is
+        done is charged even if the account's funds do not cover it. A field that only describes the work does not cause a
+        failure either: an invalid value is cut or left out, and the field is named in adjusted_fields.
         """
 
     @_abc_1.abstractmethod
@@ -134,7 +148,12 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.ListUsageRequest,
         context: _aio.ServicerContext[_usage_pb2.ListUsageRequest, _abc.Awaitable[_usage_pb2.ListUsageResponse]],
     ) -> _abc.Awaitable[_usage_pb2.ListUsageResponse]:
-        """Lists an organization's usage records, the latest first."""
+        """Lists usage records: an organization's, the latest first, or those of several or all organizations.
+
+        Users and keys list the usage of one organization, and get NOT_FOUND without an organization_id. Usage of several
+        organizations comes organization by organization, that of each the latest first; a page may hold fewer records than
+        asked for, even none, when more follow: only an empty next_page_token ends the list.
+        """
 
     @_abc_1.abstractmethod
     def QueryUsage(
@@ -142,10 +161,17 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.QueryUsageRequest,
         context: _aio.ServicerContext[_usage_pb2.QueryUsageRequest, _abc.Awaitable[_usage_pb2.QueryUsageResponse]],
     ) -> _abc.Awaitable[_usage_pb2.QueryUsageResponse]:
-        """Sums an organization's usage by window and dimension.
+        """Sums usage by window and dimension: an organization's, or that of several or all organizations.
 
-        Answers come from hourly summaries that are written together with the usage. So they are exact at once, and a query
-        about last year is no more expensive than a query about today.
+        Answers come from hourly sums that are written together with the usage. So they are exact at once, and cost as much
+        as there are hours with usage, however many calls there were.
+
+        Users and keys ask about one organization, and get NOT_FOUND without an organization_id. What concerns several
+        organizations is read part by part, each in a snapshot of its own, and merged exactly. A page reads at most
+        2,000,000 hourly sums and may hold fewer rows than asked for, even none, when more follow: only an empty
+        next_page_token ends the list. Fails with FAILED_PRECONDITION, reason `TOO_MUCH_USAGE`, when a single window of all
+        these organizations has more hourly sums; ask by shorter windows then, or group by organization, which has no such
+        limit.
         """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _aio.Server) -> None: ...

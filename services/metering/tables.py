@@ -240,6 +240,8 @@ usage_records: Final = Table(
     Column("provider_currency_code", Text),
     # Whether the caller stated the cost.
     Column("stated", Boolean, nullable=False, server_default=text("false")),
+    # The name of the rate card's hours that the usage was priced in; null at other times, and for a card without hours.
+    Column("rate_hours", Text),
     PrimaryKeyConstraint("organization_id", "occur_time", "usage_id", name="usage_records_pkey"),
     CheckConstraint(
         "least(input, output, cache_read, cache_write, reasoning, audio_input, audio_output, image) >= 0",
@@ -365,6 +367,7 @@ usage_pricings: Final = Table(
     Column("create_time", _TIME, nullable=False),
     Column("provider_cost", _AMOUNT),
     Column("provider_currency_code", Text),
+    Column("rate_hours", Text),
     PrimaryKeyConstraint("organization_id", "usage_id", name="usage_pricings_pkey"),
     CheckConstraint("charge_kind IN ('DEBIT', 'CAPTURE')", name="usage_pricings_charge_kind"),
 )

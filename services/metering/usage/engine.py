@@ -243,7 +243,7 @@ class UsageEngine:
         if version is None:
             return None
         tier = work.service_tier or STANDARD_TIER
-        rated = rate(version, work.tokens, work.quantities, tier, self._catalogue.units)
+        rated = rate(version, work.tokens, work.quantities, tier, self._catalogue.units, work.occur_time)
         if isinstance(rated, Unpriced):
             return None
         kind = charge_kind(costs=rated.amount_nanos > 0, is_held=is_held, environment=work.environment)

@@ -94,7 +94,8 @@ class LatePricing:
         version = self._catalogue.price(usage.model, usage.organization_id, usage.occur_time)
         if version is None:
             return None
-        rated = rate(version, usage.tokens, usage.quantities, usage.service_tier, self._catalogue.units)
+        units = self._catalogue.units
+        rated = rate(version, usage.tokens, usage.quantities, usage.service_tier, units, usage.occur_time)
         if isinstance(rated, Unpriced):
             return None
         kind = charge_kind(costs=rated.amount_nanos > 0, is_held=usage.authorized, environment=usage.environment)

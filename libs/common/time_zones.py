@@ -1,4 +1,7 @@
-"""The names of time zones that callers may give: those of the IANA database, and no other file beside it."""
+"""The names of time zones that callers may give: those of the IANA database, and no other file beside it.
+
+The data is Python's: the system's, else that of the package `tzdata`.
+"""
 
 import re
 from typing import Final
@@ -17,14 +20,22 @@ class UnknownTimeZone(ValueError):
     """The name is not an IANA time zone."""
 
 
-def zone_named(name: str) -> ZoneInfo:
-    """Return an IANA time zone; raises UnknownTimeZone for a name that is none."""
+def find_zone(name: str) -> ZoneInfo | None:
+    """Return an IANA time zone; None if no zone has the name."""
+    if not _NAME.fullmatch(name) or name in _NOT_ZONES or name.partition("/")[0] in _NOT_AREAS:
+        return None
     try:
-        if not _NAME.fullmatch(name) or name in _NOT_ZONES or name.partition("/")[0] in _NOT_AREAS:
-            raise ValueError(name)
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise UnknownTimeZone(f"{name!r} is not an IANA time zone") from None
+        return None
+
+
+def zone_named(name: str) -> ZoneInfo:
+    """Return an IANA time zone; raises UnknownTimeZone for a name that is none."""
+    zone = find_zone(name)
+    if zone is None:
+        raise UnknownTimeZone(f"{name!r} is not an IANA time zone")
+    return zone
 
 
 def parse_time_zone(field: str, name: str, violations: list[FieldViolation]) -> ZoneInfo:

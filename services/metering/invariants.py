@@ -83,17 +83,24 @@ _PLAIN_COST: Final = (
     f" ELSE {_priced(_RARE)} END + coalesce(v.per_request, 0) * 1000000) * v.factor)"
 )
 _CLASSES: Final = ", ".join(f"('{unit}', CAST(r.{name} AS numeric))" for name, unit in TOKEN_CLASS_UNITS.items())
-# Any usage by any card, as `services.metering.model.rates` says it: each unit has the rate of its tier or of any tier
-# with the greatest threshold below the context, or that of the unit it falls back to. Null if a unit has none.
+_HOURS: Final = "coalesce(r.rate_hours, p.rate_hours)"
+# The rates for all day, and those for the hours that the usage was priced in. Postgres is not asked which hours a time
+# is in: its time zone data may differ from that of the process which priced the usage.
+_RATES: Final = f"""CASE WHEN {_HOURS} IS NULL THEN v.rate_card->'rates'
+            ELSE v.rate_card->'rates' || jsonb_path_query_array(
+                v.rate_card, '$.schedule.rates[*] ? (@.hours == $hours)', jsonb_build_object('hours', {_HOURS})) END"""
+# Any usage by any card, as `services.metering.model.rates` says it: each unit has the rate of its tier or of any tier,
+# for the hours or else for all day, with the greatest threshold below the context, or that of the unit it falls back
+# to. Null if a unit has none.
 _CARD_COST: Final = f"""
     SELECT CASE WHEN count(*) = count(chosen.cost) THEN coalesce(sum(chosen.cost), 0) * v.factor END
-    FROM (
+    FROM (SELECT {_RATES} AS rates) AS l CROSS JOIN LATERAL (
         SELECT unit_id, quantity, sum(CASE WHEN u.counts_toward_context THEN quantity END) OVER () AS context
         FROM (
             SELECT * FROM (VALUES {_CLASSES}) AS classes (unit_id, quantity) WHERE quantity > 0
             UNION ALL SELECT key, CAST(value AS numeric) FROM jsonb_each_text(r.quantities)
             UNION ALL SELECT 'requests', 1
-            WHERE v.rate_card @? '$.rates[*] ? (@.unit == "requests")'
+            WHERE l.rates @? '$[*] ? (@.unit == "requests")'
                 AND NOT coalesce(r.quantities ? 'requests', false)
         ) AS used LEFT JOIN units AS u USING (unit_id)
     ) AS used
@@ -106,10 +113,10 @@ _CARD_COST: Final = f"""
         )
         SELECT used.quantity * CAST(rate->>'price' AS numeric) * 1000000 / coalesce(CAST(rate->>'per' AS bigint), 1)
             AS cost
-        FROM chain JOIN jsonb_array_elements(v.rate_card->'rates') AS listed (rate) ON rate->>'unit' = chain.unit_id
+        FROM chain JOIN jsonb_array_elements(l.rates) AS listed (rate) ON rate->>'unit' = chain.unit_id
         WHERE coalesce(rate->>'service_tier', 'standard') IN (coalesce(d.service_tier, 'standard'), 'any')
             AND coalesce(CAST(rate->>'above' AS bigint), 0) < greatest(coalesce(used.context, 0), 1)
-        ORDER BY chain.depth, rate->>'service_tier' IS NOT DISTINCT FROM 'any',
+        ORDER BY chain.depth, rate->>'service_tier' IS NOT DISTINCT FROM 'any', rate->>'hours' IS NULL,
             coalesce(CAST(rate->>'above' AS bigint), 0) DESC
         LIMIT 1
     ) AS chosen ON true

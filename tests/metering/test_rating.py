@@ -34,7 +34,7 @@ def version(*by_class: Decimal | None, per_request: Decimal | None = None) -> Pr
 
 
 def cost_nanos(priced: PriceVersion, tokens: tuple[int, ...]) -> int:
-    rated = rate(priced, tokens, {}, "standard", SEEDED_UNITS)
+    rated = rate(priced, tokens, {}, "standard", SEEDED_UNITS, NOW)
     assert isinstance(rated, Rated)
     return rated.amount_nanos
 

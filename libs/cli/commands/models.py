@@ -175,14 +175,13 @@ def _print(output: Output, outcomes: Sequence[model_pb2.ImportOutcome], *, dry_r
 
 def _print_changes(output: Output, outcomes: Sequence[model_pb2.ImportOutcome]) -> None:
     """Print the rates that an import would change, where any are shown."""
-    rows = [
-        [one.model_id, *(cell(change, column) for column in ("unit", "service_tier", "above", "before", "after"))]
-        for one in outcomes
-        for change in one.changes
-    ]
-    if rows:
+    changes = [(one.model_id, change) for one in outcomes for change in one.changes]
+    hours = ("hours",) if any(change.hours for _, change in changes) else ()
+    columns = ("unit", "service_tier", "above", *hours, "before", "after")
+    if changes:
         output.line("")
-        output.table(("model_id", "unit", "service_tier", "above", "before", "after"), rows)
+        rows = [[model_id, *(cell(change, column) for column in columns)] for model_id, change in changes]
+        output.table(("model_id", *columns), rows)
 
 
 def _print_table(output: Output, what: str, found: Sequence[tuple[str, str]]) -> None:

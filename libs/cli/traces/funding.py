@@ -57,7 +57,8 @@ def _price_of(version: model_pb2.PriceVersion) -> Price:
     factor = Decimal(card.factor or "1")
 
     def rates(unit: str) -> list[tuple[int, Decimal]]:
-        held = [rate for rate in card.rates if (rate.unit, rate.service_tier) == (unit, _TIER)]
+        # Rates for hours are left out: the demonstration's prices have none, and other replays have the reserve.
+        held = [rate for rate in card.rates if (rate.unit, rate.service_tier, rate.hours) == (unit, _TIER, "")]
         return [(rate.above, factor * Decimal(rate.price) / rate.per) for rate in held]
 
     return Price(rates("input_tokens"), rates("output_tokens"))

@@ -11,7 +11,14 @@ from typing import Final, NamedTuple
 from libs.common.errors import OperationIdReused, Refusal
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.errors import AlreadySettled, AuthorizationNotOpen, OperationIdInUse, TooManyParts
-from services.metering.model.domain import PriceVersion, Tokens, cost_max, input_tokens_of, output_tokens_of, rate
+from services.metering.model.domain import (
+    PriceVersion,
+    Tokens,
+    cost_in_dearest_hours,
+    cost_max,
+    input_tokens_of,
+    output_tokens_of,
+)
 from services.metering.model.rates import STANDARD_TIER, Unpriced
 from services.metering.model.units import THOUSANDTHS, Kind, Quantities, Units, input_context
 from services.metering.usage.dimensions import LIVE
@@ -201,13 +208,13 @@ def held_nanos(
 ) -> int | Unpriced:
     """Return what is held for a call, so that no settlement within what was authorized costs more.
 
-    Without an estimate by class, every token is counted at the price of the most expensive unit of its side. Or return
-    the unit that has no rate.
+    Without an estimate by class, every token is counted at the price of the most expensive unit of its side. Where the
+    price depends on the hour, it is that of the dearest hours: the work may be done in others than it is asked for. Or
+    return the unit that has no rate.
     """
     if estimate is None:
         return cost_max(version, input_tokens, output_tokens, service_tier, units, quantities)
-    rated = rate(version, estimate, quantities, service_tier, units)
-    return rated if isinstance(rated, Unpriced) else rated.amount_nanos
+    return cost_in_dearest_hours(version, estimate, quantities, service_tier, units)
 
 
 def enlarged(

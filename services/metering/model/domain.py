@@ -5,7 +5,7 @@ in the standard tier, below the first threshold of the card, and is priced by a 
 that took 0.9 µs, and the card 2.3. Both give the same nanos: a test compares them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from libs.common.amount import AMOUNT_MAX, format_amount
 from libs.common.audit.chain import Changed, differences
 from services.metering.errors import CostTooLarge
+from services.metering.model.hours import ALL_DAY
 from services.metering.model.rates import (
     ANY_TIER,
     STANDARD_TIER,
@@ -119,6 +120,11 @@ class PriceVersion:
         """What prices most usage quickly; None for a card that it cannot express. Made when it is first needed."""
         return plain_rates(self.card)
 
+    @cached_property
+    def parts(self) -> Mapping[str, "PriceVersion"]:
+        """The version in each of its card's hours, by their names; empty for a card without hours."""
+        return {name: replace(self, card=card) for name, card in self.card.parts.items()}
+
 
 class Rated(NamedTuple):
     """What usage costs."""
@@ -126,6 +132,8 @@ class Rated(NamedTuple):
     amount_nanos: int
     provider_cost_nanos: int | None
     """What the provider takes, in the card's provider currency; None where it is not known."""
+    hours: str = ALL_DAY
+    """The name of the hours that the usage is in, where the card has any."""
 
 
 def refusal_of_cost(rated: Rated, card: RateCard) -> CostTooLarge | None:
@@ -174,7 +182,9 @@ def prices_of(card: RateCard) -> Prices | None:
 
 
 def plain_rates(card: RateCard) -> Plain | None:
-    """Return the rates by which most usage is priced; None for a card without rates for all token classes."""
+    """Return the rates by which most usage is priced; None for a card with hours, or without rates for all classes."""
+    if card.schedule is not None:
+        return None
     units = [TOKEN_CLASS_UNITS[name] for name in TOKEN_CLASSES]
     reached = _reached([*units, REQUESTS], card.fallbacks)
     # What is left out has no part in the prices of token classes. Most of a card is.
@@ -210,7 +220,12 @@ def _reached(units: Sequence[str], fallbacks: Mapping[str, str]) -> set[str]:
 
 
 def rate(
-    version: PriceVersion, tokens: Tokens, quantities: Quantities, service_tier: str, units: Units
+    version: PriceVersion,
+    tokens: Tokens,
+    quantities: Quantities,
+    service_tier: str,
+    units: Units,
+    occur_time: datetime,
 ) -> Rated | Unpriced:
     """Return what usage costs, rounded half to even, once, at nine fraction digits; or the unit that has no rate.
 
@@ -223,6 +238,8 @@ def rate(
         or service_tier != STANDARD_TIER
         or (plain.context_max is not None and input_tokens_of(tokens) > plain.context_max)
     ):
+        if version.card.schedule is not None:
+            return _rate_by_hours(version, tokens, quantities, service_tier, units, occur_time)
         return _rate_by_card(version.card, all_quantities(version.card, tokens, quantities), service_tier, units)
     amount = rounded(sum(map(mul, tokens, plain.weights)) + plain.request_weight, plain.divisor)
     if version.card.provider_currency_code is None:
@@ -231,6 +248,35 @@ def rate(
         return _rate_by_card(version.card, all_quantities(version.card, tokens, quantities), service_tier, units)
     cost = sum(map(mul, tokens, plain.cost_weights)) + plain.request_cost_weight
     return Rated(amount, rounded(cost, TOKENS_PER_PRICE))
+
+
+def _rate_by_hours(
+    version: PriceVersion,
+    tokens: Tokens,
+    quantities: Quantities,
+    service_tier: str,
+    units: Units,
+    occur_time: datetime,
+) -> Rated | Unpriced:
+    part = part_at(version, occur_time)
+    if part is None:
+        used = all_quantities(version.card, tokens, quantities)
+        return Unpriced(next(iter(used), REQUESTS), service_tier)
+    name, in_force = part
+    rated = rate(in_force, tokens, quantities, service_tier, units, occur_time)
+    return rated if isinstance(rated, Unpriced) else rated._replace(hours=name)
+
+
+def part_at(version: PriceVersion, moment: datetime) -> tuple[str, PriceVersion] | None:
+    """Return the name of the hours that a moment is in, and the version as it is in them.
+
+    None if this process does not know the time zone of the hours. Usage then waits for a price, until one does.
+    """
+    schedule = version.card.schedule
+    if schedule is None:
+        return ALL_DAY, version
+    name = schedule.at(moment)
+    return None if name is None else (name, version.parts[name])
 
 
 def _rate_by_card(card: RateCard, used: Quantities, service_tier: str, units: Units) -> Rated | Unpriced:
@@ -258,9 +304,22 @@ def least_cost(
 ) -> int | Unpriced:
     """Return the least nanos that a call can turn out to cost that has used so much until now.
 
-    No `rate` of usage without a smaller quantity is less. The request itself counts as one from the start.
+    No `rate` of usage without a smaller quantity is less, whenever it occurs. The request itself counts as one from the
+    start.
     """
-    return least_nanos(version.card, all_quantities(version.card, tokens, quantities), service_tier, units)
+
+    def least(part: PriceVersion) -> int | Unpriced:
+        return least_nanos(part.card, all_quantities(part.card, tokens, quantities), service_tier, units)
+
+    if version.card.schedule is None:
+        return least(version)
+    costs: list[int] = []
+    for part in version.parts.values():
+        cost = least(part)
+        if isinstance(cost, Unpriced):
+            return cost  # A unit without a rate has none in any hours.
+        costs.append(cost)
+    return min(costs)
 
 
 def cost_max(
@@ -268,10 +327,36 @@ def cost_max(
 ) -> int | Unpriced:
     """Return the most nanos that so many tokens can cost, whatever units of their side they are, and other quantities.
 
-    No `rate` of usage within these counts is greater.
+    No `rate` of usage within these counts is greater, whenever it occurs.
     """
-    beside = all_quantities(version.card, _NO_TOKENS, others)
-    return cost_max_nanos(version.card, input_tokens, output_tokens, service_tier, units, beside)
+
+    def most(part: PriceVersion) -> int | Unpriced:
+        beside = all_quantities(part.card, _NO_TOKENS, others)
+        return cost_max_nanos(part.card, input_tokens, output_tokens, service_tier, units, beside)
+
+    return most(version) if version.card.schedule is None else _dearest(map(most, version.parts.values()))
+
+
+def cost_in_dearest_hours(
+    version: PriceVersion, tokens: Tokens, quantities: Quantities, service_tier: str, units: Units
+) -> int | Unpriced:
+    """Return the nanos that usage costs in whichever of the card's hours that is most."""
+
+    def cost(part: PriceVersion) -> int | Unpriced:
+        rated = rate(part, tokens, quantities, service_tier, units, part.effective_time)  # The same at any time.
+        return rated if isinstance(rated, Unpriced) else rated.amount_nanos
+
+    return cost(version) if version.card.schedule is None else _dearest(map(cost, version.parts.values()))
+
+
+def _dearest(costs: Iterable[int | Unpriced]) -> int | Unpriced:
+    """Return the greatest of some costs; or the first unit without a rate, which then has none in any hours."""
+    greatest = 0
+    for cost in costs:
+        if isinstance(cost, Unpriced):
+            return cost
+        greatest = max(greatest, cost)
+    return greatest
 
 
 def input_tokens_of(tokens: Tokens) -> int:
@@ -322,13 +407,20 @@ def price_changes(version: PriceVersion) -> tuple[Changed, ...]:
         **{f"rates.{rate_name(one)}": format_rate(one) for one in card.rates},
         **{f"fallbacks.{unit_id}": other for unit_id, other in card.fallbacks.items()},
     }
+    if card.schedule is not None:
+        values |= {f"hours.{one.name}": card.schedule.text_of(one) for one in card.schedule.hours}
     if card.factor != 1:
         values["factor"] = format(card.factor, "f")
     return differences({}, values)
 
 
 def rate_name(one: Rate) -> str:
-    """Name a rate within its card, such as `input_tokens`, `input_tokens/batch` or `input_tokens/standard/200000`."""
+    """Name a rate within its card: `input_tokens`, `input_tokens/batch`, `input_tokens/standard/200000`.
+
+    A rate for hours has all parts, such as `input_tokens/standard/0/off_peak`.
+    """
+    if one.hours != ALL_DAY:
+        return f"{one.unit_id}/{one.service_tier}/{one.above}/{one.hours}"
     if one.above:
         return f"{one.unit_id}/{one.service_tier}/{one.above}"
     return one.unit_id if one.service_tier == STANDARD_TIER else f"{one.unit_id}/{one.service_tier}"

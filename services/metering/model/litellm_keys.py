@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from services.metering.model.hours import ALL_DAY
 from services.metering.model.rates import ANY_TIER, STANDARD_TIER
 
 NAMES_A_PRICE: Final = re.compile(r"cost|price|pricing")
 
 TIERED_PRICING: Final = "tiered_pricing"
 SEARCHES: Final = "search_context_cost_per_query"
+OFF_PEAK: Final = "off_peak_pricing"
 ALIAS_OF: Final = "alias_of"
 
 UNITS_OF_BASES: Final[Mapping[str, str]] = MappingProxyType(
@@ -104,7 +106,6 @@ MADE_BY_IMAGE_MODELS: Final[Mapping[str, str]] = MappingProxyType(
 
 NOT_SUPPORTED: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "off_peak_pricing": "holds for hours of the day, and a rate holds at all hours",
         "guardrail_cost_per_unit": "is for units of the provider's own, which the catalogue does not have",
         "input_cost_per_video_per_second_above_8s_interval": "depends on how often the video is looked at",
         "input_cost_per_video_per_second_above_15s_interval": "depends on how often the video is looked at",
@@ -174,12 +175,13 @@ class Place:
     unit_id: str
     service_tier: str
     above: int
+    hours: str = ALL_DAY
 
 
-def place_of(key: str, made: Mapping[str, str], above: int = 0) -> Place | None:
+def place_of(key: str, made: Mapping[str, str], above: int = 0, hours: str = ALL_DAY) -> Place | None:
     """Return where the price of a key belongs; None where the key is not known.
 
-    `made` are the units of bases that have another one in this entry, `above` is the threshold of the list it is in.
+    `made` are the units of bases that have another one in this entry, `above` and `hours` those of the list it is in.
     """
     parts = _KEY.fullmatch(key)
     if parts is None or (above and parts["thousands"]):
@@ -188,4 +190,4 @@ def place_of(key: str, made: Mapping[str, str], above: int = 0) -> Place | None:
     if unit_id is None:
         return None
     tier = TIERS[parts["tier"]] if parts["tier"] else ANY_TIER if unit_id in TOOL_UNITS else STANDARD_TIER
-    return Place(unit_id, tier, int(parts["thousands"]) * 1_000 if parts["thousands"] else above)
+    return Place(unit_id, tier, int(parts["thousands"]) * 1_000 if parts["thousands"] else above, hours)

@@ -13,7 +13,10 @@ from types import MappingProxyType
 from typing import Final
 
 from libs.common.amount import format_amount
-from services.metering.model.document import NUMBER, Value, shown
+from services.metering.model.document import NUMBER, Flawed, Value, shown
+from services.metering.model.hour_checks import check_hours
+from services.metering.model.hours import ALL_DAY, Schedule
+from services.metering.model.litellm_hours import KEYS, NAME, read_schedule
 from services.metering.model.litellm_keys import (
     ALIAS_OF,
     CONDITIONS,
@@ -21,6 +24,7 @@ from services.metering.model.litellm_keys import (
     MADE_BY_IMAGE_MODELS,
     NAMES_A_PRICE,
     NOT_SUPPORTED,
+    OFF_PEAK,
     RESTATED,
     SEARCH_UNITS,
     SEARCHES,
@@ -69,6 +73,8 @@ class _Price:
     place: Place | None = None
     rate: Rate | None = None
     flaw: str = ""
+    schedule: Schedule | None = None
+    """When an off-peak price holds."""
 
 
 def read_price_map(
@@ -111,11 +117,13 @@ def read_prices(listed: Mapping[str, Value], *, allow_partial: bool = False) -> 
     prices: list[_Price] = []
     for key in _price_keys(listed):
         note = _note(key, listed, made)
-        if note is None:
-            prices += _read_key(key, listed[key], made)
-        else:
+        if note is not None:
             notes.append(note)
-    prices = _without_gaps(_without_conflicts(prices))
+        elif key == OFF_PEAK:
+            prices += _read_off_peak(listed, made)
+        else:
+            prices += _read_key(key, listed[key], made)
+    prices = _with_other_times(_without_gaps(_without_conflicts(prices)))
     left_out = tuple(Remark(one.key, one.flaw) for one in prices if one.flaw)
     if not prices:
         return ListedPrices(None, "has no price", notes=tuple(notes))
@@ -198,6 +206,30 @@ def _read_tiers(value: Value, made: Mapping[str, str]) -> list[_Price]:
     return prices
 
 
+def _read_off_peak(listed: Mapping[str, Value], made: Mapping[str, str]) -> list[_Price]:
+    """Prices for hours of the day: all that the block has, or none. Without them the usual prices hold at all hours."""
+    block = listed[OFF_PEAK]
+    if not isinstance(block, dict):
+        return [_Price(OFF_PEAK, flaw="is not a set of hours and prices")]
+    # The map's own reader takes them for every tier, which no provider's page says.
+    tiers = {place.service_tier for key in _price_keys(listed) if (place := place_of(key, made)) is not None}
+    if not tiers <= {STANDARD_TIER, ANY_TIER}:
+        return [_Price(OFF_PEAK, flaw="does not say for which of the entry's service tiers it is")]
+    try:
+        schedule = read_schedule(block)
+    except Flawed as flaw:
+        return [_Price(OFF_PEAK, flaw=str(flaw))]
+    prices = [
+        replace(_price(f"{OFF_PEAK}.{key}", place_of(key, made, hours=NAME), value), schedule=schedule)
+        for key, value in block.items()
+        if key not in KEYS and value is not None
+    ]
+    flawed = [_Price(one.key, flaw=one.flaw) for one in prices if one.flaw]
+    if flawed:
+        return [*flawed, _Price(OFF_PEAK, flaw="is left out with a price of its own")]
+    return prices or [_Price(OFF_PEAK, flaw="has no prices")]
+
+
 def _begins(tiers: list[dict[str, Value]]) -> list[int] | None:
     """Return where the ranges begin; None unless the first begins at 0, and each where the one before ends."""
     begins, end = [], 0
@@ -234,7 +266,8 @@ def _price(key: str, place: Place | None, value: Value) -> _Price:
         price = _EXACT.multiply(number, Decimal(per))
         if is_price(price):
             price = Decimal(format_amount(price))
-            return _Price(key, place, Rate(place.unit_id, price, per, place.service_tier, place.above, price))
+            rate = Rate(place.unit_id, price, per, place.service_tier, place.above, price, place.hours)
+            return _Price(key, place, rate)
     return _Price(key, place, flaw="is negative, too large, or finer than a billionth for a million")
 
 
@@ -251,7 +284,7 @@ def _without_conflicts(prices: list[_Price]) -> list[_Price]:
     for one in prices:
         if one.rate is not None:
             stated.setdefault(one.place, set()).add(one.rate.price / one.rate.per)
-    flaw = "is not the only price of its unit, tier and threshold, and they differ"
+    flaw = "is not the only price of its unit, tier, threshold and hours, and they differ"
     return [replace(one, rate=None, flaw=flaw) if len(stated.get(one.place, ())) > 1 else one for one in prices]
 
 
@@ -269,6 +302,14 @@ def _unit_and_tier(price: _Price) -> tuple[str, str]:
     return (price.place.unit_id, price.place.service_tier) if price.place else (price.key, "")
 
 
+def _with_other_times(prices: list[_Price]) -> list[_Price]:
+    """Find fault with all off-peak prices where one is of a unit that has none at other times."""
+    if all(one.schedule is None for one in prices) or not check_hours(_card(prices)):
+        return prices
+    flaw = "is an off-peak price in an entry with one for a unit without a usual price"
+    return [_Price(one.key, flaw=flaw) if one.schedule is not None else one for one in prices]
+
+
 def _card(prices: list[_Price]) -> RateCard:
     """Return the card of prices; units of which a price is left out fall back to no other."""
     rates = sorted({one.place: one.rate for one in prices if one.rate is not None}.values(), key=_order)
@@ -279,7 +320,8 @@ def _card(prices: list[_Price]) -> RateCard:
         if unit_id in priced and not (priced | gaps).intersection(sizes):
             fallbacks |= dict.fromkeys(sizes, unit_id)
     fallbacks = {unit_id: target for unit_id, target in fallbacks.items() if unit_id not in gaps}
-    return RateCard(CURRENCY_CODE, tuple(rates), MappingProxyType(fallbacks), CURRENCY_CODE)
+    schedule = next((one.schedule for one in prices if one.rate is not None and one.schedule is not None), None)
+    return RateCard(CURRENCY_CODE, tuple(rates), MappingProxyType(fallbacks), CURRENCY_CODE, schedule=schedule)
 
 
 def _leads_to(unit_id: str, priced: set[str]) -> bool:
@@ -291,7 +333,7 @@ def _leads_to(unit_id: str, priced: set[str]) -> bool:
 _UNIT_ORDER: Final = {unit_id: index for index, unit_id in enumerate(SEEDED_UNITS)}
 
 
-def _order(rate: Rate) -> tuple[bool, str, int, int]:
-    """The standard tier first, then the units in the order of the catalogue, then the thresholds."""
+def _order(rate: Rate) -> tuple[bool, bool, str, int, int]:
+    """All day first, then the standard tier, then the units in the order of the catalogue, then the thresholds."""
     tier = rate.service_tier
-    return tier != STANDARD_TIER, tier, _UNIT_ORDER[rate.unit_id], rate.above
+    return rate.hours != ALL_DAY, tier != STANDARD_TIER, tier, _UNIT_ORDER[rate.unit_id], rate.above

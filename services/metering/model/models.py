@@ -21,6 +21,7 @@ from services.metering.model.domain import (
     Tokens,
     all_quantities,
     model_changes,
+    part_at,
     price_changes,
     refusal_of_cost,
 )
@@ -36,6 +37,10 @@ class Estimate:
     version: PriceVersion
     priced: Priced
     total_tokens: int
+    hours: str
+    """The name of the card's hours in which it is priced."""
+    wall_clock: datetime | None
+    """The time in the zone of the card's hours; None for a card without hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +229,12 @@ class Models:
             raise NotFound(resource_type="model", resource_name=call.model_id)
         if version is None:
             raise PriceUnknown(model_id=call.model_id, occur_time=moment)
-        used = all_quantities(version.card, call.tokens, call.quantities)
-        priced = price(version.card, used, call.service_tier, self.units)
+        part = part_at(version, moment)
+        if part is None:
+            raise PriceUnknown(model_id=call.model_id, occur_time=moment)
+        hours, in_force = part
+        used = all_quantities(in_force.card, call.tokens, call.quantities)
+        priced = price(in_force.card, used, call.service_tier, self.units)
         if isinstance(priced, Unpriced):
             raise PriceUnknown(
                 model_id=call.model_id, occur_time=moment, unit=priced.unit_id, service_tier=priced.service_tier
@@ -233,7 +242,9 @@ class Models:
         too_large = refusal_of_cost(Rated(priced.amount_nanos, priced.provider_cost_nanos), version.card)
         if too_large is not None:
             raise too_large
-        return Estimate(version, priced, call.total_tokens)
+        schedule = version.card.schedule
+        wall_clock = None if schedule is None else moment.astimezone(schedule.zone)
+        return Estimate(version, priced, call.total_tokens, hours, wall_clock)
 
     async def _once(
         self, repeatable: Repeatable, work: Callable[[Transaction], Awaitable[bytes]], home: Database | None = None

@@ -12,6 +12,8 @@ from typing import Final
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.timestamps import parse_optional_time
 from services.metering.model.domain import REQUESTS, Prices, Tokens, card_of
+from services.metering.model.hour_checks import HOURS_MAX, SPANS_MAX
+from services.metering.model.hours import EVERY_DAY, Hours, Schedule, Span, minutes_of
 from services.metering.model.price_list import PriceList, Terms, read_litellm, read_yaml
 from services.metering.model.rate_checks import check_rates, factor_of_percent, with_margin
 from services.metering.model.rates import STANDARD_TIER, Rate, RateCard
@@ -143,6 +145,7 @@ def _read_card(request: pb.SetPriceRequest, units: Units) -> RateCard:
         MappingProxyType({fallback.unit: fallback.priced_as for fallback in listed.fallbacks}),
         listed.provider_currency_code or None,
         _decimal(listed.factor or "1"),
+        _read_schedule(listed),
     )
     places: dict[str, int] = {}
     violations = []
@@ -170,7 +173,26 @@ def _read_rate(listed: pb.Rate) -> Rate:
         listed.service_tier or STANDARD_TIER,
         listed.above,
         _decimal(listed.provider_cost) if listed.provider_cost else None,
+        listed.hours,
     )
+
+
+def _read_schedule(listed: pb.RateCard) -> Schedule | None:
+    """Read the hours of a card. Of hours and spans that are too many, only so many are read that this is found."""
+    if not listed.time_zone and not listed.hours:
+        return None
+    return Schedule(listed.time_zone, tuple(map(_read_hours, listed.hours[: HOURS_MAX + 1])))
+
+
+def _read_hours(listed: pb.Hours) -> Hours:
+    return Hours(listed.name, tuple(map(_read_span, listed.spans[: SPANS_MAX + 1])))
+
+
+def _read_span(listed: pb.Span) -> Span:
+    weekdays = tuple(sorted(listed.weekdays[: len(EVERY_DAY) + 1]))
+    if not {*weekdays} <= {*EVERY_DAY}:
+        weekdays = ()  # The annotations refuse it.
+    return Span(minutes_of(listed.start), minutes_of(listed.end), weekdays or EVERY_DAY)
 
 
 def _read_margin(request: pb.SetPriceRequest, units: Units, base: RateCard | None) -> RateCard:

@@ -4,19 +4,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from libs.common.amount import format_amount
+from services.metering.model.hours import ALL_DAY, Schedule
 from services.metering.model.rates import Rate, RateCard
 
 
 @dataclass(frozen=True, slots=True)
 class RateChange:
-    """A rate or a fall-back that one card has otherwise than another."""
+    """A rate, a fall-back or hours that one card has otherwise than another."""
 
     unit_id: str
+    """Empty for hours."""
     service_tier: str
-    """Empty for a fall-back."""
+    """Empty for a fall-back and for hours."""
     above: int
+    hours: str
+    """The hours that a rate is for, or those that change."""
     before: str
-    """What held before, such as `2.5/1000000, cost 2`, or `as input_tokens` for a fall-back; empty for nothing."""
+    """What held before, such as `2.5/1000000, cost 2`, `as input_tokens` for a fall-back, or the times of hours; empty
+    for nothing."""
     after: str
 
 
@@ -28,7 +33,15 @@ def same_prices(one: RateCard, other: RateCard) -> bool:
         and one.factor == other.factor
         and one.currency_code == other.currency_code
         and one.provider_currency_code == other.provider_currency_code
+        and _times(one.schedule) == _times(other.schedule)
     )
+
+
+def _times(schedule: Schedule | None) -> tuple[str, frozenset[tuple[str, int, int]]] | None:
+    """Return when hours are, whatever the order in which they are written."""
+    if schedule is None:
+        return None
+    return schedule.time_zone, frozenset((schedule.hours[one.hours].name, one.start, one.end) for one in schedule.week)
 
 
 def rate_changes(before: RateCard | None, after: RateCard) -> list[RateChange]:
@@ -49,9 +62,15 @@ def rate_changes(before: RateCard | None, after: RateCard) -> list[RateChange]:
     ]
 
 
-def _stated(card: RateCard, *, name_currencies: bool) -> Mapping[tuple[str, str, int], str]:
-    rates = {(rate.unit_id, rate.service_tier, rate.above): _text(card, rate, name_currencies) for rate in card.rates}
-    return rates | {(unit_id, "", 0): f"as {target}" for unit_id, target in card.fallbacks.items()}
+def _stated(card: RateCard, *, name_currencies: bool) -> Mapping[tuple[str, str, int, str], str]:
+    rates = {
+        (rate.unit_id, rate.service_tier, rate.above, rate.hours): _text(card, rate, name_currencies)
+        for rate in card.rates
+    }
+    fallbacks = {(unit_id, "", 0, ALL_DAY): f"as {target}" for unit_id, target in card.fallbacks.items()}
+    schedule = card.schedule
+    hours = {} if schedule is None else {("", "", 0, one.name): schedule.text_of(one) for one in schedule.hours}
+    return rates | fallbacks | hours
 
 
 def _text(card: RateCard, rate: Rate, name_currencies: bool) -> str:

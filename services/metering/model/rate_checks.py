@@ -1,4 +1,4 @@
-"""What may be in a rate card, and cards made from another by a margin."""
+"""What may be in a rate card, and cards made from another by a margin. What may be its hours is in `hour_checks`."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Final
 
 from libs.common.errors import FieldViolation, InvalidArgument
+from services.metering.model.hour_checks import check_hours
 from services.metering.model.rates import FACTOR_DIGITS, NANO_DIGITS, PER_MAX, Rate, RateCard
 from services.metering.model.units import Units, check_unit
 
@@ -41,6 +42,7 @@ def check_rates(card: RateCard, units: Units) -> list[FieldViolation]:
     for index, rate in enumerate(card.rates):
         violations += _check_rate(f"rates[{index}]", rate, units)
     violations += _check_order(card.rates)
+    violations += check_hours(card)
     for unit_id, target in card.fallbacks.items():
         violations += _check_fallback(unit_id, target, card.fallbacks, units)
     violations += _check_factor("factor", card.factor)
@@ -63,10 +65,10 @@ def _check_rate(field: str, rate: Rate, units: Units) -> Iterator[FieldViolation
 
 
 def _check_order(rates: tuple[Rate, ...]) -> Iterator[FieldViolation]:
-    """A unit's thresholds in one tier increase from rate to rate, so none stands twice."""
-    before: dict[tuple[str, str], int] = {}
+    """A unit's thresholds in one tier and for the same hours increase from rate to rate, so none stands twice."""
+    before: dict[tuple[str, str, str], int] = {}
     for index, rate in enumerate(rates):
-        key = rate.unit_id, rate.service_tier
+        key = rate.unit_id, rate.service_tier, rate.hours
         if key in before:
             earlier = rates[before[key]]
             if rate.above == earlier.above:

@@ -1,22 +1,26 @@
 """Rate cards, and what quantities cost by them.
 
-1. A rate is the price of one unit in one service tier, from an input context on.
+1. A rate is the price of one unit in one service tier, from an input context on, all day or for the hours it names.
 2. The input context is the sum of all units that count toward it. A rate holds where the context is greater than its
    `above`, or from the start where that is 0; of several the one with the largest `above` holds, for the whole call.
 3. A unit without a rate in the tier has its rate for `any` tier, else that of the unit it falls back to, and so on.
+   Before each of these steps a rate for the hours of the usage goes before one for all day.
 4. A quantity that none of these covers leaves the usage unpriced. It is never zero, and never another unit in silence.
 5. The amount is the exact sum over all quantities times the card's factor, rounded once, half to even, at nine digits.
 
 Amounts are whole numbers of billionths of the currency ("nanos"), so all arithmetic is exact.
+
+A card with hours is in each of them an ordinary card, one of its `parts`: everything that prices takes such a part.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Final
 
+from services.metering.model.hours import ALL_DAY, Schedule
 from services.metering.model.units import THOUSANDTHS, Kind, Quantities, Units, input_context, quantity_of
 
 STANDARD_TIER: Final = "standard"
@@ -29,6 +33,7 @@ FACTOR_UNIT: Final = 10**FACTOR_DIGITS
 WEIGHTS_PER_NANO: Final = THOUSANDTHS * PER_MAX
 """A weight is what a thousandth of a unit costs, at a price for a million: so many weights are a nano."""
 _NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
+_NO_PARTS: Final[Mapping[str, "RateCard"]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,8 @@ class Rate:
     above: int = 0
     provider_cost: Decimal | None = None
     """What the provider takes for as many, in the card's provider currency; None where it is not known."""
+    hours: str = ALL_DAY
+    """The name of the hours it holds in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +63,15 @@ class Applied:
 
     @property
     def why(self) -> str:
-        """Say why this rate holds: `own rate`, `any tier`, `falls back to input_tokens`, or the last two together."""
+        """Say why this rate holds: `falls back to input_tokens`, `any tier`, `hours off_peak`, or else `own rate`."""
         reasons = [f"falls back to {' and then '.join(self.via)}"] if self.via else []
         reasons += ["any tier"] if self.rate.service_tier == ANY_TIER else []
+        reasons += [f"hours {self.rate.hours}"] if self.rate.hours != ALL_DAY else []
         return ", ".join(reasons) or "own rate"
+
+
+RatesByUnit = Mapping[tuple[str, str], Sequence[Sequence[Rate]]]
+"""The rates of each unit and tier, in groups of which the first that reaches the context holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +116,23 @@ class RateCard:
     provider_currency_code: str | None = None
     factor: Decimal = Decimal(1)
     """What every amount is multiplied with before it is rounded: 1, or the margin by which the card was made."""
+    schedule: Schedule | None = None
+    """The hours for which it has rates of their own; None in most cards."""
     plans: dict[str, Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
     """The plans made so far; `plan` adds to them."""
     rated_units: frozenset[str] = field(init=False, repr=False, compare=False)
     """The units that have a rate in any tier."""
+    parts: Mapping[str, "RateCard"] = field(default_factory=lambda: _NO_PARTS, init=False, repr=False, compare=False)
+    """What a card with hours is in each of them, by their names: the same without hours and without the other rates."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rated_units", frozenset(rate.unit_id for rate in self.rates))
+        if self.schedule is not None:
+            object.__setattr__(self, "parts", {name: self._part(name) for name in self.schedule.names})
+
+    def _part(self, name: str) -> "RateCard":
+        rates = tuple(rate for rate in self.rates if rate.hours in (ALL_DAY, name))
+        return replace(self, rates=rates, schedule=None)
 
     def plan(self, service_tier: str, units: Units) -> Plan:
         """Return the plan of a tier; each is made once. Tiers without rates of their own share that of any tier."""
@@ -242,9 +264,7 @@ def least_nanos(card: RateCard, quantities: Quantities, service_tier: str, units
 def _plan(card: RateCard, tier: str, units: Units) -> Plan:
     held = [rate for rate in card.rates if rate.service_tier in (tier, ANY_TIER)]
     thresholds = sorted({rate.above for rate in held if rate.above})
-    by_unit: dict[tuple[str, str], list[Rate]] = {}
-    for rate in held:
-        by_unit.setdefault((rate.unit_id, rate.service_tier), []).append(rate)
+    by_unit = by_unit_and_tier(held)
     return Plan(
         tuple(threshold * THOUSANDTHS for threshold in thresholds),
         tuple(_bracket(card, tier, above, by_unit, units) for above in (0, *thresholds)),
@@ -252,11 +272,18 @@ def _plan(card: RateCard, tier: str, units: Units) -> Plan:
     )
 
 
-def _bracket(
-    card: RateCard, tier: str, above: int, by_unit: Mapping[tuple[str, str], Sequence[Rate]], units: Units
-) -> Bracket:
+def by_unit_and_tier(rates: Iterable[Rate]) -> RatesByUnit:
+    """Return rates by unit and tier, those for hours before those for all day."""
+    by_unit: dict[tuple[str, str], list[list[Rate]]] = {}
+    for rate in rates:
+        for_hours, all_day = by_unit.setdefault((rate.unit_id, rate.service_tier), [[], []])
+        (all_day if rate.hours == ALL_DAY else for_hours).append(rate)
+    return by_unit
+
+
+def _bracket(card: RateCard, tier: str, above: int, by_unit: RatesByUnit, units: Units) -> Bracket:
     named = dict.fromkeys([*(unit_id for unit_id, _ in by_unit), *card.fallbacks])
-    found = {unit_id: _find(unit_id, tier, above, by_unit, card.fallbacks) for unit_id in named}
+    found = {unit_id: find_rate(unit_id, tier, above, by_unit, card.fallbacks) for unit_id in named}
     applied = {unit_id: one for unit_id, one in found.items() if one is not None}
     factor = 1 if card.factor == 1 else int(card.factor.scaleb(FACTOR_DIGITS))
     weights = {unit_id: factor * _weight(one.rate.price, one.rate.per) for unit_id, one in applied.items()}
@@ -271,20 +298,17 @@ def _bracket(
     return Bracket(applied, weights, cost_weights, max(read, default=None), max(made, default=None))
 
 
-def _find(
-    unit_id: str,
-    tier: str,
-    above: int,
-    by_unit: Mapping[tuple[str, str], Sequence[Rate]],
-    fallbacks: Mapping[str, str],
+def find_rate(
+    unit_id: str, tier: str, above: int, by_unit: RatesByUnit, fallbacks: Mapping[str, str]
 ) -> Applied | None:
     """Return the rate of a unit: its own in the tier, its own for any tier, or that of the unit it falls back to."""
     via: list[str] = []
     while True:
         for held in (tier, ANY_TIER):
-            reached = [rate for rate in by_unit.get((unit_id, held), ()) if rate.above <= above]
-            if reached:
-                return Applied(max(reached, key=lambda rate: rate.above), tuple(via))
+            for rates in by_unit.get((unit_id, held), ()):
+                reached = [rate for rate in rates if rate.above <= above]
+                if reached:
+                    return Applied(max(reached, key=lambda rate: rate.above), tuple(via))
         if unit_id not in fallbacks or len(via) == len(fallbacks):
             return None
         unit_id = fallbacks[unit_id]

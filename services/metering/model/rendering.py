@@ -7,6 +7,7 @@ from typing import Final
 from libs.common.amount import format_amount
 from libs.common.timestamps import render_time
 from services.metering.model.domain import REQUESTS, Model, PriceVersion, format_nanos, prices_of
+from services.metering.model.hours import ALL_DAY, EVERY_DAY, Hours, Span, time_of
 from services.metering.model.models import Estimate
 from services.metering.model.price_import import IMPORTED, KEPT, SKIPPED, UNCHANGED, ImportOutcome
 from services.metering.model.price_list import ListedModel, PriceList
@@ -71,12 +72,24 @@ def render_prices(card: RateCard) -> pb.TokenPrices | None:
 
 
 def render_card(card: RateCard) -> pb.RateCard:
+    """Return a card, with its rates for hours after those for all day, as a stored card has them."""
     return pb.RateCard(
-        rates=map(_render_rate, card.rates),
+        rates=map(_render_rate, sorted(card.rates, key=lambda rate: rate.hours != ALL_DAY)),
         fallbacks=[pb.Fallback(unit=unit_id, priced_as=target) for unit_id, target in sorted(card.fallbacks.items())],
         provider_currency_code=card.provider_currency_code or "",
         factor="" if card.factor == 1 else format_amount(card.factor),
+        time_zone=card.schedule.time_zone if card.schedule else "",
+        hours=map(_render_hours, card.schedule.hours if card.schedule else ()),
     )
+
+
+def _render_hours(hours: Hours) -> pb.Hours:
+    return pb.Hours(name=hours.name, spans=map(_render_span, hours.spans))
+
+
+def _render_span(span: Span) -> pb.Span:
+    weekdays = () if span.weekdays == EVERY_DAY else map(pb.Weekday.ValueType, span.weekdays)
+    return pb.Span(start=time_of(span.start), end=time_of(span.end), weekdays=weekdays)
 
 
 def _render_rate(rate: Rate) -> pb.Rate:
@@ -87,6 +100,7 @@ def _render_rate(rate: Rate) -> pb.Rate:
         service_tier=rate.service_tier,
         above=rate.above,
         provider_cost=_optional(rate.provider_cost),
+        hours=rate.hours,
     )
 
 
@@ -97,6 +111,8 @@ def render_estimate(estimate: Estimate) -> pb.EstimateCostResponse:
         price_version_id=estimate.version.price_version_id,
         lines=map(_render_line, priced.lines),
         total_tokens=estimate.total_tokens,
+        hours=estimate.hours,
+        wall_clock="" if estimate.wall_clock is None else estimate.wall_clock.isoformat(timespec="seconds"),
     )
     if card.provider_currency_code is not None and priced.provider_cost_nanos is not None:
         response.provider_cost.CopyFrom(_render_nanos(card.provider_currency_code, priced.provider_cost_nanos))
@@ -117,6 +133,7 @@ def _render_line(line: Line) -> pb.CostLine:
         amount=format_amount(line.amount),
         provider_cost=_optional(line.provider_cost),
         reason=line.applied.why,
+        hours=rate.hours,
     )
 
 
@@ -176,6 +193,7 @@ def _render_change(change: RateChange) -> pb.RateChange:
         above=change.above,
         before=change.before,
         after=change.after,
+        hours=change.hours,
     )
 
 

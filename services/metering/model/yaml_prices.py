@@ -14,16 +14,23 @@ from libs.common.amount import format_amount
 from libs.common.errors import InvalidArgument
 from services.metering.model.document import NUMBER, Flawed, Value
 from services.metering.model.domain import Prices, card_of
+from services.metering.model.hour_checks import HOURS_MAX, SPANS_MAX
+from services.metering.model.hours import ALL_DAY, WEEKDAYS, Hours, Schedule, Span, minutes_of
 from services.metering.model.rate_checks import check_rates, is_price, with_margin
 from services.metering.model.rates import STANDARD_TIER, Rate, RateCard
 from services.metering.model.units import Units
 from services.metering.tables import TOKEN_CLASSES
 
-PRICE_KEYS: Final = ("currency_code", "prices", "rates", "fallbacks", "provider_currency_code", "factor")
+PRICE_KEYS: Final = (
+    *("currency_code", "prices", "rates", "fallbacks", "provider_currency_code", "factor"),
+    *("time_zone", "hours"),
+)
 """The keys of an entry that are read here."""
 _CURRENCY_CODE: Final = re.compile(r"[A-Z][A-Z0-9]{1,11}")
 _WHOLE_NUMBER: Final = re.compile(r"[0-9]{1,10}")
-_RATE_KEYS: Final = {"unit", "price", "per", "service_tier", "above", "provider_cost"}
+_RATE_KEYS: Final = {"unit", "price", "per", "service_tier", "above", "provider_cost", "hours"}
+_HOURS_KEYS: Final = {"name", "spans"}
+_SPAN_KEYS: Final = {"start", "end", "weekdays"}
 _FALLBACKS_MAX: Final = 128
 _PLACE_OF_RATE: Final = re.compile(r"rates\[([0-9]+)\]")
 
@@ -52,6 +59,7 @@ def read_card(listed: Mapping[str, Value], units: Units) -> RateCard:
         MappingProxyType({**by_class.fallbacks, **fallbacks}),
         provider_currency_code,
         _number("factor", listed.get("factor"), Decimal(1)),
+        _schedule(listed.get("time_zone"), listed.get("hours")),
     )
     # Every entry with `prices` has their fall-backs, whether or not their units are archived.
     usual = {f"fallbacks[{unit_id}]" for unit_id in by_class.fallbacks.keys() - fallbacks.keys()}
@@ -103,12 +111,14 @@ def _rate(place: str, listed: Value) -> Rate:
     unknown = sorted(set(listed) - _RATE_KEYS)
     if unknown:
         raise Flawed(f"has a rate with unknown keys: {place}.{', '.join(unknown)}")
-    unit_id, service_tier = listed.get("unit"), listed.get("service_tier")
+    unit_id, service_tier, hours = listed.get("unit"), listed.get("service_tier"), listed.get("hours")
     price = _price(f"{place}.price", listed.get("price"))
     if not isinstance(unit_id, str) or price is None:
         raise Flawed(f"has a rate without a unit or price: {place}")
     if service_tier is not None and not isinstance(service_tier, str):
         raise Flawed(f"has a service tier that is not a text: {place}")
+    if hours is not None and not isinstance(hours, str):
+        raise Flawed(f"has hours that are not a name: {place}")
     return Rate(
         unit_id,
         price,
@@ -116,7 +126,46 @@ def _rate(place: str, listed: Value) -> Rate:
         service_tier or STANDARD_TIER,
         _whole(f"{place}.above", listed.get("above"), 0),
         _price(f"{place}.provider_cost", listed.get("provider_cost")),
+        hours or ALL_DAY,
     )
+
+
+def _schedule(time_zone: Value, listed: Value) -> Schedule | None:
+    if time_zone is None and listed is None:
+        return None
+    if time_zone is not None and not isinstance(time_zone, str):
+        raise Flawed("has a time_zone that is not a text")
+    hours = _parts("hours", listed, HOURS_MAX, _HOURS_KEYS) if listed is not None else []
+    return Schedule(time_zone or "", tuple(_hours(f"hours[{index}]", one) for index, one in enumerate(hours)))
+
+
+def _hours(place: str, listed: Mapping[str, Value]) -> Hours:
+    name = listed.get("name")
+    if not isinstance(name, str):
+        raise Flawed(f"has hours without a name: {place}")
+    spans = _parts(f"{place}.spans", listed.get("spans"), SPANS_MAX, _SPAN_KEYS)
+    return Hours(name, tuple(_span(f"{place}.spans[{index}]", one) for index, one in enumerate(spans)))
+
+
+def _span(place: str, listed: Mapping[str, Value]) -> Span:
+    start, end, weekdays = listed.get("start"), listed.get("end"), listed.get("weekdays")
+    if not isinstance(start, str) or not isinstance(end, str):
+        raise Flawed(f"has hours without a start or end: {place}")
+    if weekdays is None:
+        return Span(minutes_of(start), minutes_of(end))
+    if not isinstance(weekdays, list) or not all(day in WEEKDAYS for day in weekdays):
+        raise Flawed(f"has weekdays that are not a list of {WEEKDAYS[0]} to {WEEKDAYS[-1]}: {place}")
+    return Span(minutes_of(start), minutes_of(end), tuple(sorted(WEEKDAYS.index(str(day)) + 1 for day in weekdays)))
+
+
+def _parts(place: str, listed: Value, parts_max: int, keys: set[str]) -> list[dict[str, Value]]:
+    """Return a list of mappings with no other keys than these."""
+    if not isinstance(listed, list) or len(listed) > parts_max:
+        raise Flawed(f"has {place} that are not a list of at most {parts_max}")
+    parts = [one for one in listed if isinstance(one, dict) and set(one) <= keys]
+    if len(parts) < len(listed):
+        raise Flawed(f"has {place} of which one has other keys than {', '.join(sorted(keys))}")
+    return parts
 
 
 def _fallbacks(listed: Value) -> dict[str, str]:

@@ -188,6 +188,8 @@ usage_records: Final = Table(
     Column("stated", Boolean, nullable=False, server_default=text("false")),
     # What the parts of the call had captured; null for a call without parts. The charge is the cost less this.
     Column("captured_before", AMOUNT),
+    # The name of the rate card's hours that the usage was priced in; null at other times, and for a card without hours.
+    Column("rate_hours", Text),
     PrimaryKeyConstraint("organization_id", "occur_time", "usage_id", name="usage_records_pkey"),
     CheckConstraint(
         "least(input, output, cache_read, cache_write, reasoning, audio_input, audio_output, image) >= 0",
@@ -348,6 +350,7 @@ usage_pricings: Final = Table(
     Column("create_time", TIME, nullable=False),
     Column("provider_cost", AMOUNT),
     Column("provider_currency_code", Text),
+    Column("rate_hours", Text),
     PrimaryKeyConstraint("organization_id", "usage_id", name="usage_pricings_pkey"),
     CheckConstraint("charge_kind IN ('DEBIT', 'CAPTURE')", name="usage_pricings_charge_kind"),
 )

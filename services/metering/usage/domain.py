@@ -84,6 +84,8 @@ class Cost(NamedTuple):
     """None where there is nothing to charge and nothing to release."""
     provider_cost: str | None = None
     provider_currency_code: str | None = None
+    rate_hours: str | None = None
+    """The name of the card's hours whose rates hold; None at other times, and for a card without hours."""
 
 
 class Captured(NamedTuple):
@@ -196,10 +198,18 @@ def rated_cost(rated: Rated, version: PriceVersion, kind: str | None) -> Cost:
     """Return the cost of what was priced with a version, and is charged in this way."""
     card = version.card
     amount = format_nanos(rated.amount_nanos)
-    if rated.provider_cost_nanos is None:
-        return Cost(amount, card.currency_code, version.price_version_id, kind)
-    provider_cost = format_nanos(rated.provider_cost_nanos)
-    return Cost(amount, card.currency_code, version.price_version_id, kind, provider_cost, card.provider_currency_code)
+    provider_cost = provider_currency_code = None
+    if rated.provider_cost_nanos is not None:
+        provider_cost, provider_currency_code = format_nanos(rated.provider_cost_nanos), card.provider_currency_code
+    return Cost(
+        amount,
+        card.currency_code,
+        version.price_version_id,
+        kind,
+        provider_cost,
+        provider_currency_code,
+        rated.hours or None,
+    )
 
 
 def completed(work: Work, authorization: Authorization) -> Work:

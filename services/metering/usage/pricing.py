@@ -99,7 +99,8 @@ class LatePricing:
         version = self._catalogue.price(usage.model, usage.organization_id, usage.occur_time)
         if version is None:
             return None
-        rated = rate(version, usage.tokens, usage.quantities, usage.service_tier, self._catalogue.units)
+        units = self._catalogue.units
+        rated = rate(version, usage.tokens, usage.quantities, usage.service_tier, units, usage.occur_time)
         # Usage that costs more than an amount can be waits for the right price: what it cost could not be changed.
         if isinstance(rated, Unpriced) or refusal_of_cost(rated, version.card) is not None:
             return None

@@ -82,7 +82,7 @@ class Proposals:
         if version is None:
             return None
         tier = work.service_tier or STANDARD_TIER
-        rated = rate(version, work.tokens, work.quantities, tier, self._catalogue.units)
+        rated = rate(version, work.tokens, work.quantities, tier, self._catalogue.units, work.occur_time)
         if isinstance(rated, Unpriced):
             return None
         too_large = refusal_of_cost(rated, version.card)

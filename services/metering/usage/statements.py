@@ -47,6 +47,7 @@ ROW: Final = (
     Sent("items", "bigint"),
     Sent("provider_cost", "text"),
     Sent("provider_currency_code", "text"),
+    Sent("rate_hours", "text"),
     Sent("stated", "bool", False),
 )
 _COLUMNS: Final = ", ".join(column.name for column in ROW)
@@ -77,6 +78,7 @@ _PRICED: Final = (
     "charge_kind",
     "provider_cost",
     "provider_currency_code",
+    "rate_hours",
 )
 _PLAIN: Final = tuple(column for column in ROW if column.name not in ("fingerprint", *_PRICED))
 
@@ -244,18 +246,19 @@ ORDER BY 1, 2 ON CONFLICT DO NOTHING
 # does it, so it happens once.
 PRICE: Final = f"""
 WITH item AS (
-    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::text[], $8::text[])
+    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::text[], $8::text[],
+            $9::text[])
         AS t(organization_id, usage_id, cost, currency_code, price_version_id, charge_kind, provider_cost,
-            provider_currency_code)
+            provider_currency_code, rate_hours)
 ), freed AS (
     DELETE FROM unpriced_usages u USING item
     WHERE u.organization_id = item.organization_id AND u.usage_id = item.usage_id
     RETURNING item.*, u.occur_time
 ), priced AS (
     INSERT INTO usage_pricings (organization_id, usage_id, cost, currency_code, price_version_id, charge_kind,
-        provider_cost, provider_currency_code, create_time)
+        provider_cost, provider_currency_code, rate_hours, create_time)
     SELECT organization_id, usage_id, cost::numeric, currency_code, price_version_id, charge_kind,
-        provider_cost::numeric, provider_currency_code, $9::timestamptz
+        provider_cost::numeric, provider_currency_code, rate_hours, $10::timestamptz
     FROM freed
 ), usage AS MATERIALIZED (
     SELECT r.*, {LATENCY_BUCKET}, f.cost::numeric AS new_cost, f.currency_code AS new_currency_code,
@@ -266,7 +269,7 @@ WITH item AS (
     INSERT INTO outbox (organization_id, operation_id, kind, state, amount, currency_code, project_id, description,
         attempt_count, next_attempt_time, create_time)
     SELECT organization_id, operation_id, new_charge_kind, 'PENDING', new_cost - coalesce(captured_before, 0),
-        new_currency_code, project_id, model, 0, $9::timestamptz, $9::timestamptz
+        new_currency_code, project_id, model, 0, $10::timestamptz, $10::timestamptz
     FROM usage WHERE new_charge_kind IS NOT NULL
 ), summed AS (
     {_INTO_HOURS}
@@ -300,7 +303,8 @@ SELECT {", ".join(map(_read, _PLAIN))},
     coalesce(r.charge_kind, p.charge_kind) AS charge_kind,
     coalesce(r.provider_cost, p.provider_cost) AS provider_cost,
     coalesce(r.provider_currency_code, p.provider_currency_code) AS provider_currency_code,
-    r.captured_before, {", ".join(f"d.{name} AS {name}_dimension" for name in DIMENSIONS)},
+    coalesce(r.rate_hours, p.rate_hours) AS rate_hours, r.captured_before,
+    {", ".join(f"d.{name} AS {name}_dimension" for name in DIMENSIONS)},
     replace(x.state, 'DEAD', 'REFUSED') AS charge_state,
     x.last_error_reason AS charge_refusal_reason
 """

@@ -35,7 +35,7 @@ Key = tuple[str, str]
 
 SCAN_MAX: Final = 5_000
 DIMENSIONS_MAX: Final = 10_000
-_NO_COST: Final = (None, None, None, None, None, None)
+_NO_COST: Final = (None,) * len(Cost._fields)
 
 
 class Waiting(NamedTuple):
@@ -275,6 +275,7 @@ async def price(connection: RawConnection, pricings: Sequence[Pricing], now: dat
             [pricing.cost.charge_kind for pricing in pricings],
             [pricing.cost.provider_cost for pricing in pricings],
             [pricing.cost.provider_currency_code for pricing in pricings],
+            [pricing.cost.rate_hours for pricing in pricings],
             now,
         )
         or 0
@@ -392,6 +393,7 @@ def _recorded(row: asyncpg.Record) -> Recorded:
             row["charge_kind"],
             None if row["provider_cost"] is None else format_amount(row["provider_cost"]),
             row["provider_currency_code"],
+            row["rate_hours"],
         )
     work = Work._make(
         (

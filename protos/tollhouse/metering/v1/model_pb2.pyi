@@ -23,6 +23,50 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Weekday:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WeekdayEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Weekday.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WEEKDAY_UNSPECIFIED: _Weekday.ValueType  # 0
+    """Not a day."""
+    WEEKDAY_MONDAY: _Weekday.ValueType  # 1
+    """On Mondays."""
+    WEEKDAY_TUESDAY: _Weekday.ValueType  # 2
+    """On Tuesdays."""
+    WEEKDAY_WEDNESDAY: _Weekday.ValueType  # 3
+    """On Wednesdays."""
+    WEEKDAY_THURSDAY: _Weekday.ValueType  # 4
+    """On Thursdays."""
+    WEEKDAY_FRIDAY: _Weekday.ValueType  # 5
+    """On Fridays."""
+    WEEKDAY_SATURDAY: _Weekday.ValueType  # 6
+    """On Saturdays."""
+    WEEKDAY_SUNDAY: _Weekday.ValueType  # 7
+    """On Sundays."""
+
+class Weekday(_Weekday, metaclass=_WeekdayEnumTypeWrapper):
+    """A day of the week, of the card's time zone."""
+
+WEEKDAY_UNSPECIFIED: Weekday.ValueType  # 0
+"""Not a day."""
+WEEKDAY_MONDAY: Weekday.ValueType  # 1
+"""On Mondays."""
+WEEKDAY_TUESDAY: Weekday.ValueType  # 2
+"""On Tuesdays."""
+WEEKDAY_WEDNESDAY: Weekday.ValueType  # 3
+"""On Wednesdays."""
+WEEKDAY_THURSDAY: Weekday.ValueType  # 4
+"""On Thursdays."""
+WEEKDAY_FRIDAY: Weekday.ValueType  # 5
+"""On Fridays."""
+WEEKDAY_SATURDAY: Weekday.ValueType  # 6
+"""On Saturdays."""
+WEEKDAY_SUNDAY: Weekday.ValueType  # 7
+"""On Sundays."""
+Global___Weekday: _TypeAlias = Weekday  # noqa: Y015
+
 class _ImportResult:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -307,6 +351,7 @@ class Rate(_message.Message):
     SERVICE_TIER_FIELD_NUMBER: _builtins.int
     ABOVE_FIELD_NUMBER: _builtins.int
     PROVIDER_COST_FIELD_NUMBER: _builtins.int
+    HOURS_FIELD_NUMBER: _builtins.int
     unit: _builtins.str
     """The unit's id."""
     price: _builtins.str
@@ -327,6 +372,11 @@ class Rate(_message.Message):
     """
     provider_cost: _builtins.str
     """What the provider takes for as many, in the card's provider currency; empty when not known."""
+    hours: _builtins.str
+    """The name of the hours of the card that the rate is for; empty for a rate that holds all day. In its hours it goes
+    before the rates for all day of its unit and tier, whatever their thresholds. A unit that has a rate for some hours
+    must have one at all other times, too, of its own or by a fall-back.
+    """
     def __init__(
         self,
         *,
@@ -336,14 +386,77 @@ class Rate(_message.Message):
         service_tier: _builtins.str = ...,
         above: _builtins.int = ...,
         provider_cost: _builtins.str = ...,
+        hours: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["above", b"above", "per", b"per", "price", b"price", "provider_cost", b"provider_cost", "service_tier", b"service_tier", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["above", b"above", "hours", b"hours", "per", b"per", "price", b"price", "provider_cost", b"provider_cost", "service_tier", b"service_tier", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Rate: _TypeAlias = Rate  # noqa: Y015
+
+@_typing.final
+class Span(_message.Message):
+    """A part of the day, from one local time to another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    WEEKDAYS_FIELD_NUMBER: _builtins.int
+    start: _builtins.str
+    """When it begins, such as `22:30`: 00:00 to 23:59. The moment itself is part of the span."""
+    end: _builtins.str
+    """When it ends, such as `06:00`: 00:00 to 24:00. The moment itself is not part of the span. An end before the start is
+    on the next day. It is not the start: a whole day is from 00:00 to 24:00.
+    """
+    @_builtins.property
+    def weekdays(self) -> _containers.RepeatedScalarFieldContainer[Global___Weekday.ValueType]:
+        """The days on which the span begins, each at most once; every day when empty."""
+
+    def __init__(
+        self,
+        *,
+        start: _builtins.str = ...,
+        end: _builtins.str = ...,
+        weekdays: _abc.Iterable[Global___Weekday.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "start", b"start", "weekdays", b"weekdays"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Span: _TypeAlias = Span  # noqa: Y015
+
+@_typing.final
+class Hours(_message.Message):
+    """Times of the day for which a card has rates of their own, such as off-peak hours."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SPANS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name by which rates say that they are for these hours: 1 to 32 characters of a-z, 0-9, `_` and `-`."""
+    @_builtins.property
+    def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]:
+        """When they are: 1 to 32 spans. No two spans of a card overlap."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        spans: _abc.Iterable[Global___Span] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "spans", b"spans"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Hours: _TypeAlias = Hours  # noqa: Y015
 
 @_typing.final
 class Fallback(_message.Message):
@@ -383,19 +496,31 @@ class RateCard(_message.Message):
     FALLBACKS_FIELD_NUMBER: _builtins.int
     PROVIDER_CURRENCY_CODE_FIELD_NUMBER: _builtins.int
     FACTOR_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    HOURS_FIELD_NUMBER: _builtins.int
     provider_currency_code: _builtins.str
     """The currency of the provider costs; required where a rate has one."""
     factor: _builtins.str
     """What every amount is multiplied with before it is rounded, as a plain decimal of at most 6 fraction digits; 1 when
     empty. A version that was made with a margin has it here.
     """
+    time_zone: _builtins.str
+    """The IANA time zone of the hours, such as `Asia/Shanghai`; required with hours. Usage is priced by the local time of
+    its occur_time, so an hour that comes twice when clocks change has the same rates twice.
+    """
     @_builtins.property
     def rates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rate]:
-        """The rates, at least one and at most 512; each unit, service tier and threshold at most once."""
+        """The rates, at least one and at most 512; each unit, service tier, threshold and hours at most once. A version has
+        those for hours after the others.
+        """
 
     @_builtins.property
     def fallbacks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fallback]:
         """The fall-backs, at most 128, each unit at most once."""
+
+    @_builtins.property
+    def hours(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hours]:
+        """The hours for which there are rates, at most 8, of different names. Each has a rate at least."""
 
     def __init__(
         self,
@@ -404,10 +529,12 @@ class RateCard(_message.Message):
         fallbacks: _abc.Iterable[Global___Fallback] | None = ...,
         provider_currency_code: _builtins.str = ...,
         factor: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
+        hours: _abc.Iterable[Global___Hours] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor", "fallbacks", b"fallbacks", "provider_currency_code", b"provider_currency_code", "rates", b"rates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor", "fallbacks", b"fallbacks", "hours", b"hours", "provider_currency_code", b"provider_currency_code", "rates", b"rates", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -953,8 +1080,9 @@ class ImportOutcome(_message.Message):
 
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateChange]:
-        """With validate_only, the rates that the import would add, change or take away, and the fall-backs where there is a
-        price in force already; at most 65, the last of which has no unit and counts those beyond 64 in `after`.
+        """With validate_only, the rates and hours that the import would add, change or take away, and the fall-backs where
+        there is a price in force already; at most 65, the last of which has no unit and no hours and counts those beyond 64
+        in `after`.
         """
 
     def __init__(
@@ -987,19 +1115,23 @@ class RateChange(_message.Message):
     ABOVE_FIELD_NUMBER: _builtins.int
     BEFORE_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
+    HOURS_FIELD_NUMBER: _builtins.int
     unit: _builtins.str
-    """The unit."""
+    """The unit; empty for hours whose times change."""
     service_tier: _builtins.str
-    """The service tier; empty for a fall-back."""
+    """The service tier; empty for a fall-back and for hours."""
     above: _builtins.int
     """The threshold."""
     before: _builtins.str
     """What customers pay now, margin included, with `/` and how many it is for unless that is one; then after `, cost `
     the provider cost for as many, such as `2.5/1000000, cost 2`. Each is followed by its currency where currencies
-    change. `as` and a unit for a fall-back, such as `as input_tokens`. Empty when there is nothing.
+    change. `as` and a unit for a fall-back, such as `as input_tokens`. For hours their times and time zone, such as
+    `mon-fri 22:00-06:00 Europe/Berlin`. Empty when there is nothing.
     """
     after: _builtins.str
     """What they would pay, in the same form."""
+    hours: _builtins.str
+    """The hours that the rate is for, or whose times change; empty for a rate that holds all day."""
     def __init__(
         self,
         *,
@@ -1008,10 +1140,11 @@ class RateChange(_message.Message):
         above: _builtins.int = ...,
         before: _builtins.str = ...,
         after: _builtins.str = ...,
+        hours: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["above", b"above", "after", b"after", "before", b"before", "service_tier", b"service_tier", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["above", b"above", "after", b"after", "before", b"before", "hours", b"hours", "service_tier", b"service_tier", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1451,7 +1584,7 @@ class EstimateCostRequest(_message.Message):
 
     @_builtins.property
     def occur_time(self) -> _timestamp_pb2.Timestamp:
-        """The time whose price is used; now when absent."""
+        """The time whose price is used, and in whose hours the call is priced; now when absent."""
 
     @_builtins.property
     def quantities(self) -> _containers.RepeatedCompositeFieldContainer[_unit_pb2.Quantity]:
@@ -1495,6 +1628,7 @@ class CostLine(_message.Message):
     AMOUNT_FIELD_NUMBER: _builtins.int
     PROVIDER_COST_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    HOURS_FIELD_NUMBER: _builtins.int
     token_class: _builtins.str
     """The class, named as in TokenCounts, or `request` for the price per request; empty for any other unit."""
     quantity: _builtins.int
@@ -1516,7 +1650,11 @@ class CostLine(_message.Message):
     provider_cost: _builtins.str
     """What the provider takes, exactly; empty when not known."""
     reason: _builtins.str
-    """Why this rate: `own rate`, `any tier`, or `falls back to` and the units fallen back to."""
+    """Why this rate: `falls back to` and the units fallen back to, `any tier`, `hours` and the name of the hours that it
+    is for, or more than one of these; `own rate` where none of them is said.
+    """
+    hours: _builtins.str
+    """The hours that the rate is for; empty for a rate that holds all day."""
     def __init__(
         self,
         *,
@@ -1531,10 +1669,11 @@ class CostLine(_message.Message):
         amount: _builtins.str = ...,
         provider_cost: _builtins.str = ...,
         reason: _builtins.str = ...,
+        hours: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["above", b"above", "amount", b"amount", "per", b"per", "provider_cost", b"provider_cost", "quantity", b"quantity", "quantity_value", b"quantity_value", "reason", b"reason", "service_tier", b"service_tier", "token_class", b"token_class", "unit", b"unit", "unit_price", b"unit_price"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["above", b"above", "amount", b"amount", "hours", b"hours", "per", b"per", "provider_cost", b"provider_cost", "quantity", b"quantity", "quantity_value", b"quantity_value", "reason", b"reason", "service_tier", b"service_tier", "token_class", b"token_class", "unit", b"unit", "unit_price", b"unit_price"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1551,10 +1690,18 @@ class EstimateCostResponse(_message.Message):
     LINES_FIELD_NUMBER: _builtins.int
     PROVIDER_COST_FIELD_NUMBER: _builtins.int
     TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
+    HOURS_FIELD_NUMBER: _builtins.int
+    WALL_CLOCK_FIELD_NUMBER: _builtins.int
     price_version_id: _builtins.str
     """The version the cost was computed with."""
     total_tokens: _builtins.int
     """How many tokens there are, of all units together."""
+    hours: _builtins.str
+    """The hours of the card that the time is in; empty where it is in none."""
+    wall_clock: _builtins.str
+    """The time in the time zone of the card's hours, with its UTC offset, such as `2026-11-28T23:30:00+08:00`; empty for a
+    card without hours.
+    """
     @_builtins.property
     def cost(self) -> _amount_pb2.Amount:
         """The cost, rounded half to even at 9 fraction digits, as a charge would be."""
@@ -1575,10 +1722,12 @@ class EstimateCostResponse(_message.Message):
         lines: _abc.Iterable[Global___CostLine] | None = ...,
         provider_cost: _amount_pb2.Amount | None = ...,
         total_tokens: _builtins.int = ...,
+        hours: _builtins.str = ...,
+        wall_clock: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "provider_cost", b"provider_cost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "lines", b"lines", "price_version_id", b"price_version_id", "provider_cost", b"provider_cost", "total_tokens", b"total_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "hours", b"hours", "lines", b"lines", "price_version_id", b"price_version_id", "provider_cost", b"provider_cost", "total_tokens", b"total_tokens", "wall_clock", b"wall_clock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

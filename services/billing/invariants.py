@@ -31,7 +31,11 @@ _HOLDS_END: Final = Invariant(
     "holds_end_once",
     "A hold's state contradicts its capture, or a hold is still open more than an hour after it expired.",
 )
-_CAPTURES: Final = Invariant("captures_have_holds", "A capture has no hold.")
+_CAPTURES: Final = Invariant("captures_have_holds", "A capture, or a part of a hold's work, has no hold.")
+_PARTS: Final = Invariant(
+    "holds_count_their_parts",
+    "A hold's captured amount differs from the sum of its parts, or a capture used more of the hold than was left.",
+)
 _DECLINES: Final = Invariant("declines_moved_nothing", "A declined operation has a transaction or a hold.")
 _GUARDED: Final = Invariant(
     "guarded_movements_keep_the_limit",
@@ -52,7 +56,7 @@ _TRANSACTIONS: Final = """
     WITH moved AS MATERIALIZED (
         SELECT organization_id, operation_id, kind, account_id, sequence, direction, currency_code, amount,
             balance_after, requested_amount, mode, overdrawn, system_account, counter_account_id, counter_sequence,
-            counter_balance_after, reverses_transaction_id, held_amount, create_time
+            counter_balance_after, reverses_transaction_id, held_amount, create_time, hold_operation_id
         FROM transactions
         WHERE {window}
             AND (CAST(:since_time AS timestamptz) IS NULL OR create_time >= CAST(:since_time AS timestamptz))
@@ -91,8 +95,16 @@ _TRANSACTIONS: Final = """
     UNION ALL
     SELECT 'captures_have_holds', m.organization_id, 'operations/' || m.operation_id, 'it has no hold'
     FROM moved AS m
-    LEFT JOIN holds AS h ON h.organization_id = m.organization_id AND h.operation_id = m.operation_id
+    LEFT JOIN holds AS h ON h.organization_id = m.organization_id
+        AND h.operation_id = coalesce(m.hold_operation_id, m.operation_id)
     WHERE m.kind = 'CAPTURE' AND (m.held_amount IS NULL OR h.operation_id IS NULL)
+        OR m.hold_operation_id IS NOT NULL AND (m.kind <> 'CAPTURE' OR m.hold_operation_id = m.operation_id)
+    UNION ALL
+    SELECT 'holds_count_their_parts', m.organization_id, 'holds/' || m.hold_operation_id,
+        'its captured amount is ' || h.captured_amount || ', and one part is ' || m.amount
+    FROM moved AS m
+    JOIN holds AS h ON h.organization_id = m.organization_id AND h.operation_id = m.hold_operation_id
+    WHERE m.hold_operation_id IS NOT NULL AND h.captured_amount < m.amount
     UNION ALL
     SELECT 'reversals_undo_their_transactions', r.organization_id,
         'transactions/' || coalesce(CAST(r.reverses_transaction_id AS text), 'none'),
@@ -172,8 +184,8 @@ _ACCOUNTS: Final = """
         'held ' || a.held || ', but its open holds sum to ' || coalesce(h.total, 0)
     FROM (SELECT * FROM accounts WHERE {range}) AS a
     CROSS JOIN LATERAL (
-        SELECT sum(o.amount) AS total, bool_or(o.currency_code <> a.currency_code) AS in_other_currency,
-            min(o.expire_time) AS first_expire_time
+        SELECT sum(greatest(o.amount - o.captured_amount, 0)) AS total,
+            bool_or(o.currency_code <> a.currency_code) AS in_other_currency, min(o.expire_time) AS first_expire_time
         FROM holds AS o
         WHERE o.organization_id = a.organization_id AND o.account_id = a.account_id AND o.state = 'OPEN'
     ) AS h
@@ -181,22 +193,49 @@ _ACCOUNTS: Final = """
         OR h.first_expire_time < a.hold_expiry_from OR h.total IS NOT NULL AND a.hold_expiry_from IS NULL
 """
 
+# A hold's last capture is under its operation id; its parts are under their own and may also come after that. All are
+# in one account, along whose sequence they are compared. Parts are looked up where some are counted; those of a hold
+# that counts none are found by the sweep over transactions.
 _HOLDS: Final = """
-    SELECT 'holds_end_once', h.organization_id, 'holds/' || h.operation_id,
-        'it is ' || h.state || CASE WHEN t.operation_id IS NULL THEN ' without a capture'
-            ELSE ', but a capture used ' || coalesce(t.held_amount, 0) || ' of it' END
-    FROM (
-        SELECT * FROM holds
-        WHERE {range} AND (CAST(:since_time AS timestamptz) IS NULL OR state = 'OPEN'
-            OR create_time >= CAST(:since_time AS timestamptz))
-    ) AS h
-    LEFT JOIN transactions AS t
-        ON t.organization_id = h.organization_id AND t.operation_id = h.operation_id AND t.kind = 'CAPTURE'
-    WHERE (h.state = 'CAPTURED') <> (t.held_amount IS NOT NULL AND t.held_amount > 0)
-        OR h.state = 'CAPTURED' AND t.held_amount <> h.amount
-        OR h.state = 'OPEN' AND t.operation_id IS NOT NULL
-        OR h.account_id <> t.account_id
-        OR h.state = 'OPEN' AND h.expire_time < CAST(:now AS timestamptz) - interval '1 hour'
+    WITH held AS MATERIALIZED (
+        SELECT h.organization_id, h.operation_id, h.account_id, h.currency_code, h.state, h.amount, h.captured_amount,
+            h.expire_time, t.sequence, t.account_id AS charged_account_id, t.held_amount
+        FROM (
+            SELECT * FROM holds
+            WHERE {range} AND (CAST(:since_time AS timestamptz) IS NULL OR state = 'OPEN'
+                OR create_time >= CAST(:since_time AS timestamptz))
+        ) AS h
+        LEFT JOIN transactions AS t ON t.organization_id = h.organization_id AND t.operation_id = h.operation_id
+            AND t.kind = 'CAPTURE' AND t.hold_operation_id IS NULL
+    )
+    SELECT 'holds_end_once', organization_id, 'holds/' || operation_id,
+        'it is ' || state || CASE WHEN sequence IS NULL THEN ' without a capture'
+            ELSE ', but a capture used ' || coalesce(held_amount, 0) || ' of it' END
+    FROM held
+    WHERE state = 'CAPTURED' AND (sequence IS NULL OR captured_amount = 0 AND held_amount <> amount)
+        OR state <> 'CAPTURED' AND held_amount > 0
+        OR state = 'OPEN' AND sequence IS NOT NULL
+        OR account_id <> charged_account_id
+        OR state = 'OPEN' AND expire_time < CAST(:now AS timestamptz) - interval '1 hour'
+    UNION ALL
+    SELECT 'holds_count_their_parts', organization_id, 'holds/' || operation_id,
+        'its captured amount is ' || captured_amount || ', and its parts sum to ' || total
+            || CASE WHEN is_wrong THEN '; one of them does not fit it' ELSE '' END
+    FROM held AS h
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(amount), 0) AS total,
+            coalesce(sum(amount) FILTER (WHERE sequence < h.sequence), 0) AS before_last,
+            coalesce(bool_or(account_id <> h.account_id OR currency_code <> h.currency_code
+                OR held_amount > CASE WHEN sequence > h.sequence THEN 0
+                    ELSE greatest(h.amount - before, 0) END), false) AS is_wrong
+        FROM (
+            SELECT *, sum(amount) OVER (ORDER BY sequence) - amount AS before
+            FROM transactions
+            WHERE organization_id = h.organization_id AND hold_operation_id = h.operation_id
+        ) AS part
+    ) AS parts
+    WHERE h.captured_amount <> 0 AND (h.captured_amount <> total OR is_wrong
+        OR h.state = 'CAPTURED' AND h.held_amount <> greatest(h.amount - before_last, 0))
 """
 
 _DECLINED: Final = """
@@ -217,13 +256,13 @@ CHECKS: Final[Sequence[Check]] = (
     Sweep(
         "transactions",
         Column("transaction_id", "uuid"),
-        (_TWO_SIDES, _ACCOUNTS_EQUAL, _FOLLOW, _CAPTURES, _GUARDED, _REVERSALS),
+        (_TWO_SIDES, _ACCOUNTS_EQUAL, _FOLLOW, _CAPTURES, _PARTS, _GUARDED, _REVERSALS),
         _TRANSACTIONS,
         unit=timedelta(milliseconds=1),
         early=CLOCKS_DIFFER_BY,
     ),
     Walk("accounts", (ORGANIZATION, Column("account_id", "uuid")), (_ACCOUNTS_EQUAL, _HELD), _ACCOUNTS),
-    Walk("holds", _OPERATION, (_HOLDS_END,), _HOLDS),
+    Walk("holds", _OPERATION, (_HOLDS_END, _PARTS), _HOLDS),
     Walk("declines", (*_OPERATION, Column("slot", "text")), (_DECLINES,), _DECLINED),
     *AUDIT_CHECKS,
 )

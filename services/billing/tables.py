@@ -113,6 +113,8 @@ transactions: Final = Table(
     Column("create_time", _TIME, nullable=False),
     # The caller; null in rows from before this was recorded.
     Column("actor", Text),
+    # The hold of which this is a part; null for all else.
+    Column("hold_operation_id", _OPERATION_ID),
     PrimaryKeyConstraint("organization_id", "operation_id", name="transactions_operation_once"),
     UniqueConstraint("organization_id", "transaction_id", name="transactions_transaction_once"),
     UniqueConstraint("organization_id", "account_id", "sequence", name="transactions_sequence_once"),
@@ -129,6 +131,13 @@ transactions: Final = Table(
         "organization_id",
         "reverses_transaction_id",
         postgresql_where=text("reverses_transaction_id IS NOT NULL"),
+    ),
+    Index(
+        "transactions_hold",
+        "organization_id",
+        "hold_operation_id",
+        "transaction_id",
+        postgresql_where=text("hold_operation_id IS NOT NULL"),
     ),
     CheckConstraint("amount >= 0", name="transactions_amount_not_negative"),
     CheckConstraint("direction IN ('DEBIT', 'CREDIT')", name="transactions_direction_known"),
@@ -155,6 +164,10 @@ holds: Final = Table(
     Column("end_time", _TIME),
     # Who placed it; null in rows from before this was recorded.
     Column("actor", Text),
+    # The sum of its parts.
+    Column("captured_amount", _AMOUNT, nullable=False, server_default=text("0")),
+    # What was asked for, where the hold was enlarged; null where that is the amount.
+    Column("requested_amount", _AMOUNT),
     PrimaryKeyConstraint("organization_id", "operation_id", name="holds_operation_once"),
     Index(
         "holds_open",

@@ -15,6 +15,11 @@ class Hold:
     cents: int
     expires: int
     state: str = "OPEN"
+    captured: int = 0
+
+    @property
+    def rest(self) -> int:
+        return max(self.cents - self.captured, 0) if self.state == "OPEN" else 0
 
 
 @dataclass
@@ -39,8 +44,8 @@ class Reference:
     """By slot and operation id: the request, and the answer that is final."""
 
     def held(self, owner: str) -> int:
-        self._expire()
-        return sum(hold.cents for hold in self.holds.values() if hold.owner == owner and hold.state == "OPEN")
+        self.expire()
+        return sum(hold.rest for hold in self.holds.values() if hold.owner == owner)
 
     def available(self, owner: str) -> int:
         return self.posted.get(owner, 0) - self.held(owner)
@@ -85,25 +90,58 @@ class Reference:
             self.holds[operation] = Hold(payer, cents, self.now + ttl)
             return ("ok", cents)
 
-        return self._once("hold", operation, ("HOLD", owner, cents, ttl), decide)
+        answer = self._once("hold", operation, ("HOLD", owner, cents, ttl), decide)
+        # The hold is shown as it is now.
+        return ("ok", self.holds[operation].cents) if answer[0] == "ok" else answer
+
+    def extend(self, operation: str, ttl: int, cents: int | None) -> Answer:
+        self.expire()
+        hold = self.holds.get(operation)
+        if hold is None:
+            return ("refused", "HOLD_NOT_FOUND")
+        if hold.state != "OPEN":
+            return ("refused", "HOLD_ENDED")
+        if cents is not None and cents > hold.cents:
+            more = max(cents - hold.captured, 0) - hold.rest
+            if more > 0 and more > self.available(hold.owner):
+                return ("refused", "INSUFFICIENT_BALANCE")
+            hold.cents = cents
+        hold.expires = max(hold.expires, self.now + ttl)
+        return ("ok", hold.cents)
 
     def capture(self, operation: str, cents: int) -> Answer:
         def decide() -> Answer:
-            self._expire()
+            self.expire()
             hold = self.holds.get(operation)
             if hold is None:
                 return ("refused", "HOLD_NOT_FOUND")
-            covered = 0
+            covered = hold.rest
             if hold.state == "OPEN":
-                hold.state, covered = "CAPTURED", hold.cents
+                hold.state = "CAPTURED"
             left = self.available(hold.owner)
             moved = self._move(operation, "CAPTURE", {hold.owner: -cents}, cents, cents > max(left, 0))
             return (*moved, max(covered - cents, 0), max(cents - covered, 0))
 
         return self._once("movement", operation, ("CAPTURE", cents), decide)
 
+    def part(self, part: str, operation: str, cents: int) -> Answer:
+        def decide() -> Answer:
+            self.expire()
+            hold = self.holds.get(operation)
+            if hold is None:
+                return ("refused", "HOLD_NOT_FOUND")
+            covered = hold.rest
+            hold.captured += cents
+            left = self.available(hold.owner)
+            moved = self._move(part, "CAPTURE", {hold.owner: -cents}, cents, cents > max(left, 0))
+            return (*moved, 0, max(cents - covered, 0))
+
+        if part == operation:
+            return ("refused", "INVALID_ARGUMENT")
+        return self._once("movement", part, ("PART", operation, cents), decide)
+
     def release(self, operation: str) -> Answer:
-        self._expire()
+        self.expire()
         hold = self.holds.get(operation)
         if hold is None:
             return ("refused", "HOLD_NOT_FOUND")
@@ -155,7 +193,7 @@ class Reference:
     def _payer(self, owner: str) -> str:
         return owner if owner in self.posted else OWN
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
         for hold in self.holds.values():
             if hold.state == "OPEN" and hold.expires <= self.now:
                 hold.state = "EXPIRED"

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import TypeVar
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 from pydantic import SecretStr
 
 from libs.common.authentication import mint_token
@@ -75,9 +76,27 @@ class Ledger:
         )
         return await self.ledger.CreateHold(request, metadata=self.metadata, timeout=20)
 
-    async def capture(self, organization_id: str, operation_id: str, value: str) -> pb.CaptureHoldResponse:
-        request = pb.CaptureHoldRequest(organization_id=organization_id, operation_id=operation_id, amount=usd(value))
+    async def capture(
+        self, organization_id: str, operation_id: str, value: str, **fields: object
+    ) -> pb.CaptureHoldResponse:
+        request = pb.CaptureHoldRequest(
+            organization_id=organization_id,
+            operation_id=operation_id,
+            amount=usd(value),
+            **fields,  # type: ignore[arg-type]
+        )
         return await self.ledger.CaptureHold(request, metadata=self.metadata, timeout=20)
+
+    async def extend(
+        self, organization_id: str, operation_id: str, value: str | None = None, *, seconds: int = 1
+    ) -> pb.ExtendHoldResponse:
+        request = pb.ExtendHoldRequest(
+            organization_id=organization_id,
+            operation_id=operation_id,
+            ttl=Duration(seconds=seconds),
+            amount=None if value is None else usd(value),
+        )
+        return await self.ledger.ExtendHold(request, metadata=self.metadata, timeout=20)
 
     async def release(self, organization_id: str, operation_id: str) -> pb.ReleaseHoldResponse:
         request = pb.ReleaseHoldRequest(organization_id=organization_id, operation_id=operation_id)

@@ -2,20 +2,21 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from datetime import timedelta
+from datetime import UTC, timedelta
 from decimal import Decimal
 from typing import TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.rpc import code_pb2
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 
 from libs.common.ids import new_id
-from libs.common.status import reason_of
+from libs.common.status import error_info_in, reason_of
 from tests.billing.reference import OWN, Answer, Reference
-from tests.billing.support import BillingServer, Ledger, organization
+from tests.billing.support import BillingServer, Ledger, organization, usd
 from tests.support.clock import FixedClock
 from tollhouse.billing.v1 import account_pb2
 from tollhouse.billing.v1 import ledger_pb2 as pb
@@ -28,6 +29,8 @@ CENTS = st.integers(min_value=1, max_value=1_000)
 MODES = st.sampled_from(["GUARDED", "MUST_POST", "BEST_EFFORT"])
 # Few names, so that repeats, changed repeats and clashes between commands are common.
 OPERATIONS = st.sampled_from([f"operation-{number}" for number in range(12)])
+PARTS = st.sampled_from([*(f"part-{number}" for number in range(8)), "operation-0", "operation-1"])
+CAPTURED_CENTS = st.integers(min_value=0, max_value=1_500)
 
 
 def _cents(amount: Amount) -> int:
@@ -44,6 +47,7 @@ class LedgerMachine(RuleBasedStateMachine):
     """Sends every command to both and compares the answers; after each step, the balances."""
 
     posted = Bundle("posted")
+    held = Bundle("held")
     loop: asyncio.AbstractEventLoop
     ledger: Ledger
     clock: FixedClock
@@ -53,13 +57,14 @@ class LedgerMachine(RuleBasedStateMachine):
         self.reference = Reference()
         self.organization_id = organization()
         self.projects = {OWN: "", "project": new_id()}
+        self.began = self.clock.now()
 
     def real(self, call: Coroutine[object, object, _T], read: Callable[[_T], Answer]) -> Answer:
         async def answer() -> Answer:
             try:
                 return read(await call)
             except grpc.aio.AioRpcError as error:
-                return ("refused", reason_of(error))
+                return ("refused", reason_of(error) or error.code().name)
 
         return asyncio.run_coroutine_threadsafe(answer(), self.loop).result(30)
 
@@ -93,8 +98,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.real(call, lambda a: _moved(a.transaction)) == expected
         return operation if expected[0] == "ok" else multiple()
 
-    @rule(operation=OPERATIONS, owner=OWNERS, cents=CENTS, ttl=st.sampled_from([10, 60]))
-    def hold(self, operation: str, owner: str, cents: int, ttl: int) -> None:
+    @rule(target=held, operation=OPERATIONS, owner=OWNERS, cents=CENTS, ttl=st.sampled_from([10, 60]))
+    def hold(self, operation: str, owner: str, cents: int, ttl: int) -> object:
         expected = self.reference.hold(operation, owner, cents, ttl)
         call = self.ledger.hold(
             self.organization_id,
@@ -104,16 +109,52 @@ class LedgerMachine(RuleBasedStateMachine):
             ttl=Duration(seconds=ttl),
         )
         assert self.real(call, lambda a: ("ok", _cents(a.hold.amount))) == expected
+        return operation if expected[0] == "ok" else multiple()
 
-    @rule(target=posted, operation=OPERATIONS, cents=st.integers(min_value=0, max_value=1_500))
+    @rule(target=posted, operation=OPERATIONS, cents=CAPTURED_CENTS)
     def capture(self, operation: str, cents: int) -> object:
         expected = self.reference.capture(operation, cents)
         call = self.ledger.capture(self.organization_id, operation, _text(cents))
-        answer = self.real(
-            call, lambda a: (*_moved(a.transaction), _cents(a.released_amount), _cents(a.overrun_amount))
-        )
-        assert answer == expected
+        assert self.real(call, _captured) == expected
         return operation if expected[0] == "ok" else multiple()
+
+    @rule(target=posted, part=PARTS, operation=held | OPERATIONS, cents=CAPTURED_CENTS)
+    def capture_part(self, part: str, operation: str, cents: int) -> object:
+        expected = self.reference.part(part, operation, cents)
+        call = self.ledger.capture(self.organization_id, operation, _text(cents), part_id=part)
+        assert self.real(call, _captured) == expected
+        return part if expected[0] == "ok" else multiple()
+
+    @rule(
+        target=posted,
+        captures=st.lists(st.tuples(held | OPERATIONS, st.just("") | PARTS, CAPTURED_CENTS), min_size=2, max_size=6),
+    )
+    def capture_together(self, captures: list[tuple[str, str, int]]) -> object:
+        expected = [
+            self.reference.part(part, operation, cents) if part else self.reference.capture(operation, cents)
+            for operation, part, cents in captures
+        ]
+        requests = [
+            pb.CaptureHoldRequest(
+                organization_id=self.organization_id, operation_id=operation, part_id=part, amount=usd(_text(cents))
+            )
+            for operation, part, cents in captures
+        ]
+
+        async def call() -> pb.BatchCaptureHoldResponse:
+            batch = pb.BatchCaptureHoldRequest(requests=requests)
+            return await self.ledger.ledger.BatchCaptureHold(batch, metadata=self.ledger.metadata)
+
+        assert self.real(call(), lambda a: tuple(map(_outcome, a.outcomes))) == tuple(expected)
+        done = zip(captures, expected, strict=True)
+        return multiple(*(part or operation for (operation, part, _), answer in done if answer[0] == "ok"))
+
+    @rule(operation=held | OPERATIONS, ttl=st.sampled_from([1, 30]), cents=st.none() | CAPTURED_CENTS.filter(bool))
+    def extend(self, operation: str, ttl: int, cents: int | None) -> None:
+        expected = self.reference.extend(operation, ttl, cents)
+        value = None if cents is None else _text(cents)
+        call = self.ledger.extend(self.organization_id, operation, value, seconds=ttl)
+        assert self.real(call, lambda a: ("ok", _cents(a.hold.amount))) == expected
 
     @rule(operation=OPERATIONS)
     def release(self, operation: str) -> None:
@@ -157,6 +198,30 @@ class LedgerMachine(RuleBasedStateMachine):
         )
         assert self.real(accounts(), _balances) == expected
 
+    @invariant()
+    def holds_agree(self) -> None:
+        async def holds() -> pb.ListHoldsResponse:
+            request = pb.ListHoldsRequest(organization_id=self.organization_id)
+            return await self.ledger.ledger.ListHolds(request, metadata=self.ledger.metadata)
+
+        def read(answer: pb.ListHoldsResponse) -> Answer:
+            return tuple(
+                (
+                    *(hold.operation_id, pb.HoldState.Name(hold.state).removeprefix("HOLD_STATE_")),
+                    *(_cents(hold.amount), _cents(hold.captured_amount)),
+                    (hold.expire_time.ToDatetime(UTC) - self.began).total_seconds(),
+                )
+                for hold in answer.holds
+            )
+
+        # What is stored is not yet tidied where a hold has expired since.
+        self.reference.expire()
+        expected = tuple(
+            (name, hold.state, hold.cents, hold.captured, hold.expires)
+            for name, hold in sorted(self.reference.holds.items())
+        )
+        assert self.real(holds(), read) == expected
+
 
 def _balances(answer: account_pb2.ListAccountsResponse) -> Answer:
     return tuple(
@@ -165,6 +230,17 @@ def _balances(answer: account_pb2.ListAccountsResponse) -> Answer:
             for a in answer.accounts
         )
     )
+
+
+def _captured(answer: pb.CaptureHoldResponse) -> Answer:
+    return (*_moved(answer.transaction), _cents(answer.released_amount), _cents(answer.overrun_amount))
+
+
+def _outcome(outcome: pb.CaptureHoldOutcome) -> Answer:
+    if outcome.HasField("response"):
+        return _captured(outcome.response)
+    info = error_info_in(outcome.error)
+    return ("refused", info.reason if info else code_pb2.Code.Name(outcome.error.code))
 
 
 def _moved(transaction: pb.Transaction) -> Answer:
@@ -187,8 +263,8 @@ async def test_ledger_does_what_the_reference_says(server: BillingServer) -> Non
 
         Machine.ledger, Machine.clock = live_ledger, clock
         chosen = settings(
-            max_examples=25,
-            stateful_step_count=40,
+            max_examples=30,
+            stateful_step_count=50,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         )

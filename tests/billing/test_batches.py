@@ -77,6 +77,25 @@ async def test_hostile_operation_id_fails_no_other_item(ledger: Ledger, hostile:
     assert _refusals(debited.outcomes) == [{"operation_id"}, set()]
 
 
+@pytest.mark.parametrize("hostile", [text for text in HOSTILE if text], ids=lambda text: ascii(text[:4]))
+async def test_hostile_part_id_fails_no_other_item(ledger: Ledger, hostile: str) -> None:
+    org = organization()
+    await ledger.credit(org, "top-up", "10")
+    await ledger.hold(org, "call", "5")
+    parts = [
+        pb.CaptureHoldRequest(organization_id=org, operation_id="call", part_id=part_id, amount=usd("1"))
+        for part_id in ("call/1", hostile, "call", "call/2", "")
+    ]
+    parts[1].amount.value = "-1"
+
+    captured = await ledger.ledger.BatchCaptureHold(
+        pb.BatchCaptureHoldRequest(requests=parts), metadata=ledger.metadata
+    )
+
+    assert _refusals(captured.outcomes) == [set(), {"part_id", "amount.value"}, {"part_id"}, set(), set()]
+    assert captured.outcomes[4].response.balance.posted == usd("7")
+
+
 async def test_batch_of_malformed_items_alone_is_answered(ledger: Ledger) -> None:
     request = pb.BatchDebitRequest(requests=[pb.DebitRequest()] * 200)
     outcomes = (await ledger.ledger.BatchDebit(request, metadata=ledger.metadata)).outcomes

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from decimal import Decimal
 
 import asyncpg
 import grpc
@@ -39,6 +40,34 @@ async def test_connections_killed_mid_batch_lose_and_double_nothing(ledger: Ledg
     assert await killer > 0
     last = await ledger.credit(org, "end", "0.01")
     assert last.transaction.sequence == done + 2
+
+
+async def test_connections_killed_mid_batch_charge_every_part_and_the_rest_of_each_hold_once(
+    ledger: Ledger, database_admin_url: str
+) -> None:
+    org = organization()
+    await ledger.credit(org, "top-up", "1000")
+    killer = asyncio.create_task(_kill_connections(database_admin_url, 20))
+
+    async def work(name: str) -> None:
+        await until_answered(lambda: ledger.hold(org, name, "0.04"))
+        parts = [
+            until_answered(lambda part_id=f"{name}/{n}": ledger.capture(org, name, "0.01", part_id=part_id))  # type: ignore[misc]
+            for n in range(2)
+        ]
+        enlarged = until_answered(lambda: ledger.extend(org, name, "0.06"))
+        await asyncio.gather(*parts, enlarged)
+        last = await until_answered(lambda: ledger.capture(org, name, "0.03"))
+        assert (last.transaction.held_amount, last.released_amount) == (usd("0.04"), usd("0.01"))
+
+    done = 0
+    while not killer.done():
+        await asyncio.gather(*(work(f"call-{done + n}") for n in range(20)))
+        done += 20
+    assert await killer > 0
+    last = await ledger.credit(org, "end", "0.01")
+    assert last.transaction.sequence == 3 * done + 2
+    assert (last.balance.posted, last.balance.held) == (usd(Decimal("1000.01") - Decimal("0.05") * done), usd("0"))
 
 
 async def test_two_servers_share_one_account_and_one_set_of_operation_ids(server: BillingServer) -> None:

@@ -35,10 +35,11 @@ VISIBLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 
 DAMAGE = {
     "accounts_equal_their_movements": "UPDATE billing.accounts SET posted = posted + 1",
-    "movements_follow_each_other": "UPDATE billing.transactions SET sequence = 9 WHERE operation_id = 'late'",
+    "movements_follow_each_other": "UPDATE billing.transactions SET sequence = 99 WHERE operation_id = 'late'",
     "accounts_held_equals_open_holds": "UPDATE billing.accounts SET held = held + 1",
     "holds_end_once": "UPDATE billing.holds SET state = 'RELEASED' WHERE operation_id = 'captured'",
     "captures_have_holds": "DELETE FROM billing.holds WHERE operation_id = 'captured'",
+    "holds_count_their_parts": "UPDATE billing.holds SET captured_amount = 2 WHERE operation_id = 'in-parts'",
     "declines_moved_nothing": ("UPDATE billing.declines SET operation_id = 'late' WHERE operation_id = 'declined'"),
     "guarded_movements_keep_the_limit": "UPDATE billing.transactions SET overdrawn = true WHERE operation_id = 'late'",
     "reversals_undo_their_transactions": "UPDATE billing.transactions SET amount = 9 WHERE operation_id = 'undo'",
@@ -57,11 +58,60 @@ async def _live(ledger: Ledger) -> str:
     await ledger.hold(org, "captured", "3")
     await ledger.capture(org, "captured", "2")
     await ledger.hold(org, "open", "1")
+    await ledger.hold(org, "in-parts", "2")
+    await ledger.capture(org, "in-parts", "0.75", part_id="in-parts/1")
+    await ledger.capture(org, "in-parts", "0.5", part_id="in-parts/2")
+    await ledger.capture(org, "in-parts", "0.25")
+    await ledger.capture(org, "in-parts", "0.5", part_id="in-parts/late")
     with pytest.raises(Exception, match="needed"):
         await ledger.debit(org, "declined", "100")
     await ledger.debit(org, "late", "1")
     return org
 
+
+# More damage to holds with parts. What the last capture used is compared with the parts before it alone.
+BROKEN_PARTS: Final = {
+    "nothing is counted": (
+        "UPDATE billing.holds SET captured_amount = 0 WHERE operation_id = 'in-parts'",
+        {"holds_count_their_parts", "holds_end_once"},
+    ),
+    "a part is gone": (
+        "DELETE FROM billing.transactions WHERE operation_id = 'in-parts/late'",
+        {"holds_count_their_parts", "movements_follow_each_other"},
+    ),
+    "a part is of another hold": (
+        "UPDATE billing.transactions SET hold_operation_id = 'captured' WHERE operation_id = 'in-parts/late'",
+        {"holds_count_their_parts"},
+    ),
+    "a part is of a hold that never was": (
+        "UPDATE billing.transactions SET hold_operation_id = 'never' WHERE operation_id = 'in-parts/late'",
+        {"holds_count_their_parts", "captures_have_holds"},
+    ),
+    "a debit is a part": (
+        "UPDATE billing.transactions SET hold_operation_id = 'in-parts' WHERE operation_id = 'late'",
+        {"holds_count_their_parts", "captures_have_holds"},
+    ),
+    "a part is of another account": (
+        "UPDATE billing.holds SET account_id = gen_random_uuid() WHERE operation_id = 'in-parts'",
+        {"holds_count_their_parts", "holds_end_once"},
+    ),
+    "a part after the last capture used the hold": (
+        "UPDATE billing.transactions SET held_amount = 0.1 WHERE operation_id = 'in-parts/late'",
+        {"holds_count_their_parts"},
+    ),
+    "a part used more than was left": (
+        "UPDATE billing.transactions SET held_amount = 1.5 WHERE operation_id = 'in-parts/2'",
+        {"holds_count_their_parts"},
+    ),
+    "the last capture used what was captured before": (
+        "UPDATE billing.transactions SET held_amount = 2 WHERE operation_id = 'in-parts'",
+        {"holds_count_their_parts"},
+    ),
+    "the last capture is gone": (
+        "UPDATE billing.transactions SET operation_id = 'in-parts/3' WHERE operation_id = 'in-parts'",
+        {"holds_end_once", "captures_have_holds"},
+    ),
+}
 
 # More damage to the chains of movements, with what is found for it. "move" is a transfer between two projects.
 BROKEN_CHAINS: Final = {
@@ -127,6 +177,19 @@ async def test_planted_damage_is_found(
     await _found_wherever_ranges_end(billing_shards)
 
 
+@pytest.mark.parametrize("broken", BROKEN_PARTS)
+async def test_parts_that_do_not_fit_their_hold_are_found_wherever_ranges_of_rows_end(
+    server: BillingServer, database_admin_url: str, billing_shards: Shards, broken: str
+) -> None:
+    statement, invariants = BROKEN_PARTS[broken]
+    async with server.start() as ledger:
+        await _live(ledger)
+        await _live(ledger)
+        assert await ledger.findings() == []
+    await execute_in_shards(database_admin_url, statement)
+    assert {finding.invariant for finding in await _found_wherever_ranges_end(billing_shards)} == invariants
+
+
 @pytest.mark.parametrize("broken", BROKEN_CHAINS)
 async def test_broken_chain_of_movements_is_found_wherever_ranges_of_rows_end(
     server: BillingServer, database_admin_url: str, billing_shards: Shards, broken: str
@@ -153,7 +216,9 @@ async def test_check_during_live_writes_finds_no_violation(server: BillingServer
                 await ledger.credit(org, f"in-{name}", "9", project_id=project)
                 await ledger.transfer(org, f"move-{name}", "2", project, "")
                 await ledger.hold(org, name, "1")
-                await ledger.capture(org, name, "0.5")
+                await ledger.capture(org, name, "0.25", part_id=f"{name}/1")
+                await ledger.extend(org, name, "1.5")
+                await ledger.capture(org, name, "0.25")
                 done = await ledger.debit(org, f"out-{name}", "0.5", mode=ledger_pb2.DEBIT_MODE_MUST_POST)
                 await ledger.reverse(org, f"back-{name}", done.transaction.transaction_id, "0.25")
 
@@ -275,7 +340,7 @@ async def _found_wherever_ranges_end(shards: Shards) -> list[Finding]:
     return found
 
 
-async def test_every_invariant_has_itsexecute_in_shards(ledger: Ledger) -> None:
+async def test_every_invariant_has_damage_that_it_finds(ledger: Ledger) -> None:
     pieces = [
         piece
         async for piece in ledger.integrity.VerifyInvariants(pb.VerifyInvariantsRequest(), metadata=ledger.metadata)
@@ -293,7 +358,15 @@ async def test_charges_are_listed_in_pages_by_operation(ledger: Ledger) -> None:
         request.page_token = page.next_page_token
         if not page.next_page_token:
             break
-    assert found == [("captured", usd("2")), ("late", usd("1")), ("work", usd("2"))]
+    assert found == [
+        ("captured", usd("2")),
+        ("in-parts", usd("0.25")),
+        ("in-parts/1", usd("0.75")),
+        ("in-parts/2", usd("0.5")),
+        ("in-parts/late", usd("0.5")),
+        ("late", usd("1")),
+        ("work", usd("2")),
+    ]
 
 
 async def test_charges_and_holds_are_listed_in_byte_order_of_operation_ids(

@@ -17,7 +17,7 @@ _COLUMNS: Final = """
     a.organization_id::text, a.account_id::text, nullif(a.owner_id, a.organization_id)::text, a.state = 'CLOSED',
     a.version, a.metadata::text, a.create_time, a.update_time, a.currency_code, a.posted,
     a.held - CASE WHEN a.hold_expiry_from <= $1 THEN coalesce((
-        SELECT sum(h.amount) FROM holds h
+        SELECT sum(greatest(h.amount - h.captured_amount, 0)) FROM holds h
         WHERE h.organization_id = a.organization_id AND h.account_id = a.account_id AND h.state = 'OPEN'
             AND h.expire_time <= $1
     ), 0) ELSE 0 END,
@@ -99,11 +99,17 @@ _ENTRIES: Final = """
     ORDER BY 1
 """
 
-# What was held at an earlier moment. Reads the account's holds: a report, not a hot path.
+# What was held at an earlier moment. Reads the account's holds, and the index of parts for those that have some: a
+# report, not a hot path.
 _HELD_AT: Final = """
-    SELECT coalesce(sum(amount), 0) FROM holds
-    WHERE organization_id = $1::uuid AND account_id = $2::uuid AND create_time <= $3 AND expire_time > $3
-        AND (end_time IS NULL OR end_time > $3)
+    SELECT coalesce(sum(greatest(h.amount - coalesce((
+        SELECT sum(t.amount) FROM transactions t
+        WHERE h.captured_amount > 0 AND t.organization_id = h.organization_id
+            AND t.hold_operation_id = h.operation_id AND t.create_time <= $3
+    ), 0), 0)), 0)
+    FROM holds h
+    WHERE h.organization_id = $1::uuid AND h.account_id = $2::uuid AND h.create_time <= $3 AND h.expire_time > $3
+        AND (h.end_time IS NULL OR h.end_time > $3)
 """
 
 

@@ -17,14 +17,12 @@ from services.billing.ledger.domain import (
     Credit,
     Debit,
     Decline,
-    Extend,
     Hold,
     HoldState,
     Movement,
     Outcome,
     Place,
     Posted,
-    Release,
     Request,
     Reverse,
     Slot,
@@ -107,16 +105,27 @@ def new_account(organization_id: str, owner_id: str, currency_code: str) -> Acco
     )
 
 
-def hold_named(books: Books, command: Capture | Release | Extend) -> Hold:
-    hold = books.holds.get((command.organization_id, command.operation_id))
+def hold_named(books: Books, organization_id: str, operation_id: str) -> Hold:
+    hold = books.holds.get((organization_id, operation_id))
     if hold is None:
-        raise errors.HoldNotFound(operation_id=command.operation_id)
+        raise errors.HoldNotFound(operation_id=operation_id)
     return hold
 
 
 def end_hold(books: Books, hold: Hold, state: HoldState, account: Account, now: datetime) -> None:
+    account.held -= hold.reserved
     hold.state, hold.end_time = state, now
-    account.held -= hold.amount
+    books.changed_holds[hold.organization_id, hold.operation_id] = hold
+    touch(books, account)
+
+
+def count_part(books: Books, hold: Hold, amount: Decimal, account: Account) -> None:
+    """Count a part of the hold's work as captured. What an open hold keeps back falls by it."""
+    captured = hold.captured_amount + amount
+    if captured >= BALANCE_MAX:
+        raise errors.BalanceOutOfRange
+    account.held -= min(amount, hold.reserved)
+    hold.captured_amount = captured
     books.changed_holds[hold.organization_id, hold.operation_id] = hold
     touch(books, account)
 

@@ -11,6 +11,7 @@ from libs.common.ids import new_id
 from services.billing import errors
 from services.billing.ledger.bookkeeping import (
     charged_account,
+    count_part,
     end_hold,
     enter_decline,
     hold_named,
@@ -26,11 +27,13 @@ from services.billing.ledger.bookkeeping import (
 )
 from services.billing.ledger.domain import (
     ZERO,
+    Account,
     Books,
     Capture,
     Command,
     Credit,
     Debit,
+    Decline,
     Direction,
     Extend,
     Hold,
@@ -48,7 +51,7 @@ from services.billing.ledger.domain import (
     SystemAccount,
     Transfer,
 )
-from services.billing.ledger.requests import request_of_hold
+from services.billing.ledger.requests import request_of, request_of_hold
 
 
 def decide(books: Books, command: Command, now: datetime) -> Outcome:
@@ -305,11 +308,13 @@ def _capture(books: Books, command: Capture, now: datetime) -> Outcome:
     known = known_movement(books, command)
     if known is not None:
         return known
-    hold = hold_named(books, command)
+    is_part = command.hold_operation_id is not None
+    hold = hold_named(books, command.organization_id, command.hold_operation_id or command.operation_id)
     if hold.currency_code != command.currency_code:
         raise mismatch(command.currency_code, [hold.currency_code])
     account = books.locked_account(hold.account_id)
-    held_amount = hold.amount if hold.state is HoldState.OPEN else ZERO
+    held_amount = hold.reserved
+    freed = min(held_amount, command.amount) if is_part else held_amount
     movement = Movement(
         command.organization_id,
         command.operation_id,
@@ -324,35 +329,73 @@ def _capture(books: Books, command: Capture, now: datetime) -> Outcome:
         account.posted - command.amount,
         command.amount,
         None,
-        command.amount > max(account.available + held_amount, ZERO),
+        command.amount > max(account.available + freed, ZERO),
         SystemAccount.REVENUE,
         command.description,
         command.metadata,
         not_before(account, now),
         held_amount=held_amount,
         actor=command.actor,
+        hold_operation_id=command.hold_operation_id,
     )
     require_in_range(movement)
-    if hold.state is HoldState.OPEN:
+    if is_part:
+        count_part(books, hold, command.amount, account)
+    elif hold.state is HoldState.OPEN:
         end_hold(books, hold, HoldState.CAPTURED, account, now)
     return post(books, command, movement, account)
 
 
 def _release(books: Books, command: Release, now: datetime) -> Outcome:
-    hold = hold_named(books, command)
+    hold = hold_named(books, command.organization_id, command.operation_id)
     account = books.locked_account(hold.account_id)
     if hold.state is HoldState.CAPTURED:
         raise errors.HoldEnded(operation_id=hold.operation_id, state=hold.state)
     if hold.state is not HoldState.OPEN:
         return Placed(hold, account.balance(), replayed=hold.state is HoldState.RELEASED)
+    released = hold.reserved
     end_hold(books, hold, HoldState.RELEASED, account, now)
-    return Placed(hold, account.balance(), released=hold.amount)
+    return Placed(hold, account.balance(), released=released)
 
 
 def _extend(books: Books, command: Extend, now: datetime) -> Outcome:
-    hold = hold_named(books, command)
+    hold = hold_named(books, command.organization_id, command.operation_id)
     if hold.state is not HoldState.OPEN:
         raise errors.HoldEnded(operation_id=hold.operation_id, state=hold.state)
+    account = books.locked_account(hold.account_id)
+    if command.currency_code not in (None, hold.currency_code):
+        raise mismatch(command.currency_code or "", [hold.currency_code])
+    if command.amount is not None and command.amount > hold.amount:
+        refused = _enlarge(books, command, hold, account, command.amount, now)
+        if refused is not None:
+            return refused
     hold.expire_time = max(hold.expire_time, now + timedelta(milliseconds=command.ttl_ms))
     books.changed_holds[hold.organization_id, hold.operation_id] = hold
-    return Placed(hold, books.locked_account(hold.account_id).balance())
+    return Placed(hold, account.balance())
+
+
+def _enlarge(
+    books: Books, command: Extend, hold: Hold, account: Account, amount: Decimal, now: datetime
+) -> Decline | None:
+    """Let a hold have a larger amount, or return the decline, which is not entered: a repeat is decided anew."""
+    if account.closed:
+        raise errors.AccountClosed(account_id=account.account_id)
+    needed = max(amount - hold.captured_amount, ZERO) - hold.reserved
+    if needed > max(account.available, ZERO):
+        return Decline(
+            command.organization_id,
+            command.operation_id,
+            Slot.HOLD,
+            request_of(command),
+            account.account_id,
+            needed,
+            account.balance(),
+            now,
+            actor=None,
+        )
+    if hold.requested_amount is None:
+        hold.requested_amount = hold.amount
+    hold.amount = amount
+    account.held += needed
+    touch(books, account)
+    return None

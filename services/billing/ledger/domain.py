@@ -140,16 +140,19 @@ class Place:
 
 @dataclass(slots=True)
 class Capture:
-    """Charge the work that a hold was placed for."""
+    """Charge the work that a hold was placed for, or a part of it."""
 
     organization_id: str
     operation_id: str
+    """What the charge is posted under: the operation id of the hold, or an id of the part's own."""
     currency_code: str
     amount: Decimal
     description: str
     metadata: Metadata | None
     actor: str
     validate_only: bool = False
+    hold_operation_id: str | None = None
+    """For a part: the operation id of the hold."""
 
 
 @dataclass(slots=True)
@@ -163,12 +166,15 @@ class Release:
 
 @dataclass(slots=True)
 class Extend:
-    """Extend the life of a hold."""
+    """Extend the life of a hold, and enlarge it where an amount is given."""
 
     organization_id: str
     operation_id: str
     ttl_ms: int
     validate_only: bool = False
+    currency_code: str | None = None
+    amount: Decimal | None = None
+    """The whole amount that the hold is to have at least."""
 
 
 @dataclass(slots=True)
@@ -261,11 +267,13 @@ class Movement:
     held_amount: Decimal | None = None
     actor: str | None = None
     """Who moved the money; None for rows from before this was recorded."""
+    hold_operation_id: str | None = None
+    """For a part of a hold's work: the operation id of the hold."""
 
 
 @dataclass(slots=True)
 class Hold:
-    """A held amount. Only its state and the times of its end change."""
+    """A held amount. It ends once; until then it can be extended, and what was captured in parts grows."""
 
     organization_id: str
     operation_id: str
@@ -283,6 +291,17 @@ class Hold:
     end_time: datetime | None = None
     actor: str | None = None
     """Who placed it; None for rows from before this was recorded."""
+    captured_amount: Decimal = ZERO
+    """What was captured in parts, also after the hold had ended. It may be more than the amount."""
+    requested_amount: Decimal | None = None
+    """What was asked for at first, if the hold was enlarged since."""
+
+    @property
+    def reserved(self) -> Decimal:
+        """What it keeps back: nothing once it has ended, before that what of its amount was not captured in parts."""
+        if self.state is not HoldState.OPEN:
+            return ZERO
+        return max(self.amount - self.captured_amount, ZERO) if self.captured_amount else self.amount
 
 
 Request: TypeAlias = dict[str, str | int | Metadata | None]

@@ -189,7 +189,7 @@ class _Named:
                 (self.movements if isinstance(command, Debit) else self.placed).add(operation)
             case Capture():
                 self.movements.add(operation)
-                self.held.add(operation)
+                self.held.add((organization_id, command.hold_operation_id or command.operation_id))
             case Release() | Extend():
                 self.held.add(operation)
             case Credit():

@@ -72,16 +72,20 @@ class History:
         kind: Kind | None,
         start_time: datetime | None,
         end_time: datetime | None,
+        hold_operation_id: str | None,
         page_size: int,
         page_token: str,
     ) -> tuple[list[Movement], str]:
-        """A page of transactions, newest first, and the token of the next."""
-        fingerprint = f"transactions/{organization_id}/{account_id}/{kind}/{start_time}/{end_time}"
+        """A page of transactions, newest first, and the token of the next; of one hold, its parts."""
+        fingerprint = f"transactions/{organization_id}/{account_id}/{kind}/{start_time}/{end_time}/{hold_operation_id}"
         filtered = any(part is not None for part in (account_id, kind, start_time, end_time))
         size, scan = _sizes(page_size, filtered=filtered)
         before = id_in_token(page_token, fingerprint)
         async with self._shards.of(organization_id).raw_connection() as connection:
-            rows = await history_store.movements_before(connection, organization_id, before, scan)
+            if hold_operation_id is None:
+                rows = await history_store.movements_before(connection, organization_id, before, scan)
+            else:
+                rows = await history_store.parts_before(connection, organization_id, hold_operation_id, before, scan)
 
         def wanted(m: Movement) -> bool:
             return (

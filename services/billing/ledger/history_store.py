@@ -20,6 +20,13 @@ _MOVEMENTS_BEFORE: Final = f"""
     ORDER BY transactions.transaction_id DESC LIMIT $3
 """  # noqa: S608 -- made of constants of ours alone.
 
+# A range of the partial index on the parts of holds.
+_PARTS_BEFORE: Final = f"""
+    SELECT {MOVEMENT_COLUMNS} FROM transactions
+    WHERE organization_id = $1::uuid AND ($2::uuid IS NULL OR transaction_id < $2) AND hold_operation_id = $4
+    ORDER BY transactions.transaction_id DESC LIMIT $3
+"""  # noqa: S608 -- made of constants of ours alone.
+
 
 async def holds_after(
     connection: RawConnection, organization_id: str, operation_id: str | None, limit: int
@@ -31,4 +38,11 @@ async def movements_before(
     connection: RawConnection, organization_id: str, transaction_id: str | None, limit: int
 ) -> list[Movement]:
     rows = await connection.fetch(_MOVEMENTS_BEFORE, organization_id, transaction_id, limit)
+    return [movement_of(row) for row in rows]
+
+
+async def parts_before(
+    connection: RawConnection, organization_id: str, hold_operation_id: str, transaction_id: str | None, limit: int
+) -> list[Movement]:
+    rows = await connection.fetch(_PARTS_BEFORE, organization_id, transaction_id, limit, hold_operation_id)
     return [movement_of(row) for row in rows]

@@ -163,14 +163,18 @@ def parse_place(request: pb.CreateHoldRequest, actor: str, violations: list[Fiel
 
 
 def parse_capture(request: pb.CaptureHoldRequest, actor: str, violations: list[FieldViolation]) -> Capture:
+    part_id, operation_id = request.part_id, request.operation_id
+    if part_id and part_id == operation_id:
+        violations.append(FieldViolation("part_id", "must differ from operation_id"))
     return Capture(
         request.organization_id.lower(),
-        request.operation_id,
+        part_id or operation_id,
         request.amount.currency_code,
         _not_negative(request.amount, violations),
         storable(request.description, _DESCRIPTION_MAX),
         _metadata(request),
         actor,
+        hold_operation_id=operation_id if part_id else None,
     )
 
 
@@ -179,7 +183,14 @@ def parse_release(request: pb.ReleaseHoldRequest, actor: str, violations: list[F
 
 
 def parse_extend(request: pb.ExtendHoldRequest, actor: str, violations: list[FieldViolation]) -> Extend:
-    return Extend(request.organization_id.lower(), request.operation_id, _ttl_ms(request))
+    larger = request.HasField("amount")
+    return Extend(
+        request.organization_id.lower(),
+        request.operation_id,
+        _ttl_ms(request),
+        currency_code=request.amount.currency_code if larger else None,
+        amount=_positive(request.amount, violations) if larger else None,
+    )
 
 
 def parse_reverse(request: pb.ReverseTransactionRequest, actor: str, violations: list[FieldViolation]) -> Reverse:
@@ -273,6 +284,7 @@ READERS: Final[Mapping[str, Reader]] = {
     "Transfer": _reader(parse_transfer),
     "CreateHold": _reader(parse_place),
     "CaptureHold": _reader(parse_capture),
+    "ExtendHold": _reader(parse_extend),
     "ReverseTransaction": _reader(parse_reverse),
     "GetTransaction": require_one_transaction,
 }

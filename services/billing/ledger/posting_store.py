@@ -62,34 +62,40 @@ _INSERT_CHARGES: Final = """
     INSERT INTO transactions (
         organization_id, operation_id, transaction_id, kind, project_id, account_id, sequence, direction,
         currency_code, amount, balance_after, requested_amount, mode, overdrawn, system_account, description, metadata,
-        create_time, held_amount, actor
+        create_time, held_amount, actor, hold_operation_id
     )
     SELECT v.c1, v.c2, v.c3, v.c4, v.c5, v.c6, v.c7, 'DEBIT', v.c8, v.c9::numeric, v.c10::numeric, v.c11::numeric,
-        v.c12, v.c13, 'REVENUE', v.c14, v.c15::jsonb, v.c16, v.c17::numeric, v.c18
+        v.c12, v.c13, 'REVENUE', v.c14, v.c15::jsonb, v.c16, v.c17::numeric, v.c18, v.c19
     FROM unnest(
         $1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::uuid[], $6::uuid[], $7::bigint[], $8::text[], $9::text[],
         $10::text[], $11::text[], $12::text[], $13::boolean[], $14::text[], $15::text[], $16::timestamptz[],
-        $17::text[], $18::text[]
-    ) AS v (c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, c17, c18)
+        $17::text[], $18::text[], $19::text[]
+    ) AS v (c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, c17, c18, c19)
 """
 
 _INSERT_HOLDS: Final = """
     INSERT INTO holds (
         organization_id, operation_id, hold_id, project_id, account_id, currency_code, amount, ttl_ms, state,
-        description, metadata, create_time, expire_time, end_time, actor
+        description, metadata, create_time, expire_time, end_time, actor, captured_amount, requested_amount
     )
     SELECT v.c1, v.c2, v.c3, v.c4, v.c5, v.c6, v.c7::numeric, v.c8, v.c9, v.c10, v.c11::jsonb, v.c12, v.c13, v.c14,
-        v.c15
+        v.c15, v.c16::numeric, v.c17::numeric
     FROM unnest(
         $1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::text[], $7::text[], $8::bigint[], $9::text[],
-        $10::text[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[], $15::text[]
-    ) AS v (c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15)
+        $10::text[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[], $15::text[],
+        $16::text[], $17::text[]
+    ) AS v (c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, c17)
 """
 
 _UPDATE_HOLDS: Final = """
-    UPDATE holds h SET state = v.state, expire_time = v.expire_time, end_time = v.end_time
-    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
-        AS v (organization_id, operation_id, state, expire_time, end_time)
+    UPDATE holds h SET state = v.state, expire_time = v.expire_time, end_time = v.end_time,
+        amount = v.amount::numeric, captured_amount = v.captured_amount::numeric,
+        requested_amount = v.requested_amount::numeric
+    FROM unnest(
+        $1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::text[], $7::text[], $8::text[]
+    ) AS v (
+        organization_id, operation_id, state, expire_time, end_time, amount, captured_amount, requested_amount
+    )
     WHERE h.organization_id = v.organization_id AND h.operation_id = v.operation_id
 """
 
@@ -154,6 +160,7 @@ async def insert_charges(connection: RawConnection, movements: Sequence[Movement
         [m.create_time for m in movements],
         [None if m.held_amount is None else str(m.held_amount) for m in movements],
         [m.actor for m in movements],
+        [m.hold_operation_id for m in movements],
     )
 
 
@@ -169,7 +176,13 @@ async def insert_holds(connection: RawConnection, holds: Sequence[Hold]) -> None
 
 async def update_holds(connection: RawConnection, holds: Iterable[Hold]) -> None:
     """Update holds that were placed before, to their state after the batch."""
-    rows = [(h.organization_id, h.operation_id, h.state, h.expire_time, h.end_time) for h in holds]
+    rows = [
+        (
+            *(h.organization_id, h.operation_id, h.state, h.expire_time, h.end_time),
+            *(str(h.amount), str(h.captured_amount), _text(h.requested_amount)),
+        )
+        for h in holds
+    ]
     await connection.execute(_UPDATE_HOLDS, *zip(*rows, strict=True))
 
 
@@ -232,6 +245,8 @@ def _hold_row(h: Hold) -> tuple[object, ...]:
         h.expire_time,
         h.end_time,
         h.actor,
+        str(h.captured_amount),
+        _text(h.requested_amount),
     )
 
 

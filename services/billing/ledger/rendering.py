@@ -64,7 +64,8 @@ def fill_capture(response: pb.CaptureHoldResponse, posted: Posted) -> None:
     _fill_charge(response.transaction, m, format_amount(m.amount), after)
     _fill_amount(response.transaction.held_amount, m.currency_code, format_amount(held))
     _fill_balance(response.balance, posted.balance, after)
-    _fill_amount(response.released_amount, m.currency_code, format_amount(max(held - m.amount, ZERO)))
+    released = ZERO if m.hold_operation_id is not None else max(held - m.amount, ZERO)
+    _fill_amount(response.released_amount, m.currency_code, format_amount(released))
     _fill_amount(response.overrun_amount, m.currency_code, format_amount(max(m.amount - held, ZERO)))
     response.replayed = posted.replayed
 
@@ -156,6 +157,8 @@ def _fill_charge(message: pb.Transaction, m: Movement, amount: str, after: str) 
     message.system_account = pb.SYSTEM_ACCOUNT_REVENUE
     if m.actor is not None:
         message.actor = m.actor
+    if m.hold_operation_id is not None:
+        message.hold_operation_id = m.hold_operation_id
     if m.description:
         message.description = m.description
     if m.metadata:
@@ -189,6 +192,7 @@ def render_transaction(m: Movement) -> pb.Transaction:
         description=m.description,
         metadata=m.metadata,
         actor=m.actor or "",
+        hold_operation_id=m.hold_operation_id or "",
     )
 
 
@@ -206,6 +210,8 @@ def _fill_hold(message: pb.Hold, hold: Hold) -> None:
     message.account_id = hold.account_id
     message.operation_id = hold.operation_id
     _fill_amount(message.amount, hold.currency_code, format_amount(hold.amount))
+    captured = format_amount(hold.captured_amount) if hold.captured_amount else "0"
+    _fill_amount(message.captured_amount, hold.currency_code, captured)
     message.state = _HOLD_STATES[hold.state]
     fill_time(message.create_time, hold.create_time)
     fill_time(message.expire_time, hold.expire_time)

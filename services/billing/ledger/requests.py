@@ -47,7 +47,7 @@ def request_of_movement(movement: Movement) -> Request:
         case Kind.REVERSAL:
             request["transaction_id"] = movement.reverses_transaction_id
         case Kind.CAPTURE:
-            pass
+            request["hold_operation_id"] = movement.hold_operation_id
     return request | {
         "currency_code": currency_code,
         "amount": None if amount is None else _plain(amount),
@@ -62,7 +62,7 @@ def request_of_hold(hold: Hold) -> Request:
         "kind": "HOLD",
         "project_id": hold.project_id,
         "currency_code": hold.currency_code,
-        "amount": _plain(hold.amount),
+        "amount": _plain(hold.amount if hold.requested_amount is None else hold.requested_amount),
         "ttl_ms": hold.ttl_ms,
         "description": hold.description,
         "metadata": hold.metadata or None,
@@ -73,6 +73,9 @@ def first_difference(known: Request, asked: Request) -> str | None:
     """The field, by its name in the proto, in which the request differs from the known one; None for a repeat."""
     for name in asked if asked["kind"] == known["kind"] else ("kind",):
         if asked[name] != known.get(name):
+            if name == "hold_operation_id":
+                # A request for a part names the hold as its `operation_id`; another capture names no part.
+                return "operation_id" if asked[name] and known.get(name) else "part_id"
             return {"currency_code": "amount", "ttl_ms": "ttl"}.get(name, name)
     return None
 

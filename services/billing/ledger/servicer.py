@@ -178,6 +178,7 @@ class LedgerServicer(rpc.LedgerServiceServicer):
             kind=_kind_of(request.kind),
             start_time=start_time,
             end_time=end_time,
+            hold_operation_id=request.hold_operation_id or None,
             page_size=request.page_size,
             page_token=request.page_token,
         )

@@ -100,7 +100,7 @@ MOVEMENT_COLUMNS: Final = """
     organization_id::text, operation_id, transaction_id::text, kind, project_id::text, account_id::text, sequence,
     direction, currency_code, amount, balance_after, requested_amount, mode, overdrawn, system_account, description,
     metadata::text, create_time, counter_account_id::text, counter_project_id::text, counter_sequence,
-    counter_balance_after, reverses_transaction_id::text, held_amount, actor
+    counter_balance_after, reverses_transaction_id::text, held_amount, actor, hold_operation_id
 """
 
 # Most operations are new, and this is all that is read for them: two probes of primary keys per operation.
@@ -154,7 +154,8 @@ _DECLINES: Final = """
 
 HOLD_COLUMNS: Final = """
     organization_id::text, operation_id, hold_id::text, project_id::text, account_id::text, currency_code, amount,
-    ttl_ms, state, description, metadata::text, create_time, expire_time, end_time, actor
+    ttl_ms, state, description, metadata::text, create_time, expire_time, end_time, actor, captured_amount,
+    requested_amount
 """
 
 # One probe of the primary key per operation.
@@ -196,7 +197,7 @@ _EXPIRE: Final = """
         FROM unnest($1::uuid[], $2::uuid[]) AS k (organization_id, account_id)
         WHERE h.organization_id = k.organization_id AND h.account_id = k.account_id
             AND h.state = 'OPEN' AND h.expire_time <= $3
-        RETURNING h.account_id, h.amount
+        RETURNING h.account_id, greatest(h.amount - h.captured_amount, 0) AS amount
     )
     SELECT k.account_id::text, coalesce((SELECT sum(amount) FROM ended e WHERE e.account_id = k.account_id), 0),
         (SELECT count(*) FROM ended e WHERE e.account_id = k.account_id), (
@@ -286,7 +287,7 @@ async def earliest_expiries(connection: RawConnection, accounts: Collection[Key]
 
 def movement_of(row: asyncpg.Record) -> Movement:
     """Return the movement in a row of MOVEMENT_COLUMNS."""
-    movement = Movement(*row[:25])
+    movement = Movement(*row[:26])
     movement.kind = Kind(movement.kind)
     movement.direction = Direction(movement.direction)
     movement.mode = None if movement.mode is None else Mode(movement.mode)

@@ -539,7 +539,7 @@ class GetBalanceRequest(_message.Message):
     @_builtins.property
     def as_of_time(self) -> _timestamp_pb2.Timestamp:
         """The time to return the balance of, not in the future. Now when unset. The overdraft limit is always the current
-        one.
+        one, and a hold that was enlarged counts with the amount that it was enlarged to.
         """
 
     def __init__(

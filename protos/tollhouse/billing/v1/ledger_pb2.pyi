@@ -38,7 +38,7 @@ class _TransactionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Trans
     TRANSACTION_KIND_TRANSFER: _TransactionKind.ValueType  # 3
     """Money moved between two accounts of an organization."""
     TRANSACTION_KIND_CAPTURE: _TransactionKind.ValueType  # 4
-    """The charge that ended a hold."""
+    """The charge of work that a hold was placed for, or of a part of it."""
     TRANSACTION_KIND_REVERSAL: _TransactionKind.ValueType  # 5
     """The undoing of another transaction."""
 
@@ -54,7 +54,7 @@ TRANSACTION_KIND_CREDIT: TransactionKind.ValueType  # 2
 TRANSACTION_KIND_TRANSFER: TransactionKind.ValueType  # 3
 """Money moved between two accounts of an organization."""
 TRANSACTION_KIND_CAPTURE: TransactionKind.ValueType  # 4
-"""The charge that ended a hold."""
+"""The charge of work that a hold was placed for, or of a part of it."""
 TRANSACTION_KIND_REVERSAL: TransactionKind.ValueType  # 5
 """The undoing of another transaction."""
 Global___TransactionKind: _TypeAlias = TransactionKind  # noqa: Y015
@@ -190,11 +190,11 @@ class _HoldStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HoldState.V
     HOLD_STATE_UNSPECIFIED: _HoldState.ValueType  # 0
     """As a filter: any state. Never the state of a hold."""
     HOLD_STATE_OPEN: _HoldState.ValueType  # 1
-    """It reserves its amount."""
+    """It reserves what of its amount was not captured in parts."""
     HOLD_STATE_CAPTURED: _HoldState.ValueType  # 2
-    """The work was charged."""
+    """The work was charged, with a last capture."""
     HOLD_STATE_RELEASED: _HoldState.ValueType  # 3
-    """It was released without a charge."""
+    """It was released without a charge, or without another after that of its parts."""
     HOLD_STATE_EXPIRED: _HoldState.ValueType  # 4
     """It expired."""
 
@@ -204,11 +204,11 @@ class HoldState(_HoldState, metaclass=_HoldStateEnumTypeWrapper):
 HOLD_STATE_UNSPECIFIED: HoldState.ValueType  # 0
 """As a filter: any state. Never the state of a hold."""
 HOLD_STATE_OPEN: HoldState.ValueType  # 1
-"""It reserves its amount."""
+"""It reserves what of its amount was not captured in parts."""
 HOLD_STATE_CAPTURED: HoldState.ValueType  # 2
-"""The work was charged."""
+"""The work was charged, with a last capture."""
 HOLD_STATE_RELEASED: HoldState.ValueType  # 3
-"""It was released without a charge."""
+"""It was released without a charge, or without another after that of its parts."""
 HOLD_STATE_EXPIRED: HoldState.ValueType  # 4
 """It expired."""
 Global___HoldState: _TypeAlias = HoldState  # noqa: Y015
@@ -232,7 +232,7 @@ class Balance(_message.Message):
 
     @_builtins.property
     def held(self) -> _amount_pb2.Amount:
-        """The sum of the open holds that have not expired. Never negative."""
+        """What the open holds that have not expired reserve together. Never negative."""
 
     @_builtins.property
     def available(self) -> _amount_pb2.Amount:
@@ -309,6 +309,7 @@ class Transaction(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    HOLD_OPERATION_ID_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction's UUIDv7, in lower case. Empty in the answer to `validate_only`."""
     organization_id: _builtins.str
@@ -320,7 +321,7 @@ class Transaction(_message.Message):
     account_id: _builtins.str
     """The customer account. For a transfer, its source."""
     operation_id: _builtins.str
-    """The caller's name for the work."""
+    """The caller's name for the work, or for a part of it."""
     sequence: _builtins.int
     """The movement's number within the account: 1, 2, 3 and so on, without gaps."""
     kind: Global___TransactionKind.ValueType
@@ -347,6 +348,8 @@ class Transaction(_message.Message):
     """Who moved the money: `user:<user_id>`, `service_account:<service_account_id>`, `operator:<name>` or
     `service:<name>`, as in audit events. Empty where this was stored before actors were recorded.
     """
+    hold_operation_id: _builtins.str
+    """For a part of a hold's work that was captured under an id of its own: the operation id of the hold. Empty otherwise."""
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """The amount moved. Zero only for a BEST_EFFORT debit with nothing available, or for work that cost nothing."""
@@ -371,7 +374,7 @@ class Transaction(_message.Message):
 
     @_builtins.property
     def held_amount(self) -> _amount_pb2.Amount:
-        """For a capture: the amount that the hold still reserved when it was captured."""
+        """For a capture: what the hold still reserved before it. Zero where the hold had ended."""
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -404,10 +407,11 @@ class Transaction(_message.Message):
         description: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         actor: _builtins.str = ...,
+        hold_operation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "balance_after", b"balance_after", "counter_balance_after", b"counter_balance_after", "create_time", b"create_time", "held_amount", b"held_amount", "requested_amount", b"requested_amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "actor", b"actor", "amount", b"amount", "balance_after", b"balance_after", "counter_account_id", b"counter_account_id", "counter_balance_after", b"counter_balance_after", "counter_project_id", b"counter_project_id", "counter_sequence", b"counter_sequence", "create_time", b"create_time", "description", b"description", "direction", b"direction", "held_amount", b"held_amount", "kind", b"kind", "metadata", b"metadata", "mode", b"mode", "operation_id", b"operation_id", "organization_id", b"organization_id", "overdrawn", b"overdrawn", "project_id", b"project_id", "requested_amount", b"requested_amount", "reverses_transaction_id", b"reverses_transaction_id", "sequence", b"sequence", "system_account", b"system_account", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "actor", b"actor", "amount", b"amount", "balance_after", b"balance_after", "counter_account_id", b"counter_account_id", "counter_balance_after", b"counter_balance_after", "counter_project_id", b"counter_project_id", "counter_sequence", b"counter_sequence", "create_time", b"create_time", "description", b"description", "direction", b"direction", "held_amount", b"held_amount", "hold_operation_id", b"hold_operation_id", "kind", b"kind", "metadata", b"metadata", "mode", b"mode", "operation_id", b"operation_id", "organization_id", b"organization_id", "overdrawn", b"overdrawn", "project_id", b"project_id", "requested_amount", b"requested_amount", "reverses_transaction_id", b"reverses_transaction_id", "sequence", b"sequence", "system_account", b"system_account", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -452,6 +456,7 @@ class Hold(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    CAPTURED_AMOUNT_FIELD_NUMBER: _builtins.int
     hold_id: _builtins.str
     """The hold's UUIDv7, in lower case. Empty in the answer to `validate_only`."""
     organization_id: _builtins.str
@@ -472,7 +477,9 @@ class Hold(_message.Message):
     """
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
-        """The amount that is, or was, reserved."""
+        """The amount of the hold: what was asked for, or what it was enlarged to. An open hold reserves what of it has not
+        been captured in parts.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -490,6 +497,10 @@ class Hold(_message.Message):
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The caller's labels given with the request."""
 
+    @_builtins.property
+    def captured_amount(self) -> _amount_pb2.Amount:
+        """What has been captured of the work in parts, before the capture that ends the hold. It may be more than the amount."""
+
     def __init__(
         self,
         *,
@@ -506,10 +517,11 @@ class Hold(_message.Message):
         description: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         actor: _builtins.str = ...,
+        captured_amount: _amount_pb2.Amount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "captured_amount", b"captured_amount", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "actor", b"actor", "amount", b"amount", "create_time", b"create_time", "description", b"description", "end_time", b"end_time", "expire_time", b"expire_time", "hold_id", b"hold_id", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "actor", b"actor", "amount", b"amount", "captured_amount", b"captured_amount", "create_time", b"create_time", "description", b"description", "end_time", b"end_time", "expire_time", b"expire_time", "hold_id", b"hold_id", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1164,12 +1176,18 @@ class CaptureHoldRequest(_message.Message):
     AMOUNT_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    PART_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
     operation_id: _builtins.str
     """The operation id the hold was placed under."""
     description: _builtins.str
     """A description for people to read, cut to 256 characters. A repeat with another description is another body."""
+    part_id: _builtins.str
+    """For a part of the work: the caller's name for this part, an operation id that is unique within the organization
+    and not that of the hold. The part is charged under it, and the hold stays open. Empty for the capture that ends
+    the hold.
+    """
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """What the work cost: zero or more; it may be more than the hold. In the hold's currency."""
@@ -1186,10 +1204,11 @@ class CaptureHoldRequest(_message.Message):
         amount: _amount_pb2.Amount | None = ...,
         description: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        part_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "part_id", b"part_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1207,7 +1226,7 @@ class CaptureHoldResponse(_message.Message):
     OVERRUN_AMOUNT_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
-    """Whether this repeats the stored answer of an earlier request with the same operation id."""
+    """Whether this repeats the stored answer of an earlier request with the same operation id, or the same part id."""
     @_builtins.property
     def transaction(self) -> Global___Transaction:
         """The movement."""
@@ -1220,11 +1239,11 @@ class CaptureHoldResponse(_message.Message):
 
     @_builtins.property
     def released_amount(self) -> _amount_pb2.Amount:
-        """The part of the hold that was released."""
+        """The part of the hold that was released; zero for a part of the work, which releases nothing."""
 
     @_builtins.property
     def overrun_amount(self) -> _amount_pb2.Amount:
-        """The part of the charge the hold did not cover; the whole of it where the hold had already ended."""
+        """The part of the charge that the rest of the hold did not cover; the whole of it where the hold had already ended."""
 
     def __init__(
         self,
@@ -1375,7 +1394,7 @@ class ReleaseHoldResponse(_message.Message):
 
     @_builtins.property
     def released_amount(self) -> _amount_pb2.Amount:
-        """The amount that this call released. Unset when replayed or when the hold had expired."""
+        """The amount that this call released: what the hold still reserved. Unset when replayed or when the hold had expired."""
 
     def __init__(
         self,
@@ -1402,6 +1421,7 @@ class ExtendHoldRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     OPERATION_ID_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
     operation_id: _builtins.str
@@ -1412,16 +1432,23 @@ class ExtendHoldRequest(_message.Message):
         expires later than that.
         """
 
+    @_builtins.property
+    def amount(self) -> _amount_pb2.Amount:
+        """What the amount of the hold is to be, in its currency: greater than zero, and the whole with what was captured in
+        parts. Unset to leave it as it is. Has no effect where the hold is that large already.
+        """
+
     def __init__(
         self,
         *,
         organization_id: _builtins.str = ...,
         operation_id: _builtins.str = ...,
         ttl: _duration_pb2.Duration | None = ...,
+        amount: _amount_pb2.Amount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id", "organization_id", b"organization_id", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "operation_id", b"operation_id", "organization_id", b"organization_id", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1429,7 +1456,7 @@ Global___ExtendHoldRequest: _TypeAlias = ExtendHoldRequest  # noqa: Y015
 
 @_typing.final
 class ExtendHoldResponse(_message.Message):
-    """The hold with its new expiry."""
+    """The hold with its new expiry and amount."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1441,7 +1468,7 @@ class ExtendHoldResponse(_message.Message):
 
     @_builtins.property
     def balance(self) -> Global___Balance:
-        """The account's balance. An extension does not change it."""
+        """The account's balance after this command. It changes only where the hold was enlarged."""
 
     def __init__(
         self,
@@ -1758,6 +1785,7 @@ class ListTransactionsRequest(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    HOLD_OPERATION_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
     account_id: _builtins.str
@@ -1768,6 +1796,10 @@ class ListTransactionsRequest(_message.Message):
     """How many transactions to return, at most 1000; 50 when zero."""
     page_token: _builtins.str
     """The `next_page_token` of the previous page; empty for the first one."""
+    hold_operation_id: _builtins.str
+    """Only the parts of the work of this hold, each charged under an id of its own. The capture that ended the hold is
+    not one of them: it has the operation id of the hold. Empty for all transactions.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Only movements posted at or after this time."""
@@ -1786,10 +1818,11 @@ class ListTransactionsRequest(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        hold_operation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "end_time", b"end_time", "kind", b"kind", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "end_time", b"end_time", "hold_operation_id", b"hold_operation_id", "kind", b"kind", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

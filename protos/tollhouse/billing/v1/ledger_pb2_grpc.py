@@ -32,6 +32,7 @@ class LedgerServiceStub:
     The same id with the same body returns the stored answer with `replayed = true`; the same id with another body is
     ALREADY_EXISTS with reason `OPERATION_ID_REUSED` and the fact `field` naming the first difference. One operation id
     can have one movement, of any kind, and one hold. So work that was captured cannot be debited as well (field `kind`).
+    The id of a part of a hold's work is such an operation id.
 
     An answer means the command is durable. After UNAVAILABLE, ABORTED, CANCELLED or DEADLINE_EXCEEDED the outcome is
     unknown: repeat with the same operation id until a definite answer arrives. UNAVAILABLE with reason `OVERLOADED`
@@ -128,6 +129,7 @@ class LedgerServiceServicer:
     The same id with the same body returns the stored answer with `replayed = true`; the same id with another body is
     ALREADY_EXISTS with reason `OPERATION_ID_REUSED` and the fact `field` naming the first difference. One operation id
     can have one movement, of any kind, and one hold. So work that was captured cannot be debited as well (field `kind`).
+    The id of a part of a hold's work is such an operation id.
 
     An answer means the command is durable. After UNAVAILABLE, ABORTED, CANCELLED or DEADLINE_EXCEEDED the outcome is
     unknown: repeat with the same operation id until a definite answer arrives. UNAVAILABLE with reason `OVERLOADED`
@@ -202,6 +204,10 @@ class LedgerServiceServicer:
         Work that was done is always charged in full. Where the amount is above the hold, or the hold has expired or was
         released, the charge may overdraw the account. NOT_FOUND `HOLD_NOT_FOUND` where no hold of this operation id was
         ever placed: charge such work with a MUST_POST `Debit` under the same operation id.
+
+        Work that takes long can be charged in parts: with a `part_id`, the amount is charged under that id as an operation
+        of its own, and the hold stays open with what it still covers. The last capture, without a `part_id`, charges what
+        is left to charge and ends the hold. A part is charged in full as well, also where the hold has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -225,9 +231,12 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExtendHold(self, request, context):
-        """Extends a hold, for work that takes longer than expected. Never shortens it.
+        """Extends a hold, for work that takes longer or costs more than expected. Never shortens it, and never makes it
+        smaller.
 
-        A hold that has ended in any way is FAILED_PRECONDITION `HOLD_ENDED`.
+        A hold that has ended in any way is FAILED_PRECONDITION `HOLD_ENDED`. An amount that needs more than is available is
+        FAILED_PRECONDITION `INSUFFICIENT_BALANCE`, and changes nothing, not even the end; unlike the decline of a new hold
+        this is not final. Safe to repeat, since the amount is the whole of the hold and not what is added.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -373,6 +382,7 @@ class LedgerService:
     The same id with the same body returns the stored answer with `replayed = true`; the same id with another body is
     ALREADY_EXISTS with reason `OPERATION_ID_REUSED` and the fact `field` naming the first difference. One operation id
     can have one movement, of any kind, and one hold. So work that was captured cannot be debited as well (field `kind`).
+    The id of a part of a hold's work is such an operation id.
 
     An answer means the command is durable. After UNAVAILABLE, ABORTED, CANCELLED or DEADLINE_EXCEEDED the outcome is
     unknown: repeat with the same operation id until a definite answer arrives. UNAVAILABLE with reason `OVERLOADED`

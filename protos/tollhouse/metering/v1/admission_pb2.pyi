@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -61,6 +62,72 @@ AUTHORIZATION_STATE_LAPSED: AuthorizationState.ValueType  # 4
 AUTHORIZATION_STATE_DECLINED: AuthorizationState.ValueType  # 5
 """Billing declined the hold, so the call was denied."""
 Global___AuthorizationState: _TypeAlias = AuthorizationState  # noqa: Y015
+
+class _OutputHold:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OutputHoldEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OutputHold.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OUTPUT_HOLD_UNSPECIFIED: _OutputHold.ValueType  # 0
+    """Never sent. In a request: MODEL_MAX."""
+    OUTPUT_HOLD_MODEL_MAX: _OutputHold.ValueType  # 1
+    """The cost of as many output tokens as the model can produce, or of 4096 where that is not known."""
+    OUTPUT_HOLD_CAP: _OutputHold.ValueType  # 2
+    """The cost of output_tokens_cap, or of the model's maximum where that is lower. For organizations whose calls usually
+    produce far less than the model could.
+    """
+    OUTPUT_HOLD_FIXED: _OutputHold.ValueType  # 3
+    """The fixed_amount, or the maximum cost of the call where that is lower. A price in another currency than that amount
+    is held for as with MODEL_MAX.
+    """
+
+class OutputHold(_OutputHold, metaclass=_OutputHoldEnumTypeWrapper):
+    """What is held for a call without max_output_tokens and without an estimate."""
+
+OUTPUT_HOLD_UNSPECIFIED: OutputHold.ValueType  # 0
+"""Never sent. In a request: MODEL_MAX."""
+OUTPUT_HOLD_MODEL_MAX: OutputHold.ValueType  # 1
+"""The cost of as many output tokens as the model can produce, or of 4096 where that is not known."""
+OUTPUT_HOLD_CAP: OutputHold.ValueType  # 2
+"""The cost of output_tokens_cap, or of the model's maximum where that is lower. For organizations whose calls usually
+produce far less than the model could.
+"""
+OUTPUT_HOLD_FIXED: OutputHold.ValueType  # 3
+"""The fixed_amount, or the maximum cost of the call where that is lower. A price in another currency than that amount
+is held for as with MODEL_MAX.
+"""
+Global___OutputHold: _TypeAlias = OutputHold  # noqa: Y015
+
+class _LapseCharge:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LapseChargeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LapseCharge.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LAPSE_CHARGE_UNSPECIFIED: _LapseCharge.ValueType  # 0
+    """Never sent. In a request: RELEASE."""
+    LAPSE_CHARGE_RELEASE: _LapseCharge.ValueType  # 1
+    """Nothing is charged beyond the parts that were settled."""
+    LAPSE_CHARGE_INPUT: _LapseCharge.ValueType  # 2
+    """The authorized input is recorded as `partial` usage and charged, since a provider charges for input that it has
+    read: each authorized input token as one of `input`, and the quantities of units that count towards the input
+    context. Where parts were settled, the last of them is recorded instead, which has the input.
+    """
+
+class LapseCharge(_LapseCharge, metaclass=_LapseChargeEnumTypeWrapper):
+    """What happens to an authorization whose settlement never comes."""
+
+LAPSE_CHARGE_UNSPECIFIED: LapseCharge.ValueType  # 0
+"""Never sent. In a request: RELEASE."""
+LAPSE_CHARGE_RELEASE: LapseCharge.ValueType  # 1
+"""Nothing is charged beyond the parts that were settled."""
+LAPSE_CHARGE_INPUT: LapseCharge.ValueType  # 2
+"""The authorized input is recorded as `partial` usage and charged, since a provider charges for input that it has
+read: each authorized input token as one of `input`, and the quantities of units that count towards the input
+context. Where parts were settled, the last of them is recorded instead, which has the input.
+"""
+Global___LapseCharge: _TypeAlias = LapseCharge  # noqa: Y015
 
 class _Decision:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -342,8 +409,9 @@ class AuthorizeRequest(_message.Message):
     given.
     """
     max_output_tokens: _builtins.int
-    """The maximum number of output tokens the call may produce, all classes together. When absent the model's
-    max_output_tokens is taken, or 4096 when that is not known. Must be absent when an `estimate` is given.
+    """The maximum number of output tokens the call may produce, all classes together. When absent the organization's
+    admission policy says what is held: by default as for the model's max_output_tokens, or 4096 when that is not known.
+    Must be absent when an `estimate` is given.
     """
     endpoint: _builtins.str
     """The endpoint of the platform that will be called, cut to 256 characters."""
@@ -634,6 +702,7 @@ class SettleRequest(_message.Message):
     SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     STATED_AMOUNT_FIELD_NUMBER: _builtins.int
+    FINAL_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """The operation_id of the Authorize."""
     organization_id: _builtins.str
@@ -682,6 +751,10 @@ class SettleRequest(_message.Message):
     """The service account whose usage this is; the authorization's when empty."""
     items: _builtins.int
     """How many of the platform's own items the work produced or touched, such as products, 0 to 1,000,000,000."""
+    final: _builtins.bool
+    """Whether this is the last settlement of the call, which it is when absent. False for a part of work that goes on: the
+    counts are then those from the beginning of the call until now.
+    """
     @_builtins.property
     def tokens(self) -> _model_pb2.TokenCounts:
         """The tokens used. Absent means none."""
@@ -733,17 +806,22 @@ class SettleRequest(_message.Message):
         service_account_id: _builtins.str = ...,
         items: _builtins.int = ...,
         stated_amount: _amount_pb2.Amount | None = ...,
+        final: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "_total_tokens", b"_total_tokens", "latency_ms", b"latency_ms", "occur_time", b"occur_time", "stated_amount", b"stated_amount", "status_code", b"status_code", "tokens", b"tokens", "total_tokens", b"total_tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_final", b"_final", "_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "_total_tokens", b"_total_tokens", "final", b"final", "latency_ms", b"latency_ms", "occur_time", b"occur_time", "stated_amount", b"stated_amount", "status_code", b"status_code", "tokens", b"tokens", "total_tokens", b"total_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "_total_tokens", b"_total_tokens", "api_key_id", b"api_key_id", "conversation_id", b"conversation_id", "endpoint", b"endpoint", "error_message", b"error_message", "items", b"items", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "project_id", b"project_id", "quantities", b"quantities", "service_account_id", b"service_account_id", "service_tier", b"service_tier", "stated_amount", b"stated_amount", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "total_tokens", b"total_tokens", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_final", b"_final", "_latency_ms", b"_latency_ms", "_status_code", b"_status_code", "_total_tokens", b"_total_tokens", "api_key_id", b"api_key_id", "conversation_id", b"conversation_id", "endpoint", b"endpoint", "error_message", b"error_message", "final", b"final", "items", b"items", "labels", b"labels", "latency_ms", b"latency_ms", "model", b"model", "occur_time", b"occur_time", "operation_id", b"operation_id", "organization_id", b"organization_id", "partial", b"partial", "project_id", b"project_id", "quantities", b"quantities", "service_account_id", b"service_account_id", "service_tier", b"service_tier", "stated_amount", b"stated_amount", "status_code", b"status_code", "subscription_id", b"subscription_id", "tokens", b"tokens", "total_tokens", b"total_tokens", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__final: _TypeAlias = _typing.Literal["final"]  # noqa: Y015
+    _WhichOneofArgType__final: _TypeAlias = _typing.Literal["_final", b"_final"]  # noqa: Y015
     _WhichOneofReturnType__latency_ms: _TypeAlias = _typing.Literal["latency_ms"]  # noqa: Y015
     _WhichOneofArgType__latency_ms: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
     _WhichOneofReturnType__status_code: _TypeAlias = _typing.Literal["status_code"]  # noqa: Y015
     _WhichOneofArgType__status_code: _TypeAlias = _typing.Literal["_status_code", b"_status_code"]  # noqa: Y015
     _WhichOneofReturnType__total_tokens: _TypeAlias = _typing.Literal["total_tokens"]  # noqa: Y015
     _WhichOneofArgType__total_tokens: _TypeAlias = _typing.Literal["_total_tokens", b"_total_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__final) -> _WhichOneofReturnType__final | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_ms) -> _WhichOneofReturnType__latency_ms | None: ...
     @_typing.overload
@@ -765,11 +843,14 @@ class SettleResponse(_message.Message):
     BALANCE_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     ADJUSTED_FIELDS_FIELD_NUMBER: _builtins.int
+    CAPTURED_AMOUNT_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
     """Whether the usage had been recorded before."""
     @_builtins.property
     def usage(self) -> _usage_pb2.UsageRecord:
-        """The recorded usage."""
+        """The recorded usage. After a part: what is known so far, with its cost so far; its usage_id is empty, since nothing
+        is recorded yet, and its settlement is that of the part's charge.
+        """
 
     @_builtins.property
     def released_amount(self) -> _amount_pb2.Amount:
@@ -777,7 +858,7 @@ class SettleResponse(_message.Message):
 
     @_builtins.property
     def overrun_amount(self) -> _amount_pb2.Amount:
-        """The amount by which the cost exceeds the hold; absent when this call captured no hold."""
+        """The amount by which what was captured exceeds what was held; absent when this call captured no hold."""
 
     @_builtins.property
     def balance(self) -> _usage_pb2.AccountBalance:
@@ -786,6 +867,10 @@ class SettleResponse(_message.Message):
     @_builtins.property
     def adjusted_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The fields that only describe the work and were not stored as they were sent, as in RecordUsageResponse."""
+
+    @_builtins.property
+    def captured_amount(self) -> _amount_pb2.Amount:
+        """What is captured of a call that is settled in parts, by this settlement and those before it; absent for other calls."""
 
     def __init__(
         self,
@@ -796,10 +881,11 @@ class SettleResponse(_message.Message):
         balance: _usage_pb2.AccountBalance | None = ...,
         replayed: _builtins.bool = ...,
         adjusted_fields: _abc.Iterable[_builtins.str] | None = ...,
+        captured_amount: _amount_pb2.Amount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "overrun_amount", b"overrun_amount", "released_amount", b"released_amount", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "captured_amount", b"captured_amount", "overrun_amount", b"overrun_amount", "released_amount", b"released_amount", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjusted_fields", b"adjusted_fields", "balance", b"balance", "overrun_amount", b"overrun_amount", "released_amount", b"released_amount", "replayed", b"replayed", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjusted_fields", b"adjusted_fields", "balance", b"balance", "captured_amount", b"captured_amount", "overrun_amount", b"overrun_amount", "released_amount", b"released_amount", "replayed", b"replayed", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -956,13 +1042,33 @@ class ExtendAuthorizationRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     OPERATION_ID_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
+    QUANTITIES_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization of the principal."""
     operation_id: _builtins.str
     """The operation_id of the Authorize."""
+    input_tokens: _builtins.int
+    """The number of input tokens of the whole call, all classes together; as authorized when absent."""
+    max_output_tokens: _builtins.int
+    """The maximum number of output tokens of the whole call, all classes together; as authorized when absent."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """Until when the money is to be held: in the future, at most one day from now."""
+        """Until when the money is to be held: in the future, at most one day from now. May be absent where the call may use
+        more: its end stays as it is then.
+        """
+
+    @_builtins.property
+    def estimate(self) -> _model_pb2.TokenCounts:
+        """The maximum number of tokens of each class of the whole call, instead of input_tokens and max_output_tokens."""
+
+    @_builtins.property
+    def quantities(self) -> _containers.RepeatedCompositeFieldContainer[_unit_pb2.Quantity]:
+        """The maximum quantities of any units of the whole call, beside the tokens; as authorized when there are none, at most
+        64.
+        """
 
     def __init__(
         self,
@@ -970,12 +1076,23 @@ class ExtendAuthorizationRequest(_message.Message):
         organization_id: _builtins.str = ...,
         operation_id: _builtins.str = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        input_tokens: _builtins.int | None = ...,
+        max_output_tokens: _builtins.int | None = ...,
+        estimate: _model_pb2.TokenCounts | None = ...,
+        quantities: _abc.Iterable[_unit_pb2.Quantity] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input_tokens", b"_input_tokens", "_max_output_tokens", b"_max_output_tokens", "estimate", b"estimate", "expire_time", b"expire_time", "input_tokens", b"input_tokens", "max_output_tokens", b"max_output_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "operation_id", b"operation_id", "organization_id", b"organization_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input_tokens", b"_input_tokens", "_max_output_tokens", b"_max_output_tokens", "estimate", b"estimate", "expire_time", b"expire_time", "input_tokens", b"input_tokens", "max_output_tokens", b"max_output_tokens", "operation_id", b"operation_id", "organization_id", b"organization_id", "quantities", b"quantities"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__input_tokens: _TypeAlias = _typing.Literal["input_tokens"]  # noqa: Y015
+    _WhichOneofArgType__input_tokens: _TypeAlias = _typing.Literal["_input_tokens", b"_input_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__max_output_tokens: _TypeAlias = _typing.Literal["max_output_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_output_tokens: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__input_tokens) -> _WhichOneofReturnType__input_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_output_tokens) -> _WhichOneofReturnType__max_output_tokens | None: ...
 
 Global___ExtendAuthorizationRequest: _TypeAlias = ExtendAuthorizationRequest  # noqa: Y015
 
@@ -1024,6 +1141,8 @@ class Authorization(_message.Message):
     PRICE_VERSION_ID_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    CAPTURED_AMOUNT_FIELD_NUMBER: _builtins.int
+    RECORDED_WHEN_LAPSED_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization that pays."""
     operation_id: _builtins.str
@@ -1044,6 +1163,8 @@ class Authorization(_message.Message):
     """Whether the call is charged."""
     price_version_id: _builtins.str
     """The price version the call is settled with."""
+    recorded_when_lapsed: _builtins.bool
+    """Whether its usage was recorded because no settlement had come. Its state stays LAPSED then."""
     @_builtins.property
     def principal(self) -> Global___Principal:
         """On whose behalf the call is; without scopes."""
@@ -1054,7 +1175,9 @@ class Authorization(_message.Message):
 
     @_builtins.property
     def held_amount(self) -> _amount_pb2.Amount:
-        """The amount that was to be held: the maximum cost of the call. Zero for calls that cost nothing or are not charged."""
+        """The amount that was to be held: the maximum cost of the call, or what it was enlarged to. Zero for calls that cost
+        nothing or are not charged.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -1065,6 +1188,10 @@ class Authorization(_message.Message):
         """When the hold ends by itself, or would have ended. Billing counts from its own receipt of the hold, so it may be up
         to a second later.
         """
+
+    @_builtins.property
+    def captured_amount(self) -> _amount_pb2.Amount:
+        """What has been captured in parts, before the last settlement; absent when there were none."""
 
     def __init__(
         self,
@@ -1084,14 +1211,202 @@ class Authorization(_message.Message):
         price_version_id: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        captured_amount: _amount_pb2.Amount | None = ...,
+        recorded_when_lapsed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "held_amount", b"held_amount", "principal", b"principal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["captured_amount", b"captured_amount", "create_time", b"create_time", "expire_time", b"expire_time", "held_amount", b"held_amount", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "endpoint", b"endpoint", "environment", b"environment", "expire_time", b"expire_time", "held_amount", b"held_amount", "input_tokens", b"input_tokens", "max_output_tokens", b"max_output_tokens", "model", b"model", "operation_id", b"operation_id", "organization_id", b"organization_id", "price_version_id", b"price_version_id", "principal", b"principal", "quantities", b"quantities", "service_tier", b"service_tier", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["captured_amount", b"captured_amount", "create_time", b"create_time", "endpoint", b"endpoint", "environment", b"environment", "expire_time", b"expire_time", "held_amount", b"held_amount", "input_tokens", b"input_tokens", "max_output_tokens", b"max_output_tokens", "model", b"model", "operation_id", b"operation_id", "organization_id", b"organization_id", "price_version_id", b"price_version_id", "principal", b"principal", "quantities", b"quantities", "recorded_when_lapsed", b"recorded_when_lapsed", "service_tier", b"service_tier", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Authorization: _TypeAlias = Authorization  # noqa: Y015
+
+@_typing.final
+class AdmissionPolicy(_message.Message):
+    """How calls of an organization are admitted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    OUTPUT_HOLD_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_CAP_FIELD_NUMBER: _builtins.int
+    FIXED_AMOUNT_FIELD_NUMBER: _builtins.int
+    LAPSE_CHARGE_FIELD_NUMBER: _builtins.int
+    LAPSE_AFTER_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization."""
+    output_hold: Global___OutputHold.ValueType
+    """What is held for a call without max_output_tokens and without an estimate."""
+    output_tokens_cap: _builtins.int
+    """For CAP: the output tokens that are held for, if the model's maximum is not lower."""
+    lapse_charge: Global___LapseCharge.ValueType
+    """What happens where no settlement comes."""
+    etag: _builtins.str
+    """Changes with every change of the policy. Empty while the organization has the default."""
+    @_builtins.property
+    def fixed_amount(self) -> _amount_pb2.Amount:
+        """For FIXED: the amount that is held, if the maximum cost of the call is not lower."""
+
+    @_builtins.property
+    def lapse_after(self) -> _duration_pb2.Duration:
+        """How long after the end of its hold an authorization is taken as one whose settlement does not come, 0 seconds to 7
+        days.
+        """
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last changed; absent while the organization has the default."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        output_hold: Global___OutputHold.ValueType = ...,
+        output_tokens_cap: _builtins.int = ...,
+        fixed_amount: _amount_pb2.Amount | None = ...,
+        lapse_charge: Global___LapseCharge.ValueType = ...,
+        lapse_after: _duration_pb2.Duration | None = ...,
+        etag: _builtins.str = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fixed_amount", b"fixed_amount", "lapse_after", b"lapse_after", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "fixed_amount", b"fixed_amount", "lapse_after", b"lapse_after", "lapse_charge", b"lapse_charge", "organization_id", b"organization_id", "output_hold", b"output_hold", "output_tokens_cap", b"output_tokens_cap", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdmissionPolicy: _TypeAlias = AdmissionPolicy  # noqa: Y015
+
+@_typing.final
+class GetAdmissionPolicyRequest(_message.Message):
+    """What GetAdmissionPolicy needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAdmissionPolicyRequest: _TypeAlias = GetAdmissionPolicyRequest  # noqa: Y015
+
+@_typing.final
+class GetAdmissionPolicyResponse(_message.Message):
+    """What GetAdmissionPolicy answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> Global___AdmissionPolicy:
+        """The policy."""
+
+    def __init__(
+        self,
+        *,
+        policy: Global___AdmissionPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAdmissionPolicyResponse: _TypeAlias = GetAdmissionPolicyResponse  # noqa: Y015
+
+@_typing.final
+class UpdateAdmissionPolicyRequest(_message.Message):
+    """What UpdateAdmissionPolicy needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    OUTPUT_HOLD_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_CAP_FIELD_NUMBER: _builtins.int
+    FIXED_AMOUNT_FIELD_NUMBER: _builtins.int
+    LAPSE_CHARGE_FIELD_NUMBER: _builtins.int
+    LAPSE_AFTER_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization."""
+    etag: _builtins.str
+    """The policy's etag as last read; empty to change it without comparing etags."""
+    output_hold: Global___OutputHold.ValueType
+    """What is held for a call without max_output_tokens and without an estimate; MODEL_MAX when unspecified."""
+    output_tokens_cap: _builtins.int
+    """For CAP: 1 to 1,000,000,000. Zero for the others."""
+    lapse_charge: Global___LapseCharge.ValueType
+    """What happens where no settlement comes; RELEASE when unspecified."""
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """The fields to change, out of output_hold, output_tokens_cap, fixed_amount, lapse_charge and lapse_after. Required."""
+
+    @_builtins.property
+    def fixed_amount(self) -> _amount_pb2.Amount:
+        """For FIXED: greater than zero. Unset for the others."""
+
+    @_builtins.property
+    def lapse_after(self) -> _duration_pb2.Duration:
+        """How long after the end of its hold an authorization is taken as one whose settlement does not come; an hour when
+        absent.
+        """
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        etag: _builtins.str = ...,
+        output_hold: Global___OutputHold.ValueType = ...,
+        output_tokens_cap: _builtins.int = ...,
+        fixed_amount: _amount_pb2.Amount | None = ...,
+        lapse_charge: Global___LapseCharge.ValueType = ...,
+        lapse_after: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fixed_amount", b"fixed_amount", "lapse_after", b"lapse_after", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "fixed_amount", b"fixed_amount", "lapse_after", b"lapse_after", "lapse_charge", b"lapse_charge", "organization_id", b"organization_id", "output_hold", b"output_hold", "output_tokens_cap", b"output_tokens_cap", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateAdmissionPolicyRequest: _TypeAlias = UpdateAdmissionPolicyRequest  # noqa: Y015
+
+@_typing.final
+class UpdateAdmissionPolicyResponse(_message.Message):
+    """What UpdateAdmissionPolicy answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> Global___AdmissionPolicy:
+        """The policy as it is now."""
+
+    def __init__(
+        self,
+        *,
+        policy: Global___AdmissionPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateAdmissionPolicyResponse: _TypeAlias = UpdateAdmissionPolicyResponse  # noqa: Y015
 
 @_typing.final
 class ListAuthorizationsRequest(_message.Message):

@@ -60,6 +60,16 @@ class AdmissionServiceStub:
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.ExtendAuthorizationRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.ExtendAuthorizationResponse.FromString,
                 _registered_method=True)
+        self.GetAdmissionPolicy = channel.unary_unary(
+                '/tollhouse.metering.v1.AdmissionService/GetAdmissionPolicy',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.GetAdmissionPolicyRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.GetAdmissionPolicyResponse.FromString,
+                _registered_method=True)
+        self.UpdateAdmissionPolicy = channel.unary_unary(
+                '/tollhouse.metering.v1.AdmissionService/UpdateAdmissionPolicy',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.UpdateAdmissionPolicyRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.UpdateAdmissionPolicyResponse.FromString,
+                _registered_method=True)
         self.ListAuthorizations = channel.unary_unary(
                 '/tollhouse.metering.v1.AdmissionService/ListAuthorizations',
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.ListAuthorizationsRequest.SerializeToString,
@@ -126,6 +136,20 @@ class AdmissionServiceServicer:
         classes within max_output_tokens. A cost above the hold is charged in full. An authorized call that used no tokens
         costs nothing but the price per request, if there is one.
 
+        Work that takes long, such as a stream of an hour, is settled in parts: with `final` set to false, Settle captures
+        what is known so far and keeps the rest of the hold. The fields then say what the call has used from its beginning
+        until now, not since the part before, so that the whole call is priced by its whole input, a part that is lost does
+        no harm, and a repeat captures nothing. The last Settle, without `final`, records the usage of the whole call and
+        captures what is left. Parts and the last Settle are of the same model and service tier, and no quantity is below
+        that of the part before: else FAILED_PRECONDITION, reason `BELOW_EARLIER_PART`, which names the unit and both
+        figures. A part needs an authorization: NOT_FOUND without one, FAILED_PRECONDITION, reason `AUTHORIZATION_NOT_OPEN`,
+        when it was cancelled or declined, and reason `ALREADY_SETTLED` when the usage is recorded. A part after the hold
+        has ended is charged in full. A call can have 10,000 parts, then FAILED_PRECONDITION, reason `TOO_MANY_PARTS`.
+
+        When the last Settle never comes, the usage of the last part is recorded as `partial`, as the organization's
+        admission policy says when. So is the authorized input, if the policy says so. A Settle that comes after that is
+        FAILED_PRECONDITION, reason `AUTHORIZATION_LAPSED`.
+
         Without an authorization, or with one that was cancelled or has expired, it works like RecordUsage. Repeats,
         failures, and billing or identity being unreachable are handled as in RecordUsage, too. An authorization may be
         older than 35 days; only the age of the occur_time is limited.
@@ -145,13 +169,39 @@ class AdmissionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExtendAuthorization(self, request, context):
-        """Keeps the money of an authorized call held for longer, for work that takes more time than was expected.
+        """Keeps the money of an authorized call held for longer, or holds more of it, for work that takes more time or costs
+        more than was expected.
 
-        Safe to repeat: the end is given as a moment and not as a duration, so a repeat holds no longer than the first call,
-        and an earlier end than the present one changes nothing. The amount that is held stays as it is; work that turns out
-        to cost more is charged in full all the same. Fails with NOT_FOUND for an operation that was never authorized, with
-        FAILED_PRECONDITION, reason `AUTHORIZATION_NOT_OPEN`, when it was settled or cancelled, its hold was declined or has
-        ended, and with UNAVAILABLE when billing cannot be reached.
+        Safe to repeat: the end is given as a moment and not as a duration, and what the call may use as a whole and not as
+        an addition. So a repeat changes nothing, and neither does an earlier end or a smaller amount than the present one.
+        What the call may use is priced with the price version of the authorization. Work that turns out to cost more than
+        is held is charged in full all the same.
+
+        Fails with NOT_FOUND for an operation that was never authorized; with FAILED_PRECONDITION, reason
+        `AUTHORIZATION_NOT_OPEN`, when it was settled or cancelled, its hold was declined or has ended; with
+        FAILED_PRECONDITION, reason `INSUFFICIENT_BALANCE`, when the account has not enough for the larger amount: nothing is
+        changed then, and it may be asked again; with FAILED_PRECONDITION, reason `AUTHORIZATION_NOT_HELD`, when more is to
+        be held for a call for which nothing is held, such as that of a test key; with FAILED_PRECONDITION, reason
+        `PRICE_UNKNOWN`, when a unit has no price; and with UNAVAILABLE when billing cannot be reached.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAdmissionPolicy(self, request, context):
+        """Returns how calls of an organization are admitted: what is held where no maximum is given, and what happens where no
+        settlement comes. An organization without a policy of its own gets the default.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateAdmissionPolicy(self, request, context):
+        """Changes an organization's admission policy. It holds for calls that are authorized, and for authorizations that
+        lapse, from a few seconds later on.
+
+        Safe to repeat. With an etag that is not the policy's present one, ABORTED, reason `ETAG_MISMATCH`. NOT_FOUND,
+        reason `ORGANIZATION_NOT_FOUND`, when identity knows no such organization.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,7 +218,7 @@ class AdmissionServiceServicer:
         """Ends an authorized call that did no work, and releases its hold.
 
         Safe to repeat. Fails with NOT_FOUND for an operation that was never authorized, with FAILED_PRECONDITION, reason
-        `ALREADY_SETTLED`, when its usage is recorded, and with UNAVAILABLE when billing cannot be reached: the hold then
+        `ALREADY_SETTLED`, when its usage is recorded or parts of it are settled, and with UNAVAILABLE when billing cannot be reached: the hold then
         ends by itself at its expire time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -202,6 +252,16 @@ def add_AdmissionServiceServicer_to_server(servicer, server):
                     servicer.ExtendAuthorization,
                     request_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.ExtendAuthorizationRequest.FromString,
                     response_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.ExtendAuthorizationResponse.SerializeToString,
+            ),
+            'GetAdmissionPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAdmissionPolicy,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.GetAdmissionPolicyRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.GetAdmissionPolicyResponse.SerializeToString,
+            ),
+            'UpdateAdmissionPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateAdmissionPolicy,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.UpdateAdmissionPolicyRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_admission__pb2.UpdateAdmissionPolicyResponse.SerializeToString,
             ),
             'ListAuthorizations': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAuthorizations,
@@ -350,6 +410,60 @@ class AdmissionService:
             '/tollhouse.metering.v1.AdmissionService/ExtendAuthorization',
             tollhouse_dot_metering_dot_v1_dot_admission__pb2.ExtendAuthorizationRequest.SerializeToString,
             tollhouse_dot_metering_dot_v1_dot_admission__pb2.ExtendAuthorizationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAdmissionPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.AdmissionService/GetAdmissionPolicy',
+            tollhouse_dot_metering_dot_v1_dot_admission__pb2.GetAdmissionPolicyRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_admission__pb2.GetAdmissionPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateAdmissionPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.AdmissionService/UpdateAdmissionPolicy',
+            tollhouse_dot_metering_dot_v1_dot_admission__pb2.UpdateAdmissionPolicyRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_admission__pb2.UpdateAdmissionPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Final, TypeAlias
 
 from libs.common.errors import Conflict
+from services.billing.ledger.grants import Grant, GrantKind, Standing
 
 ZERO: Final = Decimal(0)
 
@@ -27,6 +28,9 @@ class Kind(StrEnum):
     TRANSFER = "TRANSFER"
     CAPTURE = "CAPTURE"
     REVERSAL = "REVERSAL"
+    GRANT = "GRANT"
+    EXPIRY = "EXPIRY"
+    VOID = "VOID"
 
 
 class Direction(StrEnum):
@@ -192,7 +196,56 @@ class Reverse:
     validate_only: bool = False
 
 
-Command: TypeAlias = Debit | Credit | Transfer | Place | Capture | Release | Extend | Reverse
+@dataclass(slots=True)
+class GrantCredits:
+    """Grant credits with terms to exactly the owner's account."""
+
+    organization_id: str
+    operation_id: str
+    project_id: str | None
+    currency_code: str
+    amount: Decimal
+    kind: GrantKind
+    priority: int
+    effective_time: datetime | None
+    """None for now."""
+    expire_time: datetime | None
+    source_reference: str
+    description: str
+    metadata: Metadata | None
+    actor: str
+    validate_only: bool = False
+
+
+@dataclass(slots=True)
+class VoidGrant:
+    """Take back what is left of a grant."""
+
+    organization_id: str
+    operation_id: str
+    """The grant's id."""
+    project_id: str | None
+    currency_code: str
+    reason: str
+    actor: str
+    validate_only: bool = False
+
+
+@dataclass(slots=True)
+class SettleGrants:
+    """Let grants of exactly the owner's account begin and expire that are due, and do nothing else."""
+
+    organization_id: str
+    operation_id: str
+    """Of no meaning; empty."""
+    project_id: str | None
+    currency_code: str
+    validate_only: bool = False
+
+
+Command: TypeAlias = (
+    Debit | Credit | Transfer | Place | Capture | Release | Extend | Reverse | GrantCredits | VoidGrant | SettleGrants
+)
 
 
 @dataclass(slots=True)
@@ -210,6 +263,8 @@ class Account:
     closed: bool
     hold_expiry_from: datetime | None
     last_movement_time: datetime | None
+    grant_due_from: datetime | None = None
+    """No grant begins or expires before this moment; None where none will."""
     revision: int = 0
     """How often the row has been changed, by any process."""
     is_new: bool = False
@@ -348,7 +403,40 @@ class Placed:
     released: Decimal | None = None
 
 
-Outcome: TypeAlias = Posted | Placed | Decline
+@dataclass(slots=True)
+class Granted:
+    """A grant as it is now, and its account's balance."""
+
+    grant: Grant
+    balance: Balance
+    replayed: bool = False
+    voided: Decimal | None = None
+    """For a void: what it has taken back."""
+
+
+@dataclass(slots=True)
+class Settled:
+    """The account has no grant that is due."""
+
+    balance: Balance
+
+
+Outcome: TypeAlias = Posted | Placed | Decline | Granted | Settled
+
+
+@dataclass(slots=True)
+class AccountGrants:
+    """The grants of one account while a batch is decided."""
+
+    funded: Decimal
+    """What the account was given altogether, other than by use that was reversed."""
+    standing: Standing
+    """As of the last event; what was used since follows from `funded` and what is posted."""
+    scheduled: list[Grant]
+    held_before: dict[datetime, Decimal]
+    """What open holds still reserve that were placed before a moment, by `holds_before` of grants that have ended."""
+    sequence: int
+    """The number of the account's last movement at the event of the standing."""
 
 
 @dataclass(slots=True)
@@ -372,6 +460,19 @@ class Books:
     changed_accounts: dict[str, Account] = field(default_factory=dict)
     expired_hold_count: int = 0
     """How many holds expired before the batch and are ended by it."""
+
+    account_grants: dict[str, AccountGrants] = field(default_factory=dict)
+    """By account id: of accounts with grants that are due, or that commands grant to or void of."""
+    known_grants: dict[OperationKey, Grant] = field(default_factory=dict)
+    """What the operations of the batch have granted before."""
+    new_grants: dict[str, Grant] = field(default_factory=dict)
+    changed_grants: dict[str, Grant] = field(default_factory=dict)
+    new_standings: list[tuple[Account, int, Decimal, Standing]] = field(default_factory=list)
+    """Account, number of its last movement, what it was funded with, and its grants then."""
+    due_changed: dict[str, Account] = field(default_factory=dict)
+    """Accounts whose next beginning or end of a grant has changed."""
+    freed: dict[str, Account] = field(default_factory=dict)
+    """Accounts on which a hold has ended that may have reserved some of an expired grant."""
 
     def locked_account(self, account_id: str) -> Account:
         """Return the account of something that is stored already.

@@ -12,7 +12,7 @@ sum over movements.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Final
@@ -58,6 +58,33 @@ class Grant:
     """What is neither used nor expired; the whole amount while it is scheduled."""
     expired: Decimal = ZERO
     """What has expired or was voided."""
+    organization_id: str = ""
+    account_id: str = ""
+    project_id: str | None = None
+    operation_id: str = ""
+    currency_code: str = ""
+    source_reference: str = ""
+    description: str = ""
+    metadata: dict[str, str] | None = None
+    actor: str = ""
+    at_once: bool = False
+    """Whether no effective_time was asked for."""
+    void_time: datetime | None = None
+    void_reason: str = ""
+    void_actor: str = ""
+
+    @property
+    def end_time(self) -> datetime | None:
+        """When it ends: at its expire_time, or when it was voided before that. None for never."""
+        return self.expire_time if self.void_time is None else self.void_time
+
+    @property
+    def holds_before(self) -> datetime | None:
+        """Holds that were placed before this moment keep what they reserve of it, once it has ended.
+
+        A hold and the void of a grant may be decided in one batch, and so at one moment: the hold counts.
+        """
+        return self.expire_time if self.void_time is None else self.void_time + timedelta(microseconds=1)
 
     @property
     def used(self) -> Decimal:
@@ -143,7 +170,7 @@ class Step:
 def next_due(grants: Iterable[Grant]) -> datetime | None:
     """Return when the next grant begins or expires; None where none will."""
     times = [
-        grant.effective_time if grant.state is GrantState.SCHEDULED else grant.expire_time
+        grant.effective_time if grant.state is GrantState.SCHEDULED else grant.end_time
         for grant in grants
         if grant.state is not GrantState.ENDED
     ]
@@ -155,9 +182,9 @@ def due_steps(
 ) -> tuple[Standing, list[Step]]:
     """Let every grant begin and expire that is due by now, in the order of their times.
 
-    A grant is there from its effective_time on, and no more from its expire_time on. Where both fall on one moment, the
-    expiry comes first. What open holds have reserved of a grant does not expire while they are open:
-    `held_before` says, by expire_time, how much is held still of what was held when it came.
+    A grant is there from its effective_time on, and no more from its end on. Where both fall on one moment, the end
+    comes first. What open holds have reserved of a grant does not expire while they are open: `held_before` says, by
+    `Grant.holds_before`, how much is held still of what was held when it came.
 
     `standing` is that of what was used up to now. A scheduled grant that was due to expire before it began (nobody
     has looked at the account in between) begins and expires.
@@ -173,12 +200,12 @@ def due_steps(
         ending = [
             grant
             for grant in standing.grants
-            if grant.expire_time is not None
-            and grant.expire_time <= now
+            if grant.end_time is not None
+            and grant.end_time <= now
             and grant.rest > _reserved(standing, grant, held_before)
         ]
-        first = min(ending, key=lambda grant: (grant.expire_time or _NEVER, grant.grant_id), default=None)
-        end = None if first is None else first.expire_time
+        first = min(ending, key=lambda grant: (grant.end_time or _NEVER, grant.grant_id), default=None)
+        end = None if first is None else first.end_time
         if first is not None and end is not None and (beginning is None or end <= beginning.effective_time):
             standing, step = _expire(standing, first, _reserved(standing, first, held_before), end)
             steps.append(step)
@@ -196,12 +223,12 @@ def _is_over(grant: Grant, now: datetime) -> bool:
 
     A used-up grant that would still expire is kept, so that a reversal gives it back its credits and not others.
     """
-    return grant.rest == ZERO and (grant.expire_time is None or grant.expire_time <= now)
+    return grant.rest == ZERO and (grant.end_time is None or grant.end_time <= now)
 
 
 def _reserved(standing: Standing, grant: Grant, held_before: Mapping[datetime, Decimal]) -> Decimal:
     """Return what open holds would take of a grant that has expired, if they were captured now."""
-    held = ZERO if grant.expire_time is None else held_before.get(grant.expire_time, ZERO)
+    held = ZERO if grant.holds_before is None else held_before.get(grant.holds_before, ZERO)
     if not held:
         return ZERO
     after = after_use(standing, standing.used + held)

@@ -47,7 +47,7 @@ class StandingAccounts:
             if key in found:
                 continue
             account = self._accounts.get(key)
-            if account is None or _has_due_holds(account, now):
+            if account is None or _is_due(account, now):
                 return None
             found[key] = account
         books = Books()
@@ -57,5 +57,8 @@ class StandingAccounts:
         return books
 
 
-def _has_due_holds(account: Account, now: datetime) -> bool:
-    return account.hold_expiry_from is not None and account.hold_expiry_from <= now
+def _is_due(account: Account, now: datetime) -> bool:
+    """Return whether a hold has expired, or a grant begins or expires, so that the account is not as it was."""
+    return (account.hold_expiry_from is not None and account.hold_expiry_from <= now) or (
+        account.grant_due_from is not None and account.grant_due_from <= now
+    )

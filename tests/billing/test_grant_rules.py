@@ -14,6 +14,7 @@ from services.billing.ledger.grants import (
     GrantKind,
     GrantState,
     Standing,
+    Step,
     after_use,
     due_steps,
     in_order,
@@ -49,6 +50,13 @@ def grant(
 
 def standing(*grants: Grant) -> Standing:
     return Standing(ZERO, ZERO, in_order(grants))
+
+
+def settle(
+    last: Standing, scheduled: list[Grant], now: datetime, held_before: dict[datetime, Decimal]
+) -> tuple[Standing, list[Step]]:
+    """Settle grants of which nothing was used since the standing."""
+    return due_steps(last, last.used, scheduled, now, held_before)
 
 
 def rests(of: Standing) -> dict[str, int]:
@@ -91,9 +99,9 @@ def test_a_grant_is_there_from_its_effective_time_and_not_from_its_expire_time_o
     october = grant("1", "100", days=30)
     november = grant("2", "100", begins=30, days=60, state=GrantState.SCHEDULED)
     used = after_use(standing(october), Decimal(30))
-    just_before, steps = due_steps(used, [november], START + month - timedelta(microseconds=1), {})
+    just_before, steps = settle(used, [november], START + month - timedelta(microseconds=1), {})
     assert (rests(just_before), steps) == ({"1": 70}, [])
-    after, steps = due_steps(used, [november], second, {})
+    after, steps = settle(used, [november], second, {})
     assert rests(after) == {"2": 100}
     assert [(one.event, one.grant.grant_id, int(one.amount), one.time) for one in steps] == [
         (Event.EXPIRY, "1", 70, second),
@@ -103,7 +111,7 @@ def test_a_grant_is_there_from_its_effective_time_and_not_from_its_expire_time_o
 
 def test_grants_of_a_year_in_which_nobody_looked_begin_and_expire_in_order() -> None:
     months = [grant(str(n), "100", begins=30 * n, days=30 * n + 30, state=GrantState.SCHEDULED) for n in range(12)]
-    after, steps = due_steps(standing(), months, START + timedelta(days=345), {})
+    after, steps = settle(standing(), months, START + timedelta(days=345), {})
     assert rests(after) == {"11": 100}
     assert [one.time for one in steps] == sorted(one.time for one in steps)
     assert len(steps) == 23
@@ -113,20 +121,20 @@ def test_grants_of_a_year_in_which_nobody_looked_begin_and_expire_in_order() -> 
 def test_what_is_held_does_not_expire_under_the_hold() -> None:
     end = START + timedelta(days=1)
     before = standing(grant("a", "10", days=1))
-    held, steps = due_steps(before, [], end, {end: Decimal(4)})
+    held, steps = settle(before, [], end, {end: Decimal(4)})
     assert rests(held) == {"a": 4}
     assert [(one.event, int(one.amount)) for one in steps] == [(Event.EXPIRY, 6)]
-    released, steps = due_steps(held, [], end + timedelta(hours=1), {})
+    released, steps = settle(held, [], end + timedelta(hours=1), {})
     assert (rests(released), [int(one.amount) for one in steps]) == ({}, [4])
     captured = after_use(held, Decimal(4))
-    over, steps = due_steps(captured, [], end + timedelta(hours=1), {})
+    over, steps = settle(captured, [], end + timedelta(hours=1), {})
     assert (rests(over), steps) == ({}, [])
 
 
 def test_a_hold_reserves_of_the_grants_that_are_used_first() -> None:
     end = START + timedelta(days=1)
     before = standing(grant("later", "10", priority=1, days=1), grant("first", "3", priority=0, days=9))
-    after, steps = due_steps(before, [], end, {end: Decimal(5)})
+    after, steps = settle(before, [], end, {end: Decimal(5)})
     assert (rests(after), [int(one.amount) for one in steps]) == ({"first": 3, "later": 2}, [8])
 
 
@@ -191,7 +199,7 @@ def test_no_credit_is_lost_or_made(listed: list[Grant], used: int, held: int, da
     for day in sorted(days):
         now = START + timedelta(days=day)
         ends = {one.expire_time: Decimal(held) for one in listed if one.expire_time is not None}
-        now_standing, steps = due_steps(now_standing, [], now, ends)
+        now_standing, steps = settle(now_standing, [], now, ends)
         for step in steps:
             assert step.event is Event.EXPIRY
             assert step.amount > 0

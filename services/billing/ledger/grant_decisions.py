@@ -58,7 +58,8 @@ GRANT_ID: Final = "grant_id"
 def settle_due(books: Books, account: Account, now: datetime) -> None:
     """Let the account's grants begin and expire that are due."""
     of_account = books.account_grants[account.account_id]
-    standing, steps = due_steps(_present(of_account, account), of_account.scheduled, now, of_account.held_before)
+    used = of_account.funded - account.posted
+    standing, steps = due_steps(of_account.standing, used, of_account.scheduled, now, of_account.held_before)
     _enter(books, account, of_account, standing, steps)
 
 
@@ -125,7 +126,7 @@ def void_grant(books: Books, command: VoidGrant, now: datetime) -> Granted:
     )
     if marked.holds_before is not None:
         of_account.held_before[marked.holds_before] = account.held
-    standing, steps = due_steps(standing, (), now, of_account.held_before)
+    standing, steps = due_steps(standing, standing.used, (), now, of_account.held_before)
     _enter(books, account, of_account, standing, steps)
     voided = books.changed_grants[marked.grant_id]
     return Granted(voided, account.balance(), voided=sum((step.amount for step in steps), ZERO))

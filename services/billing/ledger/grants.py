@@ -178,71 +178,79 @@ def next_due(grants: Iterable[Grant]) -> datetime | None:
 
 
 def due_steps(
-    standing: Standing, scheduled: Sequence[Grant], now: datetime, held_before: Mapping[datetime, Decimal]
+    last: Standing,
+    used: Decimal,
+    scheduled: Sequence[Grant],
+    now: datetime,
+    held_before: Mapping[datetime, Decimal],
 ) -> tuple[Standing, list[Step]]:
-    """Let every grant begin and expire that is due by now, in the order of their times.
+    """Let every grant begin and expire that is due by now, in the order of their times; return the standing then.
 
-    A grant is there from its effective_time on, and no more from its end on. Where both fall on one moment, the end
-    comes first. What open holds have reserved of a grant does not expire while they are open: `held_before` says, by
-    `Grant.holds_before`, how much is held still of what was held when it came.
+    `last` is the standing at the last event, and `used` what was used up to now. A grant is there from its
+    effective_time on, and no more from its end on. Where both fall on one moment, the end comes first. What open holds
+    have reserved of a grant does not expire while they are open: `held_before` says, by `Grant.holds_before`, how much
+    is held still of what was held when it came.
 
-    `standing` is that of what was used up to now. A scheduled grant that was due to expire before it began (nobody
-    has looked at the account in between) begins and expires.
+    A scheduled grant that was due to expire before anybody looked at the account begins and expires.
     """
     steps: list[Step] = []
     waiting = list(scheduled)
+    standing = after_use(last, used)
     while True:
         beginning = min(
             (grant for grant in waiting if grant.effective_time <= now),
             key=lambda grant: (grant.effective_time, grant.grant_id),
             default=None,
         )
-        ending = [
-            grant
+        ending = (
+            (grant.end_time, grant.grant_id, grant, _expirable(last, used, grant, held_before))
             for grant in standing.grants
-            if grant.end_time is not None
-            and grant.end_time <= now
-            and grant.rest > _reserved(standing, grant, held_before)
-        ]
-        first = min(ending, key=lambda grant: (grant.end_time or _NEVER, grant.grant_id), default=None)
-        end = None if first is None else first.end_time
-        if first is not None and end is not None and (beginning is None or end <= beginning.effective_time):
-            standing, step = _expire(standing, first, _reserved(standing, first, held_before), end)
-            steps.append(step)
-            continue
-        if beginning is None:
-            return replace(standing, grants=tuple(g for g in standing.grants if not _is_over(g, now))), steps
-        waiting.remove(beginning)
-        begun = replace(beginning, state=GrantState.ACTIVE)
-        standing = replace(standing, grants=in_order((*standing.grants, begun)))
-        steps.append(Step(Event.BEGIN, begun, begun.amount, begun.effective_time))
+            if grant.end_time is not None and grant.end_time <= now
+        )
+        first = min((one for one in ending if one[3]), key=lambda one: one[:2], default=None)
+        if first is not None and (beginning is None or first[0] <= beginning.effective_time):
+            standing, step = _expire(standing, first[2], first[3], first[0])
+        elif beginning is not None:
+            waiting.remove(beginning)
+            begun = replace(beginning, state=GrantState.ACTIVE)
+            standing = replace(standing, grants=in_order((*standing.grants, begun)))
+            step = Step(Event.BEGIN, begun, begun.amount, begun.effective_time)
+        else:
+            kept = tuple(grant for grant in standing.grants if not _is_over(grant, now, is_event=bool(steps)))
+            return replace(standing, grants=kept), steps
+        steps.append(step)
+        last = standing
 
 
-def _is_over(grant: Grant, now: datetime) -> bool:
-    """Return whether nothing can become of a grant any more: it is used up, and could not be given back what it had.
+def _is_over(grant: Grant, now: datetime, *, is_event: bool) -> bool:
+    """Return whether nothing can become of a grant any more: it is used up, and what it had is not given back to it.
 
-    A used-up grant that would still expire is kept, so that a reversal gives it back its credits and not others.
+    A used-up grant that would still expire is kept, so that a reversal gives it back its credits, which expire. One
+    that does not expire is kept until the next event.
     """
-    return grant.rest == ZERO and (grant.end_time is None or grant.end_time <= now)
+    if grant.rest:
+        return False
+    return is_event if grant.end_time is None else grant.end_time <= now
 
 
-def _reserved(standing: Standing, grant: Grant, held_before: Mapping[datetime, Decimal]) -> Decimal:
-    """Return what open holds would take of a grant that has expired, if they were captured now."""
+def _expirable(last: Standing, used: Decimal, grant: Grant, held_before: Mapping[datetime, Decimal]) -> Decimal:
+    """Return what of a grant that has ended no open hold reserves: what would be left if they were captured now."""
     held = ZERO if grant.holds_before is None else held_before.get(grant.holds_before, ZERO)
     if not held:
-        return ZERO
-    after = after_use(standing, standing.used + held)
-    return grant.rest - next(one.rest for one in after.grants if one.grant_id == grant.grant_id)
+        return grant.rest
+    captured = after_use(last, used + held)
+    reserved = grant.rest - next(one.rest for one in captured.grants if one.grant_id == grant.grant_id)
+    return grant.rest - max(reserved, ZERO)
 
 
-def _expire(standing: Standing, grant: Grant, reserved: Decimal, time: datetime) -> tuple[Standing, Step]:
-    amount = grant.rest - reserved
+def _expire(standing: Standing, grant: Grant, amount: Decimal, time: datetime) -> tuple[Standing, Step]:
+    rest = grant.rest - amount
     after = replace(
         grant,
-        rest=reserved,
+        rest=rest,
         expired=grant.expired + amount,
-        state=GrantState.ACTIVE if reserved else GrantState.ENDED,
+        state=GrantState.ACTIVE if rest else GrantState.ENDED,
     )
-    kept = tuple(after if one.grant_id == grant.grant_id else one for one in standing.grants)
+    kept = (after if one.grant_id == grant.grant_id else one for one in standing.grants)
     standing = replace(standing, grants=tuple(one for one in kept if one.state is GrantState.ACTIVE))
     return standing, Step(Event.EXPIRY, after, amount, time)

@@ -30,7 +30,11 @@ PATTERN_WORDS: Final[Mapping[str, str]] = {
     r"^[a-z][a-z0-9._-]*$": "must begin with a lower-case letter and hold only those, digits and . _ -",
     r"^[a-z][a-z0-9_.:-]*$": "must begin with a lower-case letter and hold only those, digits and . _ : -",
     r"^[A-Z][A-Z0-9]{1,11}$": "must be a code of 2 to 12 upper-case letters and digits, such as USD or CREDIT",
+    r"^([A-Z][A-Z0-9]{1,11})?$": "must be a code of 2 to 12 upper-case letters and digits, such as USD, or empty",
     r"^-?[0-9]{1,15}(\.[0-9]{1,9})?$": "must be a plain decimal of at most 15 integer and 9 fraction digits",
+    r"^[0-9]{1,15}(\.[0-9]{1,9})?$": (
+        "must be a plain decimal of at most 15 integer and 9 fraction digits, not negative"
+    ),
     r"^(https?://[^\s\x00-\x1f\x7f]+)?$": "must be an http or https address without spaces",
     r"^[0-9]{1,9}(\.[0-9]{1,9})?$": "must be a plain decimal of at most 9 integer and 9 fraction digits, not negative",
     r"^[0-9]{1,10}(\.[0-9]{1,9})?$": "must be a decimal of at most 10 integer and 9 fraction digits, not negative",
@@ -39,6 +43,12 @@ PATTERN_WORDS: Final[Mapping[str, str]] = {
     r"^-?[0-9]{1,6}(\.[0-9]{1,4})?$": "must be a plain decimal of at most 6 integer and 4 fraction digits",
     r"^(1|0\.1|0\.01|0\.001)?$": "must be 1, 0.1, 0.01 or 0.001",
     r"^[a-z][a-z0-9_]{0,63}$": ("must be 1 to 64 lower-case letters, digits and underscores, beginning with a letter"),
+    r"^[a-z][a-z0-9_-]{0,63}$": (
+        "must be 1 to 64 lower-case letters, digits, underscores and hyphens, beginning with a letter"
+    ),
+    r"^([a-z][a-z0-9_-]{0,63})?$": (
+        "must be at most 64 lower-case letters, digits, underscores and hyphens, beginning with a letter"
+    ),
     r"^([a-z][a-z0-9_-]{0,31})?$": (
         "must be at most 32 lower-case letters, digits, underscores and hyphens, beginning with a letter"
     ),

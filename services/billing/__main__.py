@@ -4,7 +4,6 @@ from typing import Final
 
 import grpc
 
-from libs.common.audit.invariants import AUDIT_CHECKS
 from libs.common.audit.servicer import AuditServicer
 from libs.common.audit.trail import Trail
 from libs.common.authentication import SigningKey, TokenSource
@@ -24,14 +23,22 @@ from services.billing.charge.servicer import ChargeServicer
 from services.billing.credit.credits import Credits
 from services.billing.credit.servicer import CreditServicer
 from services.billing.credit.worker import GrantWorker
-from services.billing.invariants import CHECKS
+from services.billing.invariants import CHECKS, PLATFORM_CHECKS
 from services.billing.ledger.engine import Engine
 from services.billing.ledger.history import History
 from services.billing.ledger.servicer import LedgerServicer
 from services.billing.ledger.sweeper import Sweeper
+from services.billing.plan.plans import Plans
+from services.billing.plan.servicer import PlanServicer
 from services.billing.settings import BillingSettings
 from services.billing.tables import SCHEMA
-from tollhouse.billing.v1 import account_pb2_grpc, charge_pb2_grpc, credit_pb2_grpc, ledger_pb2_grpc
+from tollhouse.billing.v1 import (
+    account_pb2_grpc,
+    charge_pb2_grpc,
+    credit_pb2_grpc,
+    ledger_pb2_grpc,
+    plan_pb2_grpc,
+)
 from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2_grpc
 
 _CHECK_TIMEOUT_MS: Final = 30_000
@@ -62,8 +69,9 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
         credit_pb2_grpc.add_CreditServiceServicer_to_server, CreditServicer(Credits(shards, engine, clock), clock)
     )
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
+    service.add(plan_pb2_grpc.add_PlanServiceServicer_to_server, PlanServicer(Plans(platform, clock)))
     trail = Trail(databases.home_of, databases.report_home_of)
-    verification = Verification(reports, clock, CHECKS, Part(platform, AUDIT_CHECKS))
+    verification = Verification(reports, clock, CHECKS, Part(platform, PLATFORM_CHECKS))
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
     service.add(
         audit_pb2_grpc.add_AuditServiceServicer_to_server,

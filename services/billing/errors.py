@@ -169,3 +169,67 @@ class NotACharge(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "NOT_A_CHARGE"
     template = "The transaction {transaction_id} is a {transaction_kind}, not a charge."
+
+
+class PlanExists(Refusal):
+    """A plan of this code exists, perhaps archived; it was added by another request, or came with Tollhouse."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "PLAN_EXISTS"
+    template = "The plan {plan_code} exists already."
+
+
+class TooManyPlans(Refusal):
+    """The number of plans is limited."""
+
+    kind = Kind.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_PLANS"
+    template = "There are {plans} plans, archived ones included, which is the maximum."
+
+
+class TooManyPlanVersions(Refusal):
+    """The number of versions of a plan is limited."""
+
+    kind = Kind.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_PLAN_VERSIONS"
+    template = "The plan {plan_code} has {versions} versions, which is the maximum; add another plan instead."
+
+
+class PlanArchived(Refusal):
+    """An archived plan is not changed any more."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "PLAN_ARCHIVED"
+    template = "The plan {plan_code} is archived."
+
+
+class PlanVersionArchived(Refusal):
+    """The version was replaced by a later one; it is not published a second time."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "PLAN_VERSION_ARCHIVED"
+    template = "Version {version} of the plan {plan_code} was replaced by a later one."
+
+
+class FallbackPlanUnusable(Refusal):
+    """Since the draft was made, the plan to which unpaid subscriptions go has become one they can not go to."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "FALLBACK_PLAN_UNUSABLE"
+    template = "The fallback plan {fallback_plan_code} {problem}."
+
+
+class ProviderReferenceTaken(Refusal):
+    """Another plan has the reference; a provider's id stands for one plan."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "PROVIDER_REFERENCE_TAKEN"
+    template = "The {kind} {external_id} of {provider} is that of another plan."
+
+
+class InactivePlansForOperatorsOnly(Refusal):
+    """Users see the plans that are offered."""
+
+    kind = Kind.PERMISSION_DENIED
+    reason = "INACTIVE_PLANS_FOR_OPERATORS_ONLY"
+    template = "Only operators and services may set include_inactive."

@@ -58,6 +58,11 @@ _GRANTS_END: Final = Invariant(
     "A credit grant began or expired more than an hour late, or its account does not know when the next one does.",
 )
 
+_PLAN_VERSIONS: Final = Invariant(
+    "plan_versions_follow_each_other",
+    "A plan's versions have a gap, its draft is not the next one, or not exactly the last one published is in force.",
+)
+
 _OPERATION: Final = (ORGANIZATION, Column("operation_id", "text"))
 
 # Entries are both sides of the movements, each as its account sees it. An entry that follows from the one before it in
@@ -352,6 +357,21 @@ _GRANT_STANDINGS: Final = """
     )
 """
 
+_PLANS: Final = """
+    SELECT 'plan_versions_follow_each_other', CAST(NULL AS uuid), 'plans/' || p.plan_code,
+        'it has ' || v.count || ' versions up to ' || v.last || ', of which ' || coalesce(v.in_force, 'none')
+            || ' in force, and as draft ' || coalesce(CAST(d.version AS text), 'none')
+    FROM (SELECT * FROM plans WHERE {range}) AS p
+    LEFT JOIN plan_drafts AS d ON d.plan_id = p.plan_id
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS count, coalesce(max(version), 0) AS last,
+            string_agg(CAST(version AS text), ', ' ORDER BY version) FILTER (WHERE archive_time IS NULL) AS in_force
+        FROM plan_versions WHERE plan_id = p.plan_id
+    ) AS v
+    WHERE v.count <> v.last OR d.version <> v.last + 1 OR d.version IS NULL AND v.last = 0
+        OR v.last > 0 AND v.in_force IS DISTINCT FROM CAST(v.last AS text)
+"""
+
 # Transaction ids were made in the order of time, so that those of a window lie side by side in the table.
 CHECKS: Final[Sequence[Check]] = (
     Sweep(
@@ -372,5 +392,11 @@ CHECKS: Final[Sequence[Check]] = (
         (_STANDINGS,),
         _GRANT_STANDINGS,
     ),
+    *AUDIT_CHECKS,
+)
+
+# What billing's own schema has beside the shards.
+PLATFORM_CHECKS: Final[Sequence[Check]] = (
+    Walk("plans", (Column("plan_id", "uuid"),), (_PLAN_VERSIONS,), _PLANS, organization_column=""),
     *AUDIT_CHECKS,
 )

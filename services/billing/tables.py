@@ -3,8 +3,8 @@
 `metadata` has those of billing's own schema, `shard_metadata` those that each shard has: they have no schema here,
 since a shard's connection finds them on its search path.
 
-The organization leads every key and every index. Text columns that are an enumeration hold the proto's value without
-its prefix. Nothing here is ever deleted.
+The organization leads every key and every index of what belongs to one. Text columns that are an enumeration hold the
+proto's value without its prefix. Nothing here is ever deleted, but for drafts of plans and what providers call a plan.
 """
 
 from typing import Final
@@ -15,6 +15,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
@@ -29,6 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from libs.common.audit.tables import declare_audit_tables
+from libs.common.repeats.tables import declare_requests_table
 from libs.common.sharding import declare_sharding_table
 
 SCHEMA: Final = "billing"
@@ -274,3 +276,70 @@ grant_standings: Final = Table(
     Column("rests", JSONB, nullable=False),
     PrimaryKeyConstraint("organization_id", "account_id", "sequence", name="grant_standings_pkey"),
 )
+
+# Plans belong to the platform, so they are in billing's own schema.
+_CODE: Final = Text(collation="C")
+
+plans: Final = Table(
+    "plans",
+    metadata,
+    Column("plan_id", _ID, nullable=False),
+    Column("plan_code", _CODE, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("sort_order", Integer, nullable=False),
+    # Every change of the plan or its draft adds one.
+    Column("revision", BigInteger, nullable=False),
+    Column("create_time", _TIME, nullable=False),
+    Column("update_time", _TIME, nullable=False),
+    Column("archive_time", _TIME),
+    PrimaryKeyConstraint("plan_id", name="plans_pkey"),
+    UniqueConstraint("plan_code", name="plans_code_once"),
+    Index("plans_in_order", "sort_order", "plan_code"),
+)
+
+# What was published. The service has no right to change more of it than the time when it was replaced.
+plan_versions: Final = Table(
+    "plan_versions",
+    metadata,
+    Column("plan_id", _ID, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("terms", JSONB, nullable=False),
+    Column("create_time", _TIME, nullable=False),
+    Column("publish_time", _TIME, nullable=False),
+    # Null for the version in force.
+    Column("archive_time", _TIME),
+    PrimaryKeyConstraint("plan_id", "version", name="plan_versions_pkey"),
+    ForeignKeyConstraint(["plan_id"], [plans.c.plan_id], name="plan_versions_plan_known"),
+    CheckConstraint("version >= 1", name="plan_versions_numbered"),
+    Index("plan_versions_published_once", "plan_id", unique=True, postgresql_where=text("archive_time IS NULL")),
+)
+
+# The version that is being prepared: one for each plan at most.
+plan_drafts: Final = Table(
+    "plan_drafts",
+    metadata,
+    Column("plan_id", _ID, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("terms", JSONB, nullable=False),
+    Column("create_time", _TIME, nullable=False),
+    PrimaryKeyConstraint("plan_id", name="plan_drafts_pkey"),
+    ForeignKeyConstraint(["plan_id"], [plans.c.plan_id], name="plan_drafts_plan_known"),
+    CheckConstraint("version >= 1", name="plan_drafts_numbered"),
+)
+
+# What payment providers call a plan.
+plan_references: Final = Table(
+    "plan_references",
+    metadata,
+    Column("provider", _CODE, nullable=False),
+    Column("kind", _CODE, nullable=False),
+    Column("external_id", _CODE, nullable=False),
+    Column("plan_id", _ID, nullable=False),
+    PrimaryKeyConstraint("provider", "kind", "external_id", name="plan_references_pkey"),
+    ForeignKeyConstraint(["plan_id"], [plans.c.plan_id], name="plan_references_plan_known"),
+    Index("plan_references_of_plan", "plan_id"),
+)
+
+plan_requests: Final = declare_requests_table(metadata, "plan_requests")

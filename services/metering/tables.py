@@ -35,6 +35,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from libs.common.audit.tables import declare_audit_tables
 from libs.common.ids import NIL
+from libs.common.repeats.tables import declare_requests_table
 from libs.common.sharding import declare_sharding_table
 
 SCHEMA: Final = "metering"
@@ -182,16 +183,7 @@ price_versions: Final = Table(
     Index("price_versions_changes", "revision"),
 )
 
-catalogue_requests: Final = Table(
-    "catalogue_requests",
-    metadata,
-    Column("request_id", _KEY, nullable=False),
-    Column("rpc", Text, nullable=False),
-    Column("request", LargeBinary, nullable=False),
-    Column("response", LargeBinary, nullable=False),
-    Column("create_time", _TIME, nullable=False),
-    PrimaryKeyConstraint("request_id", name="catalogue_requests_pkey"),
-)
+catalogue_requests: Final = declare_requests_table(metadata, "catalogue_requests")
 
 # Dedupe: the usage that used an operation id first. This cannot be a unique key of usage_records, since a unique key of
 # a table partitioned by time has to contain the time.

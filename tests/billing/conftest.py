@@ -6,6 +6,7 @@ import pytest
 
 from tests.billing.support import BillingServer, Ledger
 from tests.support.callers import Callers
+from tests.support.clock import FixedClock
 
 
 @pytest.fixture(scope="session")
@@ -22,5 +23,18 @@ def server(callers: Callers, database_urls: dict[str, str]) -> BillingServer:
 async def ledger(server: BillingServer) -> AsyncIterator[Ledger]:
     """Billing on the system's clock; what the test leaves behind must be consistent."""
     async with server.start() as ledger:
+        yield ledger
+        assert await ledger.findings() == []
+
+
+@pytest.fixture
+def clock() -> FixedClock:
+    return FixedClock()
+
+
+@pytest.fixture
+async def timed(server: BillingServer, clock: FixedClock) -> AsyncIterator[Ledger]:
+    """Billing on a clock that the test moves; the sweeper does not run meanwhile."""
+    async with server.start(clock, sweep_every_s=3600) as ledger:
         yield ledger
         assert await ledger.findings() == []

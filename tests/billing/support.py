@@ -18,17 +18,27 @@ from libs.common.status import error_info
 from services.billing.__main__ import build
 from services.billing.settings import BillingSettings
 from tests.support.callers import Callers, Metadata, bearer
-from tollhouse.billing.v1 import account_pb2_grpc, charge_pb2_grpc, credit_pb2, credit_pb2_grpc, ledger_pb2_grpc
+from tollhouse.billing.v1 import (
+    account_pb2,
+    account_pb2_grpc,
+    charge_pb2_grpc,
+    credit_pb2,
+    credit_pb2_grpc,
+    ledger_pb2_grpc,
+    plan_pb2_grpc,
+)
 from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.common.v1 import integrity_pb2, integrity_pb2_grpc
 from tollhouse.common.v1.amount_pb2 import Amount
 
 _T = TypeVar("_T")
 
+MINUTE = Duration(seconds=60)
+
 Refused = tuple[grpc.StatusCode, str, dict[str, str]]
 
 
-def usd(value: str | Decimal) -> Amount:
+def usd(value: str | int | Decimal) -> Amount:
     return Amount(currency_code="USD", value=str(value))
 
 
@@ -42,6 +52,7 @@ class Ledger:
         self.accounts = account_pb2_grpc.AccountServiceStub(channel)
         self.credits = credit_pb2_grpc.CreditServiceStub(channel)
         self.charge = charge_pb2_grpc.ChargeServiceStub(channel)
+        self.plans = plan_pb2_grpc.PlanServiceStub(channel)
         self.integrity = integrity_pb2_grpc.IntegrityServiceStub(channel)
 
     @property
@@ -229,3 +240,34 @@ class BillingServer:
 
 def organization() -> str:
     return new_id()
+
+
+async def funded(ledger: Ledger, value: str = "10", *, hold: str | None = "5") -> str:
+    """An organization with money, and with a hold `call` on it."""
+    org = organization()
+    await ledger.credit(org, "top-up", value)
+    if hold is not None:
+        await ledger.hold(org, "call", hold, ttl=MINUTE)
+    return org
+
+
+async def hold_of(ledger: Ledger, org: str, operation_id: str = "call") -> pb.Hold:
+    request = pb.GetHoldRequest(organization_id=org, operation_id=operation_id)
+    return (await ledger.ledger.GetHold(request, metadata=ledger.metadata)).hold
+
+
+async def balance_of(ledger: Ledger, org: str, **fields: object) -> pb.Balance:
+    request = account_pb2.GetBalanceRequest(organization_id=org, **fields)  # type: ignore[arg-type]
+    return (await ledger.accounts.GetBalance(request, metadata=ledger.metadata)).balance
+
+
+async def parts_of(ledger: Ledger, org: str, operation_id: str = "call", **fields: object) -> list[pb.Transaction]:
+    """The parts of a hold, read in short pages."""
+    request = pb.ListTransactionsRequest(organization_id=org, hold_operation_id=operation_id, page_size=2, **fields)  # type: ignore[arg-type]
+    found: list[pb.Transaction] = []
+    while True:
+        page = await ledger.ledger.ListTransactions(request, metadata=ledger.metadata)
+        found += page.transactions
+        if not page.next_page_token:
+            return found
+        request.page_token = page.next_page_token

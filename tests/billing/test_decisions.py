@@ -63,7 +63,7 @@ def test_what_another_process_stored_since_the_accounts_were_locked_is_a_conflic
     assert isinstance(held, Placed)
     ours = Books()
     ours.movements[ORG, "a"], ours.holds[ORG, "b"] = made.movement, held.hold
-    for command in (_debit("a", "1"), Capture(ORG, "b", "USD", Decimal(1), "", None, "operator:test")):
+    for command in (_debit("a", "1"), Capture(ORG, "b", None, "USD", Decimal(1), "", None, "operator:test")):
         with pytest.raises(Conflict):
             decide(ours, command, NOW)
 
@@ -95,12 +95,42 @@ def test_hold_placed_captured_and_released_in_one_batch() -> None:
     assert placed.hold.expire_time == NOW + timedelta(seconds=1)
     decide(books, Place(ORG, "b", None, "USD", Decimal(6), 1_000, "", None, "operator:test"), NOW)
     assert account.available == 0
-    captured = decide(books, Capture(ORG, "a", "USD", Decimal(5), "", None, "operator:test"), NOW)
+    captured = decide(books, Capture(ORG, "a", None, "USD", Decimal(5), "", None, "operator:test"), NOW)
     decide(books, Release(ORG, "b"), NOW)
     assert isinstance(captured, Posted)
     assert captured.movement.overdrawn
     assert (account.posted, account.held) == (Decimal(5), Decimal(0))
     assert [hold.state for hold in books.new_holds] == [HoldState.CAPTURED, HoldState.RELEASED]
+
+
+@pytest.mark.parametrize(
+    ("posted", "amount", "part", "last", "rest", "left"),
+    [
+        # With 4 held: is a part, or a last capture, of the amount overdrawn, what remains held, and what is available?
+        ("10", "3", False, False, "1", "6"),
+        ("10", "4", False, False, "0", "6"),
+        ("10", "10", False, False, "0", "0"),
+        ("10", "11", True, True, "0", "-1"),
+        ("4", "3", False, False, "1", "0"),
+        # The account is overdrawn by 1 already: the hold's rest, which a last capture frees, makes up for it.
+        ("3", "2", True, False, "2", "-1"),
+        ("3", "3", True, False, "1", "-1"),
+        ("3", "0", False, False, "4", "-1"),
+    ],
+)
+def test_part_is_overdrawn_where_the_account_is_after_it(
+    posted: str, amount: str, part: bool, last: bool, rest: str, left: str
+) -> None:
+    for part_of, overdrawn in (("a", part), (None, last)):
+        books, account = _books("10")
+        decide(books, Place(ORG, "a", None, "USD", Decimal(4), 1_000, "", None, "operator:test"), NOW)
+        account.posted = Decimal(posted)
+        name = "a" if part_of is None else "a/1"
+        done = decide(books, Capture(ORG, name, part_of, "USD", Decimal(amount), "", None, "operator:test"), NOW)
+        assert isinstance(done, Posted)
+        assert (done.movement.overdrawn, done.movement.held_amount) == (overdrawn, Decimal(4))
+        if part_of is not None:
+            assert (account.held, account.available) == (Decimal(rest), Decimal(left))
 
 
 def test_times_never_decrease_along_the_sequence() -> None:

@@ -1,36 +1,12 @@
 """Holds and time: an expired hold stops counting at once and still lets its work be charged, exactly once."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
-import pytest
-from google.protobuf.duration_pb2 import Duration
-
-from tests.billing.support import BillingServer, Ledger, organization, refusal, usd
+from tests.billing.support import MINUTE, BillingServer, Ledger, balance_of, organization, refusal, usd
 from tests.support.clock import FixedClock
 from tests.support.sharded import execute_in_shards, value_over_shards
-from tollhouse.billing.v1 import account_pb2
 from tollhouse.billing.v1 import ledger_pb2 as pb
-
-MINUTE = Duration(seconds=60)
-
-
-@pytest.fixture
-def clock() -> FixedClock:
-    return FixedClock()
-
-
-@pytest.fixture
-async def timed(server: BillingServer, clock: FixedClock) -> AsyncIterator[Ledger]:
-    async with server.start(clock, sweep_every_s=3600) as ledger:
-        yield ledger
-        assert await ledger.findings() == []
-
-
-async def _balance(ledger: Ledger, org: str) -> pb.Balance:
-    request = account_pb2.GetBalanceRequest(organization_id=org)
-    return (await ledger.accounts.GetBalance(request, metadata=ledger.metadata)).balance
 
 
 async def _state(ledger: Ledger, org: str, operation_id: str) -> pb.HoldState.ValueType:
@@ -45,7 +21,7 @@ async def test_expired_hold_stops_counting_at_once(timed: Ledger, clock: FixedCl
     refused = await refusal(timed.debit(org, "too-soon", "1"))
     assert refused[2]["earliest_release_time"] == "2026-03-15T12:01:00Z"
     clock.advance(timedelta(seconds=60))
-    assert (await _balance(timed, org)).held == usd("0")
+    assert (await balance_of(timed, org)).held == usd("0")
     assert await _state(timed, org, "call") == pb.HOLD_STATE_EXPIRED
     assert (await timed.debit(org, "now", "5")).balance.available == usd("0")
     assert (await timed.release(org, "call")).hold.state == pb.HOLD_STATE_EXPIRED
@@ -87,7 +63,7 @@ async def test_captures_racing_expiry_end_each_hold_once(timed: Ledger, clock: F
 
     captures = asyncio.gather(*(timed.capture(org, f"call-{n}", "1") for n in range(50)))
     await asyncio.gather(captures, expire(), *(timed.debit(org, f"debit-{n}", "0.001") for n in range(50)))
-    balance = await _balance(timed, org)
+    balance = await balance_of(timed, org)
     assert (balance.posted, balance.held) == (usd("0.95"), usd("0"))
 
 

@@ -41,7 +41,7 @@ MAY_KNOW_THE_WIRE = re.compile(
     r"|libs\.common\.(audit|integrity)\.servicer"
     r"|libs\.common\.(access|amount|call|callers|channel|pipeline|rpc_method|server|status|text|timestamps|validation)"
     r"|libs\.common\.(health|reflection|violation_messages)"
-    r"|libs\.common\.(charge_filter|digests)"
+    r"|libs\.common\.(charge_filter|digests|repeats\.parsing)"
     r"|services\.\w+\.(__main__|timestamps|clients(\.\w+)?)"
     r"|services\.\w+\.\w+\.(servicer|rendering|(\w+_)?parsing)"
 )
@@ -51,7 +51,7 @@ MAY_KNOW_THE_DRIVER = re.compile(
     r"libs\.cli\.(commands\.(migrate|shards|up)|installation\.stack)"
     # Statements of `tollhouse shards`.
     r"|libs\.cli\.installation\.shard_store"
-    r"|libs\.common\.(audit\.(migration|store|tables)|integrity\.store|shard_migration|sharding|shards)"
+    r"|libs\.common\.(audit\.(migration|store|tables)|integrity\.store|repeats\.(store|tables)|shard_migration|sharding|shards)"
     r"|libs\.common\.(citus|connections|database|database_errors|databases|declared|migrate|pooler)"
     r"|services\.\w+\.(tables(\..*)?|migrations\..*)"
     r"|services\.\w+\.\w+(\.\w+)?\.(store|\w+_store)"

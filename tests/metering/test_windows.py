@@ -8,36 +8,15 @@ from zoneinfo import ZoneInfo
 import grpc
 import pytest
 
-from libs.common.errors import FieldViolation
 from libs.common.pages import encode_page_token
 from libs.common.status import field_violations
-from services.metering.usage.windows import DAY, MONTH, WINDOWS_MAX, window_end, window_starts, zone_named
+from services.metering.usage.windows import DAY, MONTH, WINDOWS_MAX, window_end, window_starts
+from tests.common.test_time_zones import NOT_IANA_ZONES
 from tests.metering.support import Metering, usage
 from tests.metering.test_query import query
 from tollhouse.metering.v1 import usage_pb2 as pb
 
 HOUR = timedelta(hours=1)
-NOT_IANA_ZONES = (
-    "localtime",
-    "posixrules",
-    "Factory",
-    "posix/Europe/Berlin",
-    "right/Europe/Berlin",
-    "/usr/share/zoneinfo/Europe/Berlin",
-    "../zoneinfo/Europe/Berlin",
-    "Europe//Berlin",
-    "Europe/",
-    "Europe",
-    "/",
-    ".",
-    "Europe/Berlin\n",
-    "Europe/Berlin\0",
-    "zone.tab",
-    "leapseconds",
-    "+00:00",
-    "Mars/Olympus",
-    "Zürich",
-)
 
 
 def local_dates(zone: ZoneInfo, start: datetime, end: datetime) -> dict[date, datetime]:
@@ -48,19 +27,6 @@ def local_dates(zone: ZoneInfo, start: datetime, end: datetime) -> dict[date, da
         first.setdefault(moment.astimezone(zone).date(), moment)
         moment += HOUR
     return first
-
-
-@pytest.mark.parametrize("name", NOT_IANA_ZONES, ids=repr)
-def test_only_iana_names_are_time_zones(name: str) -> None:
-    violations: list[FieldViolation] = []
-
-    assert zone_named(name, violations).key == "UTC"
-    assert [violation.field for violation in violations] == ["time_zone"]
-
-
-@pytest.mark.parametrize("name", ["", "UTC", "Europe/Berlin", "America/Argentina/Buenos_Aires", "Etc/GMT-14"])
-def test_iana_names_are_time_zones(name: str) -> None:
-    assert zone_named(name, []).key == (name or "UTC")
 
 
 @pytest.mark.parametrize(

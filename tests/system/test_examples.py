@@ -9,16 +9,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from libs.cli.installation.environment import repository
 from tests.support.oidc import CLIENT_ID, open_provider
 from tests.system.curl import Answer, curl_in, rpcs_of
 from tests.system.installation import Installation, running
 
-PAGE = repository() / "docs" / "identity.md"
+PAGES = {
+    "identity.md": rpcs_of("identity", "common"),
+    "plans.md": {rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.PlanService/")},
+}
+"""Pages below docs/ with examples that can be run, and the RPCs of which each has one."""
 RUN_WITHIN_S = 90
 _BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CALL = re.compile(r"(?:^|\$\()(?:call|call_as|grpcurl)\b")
-_RPC = re.compile(r"\b((?:identity|common)\.v1\.\w+/\w+)")
+_RPC = re.compile(r"\b((?:billing|identity|common)\.v1\.\w+/\w+)")
 _FACT = re.compile(r'"(\w+)": (?:"([^"]*)"|([^\s",]+))')
 _REFUSED = re.compile(r"\bCode: ([A-Z]\w+)")
 
@@ -32,14 +38,18 @@ class Example:
     code: str = ""
 
 
-def blocks() -> list[str]:
-    return _BLOCK.findall(PAGE.read_text(encoding="utf-8"))
+def text_of(page: str) -> str:
+    return (repository() / "docs" / page).read_text(encoding="utf-8")
 
 
-def examples() -> list[Example]:
+def blocks(page: str) -> list[str]:
+    return _BLOCK.findall(text_of(page))
+
+
+def examples(page: str) -> list[Example]:
     """The calls in order, without the first block, which only explains how calls are made."""
     found: list[Example] = []
-    for line in "\n".join(blocks()[1:]).splitlines():
+    for line in "\n".join(blocks(page)[1:]).splitlines():
         # The RPC is named on the first line of the call or on a continuation line.
         if _CALL.search(line):
             found.append(Example("", []))
@@ -52,16 +62,19 @@ def examples() -> list[Example]:
     return found
 
 
-def test_every_rpc_of_identity_and_of_the_audit_trail_has_an_example() -> None:
-    assert {example.rpc for example in examples()} == rpcs_of("identity", "common")
+@pytest.mark.parametrize("page", PAGES)
+def test_every_rpc_that_a_page_is_about_has_an_example(page: str) -> None:
+    assert {example.rpc for example in examples(page)} == PAGES[page]
 
 
-def test_every_rpc_is_introduced_by_its_name() -> None:
-    text = _BLOCK.sub("", PAGE.read_text(encoding="utf-8"))
-    assert [example.rpc for example in examples() if f"`{example.rpc.rpartition('/')[2]}`" not in text] == []
+@pytest.mark.parametrize("page", PAGES)
+def test_every_rpc_is_introduced_by_its_name(page: str) -> None:
+    text = _BLOCK.sub("", text_of(page))
+    assert [example.rpc for example in examples(page) if f"`{example.rpc.rpartition('/')[2]}`" not in text] == []
 
 
-async def test_examples_work_as_typed_one_after_another(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", PAGES)
+async def test_examples_work_as_typed_one_after_another(page: str, tmp_path: Path) -> None:
     async with open_provider() as provider:
         issuers = [{"provider": "tests", "issuer": provider.issuer, "client_ids": [CLIENT_ID]}]
         environment = {"TOLLHOUSE_IDENTITY_OIDC_ISSUERS": json.dumps(issuers)}
@@ -70,8 +83,8 @@ async def test_examples_work_as_typed_one_after_another(tmp_path: Path) -> None:
             curl_in(_folder(tmp_path / "bin")) as curl,
         ):
             (_folder(tmp_path / ".tollhouse") / "ready.json").write_bytes(installation.ready_file.read_bytes())
-            complaints = await _run("\n".join(blocks()), tmp_path, provider.token())
-    expected = examples()
+            complaints = await _run("\n".join(blocks(page)), tmp_path, provider.token())
+    expected = examples(page)
     assert [answer.method for answer in curl.answers] == [example.rpc for example in expected], complaints
     wrong = [
         problem

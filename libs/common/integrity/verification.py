@@ -70,7 +70,8 @@ class Verification:
         Raises:
             CheckFailed: a statement failed; what was not checked by then has not been checked.
         """
-        run = _Run(Scope(self._clock.now(), organization_id, since_time), self._checks)
+        every = (*self._checks, *(self._platform.checks if self._platform else ()))
+        run = _Run(Scope(self._clock.now(), organization_id, since_time), every)
         checks = iter([(part.database, check) for part in self._parts(organization_id) for check in part.checks])
         workers = {asyncio.create_task(self._check(run, checks)) for _ in range(_CHECKS_AT_A_TIME)}
         try:

@@ -149,14 +149,14 @@ class Capture:
     organization_id: str
     operation_id: str
     """What the charge is posted under: the operation id of the hold, or an id of the part's own."""
+    hold_operation_id: str | None
+    """For a part: the operation id of the hold."""
     currency_code: str
     amount: Decimal
     description: str
     metadata: Metadata | None
     actor: str
     validate_only: bool = False
-    hold_operation_id: str | None = None
-    """For a part: the operation id of the hold."""
 
 
 @dataclass(slots=True)

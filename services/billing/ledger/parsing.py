@@ -169,12 +169,12 @@ def parse_capture(request: pb.CaptureHoldRequest, actor: str, violations: list[F
     return Capture(
         request.organization_id.lower(),
         part_id or operation_id,
+        operation_id if part_id else None,
         request.amount.currency_code,
         _not_negative(request.amount, violations),
         storable(request.description, _DESCRIPTION_MAX),
         _metadata(request),
         actor,
-        hold_operation_id=operation_id if part_id else None,
     )
 
 

@@ -9,6 +9,7 @@ from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import InvalidArgument, NotFound, StaleEtag
 from libs.common.ids import new_id
+from libs.common.repeats.once import Repeatable
 from libs.common.shards import Shards
 from services.metering.errors import ModelExists, PriceUnknown, PriceVersionExists, ProviderCostUnknown
 from services.metering.model import store
@@ -22,7 +23,7 @@ from services.metering.model.domain import (
     price_changes,
 )
 from services.metering.model.rates import Priced, RateCard, Unpriced, price
-from services.metering.model.repeats import Repeatable, once
+from services.metering.model.repeats import once
 from services.metering.model.units import Quantities, Units
 
 

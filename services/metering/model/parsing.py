@@ -1,15 +1,13 @@
-"""Reads requests: what was used, prices that are set, price lists, and what is kept of requests sent again."""
+"""Reads requests: what was used, prices that are set, and price lists."""
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Final, TypeVar
-
-from google.protobuf.message import Message
+from typing import Final
 
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.timestamps import parse_optional_time
@@ -17,14 +15,12 @@ from services.metering.model.domain import Prices, Tokens, card_of
 from services.metering.model.price_list import PriceList, Terms, read_litellm, read_yaml
 from services.metering.model.rate_checks import check_rates, factor_of_percent, with_margin
 from services.metering.model.rates import STANDARD_TIER, Rate, RateCard
-from services.metering.model.repeats import Repeatable
 from services.metering.model.units import TOKEN_CLASS_UNITS, Quantities, Units, read_quantities
 from services.metering.model.units import total_tokens as count_tokens
 from services.metering.tables import TOKEN_CLASSES
 from tollhouse.metering.v1 import model_pb2 as pb
 from tollhouse.metering.v1 import unit_pb2
 
-_M = TypeVar("_M", bound=Message)
 # The `source` of price versions.
 LITELLM: Final = "litellm"
 CATALOGUE: Final = "catalogue"
@@ -250,22 +246,6 @@ def _terms(options: pb.ImportModelsRequest | pb.ImportOptions, margin_field: str
 
 def _effective_time(options: pb.ImportModelsRequest | pb.ImportOptions, field: str) -> datetime | None:
     return parse_optional_time(field, options.effective_time, present=options.HasField("effective_time"))
-
-
-def repeatable(request_id: str, rpc: str, request: Message) -> Repeatable:
-    """Return what is kept of a request that a caller may send again with the same id."""
-    return Repeatable(request_id, rpc, request.SerializeToString(deterministic=True), _differing_field(request))
-
-
-def _differing_field(request: _M) -> Callable[[bytes], str]:
-    def find(earlier: bytes) -> str:
-        before = type(request).FromString(earlier)
-        for descriptor in request.DESCRIPTOR.fields:
-            if getattr(before, descriptor.name) != getattr(request, descriptor.name):
-                return descriptor.name
-        return "body"
-
-    return find
 
 
 async def receive_options(parts: AsyncIterator[pb.StreamImportModelsRequest]) -> pb.ImportOptions:

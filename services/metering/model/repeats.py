@@ -1,25 +1,13 @@
 """Changes of the catalogue that are carried out once, however often their request is sent."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
-from libs.common.errors import RequestIdReused
-from services.metering.model import store
+from libs.common.repeats.once import Repeatable
+from libs.common.repeats.once import once as carry_out_once
 from services.metering.model.catalogue import Catalogue
-
-
-@dataclass(frozen=True, slots=True)
-class Repeatable:
-    """A request that is carried out once however often it is sent."""
-
-    request_id: str
-    """Empty where the caller gave none; then the request is not stored."""
-    rpc: str
-    request: bytes
-    differing_field: Callable[[bytes], str]
-    """Returns the first field in which the stored request, given serialized, differs from this one."""
+from services.metering.tables import catalogue_requests
 
 
 async def once(
@@ -36,29 +24,7 @@ async def once(
     Raises:
         RequestIdReused: the request id was sent before with another body.
     """
-    async with home.transaction() as connection:
-        if repeatable.request_id:
-            await store.lock_request(connection, repeatable.request_id)
-            known = await store.find_request(connection, repeatable.request_id)
-            if known is not None:
-                return _known_answer(repeatable, *known), True
-        response = await work(connection)
-        if repeatable.request_id:
-            await store.keep_request(
-                connection,
-                request_id=repeatable.request_id,
-                rpc=repeatable.rpc,
-                request=repeatable.request,
-                response=response,
-                now=clock.now(),
-            )
-    await catalogue.reload()
-    return response, False
-
-
-def _known_answer(repeatable: Repeatable, rpc: str, request: bytes, response: bytes) -> bytes:
-    if rpc != repeatable.rpc:
-        raise RequestIdReused(request_id=repeatable.request_id, field="rpc")
-    if request != repeatable.request:
-        raise RequestIdReused(request_id=repeatable.request_id, field=repeatable.differing_field(request))
-    return response
+    response, replayed = await carry_out_once(home, catalogue_requests, clock, repeatable, work)
+    if not replayed:
+        await catalogue.reload()
+    return response, replayed

@@ -12,6 +12,7 @@ from libs.common.call import require_membership
 from libs.common.errors import FieldViolation, InvalidArgument, Overloaded
 from libs.common.ids import is_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size
+from libs.common.repeats.parsing import repeatable
 from libs.common.timestamps import parse_optional_time, time_of_text, time_text
 from libs.common.validation import Reader
 from services.metering.model.domain import Model
@@ -24,7 +25,6 @@ from services.metering.model.parsing import (
     read_used,
     receive_options,
     receive_price_list,
-    repeatable,
 )
 from services.metering.model.price_import import ImportOutcome, PriceImport
 from services.metering.model.price_list import PriceList

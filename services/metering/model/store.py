@@ -5,7 +5,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from sqlalchemy import ARRAY, Row, Select, Text, Tuple, any_, bindparam, literal, select, text, tuple_, update
+from sqlalchemy import ARRAY, Row, Select, Text, Tuple, any_, bindparam, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -17,7 +17,6 @@ from services.metering.model.rates import FACTOR_DIGITS, NANO_DIGITS
 from services.metering.model.units import Kind, Unit
 from services.metering.tables import (
     TOKEN_CLASSES,
-    catalogue_requests,
     catalogue_state,
     models,
     price_versions,
@@ -28,7 +27,6 @@ _STATE_REVISION: Final = select(catalogue_state.c.revision)
 _NEXT_REVISION: Final = (
     update(catalogue_state).values(revision=catalogue_state.c.revision + 1).returning(catalogue_state.c.revision)
 )
-_LOCK_REQUEST: Final = text("SELECT pg_advisory_xact_lock(hashtextextended('metering.request.' || :request_id, 0))")
 _PORTION_ROWS: Final = 500
 
 
@@ -43,28 +41,6 @@ async def take_next_revision(connection: AsyncConnection) -> int:
 
 async def read_revision(connection: AsyncConnection) -> int:
     return int((await connection.execute(_STATE_REVISION)).scalar_one())
-
-
-async def lock_request(connection: AsyncConnection, request_id: str) -> None:
-    """Take an advisory lock on the request id until the transaction ends, so that repeats wait for each other."""
-    await connection.execute(_LOCK_REQUEST, {"request_id": request_id})
-
-
-async def find_request(connection: AsyncConnection, request_id: str) -> tuple[str, bytes, bytes] | None:
-    """Return the RPC, request and response stored under a request id; by primary key."""
-    c = catalogue_requests.c
-    row = (await connection.execute(select(c.rpc, c.request, c.response).where(c.request_id == request_id))).first()
-    return None if row is None else (row.rpc, row.request, row.response)
-
-
-async def keep_request(
-    connection: AsyncConnection, *, request_id: str, rpc: str, request: bytes, response: bytes, now: datetime
-) -> None:
-    await connection.execute(
-        insert(catalogue_requests).values(
-            request_id=request_id, rpc=rpc, request=request, response=response, create_time=now
-        )
-    )
 
 
 async def units_since(connection: AsyncConnection, revision: int) -> list[Unit]:

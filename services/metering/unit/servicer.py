@@ -7,9 +7,9 @@ import grpc
 
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import encode_page_token, page_size, text_in_token
+from libs.common.repeats.parsing import repeatable
 from libs.common.timestamps import render_time
 from libs.common.validation import Reader
-from services.metering.model.parsing import repeatable
 from services.metering.model.rendering import ANSWER_BYTES_MAX, that_fit
 from services.metering.model.units import THOUSANDTHS, Kind, Unit, name_of, quantity_text
 from services.metering.unit.domain import Changes, Entry, flaws_of_name, flaws_of_new

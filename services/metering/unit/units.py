@@ -6,9 +6,10 @@ from libs.common.audit.recording import PLATFORM, record_event
 from libs.common.clock import Clock
 from libs.common.database import Database, Transaction
 from libs.common.errors import NotFound, StaleEtag
+from libs.common.repeats.once import Repeatable
 from services.metering.errors import TooManyUnits, UnitExists, UnitNeeded
 from services.metering.model.catalogue import Catalogue
-from services.metering.model.repeats import Repeatable, once
+from services.metering.model.repeats import once
 from services.metering.model.store import take_next_revision
 from services.metering.model.units import Kind, Unit
 from services.metering.unit import store

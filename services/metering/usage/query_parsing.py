@@ -9,11 +9,12 @@ from google.protobuf.message import Message
 
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import NIL, is_id
+from libs.common.time_zones import parse_time_zone
 from libs.common.timestamps import parse_time
 from services.metering.usage.dimensions import LABELS, LIVE, TEST
 from services.metering.usage.store import Filters
 from services.metering.usage.summaries import RANGE_MAX, UNIT, Query
-from services.metering.usage.windows import DAY, HOUR, MONTH, check_window_count, keeps_whole_hours, zone_named
+from services.metering.usage.windows import DAY, HOUR, MONTH, check_window_count, keeps_whole_hours
 from tollhouse.metering.v1 import usage_pb2 as pb
 
 _WINDOWS: Final = {
@@ -60,7 +61,7 @@ def read_query(request: pb.QueryUsageRequest) -> Query:
     end_time = parse_time("end_time", request.end_time, violations)
     if not violations and not timedelta(0) < end_time - start_time <= RANGE_MAX:
         violations.append(FieldViolation("end_time", "must be after start_time, at most 3660 days"))
-    window, zone = _WINDOWS.get(request.window), zone_named(request.time_zone, violations)
+    window, zone = _WINDOWS.get(request.window), parse_time_zone("time_zone", request.time_zone, violations)
     if not violations:
         check_window_count(window, start_time, end_time, violations)
         if window in (DAY, MONTH) and not keeps_whole_hours(zone, start_time, end_time):

@@ -4,10 +4,9 @@ Window starts are computed here and sent to Postgres as timestamps, so that only
 Postgres may know other names than Python does, or older rules.
 """
 
-import re
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from libs.common.errors import FieldViolation
 
@@ -17,23 +16,6 @@ MONTH: Final = "month"
 WINDOWS_MAX: Final = 10_000
 _AN_HOUR: Final = timedelta(hours=1)
 _ONE_DAY: Final = timedelta(days=1)
-_NAME: Final = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
-# Files of the system's time zone folder that are no IANA zones: this machine's own zone, a default, a placeholder, and
-# two copies of the whole folder.
-_NOT_ZONES: Final = frozenset({"localtime", "posixrules", "Factory"})
-_NOT_AREAS: Final = frozenset({"posix", "right"})
-
-
-def zone_named(name: str, violations: list[FieldViolation]) -> ZoneInfo:
-    """Return an IANA time zone; UTC if the name is empty. An invalid name is added to `violations` and means UTC."""
-    name = name or "UTC"
-    try:
-        if not _NAME.fullmatch(name) or name in _NOT_ZONES or name.partition("/")[0] in _NOT_AREAS:
-            raise ValueError(name)
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        violations.append(FieldViolation("time_zone", "is not an IANA time zone"))
-        return ZoneInfo("UTC")
 
 
 def keeps_whole_hours(zone: ZoneInfo, start_time: datetime, end_time: datetime) -> bool:

@@ -32,12 +32,13 @@ _TEXTS: Final = {
     "name": "Matrix {serial}",
     "operation_id": "matrix-{serial}",
     "password": "matrix-{serial}",
+    "plan_id": "019a0000-0000-7000-8000-000000000001",
     "request_id": "matrix-{serial}",
     "token": "th_invite_unknown",
     "unit_id": "products",
     "value": "0.01",
 }
-_NUMBERS: Final = {"input_tokens": 1, "max_output_tokens": 1, "input": 1, "page_size": 1000}
+_NUMBERS: Final = {"input_tokens": 1, "max_output_tokens": 1, "input": 1, "page_size": 1000, "version": 1}
 _FLAGS: Final = {"validate_only": True}
 # Roles with few rights. Every other enum keeps its zero value.
 _ENUMS: Final = {"MemberRole": "MEMBER_ROLE_VIEWER", "ProjectMemberRole": "PROJECT_MEMBER_ROLE_MEMBER"}

@@ -14,6 +14,8 @@ from libs.common.ids import new_id
 from libs.common.timestamps import render_time
 from tests.system.authorization.rpcs import Rpc
 from tests.system.authorization.targets import Target
+from tollhouse.billing.v1 import plan_pb2
+from tollhouse.common.v1 import amount_pb2
 from tollhouse.identity.v1 import api_key_pb2, user_pb2
 from tollhouse.metering.v1 import model_pb2, unit_pb2, usage_pb2
 
@@ -45,6 +47,9 @@ WAYS: Final[Mapping[str, Way]] = {
     **_all(Way.TRIED, "billing.v1.LedgerService", "BatchDebit BatchCreateHold"),
     # A hold can be read in any state.
     **_all(Way.ADDS, "billing.v1.LedgerService", "CaptureHold BatchCaptureHold ReleaseHold ExtendHold"),
+    # Version 1 of the plan is published, and the plan that is archived is one that no other call names.
+    **_all(Way.ADDS, "billing.v1.PlanService", "CreatePlan PublishPlanVersion ArchivePlan"),
+    **_all(Way.STALE, "billing.v1.PlanService", "UpdatePlan"),
     **_all(Way.ADDS, "identity.v1.ApiKeyService", "CreateApiKey ImportApiKeys ReportLeakedApiKey"),
     **_all(Way.STALE, "identity.v1.ApiKeyService", "UpdateApiKey"),
     **_all(Way.ON_KEY, "identity.v1.ApiKeyService", "RotateApiKey DisableApiKey EnableApiKey RevokeApiKey"),
@@ -85,6 +90,12 @@ WAYS: Final[Mapping[str, Way]] = {
 _UNKNOWN_KEY: Final = "th_live_unknown"
 _SOME_MODEL: Final = b"models: [{model_id: matrix-imported, currency_code: USD, prices: {input: '1', output: '1'}}]"
 
+_ENTERPRISE: Final = "019a0000-0000-7000-8000-000000000004"
+_SOME_TERMS: Final = plan_pb2.PlanTerms(
+    price=amount_pb2.Amount(currency_code="USD", value="1"),
+    billing_interval=plan_pb2.Interval(unit=plan_pb2.INTERVAL_UNIT_MONTH, count=1),
+)
+
 
 def _in_ten_minutes() -> Timestamp:
     return render_time(datetime.now(UTC) + timedelta(minutes=10))
@@ -108,10 +119,14 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "billing.v1.LedgerService.GetHold": lambda target: {"operation_id": target.ids["hold_operation_id"]},
     "billing.v1.LedgerService.ReleaseHold": lambda target: {"operation_id": target.ids["hold_operation_id"]},
     "billing.v1.LedgerService.GetTransaction": lambda target: {"operation_id": None},
+    # All transactions, and not the parts of one hold.
+    "billing.v1.LedgerService.ListTransactions": lambda target: {"hold_operation_id": None},
     # From the organization's own account to a project's, or the other way round.
     "billing.v1.LedgerService.Transfer": lambda target: {
         "destination_project_id": None if target.project_id else new_id()
     },
+    "billing.v1.PlanService.ArchivePlan": lambda target: {"plan_id": _ENTERPRISE},
+    "billing.v1.PlanService.CreatePlan": lambda target: {"plan_code": "matrix", "terms": _SOME_TERMS},
     "common.v1.CallerService.ResolveCaller": lambda target: {"api_key": _UNKNOWN_KEY},
     "identity.v1.ApiKeyService.ImportApiKeys": lambda target: {
         "secret_prefix": "matrix",

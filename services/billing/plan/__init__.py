@@ -1,0 +1,1 @@
+"""PlanService: what can be subscribed to, what it costs, includes and allows."""

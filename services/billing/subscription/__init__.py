@@ -1,0 +1,1 @@
+"""Subscriptions: the periods that plans are charged for."""

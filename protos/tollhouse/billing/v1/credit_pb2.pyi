@@ -31,11 +31,11 @@ class _GrantKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GrantKind.V
     GRANT_KIND_UNSPECIFIED: _GrantKind.ValueType  # 0
     """Never sent. In a request: PROMOTIONAL."""
     GRANT_KIND_PROMOTIONAL: _GrantKind.ValueType  # 1
-    """Given away."""
+    """Credits that are given away."""
     GRANT_KIND_INCLUDED: _GrantKind.ValueType  # 2
-    """Included in a plan."""
+    """Credits that a plan includes."""
     GRANT_KIND_PURCHASED: _GrantKind.ValueType  # 3
-    """Bought."""
+    """Credits that were bought."""
 
 class GrantKind(_GrantKind, metaclass=_GrantKindEnumTypeWrapper):
     """Where credits come from. Of grants with the same priority and end, the kinds are used up in this order."""
@@ -43,11 +43,11 @@ class GrantKind(_GrantKind, metaclass=_GrantKindEnumTypeWrapper):
 GRANT_KIND_UNSPECIFIED: GrantKind.ValueType  # 0
 """Never sent. In a request: PROMOTIONAL."""
 GRANT_KIND_PROMOTIONAL: GrantKind.ValueType  # 1
-"""Given away."""
+"""Credits that are given away."""
 GRANT_KIND_INCLUDED: GrantKind.ValueType  # 2
-"""Included in a plan."""
+"""Credits that a plan includes."""
 GRANT_KIND_PURCHASED: GrantKind.ValueType  # 3
-"""Bought."""
+"""Credits that were bought."""
 Global___GrantKind: _TypeAlias = GrantKind  # noqa: Y015
 
 class _GrantState:

@@ -20,6 +20,9 @@ from services.billing.account.accounts import Accounts
 from services.billing.account.servicer import AccountServicer
 from services.billing.charge.charges import Charges
 from services.billing.charge.servicer import ChargeServicer
+from services.billing.credit.credits import Credits
+from services.billing.credit.servicer import CreditServicer
+from services.billing.credit.worker import GrantWorker
 from services.billing.invariants import CHECKS, PLATFORM_CHECKS
 from services.billing.ledger.engine import Engine
 from services.billing.ledger.history import History
@@ -29,7 +32,13 @@ from services.billing.plan.plans import Plans
 from services.billing.plan.servicer import PlanServicer
 from services.billing.settings import BillingSettings
 from services.billing.tables import SCHEMA
-from tollhouse.billing.v1 import account_pb2_grpc, charge_pb2_grpc, ledger_pb2_grpc, plan_pb2_grpc
+from tollhouse.billing.v1 import (
+    account_pb2_grpc,
+    charge_pb2_grpc,
+    credit_pb2_grpc,
+    ledger_pb2_grpc,
+    plan_pb2_grpc,
+)
 from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2_grpc
 
 _CHECK_TIMEOUT_MS: Final = 30_000
@@ -53,9 +62,12 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     service = Service("billing", settings, platform, clock, telemetry, directory, shards)
 
     engine = Engine(shards, clock, batch_max=settings.batch_max, queue_max=settings.queue_max, lanes=settings.lanes)
-    accounts = Accounts(shards, clock)
+    accounts = Accounts(shards, clock, engine)
     service.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(engine, History(shards, clock)))
     service.add(account_pb2_grpc.add_AccountServiceServicer_to_server, AccountServicer(accounts))
+    service.add(
+        credit_pb2_grpc.add_CreditServiceServicer_to_server, CreditServicer(Credits(shards, engine, clock), clock)
+    )
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
     service.add(plan_pb2_grpc.add_PlanServiceServicer_to_server, PlanServicer(Plans(platform, clock)))
     trail = Trail(databases.home_of, databases.report_home_of)
@@ -66,6 +78,7 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
         AuditServicer(trail),
     )
     service.background(Sweeper(shards, clock, settings.sweep_every_s).run, "expired holds")
+    service.background(GrantWorker(shards, engine, clock, settings.sweep_every_s).run, "credit grants")
     service.on_drain(engine.drain)
     service.on_drain(databases.close)
     if to_identity:

@@ -107,6 +107,70 @@ class BalanceOutOfRange(Refusal):
     template = "The balance would be beyond the largest amount that can be stored."
 
 
+class ReversalOfGrant(Refusal):
+    """What belongs to a grant is taken back by voiding the grant."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "REVERSAL_OF_GRANT"
+    template = "The transaction {transaction_id} belongs to a credit grant: void the grant instead."
+
+
+class GrantNotFound(Refusal):
+    """There is no such grant, or it belongs to another organization."""
+
+    kind = Kind.NOT_FOUND
+    reason = "GRANT_NOT_FOUND"
+    template = "There is no such grant."
+
+
+class GrantEnded(Refusal):
+    """Nothing is left of the grant."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "GRANT_ENDED"
+    template = "Nothing is left of the grant {grant_id}."
+
+
+class GrantExpired(Refusal):
+    """The grant would have expired before it is made."""
+
+    kind = Kind.INVALID_ARGUMENT
+    reason = "GRANT_EXPIRED"
+    template = "The expire_time {expire_time} has passed."
+
+
+class TooManyGrants(Refusal):
+    """The account has as many grants as it can have."""
+
+    kind = Kind.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_GRANTS"
+    template = "The account has {grants} grants that have not ended."
+
+
+class ExpiringCreditsStay(Refusal):
+    """Credits that expire cannot be passed on."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "EXPIRING_CREDITS_STAY"
+    template = "{expiring} of what is available expires and cannot be passed on; {transferable} can."
+
+
+class AccountHasGrants(Refusal):
+    """An account with grants that will begin or expire cannot be closed."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "ACCOUNT_HAS_GRANTS"
+    template = "The account has credit grants that have not ended: void them first."
+
+
+class NotACharge(Refusal):
+    """The transaction is neither a charge nor the reversal of one."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "NOT_A_CHARGE"
+    template = "The transaction {transaction_id} is a {transaction_kind}, not a charge."
+
+
 class PlanExists(Refusal):
     """A plan of this code exists, perhaps archived; it was added by another request, or came with Tollhouse."""
 

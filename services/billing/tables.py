@@ -62,6 +62,8 @@ accounts: Final = Table(
     # No open hold expires before this moment; null when none is open. It may be too early, never too late.
     Column("hold_expiry_from", _TIME),
     Column("last_movement_time", _TIME),
+    # No grant begins or expires before this moment; null when none will.
+    Column("grant_due_from", _TIME),
     Column("version", BigInteger, nullable=False),
     # Every change of the row adds one, so that a writer can tell whether the row has changed since it was read.
     Column("revision", BigInteger, nullable=False),
@@ -81,6 +83,13 @@ accounts: Final = Table(
         "request_id",
         unique=True,
         postgresql_where=text("request_id IS NOT NULL"),
+    ),
+    Index(
+        "accounts_grants_due",
+        "organization_id",
+        "account_id",
+        "grant_due_from",
+        postgresql_where=text("grant_due_from IS NOT NULL"),
     ),
     # Movements change no indexed column, and the free space lets Postgres keep the new version on the same page.
     postgresql_with={"fillfactor": "60"},
@@ -144,7 +153,17 @@ transactions: Final = Table(
     ),
     CheckConstraint("amount >= 0", name="transactions_amount_not_negative"),
     CheckConstraint("direction IN ('DEBIT', 'CREDIT')", name="transactions_direction_known"),
-    CheckConstraint("kind IN ('DEBIT', 'CREDIT', 'TRANSFER', 'CAPTURE', 'REVERSAL')", name="transactions_kind_known"),
+    Index(
+        "transactions_funding",
+        "organization_id",
+        "account_id",
+        "sequence",
+        postgresql_where=text("system_account IS DISTINCT FROM 'REVENUE'"),
+    ),
+    CheckConstraint(
+        "kind IN ('DEBIT', 'CREDIT', 'TRANSFER', 'CAPTURE', 'REVERSAL', 'GRANT', 'EXPIRY', 'VOID')",
+        name="transactions_kind_known",
+    ),
     CheckConstraint("(system_account IS NULL) = (counter_account_id IS NOT NULL)", name="transactions_one_other_side"),
 )
 
@@ -199,6 +218,63 @@ declines: Final = Table(
     Column("actor", Text),
     PrimaryKeyConstraint("organization_id", "operation_id", "slot", name="declines_operation_once"),
     CheckConstraint("slot IN ('MOVEMENT', 'HOLD')", name="declines_slot_known"),
+)
+
+credit_grants: Final = Table(
+    "credit_grants",
+    shard_metadata,
+    Column("organization_id", _ID, nullable=False),
+    Column("grant_id", _ID, nullable=False),
+    Column("account_id", _ID, nullable=False),
+    Column("project_id", _ID),
+    Column("operation_id", _OPERATION_ID, nullable=False),
+    Column("currency_code", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("amount", _AMOUNT, nullable=False),
+    Column("effective_time", _TIME, nullable=False),
+    # Whether the request named no effective_time.
+    Column("at_once", Boolean, nullable=False),
+    Column("expire_time", _TIME),
+    Column("state", Text, nullable=False),
+    # As of the account's last standing; what was used since follows from the account.
+    Column("rest", _AMOUNT, nullable=False),
+    Column("expired", _AMOUNT, nullable=False),
+    Column("source_reference", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("metadata", JSONB),
+    Column("create_time", _TIME, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("void_time", _TIME),
+    Column("void_reason", Text),
+    Column("void_actor", Text),
+    PrimaryKeyConstraint("organization_id", "grant_id", name="credit_grants_pkey"),
+    UniqueConstraint("organization_id", "operation_id", name="credit_grants_operation_once"),
+    Index("credit_grants_by_account", "organization_id", "account_id"),
+    Index("credit_grants_open", "organization_id", "account_id", postgresql_where=text("state <> 'ENDED'")),
+    CheckConstraint("kind IN ('PROMOTIONAL', 'INCLUDED', 'PURCHASED')", name="credit_grants_kind_known"),
+    CheckConstraint("state IN ('SCHEDULED', 'ACTIVE', 'ENDED')", name="credit_grants_state_known"),
+    CheckConstraint(
+        "amount > 0 AND rest >= 0 AND expired >= 0 AND rest + expired <= amount", name="credit_grants_amounts_fit"
+    ),
+    CheckConstraint("expire_time > effective_time", name="credit_grants_end_after_beginning"),
+    CheckConstraint("num_nulls(void_time, void_reason, void_actor) IN (0, 3)", name="credit_grants_void_whole"),
+)
+
+# What was left of an account's grants at each event, that is whenever one began, expired or was voided.
+grant_standings: Final = Table(
+    "grant_standings",
+    shard_metadata,
+    Column("organization_id", _ID, nullable=False),
+    Column("account_id", _ID, nullable=False),
+    # The number of the account's last movement then.
+    Column("sequence", BigInteger, nullable=False),
+    Column("funded", _AMOUNT, nullable=False),
+    Column("used", _AMOUNT, nullable=False),
+    Column("used_beside", _AMOUNT, nullable=False),
+    # Of the active grants by their ids: what was left and what had expired, as decimals.
+    Column("rests", JSONB, nullable=False),
+    PrimaryKeyConstraint("organization_id", "account_id", "sequence", name="grant_standings_pkey"),
 )
 
 # Plans belong to the platform, so they are in billing's own schema.

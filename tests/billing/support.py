@@ -18,7 +18,15 @@ from libs.common.status import error_info
 from services.billing.__main__ import build
 from services.billing.settings import BillingSettings
 from tests.support.callers import Callers, Metadata, bearer
-from tollhouse.billing.v1 import account_pb2, account_pb2_grpc, charge_pb2_grpc, ledger_pb2_grpc, plan_pb2_grpc
+from tollhouse.billing.v1 import (
+    account_pb2,
+    account_pb2_grpc,
+    charge_pb2_grpc,
+    credit_pb2,
+    credit_pb2_grpc,
+    ledger_pb2_grpc,
+    plan_pb2_grpc,
+)
 from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.common.v1 import integrity_pb2, integrity_pb2_grpc
 from tollhouse.common.v1.amount_pb2 import Amount
@@ -42,6 +50,7 @@ class Ledger:
         self.channel = channel
         self.ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.accounts = account_pb2_grpc.AccountServiceStub(channel)
+        self.credits = credit_pb2_grpc.CreditServiceStub(channel)
         self.charge = charge_pb2_grpc.ChargeServiceStub(channel)
         self.plans = plan_pb2_grpc.PlanServiceStub(channel)
         self.integrity = integrity_pb2_grpc.IntegrityServiceStub(channel)
@@ -104,6 +113,39 @@ class Ledger:
     async def release(self, organization_id: str, operation_id: str) -> pb.ReleaseHoldResponse:
         request = pb.ReleaseHoldRequest(organization_id=organization_id, operation_id=operation_id)
         return await self.ledger.ReleaseHold(request, metadata=self.metadata, timeout=20)
+
+    async def grant(
+        self, organization_id: str, operation_id: str, value: str, **fields: object
+    ) -> credit_pb2.GrantCreditsResponse:
+        request = credit_pb2.GrantCreditsRequest(
+            organization_id=organization_id,
+            operation_id=operation_id,
+            amount=usd(value),
+            **fields,  # type: ignore[arg-type]
+        )
+        return await self.credits.GrantCredits(request, metadata=self.metadata, timeout=20)
+
+    async def void(self, organization_id: str, grant_id: str, reason: str = "test") -> credit_pb2.VoidGrantResponse:
+        request = credit_pb2.VoidGrantRequest(organization_id=organization_id, grant_id=grant_id, reason=reason)
+        return await self.credits.VoidGrant(request, metadata=self.metadata, timeout=20)
+
+    async def grants(self, organization_id: str, **fields: object) -> list[credit_pb2.Grant]:
+        """All of an organization's grants, the oldest first."""
+        request = credit_pb2.ListGrantsRequest(
+            organization_id=organization_id,
+            page_size=1000,
+            **fields,  # type: ignore[arg-type]
+        )
+        response = await self.credits.ListGrants(request, metadata=self.metadata, timeout=20)
+        return list(reversed(response.grants))
+
+    async def explain(self, organization_id: str, operation_id: str) -> credit_pb2.ExplainChargeResponse:
+        request = credit_pb2.ExplainChargeRequest(organization_id=organization_id, operation_id=operation_id)
+        return await self.credits.ExplainCharge(request, metadata=self.metadata, timeout=20)
+
+    async def credit_summary(self, organization_id: str, **fields: str) -> credit_pb2.GetCreditSummaryResponse:
+        request = credit_pb2.GetCreditSummaryRequest(organization_id=organization_id, **fields)
+        return await self.credits.GetCreditSummary(request, metadata=self.metadata, timeout=20)
 
     async def transfer(
         self, organization_id: str, operation_id: str, value: str, source: str, destination: str

@@ -9,10 +9,10 @@ from libs.common.errors import Conflict, OperationIdReused
 from libs.common.ids import new_id
 from services.billing import errors
 from services.billing.ledger.bookkeeping import BALANCE_MAX, new_account
+from services.billing.ledger.books import Books
 from services.billing.ledger.decisions import decide
 from services.billing.ledger.domain import (
     Account,
-    Books,
     Capture,
     Debit,
     Decline,

@@ -11,6 +11,7 @@ from typing import Final
 import asyncpg
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.common.charge_filter import ChargeFilter
 from libs.common.clock import SystemClock
@@ -44,6 +45,9 @@ DAMAGE = {
     "guarded_movements_keep_the_limit": "UPDATE billing.transactions SET overdrawn = true WHERE operation_id = 'late'",
     "reversals_undo_their_transactions": "UPDATE billing.transactions SET amount = 9 WHERE operation_id = 'undo'",
     "transactions_have_two_sides": "UPDATE billing.transactions SET system_account = 'GRANTS' WHERE kind = 'DEBIT'",
+    "grants_equal_their_movements": "UPDATE billing.credit_grants SET expired = 0 WHERE operation_id = 'voided'",
+    "grant_rests_follow_from_the_ledger": "UPDATE billing.credit_grants SET rest = rest - 0.5 WHERE rest > 0.5",
+    "grants_begin_and_end_in_time": "UPDATE billing.accounts SET grant_due_from = NULL",
     "plan_versions_follow_each_other": "UPDATE billing.plan_versions SET version = 2",
     "audit_events_are_chained": (
         "INSERT INTO billing.audit_heads VALUES (gen_random_uuid(), 1, decode(repeat('00', 32), 'hex'), now())"
@@ -67,6 +71,12 @@ async def _live(ledger: Ledger) -> str:
     with pytest.raises(Exception, match="needed"):
         await ledger.debit(org, "declined", "100")
     await ledger.debit(org, "late", "1")
+    tomorrow = Timestamp()
+    tomorrow.FromDatetime(datetime.now(UTC) + timedelta(days=1))
+    await ledger.grant(org, "granted", "2", expire_time=tomorrow)
+    await ledger.debit(org, "granted-use", "0.25")
+    await ledger.void(org, (await ledger.grant(org, "voided", "1.5")).grant.grant_id)
+    await ledger.grant(org, "to-come", "1", effective_time=tomorrow)
     return org
 
 
@@ -363,6 +373,7 @@ async def test_charges_are_listed_in_pages_by_operation(ledger: Ledger) -> None:
             break
     assert found == [
         ("captured", usd("2")),
+        ("granted-use", usd("0.25")),
         ("in-parts", usd("0.25")),
         ("in-parts/1", usd("0.75")),
         ("in-parts/2", usd("0.5")),

@@ -15,6 +15,7 @@ OWN_RECORD = {
         *("Debit", "BatchDebit", "Credit", "Transfer", "ReverseTransaction"),
         *("CreateHold", "BatchCreateHold", "CaptureHold", "BatchCaptureHold", "ReleaseHold", "ExtendHold"),
     ),
+    "tollhouse.billing.v1.CreditService": ("GrantCredits", "VoidGrant"),
     "tollhouse.metering.v1.UsageService": ("RecordUsage", "BatchRecordUsage", "StreamUsage"),
     "tollhouse.metering.v1.AdmissionService": (
         "Authorize",

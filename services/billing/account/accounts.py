@@ -1,5 +1,6 @@
 """Opens, changes and closes accounts, and reads their balances and statements."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -16,7 +17,8 @@ from libs.common.shards import Shards
 from services.billing import errors
 from services.billing.account import store
 from services.billing.account.domain import AccountTerms, Statement, account_changes
-from services.billing.ledger.domain import Metadata
+from services.billing.ledger.domain import Metadata, SettleGrants
+from services.billing.ledger.engine import Engine
 
 _SEQUENCE_DIGITS_MAX = 18
 """What a page token may name; far more movements than an account ever has."""
@@ -27,9 +29,10 @@ _LOST_RACES = frozenset({"accounts_owner_currency_once", "accounts_request_once"
 class Accounts:
     """The accounts of one organization at a time. Another organization's accounts look like missing ones."""
 
-    def __init__(self, shards: Shards, clock: Clock) -> None:
+    def __init__(self, shards: Shards, clock: Clock, engine: Engine) -> None:
         self._shards = shards
         self._clock = clock
+        self._engine = engine
 
     async def open(
         self,
@@ -93,7 +96,11 @@ class Accounts:
 
     async def get(self, organization_id: str, account_id: str) -> AccountTerms:
         async with self._shards.of(organization_id).raw_connection() as connection:
-            return _visible(await self._get(connection, organization_id, account_id))
+            account = _visible(await self._get(connection, organization_id, account_id))
+        if not await self._settle([account]):
+            return account
+        async with self._shards.of(organization_id).raw_connection() as connection:
+            return await self._get(connection, organization_id, account_id)
 
     async def page(
         self, organization_id: str, *, project_id: str | None, size: int, page_token: str
@@ -103,6 +110,10 @@ class Accounts:
         size = page_size(size)
         async with self._shards.of(organization_id).raw_connection() as connection:
             found = await store.find_page(connection, organization_id, project_id, after, size + 1, self._clock.now())
+        if await self._settle(found):
+            async with self._shards.of(organization_id).raw_connection() as connection:
+                now = self._clock.now()
+                found = await store.find_page(connection, organization_id, project_id, after, size + 1, now)
         page = found[:size]
         more = len(found) > size
         return page, encode_page_token(page[-1].account_id, fingerprint=fingerprint) if more else ""
@@ -145,6 +156,8 @@ class Accounts:
                 raise errors.AccountNotFound
             if account.closed:
                 return account
+            if account.grant_due_from is not None:
+                raise errors.AccountHasGrants
             balance = account.balance
             if balance.posted or balance.held:
                 raise errors.AccountNotEmpty(
@@ -172,8 +185,12 @@ class Accounts:
             else:
                 account = await self._charged(connection, organization_id, project_id, currency_code, now)
             _visible(account)
-            if as_of_time is None:
-                return account, now
+        if await self._settle([account]):
+            async with self._shards.of(organization_id).raw_connection() as connection:
+                account = await self._get(connection, organization_id, account.account_id)
+        if as_of_time is None:
+            return account, now
+        async with self._shards.of(organization_id).raw_connection() as connection:
             sequence, posted = await _last_before(connection, account, as_of_time, inclusive=True)
             held = await store.held_at(connection, account, as_of_time)
         then = replace(account.balance, posted=posted, sequence=sequence, held=held)
@@ -197,6 +214,10 @@ class Accounts:
         size = page_size(size)
         async with self._shards.of(organization_id).raw_connection() as connection:
             account = _visible(await self._get(connection, organization_id, account_id))
+        if await self._settle([account]):
+            async with self._shards.of(organization_id).raw_connection() as connection:
+                account = await self._get(connection, organization_id, account_id)
+        async with self._shards.of(organization_id).raw_connection() as connection:
             first, opening = 0, Decimal(0)
             if start_time is not None:
                 first, opening = await _last_before(connection, account, start_time)
@@ -208,6 +229,19 @@ class Accounts:
             entries = await store.entries(connection, account, after=after, up_to=up_to)
         next_page_token = encode_page_token(str(up_to), fingerprint=fingerprint) if up_to < last else ""
         return Statement(account.balance.currency_code, opening, closing, entries, next_page_token)
+
+    async def _settle(self, accounts: Sequence[AccountTerms]) -> bool:
+        """Let credit grants of these accounts begin and expire that are due; return whether there were any."""
+        now = self._clock.now()
+        due = [a for a in accounts if a.grant_due_from is not None and a.grant_due_from <= now]
+        if due:
+            answers = await self._engine.submit(
+                [SettleGrants(a.organization_id, "", a.project_id, a.balance.currency_code) for a in due]
+            )
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer
+        return bool(due)
 
     async def _get(self, connection: RawConnection, organization_id: str, account_id: str) -> AccountTerms:
         account = await store.find(connection, organization_id, account_id, self._clock.now())

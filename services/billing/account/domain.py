@@ -21,6 +21,8 @@ class AccountTerms:
     create_time: datetime
     update_time: datetime
     balance: Balance
+    grant_due_from: datetime | None = None
+    """No credit grant begins or expires before this moment; None where none will."""
 
     @property
     def etag(self) -> str:

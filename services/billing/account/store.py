@@ -21,7 +21,7 @@ _COLUMNS: Final = """
         WHERE h.organization_id = a.organization_id AND h.account_id = a.account_id AND h.state = 'OPEN'
             AND h.expire_time <= $1
     ), 0) ELSE 0 END,
-    a.overdraft_limit, a.sequence
+    a.overdraft_limit, a.sequence, a.grant_due_from
 """
 
 # One probe of the primary key.
@@ -238,4 +238,5 @@ def _terms_of(row: asyncpg.Record) -> AccountTerms:
         create_time=row[6],
         update_time=row[7],
         balance=Balance(row[8], row[9], row[10], row[11], row[12]),
+        grant_due_from=row[13],
     )

@@ -7,16 +7,17 @@ from typing import Final
 from libs.common.errors import OperationIdReused
 from libs.common.ids import new_id
 from services.billing import errors
+from services.billing.ledger.books import Books
 from services.billing.ledger.domain import (
     ZERO,
     Account,
     Balance,
-    Books,
     Capture,
     Command,
     Credit,
     Debit,
     Decline,
+    Direction,
     Hold,
     HoldState,
     Movement,
@@ -26,6 +27,7 @@ from services.billing.ledger.domain import (
     Request,
     Reverse,
     Slot,
+    SystemAccount,
     Transfer,
 )
 from services.billing.ledger.requests import first_difference, request_of, request_of_movement
@@ -113,6 +115,8 @@ def hold_named(books: Books, organization_id: str, operation_id: str) -> Hold:
 
 
 def end_hold(books: Books, hold: Hold, state: HoldState, account: Account, now: datetime) -> None:
+    if books.account_grants:
+        note_freed(books, account, hold, hold.reserved)
     account.held -= hold.reserved
     hold.state, hold.end_time = state, now
     books.changed_holds[hold.organization_id, hold.operation_id] = hold
@@ -124,7 +128,10 @@ def count_part(books: Books, hold: Hold, amount: Decimal, account: Account) -> N
     captured = hold.captured_amount + amount
     if captured >= BALANCE_MAX:
         raise errors.BalanceOutOfRange
-    account.held -= min(amount, hold.reserved)
+    freed = min(amount, hold.reserved)
+    if books.account_grants:
+        note_freed(books, account, hold, freed)
+    account.held -= freed
     hold.captured_amount = captured
     books.changed_holds[hold.organization_id, hold.operation_id] = hold
     touch(books, account)
@@ -170,9 +177,38 @@ def post(
         _move(books, account, balance, movement.create_time)
         if counter is not None and counter_balance is not None:
             _move(books, counter, counter_balance, movement.create_time)
+        if books.account_grants and movement.system_account is not SystemAccount.REVENUE:
+            fund(books, movement)
         books.movements[movement.organization_id, movement.operation_id] = movement
         books.new_movements.append(movement)
     return Posted(movement, balance, counter_balance)
+
+
+def fund(books: Books, movement: Movement) -> None:
+    """Count a movement that is neither use nor its reversal as given to, or taken from, accounts that have grants."""
+    for account_id in (movement.account_id, movement.counter_account_id):
+        grants = books.account_grants.get(account_id or "")
+        if grants is not None and account_id is not None:
+            grants.funded += signed_for(movement, account_id)
+
+
+def signed_for(movement: Movement, account_id: str) -> Decimal:
+    """Return what a movement gives an account, negative for what it takes; zero where it is of other accounts."""
+    gives = movement.amount if movement.direction is Direction.CREDIT else -movement.amount
+    if movement.account_id == account_id:
+        return gives
+    return -gives if movement.counter_account_id == account_id else ZERO
+
+
+def note_freed(books: Books, account: Account, hold: Hold, freed: Decimal) -> None:
+    """Note that a hold reserves less, so that what it had reserved of expired grants can expire."""
+    grants = books.account_grants.get(account.account_id)
+    if grants is None or not freed:
+        return
+    for end in grants.held_before:
+        if hold.create_time < end:
+            grants.held_before[end] -= freed
+            books.freed[account.account_id] = account
 
 
 def _move(books: Books, account: Account, after: Balance, time: datetime) -> None:

@@ -25,10 +25,10 @@ from services.billing.ledger.bookkeeping import (
     require_same,
     touch,
 )
+from services.billing.ledger.books import Books
 from services.billing.ledger.domain import (
     ZERO,
     Account,
-    Books,
     Capture,
     Command,
     Credit,
@@ -36,6 +36,7 @@ from services.billing.ledger.domain import (
     Decline,
     Direction,
     Extend,
+    GrantCredits,
     Hold,
     HoldState,
     Kind,
@@ -47,10 +48,13 @@ from services.billing.ledger.domain import (
     Posted,
     Release,
     Reverse,
+    SettleGrants,
     Slot,
     SystemAccount,
     Transfer,
+    VoidGrant,
 )
+from services.billing.ledger.grant_decisions import expiring_credits, grant_credits, settle_grants, void_grant
 from services.billing.ledger.requests import request_of, request_of_hold
 
 
@@ -77,6 +81,12 @@ def decide(books: Books, command: Command, now: datetime) -> Outcome:
             return _extend(books, command, now)
         case Reverse():
             return _reverse(books, command, now)
+        case GrantCredits():
+            return grant_credits(books, command, now)
+        case VoidGrant():
+            return void_grant(books, command, now)
+        case SettleGrants():
+            return settle_grants(books, command)
 
 
 def _debit(books: Books, command: Debit, now: datetime) -> Outcome:
@@ -170,6 +180,9 @@ def _transfer(books: Books, command: Transfer, now: datetime) -> Outcome:
             raise errors.AccountClosed(account_id=account.account_id)
     if command.amount > source.available:
         return enter_decline(books, command, Slot.MOVEMENT, source, now)
+    expiring = expiring_credits(books, source)
+    if command.amount > source.available - expiring:
+        raise errors.ExpiringCreditsStay(transferable=max(source.available - expiring, ZERO), expiring=expiring)
     movement = Movement(
         organization_id=organization_id,
         operation_id=command.operation_id,
@@ -208,6 +221,8 @@ def _reverse(books: Books, command: Reverse, now: datetime) -> Outcome:
         raise errors.TransactionNotFound
     if original.kind is Kind.REVERSAL:
         raise errors.ReversalOfReversal(transaction_id=original.transaction_id)
+    if original.kind in (Kind.GRANT, Kind.EXPIRY, Kind.VOID):
+        raise errors.ReversalOfGrant(transaction_id=original.transaction_id)
     if command.currency_code not in (None, original.currency_code):
         raise mismatch(command.currency_code or "", [original.currency_code])
     left = original.amount - books.reversed.get(key, ZERO)

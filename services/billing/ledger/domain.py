@@ -1,16 +1,16 @@
-"""The ledger's commands and records, and the books that one batch is decided over.
+"""The ledger's commands and records, and what becomes of a command.
 
 Tens of thousands of commands, movements and accounts are made each second, so they are plain classes with slots.
 Commands and movements are not changed once they are made.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Final, TypeAlias
 
-from libs.common.errors import Conflict
+from services.billing.ledger.grants import Grant, GrantKind
 
 ZERO: Final = Decimal(0)
 
@@ -27,6 +27,9 @@ class Kind(StrEnum):
     TRANSFER = "TRANSFER"
     CAPTURE = "CAPTURE"
     REVERSAL = "REVERSAL"
+    GRANT = "GRANT"
+    EXPIRY = "EXPIRY"
+    VOID = "VOID"
 
 
 class Direction(StrEnum):
@@ -192,7 +195,56 @@ class Reverse:
     validate_only: bool = False
 
 
-Command: TypeAlias = Debit | Credit | Transfer | Place | Capture | Release | Extend | Reverse
+@dataclass(slots=True)
+class GrantCredits:
+    """Grant credits with terms to exactly the owner's account."""
+
+    organization_id: str
+    operation_id: str
+    project_id: str | None
+    currency_code: str
+    amount: Decimal
+    kind: GrantKind
+    priority: int
+    effective_time: datetime | None
+    """None for now."""
+    expire_time: datetime | None
+    source_reference: str
+    description: str
+    metadata: Metadata | None
+    actor: str
+    validate_only: bool = False
+
+
+@dataclass(slots=True)
+class VoidGrant:
+    """Take back what is left of a grant."""
+
+    organization_id: str
+    operation_id: str
+    """The grant's id."""
+    project_id: str | None
+    currency_code: str
+    reason: str
+    actor: str
+    validate_only: bool = False
+
+
+@dataclass(slots=True)
+class SettleGrants:
+    """Let grants of exactly the owner's account begin and expire that are due, and do nothing else."""
+
+    organization_id: str
+    operation_id: str
+    """Of no meaning; empty."""
+    project_id: str | None
+    currency_code: str
+    validate_only: bool = False
+
+
+Command: TypeAlias = (
+    Debit | Credit | Transfer | Place | Capture | Release | Extend | Reverse | GrantCredits | VoidGrant | SettleGrants
+)
 
 
 @dataclass(slots=True)
@@ -210,6 +262,8 @@ class Account:
     closed: bool
     hold_expiry_from: datetime | None
     last_movement_time: datetime | None
+    grant_due_from: datetime | None = None
+    """No grant begins or expires before this moment; None where none will."""
     revision: int = 0
     """How often the row has been changed, by any process."""
     is_new: bool = False
@@ -348,42 +402,22 @@ class Placed:
     released: Decimal | None = None
 
 
-Outcome: TypeAlias = Posted | Placed | Decline
+@dataclass(slots=True)
+class Granted:
+    """A grant as it is now, and its account's balance."""
+
+    grant: Grant
+    balance: Balance
+    replayed: bool = False
+    voided: Decimal | None = None
+    """For a void: what it has taken back."""
 
 
 @dataclass(slots=True)
-class Books:
-    """Everything a batch uses: its locked accounts, what is stored of its operations, and what the batch adds."""
+class Settled:
+    """The account has no grant that is due."""
 
-    owned: dict[tuple[str, str], list[Account]] = field(default_factory=dict)
-    """Accounts by (organization_id, owner_id)."""
-    accounts: dict[str, Account] = field(default_factory=dict)
-    movements: dict[OperationKey, Movement] = field(default_factory=dict)
-    holds: dict[OperationKey, Hold] = field(default_factory=dict)
-    declines: dict[tuple[str, str, Slot], Decline] = field(default_factory=dict)
-    originals: dict[tuple[str, str], Movement] = field(default_factory=dict)
-    """Movements to be reversed, by (organization_id, transaction_id)."""
-    reversed: dict[tuple[str, str], Decimal] = field(default_factory=dict)
+    balance: Balance
 
-    new_movements: list[Movement] = field(default_factory=list)
-    new_holds: list[Hold] = field(default_factory=list)
-    changed_holds: dict[OperationKey, Hold] = field(default_factory=dict)
-    new_declines: list[Decline] = field(default_factory=list)
-    changed_accounts: dict[str, Account] = field(default_factory=dict)
-    expired_hold_count: int = 0
-    """How many holds expired before the batch and are ended by it."""
 
-    def locked_account(self, account_id: str) -> Account:
-        """Return the account of something that is stored already.
-
-        Raises:
-            Conflict: another process has stored it since this batch locked its accounts; the batch is run again.
-        """
-        account = self.accounts.get(account_id)
-        if account is None:
-            raise Conflict
-        return account
-
-    def add_account(self, account: Account) -> None:
-        self.accounts[account.account_id] = account
-        self.owned.setdefault((account.organization_id, account.owner_id), []).append(account)
+Outcome: TypeAlias = Posted | Placed | Decline | Granted | Settled

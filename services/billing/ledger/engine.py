@@ -20,16 +20,18 @@ from libs.common.database import ConstraintViolation, Database, RawConnection
 from libs.common.errors import Conflict, Refusal
 from libs.common.group_commit import BatchLimits, GroupCommit
 from libs.common.shards import Shards
-from services.billing.ledger import posting_store, standing_store, store
+from services.billing.ledger import grant_store, posting_store, standing_store, store
+from services.billing.ledger.books import Books
 from services.billing.ledger.decisions import decide
 from services.billing.ledger.domain import (
-    Books,
+    Account,
     Capture,
     Command,
     Credit,
     Debit,
     Decline,
     Extend,
+    GrantCredits,
     Kind,
     Outcome,
     Place,
@@ -37,9 +39,12 @@ from services.billing.ledger.domain import (
     Posted,
     Release,
     Reverse,
+    SettleGrants,
     Transfer,
+    VoidGrant,
 )
 from services.billing.ledger.expiries import EXPIRED_HOLDS
+from services.billing.ledger.grant_decisions import settle_due
 from services.billing.ledger.standing import StandingAccounts
 
 Answer: TypeAlias = Outcome | Exception
@@ -56,6 +61,7 @@ _LOST_RACES: Final = frozenset(
     {
         *("accounts_owner_currency_once", "transactions_operation_once", "transactions_sequence_once"),
         *("holds_operation_once", "declines_operation_once"),
+        *("credit_grants_operation_once", "grant_standings_pkey"),
     }
 )
 """Unique keys that are violated when another process inserts the same value between our read and our write."""
@@ -161,6 +167,7 @@ class Engine:
         if due:
             books.expired_hold_count = await store.expire_holds(connection, due, now)
             books.changed_accounts.update((account.account_id, account) for account in due)
+        await _settle_grants(connection, books, named, now)
         await _read_known(connection, books, named)
         return books, now
 
@@ -168,7 +175,7 @@ class Engine:
 class _Named:
     """The keys of everything that the commands of a batch refer to, so that it can be read with few queries."""
 
-    __slots__ = ("held", "movements", "originals", "owners", "placed")
+    __slots__ = ("granted", "granting", "held", "movements", "originals", "owners", "passing_on", "placed")
 
     def __init__(self, commands: Sequence[Command]) -> None:
         self.owners: set[tuple[str, str]] = set()
@@ -176,6 +183,9 @@ class _Named:
         self.placed: set[tuple[str, str]] = set()
         self.held: set[tuple[str, str]] = set()
         self.originals: set[tuple[str, str]] = set()
+        self.passing_on: set[tuple[str, str]] = set()
+        self.granted: set[tuple[str, str]] = set()
+        self.granting: set[tuple[str, str, str]] = set()
         for command in commands:
             self._add(command)
 
@@ -199,10 +209,17 @@ class _Named:
             case Transfer():
                 self.owners.add((organization_id, command.source_project_id or organization_id))
                 self.owners.add((organization_id, command.destination_project_id or organization_id))
+                self.passing_on.add((organization_id, command.source_project_id or organization_id))
                 self.movements.add(operation)
             case Reverse():
                 self.movements.add(operation)
                 self.originals.add((organization_id, command.transaction_id))
+            case GrantCredits() | VoidGrant() | SettleGrants():
+                owner_id = command.project_id or organization_id
+                self.owners.add((organization_id, owner_id))
+                self.granting.add((organization_id, owner_id, command.currency_code))
+                if isinstance(command, GrantCredits):
+                    self.granted.add(operation)
 
 
 def _decide_all(books: Books, commands: Sequence[Command], now: datetime) -> list[Answer]:
@@ -210,11 +227,40 @@ def _decide_all(books: Books, commands: Sequence[Command], now: datetime) -> lis
     for command in commands:
         try:
             answers.append(decide(books, command, now))
+            while books.freed:
+                settle_due(books, books.freed.popitem()[1], now)
         except Conflict:
             raise
         except Refusal as refusal:
             answers.append(refusal)
     return answers
+
+
+async def _settle_grants(connection: RawConnection, books: Books, named: _Named, now: datetime) -> None:
+    """Let grants begin and expire that are due, and read those that commands are about. Most batches meet none."""
+    accounts = [a for a in books.accounts.values() if a.grant_due_from is not None and _meets_grants(a, named, now)]
+    if named.granting:
+        accounts += [
+            account
+            for account in books.accounts.values()
+            if account.grant_due_from is None
+            and (account.organization_id, account.owner_id, account.currency_code) in named.granting
+        ]
+    if accounts:
+        books.account_grants = await grant_store.find_account_grants(connection, accounts, now)
+        for account in accounts:
+            settle_due(books, account, now)
+    if named.granted:
+        for grant in await grant_store.find_known_grants(connection, named.granted):
+            books.known_grants[grant.organization_id, grant.operation_id] = grant
+
+
+def _meets_grants(account: Account, named: _Named, now: datetime) -> bool:
+    """Return whether the batch must know the grants of an account with grants that will begin or expire."""
+    if account.grant_due_from is not None and account.grant_due_from <= now:
+        return True
+    key = (account.organization_id, account.owner_id)
+    return key in named.passing_on or (*key, account.currency_code) in named.granting
 
 
 async def _read_known(connection: RawConnection, books: Books, named: _Named) -> None:
@@ -254,6 +300,20 @@ async def _close_books(connection: RawConnection, books: Books, now: datetime) -
             books.changed_holds.pop((hold.organization_id, hold.operation_id), None)
     if books.changed_holds:
         await posting_store.update_holds(connection, books.changed_holds.values())
+    if books.due_changed:
+        await _close_grants(connection, books)
+
+
+async def _close_grants(connection: RawConnection, books: Books) -> None:
+    """Write what became of grants."""
+    new = [books.changed_grants.pop(grant_id, grant) for grant_id, grant in books.new_grants.items()]
+    if new:
+        await grant_store.insert_grants(connection, new)
+    if books.changed_grants:
+        await grant_store.update_grants(connection, books.changed_grants.values())
+    if books.new_standings:
+        await grant_store.insert_standings(connection, books.new_standings)
+    await grant_store.update_due(connection, books.due_changed)
 
 
 async def _close_declines(connection: RawConnection, books: Books, answers: Sequence[Answer]) -> None:

@@ -15,6 +15,7 @@ from services.billing.ledger.domain import (
     Movement,
     Request,
 )
+from services.billing.ledger.grants import Grant
 
 _KINDS = {"Debit": "DEBIT", "Credit": "CREDIT", "Transfer": "TRANSFER", "Capture": "CAPTURE", "Reverse": "REVERSAL"}
 _NOT_COMPARED = ("organization_id", "operation_id", "actor", "validate_only")
@@ -66,6 +67,22 @@ def request_of_hold(hold: Hold) -> Request:
         "ttl_ms": hold.ttl_ms,
         "description": hold.description,
         "metadata": hold.metadata or None,
+    }
+
+
+def request_of_grant(grant: Grant) -> Request:
+    """Return the request that a stored grant came from."""
+    return {
+        "kind": grant.kind.value,
+        "project_id": grant.project_id,
+        "currency_code": grant.currency_code,
+        "amount": _plain(grant.amount),
+        "priority": grant.priority,
+        "effective_time": None if grant.at_once else _plain(grant.effective_time),
+        "expire_time": _plain(grant.expire_time),
+        "source_reference": grant.source_reference,
+        "description": grant.description,
+        "metadata": grant.metadata or None,
     }
 
 

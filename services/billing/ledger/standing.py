@@ -11,7 +11,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final, TypeAlias
 
-from services.billing.ledger.domain import Account, Books, Capture, Command, Debit, Hold, HoldState, OperationKey, Place
+from services.billing.ledger.books import Books
+from services.billing.ledger.domain import Account, Capture, Command, Debit, Hold, HoldState, OperationKey, Place
 
 _ACCOUNTS_MAX: Final = 50_000
 _HOLDS_MAX: Final = 20_000
@@ -70,7 +71,7 @@ class StandingAccounts:
             if key in accounts:
                 continue
             account = self._accounts.get(key)
-            if account is None or _has_due_holds(account, now):
+            if account is None or _is_due(account, now):
                 return None
             accounts[key] = account
         return self._take(accounts, holds)
@@ -90,5 +91,8 @@ def _key_of(account: Account) -> _Key:
     return account.organization_id, account.owner_id, account.currency_code
 
 
-def _has_due_holds(account: Account, now: datetime) -> bool:
-    return account.hold_expiry_from is not None and account.hold_expiry_from <= now
+def _is_due(account: Account, now: datetime) -> bool:
+    """Return whether a hold has expired, or a grant begins or expires, so that the account is not as it was."""
+    return (account.hold_expiry_from is not None and account.hold_expiry_from <= now) or (
+        account.grant_due_from is not None and account.grant_due_from <= now
+    )

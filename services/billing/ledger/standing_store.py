@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 from libs.common.database import RawConnection
-from services.billing.ledger.domain import Account, Books, Hold, Metadata, Movement
+from services.billing.ledger.books import Books
+from services.billing.ledger.domain import Account, Hold, Metadata, Movement
 
 # The statement updates the accounts, which locks them. An account that was changed meanwhile has another revision and
 # is not updated. Then it ends the holds that are captured; one that has ended is not found. After that, one probe of

@@ -33,7 +33,7 @@ Key: TypeAlias = tuple[str, str]
 
 _ACCOUNT_COLUMNS: Final = """
     a.organization_id::text, a.account_id::text, a.owner_id::text, a.currency_code, a.posted, a.held, a.sequence,
-    a.overdraft_limit, a.state = 'CLOSED', a.hold_expiry_from, a.last_movement_time, a.revision
+    a.overdraft_limit, a.state = 'CLOSED', a.hold_expiry_from, a.last_movement_time, a.grant_due_from, a.revision
 """
 
 # Locks in the order of the accounts' ids, so that two batches never deadlock. An account opened by another batch
@@ -56,6 +56,14 @@ _LOCK_OWNED: Final = f"""
         FOR UPDATE
     ) AS a
 """  # noqa: S608 -- made of the constants above alone.
+
+# The same without locks, for those who only read: by owner, and by the accounts' own ids.
+_OWNED: Final = f"""
+    SELECT {_ACCOUNT_COLUMNS} FROM accounts a WHERE a.organization_id = $1::uuid AND a.owner_id = $2::uuid
+"""  # noqa: S608
+_ACCOUNTS: Final = f"""
+    SELECT {_ACCOUNT_COLUMNS} FROM accounts a WHERE a.organization_id = $1::uuid AND a.account_id = ANY($2::uuid[])
+"""  # noqa: S608
 
 # The same for batches that also name accounts through holds and through transactions to reverse.
 _LOCK_ALL: Final = f"""
@@ -231,6 +239,16 @@ async def lock_accounts(
     else:
         rows = await connection.fetch(_LOCK_OWNED, *_columns(owners))
     return [Account(*row) for row in rows]
+
+
+async def find_owned(connection: RawConnection, organization_id: str, owner_id: str) -> list[Account]:
+    """Return an owner's accounts, without locking them; by the unique owner and currency."""
+    return [Account(*row) for row in await connection.fetch(_OWNED, organization_id, owner_id)]
+
+
+async def find_accounts(connection: RawConnection, organization_id: str, account_ids: Collection[str]) -> list[Account]:
+    """Return accounts by their ids, without locking them; by primary key."""
+    return [Account(*row) for row in await connection.fetch(_ACCOUNTS, organization_id, list(account_ids))]
 
 
 async def any_known(connection: RawConnection, keys: Collection[OperationKey]) -> bool:

@@ -41,6 +41,12 @@ class _TransactionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Trans
     """The charge of work that a hold was placed for, or of a part of it."""
     TRANSACTION_KIND_REVERSAL: _TransactionKind.ValueType  # 5
     """The undoing of another transaction."""
+    TRANSACTION_KIND_GRANT: _TransactionKind.ValueType  # 6
+    """The beginning of a credit grant. Its operation_id is the grant's id."""
+    TRANSACTION_KIND_EXPIRY: _TransactionKind.ValueType  # 7
+    """What of a credit grant was left at its end, or had been held then and was not used. Its label `grant_id` names it."""
+    TRANSACTION_KIND_VOID: _TransactionKind.ValueType  # 8
+    """What of a credit grant was left when it was voided. Its label `grant_id` names the grant."""
 
 class TransactionKind(_TransactionKind, metaclass=_TransactionKindEnumTypeWrapper):
     """The kind of movement."""
@@ -57,6 +63,12 @@ TRANSACTION_KIND_CAPTURE: TransactionKind.ValueType  # 4
 """The charge of work that a hold was placed for, or of a part of it."""
 TRANSACTION_KIND_REVERSAL: TransactionKind.ValueType  # 5
 """The undoing of another transaction."""
+TRANSACTION_KIND_GRANT: TransactionKind.ValueType  # 6
+"""The beginning of a credit grant. Its operation_id is the grant's id."""
+TRANSACTION_KIND_EXPIRY: TransactionKind.ValueType  # 7
+"""What of a credit grant was left at its end, or had been held then and was not used. Its label `grant_id` names it."""
+TRANSACTION_KIND_VOID: TransactionKind.ValueType  # 8
+"""What of a credit grant was left when it was voided. Its label `grant_id` names the grant."""
 Global___TransactionKind: _TypeAlias = TransactionKind  # noqa: Y015
 
 class _Direction:

@@ -51,6 +51,8 @@ class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType
     """See usage and what it cost."""
     SCOPE_AUDIT_READ: _Scope.ValueType  # 10
     """See the audit trail."""
+    SCOPE_CREDITS_READ: _Scope.ValueType  # 11
+    """See credit grants, what is left of them, and which of them a charge used."""
 
 class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
     """What users and keys may do in an organization."""
@@ -79,6 +81,8 @@ SCOPE_USAGE_READ: Scope.ValueType  # 9
 """See usage and what it cost."""
 SCOPE_AUDIT_READ: Scope.ValueType  # 10
 """See the audit trail."""
+SCOPE_CREDITS_READ: Scope.ValueType  # 11
+"""See credit grants, what is left of them, and which of them a charge used."""
 Global___Scope: _TypeAlias = Scope  # noqa: Y015
 
 @_typing.final

@@ -1,0 +1,75 @@
+"""The books that one batch is decided over: what is stored of its accounts and operations, and what the batch adds."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+
+from libs.common.errors import Conflict
+from services.billing.ledger.domain import Account, Decline, Hold, Movement, OperationKey, Slot
+from services.billing.ledger.grants import Grant, Standing
+
+
+@dataclass(slots=True)
+class AccountGrants:
+    """The grants of one account while a batch is decided."""
+
+    funded: Decimal
+    """What the account was given altogether, other than by use that was reversed."""
+    standing: Standing
+    """As of the last event; what was used since follows from `funded` and what is posted."""
+    scheduled: list[Grant]
+    held_before: dict[datetime, Decimal]
+    """What open holds still reserve that were placed before a moment, by `holds_before` of grants that have ended."""
+    sequence: int
+    """The number of the account's last movement at the event of the standing."""
+
+
+@dataclass(slots=True)
+class Books:
+    """Everything a batch uses: its locked accounts, what is stored of its operations, and what the batch adds."""
+
+    owned: dict[tuple[str, str], list[Account]] = field(default_factory=dict)
+    """Accounts by (organization_id, owner_id)."""
+    accounts: dict[str, Account] = field(default_factory=dict)
+    movements: dict[OperationKey, Movement] = field(default_factory=dict)
+    holds: dict[OperationKey, Hold] = field(default_factory=dict)
+    declines: dict[tuple[str, str, Slot], Decline] = field(default_factory=dict)
+    originals: dict[tuple[str, str], Movement] = field(default_factory=dict)
+    """Movements to be reversed, by (organization_id, transaction_id)."""
+    reversed: dict[tuple[str, str], Decimal] = field(default_factory=dict)
+
+    new_movements: list[Movement] = field(default_factory=list)
+    new_holds: list[Hold] = field(default_factory=list)
+    changed_holds: dict[OperationKey, Hold] = field(default_factory=dict)
+    new_declines: list[Decline] = field(default_factory=list)
+    changed_accounts: dict[str, Account] = field(default_factory=dict)
+    expired_hold_count: int = 0
+    """How many holds expired before the batch and are ended by it."""
+
+    account_grants: dict[str, AccountGrants] = field(default_factory=dict)
+    """By account id: of accounts with grants that are due, or that commands grant to or void of."""
+    known_grants: dict[OperationKey, Grant] = field(default_factory=dict)
+    """What the operations of the batch have granted before."""
+    new_grants: dict[str, Grant] = field(default_factory=dict)
+    changed_grants: dict[str, Grant] = field(default_factory=dict)
+    new_standings: list[tuple[Account, int, Decimal, Standing]] = field(default_factory=list)
+    """Account, number of its last movement, what it was funded with, and its grants then."""
+    due_changed: dict[str, Account] = field(default_factory=dict)
+    """Accounts whose next beginning or end of a grant has changed."""
+    freed: dict[str, Account] = field(default_factory=dict)
+    """Accounts on which a hold has ended that may have reserved some of an expired grant."""
+
+    def locked_account(self, account_id: str) -> Account:
+        """Return the account of something that is stored already.
+
+        Raises:
+            Conflict: another process has stored it since this batch locked its accounts; the batch is run again.
+        """
+        account = self.accounts.get(account_id)
+        if account is None:
+            raise Conflict
+        return account
+
+    def add_account(self, account: Account) -> None:
+        self.accounts[account.account_id] = account
+        self.owned.setdefault((account.organization_id, account.owner_id), []).append(account)

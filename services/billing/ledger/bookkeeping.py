@@ -133,7 +133,7 @@ def count_part(books: Books, hold: Hold, amount: Decimal, account: Account) -> N
         note_freed(books, account, hold, freed)
     account.held -= freed
     hold.captured_amount = captured
-    books.changed_holds[hold.organization_id, hold.operation_id] = hold
+    books.resized_holds[hold.organization_id, hold.operation_id] = hold
     touch(books, account)
 
 

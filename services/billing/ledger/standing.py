@@ -38,8 +38,8 @@ class StandingAccounts:
                 self._accounts[key] = account
         while len(self._accounts) > _ACCOUNTS_MAX:
             del self._accounts[next(iter(self._accounts))]
-        for hold in books.changed_holds.values():
-            self._holds.pop((hold.organization_id, hold.operation_id), None)
+        for operation in (*books.changed_holds, *books.resized_holds):
+            self._holds.pop(operation, None)
         for hold in books.new_holds:
             if hold.state is HoldState.OPEN:
                 self._holds[hold.organization_id, hold.operation_id] = hold, _key_of(books.accounts[hold.account_id])

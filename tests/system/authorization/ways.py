@@ -161,7 +161,10 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "metering.v1.UsageService.GetUsage": lambda target: {"operation_id": target.ids["usage_operation_id"]},
     "metering.v1.UsageService.ListUsage": lambda target: {"api_key_id": None, "organization_ids": None},
     "metering.v1.AdmissionService.ListAuthorizations": lambda target: {"api_key_id": None},
-    "metering.v1.AdmissionService.ExtendAuthorization": lambda target: {"expire_time": _in_ten_minutes()},
+    "metering.v1.AdmissionService.ExtendAuthorization": lambda target: {
+        "expire_time": _in_ten_minutes(),
+        "estimate": None,
+    },
     "metering.v1.AdmissionService.UpdateAdmissionPolicy": lambda target: {
         "update_mask": FieldMask(paths=["lapse_charge"]),
         "fixed_amount": None,

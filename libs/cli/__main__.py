@@ -18,7 +18,18 @@ from libs.common.postgres import PostgresError
 
 # Each is a function of that name in the module of that name; a group of commands is the module's `group`.
 COMMANDS: Final = ("up", "serve", "migrate", "shards", "token", "replay", "verify", "demo")
-GROUPS: Final = ("organization", "user", "project", "service-account", "key", "models", "units", "plans", "audit")
+GROUPS: Final = (
+    "organization",
+    "user",
+    "project",
+    "service-account",
+    "key",
+    "models",
+    "units",
+    "plans",
+    "credits",
+    "audit",
+)
 
 
 def make_app(names: Collection[str] = (*COMMANDS, *GROUPS)) -> typer.Typer:

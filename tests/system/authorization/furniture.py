@@ -8,7 +8,14 @@ from libs.common.ids import new_id
 from tests.system.authorization.people import People
 from tests.system.authorization.requests import CURRENCY, MODEL
 from tests.system.authorization.targets import Target
-from tollhouse.billing.v1 import account_pb2, account_pb2_grpc, ledger_pb2, ledger_pb2_grpc
+from tollhouse.billing.v1 import (
+    account_pb2,
+    account_pb2_grpc,
+    credit_pb2,
+    credit_pb2_grpc,
+    ledger_pb2,
+    ledger_pb2_grpc,
+)
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.identity.v1 import (
     organization_pb2,
@@ -22,8 +29,8 @@ from tollhouse.metering.v1 import model_pb2, model_pb2_grpc, usage_pb2, usage_pb
 
 # The ids of resources that cannot exist where the organization does not.
 NOTHING = frozenset({"organization", "user"})
-_SUB_IDS = ("account_id", "api_key_id", "invitation_id", "service_account_id", "transaction_id")
-_OPERATIONS = ("hold_operation_id", "usage_operation_id")
+_SUB_IDS = ("account_id", "api_key_id", "grant_id", "invitation_id", "service_account_id", "transaction_id")
+_OPERATIONS = ("debit_operation_id", "hold_operation_id", "usage_operation_id")
 _numbers = itertools.count(1)
 
 
@@ -41,6 +48,7 @@ class Furniture:
         )
         self._accounts: account_pb2_grpc.AccountServiceStub = account_pb2_grpc.AccountServiceStub(operator.billing)
         self._ledger: ledger_pb2_grpc.LedgerServiceStub = ledger_pb2_grpc.LedgerServiceStub(operator.billing)
+        self._credits: credit_pb2_grpc.CreditServiceStub = credit_pb2_grpc.CreditServiceStub(operator.billing)
         self._models: model_pb2_grpc.ModelServiceStub = model_pb2_grpc.ModelServiceStub(operator.metering)
         self._usage: usage_pb2_grpc.UsageServiceStub = usage_pb2_grpc.UsageServiceStub(operator.metering)
 
@@ -120,6 +128,23 @@ class Furniture:
                 amount=amount_pb2.Amount(currency_code=CURRENCY, value="100"),
             )
         )
+        granted = await self._credits.GrantCredits(
+            credit_pb2.GrantCreditsRequest(
+                organization_id=organization_id,
+                project_id=project_id,
+                operation_id=f"granted-{next(_numbers)}",
+                amount=amount_pb2.Amount(currency_code=CURRENCY, value="1"),
+            )
+        )
+        debit_operation_id = f"debited-{next(_numbers)}"
+        await self._ledger.Debit(
+            ledger_pb2.DebitRequest(
+                organization_id=organization_id,
+                project_id=project_id,
+                operation_id=debit_operation_id,
+                amount=amount_pb2.Amount(currency_code=CURRENCY, value="0.5"),
+            )
+        )
         operation_id = f"held-{next(_numbers)}"
         await self._ledger.CreateHold(
             ledger_pb2.CreateHoldRequest(
@@ -132,6 +157,8 @@ class Furniture:
         return {
             "account_id": opened.account.account_id,
             "transaction_id": credited.transaction.transaction_id,
+            "grant_id": granted.grant.grant_id,
+            "debit_operation_id": debit_operation_id,
             "hold_operation_id": operation_id,
         }
 

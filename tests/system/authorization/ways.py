@@ -48,6 +48,8 @@ WAYS: Final[Mapping[str, Way]] = {
     **_all(Way.TRIED, "billing.v1.LedgerService", "BatchDebit BatchCreateHold"),
     # A hold can be read in any state.
     **_all(Way.ADDS, "billing.v1.LedgerService", "CaptureHold BatchCaptureHold ReleaseHold ExtendHold"),
+    # The grant belongs to the account, and is voided once; a repeat finds it so.
+    **_all(Way.ADDS, "billing.v1.CreditService", "GrantCredits VoidGrant"),
     # Version 1 of the plan is published, and the plan that is archived is one that no other call names.
     **_all(Way.ADDS, "billing.v1.PlanService", "CreatePlan PublishPlanVersion ArchivePlan"),
     **_all(Way.STALE, "billing.v1.PlanService", "UpdatePlan"),
@@ -127,6 +129,12 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "billing.v1.LedgerService.Transfer": lambda target: {
         "destination_project_id": None if target.project_id else new_id()
     },
+    "billing.v1.CreditService.ExplainCharge": lambda target: {
+        "operation_id": target.ids["debit_operation_id"],
+        "transaction_id": None,
+    },
+    "billing.v1.CreditService.GrantCredits": lambda target: {"expire_time": _in_ten_minutes(), "effective_time": None},
+    "billing.v1.CreditService.GetCreditSummary": lambda target: {"currency_code": None},
     "billing.v1.PlanService.ArchivePlan": lambda target: {"plan_id": _ENTERPRISE},
     "billing.v1.PlanService.CreatePlan": lambda target: {"plan_code": "matrix", "terms": _SOME_TERMS},
     "common.v1.CallerService.ResolveCaller": lambda target: {"api_key": _UNKNOWN_KEY},

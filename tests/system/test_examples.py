@@ -18,7 +18,10 @@ from tests.system.installation import Installation, running
 
 PAGES = {
     "identity.md": rpcs_of("identity", "common"),
-    "credits.md": {rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.CreditService/")},
+    "credits.md": {
+        *(rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.CreditService/")),
+        "billing.v1.LedgerService/Debit",
+    },
     "plans.md": {rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.PlanService/")},
 }
 """Pages below docs/ with examples that can be run, and the RPCs of which each has one."""

@@ -134,6 +134,7 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
         "transaction_id": None,
     },
     "billing.v1.CreditService.GrantCredits": lambda target: {"expire_time": _in_ten_minutes(), "effective_time": None},
+    "billing.v1.CreditService.VoidGrant": lambda target: {"reason": "tried"},
     "billing.v1.CreditService.GetCreditSummary": lambda target: {"currency_code": None},
     "billing.v1.PlanService.ArchivePlan": lambda target: {"plan_id": _ENTERPRISE},
     "billing.v1.PlanService.CreatePlan": lambda target: {"plan_code": "matrix", "terms": _SOME_TERMS},

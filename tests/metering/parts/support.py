@@ -1,10 +1,11 @@
 """Calls that are settled in parts, in one line each."""
 
+import asyncio
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final
 
-from tests.metering.support import Metering, Platform, usd
+from tests.metering.support import Metering, Platform, eventually, usd
 from tests.metering.test_admission import ask
 from tests.metering.test_quantities import of
 from tollhouse.billing.v1 import ledger_pb2
@@ -96,6 +97,19 @@ async def assert_spent(platform: Platform, organization_id: str, cost: Decimal |
     ours, theirs = await platform.metering.charges(), await platform.billing_charges()
     assert ours == {key: amount for key, amount in theirs.items() if amount}
     assert await platform.verify() == []
+
+
+async def put_off_charges(platform: Platform) -> None:
+    """Let no charge that waits be sent within the hour, whatever the relay is about at this moment."""
+
+    async def put_off() -> object:
+        later = "now() + interval '1 hour'"
+        await platform.execute(f"UPDATE metering.outbox SET next_attempt_time = {later}")  # noqa: S608 -- ours.
+        await asyncio.sleep(0.5)
+        soon = "next_attempt_time < now() + interval '30 min'"
+        return await platform.value(f"SELECT count(*) FROM metering.outbox WHERE {soon}")  # noqa: S608 -- ours.
+
+    await eventually(put_off, lambda count: count == 0)
 
 
 def amounts(charges: Mapping[tuple[str, str], Decimal], organization_id: str) -> list[Decimal]:

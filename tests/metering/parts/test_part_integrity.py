@@ -10,7 +10,7 @@ from libs.common.clock import SystemClock
 from libs.common.integrity.verification import Verification
 from libs.common.shards import Shards
 from services.metering.invariants import CHECKS
-from tests.metering.parts.support import Call
+from tests.metering.parts.support import Call, put_off_charges
 from tests.metering.support import Metering, Platform, stamp, usage
 from tests.metering.test_verification import differences, digests
 from tests.support.clock import FixedClock
@@ -101,7 +101,7 @@ async def settle_calls(platform: Platform, organization_id: str) -> None:
     await platform.stop_billing()
     await waits.last(1_000, 200)
     await unsent.part(1_000, 100)
-    await platform.execute("UPDATE metering.outbox SET next_attempt_time = now() + interval '1 hour'")
+    await put_off_charges(platform)
     await platform.start_billing()
 
 

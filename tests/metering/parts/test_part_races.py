@@ -13,7 +13,7 @@ import pytest
 from libs.common.database_url import plain_url
 from libs.common.ids import new_id
 from libs.common.status import reason_of
-from tests.metering.parts.support import Call, assert_spent, captured, settlement_of
+from tests.metering.parts.support import Call, assert_spent, captured, put_off_charges, settlement_of
 from tests.metering.support import Metering, Platform, eventually, settlement
 from tollhouse.billing.v1 import ledger_pb2
 from tollhouse.metering.v1 import usage_pb2
@@ -119,7 +119,7 @@ async def test_last_settlement_that_reaches_billing_before_the_parts_leaves_them
     await platform.stop_billing()
     await call.part(1_000, 100)
     await call.part(1_000, 200)
-    await platform.execute("UPDATE metering.outbox SET next_attempt_time = now() + interval '1 hour'")
+    await put_off_charges(platform)
     await platform.start_billing()
     await call.last(1_000, 300)
     await eventually(lambda: call.hold(platform), lambda hold: hold.state == ledger_pb2.HOLD_STATE_CAPTURED)

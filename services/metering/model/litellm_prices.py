@@ -130,7 +130,29 @@ def read_prices(listed: Mapping[str, Value], *, allow_partial: bool = False) -> 
     if len(left_out) == len(prices) or (left_out and not allow_partial):
         named = "; ".join(f"{one.key} {one.text}" for one in left_out)
         return ListedPrices(None, f"has prices that no rate holds: {named}", left_out, tuple(notes))
-    return ListedPrices(_card(prices), "", left_out, tuple(notes))
+    card = _card(prices)
+    return ListedPrices(card, "", left_out, (*notes, *_priced_as_others(card)))
+
+
+def _priced_as_others(card: RateCard) -> Iterator[Remark]:
+    """Say which units a tier prices as others, though they have prices of their own in the standard tier.
+
+    The list says nothing of these prices. So cached tokens of a batch, say, cost what other input of a batch costs.
+    """
+    tiers: dict[str, set[str]] = {}
+    for rate in card.rates:
+        tiers.setdefault(rate.service_tier, set()).add(rate.unit_id)
+    standard, always = tiers.pop(STANDARD_TIER, set()), tiers.pop(ANY_TIER, set())
+    for tier, priced in tiers.items():
+        others = []
+        for unit_id in sorted(standard - priced - always):
+            target = card.fallbacks.get(unit_id)
+            while target is not None and target not in priced:
+                target = card.fallbacks.get(target)
+            if target is not None:
+                others.append(f"{unit_id} as {target}")
+        if others:
+            yield Remark(f"tier {tier}", f"has no price for some units and prices {', '.join(others)}")
 
 
 def _price_keys(listed: Mapping[str, Value]) -> Iterator[str]:

@@ -55,6 +55,8 @@ async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
                 own = {"organization_ids": [organization_id]}
             if method.name == "UpdateUnit":
                 own = {"name": "Odd", "update_mask": FieldMask(paths=["name", "description"])}
+            if method.name == "UpdateAdmissionPolicy":
+                own = {"update_mask": FieldMask(paths=["output_hold", "lapse_charge", "lapse_after"])}
             request = filled(method.input_type, known | own | {"bucket_count": len(own)})
             texts = _BATCH_TEXTS if method.name.startswith("Batch") else TEXTS
             await hostile.send(method, [request, *variants(request, texts)])

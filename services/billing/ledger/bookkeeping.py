@@ -126,7 +126,7 @@ def count_part(books: Books, hold: Hold, amount: Decimal, account: Account) -> N
         raise errors.BalanceOutOfRange
     account.held -= min(amount, hold.reserved)
     hold.captured_amount = captured
-    books.changed_holds[hold.organization_id, hold.operation_id] = hold
+    books.resized_holds[hold.organization_id, hold.operation_id] = hold
     touch(books, account)
 
 

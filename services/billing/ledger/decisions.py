@@ -396,6 +396,7 @@ def _enlarge(
     if hold.requested_amount is None:
         hold.requested_amount = hold.amount
     hold.amount = amount
+    books.resized_holds[hold.organization_id, hold.operation_id] = hold
     account.held += needed
     touch(books, account)
     return None

@@ -368,6 +368,9 @@ class Books:
     new_movements: list[Movement] = field(default_factory=list)
     new_holds: list[Hold] = field(default_factory=list)
     changed_holds: dict[OperationKey, Hold] = field(default_factory=dict)
+    """Those of which the state or the expiry has changed."""
+    resized_holds: dict[OperationKey, Hold] = field(default_factory=dict)
+    """Those of which the amount has changed, or what was captured in parts."""
     new_declines: list[Decline] = field(default_factory=list)
     changed_accounts: dict[str, Account] = field(default_factory=dict)
     expired_hold_count: int = 0

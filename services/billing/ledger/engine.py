@@ -253,6 +253,8 @@ async def _close_books(connection: RawConnection, books: Books, now: datetime) -
             books.changed_holds.pop((hold.organization_id, hold.operation_id), None)
     if books.changed_holds:
         await posting_store.update_holds(connection, books.changed_holds.values())
+    if books.resized_holds:
+        await posting_store.update_hold_amounts(connection, books.resized_holds.values())
 
 
 async def _close_declines(connection: RawConnection, books: Books, answers: Sequence[Answer]) -> None:

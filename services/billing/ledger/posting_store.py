@@ -76,26 +76,29 @@ _INSERT_CHARGES: Final = """
 _INSERT_HOLDS: Final = """
     INSERT INTO holds (
         organization_id, operation_id, hold_id, project_id, account_id, currency_code, amount, ttl_ms, state,
-        description, metadata, create_time, expire_time, end_time, actor, captured_amount, requested_amount
+        description, metadata, create_time, expire_time, end_time, actor
     )
     SELECT v.c1, v.c2, v.c3, v.c4, v.c5, v.c6, v.c7::numeric, v.c8, v.c9, v.c10, v.c11::jsonb, v.c12, v.c13, v.c14,
-        v.c15, v.c16::numeric, v.c17::numeric
+        v.c15
     FROM unnest(
         $1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::text[], $7::text[], $8::bigint[], $9::text[],
-        $10::text[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[], $15::text[],
-        $16::text[], $17::text[]
-    ) AS v (c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, c17)
+        $10::text[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[], $15::text[]
+    ) AS v (c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15)
 """
 
 _UPDATE_HOLDS: Final = """
-    UPDATE holds h SET state = v.state, expire_time = v.expire_time, end_time = v.end_time,
-        amount = v.amount::numeric, captured_amount = v.captured_amount::numeric,
+    UPDATE holds h SET state = v.state, expire_time = v.expire_time, end_time = v.end_time
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
+        AS v (organization_id, operation_id, state, expire_time, end_time)
+    WHERE h.organization_id = v.organization_id AND h.operation_id = v.operation_id
+"""
+
+# Few batches have parts of holds, or enlarge any.
+_UPDATE_HOLD_AMOUNTS: Final = """
+    UPDATE holds h SET amount = v.amount::numeric, captured_amount = v.captured_amount::numeric,
         requested_amount = v.requested_amount::numeric
-    FROM unnest(
-        $1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::text[], $7::text[], $8::text[]
-    ) AS v (
-        organization_id, operation_id, state, expire_time, end_time, amount, captured_amount, requested_amount
-    )
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[])
+        AS v (organization_id, operation_id, amount, captured_amount, requested_amount)
     WHERE h.organization_id = v.organization_id AND h.operation_id = v.operation_id
 """
 
@@ -170,20 +173,23 @@ async def insert_movements(connection: RawConnection, movements: Sequence[Moveme
 
 
 async def insert_holds(connection: RawConnection, holds: Sequence[Hold]) -> None:
-    """Insert holds that the batch placed, in their state after it."""
+    """Insert holds that the batch placed, in their state after it, without what was captured in parts."""
     await connection.execute(_INSERT_HOLDS, *zip(*map(_hold_row, holds), strict=True))
 
 
 async def update_holds(connection: RawConnection, holds: Iterable[Hold]) -> None:
-    """Update holds that were placed before, to their state after the batch."""
+    """Update state and times of holds that were placed before, to what they are after the batch."""
+    rows = [(h.organization_id, h.operation_id, h.state, h.expire_time, h.end_time) for h in holds]
+    await connection.execute(_UPDATE_HOLDS, *zip(*rows, strict=True))
+
+
+async def update_hold_amounts(connection: RawConnection, holds: Iterable[Hold]) -> None:
+    """Update the amounts of holds, also of those that the batch inserted, to what they are after it."""
     rows = [
-        (
-            *(h.organization_id, h.operation_id, h.state, h.expire_time, h.end_time),
-            *(str(h.amount), str(h.captured_amount), _text(h.requested_amount)),
-        )
+        (h.organization_id, h.operation_id, str(h.amount), str(h.captured_amount), _text(h.requested_amount))
         for h in holds
     ]
-    await connection.execute(_UPDATE_HOLDS, *zip(*rows, strict=True))
+    await connection.execute(_UPDATE_HOLD_AMOUNTS, *zip(*rows, strict=True))
 
 
 async def insert_declines(connection: RawConnection, declines: Sequence[Decline]) -> None:
@@ -245,8 +251,6 @@ def _hold_row(h: Hold) -> tuple[object, ...]:
         h.expire_time,
         h.end_time,
         h.actor,
-        str(h.captured_amount),
-        _text(h.requested_amount),
     )
 
 

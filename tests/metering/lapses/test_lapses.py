@@ -237,6 +237,7 @@ async def test_extended_call_lapses_at_its_later_end_with_its_larger_input(
 
     assert await lapsed(metering, charging) == {"call-1"}
     assert (await metering.get(charging, "call-1")).tokens == model_pb2.TokenCounts(input=3000)
+    await platform.settled()
     assert await metering.findings() == []
 
 
@@ -270,6 +271,7 @@ async def test_input_is_charged_at_the_price_of_the_authorization_with_the_units
     assert recorded.tokens.input == 1000
     assert {one.unit: one.value for one in recorded.quantities if one.value != "0"}["document_tokens"] == "500"
     assert "web_searches" not in {one.unit for one in recorded.quantities}
+    await platform.settled()
     assert await metering.findings() == []
 
 
@@ -307,6 +309,7 @@ async def test_what_is_charged_follows_the_policy_at_the_time_of_the_lapse(
 
     assert await lapsed(metering, organization_id) == {"after"}
     assert await platform.posted(organization_id) == 1 - INPUT_COST
+    await platform.settled()
     assert await metering.findings() == []
 
 

@@ -110,6 +110,8 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "billing.v1.LedgerService.GetHold": lambda target: {"operation_id": target.ids["hold_operation_id"]},
     "billing.v1.LedgerService.ReleaseHold": lambda target: {"operation_id": target.ids["hold_operation_id"]},
     "billing.v1.LedgerService.GetTransaction": lambda target: {"operation_id": None},
+    # All transactions, and not the parts of one hold.
+    "billing.v1.LedgerService.ListTransactions": lambda target: {"hold_operation_id": None},
     # From the organization's own account to a project's, or the other way round.
     "billing.v1.LedgerService.Transfer": lambda target: {
         "destination_project_id": None if target.project_id else new_id()
@@ -146,7 +148,10 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "metering.v1.UsageService.GetUsage": lambda target: {"operation_id": target.ids["usage_operation_id"]},
     "metering.v1.UsageService.ListUsage": lambda target: {"api_key_id": None},
     "metering.v1.AdmissionService.ListAuthorizations": lambda target: {"api_key_id": None},
-    "metering.v1.AdmissionService.ExtendAuthorization": lambda target: {"expire_time": _in_ten_minutes()},
+    "metering.v1.AdmissionService.ExtendAuthorization": lambda target: {
+        "expire_time": _in_ten_minutes(),
+        "estimate": None,
+    },
     "metering.v1.AdmissionService.UpdateAdmissionPolicy": lambda target: {
         "update_mask": FieldMask(paths=["lapse_charge"]),
         "fixed_amount": None,

@@ -1,11 +1,10 @@
 """Calls that are settled in parts, in one line each."""
 
-import asyncio
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final
 
-from tests.metering.support import Metering, Platform, eventually, usd
+from tests.metering.support import Metering, Platform, usd
 from tests.metering.test_admission import ask
 from tests.metering.test_quantities import of
 from tollhouse.billing.v1 import ledger_pb2
@@ -99,17 +98,11 @@ async def assert_spent(platform: Platform, organization_id: str, cost: Decimal |
     assert await platform.verify() == []
 
 
-async def put_off_charges(platform: Platform) -> None:
-    """Let no charge that waits be sent within the hour, whatever the relay is about at this moment."""
-
-    async def put_off() -> object:
-        later = "now() + interval '1 hour'"
-        await platform.execute(f"UPDATE metering.outbox SET next_attempt_time = {later}")  # noqa: S608 -- ours.
-        await asyncio.sleep(0.5)
-        soon = "next_attempt_time < now() + interval '30 min'"
-        return await platform.value(f"SELECT count(*) FROM metering.outbox WHERE {soon}")  # noqa: S608 -- ours.
-
-    await eventually(put_off, lambda count: count == 0)
+async def put_off_charges(platform: Platform) -> Metering:
+    """Let no charge that waits be sent within the hour, also none that is on its way; return metering started anew."""
+    await platform.stop_metering()
+    await platform.execute("UPDATE metering.outbox SET next_attempt_time = now() + interval '1 hour'")
+    return await platform.start_metering()
 
 
 def amounts(charges: Mapping[tuple[str, str], Decimal], organization_id: str) -> list[Decimal]:

@@ -119,7 +119,7 @@ async def test_last_settlement_that_reaches_billing_before_the_parts_leaves_them
     await platform.stop_billing()
     await call.part(1_000, 100)
     await call.part(1_000, 200)
-    await put_off_charges(platform)
+    call.metering = await put_off_charges(platform)
     await platform.start_billing()
     await call.last(1_000, 300)
     await eventually(lambda: call.hold(platform), lambda hold: hold.state == ledger_pb2.HOLD_STATE_CAPTURED)

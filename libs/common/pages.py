@@ -7,9 +7,7 @@ import base64
 import binascii
 import json
 from collections.abc import Iterable
-from typing import Final, TypeVar
-
-from google.protobuf.message import Message
+from typing import Final, Protocol, TypeVar
 
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import is_id
@@ -21,7 +19,16 @@ PAGE_BYTES_MAX: Final = 2_000_000
 _PLACE_BYTES: Final = 8
 """What the place of a message in a list takes, at most."""
 _TOKEN_MAX_LENGTH: Final = 2048
-_M = TypeVar("_M", bound=Message)
+
+
+class Sized(Protocol):
+    """A message of a page."""
+
+    def ByteSize(self) -> int:  # noqa: N802 -- protobuf's name.
+        """Return how large it is as it is sent, in bytes."""
+
+
+_M = TypeVar("_M", bound=Sized)
 
 
 def page_size(requested: int, default: int = PAGE_SIZE_DEFAULT, maximum: int = PAGE_SIZE_MAX) -> int:

@@ -21,11 +21,14 @@ _PLACE_BYTES: Final = 8
 _TOKEN_MAX_LENGTH: Final = 2048
 
 
-class _Message(Protocol):
-    def ByteSize(self) -> int: ...  # noqa: N802 -- protobuf's name.
+class Sized(Protocol):
+    """A message of a page."""
+
+    def ByteSize(self) -> int:  # noqa: N802 -- protobuf's name.
+        """Return how large it is as it is sent, in bytes."""
 
 
-_M = TypeVar("_M", bound=_Message)
+_M = TypeVar("_M", bound=Sized)
 
 
 def page_size(requested: int, default: int = PAGE_SIZE_DEFAULT, maximum: int = PAGE_SIZE_MAX) -> int:

@@ -4,7 +4,7 @@ A shard has no index of usage by time alone: every key begins with the organizat
 along the primary key of the hourly sums, and each statement reads the ranges of some of them. Shards are visited one
 after another, so a report holds one connection at a time.
 
-On 26 November 2026, with 96 hourly sums of a day for each organization, on two cores: the total of a day took 0.2 s
+On 26 November 2026, on two cores, with 96 hourly sums of a day for each organization: the total of a day took 0.2 s
 over 1,000 organizations and 2.4 s over 10,000; a page of 1,000 organizations with their sums took 0.2 s in both.
 """
 

@@ -35,7 +35,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports, "LOOKED_AT_MAX", 4)
 
 
-async def recorded(metering: Metering, organizations: Sequence[str], count: int = 240) -> list[pb.UsageRecord]:
+async def recorded(metering: Metering, organizations: Sequence[str], count: int = 120) -> list[pb.UsageRecord]:
     """Record usage of organizations in which every dimension varies; return what is stored."""
     source = random.Random(SEED)
     users = [new_id() for _ in range(2)]
@@ -65,7 +65,7 @@ async def recorded(metering: Metering, organizations: Sequence[str], count: int 
 
 
 async def query(metering: Metering, **fields: object) -> list[pb.UsageSummary]:
-    request = pb.QueryUsageRequest(page_size=7)
+    request = pb.QueryUsageRequest(page_size=11)
     request.start_time.FromDatetime(START - timedelta(days=1))
     request.end_time.FromDatetime(START + timedelta(days=DAYS))
     request.MergeFrom(pb.QueryUsageRequest(**fields))  # type: ignore[arg-type]
@@ -138,7 +138,7 @@ QUERIES: Final[Mapping[str, dict[str, object]]] = {
 @pytest.mark.parametrize("name", QUERIES)
 @pytest.mark.usefixtures("small_parts")
 async def test_sums_over_organizations_are_the_sums_of_each(platform: Platform, metering: Metering, name: str) -> None:
-    organizations = [new_id() for _ in range(7)]
+    organizations = [new_id() for _ in range(5)]
     await recorded(metering, organizations)
     await recorded(metering, [new_id()], 10)
     fields = QUERIES[name]

@@ -49,6 +49,11 @@ PATTERN_WORDS: Final[Mapping[str, str]] = {
     r"^([a-z][a-z0-9_-]{0,63})?$": (
         "must be at most 64 lower-case letters, digits, underscores and hyphens, beginning with a letter"
     ),
+    r"^[a-z][a-z0-9_-]{0,31}$": (
+        "must be 1 to 32 lower-case letters, digits, underscores and hyphens, beginning with a letter"
+    ),
+    r"^([01][0-9]|2[0-3]):[0-5][0-9]$": "must be a time of day such as 06:00, from 00:00 to 23:59",
+    r"^([01][0-9]|2[0-3]):[0-5][0-9]$|^24:00$": "must be a time of day such as 06:00, from 00:00 to 24:00",
     r"^([a-z][a-z0-9_-]{0,31})?$": (
         "must be at most 32 lower-case letters, digits, underscores and hyphens, beginning with a letter"
     ),

@@ -105,8 +105,8 @@ class AdmissionServiceServicer:
         keys for up to 30 seconds. Fails with RESOURCE_EXHAUSTED, reason `TOO_MANY_UNKNOWN_KEYS`, when the client_address
         has presented more unknown keys than identity looks up in a minute. Fails with NOT_FOUND, reason
         `ORGANIZATION_NOT_FOUND`, when the principal's organization does not exist; while identity cannot be reached, a
-        principal's organization is assumed to exist. Fails with OUT_OF_RANGE, reason `COST_TOO_LARGE`, when the call could
-        cost more than an amount can be.
+        principal's organization is assumed to exist. Fails with FAILED_PRECONDITION, reason `COST_TOO_LARGE`, when the call
+        could cost more than an amount can be.
 
         Two calls that use one operation_id share one authorization and one charge. Where end users or other systems choose
         the operation ids, set `fail_if_replayed`: only one caller is then allowed, and every other gets ALREADY_EXISTS,

@@ -29,6 +29,7 @@ SCOPES = [
         "organization.read",
         "organization.write",
         "accounts.read",
+        "credits.read",
         "usage.read",
         "keys.read",
         "audit.read",

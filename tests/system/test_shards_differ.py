@@ -27,13 +27,14 @@ from libs.common.migrate import CONTEXTS, migrate
 from libs.common.postgres import PostgresServer
 from libs.common.roles import role_of
 from tests.support.database import new_database_name
+from tests.support.shard_versions import newest_shard_version
 from tests.system.installation import until
 from tollhouse.billing.v1 import account_pb2, account_pb2_grpc
 from tollhouse.metering.v1 import usage_pb2, usage_pb2_grpc
 
 ENDS_WITHIN_S = 30
 SHARDED = ("billing", "metering")
-NEWEST = {"billing": "0001", "metering": "0003"}
+NEWEST = {context: newest_shard_version(context) for context in SHARDED}
 ANSWERED = grpc.StatusCode.NOT_FOUND
 """What a service says that works: it is asked for what there is not."""
 DIFFERENT_NUMBER = (

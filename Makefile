@@ -43,7 +43,9 @@ test: $(READY)
 	@$(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
 # These tests meet no shard, or choose the number of shards themselves, so they are not run a second time.
-ONCE := tests/identity tests/contract tests/shards tests/common/test_secrecy.py tests/common/test_shard_migrations.py \
+ONCE := tests/identity tests/contract tests/shards \
+    $(filter-out $(addprefix tests/common/,test_audit.py test_digests.py test_group_commit.py test_integrity.py), \
+    $(wildcard tests/common/test_*.py)) \
     $(addprefix tests/billing/,test_grant_rules.py test_periods.py test_plan_changes.py test_plan_input.py \
     test_plan_versions.py test_plans.py test_proration.py) \
     $(addprefix tests/metering/,test_hour_cards.py test_hours.py test_listed_rates.py test_litellm_hours.py \
@@ -51,8 +53,8 @@ ONCE := tests/identity tests/contract tests/shards tests/common/test_secrecy.py 
     test_provider_usage_odd_objects.py test_provider_usage_refusals.py test_published_prices.py test_rate_checks.py \
     test_rates.py test_rating.py) \
     $(addprefix tests/system/,test_access.py test_data_folder.py test_database_variables.py test_examples.py \
-    test_model_commands.py test_options.py test_plan_commands.py test_shard_commands.py test_shards_differ.py test_tls.py \
-    test_unit_commands.py test_upgrade.py)
+    test_key_commands.py test_model_commands.py test_options.py test_plan_commands.py test_shard_commands.py \
+    test_shards_differ.py test_telemetry.py test_tls.py test_trace_files.py test_unit_commands.py test_upgrade.py)
 test-shards: $(READY)
 	@TOLLHOUSE_TEST_SHARDS=3 $(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS) $(addprefix --ignore=,$(ONCE))
 

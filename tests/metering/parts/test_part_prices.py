@@ -10,13 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.metering.errors import BelowEarlierPart
-from services.metering.model.domain import NANOS, PriceVersion
+from services.metering.model.domain import NANOS, PriceVersion, rate
+from services.metering.model.hours import Hours, Schedule, Span
 from services.metering.model.rates import RateCard, Unpriced, amount_nanos, least_nanos, rounded
 from services.metering.model.units import SEEDED_UNITS
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import Cost, Stated, Work
 from services.metering.usage.part_domain import Part, amount_of_part, contradiction, used_by
-from tests.metering.rate_cards import card, per_million, rounded_nanos
+from tests.metering.rate_cards import card, in_hours, per_million, rounded_nanos
 from tests.metering.test_rates import AMOUNTS, IN_CONTEXT, SECONDS, by_reference, rate_cards
 
 NOW: Final = datetime(2026, 3, 1, tzinfo=UTC)
@@ -195,3 +196,24 @@ def test_a_unit_without_a_rate_captures_nothing() -> None:
     assert amount_of_part(work, version, None, SEEDED_UNITS) == 0
     assert amount_of_part(work._replace(quantities={}), version, None, SEEDED_UNITS) == 5
     assert amount_of_part(work, None, None, SEEDED_UNITS) == 0
+
+
+def test_a_part_in_dear_hours_captures_no_more_than_the_call_costs_if_it_ends_in_cheap_ones() -> None:
+    night = Schedule("UTC", (Hours("night", (Span(0, 360),)),))
+    rates = card(
+        per_million("input_tokens", "2"),
+        in_hours(per_million("input_tokens", "1"), "night"),
+        per_million("output_tokens", "4"),
+        schedule=night,
+    )
+    version = PriceVersion("v", "m", None, rates, NOW, NOW, "")
+    tokens = (1_000_000, 500_000, 0, 0, 0, 0, 0, 0)
+    noon = NOW.replace(hour=12)
+    by_day, by_night = (
+        rate(version, tokens, {}, "standard", SEEDED_UNITS, moment) for moment in (noon, NOW.replace(hour=3))
+    )
+    assert not isinstance(by_day, Unpriced)
+    assert not isinstance(by_night, Unpriced)
+    assert (by_day.amount_nanos, by_night.amount_nanos) == (4 * NANOS, 3 * NANOS)
+    part = amount_of_part(a_work(tokens=tokens, occur_time=noon), version, None, SEEDED_UNITS)
+    assert part == 3

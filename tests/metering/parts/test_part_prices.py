@@ -60,7 +60,7 @@ def test_a_part_captures_what_some_end_of_the_call_costs(rates: RateCard, used: 
     context = sum(used.get(unit, 0) for unit in IN_CONTEXT)
     free = "cache_read_explicit_tokens"
     costs = []
-    for above in (0, *(rate.above * 1_000 for rate in rates.rates)):
+    for above in (0, *(one.above * 1_000 for one in rates.rates)):
         # Tokens that no card here has a rate for, and so cost nothing: they move the context and nothing else.
         moved = {free: max(above + 1_000 - context, 0)}
         plan = rates.plan(tier, SEEDED_UNITS)

@@ -235,12 +235,9 @@ class Accounts:
         now = self._clock.now()
         due = [a for a in accounts if a.grant_due_from is not None and a.grant_due_from <= now]
         if due:
-            answers = await self._engine.submit(
+            await self._engine.settle_grants(
                 [SettleGrants(a.organization_id, "", a.project_id, a.balance.currency_code) for a in due]
             )
-            for answer in answers:
-                if isinstance(answer, Exception):
-                    raise answer
         return bool(due)
 
     async def _get(self, connection: RawConnection, organization_id: str, account_id: str) -> AccountTerms:

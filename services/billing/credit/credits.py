@@ -11,7 +11,7 @@ from libs.common.pages import encode_page_token, id_in_token, page_size
 from libs.common.shards import Shards
 from services.billing import errors
 from services.billing.credit import store
-from services.billing.credit.domain import Explanation, Summary, explain, present, summarize
+from services.billing.credit.domain import Explanation, Summary, explain, summarize
 from services.billing.ledger import grant_store
 from services.billing.ledger import store as ledger_store
 from services.billing.ledger.domain import (
@@ -20,7 +20,6 @@ from services.billing.ledger.domain import (
     GrantCredits,
     Granted,
     Movement,
-    Settled,
     SettleGrants,
     SystemAccount,
     VoidGrant,
@@ -147,12 +146,8 @@ class Credits:
 
     async def _settle(self, organization_id: str, project_id: str | None, currency_code: str) -> Balance:
         """Let the grants of an account begin and expire that are due; return its balance."""
-        (answer,) = await self._engine.submit([SettleGrants(organization_id, "", project_id, currency_code)])
-        if isinstance(answer, Exception):
-            raise answer
-        if not isinstance(answer, Settled):
-            raise TypeError(answer)
-        return answer.balance
+        (balance,) = await self._engine.settle_grants([SettleGrants(organization_id, "", project_id, currency_code)])
+        return balance
 
     async def _only_currency(self, organization_id: str, owner_id: str) -> str:
         async with self._shards.of(organization_id).raw_connection() as connection:
@@ -172,7 +167,9 @@ class Credits:
         now = self._clock.now()
         owners = {(g.project_id, g.currency_code) for g in live if _is_due(g, now)}
         if owners:
-            await self._engine.submit([SettleGrants(organization_id, "", *owner) for owner in sorted(owners, key=str)])
+            await self._engine.settle_grants(
+                [SettleGrants(organization_id, "", *owner) for owner in sorted(owners, key=str)]
+            )
         async with self._shards.of(organization_id).raw_transaction() as connection:
             await store.see_one_moment(connection)
             accounts = await ledger_store.find_accounts(connection, organization_id, {g.account_id for g in live})
@@ -180,7 +177,7 @@ class Credits:
             stored = await store.find_grants(connection, organization_id, [grant.grant_id for grant in live])
         current = {grant.grant_id: grant for grant in stored}
         for account in accounts:
-            standing = present(by_account[account.account_id], account.posted)
+            standing = by_account[account.account_id].present(account.posted)
             current.update((grant.grant_id, grant) for grant in standing.grants)
         return [current.get(grant.grant_id, grant) for grant in grants]
 

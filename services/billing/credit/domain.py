@@ -52,14 +52,9 @@ class Explanation:
     other: Decimal
 
 
-def present(grants: AccountGrants, posted: Decimal) -> Standing:
-    """Return what is left of an account's grants now."""
-    return after_use(grants.standing, grants.funded - posted)
-
-
 def summarize(grants: AccountGrants, balance: Balance, totals: Sequence[Totals]) -> Summary:
     """Add up what became of an account's credits."""
-    standing = present(grants, balance.posted)
+    standing = grants.present(balance.posted)
     granted = {one.kind: one.granted for one in totals}
     remaining = dict.fromkeys(granted, ZERO)
     for grant in standing.grants:

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from libs.common.errors import Conflict
 from services.billing.ledger.domain import Account, Decline, Hold, Movement, OperationKey, Slot
-from services.billing.ledger.grants import Grant, Standing
+from services.billing.ledger.grants import Grant, Standing, after_use
 
 
 @dataclass(slots=True)
@@ -22,6 +22,10 @@ class AccountGrants:
     """What open holds still reserve that were placed before a moment, by `holds_before` of grants that have ended."""
     sequence: int
     """The number of the account's last movement at the event of the standing."""
+
+    def present(self, posted: Decimal) -> Standing:
+        """Return what is left of the grants while so much is posted on the account."""
+        return after_use(self.standing, self.funded - posted)
 
 
 @dataclass(slots=True)

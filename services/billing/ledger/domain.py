@@ -207,7 +207,7 @@ class GrantCredits:
     kind: GrantKind
     priority: int
     effective_time: datetime | None
-    """None for now."""
+    """None where the credits are there at once."""
     expire_time: datetime | None
     source_reference: str
     description: str

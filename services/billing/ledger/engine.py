@@ -25,6 +25,7 @@ from services.billing.ledger.books import Books
 from services.billing.ledger.decisions import decide
 from services.billing.ledger.domain import (
     Account,
+    Balance,
     Capture,
     Command,
     Credit,
@@ -39,6 +40,7 @@ from services.billing.ledger.domain import (
     Posted,
     Release,
     Reverse,
+    Settled,
     SettleGrants,
     Transfer,
     VoidGrant,
@@ -95,6 +97,22 @@ class Engine:
             Overloaded: too many commands wait already, or the service is going down. No command was taken.
         """
         return await self._commits.submit(commands)
+
+    async def settle_grants(self, accounts: Sequence[SettleGrants]) -> list[Balance]:
+        """Let the grants of accounts begin and expire that are due; return the accounts' balances.
+
+        Raises:
+            Refusal: the first with which one of them fails.
+            Overloaded: as `submit`.
+        """
+        balances: list[Balance] = []
+        for answer in await self.submit(accounts):
+            if isinstance(answer, Exception):
+                raise answer
+            if not isinstance(answer, Settled):
+                raise TypeError(answer)
+            balances.append(answer.balance)
+        return balances
 
     async def drain(self) -> None:
         """Take no more commands, and return when every submitted one is answered."""

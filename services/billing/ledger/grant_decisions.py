@@ -42,7 +42,6 @@ from services.billing.ledger.grants import (
     GrantState,
     Standing,
     Step,
-    after_use,
     due_steps,
     next_due,
 )
@@ -113,7 +112,7 @@ def void_grant(books: Books, command: VoidGrant, now: datetime) -> Granted:
             books.changed_grants[voided.grant_id] = voided
             set_due(books, account, of_account)
             return Granted(voided, account.balance(), voided=scheduled.amount)
-    standing = _present(of_account, account)
+    standing = of_account.present(account.posted)
     active = next((one for one in standing.grants if one.grant_id == command.operation_id), None)
     if active is None or not active.rest:
         raise errors.GrantEnded(grant_id=command.operation_id)
@@ -149,12 +148,8 @@ def expiring_credits(books: Books, account: Account) -> Decimal:
     of_account = books.account_grants.get(account.account_id)
     if of_account is None:
         return ZERO
-    present = _present(of_account, account)
+    present = of_account.present(account.posted)
     return sum((grant.rest for grant in present.grants if grant.end_time is not None), ZERO)
-
-
-def _present(of_account: AccountGrants, account: Account) -> Standing:
-    return after_use(of_account.standing, of_account.funded - account.posted)
 
 
 def _enter(

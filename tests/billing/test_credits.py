@@ -1,32 +1,18 @@
 """Credit grants through the RPCs: order, beginnings and ends, holds, voids, and what is told of them."""
 
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 import grpc
-import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tests.billing.support import BillingServer, Ledger, organization, refusal, usd
+from tests.billing.support import Ledger, organization, refusal, usd
 from tests.support.clock import FixedClock
 from tollhouse.billing.v1 import account_pb2, credit_pb2
 from tollhouse.billing.v1 import ledger_pb2 as pb
 
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def clock() -> FixedClock:
-    return FixedClock()
-
-
-@pytest.fixture
-async def timed(server: BillingServer, clock: FixedClock) -> AsyncIterator[Ledger]:
-    async with server.start(clock, sweep_every_s=3600) as ledger:
-        yield ledger
-        assert await ledger.findings() == []
 
 
 def at(moment: datetime) -> Timestamp:

@@ -27,6 +27,7 @@ from libs.common.authentication import SigningKey, TrustBundle, mint_token
 from libs.common.clock import SystemClock
 from libs.common.databases import ensure_database
 from libs.common.migrate import CONTEXTS, migrate
+from libs.common.ports import free_port
 from libs.common.roles import role_of
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -135,7 +136,7 @@ class Deployment(AbstractContextManager["Deployment"]):
         await migrate(CONTEXTS, self.database_url, shards=self.shards)
 
     def _start_service(self, context: str, peers: Mapping[str, str]) -> str:
-        port = _free_port()
+        port = free_port()
         settings = {
             "DATABASE_URL": self.postgres.url(_DATABASE, role_of(context)),
             "PORT": str(port),
@@ -199,12 +200,6 @@ def _cpu_s(process: psutil.Process) -> float:
             continue  # a session that has ended meanwhile
         total += times.user + times.system
     return total
-
-
-def _free_port() -> int:
-    with socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _listens(port: int) -> bool:

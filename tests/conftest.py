@@ -26,6 +26,7 @@ from libs.common.databases import create_database, drop_database
 from libs.common.shards import Shards, open_shards
 from tests.support.database import Clones, TestPostgres, migrated_contexts, new_database_name, open_server
 from tests.support.memory import keep_files_in_memory
+from tests.support.patience import wait_long_for_locks
 from tests.support.secrecy import WATCH
 from tests.support.sharded import SHARDS, keep_shards_apart
 from tests.support.watched_server import watch_servers
@@ -70,6 +71,12 @@ def pytest_runtest_makereport(
             report.outcome = "failed"
             report.longrepr = "A secret got out: " + "; ".join(leaks)
     return report
+
+
+@pytest.fixture
+def patient_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that make calls wait for a lock in a known order, which may take long on a busy machine."""
+    wait_long_for_locks(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from libs.cli.failures import CommandFailed
 from libs.cli.terminal.refusals import exit_status_of, refusal_line
 from libs.common.database_url import InvalidDatabaseUrl
 from libs.common.environment import VariablesError
+from libs.common.ports import NoFreePort
 from libs.common.postgres import PostgresError
 
 # Each is a function of that name in the module of that name; a group of commands is the module's `group`.
@@ -63,7 +64,7 @@ def main() -> None:
         _app_for(sys.argv[1:])()
     except CommandFailed as error:
         _end_with(str(error), error.exit_code)
-    except PostgresError as error:
+    except (PostgresError, NoFreePort) as error:
         _end_with(str(error), 1)
     except VariablesError as error:
         _end_with(f"{error}.", 2)

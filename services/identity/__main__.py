@@ -169,8 +169,8 @@ async def build_with_sound_providers(settings: IdentitySettings) -> Service:
 def open_pool(
     settings: IdentitySettings,
     size: int,
-    statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
     *,
+    statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
     plan_by_key: bool = False,
 ) -> Database:
     """Open a separate connection pool for one kind of work."""

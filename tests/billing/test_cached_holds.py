@@ -91,6 +91,7 @@ async def test_hold_extended_by_another_process_is_captured_whole(
     assert (captured.released_amount, captured.balance.held) == (usd("2"), usd("0"))
 
 
+@pytest.mark.usefixtures("patient_locks")
 async def test_hold_declined_by_one_process_is_never_placed_by_another(server: BillingServer) -> None:
     """Both are asked at the same time, with different amounts; the second decides over its cached account."""
     org = organization()

@@ -211,6 +211,7 @@ async def until_waiting(connection: RawConnection, sessions: int) -> None:
             await asyncio.sleep(0.005)
 
 
+@pytest.mark.usefixtures("patient_locks")
 async def test_operation_declined_by_one_server_is_never_posted_by_another(server: BillingServer) -> None:
     """Both are asked at the same time, with different amounts; the second decides over its cached account."""
     org = organization()

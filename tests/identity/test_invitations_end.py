@@ -182,6 +182,7 @@ async def test_invitations_made_with_the_keys_of_a_service_account_end_with_its_
     assert await _states(identity, organization_id) == {"guest@example.com": REVOKED}
 
 
+@pytest.mark.usefixtures("patient_locks")
 @STOPS
 async def test_nobody_invites_while_they_lose_the_right_to(
     identity: Identity, people: People, identity_database: Database, stop: Stop

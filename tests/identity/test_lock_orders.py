@@ -17,6 +17,7 @@ from tests.identity.waiting import deadlocks, reason_or_done, until_waiting
 from tests.support.oidc import CLIENT_ID, OidcProvider, open_provider
 from tollhouse.identity.v1 import organization_pb2, project_pb2, service_account_pb2, session_pb2, user_pb2
 
+pytestmark = pytest.mark.usefixtures("patient_locks")
 MEMBER = organization_pb2.MEMBER_ROLE_MEMBER
 _HOLD_USER = text("SELECT FROM identity.users WHERE user_id = CAST(:id AS uuid) FOR UPDATE")
 _HOLD_TRAIL = text(

@@ -1,7 +1,6 @@
 """The three services in one process, each on its port, with stubs and requests in one line each."""
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,6 +19,7 @@ from libs.cli.terminal.connection import Connection
 from libs.cli.terminal.progress import Progress
 from libs.common.clock import Clock, SystemClock
 from libs.common.ids import new_id
+from libs.common.ports import free_port
 from libs.common.server import Service
 from libs.common.status import reason_of
 from services.billing.__main__ import build as build_billing
@@ -50,14 +50,6 @@ from tollhouse.metering.v1 import (
 
 _T = TypeVar("_T")
 WITHIN_S = 20.0
-
-
-def free_port() -> int:
-    """Return a free port, for servers that restart on the same one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Metering:

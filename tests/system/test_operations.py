@@ -12,10 +12,10 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from libs.cli.installation.data_folder import CONTEXTS
-from libs.cli.installation.environment import free_port
 from libs.cli.installation.health import is_serving
 from libs.common import postgres
 from libs.common.databases import create_database
+from libs.common.ports import free_port
 from tests.system.curl import rpcs_of
 from tests.system.installation import Installation, create_organization, is_running, running, until
 from tollhouse.metering.v1 import usage_pb2, usage_pb2_grpc
@@ -134,7 +134,7 @@ async def test_sigterm_lets_running_calls_finish(installation: Installation) -> 
 
 
 async def test_service_says_not_serving_while_postgres_is_away_and_serves_when_it_is_back(tmp_path: Path) -> None:
-    server = await asyncio.to_thread(postgres.start, tmp_path / "postgres", port=free_port("127.0.0.1"))
+    server = await asyncio.to_thread(postgres.start, tmp_path / "postgres", port=free_port())
     try:
         await create_database(server.admin_url, "elsewhere")
         url = server.tcp_url("elsewhere", "postgres", server.admin_password)

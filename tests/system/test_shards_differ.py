@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from libs.cli.installation.data_folder import DataFolder
-from libs.cli.installation.environment import free_port, repository, service_environment
+from libs.cli.installation.environment import repository, service_environment
 from libs.cli.installation.health import is_serving
 from libs.cli.installation.processes import service_program
 from libs.cli.terminal.connection import Connection
@@ -24,6 +24,7 @@ from libs.common.database_url import with_database
 from libs.common.databases import create_database, drop_database, execute
 from libs.common.ids import new_id
 from libs.common.migrate import CONTEXTS, migrate
+from libs.common.ports import free_port
 from libs.common.postgres import PostgresServer
 from libs.common.roles import role_of
 from tests.support.database import new_database_name
@@ -68,7 +69,7 @@ class Place:
             folder=self.data,
             database_url=self.server.tcp_url(self.database, role_of(context), self.data.passwords()[context]),
             host="127.0.0.1",
-            ports=dict.fromkeys(CONTEXTS, free_port("127.0.0.1")) | {context: port},
+            ports=dict.fromkeys(CONTEXTS, free_port()) | {context: port},
             reuse_port=False,
             shards=shards,
         )
@@ -91,7 +92,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("differ")
     data = DataFolder(folder / "data")
     data.prepare()
-    yield Place(postgres.start(folder / "postgres", port=free_port("127.0.0.1")), data)
+    yield Place(postgres.start(folder / "postgres", port=free_port()), data)
     postgres.remove(folder / "postgres")
 
 
@@ -148,7 +149,7 @@ async def test_service_that_expects_other_shards_ends_with_status_2_and_says_why
     place: Place, context: str, change: str, shards: int, message: str
 ) -> None:
     await execute(place.url, [change.format(context=context)])
-    port = free_port("127.0.0.1")
+    port = free_port()
     with place.service(context, port, shards=shards) as process:
         said = await last_words(process, place, context, port)
     assert said == message.format(context=context, newest=NEWEST[context])
@@ -158,7 +159,7 @@ async def test_service_that_expects_other_shards_ends_with_status_2_and_says_why
 async def test_service_that_finds_other_shards_only_when_the_database_is_back_answers_no_call(
     place: Place, context: str
 ) -> None:
-    wrong_port, right_port = free_port("127.0.0.1"), free_port("127.0.0.1")
+    wrong_port, right_port = free_port(), free_port()
     await asyncio.to_thread(place.server.stop)
     try:
         with (

@@ -11,8 +11,8 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metric
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from libs.cli.installation.data_folder import CONTEXTS
-from libs.cli.installation.environment import free_port
 from libs.cli.traces.population import import_missing_models, make_population
+from libs.common.ports import free_port
 from tests.support.secrecy import WATCH
 from tests.system.installation import Installation, running, until
 from tollhouse.identity.v1 import api_key_pb2, api_key_pb2_grpc
@@ -63,7 +63,7 @@ async def receiver(spans: Spans, metrics: Metrics) -> AsyncIterator[str]:
     server = grpc.aio.server()
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(spans, server)  # type: ignore[no-untyped-call]
     metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(metrics, server)  # type: ignore[no-untyped-call]
-    port = server.add_insecure_port(f"127.0.0.1:{free_port('127.0.0.1')}")
+    port = server.add_insecure_port(f"127.0.0.1:{free_port()}")
     await server.start()
     try:
         yield f"http://127.0.0.1:{port}"

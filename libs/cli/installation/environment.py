@@ -1,6 +1,5 @@
-"""The environment variables a service is started with, and the ports it listens on."""
+"""The environment variables a service is started with, and the port that its processes share."""
 
-import random
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,32 +10,10 @@ from libs.cli.installation.data_folder import DataFolder
 from libs.cli.installation.tls import TlsFolder
 from libs.common.environment import VariablesError, read_environment, whole_number
 from libs.common.environment import database_url as database_url_in
+from libs.common.ports import is_free
 from libs.common.sharding import SHARDS_MAX
 
-# Below the range of ports that the system uses for outgoing connections, so that no connection takes the port of a
-# service that is being restarted.
-_PORTS: Final = range(20_000, 30_000)
-_PORT_TRIES: Final = 200
 SHARDS_VARIABLE: Final = "TOLLHOUSE_SHARDS"
-
-
-def is_free(host: str, port: int) -> bool:
-    """Return whether the port is free now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-        return True
-
-
-def free_port(host: str) -> int:
-    """Return a port that is free now."""
-    for port in random.sample(_PORTS, _PORT_TRIES):
-        if is_free(host, port):
-            return port
-    raise CommandFailed(f"No free port was found on {host} between {_PORTS.start} and {_PORTS.stop}.")
 
 
 def owner_database_url(given: str | None) -> str | None:

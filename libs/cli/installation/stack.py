@@ -14,7 +14,7 @@ import asyncpg
 
 from libs.cli.failures import CommandFailed
 from libs.cli.installation.data_folder import CONTEXTS, READY_FILE, DataFolder, write_private
-from libs.cli.installation.environment import free_port, is_free, service_environment
+from libs.cli.installation.environment import service_environment
 from libs.cli.installation.health import wait_until_serving
 from libs.cli.installation.processes import ChildProcess, end_leftover, service_program, tail
 from libs.cli.installation.tls import OPERATOR, TlsFolder
@@ -22,6 +22,7 @@ from libs.common import postgres, roles
 from libs.common.clock import SystemClock
 from libs.common.database_url import with_role
 from libs.common.databases import ensure_database
+from libs.common.ports import free_port, is_free
 
 if TYPE_CHECKING:
     from libs.common.migrate import MigrationStatus, Progress

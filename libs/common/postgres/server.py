@@ -5,7 +5,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from libs.common.ports import free_port
 from libs.common.postgres.binaries import find_binaries
 from libs.common.postgres.errors import PostgresError
 from libs.common.postgres.folders import Folders, exclusive
@@ -269,14 +269,8 @@ def _addresses(folders: Folders, port: int | None) -> dict[str, str]:
     # The setting is a list whose commas and quotes would be read as such.
     addresses = {"unix_socket_directories": '"' + socket_directory.replace('"', '""') + '"', "listen_addresses": ""}
     if port is not None:
-        addresses |= {"listen_addresses": "127.0.0.1", "port": str(port or _free_port())}
+        addresses |= {"listen_addresses": "127.0.0.1", "port": str(port or free_port())}
     return addresses
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _environment(folders: Folders) -> dict[str, str]:

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from services.billing.plan.domain import Interval, IntervalUnit
 from services.billing.subscription.periods import (
-    Interval,
-    IntervalUnit,
     OutsideCalendar,
     Period,
     boundary,
@@ -329,7 +328,7 @@ def test_intervals_of_nothing_are_refused() -> None:
     for unit in IntervalUnit:
         for count in (0, -1):
             with pytest.raises(ValueError, match="count of an interval"):
-                Interval(unit, count)
+                boundary(utc("2026-01-31"), Interval(unit, count), ZoneInfo("UTC"), 1)
 
 
 def test_naive_times_and_limits_of_nothing_are_refused() -> None:

@@ -11,7 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from libs.common.amount import AMOUNT_MAX
-from services.billing.subscription.periods import Interval, IntervalUnit, Period, period, period_at
+from services.billing.plan.domain import Interval, IntervalUnit
+from services.billing.subscription.periods import Period, period, period_at
 from services.billing.subscription.proration import days_left, prorated, shares
 
 MONTHLY, QUARTERLY = Interval(IntervalUnit.MONTH), Interval(IntervalUnit.MONTH, 3)

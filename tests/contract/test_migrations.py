@@ -61,6 +61,10 @@ def test_migrations_use_no_trigger_and_no_cascade(context: str) -> None:
     assert [word for word in ("CREATE TRIGGER", "ON DELETE CASCADE", "ON UPDATE CASCADE") if word in sql] == []
 
 
+_QUEUES = {"subscriptions_due", "subscriptions_set_aside", "entitlement_revisions_in_order"}
+"""Indexes by which a shard's work is found for all its organizations, in the order of time."""
+
+
 @pytest.mark.parametrize("context", ["billing", "metering"])
 def test_organization_leads_every_key_and_index_of_its_rows(context: str) -> None:
     """The tenant comes first, so that tables can be spread over machines by tenant without a rewrite."""
@@ -72,7 +76,7 @@ def test_organization_leads_every_key_and_index_of_its_rows(context: str) -> Non
         for table in metadata.sorted_tables
         if "organization_id" in table.columns and not table.columns["organization_id"].nullable
         for key in _keys(table)
-        if _first_column(key) != "organization_id"
+        if key.name not in _QUEUES and _first_column(key) != "organization_id"
     ]
     assert elsewhere == []
 

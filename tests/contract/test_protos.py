@@ -17,9 +17,24 @@ REPEATED = FieldDescriptorProto.LABEL_REPEATED
 # RPCs that bring a named resource into a given state: a retry finds it in that state already. An RPC that creates or
 # moves something needs an idempotency key, because nothing else tells a retry from a second, separate request.
 STATE_SETTING_VERBS = (
-    *("Archive", "Close", "Deactivate", "Delete", "Disable", "Enable", "Import", "Link", "Publish", "Reactivate"),
-    *("Remove", "ReportLeaked", "Retry", "Revoke", "SetPassword", "SignIn", "SignOut", "Sweep", "Unlink", "Update"),
-    "Void",
+    *(
+        "Approve",
+        "Archive",
+        "CancelSubscription",
+        "Close",
+        "Deactivate",
+        "Delete",
+        "Disable",
+        "Enable",
+        "Import",
+        "Link",
+        "Pause",
+        "Publish",
+        "Reactivate",
+        "Reject",
+    ),
+    *("Remove", "ReportLeaked", "Resume", "Retry", "Revoke", "SetEntitlementOverride", "SetPassword", "SignIn"),
+    *("SignOut", "Suspend", "Sweep", "Unlink", "Update", "Void", "Withdraw"),
 )
 
 # Any content gets the same answer as any other wrong key. Only the maximum size of a request limits its length.

@@ -90,7 +90,7 @@ class Interval:
     """A span of the calendar."""
 
     unit: IntervalUnit
-    count: int
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)

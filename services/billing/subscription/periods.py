@@ -17,19 +17,10 @@ from calendar import monthrange
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import MAXYEAR, MINYEAR, UTC, date, datetime, timedelta
-from enum import StrEnum
 from typing import Final
 from zoneinfo import ZoneInfo
 
-
-class IntervalUnit(StrEnum):
-    """What an interval is counted in."""
-
-    DAY = "DAY"
-    WEEK = "WEEK"
-    MONTH = "MONTH"
-    YEAR = "YEAR"
-
+from services.billing.plan.domain import Interval, IntervalUnit
 
 _DAYS: Final = {IntervalUnit.DAY: 1, IntervalUnit.WEEK: 7}
 _MONTHS: Final = {IntervalUnit.MONTH: 1, IntervalUnit.YEAR: 12}
@@ -38,18 +29,6 @@ _ONE_DAY: Final = timedelta(days=1)
 
 class OutsideCalendar(ValueError):
     """A local or UTC time is before year 1 or after year 9999."""
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """The length of a period in the calendar; raises ValueError for a `count` below 1."""
-
-    unit: IntervalUnit
-    count: int = 1
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise ValueError(f"the count of an interval must be 1 or more, not {self.count}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +55,7 @@ def boundary(anchor: datetime, interval: Interval, zone: ZoneInfo, n: int) -> da
 
     Raises:
         OutsideCalendar: the calendar does not hold it.
-        ValueError: the anchor is naive.
+        ValueError: the anchor is naive, or the interval's count is below 1.
     """
     return _boundary(anchor, interval, zone, n)[0]
 
@@ -143,6 +122,8 @@ def local_time(moment: datetime, zone: ZoneInfo) -> datetime:
 
 def _boundary(anchor: datetime, interval: Interval, zone: ZoneInfo, n: int) -> tuple[datetime, date]:
     """Return the moment of a boundary and the day of its wall-clock time."""
+    if interval.count < 1:
+        raise ValueError(f"the count of an interval must be 1 or more, not {interval.count}")
     start = local_time(anchor, zone)
     try:
         if n == 0:

@@ -53,6 +53,10 @@ class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType
     """See the audit trail."""
     SCOPE_CREDITS_READ: _Scope.ValueType  # 11
     """See credit grants, what is left of them, and which of them a charge used."""
+    SCOPE_SUBSCRIPTIONS_READ: _Scope.ValueType  # 12
+    """See subscriptions, what happened to them, and what follows from them."""
+    SCOPE_SUBSCRIPTIONS_WRITE: _Scope.ValueType  # 13
+    """Subscribe, change the plan and cancel, as far as the platform offers that for self-service."""
 
 class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
     """What users and keys may do in an organization."""
@@ -83,6 +87,10 @@ SCOPE_AUDIT_READ: Scope.ValueType  # 10
 """See the audit trail."""
 SCOPE_CREDITS_READ: Scope.ValueType  # 11
 """See credit grants, what is left of them, and which of them a charge used."""
+SCOPE_SUBSCRIPTIONS_READ: Scope.ValueType  # 12
+"""See subscriptions, what happened to them, and what follows from them."""
+SCOPE_SUBSCRIPTIONS_WRITE: Scope.ValueType  # 13
+"""Subscribe, change the plan and cancel, as far as the platform offers that for self-service."""
 Global___Scope: _TypeAlias = Scope  # noqa: Y015
 
 @_typing.final

@@ -1,0 +1,159 @@
+"""Subscriptions, and what is recorded of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+
+from services.billing.plan.domain import Entitlement, Money, ProviderReference, Terms
+from services.billing.subscription.states import EventKind, State
+
+
+class Subject(StrEnum):
+    """What a subscription is for."""
+
+    ORGANIZATION = "ORGANIZATION"
+    USER = "USER"
+    MODEL = "MODEL"
+
+
+class WaitsFor(StrEnum):
+    """What a pending subscription waits for."""
+
+    APPROVAL = "APPROVAL"
+    START = "START"
+    PAYMENT = "PAYMENT"
+
+
+@dataclass(frozen=True, slots=True)
+class AgreedPlan:
+    """A version of a plan."""
+
+    plan_id: str
+    plan_code: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A subscription as it is stored."""
+
+    organization_id: str
+    subscription_id: str
+    subject: Subject
+    user_id: str | None
+    model: str | None
+    plan: AgreedPlan | None
+    limits: tuple[Entitlement, ...] | None
+    """What a model without a plan may be used for; None with a plan."""
+    state: State
+    state_reason: str
+    state_time: datetime
+    waits_for: WaitsFor | None
+    start_time: datetime
+    trial_end_time: datetime | None
+    expire_time: datetime | None
+    anchor_time: datetime | None
+    time_zone: str
+    period_number: int | None
+    period_start_time: datetime | None
+    period_end_time: datetime | None
+    period_paid: bool
+    """Whether the period under way was paid, or costs nothing."""
+    cancel_at_period_end: bool
+    next_plan: AgreedPlan | None
+    payment_attempts: int
+    """How many attempts to pay what is owed were refused."""
+    next_payment_time: datetime | None
+    owed: Money | None
+    due_time: datetime | None
+    """When the next thing falls due; None where nothing will, until somebody changes the subscription."""
+    set_aside_time: datetime | None
+    set_aside_reason: str
+    last_sequence: int
+    """The sequence of its last event."""
+    customer_reference: str
+    metadata: Mapping[str, str]
+    actor: str
+    revision: int
+    create_time: datetime
+    update_time: datetime
+    references: tuple[ProviderReference, ...] = ()
+    """Sorted."""
+
+    @property
+    def etag(self) -> str:
+        return str(self.revision)
+
+    @property
+    def is_live(self) -> bool:
+        return not self.state.is_final
+
+    def with_state(self, state: State, reason: str, moment: datetime) -> "Subscription":
+        """Return the subscription in another state since a moment."""
+        return replace(self, state=state, state_reason=reason, state_time=moment, waits_for=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A part of what a change or a period costs; negative for what is given back."""
+
+    plan: AgreedPlan
+    start_time: datetime
+    end_time: datetime
+    days: int
+    period_days: int
+    amount: Money
+
+
+@dataclass(frozen=True, slots=True)
+class Refill:
+    """Included credits of one unit that an event brings."""
+
+    operation_id: str
+    amount: Money
+    priority: int
+    effective_time: datetime
+    expire_time: datetime | None
+    """None where they roll over."""
+    kept_at_most: Decimal | None
+    """What of the subscription's credits in this unit may be there after the refill; None for any amount."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a subscription."""
+
+    organization_id: str
+    subscription_id: str
+    sequence: int
+    kind: EventKind
+    planned: bool
+    """Whether its movements may not be made yet. Then it does not hold, and nobody is told of it."""
+    from_state: State | None
+    to_state: State
+    reason: str
+    actor: str
+    effective_time: datetime
+    create_time: datetime
+    plan: AgreedPlan | None
+    period_start_time: datetime | None = None
+    period_end_time: datetime | None = None
+    lines: Sequence[Line] = ()
+    charge_operation_id: str | None = None
+    charge: Money | None = None
+    """The sum of the lines: taken where positive, given back where negative; never zero."""
+    refills: Sequence[Refill] = ()
+    voided_grant_operation_ids: Sequence[str] = ()
+    """The grants of which the rest is taken back."""
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """A subscription with what its plans say."""
+
+    subscription: Subscription
+    terms: Terms
+    next_terms: Terms | None = None

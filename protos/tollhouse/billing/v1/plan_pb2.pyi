@@ -648,7 +648,7 @@ class CreatePlanRequest(_message.Message):
     description: _builtins.str
     """A text for people."""
     inactive: _builtins.bool
-    """Whether it is not offered for now."""
+    """Whether users do not find it in lists for now, the opposite of Plan.active."""
     sort_order: _builtins.int
     """Its place in lists, the lowest first."""
     @_builtins.property

@@ -95,6 +95,25 @@ class Subscription:
         return replace(self, state=state, state_reason=reason, state_time=moment, waits_for=None)
 
 
+def due_time_of(subscription: Subscription) -> datetime | None:
+    """Return when the next thing falls due: its start, a payment, the end of the period or trial, or its expiry.
+
+    None where nothing will, until somebody changes the subscription. While a period is owed, the next one does not
+    begin; a cancellation at its end counts all the same.
+    """
+    s = subscription
+    if s.state.is_final:
+        return None
+    due = [s.expire_time]
+    if s.waits_for is WaitsFor.START:
+        due.append(s.start_time)
+    elif s.waits_for is WaitsFor.PAYMENT or s.state is State.PAST_DUE:
+        due += [s.next_payment_time, s.period_end_time if s.cancel_at_period_end else None]
+    elif s.waits_for is None:
+        due.append(s.period_end_time)
+    return min((moment for moment in due if moment is not None), default=None)
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """A part of what a change or a period costs; negative for what is given back."""

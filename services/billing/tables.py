@@ -583,6 +583,8 @@ entitlement_revisions: Final = Table(
     Index("entitlement_revisions_in_order", "revision"),
 )
 
+# Says the schema of the shard in which revisions were given.
+ENTITLEMENTS_CHANNEL: Final = "tollhouse_billing_entitlements"
 entitlement_counter: Final = Table(
     "entitlement_counter",
     shard_metadata,

@@ -39,6 +39,7 @@ from services.identity.organization.invitations import Invitations
 from services.identity.organization.members import Members
 from services.identity.organization.organizations import Organizations
 from services.identity.organization.servicer import OrganizationServicer
+from services.identity.organization.watch.feed import OrganizationFeed
 from services.identity.passwords import Passwords
 from services.identity.project.members import ProjectMembers
 from services.identity.project.projects import Projects
@@ -125,7 +126,8 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
         system_configuration_pb2_grpc.add_SystemConfigurationServiceServicer_to_server,
         SystemConfigurationServicer(SystemConfigurations(database, clock)),
     )
-    add_organizations(service, database, clock)
+    organization_feed = OrganizationFeed(database, settings.watchers_max)
+    add_organizations(service, database, clock, organization_feed)
     keys = ApiKeyServicer(open_management(database, clock, peppers, prefixes), verifier, watchers, clock)
     recalls = {"VerifyApiKey": keys.recall_verification}
     service.add(api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server, keys, recalls)
@@ -139,9 +141,11 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
     service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(_trail(database, reports)))
     service.background(feed.run, "change feed")
+    service.background(organization_feed.run, "feed of organizations")
     service.background(last_used.run, "times of last use")
     service.background(Housekeeping(database, clock).run, "housekeeping")
     service.before_drain(watchers.close)
+    service.before_drain(organization_feed.close)
     service.on_drain(reader.close)
     service.on_drain(last_used.flush)
     service.on_drain(passwords.close)
@@ -194,12 +198,12 @@ def add_people(service: Service, database: Database, clock: Clock, sign_in_metho
     )
 
 
-def add_organizations(service: Service, database: Database, clock: Clock) -> None:
+def add_organizations(service: Service, database: Database, clock: Clock, feed: OrganizationFeed) -> None:
     """Register the services of organizations, projects and service accounts."""
     service.add(
         organization_pb2_grpc.add_OrganizationServiceServicer_to_server,
         OrganizationServicer(
-            Organizations(database, clock), Members(database, clock), Invitations(database, clock), clock
+            Organizations(database, clock), Members(database, clock), Invitations(database, clock), feed, clock
         ),
     )
     service.add(

@@ -233,3 +233,35 @@ class InactivePlansForOperatorsOnly(Refusal):
     kind = Kind.PERMISSION_DENIED
     reason = "INACTIVE_PLANS_FOR_OPERATORS_ONLY"
     template = "Only operators and services may set include_inactive."
+
+
+class SamePlan(Refusal):
+    """The subscription has this version of the plan, and no other change waits."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "SAME_PLAN"
+    template = "The subscription has version {version} of the plan {plan_code} already."
+
+
+class SubscriptionState(Refusal):
+    """The subscription is in a state in which this cannot be done."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "SUBSCRIPTION_STATE"
+    template = "The subscription is {state}, so this cannot be done."
+
+
+class OtherCurrency(Refusal):
+    """What was paid of a period cannot be given back against a price in another currency."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "OTHER_CURRENCY"
+    template = "The plan is priced in {plan_currency_code} and the period was in {currency_code}: change at its end."
+
+
+class SubscriptionSetAside(Refusal):
+    """What was due for the subscription could not be done, and an operator must look at it first."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "SUBSCRIPTION_SET_ASIDE"
+    template = "The subscription was set aside: {set_aside_reason}."

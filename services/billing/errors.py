@@ -260,7 +260,7 @@ class TrialUsed(Refusal):
 
 
 class SamePlan(Refusal):
-    """A change to what there is."""
+    """The subscription has this version of the plan, and no other change waits."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "SAME_PLAN"
@@ -305,3 +305,19 @@ class NotForSelfService(Refusal):
     kind = Kind.PERMISSION_DENIED
     reason = "NOT_FOR_SELF_SERVICE"
     template = "{what} is not offered for self-service."
+
+
+class OtherCurrency(Refusal):
+    """What was paid of a period cannot be given back against a price in another currency."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "OTHER_CURRENCY"
+    template = "The plan is priced in {plan_currency_code} and the period was in {currency_code}: change at its end."
+
+
+class SubscriptionSetAside(Refusal):
+    """What was due for the subscription could not be done, and an operator must look at it first."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "SUBSCRIPTION_SET_ASIDE"
+    template = "The subscription was set aside: {set_aside_reason}."

@@ -20,10 +20,10 @@ from services.billing.subscription.domain import (
     Subscription,
     Updates,
     WaitsFor,
-    due_time_of,
     trial_end_of,
 )
 from services.billing.subscription.states import EventKind, State, may_happen, may_lead_to
+from services.billing.subscription.steps import ended
 
 _REFERENCES_CHARS_MAX: Final = 1_000
 
@@ -61,7 +61,7 @@ def approve(before: Subscription, intent: Intent, trial: Interval | None) -> Cha
 def reject(before: Subscription, intent: Intent) -> Change:
     """End a subscription that waits for approval."""
     _require_waiting(before)
-    return _change(before, _ended(before, State.CANCELLED, intent), EventKind.REJECTED, intent)
+    return _change(before, _ended(before, intent), EventKind.REJECTED, intent)
 
 
 def pause(before: Subscription, intent: Intent) -> Change | None:
@@ -107,7 +107,7 @@ def cancel_now(before: Subscription, intent: Intent) -> Change | None:
     if before.state is State.CANCELLED:
         return None
     _require(before, EventKind.CANCELLED, "cancelled")
-    return _change(before, _ended(before, State.CANCELLED, intent), EventKind.CANCELLED, intent)
+    return _change(before, _ended(before, intent), EventKind.CANCELLED, intent)
 
 
 def cancel_at_period_end(before: Subscription, intent: Intent) -> Change | None:
@@ -195,18 +195,11 @@ def _plan_text(plan: AgreedPlan | None) -> str | None:
     return None if plan is None else f"{plan.plan_code} version {plan.version}"
 
 
-def _ended(before: Subscription, state: State, intent: Intent) -> Subscription:
-    """Return the subscription with nothing that waits. A trial that has not begun was not used."""
-    return replace(
-        before.with_state(state, intent.reason, intent.now),
-        trial_end_time=None if before.state is State.PENDING else before.trial_end_time,
-        cancel_at_period_end=False,
-        next_plan=None,
-        next_payment_time=None,
-        owed=None,
-        set_aside_time=None,
-        set_aside_reason="",
-    )
+def _ended(before: Subscription, intent: Intent) -> Subscription:
+    """Return the subscription, cancelled. A trial that has not begun was not used."""
+    trial_end_time = None if before.state is State.PENDING else before.trial_end_time
+    after = replace(before, trial_end_time=trial_end_time, set_aside_time=None, set_aside_reason="")
+    return ended(after, State.CANCELLED, intent.reason, intent.now)
 
 
 def _change(

@@ -188,9 +188,20 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanTerms:
+    """A version of a plan with its terms."""
+
+    plan: AgreedPlan
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True)
 class Agreement:
     """A subscription with what its plans say."""
 
     subscription: Subscription
     terms: Terms
     next_terms: Terms | None = None
+    """Those of the plan to which it changes at the end of the period."""
+    fallback: PlanTerms | None = None
+    """What it changes to where it is not paid; None where there is no plan that it can change to."""

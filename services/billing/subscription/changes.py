@@ -23,7 +23,7 @@ from services.billing.subscription.domain import (
     trial_end_of,
 )
 from services.billing.subscription.states import EventKind, State, may_happen, may_lead_to
-from services.billing.subscription.steps import ended
+from services.billing.subscription.steps import ended, written
 
 _REFERENCES_CHARS_MAX: Final = 1_000
 
@@ -206,8 +206,7 @@ def _change(
     before: Subscription, after: Subscription, kind: EventKind, intent: Intent, *, with_period: bool = False
 ) -> Change:
     assert may_lead_to(kind, before.state, after.state), (kind, before.state, after.state)
-    after = replace(after, last_sequence=before.last_sequence + 1, revision=before.revision + 1, update_time=intent.now)
-    after = replace(after, due_time=due_time_of(after))
+    after = written(before, after, intent.now)
     event = Event(
         organization_id=before.organization_id,
         subscription_id=before.subscription_id,

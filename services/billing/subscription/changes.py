@@ -81,27 +81,6 @@ def suspend(before: Subscription, intent: Intent) -> Change | None:
     return _change(before, suspended, EventKind.SUSPENDED, intent)
 
 
-def resumes_free_of_charge(before: Subscription) -> bool:
-    """Return whether resuming costs nothing, since the period under way was paid before it was paused or suspended."""
-    return before.period_paid and before.period_start_time is not None and before.owed is None
-
-
-def require_resumable(before: Subscription) -> None:
-    """Raise a refusal unless the subscription is paused or suspended."""
-    _require(before, EventKind.RESUMED, "resumed")
-
-
-def resume(before: Subscription, intent: Intent) -> Change | None:
-    """Let a subscription go on in the period that was paid; see `resumes_free_of_charge`."""
-    if before.state.entitles:
-        return None
-    _require(before, EventKind.RESUMED, "resumed")
-    assert resumes_free_of_charge(before)
-    in_trial = before.trial_end_time is not None and before.period_end_time == before.trial_end_time
-    state = State.TRIALING if in_trial else State.ACTIVE
-    return _change(before, before.with_state(state, intent.reason, intent.now), EventKind.RESUMED, intent)
-
-
 def cancel_now(before: Subscription, intent: Intent) -> Change | None:
     """End a subscription at once."""
     if before.state is State.CANCELLED:

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from libs.common.audit.recording import record_event
-from libs.common.call import current_actor, is_limited, is_operator
+from libs.common.call import current_actor, is_limited
 from libs.common.clock import Clock
 from libs.common.database import ConstraintViolation, RawConnection
 from libs.common.errors import Conflict, FieldViolation, InvalidArgument, StaleEtag
@@ -37,16 +37,33 @@ _TOUCHING: Final = frozenset(EventKind) - {
 """The kinds of events after which a subject may use something else, or until another time."""
 
 
+class Changed(Protocol):
+    """A subscription after a change that may have moved money."""
+
+    @property
+    def subscription(self) -> Subscription: ...
+
+    @property
+    def event(self) -> Event | None:
+        """The event that made the change; None where nothing changed."""
+
+    @property
+    def replayed(self) -> bool:
+        """Whether an earlier call with the same request_id has made it."""
+
+
 class Payer(Protocol):
     """Makes what moves money, and what is due; `Progress` is one."""
 
     async def run_due(self, organization_id: str, subscription_id: str, until: datetime) -> Subscription:
         """Finish what was planned for a subscription, and do all that is due by a time; return it as it is then."""
 
-    async def resume(self, organization_id: str, subscription_id: str, reason: str, actor: str, etag: str) -> Event:
-        """Resume a paused or suspended subscription in a period that was not paid."""
+    async def resume(
+        self, organization_id: str, subscription_id: str, *, reason: str = "", actor: str, etag: str = ""
+    ) -> Changed:
+        """Resume a subscription that rests, or that was set aside."""
 
-    async def retry_payment(self, organization_id: str, subscription_id: str, actor: str) -> Event:
+    async def retry_payment(self, organization_id: str, subscription_id: str, *, actor: str) -> Changed:
         """Try to take what a subscription owes. Raises InsufficientBalance if the account does not have it."""
 
 
@@ -104,16 +121,8 @@ class Subscriptions:
     async def resume(self, organization_id: str, subscription_id: str, etag: str, reason: str) -> Subscription:
         """Let a subscription go on; raises as `pause` does. One that was set aside is tried again."""
         key = organization_id, subscription_id
-        before = await self._cleared(*key)
-        if before.state.entitles:
-            return before
-        changes.require_resumable(before)
-        if changes.resumes_free_of_charge(before):
-            return await self.change(*key, etag, reason, changes.resume)
-        if etag and etag != before.etag:
-            raise StaleEtag(resource_type="subscription")
-        await self._payer.resume(*key, reason, current_actor(), etag)
-        return await self._read(*key)
+        changes.require_live(await self._read(*key))
+        return (await self._payer.resume(*key, reason=reason, actor=current_actor(), etag=etag)).subscription
 
     async def retry_payment(self, organization_id: str, subscription_id: str) -> Subscription:
         """Try to take what a subscription owes. One that was set aside is tried again.
@@ -121,12 +130,8 @@ class Subscriptions:
         Raises NotFound, SubscriptionEnded, InsufficientBalance.
         """
         key = organization_id, subscription_id
-        before = await self._cleared(*key)
-        changes.require_live(before)
-        if before.owed is None:
-            return before
-        await self._payer.retry_payment(*key, current_actor())
-        return await self._read(*key)
+        changes.require_live(await self._read(*key))
+        return (await self._payer.retry_payment(*key, actor=current_actor())).subscription
 
     async def cancel(
         self, organization_id: str, subscription_id: str, etag: str, reason: str, *, at_period_end: bool
@@ -188,15 +193,6 @@ class Subscriptions:
     async def _read(self, organization_id: str, subscription_id: str) -> Subscription:
         async with self._shards.of(organization_id).raw_connection() as connection:
             return existing(await store.find(connection, organization_id, subscription_id), subscription_id)
-
-    async def _cleared(self, organization_id: str, subscription_id: str) -> Subscription:
-        """Return a subscription after what is due; one that was set aside is not any more, if an operator asks."""
-        key = organization_id, subscription_id
-        found = await self._payer.run_due(*key, self._clock.now())
-        if found.set_aside_time is None or not is_operator():
-            return found
-        await self.change(*key, "", "", partial(changes.update, updates=Updates({})))
-        return await self._payer.run_due(*key, self._clock.now())
 
     def _is_due(self, subscription: Subscription) -> bool:
         """Return whether something is due that can be done."""

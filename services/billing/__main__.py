@@ -14,7 +14,7 @@ from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Part, Verification
 from libs.common.process import run_service
 from libs.common.server import Service
-from libs.common.shards import open_databases
+from libs.common.shards import Shards, open_databases, open_shards
 from libs.common.telemetry import start_process_telemetry
 from services.billing.account.accounts import Accounts
 from services.billing.account.servicer import AccountServicer
@@ -31,6 +31,10 @@ from services.billing.ledger.sweeper import Sweeper
 from services.billing.plan.plans import Plans
 from services.billing.plan.servicer import PlanServicer
 from services.billing.settings import BillingSettings
+from services.billing.subscription.charger import LedgerCharger
+from services.billing.subscription.offers import Offers
+from services.billing.subscription.progress import LOCKS_POOL_SIZE, Progress
+from services.billing.subscription.worker import PeriodRun
 from services.billing.tables import SCHEMA
 from tollhouse.billing.v1 import (
     account_pb2_grpc,
@@ -70,6 +74,8 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     )
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
     service.add(plan_pb2_grpc.add_PlanServiceServicer_to_server, PlanServicer(Plans(platform, clock)))
+    locks = _open_locks(settings, shards)
+    progress = Progress(shards, locks, engine, clock, Offers(platform), LedgerCharger(engine))
     trail = Trail(databases.home_of, databases.report_home_of)
     verification = Verification(reports, clock, CHECKS, Part(platform, PLATFORM_CHECKS))
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
@@ -79,11 +85,25 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     )
     service.background(Sweeper(shards, clock, settings.sweep_every_s).run, "expired holds")
     service.background(GrantWorker(shards, engine, clock, settings.sweep_every_s).run, "credit grants")
+    service.background(PeriodRun(locks, progress, clock, settings.period_run_every_s).run, "periods")
     service.on_drain(engine.drain)
+    service.on_drain(locks.close)
     service.on_drain(databases.close)
     if to_identity:
         service.on_drain(to_identity.close)
     return service
+
+
+def _open_locks(settings: BillingSettings, shards: Shards) -> Shards:
+    """Return the shards over a pool that holds locks of subscriptions alone."""
+    return open_shards(
+        settings.database_url.get_secret_value(),
+        schema=SCHEMA,
+        count=settings.shards,
+        pool_size=LOCKS_POOL_SIZE,
+        statement_cache_size=settings.statement_cache_size,
+        check=shards.open,
+    )
 
 
 def _channel_to_identity(settings: BillingSettings, clock: Clock) -> grpc.aio.Channel | None:

@@ -30,6 +30,9 @@ class BillingSettings(ShardedSettings):
     sweep_every_s: float = Field(default=5, ge=0.05, le=3_600)
     """How often expired holds are ended on accounts that nobody uses."""
 
+    period_run_every_s: float = Field(default=5, ge=0.05, le=3_600)
+    """How often what is due for subscriptions is worked off."""
+
     @model_validator(mode="after")
     def _identity_is_called_with_a_key(self) -> Self:
         if self.identity_target and not self.signing_key_file:

@@ -28,8 +28,8 @@ class BillingSettings(ShardedSettings):
     model_subscriptions_need_approval: bool = True
     """Whether subscriptions to models wait for an operator's approval."""
     self_service_plans: list[str] | None = None
-    """The codes of the plans that organizations may take by themselves, such as `["free", "pro"]`; all that are active and
-    published where it is not set."""
+    """The codes of the plans that organizations may take by themselves, such as `["free", "pro"]`; all that are active
+    and published where it is not set."""
     self_service_downgrade: bool = True
     """Whether organizations may change to a cheaper plan by themselves."""
     self_service_cancel: bool = True
@@ -43,6 +43,9 @@ class BillingSettings(ShardedSettings):
     """How many batches may be under way at a time. More than one helps where the database is far away."""
     sweep_every_s: float = Field(default=5, ge=0.05, le=3_600)
     """How often expired holds are ended on accounts that nobody uses."""
+
+    period_run_every_s: float = Field(default=5, ge=0.05, le=3_600)
+    """How often what is due for subscriptions is worked off."""
 
     @model_validator(mode="after")
     def _peers_are_called_with_a_key(self) -> Self:

@@ -1,10 +1,9 @@
 """Changes the plan of a subscription: now, which moves money, or when the period ends, which does not."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Protocol
 
 from libs.common.call import current_actor, is_limited
 from libs.common.clock import Clock
@@ -13,36 +12,12 @@ from libs.common.repeats.once import Repeatable, known_answer
 from libs.common.shards import Shards
 from services.billing import errors
 from services.billing.subscription import changes, event_store
-from services.billing.subscription.domain import AgreedPlan, Event, Line, Subscription
+from services.billing.subscription.domain import Event, Line, Subscription
 from services.billing.subscription.offers import Offer, Offers
+from services.billing.subscription.progress import Changed, Progress
 from services.billing.subscription.self_service import SelfService
 from services.billing.subscription.states import EventKind
-from services.billing.subscription.subscriptions import Changed, Subscriptions
-
-
-class Changer(Protocol):
-    """Changes plans at once, with the movements that this takes; `Progress` is one."""
-
-    async def run_due(self, organization_id: str, subscription_id: str, until: datetime) -> Subscription:
-        """Finish what was planned for a subscription, and do all that is due by a time; return it as it is then."""
-
-    async def change_plan_now(
-        self,
-        organization_id: str,
-        subscription_id: str,
-        *,
-        plan: AgreedPlan,
-        reason: str = "",
-        actor: str,
-        request_id: str = "",
-        etag: str = "",
-    ) -> Changed:
-        """Change the plan, with its movements. Raises InsufficientBalance, StaleEtag, SubscriptionState, SamePlan."""
-
-    async def preview_change(
-        self, organization_id: str, subscription_id: str, *, plan: AgreedPlan, etag: str = ""
-    ) -> Changed:
-        """Return what a change now would bring, without changing anything; raises as the change does."""
+from services.billing.subscription.subscriptions import Subscriptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +51,7 @@ class PlanChanges:
         self,
         shards: Shards,
         offers: Offers,
-        changer: Changer,
+        progress: Progress,
         subscriptions: Subscriptions,
         clock: Clock,
         *,
@@ -84,7 +59,7 @@ class PlanChanges:
     ) -> None:
         self._shards = shards
         self._offers = offers
-        self._changer = changer
+        self._progress = progress
         self._subscriptions = subscriptions
         self._clock = clock
         self._self_service = self_service
@@ -104,7 +79,7 @@ class PlanChanges:
             earlier = await self._earlier(wanted, repeatable)
             if earlier is not None:
                 return earlier
-        before = await self._changer.run_due(wanted.organization_id, wanted.subscription_id, self._clock.now())
+        before = await self._progress.run_due(wanted.organization_id, wanted.subscription_id, self._clock.now())
         changes.require_live(before)
         if before.plan is None:
             raise errors.SubscriptionWithoutPlan
@@ -139,11 +114,10 @@ class PlanChanges:
             intent = changes.Intent(current_actor(), wanted.reason, self._clock.now())
             change = changes.schedule_plan(before, intent, offer.plan)
             return ChangedPlan(before, False, (), None if change is None else effective_time(change.event))
-        changed = await self._changer.preview_change(
+        changed = await self._progress.preview_change(
             wanted.organization_id, wanted.subscription_id, plan=offer.plan, etag=wanted.etag
         )
-        event = changed.event
-        return ChangedPlan(before, False, () if event is None else event.lines, event and effective_time(event))
+        return replace(_changed(changed), subscription=before)
 
     async def _schedule(self, wanted: PlanChange, offer: Offer, repeatable: Repeatable) -> ChangedPlan:
         await self._bind(wanted, repeatable)
@@ -161,7 +135,7 @@ class PlanChanges:
 
     async def _change_now(self, wanted: PlanChange, offer: Offer, repeatable: Repeatable) -> ChangedPlan:
         await self._bind(wanted, repeatable)
-        changed = await self._changer.change_plan_now(
+        changed = await self._progress.change_plan_now(
             wanted.organization_id,
             wanted.subscription_id,
             plan=offer.plan,
@@ -201,7 +175,7 @@ class PlanChanges:
             if found is None:
                 return None
             known_answer(repeatable, *found)
-        before = await self._changer.run_due(*key, self._clock.now())
+        before = await self._progress.run_due(*key, self._clock.now())
         async with self._shards.of(wanted.organization_id).raw_connection() as connection:
             event = await event_store.find_of_request(connection, *key, repeatable.request_id)
         if event is None:

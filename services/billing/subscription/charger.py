@@ -96,6 +96,7 @@ def refills_of(event: Event, source_reference: str) -> list[GrantCredits]:
             description=_description(event),
             metadata=None,
             actor=event.actor,
+            opens_account=True,
         )
         for one in event.refills
     ]

@@ -52,11 +52,11 @@ MAY_KNOW_THE_DRIVER = re.compile(
     # Statements of `tollhouse shards`.
     r"|libs\.cli\.installation\.shard_store"
     r"|libs\.common\.(audit\.(migration|store|tables)|integrity\.store|repeats\.(store|tables)|shard_migration|sharding|shards)"
-    r"|libs\.common\.(citus|connections|database|database_errors|databases|declared|migrate|pooler)"
+    r"|libs\.common\.(announcements|citus|connections|database|database_errors|databases|declared|migrate|pooler)"
     r"|services\.\w+\.(tables(\..*)?|migrations\..*)"
     r"|services\.\w+\.\w+(\.\w+)?\.(store|\w+_store)"
-    # Statements that several resources of identity run within their transactions, and what listens to Postgres.
-    r"|services\.identity\.(announcements|requests|revisions|revocation)"
+    # Statements that several resources of identity run within their transactions.
+    r"|services\.identity\.(requests|revisions|revocation)"
     # Reports, which consist of SQL queries only.
     r"|services\.metering\.usage\.summaries"
 )

@@ -12,8 +12,8 @@ from services.billing.tables import ENTITLEMENTS_CHANNEL
 # service is connected to makes it, wherever the shard is.
 _ANNOUNCE: Final = "SELECT pg_notify($1, current_schema())"
 
-# Locks the counter's row until the end of the transaction, so revisions become visible in their order. Each organization
-# gets one of its own; those of one statement follow one another. The rest is by primary key.
+# Locks the counter's row until the end of the transaction, so revisions become visible in their order. Each
+# organization gets one of its own; those of one statement follow one another. The rest is by primary key.
 _TOUCH: Final = """
     WITH counted AS (
         UPDATE entitlement_counter SET revision = revision + cardinality($1::uuid[]) WHERE counter_id = 1

@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
+from libs.common.announcements import follow
 from libs.common.database import Database, RawConnection
 from libs.common.deadline import STREAM_LIFE_S
-from services.identity.announcements import follow
+from libs.common.streams import Stream, Streams
 from services.identity.organization.watch import store
 from services.identity.organization.watch.store import FeedEntry
-from services.identity.streams import Stream, Streams
 from services.identity.tables import ORGANIZATIONS_CHANNEL
 
 ENTRIES_AT_ONCE: Final = 500

@@ -31,6 +31,10 @@ from services.billing.ledger.sweeper import Sweeper
 from services.billing.plan.plans import Plans
 from services.billing.plan.servicer import PlanServicer
 from services.billing.settings import BillingSettings
+from services.billing.subscription.entitlement_feed import EntitlementFeed
+from services.billing.subscription.entitlement_servicer import EntitlementServicer
+from services.billing.subscription.entitlements import Entitlements
+from services.billing.subscription.offers import Offers
 from services.billing.tables import SCHEMA
 from tollhouse.billing.v1 import (
     account_pb2_grpc,
@@ -38,6 +42,7 @@ from tollhouse.billing.v1 import (
     credit_pb2_grpc,
     ledger_pb2_grpc,
     plan_pb2_grpc,
+    subscription_pb2_grpc,
 )
 from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2_grpc
 
@@ -70,6 +75,11 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     )
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
     service.add(plan_pb2_grpc.add_PlanServiceServicer_to_server, PlanServicer(Plans(platform, clock)))
+    feed = EntitlementFeed(platform, shards, settings.watchers_max)
+    entitlements = Entitlements(shards, Offers(platform), clock)
+    service.add(
+        subscription_pb2_grpc.add_SubscriptionServiceServicer_to_server, EntitlementServicer(entitlements, feed)
+    )
     trail = Trail(databases.home_of, databases.report_home_of)
     verification = Verification(reports, clock, CHECKS, Part(platform, PLATFORM_CHECKS))
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
@@ -79,6 +89,8 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     )
     service.background(Sweeper(shards, clock, settings.sweep_every_s).run, "expired holds")
     service.background(GrantWorker(shards, engine, clock, settings.sweep_every_s).run, "credit grants")
+    service.background(feed.run, "changes of entitlements")
+    service.before_drain(feed.close)
     service.on_drain(engine.drain)
     service.on_drain(databases.close)
     if to_identity:

@@ -30,6 +30,9 @@ class BillingSettings(ShardedSettings):
     sweep_every_s: float = Field(default=5, ge=0.05, le=3_600)
     """How often expired holds are ended on accounts that nobody uses."""
 
+    watchers_max: int = Field(default=256, ge=1, le=10_000)
+    """How many streams of WatchEntitlements one process serves."""
+
     @model_validator(mode="after")
     def _identity_is_called_with_a_key(self) -> Self:
         if self.identity_target and not self.signing_key_file:

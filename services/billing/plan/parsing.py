@@ -167,7 +167,7 @@ def _credits(terms: pb.PlanTerms, field: str, violations: Violations) -> tuple[I
 
 
 def _entitlements(terms: pb.PlanTerms, field: str, violations: Violations) -> tuple[Entitlement, ...]:
-    found = tuple(Entitlement(one.entitlement_code, _entitled(one)) for one in terms.entitlements)
+    found = tuple(map(entitlement_in, terms.entitlements))
     violations += entitlements_flaws(field, found)
     return found
 
@@ -216,6 +216,11 @@ def _seconds(duration: Duration, field: str, violations: Violations) -> int:
     if duration.nanos:
         violations.append(FieldViolation(field, "must be whole seconds"))
     return duration.seconds
+
+
+def entitlement_in(one: pb.Entitlement) -> Entitlement:
+    """Return the entitlement in a message, which keeps to its annotations."""
+    return Entitlement(one.entitlement_code, _entitled(one))
 
 
 def _entitled(one: pb.Entitlement) -> bool | Number | str | Limit:

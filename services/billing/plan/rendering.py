@@ -29,7 +29,7 @@ def render_plan(plan: Plan, asked: Version | None = None) -> pb.Plan:
         description=plan.description,
         active=plan.active,
         sort_order=plan.sort_order,
-        provider_references=map(_reference, plan.provider_references),
+        provider_references=map(render_reference, plan.provider_references),
         published_version=_version(plan.published),
         draft_version=_version(plan.draft),
         asked_version=_version(asked),
@@ -40,7 +40,7 @@ def render_plan(plan: Plan, asked: Version | None = None) -> pb.Plan:
     )
 
 
-def _reference(one: ProviderReference) -> pb.ProviderReference:
+def render_reference(one: ProviderReference) -> pb.ProviderReference:
     return pb.ProviderReference(provider=one.provider, kind=one.kind, external_id=one.external_id)
 
 
@@ -64,7 +64,7 @@ def _terms(terms: Terms) -> pb.PlanTerms:
         billing_interval=_interval(terms.billing_interval),
         credits=map(_credits, terms.credits),
         trial=None if terms.trial is None else _interval(terms.trial),
-        entitlements=map(_entitlement, terms.entitlements),
+        entitlements=map(render_entitlement, terms.entitlements),
         past_due=pb.PastDuePolicy(
             retry_after=[Duration(seconds=after_s) for after_s in past_due.retry_after_s],
             end=pb.PastDueEnd.Value(f"PAST_DUE_END_{past_due.end}"),
@@ -91,7 +91,7 @@ def _credits(one: IncludedCredits) -> pb.IncludedCredits:
     )
 
 
-def _entitlement(one: Entitlement) -> pb.Entitlement:
+def render_entitlement(one: Entitlement) -> pb.Entitlement:
     code, value = one.entitlement_code, one.value
     if isinstance(value, bool):
         return pb.Entitlement(entitlement_code=code, enabled=value)

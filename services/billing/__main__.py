@@ -78,7 +78,8 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     feed = EntitlementFeed(platform, shards, settings.watchers_max)
     entitlements = Entitlements(shards, Offers(platform), clock)
     service.add(
-        subscription_pb2_grpc.add_SubscriptionServiceServicer_to_server, EntitlementServicer(entitlements, feed)
+        subscription_pb2_grpc.add_SubscriptionServiceServicer_to_server,
+        EntitlementServicer(entitlements, feed),  # type: ignore[abstract]  # the other RPCs come with SubscriptionServicer.
     )
     trail = Trail(databases.home_of, databases.report_home_of)
     verification = Verification(reports, clock, CHECKS, Part(platform, PLATFORM_CHECKS))

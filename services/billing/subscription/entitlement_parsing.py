@@ -6,8 +6,8 @@ from libs.common.pages import decode_page_token
 from libs.common.timestamps import parse_time
 from services.billing.plan.domain import entitlement_flaws
 from services.billing.plan.parsing import entitlement_in
-from services.billing.subscription.entitlements import BEFORE_ALL, WantedOverride
 from services.billing.subscription.entitlement_store import OverrideKey
+from services.billing.subscription.entitlements import BEFORE_ALL, WantedOverride
 from tollhouse.billing.v1 import subscription_pb2 as pb
 
 Asking = pb.GetEntitlementsRequest | pb.ListEntitlementOverridesRequest | pb.SetEntitlementOverrideRequest

@@ -1,0 +1,413 @@
+"""Billing follows identity's organizations: each is handled, none is lost, and one that fails stops no other."""
+
+import asyncio
+import gc
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from libs.common.channel import open_channel
+from libs.common.database import Database, open_database
+from libs.common.ids import new_id
+from libs.common.ports import free_port
+from services.billing.clients import organizations as watch_module
+from services.billing.clients.organizations import Organization, OrganizationWatch, backoff
+from services.billing.errors import AccountNotFound
+from services.identity.organization.watch import feed as feed_module
+from tests.identity.support import Identity, open_identity
+from tests.support.callers import Callers
+from tests.support.clock import ShiftedClock
+from tollhouse.identity.v1 import organization_pb2
+
+ROOT = Path(__file__).parents[2]
+WITHIN_S = 10
+
+
+@dataclass
+class Handler:
+    """Records what it is called with; `behaviour` may fail or hang for some of them."""
+
+    calls: list[Organization] = field(default_factory=list)
+    behaviour: Callable[[Organization], Awaitable[None]] | None = None
+
+    async def __call__(self, organization: Organization) -> None:
+        self.calls.append(organization)
+        if self.behaviour is not None:
+            await self.behaviour(organization)
+
+    @property
+    def ids(self) -> set[str]:
+        return {one.organization_id for one in self.calls}
+
+    async def until(self, *organization_ids: str) -> None:
+        await _until(lambda: self.ids >= set(organization_ids))
+
+
+async def _until(reached: Callable[[], bool | Awaitable[bool]]) -> None:
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            answer = reached()
+            if answer if isinstance(answer, bool) else await answer:
+                return
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rounds are short; the lease, of four seconds, is as it is."""
+    monkeypatch.setattr(feed_module, "_ROUND_S", 0.05)
+    monkeypatch.setattr(watch_module, "_RENEW_EVERY_S", 0.2)
+    monkeypatch.setattr(watch_module, "_RETRY_ROUND_S", 0.05)
+    monkeypatch.setattr(watch_module, "_WATCH_AGAIN_AFTER_MAX_S", 0.4)
+
+
+@pytest.fixture
+async def identity(callers: Callers, database_urls: dict[str, str], tmp_path: Path) -> AsyncIterator[Identity]:
+    async with open_identity(callers, database_urls["identity"], tmp_path) as identity:
+        yield identity
+
+
+@pytest.fixture
+async def billing_database(database_urls: dict[str, str]) -> AsyncIterator[Database]:
+    database = open_database(database_urls["billing"], schema="billing", pool_size=3)
+    yield database
+    await database.close()
+
+
+@dataclass(frozen=True)
+class Billing:
+    """Starts watches as processes of billing do, on the test's database."""
+
+    callers: Callers
+    database: Database
+    clock: ShiftedClock
+
+    @asynccontextmanager
+    async def watch(self, port: int, handler: Handler) -> AsyncIterator[asyncio.Task[None]]:
+        tokens = self.callers.token_source("billing")
+        channel = open_channel(f"127.0.0.1:{port}", caller=tokens, audience="identity.tollhouse")
+        watching = asyncio.create_task(OrganizationWatch(channel, self.database, self.clock, handler).run())
+        try:
+            yield watching
+        finally:
+            watching.cancel()
+            (ended,) = await asyncio.gather(watching, return_exceptions=True)
+            await channel.close()
+            assert isinstance(ended, asyncio.CancelledError), ended
+
+    async def position(self) -> int:
+        async with self.database.raw_connection() as connection:
+            return int(await connection.fetchval("SELECT coalesce(max(revision), 0) FROM billing.watch_positions"))
+
+    async def unhandled(self) -> dict[str, str]:
+        """Return the reasons by the ids of the organizations."""
+        async with self.database.raw_connection() as connection:
+            rows = await connection.fetch("SELECT organization_id::text, reason FROM billing.unhandled_organizations")
+        return dict(map(tuple, rows))
+
+    async def execute(self, statement: str, *arguments: object) -> None:
+        async with self.database.raw_connection() as connection:
+            await connection.execute(statement, *arguments)
+
+
+@pytest.fixture
+def billing(callers: Callers, billing_database: Database) -> Billing:
+    return Billing(callers, billing_database, ShiftedClock())
+
+
+async def _make(identity_database: Database, count: int) -> list[str]:
+    """Make organizations at once, as an import would."""
+    ids = [new_id() for _ in range(count)]
+    async with identity_database.transaction() as tx:
+        await tx.execute(
+            text(
+                "INSERT INTO identity.organizations (organization_id, name, create_time, update_time)"
+                " SELECT CAST(id AS uuid), '', now(), now() FROM unnest(CAST(:ids AS text[])) id"
+            ),
+            {"ids": ids},
+        )
+    return ids
+
+
+async def _delete(identity: Identity, organization_id: str) -> None:
+    request = organization_pb2.DeleteOrganizationRequest(organization_id=organization_id)
+    await identity.organizations.DeleteOrganization(request, metadata=identity.metadata)
+
+
+async def test_all_organizations_are_handled_and_then_each_that_is_created_or_deleted(
+    identity: Identity, billing: Billing
+) -> None:
+    ada = await identity.create_user()
+    shared, _ = await identity.create_organization(ada.user_id)
+    handler = Handler()
+    async with billing.watch(identity.port, handler):
+        await handler.until(ada.personal_organization_id, shared)
+        grace = await identity.create_user()
+        await handler.until(grace.personal_organization_id)
+        await _delete(identity, shared)
+        await _until(lambda: any(one.delete_time for one in handler.calls))
+
+    now = {one.organization_id: one for one in handler.calls}
+    assert {id_: (one.personal, one.owner_user_id, one.delete_time is None) for id_, one in now.items()} == {
+        ada.personal_organization_id: (True, ada.user_id, True),
+        grace.personal_organization_id: (True, grace.user_id, True),
+        shared: (False, None, False),
+    }
+    assert len(handler.calls) == 4, "nothing was handled twice"
+
+
+async def test_what_is_created_while_identity_is_away_is_handled_when_it_is_back(
+    callers: Callers, database_urls: dict[str, str], tmp_path: Path, billing: Billing, identity_database: Database
+) -> None:
+    port, handler = free_port(), Handler()
+    async with AsyncExitStack() as stack:
+        async with open_identity(callers, database_urls["identity"], tmp_path, port=port):
+            await stack.enter_async_context(billing.watch(port, handler))
+            (first,) = await _make(identity_database, 1)
+            await handler.until(first)
+        (second,) = await _make(identity_database, 1)
+        async with open_identity(callers, database_urls["identity"], tmp_path, port=port):
+            await handler.until(second)
+            (third,) = await _make(identity_database, 1)
+            await handler.until(third)
+    assert [one.organization_id for one in handler.calls] == [first, second, third]
+
+
+async def test_what_a_killed_process_had_not_finished_is_handled_by_another_one_within_seconds(
+    callers: Callers,
+    identity: Identity,
+    identity_database: Database,
+    billing: Billing,
+    database_urls: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    ids = set(await _make(identity_database, 30))
+    output = tmp_path / "handled"
+    output.touch()
+    killed = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "tests.billing.organization_follower", f"127.0.0.1:{identity.port}", database_urls["billing"]),
+        *(str(callers.signing_key_file("billing", tmp_path)), str(output), "20"),
+        cwd=ROOT,
+    )
+    handler = Handler()
+    try:
+        await _until(lambda: len(output.read_text().splitlines()) >= 20)
+        async with billing.watch(identity.port, handler):
+            await asyncio.sleep(0.5)
+            assert not handler.calls, "the process that has the lease is alive"
+            killed.kill()
+            await killed.wait()
+            killed_s = time.monotonic()
+            await handler.until(*ids)
+            assert time.monotonic() - killed_s < 8
+    finally:
+        if killed.returncode is None:
+            killed.kill()
+            await killed.wait()
+    assert len(handler.calls) == 30
+    assert await billing.unhandled() == {}
+
+
+async def test_one_of_two_processes_follows_and_the_other_takes_over_at_once_when_it_stops(
+    identity: Identity, identity_database: Database, billing: Billing
+) -> None:
+    handlers = Handler(), Handler()
+    async with (
+        billing.watch(identity.port, handlers[0]) as first,
+        billing.watch(identity.port, handlers[1]) as second,
+    ):
+        before = await _make(identity_database, 20)
+        await _until(lambda: handlers[0].ids | handlers[1].ids == set(before))
+        assert sorted([len(handlers[0].calls), len(handlers[1].calls)]) == [0, 20]
+        following, waiting = (first, 1) if handlers[0].calls else (second, 0)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        after = await _make(identity_database, 20)
+        stopped_s = time.monotonic()
+        await handlers[waiting].until(*after)
+        assert time.monotonic() - stopped_s < watch_module.LEASE_S, "the lease was released"
+        assert len(handlers[waiting].calls) == 20
+
+
+async def test_process_that_lost_its_lease_moves_nothing(
+    identity: Identity, identity_database: Database, billing: Billing
+) -> None:
+    going_on = asyncio.Event()
+
+    async def wait(_: Organization) -> None:
+        await going_on.wait()
+
+    handler = Handler(behaviour=wait)
+    ids = await _make(identity_database, 3)
+    async with billing.watch(identity.port, handler):
+        await handler.until(*ids)
+        await billing.execute(
+            "UPDATE billing.watch_positions SET holder = gen_random_uuid(), lease_expire_time = now() + interval '1 h'"
+        )
+        going_on.set()
+        await asyncio.sleep(0.5)
+        assert await billing.position() == 0
+        assert len(handler.calls) == 3
+        await billing.execute("UPDATE billing.watch_positions SET lease_expire_time = now()")
+        await _until(lambda: len(handler.calls) == 6)
+
+
+async def test_ten_thousand_organizations_are_handled_a_page_at_a_time(
+    identity: Identity, identity_database: Database, billing: Billing
+) -> None:
+    await _make(identity_database, 10_000)
+    handled: set[str] = set()
+    kept: list[int] = []
+
+    async def count(organization: Organization) -> None:
+        handled.add(organization.organization_id)
+        if len(handled) % 2_500 == 0:
+            kept.append(sum(isinstance(one, Organization) for one in gc.get_objects()))
+
+    async def keep_nothing(organization: Organization) -> None:
+        handler.calls.clear()
+        await count(organization)
+
+    handler = Handler(behaviour=keep_nothing)
+    async with billing.watch(identity.port, handler):
+        await _until(lambda: len(handled) == 10_000)
+        await _until_async(lambda: billing.position(), 10_000)
+    assert len(kept) == 4
+    assert max(kept) <= 1_000
+
+
+async def _until_async(ask: Callable[[], Awaitable[int]], value: int) -> None:
+    async def reached() -> bool:
+        return await ask() == value
+
+    await _until(reached)
+
+
+@pytest.mark.parametrize(
+    ("problem", "reason"),
+    [
+        (AccountNotFound(account_id="a\x00b"), "ACCOUNT_NOT_FOUND: "),
+        (ValueError("of the handler"), "ValueError"),
+        (TimeoutError("of the handler"), "TimeoutError"),
+        (None, "It took longer than 0.2 s."),
+    ],
+)
+async def test_organization_that_fails_is_set_aside_and_tried_again_and_stops_no_other(
+    identity: Identity,
+    identity_database: Database,
+    billing: Billing,
+    monkeypatch: pytest.MonkeyPatch,
+    problem: Exception | None,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(watch_module, "_HANDLE_WITHIN_S", 0.2)
+    bad, *good = await _make(identity_database, 3)
+
+    async def fail(organization: Organization) -> None:
+        if organization.organization_id == bad:
+            if problem is not None:
+                raise problem
+            await asyncio.Event().wait()
+
+    handler = Handler(behaviour=fail)
+    async with billing.watch(identity.port, handler):
+        await _until_async(billing.position, 3)
+        assert handler.ids == {bad, *good}
+        assert [why[: len(reason)] for why in (await billing.unhandled()).values()] == [reason]
+        (later,) = await _make(identity_database, 1)
+        await handler.until(later)
+        billing.clock.advance(timedelta(seconds=11))
+        await _until(lambda: sum(one.organization_id == bad for one in handler.calls) == 2)
+        # Its next attempt is later by then.
+        billing.clock.advance(timedelta(seconds=4))
+        await asyncio.sleep(0.3)
+        assert sum(one.organization_id == bad for one in handler.calls) == 2
+        handler.behaviour = None
+        billing.clock.advance(timedelta(seconds=21))
+        await _until(lambda: sum(one.organization_id == bad for one in handler.calls) == 3)
+        await _until(lambda: _is_empty(billing))
+
+
+async def _is_empty(billing: Billing) -> bool:
+    return await billing.unhandled() == {}
+
+
+async def test_news_of_an_organization_replace_what_was_set_aside_of_it(identity: Identity, billing: Billing) -> None:
+    async def fail(organization: Organization) -> None:
+        if organization.delete_time is None:
+            raise ValueError
+
+    handler = Handler(behaviour=fail)
+    organization_id, _ = await identity.create_organization()
+    async with billing.watch(identity.port, handler):
+        await _until(lambda: _is_set_aside(billing, organization_id))
+        await _delete(identity, organization_id)
+        await _until(lambda: any(one.delete_time for one in handler.calls))
+        await _until(lambda: _is_handled(billing, organization_id))
+        billing.clock.advance(timedelta(days=1))
+        await asyncio.sleep(0.3)
+    (*_, last) = [one for one in handler.calls if one.organization_id == organization_id]
+    assert last.delete_time is not None
+
+
+async def _is_set_aside(billing: Billing, organization_id: str) -> bool:
+    return organization_id in await billing.unhandled()
+
+
+async def _is_handled(billing: Billing, organization_id: str) -> bool:
+    return organization_id not in await billing.unhandled()
+
+
+async def test_where_too_many_are_set_aside_no_more_are_taken_in_and_none_is_lost(
+    identity: Identity, identity_database: Database, billing: Billing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "UNHANDLED_MAX", 3)
+
+    async def fail(_: Organization) -> None:
+        raise ValueError
+
+    handler = Handler(behaviour=fail)
+    first = await _make(identity_database, 3)
+    async with billing.watch(identity.port, handler):
+        await _until_async(billing.position, 3)
+        second = await _make(identity_database, 3)
+        await asyncio.sleep(0.5)
+        assert handler.ids == set(first)
+        assert await billing.position() == 3
+        handler.behaviour = None
+        billing.clock.advance(timedelta(seconds=11))
+        await handler.until(*second)
+        await _until_async(billing.position, 6)
+        assert await billing.unhandled() == {}
+
+
+async def test_after_identity_was_restored_to_an_earlier_state_everything_is_handled_again(
+    identity: Identity, identity_database: Database, billing: Billing
+) -> None:
+    ids = await _make(identity_database, 3)
+    await billing.execute(
+        "INSERT INTO billing.watch_positions VALUES ('organizations', 1000000, gen_random_uuid(), now())"
+    )
+    await billing.execute(
+        "INSERT INTO billing.unhandled_organizations"
+        " VALUES (gen_random_uuid(), 999999, false, NULL, now(), NULL, 'lost', 1, now(), now())"
+    )
+    handler = Handler()
+    async with billing.watch(identity.port, handler):
+        await handler.until(*ids)
+        await _until_async(billing.position, 3)
+    assert await billing.unhandled() == {}
+
+
+def test_attempts_become_rarer_and_never_stop() -> None:
+    waits_s = [backoff(attempt).total_seconds() for attempt in range(1, 1_000)]
+    assert all(5 <= wait_s <= 3_600 for wait_s in waits_s)
+    assert min(waits_s[12:]) >= 1_800

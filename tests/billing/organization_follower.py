@@ -1,6 +1,6 @@
 """A process that follows identity's organizations and hangs at one of them, for tests that kill it.
 
-    python -m tests.billing.organization_follower TARGET DATABASE_URL KEY_FILE OUTPUT_FILE HANG_AT
+    python -m tests.billing.organization_follower TARGET DATABASE_URL KEY_FILE OUTPUT_FILE HANG_AT LEASE_S
 
 writes the id of each organization to the output file as it handles it, and then waits for ever at the one with the
 number HANG_AT.
@@ -18,9 +18,10 @@ from services.billing.clients import organizations
 from services.billing.clients.organizations import Organization, OrganizationWatch
 
 
-async def _follow(target: str, url: str, key_file: Path, output: Path, hang_at: int) -> None:
+async def _follow(target: str, url: str, key_file: Path, output: Path, hang_at: int, lease_s: float) -> None:
     handled = 0
     organizations._HANDLE_WITHIN_S = 600  # type: ignore[misc]  # It is to hang until it is killed.
+    organizations.LEASE_S, organizations._RENEW_EVERY_S = lease_s, lease_s / 5  # type: ignore[misc]
 
     async def note(organization: Organization) -> None:
         nonlocal handled
@@ -37,4 +38,5 @@ async def _follow(target: str, url: str, key_file: Path, output: Path, hang_at: 
 
 
 if __name__ == "__main__":
-    asyncio.run(_follow(sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5])))
+    target, url, key_file, output, hang_at, lease_s = sys.argv[1:]
+    asyncio.run(_follow(target, url, Path(key_file), Path(output), int(hang_at), float(lease_s)))

@@ -15,11 +15,11 @@ from sqlalchemy import text
 
 from libs.common.channel import open_channel
 from libs.common.database import Database, open_database
+from libs.common.errors import NotFound
 from libs.common.ids import new_id
 from libs.common.ports import free_port
 from services.billing.clients import organizations as watch_module
 from services.billing.clients.organizations import Organization, OrganizationWatch, backoff
-from services.billing.errors import AccountNotFound
 from services.identity.organization.watch import feed as feed_module
 from tests.identity.support import Identity, open_identity
 from tests.support.callers import Callers
@@ -61,7 +61,8 @@ async def _until(reached: Callable[[], bool | Awaitable[bool]]) -> None:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All rounds are short; the lease, of four seconds, is as it is."""
+    """All rounds and the lease are short."""
+    monkeypatch.setattr(watch_module, "LEASE_S", 1.5)
     monkeypatch.setattr(feed_module, "_ROUND_S", 0.05)
     monkeypatch.setattr(watch_module, "_RENEW_EVERY_S", 0.2)
     monkeypatch.setattr(watch_module, "_RETRY_ROUND_S", 0.05)
@@ -194,7 +195,7 @@ async def test_what_a_killed_process_had_not_finished_is_handled_by_another_one_
     killed = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "tests.billing.organization_follower", f"127.0.0.1:{identity.port}", database_urls["billing"]),
-        *(str(callers.signing_key_file("billing", tmp_path)), str(output), "20"),
+        *(str(callers.signing_key_file("billing", tmp_path)), str(output), "20", str(watch_module.LEASE_S)),
         cwd=ROOT,
     )
     handler = Handler()
@@ -207,7 +208,7 @@ async def test_what_a_killed_process_had_not_finished_is_handled_by_another_one_
             await killed.wait()
             killed_s = time.monotonic()
             await handler.until(*ids)
-            assert time.monotonic() - killed_s < 8
+            assert time.monotonic() - killed_s < watch_module.LEASE_S + 2
     finally:
         if killed.returncode is None:
             killed.kill()
@@ -291,49 +292,48 @@ async def _until_async(ask: Callable[[], Awaitable[int]], value: int) -> None:
     await _until(reached)
 
 
-@pytest.mark.parametrize(
-    ("problem", "reason"),
-    [
-        (AccountNotFound(account_id="a\x00b"), "ACCOUNT_NOT_FOUND: "),
-        (ValueError("of the handler"), "ValueError"),
-        (TimeoutError("of the handler"), "TimeoutError"),
-        (None, "It took longer than 0.2 s."),
-    ],
-)
-async def test_organization_that_fails_is_set_aside_and_tried_again_and_stops_no_other(
-    identity: Identity,
-    identity_database: Database,
-    billing: Billing,
-    monkeypatch: pytest.MonkeyPatch,
-    problem: Exception | None,
-    reason: str,
+async def test_organizations_that_fail_are_set_aside_and_tried_again_and_stop_no_other(
+    identity: Identity, identity_database: Database, billing: Billing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch_module, "_HANDLE_WITHIN_S", 0.2)
-    bad, *good = await _make(identity_database, 3)
+    refused, unexpected, timed_out, hanging, *good = await _make(identity_database, 6)
+    problems = {
+        refused: NotFound(resource_type="\x00", resource_name="x"),
+        unexpected: ValueError("x"),
+        timed_out: TimeoutError("x"),
+    }
 
     async def fail(organization: Organization) -> None:
-        if organization.organization_id == bad:
-            if problem is not None:
-                raise problem
+        if organization.organization_id == hanging:
             await asyncio.Event().wait()
+        if organization.organization_id in problems:
+            raise problems[organization.organization_id]
 
     handler = Handler(behaviour=fail)
+
+    def attempts() -> list[int]:
+        return [sum(one.organization_id == bad for one in handler.calls) for bad in (*problems, hanging)]
+
     async with billing.watch(identity.port, handler):
-        await _until_async(billing.position, 3)
-        assert handler.ids == {bad, *good}
-        assert [why[: len(reason)] for why in (await billing.unhandled()).values()] == [reason]
+        await _until_async(billing.position, 6)
+        assert await billing.unhandled() == {
+            refused: "NOT_FOUND: There is no such \ufffd.",
+            unexpected: "ValueError",
+            timed_out: "TimeoutError",
+            hanging: "It took longer than 0.2 s.",
+        }
         (later,) = await _make(identity_database, 1)
-        await handler.until(later)
+        await handler.until(*good, later)
         billing.clock.advance(timedelta(seconds=11))
-        await _until(lambda: sum(one.organization_id == bad for one in handler.calls) == 2)
-        # Its next attempt is later by then.
+        await _until(lambda: attempts() == [2] * 4)
+        # The next attempts are further away.
         billing.clock.advance(timedelta(seconds=4))
         await asyncio.sleep(0.3)
-        assert sum(one.organization_id == bad for one in handler.calls) == 2
+        assert attempts() == [2] * 4
         handler.behaviour = None
         billing.clock.advance(timedelta(seconds=21))
-        await _until(lambda: sum(one.organization_id == bad for one in handler.calls) == 3)
         await _until(lambda: _is_empty(billing))
+        assert attempts() == [3] * 4
 
 
 async def _is_empty(billing: Billing) -> bool:
@@ -356,6 +356,47 @@ async def test_news_of_an_organization_replace_what_was_set_aside_of_it(identity
         await asyncio.sleep(0.3)
     (*_, last) = [one for one in handler.calls if one.organization_id == organization_id]
     assert last.delete_time is not None
+
+
+async def test_one_organization_is_never_handled_twice_at_a_time(identity: Identity, billing: Billing) -> None:
+    going_on, attempts = asyncio.Event(), 0
+
+    async def fail_then_wait(organization: Organization) -> None:
+        nonlocal attempts
+        if organization.organization_id != organization_id:
+            return
+        attempts += 1
+        if attempts == 1:
+            raise ValueError
+        await going_on.wait()
+
+    handler = Handler(behaviour=fail_then_wait)
+    organization_id, _ = await identity.create_organization()
+    async with billing.watch(identity.port, handler):
+        await _until(lambda: _is_set_aside(billing, organization_id))
+        billing.clock.advance(timedelta(seconds=11))
+        await _until(lambda: attempts == 2)
+        await _delete(identity, organization_id)
+        await asyncio.sleep(0.3)
+        assert attempts == 2
+        going_on.set()
+        await _until(lambda: attempts == 3)
+        await _until(lambda: _is_handled(billing, organization_id))
+    assert handler.calls[-1].delete_time is not None
+
+
+async def test_stream_that_falls_silent_is_opened_again(
+    identity: Identity, identity_database: Database, billing: Billing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "_HEARTBEAT_S", 3600)
+    monkeypatch.setattr(watch_module, "_SILENCE_MAX_S", 0.1)
+    handler = Handler()
+    async with billing.watch(identity.port, handler):
+        await _until_async(billing.position, 0)
+        # Nobody is woken: only a new stream reads what is there.
+        monkeypatch.setattr(feed_module.OrganizationFeed, "_wake", lambda _feed, _newest: None)
+        ids = await _make(identity_database, 1)
+        await handler.until(*ids)
 
 
 async def _is_set_aside(billing: Billing, organization_id: str) -> bool:

@@ -55,8 +55,8 @@ MAY_KNOW_THE_DRIVER = re.compile(
     r"|libs\.common\.(citus|connections|database|database_errors|databases|declared|migrate|pooler)"
     r"|services\.\w+\.(tables(\..*)?|migrations\..*)"
     r"|services\.\w+\.\w+(\.\w+)?\.(store|\w+_store)"
-    # Statements that several resources of identity run within their transactions, and what listens to Postgres.
-    r"|services\.identity\.(announcements|requests|revisions|revocation)"
+    # Statements that several resources of identity run within their transactions.
+    r"|services\.identity\.(requests|revisions|revocation)"
     # Reports, which consist of SQL queries only.
     r"|services\.metering\.usage\.summaries"
 )

@@ -358,7 +358,7 @@ watch_positions: Final = Table(
     CheckConstraint("revision >= 0", name="watch_positions_revision_counts"),
 )
 
-# The organizations that could not be handled yet, as identity told of them last.
+# The organizations that could not be handled yet, as identity told of them last; some ten thousand at most.
 unhandled_organizations: Final = Table(
     "unhandled_organizations",
     metadata,
@@ -366,13 +366,13 @@ unhandled_organizations: Final = Table(
     Column("revision", BigInteger, nullable=False),
     Column("personal", Boolean, nullable=False),
     Column("owner_user_id", _ID),
-    Column("organization_create_time", _TIME, nullable=False),
-    Column("organization_delete_time", _TIME),
+    # When the organization was created and deleted.
+    Column("create_time", _TIME, nullable=False),
+    Column("delete_time", _TIME),
     Column("reason", Text, nullable=False),
     Column("attempt_count", Integer, nullable=False),
+    Column("first_attempt_time", _TIME, nullable=False),
     Column("next_attempt_time", _TIME, nullable=False),
-    Column("create_time", _TIME, nullable=False),
     PrimaryKeyConstraint("organization_id", name="unhandled_organizations_pkey"),
     CheckConstraint("attempt_count >= 1", name="unhandled_organizations_attempted"),
-    Index("unhandled_organizations_due", "next_attempt_time"),
 )

@@ -4,59 +4,25 @@ import asyncio
 import gc
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
-from libs.common.channel import open_channel
 from libs.common.database import Database, open_database
 from libs.common.errors import NotFound
-from libs.common.ids import new_id
 from libs.common.ports import free_port
 from services.billing.clients import organizations as watch_module
-from services.billing.clients.organizations import Organization, OrganizationWatch, backoff
+from services.billing.clients.organizations import Organization, backoff
 from services.identity.organization.watch import feed as feed_module
+from tests.billing.organization_watches import Billing, Handler, delete_organization, make_organizations, until_true
 from tests.identity.support import Identity, open_identity
 from tests.support.callers import Callers
 from tests.support.clock import ShiftedClock
-from tollhouse.identity.v1 import organization_pb2
 
 ROOT = Path(__file__).parents[2]
-WITHIN_S = 10
-
-
-@dataclass
-class Handler:
-    """Records what it is called with; `behaviour` may fail or hang for some of them."""
-
-    calls: list[Organization] = field(default_factory=list)
-    behaviour: Callable[[Organization], Awaitable[None]] | None = None
-
-    async def __call__(self, organization: Organization) -> None:
-        self.calls.append(organization)
-        if self.behaviour is not None:
-            await self.behaviour(organization)
-
-    @property
-    def ids(self) -> set[str]:
-        return {one.organization_id for one in self.calls}
-
-    async def until(self, *organization_ids: str) -> None:
-        await _until(lambda: self.ids >= set(organization_ids))
-
-
-async def _until(reached: Callable[[], bool | Awaitable[bool]]) -> None:
-    async with asyncio.timeout(WITHIN_S):
-        while True:
-            answer = reached()
-            if answer if isinstance(answer, bool) else await answer:
-                return
-            await asyncio.sleep(0.02)
 
 
 @pytest.fixture(autouse=True)
@@ -82,64 +48,9 @@ async def billing_database(database_urls: dict[str, str]) -> AsyncIterator[Datab
     await database.close()
 
 
-@dataclass(frozen=True)
-class Billing:
-    """Starts watches as processes of billing do, on the test's database."""
-
-    callers: Callers
-    database: Database
-    clock: ShiftedClock
-
-    @asynccontextmanager
-    async def watch(self, port: int, handler: Handler) -> AsyncIterator[asyncio.Task[None]]:
-        tokens = self.callers.token_source("billing")
-        channel = open_channel(f"127.0.0.1:{port}", caller=tokens, audience="identity.tollhouse")
-        watching = asyncio.create_task(OrganizationWatch(channel, self.database, self.clock, handler).run())
-        try:
-            yield watching
-        finally:
-            watching.cancel()
-            (ended,) = await asyncio.gather(watching, return_exceptions=True)
-            await channel.close()
-            assert isinstance(ended, asyncio.CancelledError), ended
-
-    async def position(self) -> int:
-        async with self.database.raw_connection() as connection:
-            return int(await connection.fetchval("SELECT coalesce(max(revision), 0) FROM billing.watch_positions"))
-
-    async def unhandled(self) -> dict[str, str]:
-        """Return the reasons by the ids of the organizations."""
-        async with self.database.raw_connection() as connection:
-            rows = await connection.fetch("SELECT organization_id::text, reason FROM billing.unhandled_organizations")
-        return dict(map(tuple, rows))
-
-    async def execute(self, statement: str, *arguments: object) -> None:
-        async with self.database.raw_connection() as connection:
-            await connection.execute(statement, *arguments)
-
-
 @pytest.fixture
 def billing(callers: Callers, billing_database: Database) -> Billing:
     return Billing(callers, billing_database, ShiftedClock())
-
-
-async def _make(identity_database: Database, count: int) -> list[str]:
-    """Make organizations at once, as an import would."""
-    ids = [new_id() for _ in range(count)]
-    async with identity_database.transaction() as tx:
-        await tx.execute(
-            text(
-                "INSERT INTO identity.organizations (organization_id, name, create_time, update_time)"
-                " SELECT CAST(id AS uuid), '', now(), now() FROM unnest(CAST(:ids AS text[])) id"
-            ),
-            {"ids": ids},
-        )
-    return ids
-
-
-async def _delete(identity: Identity, organization_id: str) -> None:
-    request = organization_pb2.DeleteOrganizationRequest(organization_id=organization_id)
-    await identity.organizations.DeleteOrganization(request, metadata=identity.metadata)
 
 
 async def test_all_organizations_are_handled_and_then_each_that_is_created_or_deleted(
@@ -152,8 +63,8 @@ async def test_all_organizations_are_handled_and_then_each_that_is_created_or_de
         await handler.until(ada.personal_organization_id, shared)
         grace = await identity.create_user()
         await handler.until(grace.personal_organization_id)
-        await _delete(identity, shared)
-        await _until(lambda: any(one.delete_time for one in handler.calls))
+        await delete_organization(identity, shared)
+        await until_true(lambda: any(one.delete_time for one in handler.calls))
 
     now = {one.organization_id: one for one in handler.calls}
     assert {id_: (one.personal, one.owner_user_id, one.delete_time is None) for id_, one in now.items()} == {
@@ -171,12 +82,12 @@ async def test_what_is_created_while_identity_is_away_is_handled_when_it_is_back
     async with AsyncExitStack() as stack:
         async with open_identity(callers, database_urls["identity"], tmp_path, port=port):
             await stack.enter_async_context(billing.watch(port, handler))
-            (first,) = await _make(identity_database, 1)
+            (first,) = await make_organizations(identity_database, 1)
             await handler.until(first)
-        (second,) = await _make(identity_database, 1)
+        (second,) = await make_organizations(identity_database, 1)
         async with open_identity(callers, database_urls["identity"], tmp_path, port=port):
             await handler.until(second)
-            (third,) = await _make(identity_database, 1)
+            (third,) = await make_organizations(identity_database, 1)
             await handler.until(third)
     assert [one.organization_id for one in handler.calls] == [first, second, third]
 
@@ -189,7 +100,7 @@ async def test_what_a_killed_process_had_not_finished_is_handled_by_another_one_
     database_urls: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    ids = set(await _make(identity_database, 30))
+    ids = set(await make_organizations(identity_database, 30))
     output = tmp_path / "handled"
     output.touch()
     killed = await asyncio.create_subprocess_exec(
@@ -200,7 +111,7 @@ async def test_what_a_killed_process_had_not_finished_is_handled_by_another_one_
     )
     handler = Handler()
     try:
-        await _until(lambda: len(output.read_text().splitlines()) >= 20)
+        await until_true(lambda: len(output.read_text().splitlines()) >= 20)
         async with billing.watch(identity.port, handler):
             await asyncio.sleep(0.5)
             assert not handler.calls, "the process that has the lease is alive"
@@ -225,13 +136,13 @@ async def test_one_of_two_processes_follows_and_the_other_takes_over_at_once_whe
         billing.watch(identity.port, handlers[0]) as first,
         billing.watch(identity.port, handlers[1]) as second,
     ):
-        before = await _make(identity_database, 20)
-        await _until(lambda: handlers[0].ids | handlers[1].ids == set(before))
+        before = await make_organizations(identity_database, 20)
+        await until_true(lambda: handlers[0].ids | handlers[1].ids == set(before))
         assert sorted([len(handlers[0].calls), len(handlers[1].calls)]) == [0, 20]
         following, waiting = (first, 1) if handlers[0].calls else (second, 0)
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
-        after = await _make(identity_database, 20)
+        after = await make_organizations(identity_database, 20)
         stopped_s = time.monotonic()
         await handlers[waiting].until(*after)
         assert time.monotonic() - stopped_s < watch_module.LEASE_S, "the lease was released"
@@ -247,7 +158,7 @@ async def test_process_that_lost_its_lease_moves_nothing(
         await going_on.wait()
 
     handler = Handler(behaviour=wait)
-    ids = await _make(identity_database, 3)
+    ids = await make_organizations(identity_database, 3)
     async with billing.watch(identity.port, handler):
         await handler.until(*ids)
         await billing.execute(
@@ -258,13 +169,13 @@ async def test_process_that_lost_its_lease_moves_nothing(
         assert await billing.position() == 0
         assert len(handler.calls) == 3
         await billing.execute("UPDATE billing.watch_positions SET lease_expire_time = now()")
-        await _until(lambda: len(handler.calls) == 6)
+        await until_true(lambda: len(handler.calls) == 6)
 
 
 async def test_ten_thousand_organizations_are_handled_a_page_at_a_time(
     identity: Identity, identity_database: Database, billing: Billing
 ) -> None:
-    await _make(identity_database, 10_000)
+    await make_organizations(identity_database, 10_000)
     handled: set[str] = set()
     kept: list[int] = []
 
@@ -279,24 +190,17 @@ async def test_ten_thousand_organizations_are_handled_a_page_at_a_time(
 
     handler = Handler(behaviour=keep_nothing)
     async with billing.watch(identity.port, handler):
-        await _until(lambda: len(handled) == 10_000)
-        await _until_async(lambda: billing.position(), 10_000)
+        await until_true(lambda: len(handled) == 10_000)
+        await until_true(lambda: billing.is_at(10_000))
     assert len(kept) == 4
     assert max(kept) <= 1_000
-
-
-async def _until_async(ask: Callable[[], Awaitable[int]], value: int) -> None:
-    async def reached() -> bool:
-        return await ask() == value
-
-    await _until(reached)
 
 
 async def test_organizations_that_fail_are_set_aside_and_tried_again_and_stop_no_other(
     identity: Identity, identity_database: Database, billing: Billing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch_module, "_HANDLE_WITHIN_S", 0.2)
-    refused, unexpected, timed_out, hanging, *good = await _make(identity_database, 6)
+    refused, unexpected, timed_out, hanging, *good = await make_organizations(identity_database, 6)
     problems = {
         refused: NotFound(resource_type="\x00", resource_name="x"),
         unexpected: ValueError("x"),
@@ -315,43 +219,39 @@ async def test_organizations_that_fail_are_set_aside_and_tried_again_and_stop_no
         return [sum(one.organization_id == bad for one in handler.calls) for bad in (*problems, hanging)]
 
     async with billing.watch(identity.port, handler):
-        await _until_async(billing.position, 6)
+        await until_true(lambda: billing.is_at(6))
         assert await billing.unhandled() == {
             refused: "NOT_FOUND: There is no such \ufffd.",
             unexpected: "ValueError",
             timed_out: "TimeoutError",
             hanging: "It took longer than 0.2 s.",
         }
-        (later,) = await _make(identity_database, 1)
+        (later,) = await make_organizations(identity_database, 1)
         await handler.until(*good, later)
         billing.clock.advance(timedelta(seconds=11))
-        await _until(lambda: attempts() == [2] * 4)
+        await until_true(lambda: attempts() == [2] * 4)
         # The next attempts are further away.
         billing.clock.advance(timedelta(seconds=4))
         await asyncio.sleep(0.3)
         assert attempts() == [2] * 4
         handler.behaviour = None
         billing.clock.advance(timedelta(seconds=21))
-        await _until(lambda: _is_empty(billing))
+        await until_true(billing.has_set_nothing_aside)
         assert attempts() == [3] * 4
-
-
-async def _is_empty(billing: Billing) -> bool:
-    return await billing.unhandled() == {}
 
 
 async def test_news_of_an_organization_replace_what_was_set_aside_of_it(identity: Identity, billing: Billing) -> None:
     async def fail(organization: Organization) -> None:
-        if organization.delete_time is None:
+        if organization.organization_id == organization_id and organization.delete_time is None:
             raise ValueError
 
     handler = Handler(behaviour=fail)
     organization_id, _ = await identity.create_organization()
     async with billing.watch(identity.port, handler):
-        await _until(lambda: _is_set_aside(billing, organization_id))
-        await _delete(identity, organization_id)
-        await _until(lambda: any(one.delete_time for one in handler.calls))
-        await _until(lambda: _is_handled(billing, organization_id))
+        await until_true(lambda: billing.has_set_aside(organization_id))
+        await delete_organization(identity, organization_id)
+        await until_true(lambda: any(one.delete_time for one in handler.calls))
+        await until_true(billing.has_set_nothing_aside)
         billing.clock.advance(timedelta(days=1))
         await asyncio.sleep(0.3)
     (*_, last) = [one for one in handler.calls if one.organization_id == organization_id]
@@ -373,15 +273,15 @@ async def test_one_organization_is_never_handled_twice_at_a_time(identity: Ident
     handler = Handler(behaviour=fail_then_wait)
     organization_id, _ = await identity.create_organization()
     async with billing.watch(identity.port, handler):
-        await _until(lambda: _is_set_aside(billing, organization_id))
+        await until_true(lambda: billing.has_set_aside(organization_id))
         billing.clock.advance(timedelta(seconds=11))
-        await _until(lambda: attempts == 2)
-        await _delete(identity, organization_id)
+        await until_true(lambda: attempts == 2)
+        await delete_organization(identity, organization_id)
         await asyncio.sleep(0.3)
         assert attempts == 2
         going_on.set()
-        await _until(lambda: attempts == 3)
-        await _until(lambda: _is_handled(billing, organization_id))
+        await until_true(lambda: attempts == 3)
+        await until_true(billing.has_set_nothing_aside)
     assert handler.calls[-1].delete_time is not None
 
 
@@ -392,19 +292,10 @@ async def test_stream_that_falls_silent_is_opened_again(
     monkeypatch.setattr(watch_module, "_SILENCE_MAX_S", 0.1)
     handler = Handler()
     async with billing.watch(identity.port, handler):
-        await _until_async(billing.position, 0)
-        # Nobody is woken: only a new stream reads what is there.
+        await handler.until(*await make_organizations(identity_database, 1))
+        # From now on no open stream is woken, so that only a new one reads what is there.
         monkeypatch.setattr(feed_module.OrganizationFeed, "_wake", lambda _feed, _newest: None)
-        ids = await _make(identity_database, 1)
-        await handler.until(*ids)
-
-
-async def _is_set_aside(billing: Billing, organization_id: str) -> bool:
-    return organization_id in await billing.unhandled()
-
-
-async def _is_handled(billing: Billing, organization_id: str) -> bool:
-    return organization_id not in await billing.unhandled()
+        await handler.until(*await make_organizations(identity_database, 1))
 
 
 async def test_where_too_many_are_set_aside_no_more_are_taken_in_and_none_is_lost(
@@ -416,24 +307,24 @@ async def test_where_too_many_are_set_aside_no_more_are_taken_in_and_none_is_los
         raise ValueError
 
     handler = Handler(behaviour=fail)
-    first = await _make(identity_database, 3)
+    first = await make_organizations(identity_database, 3)
     async with billing.watch(identity.port, handler):
-        await _until_async(billing.position, 3)
-        second = await _make(identity_database, 3)
+        await until_true(lambda: billing.is_at(3))
+        second = await make_organizations(identity_database, 3)
         await asyncio.sleep(0.5)
         assert handler.ids == set(first)
         assert await billing.position() == 3
         handler.behaviour = None
         billing.clock.advance(timedelta(seconds=11))
         await handler.until(*second)
-        await _until_async(billing.position, 6)
+        await until_true(lambda: billing.is_at(6))
         assert await billing.unhandled() == {}
 
 
 async def test_after_identity_was_restored_to_an_earlier_state_everything_is_handled_again(
     identity: Identity, identity_database: Database, billing: Billing
 ) -> None:
-    ids = await _make(identity_database, 3)
+    ids = await make_organizations(identity_database, 3)
     await billing.execute(
         "INSERT INTO billing.watch_positions VALUES ('organizations', 1000000, gen_random_uuid(), now())"
     )
@@ -444,7 +335,7 @@ async def test_after_identity_was_restored_to_an_earlier_state_everything_is_han
     handler = Handler()
     async with billing.watch(identity.port, handler):
         await handler.until(*ids)
-        await _until_async(billing.position, 3)
+        await until_true(lambda: billing.is_at(3))
     assert await billing.unhandled() == {}
 
 

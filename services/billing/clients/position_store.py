@@ -56,18 +56,18 @@ _DROP: Final = "DELETE FROM billing.unhandled_organizations WHERE organization_i
 _DROP_ALL: Final = "DELETE FROM billing.unhandled_organizations"
 _SET_ASIDE: Final = """
     INSERT INTO billing.unhandled_organizations (
-        organization_id, revision, personal, owner_user_id, organization_create_time, organization_delete_time,
-        reason, attempt_count, next_attempt_time, create_time
+        organization_id, revision, personal, owner_user_id, create_time, delete_time, reason, attempt_count,
+        next_attempt_time, first_attempt_time
     ) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
     ON CONFLICT (organization_id) DO UPDATE SET
-        revision = excluded.revision, organization_delete_time = excluded.organization_delete_time,
+        revision = excluded.revision, delete_time = excluded.delete_time,
         reason = excluded.reason, attempt_count = excluded.attempt_count,
         next_attempt_time = excluded.next_attempt_time
 """
-# Along `unhandled_organizations_due`.
+# Reads the table, which has no more rows than are ever set aside.
 _DUE: Final = """
-    SELECT organization_id::text, revision, personal, owner_user_id::text, organization_create_time,
-        organization_delete_time, reason, attempt_count, next_attempt_time
+    SELECT organization_id::text, revision, personal, owner_user_id::text, create_time, delete_time, reason,
+        attempt_count, next_attempt_time
     FROM billing.unhandled_organizations WHERE next_attempt_time <= $1 ORDER BY next_attempt_time LIMIT $2
 """
 _POSTPONE: Final = """
@@ -158,7 +158,7 @@ def _unhandled(row: asyncpg.Record) -> Unhandled:
         revision=row["revision"],
         personal=row["personal"],
         owner_user_id=row["owner_user_id"],
-        create_time=row["organization_create_time"],
-        delete_time=row["organization_delete_time"],
+        create_time=row["create_time"],
+        delete_time=row["delete_time"],
     )
     return Unhandled(organization, row["reason"], row["attempt_count"], row["next_attempt_time"])

@@ -30,15 +30,14 @@ def upgrade() -> None:
             revision bigint NOT NULL,
             personal boolean NOT NULL,
             owner_user_id uuid,
-            organization_create_time timestamptz NOT NULL,
-            organization_delete_time timestamptz,
+            create_time timestamptz NOT NULL,
+            delete_time timestamptz,
             reason text NOT NULL,
             attempt_count integer NOT NULL,
+            first_attempt_time timestamptz NOT NULL,
             next_attempt_time timestamptz NOT NULL,
-            create_time timestamptz NOT NULL,
             CONSTRAINT unhandled_organizations_pkey PRIMARY KEY (organization_id),
             CONSTRAINT unhandled_organizations_attempted CHECK (attempt_count >= 1)
         )
         """
     )
-    op.execute("CREATE INDEX unhandled_organizations_due ON billing.unhandled_organizations (next_attempt_time)")

@@ -1,0 +1,1 @@
+"""The service billing follows: identity, for organizations."""

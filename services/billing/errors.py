@@ -268,7 +268,7 @@ class TrialUsed(Refusal):
 
 
 class SamePlan(Refusal):
-    """The subscription has this version of the plan, and no other change waits."""
+    """A change to what there is."""
 
     kind = Kind.FAILED_PRECONDITION
     reason = "SAME_PLAN"

@@ -1,1 +1,1 @@
-"""The service billing follows: identity, for organizations."""
+"""The services billing calls: identity for organizations and their members, metering for models."""

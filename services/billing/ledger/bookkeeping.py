@@ -87,6 +87,12 @@ def owners_account(books: Books, organization_id: str, owner_id: str, currency_c
     return _in_currency(candidates, currency_code) if candidates else None
 
 
+def account_in(books: Books, organization_id: str, owner_id: str, currency_code: str) -> Account | None:
+    """Return the owner's own account in a unit, or None if the owner has none in it."""
+    owned = books.owned.get((organization_id, owner_id), ())
+    return next((account for account in owned if account.currency_code == currency_code), None)
+
+
 def _in_currency(candidates: list[Account], currency_code: str) -> Account:
     for account in candidates:
         if account.currency_code == currency_code:

@@ -214,6 +214,8 @@ class GrantCredits:
     metadata: Metadata | None
     actor: str
     validate_only: bool = False
+    opens_account: bool = False
+    """Whether an account in this unit is opened for an owner that has accounts in others only."""
 
 
 @dataclass(slots=True)

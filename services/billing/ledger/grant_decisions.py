@@ -15,6 +15,7 @@ from libs.common.ids import new_id
 from services.billing import errors
 from services.billing.ledger.bookkeeping import (
     BALANCE_MAX,
+    account_in,
     fund,
     new_account,
     not_before,
@@ -70,7 +71,8 @@ def grant_credits(books: Books, command: GrantCredits, now: datetime) -> Granted
             raise OperationIdReused(operation_id=command.operation_id, field=difference)
         return Granted(known, books.locked_account(known.account_id).balance(), replayed=True)
     owner_id = command.project_id or command.organization_id
-    account = owners_account(books, command.organization_id, owner_id, command.currency_code)
+    find = account_in if command.opens_account else owners_account
+    account = find(books, command.organization_id, owner_id, command.currency_code)
     if account is None:
         account = new_account(command.organization_id, owner_id, command.currency_code)
     if account.closed:

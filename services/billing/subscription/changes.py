@@ -23,7 +23,7 @@ from services.billing.subscription.domain import (
     trial_end_of,
 )
 from services.billing.subscription.states import EventKind, State, may_happen, may_lead_to
-from services.billing.subscription.steps import ended
+from services.billing.subscription.steps import ended, written
 
 _REFERENCES_CHARS_MAX: Final = 1_000
 
@@ -79,27 +79,6 @@ def suspend(before: Subscription, intent: Intent) -> Change | None:
     _require(before, EventKind.SUSPENDED, "suspended")
     suspended = replace(before.with_state(State.SUSPENDED, intent.reason, intent.now), next_payment_time=None)
     return _change(before, suspended, EventKind.SUSPENDED, intent)
-
-
-def resumes_free_of_charge(before: Subscription) -> bool:
-    """Return whether resuming costs nothing, since the period under way was paid before it was paused or suspended."""
-    return before.period_paid and before.period_start_time is not None and before.owed is None
-
-
-def require_resumable(before: Subscription) -> None:
-    """Raise a refusal unless the subscription is paused or suspended."""
-    _require(before, EventKind.RESUMED, "resumed")
-
-
-def resume(before: Subscription, intent: Intent) -> Change | None:
-    """Let a subscription go on in the period that was paid; see `resumes_free_of_charge`."""
-    if before.state.entitles:
-        return None
-    _require(before, EventKind.RESUMED, "resumed")
-    assert resumes_free_of_charge(before)
-    in_trial = before.trial_end_time is not None and before.period_end_time == before.trial_end_time
-    state = State.TRIALING if in_trial else State.ACTIVE
-    return _change(before, before.with_state(state, intent.reason, intent.now), EventKind.RESUMED, intent)
 
 
 def cancel_now(before: Subscription, intent: Intent) -> Change | None:
@@ -206,8 +185,7 @@ def _change(
     before: Subscription, after: Subscription, kind: EventKind, intent: Intent, *, with_period: bool = False
 ) -> Change:
     assert may_lead_to(kind, before.state, after.state), (kind, before.state, after.state)
-    after = replace(after, last_sequence=before.last_sequence + 1, revision=before.revision + 1, update_time=intent.now)
-    after = replace(after, due_time=due_time_of(after))
+    after = written(before, after, intent.now)
     event = Event(
         organization_id=before.organization_id,
         subscription_id=before.subscription_id,

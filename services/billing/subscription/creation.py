@@ -27,6 +27,7 @@ from services.billing.subscription.domain import (
 from services.billing.subscription.entitlement_store import touch_entitlements
 from services.billing.subscription.offers import LIMITS_OF_MODELS, Offer, Offers
 from services.billing.subscription.periods import OutsideCalendar
+from services.billing.subscription.progress import Progress
 from services.billing.subscription.self_service import SelfService
 from services.billing.subscription.states import EventKind, State
 
@@ -90,13 +91,6 @@ class NewSubscription:
         return self == mine
 
 
-class DueRunner(Protocol):
-    """Works off what is due; `Progress` is one."""
-
-    async def run_due(self, organization_id: str, subscription_id: str, until: datetime) -> Subscription:
-        """Finish what was planned for a subscription, and do all that is due by a time; return it as it is then."""
-
-
 class Members(Protocol):
     """Knows who belongs to which organization."""
 
@@ -118,7 +112,7 @@ class Creation:
         self,
         shards: Shards,
         offers: Offers,
-        progress: DueRunner,
+        progress: Progress,
         clock: Clock,
         *,
         self_service: SelfService,

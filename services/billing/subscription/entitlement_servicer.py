@@ -2,8 +2,6 @@
 
 from collections.abc import AsyncIterator, Mapping
 
-import grpc
-
 from libs.common.pages import encode_page_token, page_size, that_fit
 from libs.common.validation import Reader
 from services.billing.subscription.entitlement_feed import EntitlementFeed
@@ -12,13 +10,10 @@ from services.billing.subscription.entitlement_rendering import render_entitled,
 from services.billing.subscription.entitlement_store import key_of
 from services.billing.subscription.entitlements import Entitlements
 from tollhouse.billing.v1 import subscription_pb2 as pb
-from tollhouse.billing.v1 import subscription_pb2_grpc as rpc
-
-_Context = grpc.aio.ServicerContext
 
 
-class EntitlementServicer(rpc.SubscriptionServiceServicer):
-    """Reads requests on entitlements into commands, and renders what comes of them."""
+class EntitlementServicer:
+    """Reads requests on entitlements into commands, and renders what comes of them, for SubscriptionServicer."""
 
     def __init__(self, entitlements: Entitlements, feed: EntitlementFeed) -> None:
         self._entitlements = entitlements
@@ -33,24 +28,21 @@ class EntitlementServicer(rpc.SubscriptionServiceServicer):
             "ListEntitlementOverrides": read_user,
         }
 
-    async def GetEntitlements(
-        self, request: pb.GetEntitlementsRequest, context: _Context
-    ) -> pb.GetEntitlementsResponse:
+    async def get(self, request: pb.GetEntitlementsRequest) -> pb.GetEntitlementsResponse:
+        """Answer GetEntitlements."""
         entitled, position = await self._entitlements.get(
             request.organization_id.lower(), read_user(request), request.model or None
         )
         return render_entitled(entitled, position)
 
-    async def SetEntitlementOverride(
-        self, request: pb.SetEntitlementOverrideRequest, context: _Context
-    ) -> pb.SetEntitlementOverrideResponse:
+    async def set_override(self, request: pb.SetEntitlementOverrideRequest) -> pb.SetEntitlementOverrideResponse:
+        """Answer SetEntitlementOverride."""
         override = await self._entitlements.set_override(read_override(request))
         rendered = None if override is None else render_override(override)
         return pb.SetEntitlementOverrideResponse(entitlement_override=rendered)
 
-    async def ListEntitlementOverrides(
-        self, request: pb.ListEntitlementOverridesRequest, context: _Context
-    ) -> pb.ListEntitlementOverridesResponse:
+    async def list_overrides(self, request: pb.ListEntitlementOverridesRequest) -> pb.ListEntitlementOverridesResponse:
+        """Answer ListEntitlementOverrides."""
         organization_id, user_id = request.organization_id.lower(), read_user(request)
         fingerprint = f"entitlement_overrides/{organization_id}/{user_id}"
         size = page_size(request.page_size)
@@ -63,8 +55,7 @@ class EntitlementServicer(rpc.SubscriptionServiceServicer):
             token = encode_page_token(*key_of(found[len(page) - 1]), fingerprint=fingerprint)
         return pb.ListEntitlementOverridesResponse(entitlement_overrides=page, next_page_token=token)
 
-    async def WatchEntitlements(
-        self, request: pb.WatchEntitlementsRequest, context: _Context
-    ) -> AsyncIterator[pb.WatchEntitlementsResponse]:
+    async def watch(self, request: pb.WatchEntitlementsRequest) -> AsyncIterator[pb.WatchEntitlementsResponse]:
+        """Answer WatchEntitlements."""
         async for news in self._feed.watch(request.revision):
             yield render_news(news)

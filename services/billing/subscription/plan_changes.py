@@ -1,50 +1,23 @@
 """Changes the plan of a subscription: now, which moves money, or when the period ends, which does not."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Protocol
 
 from libs.common.call import current_actor, is_limited
 from libs.common.clock import Clock
-from libs.common.errors import Refusal, StaleEtag
+from libs.common.errors import StaleEtag
 from libs.common.repeats.once import Repeatable, known_answer
 from libs.common.shards import Shards
 from services.billing import errors
-from services.billing.plan.domain import Terms
-from services.billing.subscription import changes, event_store, store
-from services.billing.subscription.domain import AgreedPlan, Event, Line, Subscription
-from services.billing.subscription.listings import existing
+from services.billing.subscription import changes, event_store
+from services.billing.subscription.domain import Event, Line, Subscription
 from services.billing.subscription.offers import Offer, Offers
+from services.billing.subscription.progress import Changed, Progress
 from services.billing.subscription.self_service import SelfService
 from services.billing.subscription.states import EventKind
 from services.billing.subscription.subscriptions import Subscriptions
-
-
-class Changer(Protocol):
-    """Changes plans at once, with the movements that this takes; `Progress` is one."""
-
-    async def run_due(self, organization_id: str, subscription_id: str, until: datetime) -> Subscription:
-        """Finish what was planned for a subscription, and do all that is due by a time; return it as it is then."""
-
-    async def change_plan_now(
-        self,
-        organization_id: str,
-        subscription_id: str,
-        new_plan: AgreedPlan,
-        new_terms: Terms,
-        reason: str,
-        actor: str,
-        request_id: str | None,
-        etag: str,
-    ) -> Event:
-        """Change the plan, with its movements. Raises InsufficientBalance, StaleEtag, SubscriptionState, SamePlan."""
-
-    async def preview_change(
-        self, organization_id: str, subscription_id: str, new_plan: AgreedPlan, new_terms: Terms
-    ) -> Event:
-        """Return the event that a change now would bring, without changing anything; raises as the change does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +51,7 @@ class PlanChanges:
         self,
         shards: Shards,
         offers: Offers,
-        changer: Changer,
+        progress: Progress,
         subscriptions: Subscriptions,
         clock: Clock,
         *,
@@ -86,7 +59,7 @@ class PlanChanges:
     ) -> None:
         self._shards = shards
         self._offers = offers
-        self._changer = changer
+        self._progress = progress
         self._subscriptions = subscriptions
         self._clock = clock
         self._self_service = self_service
@@ -106,13 +79,15 @@ class PlanChanges:
             earlier = await self._earlier(wanted, repeatable)
             if earlier is not None:
                 return earlier
-        before = await self._changer.run_due(wanted.organization_id, wanted.subscription_id, self._clock.now())
+        before = await self._progress.run_due(wanted.organization_id, wanted.subscription_id, self._clock.now())
+        changes.require_live(before)
+        if before.plan is None:
+            raise errors.SubscriptionWithoutPlan
         offer = await self._allowed_offer(before, wanted)
         if wanted.validate_only:
             return await self._preview(before, wanted, offer)
-        if wanted.at_period_end:
-            return await self._schedule(wanted, offer, repeatable)
-        if before.plan == offer.plan and before.next_plan is not None:
+        if wanted.at_period_end or before.plan == offer.plan:
+            # A change to the plan that it has can only take a waiting one back.
             return await self._schedule(wanted, offer, repeatable)
         return await self._change_now(wanted, offer, repeatable)
 
@@ -133,17 +108,16 @@ class PlanChanges:
         return offer
 
     async def _preview(self, before: Subscription, wanted: PlanChange, offer: Offer) -> ChangedPlan:
-        if wanted.etag and wanted.etag != before.etag:
-            raise StaleEtag(resource_type="subscription")
         if wanted.at_period_end:
+            if wanted.etag and wanted.etag != before.etag:
+                raise StaleEtag(resource_type="subscription")
             intent = changes.Intent(current_actor(), wanted.reason, self._clock.now())
             change = changes.schedule_plan(before, intent, offer.plan)
             return ChangedPlan(before, False, (), None if change is None else effective_time(change.event))
-        changes.require_plan_change(before, EventKind.PLAN_CHANGED, offer.plan)
-        event = await self._changer.preview_change(
-            wanted.organization_id, wanted.subscription_id, offer.plan, offer.terms
+        changed = await self._progress.preview_change(
+            wanted.organization_id, wanted.subscription_id, plan=offer.plan, etag=wanted.etag
         )
-        return _changed(before, event)
+        return replace(_changed(changed), subscription=before)
 
     async def _schedule(self, wanted: PlanChange, offer: Offer, repeatable: Repeatable) -> ChangedPlan:
         await self._bind(wanted, repeatable)
@@ -161,24 +135,16 @@ class PlanChanges:
 
     async def _change_now(self, wanted: PlanChange, offer: Offer, repeatable: Repeatable) -> ChangedPlan:
         await self._bind(wanted, repeatable)
-        try:
-            event = await self._changer.change_plan_now(
-                wanted.organization_id,
-                wanted.subscription_id,
-                offer.plan,
-                offer.terms,
-                wanted.reason,
-                current_actor(),
-                repeatable.request_id or None,
-                wanted.etag,
-            )
-        except Refusal:
-            # Perhaps the same request was sent twice at a time, and the other one has made the change.
-            earlier = await self._earlier(wanted, repeatable)
-            if earlier is None:
-                raise
-            return earlier
-        return _changed(await self._read(wanted), event)
+        changed = await self._progress.change_plan_now(
+            wanted.organization_id,
+            wanted.subscription_id,
+            plan=offer.plan,
+            reason=wanted.reason,
+            actor=current_actor(),
+            request_id=repeatable.request_id,
+            etag=wanted.etag,
+        )
+        return _changed(changed)
 
     async def _bind(self, wanted: PlanChange, repeatable: Repeatable) -> None:
         """Store which request has this id, before it is carried out. The event names it, and says whether it was."""
@@ -209,17 +175,12 @@ class PlanChanges:
             if found is None:
                 return None
             known_answer(repeatable, *found)
-        before = await self._changer.run_due(*key, self._clock.now())
+        before = await self._progress.run_due(*key, self._clock.now())
         async with self._shards.of(wanted.organization_id).raw_connection() as connection:
             event = await event_store.find_of_request(connection, *key, repeatable.request_id)
         if event is None:
             return None
         return ChangedPlan(before, True, event.lines, effective_time(event))
-
-    async def _read(self, wanted: PlanChange) -> Subscription:
-        async with self._shards.of(wanted.organization_id).raw_connection() as connection:
-            found = await store.find(connection, wanted.organization_id, wanted.subscription_id)
-        return existing(found, wanted.subscription_id)
 
 
 def effective_time(event: Event) -> datetime | None:
@@ -229,5 +190,8 @@ def effective_time(event: Event) -> datetime | None:
     return None if event.kind is EventKind.PLAN_CHANGE_WITHDRAWN else event.effective_time
 
 
-def _changed(subscription: Subscription, event: Event) -> ChangedPlan:
-    return ChangedPlan(subscription, False, event.lines, effective_time(event))
+def _changed(changed: Changed) -> ChangedPlan:
+    event = changed.event
+    if event is None:
+        return ChangedPlan(changed.subscription, changed.replayed, (), None)
+    return ChangedPlan(changed.subscription, changed.replayed, event.lines, effective_time(event))

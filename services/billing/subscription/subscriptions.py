@@ -2,10 +2,10 @@
 
 from datetime import datetime
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from libs.common.audit.recording import record_event
-from libs.common.call import current_actor, is_limited, is_operator
+from libs.common.call import current_actor, is_limited
 from libs.common.clock import Clock
 from libs.common.database import ConstraintViolation, RawConnection
 from libs.common.errors import Conflict, FieldViolation, InvalidArgument, StaleEtag
@@ -16,10 +16,11 @@ from services.billing import errors
 from services.billing.subscription import changes, event_store, store
 from services.billing.subscription.changes import Change, Decision, Intent
 from services.billing.subscription.creation import require_free_references
-from services.billing.subscription.domain import Event, Subscription, Updates
+from services.billing.subscription.domain import Subscription, Updates
 from services.billing.subscription.entitlement_store import touch_entitlements
 from services.billing.subscription.listings import existing
 from services.billing.subscription.offers import Offers
+from services.billing.subscription.progress import Progress
 from services.billing.subscription.self_service import SelfService
 from services.billing.subscription.states import EventKind, State
 
@@ -37,28 +38,15 @@ _TOUCHING: Final = frozenset(EventKind) - {
 """The kinds of events after which a subject may use something else, or until another time."""
 
 
-class Payer(Protocol):
-    """Makes what moves money, and what is due; `Progress` is one."""
-
-    async def run_due(self, organization_id: str, subscription_id: str, until: datetime) -> Subscription:
-        """Finish what was planned for a subscription, and do all that is due by a time; return it as it is then."""
-
-    async def resume(self, organization_id: str, subscription_id: str, reason: str, actor: str, etag: str) -> Event:
-        """Resume a paused or suspended subscription in a period that was not paid."""
-
-    async def retry_payment(self, organization_id: str, subscription_id: str, actor: str) -> Event:
-        """Try to take what a subscription owes. Raises InsufficientBalance if the account does not have it."""
-
-
 class Subscriptions:
     """The subscriptions of one organization at a time. Another organization's look like missing ones."""
 
     def __init__(
-        self, shards: Shards, offers: Offers, payer: Payer, clock: Clock, *, self_service: SelfService
+        self, shards: Shards, offers: Offers, progress: Progress, clock: Clock, *, self_service: SelfService
     ) -> None:
         self._shards = shards
         self._offers = offers
-        self._payer = payer
+        self._progress = progress
         self._clock = clock
         self._self_service = self_service
 
@@ -71,7 +59,7 @@ class Subscriptions:
         trial = (await self._offers.terms(found)).trial
         decide = partial(changes.approve, trial=trial)
         await self.change(organization_id, subscription_id, etag, reason, decide, unless=EventKind.APPROVED)
-        return await self._payer.run_due(organization_id, subscription_id, self._clock.now())
+        return await self._progress.run_due(organization_id, subscription_id, self._clock.now())
 
     async def reject(self, organization_id: str, subscription_id: str, etag: str, reason: str) -> Subscription:
         """End a subscription that waits for approval; raises as `approve` does."""
@@ -91,7 +79,7 @@ class Subscriptions:
         changed = await self.change(organization_id, subscription_id, etag, "", decide)
         if not self._is_due(changed):
             return changed
-        return await self._payer.run_due(organization_id, subscription_id, self._clock.now())
+        return await self._progress.run_due(organization_id, subscription_id, self._clock.now())
 
     async def pause(self, organization_id: str, subscription_id: str, etag: str, reason: str) -> Subscription:
         """Let a subscription rest. Raises NotFound, SubscriptionState, SubscriptionEnded, StaleEtag."""
@@ -104,16 +92,8 @@ class Subscriptions:
     async def resume(self, organization_id: str, subscription_id: str, etag: str, reason: str) -> Subscription:
         """Let a subscription go on; raises as `pause` does. One that was set aside is tried again."""
         key = organization_id, subscription_id
-        before = await self._cleared(*key)
-        if before.state.entitles:
-            return before
-        changes.require_resumable(before)
-        if changes.resumes_free_of_charge(before):
-            return await self.change(*key, etag, reason, changes.resume)
-        if etag and etag != before.etag:
-            raise StaleEtag(resource_type="subscription")
-        await self._payer.resume(*key, reason, current_actor(), etag)
-        return await self._read(*key)
+        changes.require_live(await self._read(*key))
+        return (await self._progress.resume(*key, reason=reason, actor=current_actor(), etag=etag)).subscription
 
     async def retry_payment(self, organization_id: str, subscription_id: str) -> Subscription:
         """Try to take what a subscription owes. One that was set aside is tried again.
@@ -121,12 +101,8 @@ class Subscriptions:
         Raises NotFound, SubscriptionEnded, InsufficientBalance.
         """
         key = organization_id, subscription_id
-        before = await self._cleared(*key)
-        changes.require_live(before)
-        if before.owed is None:
-            return before
-        await self._payer.retry_payment(*key, current_actor())
-        return await self._read(*key)
+        changes.require_live(await self._read(*key))
+        return (await self._progress.retry_payment(*key, actor=current_actor())).subscription
 
     async def cancel(
         self, organization_id: str, subscription_id: str, etag: str, reason: str, *, at_period_end: bool
@@ -164,7 +140,7 @@ class Subscriptions:
         """
         key = organization_id, subscription_id
         for _ in range(_ATTEMPTS_MAX):
-            await self._payer.run_due(*key, self._clock.now())
+            await self._progress.run_due(*key, self._clock.now())
             try:
                 async with self._shards.of(organization_id).raw_transaction() as connection:
                     before = existing(await store.lock(connection, *key), subscription_id)
@@ -188,15 +164,6 @@ class Subscriptions:
     async def _read(self, organization_id: str, subscription_id: str) -> Subscription:
         async with self._shards.of(organization_id).raw_connection() as connection:
             return existing(await store.find(connection, organization_id, subscription_id), subscription_id)
-
-    async def _cleared(self, organization_id: str, subscription_id: str) -> Subscription:
-        """Return a subscription after what is due; one that was set aside is not any more, if an operator asks."""
-        key = organization_id, subscription_id
-        found = await self._payer.run_due(*key, self._clock.now())
-        if found.set_aside_time is None or not is_operator():
-            return found
-        await self.change(*key, "", "", partial(changes.update, updates=Updates({})))
-        return await self._payer.run_due(*key, self._clock.now())
 
     def _is_due(self, subscription: Subscription) -> bool:
         """Return whether something is due that can be done."""

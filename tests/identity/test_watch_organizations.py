@@ -10,6 +10,7 @@ import grpc
 import pytest
 from sqlalchemy import text
 
+from libs.common import streams as streams_module
 from libs.common.database import Database
 from libs.common.database_url import plain_url
 from libs.common.databases import create_database, drop_database
@@ -18,7 +19,6 @@ from libs.common.ids import new_id
 from libs.common.migrate import migrate
 from libs.common.sharding import SERVICES
 from libs.common.status import reason_of
-from services.identity import streams as streams_module
 from services.identity.organization.watch import feed as feed_module
 from services.identity.organization.watch.feed import OrganizationFeed, OrganizationNews
 from tests.identity.conftest import OpenIdentity

@@ -35,6 +35,9 @@ from services.billing.plan.servicer import PlanServicer
 from services.billing.settings import BillingSettings
 from services.billing.subscription.charger import LedgerCharger
 from services.billing.subscription.creation import Creation
+from services.billing.subscription.entitlement_feed import EntitlementFeed
+from services.billing.subscription.entitlement_servicer import EntitlementServicer
+from services.billing.subscription.entitlements import Entitlements
 from services.billing.subscription.listings import Listings
 from services.billing.subscription.offers import Offers
 from services.billing.subscription.plan_changes import PlanChanges
@@ -100,11 +103,11 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     )
     subscriptions = Subscriptions(shards, offers, progress, clock, self_service=self_service)
     plan_changes = PlanChanges(shards, offers, progress, subscriptions, clock, self_service=self_service)
+    feed = EntitlementFeed(platform, shards, settings.watchers_max)
+    entitlements = EntitlementServicer(Entitlements(shards, offers, clock), feed)
     service.add(
         subscription_pb2_grpc.add_SubscriptionServiceServicer_to_server,
-        SubscriptionServicer(  # type: ignore[abstract]  # entitlements are served by their own branch.
-            creation, subscriptions, plan_changes, Listings(shards, clock)
-        ),
+        SubscriptionServicer(creation, subscriptions, plan_changes, Listings(shards, clock), entitlements),
     )
     trail = Trail(databases.home_of, databases.report_home_of)
     verification = Verification(reports, clock, CHECKS, Part(platform, PLATFORM_CHECKS))
@@ -115,6 +118,8 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     )
     service.background(Sweeper(shards, clock, settings.sweep_every_s).run, "expired holds")
     service.background(GrantWorker(shards, engine, clock, settings.sweep_every_s).run, "credit grants")
+    service.background(feed.run, "changes of entitlements")
+    service.before_drain(feed.close)
     service.background(PeriodRun(locks, progress, clock, settings.period_run_every_s).run, "periods")
     service.on_drain(engine.drain)
     service.on_drain(locks.close)

@@ -227,6 +227,14 @@ class ProviderReferenceTaken(Refusal):
     template = "The {kind} {external_id} of {provider} is that of another {resource_type}."
 
 
+class TooManyOverrides(Refusal):
+    """The number of an organization's entitlement overrides is limited."""
+
+    kind = Kind.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_OVERRIDES"
+    template = "The organization has {overrides} entitlement overrides, which is the maximum."
+
+
 class InactivePlansForOperatorsOnly(Refusal):
     """Users see the plans that are offered."""
 

@@ -44,6 +44,8 @@ class BillingSettings(ShardedSettings):
     sweep_every_s: float = Field(default=5, ge=0.05, le=3_600)
     """How often expired holds are ended on accounts that nobody uses."""
 
+    watchers_max: int = Field(default=256, ge=1, le=10_000)
+    """How many streams of WatchEntitlements one process serves."""
     period_run_every_s: float = Field(default=5, ge=0.05, le=3_600)
     """How often what is due for subscriptions is worked off."""
 

@@ -177,7 +177,7 @@ def read_entitlements(
     field: str, listed: Collection[pb.Entitlement], violations: Violations
 ) -> tuple[Entitlement, ...]:
     """Return entitlements in their order."""
-    found = tuple(Entitlement(one.entitlement_code, _entitled(one)) for one in listed)
+    found = tuple(map(entitlement_in, listed))
     violations += entitlements_flaws(field, found)
     return found
 
@@ -226,6 +226,11 @@ def _seconds(duration: Duration, field: str, violations: Violations) -> int:
     if duration.nanos:
         violations.append(FieldViolation(field, "must be whole seconds"))
     return duration.seconds
+
+
+def entitlement_in(one: pb.Entitlement) -> Entitlement:
+    """Return the entitlement in a message, which keeps to its annotations."""
+    return Entitlement(one.entitlement_code, _entitled(one))
 
 
 def _entitled(one: pb.Entitlement) -> bool | Number | str | Limit:

@@ -1,6 +1,6 @@
 """SubscriptionService over gRPC: requests are parsed, use cases called, responses rendered."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
 import grpc
@@ -8,6 +8,7 @@ import grpc
 from libs.common.repeats.parsing import repeatable
 from libs.common.validation import Reader
 from services.billing.subscription.creation import Creation
+from services.billing.subscription.entitlement_servicer import EntitlementServicer
 from services.billing.subscription.listings import Listings
 from services.billing.subscription.parsing import (
     check_reason,
@@ -27,15 +28,21 @@ _Context = grpc.aio.ServicerContext
 
 
 class SubscriptionServicer(rpc.SubscriptionServiceServicer):
-    """Implements SubscriptionService, but for entitlements."""
+    """Implements SubscriptionService; its RPCs on entitlements are those of `EntitlementServicer`."""
 
     def __init__(
-        self, creation: Creation, subscriptions: Subscriptions, plan_changes: PlanChanges, listings: Listings
+        self,
+        creation: Creation,
+        subscriptions: Subscriptions,
+        plan_changes: PlanChanges,
+        listings: Listings,
+        entitlements: EntitlementServicer,
     ) -> None:
         self._creation = creation
         self._subscriptions = subscriptions
         self._plan_changes = plan_changes
         self._listings = listings
+        self._entitlements = entitlements
 
     @property
     def readers(self) -> Mapping[str, Reader]:
@@ -45,6 +52,7 @@ class SubscriptionServicer(rpc.SubscriptionServiceServicer):
             "RejectSubscription": check_reason,
             "SuspendSubscription": check_reason,
             "UpdateSubscription": read_updates,
+            **self._entitlements.readers,
         }
 
     async def CreateSubscription(
@@ -155,6 +163,27 @@ class SubscriptionServicer(rpc.SubscriptionServiceServicer):
     ) -> pb.WithdrawCancellationResponse:
         after = await self._subscriptions.withdraw_cancellation(*_key(request), request.etag)
         return pb.WithdrawCancellationResponse(subscription=render_subscription(after))
+
+    async def GetEntitlements(
+        self, request: pb.GetEntitlementsRequest, context: _Context
+    ) -> pb.GetEntitlementsResponse:
+        return await self._entitlements.get(request)
+
+    async def SetEntitlementOverride(
+        self, request: pb.SetEntitlementOverrideRequest, context: _Context
+    ) -> pb.SetEntitlementOverrideResponse:
+        return await self._entitlements.set_override(request)
+
+    async def ListEntitlementOverrides(
+        self, request: pb.ListEntitlementOverridesRequest, context: _Context
+    ) -> pb.ListEntitlementOverridesResponse:
+        return await self._entitlements.list_overrides(request)
+
+    async def WatchEntitlements(
+        self, request: pb.WatchEntitlementsRequest, context: _Context
+    ) -> AsyncIterator[pb.WatchEntitlementsResponse]:
+        async for message in self._entitlements.watch(request):
+            yield message
 
 
 class _OnSubscription(Protocol):

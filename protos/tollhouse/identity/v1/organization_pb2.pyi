@@ -552,7 +552,7 @@ class WatchedOrganization(_message.Message):
     revision: _builtins.int
     """The revision of its last change."""
     organization_id: _builtins.str
-    """The id."""
+    """The id, a UUIDv7 in lower case."""
     personal: _builtins.bool
     """Whether it is the personal organization of a user. This never changes."""
     owner_user_id: _builtins.str

@@ -220,11 +220,19 @@ class FallbackPlanUnusable(Refusal):
 
 
 class ProviderReferenceTaken(Refusal):
-    """Another plan has the reference; a provider's id stands for one plan."""
+    """Another plan, or another subscription of the organization, has the reference; a provider's id stands for one."""
 
     kind = Kind.ALREADY_EXISTS
     reason = "PROVIDER_REFERENCE_TAKEN"
-    template = "The {kind} {external_id} of {provider} is that of another plan."
+    template = "The {kind} {external_id} of {provider} is that of another {resource_type}."
+
+
+class TooManyOverrides(Refusal):
+    """The number of an organization's entitlement overrides is limited."""
+
+    kind = Kind.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_OVERRIDES"
+    template = "The organization has {overrides} entitlement overrides, which is the maximum."
 
 
 class InactivePlansForOperatorsOnly(Refusal):

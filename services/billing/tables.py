@@ -4,7 +4,8 @@
 since a shard's connection finds them on its search path.
 
 The organization leads every key and every index of what belongs to one. Text columns that are an enumeration hold the
-proto's value without its prefix. Nothing here is ever deleted, but for drafts of plans and what providers call a plan.
+proto's value without its prefix. Nothing here is ever deleted, but for drafts of plans, what providers call a plan, and
+organizations that could not be handled at first.
 """
 
 from typing import Final
@@ -345,6 +346,38 @@ plan_references: Final = Table(
 )
 
 plan_requests: Final = declare_requests_table(metadata, "plan_requests")
+
+# How far this service has followed what a peer streams, and which process follows now.
+watch_positions: Final = Table(
+    "watch_positions",
+    metadata,
+    Column("watch", Text(collation="C"), nullable=False),
+    # Everything up to this revision was handled, or is among the unhandled ones.
+    Column("revision", BigInteger, nullable=False),
+    Column("holder", _ID, nullable=False),
+    Column("lease_expire_time", _TIME, nullable=False),
+    PrimaryKeyConstraint("watch", name="watch_positions_pkey"),
+    CheckConstraint("revision >= 0", name="watch_positions_revision_counts"),
+)
+
+# The organizations that could not be handled yet, as identity told of them last; some ten thousand at most.
+unhandled_organizations: Final = Table(
+    "unhandled_organizations",
+    metadata,
+    Column("organization_id", _ID, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("personal", Boolean, nullable=False),
+    Column("owner_user_id", _ID),
+    # When the organization was created and deleted.
+    Column("create_time", _TIME, nullable=False),
+    Column("delete_time", _TIME),
+    Column("reason", Text, nullable=False),
+    Column("attempt_count", Integer, nullable=False),
+    Column("first_attempt_time", _TIME, nullable=False),
+    Column("next_attempt_time", _TIME, nullable=False),
+    PrimaryKeyConstraint("organization_id", name="unhandled_organizations_pkey"),
+    CheckConstraint("attempt_count >= 1", name="unhandled_organizations_attempted"),
+)
 
 # What is due for a subscription is worked off at `due_time`, unless it was set aside. `period_number` counts from the
 # anchor. `waits_for` says what a pending one waits for.

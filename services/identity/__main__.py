@@ -126,8 +126,7 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
         system_configuration_pb2_grpc.add_SystemConfigurationServiceServicer_to_server,
         SystemConfigurationServicer(SystemConfigurations(database, clock)),
     )
-    organization_feed = OrganizationFeed(database, settings.watchers_max)
-    add_organizations(service, database, clock, organization_feed)
+    add_organizations(service, database, clock, settings.watchers_max)
     keys = ApiKeyServicer(open_management(database, clock, peppers, prefixes), verifier, watchers, clock)
     recalls = {"VerifyApiKey": keys.recall_verification}
     service.add(api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server, keys, recalls)
@@ -141,11 +140,9 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
     service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(_trail(database, reports)))
     service.background(feed.run, "change feed")
-    service.background(organization_feed.run, "feed of organizations")
     service.background(last_used.run, "times of last use")
     service.background(Housekeeping(database, clock).run, "housekeeping")
     service.before_drain(watchers.close)
-    service.before_drain(organization_feed.close)
     service.on_drain(reader.close)
     service.on_drain(last_used.flush)
     service.on_drain(passwords.close)
@@ -198,8 +195,11 @@ def add_people(service: Service, database: Database, clock: Clock, sign_in_metho
     )
 
 
-def add_organizations(service: Service, database: Database, clock: Clock, feed: OrganizationFeed) -> None:
-    """Register the services of organizations, projects and service accounts."""
+def add_organizations(service: Service, database: Database, clock: Clock, watchers_max: int) -> None:
+    """Register the services of organizations, projects and service accounts, and the feed of organizations."""
+    feed = OrganizationFeed(database, watchers_max)
+    service.background(feed.run, "feed of organizations")
+    service.before_drain(feed.close)
     service.add(
         organization_pb2_grpc.add_OrganizationServiceServicer_to_server,
         OrganizationServicer(

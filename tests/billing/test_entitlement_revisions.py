@@ -44,10 +44,14 @@ async def test_each_touched_organization_gets_the_next_revision_over_both_interf
 async def test_a_transaction_that_fails_leaves_no_revision(billing_shards: Shards) -> None:
     database = billing_shards[0]
     (organization_id,) = _organizations(billing_shards, database, 1)
-    with pytest.raises(LookupError):
+
+    async def fail() -> None:
         async with database.transaction() as tx:
             await touch_entitlements(tx, [organization_id])
             raise LookupError
+
+    with pytest.raises(LookupError):
+        await fail()
     assert await _revisions(database) == (0, {})
 
 

@@ -6,7 +6,9 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from services.billing.plan.domain import Entitlement, Money, ProviderReference, Terms
+from libs.common.time_zones import zone_named
+from services.billing.plan.domain import Entitlement, Interval, Money, ProviderReference, Terms
+from services.billing.subscription.periods import boundary
 from services.billing.subscription.states import EventKind, State
 
 
@@ -93,6 +95,22 @@ class Subscription:
     def with_state(self, state: State, reason: str, moment: datetime) -> "Subscription":
         """Return the subscription in another state since a moment."""
         return replace(self, state=state, state_reason=reason, state_time=moment, waits_for=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Updates:
+    """New values of fields of a subscription, by their names: those that UpdateSubscription takes."""
+
+    values: Mapping[str, object]
+
+    def applied_to(self, subscription: Subscription) -> Subscription:
+        """Return the subscription with the new values."""
+        return replace(subscription, **self.values)  # type: ignore[arg-type]  # parsing gives each its type.
+
+
+def trial_end_of(start_time: datetime, trial: Interval | None, time_zone: str) -> datetime | None:
+    """Return when a trial that begins at a time ends; None without one. Raises OutsideCalendar."""
+    return None if trial is None else boundary(start_time, trial, zone_named(time_zone), 1)
 
 
 def due_time_of(subscription: Subscription) -> datetime | None:

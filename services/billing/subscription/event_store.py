@@ -72,6 +72,20 @@ _AFTER: Final = f"""
     ORDER BY e.sequence LIMIT $4
 """  # noqa: S608 -- constants of ours alone.
 
+# A range of the primary key: the events of one subscription.
+_OF_REQUEST: Final = f"""
+    SELECT {EVENT_COLUMNS} FROM subscription_events AS e
+    WHERE e.organization_id = $1::uuid AND e.subscription_id = $2::uuid AND e.request_id = $3 AND NOT e.planned
+        AND e.kind <> 'PAYMENT_REFUSED'
+    ORDER BY e.sequence LIMIT 1
+"""  # noqa: S608 -- constants of ours alone.
+_OF_KIND: Final = """
+    SELECT EXISTS (
+        SELECT FROM subscription_events
+        WHERE organization_id = $1::uuid AND subscription_id = $2::uuid AND kind = $3 AND NOT planned
+    )
+"""
+
 # Held until the end of the transaction, so that repeats of a request wait for each other.
 _LOCK_REQUEST: Final = """
     SELECT pg_advisory_xact_lock(hashtextextended('billing.subscription_request.' || $1 || '.' || $2, 0))
@@ -109,6 +123,19 @@ async def find_planned(connection: RawConnection, organization_id: str, subscrip
     """Return the event of a subscription whose movements may not be made yet; there is one at most."""
     row = await connection.fetchrow(_PLANNED, organization_id, subscription_id)
     return None if row is None else event_of(row)
+
+
+async def find_of_request(
+    connection: RawConnection, organization_id: str, subscription_id: str, request_id: str
+) -> Event | None:
+    """Return the complete event of a subscription that a request made happen; a refused payment is none."""
+    row = await connection.fetchrow(_OF_REQUEST, organization_id, subscription_id, request_id)
+    return None if row is None else event_of(row)
+
+
+async def has_happened(connection: RawConnection, organization_id: str, subscription_id: str, kind: EventKind) -> bool:
+    """Return whether a subscription has a complete event of a kind."""
+    return bool(await connection.fetchval(_OF_KIND, organization_id, subscription_id, kind.value))
 
 
 async def events_after(

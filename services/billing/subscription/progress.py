@@ -21,6 +21,7 @@ from typing import Final
 import structlog
 from opentelemetry import metrics
 
+from libs.common.audit.recording import record_event
 from libs.common.clock import Clock
 from libs.common.database import Database, RawConnection
 from libs.common.errors import Conflict, NotFound, Refusal, StaleEtag
@@ -31,6 +32,7 @@ from services.billing.ledger.domain import GrantCredits, VoidGrant
 from services.billing.ledger.engine import Engine
 from services.billing.plan.domain import PastDueEnd
 from services.billing.subscription import run_store, store
+from services.billing.subscription.changes import audit_changes
 from services.billing.subscription.charger import REFUSED, Charger, is_passing, refills_of
 from services.billing.subscription.domain import AgreedPlan, Agreement, Event, PlanTerms, Subscription
 from services.billing.subscription.entitlement_store import touch_entitlements
@@ -107,6 +109,8 @@ class _Work:
     """Why it could not be done."""
     has_moved: bool = False
     """Whether a part of its movements is made, though not all."""
+    is_audited: bool = False
+    """Whether somebody makes it by a call. What falls due is told by its event alone."""
 
     @property
     def key(self) -> Key:
@@ -279,7 +283,7 @@ class Progress:
                 step = await decide(held, agreement)
                 if step is None:
                     return Changed(subscription, None)
-                work = _Work(agreement, step, was_planned=False)
+                work = _Work(agreement, step, was_planned=False, is_audited=True)
                 await self._carry_out(self._shards.of(key[0]), held, [work])
             problem = work.failure or work.refusal
             if problem is not None:
@@ -428,6 +432,9 @@ class Progress:
         await run_store.make_done(held, [one.step.event for one in done if one.step.event.planned])
         await run_store.replace_events(held, [one.step.event for one in replaced])
         await run_store.update(held, [one.step.after for one in (*done, *replaced)])
+        for one in (*done, *replaced):
+            if one.is_audited:
+                await _record(held, one)
         await touch_entitlements(held, {one.key[0] for one in (*done, *replaced)})
         failed = [one for one in work if one.failure is not None and not is_passing(one.failure)]
         for one in failed:
@@ -445,6 +452,19 @@ class Progress:
         if found is None:
             raise NotFound(resource_type="subscription", resource_name=key[1])
         return found
+
+
+async def _record(held: RawConnection, work: _Work) -> None:
+    """Tell the audit trail of a change."""
+    after = work.step.after
+    await record_event(
+        held,
+        now=after.update_time,
+        organization_id=after.organization_id,
+        resource_type="subscription",
+        resource_id=after.subscription_id,
+        changed=audit_changes(work.agreement.subscription, after),
+    )
 
 
 async def _voids_of(database: Database, event: Event) -> list[VoidGrant]:

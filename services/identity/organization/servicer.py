@@ -142,9 +142,10 @@ class OrganizationServicer(rpc.OrganizationServiceServicer):
 
     async def ListMembers(self, request: pb.ListMembersRequest, context: _Context) -> pb.ListMembersResponse:
         organization_id = request.organization_id.lower()
-        fingerprint = f"members {organization_id}"
+        fingerprint = f"members {organization_id} {request.user_id.lower()}".rstrip()
         members, more = await self._members.page(
             organization_id,
+            user_id=request.user_id.lower() or None,
             after=id_in_token(request.page_token, fingerprint),
             size=pages.page_size(request.page_size),
         )

@@ -3,7 +3,6 @@
 from services.identity.tables.api_keys import api_keys as api_keys
 from services.identity.tables.api_keys import imported_prefixes as imported_prefixes
 from services.identity.tables.changes import CHANGES_CHANNEL as CHANGES_CHANNEL
-from services.identity.tables.changes import ORGANIZATIONS_CHANNEL as ORGANIZATIONS_CHANNEL
 from services.identity.tables.changes import key_changes as key_changes
 from services.identity.tables.changes import requests as requests
 from services.identity.tables.changes import revision_counter as revision_counter

@@ -10,9 +10,6 @@ from services.identity.tables.columns import id_column, metadata, time_column
 CHANGES_CHANNEL: Final = "tollhouse_identity_changes"
 """Where Postgres announces each new revision."""
 
-ORGANIZATIONS_CHANNEL: Final = "tollhouse_identity_organizations"
-"""Where Postgres announces that organizations got places in their feed."""
-
 revision_counter: Final = Table(
     "revision_counter",
     metadata,

@@ -552,7 +552,7 @@ class WatchedOrganization(_message.Message):
     revision: _builtins.int
     """The revision of its last change."""
     organization_id: _builtins.str
-    """The id."""
+    """The id, a UUIDv7 in lower case."""
     personal: _builtins.bool
     """Whether it is the personal organization of a user. This never changes."""
     owner_user_id: _builtins.str
@@ -978,22 +978,26 @@ class ListMembersRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization."""
     page_size: _builtins.int
     """The most members to return: 50 when zero, never more than 1,000."""
     page_token: _builtins.str
     """The `next_page_token` of the page before, with the same filters; empty for the first page."""
+    user_id: _builtins.str
+    """Keeps only the membership of this user: one, or none. Optional."""
     def __init__(
         self,
         *,
         organization_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        user_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

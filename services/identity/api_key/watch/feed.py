@@ -9,8 +9,8 @@ from typing import Final, Protocol
 
 import structlog
 
+from libs.common.announcements import follow
 from libs.common.database import Database, RawConnection
-from services.identity.announcements import follow
 from services.identity.api_key.verify.prefixes import ImportedPrefixes
 from services.identity.api_key.verify.store import read_changes
 from services.identity.revisions import Change

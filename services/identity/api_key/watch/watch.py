@@ -7,10 +7,10 @@ from typing import Final
 
 from libs.common.database import Database
 from libs.common.deadline import STREAM_LIFE_S
+from libs.common.streams import Stream, Streams
 from services.identity.api_key.verify.store import read_changes
 from services.identity.api_key.watch.feed import CHANGES_AT_ONCE
 from services.identity.revisions import Change
-from services.identity.streams import Stream, Streams
 
 _PENDING_MAX: Final = 10_000
 

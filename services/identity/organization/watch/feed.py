@@ -7,23 +7,26 @@ an older version of this service writes is found as well.
 A subscriber holds no queue here: it reads the next page when it has sent the last, from wherever it is.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NoReturn
 
-from libs.common.database import Database, RawConnection
+import structlog
+
+from libs.common.database import Database
 from libs.common.deadline import STREAM_LIFE_S
-from services.identity.announcements import follow
+from libs.common.errors import Refusal
+from libs.common.streams import Stream, Streams
 from services.identity.organization.watch import store
 from services.identity.organization.watch.store import FeedEntry
-from services.identity.streams import Stream, Streams
-from services.identity.tables import ORGANIZATIONS_CHANNEL
 
+_log = structlog.get_logger("organizations")
 ENTRIES_AT_ONCE: Final = 500
-_ROUND_S: Final = 0.5
-"""Half of the second within which a change is told: behind a pooler one process numbers it in its round, and another
-reads it in its own."""
+_ROUND_S: Final = 0.4
+"""Less than half of the second within which a change is told: one process numbers it in its round, and another finds
+the number in its own."""
 _HEARTBEAT_S: Final = 1.0
 
 
@@ -45,22 +48,32 @@ class OrganizationFeed:
         self._newest = 0
         self._woken_s = 0.0
 
-    async def run(self) -> None:
+    async def run(self) -> NoReturn:
         """Number organizations and wake the subscribers until cancelled."""
-        await follow(self._database, ORGANIZATIONS_CHANNEL, self.catch_up, every_s=_ROUND_S)
+        while True:
+            try:
+                await self.catch_up()
+            except Refusal as refusal:
+                _log.warning("organizations are not numbered; trying again in the next round", reason=refusal.reason)
+            await asyncio.sleep(_ROUND_S)
 
     async def close(self) -> None:
         """End all streams, so that a stopping server does not wait for them."""
         self._streams.close()
 
-    async def catch_up(self, connection: RawConnection) -> None:
+    async def catch_up(self) -> None:
         """Number what has changed, and wake the subscribers where there is something new or a heartbeat is due."""
-        newest, changed = await store.look(connection)
+        async with self._database.raw_connection() as connection:
+            newest, changed = await store.look(connection)
         while changed:
             async with self._database.raw_transaction() as tx:
-                changed = await store.number_changed(tx, ENTRIES_AT_ONCE) == ENTRIES_AT_ONCE
-            newest, _ = await store.look(connection)
+                numbered = await store.number_changed(tx, ENTRIES_AT_ONCE)
+                newest, _ = await store.look(tx)
+            changed = numbered == ENTRIES_AT_ONCE
         self._streams.start()
+        self._wake(newest)
+
+    def _wake(self, newest: int) -> None:
         now_s = time.monotonic()
         if newest != self._newest or now_s >= self._woken_s + _HEARTBEAT_S:
             self._newest, self._woken_s = newest, now_s

@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Final
 
 from libs.common.database import RawConnection
-from services.identity.tables import ORGANIZATIONS_CHANNEL
 
 # By `organizations_by_feed_revision`, whose last entry is the newest, and `organizations_not_in_feed`, which is empty
 # unless something has changed.
@@ -15,7 +14,7 @@ _LOOK: Final = """
 """
 
 # One process numbers at a time, until its commit, which makes the order of revisions the order in which they become
-# visible. Another one does not wait: it is told by the announcement.
+# visible. Another one does not wait: it finds the numbers in its next round.
 _TAKE_TURN: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended('identity.organization_feed', 0))"
 
 # Along `organizations_not_in_feed`. Rows that another transaction has locked are skipped until the next round, so that
@@ -36,8 +35,6 @@ _NUMBER: Final = """
     )
     SELECT count(*) FROM numbered
 """
-
-_ANNOUNCE: Final = "SELECT pg_notify($1, '')"
 
 # Along `organizations_by_feed_revision`, with each owner by `users_personal_organization_once`. The newest revision
 # comes from the same snapshot. Without organizations there is one row with it.
@@ -79,10 +76,7 @@ async def number_changed(tx: RawConnection, limit: int) -> int:
     """
     if not await tx.fetchval(_TAKE_TURN):
         return 0
-    numbered = int(await tx.fetchval(_NUMBER, limit))
-    if numbered:
-        await tx.execute(_ANNOUNCE, ORGANIZATIONS_CHANNEL)
-    return numbered
+    return int(await tx.fetchval(_NUMBER, limit))
 
 
 async def read_entries(connection: RawConnection, after: int, limit: int) -> tuple[int, list[FeedEntry]]:

@@ -20,12 +20,19 @@ _RECONNECT_MIN_S: Final = 0.05
 _RECONNECT_MAX_S: Final = 1.0
 
 Look = Callable[[RawConnection], Awaitable[None]]
+Hear = Callable[[str], None]
 
 
-async def follow(database: Database, channel: str, look: Look, *, every_s: float) -> NoReturn:
+def _ignore(_: str) -> None:
+    """Hear nothing: the look reads all that is new."""
+
+
+async def follow(database: Database, channel: str, look: Look, *, every_s: float, hear: Hear = _ignore) -> NoReturn:
     """Call `look` at every announcement on the channel, and after `every_s` seconds at the latest, for ever.
 
-    While the database cannot be reached it is tried again with at most a second between the attempts.
+    `hear` is called before it with what each announcement says, and with an empty text where some may have been missed:
+    at the beginning of a connection, and always behind a pooler, which carries none. While the database cannot be
+    reached it is tried again with at most a second between the attempts.
     """
     delay_s = _RECONNECT_MIN_S
     looks = 0
@@ -39,9 +46,9 @@ async def follow(database: Database, channel: str, look: Look, *, every_s: float
         looks_before = looks
         try:
             if database.is_pooled:
-                await _poll(database, count_and_look, every_s)
+                await _poll(database, count_and_look, every_s, hear)
             else:
-                await _listen(database, channel, count_and_look, every_s)
+                await _listen(database, channel, count_and_look, every_s, hear)
         except (Refusal, OSError) as error:
             if looks != looks_before:
                 delay_s = _RECONNECT_MIN_S
@@ -52,17 +59,19 @@ async def follow(database: Database, channel: str, look: Look, *, every_s: float
         delay_s = min(delay_s * 2, _RECONNECT_MAX_S)
 
 
-async def _poll(database: Database, look: Look, every_s: float) -> NoReturn:
+async def _poll(database: Database, look: Look, every_s: float, hear: Hear) -> NoReturn:
     """Look at intervals only, where a pooler carries no announcements."""
     while True:
+        hear("")
         async with database.raw_connection() as connection:
             await look(connection)
         await asyncio.sleep(every_s)
 
 
-async def _listen(database: Database, channel: str, look: Look, every_s: float) -> NoReturn:
+async def _listen(database: Database, channel: str, look: Look, every_s: float, hear: Hear) -> NoReturn:
     wake = asyncio.Event()
-    async with database.raw_connection() as connection, _listening(connection, channel, wake.set):
+    async with database.raw_connection() as connection, _listening(connection, channel, wake, hear):
+        hear("")
         while True:
             wake.clear()
             await look(connection)
@@ -73,17 +82,21 @@ async def _listen(database: Database, channel: str, look: Look, every_s: float) 
 
 
 @asynccontextmanager
-async def _listening(connection: RawConnection, channel: str, wake: Callable[[], None]) -> AsyncIterator[None]:
-    """Call `wake` on every announcement and when the connection ends."""
+async def _listening(connection: RawConnection, channel: str, wake: asyncio.Event, hear: Hear) -> AsyncIterator[None]:
+    """Set `wake` on every announcement and when the connection ends."""
 
-    def hear(*_: object) -> None:
-        wake()
+    def take(_connection: object, _process_id: int, _channel: str, said: object) -> None:
+        hear(str(said))
+        wake.set()
 
-    await connection.add_listener(channel, hear)
-    connection.add_termination_listener(hear)
+    def end(_connection: object) -> None:
+        wake.set()
+
+    await connection.add_listener(channel, take)
+    connection.add_termination_listener(end)
     try:
         yield
     finally:
-        connection.remove_termination_listener(hear)
+        connection.remove_termination_listener(end)
         with suppress(asyncpg.InterfaceError, asyncpg.PostgresError, OSError):
-            await connection.remove_listener(channel, hear)
+            await connection.remove_listener(channel, take)

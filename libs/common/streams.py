@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Generic, TypeVar
 
-from libs.common.errors import Unavailable
-from services.identity.errors import TooManyWatchers
+from libs.common.errors import TooManyWatchers, Unavailable
 
 _FIRST_NEWS_WITHIN_S: Final = 2.0
 

@@ -214,6 +214,14 @@ class GrantCredits:
     metadata: Metadata | None
     actor: str
     validate_only: bool = False
+    user_id: str | None = None
+    """Where given, only charges of this user may use it."""
+    model: str | None = None
+    """Where given, only charges for this model may use it."""
+    rollover_max: Decimal | None = None
+    """Where given: when it begins, so much of the refills before it expires that they and it are at most this."""
+    may_be_over: bool = False
+    """Whether its end may have passed: it begins and expires then. Otherwise it is refused."""
 
 
 @dataclass(slots=True)

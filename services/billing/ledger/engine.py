@@ -33,6 +33,7 @@ from services.billing.ledger.domain import (
     Decline,
     Extend,
     GrantCredits,
+    Granted,
     Kind,
     Outcome,
     Place,
@@ -97,6 +98,23 @@ class Engine:
             Overloaded: too many commands wait already, or the service is going down. No command was taken.
         """
         return await self._commits.submit(commands)
+
+    async def grant(self, command: GrantCredits) -> Granted:
+        """Grant credits, or say what the operation has granted before.
+
+        Raises:
+            OperationIdReused: the operation has granted something else.
+            GrantExpired: the end has passed.
+            CurrencyMismatch, AccountClosed, BalanceOutOfRange: as for a credit.
+            TooManyGrants: the account has 1,000 grants that have not ended.
+            Overloaded: as `submit`.
+        """
+        (answer,) = await self.submit([command])
+        if isinstance(answer, Exception):
+            raise answer
+        if not isinstance(answer, Granted):
+            raise TypeError(answer)
+        return answer
 
     async def settle_grants(self, accounts: Sequence[SettleGrants]) -> list[Balance]:
         """Let the grants of accounts begin and expire that are due; return the accounts' balances.

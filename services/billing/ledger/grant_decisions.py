@@ -75,7 +75,7 @@ def grant_credits(books: Books, command: GrantCredits, now: datetime) -> Granted
         account = new_account(command.organization_id, owner_id, command.currency_code)
     if account.closed:
         raise errors.AccountClosed(account_id=account.account_id)
-    if command.expire_time is not None and command.expire_time <= now:
+    if command.expire_time is not None and command.expire_time <= now and not command.may_be_over:
         raise errors.GrantExpired(expire_time=command.expire_time.isoformat())
     of_account = books.account_grants.get(account.account_id) or _of_new_account(books, account)
     if len(of_account.standing.grants) + len(of_account.scheduled) >= GRANTS_MAX:

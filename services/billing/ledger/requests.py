@@ -18,7 +18,7 @@ from services.billing.ledger.domain import (
 from services.billing.ledger.grants import Grant
 
 _KINDS = {"Debit": "DEBIT", "Credit": "CREDIT", "Transfer": "TRANSFER", "Capture": "CAPTURE", "Reverse": "REVERSAL"}
-_NOT_COMPARED = ("organization_id", "operation_id", "actor", "validate_only")
+_NOT_COMPARED = ("organization_id", "operation_id", "actor", "validate_only", "may_be_over")
 """A repeat by another caller is a repeat all the same."""
 
 

@@ -230,3 +230,12 @@ class StaleEtag(Refusal):
     kind = Kind.ABORTED
     reason = "STALE_ETAG"
     template = "The {resource_type} has changed since it was read; read it again."
+
+
+class TooManyWatchers(Refusal):
+    """The process serves as many change streams as its limit allows."""
+
+    kind = Kind.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_WATCHERS"
+    template = "This process serves {watchers} change streams, which is the maximum."
+    retry_after_ms = 1_000

@@ -14,12 +14,14 @@ from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Part, Verification
 from libs.common.process import run_service
 from libs.common.server import Service
-from libs.common.shards import open_databases
+from libs.common.shards import ShardedDatabases, Shards, open_databases, open_shards
 from libs.common.telemetry import start_process_telemetry
 from services.billing.account.accounts import Accounts
 from services.billing.account.servicer import AccountServicer
 from services.billing.charge.charges import Charges
 from services.billing.charge.servicer import ChargeServicer
+from services.billing.clients.members import Members
+from services.billing.clients.models import Models
 from services.billing.credit.credits import Credits
 from services.billing.credit.servicer import CreditServicer
 from services.billing.credit.worker import GrantWorker
@@ -31,6 +33,19 @@ from services.billing.ledger.sweeper import Sweeper
 from services.billing.plan.plans import Plans
 from services.billing.plan.servicer import PlanServicer
 from services.billing.settings import BillingSettings
+from services.billing.subscription.charger import LedgerCharger
+from services.billing.subscription.creation import Creation
+from services.billing.subscription.entitlement_feed import EntitlementFeed
+from services.billing.subscription.entitlement_servicer import EntitlementServicer
+from services.billing.subscription.entitlements import Entitlements
+from services.billing.subscription.listings import Listings
+from services.billing.subscription.offers import Offers
+from services.billing.subscription.plan_changes import PlanChanges
+from services.billing.subscription.progress import LOCKS_POOL_SIZE, Progress
+from services.billing.subscription.self_service import SelfService
+from services.billing.subscription.servicer import SubscriptionServicer
+from services.billing.subscription.subscriptions import Subscriptions
+from services.billing.subscription.worker import PeriodRun
 from services.billing.tables import SCHEMA
 from tollhouse.billing.v1 import (
     account_pb2_grpc,
@@ -38,6 +53,7 @@ from tollhouse.billing.v1 import (
     credit_pb2_grpc,
     ledger_pb2_grpc,
     plan_pb2_grpc,
+    subscription_pb2_grpc,
 )
 from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2_grpc
 
@@ -57,7 +73,8 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     )
     platform, shards, reports = databases.platform, databases.shards, databases.reports
     telemetry = start_process_telemetry("tollhouse-billing", settings.otlp_endpoint)
-    to_identity = _channel_to_identity(settings, clock)
+    to_identity = _channel_to(settings.identity_target, "identity.tollhouse", settings, clock)
+    to_metering = _channel_to(settings.metering_target, "metering.tollhouse", settings, clock)
     directory = RemoteDirectory(to_identity) if to_identity else None
     service = Service("billing", settings, platform, clock, telemetry, directory, shards)
 
@@ -80,18 +97,79 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     service.background(Sweeper(shards, clock, settings.sweep_every_s).run, "expired holds")
     service.background(GrantWorker(shards, engine, clock, settings.sweep_every_s).run, "credit grants")
     service.on_drain(engine.drain)
+    _add_subscriptions(service, settings, databases, engine, clock, to_identity, to_metering)
     service.on_drain(databases.close)
-    if to_identity:
-        service.on_drain(to_identity.close)
+    for channel in (to_identity, to_metering):
+        if channel:
+            service.on_drain(channel.close)
     return service
 
 
-def _channel_to_identity(settings: BillingSettings, clock: Clock) -> grpc.aio.Channel | None:
-    if not settings.identity_target or not settings.signing_key_file:
+def _add_subscriptions(
+    service: Service,
+    settings: BillingSettings,
+    databases: ShardedDatabases,
+    engine: Engine,
+    clock: Clock,
+    to_identity: grpc.aio.Channel | None,
+    to_metering: grpc.aio.Channel | None,
+) -> None:
+    """Add SubscriptionService, the run of periods, and the feed of changed entitlements."""
+    platform, shards = databases.platform, databases.shards
+    locks = _open_locks(settings, shards)
+    offers, self_service = Offers(platform), _self_service(settings)
+    progress = Progress(shards, locks, engine, clock, offers, LedgerCharger(engine))
+    creation = Creation(
+        shards,
+        offers,
+        progress,
+        clock,
+        self_service=self_service,
+        models_need_approval=settings.model_subscriptions_need_approval,
+        members=Members(to_identity) if to_identity else None,
+        models=Models(to_metering) if to_metering else None,
+    )
+    subscriptions = Subscriptions(shards, offers, progress, clock, self_service=self_service)
+    plan_changes = PlanChanges(shards, offers, progress, subscriptions, clock, self_service=self_service)
+    feed = EntitlementFeed(platform, shards, settings.watchers_max)
+    entitlements = EntitlementServicer(Entitlements(shards, offers, clock), feed)
+    service.add(
+        subscription_pb2_grpc.add_SubscriptionServiceServicer_to_server,
+        SubscriptionServicer(creation, subscriptions, plan_changes, Listings(shards, clock), entitlements),
+    )
+    service.background(feed.run, "changes of entitlements")
+    service.before_drain(feed.close)
+    service.background(PeriodRun(locks, progress, clock, settings.period_run_every_s).run, "periods")
+    service.on_drain(locks.close)
+
+
+def _open_locks(settings: BillingSettings, shards: Shards) -> Shards:
+    """Return the shards over a pool that holds locks of subscriptions alone."""
+    return open_shards(
+        settings.database_url.get_secret_value(),
+        schema=SCHEMA,
+        count=settings.shards,
+        pool_size=LOCKS_POOL_SIZE,
+        statement_cache_size=settings.statement_cache_size,
+        check=shards.open,
+    )
+
+
+def _channel_to(target: str | None, audience: str, settings: BillingSettings, clock: Clock) -> grpc.aio.Channel | None:
+    if not target or not settings.signing_key_file:
         return None
     tokens = TokenSource(SigningKey.read(settings.signing_key_file), clock)
     tls = ClientTls(*settings.tls) if settings.tls else None
-    return open_channel(settings.identity_target, caller=tokens, audience="identity.tollhouse", tls=tls)
+    return open_channel(target, caller=tokens, audience=audience, tls=tls)
+
+
+def _self_service(settings: BillingSettings) -> SelfService:
+    codes = settings.self_service_plans
+    return SelfService(
+        plan_codes=None if codes is None else frozenset(codes),
+        downgrade=settings.self_service_downgrade,
+        cancel=settings.self_service_cancel,
+    )
 
 
 def main() -> None:

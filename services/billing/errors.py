@@ -220,11 +220,19 @@ class FallbackPlanUnusable(Refusal):
 
 
 class ProviderReferenceTaken(Refusal):
-    """Another plan has the reference; a provider's id stands for one plan."""
+    """Another plan, or another subscription of the organization, has the reference; a provider's id stands for one."""
 
     kind = Kind.ALREADY_EXISTS
     reason = "PROVIDER_REFERENCE_TAKEN"
-    template = "The {kind} {external_id} of {provider} is that of another plan."
+    template = "The {kind} {external_id} of {provider} is that of another {resource_type}."
+
+
+class TooManyOverrides(Refusal):
+    """The number of an organization's entitlement overrides is limited."""
+
+    kind = Kind.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_OVERRIDES"
+    template = "The organization has {overrides} entitlement overrides, which is the maximum."
 
 
 class InactivePlansForOperatorsOnly(Refusal):
@@ -233,3 +241,91 @@ class InactivePlansForOperatorsOnly(Refusal):
     kind = Kind.PERMISSION_DENIED
     reason = "INACTIVE_PLANS_FOR_OPERATORS_ONLY"
     template = "Only operators and services may set include_inactive."
+
+
+class PlanNotPublished(Refusal):
+    """A draft cannot be subscribed to."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "PLAN_NOT_PUBLISHED"
+    template = "The plan {plan_code} has no published version."
+
+
+class SubscriptionExists(Refusal):
+    """There is at most one live subscription of an organization, of a user in it, and of a user to a model."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "SUBSCRIPTION_EXISTS"
+    template = "There is the live subscription {subscription_id} already."
+
+
+class TrialUsed(Refusal):
+    """A subject has one trial."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "TRIAL_USED"
+    template = "The subscription {subscription_id} had a trial; set skip_trial to subscribe without one."
+
+
+class SamePlan(Refusal):
+    """A change to what there is."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "SAME_PLAN"
+    template = "The subscription has version {version} of the plan {plan_code} already."
+
+
+class SubscriptionWithoutPlan(Refusal):
+    """A subscription to a model without a plan has none that could be changed."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "SUBSCRIPTION_WITHOUT_PLAN"
+    template = "The subscription is to a model, without a plan; subscribe again to take one."
+
+
+class SubscriptionNotPending(Refusal):
+    """Only what waits for an approval can be approved or rejected."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "SUBSCRIPTION_NOT_PENDING"
+    template = "The subscription does not wait for an approval: it is {state}."
+
+
+class SubscriptionState(Refusal):
+    """The state of the subscription does not allow the change."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "SUBSCRIPTION_STATE"
+    template = "A subscription that is {state} cannot be {change}."
+
+
+class SubscriptionEnded(Refusal):
+    """What has ended is not changed any more."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "SUBSCRIPTION_ENDED"
+    template = "The subscription has ended: it is {state}."
+
+
+class NotForSelfService(Refusal):
+    """The platform leaves this to its operators and services."""
+
+    kind = Kind.PERMISSION_DENIED
+    reason = "NOT_FOR_SELF_SERVICE"
+    template = "{what} is not offered for self-service."
+
+
+class OtherCurrency(Refusal):
+    """What was paid of a period cannot be given back against a price in another currency."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "OTHER_CURRENCY"
+    template = "The plan is priced in {plan_currency_code} and the period was in {currency_code}: change at its end."
+
+
+class SubscriptionSetAside(Refusal):
+    """What was due for the subscription could not be done, and an operator must look at it first."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "SUBSCRIPTION_SET_ASIDE"
+    template = "The subscription was set aside: {set_aside_reason}."

@@ -18,8 +18,22 @@ class BillingSettings(ShardedSettings):
     identity_target: str | None = None
     """The address of identity, such as `identity:50051`. Without it billing takes calls of operators and services only,
     and none of users or API keys."""
+    metering_target: str | None = None
+    """The address of metering, such as `metering:50053`. With it a subscription can only be to a model that is in the
+    catalogue."""
     signing_key_file: FilePath | None = None
-    """The private key with which billing signs its own tokens towards identity; needed with `identity_target`."""
+    """The private key with which billing signs its own tokens towards identity and metering; needed with
+    `identity_target` and `metering_target`."""
+
+    model_subscriptions_need_approval: bool = True
+    """Whether subscriptions to models wait for an operator's approval."""
+    self_service_plans: list[str] | None = None
+    """The codes of the plans that organizations may take by themselves, such as `["free", "pro"]`; all that are active
+    and published where it is not set."""
+    self_service_downgrade: bool = True
+    """Whether organizations may change to a cheaper plan by themselves."""
+    self_service_cancel: bool = True
+    """Whether organizations may cancel by themselves."""
 
     batch_max: int = Field(default=500, ge=1, le=5_000)
     """How many commands one transaction of the ledger takes at most."""
@@ -30,8 +44,14 @@ class BillingSettings(ShardedSettings):
     sweep_every_s: float = Field(default=5, ge=0.05, le=3_600)
     """How often expired holds are ended on accounts that nobody uses."""
 
+    watchers_max: int = Field(default=256, ge=1, le=10_000)
+    """How many streams of WatchEntitlements one process serves."""
+    period_run_every_s: float = Field(default=5, ge=0.05, le=3_600)
+    """How often what is due for subscriptions is worked off."""
+
     @model_validator(mode="after")
-    def _identity_is_called_with_a_key(self) -> Self:
-        if self.identity_target and not self.signing_key_file:
-            raise ValueError(f"{PREFIX}SIGNING_KEY_FILE: is not set, though {PREFIX}IDENTITY_TARGET is")
+    def _peers_are_called_with_a_key(self) -> Self:
+        for name in ("identity_target", "metering_target"):
+            if getattr(self, name) and not self.signing_key_file:
+                raise ValueError(f"{PREFIX}SIGNING_KEY_FILE: is not set, though {PREFIX}{name.upper()} is")
         return self

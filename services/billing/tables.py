@@ -4,7 +4,8 @@
 since a shard's connection finds them on its search path.
 
 The organization leads every key and every index of what belongs to one. Text columns that are an enumeration hold the
-proto's value without its prefix. Nothing here is ever deleted, but for drafts of plans and what providers call a plan.
+proto's value without its prefix. Nothing here is ever deleted, but for drafts of plans, what providers call a plan, and
+organizations that could not be handled at first.
 """
 
 from typing import Final
@@ -66,6 +67,9 @@ accounts: Final = Table(
     Column("last_movement_time", _TIME),
     # No grant begins or expires before this moment; null when none will.
     Column("grant_due_from", _TIME),
+    # The number of the last movement before charges are entered grant by grant in grant_uses; null while no grant is
+    # scoped.
+    Column("itemized_from", BigInteger),
     Column("version", BigInteger, nullable=False),
     # Every change of the row adds one, so that a writer can tell whether the row has changed since it was read.
     Column("revision", BigInteger, nullable=False),
@@ -192,6 +196,11 @@ holds: Final = Table(
     Column("captured_amount", _AMOUNT, nullable=False, server_default=text("0")),
     # What was asked for, where the hold was enlarged; null where that is the amount.
     Column("requested_amount", _AMOUNT),
+    # Whose work it is for; null where the caller did not say.
+    Column("user_id", _ID),
+    Column("model", Text),
+    # What it reserves of grants while it is open, as decimals by their ids; null where the account is not itemized.
+    Column("reserves", JSONB),
     PrimaryKeyConstraint("organization_id", "operation_id", name="holds_operation_once"),
     Index(
         "holds_open",
@@ -250,6 +259,12 @@ credit_grants: Final = Table(
     Column("void_time", _TIME),
     Column("void_reason", Text),
     Column("void_actor", Text),
+    # Whose charges may use it; null for everybody's.
+    Column("user_id", _ID),
+    # Which model's charges may use it; null for all.
+    Column("model", Text),
+    # For a refill: what it and those before it may be at most when it begins.
+    Column("rollover_max", _AMOUNT),
     PrimaryKeyConstraint("organization_id", "grant_id", name="credit_grants_pkey"),
     UniqueConstraint("organization_id", "operation_id", name="credit_grants_operation_once"),
     Index("credit_grants_by_account", "organization_id", "account_id"),
@@ -274,9 +289,32 @@ grant_standings: Final = Table(
     Column("funded", _AMOUNT, nullable=False),
     Column("used", _AMOUNT, nullable=False),
     Column("used_beside", _AMOUNT, nullable=False),
-    # Of the active grants by their ids: what was left and what had expired, as decimals.
+    # Of the active grants by their ids: what was left and what had expired, as decimals. Empty where uses are entered.
     Column("rests", JSONB, nullable=False),
     PrimaryKeyConstraint("organization_id", "account_id", "sequence", name="grant_standings_pkey"),
+)
+
+# What movements have used of grants, or given back, on accounts with scoped grants: a row for each grant of a movement.
+grant_uses: Final = Table(
+    "grant_uses",
+    shard_metadata,
+    Column("organization_id", _ID, nullable=False),
+    Column("grant_id", _ID, nullable=False),
+    Column("account_id", _ID, nullable=False),
+    # The number of the movement in its account.
+    Column("sequence", BigInteger, nullable=False),
+    # The grants of a movement in the order of use.
+    Column("place", Integer, nullable=False),
+    # Negative for what a reversal gave back.
+    Column("amount", _AMOUNT, nullable=False),
+    # What was used of the grant altogether after the movement, and what was left of it.
+    Column("used", _AMOUNT, nullable=False),
+    Column("rest", _AMOUNT, nullable=False),
+    # Whose charge it was; null where the caller did not say, and for reversals.
+    Column("user_id", _ID),
+    Column("model", Text),
+    PrimaryKeyConstraint("organization_id", "grant_id", "sequence", name="grant_uses_pkey"),
+    UniqueConstraint("organization_id", "account_id", "sequence", "place", name="grant_uses_of_movement"),
 )
 
 # Plans belong to the platform, so they are in billing's own schema.
@@ -345,6 +383,38 @@ plan_references: Final = Table(
 )
 
 plan_requests: Final = declare_requests_table(metadata, "plan_requests")
+
+# How far this service has followed what a peer streams, and which process follows now.
+watch_positions: Final = Table(
+    "watch_positions",
+    metadata,
+    Column("watch", Text(collation="C"), nullable=False),
+    # Everything up to this revision was handled, or is among the unhandled ones.
+    Column("revision", BigInteger, nullable=False),
+    Column("holder", _ID, nullable=False),
+    Column("lease_expire_time", _TIME, nullable=False),
+    PrimaryKeyConstraint("watch", name="watch_positions_pkey"),
+    CheckConstraint("revision >= 0", name="watch_positions_revision_counts"),
+)
+
+# The organizations that could not be handled yet, as identity told of them last; some ten thousand at most.
+unhandled_organizations: Final = Table(
+    "unhandled_organizations",
+    metadata,
+    Column("organization_id", _ID, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("personal", Boolean, nullable=False),
+    Column("owner_user_id", _ID),
+    # When the organization was created and deleted.
+    Column("create_time", _TIME, nullable=False),
+    Column("delete_time", _TIME),
+    Column("reason", Text, nullable=False),
+    Column("attempt_count", Integer, nullable=False),
+    Column("first_attempt_time", _TIME, nullable=False),
+    Column("next_attempt_time", _TIME, nullable=False),
+    PrimaryKeyConstraint("organization_id", name="unhandled_organizations_pkey"),
+    CheckConstraint("attempt_count >= 1", name="unhandled_organizations_attempted"),
+)
 
 # What is due for a subscription is worked off at `due_time`, unless it was set aside. `period_number` counts from the
 # anchor. `waits_for` says what a pending one waits for.
@@ -583,6 +653,8 @@ entitlement_revisions: Final = Table(
     Index("entitlement_revisions_in_order", "revision"),
 )
 
+# Says the schema of the shard in which revisions were given.
+ENTITLEMENTS_CHANNEL: Final = "tollhouse_billing_entitlements"
 entitlement_counter: Final = Table(
     "entitlement_counter",
     shard_metadata,

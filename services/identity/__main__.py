@@ -39,6 +39,7 @@ from services.identity.organization.invitations import Invitations
 from services.identity.organization.members import Members
 from services.identity.organization.organizations import Organizations
 from services.identity.organization.servicer import OrganizationServicer
+from services.identity.organization.watch.feed import OrganizationFeed
 from services.identity.passwords import Passwords
 from services.identity.project.members import ProjectMembers
 from services.identity.project.projects import Projects
@@ -125,7 +126,7 @@ async def build(settings: IdentitySettings, clock: Clock | None = None) -> Servi
         system_configuration_pb2_grpc.add_SystemConfigurationServiceServicer_to_server,
         SystemConfigurationServicer(SystemConfigurations(database, clock)),
     )
-    add_organizations(service, database, clock)
+    add_organizations(service, database, clock, settings.watchers_max)
     keys = ApiKeyServicer(open_management(database, clock, peppers, prefixes), verifier, watchers, clock)
     recalls = {"VerifyApiKey": keys.recall_verification}
     service.add(api_key_pb2_grpc.add_ApiKeyServiceServicer_to_server, keys, recalls)
@@ -194,12 +195,15 @@ def add_people(service: Service, database: Database, clock: Clock, sign_in_metho
     )
 
 
-def add_organizations(service: Service, database: Database, clock: Clock) -> None:
-    """Register the services of organizations, projects and service accounts."""
+def add_organizations(service: Service, database: Database, clock: Clock, watchers_max: int) -> None:
+    """Register the services of organizations, projects and service accounts, and the feed of organizations."""
+    feed = OrganizationFeed(database, watchers_max)
+    service.background(feed.run, "feed of organizations")
+    service.before_drain(feed.close)
     service.add(
         organization_pb2_grpc.add_OrganizationServiceServicer_to_server,
         OrganizationServicer(
-            Organizations(database, clock), Members(database, clock), Invitations(database, clock), clock
+            Organizations(database, clock), Members(database, clock), Invitations(database, clock), feed, clock
         ),
     )
     service.add(

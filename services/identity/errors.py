@@ -233,15 +233,6 @@ class RevisionNotReached(Refusal):
     template = "Revision {min_revision} was asked for, but the newest is {revision}."
 
 
-class TooManyWatchers(Refusal):
-    """The process serves as many change streams as its limit allows."""
-
-    kind = Kind.RESOURCE_EXHAUSTED
-    reason = "TOO_MANY_WATCHERS"
-    template = "This process serves {watchers} change streams, which is the maximum."
-    retry_after_ms = 1_000
-
-
 class SignInRefused(Refusal):
     """The credentials do not sign anybody in. Whether the user exists, and what is wrong, is not revealed."""
 

@@ -37,7 +37,7 @@ class IdentitySettings(ServiceSettings):
     """How much longer cached keys may be used while the database cannot be reached. With zero, such verifications fail
     with UNAVAILABLE. Never applies when a `min_revision` is given."""
     watchers_max: int = Field(default=256, ge=1, le=10_000)
-    """The number of change streams one process serves."""
+    """The number of change streams one process serves: so many of keys, and so many of organizations."""
     password_length_min: int = Field(default=passwords.LENGTH_MIN, ge=passwords.LENGTH_MIN_FLOOR, le=64)
     """The minimum length of a new password."""
     password_hash_memory_kib: int = Field(default=passwords.MEMORY_KIB, ge=19 * 1024, le=1024 * 1024)

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from libs.common.database import Database, open_database
 from tests.billing.support import BillingServer, Ledger
 from tests.support.callers import Callers
 from tests.support.clock import FixedClock
@@ -38,3 +39,11 @@ async def timed(server: BillingServer, clock: FixedClock) -> AsyncIterator[Ledge
     async with server.start(clock, sweep_every_s=3600) as ledger:
         yield ledger
         assert await ledger.findings() == []
+
+
+@pytest.fixture
+async def platform(database_urls: dict[str, str]) -> AsyncIterator[Database]:
+    """Billing's own schema."""
+    database = open_database(database_urls["billing"], schema="billing")
+    yield database
+    await database.close()

@@ -26,6 +26,7 @@ from tollhouse.billing.v1 import (
     credit_pb2_grpc,
     ledger_pb2_grpc,
     plan_pb2_grpc,
+    subscription_pb2_grpc,
 )
 from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.common.v1 import integrity_pb2, integrity_pb2_grpc
@@ -53,6 +54,7 @@ class Ledger:
         self.credits = credit_pb2_grpc.CreditServiceStub(channel)
         self.charge = charge_pb2_grpc.ChargeServiceStub(channel)
         self.plans = plan_pb2_grpc.PlanServiceStub(channel)
+        self.subscriptions = subscription_pb2_grpc.SubscriptionServiceStub(channel)
         self.integrity = integrity_pb2_grpc.IntegrityServiceStub(channel)
 
     @property

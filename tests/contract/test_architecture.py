@@ -43,7 +43,7 @@ MAY_KNOW_THE_WIRE = re.compile(
     r"|libs\.common\.(health|reflection|violation_messages)"
     r"|libs\.common\.(charge_filter|digests|repeats\.parsing)"
     r"|services\.\w+\.(__main__|timestamps|clients(\.\w+)?)"
-    r"|services\.\w+\.\w+\.(servicer|rendering|(\w+_)?parsing)"
+    r"|services\.\w+\.\w+\.(\w+_)?(servicer|rendering|parsing)"
 )
 DRIVER_PACKAGES = {"alembic", "asyncpg", "sqlalchemy"}
 MAY_KNOW_THE_DRIVER = re.compile(
@@ -52,7 +52,7 @@ MAY_KNOW_THE_DRIVER = re.compile(
     # Statements of `tollhouse shards`.
     r"|libs\.cli\.installation\.shard_store"
     r"|libs\.common\.(audit\.(migration|store|tables)|integrity\.store|repeats\.(store|tables)|shard_migration|sharding|shards)"
-    r"|libs\.common\.(citus|connections|database|database_errors|databases|declared|migrate|pooler)"
+    r"|libs\.common\.(announcements|citus|connections|database|database_errors|databases|declared|migrate|pooler)"
     r"|services\.\w+\.(tables(\..*)?|migrations\..*)"
     r"|services\.\w+\.\w+(\.\w+)?\.(store|\w+_store)"
     # Statements that several resources of identity run within their transactions.

@@ -114,10 +114,11 @@ async def open_identity(
     peppers: dict[str, str] | None = None,
     clock: Clock | None = None,
     key_stale_max_s: float = 0,
+    port: int = 0,
 ) -> AsyncIterator[Identity]:
-    """Run identity on a free port for as long as the context lasts."""
+    """Run identity for as long as the context lasts, on a free port unless one is given."""
     settings = identity_settings(callers, url, folder, peppers or PEPPERS)
-    service = await build(settings.model_copy(update={"key_stale_max_s": key_stale_max_s}), clock)
+    service = await build(settings.model_copy(update={"key_stale_max_s": key_stale_max_s, "port": port}), clock)
     port = await service.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -176,14 +176,17 @@ async def test_bad_field_is_named(identity: Identity, rpc: str, request_: Messag
 
 
 async def test_negative_watch_revision_is_refused(identity: Identity) -> None:
-    stream = identity.api_keys.WatchApiKeys(
+    of_keys = identity.api_keys.WatchApiKeys(
         api_key_pb2.WatchApiKeysRequest(after_revision=-1), metadata=identity.metadata
     )
+    of_organizations = identity.organizations.WatchOrganizations(
+        organization_pb2.WatchOrganizationsRequest(after_revision=-(2**63)), metadata=identity.metadata
+    )
 
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await anext(aiter(stream))
-
-    assert set(field_violations(refused.value)) == {"after_revision"}
+    for stream in (aiter(of_keys), aiter(of_organizations)):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await anext(stream)
+        assert set(field_violations(refused.value)) == {"after_revision"}
 
 
 async def test_expiry_in_the_past_is_refused(identity: Identity) -> None:

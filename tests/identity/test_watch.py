@@ -10,11 +10,10 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from sqlalchemy import text
 
 from libs.common.database import Database
-from libs.common.errors import Unavailable
+from libs.common.errors import TooManyWatchers, Unavailable
 from libs.common.status import reason_of
 from services.identity.api_key.watch import watch as watch_module
 from services.identity.api_key.watch.watch import Watchers
-from services.identity.errors import TooManyWatchers
 from services.identity.revisions import Change, ChangeKind, SubjectType
 from tests.identity.conftest import OpenIdentity
 from tests.identity.support import Identity

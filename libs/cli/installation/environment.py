@@ -68,9 +68,10 @@ def service_environment(
 def _of_context(context: str, folder: DataFolder, targets: Mapping[str, str]) -> dict[str, str]:
     if context == "identity":
         return {"PEPPERS": str(folder.pepper_file), "SESSION_KEY_FILE": str(folder.signing_key_file("session"))}
-    # Billing and metering ask identity for the rights of users and keys.
+    # Billing and metering ask identity for the rights of users and keys, and each other.
     caller = {"SIGNING_KEY_FILE": str(folder.signing_key_file(context)), "IDENTITY_TARGET": targets["identity"]}
-    return caller | {"BILLING_TARGET": targets["billing"]} if context == "metering" else caller
+    peer = "metering" if context == "billing" else "billing"
+    return caller | {f"{peer.upper()}_TARGET": targets[peer]}
 
 
 def reserve_shared_port(host: str, port: int) -> tuple[socket.socket, int]:

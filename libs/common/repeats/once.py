@@ -41,7 +41,7 @@ async def once(
             await store.lock_request(connection, requests, repeatable.request_id)
             known = await store.find_request(connection, requests, repeatable.request_id)
             if known is not None:
-                return _known_answer(repeatable, *known), True
+                return known_answer(repeatable, *known), True
         response = await work(connection)
         if repeatable.request_id:
             await store.keep_request(
@@ -56,7 +56,12 @@ async def once(
     return response, False
 
 
-def _known_answer(repeatable: Repeatable, rpc: str, request: bytes, response: bytes) -> bytes:
+def known_answer(repeatable: Repeatable, rpc: str, request: bytes, response: bytes) -> bytes:
+    """Return the stored response of an earlier request with the same id.
+
+    Raises:
+        RequestIdReused: it was another RPC, or had another body.
+    """
     if rpc != repeatable.rpc:
         raise RequestIdReused(request_id=repeatable.request_id, field="rpc")
     if request != repeatable.request:

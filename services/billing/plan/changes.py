@@ -74,7 +74,7 @@ def _plain_terms(terms: Terms) -> dict[str, str | None]:
 def _entitlements_changes(before: tuple[Entitlement, ...], after: tuple[Entitlement, ...]) -> tuple[Changed, ...]:
     old, new = ({one.entitlement_code: one for one in each} for each in (before, after))
     return tuple(
-        Changed(f"terms.entitlements.{code}", _entitlement(old.get(code)), _entitlement(new.get(code)))
+        Changed(f"terms.entitlements.{code}", entitlement_text(old.get(code)), entitlement_text(new.get(code)))
         for code in dict.fromkeys([*old, *new])
         if old.get(code) != new.get(code)
     )
@@ -98,7 +98,8 @@ def _past_due(past_due: PastDue) -> str:
     return f"{f'retries after {retries}, ' if retries else ''}{past_due.end} {past_due.fallback_plan_code}".rstrip()
 
 
-def _entitlement(one: Entitlement | None) -> str | None:
+def entitlement_text(one: Entitlement | None) -> str | None:
+    """Return the value of an entitlement for the audit trail; None for texts, which it does not tell."""
     if one is None or isinstance(one.value, str):
         return None
     if isinstance(one.value, bool):

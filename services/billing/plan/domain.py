@@ -300,12 +300,18 @@ def entitlements_flaws(field: str, entitlements: Sequence[Entitlement]) -> Itera
         first = places.setdefault(one.entitlement_code, index)
         if first != index:
             yield FieldViolation(f"{place}.entitlement_code", f"is that of {field}[{first}] already")
-        if not isinstance(one.value, Limit):
-            continue
-        if one.value.metric == SPEND and not one.value.currency_code:
-            yield FieldViolation(f"{place}.limit.currency_code", "is required where the metric is spend")
-        if one.value.metric != SPEND and one.value.currency_code:
-            yield FieldViolation(f"{place}.limit.currency_code", "must be empty unless the metric is spend")
+        yield from entitlement_flaws(place, one)
+
+
+def entitlement_flaws(field: str, entitlement: Entitlement) -> Iterator[FieldViolation]:
+    """Yield what is wrong with an entitlement by itself, beyond its form."""
+    limit = entitlement.value
+    if not isinstance(limit, Limit):
+        return
+    if limit.metric == SPEND and not limit.currency_code:
+        yield FieldViolation(f"{field}.limit.currency_code", "is required where the metric is spend")
+    if limit.metric != SPEND and limit.currency_code:
+        yield FieldViolation(f"{field}.limit.currency_code", "must be empty unless the metric is spend")
 
 
 def past_due_flaws(field: str, past_due: PastDue) -> Iterator[FieldViolation]:

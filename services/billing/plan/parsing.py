@@ -62,7 +62,7 @@ def read_new_plan(request: pb.CreatePlanRequest) -> NewPlan:
         InvalidArgument: naming every field that cannot be so.
     """
     violations = [*_name_flaws(request.name)]
-    references = _references(request.provider_references, violations)
+    references = read_references("provider_references", request.provider_references, violations)
     terms = _read_terms(request.terms, TERMS_FIELDS, violations)
     if violations:
         raise InvalidArgument(violations)
@@ -90,7 +90,7 @@ def read_changes(request: pb.UpdatePlanRequest) -> Changes:
         violations.append(FieldViolation("update_mask", rule))
     of_plan: dict[str, object] = {path: getattr(request, path) for path in paths & {*_PLAN_FIELDS}}
     if "provider_references" in paths:
-        of_plan["provider_references"] = _references(request.provider_references, violations)
+        of_plan["provider_references"] = read_references("provider_references", request.provider_references, violations)
     named = [field for field in TERMS_FIELDS if not paths.isdisjoint({_TERMS, f"{_TERMS}.{field}"})]
     of_terms = _read_terms(request.terms, named, violations)
     if violations:
@@ -124,9 +124,12 @@ def _name_flaws(name: str) -> Sequence[FieldViolation]:
     return [] if name.strip() else [FieldViolation("name", "must not be blank")]
 
 
-def _references(listed: Collection[pb.ProviderReference], violations: Violations) -> tuple[ProviderReference, ...]:
+def read_references(
+    field: str, listed: Collection[pb.ProviderReference], violations: Violations
+) -> tuple[ProviderReference, ...]:
+    """Return what payment providers call something, sorted."""
     references = [ProviderReference(one.provider, one.kind, one.external_id) for one in listed]
-    violations += references_flaws("provider_references", references)
+    violations += references_flaws(field, references)
     return tuple(sorted(references))
 
 
@@ -167,7 +170,14 @@ def _credits(terms: pb.PlanTerms, field: str, violations: Violations) -> tuple[I
 
 
 def _entitlements(terms: pb.PlanTerms, field: str, violations: Violations) -> tuple[Entitlement, ...]:
-    found = tuple(Entitlement(one.entitlement_code, _entitled(one)) for one in terms.entitlements)
+    return read_entitlements(field, terms.entitlements, violations)
+
+
+def read_entitlements(
+    field: str, listed: Collection[pb.Entitlement], violations: Violations
+) -> tuple[Entitlement, ...]:
+    """Return entitlements in their order."""
+    found = tuple(map(entitlement_in, listed))
     violations += entitlements_flaws(field, found)
     return found
 
@@ -216,6 +226,11 @@ def _seconds(duration: Duration, field: str, violations: Violations) -> int:
     if duration.nanos:
         violations.append(FieldViolation(field, "must be whole seconds"))
     return duration.seconds
+
+
+def entitlement_in(one: pb.Entitlement) -> Entitlement:
+    """Return the entitlement in a message, which keeps to its annotations."""
+    return Entitlement(one.entitlement_code, _entitled(one))
 
 
 def _entitled(one: pb.Entitlement) -> bool | Number | str | Limit:

@@ -284,7 +284,9 @@ async def _fallback_problem(connection: Transaction, plan: Plan) -> str:
 async def _require_free_references(connection: Transaction, plan: Plan) -> None:
     taken = await store.find_taken(connection, plan.plan_id, plan.provider_references)
     if taken is not None:
-        raise errors.ProviderReferenceTaken(provider=taken.provider, kind=taken.kind, external_id=taken.external_id)
+        raise errors.ProviderReferenceTaken(
+            provider=taken.provider, kind=taken.kind, external_id=taken.external_id, resource_type="plan"
+        )
 
 
 async def _replace(connection: Transaction, before: Plan, after: Plan, now: datetime) -> Plan:

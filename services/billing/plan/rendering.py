@@ -29,7 +29,7 @@ def render_plan(plan: Plan, asked: Version | None = None) -> pb.Plan:
         description=plan.description,
         active=plan.active,
         sort_order=plan.sort_order,
-        provider_references=map(_reference, plan.provider_references),
+        provider_references=map(render_reference, plan.provider_references),
         published_version=_version(plan.published),
         draft_version=_version(plan.draft),
         asked_version=_version(asked),
@@ -40,7 +40,8 @@ def render_plan(plan: Plan, asked: Version | None = None) -> pb.Plan:
     )
 
 
-def _reference(one: ProviderReference) -> pb.ProviderReference:
+def render_reference(one: ProviderReference) -> pb.ProviderReference:
+    """Return what a payment provider calls something, as a message."""
     return pb.ProviderReference(provider=one.provider, kind=one.kind, external_id=one.external_id)
 
 
@@ -60,11 +61,11 @@ def _version(version: Version | None) -> pb.PlanVersion | None:
 def _terms(terms: Terms) -> pb.PlanTerms:
     past_due = terms.past_due
     return pb.PlanTerms(
-        price=_amount(terms.price),
+        price=render_money(terms.price),
         billing_interval=_interval(terms.billing_interval),
         credits=map(_credits, terms.credits),
         trial=None if terms.trial is None else _interval(terms.trial),
-        entitlements=map(_entitlement, terms.entitlements),
+        entitlements=map(render_entitlement, terms.entitlements),
         past_due=pb.PastDuePolicy(
             retry_after=[Duration(seconds=after_s) for after_s in past_due.retry_after_s],
             end=pb.PastDueEnd.Value(f"PAST_DUE_END_{past_due.end}"),
@@ -74,7 +75,8 @@ def _terms(terms: Terms) -> pb.PlanTerms:
     )
 
 
-def _amount(money: Money) -> Amount:
+def render_money(money: Money) -> Amount:
+    """Return an amount as a message."""
     return render_amount(money.currency_code, money.value)
 
 
@@ -84,14 +86,15 @@ def _interval(interval: Interval) -> pb.Interval:
 
 def _credits(one: IncludedCredits) -> pb.IncludedCredits:
     return pb.IncludedCredits(
-        amount=_amount(one.amount),
+        amount=render_money(one.amount),
         rollover=pb.Rollover.Value(f"ROLLOVER_{one.rollover}"),
-        rollover_max=None if one.rollover_max is None else _amount(one.rollover_max),
+        rollover_max=None if one.rollover_max is None else render_money(one.rollover_max),
         priority=one.priority,
     )
 
 
-def _entitlement(one: Entitlement) -> pb.Entitlement:
+def render_entitlement(one: Entitlement) -> pb.Entitlement:
+    """Return an entitlement as a message."""
     code, value = one.entitlement_code, one.value
     if isinstance(value, bool):
         return pb.Entitlement(entitlement_code=code, enabled=value)

@@ -99,10 +99,10 @@ class TermsJson(_TermsJson, total=False):
 def terms_json(terms: Terms) -> TermsJson:
     """Return terms as they are stored."""
     stored = TermsJson(
-        price=_money_json(terms.price),
+        price=money_json(terms.price),
         billing_interval=_interval_json(terms.billing_interval),
         credits=[_credits_json(one) for one in terms.credits],
-        entitlements=[_entitlement_json(one) for one in terms.entitlements],
+        entitlements=[entitlement_json(one) for one in terms.entitlements],
         past_due=PastDueJson(
             retry_after_s=terms.past_due.retry_after_s,
             end=terms.past_due.end.value,
@@ -119,21 +119,23 @@ def terms_of_json(stored: TermsJson) -> Terms:
     """Return stored terms; raises KeyError or ValueError for what `terms_json` does not write."""
     past_due = stored["past_due"]
     return Terms(
-        price=_money(stored["price"]),
+        price=money_of_json(stored["price"]),
         billing_interval=_interval(stored["billing_interval"]),
         credits=tuple(map(_credits, stored["credits"])),
         trial=_interval(stored["trial"]) if "trial" in stored else None,
-        entitlements=tuple(map(_entitlement, stored["entitlements"])),
+        entitlements=tuple(map(entitlement_of_json, stored["entitlements"])),
         past_due=PastDue(tuple(past_due["retry_after_s"]), PastDueEnd(past_due["end"]), past_due["fallback_plan_code"]),
         metadata=dict(stored["metadata"]),
     )
 
 
-def _money_json(money: Money) -> MoneyJson:
+def money_json(money: Money) -> MoneyJson:
+    """Return an amount as it is stored."""
     return MoneyJson(currency_code=money.currency_code, value=format_amount(money.value))
 
 
-def _money(stored: MoneyJson) -> Money:
+def money_of_json(stored: MoneyJson) -> Money:
+    """Return a stored amount; raises KeyError or ValueError for what `money_json` does not write."""
     return Money(stored["currency_code"], Decimal(stored["value"]))
 
 
@@ -146,22 +148,23 @@ def _interval(stored: IntervalJson) -> Interval:
 
 
 def _credits_json(one: IncludedCredits) -> CreditsJson:
-    stored = CreditsJson(amount=_money_json(one.amount), rollover=one.rollover.value, priority=one.priority)
+    stored = CreditsJson(amount=money_json(one.amount), rollover=one.rollover.value, priority=one.priority)
     if one.rollover_max is not None:
-        stored["rollover_max"] = _money_json(one.rollover_max)
+        stored["rollover_max"] = money_json(one.rollover_max)
     return stored
 
 
 def _credits(stored: CreditsJson) -> IncludedCredits:
     return IncludedCredits(
-        _money(stored["amount"]),
+        money_of_json(stored["amount"]),
         Rollover(stored["rollover"]),
-        _money(stored["rollover_max"]) if "rollover_max" in stored else None,
+        money_of_json(stored["rollover_max"]) if "rollover_max" in stored else None,
         stored["priority"],
     )
 
 
-def _entitlement_json(one: Entitlement) -> EntitlementJson:
+def entitlement_json(one: Entitlement) -> EntitlementJson:
+    """Return an entitlement as it is stored."""
     stored = EntitlementJson(entitlement_code=one.entitlement_code)
     if isinstance(one.value, bool):
         stored["enabled"] = one.value
@@ -174,7 +177,8 @@ def _entitlement_json(one: Entitlement) -> EntitlementJson:
     return stored
 
 
-def _entitlement(stored: EntitlementJson) -> Entitlement:
+def entitlement_of_json(stored: EntitlementJson) -> Entitlement:
+    """Return a stored entitlement; raises KeyError or ValueError for what `entitlement_json` does not write."""
     code = stored["entitlement_code"]
     if "enabled" in stored:
         return Entitlement(code, stored["enabled"])

@@ -6,7 +6,9 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from services.billing.plan.domain import Entitlement, Money, ProviderReference, Terms
+from libs.common.time_zones import zone_named
+from services.billing.plan.domain import Entitlement, Interval, Money, ProviderReference, Terms
+from services.billing.subscription.periods import boundary
 from services.billing.subscription.states import EventKind, State
 
 
@@ -96,6 +98,41 @@ class Subscription:
 
 
 @dataclass(frozen=True, slots=True)
+class Updates:
+    """New values of fields of a subscription, by their names: those that UpdateSubscription takes."""
+
+    values: Mapping[str, object]
+
+    def applied_to(self, subscription: Subscription) -> Subscription:
+        """Return the subscription with the new values."""
+        return replace(subscription, **self.values)  # type: ignore[arg-type]  # parsing gives each its type.
+
+
+def trial_end_of(start_time: datetime, trial: Interval | None, time_zone: str) -> datetime | None:
+    """Return when a trial that begins at a time ends; None without one. Raises OutsideCalendar."""
+    return None if trial is None else boundary(start_time, trial, zone_named(time_zone), 1)
+
+
+def due_time_of(subscription: Subscription) -> datetime | None:
+    """Return when the next thing falls due: its start, a payment, the end of the period or trial, or its expiry.
+
+    None where nothing will, until somebody changes the subscription. While a period is owed, the next one does not
+    begin; a cancellation at its end counts all the same.
+    """
+    s = subscription
+    if s.state.is_final:
+        return None
+    due = [s.expire_time]
+    if s.waits_for is WaitsFor.START:
+        due.append(s.start_time)
+    elif s.waits_for is WaitsFor.PAYMENT or s.state is State.PAST_DUE:
+        due += [s.next_payment_time, s.period_end_time if s.cancel_at_period_end else None]
+    elif s.waits_for is None:
+        due.append(s.period_end_time)
+    return min((moment for moment in due if moment is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """A part of what a change or a period costs; negative for what is given back."""
 
@@ -151,9 +188,20 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanTerms:
+    """A version of a plan with its terms."""
+
+    plan: AgreedPlan
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True)
 class Agreement:
     """A subscription with what its plans say."""
 
     subscription: Subscription
     terms: Terms
     next_terms: Terms | None = None
+    """Those of the plan to which it changes at the end of the period."""
+    fallback: PlanTerms | None = None
+    """What it changes to where it is not paid; None where there is no plan that it can change to."""

@@ -62,7 +62,7 @@ _RESTING: Final = frozenset({_S.PAUSED, _S.SUSPENDED})
 _LIVE: Final = frozenset({_S.PENDING}) | _RUNNING | _RESTING
 
 TRANSITIONS: Final[Mapping[EventKind, Mapping[State, frozenset[State]]]] = {
-    _K.APPROVED: {_S.PENDING: frozenset({_S.PENDING, _S.ACTIVE, _S.TRIALING})},
+    _K.APPROVED: {_S.PENDING: frozenset({_S.PENDING})},
     _K.REJECTED: {_S.PENDING: frozenset({_S.CANCELLED})},
     _K.TRIAL_STARTED: {_S.PENDING: frozenset({_S.TRIALING})},
     _K.PERIOD_STARTED: {
@@ -72,23 +72,21 @@ TRANSITIONS: Final[Mapping[EventKind, Mapping[State, frozenset[State]]]] = {
         _S.PAST_DUE: frozenset({_S.PAST_DUE, _S.ACTIVE}),
     },
     _K.PERIOD_PASSED: {state: frozenset({state}) for state in _RESTING},
-    _K.PAYMENT_REFUSED: {
-        _S.PENDING: frozenset({_S.PENDING, _S.CANCELLED, _S.SUSPENDED}),
-        _S.PAST_DUE: frozenset({_S.PAST_DUE}),
-        _S.SUSPENDED: frozenset({_S.SUSPENDED}),
-    },
+    _K.PAYMENT_REFUSED: {state: frozenset({state}) for state in _RUNNING | {_S.PENDING, _S.SUSPENDED}},
     _K.PAYMENT_MADE: {state: frozenset({_S.ACTIVE}) for state in (_S.PENDING, _S.PAST_DUE, _S.SUSPENDED)},
     _K.PLAN_CHANGED: {
         _S.PENDING: frozenset({_S.PENDING, _S.ACTIVE}),
         _S.TRIALING: frozenset({_S.TRIALING, _S.ACTIVE}),
         _S.ACTIVE: frozenset({_S.ACTIVE, _S.PAST_DUE}),
         _S.PAST_DUE: frozenset({_S.ACTIVE}),
+        _S.PAUSED: frozenset({_S.PAUSED}),
+        _S.SUSPENDED: frozenset({_S.SUSPENDED}),
     },
     _K.PLAN_CHANGE_SCHEDULED: {state: frozenset({state}) for state in _RUNNING},
     _K.PLAN_CHANGE_WITHDRAWN: {state: frozenset({state}) for state in _RUNNING | _RESTING},
     _K.PAUSED: {state: frozenset({_S.PAUSED}) for state in (_S.TRIALING, _S.ACTIVE)},
     _K.RESUMED: {state: frozenset({_S.ACTIVE, _S.TRIALING, _S.PAST_DUE}) for state in _RESTING},
-    _K.SUSPENDED: {state: frozenset({_S.SUSPENDED}) for state in _RUNNING | {_S.PAUSED}},
+    _K.SUSPENDED: {state: frozenset({_S.SUSPENDED}) for state in _RUNNING | {_S.PAUSED, _S.PENDING}},
     _K.CANCELLATION_SCHEDULED: {state: frozenset({state}) for state in _RUNNING | _RESTING},
     _K.CANCELLATION_WITHDRAWN: {state: frozenset({state}) for state in _RUNNING | _RESTING},
     _K.CANCELLED: {state: frozenset({_S.CANCELLED}) for state in _LIVE},

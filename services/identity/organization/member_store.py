@@ -111,9 +111,13 @@ async def revoke_keys_of_member(tx: AsyncConnection, organization_id: str, user_
     return await revoke_keys(tx, now, api_keys.c.user_id == user_id, api_keys.c.organization_id == organization_id)
 
 
-async def list_members(tx: AsyncConnection, organization_id: str, *, after: str | None, limit: int) -> list[Member]:
-    """Read a page."""
+async def list_members(
+    tx: AsyncConnection, organization_id: str, *, user_id: str | None, after: str | None, limit: int
+) -> list[Member]:
+    """Read a page, along the primary key; with a user_id one probe of it."""
     statement = _of_organization(organization_id)
+    if user_id is not None:
+        statement = statement.where(members.c.user_id == user_id)
     if after is not None:
         statement = statement.where(members.c.user_id > after)
     found = await tx.execute(statement.order_by(members.c.user_id).limit(limit))

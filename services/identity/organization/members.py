@@ -130,12 +130,14 @@ class Members:
             )
         return revoked, revision
 
-    async def page(self, organization_id: str, *, after: str | None, size: int) -> tuple[list[Member], bool]:
-        """Return a page, and whether more follow."""
+    async def page(
+        self, organization_id: str, *, user_id: str | None, after: str | None, size: int
+    ) -> tuple[list[Member], bool]:
+        """Return a page, and whether more follow; with a user_id that member alone."""
         async with self._database.transaction() as tx:
             if await find_organization(tx, organization_id) is None:
                 raise NotFound(resource_type="organization", resource_name=organization_id)
-            members = await member_store.list_members(tx, organization_id, after=after, limit=size + 1)
+            members = await member_store.list_members(tx, organization_id, user_id=user_id, after=after, limit=size + 1)
         return members[:size], len(members) > size
 
     async def _take(self, tx: Transaction, organization_id: str, user_id: str) -> Member:

@@ -5,6 +5,8 @@ from typing import Final
 
 from libs.common.timestamps import render_optional_time, render_time
 from services.identity.organization.domain import Invitation, InvitationState, Member, Organization, Role
+from services.identity.organization.watch.feed import OrganizationNews
+from services.identity.organization.watch.store import FeedEntry
 from tollhouse.identity.v1 import organization_pb2 as pb
 
 ROLES: Final = {
@@ -63,4 +65,21 @@ def render_invitation(invitation: Invitation, now: datetime) -> pb.Invitation:
         accept_time=render_optional_time(invitation.accept_time),
         accepted_user_id=invitation.accepted_user_id or "",
         revoke_time=render_optional_time(invitation.revoke_time),
+    )
+
+
+def render_news(news: OrganizationNews) -> pb.WatchOrganizationsResponse:
+    return pb.WatchOrganizationsResponse(
+        revision=news.revision, organizations=[_entry(entry) for entry in news.entries], resync=news.resync
+    )
+
+
+def _entry(entry: FeedEntry) -> pb.WatchedOrganization:
+    return pb.WatchedOrganization(
+        revision=entry.revision,
+        organization_id=entry.organization_id,
+        personal=entry.personal,
+        owner_user_id=entry.owner_user_id or "",
+        create_time=render_time(entry.create_time),
+        delete_time=render_optional_time(entry.delete_time),
     )

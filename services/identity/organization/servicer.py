@@ -1,6 +1,6 @@
 """OrganizationService over gRPC."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Final, TypeAlias
 
 import grpc
@@ -15,7 +15,14 @@ from services.identity.attributes import ATTRIBUTES, read_attributes, read_attri
 from services.identity.organization.invitations import Invitations
 from services.identity.organization.members import Members
 from services.identity.organization.organizations import Organizations
-from services.identity.organization.rendering import ROLES, render_invitation, render_member, render_organization
+from services.identity.organization.rendering import (
+    ROLES,
+    render_invitation,
+    render_member,
+    render_news,
+    render_organization,
+)
+from services.identity.organization.watch.feed import OrganizationFeed
 from services.identity.update_mask import mask_violations
 from tollhouse.identity.v1 import organization_pb2 as pb
 from tollhouse.identity.v1 import organization_pb2_grpc as rpc
@@ -27,10 +34,18 @@ _UPDATABLE: Final = ("name", "api_key_max_lifetime_s", *ATTRIBUTES)
 class OrganizationServicer(rpc.OrganizationServiceServicer):
     """Reads requests into commands of the use cases, and renders their results."""
 
-    def __init__(self, organizations: Organizations, members: Members, invitations: Invitations, clock: Clock) -> None:
+    def __init__(
+        self,
+        organizations: Organizations,
+        members: Members,
+        invitations: Invitations,
+        feed: OrganizationFeed,
+        clock: Clock,
+    ) -> None:
         self._organizations = organizations
         self._members = members
         self._invitations = invitations
+        self._feed = feed
         self._clock = clock
 
     @property
@@ -81,6 +96,12 @@ class OrganizationServicer(rpc.OrganizationServiceServicer):
         )
         return pb.CheckOrganizationsResponse(known_organization_ids=known)
 
+    async def WatchOrganizations(
+        self, request: pb.WatchOrganizationsRequest, context: _Context
+    ) -> AsyncIterator[pb.WatchOrganizationsResponse]:
+        async for news in self._feed.watch(request.after_revision):
+            yield render_news(news)
+
     async def UpdateOrganization(
         self, request: pb.UpdateOrganizationRequest, context: _Context
     ) -> pb.UpdateOrganizationResponse:
@@ -121,9 +142,10 @@ class OrganizationServicer(rpc.OrganizationServiceServicer):
 
     async def ListMembers(self, request: pb.ListMembersRequest, context: _Context) -> pb.ListMembersResponse:
         organization_id = request.organization_id.lower()
-        fingerprint = f"members {organization_id}"
+        fingerprint = f"members {organization_id} {request.user_id.lower()}".rstrip()
         members, more = await self._members.page(
             organization_id,
+            user_id=request.user_id.lower() or None,
             after=id_in_token(request.page_token, fingerprint),
             size=pages.page_size(request.page_size),
         )

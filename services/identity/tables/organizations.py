@@ -40,6 +40,10 @@ organizations: Final = Table(
     Column("personal", Boolean, nullable=False, server_default=false()),
     Column("api_key_max_lifetime_s", BigInteger),
     *attribute_columns(),
+    # The place in the feed of organizations, and the version of the row that is in this place. Both are null until the
+    # feed has numbered the row; after a change it numbers the row anew.
+    Column("feed_revision", BigInteger),
+    Column("feed_version", BigInteger),
     PrimaryKeyConstraint("organization_id", name="organizations_pkey"),
     CheckConstraint("api_key_max_lifetime_s > 0", name="organizations_lifetime_is_positive"),
 )
@@ -48,6 +52,12 @@ Index(
     organizations.c.external_id,
     unique=True,
     postgresql_where=HAS_EXTERNAL_ID,
+)
+Index("organizations_by_feed_revision", organizations.c.feed_revision, unique=True)
+Index(
+    "organizations_not_in_feed",
+    organizations.c.organization_id,
+    postgresql_where=text("feed_version IS DISTINCT FROM version"),
 )
 
 members: Final = Table(

@@ -443,7 +443,7 @@ class SubscriptionEvent(_message.Message):
     actor: _builtins.str
     """Who made it happen, as in audit events; `billing` itself for what fell due."""
     plan_code: _builtins.str
-    """The plan after it; empty without one."""
+    """The plan after it, or the one that it is to change to at the end of the period; empty without one."""
     plan_version: _builtins.int
     """The version of the plan."""
     charge_operation_id: _builtins.str
@@ -668,7 +668,7 @@ class CreateSubscriptionResponse(_message.Message):
     SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
-    """Whether this repeats the stored answer of an earlier request with the same request_id."""
+    """Whether an earlier request with the same request_id has made it."""
     @_builtins.property
     def subscription(self) -> Global___Subscription:
         """The subscription as it is now."""
@@ -1057,7 +1057,7 @@ class ListSubscriptionsRequest(_message.Message):
     """The next_page_token of the page before, with the other fields unchanged."""
     @_builtins.property
     def expire_before_time(self) -> _timestamp_pb2.Timestamp:
-        """Only those whose expire_time is before this."""
+        """Only those whose expire_time is before this; those that expire first come first."""
 
     def __init__(
         self,
@@ -1397,7 +1397,7 @@ class ChangePlanResponse(_message.Message):
     NET_AMOUNT_FIELD_NUMBER: _builtins.int
     EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
-    """Whether this repeats the stored answer of an earlier request with the same request_id."""
+    """Whether an earlier request with the same request_id has made the change."""
     @_builtins.property
     def subscription(self) -> Global___Subscription:
         """The subscription as it is now."""
@@ -1408,11 +1408,11 @@ class ChangePlanResponse(_message.Message):
 
     @_builtins.property
     def net_amount(self) -> _amount_pb2.Amount:
-        """The sum of the lines in the unit of the new plan's price; absent where there are none."""
+        """The sum of the lines; absent where there are none."""
 
     @_builtins.property
     def effective_time(self) -> _timestamp_pb2.Timestamp:
-        """From when on the new plan holds."""
+        """From when on the new plan holds; absent where nothing was changed, and where a waiting change was taken back."""
 
     def __init__(
         self,

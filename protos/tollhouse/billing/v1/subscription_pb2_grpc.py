@@ -158,8 +158,8 @@ class SubscriptionServiceServicer:
         the subscription stays PENDING, and pays again on the plan's schedule, while the account does not have it. A
         subscription to a model needs no plan, and begins PENDING where the platform wants such subscriptions approved.
 
-        Callers that are not operators or services may subscribe to the plans that the platform offers for self-service only,
-        and may choose neither start_time, expire_time, anchor nor limits. Fails with NOT_FOUND for a plan, user or model that
+        Callers that are not operators or services may subscribe to the plans that the platform offers for self-service only.
+        They may choose the subject, the plan, skip_trial and the time zone, and nothing else. Fails with NOT_FOUND for a plan, user or model that
         does not exist or is not of the organization; with FAILED_PRECONDITION, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`,
         and reason `TRIAL_USED` when the subject had a trial before and skip_trial is not set; with ALREADY_EXISTS, reason
         `SUBSCRIPTION_EXISTS`, when the subject has a live one; and with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`.
@@ -188,14 +188,15 @@ class SubscriptionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetSubscription(self, request, context):
-        """Returns one subscription. Fails with NOT_FOUND.
+        """Returns one subscription. Members see those that are their own. Fails with NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSubscriptions(self, request, context):
-        """Lists an organization's subscriptions, the latest first. Each filter, and none, has its index.
+        """Lists an organization's subscriptions, the latest first; with expire_before_time those first that expire first. Each
+        filter, and none, has its index. Members may list those that are their own, by their user_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -211,7 +212,7 @@ class SubscriptionServiceServicer:
 
     def ListSubscriptionEvents(self, request, context):
         """Lists what happened to a subscription, in order: each change of state, each period, and each payment, with its reason,
-        who made it, and the moment from which it holds. Fails with NOT_FOUND.
+        who made it, and the moment from which it holds. Members see those of their own. Fails with NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -238,8 +239,8 @@ class SubscriptionServiceServicer:
         With validate_only nothing is changed, and the lines say what would be. Safe to retry with the same request_id.
 
         Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SAME_PLAN`, when it has this version of the plan already and no
-        other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_STATE` when its state does not
-        allow it, and reason `INSUFFICIENT_BALANCE` when the account does not have the difference; with PERMISSION_DENIED, reason
+        other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_WITHOUT_PLAN` when it is to a
+        model, reason `SUBSCRIPTION_ENDED`, reason `SUBSCRIPTION_STATE` when its state does not allow it, and reason `INSUFFICIENT_BALANCE` when the account does not have the difference; with PERMISSION_DENIED, reason
         `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -249,7 +250,7 @@ class SubscriptionServiceServicer:
     def WithdrawPlanChange(self, request, context):
         """Takes back a change of plan that waits for the end of the period. Where none waits, nothing changes.
 
-        Fails with NOT_FOUND, and with ABORTED, reason `STALE_ETAG`.
+        Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_ENDED`; and with ABORTED, reason `STALE_ETAG`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -258,8 +259,8 @@ class SubscriptionServiceServicer:
     def PauseSubscription(self, request, context):
         """Pauses a subscription: it entitles to nothing, and its periods pass free of charge and without credits.
 
-        Pausing a paused one changes nothing. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_STATE`; and
-        with ABORTED, reason `STALE_ETAG`.
+        Pausing a paused one changes nothing. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_ENDED` when it
+        has ended and `SUBSCRIPTION_STATE` when its state does not allow it otherwise; and with ABORTED, reason `STALE_ETAG`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -289,7 +290,7 @@ class SubscriptionServiceServicer:
         """Tries now to take what a subscription owes, instead of waiting for the next attempt on its schedule.
 
         Where nothing is owed, nothing changes. Fails with NOT_FOUND, with FAILED_PRECONDITION, reason `INSUFFICIENT_BALANCE`, when
-        the account does not have it, and reason `SUBSCRIPTION_STATE` when the subscription has ended.
+        the account does not have it, and reason `SUBSCRIPTION_ENDED` when the subscription has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -300,7 +301,8 @@ class SubscriptionServiceServicer:
 
         Nothing is given back for the rest of the period; a change of plan does that. Cancelling a cancelled one changes nothing,
         and neither does scheduling a cancellation again. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason
-        `SUBSCRIPTION_STATE`; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
+        `SUBSCRIPTION_ENDED` when it has expired, and `SUBSCRIPTION_STATE` when it has no period yet at the end of which it could
+        be cancelled, or when its holder wants to cancel what an operator has suspended; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -309,8 +311,7 @@ class SubscriptionServiceServicer:
     def WithdrawCancellation(self, request, context):
         """Takes back a cancellation that waits for the end of the period. Where none waits, nothing changes.
 
-        Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_STATE`, when it is cancelled already; and with
-        ABORTED, reason `STALE_ETAG`.
+        Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_ENDED`; and with ABORTED, reason `STALE_ETAG`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

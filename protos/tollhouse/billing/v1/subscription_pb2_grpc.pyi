@@ -30,8 +30,8 @@ class SubscriptionServiceStub:
     the subscription stays PENDING, and pays again on the plan's schedule, while the account does not have it. A
     subscription to a model needs no plan, and begins PENDING where the platform wants such subscriptions approved.
 
-    Callers that are not operators or services may subscribe to the plans that the platform offers for self-service only,
-    and may choose neither start_time, expire_time, anchor nor limits. Fails with NOT_FOUND for a plan, user or model that
+    Callers that are not operators or services may subscribe to the plans that the platform offers for self-service only.
+    They may choose the subject, the plan, skip_trial and the time zone, and nothing else. Fails with NOT_FOUND for a plan, user or model that
     does not exist or is not of the organization; with FAILED_PRECONDITION, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`,
     and reason `TRIAL_USED` when the subject had a trial before and skip_trial is not set; with ALREADY_EXISTS, reason
     `SUBSCRIPTION_EXISTS`, when the subject has a live one; and with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`.
@@ -48,16 +48,18 @@ class SubscriptionServiceStub:
     Rejecting a rejected one again changes nothing. Fails as ApproveSubscription does.
     """
     GetSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.GetSubscriptionRequest, _subscription_pb2.GetSubscriptionResponse]
-    """Returns one subscription. Fails with NOT_FOUND."""
+    """Returns one subscription. Members see those that are their own. Fails with NOT_FOUND."""
     ListSubscriptions: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ListSubscriptionsRequest, _subscription_pb2.ListSubscriptionsResponse]
-    """Lists an organization's subscriptions, the latest first. Each filter, and none, has its index."""
+    """Lists an organization's subscriptions, the latest first; with expire_before_time those first that expire first. Each
+    filter, and none, has its index. Members may list those that are their own, by their user_id.
+    """
     ListDueSubscriptions: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ListDueSubscriptionsRequest, _subscription_pb2.ListDueSubscriptionsResponse]
     """Lists the subscriptions of all organizations that something is due for, or that were set aside, by the time at which it
     was due.
     """
     ListSubscriptionEvents: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ListSubscriptionEventsRequest, _subscription_pb2.ListSubscriptionEventsResponse]
     """Lists what happened to a subscription, in order: each change of state, each period, and each payment, with its reason,
-    who made it, and the moment from which it holds. Fails with NOT_FOUND.
+    who made it, and the moment from which it holds. Members see those of their own. Fails with NOT_FOUND.
     """
     UpdateSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.UpdateSubscriptionRequest, _subscription_pb2.UpdateSubscriptionResponse]
     """Changes the fields of a subscription that the mask names: `expire_time`, `customer_reference`, `references`, `metadata`.
@@ -76,20 +78,20 @@ class SubscriptionServiceStub:
     With validate_only nothing is changed, and the lines say what would be. Safe to retry with the same request_id.
 
     Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SAME_PLAN`, when it has this version of the plan already and no
-    other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_STATE` when its state does not
-    allow it, and reason `INSUFFICIENT_BALANCE` when the account does not have the difference; with PERMISSION_DENIED, reason
+    other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_WITHOUT_PLAN` when it is to a
+    model, reason `SUBSCRIPTION_ENDED`, reason `SUBSCRIPTION_STATE` when its state does not allow it, and reason `INSUFFICIENT_BALANCE` when the account does not have the difference; with PERMISSION_DENIED, reason
     `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
     """
     WithdrawPlanChange: _aio.UnaryUnaryMultiCallable[_subscription_pb2.WithdrawPlanChangeRequest, _subscription_pb2.WithdrawPlanChangeResponse]
     """Takes back a change of plan that waits for the end of the period. Where none waits, nothing changes.
 
-    Fails with NOT_FOUND, and with ABORTED, reason `STALE_ETAG`.
+    Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_ENDED`; and with ABORTED, reason `STALE_ETAG`.
     """
     PauseSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.PauseSubscriptionRequest, _subscription_pb2.PauseSubscriptionResponse]
     """Pauses a subscription: it entitles to nothing, and its periods pass free of charge and without credits.
 
-    Pausing a paused one changes nothing. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_STATE`; and
-    with ABORTED, reason `STALE_ETAG`.
+    Pausing a paused one changes nothing. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_ENDED` when it
+    has ended and `SUBSCRIPTION_STATE` when its state does not allow it otherwise; and with ABORTED, reason `STALE_ETAG`.
     """
     ResumeSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ResumeSubscriptionRequest, _subscription_pb2.ResumeSubscriptionResponse]
     """Resumes a paused or suspended subscription.
@@ -107,20 +109,20 @@ class SubscriptionServiceStub:
     """Tries now to take what a subscription owes, instead of waiting for the next attempt on its schedule.
 
     Where nothing is owed, nothing changes. Fails with NOT_FOUND, with FAILED_PRECONDITION, reason `INSUFFICIENT_BALANCE`, when
-    the account does not have it, and reason `SUBSCRIPTION_STATE` when the subscription has ended.
+    the account does not have it, and reason `SUBSCRIPTION_ENDED` when the subscription has ended.
     """
     CancelSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.CancelSubscriptionRequest, _subscription_pb2.CancelSubscriptionResponse]
     """Cancels a subscription at the end of the period, or now.
 
     Nothing is given back for the rest of the period; a change of plan does that. Cancelling a cancelled one changes nothing,
     and neither does scheduling a cancellation again. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason
-    `SUBSCRIPTION_STATE`; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
+    `SUBSCRIPTION_ENDED` when it has expired, and `SUBSCRIPTION_STATE` when it has no period yet at the end of which it could
+    be cancelled, or when its holder wants to cancel what an operator has suspended; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
     """
     WithdrawCancellation: _aio.UnaryUnaryMultiCallable[_subscription_pb2.WithdrawCancellationRequest, _subscription_pb2.WithdrawCancellationResponse]
     """Takes back a cancellation that waits for the end of the period. Where none waits, nothing changes.
 
-    Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_STATE`, when it is cancelled already; and with
-    ABORTED, reason `STALE_ETAG`.
+    Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_ENDED`; and with ABORTED, reason `STALE_ETAG`.
     """
     GetEntitlements: _aio.UnaryUnaryMultiCallable[_subscription_pb2.GetEntitlementsRequest, _subscription_pb2.GetEntitlementsResponse]
     """Says what an organization, a user in it, or a user with one model may use now, and which rule gave each value.
@@ -168,8 +170,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         the subscription stays PENDING, and pays again on the plan's schedule, while the account does not have it. A
         subscription to a model needs no plan, and begins PENDING where the platform wants such subscriptions approved.
 
-        Callers that are not operators or services may subscribe to the plans that the platform offers for self-service only,
-        and may choose neither start_time, expire_time, anchor nor limits. Fails with NOT_FOUND for a plan, user or model that
+        Callers that are not operators or services may subscribe to the plans that the platform offers for self-service only.
+        They may choose the subject, the plan, skip_trial and the time zone, and nothing else. Fails with NOT_FOUND for a plan, user or model that
         does not exist or is not of the organization; with FAILED_PRECONDITION, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`,
         and reason `TRIAL_USED` when the subject had a trial before and skip_trial is not set; with ALREADY_EXISTS, reason
         `SUBSCRIPTION_EXISTS`, when the subject has a live one; and with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`.
@@ -204,7 +206,7 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_pb2.GetSubscriptionRequest,
         context: _aio.ServicerContext[_subscription_pb2.GetSubscriptionRequest, _abc.Awaitable[_subscription_pb2.GetSubscriptionResponse]],
     ) -> _abc.Awaitable[_subscription_pb2.GetSubscriptionResponse]:
-        """Returns one subscription. Fails with NOT_FOUND."""
+        """Returns one subscription. Members see those that are their own. Fails with NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def ListSubscriptions(
@@ -212,7 +214,9 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_pb2.ListSubscriptionsRequest,
         context: _aio.ServicerContext[_subscription_pb2.ListSubscriptionsRequest, _abc.Awaitable[_subscription_pb2.ListSubscriptionsResponse]],
     ) -> _abc.Awaitable[_subscription_pb2.ListSubscriptionsResponse]:
-        """Lists an organization's subscriptions, the latest first. Each filter, and none, has its index."""
+        """Lists an organization's subscriptions, the latest first; with expire_before_time those first that expire first. Each
+        filter, and none, has its index. Members may list those that are their own, by their user_id.
+        """
 
     @_abc_1.abstractmethod
     def ListDueSubscriptions(
@@ -231,7 +235,7 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_subscription_pb2.ListSubscriptionEventsRequest, _abc.Awaitable[_subscription_pb2.ListSubscriptionEventsResponse]],
     ) -> _abc.Awaitable[_subscription_pb2.ListSubscriptionEventsResponse]:
         """Lists what happened to a subscription, in order: each change of state, each period, and each payment, with its reason,
-        who made it, and the moment from which it holds. Fails with NOT_FOUND.
+        who made it, and the moment from which it holds. Members see those of their own. Fails with NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -262,8 +266,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         With validate_only nothing is changed, and the lines say what would be. Safe to retry with the same request_id.
 
         Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SAME_PLAN`, when it has this version of the plan already and no
-        other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_STATE` when its state does not
-        allow it, and reason `INSUFFICIENT_BALANCE` when the account does not have the difference; with PERMISSION_DENIED, reason
+        other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_WITHOUT_PLAN` when it is to a
+        model, reason `SUBSCRIPTION_ENDED`, reason `SUBSCRIPTION_STATE` when its state does not allow it, and reason `INSUFFICIENT_BALANCE` when the account does not have the difference; with PERMISSION_DENIED, reason
         `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
         """
 
@@ -275,7 +279,7 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_subscription_pb2.WithdrawPlanChangeResponse]:
         """Takes back a change of plan that waits for the end of the period. Where none waits, nothing changes.
 
-        Fails with NOT_FOUND, and with ABORTED, reason `STALE_ETAG`.
+        Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_ENDED`; and with ABORTED, reason `STALE_ETAG`.
         """
 
     @_abc_1.abstractmethod
@@ -286,8 +290,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_subscription_pb2.PauseSubscriptionResponse]:
         """Pauses a subscription: it entitles to nothing, and its periods pass free of charge and without credits.
 
-        Pausing a paused one changes nothing. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_STATE`; and
-        with ABORTED, reason `STALE_ETAG`.
+        Pausing a paused one changes nothing. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_ENDED` when it
+        has ended and `SUBSCRIPTION_STATE` when its state does not allow it otherwise; and with ABORTED, reason `STALE_ETAG`.
         """
 
     @_abc_1.abstractmethod
@@ -323,7 +327,7 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tries now to take what a subscription owes, instead of waiting for the next attempt on its schedule.
 
         Where nothing is owed, nothing changes. Fails with NOT_FOUND, with FAILED_PRECONDITION, reason `INSUFFICIENT_BALANCE`, when
-        the account does not have it, and reason `SUBSCRIPTION_STATE` when the subscription has ended.
+        the account does not have it, and reason `SUBSCRIPTION_ENDED` when the subscription has ended.
         """
 
     @_abc_1.abstractmethod
@@ -336,7 +340,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Nothing is given back for the rest of the period; a change of plan does that. Cancelling a cancelled one changes nothing,
         and neither does scheduling a cancellation again. Fails with NOT_FOUND; with FAILED_PRECONDITION, reason
-        `SUBSCRIPTION_STATE`; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
+        `SUBSCRIPTION_ENDED` when it has expired, and `SUBSCRIPTION_STATE` when it has no period yet at the end of which it could
+        be cancelled, or when its holder wants to cancel what an operator has suspended; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
         """
 
     @_abc_1.abstractmethod
@@ -347,8 +352,7 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_subscription_pb2.WithdrawCancellationResponse]:
         """Takes back a cancellation that waits for the end of the period. Where none waits, nothing changes.
 
-        Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_STATE`, when it is cancelled already; and with
-        ABORTED, reason `STALE_ETAG`.
+        Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SUBSCRIPTION_ENDED`; and with ABORTED, reason `STALE_ETAG`.
         """
 
     @_abc_1.abstractmethod

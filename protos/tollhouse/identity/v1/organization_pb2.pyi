@@ -484,6 +484,106 @@ class CheckOrganizationsResponse(_message.Message):
 Global___CheckOrganizationsResponse: _TypeAlias = CheckOrganizationsResponse  # noqa: Y015
 
 @_typing.final
+class WatchOrganizationsRequest(_message.Message):
+    """Asks for the organizations after a revision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_REVISION_FIELD_NUMBER: _builtins.int
+    after_revision: _builtins.int
+    """The revision up to which the subscriber knows everything. Zero asks for all organizations."""
+    def __init__(
+        self,
+        *,
+        after_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_revision", b"after_revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchOrganizationsRequest: _TypeAlias = WatchOrganizationsRequest  # noqa: Y015
+
+@_typing.final
+class WatchOrganizationsResponse(_message.Message):
+    """Organizations, or a heartbeat when there is nothing new."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    ORGANIZATIONS_FIELD_NUMBER: _builtins.int
+    RESYNC_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Everything up to this revision has now been sent."""
+    resync: _builtins.bool
+    """Whether the subscriber knew a later revision than there is, so that the stream begins with all organizations again."""
+    @_builtins.property
+    def organizations(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchedOrganization]:
+        """The organizations, in the order of their revisions; at most 500, each once."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        organizations: _abc.Iterable[Global___WatchedOrganization] | None = ...,
+        resync: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organizations", b"organizations", "resync", b"resync", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchOrganizationsResponse: _TypeAlias = WatchOrganizationsResponse  # noqa: Y015
+
+@_typing.final
+class WatchedOrganization(_message.Message):
+    """An organization as it is at its latest revision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PERSONAL_FIELD_NUMBER: _builtins.int
+    OWNER_USER_ID_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    DELETE_TIME_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision of its last change."""
+    organization_id: _builtins.str
+    """The id, a UUIDv7 in lower case."""
+    personal: _builtins.bool
+    """Whether it is the personal organization of a user. This never changes."""
+    owner_user_id: _builtins.str
+    """The user whose personal organization it is; empty when it is not personal. This never changes."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was created."""
+
+    @_builtins.property
+    def delete_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was deleted; absent while it is not."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        organization_id: _builtins.str = ...,
+        personal: _builtins.bool = ...,
+        owner_user_id: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        delete_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "organization_id", b"organization_id", "owner_user_id", b"owner_user_id", "personal", b"personal", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchedOrganization: _TypeAlias = WatchedOrganization  # noqa: Y015
+
+@_typing.final
 class UpdateOrganizationRequest(_message.Message):
     """Asks for changes to an organization."""
 
@@ -878,22 +978,26 @@ class ListMembersRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization."""
     page_size: _builtins.int
     """The most members to return: 50 when zero, never more than 1,000."""
     page_token: _builtins.str
     """The `next_page_token` of the page before, with the same filters; empty for the first page."""
+    user_id: _builtins.str
+    """Keeps only the membership of this user: one, or none. Optional."""
     def __init__(
         self,
         *,
         organization_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        user_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -57,6 +57,11 @@ class OrganizationServiceStub:
                 request_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.CheckOrganizationsRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.CheckOrganizationsResponse.FromString,
                 _registered_method=True)
+        self.WatchOrganizations = channel.unary_stream(
+                '/tollhouse.identity.v1.OrganizationService/WatchOrganizations',
+                request_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.WatchOrganizationsRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.WatchOrganizationsResponse.FromString,
+                _registered_method=True)
         self.UpdateOrganization = channel.unary_unary(
                 '/tollhouse.identity.v1.OrganizationService/UpdateOrganization',
                 request_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.UpdateOrganizationRequest.SerializeToString,
@@ -147,6 +152,25 @@ class OrganizationServiceServicer:
         """Tells which of some organization ids are known, so that a service does not keep money or usage of nobody.
 
         Deleted organizations are known: what they used before is still charged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchOrganizations(self, request, context):
+        """Streams the organizations, so that a service can keep something for each of them: first all that the subscriber does
+        not know, then every one that is created, changed or deleted, within a second.
+
+        Each organization has a revision, and gets the next one when it changes. Revisions are given in the order in which
+        they become visible: whoever was sent everything up to revision R misses nothing by going on from R. A stream tells
+        how organizations are now, each at its latest revision only, and deleted ones too, however long ago they were
+        deleted. An organization is sent again after a change of something that is not sent here, such as its name.
+
+        Each message carries the revision up to which everything has been sent; without changes one is sent every second as
+        a heartbeat. A stream ends with OK after about five minutes, so that connections can be renewed. When it ends or
+        breaks, subscribe again from the last revision. A subscriber that knows a later revision than there is, because the
+        database was restored to an earlier state, gets `resync` and all organizations again. Fails with RESOURCE_EXHAUSTED
+        and reason `TOO_MANY_WATCHERS` when a process serves as many of these streams as it may.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -286,6 +310,11 @@ def add_OrganizationServiceServicer_to_server(servicer, server):
                     servicer.CheckOrganizations,
                     request_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.CheckOrganizationsRequest.FromString,
                     response_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.CheckOrganizationsResponse.SerializeToString,
+            ),
+            'WatchOrganizations': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchOrganizations,
+                    request_deserializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.WatchOrganizationsRequest.FromString,
+                    response_serializer=tollhouse_dot_identity_dot_v1_dot_organization__pb2.WatchOrganizationsResponse.SerializeToString,
             ),
             'UpdateOrganization': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateOrganization,
@@ -449,6 +478,33 @@ class OrganizationService:
             '/tollhouse.identity.v1.OrganizationService/CheckOrganizations',
             tollhouse_dot_identity_dot_v1_dot_organization__pb2.CheckOrganizationsRequest.SerializeToString,
             tollhouse_dot_identity_dot_v1_dot_organization__pb2.CheckOrganizationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchOrganizations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tollhouse.identity.v1.OrganizationService/WatchOrganizations',
+            tollhouse_dot_identity_dot_v1_dot_organization__pb2.WatchOrganizationsRequest.SerializeToString,
+            tollhouse_dot_identity_dot_v1_dot_organization__pb2.WatchOrganizationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

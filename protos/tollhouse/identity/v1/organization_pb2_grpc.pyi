@@ -39,6 +39,21 @@ class OrganizationServiceStub:
 
     Deleted organizations are known: what they used before is still charged.
     """
+    WatchOrganizations: _aio.UnaryStreamMultiCallable[_organization_pb2.WatchOrganizationsRequest, _organization_pb2.WatchOrganizationsResponse]
+    """Streams the organizations, so that a service can keep something for each of them: first all that the subscriber does
+    not know, then every one that is created, changed or deleted, within a second.
+
+    Each organization has a revision, and gets the next one when it changes. Revisions are given in the order in which
+    they become visible: whoever was sent everything up to revision R misses nothing by going on from R. A stream tells
+    how organizations are now, each at its latest revision only, and deleted ones too, however long ago they were
+    deleted. An organization is sent again after a change of something that is not sent here, such as its name.
+
+    Each message carries the revision up to which everything has been sent; without changes one is sent every second as
+    a heartbeat. A stream ends with OK after about five minutes, so that connections can be renewed. When it ends or
+    breaks, subscribe again from the last revision. A subscriber that knows a later revision than there is, because the
+    database was restored to an earlier state, gets `resync` and all organizations again. Fails with RESOURCE_EXHAUSTED
+    and reason `TOO_MANY_WATCHERS` when a process serves as many of these streams as it may.
+    """
     UpdateOrganization: _aio.UnaryUnaryMultiCallable[_organization_pb2.UpdateOrganizationRequest, _organization_pb2.UpdateOrganizationResponse]
     """Changes an organization's name, its metadata and external id, or the longest life of its keys.
 
@@ -160,6 +175,27 @@ class OrganizationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tells which of some organization ids are known, so that a service does not keep money or usage of nobody.
 
         Deleted organizations are known: what they used before is still charged.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchOrganizations(
+        self,
+        request: _organization_pb2.WatchOrganizationsRequest,
+        context: _aio.ServicerContext[_organization_pb2.WatchOrganizationsRequest, _abc.AsyncIterator[_organization_pb2.WatchOrganizationsResponse]],
+    ) -> _abc.AsyncIterator[_organization_pb2.WatchOrganizationsResponse]:
+        """Streams the organizations, so that a service can keep something for each of them: first all that the subscriber does
+        not know, then every one that is created, changed or deleted, within a second.
+
+        Each organization has a revision, and gets the next one when it changes. Revisions are given in the order in which
+        they become visible: whoever was sent everything up to revision R misses nothing by going on from R. A stream tells
+        how organizations are now, each at its latest revision only, and deleted ones too, however long ago they were
+        deleted. An organization is sent again after a change of something that is not sent here, such as its name.
+
+        Each message carries the revision up to which everything has been sent; without changes one is sent every second as
+        a heartbeat. A stream ends with OK after about five minutes, so that connections can be renewed. When it ends or
+        breaks, subscribe again from the last revision. A subscriber that knows a later revision than there is, because the
+        database was restored to an earlier state, gets `resync` and all organizations again. Fails with RESOURCE_EXHAUSTED
+        and reason `TOO_MANY_WATCHERS` when a process serves as many of these streams as it may.
         """
 
     @_abc_1.abstractmethod

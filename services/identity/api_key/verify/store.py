@@ -2,8 +2,7 @@
 performance-critical."""
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -13,7 +12,6 @@ import asyncpg
 from libs.common.database import Database, RawConnection
 from services.identity.api_key.domain import Environment, KeyRecord, held_scopes
 from services.identity.revisions import Change, ChangeKind, SubjectType
-from services.identity.tables import CHANGES_CHANNEL
 
 # One statement, so that the revision belongs to the same snapshot as the keys. Keys are found by the unique index of
 # digests, owners by primary key, and the roles in projects, which matter only to keys with scopes, by
@@ -139,23 +137,6 @@ async def read_changes(connection: RawConnection, after: int, limit: int) -> Cha
         if row["revision"] is not None
     ]
     return ChangesRead(rows[0]["current"], changes, tuple(rows[0]["prefixes"]))
-
-
-async def listen(connection: RawConnection, wake: Callable[[], None]) -> Callable[[], Awaitable[None]]:
-    """Call `wake` on every announced change and when the connection ends; return a function that stops listening."""
-
-    def hear(*_: object) -> None:
-        wake()
-
-    await connection.add_listener(CHANGES_CHANNEL, hear)
-    connection.add_termination_listener(hear)
-
-    async def stop() -> None:
-        connection.remove_termination_listener(hear)
-        with suppress(asyncpg.InterfaceError, asyncpg.PostgresError, OSError):
-            await connection.remove_listener(CHANGES_CHANNEL, hear)
-
-    return stop
 
 
 async def write_last_used(database: Database, used: Sequence[tuple[str, datetime]]) -> None:

@@ -1,27 +1,24 @@
 """The change feed: reads new changes from the database and delivers them to the caches and subscribers of this process.
 
-Notifications of Postgres only make it faster: each round reads all changes after the last revision seen, so a lost
-notification or connection delays changes but loses none.
+Each round reads all changes after the last revision seen.
 """
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
 import structlog
 
+from libs.common.announcements import follow
 from libs.common.database import Database, RawConnection
-from libs.common.errors import Refusal
 from services.identity.api_key.verify.prefixes import ImportedPrefixes
-from services.identity.api_key.verify.store import listen, read_changes
+from services.identity.api_key.verify.store import read_changes
 from services.identity.revisions import Change
+from services.identity.tables import CHANGES_CHANNEL
 
 _log = structlog.get_logger("change_feed")
 CHANGES_AT_ONCE: Final = 500
 _ROUND_S: Final = 1.0
-_RECONNECT_MIN_S: Final = 0.05
-_RECONNECT_MAX_S: Final = 1.0
 
 
 class Audience(Protocol):
@@ -49,45 +46,10 @@ class ChangeFeed:
         self._prefixes = prefixes or ImportedPrefixes()
         self._monotonic_s = monotonic_s
         self._seen_revision: int | None = None
-        self._wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Follow the changes, and reconnect for ever with at most a second between attempts."""
-        delay_s = _RECONNECT_MIN_S
-        while True:
-            seen_revision = self._seen_revision
-            try:
-                if self._database.is_pooled:
-                    await self._poll()
-                async with self._database.raw_connection() as connection:
-                    await self._follow(connection)
-            except (Refusal, OSError) as error:
-                _log.warning("the change feed was disconnected", error=type(error).__name__, again_in_s=delay_s)
-            if self._seen_revision != seen_revision:
-                delay_s = _RECONNECT_MIN_S
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, _RECONNECT_MAX_S)
-
-    async def _poll(self) -> None:
-        """Look for changes every second, where a pooler carries no announcements."""
-        while True:
-            async with self._database.raw_connection() as connection:
-                await self.catch_up(connection)
-            await asyncio.sleep(_ROUND_S)
-
-    async def _follow(self, connection: RawConnection) -> None:
-        stop_listening = await listen(connection, self._wake.set)
-        try:
-            while True:
-                self._wake.clear()
-                await self.catch_up(connection)
-                try:
-                    async with asyncio.timeout(_ROUND_S):
-                        await self._wake.wait()
-                except TimeoutError:
-                    pass  # A round without a notification still confirms that nothing has changed.
-        finally:
-            await stop_listening()
+        """Follow the changes until cancelled."""
+        await follow(self._database, CHANGES_CHANNEL, self.catch_up, every_s=_ROUND_S)
 
     async def catch_up(self, connection: RawConnection) -> None:
         """Read every change after the last revision seen, and deliver it."""

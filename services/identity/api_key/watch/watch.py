@@ -1,6 +1,5 @@
 """The subscribers of WatchApiKeys: each gets every change in order, to keep its own cache valid."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -8,14 +7,12 @@ from typing import Final
 
 from libs.common.database import Database
 from libs.common.deadline import STREAM_LIFE_S
-from libs.common.errors import Unavailable
+from libs.common.streams import Stream, Streams
 from services.identity.api_key.verify.store import read_changes
 from services.identity.api_key.watch.feed import CHANGES_AT_ONCE
-from services.identity.errors import TooManyWatchers
 from services.identity.revisions import Change
 
 _PENDING_MAX: Final = 10_000
-_FIRST_NEWS_WITHIN_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +24,17 @@ class News:
     resync: bool = False
 
 
-class _Watcher:
+class _Watcher(Stream):
     """The undelivered changes of one subscriber. Bounded: a subscriber that falls behind is told to start over."""
 
-    __slots__ = ("closed", "known_revision", "pending", "resync", "revision", "wake")
+    __slots__ = ("known_revision", "pending", "resync", "revision")
 
     def __init__(self, revision: int, known_revision: int) -> None:
+        super().__init__()
         self.revision = revision
         self.known_revision = known_revision
         self.pending: list[Change] = []
         self.resync = False
-        self.closed = False
-        self.wake = asyncio.Event()
 
     def tell(self, changes: list[Change], revision: int) -> None:
         # A subscriber that came from another process may know changes this process has not seen yet.
@@ -68,13 +64,9 @@ class Watchers:
     """The subscribers of this process."""
 
     def __init__(self, database: Database, watchers_max: int, stream_life_s: float = STREAM_LIFE_S) -> None:
-        self._stream_life_s = stream_life_s
         self._database = database
-        self._watchers_max = watchers_max
-        self._watchers: set[_Watcher] = set()
+        self._watchers = Streams[_Watcher](watchers_max, stream_life_s)
         self._seen_revision = 0
-        self._started = asyncio.Event()
-        self._closed = False
 
     @property
     def count(self) -> int:
@@ -90,16 +82,13 @@ class Watchers:
     def forget_all(self, *, seen_revision: int, confirmed_s: float) -> None:
         """Tell every subscriber to start over."""
         self._seen_revision = seen_revision
-        self._started.set()
+        self._watchers.start()
         for watcher in self._watchers:
             watcher.start_over(seen_revision)
 
     async def close(self) -> None:
         """End all streams, so that a stopping server does not wait for them."""
-        self._closed = True
-        for watcher in self._watchers:
-            watcher.closed = True
-            watcher.wake.set()
+        self._watchers.close()
 
     async def watch(self, after_revision: int) -> AsyncIterator[News]:
         """Yield the changes after a revision, then every new one, until the stream has lasted for its time.
@@ -108,31 +97,14 @@ class Watchers:
             TooManyWatchers: this process serves as many as it may.
             Unavailable: this process has no news of changes yet, or is stopping.
         """
-        await self._first_news()
-        if self.count >= self._watchers_max:
-            raise TooManyWatchers(watchers=self.count)
+        await self._watchers.started()
         watcher = _Watcher(self._seen_revision, after_revision)
-        end_s = time.monotonic() + self._stream_life_s
-        self._watchers.add(watcher)
-        try:
+        with self._watchers.opened(watcher) as end_s:
             async for news in self._backlog(after_revision, watcher.revision):
                 yield news
             while watcher.pending or time.monotonic() < end_s:
-                await watcher.wake.wait()
-                if watcher.closed:
-                    raise Unavailable(dependency="change feed")
+                await watcher.sleep()
                 yield watcher.take()
-        finally:
-            self._watchers.discard(watcher)
-
-    async def _first_news(self) -> None:
-        try:
-            async with asyncio.timeout(_FIRST_NEWS_WITHIN_S):
-                await self._started.wait()
-        except TimeoutError:
-            raise Unavailable(dependency="change feed") from None
-        if self._closed:
-            raise Unavailable(dependency="change feed")
 
     async def _backlog(self, after_revision: int, until: int) -> AsyncIterator[News]:
         """Deliver the changes between the subscriber's revision and the one at which it subscribed."""

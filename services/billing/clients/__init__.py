@@ -1,0 +1,1 @@
+"""The services billing calls: identity for organizations and their members, metering for models."""

@@ -1,0 +1,121 @@
+"""Who takes what subscriptions cost: a seam, behind which the ledger takes it from the organization's account.
+
+Whatever else takes payments one day is another `Charger`. It is asked before anything that depends on the payment is
+done, may be asked again for the same event after a crash, and must answer the same then.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final, Protocol, TypeAlias
+
+from libs.common.errors import Refusal
+from services.billing import errors
+from services.billing.ledger.domain import Credit, Debit, Decline, GrantCredits, Mode, SystemAccount
+from services.billing.ledger.engine import Answer, Engine
+from services.billing.ledger.refills import Rollover, refill
+from services.billing.ledger.rendering import refusal_of
+from services.billing.subscription.domain import Event, Refill, Subscription
+from services.billing.subscription.steps import source_reference
+
+Charged: TypeAlias = Exception | None
+"""None where it was paid, or given back. A refusal of `REFUSED` where the customer does not have it; any other
+exception where it is not known, or could not be done."""
+REFUSED: Final = (errors.InsufficientBalance, errors.CurrencyMismatch)
+"""An organization without an account in the currency has nothing in it."""
+_ANY_LENGTH: Final = timedelta(days=1)
+"""Credits that roll over do not end with the period, so its length does not matter to the ledger."""
+
+
+class Charger(Protocol):
+    """Takes what events cost, and gives back what they return."""
+
+    async def charge(self, events: Sequence[Event]) -> Sequence[Charged]:
+        """Charge events that cost something, each under its `charge_operation_id`; return what came of each.
+
+        Raises:
+            Overloaded: nothing was done.
+        """
+
+
+class LedgerCharger:
+    """Takes it from the organization's account, as far as there is enough in it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def charge(self, events: Sequence[Event]) -> Sequence[Charged]:
+        answers = await self._engine.submit([_movement(event) for event in events])
+        return list(map(_charged, answers))
+
+
+def _movement(event: Event) -> Debit | Credit:
+    assert event.charge is not None
+    assert event.charge_operation_id is not None
+    currency_code, value = event.charge.currency_code, event.charge.value
+    if value < 0:
+        return Credit(
+            organization_id=event.organization_id,
+            operation_id=event.charge_operation_id,
+            project_id=None,
+            currency_code=currency_code,
+            amount=-value,
+            source=SystemAccount.ADJUSTMENTS,
+            description=_description(event),
+            metadata=None,
+            actor=event.actor,
+        )
+    return Debit(
+        organization_id=event.organization_id,
+        operation_id=event.charge_operation_id,
+        project_id=None,
+        currency_code=currency_code,
+        amount=value,
+        mode=Mode.GUARDED,
+        description=_description(event),
+        metadata=None,
+        actor=event.actor,
+    )
+
+
+def _charged(answer: Answer) -> Charged:
+    if isinstance(answer, Decline):
+        return refusal_of(answer)
+    return answer if isinstance(answer, Exception) else None
+
+
+def refills_of(subscription: Subscription, event: Event) -> list[GrantCredits]:
+    """Return the commands that grant the credits of an event, to the user and model of the subscription."""
+    return [
+        refill(
+            organization_id=event.organization_id,
+            operation_id=one.operation_id,
+            currency_code=one.amount.currency_code,
+            amount=one.amount.value,
+            priority=one.priority,
+            period_start=one.effective_time,
+            period_end=one.expire_time or one.effective_time + _ANY_LENGTH,
+            rollover=_rollover(one),
+            rollover_max=one.kept_at_most,
+            source_reference=source_reference(subscription),
+            user_id=subscription.user_id,
+            model=subscription.model,
+            description=_description(event),
+            actor=event.actor,
+        )
+        for one in event.refills
+    ]
+
+
+def _rollover(one: Refill) -> Rollover:
+    if one.expire_time is not None:
+        return Rollover.NONE
+    return Rollover.ALL if one.kept_at_most is None else Rollover.UP_TO
+
+
+def is_passing(error: BaseException) -> bool:
+    """Return whether what failed may succeed when it is done again."""
+    return isinstance(error, Refusal) and error.kind.value in ("UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED")
+
+
+def _description(event: Event) -> str:
+    return f"plan {event.plan.plan_code}: {event.reason}" if event.plan is not None else event.reason

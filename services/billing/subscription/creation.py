@@ -1,0 +1,350 @@
+"""Makes subscriptions: for callers, and the free one that each new organization gets once."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+from libs.common.audit.recording import record_event
+from libs.common.call import current_actor, is_limited
+from libs.common.clock import Clock
+from libs.common.database import ConstraintViolation, RawConnection
+from libs.common.errors import Conflict, FieldViolation, InvalidArgument, NotFound
+from libs.common.ids import new_id
+from libs.common.repeats.once import Repeatable, known_answer
+from libs.common.shards import Shards
+from services.billing import errors
+from services.billing.plan.domain import Entitlement, Interval, ProviderReference
+from services.billing.subscription import event_store, list_store, store
+from services.billing.subscription.changes import audit_changes
+from services.billing.subscription.domain import (
+    Event,
+    Subject,
+    Subscription,
+    WaitsFor,
+    due_time_of,
+    trial_end_of,
+)
+from services.billing.subscription.entitlement_store import touch_entitlements
+from services.billing.subscription.offers import LIMITS_OF_MODELS, Offer, Offers
+from services.billing.subscription.periods import OutsideCalendar
+from services.billing.subscription.progress import Progress
+from services.billing.subscription.self_service import SelfService
+from services.billing.subscription.states import EventKind, State
+
+FREE: Final = "free"
+"""The code of the plan that new organizations get."""
+START_MAX: Final = timedelta(days=366)
+"""How far back or ahead of now a subscription may begin."""
+ANCHOR_MAX: Final = timedelta(days=3_653)
+"""How long before its start a subscription's periods may be counted from."""
+_FREE_REQUEST: Final = Repeatable("the free plan of a new organization", "SubscribeToFree", b"", lambda _: "body")
+"""No caller can send this request id, since it has spaces."""
+_INSERTS_MAX: Final = 3
+_LOST_RACES: Final = frozenset(
+    {
+        "subscription_references_pkey",
+        "subscriptions_live_organization_once",
+        "subscriptions_live_user_once",
+        "subscriptions_live_model_once",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewSubscription:
+    """A subscription that is to be made."""
+
+    organization_id: str
+    user_id: str | None = None
+    model: str | None = None
+    plan_code: str = ""
+    """Empty for a model without a plan."""
+    skip_trial: bool = False
+    start_time: datetime | None = None
+    """None for now."""
+    expire_time: datetime | None = None
+    anchor_time: datetime | None = None
+    time_zone: str = "UTC"
+    limits: tuple[Entitlement, ...] = ()
+    customer_reference: str = ""
+    references: tuple[ProviderReference, ...] = ()
+    """Sorted."""
+    metadata: dict[str, str] | None = None
+
+    @property
+    def subject(self) -> Subject:
+        if self.model is not None:
+            return Subject.MODEL
+        return Subject.ORGANIZATION if self.user_id is None else Subject.USER
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has nothing but what callers that are no operators or services may choose."""
+        mine = NewSubscription(
+            self.organization_id,
+            self.user_id,
+            self.model,
+            self.plan_code,
+            skip_trial=self.skip_trial,
+            time_zone=self.time_zone,
+        )
+        return self == mine
+
+
+class Members(Protocol):
+    """Knows who belongs to which organization."""
+
+    async def is_member(self, organization_id: str, user_id: str) -> bool:
+        """Return whether a user belongs to an organization. Raises Unavailable."""
+
+
+class Models(Protocol):
+    """Knows the catalogue of models."""
+
+    async def is_known(self, model: str) -> bool:
+        """Return whether there is a model of this name. Raises Unavailable."""
+
+
+class Creation:
+    """Makes subscriptions. Whoever sends a request again with its id gets the subscription that the first one made."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        offers: Offers,
+        progress: Progress,
+        clock: Clock,
+        *,
+        self_service: SelfService,
+        models_need_approval: bool,
+        members: Members | None,
+        models: Models | None,
+    ) -> None:
+        """Without `members` any user is taken as one of the organization, without `models` any name as a model's."""
+        self._shards = shards
+        self._offers = offers
+        self._progress = progress
+        self._clock = clock
+        self._self_service = self_service
+        self._models_need_approval = models_need_approval
+        self._members = members
+        self._models = models
+
+    async def create(self, new: NewSubscription, repeatable: Repeatable) -> tuple[Subscription, bool]:
+        """Make a subscription, begin it if it is due, and return it as it is then, and whether this is a repeat.
+
+        Raises:
+            InvalidArgument: a time is out of its range.
+            NotFound: the plan, the user or the model does not exist, or the user is not of the organization.
+            PlanNotPublished, PlanArchived, NotForSelfService: the plan cannot be subscribed to.
+            SubscriptionExists: the subject has a live one.
+            TrialUsed: the subject had a trial.
+            ProviderReferenceTaken: a reference is another subscription's.
+            RequestIdReused: the request id was sent before with another body.
+            Unavailable: identity or metering cannot be asked.
+        """
+        known = await self._known(new.organization_id, repeatable)
+        if known is None:
+            offer = await self._allowed_offer(new)
+            await self._require_user_and_model(new)
+            subscription = self._pending(new, offer)
+            known = await self._insert(subscription, repeatable)
+            replayed = known != subscription.subscription_id
+        else:
+            replayed = True
+        return await self._progress.run_due(new.organization_id, known, self._clock.now()), replayed
+
+    async def subscribe_to_free(self, organization_id: str) -> Subscription | None:
+        """Subscribe a new organization to the plan `free`, once ever; return the subscription that this made.
+
+        None where it was done before, where the organization has a plan already, and where the platform offers no plan
+        of that code. It is safe to call again after a crash, and when the subscription was cancelled since.
+        """
+        if await self._known(organization_id, _FREE_REQUEST) is not None:
+            return None
+        try:
+            offer = await self._offers.published(FREE)
+        except (NotFound, errors.PlanArchived, errors.PlanNotPublished):
+            return None
+        subscription = self._pending(NewSubscription(organization_id, plan_code=FREE), offer)
+        try:
+            made = await self._insert(subscription, _FREE_REQUEST)
+        except (errors.SubscriptionExists, errors.TrialUsed):
+            return None
+        if made != subscription.subscription_id:
+            return None
+        return await self._progress.run_due(organization_id, made, self._clock.now())
+
+    async def _known(self, organization_id: str, repeatable: Repeatable) -> str | None:
+        """Return the id of the subscription that an earlier request with the same id made."""
+        if not repeatable.request_id:
+            return None
+        async with self._shards.of(organization_id).raw_transaction() as connection:
+            found = await event_store.find_request(connection, organization_id, repeatable.request_id)
+        return None if found is None else known_answer(repeatable, *found).decode()
+
+    async def _allowed_offer(self, new: NewSubscription) -> Offer | None:
+        limited = is_limited()
+        if limited and not new.is_plain:
+            raise errors.NotForSelfService(what="To choose more than the plan, the subject and the time zone")
+        if not new.plan_code:
+            return None
+        offer = await self._offers.published(new.plan_code)
+        if limited and not self._self_service.offers(new.plan_code, active=offer.active):
+            raise errors.NotForSelfService(what=f"The plan {new.plan_code}")
+        return offer
+
+    async def _require_user_and_model(self, new: NewSubscription) -> None:
+        user_id, model, members, models = new.user_id, new.model, self._members, self._models
+        if user_id is not None and members is not None and not await members.is_member(new.organization_id, user_id):
+            raise NotFound(resource_type="user", resource_name=user_id)
+        if model is not None and models is not None and not await models.is_known(model):
+            raise NotFound(resource_type="model", resource_name=model)
+
+    def _pending(self, new: NewSubscription, offer: Offer | None) -> Subscription:
+        """Return the subscription as it begins: waiting for its start, or for its approval."""
+        now = self._clock.now()
+        start_time = now if new.start_time is None else new.start_time
+        _check_times(new, start_time, now)
+        trial = None if offer is None or new.skip_trial else offer.terms.trial
+        needs_approval = new.subject is Subject.MODEL and self._models_need_approval
+        pending = Subscription(
+            organization_id=new.organization_id,
+            subscription_id=new_id(),
+            subject=new.subject,
+            user_id=new.user_id,
+            model=new.model,
+            plan=None if offer is None else offer.plan,
+            limits=(new.limits or LIMITS_OF_MODELS) if offer is None else None,
+            state=State.PENDING,
+            state_reason="",
+            state_time=now,
+            waits_for=WaitsFor.APPROVAL if needs_approval else WaitsFor.START,
+            start_time=start_time,
+            trial_end_time=_trial_end(start_time, trial, new.time_zone),
+            expire_time=new.expire_time,
+            anchor_time=new.anchor_time,
+            time_zone=new.time_zone,
+            period_number=None,
+            period_start_time=None,
+            period_end_time=None,
+            period_paid=False,
+            cancel_at_period_end=False,
+            next_plan=None,
+            payment_attempts=0,
+            next_payment_time=None,
+            owed=None,
+            due_time=None,
+            set_aside_time=None,
+            set_aside_reason="",
+            last_sequence=1,
+            customer_reference=new.customer_reference,
+            metadata=new.metadata or {},
+            actor=current_actor(),
+            revision=1,
+            create_time=now,
+            update_time=now,
+            references=new.references,
+        )
+        return replace(pending, due_time=due_time_of(pending))
+
+    async def _insert(self, subscription: Subscription, repeatable: Repeatable) -> str:
+        """Store a subscription; return its id, or that of the one that the same request made meanwhile."""
+        organization_id = subscription.organization_id
+        for _ in range(_INSERTS_MAX):
+            try:
+                async with self._shards.of(organization_id).raw_transaction() as connection:
+                    return await self._insert_in(connection, subscription, repeatable)
+            except ConstraintViolation as error:
+                # Another request was faster. What it made is there now, and tells why this one is refused.
+                if error.constraint not in _LOST_RACES:
+                    raise
+        raise Conflict
+
+    async def _insert_in(self, connection: RawConnection, new: Subscription, repeatable: Repeatable) -> str:
+        organization_id = new.organization_id
+        if repeatable.request_id:
+            found = await event_store.find_request(connection, organization_id, repeatable.request_id)
+            if found is not None:
+                return known_answer(repeatable, *found).decode()
+        await self._require_free_subject(connection, new)
+        await require_free_references(connection, new)
+        await store.insert(connection, new)
+        await event_store.add(connection, _created(new, repeatable.request_id or None))
+        if repeatable.request_id:
+            await event_store.keep_request(
+                connection,
+                organization_id,
+                request_id=repeatable.request_id,
+                rpc=repeatable.rpc,
+                request=repeatable.request,
+                response=new.subscription_id.encode(),
+                now=new.create_time,
+            )
+        await record_event(
+            connection,
+            now=new.create_time,
+            organization_id=organization_id,
+            resource_type="subscription",
+            resource_id=new.subscription_id,
+            changed=audit_changes(None, new),
+        )
+        await touch_entitlements(connection, [organization_id])
+        return new.subscription_id
+
+    async def _require_free_subject(self, connection: RawConnection, new: Subscription) -> None:
+        subject = new.organization_id, new.user_id, new.model
+        live = await store.find_live(connection, *subject)
+        if live is not None:
+            raise errors.SubscriptionExists(subscription_id=live.subscription_id)
+        if new.trial_end_time is not None:
+            used = await list_store.find_with_trial(connection, *subject)
+            if used is not None:
+                raise errors.TrialUsed(subscription_id=used.subscription_id)
+
+
+async def require_free_references(connection: RawConnection, subscription: Subscription) -> None:
+    """Raise ProviderReferenceTaken if another subscription of the organization has one of the references."""
+    s = subscription
+    taken = await store.find_taken(connection, s.organization_id, s.subscription_id, s.references)
+    if taken is not None:
+        raise errors.ProviderReferenceTaken(
+            provider=taken.provider, kind=taken.kind, external_id=taken.external_id, resource_type="subscription"
+        )
+
+
+def _check_times(new: NewSubscription, start_time: datetime, now: datetime) -> None:
+    violations = []
+    if not now - START_MAX <= start_time <= now + START_MAX:
+        violations.append(FieldViolation("start_time", "must be at most a year back or ahead"))
+    if new.expire_time is not None and new.expire_time <= max(start_time, now):
+        violations.append(FieldViolation("expire_time", "must be in the future, and after start_time"))
+    if new.anchor_time is not None and not start_time - ANCHOR_MAX <= new.anchor_time <= start_time:
+        violations.append(FieldViolation("anchor_time", "must be within the ten years before start_time"))
+    if violations:
+        raise InvalidArgument(violations)
+
+
+def _trial_end(start_time: datetime, trial: Interval | None, time_zone: str) -> datetime | None:
+    try:
+        return trial_end_of(start_time, trial, time_zone)
+    except OutsideCalendar:
+        raise InvalidArgument([FieldViolation("start_time", "is too late for the plan's trial")]) from None
+
+
+def _created(new: Subscription, request_id: str | None) -> Event:
+    return Event(
+        organization_id=new.organization_id,
+        subscription_id=new.subscription_id,
+        sequence=new.last_sequence,
+        kind=EventKind.CREATED,
+        planned=False,
+        from_state=None,
+        to_state=new.state,
+        reason="",
+        actor=new.actor,
+        effective_time=new.create_time,
+        create_time=new.create_time,
+        plan=new.plan,
+        request_id=request_id,
+    )

@@ -1,0 +1,342 @@
+"""What is due for a subscription, one step after another. Pure: nothing here reads or writes.
+
+A step is an event together with the subscription after it. Where it costs something the event is planned first, and
+`refused` says what happens instead if the account does not have the price. A step follows from the subscription, its
+terms and the moment alone, so whoever finds a planned event finds the same step again (`changes.step_of`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+from libs.common.time_zones import zone_named
+from services.billing.plan.domain import Money, PastDueEnd, Terms
+from services.billing.subscription.costs import Part, line, part_from, refills
+from services.billing.subscription.domain import Agreement, Event, Line, Refill, Subscription, WaitsFor, due_time_of
+from services.billing.subscription.periods import boundary
+from services.billing.subscription.states import EventKind, State
+
+_ZERO: Final = Decimal(0)
+_RESTING: Final = (State.PAUSED, State.SUSPENDED)
+NO_MONEY: Final = "the account did not have the price"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Who makes something happen, why, and when it is recorded."""
+
+    now: datetime
+    reason: str = ""
+    actor: str = "system"
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An event, and the subscription after it."""
+
+    event: Event
+    after: Subscription
+
+
+def next_step(agreement: Agreement, until: datetime, now: datetime) -> Step | None:
+    """Return the first thing that is due by `until`; None where nothing is, or where the subscription was set aside.
+
+    Raises OutsideCalendar where the period would end after year 9999.
+    """
+    s = agreement.subscription
+    due = due_time_of(s)
+    if due is None or due > until or s.set_aside_time is not None:
+        return None
+    cause = Cause(now)
+    if s.expire_time is not None and s.expire_time <= due:
+        return end(s, EventKind.EXPIRED, due, replace(cause, reason="its expire_time has come"))
+    if s.waits_for is WaitsFor.START:
+        return _start(agreement, due, cause)
+    if s.cancel_at_period_end and s.period_end_time == due:
+        return end(s, EventKind.CANCELLED, due, replace(cause, reason="cancelled at the period's end"))
+    if s.waits_for is WaitsFor.PAYMENT or s.state is State.PAST_DUE:
+        return _end_of_retries(agreement, due, cause) if is_given_up(agreement) else pay(agreement, due, cause)
+    if s.next_plan is not None:
+        return _change_at_end(agreement, due, cause)
+    if s.state in _RESTING:
+        return _pass(agreement, due, replace(cause, reason="a period passed"))
+    why = "the trial ended" if s.state is State.TRIALING else "renewed"
+    return begin_period(agreement, due, replace(cause, reason=why), EventKind.PERIOD_STARTED)
+
+
+def is_given_up(agreement: Agreement) -> bool:
+    """Return whether the last attempt to pay that the terms allow was refused."""
+    return agreement.subscription.payment_attempts > len(agreement.terms.past_due.retry_after_s)
+
+
+def refused(agreement: Agreement, step: Step) -> Step:
+    """Return what happens instead of a step whose price the account does not have."""
+    before, event, after = agreement.subscription, step.event, step.after
+    if event.kind is EventKind.PLAN_CHANGED:
+        return _refusal(before, event, EventKind.PAYMENT_REFUSED, before)
+    if event.kind is EventKind.PAYMENT_MADE:
+        return _refusal(before, event, EventKind.PAYMENT_REFUSED, _after_attempt(agreement, event.effective_time))
+    owing = replace(
+        after,
+        state=State.PENDING if before.state is State.PENDING else State.PAST_DUE,
+        waits_for=WaitsFor.PAYMENT if before.state is State.PENDING else None,
+        state_reason=NO_MONEY,
+        state_time=event.effective_time,
+        period_paid=False,
+        owed=event.charge,
+        payment_attempts=1,
+    )
+    owing = replace(owing, next_payment_time=_next_attempt(owing, agreement.terms))
+    kind = EventKind.PAYMENT_REFUSED if before.state is State.PENDING else event.kind
+    return _refusal(before, event, kind, owing)
+
+
+def begin_period(
+    agreement: Agreement,
+    moment: datetime,
+    cause: Cause,
+    kind: EventKind,
+    *,
+    anchor: datetime | None = None,
+    given_back: Sequence[Line] = (),
+    voided: Sequence[str] = (),
+) -> Step:
+    """Return the step into the period that holds a moment: what it has from then on is charged, and brings credits.
+
+    `given_back` is what is returned of the period before it.
+    """
+    s, terms = agreement.subscription, agreement.terms
+    anchor = anchor or s.anchor_time or moment
+    part = part_from(anchor, terms, s.time_zone, moment, 0 if s.period_number is None else s.period_number + 1)
+    after = replace(in_period(settled(in_state(s, State.ACTIVE, cause.reason, moment)), part), anchor_time=anchor)
+    lines = (*given_back, *line(s.plan, part, terms.price.currency_code, part.price(terms)))
+    credits_ = refills(terms, operation_id(s), part, moment)
+    return step(s, after, kind, cause, moment, lines, credits_, voided)
+
+
+def pay(agreement: Agreement, moment: datetime, cause: Cause) -> Step:
+    """Return the step that pays what is owed. It brings the credits of the period that are left."""
+    s, terms = agreement.subscription, agreement.terms
+    assert s.owed is not None
+    assert s.anchor_time is not None
+    # A subscription is past due, or waits for its first payment, since the moment from which it owes. One that was
+    # suspended over it is paid for what is left.
+    since = moment if s.state is State.SUSPENDED else s.state_time
+    part = part_from(s.anchor_time, terms, s.time_zone, since)
+    after = replace(settled(in_state(s, State.ACTIVE, "paid", moment)), period_paid=True)
+    lines = line(s.plan, part, s.owed.currency_code, s.owed.value)
+    credits_ = refills(terms, operation_id(s), part, max(since, moment))
+    cause = replace(cause, reason=cause.reason or "what was owed is paid")
+    return step(s, after, EventKind.PAYMENT_MADE, cause, moment, lines, credits_)
+
+
+def end(s: Subscription, kind: EventKind, moment: datetime, cause: Cause) -> Step:
+    """Return the last step of a subscription: nothing is due any more, and nothing owed."""
+    state = State.EXPIRED if kind is EventKind.EXPIRED else State.CANCELLED
+    return step(s, ended(s, state, cause.reason, moment), kind, cause, moment)
+
+
+def ended(s: Subscription, state: State, reason: str, moment: datetime) -> Subscription:
+    """Return the subscription in a final state: without a period, and owing nothing."""
+    return replace(
+        settled(s.with_state(state, reason, moment)),
+        period_number=None,
+        period_start_time=None,
+        period_end_time=None,
+        period_paid=False,
+        cancel_at_period_end=False,
+        next_plan=None,
+    )
+
+
+def settled(s: Subscription) -> Subscription:
+    """Return the subscription, owing nothing."""
+    return s if s.owed is None else replace(s, owed=None, payment_attempts=0, next_payment_time=None)
+
+
+def step(
+    before: Subscription,
+    after: Subscription,
+    kind: EventKind,
+    cause: Cause,
+    moment: datetime,
+    lines: Sequence[Line] = (),
+    credits_: Sequence[Refill] = (),
+    voided: Sequence[str] = (),
+) -> Step:
+    """Return the step from one subscription to another; it is planned first where it moves anything."""
+    charge = _sum_of(lines)
+    shown = before if after.state.is_final else after
+    event = Event(
+        organization_id=before.organization_id,
+        subscription_id=before.subscription_id,
+        sequence=before.last_sequence + 1,
+        kind=kind,
+        planned=charge is not None or bool(credits_) or bool(voided),
+        from_state=before.state,
+        to_state=after.state,
+        reason=cause.reason,
+        actor=cause.actor,
+        effective_time=moment,
+        create_time=cause.now,
+        plan=after.plan,
+        period_start_time=shown.period_start_time,
+        period_end_time=shown.period_end_time,
+        lines=lines,
+        charge_operation_id=None if charge is None else operation_id(before),
+        charge=charge,
+        refills=credits_,
+        voided_grant_operation_ids=voided,
+        request_id=cause.request_id,
+    )
+    return Step(event, written(before, after, cause.now))
+
+
+def written(before: Subscription, after: Subscription, now: datetime) -> Subscription:
+    """Return a changed subscription as it is written with its event."""
+    return replace(
+        after,
+        last_sequence=before.last_sequence + 1,
+        revision=before.revision + 1,
+        update_time=now,
+        due_time=due_time_of(after),
+    )
+
+
+def source_reference(subscription: Subscription) -> str:
+    """Return what the grants of a subscription name as their source."""
+    return f"subscription/{subscription.subscription_id}"
+
+
+def operation_id(before: Subscription) -> str:
+    """Return the operation id of the charge of a subscription's next event; those of its refills begin with it."""
+    return f"{source_reference(before)}/{before.last_sequence + 1}"
+
+
+def in_state(s: Subscription, state: State, reason: str, moment: datetime) -> Subscription:
+    """Return the subscription in a state: since the moment, unless it was in it before."""
+    return s if s.state is state else s.with_state(state, reason, moment)
+
+
+def in_period(s: Subscription, part: Part) -> Subscription:
+    """Return the subscription in a period that is paid."""
+    return replace(
+        s, period_number=part.number, period_start_time=part.start, period_end_time=part.end, period_paid=True
+    )
+
+
+def _start(agreement: Agreement, moment: datetime, cause: Cause) -> Step:
+    s, terms = agreement.subscription, agreement.terms
+    if s.trial_end_time is None or s.trial_end_time <= moment:
+        return begin_period(agreement, moment, replace(cause, reason="it began"), EventKind.PERIOD_STARTED)
+    trial = Part(-1, moment, s.trial_end_time, 1, 1)
+    cause = replace(cause, reason="its trial began")
+    after = replace(
+        in_period(in_state(s, State.TRIALING, cause.reason, moment), trial), anchor_time=s.anchor_time or trial.end
+    )
+    credits_ = refills(terms, operation_id(s), trial, moment)
+    return step(s, after, EventKind.TRIAL_STARTED, cause, moment, (), credits_)
+
+
+def _change_at_end(agreement: Agreement, moment: datetime, cause: Cause) -> Step:
+    """Return the change of plan at a boundary; the period that begins there is the next step."""
+    s, terms, later = agreement.subscription, agreement.terms, agreement.next_terms
+    assert later is not None
+    anchor = s.anchor_time if later.billing_interval == terms.billing_interval else moment
+    after = replace(s, plan=s.next_plan, next_plan=None, anchor_time=anchor)
+    return step(s, after, EventKind.PLAN_CHANGED, replace(cause, reason="changed at the period's end"), moment)
+
+
+def _pass(agreement: Agreement, moment: datetime, cause: Cause) -> Step:
+    """Return the step of a subscription that rests into a period that costs nothing and brings nothing."""
+    s = agreement.subscription
+    assert s.anchor_time is not None
+    number = 0 if s.period_number is None else s.period_number + 1
+    part = part_from(s.anchor_time, agreement.terms, s.time_zone, moment, number)
+    after = replace(in_period(s, part), period_paid=False)
+    return step(s, after, EventKind.PERIOD_PASSED, cause, moment)
+
+
+def _end_of_retries(agreement: Agreement, moment: datetime, cause: Cause) -> Step:
+    """Return what the terms want where the last attempt to pay was refused."""
+    s, past_due = agreement.subscription, agreement.terms.past_due
+    cause = replace(cause, reason="it was not paid")
+    if past_due.end is PastDueEnd.SUSPEND:
+        after = replace(s.with_state(State.SUSPENDED, cause.reason, moment), next_payment_time=None)
+        return step(s, after, EventKind.SUSPENDED, cause, moment)
+    if past_due.end is PastDueEnd.CHANGE_PLAN:
+        if agreement.fallback is not None:
+            return fall_back(agreement, moment, cause)
+        cause = replace(cause, reason=f"it was not paid, and the plan {past_due.fallback_plan_code} cannot replace it")
+    return end(s, EventKind.CANCELLED, moment, cause)
+
+
+def fall_back(agreement: Agreement, moment: datetime, cause: Cause) -> Step:
+    """Return the change of an unpaid subscription to the plan that costs nothing; what it owes is dropped."""
+    s, fallback = agreement.subscription, agreement.fallback
+    assert fallback is not None
+    assert s.anchor_time is not None
+    same = fallback.terms.billing_interval == agreement.terms.billing_interval
+    anchor = s.anchor_time if same else moment
+    part = part_from(anchor, fallback.terms, s.time_zone, moment)
+    after = replace(
+        settled(in_state(s, State.ACTIVE, cause.reason, moment)),
+        plan=fallback.plan,
+        next_plan=None,
+        period_paid=True,
+        anchor_time=anchor,
+    )
+    is_late = s.period_end_time is not None and moment >= s.period_end_time
+    if not same:
+        after = in_period(after, part)
+    credits_ = [] if same and is_late else refills(fallback.terms, operation_id(s), part, moment)
+    return step(s, after, EventKind.PLAN_CHANGED, cause, moment, (), credits_)
+
+
+def _after_attempt(agreement: Agreement, moment: datetime) -> Subscription:
+    """Return the subscription after a refused attempt. Only those on its schedule count."""
+    s = agreement.subscription
+    if s.next_payment_time != moment:
+        return s
+    tried = replace(s, payment_attempts=s.payment_attempts + 1)
+    return replace(tried, next_payment_time=_next_attempt(tried, agreement.terms))
+
+
+def _next_attempt(s: Subscription, terms: Terms) -> datetime:
+    """Return when payment is tried again, or, after the last attempt, when the last one was."""
+    waits = terms.past_due.retry_after_s
+    if s.payment_attempts > len(waits):
+        return s.next_payment_time or s.state_time
+    return s.state_time + timedelta(seconds=waits[s.payment_attempts - 1])
+
+
+def _refusal(before: Subscription, event: Event, kind: EventKind, after: Subscription) -> Step:
+    told = replace(
+        event,
+        kind=kind,
+        planned=False,
+        to_state=after.state,
+        reason=NO_MONEY,
+        charge_operation_id=None,
+        charge=None,
+        refills=(),
+        voided_grant_operation_ids=(),
+        plan=after.plan,
+        period_start_time=after.period_start_time,
+        period_end_time=after.period_end_time,
+    )
+    return Step(told, written(before, after, event.create_time))
+
+
+def _sum_of(lines: Sequence[Line]) -> Money | None:
+    """Return the sum of lines in one currency; None where it is nothing."""
+    total = sum((one.amount.value for one in lines), start=_ZERO)
+    return Money(lines[0].amount.currency_code, total) if total else None
+
+
+def trial_end(s: Subscription, terms: Terms) -> datetime | None:
+    """Return when a trial of these terms ends that begins with the subscription; None where they have none."""
+    return None if terms.trial is None else boundary(s.start_time, terms.trial, zone_named(s.time_zone), 1)

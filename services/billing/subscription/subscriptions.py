@@ -1,0 +1,196 @@
+"""Changes subscriptions where that moves no money, and has `Progress` change them where it does."""
+
+from datetime import datetime
+from functools import partial
+from typing import Final
+
+from libs.common.audit.recording import record_event
+from libs.common.call import current_actor, is_limited
+from libs.common.clock import Clock
+from libs.common.database import ConstraintViolation, RawConnection
+from libs.common.errors import Conflict, FieldViolation, InvalidArgument, StaleEtag
+from libs.common.ids import NIL
+from libs.common.shards import Shards
+from libs.common.timestamps import EPOCH, time_text
+from services.billing import errors
+from services.billing.subscription import changes, event_store, store
+from services.billing.subscription.changes import Change, Decision, Intent
+from services.billing.subscription.creation import require_free_references
+from services.billing.subscription.domain import Subscription, Updates
+from services.billing.subscription.entitlement_store import touch_entitlements
+from services.billing.subscription.listings import existing
+from services.billing.subscription.offers import Offers
+from services.billing.subscription.progress import Progress
+from services.billing.subscription.self_service import SelfService
+from services.billing.subscription.states import EventKind, State
+
+_SCAN_MIN: Final = 500
+"""A filtered page reads at least this many rows."""
+_ATTEMPTS_MAX: Final = 3
+"""How often a change is tried while something falls due, or is done by others, at the same moment."""
+_FIRST_DUE: Final = (NIL, time_text(EPOCH), NIL)
+_TOUCHING: Final = frozenset(EventKind) - {
+    EventKind.PLAN_CHANGE_SCHEDULED,
+    EventKind.PLAN_CHANGE_WITHDRAWN,
+    EventKind.CANCELLATION_SCHEDULED,
+    EventKind.CANCELLATION_WITHDRAWN,
+}
+"""The kinds of events after which a subject may use something else, or until another time."""
+
+
+class Subscriptions:
+    """The subscriptions of one organization at a time. Another organization's look like missing ones."""
+
+    def __init__(
+        self, shards: Shards, offers: Offers, progress: Progress, clock: Clock, *, self_service: SelfService
+    ) -> None:
+        self._shards = shards
+        self._offers = offers
+        self._progress = progress
+        self._clock = clock
+        self._self_service = self_service
+
+    async def approve(self, organization_id: str, subscription_id: str, etag: str, reason: str) -> Subscription:
+        """Let a subscription to a model begin; one that was approved stays as it is.
+
+        Raises NotFound, SubscriptionNotPending, StaleEtag.
+        """
+        found = await self._read(organization_id, subscription_id)
+        trial = (await self._offers.terms(found)).trial
+        decide = partial(changes.approve, trial=trial)
+        await self.change(organization_id, subscription_id, etag, reason, decide, unless=EventKind.APPROVED)
+        return await self._progress.run_due(organization_id, subscription_id, self._clock.now())
+
+    async def reject(self, organization_id: str, subscription_id: str, etag: str, reason: str) -> Subscription:
+        """End a subscription that waits for approval; raises as `approve` does."""
+        key = organization_id, subscription_id
+        return await self.change(*key, etag, reason, changes.reject, unless=EventKind.REJECTED)
+
+    async def update(self, organization_id: str, subscription_id: str, etag: str, updates: Updates) -> Subscription:
+        """Change fields. A subscription that was set aside is tried again.
+
+        Raises NotFound, SubscriptionEnded, ProviderReferenceTaken, StaleEtag; and InvalidArgument for an expire_time
+        that has passed.
+        """
+        expire_time = updates.values.get("expire_time")
+        if isinstance(expire_time, datetime) and expire_time <= self._clock.now():
+            raise InvalidArgument([FieldViolation("expire_time", "must be in the future")])
+        decide = partial(changes.update, updates=updates)
+        changed = await self.change(organization_id, subscription_id, etag, "", decide)
+        if not self._is_due(changed):
+            return changed
+        return await self._progress.run_due(organization_id, subscription_id, self._clock.now())
+
+    async def pause(self, organization_id: str, subscription_id: str, etag: str, reason: str) -> Subscription:
+        """Let a subscription rest. Raises NotFound, SubscriptionState, SubscriptionEnded, StaleEtag."""
+        return await self.change(organization_id, subscription_id, etag, reason, changes.pause)
+
+    async def suspend(self, organization_id: str, subscription_id: str, etag: str, reason: str) -> Subscription:
+        """Stop a subscription; raises as `pause` does."""
+        return await self.change(organization_id, subscription_id, etag, reason, changes.suspend)
+
+    async def resume(self, organization_id: str, subscription_id: str, etag: str, reason: str) -> Subscription:
+        """Let a subscription go on; raises as `pause` does. One that was set aside is tried again."""
+        key = organization_id, subscription_id
+        changes.require_live(await self._read(*key))
+        return (await self._progress.resume(*key, reason=reason, actor=current_actor(), etag=etag)).subscription
+
+    async def retry_payment(self, organization_id: str, subscription_id: str) -> Subscription:
+        """Try to take what a subscription owes. One that was set aside is tried again.
+
+        Raises NotFound, SubscriptionEnded, InsufficientBalance.
+        """
+        key = organization_id, subscription_id
+        changes.require_live(await self._read(*key))
+        return (await self._progress.retry_payment(*key, actor=current_actor())).subscription
+
+    async def cancel(
+        self, organization_id: str, subscription_id: str, etag: str, reason: str, *, at_period_end: bool
+    ) -> Subscription:
+        """End a subscription, now or when the period does; raises as `pause` does, and NotForSelfService."""
+        if is_limited() and not self._self_service.cancel:
+            raise errors.NotForSelfService(what="Cancelling")
+        decide = changes.cancel_at_period_end if at_period_end else changes.cancel_now
+        if is_limited():
+            decide = partial(_by_its_holder, decide=decide)
+        return await self.change(organization_id, subscription_id, etag, reason, decide)
+
+    async def withdraw_cancellation(self, organization_id: str, subscription_id: str, etag: str) -> Subscription:
+        """Take a cancellation back that waits. Raises NotFound, SubscriptionEnded, StaleEtag."""
+        return await self.change(organization_id, subscription_id, etag, "", changes.withdraw_cancellation)
+
+    async def change(
+        self,
+        organization_id: str,
+        subscription_id: str,
+        etag: str,
+        reason: str,
+        decide: Decision,
+        *,
+        unless: EventKind | None = None,
+        request_id: str | None = None,
+    ) -> Subscription:
+        """Do what is due, then make the change that is decided on, and return the subscription.
+
+        Nothing is changed where `unless` has happened, and where `decide` returns None.
+
+        Raises what `decide` does, and:
+            NotFound: there is no such subscription.
+            StaleEtag: it has changed since it had this etag.
+        """
+        key = organization_id, subscription_id
+        for _ in range(_ATTEMPTS_MAX):
+            await self._progress.run_due(*key, self._clock.now())
+            try:
+                async with self._shards.of(organization_id).raw_transaction() as connection:
+                    before = existing(await store.lock(connection, *key), subscription_id)
+                    if self._is_due(before) or await event_store.find_planned(connection, *key) is not None:
+                        continue
+                    if unless is not None and await event_store.has_happened(connection, *key, unless):
+                        return before
+                    intent = Intent(current_actor(), reason, self._clock.now(), request_id)
+                    change = decide(before, intent)
+                    if change is None:
+                        return before
+                    if etag and etag != before.etag:
+                        raise StaleEtag(resource_type="subscription")
+                    await _make(connection, before, change)
+                    return change.after
+            except ConstraintViolation as error:
+                if error.constraint != "subscription_references_pkey":
+                    raise
+        raise Conflict
+
+    async def _read(self, organization_id: str, subscription_id: str) -> Subscription:
+        async with self._shards.of(organization_id).raw_connection() as connection:
+            return existing(await store.find(connection, organization_id, subscription_id), subscription_id)
+
+    def _is_due(self, subscription: Subscription) -> bool:
+        """Return whether something is due that can be done."""
+        due_time = subscription.due_time
+        return subscription.set_aside_time is None and due_time is not None and due_time <= self._clock.now()
+
+
+def _by_its_holder(before: Subscription, intent: Intent, decide: Decision) -> Change | None:
+    """Decide for a holder, who cannot end what an operator has suspended."""
+    if before.state is State.SUSPENDED:
+        raise errors.SubscriptionState(state=before.state.value, change="cancelled by its holder")
+    return decide(before, intent)
+
+
+async def _make(connection: RawConnection, before: Subscription, change: Change) -> None:
+    after, event = change.after, change.event
+    if after.references != before.references:
+        await require_free_references(connection, after)
+    await store.update(connection, before, after)
+    await event_store.add(connection, event)
+    await record_event(
+        connection,
+        now=event.create_time,
+        organization_id=after.organization_id,
+        resource_type="subscription",
+        resource_id=after.subscription_id,
+        changed=changes.audit_changes(before, after),
+    )
+    if event.kind in _TOUCHING:
+        await touch_entitlements(connection, [after.organization_id])

@@ -1,0 +1,1 @@
+"""WatchOrganizations: the feed of organizations, and its subscribers."""

@@ -1,0 +1,286 @@
+"""Subscriptions with the ledger and a clock that the test moves, without a server: for tests of periods."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from libs.common.clock import Clock
+from libs.common.database import Database, open_database
+from libs.common.ids import new_id
+from libs.common.integrity.domain import Finding
+from libs.common.integrity.verification import Part, Verification
+from libs.common.shards import Shards, open_shards
+from services.billing.invariants import CHECKS, PLATFORM_CHECKS
+from services.billing.ledger.domain import Credit, GrantCredits, SystemAccount
+from services.billing.ledger.engine import Engine
+from services.billing.ledger.grants import GrantKind
+from services.billing.plan import store as plan_store
+from services.billing.plan.domain import (
+    IncludedCredits,
+    Interval,
+    IntervalUnit,
+    Money,
+    PastDue,
+    PastDueEnd,
+    Plan,
+    Rollover,
+    Terms,
+    Version,
+    VersionState,
+)
+from services.billing.subscription import event_store, store
+from services.billing.subscription.charger import Charger, LedgerCharger
+from services.billing.subscription.domain import (
+    AgreedPlan,
+    Event,
+    Subject,
+    Subscription,
+    WaitsFor,
+    due_time_of,
+)
+from services.billing.subscription.offers import LIMITS_OF_MODELS, Offers
+from services.billing.subscription.progress import LOCKS_POOL_SIZE, Progress
+from services.billing.subscription.states import EventKind, State
+from services.billing.subscription.worker import PeriodRun
+from tests.support.sharded import SHARDS
+
+MONTH = Interval(IntervalUnit.MONTH)
+DAY = 86_400
+
+
+def utc(text: str) -> datetime:
+    """Return a moment such as `2026-09-16` or `2026-09-16T10:00`."""
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def terms(
+    price: str | int = 0,
+    *,
+    currency: str = "USD",
+    interval: Interval = MONTH,
+    included: str | int = 0,
+    rollover: Rollover = Rollover.NONE,
+    rollover_max: int | None = None,
+    trial: Interval | None = None,
+    retries: Sequence[int] = (),
+    end: PastDueEnd = PastDueEnd.CANCEL,
+    fallback: str = "",
+) -> Terms:
+    kept = None if rollover_max is None else Money("CREDIT", Decimal(rollover_max))
+    return Terms(
+        price=Money(currency, Decimal(price)),
+        billing_interval=interval,
+        credits=(IncludedCredits(Money("CREDIT", Decimal(included)), rollover, kept, 10),) if Decimal(included) else (),
+        trial=trial,
+        entitlements=(),
+        past_due=PastDue(tuple(retries), end, fallback),
+        metadata={},
+    )
+
+
+def pending(
+    plan: AgreedPlan | None,
+    start: datetime,
+    *,
+    organization_id: str | None = None,
+    subject: Subject = Subject.ORGANIZATION,
+    zone: str = "UTC",
+    anchor: datetime | None = None,
+    trial_end: datetime | None = None,
+    expire: datetime | None = None,
+) -> Subscription:
+    """Return a subscription that was just made and waits for its start."""
+    made = Subscription(
+        organization_id=organization_id or new_id(),
+        subscription_id=new_id(),
+        subject=subject,
+        user_id=None if subject is Subject.ORGANIZATION else new_id(),
+        model="gpt" if subject is Subject.MODEL else None,
+        plan=plan,
+        limits=LIMITS_OF_MODELS if plan is None else None,
+        state=State.PENDING,
+        state_reason="",
+        state_time=start,
+        waits_for=WaitsFor.START,
+        start_time=start,
+        trial_end_time=trial_end,
+        expire_time=expire,
+        anchor_time=anchor,
+        time_zone=zone,
+        period_number=None,
+        period_start_time=None,
+        period_end_time=None,
+        period_paid=False,
+        cancel_at_period_end=False,
+        next_plan=None,
+        payment_attempts=0,
+        next_payment_time=None,
+        owed=None,
+        due_time=None,
+        set_aside_time=None,
+        set_aside_reason="",
+        last_sequence=1,
+        customer_reference="",
+        metadata={},
+        actor="operator:test",
+        revision=1,
+        create_time=start,
+        update_time=start,
+    )
+    return replace(made, due_time=due_time_of(made))
+
+
+def created(subscription: Subscription) -> Event:
+    """Return the first event of a subscription."""
+    s = subscription
+    return Event(
+        organization_id=s.organization_id,
+        subscription_id=s.subscription_id,
+        sequence=1,
+        kind=EventKind.CREATED,
+        planned=False,
+        from_state=None,
+        to_state=s.state,
+        reason="",
+        actor=s.actor,
+        effective_time=s.create_time,
+        create_time=s.create_time,
+        plan=s.plan,
+    )
+
+
+@dataclass(slots=True)
+class House:
+    """Billing's subscriptions on a database."""
+
+    shards: Shards
+    locks: Shards
+    platform: Database
+    clock: Clock
+    charger: Charger | None = None
+    engine: Engine = field(init=False)
+    offers: Offers = field(init=False)
+    progress: Progress = field(init=False)
+    run: PeriodRun = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.engine = Engine(self.shards, self.clock)
+        self.offers = Offers(self.platform)
+        charger = self.charger or LedgerCharger(self.engine)
+        self.progress = Progress(self.shards, self.locks, self.engine, self.clock, self.offers, charger)
+        self.run = PeriodRun(self.locks, self.progress, self.clock, every_s=3600)
+
+    async def plan(self, code: str, terms: Terms) -> AgreedPlan:
+        """Publish a plan, or its next version."""
+        now = self.clock.now()
+        async with self.platform.transaction() as connection:
+            known = await plan_store.find_plan(connection, plan_code=code)
+            number = 1 if known is None or known.published is None else known.published.version + 1
+            draft = Version(number, VersionState.DRAFT, terms, now)
+            plan = known or Plan(new_id(), code, code, "", True, 1, (), None, draft, 1, now, now)
+            if known is None:
+                await plan_store.add_plan(connection, plan)
+            await plan_store.put_draft(connection, plan.plan_id, draft)
+            await plan_store.publish(connection, plan.plan_id, replace(draft, publish_time=now), now)
+        return AgreedPlan(plan.plan_id, code, number)
+
+    async def seeded(self, code: str) -> AgreedPlan:
+        """Return one of the plans that come with Tollhouse."""
+        return (await self.offers.published(code)).plan
+
+    async def add(self, subscription: Subscription) -> Subscription:
+        """Store a subscription that waits for its start."""
+        async with self.shards.of(subscription.organization_id).raw_transaction() as connection:
+            await store.insert(connection, subscription)
+            await event_store.add(connection, created(subscription))
+        return subscription
+
+    async def put(self, subscription: Subscription) -> Subscription:
+        """Change a subscription as its events without money do."""
+        before = await self.find(subscription)
+        after = replace(subscription, due_time=due_time_of(subscription), revision=before.revision + 1)
+        async with self.shards.of(subscription.organization_id).raw_transaction() as connection:
+            await store.update(connection, before, after)
+        return after
+
+    async def find(self, subscription: Subscription) -> Subscription:
+        async with self.shards.of(subscription.organization_id).raw_connection() as connection:
+            found = await store.find(connection, subscription.organization_id, subscription.subscription_id)
+        assert found is not None
+        return found
+
+    async def events(self, subscription: Subscription) -> list[Event]:
+        async with self.shards.of(subscription.organization_id).raw_connection() as connection:
+            return await event_store.events_after(
+                connection, subscription.organization_id, subscription.subscription_id, 0, 10_000
+            )
+
+    async def pay_in(self, organization_id: str, value: str, currency: str = "USD") -> None:
+        """Add money to an organization's account."""
+        credit = Credit(
+            organization_id, new_id(), None, currency, Decimal(value), SystemAccount.PAYMENTS, "", None, "operator:test"
+        )
+        await self.submit(credit)
+
+    async def promote(self, organization_id: str, value: str) -> None:
+        """Grant credits beside those of the plan."""
+        grant = GrantCredits(
+            organization_id, new_id(), None, "CREDIT", Decimal(value), GrantKind.PROMOTIONAL, 100, None, None,
+            "", "", None, "operator:test",
+        )  # fmt: skip
+        await self.submit(grant)
+
+    async def submit(self, command: object) -> object:
+        (answer,) = await self.engine.submit([command])  # type: ignore[list-item]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def work_off(self) -> int:
+        """Run once what is due on every shard; return how many steps were made."""
+        return sum([counts.done async for counts in self.run.run_until(self.clock.now())])
+
+    async def statement(self, organization_id: str, currency: str = "USD") -> list[tuple[str, str, str, str, str]]:
+        """Return an organization's movements: day, kind, operation, signed amount and balance."""
+        async with self.shards.of(organization_id).raw_connection() as connection:
+            rows = await connection.fetch(
+                "SELECT create_time, kind, operation_id, direction, amount, balance_after FROM transactions"
+                " WHERE organization_id = $1::uuid AND currency_code = $2 ORDER BY sequence",
+                organization_id,
+                currency,
+            )
+        return [
+            (
+                row[0].strftime("%Y-%m-%d"),
+                row[1],
+                row[2],
+                format((row[4] if row[3] == "CREDIT" else -row[4]).normalize(), "f"),
+                format(row[5].normalize(), "f"),
+            )
+            for row in rows
+        ]
+
+    async def findings(self) -> list[str]:
+        """Return what the invariants find."""
+        verification = Verification(self.shards, self.clock, CHECKS, Part(self.platform, PLATFORM_CHECKS))
+        return [
+            f"{one.invariant}: {one.resource}: {one.detail}"
+            async for one in verification.verify()
+            if isinstance(one, Finding)
+        ]
+
+
+@asynccontextmanager
+async def open_house(url: str, clock: Clock, charger: Charger | None = None) -> AsyncIterator[House]:
+    shards = open_shards(url, schema="billing", count=SHARDS, plan_by_key=True)
+    locks = open_shards(url, schema="billing", count=SHARDS, pool_size=LOCKS_POOL_SIZE)
+    platform = open_database(url, schema="billing")
+    house = House(shards, locks, platform, clock, charger)
+    try:
+        yield house
+    finally:
+        await house.engine.drain()
+        for closing in (locks, shards, platform):
+            await closing.close()

@@ -10,6 +10,7 @@ from typing import Final
 
 from libs.common.audit.invariants import AUDIT_CHECKS
 from libs.common.integrity.domain import CLOCKS_DIFFER_BY, ORGANIZATION, Check, Column, Invariant, Sweep, Walk
+from services.billing.grant_invariants import GRANT_CHECKS
 
 _TWO_SIDES: Final = Invariant(
     "transactions_have_two_sides",
@@ -45,19 +46,6 @@ _REVERSALS: Final = Invariant(
     "reversals_undo_their_transactions",
     "The reversals of a transaction exceed it, or move money between other accounts.",
 )
-_GRANTS: Final = Invariant(
-    "grants_equal_their_movements",
-    "A credit grant's beginning, or what expired of it or was taken back, differs from what was moved for it.",
-)
-_STANDINGS: Final = Invariant(
-    "grant_rests_follow_from_the_ledger",
-    "What was left of an account's grants at an event does not follow from its movements, or from its grants.",
-)
-_GRANTS_END: Final = Invariant(
-    "grants_begin_and_end_in_time",
-    "A credit grant began or expired more than an hour late, or its account does not know when the next one does.",
-)
-
 _PLAN_VERSIONS: Final = Invariant(
     "plan_versions_follow_each_other",
     "A plan's versions have a gap, its draft is not the next one, or not exactly the last one published is in force.",
@@ -271,92 +259,6 @@ _DECLINED: Final = """
     WHERE d.slot = 'MOVEMENT' AND t.operation_id IS NOT NULL OR d.slot = 'HOLD' AND h.operation_id IS NOT NULL
 """
 
-# What was moved for the grants of a range is read from the accounts' movements other than use, by the partial index.
-_CREDIT_GRANTS: Final = """
-    WITH g AS MATERIALIZED (
-        SELECT * FROM credit_grants WHERE {range}
-    ), moved AS MATERIALIZED (
-        SELECT t.organization_id, CAST(t.metadata ->> 'grant_id' AS uuid) AS grant_id,
-            count(*) FILTER (WHERE t.kind = 'GRANT') AS beginnings,
-            sum(t.amount) FILTER (WHERE t.kind = 'GRANT') AS granted,
-            coalesce(sum(t.amount) FILTER (WHERE t.kind <> 'GRANT'), 0) AS expired
-        FROM (SELECT DISTINCT organization_id, account_id FROM g) AS a
-        JOIN transactions AS t ON t.organization_id = a.organization_id AND t.account_id = a.account_id
-            AND t.system_account IS DISTINCT FROM 'REVENUE'
-        WHERE t.kind IN ('GRANT', 'EXPIRY', 'VOID')
-        GROUP BY 1, 2
-    )
-    SELECT 'grants_equal_their_movements', g.organization_id, 'grants/' || g.grant_id,
-        'it is ' || g.state || ' with ' || g.amount || ' granted and ' || g.expired || ' expired, but '
-            || coalesce(m.granted, 0) || ' was granted and ' || coalesce(m.expired, 0) || ' taken out'
-    FROM g LEFT JOIN moved AS m ON m.organization_id = g.organization_id AND m.grant_id = g.grant_id
-    CROSS JOIN LATERAL (SELECT g.state = 'SCHEDULED' OR g.void_time < g.effective_time AS never_began) AS n
-    WHERE CASE WHEN n.never_began THEN m.grant_id IS NOT NULL
-            OR g.expired <> CASE g.state WHEN 'SCHEDULED' THEN 0 ELSE g.amount END
-        ELSE m.beginnings IS DISTINCT FROM 1 OR m.granted <> g.amount OR m.expired <> g.expired END
-        OR g.state = 'ENDED' AND g.rest <> 0
-    UNION ALL
-    SELECT 'grants_begin_and_end_in_time', g.organization_id, 'grants/' || g.grant_id,
-        'it is ' || g.state || ', and its account looks at its grants '
-            || coalesce(CAST(a.grant_due_from AS text), 'never')
-    FROM g JOIN accounts AS a ON a.organization_id = g.organization_id AND a.account_id = g.account_id
-    CROSS JOIN LATERAL (
-        SELECT CASE g.state WHEN 'SCHEDULED' THEN g.effective_time ELSE coalesce(g.void_time, g.expire_time) END AS time
-    ) AS due
-    WHERE g.state <> 'ENDED' AND due.time IS NOT NULL AND (
-        a.grant_due_from IS NULL OR a.grant_due_from > due.time
-        OR due.time < CAST(:now AS timestamptz) - interval '1 hour' AND a.held = 0)
-"""
-
-# Each event is compared with the one before it in its account, so that all follow from the account's first movement.
-_GRANT_STANDINGS: Final = """
-    SELECT 'grant_rests_follow_from_the_ledger', s.organization_id, 'accounts/' || s.account_id,
-        'at movement ' || s.sequence || ' it was funded with ' || s.funded || ' and had used ' || s.used
-            || ', but its movements say ' || m.funded || ' and ' || m.funded - m.posted
-    FROM (SELECT * FROM grant_standings WHERE {range}) AS s
-    LEFT JOIN LATERAL (
-        SELECT sequence, funded FROM grant_standings AS b
-        WHERE b.organization_id = s.organization_id AND b.account_id = s.account_id AND b.sequence < s.sequence
-        ORDER BY b.sequence DESC LIMIT 1
-    ) AS b ON true
-    CROSS JOIN LATERAL (
-        SELECT coalesce(b.funded, 0) + coalesce((
-            SELECT sum(CASE t.direction WHEN 'DEBIT' THEN -t.amount ELSE t.amount END) FROM transactions AS t
-            WHERE t.organization_id = s.organization_id AND t.account_id = s.account_id
-                AND t.sequence > coalesce(b.sequence, 0) AND t.sequence <= s.sequence
-                AND t.system_account IS DISTINCT FROM 'REVENUE'
-        ), 0) + coalesce((
-            SELECT sum(CASE t.direction WHEN 'DEBIT' THEN t.amount ELSE -t.amount END) FROM transactions AS t
-            WHERE t.organization_id = s.organization_id AND t.counter_account_id = s.account_id
-                AND t.counter_sequence > coalesce(b.sequence, 0) AND t.counter_sequence <= s.sequence
-        ), 0) AS funded, coalesce((
-            SELECT t.balance_after FROM transactions AS t
-            WHERE t.organization_id = s.organization_id AND t.account_id = s.account_id AND t.sequence = s.sequence
-        ), (
-            SELECT t.counter_balance_after FROM transactions AS t
-            WHERE t.organization_id = s.organization_id AND t.counter_account_id = s.account_id
-                AND t.counter_sequence = s.sequence
-        )) AS posted
-    ) AS m
-    WHERE s.funded <> m.funded OR s.used IS DISTINCT FROM m.funded - m.posted
-    UNION ALL
-    SELECT 'grant_rests_follow_from_the_ledger', s.organization_id, 'accounts/' || s.account_id,
-        'the rests of its grants are not those of its last event'
-    FROM (SELECT * FROM grant_standings WHERE {range}) AS s
-    CROSS JOIN LATERAL (
-        SELECT bool_or(g.rest > 0 AND NOT s.rests ? CAST(g.grant_id AS text)) AS unknown,
-            bool_or(s.rests ? CAST(g.grant_id AS text)
-                AND (CAST(s.rests -> CAST(g.grant_id AS text) ->> 0 AS numeric) <> g.rest
-                    OR CAST(s.rests -> CAST(g.grant_id AS text) ->> 1 AS numeric) <> g.expired)) AS others
-        FROM credit_grants AS g
-        WHERE g.organization_id = s.organization_id AND g.account_id = s.account_id AND g.state = 'ACTIVE'
-    ) AS g
-    WHERE (g.unknown OR g.others) AND NOT EXISTS (
-        SELECT FROM grant_standings AS l
-        WHERE l.organization_id = s.organization_id AND l.account_id = s.account_id AND l.sequence > s.sequence
-    )
-"""
-
 _PLANS: Final = """
     SELECT 'plan_versions_follow_each_other', CAST(NULL AS uuid), 'plans/' || p.plan_code,
         'it has ' || v.count || ' versions up to ' || v.last || ', of which ' || coalesce(v.in_force, 'none')
@@ -385,13 +287,7 @@ CHECKS: Final[Sequence[Check]] = (
     Walk("accounts", (ORGANIZATION, Column("account_id", "uuid")), (_ACCOUNTS_EQUAL, _HELD), _ACCOUNTS),
     Walk("holds", _OPERATION, (_HOLDS_END, _PARTS), _HOLDS),
     Walk("declines", (*_OPERATION, Column("slot", "text")), (_DECLINES,), _DECLINED),
-    Walk("credit_grants", (ORGANIZATION, Column("grant_id", "uuid")), (_GRANTS, _GRANTS_END), _CREDIT_GRANTS),
-    Walk(
-        "grant_standings",
-        (ORGANIZATION, Column("account_id", "uuid"), Column("sequence", "bigint")),
-        (_STANDINGS,),
-        _GRANT_STANDINGS,
-    ),
+    *GRANT_CHECKS,
     *AUDIT_CHECKS,
 )
 

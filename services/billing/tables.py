@@ -67,6 +67,9 @@ accounts: Final = Table(
     Column("last_movement_time", _TIME),
     # No grant begins or expires before this moment; null when none will.
     Column("grant_due_from", _TIME),
+    # The number of the last movement before charges are entered grant by grant in grant_uses; null while no grant is
+    # scoped.
+    Column("itemized_from", BigInteger),
     Column("version", BigInteger, nullable=False),
     # Every change of the row adds one, so that a writer can tell whether the row has changed since it was read.
     Column("revision", BigInteger, nullable=False),
@@ -193,6 +196,11 @@ holds: Final = Table(
     Column("captured_amount", _AMOUNT, nullable=False, server_default=text("0")),
     # What was asked for, where the hold was enlarged; null where that is the amount.
     Column("requested_amount", _AMOUNT),
+    # Whose work it is for; null where the caller did not say.
+    Column("user_id", _ID),
+    Column("model", Text),
+    # What it reserves of grants while it is open, as decimals by their ids; null where the account is not itemized.
+    Column("reserves", JSONB),
     PrimaryKeyConstraint("organization_id", "operation_id", name="holds_operation_once"),
     Index(
         "holds_open",
@@ -251,6 +259,12 @@ credit_grants: Final = Table(
     Column("void_time", _TIME),
     Column("void_reason", Text),
     Column("void_actor", Text),
+    # Whose charges may use it; null for everybody's.
+    Column("user_id", _ID),
+    # Which model's charges may use it; null for all.
+    Column("model", Text),
+    # For a refill: what it and those before it may be at most when it begins.
+    Column("rollover_max", _AMOUNT),
     PrimaryKeyConstraint("organization_id", "grant_id", name="credit_grants_pkey"),
     UniqueConstraint("organization_id", "operation_id", name="credit_grants_operation_once"),
     Index("credit_grants_by_account", "organization_id", "account_id"),
@@ -275,9 +289,32 @@ grant_standings: Final = Table(
     Column("funded", _AMOUNT, nullable=False),
     Column("used", _AMOUNT, nullable=False),
     Column("used_beside", _AMOUNT, nullable=False),
-    # Of the active grants by their ids: what was left and what had expired, as decimals.
+    # Of the active grants by their ids: what was left and what had expired, as decimals. Empty where uses are entered.
     Column("rests", JSONB, nullable=False),
     PrimaryKeyConstraint("organization_id", "account_id", "sequence", name="grant_standings_pkey"),
+)
+
+# What movements have used of grants, or given back, on accounts with scoped grants: a row for each grant of a movement.
+grant_uses: Final = Table(
+    "grant_uses",
+    shard_metadata,
+    Column("organization_id", _ID, nullable=False),
+    Column("grant_id", _ID, nullable=False),
+    Column("account_id", _ID, nullable=False),
+    # The number of the movement in its account.
+    Column("sequence", BigInteger, nullable=False),
+    # The grants of a movement in the order of use.
+    Column("place", Integer, nullable=False),
+    # Negative for what a reversal gave back.
+    Column("amount", _AMOUNT, nullable=False),
+    # What was used of the grant altogether after the movement, and what was left of it.
+    Column("used", _AMOUNT, nullable=False),
+    Column("rest", _AMOUNT, nullable=False),
+    # Whose charge it was; null where the caller did not say, and for reversals.
+    Column("user_id", _ID),
+    Column("model", Text),
+    PrimaryKeyConstraint("organization_id", "grant_id", "sequence", name="grant_uses_pkey"),
+    UniqueConstraint("organization_id", "account_id", "sequence", "place", name="grant_uses_of_movement"),
 )
 
 # Plans belong to the platform, so they are in billing's own schema.

@@ -11,7 +11,7 @@ from libs.common.timestamps import render_time
 from tests.billing import plan_calls
 from tests.billing.support import Ledger, organization
 from tests.support.callers import Metadata
-from tollhouse.billing.v1 import plan_pb2
+from tollhouse.billing.v1 import account_pb2, plan_pb2
 from tollhouse.billing.v1 import subscription_pb2 as pb
 from tollhouse.billing.v1 import subscription_pb2_grpc as rpc
 from tollhouse.common.v1 import audit_pb2, audit_pb2_grpc
@@ -35,6 +35,8 @@ class Subscriptions:
         self._credentials = credentials or (lambda: ledger.metadata)
         self.stub: rpc.SubscriptionServiceStub = rpc.SubscriptionServiceStub(ledger.channel)
         self.ledger = ledger
+        self.organization_ids: set[str] = set()
+        """Those that were named by the calls that make subscriptions."""
 
     @property
     def metadata(self) -> Metadata:
@@ -46,8 +48,10 @@ class Subscriptions:
     async def creation(
         self, organization_id: str = "", plan_code: str = "free", **fields: object
     ) -> pb.CreateSubscriptionResponse:
+        organization_id = organization_id or organization()
+        self.organization_ids.add(organization_id)
         request = pb.CreateSubscriptionRequest(
-            organization_id=organization_id or organization(),
+            organization_id=organization_id,
             plan_code=plan_code,
             **_with_times(fields),  # type: ignore[arg-type]
         )
@@ -163,6 +167,12 @@ async def add_plan(ledger: Ledger, plan_code: str, price: str = "30", **fields: 
     """Add a plan that is published."""
     request = plan_calls.new_plan(plan_code, terms=plan_calls.terms(price, **fields))
     return await plan_calls.published(ledger, await plan_calls.created(ledger, request))
+
+
+async def settled(ledger: Ledger, organization_id: str) -> None:
+    """Let what is due for the organization's credits be done, as the worker does that the tests do not run."""
+    request = account_pb2.ListAccountsRequest(organization_id=organization_id)
+    await ledger.accounts.ListAccounts(request, metadata=ledger.metadata)
 
 
 async def faults(call: Awaitable[object]) -> set[str]:

@@ -13,6 +13,7 @@ from services.billing.ledger.grants import (
     Grant,
     GrantKind,
     GrantState,
+    Reserved,
     Standing,
     Step,
     after_use,
@@ -56,7 +57,7 @@ def settle(
     last: Standing, scheduled: list[Grant], now: datetime, held_before: dict[datetime, Decimal]
 ) -> tuple[Standing, list[Step]]:
     """Settle grants of which nothing was used since the standing."""
-    return due_steps(last, last.used, scheduled, now, held_before)
+    return due_steps(last, last.used, scheduled, now, Reserved(before=held_before))
 
 
 def rests(of: Standing) -> dict[str, int]:

@@ -48,6 +48,11 @@ DAMAGE = {
     "grants_equal_their_movements": "UPDATE billing.credit_grants SET expired = 0 WHERE operation_id = 'voided'",
     "grant_rests_follow_from_the_ledger": "UPDATE billing.credit_grants SET rest = rest - 0.5 WHERE rest > 0.5",
     "grants_begin_and_end_in_time": "UPDATE billing.accounts SET grant_due_from = NULL",
+    "grant_uses_follow_each_other": "UPDATE billing.grant_uses SET amount = 0.5 WHERE amount = 1",
+    "holds_reserve_what_is_left": (
+        "UPDATE billing.holds SET reserves = (SELECT jsonb_object_agg(key, '4.5') FROM jsonb_each(reserves))"
+        " WHERE operation_id = 'annas-call'"
+    ),
     "plan_versions_follow_each_other": "UPDATE billing.plan_versions SET version = 2",
     "audit_events_are_chained": (
         "INSERT INTO billing.audit_heads VALUES (gen_random_uuid(), 1, decode(repeat('00', 32), 'hex'), now())"
@@ -55,7 +60,7 @@ DAMAGE = {
 }
 
 
-async def _live(ledger: Ledger) -> str:
+async def live(ledger: Ledger) -> str:
     org = organization()
     await ledger.credit(org, "top-up", "10")
     debit = await ledger.debit(org, "work", "2")
@@ -77,6 +82,11 @@ async def _live(ledger: Ledger) -> str:
     await ledger.debit(org, "granted-use", "0.25")
     await ledger.void(org, (await ledger.grant(org, "voided", "1.5")).grant.grant_id)
     await ledger.grant(org, "to-come", "1", effective_time=tomorrow)
+    anna = {"project_id": organization(), "user_id": organization()}
+    await ledger.grant(org, "annas", "5", **anna)
+    await ledger.debit(org, "annas-work", "1", **anna)
+    await ledger.debit(org, "annas-next-work", "0.25", **anna)
+    await ledger.hold(org, "annas-call", "2", **anna)
     return org
 
 
@@ -180,12 +190,12 @@ async def test_planted_damage_is_found(
     server: BillingServer, database_admin_url: str, billing_shards: Shards, invariant: str
 ) -> None:
     async with server.start() as ledger:
-        await _live(ledger)
-        await _live(ledger)
+        await live(ledger)
+        await live(ledger)
         assert await ledger.findings() == []
         await execute_in_shards(database_admin_url, DAMAGE[invariant])
         assert invariant in {finding.split(":")[0] for finding in await ledger.findings()}
-    await _found_wherever_ranges_end(billing_shards)
+    await found_wherever_ranges_end(billing_shards)
 
 
 @pytest.mark.parametrize("broken", BROKEN_PARTS)
@@ -194,11 +204,11 @@ async def test_parts_that_do_not_fit_their_hold_are_found_wherever_ranges_of_row
 ) -> None:
     statement, invariants = BROKEN_PARTS[broken]
     async with server.start() as ledger:
-        await _live(ledger)
-        await _live(ledger)
+        await live(ledger)
+        await live(ledger)
         assert await ledger.findings() == []
     await execute_in_shards(database_admin_url, statement)
-    assert {finding.invariant for finding in await _found_wherever_ranges_end(billing_shards)} == invariants
+    assert {finding.invariant for finding in await found_wherever_ranges_end(billing_shards)} == invariants
 
 
 @pytest.mark.parametrize("broken", BROKEN_CHAINS)
@@ -211,11 +221,12 @@ async def test_broken_chain_of_movements_is_found_wherever_ranges_of_rows_end(
         await _with_transfers(ledger)
         assert await ledger.findings() == []
     await execute_in_shards(database_admin_url, statement)
-    assert {finding.invariant for finding in await _found_wherever_ranges_end(billing_shards)} == invariants
+    assert {finding.invariant for finding in await found_wherever_ranges_end(billing_shards)} == invariants
 
 
 async def test_check_during_live_writes_finds_no_violation(server: BillingServer, billing_shards: Shards) -> None:
     organizations = [(organization(), organization()) for _ in range(3)]
+    user = organization()
     rounds = 0
     async with server.start() as ledger:
 
@@ -232,6 +243,10 @@ async def test_check_during_live_writes_finds_no_violation(server: BillingServer
                 await ledger.capture(org, name, "0.25")
                 done = await ledger.debit(org, f"out-{name}", "0.5", mode=ledger_pb2.DEBIT_MODE_MUST_POST)
                 await ledger.reverse(org, f"back-{name}", done.transaction.transaction_id, "0.25")
+                await ledger.grant(org, f"grant-{name}", "2", user_id=user)
+                await ledger.hold(org, f"user-{name}", "1", user_id=user)
+                await ledger.debit(org, f"use-{name}", "1", user_id=user)
+                await ledger.capture(org, f"user-{name}", "0.5")
 
         for org, _ in organizations:
             await ledger.credit(org, "start", "1")
@@ -281,7 +296,7 @@ async def test_check_of_one_organization_finds_its_own_violations_only(
     server: BillingServer, database_admin_url: str
 ) -> None:
     async with server.start() as ledger:
-        damaged, other = await _live(ledger), await _live(ledger)
+        damaged, other = await live(ledger), await live(ledger)
         await execute_in_shards(
             database_admin_url,
             "UPDATE billing.transactions SET overdrawn = true WHERE operation_id = 'late' AND organization_id = $1",
@@ -303,7 +318,7 @@ async def test_check_that_cannot_read_a_table_fails_and_has_no_summary(
     server: BillingServer, database_admin_url: str
 ) -> None:
     async with server.start() as ledger:
-        await _live(ledger)
+        await live(ledger)
         connection = await asyncpg.connect(plain_url(database_admin_url))
         pieces: list[pb.VerifyInvariantsResponse] = []
         try:
@@ -345,7 +360,7 @@ def _verification(shards: Shards, rows_max: int) -> Verification:
     return Verification(shards, SystemClock(), CHECKS, rows_max=rows_max)
 
 
-async def _found_wherever_ranges_end(shards: Shards) -> list[Finding]:
+async def found_wherever_ranges_end(shards: Shards) -> list[Finding]:
     """Return what is found in ranges that hold everything, after making sure that shorter ones find the same."""
     found = await findings_of(_verification(shards, 10_000))
     for rows_max in (1, 2, 3):
@@ -362,7 +377,7 @@ async def test_every_invariant_has_damage_that_it_finds(ledger: Ledger) -> None:
 
 
 async def test_charges_are_listed_in_pages_by_operation(ledger: Ledger) -> None:
-    org = await _live(ledger)
+    org = await live(ledger)
     found = []
     request = charge_pb2.ListChargesRequest(organization_id=org, page_size=2)
     while True:
@@ -372,6 +387,8 @@ async def test_charges_are_listed_in_pages_by_operation(ledger: Ledger) -> None:
         if not page.next_page_token:
             break
     assert found == [
+        ("annas-next-work", usd("0.25")),
+        ("annas-work", usd("1")),
         ("captured", usd("2")),
         ("granted-use", usd("0.25")),
         ("in-parts", usd("0.25")),

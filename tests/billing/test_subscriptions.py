@@ -1,6 +1,7 @@
 """Subscriptions: what people do to them, and what is recorded of it."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Final
 
@@ -20,6 +21,7 @@ from tests.billing.subscription_calls import (
     Subscriptions,
     add_plan,
     faults,
+    settled,
     state,
 )
 from tests.billing.support import Ledger, balance_of, organization
@@ -32,8 +34,12 @@ WEEK: Final = plan_pb2.Interval(unit=plan_pb2.INTERVAL_UNIT_DAY, count=7)
 
 
 @pytest.fixture
-def calls(timed: Ledger) -> Subscriptions:
-    return Subscriptions(timed)
+async def calls(timed: Ledger) -> AsyncIterator[Subscriptions]:
+    """Calls on a clock that the test moves; credits that ended meanwhile have ended on the accounts, too."""
+    calls = Subscriptions(timed)
+    yield calls
+    for organization_id in calls.organization_ids:
+        await settled(timed, organization_id)
 
 
 async def funded(ledger: Ledger, value: str = "1000") -> str:

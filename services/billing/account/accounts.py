@@ -193,7 +193,7 @@ class Accounts:
         async with self._shards.of(organization_id).raw_connection() as connection:
             sequence, posted = await _last_before(connection, account, as_of_time, inclusive=True)
             held = await store.held_at(connection, account, as_of_time)
-        then = replace(account.balance, posted=posted, sequence=sequence, held=held)
+        then = replace(account.balance, posted=posted, sequence=sequence, held=held, scoped=Decimal(0))
         return replace(account, balance=then), as_of_time
 
     async def statement(

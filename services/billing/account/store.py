@@ -13,6 +13,9 @@ from services.billing.ledger.domain import Balance, Kind, Metadata
 
 # Held leaves out holds that have expired by $1, even if they are still stored as open: a short range of the partial
 # index.
+#
+# What is left of scoped grants, without what those open holds reserve, is read where the account has had any: by the
+# partial indexes of open grants and of open holds.
 _COLUMNS: Final = """
     a.organization_id::text, a.account_id::text, nullif(a.owner_id, a.organization_id)::text, a.state = 'CLOSED',
     a.version, a.metadata::text, a.create_time, a.update_time, a.currency_code, a.posted,
@@ -21,7 +24,19 @@ _COLUMNS: Final = """
         WHERE h.organization_id = a.organization_id AND h.account_id = a.account_id AND h.state = 'OPEN'
             AND h.expire_time <= $1
     ), 0) ELSE 0 END,
-    a.overdraft_limit, a.sequence, a.grant_due_from
+    a.overdraft_limit, a.sequence, a.grant_due_from,
+    CASE WHEN a.itemized_from IS NULL THEN 0 ELSE coalesce((
+        SELECT sum(g.rest) FROM credit_grants g
+        WHERE g.organization_id = a.organization_id AND g.account_id = a.account_id AND g.state = 'ACTIVE'
+            AND num_nonnulls(g.user_id, g.model) > 0
+    ), 0) - coalesce((
+        SELECT sum(u.value::numeric)
+        FROM holds h
+        CROSS JOIN LATERAL jsonb_each_text(h.reserves) AS u
+        JOIN credit_grants g ON g.organization_id = h.organization_id AND g.grant_id = u.key::uuid
+        WHERE h.organization_id = a.organization_id AND h.account_id = a.account_id AND h.state = 'OPEN'
+            AND h.expire_time > $1 AND num_nonnulls(g.user_id, g.model) > 0
+    ), 0) END
 """
 
 # One probe of the primary key.
@@ -237,6 +252,6 @@ def _terms_of(row: asyncpg.Record) -> AccountTerms:
         metadata=json.loads(row[5]) if row[5] else None,
         create_time=row[6],
         update_time=row[7],
-        balance=Balance(row[8], row[9], row[10], row[11], row[12]),
+        balance=Balance(row[8], row[9], row[10], row[11], row[12], row[14]),
         grant_due_from=row[13],
     )

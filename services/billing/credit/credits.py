@@ -11,7 +11,7 @@ from libs.common.pages import encode_page_token, id_in_token, page_size
 from libs.common.shards import Shards
 from services.billing import errors
 from services.billing.credit import store
-from services.billing.credit.domain import Explanation, Summary, explain, summarize
+from services.billing.credit.domain import Beneficiary, Explanation, Summary, explain, summarize
 from services.billing.ledger import grant_store
 from services.billing.ledger import store as ledger_store
 from services.billing.ledger.domain import (
@@ -48,7 +48,7 @@ class Credits:
             CurrencyMismatch, AccountClosed, BalanceOutOfRange: as for a credit.
             TooManyGrants: the account has 1,000 grants that have not ended.
         """
-        granted = await self._decided(command)
+        granted = await self._engine.grant(command)
         (grant,) = await self._as_of_now([granted.grant])
         return replace(granted, grant=grant)
 
@@ -68,7 +68,7 @@ class Credits:
             settled = await self._settle(grant.organization_id, grant.project_id, grant.currency_code)
             return Granted(grant, settled, replayed=True, voided=ZERO)
         command = VoidGrant(organization_id, grant_id, grant.project_id, grant.currency_code, reason, actor)
-        return await self._decided(command)
+        return await self._engine.grant(command)
 
     async def page(
         self,
@@ -77,14 +77,15 @@ class Credits:
         project_id: str | None,
         currency_code: str | None,
         state: GrantState | None,
+        whose: Beneficiary,
         size: int,
         page_token: str,
     ) -> tuple[list[Grant], str]:
         """Return a page of grants as they are now, the latest first, and the token of the next."""
-        fingerprint = f"grants/{organization_id}/{project_id}/{currency_code}/{state}"
+        fingerprint = f"grants/{organization_id}/{project_id}/{currency_code}/{state}/{whose.user_id}/{whose.model}"
         before = id_in_token(page_token, fingerprint)
         size = page_size(size)
-        filtered = any(part is not None for part in (project_id, currency_code, state))
+        filtered = any(part is not None for part in (project_id, currency_code, state)) or not whose.is_anybody
         scan = max(size, _SCAN_MIN) if filtered else size
         async with self._shards.of(organization_id).raw_connection() as connection:
             rows = await store.grants_before(connection, organization_id, before, scan)
@@ -94,13 +95,16 @@ class Credits:
             if project_id in (None, grant.project_id)
             and currency_code in (None, grant.currency_code)
             and state in (None, grant.state)
+            and whose.owns(grant)
         ]
         page = wanted[:size]
         last = page[-1] if len(wanted) > size else rows[-1] if len(rows) == scan else None
         return page, encode_page_token(last.grant_id, fingerprint=fingerprint) if last is not None else ""
 
-    async def summary(self, organization_id: str, project_id: str | None, currency_code: str) -> Summary:
-        """Add up what became of an account's credits.
+    async def summary(
+        self, organization_id: str, project_id: str | None, currency_code: str, whose: Beneficiary
+    ) -> Summary:
+        """Add up what became of an account's credits, or of those for a user or a model alone.
 
         Raises:
             AccountNotFound: the owner has no account in this unit.
@@ -115,8 +119,9 @@ class Credits:
             owned = await ledger_store.find_owned(connection, organization_id, owner_id)
             account = next(one for one in owned if one.currency_code == currency_code)
             grants = await grant_store.find_account_grants(connection, [account], self._clock.now())
-            totals = await store.totals(connection, organization_id, account.account_id)
-        return summarize(grants[account.account_id], account.balance(), totals)
+            totals = await store.totals(connection, organization_id, account.account_id, whose)
+            refill = await store.last_refill(connection, organization_id, account.account_id, whose)
+        return summarize(grants[account.account_id], account.balance(), totals, whose, refill)
 
     async def explain(self, organization_id: str, transaction_id: str | None, operation_id: str | None) -> Explanation:
         """Say which grants a charge used.
@@ -130,19 +135,15 @@ class Credits:
             movement = await _find_movement(connection, organization_id, transaction_id, operation_id)
             if movement.system_account is not SystemAccount.REVENUE:
                 raise errors.NotACharge(transaction_id=movement.transaction_id, transaction_kind=movement.kind.value)
+            (account,) = await ledger_store.find_accounts(connection, organization_id, [movement.account_id])
+            if account.itemized_from is not None and movement.sequence > account.itemized_from:
+                uses = await store.uses_of_movement(connection, organization_id, movement.account_id, movement.sequence)
+                return Explanation(movement, uses, movement.amount - sum((use.amount for use in uses), ZERO))
             before = await store.event_before(connection, organization_id, movement.account_id, movement.sequence)
             if before is None:
                 return Explanation(movement, (), movement.amount)
             grants = await store.find_grants(connection, organization_id, before.rests)
         return explain(movement, before, grants)
-
-    async def _decided(self, command: GrantCredits | VoidGrant) -> Granted:
-        (answer,) = await self._engine.submit([command])
-        if isinstance(answer, Exception):
-            raise answer
-        if not isinstance(answer, Granted):
-            raise TypeError(answer)
-        return answer
 
     async def _settle(self, organization_id: str, project_id: str | None, currency_code: str) -> Balance:
         """Let the grants of an account begin and expire that are due; return its balance."""

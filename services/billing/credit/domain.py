@@ -26,12 +26,39 @@ class Summary:
     balance: Balance
     granted: Mapping[GrantKind, Decimal]
     remaining: Mapping[GrantKind, Decimal]
-    other: Decimal
+    other: Decimal | None
+    """None where it is of the grants for a user or a model alone."""
     used: Decimal
     expired: Decimal
     next_expire_time: datetime | None
     next_expire_amount: Decimal
     next_effective_time: datetime | None
+    last_refill_time: datetime | None
+    used_since_refill: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Beneficiary:
+    """The user or the model, or both, whose grants alone are meant. Neither for all grants."""
+
+    user_id: str | None
+    model: str | None
+
+    @property
+    def is_anybody(self) -> bool:
+        return self.user_id is None and self.model is None
+
+    def owns(self, grant: Grant) -> bool:
+        """Return whether a grant is for this user and this model, as far as they are given."""
+        return self.user_id in (None, grant.user_id) and self.model in (None, grant.model)
+
+
+@dataclass(frozen=True, slots=True)
+class Refill:
+    """The last INCLUDED grant that has begun, and what was used until then."""
+
+    effective_time: datetime
+    used_before: Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +79,40 @@ class Explanation:
     other: Decimal
 
 
-def summarize(grants: AccountGrants, balance: Balance, totals: Sequence[Totals]) -> Summary:
-    """Add up what became of an account's credits."""
-    standing = grants.present(balance.posted)
+def summarize(
+    grants: AccountGrants, balance: Balance, totals: Sequence[Totals], whose: Beneficiary, refill: Refill | None
+) -> Summary:
+    """Add up what became of an account's credits, or of those for a user or a model alone.
+
+    `totals` are of the same grants. In the balance of a user or a model, what they can not use is not available.
+    """
+    active = [grant for grant in grants.present(balance.posted).grants if whose.owns(grant)]
     granted = {one.kind: one.granted for one in totals}
     remaining = dict.fromkeys(granted, ZERO)
-    for grant in standing.grants:
+    for grant in active:
         remaining[grant.kind] += grant.rest
     expired = sum((one.expired for one in totals), ZERO)
-    ends = [grant.end_time for grant in standing.grants if grant.end_time is not None and grant.rest]
+    used, other = grants.funded - balance.posted, grants.funded - sum(granted.values(), ZERO) + expired
+    if not whose.is_anybody:
+        used = sum(granted.values(), ZERO) - sum(remaining.values(), ZERO) - expired
+        closed = ZERO if grants.itemized is None else grants.itemized.closed_to(whose.user_id, whose.model)
+        balance = replace(balance, scoped=closed)
+    ends = [grant.end_time for grant in active if grant.end_time is not None and grant.rest]
     next_expire_time = min(ends, default=None)
-    ending = (grant.rest for grant in standing.grants if grant.end_time == next_expire_time)
+    ending = (grant.rest for grant in active if grant.end_time == next_expire_time)
+    scheduled = (grant.effective_time for grant in grants.scheduled if whose.owns(grant))
     return Summary(
         balance=balance,
         granted=granted,
         remaining=remaining,
-        other=grants.funded - sum(granted.values(), ZERO) + expired,
-        used=grants.funded - balance.posted,
+        other=other if whose.is_anybody else None,
+        used=used,
         expired=expired,
         next_expire_time=next_expire_time,
         next_expire_amount=ZERO if next_expire_time is None else sum(ending, ZERO),
-        next_effective_time=min((grant.effective_time for grant in grants.scheduled), default=None),
+        next_effective_time=min(scheduled, default=None),
+        last_refill_time=None if refill is None else refill.effective_time,
+        used_since_refill=ZERO if refill is None else used - refill.used_before,
     )
 
 

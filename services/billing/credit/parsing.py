@@ -52,6 +52,8 @@ def read_grant(request: pb.GrantCreditsRequest, clock: Clock) -> GrantCredits:
         description=storable(request.description, _DESCRIPTION_MAX),
         metadata=dict(request.metadata) or None,
         actor=current_actor(),
+        user_id=request.user_id.lower() or None,
+        model=request.model or None,
     )
 
 

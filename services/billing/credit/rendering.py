@@ -35,6 +35,8 @@ def render_grant(grant: Grant) -> pb.Grant:
         actor=grant.actor,
         void_reason=grant.void_reason,
         void_actor=grant.void_actor,
+        user_id=grant.user_id or "",
+        model=grant.model or "",
     )
     if grant.expire_time is not None:
         message.expire_time.CopyFrom(render_time(grant.expire_time))
@@ -56,7 +58,7 @@ def render_summary(summary: Summary) -> pb.GetCreditSummaryResponse:
             for kind in GrantKind
             if kind in summary.granted
         ],
-        other_amount=render_amount(code, summary.other),
+        other_amount=None if summary.other is None else render_amount(code, summary.other),
         used_amount=render_amount(code, summary.used),
         expired_amount=render_amount(code, summary.expired),
     )
@@ -65,6 +67,9 @@ def render_summary(summary: Summary) -> pb.GetCreditSummaryResponse:
         response.next_expire_amount.CopyFrom(render_amount(code, summary.next_expire_amount))
     if summary.next_effective_time is not None:
         response.next_effective_time.CopyFrom(render_time(summary.next_effective_time))
+    if summary.last_refill_time is not None:
+        response.last_refill_time.CopyFrom(render_time(summary.last_refill_time))
+        response.used_since_refill_amount.CopyFrom(render_amount(code, summary.used_since_refill))
     return response
 
 

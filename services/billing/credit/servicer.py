@@ -9,6 +9,7 @@ from libs.common.call import current_actor
 from libs.common.clock import Clock
 from libs.common.validation import Reader
 from services.billing.credit.credits import Credits
+from services.billing.credit.domain import Beneficiary
 from services.billing.credit.parsing import check_reason, read_grant, read_state, read_transaction
 from services.billing.credit.rendering import render_explanation, render_grant, render_summary
 from services.billing.ledger.domain import ZERO
@@ -47,6 +48,7 @@ class CreditServicer(rpc.CreditServiceServicer):
             project_id=request.project_id.lower() or None,
             currency_code=request.currency_code or None,
             state=read_state(request.state),
+            whose=Beneficiary(request.user_id.lower() or None, request.model or None),
             size=request.page_size,
             page_token=request.page_token,
         )
@@ -67,7 +69,10 @@ class CreditServicer(rpc.CreditServiceServicer):
         self, request: pb.GetCreditSummaryRequest, context: _Context
     ) -> pb.GetCreditSummaryResponse:
         summary = await self._credits.summary(
-            request.organization_id.lower(), request.project_id.lower() or None, request.currency_code
+            request.organization_id.lower(),
+            request.project_id.lower() or None,
+            request.currency_code,
+            Beneficiary(request.user_id.lower() or None, request.model or None),
         )
         return render_summary(summary)
 

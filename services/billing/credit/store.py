@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Final
 
 from libs.common.database import RawConnection
-from services.billing.credit.domain import LastEvent, Totals
+from services.billing.credit.domain import Beneficiary, LastEvent, Refill, Totals, Use
 from services.billing.ledger.grant_store import GRANT_COLUMNS, funding_sql, grant_of
 from services.billing.ledger.grants import Grant, GrantKind
 
@@ -29,7 +29,49 @@ _TOTALS: Final = """
     SELECT kind, sum(amount), sum(expired) FROM credit_grants
     WHERE organization_id = $1::uuid AND account_id = $2::uuid
         AND state <> 'SCHEDULED' AND (void_time < effective_time) IS NOT TRUE
+        AND ($3::uuid IS NULL OR user_id = $3) AND ($4::text IS NULL OR model = $4)
     GROUP BY kind
+"""
+
+# The last INCLUDED grant of an account that has begun, by the same index, and the number of the movement with which it
+# began, by primary key.
+_LAST_REFILL: Final = """
+    SELECT g.effective_time, t.sequence
+    FROM (
+        SELECT organization_id, grant_id, effective_time FROM credit_grants
+        WHERE organization_id = $1::uuid AND account_id = $2::uuid AND kind = 'INCLUDED'
+            AND state <> 'SCHEDULED' AND (void_time < effective_time) IS NOT TRUE
+            AND ($3::uuid IS NULL OR user_id = $3) AND ($4::text IS NULL OR model = $4)
+        ORDER BY effective_time DESC, grant_id DESC LIMIT 1
+    ) AS g
+    JOIN transactions t ON t.organization_id = g.organization_id AND t.operation_id = g.grant_id::text
+"""
+
+# Every beginning has a standing, at its own movement or at a later one of the same moment; by primary key.
+_USED_AT: Final = """
+    SELECT used FROM grant_standings
+    WHERE organization_id = $1::uuid AND account_id = $2::uuid AND sequence >= $3
+    ORDER BY sequence LIMIT 1
+"""
+
+# What was used of grants of a user or a model up to a movement: the last use of each, by primary key.
+_USED_OF_GRANTS_AT: Final = """
+    SELECT coalesce(sum(u.used), 0)
+    FROM credit_grants g
+    CROSS JOIN LATERAL (
+        SELECT used FROM grant_uses
+        WHERE organization_id = g.organization_id AND grant_id = g.grant_id AND sequence <= $3
+        ORDER BY sequence DESC LIMIT 1
+    ) AS u
+    WHERE g.organization_id = $1::uuid AND g.account_id = $2::uuid AND g.state <> 'SCHEDULED'
+        AND ($4::uuid IS NULL OR g.user_id = $4) AND ($5::text IS NULL OR g.model = $5)
+"""
+
+# What a movement used of grants, or gave back; by the unique place among the movement's.
+_USES_OF_MOVEMENT: Final = """
+    SELECT grant_id::text, abs(amount), rest FROM grant_uses
+    WHERE organization_id = $1::uuid AND account_id = $2::uuid AND sequence = $3
+    ORDER BY place
 """
 
 # The last event before a movement, by the primary key, and what came to the account between the two.
@@ -59,10 +101,34 @@ async def find_grants(connection: RawConnection, organization_id: str, grant_ids
     return [grant_of(row) for row in await connection.fetch(_GRANTS, organization_id, list(grant_ids))]
 
 
-async def totals(connection: RawConnection, organization_id: str, account_id: str) -> list[Totals]:
+async def totals(connection: RawConnection, organization_id: str, account_id: str, whose: Beneficiary) -> list[Totals]:
     """Return what became of an account's grants that have begun, by kind."""
-    rows = await connection.fetch(_TOTALS, organization_id, account_id)
+    rows = await connection.fetch(_TOTALS, organization_id, account_id, whose.user_id, whose.model)
     return [Totals(GrantKind(row[0]), row[1], row[2]) for row in rows]
+
+
+async def last_refill(
+    connection: RawConnection, organization_id: str, account_id: str, whose: Beneficiary
+) -> Refill | None:
+    """Return the last INCLUDED grant that has begun; None where there is none."""
+    row = await connection.fetchrow(_LAST_REFILL, organization_id, account_id, whose.user_id, whose.model)
+    if row is None:
+        return None
+    if whose.is_anybody:
+        used = await connection.fetchval(_USED_AT, organization_id, account_id, row[1])
+    else:
+        used = await connection.fetchval(
+            _USED_OF_GRANTS_AT, organization_id, account_id, row[1], whose.user_id, whose.model
+        )
+    return Refill(row[0], used)
+
+
+async def uses_of_movement(
+    connection: RawConnection, organization_id: str, account_id: str, sequence: int
+) -> list[Use]:
+    """Return what a movement used of grants, or gave back, where that is entered."""
+    rows = await connection.fetch(_USES_OF_MOVEMENT, organization_id, account_id, sequence)
+    return [Use(*row) for row in rows]
 
 
 async def event_before(

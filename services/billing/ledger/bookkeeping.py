@@ -30,6 +30,7 @@ from services.billing.ledger.domain import (
     SystemAccount,
     Transfer,
 )
+from services.billing.ledger.grant_uses import unreserve
 from services.billing.ledger.requests import first_difference, request_of, request_of_movement
 
 BALANCE_MAX: Final = Decimal(10) ** 15
@@ -123,6 +124,7 @@ def hold_named(books: Books, organization_id: str, operation_id: str) -> Hold:
 def end_hold(books: Books, hold: Hold, state: HoldState, account: Account, now: datetime) -> None:
     if books.account_grants:
         note_freed(books, account, hold, hold.reserved)
+        unreserve(books, account, hold)
     account.held -= hold.reserved
     hold.state, hold.end_time = state, now
     books.changed_holds[hold.organization_id, hold.operation_id] = hold
@@ -137,6 +139,7 @@ def count_part(books: Books, hold: Hold, amount: Decimal, account: Account) -> N
     freed = min(amount, hold.reserved)
     if books.account_grants:
         note_freed(books, account, hold, freed)
+        unreserve(books, account, hold)
     account.held -= freed
     hold.captured_amount = captured
     books.resized_holds[hold.organization_id, hold.operation_id] = hold
@@ -144,7 +147,7 @@ def count_part(books: Books, hold: Hold, amount: Decimal, account: Account) -> N
 
 
 def enter_decline(
-    books: Books, command: Debit | Transfer | Place, slot: Slot, account: Account, now: datetime
+    books: Books, command: Debit | Transfer | Place, slot: Slot, account: Account, balance: Balance, now: datetime
 ) -> Decline:
     decline = Decline(
         command.organization_id,
@@ -153,7 +156,7 @@ def enter_decline(
         request_of(command),
         account.account_id,
         command.amount,
-        account.balance(),
+        balance,
         now,
         command.actor,
     )
@@ -172,7 +175,12 @@ def post(
     """Enter a movement, unless the command is `validate_only`. The balances in the answer are those after it."""
     require_in_range(movement)
     balance = Balance(
-        account.currency_code, movement.balance_after, account.held, account.overdraft_limit, movement.sequence
+        account.currency_code,
+        movement.balance_after,
+        account.held,
+        account.overdraft_limit,
+        movement.sequence,
+        account.scoped,
     )
     counter_balance = None
     if counter is not None:
@@ -210,6 +218,9 @@ def note_freed(books: Books, account: Account, hold: Hold, freed: Decimal) -> No
     """Note that a hold reserves less, so that what it had reserved of expired grants can expire."""
     grants = books.account_grants.get(account.account_id)
     if grants is None or not freed:
+        return
+    if grants.itemized is not None:
+        books.freed[account.account_id] = account
         return
     for end in grants.held_before:
         if hold.create_time < end:

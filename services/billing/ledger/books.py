@@ -6,7 +6,8 @@ from decimal import Decimal
 
 from libs.common.errors import Conflict
 from services.billing.ledger.domain import Account, Decline, Hold, Movement, OperationKey, Slot
-from services.billing.ledger.grants import Grant, Standing, after_use
+from services.billing.ledger.grants import ZERO, Grant, Reserved, Standing, after_use
+from services.billing.ledger.itemized import Itemized
 
 
 @dataclass(slots=True)
@@ -22,10 +23,38 @@ class AccountGrants:
     """What open holds still reserve that were placed before a moment, by `holds_before` of grants that have ended."""
     sequence: int
     """The number of the account's last movement at the event of the standing."""
+    itemized: Itemized | None = None
+    """The active grants as they are now, where charges are entered grant by grant."""
+    open_holds: list[Hold] = field(default_factory=list)
+    """Those of an account that will be entered grant by grant because of a command of the batch."""
 
     def present(self, posted: Decimal) -> Standing:
         """Return what is left of the grants while so much is posted on the account."""
+        if self.itemized is not None:
+            return Standing(self.funded - posted, ZERO, tuple(self.itemized.grants.values()))
         return after_use(self.standing, self.funded - posted)
+
+    def reserved(self, held: Decimal) -> Reserved:
+        """Return what open holds reserve of the grants while they hold so much of the account."""
+        return Reserved(held, self.held_before, None if self.itemized is None else self.itemized.reserved)
+
+
+@dataclass(frozen=True, slots=True)
+class GrantUse:
+    """What one movement of an account used of a grant, or gave back to it: a row of `grant_uses`."""
+
+    grant: Grant
+    """As it is after it."""
+    sequence: int
+    """The number of the movement in its account."""
+    place: int
+    """The grants of a movement in the order of use."""
+    amount: Decimal
+    """Negative for what was given back."""
+    user_id: str | None
+    """The user of the charge."""
+    model: str | None
+    """The model of the charge."""
 
 
 @dataclass(slots=True)
@@ -48,6 +77,8 @@ class Books:
     """Those of which the state or the expiry has changed."""
     resized_holds: dict[OperationKey, Hold] = field(default_factory=dict)
     """Those of which the amount has changed, or what was captured in parts."""
+    reserving_holds: dict[OperationKey, Hold] = field(default_factory=dict)
+    """Those of which it has changed what they reserve of grants."""
     new_declines: list[Decline] = field(default_factory=list)
     changed_accounts: dict[str, Account] = field(default_factory=dict)
     expired_hold_count: int = 0
@@ -59,10 +90,13 @@ class Books:
     """What the operations of the batch have granted before."""
     new_grants: dict[str, Grant] = field(default_factory=dict)
     changed_grants: dict[str, Grant] = field(default_factory=dict)
+    new_uses: list[GrantUse] = field(default_factory=list)
+    known_uses: dict[tuple[str, str], list[tuple[Grant, Decimal]]] = field(default_factory=dict)
+    """What movements to be reversed have used of grants, in the order of use, by (organization_id, transaction_id)."""
     new_standings: list[tuple[Account, int, Decimal, Standing]] = field(default_factory=list)
     """Account, number of its last movement, what it was funded with, and its grants then."""
     due_changed: dict[str, Account] = field(default_factory=dict)
-    """Accounts whose next beginning or end of a grant has changed."""
+    """Accounts whose next beginning or end of a grant has changed, or that are entered grant by grant from now on."""
     freed: dict[str, Account] = field(default_factory=dict)
     """Accounts on which a hold has ended that may have reserved some of an expired grant."""
 

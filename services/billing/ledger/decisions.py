@@ -55,6 +55,14 @@ from services.billing.ledger.domain import (
     VoidGrant,
 )
 from services.billing.ledger.grant_decisions import expiring_credits, grant_credits, settle_grants, void_grant
+from services.billing.ledger.grant_uses import (
+    available_to,
+    balance_for,
+    enter_charge,
+    enter_reversal,
+    reserve,
+    reserve_again,
+)
 from services.billing.ledger.requests import request_of, request_of_hold
 
 
@@ -97,10 +105,13 @@ def _debit(books: Books, command: Debit, now: datetime) -> Outcome:
     if account.closed and command.mode is not Mode.MUST_POST:
         raise errors.AccountClosed(account_id=account.account_id)
     available = account.posted - account.held + account.overdraft_limit
+    if account.itemized_from is not None:
+        available = available_to(books, account, command.user_id, command.model)
     amount = command.amount
     if amount > available:
         if command.mode is Mode.GUARDED:
-            return enter_decline(books, command, Slot.MOVEMENT, account, now)
+            balance = balance_for(books, account, command.user_id, command.model)
+            return enter_decline(books, command, Slot.MOVEMENT, account, balance, now)
         if command.mode is Mode.BEST_EFFORT:
             amount = max(available, ZERO)
     movement = Movement(
@@ -124,7 +135,10 @@ def _debit(books: Books, command: Debit, now: datetime) -> Outcome:
         not_before(account, now),
         actor=command.actor,
     )
-    return post(books, command, movement, account)
+    posted = post(books, command, movement, account)
+    if account.itemized_from is not None:
+        enter_charge(books, posted, account, command.user_id, command.model, validate_only=command.validate_only)
+    return posted
 
 
 def _credit(books: Books, command: Credit, now: datetime) -> Outcome:
@@ -179,7 +193,7 @@ def _transfer(books: Books, command: Transfer, now: datetime) -> Outcome:
         if account.closed:
             raise errors.AccountClosed(account_id=account.account_id)
     if command.amount > source.available:
-        return enter_decline(books, command, Slot.MOVEMENT, source, now)
+        return enter_decline(books, command, Slot.MOVEMENT, source, source.balance(), now)
     expiring = expiring_credits(books, source)
     if command.amount > source.available - expiring:
         raise errors.ExpiringCreditsStay(transferable=max(source.available - expiring, ZERO), expiring=expiring)
@@ -231,6 +245,8 @@ def _reverse(books: Books, command: Reverse, now: datetime) -> Outcome:
         raise errors.ReversalExceedsTransaction(remaining=left, amount=original.amount)
     posted = _post_reversal(books, command, original, amount, now)
     posted.remaining = left - amount
+    if original.system_account is SystemAccount.REVENUE and not command.validate_only:
+        enter_reversal(books, posted, books.locked_account(original.account_id), original.amount - left, now)
     if not command.validate_only:
         books.reversed[key] = original.amount - left + amount
     return posted
@@ -289,8 +305,9 @@ def _place(books: Books, command: Place, now: datetime) -> Outcome:
     account = charged_account(books, command.organization_id, command.project_id, command.currency_code, now)
     if account.closed:
         raise errors.AccountClosed(account_id=account.account_id)
-    if command.amount > account.available:
-        return enter_decline(books, command, Slot.HOLD, account, now)
+    if command.amount > available_to(books, account, command.user_id, command.model):
+        seen = balance_for(books, account, command.user_id, command.model)
+        return enter_decline(books, command, Slot.HOLD, account, seen, now)
     hold = Hold(
         organization_id=command.organization_id,
         operation_id=command.operation_id,
@@ -306,6 +323,8 @@ def _place(books: Books, command: Place, now: datetime) -> Outcome:
         create_time=now,
         expire_time=now + timedelta(milliseconds=command.ttl_ms),
         actor=command.actor,
+        user_id=command.user_id,
+        model=command.model,
     )
     balance = account.balance()
     balance.held += command.amount
@@ -316,6 +335,9 @@ def _place(books: Books, command: Place, now: datetime) -> Outcome:
         touch(books, account)
         books.holds[key] = hold
         books.new_holds.append(hold)
+        if account.itemized_from is not None:
+            reserve(books, account, hold, hold.amount)
+            balance.scoped = account.scoped
     return Placed(hold, balance)
 
 
@@ -330,6 +352,9 @@ def _capture(books: Books, command: Capture, now: datetime) -> Outcome:
     account = books.locked_account(hold.account_id)
     held_amount = hold.reserved
     freed = min(held_amount, command.amount) if is_part else held_amount
+    user_id, model = hold.user_id, hold.model
+    if user_id is None and model is None:
+        user_id, model = command.user_id, command.model
     movement = Movement(
         command.organization_id,
         command.operation_id,
@@ -344,7 +369,7 @@ def _capture(books: Books, command: Capture, now: datetime) -> Outcome:
         account.posted - command.amount,
         command.amount,
         None,
-        command.amount > max(account.available + freed, ZERO),
+        command.amount > max(available_to(books, account, user_id, model) + freed, ZERO),
         SystemAccount.REVENUE,
         command.description,
         command.metadata,
@@ -358,7 +383,13 @@ def _capture(books: Books, command: Capture, now: datetime) -> Outcome:
         count_part(books, hold, command.amount, account)
     elif hold.state is HoldState.OPEN:
         end_hold(books, hold, HoldState.CAPTURED, account, now)
-    return post(books, command, movement, account)
+    posted = post(books, command, movement, account)
+    if account.itemized_from is not None:
+        uses = enter_charge(books, posted, account, user_id, model, validate_only=False)
+        if hold.state is HoldState.OPEN:
+            reserve_again(books, account, hold, uses)
+            posted.balance.scoped = account.scoped
+    return posted
 
 
 def _release(books: Books, command: Release, now: datetime) -> Outcome:
@@ -396,7 +427,7 @@ def _enlarge(
     if account.closed:
         raise errors.AccountClosed(account_id=account.account_id)
     needed = max(amount - hold.captured_amount, ZERO) - hold.reserved
-    if needed > max(account.available, ZERO):
+    if needed > max(available_to(books, account, hold.user_id, hold.model), ZERO):
         return Decline(
             command.organization_id,
             command.operation_id,
@@ -404,7 +435,7 @@ def _enlarge(
             request_of(command),
             account.account_id,
             needed,
-            account.balance(),
+            balance_for(books, account, hold.user_id, hold.model),
             now,
             actor=None,
         )
@@ -413,5 +444,7 @@ def _enlarge(
     hold.amount = amount
     books.resized_holds[hold.organization_id, hold.operation_id] = hold
     account.held += needed
+    if account.itemized_from is not None:
+        reserve(books, account, hold, needed)
     touch(books, account)
     return None

@@ -91,6 +91,8 @@ class Debit:
     metadata: Metadata | None
     actor: str
     validate_only: bool = False
+    user_id: str | None = None
+    model: str | None = None
 
 
 @dataclass(slots=True)
@@ -139,6 +141,8 @@ class Place:
     metadata: Metadata | None
     actor: str
     validate_only: bool = False
+    user_id: str | None = None
+    model: str | None = None
 
 
 @dataclass(slots=True)
@@ -156,6 +160,8 @@ class Capture:
     metadata: Metadata | None
     actor: str
     validate_only: bool = False
+    user_id: str | None = None
+    model: str | None = None
 
 
 @dataclass(slots=True)
@@ -216,6 +222,14 @@ class GrantCredits:
     validate_only: bool = False
     opens_account: bool = False
     """Whether an account in this unit is opened for an owner that has accounts in others only."""
+    user_id: str | None = None
+    """Where given, only charges of this user may use it."""
+    model: str | None = None
+    """Where given, only charges for this model may use it."""
+    rollover_max: Decimal | None = None
+    """Where given: when it begins, so much of the refills before it expires that they and it are at most this."""
+    may_be_over: bool = False
+    """Whether its end may have passed: it begins and expires then. Otherwise it is refused."""
 
 
 @dataclass(slots=True)
@@ -268,14 +282,19 @@ class Account:
     """No grant begins or expires before this moment; None where none will."""
     revision: int = 0
     """How often the row has been changed, by any process."""
+    itemized_from: int | None = None
+    """The number of the last movement before charges are entered grant by grant; None while no grant is scoped."""
     is_new: bool = False
+    scoped: Decimal = ZERO
+    """What is left of scoped grants, without what holds reserve. Known where the account's grants were read."""
 
     @property
     def available(self) -> Decimal:
-        return self.posted - self.held + self.overdraft_limit
+        """What is available to every charge."""
+        return self.posted - self.held + self.overdraft_limit - self.scoped
 
     def balance(self) -> "Balance":
-        return Balance(self.currency_code, self.posted, self.held, self.overdraft_limit, self.sequence)
+        return Balance(self.currency_code, self.posted, self.held, self.overdraft_limit, self.sequence, self.scoped)
 
 
 @dataclass(slots=True)
@@ -287,10 +306,12 @@ class Balance:
     held: Decimal
     overdraft_limit: Decimal
     sequence: int
+    scoped: Decimal = ZERO
+    """What of the account only charges of certain users or models can use: not available to all."""
 
     @property
     def available(self) -> Decimal:
-        return self.posted - self.held + self.overdraft_limit
+        return self.posted - self.held + self.overdraft_limit - self.scoped
 
 
 @dataclass(slots=True)
@@ -351,6 +372,11 @@ class Hold:
     """What was captured in parts, also after the hold had ended. It may be more than the amount."""
     requested_amount: Decimal | None = None
     """What was asked for at first, if the hold was enlarged since."""
+    user_id: str | None = None
+    model: str | None = None
+    reserves: dict[str, Decimal] | None = None
+    """What it reserves of grants, by their ids, while it is open; the rest of the account covers what is not in it.
+    None on accounts whose charges are not entered grant by grant."""
 
     @property
     def reserved(self) -> Decimal:

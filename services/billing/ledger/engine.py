@@ -33,7 +33,9 @@ from services.billing.ledger.domain import (
     Decline,
     Extend,
     GrantCredits,
+    Granted,
     Kind,
+    Movement,
     Outcome,
     Place,
     Placed,
@@ -63,7 +65,7 @@ _LOST_RACES: Final = frozenset(
     {
         *("accounts_owner_currency_once", "transactions_operation_once", "transactions_sequence_once"),
         *("holds_operation_once", "declines_operation_once"),
-        *("credit_grants_operation_once", "grant_standings_pkey"),
+        *("credit_grants_operation_once", "grant_standings_pkey", "grant_uses_pkey"),
     }
 )
 """Unique keys that are violated when another process inserts the same value between our read and our write."""
@@ -97,6 +99,24 @@ class Engine:
             Overloaded: too many commands wait already, or the service is going down. No command was taken.
         """
         return await self._commits.submit(commands)
+
+    async def grant(self, command: GrantCredits | VoidGrant) -> Granted:
+        """Grant credits, or void a grant; a repeat returns what the first one did.
+
+        Raises:
+            OperationIdReused: the operation has granted something else.
+            GrantExpired: the end has passed.
+            CurrencyMismatch, AccountClosed, BalanceOutOfRange: as for a credit.
+            TooManyGrants: the account has 1,000 grants that have not ended.
+            GrantNotFound, GrantEnded: there is nothing to void.
+            Overloaded: as `submit`.
+        """
+        (answer,) = await self.submit([command])
+        if isinstance(answer, Exception):
+            raise answer
+        if not isinstance(answer, Granted):
+            raise TypeError(answer)
+        return answer
 
     async def settle_grants(self, accounts: Sequence[SettleGrants]) -> list[Balance]:
         """Let the grants of accounts begin and expire that are due; return the accounts' balances.
@@ -193,7 +213,7 @@ class Engine:
 class _Named:
     """The keys of everything that the commands of a batch refer to, so that it can be read with few queries."""
 
-    __slots__ = ("granted", "granting", "held", "movements", "originals", "owners", "passing_on", "placed")
+    __slots__ = ("granted", "granting", "held", "movements", "originals", "owners", "passing_on", "placed", "scoping")
 
     def __init__(self, commands: Sequence[Command]) -> None:
         self.owners: set[tuple[str, str]] = set()
@@ -204,6 +224,7 @@ class _Named:
         self.passing_on: set[tuple[str, str]] = set()
         self.granted: set[tuple[str, str]] = set()
         self.granting: set[tuple[str, str, str]] = set()
+        self.scoping: set[tuple[str, str, str]] = set()
         for command in commands:
             self._add(command)
 
@@ -238,6 +259,8 @@ class _Named:
                 self.granting.add((organization_id, owner_id, command.currency_code))
                 if isinstance(command, GrantCredits):
                     self.granted.add(operation)
+                    if command.user_id is not None or command.model is not None:
+                        self.scoping.add((organization_id, owner_id, command.currency_code))
 
 
 def _decide_all(books: Books, commands: Sequence[Command], now: datetime) -> list[Answer]:
@@ -256,16 +279,18 @@ def _decide_all(books: Books, commands: Sequence[Command], now: datetime) -> lis
 
 async def _settle_grants(connection: RawConnection, books: Books, named: _Named, now: datetime) -> None:
     """Let grants begin and expire that are due, and read those that commands are about. Most batches meet none."""
-    accounts = [a for a in books.accounts.values() if a.grant_due_from is not None and _meets_grants(a, named, now)]
+    accounts = [a for a in books.accounts.values() if _meets_grants(a, named, now)]
     if named.granting:
         accounts += [
             account
             for account in books.accounts.values()
-            if account.grant_due_from is None
-            and (account.organization_id, account.owner_id, account.currency_code) in named.granting
+            if account.grant_due_from is None and account.itemized_from is None and _key(account) in named.granting
         ]
     if accounts:
         books.account_grants = await grant_store.find_account_grants(connection, accounts, now)
+        scoping = [a for a in accounts if a.itemized_from is None and a.held and _key(a) in named.scoping]
+        if scoping:
+            await grant_store.read_open_holds(connection, scoping, books.account_grants)
         for account in accounts:
             settle_due(books, account, now)
     if named.granted:
@@ -274,11 +299,19 @@ async def _settle_grants(connection: RawConnection, books: Books, named: _Named,
 
 
 def _meets_grants(account: Account, named: _Named, now: datetime) -> bool:
-    """Return whether the batch must know the grants of an account with grants that will begin or expire."""
-    if account.grant_due_from is not None and account.grant_due_from <= now:
+    """Return whether the batch must know the grants of an account that has some which it must enter charge by charge,
+    or which will begin or expire."""
+    if account.itemized_from is not None:
         return True
-    key = (account.organization_id, account.owner_id)
-    return key in named.passing_on or (*key, account.currency_code) in named.granting
+    if account.grant_due_from is None:
+        return False
+    if account.grant_due_from <= now:
+        return True
+    return (account.organization_id, account.owner_id) in named.passing_on or _key(account) in named.granting
+
+
+def _key(account: Account) -> tuple[str, str, str]:
+    return account.organization_id, account.owner_id, account.currency_code
 
 
 async def _read_known(connection: RawConnection, books: Books, named: _Named) -> None:
@@ -296,6 +329,15 @@ async def _read_known(connection: RawConnection, books: Books, named: _Named) ->
         for original, reversed_amount in await store.find_originals(connection, named.originals):
             key = (original.organization_id, original.transaction_id)
             books.originals[key], books.reversed[key] = original, reversed_amount
+        itemized = [m for m in books.originals.values() if _is_itemized(books, m)]
+        if itemized:
+            uses = await grant_store.find_uses(connection, itemized)
+            books.known_uses = {(m.organization_id, m.transaction_id): uses.get(m.transaction_id, []) for m in itemized}
+
+
+def _is_itemized(books: Books, movement: Movement) -> bool:
+    account = books.accounts.get(movement.account_id)
+    return account is not None and account.itemized_from is not None
 
 
 async def _close_books(connection: RawConnection, books: Books, now: datetime) -> None:
@@ -320,7 +362,9 @@ async def _close_books(connection: RawConnection, books: Books, now: datetime) -
         await posting_store.update_holds(connection, books.changed_holds.values())
     if books.resized_holds:
         await posting_store.update_hold_amounts(connection, books.resized_holds.values())
-    if books.due_changed:
+    if books.reserving_holds:
+        await posting_store.update_reserves(connection, books.reserving_holds.values())
+    if books.due_changed or books.new_uses:
         await _close_grants(connection, books)
 
 
@@ -333,7 +377,10 @@ async def _close_grants(connection: RawConnection, books: Books) -> None:
         await grant_store.update_grants(connection, books.changed_grants.values())
     if books.new_standings:
         await grant_store.insert_standings(connection, books.new_standings)
-    await grant_store.update_due(connection, books.due_changed)
+    if books.new_uses:
+        await grant_store.insert_uses(connection, books.new_uses)
+    if books.due_changed:
+        await grant_store.update_due(connection, books.due_changed)
 
 
 async def _close_declines(connection: RawConnection, books: Books, answers: Sequence[Answer]) -> None:

@@ -37,6 +37,7 @@ from services.billing.ledger.domain import (
     SystemAccount,
     VoidGrant,
 )
+from services.billing.ledger.grant_uses import set_aside_for_open_holds
 from services.billing.ledger.grants import (
     Event,
     Grant,
@@ -46,6 +47,7 @@ from services.billing.ledger.grants import (
     due_steps,
     next_due,
 )
+from services.billing.ledger.itemized import Itemized
 from services.billing.ledger.requests import first_difference, request_of, request_of_grant
 
 GRANTS_MAX: Final = 1_000
@@ -57,8 +59,12 @@ GRANT_ID: Final = "grant_id"
 def settle_due(books: Books, account: Account, now: datetime) -> None:
     """Let the account's grants begin and expire that are due."""
     of_account = books.account_grants[account.account_id]
-    used = of_account.funded - account.posted
-    standing, steps = due_steps(of_account.standing, used, of_account.scheduled, now, of_account.held_before)
+    standing, used = of_account.standing, of_account.funded - account.posted
+    if of_account.itemized is not None:
+        if account.grant_due_from is None or account.grant_due_from > now:
+            return
+        standing = of_account.present(account.posted)
+    standing, steps = due_steps(standing, used, of_account.scheduled, now, of_account.reserved(account.held))
     _enter(books, account, of_account, standing, steps)
 
 
@@ -77,7 +83,7 @@ def grant_credits(books: Books, command: GrantCredits, now: datetime) -> Granted
         account = new_account(command.organization_id, owner_id, command.currency_code)
     if account.closed:
         raise errors.AccountClosed(account_id=account.account_id)
-    if command.expire_time is not None and command.expire_time <= now:
+    if command.expire_time is not None and command.expire_time <= now and not command.may_be_over:
         raise errors.GrantExpired(expire_time=command.expire_time.isoformat())
     of_account = books.account_grants.get(account.account_id) or _of_new_account(books, account)
     if len(of_account.standing.grants) + len(of_account.scheduled) >= GRANTS_MAX:
@@ -87,14 +93,15 @@ def grant_credits(books: Books, command: GrantCredits, now: datetime) -> Granted
         raise errors.BalanceOutOfRange
     touch(books, account)
     books.account_grants[account.account_id] = of_account
+    if grant.is_scoped and account.itemized_from is None:
+        _itemize(books, account, of_account)
     books.known_grants[command.organization_id, command.operation_id] = grant
     books.new_grants[grant.grant_id] = grant
     of_account.scheduled.append(grant)
+    set_due(books, account, of_account)
     if grant.effective_time <= now:
         settle_due(books, account, now)
         grant = books.changed_grants[grant.grant_id]
-    else:
-        set_due(books, account, of_account)
     return Granted(grant, account.balance())
 
 
@@ -126,7 +133,7 @@ def void_grant(books: Books, command: VoidGrant, now: datetime) -> Granted:
     )
     if marked.holds_before is not None:
         of_account.held_before[marked.holds_before] = account.held
-    standing, steps = due_steps(standing, standing.used, (), now, of_account.held_before)
+    standing, steps = due_steps(standing, standing.used, (), now, of_account.reserved(account.held))
     _enter(books, account, of_account, standing, steps)
     voided = books.changed_grants[marked.grant_id]
     return Granted(voided, account.balance(), voided=sum((step.amount for step in steps), ZERO))
@@ -150,8 +157,25 @@ def expiring_credits(books: Books, account: Account) -> Decimal:
     of_account = books.account_grants.get(account.account_id)
     if of_account is None:
         return ZERO
-    present = of_account.present(account.posted)
-    return sum((grant.rest for grant in present.grants if grant.end_time is not None), ZERO)
+    grants = of_account.present(account.posted).grants
+    return sum((grant.rest for grant in grants if grant.end_time is not None and not grant.is_scoped), ZERO)
+
+
+def _itemize(books: Books, account: Account, of_account: AccountGrants) -> None:
+    """Enter charges of the account grant by grant from now on: it gets its first grant that is not for all of them.
+
+    What is left of its grants is entered as of now, and what open holds reserve of them.
+    """
+    standing = of_account.present(account.posted)
+    for grant in standing.grants:
+        books.changed_grants[grant.grant_id] = grant
+    of_account.standing = standing
+    if account.sequence > of_account.sequence:
+        of_account.sequence = account.sequence
+        books.new_standings.append((account, account.sequence, of_account.funded, standing))
+    account.itemized_from = account.sequence
+    of_account.itemized = Itemized(standing.grants, {})
+    set_aside_for_open_holds(books, account, of_account.open_holds)
 
 
 def _enter(
@@ -163,24 +187,32 @@ def _enter(
     """
     for step in steps:
         _post(books, account, of_account, step)
+    itemized = of_account.itemized
+    before = of_account.standing.grants if itemized is None else tuple(itemized.grants.values())
     moved = {step.grant.grant_id: step.grant for step in steps}
     left = {grant.grant_id for grant in standing.grants}
     over = [
         replace(grant, rest=ZERO, state=GrantState.ENDED)
-        for grant in of_account.standing.grants
+        for grant in before
         if grant.grant_id not in left and grant.grant_id not in moved
     ]
-    marks = {grant.grant_id: grant.void_time for grant in of_account.standing.grants}
-    marked = any(grant.void_time != marks.get(grant.grant_id) for grant in standing.grants)
+    known = {grant.grant_id: grant for grant in before}
+    marked = [grant for grant in standing.grants if grant.void_time != known.get(grant.grant_id, grant).void_time]
     if not steps and not over and not marked:
         return
-    for grant in (*moved.values(), *over, *standing.grants):
+    # Where uses are entered, the grants are stored as they are already.
+    for grant in (*moved.values(), *over, *(standing.grants if itemized is None else marked)):
         books.changed_grants[grant.grant_id] = grant
     of_account.standing = replace(standing, used=of_account.funded - account.posted)
+    stored = of_account.standing
+    if itemized is not None:
+        itemized.replace(standing.grants)
+        account.scoped = itemized.scoped
+        stored = Standing(stored.used, ZERO, ())
     of_account.scheduled = [grant for grant in of_account.scheduled if grant.grant_id not in moved]
     if account.sequence > of_account.sequence:
         of_account.sequence = account.sequence
-        books.new_standings.append((account, account.sequence, of_account.funded, of_account.standing))
+        books.new_standings.append((account, account.sequence, of_account.funded, stored))
     set_due(books, account, of_account)
 
 
@@ -253,4 +285,7 @@ def _new_grant(command: GrantCredits, account: Account, now: datetime) -> Grant:
         metadata=command.metadata,
         actor=command.actor,
         at_once=command.effective_time is None,
+        user_id=command.user_id,
+        model=command.model,
+        rollover_max=command.rollover_max,
     )

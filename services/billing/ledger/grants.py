@@ -11,7 +11,7 @@ sum over movements.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -72,6 +72,29 @@ class Grant:
     void_time: datetime | None = None
     void_reason: str = ""
     void_actor: str = ""
+    user_id: str | None = None
+    """Where given, only charges of this user may use it."""
+    model: str | None = None
+    """Where given, only charges for this model may use it."""
+    rollover_max: Decimal | None = None
+    """For a refill: what it and the refills before it may be at most when it begins. None for no limit."""
+
+    @property
+    def is_scoped(self) -> bool:
+        return self.user_id is not None or self.model is not None
+
+    def serves(self, user_id: str | None, model: str | None) -> bool:
+        """Return whether a charge of this user and for this model may use it."""
+        return self.user_id in (None, user_id) and self.model in (None, model)
+
+    def follows(self, older: "Grant") -> bool:
+        """Return whether this is a refill of what another one has granted before."""
+        return (
+            older.kind is self.kind is GrantKind.INCLUDED
+            and older.grant_id != self.grant_id
+            and (older.source_reference, older.user_id, older.model)
+            == (self.source_reference, self.user_id, self.model)
+        )
 
     @property
     def end_time(self) -> datetime | None:
@@ -106,7 +129,8 @@ class Standing:
 def in_order(grants: Iterable[Grant]) -> tuple[Grant, ...]:
     """Sort active grants in the order in which they are used up.
 
-    First by priority, then by end, since what ends first would be lost first; then by kind; then the older one.
+    First by priority, then by end, since what ends first would be lost first; then by kind; then what fewer charges may
+    use: of a user before of a model before of anybody; then the older one.
     """
     return tuple(
         sorted(
@@ -115,6 +139,8 @@ def in_order(grants: Iterable[Grant]) -> tuple[Grant, ...]:
                 grant.priority,
                 grant.expire_time or _NEVER,
                 _KINDS.index(grant.kind),
+                grant.user_id is None,
+                grant.model is None,
                 grant.create_time,
                 grant.grant_id,
             ),
@@ -177,19 +203,28 @@ def next_due(grants: Iterable[Grant]) -> datetime | None:
     return min((time for time in times if time is not None), default=None)
 
 
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """What open holds reserve of grants, and so does not expire while they are open."""
+
+    held: Decimal = ZERO
+    """What all of them hold of the account."""
+    before: Mapping[datetime, Decimal] = field(default_factory=dict)
+    """What those hold that were placed before a moment, by `Grant.holds_before` of grants that have ended."""
+    of_grants: Mapping[str, Decimal] | None = None
+    """What they reserve of each grant, on accounts whose charges are entered grant by grant. None on others, where it
+    follows from the order of use."""
+
+
 def due_steps(
-    last: Standing,
-    used: Decimal,
-    scheduled: Sequence[Grant],
-    now: datetime,
-    held_before: Mapping[datetime, Decimal],
+    last: Standing, used: Decimal, scheduled: Sequence[Grant], now: datetime, reserved: Reserved
 ) -> tuple[Standing, list[Step]]:
     """Let every grant begin and expire that is due by now, in the order of their times; return the standing then.
 
     `last` is the standing at the last event, and `used` what was used up to now. A grant is there from its
     effective_time on, and no more from its end on. Where both fall on one moment, the end comes first. What open holds
-    have reserved of a grant does not expire while they are open: `held_before` says, by `Grant.holds_before`, how much
-    is held still of what was held when it came.
+    have reserved of a grant does not expire while they are open. When a refill with a limit begins, so much of those
+    before it expires that together they keep the limit.
 
     A scheduled grant that was due to expire before anybody looked at the account begins and expires.
     """
@@ -203,7 +238,7 @@ def due_steps(
             default=None,
         )
         ending = (
-            (grant.end_time, grant.grant_id, grant, _expirable(last, used, grant, held_before))
+            (grant.end_time, grant.grant_id, grant, _expirable(last, used, grant, reserved))
             for grant in standing.grants
             if grant.end_time is not None and grant.end_time <= now
         )
@@ -211,15 +246,36 @@ def due_steps(
         if first is not None and (beginning is None or first[0] <= beginning.effective_time):
             standing, step = _expire(standing, first[2], first[3], first[0])
         elif beginning is not None:
-            waiting.remove(beginning)
-            begun = replace(beginning, state=GrantState.ACTIVE)
-            standing = replace(standing, grants=in_order((*standing.grants, begun)))
-            step = Step(Event.BEGIN, begun, begun.amount, begun.effective_time)
+            over = _over_limit(last, used, standing, beginning, reserved)
+            if over is not None:
+                standing, step = _expire(standing, *over, beginning.effective_time)
+            else:
+                waiting.remove(beginning)
+                begun = replace(beginning, state=GrantState.ACTIVE)
+                standing = replace(standing, grants=in_order((*standing.grants, begun)))
+                step = Step(Event.BEGIN, begun, begun.amount, begun.effective_time)
         else:
             kept = tuple(grant for grant in standing.grants if not _is_over(grant, now, is_event=bool(steps)))
             return replace(standing, grants=kept), steps
         steps.append(step)
         last = standing
+
+
+def _over_limit(
+    last: Standing, used: Decimal, standing: Standing, refill: Grant, reserved: Reserved
+) -> tuple[Grant, Decimal] | None:
+    """Return which of the refills before one must lose how much, so that it may begin: the oldest first."""
+    if refill.rollover_max is None:
+        return None
+    older = [grant for grant in standing.grants if refill.follows(grant)]
+    excess = sum((grant.rest for grant in older), refill.amount) - refill.rollover_max
+    if excess <= ZERO:
+        return None
+    for grant in sorted(older, key=lambda one: (one.effective_time, one.grant_id)):
+        amount = min(excess, _unreserved(last, used, grant, reserved, reserved.held))
+        if amount:
+            return grant, amount
+    return None
 
 
 def _is_over(grant: Grant, now: datetime, *, is_event: bool) -> bool:
@@ -233,14 +289,20 @@ def _is_over(grant: Grant, now: datetime, *, is_event: bool) -> bool:
     return is_event if grant.end_time is None else grant.end_time <= now
 
 
-def _expirable(last: Standing, used: Decimal, grant: Grant, held_before: Mapping[datetime, Decimal]) -> Decimal:
+def _expirable(last: Standing, used: Decimal, grant: Grant, reserved: Reserved) -> Decimal:
     """Return what of a grant that has ended no open hold reserves: what would be left if they were captured now."""
-    held = ZERO if grant.holds_before is None else held_before.get(grant.holds_before, ZERO)
+    held = ZERO if grant.holds_before is None else reserved.before.get(grant.holds_before, ZERO)
+    return _unreserved(last, used, grant, reserved, held)
+
+
+def _unreserved(last: Standing, used: Decimal, grant: Grant, reserved: Reserved, held: Decimal) -> Decimal:
+    if reserved.of_grants is not None:
+        return grant.rest - reserved.of_grants.get(grant.grant_id, ZERO)
     if not held:
         return grant.rest
     captured = after_use(last, used + held)
-    reserved = grant.rest - next(one.rest for one in captured.grants if one.grant_id == grant.grant_id)
-    return grant.rest - max(reserved, ZERO)
+    kept = grant.rest - next(one.rest for one in captured.grants if one.grant_id == grant.grant_id)
+    return grant.rest - max(kept, ZERO)
 
 
 def _expire(standing: Standing, grant: Grant, amount: Decimal, time: datetime) -> tuple[Standing, Step]:

@@ -106,6 +106,8 @@ def parse_debit(request: pb.DebitRequest, actor: str, violations: list[FieldViol
         _metadata(request),
         actor,
         request.validate_only,
+        request.user_id.lower() or None,
+        request.model or None,
     )
 
 
@@ -159,6 +161,8 @@ def parse_place(request: pb.CreateHoldRequest, actor: str, violations: list[Fiel
         _metadata(request),
         actor,
         request.validate_only,
+        request.user_id.lower() or None,
+        request.model or None,
     )
 
 
@@ -175,6 +179,8 @@ def parse_capture(request: pb.CaptureHoldRequest, actor: str, violations: list[F
         storable(request.description, _DESCRIPTION_MAX),
         _metadata(request),
         actor,
+        user_id=request.user_id.lower() or None,
+        model=request.model or None,
     )
 
 

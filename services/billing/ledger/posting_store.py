@@ -76,14 +76,15 @@ _INSERT_CHARGES: Final = """
 _INSERT_HOLDS: Final = """
     INSERT INTO holds (
         organization_id, operation_id, hold_id, project_id, account_id, currency_code, amount, ttl_ms, state,
-        description, metadata, create_time, expire_time, end_time, actor
+        description, metadata, create_time, expire_time, end_time, actor, user_id, model, reserves
     )
     SELECT v.c1, v.c2, v.c3, v.c4, v.c5, v.c6, v.c7::numeric, v.c8, v.c9, v.c10, v.c11::jsonb, v.c12, v.c13, v.c14,
-        v.c15
+        v.c15, v.c16, v.c17, v.c18::jsonb
     FROM unnest(
         $1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::text[], $7::text[], $8::bigint[], $9::text[],
-        $10::text[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[], $15::text[]
-    ) AS v (c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15)
+        $10::text[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[], $15::text[],
+        $16::uuid[], $17::text[], $18::text[]
+    ) AS v (c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11, c12, c13, c14, c15, c16, c17, c18)
 """
 
 _UPDATE_HOLDS: Final = """
@@ -99,6 +100,12 @@ _UPDATE_HOLD_AMOUNTS: Final = """
         requested_amount = v.requested_amount::numeric
     FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[])
         AS v (organization_id, operation_id, amount, captured_amount, requested_amount)
+    WHERE h.organization_id = v.organization_id AND h.operation_id = v.operation_id
+"""
+
+_UPDATE_RESERVES: Final = """
+    UPDATE holds h SET reserves = v.reserves::jsonb
+    FROM unnest($1::uuid[], $2::text[], $3::text[]) AS v (organization_id, operation_id, reserves)
     WHERE h.organization_id = v.organization_id AND h.operation_id = v.operation_id
 """
 
@@ -192,6 +199,12 @@ async def update_hold_amounts(connection: RawConnection, holds: Iterable[Hold]) 
     await connection.execute(_UPDATE_HOLD_AMOUNTS, *zip(*rows, strict=True))
 
 
+async def update_reserves(connection: RawConnection, holds: Iterable[Hold]) -> None:
+    """Update what holds reserve of grants. By primary key."""
+    rows = [(h.organization_id, h.operation_id, _reserves(h)) for h in holds]
+    await connection.execute(_UPDATE_RESERVES, *zip(*rows, strict=True))
+
+
 async def insert_declines(connection: RawConnection, declines: Sequence[Decline]) -> None:
     """Insert declines. They are final: nothing ever changes them."""
     rows = [
@@ -251,12 +264,16 @@ def _hold_row(h: Hold) -> tuple[object, ...]:
         h.expire_time,
         h.end_time,
         h.actor,
+        h.user_id,
+        h.model,
+        _reserves(h),
     )
 
 
 def _facts(decline: Decline) -> dict[str, str | int | None]:
     balance, release = decline.balance, decline.earliest_release_time
-    return {
+    scoped: dict[str, str | int | None] = {"scoped": str(balance.scoped)} if balance.scoped else {}
+    return scoped | {
         "account_id": decline.account_id,
         "currency_code": balance.currency_code,
         "needed": str(decline.needed),
@@ -266,6 +283,10 @@ def _facts(decline: Decline) -> dict[str, str | int | None]:
         "sequence": balance.sequence,
         "earliest_release_time": None if release is None else release.isoformat(),
     }
+
+
+def _reserves(hold: Hold) -> str | None:
+    return None if hold.reserves is None else json.dumps({name: str(part) for name, part in hold.reserves.items()})
 
 
 def _text(amount: Decimal | None) -> str | None:

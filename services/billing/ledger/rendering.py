@@ -111,9 +111,11 @@ def _make_own(response: pb.DebitResponse, m: Movement, balance: Balance) -> None
     amount, after = format_amount(m.amount), format_amount(m.balance_after)
     transaction.amount.value = transaction.requested_amount.value = response.posted_amount.value = amount
     transaction.balance_after.value = shown.posted.value = after
-    if balance.held or balance.overdraft_limit:
+    if balance.held or balance.overdraft_limit or balance.scoped:
         shown.held.value = format_amount(balance.held)
         shown.available.value = format_amount(balance.available)
+        if balance.scoped:
+            _fill_amount(shown.scoped, m.currency_code, format_amount(balance.scoped))
     else:
         shown.held.value = "0"
         shown.available.value = after
@@ -129,12 +131,14 @@ def _fill_amount(message: amount_pb2.Amount, currency_code: str, value: str) -> 
 
 def _fill_balance(message: pb.Balance, balance: Balance, posted: str) -> None:
     currency_code, held, limit = balance.currency_code, balance.held, balance.overdraft_limit
-    available = format_amount(balance.available) if held or limit else posted
+    available = format_amount(balance.available) if held or limit or balance.scoped else posted
     _fill_amount(message.posted, currency_code, posted)
     _fill_amount(message.held, currency_code, format_amount(held) if held else "0")
     _fill_amount(message.available, currency_code, available)
     _fill_amount(message.overdraft_limit, currency_code, format_amount(limit) if limit else "0")
     message.sequence = balance.sequence
+    if balance.scoped:
+        _fill_amount(message.scoped, currency_code, format_amount(balance.scoped))
 
 
 def _fill_charge(message: pb.Transaction, m: Movement, amount: str, after: str) -> None:
@@ -223,6 +227,10 @@ def _fill_hold(message: pb.Hold, hold: Hold) -> None:
         message.description = hold.description
     if hold.metadata:
         message.metadata.update(hold.metadata)
+    if hold.user_id is not None:
+        message.user_id = hold.user_id
+    if hold.model is not None:
+        message.model = hold.model
 
 
 def refusal_of(decline: Decline) -> errors.InsufficientBalance:
@@ -237,4 +245,5 @@ def refusal_of(decline: Decline) -> errors.InsufficientBalance:
         available=balance.available,
         needed=decline.needed,
         earliest_release_time=decline.earliest_release_time,
+        scoped_to_others=balance.scoped or None,
     )

@@ -9,6 +9,7 @@ from decimal import Decimal
 
 from services.billing.ledger.domain import (
     Command,
+    GrantCredits,
     Hold,
     Kind,
     Metadata,
@@ -18,15 +19,17 @@ from services.billing.ledger.domain import (
 from services.billing.ledger.grants import Grant
 
 _KINDS = {"Debit": "DEBIT", "Credit": "CREDIT", "Transfer": "TRANSFER", "Capture": "CAPTURE", "Reverse": "REVERSAL"}
-_NOT_COMPARED = ("organization_id", "operation_id", "actor", "validate_only")
+_NOT_COMPARED = ("organization_id", "operation_id", "actor", "validate_only", "may_be_over")
 """A repeat by another caller is a repeat all the same."""
+_OF_CHARGES_NOT_COMPARED = ("user_id", "model")
+"""They say which credits a charge or a hold may use, and are not part of what it is: see decision 19."""
 
 
 def request_of(command: Command) -> Request:
     """Return the fields of a command that are compared, in the order in which differences are named."""
     fields: Request = {"kind": _KINDS.get(type(command).__name__, "HOLD")}
     for name, value in asdict(command).items():
-        if name not in _NOT_COMPARED:
+        if name not in _NOT_COMPARED and (isinstance(command, GrantCredits) or name not in _OF_CHARGES_NOT_COMPARED):
             fields[name] = _plain(value)
     return fields
 
@@ -81,6 +84,9 @@ def request_of_grant(grant: Grant) -> Request:
         "effective_time": None if grant.at_once else _plain(grant.effective_time),
         "expire_time": _plain(grant.expire_time),
         "source_reference": grant.source_reference,
+        "user_id": grant.user_id,
+        "model": grant.model,
+        "rollover_max": _plain(grant.rollover_max),
         "description": grant.description,
         "metadata": grant.metadata or None,
     }

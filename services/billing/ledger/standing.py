@@ -49,7 +49,8 @@ class StandingAccounts:
     def take(self, commands: Sequence[Command], now: datetime) -> Books | None:
         """Return books with exactly the accounts and holds that these commands use, or None if they must be read.
 
-        Only debits, new holds and captures are decided over cached accounts. A debit or a hold needs the account of the
+        Only debits, new holds and captures are decided over cached accounts, and only where charges are not entered
+        grant by grant. A debit or a hold needs the account of the
         project or organization itself in the cache: a project without a cached account may have one that this process
         has not read. A capture needs its hold in the cache; a part of a hold's work is not decided here.
         """
@@ -71,7 +72,7 @@ class StandingAccounts:
             if key in accounts:
                 continue
             account = self._accounts.get(key)
-            if account is None or _is_due(account, now):
+            if account is None or account.itemized_from is not None or _is_due(account, now):
                 return None
             accounts[key] = account
         return self._take(accounts, holds)

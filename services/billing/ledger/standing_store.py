@@ -91,18 +91,18 @@ _POST: Final = f"""
     placed AS (
         INSERT INTO holds (
             organization_id, operation_id, hold_id, project_id, account_id, currency_code, amount, ttl_ms, state,
-            description, metadata, create_time, expire_time, actor
+            description, metadata, create_time, expire_time, actor, user_id, model
         )
         SELECT v.organization_id, CASE WHEN assumed.holds THEN v.operation_id END, v.hold_id, v.project_id,
             v.account_id, v.currency_code, v.amount::numeric, v.ttl_ms, 'OPEN', v.description, v.metadata::jsonb,
-            $30::timestamptz, v.expire_time, v.actor
+            $30::timestamptz, v.expire_time, v.actor, v.user_id, v.model
         FROM assumed
         CROSS JOIN unnest(
             $31::uuid[], $32::text[], $33::uuid[], $34::uuid[], $35::uuid[], $36::text[], $37::text[], $38::bigint[],
-            $39::text[], $40::text[], $41::timestamptz[], $42::text[]
+            $39::text[], $40::text[], $41::timestamptz[], $42::text[], $43::uuid[], $44::text[]
         ) AS v (
             organization_id, operation_id, hold_id, project_id, account_id, currency_code, amount, ttl_ms, description,
-            metadata, expire_time, actor
+            metadata, expire_time, actor, user_id, model
         )
     )
     {_INSERT_MOVEMENTS}
@@ -110,7 +110,7 @@ _POST: Final = f"""
 
 _Common: TypeAlias = tuple[object, ...]
 _NOTHING_COMMON: Final = ((),) * 11
-_NO_HOLDS: Final = ((),) * 12
+_NO_HOLDS: Final = ((),) * 14
 
 
 async def post(connection: RawConnection, books: Books, now: datetime) -> None:
@@ -196,6 +196,8 @@ def _hold_row(h: Hold) -> tuple[object, ...]:
         _json(h.metadata),
         h.expire_time,
         h.actor,
+        h.user_id,
+        h.model,
     )
 
 

@@ -33,7 +33,8 @@ Key: TypeAlias = tuple[str, str]
 
 _ACCOUNT_COLUMNS: Final = """
     a.organization_id::text, a.account_id::text, a.owner_id::text, a.currency_code, a.posted, a.held, a.sequence,
-    a.overdraft_limit, a.state = 'CLOSED', a.hold_expiry_from, a.last_movement_time, a.grant_due_from, a.revision
+    a.overdraft_limit, a.state = 'CLOSED', a.hold_expiry_from, a.last_movement_time, a.grant_due_from, a.revision,
+    a.itemized_from
 """
 
 # Locks in the order of the accounts' ids, so that two batches never deadlock. An account opened by another batch
@@ -163,7 +164,7 @@ _DECLINES: Final = """
 HOLD_COLUMNS: Final = """
     organization_id::text, operation_id, hold_id::text, project_id::text, account_id::text, currency_code, amount,
     ttl_ms, state, description, metadata::text, create_time, expire_time, end_time, actor, captured_amount,
-    requested_amount
+    requested_amount, user_id::text, model, reserves::text
 """
 
 # One probe of the primary key per operation.
@@ -321,6 +322,7 @@ def hold_of(row: asyncpg.Record) -> Hold:
     hold.state = HoldState(hold.state)
     hold.description = hold.description or ""
     hold.metadata = _metadata_of(row[10])
+    hold.reserves = {name: Decimal(part) for name, part in json.loads(row[19]).items()} if row[19] else None
     return hold
 
 
@@ -344,6 +346,7 @@ def _decline_of(row: asyncpg.Record) -> Decline:
             Decimal(facts["held"]),
             Decimal(facts["overdraft_limit"]),
             facts["sequence"],
+            Decimal(facts.get("scoped", "0")),
         ),
         create_time=row[5],
         actor=row[6],

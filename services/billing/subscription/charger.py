@@ -5,21 +5,25 @@ done, may be asked again for the same event after a crash, and must answer the s
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Final, Protocol, TypeAlias
 
 from libs.common.errors import Refusal
 from services.billing import errors
 from services.billing.ledger.domain import Credit, Debit, Decline, GrantCredits, Mode, SystemAccount
 from services.billing.ledger.engine import Answer, Engine
-from services.billing.ledger.grants import GrantKind
+from services.billing.ledger.refills import Rollover, refill
 from services.billing.ledger.rendering import refusal_of
-from services.billing.subscription.domain import Event
+from services.billing.subscription.domain import Event, Refill, Subscription
+from services.billing.subscription.steps import source_reference
 
 Charged: TypeAlias = Exception | None
 """None where it was paid, or given back. A refusal of `REFUSED` where the customer does not have it; any other
 exception where it is not known, or could not be done."""
 REFUSED: Final = (errors.InsufficientBalance, errors.CurrencyMismatch)
 """An organization without an account in the currency has nothing in it."""
+_ANY_LENGTH: Final = timedelta(days=1)
+"""Credits that roll over do not end with the period, so its length does not matter to the ledger."""
 
 
 class Charger(Protocol):
@@ -79,27 +83,33 @@ def _charged(answer: Answer) -> Charged:
     return answer if isinstance(answer, Exception) else None
 
 
-def refills_of(event: Event, source_reference: str) -> list[GrantCredits]:
-    """Return the commands that grant the credits of an event."""
+def refills_of(subscription: Subscription, event: Event) -> list[GrantCredits]:
+    """Return the commands that grant the credits of an event, to the user and model of the subscription."""
     return [
-        GrantCredits(
+        refill(
             organization_id=event.organization_id,
             operation_id=one.operation_id,
-            project_id=None,
             currency_code=one.amount.currency_code,
             amount=one.amount.value,
-            kind=GrantKind.INCLUDED,
             priority=one.priority,
-            effective_time=one.effective_time,
-            expire_time=one.expire_time,
-            source_reference=source_reference,
+            period_start=one.effective_time,
+            period_end=one.expire_time or one.effective_time + _ANY_LENGTH,
+            rollover=_rollover(one),
+            rollover_max=one.kept_at_most,
+            source_reference=source_reference(subscription),
+            user_id=subscription.user_id,
+            model=subscription.model,
             description=_description(event),
-            metadata=None,
             actor=event.actor,
-            opens_account=True,
         )
         for one in event.refills
     ]
+
+
+def _rollover(one: Refill) -> Rollover:
+    if one.expire_time is not None:
+        return Rollover.NONE
+    return Rollover.ALL if one.kept_at_most is None else Rollover.UP_TO
 
 
 def is_passing(error: BaseException) -> bool:

@@ -135,15 +135,22 @@ class PlanChanges:
 
     async def _change_now(self, wanted: PlanChange, offer: Offer, repeatable: Repeatable) -> ChangedPlan:
         await self._bind(wanted, repeatable)
-        changed = await self._progress.change_plan_now(
-            wanted.organization_id,
-            wanted.subscription_id,
-            plan=offer.plan,
-            reason=wanted.reason,
-            actor=current_actor(),
-            request_id=repeatable.request_id,
-            etag=wanted.etag,
-        )
+        try:
+            changed = await self._progress.change_plan_now(
+                wanted.organization_id,
+                wanted.subscription_id,
+                plan=offer.plan,
+                reason=wanted.reason,
+                actor=current_actor(),
+                request_id=repeatable.request_id,
+                etag=wanted.etag,
+            )
+        except (errors.SamePlan, StaleEtag):
+            # Perhaps the request was sent twice at a time, and the other one has made the change.
+            earlier = await self._earlier(wanted, repeatable)
+            if earlier is None:
+                raise
+            return earlier
         return _changed(changed)
 
     async def _bind(self, wanted: PlanChange, repeatable: Repeatable) -> None:

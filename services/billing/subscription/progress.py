@@ -399,7 +399,7 @@ class Progress:
                 commands += (voids := await _voids_of(database, event))
                 owners += [one] * len(voids)
             if event.refills:
-                commands += (refills := refills_of(event, source_reference(one.step.after)))
+                commands += (refills := refills_of(one.step.after, event))
                 owners += [one] * len(refills)
         if not commands:
             return

@@ -385,4 +385,5 @@ def _hold_request(pinned: Pinned) -> HoldRequest:
         pinned.currency_code,
         ask.hold_ttl_ms,
         ask.model,
+        ask.user_id,
     )

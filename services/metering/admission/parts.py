@@ -226,6 +226,7 @@ class Parts:
             work.project_id,
             work.model,
             work.operation_id,
+            work.user_id,
         )
         try:
             (result,) = await self._charging.charge(database, [charge])

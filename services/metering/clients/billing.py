@@ -71,9 +71,11 @@ class Charge(NamedTuple):
     amount: str
     currency_code: str
     project_id: str | None
-    description: str
+    model: str
+    """Which credits may be used depends on it and the user. It also describes the charge."""
     hold_operation_id: str | None = None
     """For a part of a call: the operation id of the call, whose hold stays open."""
+    user_id: str | None = None
 
 
 class AccountBalance(NamedTuple):
@@ -110,7 +112,9 @@ class HoldRequest(NamedTuple):
     amount: str
     currency_code: str
     ttl_ms: int
-    description: str
+    model: str
+    """Which credits may be used depends on it and the user. It also describes the hold."""
+    user_id: str | None
 
 
 class Held(NamedTuple):
@@ -343,7 +347,9 @@ def _fill_debit(request: pb.DebitRequest, charge: Charge) -> None:
     request.amount.currency_code = charge.currency_code
     request.amount.value = charge.amount
     request.mode = pb.DEBIT_MODE_MUST_POST
-    request.description = charge.description
+    request.description = request.model = charge.model
+    if charge.user_id is not None:
+        request.user_id = charge.user_id
     request.metadata[_SOURCE_KEY] = _SOURCE
 
 
@@ -356,7 +362,9 @@ def _fill_capture(request: pb.CaptureHoldRequest, charge: Charge) -> None:
         request.part_id = charge.operation_id
     request.amount.currency_code = charge.currency_code
     request.amount.value = charge.amount
-    request.description = charge.description
+    request.description = request.model = charge.model
+    if charge.user_id is not None:
+        request.user_id = charge.user_id
     request.metadata[_SOURCE_KEY] = _SOURCE
 
 
@@ -369,7 +377,9 @@ def _fill_hold(request: pb.CreateHoldRequest, hold: HoldRequest) -> None:
     request.amount.value = hold.amount
     request.ttl.seconds = hold.ttl_ms // 1000
     request.ttl.nanos = hold.ttl_ms % 1000 * 1_000_000
-    request.description = hold.description
+    request.description = request.model = hold.model
+    if hold.user_id is not None:
+        request.user_id = hold.user_id
 
 
 def _balance(balance: pb.Balance) -> AccountBalance:

@@ -320,6 +320,8 @@ outbox: Final = Table(
     Column("create_time", TIME, nullable=False),
     # For the charge of a part of a call: the operation id of the call. The charge's own is the part's id.
     Column("hold_operation_id", KEY),
+    # Whose usage it is; null where that is not known.
+    Column("user_id", ID),
     PrimaryKeyConstraint("organization_id", "operation_id", name="outbox_pkey"),
     CheckConstraint("kind IN ('DEBIT', 'CAPTURE')", name="outbox_kind"),
     CheckConstraint("state IN ('PENDING', 'REFUSED', 'DEAD')", name="outbox_state_known"),

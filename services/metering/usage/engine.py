@@ -268,6 +268,7 @@ def _charge_of(recorded: Recorded) -> Charge | None:
         cost.currency_code,
         work.project_id,
         work.model,
+        user_id=work.user_id,
     )
 
 

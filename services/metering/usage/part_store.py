@@ -73,9 +73,9 @@ WITH begun AS (
     SELECT $1::uuid, $2::text, $21::timestamptz FROM begun ON CONFLICT DO NOTHING
 ), queued AS (
     INSERT INTO outbox (organization_id, operation_id, kind, state, amount, currency_code, project_id, description,
-        attempt_count, next_attempt_time, create_time, hold_operation_id)
+        attempt_count, next_attempt_time, create_time, hold_operation_id, user_id)
     SELECT $1::uuid, $5::text, 'CAPTURE', 'PENDING', $11::numeric, $13::text, $18::uuid, $6::text,
-        0, $19::timestamptz, $14::timestamptz, $2::text
+        0, $19::timestamptz, $14::timestamptz, $2::text, $22::uuid
     FROM claimed WHERE $5::text IS NOT NULL
 )
 SELECT count(*) FROM claimed
@@ -156,6 +156,7 @@ async def add(
         due_time,
         part.occur_time,
         expire_time,
+        work.user_id,
     )
     return bool(claimed)
 

@@ -165,9 +165,9 @@ WITH item AS (
     {_GROUP} {_ORDER} {ADD_TO_HOURS}
 ),{units} queued AS (
     INSERT INTO outbox (organization_id, operation_id, kind, state, amount, currency_code, project_id, description,
-        attempt_count, next_attempt_time, create_time)
+        attempt_count, next_attempt_time, create_time, user_id)
     SELECT organization_id, operation_id, charge_kind, 'PENDING', {amount}, currency_code, project_id, model,
-        0, {_DUE}, {_NOW}
+        0, {_DUE}, {_NOW}, user_id
     FROM fresh WHERE charge_kind IS NOT NULL
 ), parked AS (
     INSERT INTO unpriced_usages (organization_id, usage_id, occur_time, model)
@@ -267,9 +267,9 @@ WITH item AS (
     FROM freed f JOIN usage_records r USING (organization_id, occur_time, usage_id)
 ), queued AS (
     INSERT INTO outbox (organization_id, operation_id, kind, state, amount, currency_code, project_id, description,
-        attempt_count, next_attempt_time, create_time)
+        attempt_count, next_attempt_time, create_time, user_id)
     SELECT organization_id, operation_id, new_charge_kind, 'PENDING', new_cost - coalesce(captured_before, 0),
-        new_currency_code, project_id, model, 0, $10::timestamptz, $10::timestamptz
+        new_currency_code, project_id, model, 0, $10::timestamptz, $10::timestamptz, user_id
     FROM usage WHERE new_charge_kind IS NOT NULL
 ), summed AS (
     {_INTO_HOURS}

@@ -299,7 +299,7 @@ WITH due AS (
 UPDATE outbox o SET next_attempt_time = $7::timestamptz, attempt_count = o.attempt_count + 1
 FROM due WHERE o.organization_id = due.organization_id AND o.operation_id = due.operation_id
 RETURNING o.organization_id::text, o.operation_id, o.kind, o.amount, o.currency_code, o.project_id::text, o.description,
-    o.hold_operation_id, o.attempt_count
+    o.hold_operation_id, o.user_id::text, o.attempt_count
 """
 
 
@@ -314,7 +314,7 @@ async def take_due(
 ) -> list[DueCharge]:
     """Take the due charges of a window until the lease ends. After a crash another process takes them then."""
     rows = await connection.fetch(_TAKE_DUE, *after, *(until or (None, None)), now, limit, lease_time)
-    return [DueCharge(Charge._make((*row[:3], format_amount(row[3]), *row[4:8])), row[8]) for row in rows]
+    return [DueCharge(Charge._make((*row[:3], format_amount(row[3]), *row[4:9])), row[9]) for row in rows]
 
 
 _FINISH: Final = """

@@ -126,6 +126,8 @@ class Grant(_message.Message):
     VOID_TIME_FIELD_NUMBER: _builtins.int
     VOID_REASON_FIELD_NUMBER: _builtins.int
     VOID_ACTOR_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     grant_id: _builtins.str
     """The grant's UUIDv7, in lower case; the operation_id of the movement with which it begins."""
     organization_id: _builtins.str
@@ -152,6 +154,10 @@ class Grant(_message.Message):
     """Why it was voided."""
     void_actor: _builtins.str
     """Who voided it, as in audit events."""
+    user_id: _builtins.str
+    """Whose charges may use it; empty for everybody's."""
+    model: _builtins.str
+    """Which model's charges may use it; empty for all."""
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """How much was granted."""
@@ -213,10 +219,12 @@ class Grant(_message.Message):
         void_time: _timestamp_pb2.Timestamp | None = ...,
         void_reason: _builtins.str = ...,
         void_actor: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time", "effective_time", b"effective_time", "expire_time", b"expire_time", "expired_amount", b"expired_amount", "remaining_amount", b"remaining_amount", "used_amount", b"used_amount", "void_time", b"void_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "actor", b"actor", "amount", b"amount", "create_time", b"create_time", "description", b"description", "effective_time", b"effective_time", "expire_time", b"expire_time", "expired_amount", b"expired_amount", "grant_id", b"grant_id", "kind", b"kind", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "priority", b"priority", "project_id", b"project_id", "remaining_amount", b"remaining_amount", "source_reference", b"source_reference", "state", b"state", "used_amount", b"used_amount", "void_actor", b"void_actor", "void_reason", b"void_reason", "void_time", b"void_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "actor", b"actor", "amount", b"amount", "create_time", b"create_time", "description", b"description", "effective_time", b"effective_time", "expire_time", b"expire_time", "expired_amount", b"expired_amount", "grant_id", b"grant_id", "kind", b"kind", "metadata", b"metadata", "model", b"model", "operation_id", b"operation_id", "organization_id", b"organization_id", "priority", b"priority", "project_id", b"project_id", "remaining_amount", b"remaining_amount", "source_reference", b"source_reference", "state", b"state", "used_amount", b"used_amount", "user_id", b"user_id", "void_actor", b"void_actor", "void_reason", b"void_reason", "void_time", b"void_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -259,6 +267,8 @@ class GrantCreditsRequest(_message.Message):
     SOURCE_REFERENCE_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization: a lower-case UUID."""
     project_id: _builtins.str
@@ -273,6 +283,10 @@ class GrantCreditsRequest(_message.Message):
     """What the platform calls its cause, such as an order."""
     description: _builtins.str
     """A description for people to read, cut to 256 characters. A repeat with another description is another body."""
+    user_id: _builtins.str
+    """Whose charges alone may use it: a UUID. Empty for everybody's. With a model too, only this user's charges for it."""
+    model: _builtins.str
+    """Which model's charges alone may use it. Empty for all."""
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """How much, in a currency or a unit such as `CREDIT`. Greater than zero."""
@@ -303,10 +317,12 @@ class GrantCreditsRequest(_message.Message):
         source_reference: _builtins.str = ...,
         description: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        user_id: _builtins.str = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "effective_time", b"effective_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "effective_time", b"effective_time", "expire_time", b"expire_time", "kind", b"kind", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "priority", b"priority", "project_id", b"project_id", "source_reference", b"source_reference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "effective_time", b"effective_time", "expire_time", b"expire_time", "kind", b"kind", "metadata", b"metadata", "model", b"model", "operation_id", b"operation_id", "organization_id", b"organization_id", "priority", b"priority", "project_id", b"project_id", "source_reference", b"source_reference", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -358,6 +374,8 @@ class ListGrantsRequest(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization: a lower-case UUID."""
     project_id: _builtins.str
@@ -370,6 +388,10 @@ class ListGrantsRequest(_message.Message):
     """How many to return: 50 when zero, at most 1000. A page may hold fewer, or none, even when more follow."""
     page_token: _builtins.str
     """The next_page_token of the page before, with the other fields unchanged."""
+    user_id: _builtins.str
+    """Only grants for this user, when given."""
+    model: _builtins.str
+    """Only grants for this model, when given."""
     def __init__(
         self,
         *,
@@ -379,10 +401,12 @@ class ListGrantsRequest(_message.Message):
         state: Global___GrantState.ValueType = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "model", b"model", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -491,22 +515,32 @@ class GetCreditSummaryRequest(_message.Message):
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization: a lower-case UUID."""
     project_id: _builtins.str
     """The project whose account is meant; empty for the organization's own."""
     currency_code: _builtins.str
     """The unit. May be empty where the owner has one account only."""
+    user_id: _builtins.str
+    """The user whose allowance is meant, when given: amounts are those of the grants for this user, and available is what a
+    charge of this user can take.
+    """
+    model: _builtins.str
+    """The same for a model; with both, those of the grants for this user and this model."""
     def __init__(
         self,
         *,
         organization_id: _builtins.str = ...,
         project_id: _builtins.str = ...,
         currency_code: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "organization_id", b"organization_id", "project_id", b"project_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "model", b"model", "organization_id", b"organization_id", "project_id", b"project_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -526,9 +560,13 @@ class GetCreditSummaryResponse(_message.Message):
     NEXT_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     NEXT_EXPIRE_AMOUNT_FIELD_NUMBER: _builtins.int
     NEXT_EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
+    LAST_REFILL_TIME_FIELD_NUMBER: _builtins.int
+    USED_SINCE_REFILL_AMOUNT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def balance(self) -> _ledger_pb2.Balance:
-        """The account's balance now."""
+        """The account's balance now. With a user or model, available is what their charges can take, and scoped what they can
+        not.
+        """
 
     @_builtins.property
     def granted(self) -> _containers.RepeatedCompositeFieldContainer[Global___GrantedCredits]:
@@ -536,11 +574,13 @@ class GetCreditSummaryResponse(_message.Message):
 
     @_builtins.property
     def other_amount(self) -> _amount_pb2.Amount:
-        """What came to the account otherwise: payments, corrections and transfers, less what was passed on or taken back."""
+        """What came to the account otherwise: payments, corrections and transfers, less what was passed on or taken back.
+        Absent with a user or model.
+        """
 
     @_builtins.property
     def used_amount(self) -> _amount_pb2.Amount:
-        """What was used, less what reversals gave back, since the account was opened."""
+        """What was used, less what reversals gave back, since the account was opened. With a user or model, of their grants."""
 
     @_builtins.property
     def expired_amount(self) -> _amount_pb2.Amount:
@@ -558,6 +598,14 @@ class GetCreditSummaryResponse(_message.Message):
     def next_effective_time(self) -> _timestamp_pb2.Timestamp:
         """When the next grant begins; absent where none is scheduled."""
 
+    @_builtins.property
+    def last_refill_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last INCLUDED grant began; absent where there was none."""
+
+    @_builtins.property
+    def used_since_refill_amount(self) -> _amount_pb2.Amount:
+        """What was used since it began; absent without it."""
+
     def __init__(
         self,
         *,
@@ -569,10 +617,12 @@ class GetCreditSummaryResponse(_message.Message):
         next_expire_time: _timestamp_pb2.Timestamp | None = ...,
         next_expire_amount: _amount_pb2.Amount | None = ...,
         next_effective_time: _timestamp_pb2.Timestamp | None = ...,
+        last_refill_time: _timestamp_pb2.Timestamp | None = ...,
+        used_since_refill_amount: _amount_pb2.Amount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "expired_amount", b"expired_amount", "next_effective_time", b"next_effective_time", "next_expire_amount", b"next_expire_amount", "next_expire_time", b"next_expire_time", "other_amount", b"other_amount", "used_amount", b"used_amount"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "expired_amount", b"expired_amount", "last_refill_time", b"last_refill_time", "next_effective_time", b"next_effective_time", "next_expire_amount", b"next_expire_amount", "next_expire_time", b"next_expire_time", "other_amount", b"other_amount", "used_amount", b"used_amount", "used_since_refill_amount", b"used_since_refill_amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "expired_amount", b"expired_amount", "granted", b"granted", "next_effective_time", b"next_effective_time", "next_expire_amount", b"next_expire_amount", "next_expire_time", b"next_expire_time", "other_amount", b"other_amount", "used_amount", b"used_amount"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "expired_amount", b"expired_amount", "granted", b"granted", "last_refill_time", b"last_refill_time", "next_effective_time", b"next_effective_time", "next_expire_amount", b"next_expire_amount", "next_expire_time", b"next_expire_time", "other_amount", b"other_amount", "used_amount", b"used_amount", "used_since_refill_amount", b"used_since_refill_amount"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -16,9 +16,10 @@ class CreditServiceStub:
     """Credits with terms: an amount that is given or sold, with an order in which it is used up, a beginning and an end.
 
     A grant is money on an account, in any unit: charges, holds and guarded debits see it as they see all other money.
-    Which grants were used up by what follows from the order of the account's movements: first the grants with the lowest
-    priority number, of these what ends first, then promotional before included before purchased credits, then the older;
-    and what no grant covers is taken from the rest of the account. What is left of a grant at its end is taken out of
+    Which grants are used up by what follows from an order: first the grants with the lowest priority number, of these what
+    ends first, then promotional before included before purchased credits, then those for a user before those for a model
+    before those for everybody, then the older; and what no grant covers is taken from the rest of the account. A grant for
+    a user or a model is used by charges of that user and for that model alone; to others it is not available. What is left of a grant at its end is taken out of
     the account by a movement of its own. Nothing of an ended grant can be used or held from that moment on; only what
     open holds had reserved of it before stays until they end.
     """
@@ -44,7 +45,8 @@ class CreditServiceStub:
     when nothing is left of it.
     """
     GetCreditSummary: _aio.UnaryUnaryMultiCallable[_credit_pb2.GetCreditSummaryRequest, _credit_pb2.GetCreditSummaryResponse]
-    """Returns what an account has been given, has used, has lost and has left, from the ledger.
+    """Returns what an account has been given, has used, has lost and has left, from the ledger; or, with a user or model,
+    the same of the grants for them alone: their limit, what they have used, and what remains.
 
     Fails with NOT_FOUND, reason `ACCOUNT_NOT_FOUND`, when the owner has no account in this unit.
     """
@@ -59,9 +61,10 @@ class CreditServiceServicer(metaclass=_abc_1.ABCMeta):
     """Credits with terms: an amount that is given or sold, with an order in which it is used up, a beginning and an end.
 
     A grant is money on an account, in any unit: charges, holds and guarded debits see it as they see all other money.
-    Which grants were used up by what follows from the order of the account's movements: first the grants with the lowest
-    priority number, of these what ends first, then promotional before included before purchased credits, then the older;
-    and what no grant covers is taken from the rest of the account. What is left of a grant at its end is taken out of
+    Which grants are used up by what follows from an order: first the grants with the lowest priority number, of these what
+    ends first, then promotional before included before purchased credits, then those for a user before those for a model
+    before those for everybody, then the older; and what no grant covers is taken from the rest of the account. A grant for
+    a user or a model is used by charges of that user and for that model alone; to others it is not available. What is left of a grant at its end is taken out of
     the account by a movement of its own. Nothing of an ended grant can be used or held from that moment on; only what
     open holds had reserved of it before stays until they end.
     """
@@ -109,7 +112,8 @@ class CreditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _credit_pb2.GetCreditSummaryRequest,
         context: _aio.ServicerContext[_credit_pb2.GetCreditSummaryRequest, _abc.Awaitable[_credit_pb2.GetCreditSummaryResponse]],
     ) -> _abc.Awaitable[_credit_pb2.GetCreditSummaryResponse]:
-        """Returns what an account has been given, has used, has lost and has left, from the ledger.
+        """Returns what an account has been given, has used, has lost and has left, from the ledger; or, with a user or model,
+        the same of the grants for them alone: their limit, what they have used, and what remains.
 
         Fails with NOT_FOUND, reason `ACCOUNT_NOT_FOUND`, when the owner has no account in this unit.
         """

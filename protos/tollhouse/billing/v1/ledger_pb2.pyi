@@ -236,6 +236,7 @@ class Balance(_message.Message):
     AVAILABLE_FIELD_NUMBER: _builtins.int
     OVERDRAFT_LIMIT_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    SCOPED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """The number of movements so far. The next movement gets this number plus one."""
     @_builtins.property
@@ -248,11 +249,19 @@ class Balance(_message.Message):
 
     @_builtins.property
     def available(self) -> _amount_pb2.Amount:
-        """What a guarded debit or a new hold can take."""
+        """What a guarded debit or a new hold can take, whoever it is for: without `scoped`. What a certain user can take says
+        CreditService.GetCreditSummary.
+        """
 
     @_builtins.property
     def overdraft_limit(self) -> _amount_pb2.Amount:
         """How far below zero guarded debits may go. Never negative."""
+
+    @_builtins.property
+    def scoped(self) -> _amount_pb2.Amount:
+        """What of posted is left of grants for certain users or models, and not held: only their charges can take it. Absent
+        where it is zero, and in a balance of an earlier time, whose available includes it.
+        """
 
     def __init__(
         self,
@@ -262,10 +271,11 @@ class Balance(_message.Message):
         available: _amount_pb2.Amount | None = ...,
         overdraft_limit: _amount_pb2.Amount | None = ...,
         sequence: _builtins.int = ...,
+        scoped: _amount_pb2.Amount | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "held", b"held", "overdraft_limit", b"overdraft_limit", "posted", b"posted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "held", b"held", "overdraft_limit", b"overdraft_limit", "posted", b"posted", "scoped", b"scoped"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "held", b"held", "overdraft_limit", b"overdraft_limit", "posted", b"posted", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "held", b"held", "overdraft_limit", b"overdraft_limit", "posted", b"posted", "scoped", b"scoped", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -469,6 +479,8 @@ class Hold(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     CAPTURED_AMOUNT_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     hold_id: _builtins.str
     """The hold's UUIDv7, in lower case. Empty in the answer to `validate_only`."""
     organization_id: _builtins.str
@@ -487,6 +499,10 @@ class Hold(_message.Message):
     """Who placed the hold: `user:<user_id>`, `service_account:<service_account_id>`, `operator:<name>` or
     `service:<name>`, as in audit events. Empty where this was stored before actors were recorded.
     """
+    user_id: _builtins.str
+    """The user named in the request; empty for none."""
+    model: _builtins.str
+    """The model named in the request; empty for none."""
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """The amount of the hold: what was asked for, or what it was enlarged to. An open hold reserves what of it has not
@@ -530,10 +546,12 @@ class Hold(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         actor: _builtins.str = ...,
         captured_amount: _amount_pb2.Amount | None = ...,
+        user_id: _builtins.str = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "captured_amount", b"captured_amount", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "actor", b"actor", "amount", b"amount", "captured_amount", b"captured_amount", "create_time", b"create_time", "description", b"description", "end_time", b"end_time", "expire_time", b"expire_time", "hold_id", b"hold_id", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "actor", b"actor", "amount", b"amount", "captured_amount", b"captured_amount", "create_time", b"create_time", "description", b"description", "end_time", b"end_time", "expire_time", b"expire_time", "hold_id", b"hold_id", "metadata", b"metadata", "model", b"model", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -573,6 +591,8 @@ class DebitRequest(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
     project_id: _builtins.str
@@ -585,6 +605,12 @@ class DebitRequest(_message.Message):
     """A description for people to read, cut to 256 characters. A repeat with another description is another body."""
     validate_only: _builtins.bool
     """Whether to only return what the request would do. Nothing is written and the operation id stays unused."""
+    user_id: _builtins.str
+    """The user whose work it is: a UUID. Grants for this user may be used, beside those for everybody. Which credits may
+    be used is not part of what the work is: a repeat with another user_id or model gets the first answer.
+    """
+    model: _builtins.str
+    """The model that the work is for. Grants for this model may be used, beside those for all."""
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """How much to charge: greater than zero."""
@@ -604,10 +630,12 @@ class DebitRequest(_message.Message):
         description: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         validate_only: _builtins.bool = ...,
+        user_id: _builtins.str = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "mode", b"mode", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "mode", b"mode", "model", b"model", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "user_id", b"user_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -997,6 +1025,8 @@ class CreateHoldRequest(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
     project_id: _builtins.str
@@ -1007,6 +1037,12 @@ class CreateHoldRequest(_message.Message):
     """A description for people to read, cut to 256 characters. A repeat with another description is another body."""
     validate_only: _builtins.bool
     """Whether to only return what the request would do. Nothing is written and the operation id stays unused."""
+    user_id: _builtins.str
+    """The user whose work it is: a UUID. Grants for this user may be used, beside those for everybody. Which credits may
+    be used is not part of what the hold is: a repeat with another user_id or model gets the first answer.
+    """
+    model: _builtins.str
+    """The model that the work is for. Grants for this model may be used, beside those for all."""
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """How much to reserve: greater than zero."""
@@ -1030,10 +1066,12 @@ class CreateHoldRequest(_message.Message):
         description: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         validate_only: _builtins.bool = ...,
+        user_id: _builtins.str = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "ttl", b"ttl", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "model", b"model", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "ttl", b"ttl", "user_id", b"user_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1189,6 +1227,8 @@ class CaptureHoldRequest(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     PART_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization that owns the money: a lower-case UUID."""
     operation_id: _builtins.str
@@ -1200,6 +1240,12 @@ class CaptureHoldRequest(_message.Message):
     and not that of the hold. The part is charged under it, and the hold stays open. Empty for the capture that ends
     the hold.
     """
+    user_id: _builtins.str
+    """The user whose work it is: a UUID. Those of the hold count; this and the model only where the hold has neither. Which
+    credits may be used is not part of what the work is: a repeat with others gets the first answer.
+    """
+    model: _builtins.str
+    """The model that the work is for; see user_id."""
     @_builtins.property
     def amount(self) -> _amount_pb2.Amount:
         """What the work cost: zero or more; it may be more than the hold. In the hold's currency."""
@@ -1217,10 +1263,12 @@ class CaptureHoldRequest(_message.Message):
         description: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         part_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "operation_id", b"operation_id", "organization_id", b"organization_id", "part_id", b"part_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "metadata", b"metadata", "model", b"model", "operation_id", b"operation_id", "organization_id", b"organization_id", "part_id", b"part_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

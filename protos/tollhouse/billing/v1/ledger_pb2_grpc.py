@@ -143,8 +143,9 @@ class LedgerServiceServicer:
         organization without any account gets one with a balance of zero; an owner with accounts in other currencies only
         is refused with FAILED_PRECONDITION `CURRENCY_MISMATCH`. A GUARDED debit of more than is available is
         FAILED_PRECONDITION `INSUFFICIENT_BALANCE` with the facts posted, held, available, needed and
-        earliest_release_time; this decline is final for the operation id, even after a top-up. A closed account accepts
-        MUST_POST debits only; others are refused with `ACCOUNT_CLOSED`.
+        earliest_release_time, and scoped_to_others where grants for other users or models are why less is available than
+        is posted; this decline is final for the operation id, even after a top-up. A closed account accepts MUST_POST
+        debits only; others are refused with `ACCOUNT_CLOSED`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -22,6 +22,7 @@ PAGES = {
         *(rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.CreditService/")),
         "billing.v1.LedgerService/Debit",
     },
+    "entitlements.md": {rpc for rpc in rpcs_of("billing") if "Entitlement" in rpc},
     "plans.md": {rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.PlanService/")},
 }
 """Pages below docs/ with examples that can be run, and the RPCs of which each has one."""

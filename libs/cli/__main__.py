@@ -30,6 +30,7 @@ GROUPS: Final = (
     "plans",
     "subscription",
     "credits",
+    "entitlements",
     "audit",
 )
 

@@ -27,6 +27,7 @@ PAGES = {
         *("billing.v1.LedgerService/Credit", "metering.v1.ModelService/CreateModel"),
         *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
     },
+    "entitlements.md": {rpc for rpc in rpcs_of("billing") if "Entitlement" in rpc},
     "plans.md": {rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.PlanService/")},
 }
 """Pages below docs/ with examples that can be run, and the RPCs of which each has one."""

@@ -53,6 +53,8 @@ WAYS: Final[Mapping[str, Way]] = {
     # Version 1 of the plan is published, and the plan that is archived is one that no other call names.
     **_all(Way.ADDS, "billing.v1.PlanService", "CreatePlan PublishPlanVersion ArchivePlan"),
     **_all(Way.STALE, "billing.v1.PlanService", "UpdatePlan"),
+    # A second call finds the override as it would have it.
+    **_all(Way.ADDS, "billing.v1.SubscriptionService", "SetEntitlementOverride"),
     **_all(Way.ADDS, "identity.v1.ApiKeyService", "CreateApiKey ImportApiKeys ReportLeakedApiKey"),
     **_all(Way.STALE, "identity.v1.ApiKeyService", "UpdateApiKey"),
     **_all(Way.ON_KEY, "identity.v1.ApiKeyService", "RotateApiKey DisableApiKey EnableApiKey RevokeApiKey"),
@@ -138,6 +140,11 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "billing.v1.CreditService.GetCreditSummary": lambda target: {"currency_code": None},
     "billing.v1.PlanService.ArchivePlan": lambda target: {"plan_id": _ENTERPRISE},
     "billing.v1.PlanService.CreatePlan": lambda target: {"plan_code": "matrix", "terms": _SOME_TERMS},
+    "billing.v1.SubscriptionService.SetEntitlementOverride": lambda target: {
+        "entitlement_code": "matrix",
+        "entitlement": plan_pb2.Entitlement(entitlement_code="matrix", enabled=True),
+        "reason": "tried",
+    },
     "common.v1.CallerService.ResolveCaller": lambda target: {"api_key": _UNKNOWN_KEY},
     "identity.v1.ApiKeyService.ImportApiKeys": lambda target: {
         "secret_prefix": "matrix",

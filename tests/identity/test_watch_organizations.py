@@ -119,19 +119,20 @@ async def test_creations_and_deletions_are_told_within_a_second(start_identity: 
     began_s = loop.time()
     for stream in streams:
         await _told(stream, {ada.personal_organization_id, shared})
-    assert loop.time() - began_s < 1.5  # A second, and half of one for what else the machine does.
+    assert loop.time() - began_s < 3  # The promised second, and two for what else the machine does.
     await _delete(there, shared)
     began_s = loop.time()
     for stream in streams:
         (told,) = await _told(stream, set(), {shared})
         assert told.organization_id == shared
-    assert loop.time() - began_s < 1.5
+    assert loop.time() - began_s < 3
+    assert 2 * feed_module._ROUND_S < 1, "one process numbers, and another finds the number"
 
 
 async def test_heartbeat_comes_every_second_without_changes(identity: Identity) -> None:
     stream = _watch(identity)
     messages = [await anext(stream), await anext(stream)]
-    async with asyncio.timeout(2):  # At the latest a round after the second is over.
+    async with asyncio.timeout(PATIENCE_S):
         messages.append(await anext(stream))
 
     assert messages == [pb.WatchOrganizationsResponse()] * 3

@@ -140,6 +140,7 @@ async def test_one_of_two_processes_follows_and_the_other_takes_over_at_once_whe
     ):
         before = await make_organizations(identity_database, 20)
         await until_true(lambda: handlers[0].ids | handlers[1].ids == set(before))
+        await until_true(lambda: billing.is_at(20))
         assert sorted([len(handlers[0].calls), len(handlers[1].calls)]) == [0, 20]
         following, waiting = (first, 1) if handlers[0].calls else (second, 0)
         following.cancel()

@@ -20,6 +20,7 @@ from libs.common.migrate import migrate
 from libs.common.sharding import SERVICES
 from libs.common.status import reason_of
 from services.identity.organization.watch import feed as feed_module
+from services.identity.organization.watch import store
 from services.identity.organization.watch.feed import OrganizationFeed, OrganizationNews
 from tests.identity.conftest import OpenIdentity
 from tests.identity.support import Identity
@@ -118,19 +119,20 @@ async def test_creations_and_deletions_are_told_within_a_second(start_identity: 
     began_s = loop.time()
     for stream in streams:
         await _told(stream, {ada.personal_organization_id, shared})
-    assert loop.time() - began_s < 1.5  # A second, and half of one for what else the machine does.
+    assert loop.time() - began_s < 3  # The promised second, and two for what else the machine does.
     await _delete(there, shared)
     began_s = loop.time()
     for stream in streams:
         (told,) = await _told(stream, set(), {shared})
         assert told.organization_id == shared
-    assert loop.time() - began_s < 1.5
+    assert loop.time() - began_s < 3
+    assert 2 * feed_module._ROUND_S < 1, "one process numbers, and another finds the number"
 
 
 async def test_heartbeat_comes_every_second_without_changes(identity: Identity) -> None:
     stream = _watch(identity)
     messages = [await anext(stream), await anext(stream)]
-    async with asyncio.timeout(2):  # At the latest a round after the second is over.
+    async with asyncio.timeout(PATIENCE_S):
         messages.append(await anext(stream))
 
     assert messages == [pb.WatchOrganizationsResponse()] * 3
@@ -298,6 +300,28 @@ async def test_stream_ends_by_itself_and_the_next_one_goes_on_where_it_ended(
     told.append(await anext(feed.watch(told[-1].revision)))
 
     assert [entry.organization_id for news in told for entry in news.entries] == sorted(ids)
+
+
+async def test_rounds_and_pages_go_along_the_indexes_of_the_feed(
+    identity_database: Database, database_admin_url: str
+) -> None:
+    async with identity_database.transaction() as tx:
+        await tx.execute(_INSERT, {"ids": [new_id() for _ in range(3_000)]})
+    feed = OrganizationFeed(identity_database, watchers_max=1)
+    await feed.catch_up()
+    connection = await asyncpg.connect(plain_url(database_admin_url))
+    await connection.execute("VACUUM ANALYZE identity.organizations")
+    plans = [
+        await connection.fetch(f"EXPLAIN {statement.replace('$1', '2000').replace('$2', '500')}")
+        for statement in (store._LOOK, store._NUMBER, store._READ)
+    ]
+    await connection.close()
+
+    look, number, read = ("\n".join(line[0] for line in plan) for plan in plans)
+    assert "Seq Scan on organizations" not in look + read
+    for plan, index in ((look, "not_in_feed"), (look, "by_feed_revision"), (number, "not_in_feed")):
+        assert f"using organizations_{index}" in plan
+    assert read.count("using organizations_by_feed_revision") == 2
 
 
 async def test_organizations_from_before_get_their_revisions_by_the_migration(

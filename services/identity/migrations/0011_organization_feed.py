@@ -57,5 +57,5 @@ def upgrade() -> None:
         op.execute("DROP INDEX CONCURRENTLY IF EXISTS identity.organizations_not_in_feed")
         op.execute(
             "CREATE INDEX CONCURRENTLY IF NOT EXISTS organizations_not_in_feed ON identity.organizations"
-            " (organization_id) WHERE feed_version IS DISTINCT FROM version"
+            " (update_time, organization_id) WHERE feed_version IS DISTINCT FROM version"
         )

@@ -56,6 +56,7 @@ Index(
 Index("organizations_by_feed_revision", organizations.c.feed_revision, unique=True)
 Index(
     "organizations_not_in_feed",
+    organizations.c.update_time,
     organizations.c.organization_id,
     postgresql_where=text("feed_version IS DISTINCT FROM version"),
 )

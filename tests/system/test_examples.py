@@ -20,7 +20,7 @@ PAGES = {
     "identity.md": rpcs_of("identity", "common"),
     "credits.md": {
         *(rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.CreditService/")),
-        "billing.v1.LedgerService/Debit",
+        *(f"billing.v1.LedgerService/{rpc}" for rpc in ("Debit", "CreateHold", "CaptureHold")),
     },
     "billing.md": {
         *(rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.SubscriptionService/")),

@@ -22,7 +22,7 @@ ProjectOption = Annotated[
 ]
 _BILLING: Final = ("billing",)
 _COLUMNS: Final = (
-    *("grant_id", "operation_id", "kind", "priority", "state"),
+    *("grant_id", "operation_id", "kind", "priority", "state", "user_id", "model"),
     *("amount", "remaining_amount", "effective_time", "expire_time"),
 )
 
@@ -43,6 +43,8 @@ async def grant(
     amount: Annotated[str, typer.Argument(help="How much.", metavar="VALUE")],
     currency: Annotated[str, typer.Argument(help="In which unit, such as CREDIT or USD.", metavar="UNIT")],
     project: ProjectOption = "",
+    user: Annotated[str, typer.Option(help="The user who alone may use them; everybody without it.")] = "",
+    model: Annotated[str, typer.Option(help="The model for which alone they may be used; all without it.")] = "",
     kind: Annotated[Kind, typer.Option(help="Where the credits come from.")] = Kind.PROMOTIONAL,
     priority: Annotated[int, typer.Option(help="The lowest is used up first.", min=0, max=1000)] = 0,
     begins: Annotated[str, typer.Option(help="A time, or a span from now such as 7d; now without it.")] = "",
@@ -61,6 +63,8 @@ async def grant(
         effective_time=parse_future(begins) if begins else None,
         expire_time=parse_future(expires) if expires else None,
         source_reference=reference,
+        user_id=user,
+        model=model,
     )
     stub = credit_pb2_grpc.CreditServiceStub(channels.billing)
     output.one((await stub.GrantCredits(request)).grant)
@@ -72,11 +76,13 @@ async def list_grants(
     output: Output,
     organization: OrganizationArgument,
     project: ProjectOption = "",
+    user: Annotated[str, typer.Option(help="Only grants for this user.")] = "",
+    model: Annotated[str, typer.Option(help="Only grants for this model.")] = "",
     limit: LimitOption = LIMIT,
 ) -> None:
     """List the grants of an organization, newest first, with what is left of each."""
     stub = credit_pb2_grpc.CreditServiceStub(channels.billing)
-    request = credit_pb2.ListGrantsRequest(organization_id=organization, project_id=project)
+    request = credit_pb2.ListGrantsRequest(organization_id=organization, project_id=project, user_id=user, model=model)
     found, more = await listed(stub.ListGrants, request, lambda page: page.grants, limit)
     output.many(found, _COLUMNS, more=more)
 
@@ -88,23 +94,25 @@ async def show(
     organization: OrganizationArgument,
     currency: Annotated[str, typer.Argument(help="The unit; needed where there are several.", metavar="UNIT")] = "",
     project: ProjectOption = "",
+    user: Annotated[str, typer.Option(help="Only the credits for this user, and what is available to the user.")] = "",
+    model: Annotated[str, typer.Option(help="Only the credits for this model.")] = "",
 ) -> None:
-    """Show what an account was given, has used, has lost and has left."""
+    """Show what an account was given, has used, has lost and has left; or a user's part of it."""
     stub = credit_pb2_grpc.CreditServiceStub(channels.billing)
     request = credit_pb2.GetCreditSummaryRequest(
-        organization_id=organization, project_id=project, currency_code=currency
+        organization_id=organization, project_id=project, currency_code=currency, user_id=user, model=model
     )
     summary = await stub.GetCreditSummary(request)
     if output.as_json:
         output.json(as_dict(summary))
         return
-    for name in ("available", "posted", "held"):
+    for name in ("available", "posted", "held", "scoped"):
         output.line(f"{name:<24} {cell(summary.balance, name)}")
     for one in summary.granted:
         left = cell(one, "remaining_amount")
         output.line(f"{cell(one, 'kind'):<24} {cell(one, 'amount')}, of which {left} is left")
     names = ("other_amount", "used_amount", "expired_amount", "next_expire_time", "next_expire_amount")
-    for name in (*names, "next_effective_time"):
+    for name in (*names, "next_effective_time", "last_refill_time", "used_since_refill_amount"):
         output.line(f"{name.replace('_', ' '):<24} {cell(summary, name)}")
 
 

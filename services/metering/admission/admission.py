@@ -50,7 +50,10 @@ _LATE: Final = timedelta(seconds=1)
 """What a hold may end later than its authorization says, because billing counts from its own receipt of it."""
 _WRITTEN_WITHIN: Final = timedelta(seconds=10)
 """How long after its create_time an authorization is written at the latest, but for the time of the statement."""
-_FACTS: Final = ("posted", "held", "available", "needed", "currency_code", "earliest_release_time")
+_FACTS: Final = (
+    *("posted", "held", "available", "needed", "currency_code", "earliest_release_time"),
+    "scoped_to_others",
+)
 # Billing's reasons for declining a hold that are passed on unchanged; any other becomes ACCOUNT_CLOSED.
 _HOLD_REASONS: Final = ("INSUFFICIENT_BALANCE", "CURRENCY_MISMATCH", "ACCOUNT_CLOSED")
 

@@ -313,7 +313,8 @@ class Denial(_message.Message):
     @_builtins.property
     def facts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The numbers behind the reason. INSUFFICIENT_BALANCE has posted, held, available, needed, currency_code and, where
-        the account has open holds, earliest_release_time: when the first of them expires.
+        the account has open holds, earliest_release_time: when the first of them expires. It has scoped_to_others where
+        credits for other users or models are a reason why less is available than is posted.
         """
 
     def __init__(

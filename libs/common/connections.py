@@ -116,8 +116,11 @@ def open_connections(
     `statement_cache_size=0` is for a transaction-pooling proxy such as PgBouncer, see `libs.common.pooler`. Jobs that
     rightly take longer, such as reports, open a small pool of their own with a longer `statement_timeout_ms`.
     `plan_by_key` is for pools whose every statement finds its rows by a key. Postgres keeps a plan that it made while a
-    table was empty, when every index that leads with the tenant looks equally good; with nothing but nested loops over
-    indexes to choose from, that plan is the one a full table needs.
+    table was empty; with nothing but nested loops over indexes to choose from, that plan is the one a full table needs.
+    For this a statement that joins a table to keys compares the column that leads its indexes as in
+    `t.organization_id = ANY (ARRAY[k.organization_id])`. With a plain `=` the order of an index counts as useful for a
+    merge join. Then Postgres may read the whole index and compare each row with all keys, which is cheapest as long as
+    there are hardly any rows. Likewise an EXISTS with a plain `=` may read the whole index into a hash table.
     """
     pooled = statement_cache_size == 0
     name = {"application_name": application_name}

@@ -165,7 +165,7 @@ _UPDATE_GRANTS: Final = """
     FROM unnest(
         $1::uuid[], $2::uuid[], $3::text[], $4::numeric[], $5::numeric[], $6::timestamptz[], $7::text[], $8::text[]
     ) AS v (organization_id, grant_id, state, rest, expired, void_time, void_reason, void_actor)
-    WHERE g.organization_id = v.organization_id AND g.grant_id = v.grant_id
+    WHERE g.organization_id = ANY (ARRAY[v.organization_id]) AND g.grant_id = v.grant_id
 """
 
 _INSERT_STANDINGS: Final = """
@@ -180,7 +180,7 @@ _UPDATE_DUE: Final = """
     UPDATE accounts a SET grant_due_from = v.grant_due_from, itemized_from = v.itemized_from
     FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::bigint[])
         AS v (organization_id, account_id, grant_due_from, itemized_from)
-    WHERE a.organization_id = v.organization_id AND a.account_id = v.account_id
+    WHERE a.organization_id = ANY (ARRAY[v.organization_id]) AND a.account_id = v.account_id
 """
 
 # The partial index has only accounts with grants that will begin or expire.

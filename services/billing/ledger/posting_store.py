@@ -33,7 +33,7 @@ _UPDATE_ACCOUNTS: Final = """
     FROM unnest(
         $1::uuid[], $2::uuid[], $3::numeric[], $4::numeric[], $5::bigint[], $6::timestamptz[], $7::timestamptz[]
     ) AS v (organization_id, account_id, posted, held, sequence, hold_expiry_from, last_movement_time)
-    WHERE a.organization_id = v.organization_id AND a.account_id = v.account_id
+    WHERE a.organization_id = ANY (ARRAY[v.organization_id]) AND a.account_id = v.account_id
 """
 
 _INSERT_MOVEMENTS: Final = """
@@ -91,7 +91,7 @@ _UPDATE_HOLDS: Final = """
     UPDATE holds h SET state = v.state, expire_time = v.expire_time, end_time = v.end_time
     FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
         AS v (organization_id, operation_id, state, expire_time, end_time)
-    WHERE h.organization_id = v.organization_id AND h.operation_id = v.operation_id
+    WHERE h.organization_id = ANY (ARRAY[v.organization_id]) AND h.operation_id = v.operation_id
 """
 
 # Few batches have parts of holds, or enlarge any.
@@ -100,7 +100,7 @@ _UPDATE_HOLD_AMOUNTS: Final = """
         requested_amount = v.requested_amount::numeric
     FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[])
         AS v (organization_id, operation_id, amount, captured_amount, requested_amount)
-    WHERE h.organization_id = v.organization_id AND h.operation_id = v.operation_id
+    WHERE h.organization_id = ANY (ARRAY[v.organization_id]) AND h.operation_id = v.operation_id
 """
 
 _UPDATE_RESERVES: Final = """

@@ -14,16 +14,18 @@ from services.billing.ledger.books import Books
 from services.billing.ledger.domain import Account, Hold, Metadata, Movement
 
 # The statement updates the accounts, which locks them. An account that was changed meanwhile has another revision and
-# is not updated. Then it ends the holds that are captured; one that has ended is not found. After that, one probe of
-# the primary key per operation looks for declines. If one of these assumptions is wrong, the operation id to insert is
-# null, which the column refuses. An operation that has moved money or placed a hold before is refused by the primary
-# key. What movements have in common, such as their account and actor, is sent once, and each takes it by its number: a
-# join would need a hash table, which these connections do not plan.
+# is not updated. Then it ends the holds that are captured; one that has ended is not found. It is asked for its end and
+# not for its state, because the index of open holds, which has the same condition, does not have the operation. After
+# that, one probe of the primary key per operation looks for declines. If one of these assumptions is wrong, the
+# operation id to insert is null, which the column refuses. An operation that has moved money or placed a hold before is
+# refused by the primary key. What movements have in common, such as their account and actor, is sent once, and each
+# takes it by its number: a join would need a hash table, which these connections do not plan.
 
 _ACCOUNTS: Final = """
     FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::timestamptz[]{more_columns})
         AS v (organization_id, account_id, revision, posted, sequence, last_movement_time{more_names})
-    WHERE a.organization_id = v.organization_id AND a.account_id = v.account_id AND a.revision = v.revision
+    WHERE a.organization_id = ANY (ARRAY[v.organization_id]) AND a.account_id = v.account_id
+        AND a.revision = v.revision
     RETURNING 1
 """
 _ALL_MOVED: Final = """
@@ -75,7 +77,8 @@ _POST: Final = f"""
     captured AS (
         UPDATE holds h SET state = 'CAPTURED', end_time = $30::timestamptz
         FROM unnest($28::uuid[], $29::text[]) AS v (organization_id, operation_id)
-        WHERE h.organization_id = v.organization_id AND h.operation_id = v.operation_id AND h.state = 'OPEN'
+        WHERE h.organization_id = ANY (ARRAY[v.organization_id]) AND h.operation_id = v.operation_id
+            AND h.end_time IS NULL
         RETURNING 1
     ),
     assumed AS MATERIALIZED (

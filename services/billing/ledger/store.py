@@ -199,13 +199,19 @@ _LOCK_UNUSED: Final = f"""
     ) AS a
 """  # noqa: S608 -- made of constants of ours alone.
 
-# The accounts are locked already, which keeps anybody else from ending these holds. Partial index on open holds.
+# The accounts are locked already, which keeps anybody else from ending these holds. They are found by a range of the
+# partial index on open holds for each account, and each is updated by primary key.
 _EXPIRE: Final = """
     WITH ended AS (
         UPDATE holds h SET state = 'EXPIRED', end_time = expire_time
         FROM unnest($1::uuid[], $2::uuid[]) AS k (organization_id, account_id)
-        WHERE h.organization_id = k.organization_id AND h.account_id = k.account_id
-            AND h.state = 'OPEN' AND h.expire_time <= $3
+        CROSS JOIN LATERAL (
+            SELECT organization_id, operation_id FROM holds
+            WHERE organization_id = k.organization_id AND account_id = k.account_id AND state = 'OPEN'
+                AND expire_time <= $3
+            OFFSET 0
+        ) AS expired
+        WHERE h.organization_id = ANY (ARRAY[expired.organization_id]) AND h.operation_id = expired.operation_id
         RETURNING h.account_id, greatest(h.amount - h.captured_amount, 0) AS amount
     )
     SELECT k.account_id::text, coalesce((SELECT sum(amount) FROM ended e WHERE e.account_id = k.account_id), 0),

@@ -32,13 +32,13 @@ _WALK: Final = f"""
 WITH walk AS (
     SELECT w.organization_id, w.create_time, w.operation_id,
         least($2::timestamptz, $3::timestamptz - p.lapse_after_ms * interval '1 millisecond') AS until_time
-    FROM lapse_walks w JOIN admission_policies p USING (organization_id)
+    FROM lapse_walks w JOIN admission_policies p ON p.organization_id = ANY (ARRAY[w.organization_id])
     WHERE w.organization_id > $1::uuid ORDER BY w.organization_id LIMIT $4 FOR UPDATE OF w SKIP LOCKED
 ), seen AS (
     SELECT a.organization_id, a.create_time, a.operation_id, {EXPIRE_TIME} AS expire_time,
         a.environment = 'LIVE' AND NOT a.cancelled AND NOT a.declined AND NOT EXISTS (
             SELECT FROM usage_operations o
-            WHERE o.organization_id = a.organization_id AND o.operation_id = a.operation_id
+            WHERE o.organization_id = ANY (ARRAY[a.organization_id]) AND o.operation_id = a.operation_id
         ) AS may_lapse
     FROM walk CROSS JOIN LATERAL (
         SELECT * FROM authorizations
@@ -56,7 +56,7 @@ WITH walk AS (
     FROM seen ORDER BY organization_id, create_time DESC, operation_id DESC
 ), moved AS (
     UPDATE lapse_walks w SET create_time = last.create_time, operation_id = last.operation_id
-    FROM last WHERE w.organization_id = last.organization_id
+    FROM last WHERE w.organization_id = ANY (ARRAY[last.organization_id])
 )
 SELECT (SELECT max(organization_id::text COLLATE "C") FROM walk), EXISTS (SELECT FROM last WHERE steps = $5)
 """  # noqa: S608 -- made of constants of ours alone.
@@ -78,7 +78,7 @@ WITH due AS (
     ORDER BY organization_id, operation_id LIMIT $6 FOR UPDATE SKIP LOCKED
 )
 UPDATE lapse_checks c SET check_time = $7::timestamptz
-FROM due WHERE c.organization_id = due.organization_id AND c.operation_id = due.operation_id
+FROM due WHERE c.organization_id = ANY (ARRAY[due.organization_id]) AND c.operation_id = due.operation_id
 RETURNING c.organization_id::text, c.operation_id
 """
 
@@ -86,12 +86,13 @@ RETURNING c.organization_id::text, c.operation_id
 # extension: it stays.
 _FINISH: Final = """
 DELETE FROM lapse_checks c USING unnest($1::uuid[], $2::text[]) AS done(organization_id, operation_id)
-WHERE c.organization_id = done.organization_id AND c.operation_id = done.operation_id AND c.check_time = $3::timestamptz
+WHERE c.organization_id = ANY (ARRAY[done.organization_id]) AND c.operation_id = done.operation_id
+    AND c.check_time = $3::timestamptz
 """
 _PUT_OFF: Final = """
 UPDATE lapse_checks c SET check_time = later.check_time
 FROM unnest($1::uuid[], $2::text[], $3::timestamptz[]) AS later(organization_id, operation_id, check_time)
-WHERE c.organization_id = later.organization_id AND c.operation_id = later.operation_id
+WHERE c.organization_id = ANY (ARRAY[later.organization_id]) AND c.operation_id = later.operation_id
     AND c.check_time = $4::timestamptz
 """
 

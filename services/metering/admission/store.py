@@ -67,7 +67,7 @@ _ENDED: Final = f"""{EXPIRE_TIME}, a.declined, {_LAPSED}, a.enlarged::text,
     l.captured_amount, l.currency_code AS captured_currency_code"""
 # While a call is settled in parts, its operation has an empty fingerprint. Its last part says what is captured.
 _WITH_USAGE: Final = """LEFT JOIN usage_operations o
-    ON o.organization_id = a.organization_id AND o.operation_id = a.operation_id
+    ON o.organization_id = ANY (ARRAY[a.organization_id]) AND o.operation_id = a.operation_id
 LEFT JOIN LATERAL (
     SELECT captured_amount, currency_code FROM settlement_parts s
     WHERE s.organization_id = a.organization_id AND s.operation_id = a.operation_id ORDER BY s.part DESC LIMIT 1
@@ -76,7 +76,9 @@ LEFT JOIN LATERAL (
 _FIND: Final = f"""
 SELECT {_COLUMNS} {_ENDED}
 FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
-JOIN authorizations a USING (organization_id, operation_id) {_WITH_USAGE}
+JOIN authorizations a
+    ON a.organization_id = ANY (ARRAY[wanted.organization_id]) AND a.operation_id = wanted.operation_id
+{_WITH_USAGE}
 """  # noqa: S608 -- made of constants of ours alone.
 
 # A page, the latest first, by the index `authorizations_by_time` within its bound; usage by its primary key.
@@ -109,7 +111,7 @@ _EXTEND: Final = """
 WITH extended AS (
     UPDATE authorizations a SET expire_time = greatest(a.expire_time, later.expire_time)
     FROM unnest($1::uuid[], $2::text[], $3::timestamptz[]) AS later(organization_id, operation_id, expire_time)
-    WHERE a.organization_id = later.organization_id AND a.operation_id = later.operation_id
+    WHERE a.organization_id = ANY (ARRAY[later.organization_id]) AND a.operation_id = later.operation_id
     RETURNING a.organization_id, a.operation_id, a.expire_time, a.environment
 )
 INSERT INTO lapse_checks (organization_id, operation_id, check_time)
@@ -128,7 +130,8 @@ WHERE organization_id = $1::uuid AND operation_id = $2::text
 _DECLINE: Final = """
 UPDATE authorizations a SET declined = true
 FROM unnest($1::uuid[], $2::text[]) AS refused(organization_id, operation_id)
-WHERE a.organization_id = refused.organization_id AND a.operation_id = refused.operation_id AND NOT a.declined
+WHERE a.organization_id = ANY (ARRAY[refused.organization_id]) AND a.operation_id = refused.operation_id
+    AND NOT a.declined
 """
 
 _CANCEL: Final = """

@@ -20,7 +20,8 @@ _PART_COLUMNS: Final = len(Part._fields)
 _FIND: Final = f"""
 SELECT o.organization_id::text, o.operation_id, o.fingerprint, o.usage_id::text, {_PART.format("l")}
 FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
-JOIN usage_operations o USING (organization_id, operation_id)
+JOIN usage_operations o
+    ON o.organization_id = ANY (ARRAY[wanted.organization_id]) AND o.operation_id = wanted.operation_id
 LEFT JOIN LATERAL (
     SELECT * FROM settlement_parts p WHERE p.organization_id = o.organization_id AND p.operation_id = o.operation_id
     ORDER BY p.part DESC LIMIT 1
@@ -31,7 +32,8 @@ LEFT JOIN LATERAL (
 _LAST_REQUESTS: Final = """
 SELECT o.organization_id::text, o.operation_id, l.create_time, l.request
 FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
-JOIN usage_operations o USING (organization_id, operation_id)
+JOIN usage_operations o
+    ON o.organization_id = ANY (ARRAY[wanted.organization_id]) AND o.operation_id = wanted.operation_id
 CROSS JOIN LATERAL (
     SELECT * FROM settlement_parts p WHERE p.organization_id = o.organization_id AND p.operation_id = o.operation_id
     ORDER BY p.part DESC LIMIT 1

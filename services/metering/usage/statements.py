@@ -202,7 +202,7 @@ def _record_new(units: str) -> str:
         units=units,
         end=f""", finished AS (
     DELETE FROM outbox USING unnest({_DONE_ORGANIZATIONS}, {_DONE_OPERATIONS}) AS done(organization_id, operation_id)
-    WHERE outbox.organization_id = done.organization_id AND outbox.operation_id = done.operation_id
+    WHERE outbox.organization_id = ANY (ARRAY[done.organization_id]) AND outbox.operation_id = done.operation_id
 )
 SELECT CASE WHEN count(*) < cardinality($1) THEN coalesce(array_agg(usage_id::text), '{{}}') END FROM claimed""",
     )
@@ -220,12 +220,19 @@ RECORD_LAST: Final = _record(
     item=f"""SELECT {_RECEIVED}, seen_usage_id, captured_before::numeric AS captured_before
     FROM unnest({_ARRAYS}, {_SEEN}, {_BEFORE}) AS t({_COLUMNS}, seen_usage_id, captured_before)""",
     claimed="""open AS MATERIALIZED (
-    SELECT o.organization_id, o.operation_id FROM usage_operations o JOIN item USING (organization_id, operation_id)
-    WHERE o.fingerprint = '' AND o.usage_id = item.seen_usage_id ORDER BY 1, 2 FOR UPDATE OF o
+    SELECT o.* FROM (
+        SELECT organization_id, operation_id, seen_usage_id FROM item ORDER BY organization_id, operation_id
+    ) AS seen
+    CROSS JOIN LATERAL (
+        SELECT organization_id, operation_id FROM usage_operations
+        WHERE organization_id = seen.organization_id AND operation_id = seen.operation_id
+            AND fingerprint = '' AND usage_id = seen.seen_usage_id
+        FOR UPDATE
+    ) AS o
 ), claimed AS (
     UPDATE usage_operations o SET fingerprint = item.fingerprint, usage_id = item.usage_id, occur_time = item.occur_time
     FROM open JOIN item USING (organization_id, operation_id)
-    WHERE o.organization_id = open.organization_id AND o.operation_id = open.operation_id
+    WHERE o.organization_id = ANY (ARRAY[open.organization_id]) AND o.operation_id = open.operation_id
         AND o.fingerprint = '' AND o.usage_id = item.seen_usage_id
     RETURNING o.usage_id
 )""",
@@ -252,7 +259,7 @@ WITH item AS (
             provider_currency_code, rate_hours)
 ), freed AS (
     DELETE FROM unpriced_usages u USING item
-    WHERE u.organization_id = item.organization_id AND u.usage_id = item.usage_id
+    WHERE u.organization_id = ANY (ARRAY[item.organization_id]) AND u.usage_id = item.usage_id
     RETURNING item.*, u.occur_time
 ), priced AS (
     INSERT INTO usage_pricings (organization_id, usage_id, cost, currency_code, price_version_id, charge_kind,
@@ -264,7 +271,9 @@ WITH item AS (
     SELECT r.*, {LATENCY_BUCKET}, f.cost::numeric AS new_cost, f.currency_code AS new_currency_code,
         f.charge_kind AS new_charge_kind, f.provider_cost::numeric AS new_provider_cost,
         coalesce(f.provider_currency_code, '') AS new_provider_currency_code
-    FROM freed f JOIN usage_records r USING (organization_id, occur_time, usage_id)
+    FROM freed f JOIN usage_records r
+        ON r.organization_id = ANY (ARRAY[f.organization_id]) AND r.occur_time = f.occur_time
+        AND r.usage_id = f.usage_id
 ), queued AS (
     INSERT INTO outbox (organization_id, operation_id, kind, state, amount, currency_code, project_id, description,
         attempt_count, next_attempt_time, create_time, user_id)
@@ -311,9 +320,11 @@ SELECT {", ".join(map(_read, _PLAIN))},
 """The columns of a stored usage `r`, with its later pricing `p`, its dimensions `d` and its charge `x`."""
 
 _JOINS: Final = """
-LEFT JOIN usage_pricings p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id AND r.cost IS NULL
-LEFT JOIN usage_dimensions d ON d.organization_id = r.organization_id AND d.dimension_id = r.dimension_id
-LEFT JOIN outbox x ON x.organization_id = r.organization_id AND x.operation_id = r.operation_id
+LEFT JOIN usage_pricings p
+    ON p.organization_id = ANY (ARRAY[r.organization_id]) AND p.usage_id = r.usage_id AND r.cost IS NULL
+LEFT JOIN usage_dimensions d
+    ON d.organization_id = ANY (ARRAY[r.organization_id]) AND d.dimension_id = r.dimension_id
+LEFT JOIN outbox x ON x.organization_id = ANY (ARRAY[r.organization_id]) AND x.operation_id = r.operation_id
 """
 
 # Index: primary keys. The dedupe row holds the occur_time, which selects the partition.
@@ -324,9 +335,10 @@ FIND: Final = f"""
     ORDER BY s.part DESC LIMIT 1
 ) AS captured_currency_code
 FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
-JOIN usage_operations o USING (organization_id, operation_id)
+JOIN usage_operations o
+    ON o.organization_id = ANY (ARRAY[wanted.organization_id]) AND o.operation_id = wanted.operation_id
 JOIN usage_records r
-    ON r.organization_id = o.organization_id AND r.occur_time = o.occur_time AND r.usage_id = o.usage_id
+    ON r.organization_id = ANY (ARRAY[o.organization_id]) AND r.occur_time = o.occur_time AND r.usage_id = o.usage_id
 {_JOINS}
 """
 
@@ -376,5 +388,6 @@ AUTHORIZATIONS: Final = """
 SELECT a.organization_id::text, a.operation_id, project_id::text, user_id::text, api_key_id::text, model, endpoint,
     price_version_id::text, currency_code, amount, service_account_id::text, service_tier, environment
 FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
-JOIN authorizations a USING (organization_id, operation_id)
+JOIN authorizations a
+    ON a.organization_id = ANY (ARRAY[wanted.organization_id]) AND a.operation_id = wanted.operation_id
 """

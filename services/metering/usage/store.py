@@ -209,7 +209,8 @@ WITH RECURSIVE found AS (
 )
 SELECT organization_id::text, EXISTS (
     SELECT FROM usage_hours u
-    WHERE u.organization_id = looked.organization_id AND u.hour >= $2::timestamptz AND u.hour < $3::timestamptz
+    WHERE u.organization_id = ANY (ARRAY[looked.organization_id])
+        AND u.hour >= $2::timestamptz AND u.hour < $3::timestamptz
 )
 FROM (SELECT organization_id FROM found WHERE organization_id IS NOT NULL LIMIT $4) AS looked
 """
@@ -231,9 +232,12 @@ FROM (
     SELECT * FROM unpriced_usages WHERE (organization_id, usage_id) > ($1::uuid, $2::uuid)
     ORDER BY organization_id, usage_id LIMIT $3
 ) u
-JOIN usage_records r USING (organization_id, occur_time, usage_id)
-LEFT JOIN authorizations a ON a.organization_id = r.organization_id AND a.operation_id = r.operation_id
-LEFT JOIN usage_dimensions d ON d.organization_id = r.organization_id AND d.dimension_id = r.dimension_id
+JOIN usage_records r
+    ON r.organization_id = ANY (ARRAY[u.organization_id]) AND r.occur_time = u.occur_time AND r.usage_id = u.usage_id
+LEFT JOIN authorizations a
+    ON a.organization_id = ANY (ARRAY[r.organization_id]) AND a.operation_id = r.operation_id
+LEFT JOIN usage_dimensions d
+    ON d.organization_id = ANY (ARRAY[r.organization_id]) AND d.dimension_id = r.dimension_id
 LEFT JOIN LATERAL (
     SELECT currency_code FROM settlement_parts p
     WHERE r.captured_before > 0 AND p.organization_id = r.organization_id AND p.operation_id = r.operation_id
@@ -297,7 +301,7 @@ WITH due AS (
     ORDER BY organization_id, operation_id LIMIT $6 FOR UPDATE SKIP LOCKED
 )
 UPDATE outbox o SET next_attempt_time = $7::timestamptz, attempt_count = o.attempt_count + 1
-FROM due WHERE o.organization_id = due.organization_id AND o.operation_id = due.operation_id
+FROM due WHERE o.organization_id = ANY (ARRAY[due.organization_id]) AND o.operation_id = due.operation_id
 RETURNING o.organization_id::text, o.operation_id, o.kind, o.amount, o.currency_code, o.project_id::text, o.description,
     o.hold_operation_id, o.user_id::text, o.attempt_count
 """
@@ -319,7 +323,7 @@ async def take_due(
 
 _FINISH: Final = """
 DELETE FROM outbox USING unnest($1::uuid[], $2::text[]) AS done(organization_id, operation_id)
-WHERE outbox.organization_id = done.organization_id AND outbox.operation_id = done.operation_id
+WHERE outbox.organization_id = ANY (ARRAY[done.organization_id]) AND outbox.operation_id = done.operation_id
 """
 
 _PUT_BACK: Final = """
@@ -327,7 +331,7 @@ UPDATE outbox o
 SET state = failed.state, last_error_reason = failed.reason, next_attempt_time = failed.next_attempt_time
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
     AS failed(organization_id, operation_id, state, reason, next_attempt_time)
-WHERE o.organization_id = failed.organization_id AND o.operation_id = failed.operation_id
+WHERE o.organization_id = ANY (ARRAY[failed.organization_id]) AND o.operation_id = failed.operation_id
 """
 
 

@@ -22,6 +22,7 @@ from services.billing.charge.charges import Charges
 from services.billing.charge.servicer import ChargeServicer
 from services.billing.clients.members import Members
 from services.billing.clients.models import Models
+from services.billing.clients.organizations import OrganizationWatch
 from services.billing.credit.credits import Credits
 from services.billing.credit.servicer import CreditServicer
 from services.billing.credit.worker import GrantWorker
@@ -40,6 +41,7 @@ from services.billing.subscription.entitlement_servicer import EntitlementServic
 from services.billing.subscription.entitlements import Entitlements
 from services.billing.subscription.listings import Listings
 from services.billing.subscription.offers import Offers
+from services.billing.subscription.organizations import OrganizationSubscriptions
 from services.billing.subscription.plan_changes import PlanChanges
 from services.billing.subscription.progress import LOCKS_POOL_SIZE, Progress
 from services.billing.subscription.self_service import SelfService
@@ -114,7 +116,7 @@ def _add_subscriptions(
     to_identity: grpc.aio.Channel | None,
     to_metering: grpc.aio.Channel | None,
 ) -> None:
-    """Add SubscriptionService, the run of periods, and the feed of changed entitlements."""
+    """Add SubscriptionService, the run of periods, the feed of changed entitlements, and the watch of organizations."""
     platform, shards = databases.platform, databases.shards
     locks = _open_locks(settings, shards)
     offers, self_service = Offers(platform), _self_service(settings)
@@ -139,6 +141,10 @@ def _add_subscriptions(
     )
     service.background(feed.run, "changes of entitlements")
     service.before_drain(feed.close)
+    if to_identity:
+        handler = OrganizationSubscriptions(shards, creation, subscriptions)
+        watch = OrganizationWatch(to_identity, platform, clock, handler.handle)
+        service.background(watch.run, "identity's organizations")
     service.background(PeriodRun(locks, progress, clock, settings.period_run_every_s).run, "periods")
     service.on_drain(locks.close)
 

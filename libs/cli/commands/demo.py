@@ -28,6 +28,8 @@ from libs.cli.terminal.migrations import tell_progress
 from libs.cli.terminal.options import DataDirOption, ShardsOption, data_dir_of
 from libs.cli.traces.bill import Bill, print_bill, read_bill
 from libs.cli.traces.funding import costs, list_prices
+from libs.cli.traces.plans import PlanBill, plan_problems, print_plans, read_plan_bills, subscribe
+from libs.cli.traces.population import make_population
 from libs.cli.traces.shop import Sales, print_sales, sell
 from libs.cli.traces.synthetic import write_synthetic_trace
 from libs.cli.traces.trace import Trace, read_trace
@@ -47,7 +49,7 @@ def demo(
     data_dir: DataDirOption = None,
     shards: ShardsOption = None,
 ) -> None:
-    """Meter and charge a trace and sales of other units, print the bill, verify every invariant, and stop."""
+    """Meter and charge a trace for customers with plans, and other sales; print the bill, verify it, and stop."""
     console = Console(highlight=False)
     if out is not None and not out.absolute().parent.is_dir():
         raise WrongUse(f"The folder {out.absolute().parent} for the totals does not exist.")
@@ -74,6 +76,7 @@ class _Outcome:
     bill: Bill
     verdict: Verdict
     expected_cost: Decimal
+    plans: list[PlanBill]
     sales: Sales
 
 
@@ -89,6 +92,7 @@ async def _demonstrate(console: Console, trace: Trace, options: StackOptions, ou
             outcome = await _meter_and_reconcile(console, channels, trace)
         resident = {name: [_resident_mib(pid) for pid in pids] for name, pids in stack.service_pids().items()}
     print_bill(console, outcome.bill)
+    print_plans(console, outcome.plans)
     print_sales(console, outcome.sales)
     print_verdict(console, outcome.verdict)
     memory = ", ".join(f"{name} {sum(sizes):.0f} MiB" for name, sizes in resident.items())
@@ -100,6 +104,7 @@ async def _demonstrate(console: Console, trace: Trace, options: StackOptions, ou
 
 
 async def _meter_and_reconcile(console: Console, channels: Channels, trace: Trace) -> _Outcome:
+    await subscribe(channels, (await make_population(channels)).organizations)
     started_s = time.monotonic()
     replayed = await replay_trace(channels, trace, ReplayOptions(), Console(stderr=True, highlight=False))
     ways = ", ".join(f"{count:,} {way}" for way, count in sorted(replayed.tally.by_way.items()))
@@ -112,25 +117,27 @@ async def _meter_and_reconcile(console: Console, channels: Channels, trace: Trac
     organizations = replayed.population.organizations
     bill = await read_bill(channels, organizations, start=replayed.start, end=replayed.end, prefix=replayed.prefix)
     expected = costs(trace.rows, replayed.population, await list_prices(channels))
+    plans = await read_plan_bills(channels, organizations, [one.charged for one in bill.organizations])
     sales = await sell(channels)
-    return _Outcome(replayed, bill, await verify(channels), sum(expected.values(), Decimal(0)), sales)
+    return _Outcome(replayed, bill, await verify(channels), sum(expected.values(), Decimal(0)), plans, sales)
 
 
 def _problems(trace: Trace, outcome: _Outcome) -> list[str]:
     """Compare what the services report with the sums of the trace."""
     bill, tally = outcome.bill, outcome.replayed.tally
+    included = sum((plan.included for plan in outcome.plans), Decimal(0))
     pairs: list[tuple[str, int | Decimal, int | Decimal]] = [
         ("requests metered", bill.requests, len(trace.rows)),
         ("input tokens metered", bill.input_tokens, trace.input_tokens),
         ("output tokens metered", bill.output_tokens, trace.output_tokens),
         ("cost of the usage", bill.cost, outcome.expected_cost),
         ("charged in the ledger", bill.charged, outcome.expected_cost),
-        ("paid in less charged", bill.paid_in - bill.charged, bill.balance),
+        ("paid in and included, less charged", bill.paid_in + included - bill.charged, bill.balance),
         ("rows refused", tally.refused, 0),
         ("violations of invariants", outcome.verdict.violation_count, 0),
     ]
     differing = [f"{what}: {found} instead of {wanted}" for what, found, wanted in pairs if found != wanted]
-    return differing + outcome.sales.problems + tally.refusals
+    return differing + plan_problems(outcome.plans) + outcome.sales.problems + tally.refusals
 
 
 def _write_totals(out: Path, outcome: _Outcome, problems: list[str]) -> None:

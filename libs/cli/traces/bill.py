@@ -22,6 +22,7 @@ from tollhouse.billing.v1 import (
 from tollhouse.metering.v1 import usage_pb2, usage_pb2_grpc
 
 _PAGE_SIZE = 1000
+_OF_PLANS = "subscription/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +138,14 @@ async def _read_lines(channels: Channels, organization_id: str, start: datetime,
 
 
 async def _read_charged(channels: Channels, organization_id: str) -> Decimal:
-    """Return the sum of all charges in the ledger."""
+    """Return the sum of all charges in the ledger, without what plans cost."""
     stub = charge_pb2_grpc.ChargeServiceStub(channels.billing)
     request = charge_pb2.ListChargesRequest(organization_id=organization_id, page_size=5 * _PAGE_SIZE)
     charged = Decimal(0)
     while True:
         page = await stub.ListCharges(request)
-        charged += sum((Decimal(charge.amount.value) for charge in page.charges), Decimal(0))
+        usage = [charge for charge in page.charges if not charge.operation_id.startswith(_OF_PLANS)]
+        charged += sum((Decimal(charge.amount.value) for charge in usage), Decimal(0))
         request.page_token = page.next_page_token
         if not request.page_token:
             return charged

@@ -28,6 +28,7 @@ GROUPS: Final = (
     "models",
     "units",
     "plans",
+    "subscription",
     "credits",
     "audit",
 )

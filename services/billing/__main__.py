@@ -14,7 +14,7 @@ from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Part, Verification
 from libs.common.process import run_service
 from libs.common.server import Service
-from libs.common.shards import Shards, open_databases, open_shards
+from libs.common.shards import ShardedDatabases, Shards, open_databases, open_shards
 from libs.common.telemetry import start_process_telemetry
 from services.billing.account.accounts import Accounts
 from services.billing.account.servicer import AccountServicer
@@ -87,10 +87,38 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     )
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
     service.add(plan_pb2_grpc.add_PlanServiceServicer_to_server, PlanServicer(Plans(platform, clock)))
+    trail = Trail(databases.home_of, databases.report_home_of)
+    verification = Verification(reports, clock, CHECKS, Part(platform, PLATFORM_CHECKS))
+    service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
+    service.add(
+        audit_pb2_grpc.add_AuditServiceServicer_to_server,
+        AuditServicer(trail),
+    )
+    service.background(Sweeper(shards, clock, settings.sweep_every_s).run, "expired holds")
+    service.background(GrantWorker(shards, engine, clock, settings.sweep_every_s).run, "credit grants")
+    service.on_drain(engine.drain)
+    _add_subscriptions(service, settings, databases, engine, clock, to_identity, to_metering)
+    service.on_drain(databases.close)
+    for channel in (to_identity, to_metering):
+        if channel:
+            service.on_drain(channel.close)
+    return service
+
+
+def _add_subscriptions(
+    service: Service,
+    settings: BillingSettings,
+    databases: ShardedDatabases,
+    engine: Engine,
+    clock: Clock,
+    to_identity: grpc.aio.Channel | None,
+    to_metering: grpc.aio.Channel | None,
+) -> None:
+    """Add SubscriptionService, the run of periods, and the feed of changed entitlements."""
+    platform, shards = databases.platform, databases.shards
     locks = _open_locks(settings, shards)
-    offers = Offers(platform)
+    offers, self_service = Offers(platform), _self_service(settings)
     progress = Progress(shards, locks, engine, clock, offers, LedgerCharger(engine))
-    self_service = _self_service(settings)
     creation = Creation(
         shards,
         offers,
@@ -109,25 +137,10 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
         subscription_pb2_grpc.add_SubscriptionServiceServicer_to_server,
         SubscriptionServicer(creation, subscriptions, plan_changes, Listings(shards, clock), entitlements),
     )
-    trail = Trail(databases.home_of, databases.report_home_of)
-    verification = Verification(reports, clock, CHECKS, Part(platform, PLATFORM_CHECKS))
-    service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
-    service.add(
-        audit_pb2_grpc.add_AuditServiceServicer_to_server,
-        AuditServicer(trail),
-    )
-    service.background(Sweeper(shards, clock, settings.sweep_every_s).run, "expired holds")
-    service.background(GrantWorker(shards, engine, clock, settings.sweep_every_s).run, "credit grants")
     service.background(feed.run, "changes of entitlements")
     service.before_drain(feed.close)
     service.background(PeriodRun(locks, progress, clock, settings.period_run_every_s).run, "periods")
-    service.on_drain(engine.drain)
     service.on_drain(locks.close)
-    service.on_drain(databases.close)
-    for channel in (to_identity, to_metering):
-        if channel:
-            service.on_drain(channel.close)
-    return service
 
 
 def _open_locks(settings: BillingSettings, shards: Shards) -> Shards:

@@ -53,8 +53,10 @@ WAYS: Final[Mapping[str, Way]] = {
     # Version 1 of the plan is published, and the plan that is archived is one that no other call names.
     **_all(Way.ADDS, "billing.v1.PlanService", "CreatePlan PublishPlanVersion ArchivePlan"),
     **_all(Way.STALE, "billing.v1.PlanService", "UpdatePlan"),
-    # Nothing is owed, so nothing is paid.
-    **_all(Way.ADDS, "billing.v1.SubscriptionService", "CreateSubscription RetryPayment SetEntitlementOverride"),
+    # Nothing is owed, so nothing is paid; and billing does what is due by itself.
+    **_all(
+        Way.ADDS, "billing.v1.SubscriptionService", "CreateSubscription RetryPayment SetEntitlementOverride RunPeriods"
+    ),
     **_all(Way.TRIED, "billing.v1.SubscriptionService", "ChangePlan"),
     **_all(
         Way.STALE,
@@ -157,6 +159,7 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
         "update_mask": FieldMask(paths=["customer_reference"]),
         "customer_reference": "tried",
     },
+    "billing.v1.SubscriptionService.RunPeriods": lambda target: {"until_time": None},
     "billing.v1.SubscriptionService.ListSubscriptions": lambda target: {"model": None},
     "billing.v1.SubscriptionService.SetEntitlementOverride": lambda target: {
         "entitlement_code": "tried",

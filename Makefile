@@ -60,7 +60,7 @@ test-shards: $(READY)
 	@TOLLHOUSE_TEST_SHARDS=3 $(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS) $(addprefix --ignore=,$(ONCE))
 
 bench: $(READY)
-	@$(RUN) benchmarks $(if $(OUT),--out "$(OUT)") $(if $(CHARGES),--charges "$(CHARGES)")
+	@$(RUN) benchmarks $(if $(OUT),--out "$(OUT)") $(if $(CHARGES),--charges "$(CHARGES)") $(if $(SUBSCRIPTIONS),--subscriptions "$(SUBSCRIPTIONS)")
 
 protos: $(READY)
 	@$(VENV)/bin/python scripts/protos.py

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--only P1,P3] [--out FILE] [--charges N]`: run the measures, print the table and misses.
+"""`python -m benchmarks [--only P1,P3] [--out FILE] [--charges N] [--subscriptions N]`: measure, print the table.
 
 The exit status is 0 when everything could be measured and verified, whether or not the targets were met.
 """
@@ -16,7 +16,7 @@ from benchmarks.measure import Figure
 from benchmarks.measures import Bench
 from benchmarks.report import print_figure, print_table, print_versions, write_figures
 
-NAMES = ("P1", "P2", "P3", "P4", "P4C", "P4S", "P5", "P6", "P7", "P7B", "P9")
+NAMES = ("P1", "P2", "P3", "P4", "P4C", "P4S", "P5", "P6", "P7", "P7B", "P9", "P10")
 
 
 def main() -> int:
@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a file for the figures, as JSON")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each side; the median ratio counts")
     parser.add_argument("--charges", type=int, default=1_000_000, help="how many charges P9 verifies")
+    parser.add_argument("--subscriptions", type=int, default=10_000, help="how many subscriptions P10 renews")
     parser.add_argument("--shards", type=int, default=1, help="organization shards of billing and metering")
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 180)
@@ -34,7 +35,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with Deployment(arguments.shards) as deployment:
         print_versions(console, str(deployment.postgres), deployment.server_settings())
-        bench = Bench(deployment, arguments.rounds, arguments.charges)
+        bench = Bench(deployment, arguments.rounds, arguments.charges, arguments.subscriptions)
         for name in arguments.only:
             try:
                 figures[name] = bench.measures[name]()

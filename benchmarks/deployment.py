@@ -39,9 +39,16 @@ _DATABASE = "tollhouse"
 class Deployment(AbstractContextManager["Deployment"]):
     """Starts the processes of a run in a temporary folder; stops them and deletes the folder at the end."""
 
-    def __init__(self, shards: int = 1, server_settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        shards: int = 1,
+        server_settings: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """`server_settings` are Postgres's, `environment` is what the services get beside what they need."""
         self.shards = shards
         self._server_settings = server_settings or {}
+        self._environment = environment or {}
         self._stack = ExitStack()
         self.folder = Path(tempfile.mkdtemp(prefix="tollhouse-benchmarks-"))
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
@@ -163,7 +170,8 @@ class Deployment(AbstractContextManager["Deployment"]):
 
     def _launch(self, name: str, module: list[str], settings: Mapping[str, str]) -> subprocess.Popen[bytes]:
         log = self._stack.enter_context((self.folder / f"{name.rpartition('/')[2]}.log").open("wb"))
-        environment = {**os.environ, "PYTHONPATH": f"{_ROOT}{os.pathsep}{_ROOT / 'protos'}", **settings}
+        environment = {**os.environ, "PYTHONPATH": f"{_ROOT}{os.pathsep}{_ROOT / 'protos'}"}
+        environment = {**environment, **self._environment, **settings}
         process = subprocess.Popen(
             [sys.executable, "-m", *module], cwd=_ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
         )

@@ -1,4 +1,4 @@
-"""The measures P1 to P7, P9, P4C, P4S and P7B: what each sets up, compares and verifies."""
+"""The measures P1 to P7, P9, P10, P4C, P4S and P7B: what each sets up, compares and verifies."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from benchmarks.deployment import Deployment
 from benchmarks.load import LoadError, Script
 from benchmarks.measure import Comparison, Figure, PgbenchPeer, Side, compare, echo_of
 from benchmarks.people import SignIns, make_people
+from benchmarks.periods import measure_periods
 from benchmarks.pgbench import Pgbench
 from benchmarks.preparation import Balances, Credits, Expected, PriceList, cost_of
 from benchmarks.tails import Paced, compare_tails
@@ -42,7 +43,7 @@ ECHO = "bare grpc.aio echo, same client"
 class Bench:
     """The measures. The deployment starts each service when a measure first needs it."""
 
-    def __init__(self, deployment: Deployment, rounds: int, charges: int) -> None:
+    def __init__(self, deployment: Deployment, rounds: int, charges: int, subscriptions: int) -> None:
         self._deployment = deployment
         self._rounds = rounds
         self._tenants: tuple[Tenant, ...] = ()
@@ -59,6 +60,7 @@ class Bench:
             "P7": self.metered_call,
             "P7B": self.metered_batches,
             "P9": lambda: measure_verification(charges, deployment.shards),
+            "P10": lambda: measure_periods(subscriptions, deployment.shards),
         }
 
     def debit_of_one_account(self) -> Figure:

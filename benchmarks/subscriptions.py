@@ -9,7 +9,7 @@ it is a debit, the expiry of a grant and a new grant. Everything that billing ch
 
 import argparse
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
@@ -43,14 +43,14 @@ _STATEMENTS = (
         period_start, period_start, period_start, 'UTC', 0, period_start, period_end, true, false, 0, period_end, 2,
         '', 'system', 2, period_start, period_start
     FROM ({_ORGANIZATIONS}) AS o
-    """,
+    """,  # noqa: S608 -- put together from constants of ours.
     f"""
     INSERT INTO subscription_events (organization_id, subscription_id, sequence, kind, planned, from_state, to_state,
         reason, actor, plan_code, plan_version, effective_time, grant_operation_ids, details, create_time)
     SELECT organization_id::uuid, subscription_id, 1, 'CREATED', false, NULL, 'PENDING', '', 'system', 'basic', 1,
         period_start, '{{}}', jsonb_build_object('plan_id', plan_id), period_start
     FROM ({_ORGANIZATIONS}) AS o
-    """,
+    """,  # noqa: S608 -- put together from constants of ours.
     f"""
     INSERT INTO subscription_events (organization_id, subscription_id, sequence, kind, planned, from_state, to_state,
         reason, actor, plan_code, plan_version, period_start_time, period_end_time, effective_time,
@@ -62,7 +62,7 @@ _STATEMENTS = (
                 'currency_code', 'CREDIT', 'value', '{_CREDITS}'), 'priority', 10, 'effective_time', period_start,
                 'expire_time', period_end, 'kept_at_most', NULL))), period_start
     FROM ({_ORGANIZATIONS}) AS o
-    """,
+    """,  # noqa: S608 -- put together from constants of ours.
     f"""
     INSERT INTO accounts (organization_id, account_id, owner_id, currency_code, posted, held, sequence,
         overdraft_limit, state, last_movement_time, grant_due_from, version, revision, create_time, update_time)
@@ -71,7 +71,7 @@ _STATEMENTS = (
     UNION ALL
     SELECT organization_id::uuid, credit_id, organization_id::uuid, 'CREDIT', {_CREDITS}, 0, 1, 0, 'OPEN',
         period_start, period_end, 1, 1, period_start, period_start FROM ({_ORGANIZATIONS}) AS o
-    """,
+    """,  # noqa: S608 -- put together from constants of ours.
     f"""
     INSERT INTO transactions (organization_id, operation_id, transaction_id, kind, account_id, sequence, direction,
         currency_code, amount, balance_after, requested_amount, mode, overdrawn, system_account, metadata,
@@ -88,7 +88,7 @@ _STATEMENTS = (
         'CREDIT', {_CREDITS}, {_CREDITS}, {_CREDITS}, NULL, false, 'GRANTS',
         jsonb_build_object('grant_id', grant_id), period_start, 'system'
     FROM ({_ORGANIZATIONS}) AS o
-    """,
+    """,  # noqa: S608 -- put together from constants of ours.
     f"""
     INSERT INTO credit_grants (organization_id, grant_id, account_id, operation_id, currency_code, kind, priority,
         amount, effective_time, at_once, expire_time, state, rest, expired, source_reference, description, create_time,
@@ -96,20 +96,21 @@ _STATEMENTS = (
     SELECT organization_id::uuid, grant_id, credit_id, source || '/2/CREDIT', 'CREDIT', 'INCLUDED', 10, {_CREDITS},
         period_start, false, period_end, 'ACTIVE', {_CREDITS}, 0, source, '', period_start, 'system'
     FROM ({_ORGANIZATIONS}) AS o
-    """,
+    """,  # noqa: S608 -- put together from constants of ours.
     f"""
     INSERT INTO grant_standings (organization_id, account_id, sequence, funded, used, used_beside, rests)
     SELECT organization_id::uuid, credit_id, 1, {_CREDITS}, 0, 0,
         jsonb_build_object(grant_id, jsonb_build_array('{_CREDITS}', '0'))
     FROM ({_ORGANIZATIONS}) AS o
-    """,
+    """,  # noqa: S608 -- put together from constants of ours.
 )
 
 
 async def load_subscriptions(url: str, count: int, shards: int = 1, now: datetime | None = None) -> None:
     """Add so many subscriptions to all shards together."""
     now = now or datetime.now(UTC).replace(microsecond=0)
-    began = now.replace(year=now.year - 1 if now.month == 1 else now.year, month=now.month - 1 or 12, day=min(now.day, 28))
+    last_month = now.replace(day=1) - timedelta(days=1)
+    began = last_month.replace(day=min(now.day, last_month.day))
     ids = [new_id() for _ in range(count)]
     connection = await asyncpg.connect(url, command_timeout=_STATEMENT_S)
     try:

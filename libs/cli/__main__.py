@@ -29,6 +29,7 @@ GROUPS: Final = (
     "units",
     "plans",
     "subscription",
+    "periods",
     "credits",
     "entitlements",
     "audit",

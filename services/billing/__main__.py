@@ -121,6 +121,7 @@ def _add_subscriptions(
     locks = _open_locks(settings, shards)
     offers, self_service = Offers(platform), _self_service(settings)
     progress = Progress(shards, locks, engine, clock, offers, LedgerCharger(engine))
+    period_run = PeriodRun(locks, progress, clock, settings.period_run_every_s)
     creation = Creation(
         shards,
         offers,
@@ -137,7 +138,7 @@ def _add_subscriptions(
     entitlements = EntitlementServicer(Entitlements(shards, offers, clock), feed)
     service.add(
         subscription_pb2_grpc.add_SubscriptionServiceServicer_to_server,
-        SubscriptionServicer(creation, subscriptions, plan_changes, Listings(shards, clock), entitlements),
+        SubscriptionServicer(creation, subscriptions, plan_changes, Listings(shards, clock), entitlements, period_run),
     )
     service.background(feed.run, "changes of entitlements")
     service.before_drain(feed.close)
@@ -145,7 +146,7 @@ def _add_subscriptions(
         handler = OrganizationSubscriptions(shards, creation, subscriptions)
         watch = OrganizationWatch(to_identity, platform, clock, handler.handle)
         service.background(watch.run, "identity's organizations")
-    service.background(PeriodRun(locks, progress, clock, settings.period_run_every_s).run, "periods")
+    service.background(period_run.run, "periods")
     service.on_drain(locks.close)
 
 

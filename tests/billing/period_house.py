@@ -13,7 +13,7 @@ from libs.common.integrity.domain import Finding
 from libs.common.integrity.verification import Part, Verification
 from libs.common.shards import Shards, open_shards
 from services.billing.invariants import CHECKS, PLATFORM_CHECKS
-from services.billing.ledger.domain import Credit, GrantCredits, SystemAccount
+from services.billing.ledger.domain import Credit, Debit, GrantCredits, Mode, SystemAccount
 from services.billing.ledger.engine import Engine
 from services.billing.ledger.grants import GrantKind
 from services.billing.plan import store as plan_store
@@ -231,6 +231,12 @@ class House:
             "", "", None, "operator:test",
         )  # fmt: skip
         await self.submit(grant)
+
+    async def use(self, organization_id: str, value: str) -> None:
+        """Use credits of an organization."""
+        await self.submit(
+            Debit(organization_id, new_id(), None, "CREDIT", Decimal(value), Mode.GUARDED, "", None, "service:metering")
+        )
 
     async def submit(self, command: object) -> object:
         (answer,) = await self.engine.submit([command])  # type: ignore[list-item]

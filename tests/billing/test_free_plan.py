@@ -1,76 +1,71 @@
-"""A new user's personal organization is subscribed to the free plan once; a deleted organization to nothing."""
+"""Each new organization is subscribed to the plan `free` once, whatever crashes and however often it is told."""
 
-from collections.abc import Sequence
-from pathlib import Path
+import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
-from google.protobuf.field_mask_pb2 import FieldMask
 
-from services.billing.clients import organizations as watch_module
+from libs.common.clock import SystemClock
+from libs.common.database import open_database
+from libs.common.shards import Shards
+from services.billing.ledger.engine import Engine
+from services.billing.subscription.charger import LedgerCharger
 from services.billing.subscription.creation import Creation
-from tests.billing.organization_watches import delete_organization, until_true
-from tests.billing.subscription_calls import Subscriptions
-from tests.billing.support import BillingServer, balance_of
-from tests.identity.support import open_identity
-from tests.support.callers import Callers
-from tollhouse.billing.v1 import subscription_pb2 as pb
-from tollhouse.identity.v1 import organization_pb2
+from services.billing.subscription.domain import Subscription
+from services.billing.subscription.offers import Offers
+from services.billing.subscription.progress import Progress
+from services.billing.subscription.self_service import SelfService
+from tests.billing.plan_calls import archived, found
+from tests.billing.subscription_calls import Subscriptions, state
+from tests.billing.support import Ledger, balance_of, organization
 
 
-async def test_new_user_is_subscribed_to_the_free_plan_once_whatever_happens(
-    callers: Callers, database_urls: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+async def creation(database_urls: dict[str, str], billing_shards: Shards) -> AsyncIterator[Creation]:
+    """What the follower of organizations calls, beside a server of billing on the same database."""
+    clock = SystemClock()
+    platform = open_database(database_urls["billing"], schema="billing")
+    engine, offers = Engine(billing_shards, clock), Offers(platform)
+    progress = Progress(billing_shards, billing_shards, engine, clock, offers, LedgerCharger(engine))
+    yield Creation(
+        billing_shards,
+        offers,
+        progress,
+        clock,
+        self_service=SelfService(),
+        models_need_approval=True,
+        members=None,
+        models=None,
+    )
+    await engine.drain()
+    await platform.close()
+
+
+async def test_organization_is_subscribed_once_and_not_again_after_it_cancelled(
+    ledger: Ledger, creation: Creation
 ) -> None:
-    monkeypatch.setattr(watch_module, "_RETRY_ROUND_S", 0.05)
-    monkeypatch.setattr(watch_module, "_RETRY_FIRST_S", 0.05)
-    subscribe, failures = Creation.subscribe_to_free, [RuntimeError("a crash")]
+    calls, org = Subscriptions(ledger), organization()
+    answers = await asyncio.gather(*(creation.subscribe_to_free(org) for _ in range(5)))
 
-    async def subscribe_at_last(self: Creation, organization_id: str) -> object:
-        made = await subscribe(self, organization_id)
-        if failures:
-            # What was made stays, as it does when a process ends at this moment.
-            raise failures.pop()
-        return made
+    (made,) = [answer for answer in answers if isinstance(answer, Subscription)]
+    (listed,) = await calls.listed(org)
+    assert (listed.subscription_id, listed.plan_code, state(listed)) == (made.subscription_id, "free", "ACTIVE")
+    assert (listed.actor, listed.user_id) == ("system", "")
+    assert (await balance_of(ledger, org)).available.value == "10"
+    await calls.cancel(listed)
+    assert await creation.subscribe_to_free(org) is None
+    assert len(await calls.listed(org)) == 1
 
-    monkeypatch.setattr(Creation, "subscribe_to_free", subscribe_at_last)
-    key_file = callers.signing_key_file("billing", tmp_path)
-    server = BillingServer(callers, database_urls["billing"])
-    async with (
-        open_identity(callers, database_urls["identity"], tmp_path) as identity,
-        server.start(identity_target=f"127.0.0.1:{identity.port}", signing_key_file=key_file) as ledger,
-    ):
-        subscriptions = Subscriptions(ledger)
 
-        async def plans_of(organization_id: str) -> list[tuple[str, str]]:
-            found = await subscriptions.listed(organization_id)
-            return [(one.plan_code, pb.SubscriptionState.Name(one.state)) for one in found]
+async def test_organization_that_has_a_plan_keeps_it(ledger: Ledger, creation: Creation) -> None:
+    calls, org = Subscriptions(ledger), organization()
+    made = await calls.create(org, "basic")
+    assert await creation.subscribe_to_free(org) is None
+    assert await calls.listed(org) == [made]
 
-        async def until(organization_id: str, expected: Sequence[tuple[str, str]]) -> None:
-            async def reached() -> bool:
-                return await plans_of(organization_id) == list(expected)
 
-            await until_true(reached)
-
-        ada, grace = await identity.create_user(), await identity.create_user()
-        for user in (ada, grace):
-            await until(user.personal_organization_id, [("free", "SUBSCRIPTION_STATE_ACTIVE")])
-            balance = await balance_of(ledger, user.personal_organization_id, currency_code="CREDIT")
-            assert balance.posted.value == "10"
-        await until_true(lambda: not failures)
-        shared, _ = await identity.create_organization(ada.user_id)
-        bought = await subscriptions.create(shared)
-        assert await plans_of(shared) == [("free", "SUBSCRIPTION_STATE_ACTIVE")]
-        await delete_organization(identity, shared)
-        await until(shared, [("free", "SUBSCRIPTION_STATE_CANCELLED")])
-        ended = await subscriptions.get(bought)
-        assert (ended.state_reason, ended.subscription_id) == ("the organization was deleted", bought.subscription_id)
-        # A free plan that was given up is not given again.
-        (free,) = await subscriptions.listed(grace.personal_organization_id)
-        await subscriptions.cancel(free, pb.CHANGE_TIMING_NOW)
-        renamed = organization_pb2.UpdateOrganizationRequest(
-            organization_id=grace.personal_organization_id, name="Grace", update_mask=FieldMask(paths=["name"])
-        )
-        await identity.organizations.UpdateOrganization(renamed, metadata=identity.metadata)
-        linus = await identity.create_user()
-        await until(linus.personal_organization_id, [("free", "SUBSCRIPTION_STATE_ACTIVE")])
-        assert await plans_of(grace.personal_organization_id) == [("free", "SUBSCRIPTION_STATE_CANCELLED")]
-        assert await ledger.findings() == []
+async def test_without_a_free_plan_nobody_is_subscribed(ledger: Ledger, creation: Creation) -> None:
+    org = organization()
+    await archived(ledger, await found(ledger, "free"))
+    assert await creation.subscribe_to_free(org) is None
+    assert await Subscriptions(ledger).listed(org) == []

@@ -27,6 +27,7 @@ from services.billing.ledger.domain import Capture, Credit, Place, SystemAccount
 from services.billing.ledger.engine import Engine
 from services.billing.ledger.history import History
 from tests.billing.support import BillingServer, Ledger, organization, usd
+from tests.billing.test_subscription_integrity import SUBSCRIPTION_DAMAGE
 from tests.support.invariants import findings_of
 from tests.support.sharded import execute_in_shards, in_each_shard
 from tollhouse.billing.v1 import charge_pb2, ledger_pb2
@@ -311,7 +312,7 @@ async def test_check_of_one_organization_finds_its_own_violations_only(
             request = pb.VerifyInvariantsRequest(organization_id=org)
             pieces = [piece async for piece in ledger.integrity.VerifyInvariants(request, metadata=ledger.metadata)]
             assert {piece.finding.organization_id for piece in pieces if piece.HasField("finding")} == expected
-            assert {check.invariant for check in pieces[-1].summary.checks} == set(DAMAGE)
+            assert {check.invariant for check in pieces[-1].summary.checks} == set(DAMAGE) | set(SUBSCRIPTION_DAMAGE)
 
 
 async def test_check_that_cannot_read_a_table_fails_and_has_no_summary(
@@ -373,7 +374,7 @@ async def test_every_invariant_has_damage_that_it_finds(ledger: Ledger) -> None:
         piece
         async for piece in ledger.integrity.VerifyInvariants(pb.VerifyInvariantsRequest(), metadata=ledger.metadata)
     ]
-    assert {check.invariant for check in pieces[-1].summary.checks} == set(DAMAGE)
+    assert {check.invariant for check in pieces[-1].summary.checks} == set(DAMAGE) | set(SUBSCRIPTION_DAMAGE)
 
 
 async def test_charges_are_listed_in_pages_by_operation(ledger: Ledger) -> None:

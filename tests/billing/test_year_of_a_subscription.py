@@ -3,11 +3,10 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
-from decimal import Decimal
 
 import pytest
 
-from services.billing.ledger.domain import Debit, Mode, SettleGrants
+from services.billing.ledger.domain import SettleGrants
 from services.billing.plan.domain import Interval, IntervalUnit
 from services.billing.subscription.states import State
 from tests.billing.period_house import DAY, House, open_house, pending, terms, utc
@@ -35,7 +34,7 @@ async def test_a_year_comes_out_as_the_table_says(house: House, clock: FixedCloc
     org, key = subscription.organization_id, (subscription.organization_id, subscription.subscription_id)
 
     async def use() -> None:
-        await house.submit(Debit(org, "use", None, "CREDIT", Decimal(120), Mode.GUARDED, "", None, "service:metering"))
+        await house.use(org, "120")
 
     async def upgrade() -> None:
         changed = await house.progress.change_plan_now(*key, plan=team, actor="operator:test")

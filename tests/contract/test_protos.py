@@ -33,7 +33,17 @@ STATE_SETTING_VERBS = (
         "Reactivate",
         "Reject",
     ),
-    *("Remove", "ReportLeaked", "Resume", "Retry", "Revoke", "SetEntitlementOverride", "SetPassword", "SignIn"),
+    *(
+        "Remove",
+        "ReportLeaked",
+        "Resume",
+        "Retry",
+        "Revoke",
+        "RunPeriods",
+        "SetEntitlementOverride",
+        "SetPassword",
+        "SignIn",
+    ),
     *("SignOut", "Suspend", "Sweep", "Unlink", "Update", "Void", "Withdraw"),
 )
 

@@ -6,6 +6,7 @@ from typing import Protocol
 import grpc
 
 from libs.common.repeats.parsing import repeatable
+from libs.common.timestamps import parse_optional_time
 from libs.common.validation import Reader
 from services.billing.subscription.creation import Creation
 from services.billing.subscription.entitlement_servicer import EntitlementServicer
@@ -21,6 +22,7 @@ from services.billing.subscription.parsing import (
 from services.billing.subscription.plan_changes import PlanChanges
 from services.billing.subscription.rendering import render_event, render_plan_change, render_subscription
 from services.billing.subscription.subscriptions import Subscriptions
+from services.billing.subscription.worker import PeriodRun
 from tollhouse.billing.v1 import subscription_pb2 as pb
 from tollhouse.billing.v1 import subscription_pb2_grpc as rpc
 
@@ -37,12 +39,14 @@ class SubscriptionServicer(rpc.SubscriptionServiceServicer):
         plan_changes: PlanChanges,
         listings: Listings,
         entitlements: EntitlementServicer,
+        period_run: PeriodRun,
     ) -> None:
         self._creation = creation
         self._subscriptions = subscriptions
         self._plan_changes = plan_changes
         self._listings = listings
         self._entitlements = entitlements
+        self._period_run = period_run
 
     @property
     def readers(self) -> Mapping[str, Reader]:
@@ -99,6 +103,18 @@ class SubscriptionServicer(rpc.SubscriptionServiceServicer):
             page_token=request.page_token,
         )
         return pb.ListDueSubscriptionsResponse(subscriptions=map(render_subscription, page), next_page_token=token)
+
+    async def RunPeriods(
+        self, request: pb.RunPeriodsRequest, context: _Context
+    ) -> AsyncIterator[pb.RunPeriodsResponse]:
+        until = parse_optional_time("until_time", request.until_time, present=request.HasField("until_time"))
+        async for report in self._period_run.report(until):
+            yield pb.RunPeriodsResponse(
+                due_count=report.due,
+                done_count=report.counts.done,
+                set_aside_count=report.counts.set_aside,
+                left_count=report.counts.left,
+            )
 
     async def ListSubscriptionEvents(
         self, request: pb.ListSubscriptionEventsRequest, context: _Context

@@ -279,9 +279,11 @@ def fall_back(agreement: Agreement, moment: datetime, cause: Cause) -> Step:
     s, fallback = agreement.subscription, agreement.fallback
     assert fallback is not None
     assert s.anchor_time is not None
-    same = fallback.terms.billing_interval == agreement.terms.billing_interval
-    anchor = s.anchor_time if same else moment
-    part = part_from(anchor, fallback.terms, s.time_zone, moment)
+    # Where the period has ended meanwhile, what follows it begins where it ended.
+    ends = moment if s.period_end_time is None else min(moment, s.period_end_time)
+    is_same = fallback.terms.billing_interval == agreement.terms.billing_interval
+    anchor = s.anchor_time if is_same else ends
+    part = part_from(anchor, fallback.terms, s.time_zone, ends)
     after = replace(
         settled(in_state(s, State.ACTIVE, cause.reason, moment)),
         plan=fallback.plan,
@@ -289,10 +291,10 @@ def fall_back(agreement: Agreement, moment: datetime, cause: Cause) -> Step:
         period_paid=True,
         anchor_time=anchor,
     )
-    is_late = s.period_end_time is not None and moment >= s.period_end_time
-    if not same:
+    if not is_same:
         after = in_period(after, part)
-    credits_ = [] if same and is_late else refills(fallback.terms, operation_id(s), part, moment)
+    is_over = is_same and ends < moment
+    credits_ = [] if is_over else refills(fallback.terms, operation_id(s), part, moment)
     return step(s, after, EventKind.PLAN_CHANGED, cause, moment, (), credits_)
 
 

@@ -5,7 +5,9 @@ once, in order, with its own effective time. Several processes share the work, s
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NoReturn
 
@@ -13,6 +15,7 @@ import structlog
 
 from libs.common.clock import Clock
 from libs.common.database import Database
+from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.shards import Shards
 from services.billing.subscription import run_store
 from services.billing.subscription.progress import Counts, Progress
@@ -21,8 +24,19 @@ _log = structlog.get_logger("periods")
 
 _SUBSCRIPTIONS_MAX: Final = 200
 """How many subscriptions are locked at a time. What waits for one of them waits for all of these."""
+_REPORT_EVERY_S: Final = 0.5
+_COUNTED_MAX: Final = 1_000_000
 _LANES: Final = 2
 """How many such batches of a shard are under way: while the ledger writes for one, the other is decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How far a run is."""
+
+    due: int
+    """For how many subscriptions something is due still."""
+    counts: Counts
 
 
 class PeriodRun:
@@ -56,13 +70,32 @@ class PeriodRun:
             async for counts in self._work_off(number, until):
                 yield counts
 
-    async def count_due(self, until: datetime, limit: int) -> int:
-        """Return how many subscriptions something is due for by a moment, or the limit if they are more."""
+    async def report(self, until: datetime | None) -> AsyncIterator[Report]:
+        """Make every step of all shards that is due by a moment, or by now; yield now and then how far it is.
+
+        Raises:
+            InvalidArgument: the moment is to come.
+            Unavailable: as `run_until`.
+        """
+        now = self._clock.now()
+        if until is not None and until > now:
+            raise InvalidArgument([FieldViolation("until_time", "must not be in the future")])
+        until, total = until or now, Counts()
+        yield Report(await self._count_due(until), total)
+        told_s = time.monotonic()
+        async for counts in self.run_until(until):
+            total += counts
+            if time.monotonic() - told_s >= _REPORT_EVERY_S:
+                yield Report(await self._count_due(until), total)
+                told_s = time.monotonic()
+        yield Report(await self._count_due(until), total)
+
+    async def _count_due(self, until: datetime) -> int:
         due = 0
         for database in self._shards:
-            if due < limit:
+            if due < _COUNTED_MAX:
                 async with database.raw_connection() as connection:
-                    due += await run_store.count_due(connection, until, limit - due)
+                    due += await run_store.count_due(connection, until, _COUNTED_MAX - due)
         return due
 
     async def _work_off(self, number: int, until: datetime) -> AsyncIterator[Counts]:

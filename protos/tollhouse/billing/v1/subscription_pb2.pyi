@@ -88,7 +88,7 @@ class _SubscriptionEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[
     SUBSCRIPTION_EVENT_KIND_TRIAL_STARTED: _SubscriptionEventKind.ValueType  # 4
     """Its trial began."""
     SUBSCRIPTION_EVENT_KIND_PERIOD_STARTED: _SubscriptionEventKind.ValueType  # 5
-    """A period began, and was paid where it costs something: the first, a renewal, or a free one."""
+    """A period began: the first, a renewal, or a free one. Where it could not be paid, the subscription is past due since."""
     SUBSCRIPTION_EVENT_KIND_PERIOD_PASSED: _SubscriptionEventKind.ValueType  # 6
     """A period began while it was paused or suspended, free of charge."""
     SUBSCRIPTION_EVENT_KIND_PAYMENT_REFUSED: _SubscriptionEventKind.ValueType  # 7
@@ -116,7 +116,7 @@ class _SubscriptionEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[
     SUBSCRIPTION_EVENT_KIND_EXPIRED: _SubscriptionEventKind.ValueType  # 18
     """It expired."""
     SUBSCRIPTION_EVENT_KIND_UPDATED: _SubscriptionEventKind.ValueType  # 19
-    """Its expire_time, references or labels changed."""
+    """Its expire_time, references or labels changed, or what was due could not be done and it was set aside."""
 
 class SubscriptionEventKind(_SubscriptionEventKind, metaclass=_SubscriptionEventKindEnumTypeWrapper):
     """What happened to a subscription."""
@@ -132,7 +132,7 @@ SUBSCRIPTION_EVENT_KIND_REJECTED: SubscriptionEventKind.ValueType  # 3
 SUBSCRIPTION_EVENT_KIND_TRIAL_STARTED: SubscriptionEventKind.ValueType  # 4
 """Its trial began."""
 SUBSCRIPTION_EVENT_KIND_PERIOD_STARTED: SubscriptionEventKind.ValueType  # 5
-"""A period began, and was paid where it costs something: the first, a renewal, or a free one."""
+"""A period began: the first, a renewal, or a free one. Where it could not be paid, the subscription is past due since."""
 SUBSCRIPTION_EVENT_KIND_PERIOD_PASSED: SubscriptionEventKind.ValueType  # 6
 """A period began while it was paused or suspended, free of charge."""
 SUBSCRIPTION_EVENT_KIND_PAYMENT_REFUSED: SubscriptionEventKind.ValueType  # 7
@@ -160,7 +160,7 @@ SUBSCRIPTION_EVENT_KIND_CANCELLED: SubscriptionEventKind.ValueType  # 17
 SUBSCRIPTION_EVENT_KIND_EXPIRED: SubscriptionEventKind.ValueType  # 18
 """It expired."""
 SUBSCRIPTION_EVENT_KIND_UPDATED: SubscriptionEventKind.ValueType  # 19
-"""Its expire_time, references or labels changed."""
+"""Its expire_time, references or labels changed, or what was due could not be done and it was set aside."""
 Global___SubscriptionEventKind: _TypeAlias = SubscriptionEventKind  # noqa: Y015
 
 class _ChangeTiming:
@@ -441,7 +441,7 @@ class SubscriptionEvent(_message.Message):
     reason: _builtins.str
     """Why, for people to read."""
     actor: _builtins.str
-    """Who made it happen, as in audit events; `billing` itself for what fell due."""
+    """Who made it happen, as in audit events; `system` for what fell due."""
     plan_code: _builtins.str
     """The plan after it, or the one that it is to change to at the end of the period; empty without one."""
     plan_version: _builtins.int
@@ -1170,6 +1170,64 @@ class ListDueSubscriptionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListDueSubscriptionsResponse: _TypeAlias = ListDueSubscriptionsResponse  # noqa: Y015
+
+@_typing.final
+class RunPeriodsRequest(_message.Message):
+    """What RunPeriods needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def until_time(self) -> _timestamp_pb2.Timestamp:
+        """What is due by this time is worked off; now when absent, and no later."""
+
+    def __init__(
+        self,
+        *,
+        until_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["until_time", b"until_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["until_time", b"until_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunPeriodsRequest: _TypeAlias = RunPeriodsRequest  # noqa: Y015
+
+@_typing.final
+class RunPeriodsResponse(_message.Message):
+    """What RunPeriods answers, again and again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DUE_COUNT_FIELD_NUMBER: _builtins.int
+    DONE_COUNT_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_COUNT_FIELD_NUMBER: _builtins.int
+    LEFT_COUNT_FIELD_NUMBER: _builtins.int
+    due_count: _builtins.int
+    """For how many subscriptions something is due still; 1,000,000 where there are more."""
+    done_count: _builtins.int
+    """How many things were done since the call began: periods begun, payments tried, subscriptions expired and so on."""
+    set_aside_count: _builtins.int
+    """How many subscriptions were set aside since then, since what is due for them could not be done."""
+    left_count: _builtins.int
+    """How often something has to be done again, since what it needs could not be reached. Billing comes back to it by itself."""
+    def __init__(
+        self,
+        *,
+        due_count: _builtins.int = ...,
+        done_count: _builtins.int = ...,
+        set_aside_count: _builtins.int = ...,
+        left_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done_count", b"done_count", "due_count", b"due_count", "left_count", b"left_count", "set_aside_count", b"set_aside_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunPeriodsResponse: _TypeAlias = RunPeriodsResponse  # noqa: Y015
 
 @_typing.final
 class ListSubscriptionEventsRequest(_message.Message):

@@ -69,6 +69,11 @@ class SubscriptionServiceStub:
                 request_serializer=tollhouse_dot_billing_dot_v1_dot_subscription__pb2.ListDueSubscriptionsRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_billing_dot_v1_dot_subscription__pb2.ListDueSubscriptionsResponse.FromString,
                 _registered_method=True)
+        self.RunPeriods = channel.unary_stream(
+                '/tollhouse.billing.v1.SubscriptionService/RunPeriods',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_subscription__pb2.RunPeriodsRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_subscription__pb2.RunPeriodsResponse.FromString,
+                _registered_method=True)
         self.ListSubscriptionEvents = channel.unary_unary(
                 '/tollhouse.billing.v1.SubscriptionService/ListSubscriptionEvents',
                 request_serializer=tollhouse_dot_billing_dot_v1_dot_subscription__pb2.ListSubscriptionEventsRequest.SerializeToString,
@@ -205,6 +210,18 @@ class SubscriptionServiceServicer:
     def ListDueSubscriptions(self, request, context):
         """Lists the subscriptions of all organizations that something is due for, or that were set aside, by the time at which it
         was due.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunPeriods(self, request, context):
+        """Works off what is due for the subscriptions of all organizations by a time, as billing does by itself every few
+        seconds, and says how far it is: for an operator who wants it done now, and to see it done.
+
+        Each thing that is due is done once, however many calls and processes are at it; a call that ends early, or is
+        repeated, misses and doubles nothing. A message is sent every half second, and one at the end. Fails with
+        INVALID_ARGUMENT for a time in the future.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -393,6 +410,11 @@ def add_SubscriptionServiceServicer_to_server(servicer, server):
                     servicer.ListDueSubscriptions,
                     request_deserializer=tollhouse_dot_billing_dot_v1_dot_subscription__pb2.ListDueSubscriptionsRequest.FromString,
                     response_serializer=tollhouse_dot_billing_dot_v1_dot_subscription__pb2.ListDueSubscriptionsResponse.SerializeToString,
+            ),
+            'RunPeriods': grpc.unary_stream_rpc_method_handler(
+                    servicer.RunPeriods,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_subscription__pb2.RunPeriodsRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_subscription__pb2.RunPeriodsResponse.SerializeToString,
             ),
             'ListSubscriptionEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSubscriptionEvents,
@@ -632,6 +654,33 @@ class SubscriptionService:
             '/tollhouse.billing.v1.SubscriptionService/ListDueSubscriptions',
             tollhouse_dot_billing_dot_v1_dot_subscription__pb2.ListDueSubscriptionsRequest.SerializeToString,
             tollhouse_dot_billing_dot_v1_dot_subscription__pb2.ListDueSubscriptionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunPeriods(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tollhouse.billing.v1.SubscriptionService/RunPeriods',
+            tollhouse_dot_billing_dot_v1_dot_subscription__pb2.RunPeriodsRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_subscription__pb2.RunPeriodsResponse.FromString,
             options,
             channel_credentials,
             insecure,

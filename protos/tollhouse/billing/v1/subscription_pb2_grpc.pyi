@@ -57,6 +57,14 @@ class SubscriptionServiceStub:
     """Lists the subscriptions of all organizations that something is due for, or that were set aside, by the time at which it
     was due.
     """
+    RunPeriods: _aio.UnaryStreamMultiCallable[_subscription_pb2.RunPeriodsRequest, _subscription_pb2.RunPeriodsResponse]
+    """Works off what is due for the subscriptions of all organizations by a time, as billing does by itself every few
+    seconds, and says how far it is: for an operator who wants it done now, and to see it done.
+
+    Each thing that is due is done once, however many calls and processes are at it; a call that ends early, or is
+    repeated, misses and doubles nothing. A message is sent every half second, and one at the end. Fails with
+    INVALID_ARGUMENT for a time in the future.
+    """
     ListSubscriptionEvents: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ListSubscriptionEventsRequest, _subscription_pb2.ListSubscriptionEventsResponse]
     """Lists what happened to a subscription, in order: each change of state, each period, and each payment, with its reason,
     who made it, and the moment from which it holds. Members see those of their own. Fails with NOT_FOUND.
@@ -230,6 +238,20 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_subscription_pb2.ListDueSubscriptionsResponse]:
         """Lists the subscriptions of all organizations that something is due for, or that were set aside, by the time at which it
         was due.
+        """
+
+    @_abc_1.abstractmethod
+    def RunPeriods(
+        self,
+        request: _subscription_pb2.RunPeriodsRequest,
+        context: _aio.ServicerContext[_subscription_pb2.RunPeriodsRequest, _abc.AsyncIterator[_subscription_pb2.RunPeriodsResponse]],
+    ) -> _abc.AsyncIterator[_subscription_pb2.RunPeriodsResponse]:
+        """Works off what is due for the subscriptions of all organizations by a time, as billing does by itself every few
+        seconds, and says how far it is: for an operator who wants it done now, and to see it done.
+
+        Each thing that is due is done once, however many calls and processes are at it; a call that ends early, or is
+        repeated, misses and doubles nothing. A message is sent every half second, and one at the end. Fails with
+        INVALID_ARGUMENT for a time in the future.
         """
 
     @_abc_1.abstractmethod

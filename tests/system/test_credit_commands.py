@@ -13,7 +13,8 @@ def test_credits_for_a_user_are_granted_listed_and_shown(installation: Installat
     assert hers == granted
     text = done(installation, "credits", "show", org, "TOKEN", "--user", anna, *scope)
     shown = {line[:24].strip(): line[25:] for line in text.splitlines()}
-    assert shown["available"] == "1000 TOKEN"
-    assert "1000 TOKEN, of which 1000 TOKEN is left" in text
+    amount = "currency_code TOKEN, value 1000"
+    assert shown["available"] == amount
+    assert f"{amount}, of which {amount} is left" in text
     assert shown["scoped"] == ""
-    assert "1000 TOKEN" in done(installation, "credits", "show", org).splitlines()[3]
+    assert f"scoped                   {amount}" in done(installation, "credits", "show", org).splitlines()

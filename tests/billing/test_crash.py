@@ -99,3 +99,29 @@ async def test_callers_that_leave_break_no_batch(ledger: Ledger) -> None:
     again = await asyncio.gather(*(ledger.debit(org, f"call-{n}", "1") for n in range(200)))
     assert len({answer.transaction.transaction_id for answer in again}) == 200
     assert (await ledger.credit(org, "end", "1")).balance.posted == usd("801")
+
+
+async def test_connections_killed_mid_batch_use_each_users_credits_once(
+    ledger: Ledger, database_admin_url: str
+) -> None:
+    """On an account with credits for certain users, where each charge is entered with what it used of them."""
+    org, users = organization(), [organization() for _ in range(3)]
+    for user in users:
+        await ledger.grant(org, f"of-{user}", "1000", user_id=user)
+    killer = asyncio.create_task(_kill_connections(database_admin_url, 12))
+
+    async def work(user: str, name: str) -> None:
+        await until_answered(lambda: ledger.hold(org, name, "0.04", user_id=user))
+        await until_answered(lambda: ledger.capture(org, name, "0.01", part_id=f"{name}/1"))
+        await until_answered(lambda: ledger.capture(org, name, "0.02"))
+        charged = await until_answered(lambda: ledger.debit(org, f"{name}/debit", "0.03", user_id=user))
+        back = charged.transaction.transaction_id
+        await until_answered(lambda: ledger.reverse(org, f"{name}/back", back, "0.01"))
+
+    done = 0
+    while not killer.done():
+        await asyncio.gather(*(work(user, f"{user}-{done + n}") for n in range(5) for user in users))
+        done += 5
+    assert await killer > 0
+    left = {grant.remaining_amount.value for grant in await ledger.grants(org)}
+    assert {Decimal(value) for value in left} == {1000 - Decimal("0.05") * done}

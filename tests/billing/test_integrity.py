@@ -196,7 +196,7 @@ async def test_planted_damage_is_found(
         assert await ledger.findings() == []
         await execute_in_shards(database_admin_url, DAMAGE[invariant])
         assert invariant in {finding.split(":")[0] for finding in await ledger.findings()}
-    await found_wherever_ranges_end(billing_shards)
+    await _found_wherever_ranges_end(billing_shards)
 
 
 @pytest.mark.parametrize("broken", BROKEN_PARTS)
@@ -209,7 +209,7 @@ async def test_parts_that_do_not_fit_their_hold_are_found_wherever_ranges_of_row
         await live(ledger)
         assert await ledger.findings() == []
     await execute_in_shards(database_admin_url, statement)
-    assert {finding.invariant for finding in await found_wherever_ranges_end(billing_shards)} == invariants
+    assert {finding.invariant for finding in await _found_wherever_ranges_end(billing_shards)} == invariants
 
 
 @pytest.mark.parametrize("broken", BROKEN_CHAINS)
@@ -222,7 +222,7 @@ async def test_broken_chain_of_movements_is_found_wherever_ranges_of_rows_end(
         await _with_transfers(ledger)
         assert await ledger.findings() == []
     await execute_in_shards(database_admin_url, statement)
-    assert {finding.invariant for finding in await found_wherever_ranges_end(billing_shards)} == invariants
+    assert {finding.invariant for finding in await _found_wherever_ranges_end(billing_shards)} == invariants
 
 
 async def test_check_during_live_writes_finds_no_violation(server: BillingServer, billing_shards: Shards) -> None:
@@ -361,7 +361,7 @@ def _verification(shards: Shards, rows_max: int) -> Verification:
     return Verification(shards, SystemClock(), CHECKS, rows_max=rows_max)
 
 
-async def found_wherever_ranges_end(shards: Shards) -> list[Finding]:
+async def _found_wherever_ranges_end(shards: Shards) -> list[Finding]:
     """Return what is found in ranges that hold everything, after making sure that shorter ones find the same."""
     found = await findings_of(_verification(shards, 10_000))
     for rows_max in (1, 2, 3):

@@ -102,7 +102,8 @@ async def test_a_run_that_is_late_catches_up_in_order_and_dates_its_movements_ba
         await plan.month(number, first + number * MONTH)
     assert await available(timed, org) == left
     page = await timed.ledger.ListTransactions(pb.ListTransactionsRequest(organization_id=org), metadata=timed.metadata)
-    moved = [(one.amount.value, one.create_time) for one in reversed(page.transactions)]
+    in_order = sorted(page.transactions, key=lambda one: one.sequence)
+    moved = [(one.amount.value, one.create_time) for one in in_order]
     # With the limit the second month takes 80 of the first, and the third what is left of it and 80 of the second.
     third = (
         [(lost, at(first + 2 * MONTH))]

@@ -349,3 +349,30 @@ async def test_a_process_that_knows_the_account_learns_of_its_first_scoped_grant
         assert await rests(two, org) == {"annas": "0"}
         assert (await hold_of(two, org)).state == pb.HOLD_STATE_CAPTURED
         assert await one.findings() == []
+
+
+async def test_charges_of_other_accounts_in_the_batch_are_decided_apart(timed: Ledger) -> None:
+    """In one batch: debits of an account with scoped grants, of one without, and one id for work on both."""
+    org, plain = organization(), organization()
+    await timed.grant(org, "annas", "10", user_id=ANNA)
+    await timed.credit(plain, "top-up", "10")
+
+    async def batch() -> list[pb.DebitOutcome]:
+        requests = [
+            pb.DebitRequest(organization_id=one, operation_id=f"call-{n}", amount=usd("2"), user_id=ANNA)
+            for n in range(4)
+            for one in (org, plain)
+        ]
+        requests.append(pb.DebitRequest(organization_id=org, operation_id="call-9", amount=usd("3"), user_id=ANNA))
+        requests.append(pb.DebitRequest(organization_id=plain, operation_id="call-9", amount=usd("3")))
+        answer = await timed.ledger.BatchDebit(pb.BatchDebitRequest(requests=requests), metadata=timed.metadata)
+        return list(answer.outcomes)
+
+    await timed.debit(plain, "warm", "1")
+    first = await batch()
+    assert [outcome.response.balance.posted.value for outcome in first[:8]] == ["8", "7", "6", "5", "4", "3", "2", "1"]
+    assert [outcome.HasField("error") for outcome in first] == [False] * 8 + [True] * 2
+    again = await batch()
+    assert all(outcome.response.replayed for outcome in again[:8])
+    assert [outcome.error for outcome in again[8:]] == [outcome.error for outcome in first[8:]]
+    assert await rests(timed, org) == {"annas": "2"}

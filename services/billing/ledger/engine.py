@@ -7,6 +7,8 @@ new, and one statement checks all of that while it writes. If an assumption is w
 nothing is written and the batch is run the careful way: a command may be refused only because of data that was read
 under a lock.
 
+Accounts with grants for certain users or models are always decided the careful way, apart from the others of a batch.
+
 Operation ids make it safe to run a batch again when it is not known whether its commit succeeded: the second run finds
 what the first one wrote. Several processes may run batches side by side: row locks and unique keys keep them correct.
 """
@@ -153,7 +155,20 @@ class Engine:
         if self._careful_batches:
             self._careful_batches -= 1
             return await self._run_carefully(database, commands)
-        return await self._run_quickly(database, commands) or await self._run_carefully(database, commands)
+        answers = await self._run_quickly(database, commands)
+        if answers is not None:
+            return answers
+        apart = self._standing.apart(commands)
+        if not 0 < len(apart) < len(commands):
+            return await self._run_carefully(database, commands)
+        return await self._run_apart(database, commands, apart)
+
+    async def _run_apart(self, database: Database, commands: Sequence[Command], apart: set[int]) -> list[Answer]:
+        """Run some commands of a batch the careful way, and then the others the quick way, if they can be."""
+        careful = iter(await self._run_carefully(database, [commands[place] for place in sorted(apart)]))
+        others = [command for place, command in enumerate(commands) if place not in apart]
+        quick = iter(await self._run_quickly(database, others) or await self._run_carefully(database, others))
+        return [next(careful if place in apart else quick) for place in range(len(commands))]
 
     async def _run_quickly(self, database: Database, commands: Sequence[Command]) -> list[Answer] | None:
         """Post the batch and return its answers. None if it must be run the careful way: nothing is written then."""

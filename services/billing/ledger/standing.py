@@ -77,6 +77,24 @@ class StandingAccounts:
             accounts[key] = account
         return self._take(accounts, holds)
 
+    def apart(self, commands: Sequence[Command]) -> set[int]:
+        """Return the places of commands on cached accounts whose charges are entered grant by grant.
+
+        They are decided apart from the others, which so need not be read and locked because of them.
+        """
+        return {place for place, command in enumerate(commands) if self._is_itemized(command)}
+
+    def _is_itemized(self, command: Command) -> bool:
+        key: _Key | None = None
+        if isinstance(command, Debit | Place):
+            organization_id = command.organization_id
+            key = (organization_id, command.project_id or organization_id, command.currency_code)
+        elif isinstance(command, Capture):
+            held = self._holds.get((command.organization_id, command.hold_operation_id or command.operation_id))
+            key = None if held is None else held[1]
+        account = None if key is None else self._accounts.get(key)
+        return account is not None and account.itemized_from is not None
+
     def _take(self, accounts: dict[_Key, Account], holds: dict[OperationKey, Hold]) -> Books:
         books = Books()
         for key, account in accounts.items():

@@ -1,0 +1,20 @@
+"""`tollhouse credits`: credits for one user, and what is left of them."""
+
+from libs.common.ids import new_id
+from tests.system.commands import done, found, made
+from tests.system.installation import Installation
+
+
+def test_credits_for_a_user_are_granted_listed_and_shown(installation: Installation) -> None:
+    org, anna, scope = new_id(), new_id(), ("--model", "gpt-x")
+    granted = made(installation, "credits", "grant", org, "1000", "TOKEN", "--user", anna, *scope)
+    assert (granted["user_id"], granted["model"]) == (anna, "gpt-x")
+    (hers,) = found(installation, "credits", "list", org, "--user", anna)
+    assert hers == granted
+    text = done(installation, "credits", "show", org, "TOKEN", "--user", anna, *scope)
+    shown = {line[:24].strip(): line[25:] for line in text.splitlines()}
+    amount = "currency_code TOKEN, value 1000"
+    assert shown["available"] == amount
+    assert f"{amount}, of which {amount} is left" in text
+    assert shown["scoped"] == ""
+    assert f"scoped                   {amount}" in done(installation, "credits", "show", org).splitlines()

@@ -65,6 +65,7 @@ protos: $(READY)
 	@$(VENV)/bin/python scripts/protos.py
 	@$(VENV)/bin/python scripts/access_page.py
 	@$(VENV)/bin/python scripts/settings_page.py
+	@$(VENV)/bin/python scripts/billing_page.py
 
 migration: $(READY)
 	@$(VENV)/bin/python scripts/migration.py "$(CONTEXT)" "$(NAME)" $(if $(SHARDS),--shards)
@@ -89,6 +90,7 @@ contract: $(READY)
 	@$(VENV)/bin/python scripts/protos.py --check
 	@$(VENV)/bin/python scripts/access_page.py --check
 	@$(VENV)/bin/python scripts/settings_page.py --check
+	@$(VENV)/bin/python scripts/billing_page.py --check
 	@$(RUN) pytest -q tests/contract
 
 # buf is installed with npm. Without npm it is left out, and only the Python tests of the contract run; the continuous

@@ -163,9 +163,11 @@ class Subscriptions:
         return [event.action for event in reversed(events)]
 
 
-async def add_plan(ledger: Ledger, plan_code: str, price: str = "30", **fields: object) -> plan_pb2.Plan:
+async def add_plan(
+    ledger: Ledger, plan_code: str, price: str = "30", *, active: bool = True, **fields: object
+) -> plan_pb2.Plan:
     """Add a plan that is published."""
-    request = plan_calls.new_plan(plan_code, terms=plan_calls.terms(price, **fields))
+    request = plan_calls.new_plan(plan_code, terms=plan_calls.terms(price, **fields), inactive=not active)
     return await plan_calls.published(ledger, await plan_calls.created(ledger, request))
 
 

@@ -23,13 +23,18 @@ PAGES = {
         "billing.v1.LedgerService/Debit",
     },
     "entitlements.md": {rpc for rpc in rpcs_of("billing") if "Entitlement" in rpc},
+    "billing.md": {
+        *(rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.SubscriptionService/")),
+        *("billing.v1.LedgerService/Credit", "metering.v1.ModelService/CreateModel"),
+        *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
+    },
     "plans.md": {rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.PlanService/")},
 }
 """Pages below docs/ with examples that can be run, and the RPCs of which each has one."""
 RUN_WITHIN_S = 90
 _BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_CALL = re.compile(r"(?:^|\$\()(?:call|call_as|grpcurl)\b")
-_RPC = re.compile(r"\b((?:billing|identity|common)\.v1\.\w+/\w+)")
+_CALL = re.compile(r"(?:^|\$\()(?:call|call_as|call_at|grpcurl)\b")
+_RPC = re.compile(r"\b((?:billing|identity|metering|common)\.v1\.\w+/\w+)")
 _FACT = re.compile(r'"(\w+)": (?:"([^"]*)"|([^\s",]+))')
 _REFUSED = re.compile(r"\bCode: ([A-Z]\w+)")
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import grpc
 
-from libs.common.errors import Unavailable
+from libs.common.errors import NotFound, Unavailable
 from tollhouse.identity.v1 import organization_pb2 as pb
 from tollhouse.identity.v1 import organization_pb2_grpc as rpc
 
@@ -24,9 +24,10 @@ class Members:
         self._until_s: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     async def is_member(self, organization_id: str, user_id: str) -> bool:
-        """Return whether a user belongs to an organization that is not deleted.
+        """Return whether a user belongs to an organization.
 
         Raises:
+            NotFound: there is no such organization, or it is deleted.
             Unavailable: identity cannot be asked.
         """
         key, asked_s = (organization_id, user_id), time.monotonic()
@@ -37,7 +38,7 @@ class Members:
             answer = await self._organizations.ListMembers(request, timeout=_ASK_WITHIN_S)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
-                return False
+                raise NotFound(resource_type="organization", resource_name=organization_id) from None
             raise Unavailable(dependency="identity") from error
         if not answer.members:
             return False

@@ -76,6 +76,8 @@ def suspend(before: Subscription, intent: Intent) -> Change | None:
     """Stop a subscription; what it owes stays owed, and is not tried again by itself."""
     if before.state is State.SUSPENDED:
         return None
+    if before.state is State.PENDING:
+        raise errors.SubscriptionState(state=before.state.value, change="suspended before it has begun")
     _require(before, EventKind.SUSPENDED, "suspended")
     suspended = replace(before.with_state(State.SUSPENDED, intent.reason, intent.now), next_payment_time=None)
     return _change(before, suspended, EventKind.SUSPENDED, intent)

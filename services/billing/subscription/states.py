@@ -62,7 +62,7 @@ _RESTING: Final = frozenset({_S.PAUSED, _S.SUSPENDED})
 _LIVE: Final = frozenset({_S.PENDING}) | _RUNNING | _RESTING
 
 TRANSITIONS: Final[Mapping[EventKind, Mapping[State, frozenset[State]]]] = {
-    _K.APPROVED: {_S.PENDING: frozenset({_S.PENDING, _S.ACTIVE, _S.TRIALING})},
+    _K.APPROVED: {_S.PENDING: frozenset({_S.PENDING})},
     _K.REJECTED: {_S.PENDING: frozenset({_S.CANCELLED})},
     _K.TRIAL_STARTED: {_S.PENDING: frozenset({_S.TRIALING})},
     _K.PERIOD_STARTED: {

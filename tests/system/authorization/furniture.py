@@ -15,6 +15,8 @@ from tollhouse.billing.v1 import (
     credit_pb2_grpc,
     ledger_pb2,
     ledger_pb2_grpc,
+    subscription_pb2,
+    subscription_pb2_grpc,
 )
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.identity.v1 import (
@@ -29,7 +31,10 @@ from tollhouse.metering.v1 import model_pb2, model_pb2_grpc, usage_pb2, usage_pb
 
 # The ids of resources that cannot exist where the organization does not.
 NOTHING = frozenset({"organization", "user"})
-_SUB_IDS = ("account_id", "api_key_id", "grant_id", "invitation_id", "service_account_id", "transaction_id")
+_SUB_IDS = (
+    *("account_id", "api_key_id", "grant_id", "invitation_id", "service_account_id", "subscription_id"),
+    "transaction_id",
+)
 _OPERATIONS = ("debit_operation_id", "hold_operation_id", "usage_operation_id")
 _numbers = itertools.count(1)
 
@@ -49,6 +54,9 @@ class Furniture:
         self._accounts: account_pb2_grpc.AccountServiceStub = account_pb2_grpc.AccountServiceStub(operator.billing)
         self._ledger: ledger_pb2_grpc.LedgerServiceStub = ledger_pb2_grpc.LedgerServiceStub(operator.billing)
         self._credits: credit_pb2_grpc.CreditServiceStub = credit_pb2_grpc.CreditServiceStub(operator.billing)
+        self._subscriptions: subscription_pb2_grpc.SubscriptionServiceStub = (
+            subscription_pb2_grpc.SubscriptionServiceStub(operator.billing)
+        )
         self._models: model_pb2_grpc.ModelServiceStub = model_pb2_grpc.ModelServiceStub(operator.metering)
         self._usage: usage_pb2_grpc.UsageServiceStub = usage_pb2_grpc.UsageServiceStub(operator.metering)
 
@@ -98,7 +106,7 @@ class Furniture:
         return Target(name, organization_id, project_id, user_id, ids)
 
     async def own_things(self, organization_id: str, project_id: str, user_id: str) -> dict[str, str]:
-        """Create what belongs to a user: a key, and usage."""
+        """Create what belongs to a user: a key, usage, and a subscription, of which a user has one."""
         api_key_id, _ = await self._people.key(organization_id, project_id=project_id, user_id=user_id)
         operation_id = f"used-{next(_numbers)}"
         await self._usage.RecordUsage(
@@ -111,7 +119,16 @@ class Furniture:
                 tokens=model_pb2.TokenCounts(input=1),
             )
         )
-        return {"api_key_id": api_key_id, "usage_operation_id": operation_id}
+        subscribed = await self._subscriptions.CreateSubscription(
+            subscription_pb2.CreateSubscriptionRequest(
+                organization_id=organization_id, user_id=user_id, plan_code="free", request_id=f"free-{user_id}"
+            )
+        )
+        return {
+            "api_key_id": api_key_id,
+            "usage_operation_id": operation_id,
+            "subscription_id": subscribed.subscription.subscription_id,
+        }
 
     async def _account(self, organization_id: str, project_id: str) -> dict[str, str]:
         """Return the account of the project, or the organization's own, with money, a movement and a hold."""

@@ -12,6 +12,11 @@ from tollhouse.common.v1 import access_pb2
 # The request names no organization, so the access option cannot express this.
 IN_PERSON: Final = {"identity.v1.OrganizationService.AcceptInvitation": "user_id"}
 
+# RPCs whose resource tells its owner alone: subscriptions belong to no project.
+OF_NO_PROJECT: Final = frozenset(
+    f"billing.v1.SubscriptionService.{verb}" for verb in ("GetSubscription", "ListSubscriptionEvents")
+)
+
 
 class Verdict(Enum):
     """The access decision on a call."""
@@ -73,7 +78,7 @@ def _reaches(rpc: Rpc, caller: Caller, target: Target) -> bool:
         return False
     # Where the request does not name the project, it is known only after the service has read the resource.
     told = {name for name in ("project_id", "user_id") if rpc.access.by_resource or name in rpc.fields}
-    project_id = target.project_id if "project_id" in told else ""
+    project_id = target.project_id if "project_id" in told and rpc.name not in OF_NO_PROJECT else ""
     role = caller.roles[target.organization_id]
     everywhere = role in holders.organization_roles
     in_project = bool(project_id) and caller.project_roles.get(project_id) in holders.project_roles

@@ -15,7 +15,7 @@ from libs.common.ids import new_id
 from libs.common.timestamps import render_time
 from tests.system.authorization.rpcs import Rpc
 from tests.system.authorization.targets import Target
-from tollhouse.billing.v1 import plan_pb2
+from tollhouse.billing.v1 import plan_pb2, subscription_pb2
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.identity.v1 import api_key_pb2, user_pb2
 from tollhouse.metering.v1 import model_pb2, unit_pb2, usage_pb2
@@ -53,8 +53,15 @@ WAYS: Final[Mapping[str, Way]] = {
     # Version 1 of the plan is published, and the plan that is archived is one that no other call names.
     **_all(Way.ADDS, "billing.v1.PlanService", "CreatePlan PublishPlanVersion ArchivePlan"),
     **_all(Way.STALE, "billing.v1.PlanService", "UpdatePlan"),
-    # A second call finds the override as it would have it.
-    **_all(Way.ADDS, "billing.v1.SubscriptionService", "SetEntitlementOverride"),
+    # Nothing is owed, so nothing is paid.
+    **_all(Way.ADDS, "billing.v1.SubscriptionService", "CreateSubscription RetryPayment SetEntitlementOverride"),
+    **_all(Way.TRIED, "billing.v1.SubscriptionService", "ChangePlan"),
+    **_all(
+        Way.STALE,
+        "billing.v1.SubscriptionService",
+        "ApproveSubscription RejectSubscription UpdateSubscription WithdrawPlanChange PauseSubscription"
+        " ResumeSubscription SuspendSubscription CancelSubscription WithdrawCancellation",
+    ),
     **_all(Way.ADDS, "identity.v1.ApiKeyService", "CreateApiKey ImportApiKeys ReportLeakedApiKey"),
     **_all(Way.STALE, "identity.v1.ApiKeyService", "UpdateApiKey"),
     **_all(Way.ON_KEY, "identity.v1.ApiKeyService", "RotateApiKey DisableApiKey EnableApiKey RevokeApiKey"),
@@ -97,6 +104,7 @@ _UNKNOWN_KEY: Final = "th_live_unknown"
 _SOME_MODEL: Final = b"models: [{model_id: matrix-imported, currency_code: USD, prices: {input: '1', output: '1'}}]"
 
 _ENTERPRISE: Final = "019a0000-0000-7000-8000-000000000004"
+_NOW: Final = subscription_pb2.CHANGE_TIMING_NOW
 _SOME_TERMS: Final = plan_pb2.PlanTerms(
     price=amount_pb2.Amount(currency_code="USD", value="1"),
     billing_interval=plan_pb2.Interval(unit=plan_pb2.INTERVAL_UNIT_MONTH, count=1),
@@ -140,9 +148,19 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "billing.v1.CreditService.GetCreditSummary": lambda target: {"currency_code": None},
     "billing.v1.PlanService.ArchivePlan": lambda target: {"plan_id": _ENTERPRISE},
     "billing.v1.PlanService.CreatePlan": lambda target: {"plan_code": "matrix", "terms": _SOME_TERMS},
+    "billing.v1.SubscriptionService.CreateSubscription": lambda target: {"plan_code": "free", "start_time": None},
+    "billing.v1.SubscriptionService.ChangePlan": lambda target: {"plan_code": "basic", "timing": _NOW},
+    "billing.v1.SubscriptionService.CancelSubscription": lambda target: {"timing": _NOW},
+    "billing.v1.SubscriptionService.RejectSubscription": lambda target: {"reason": "tried"},
+    "billing.v1.SubscriptionService.SuspendSubscription": lambda target: {"reason": "tried"},
+    "billing.v1.SubscriptionService.UpdateSubscription": lambda target: {
+        "update_mask": FieldMask(paths=["customer_reference"]),
+        "customer_reference": "tried",
+    },
+    "billing.v1.SubscriptionService.ListSubscriptions": lambda target: {"model": None},
     "billing.v1.SubscriptionService.SetEntitlementOverride": lambda target: {
-        "entitlement_code": "matrix",
-        "entitlement": plan_pb2.Entitlement(entitlement_code="matrix", enabled=True),
+        "entitlement_code": "tried",
+        "entitlement": plan_pb2.Entitlement(entitlement_code="tried", enabled=True),
         "reason": "tried",
     },
     "common.v1.CallerService.ResolveCaller": lambda target: {"api_key": _UNKNOWN_KEY},

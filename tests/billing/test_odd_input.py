@@ -76,7 +76,7 @@ async def test_odd_requests_on_subscriptions_are_answered_or_refused(ledger: Led
 
     async def send_all() -> None:
         for method in _OF_SUBSCRIPTIONS:
-            own = {"user_id": new_id()} if method.name == "CreateSubscription" else {}
+            own: dict[str, object] = {"user_id": new_id()} if method.name == "CreateSubscription" else {}
             if method.name == "SetEntitlementOverride":
                 own = {"entitlement": plan_pb2.Entitlement(entitlement_code="odd", enabled=True)}
             request = filled(method.input_type, {**known, **own})

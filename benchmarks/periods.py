@@ -57,8 +57,8 @@ def measure_periods(subscriptions: int, shards: int) -> Figure:
     rate = subscriptions / run.duration_s
     first, last = run.sizes[len(run.sizes) // 5], max(run.sizes)
     return Figure(
-        measured=f"{subscriptions:,} due subscriptions renewed and refilled in {run.duration_s:.1f} s; memory of billing "
-        f"{first / 1e6:.0f} MB after a fifth, {last / 1e6:.0f} MB at most",
+        measured=f"{subscriptions:,} due subscriptions renewed and refilled in {run.duration_s:.1f} s; memory of "
+        f"billing {first / 1e6:.0f} MB after a fifth, {last / 1e6:.0f} MB at most",
         against=f"{_WANTED_PER_S:,} a second",
         unit="subscriptions",
         target=1,

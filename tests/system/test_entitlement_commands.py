@@ -2,43 +2,50 @@
 
 import pytest
 
+from libs.cli.failures import WrongUse
+from libs.cli.terminal.entitled import entitlement_text, read_entitlement
 from libs.common.ids import new_id
+from tests.billing.plan_calls import everything
 from tests.system.commands import done, found, made, refused
 from tests.system.installation import Installation
 
 USER = "0197c5a8-0000-7000-8000-0000000000bb"
-VALUES = ["yes", "no", "3", "-0.5", '"eu"', "50 requests per minute", "unlimited items per call"]
+WHY = ("--reason", "as agreed")
 
 
 def test_overrides_are_set_listed_and_cleared(installation: Installation) -> None:
     org = new_id()
-    why = ("--reason", "as agreed")
-    for number, value in enumerate([*VALUES, "20 spend USD per period, soft"]):
-        assert len(found(installation, "entitlements", "override", org, f"code_{number}", value, *why)) == 1
-    done(installation, "entitlements", "override", org, "code_2", "4", *why, "--user", USER, "--expires", "30d")
+    done(installation, "entitlements", "override", org, "budget", "20 spend USD per period, soft", *WHY)
+    done(installation, "entitlements", "override", org, "seats", "3", *WHY)
+    done(installation, "entitlements", "override", org, "seats", "4", *WHY, "--user", USER, "--expires", "30d")
 
     lines = done(installation, "entitlements", "list", org).splitlines()
-    printed = [line.split("  ", 1)[1].strip() for line in lines if line.startswith("code_")]
-    assert [line.split("  ")[0] for line in printed] == [*VALUES, "20 spend USD per period, soft", "4"]
+    assert [line.split("  ")[0].split()[0] for line in lines[1:]] == ["budget", "seats", "seats"]
+    assert "20 spend USD per period, soft" in lines[1]
     assert len(found(installation, "entitlements", "list", org, "--user", USER)) == 1
-
-    for user, seats in (((), "3"), (("--user", USER), "4")):
-        (line,) = (
-            line
-            for line in done(installation, "entitlements", "get", org, *user).splitlines()
-            if line.startswith("code_2 ")
-        )
-        assert line.split()[:3] == ["code_2", seats, "override"]
-    answer = made(installation, "entitlements", "get", org, "--model", "gpt-4o")
-    assert len(answer["entitlements"]) == 8
-    assert answer["revision"]
-
-    assert "no override" in done(installation, "entitlements", "clear", org, "code_2", *why, "--user", USER)
-    assert found(installation, "entitlements", "list", org, "--user", USER) == []
     assert "There are more" in installation.command("entitlements", "list", org, "--limit", "2").stderr
+
+    (line,) = (
+        line
+        for line in done(installation, "entitlements", "get", org, "--user", USER).splitlines()
+        if line.startswith("seats ")
+    )
+    assert line.split()[:3] == ["seats", "4", "override"]
+    answer = made(installation, "entitlements", "get", org, "--model", "gpt-4o")
+    assert len(answer["entitlements"]) == 2
+
+    assert "no override" in done(installation, "entitlements", "clear", org, "seats", *WHY, "--user", USER)
+    assert found(installation, "entitlements", "list", org, "--user", USER) == []
+    said = refused(installation, 2, "entitlements", "override", org, "seats", "many", *WHY)
+    assert "50 requests per minute" in said
+
+
+def test_what_is_printed_is_read_as_what_it_was() -> None:
+    for one in everything().entitlements:
+        assert read_entitlement(one.entitlement_code, entitlement_text(one)) == one
 
 
 @pytest.mark.parametrize("value", ["maybe", "many requests per minute", "5 requests per fortnight", '"', "5 requests"])
-def test_a_value_that_allows_nothing_is_refused(installation: Installation, value: str) -> None:
-    said = refused(installation, 2, "entitlements", "override", new_id(), "code", value, "--reason", "as agreed")
-    assert "50 requests per minute" in said
+def test_a_value_that_allows_nothing_is_refused(value: str) -> None:
+    with pytest.raises(WrongUse):
+        read_entitlement("code", value)

@@ -6,13 +6,15 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from libs.common.ids import new_id
+from tests.billing.subscription_calls import Subscriptions
 from tests.billing.support import Ledger, usd
 from tests.support.hostile_calls import HostileCalls
 from tests.support.odd_requests import TEXTS, filled, methods_of, variants
-from tollhouse.billing.v1 import account_pb2, charge_pb2, ledger_pb2
+from tollhouse.billing.v1 import account_pb2, charge_pb2, ledger_pb2, plan_pb2, subscription_pb2
 from tollhouse.common.v1 import audit_pb2, integrity_pb2
 
 _METHODS: Final = methods_of((ledger_pb2, account_pb2, charge_pb2, integrity_pb2, audit_pb2))
+_OF_SUBSCRIPTIONS: Final = tuple(method for method in methods_of((subscription_pb2,)) if not method.server_streaming)
 _BATCH_TEXTS: Final = tuple(text for text in TEXTS if len(text) < 50)
 
 
@@ -52,4 +54,40 @@ async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
     # The account has money in it, and the hold has ended by then.
     assert {method.name for method in _METHODS} - hostile.answered == {"CloseAccount", "ExtendHold"}
     assert made > 1
+    assert await ledger.findings() == []
+
+
+async def test_odd_requests_on_subscriptions_are_answered_or_refused(ledger: Ledger) -> None:
+    organization_id, neighbour = new_id(), new_id()
+    await ledger.credit(organization_id, "top-up", "1000")
+    await ledger.credit(neighbour, "top-up", "100000")
+    made = await Subscriptions(ledger).create(organization_id)
+    known = {
+        "organization_id": organization_id,
+        "subscription_id": made.subscription_id,
+        "plan_code": "basic",
+        "timing": subscription_pb2.CHANGE_TIMING_PERIOD_END,
+        "reason": "odd",
+        "validate_only": True,
+        "entitlement_code": "odd",
+        "update_mask": FieldMask(paths=["metadata"]),
+    }
+    hostile = HostileCalls(ledger.channel, ledger.metadata)
+
+    async def send_all() -> None:
+        for method in _OF_SUBSCRIPTIONS:
+            own: dict[str, object] = {"references": [], "limits": []}
+            if method.name == "CreateSubscription":
+                own |= {"user_id": new_id()}
+            if method.name == "SetEntitlementOverride":
+                own |= {"entitlement": plan_pb2.Entitlement(entitlement_code="odd", enabled=True)}
+            request = filled(method.input_type, {**known, **own})
+            await hostile.send(method, [request, *variants(request, TEXTS)])
+
+    await hostile.beside(lambda number: ledger.debit(neighbour, f"call-{number}", "0.01"), send_all())
+
+    assert "\n".join(hostile.failures) == ""
+    # The subscription waits for no approval.
+    unanswered = {method.name for method in _OF_SUBSCRIPTIONS} - hostile.answered
+    assert unanswered == {"ApproveSubscription", "RejectSubscription"}
     assert await ledger.findings() == []

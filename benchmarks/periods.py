@@ -22,6 +22,7 @@ _LOOK_EVERY_S: Final = 0.1
 _SERVER: Final = {"max_wal_size": "8GB"}
 # Billing looks for what is due when it starts, and not again while it is measured.
 _ENVIRONMENT: Final = {"TOLLHOUSE_BILLING_PERIOD_RUN_EVERY_S": "3600", "TOLLHOUSE_BILLING_SWEEP_EVERY_S": "3600"}
+_SET_PATH: Final = "SELECT set_config('search_path', $1, false)"
 _COUNTS: Final = """
     SELECT count(*) FILTER (WHERE e.kind = 'PERIOD_STARTED' AND e.sequence = 3 AND NOT e.planned AND t.amount = 9.99),
         count(g.grant_id), count(*)
@@ -57,8 +58,8 @@ def measure_periods(subscriptions: int, shards: int) -> Figure:
     rate = subscriptions / run.duration_s
     first, last = run.sizes[len(run.sizes) // 5], max(run.sizes)
     return Figure(
-        measured=f"{subscriptions:,} due subscriptions renewed and refilled in {run.duration_s:.1f} s; memory of "
-        f"billing {first / 1e6:.0f} MB after a fifth, {last / 1e6:.0f} MB at most",
+        measured=f"{subscriptions:,} due subscriptions renewed and refilled in {run.duration_s:.1f} s; memory "
+        f"{first / 1e6:.0f} MB after a fifth, {last / 1e6:.0f} MB at most",
         against=f"{_WANTED_PER_S:,} a second",
         unit="subscriptions",
         target=1,
@@ -104,7 +105,7 @@ async def _check(deployment: Deployment, target: str, subscriptions: int) -> Non
     try:
         charged = granted = events = 0
         for number in range(deployment.shards):
-            await connection.execute(f"SET search_path = {shard_schema('billing', number)}, billing")
+            await connection.execute(_SET_PATH, f"{shard_schema('billing', number)}, billing")
             row = await connection.fetchrow(_COUNTS)
             assert row is not None
             charged, granted, events = charged + row[0], granted + row[1], events + row[2]

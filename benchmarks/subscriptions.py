@@ -21,6 +21,7 @@ _PRICE = "9.99"
 _CREDITS = 100
 _STATEMENT_S = 600.0
 _CHUNK = 10_000
+_SET_PATH = "SELECT set_config('search_path', $1, false)"
 
 # The organizations of a chunk, each with four ids that follow from its own: of its subscription, of its accounts in USD
 # and CREDIT, and of its grant. $2 is the beginning of the period, $3 its end.
@@ -116,7 +117,7 @@ async def load_subscriptions(url: str, count: int, shards: int = 1, now: datetim
     try:
         for number in range(shards):
             mine = [one for one in ids if shard_number(one, shards) == number]
-            await connection.execute(f"SET search_path = {shard_schema('billing', number)}, billing")
+            await connection.execute(_SET_PATH, f"{shard_schema('billing', number)}, billing")
             for at in range(0, len(mine), _CHUNK):
                 for statement in _STATEMENTS:
                     await connection.execute(statement, mine[at : at + _CHUNK], began, now)

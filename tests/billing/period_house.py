@@ -217,10 +217,11 @@ class House:
                 connection, subscription.organization_id, subscription.subscription_id, 0, 10_000
             )
 
-    async def pay_in(self, organization_id: str, value: str, currency: str = "USD") -> None:
+    async def pay_in(self, organization_id: str, value: str, currency: str = "USD", *, operation_id: str = "") -> None:
         """Add money to an organization's account."""
+        name = operation_id or new_id()
         credit = Credit(
-            organization_id, new_id(), None, currency, Decimal(value), SystemAccount.PAYMENTS, "", None, "operator:test"
+            organization_id, name, None, currency, Decimal(value), SystemAccount.PAYMENTS, "", None, "operator:test"
         )
         await self.submit(credit)
 

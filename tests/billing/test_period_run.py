@@ -9,8 +9,11 @@ from datetime import timedelta
 
 import pytest
 
+from libs.common.errors import Unavailable
+from services.billing import errors
 from services.billing.ledger.domain import SettleGrants
 from services.billing.plan.domain import PastDueEnd, Rollover
+from services.billing.subscription import execution
 from services.billing.subscription.domain import Subject, Subscription
 from services.billing.subscription.states import EventKind, State
 from tests.billing import dying_run
@@ -258,3 +261,59 @@ async def test_sigkill_at_every_commit_leaves_nothing_missed_or_doubled(
     assert (await house.statement(ids["kept"].organization_id, "CREDIT"))[-1][4] == "150"
     assert Counter(await kinds(house, ids["trial"]))[STARTED] == 48
     assert (await house.find(ids["poor"])).state is State.SUSPENDED
+
+
+async def test_a_change_that_dies_between_money_and_answer_is_made_once(
+    house: House, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = (
+        await house.plan("small", terms(30, included=300)),
+        await house.plan("large", terms(60, included=600)),
+    )
+    clock.set(utc("2026-09-01"))
+    subscription = await house.add(pending(small, clock.now()))
+    org, key = subscription.organization_id, (subscription.organization_id, subscription.subscription_id)
+    await house.pay_in(org, "100")
+    await house.work_off()
+    clock.set(utc("2026-09-16"))
+
+    async def lost(*_: object) -> None:
+        raise Unavailable(dependency="database")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(execution.Execution, "_complete", lost)
+        with pytest.raises(Unavailable):
+            await house.progress.change_plan_now(*key, plan=large, actor="operator:test", request_id="r-1")
+    assert (await house.find(subscription)).plan == small
+    for _ in range(2):
+        changed = await house.progress.change_plan_now(*key, plan=large, actor="operator:test", request_id="r-1")
+        assert changed.replayed
+        assert changed.event is not None
+        assert changed.event.charge is not None
+        assert changed.event.charge.value == 15
+    assert (await house.find(subscription)).plan == large
+    assert [line[3] for line in await house.statement(org)] == ["100", "-30", "-15"]
+    credits_ = [(kind, amount) for _, kind, _, amount, _ in await house.statement(org, "CREDIT")]
+    assert credits_ == [("GRANT", "300"), ("VOID", "-300"), ("GRANT", "300")]
+
+
+async def test_a_refused_change_changes_nothing_and_can_be_made_later(house: House, clock: FixedClock) -> None:
+    small, large = await house.plan("small", terms(30, included=300)), await house.plan("large", terms(60))
+    clock.set(utc("2026-09-01"))
+    subscription = await house.add(pending(small, clock.now()))
+    org, key = subscription.organization_id, (subscription.organization_id, subscription.subscription_id)
+    await house.pay_in(org, "44")
+    await house.work_off()
+    clock.set(utc("2026-09-16"))
+    with pytest.raises(errors.InsufficientBalance):
+        await house.progress.change_plan_now(*key, plan=large, actor="operator:test", request_id="r-1")
+    found = await house.find(subscription)
+    assert (found.plan, found.state) == (small, State.ACTIVE)
+    assert (await house.statement(org, "CREDIT"))[-1][4] == "300"
+    await house.pay_in(org, "1")
+    preview = await house.progress.preview_change(*key, plan=large)
+    changed = await house.progress.change_plan_now(*key, plan=large, actor="operator:test", request_id="r-1")
+    assert preview.event is not None
+    assert changed.event is not None
+    assert (preview.event.lines, preview.event.charge) == (changed.event.lines, changed.event.charge)
+    assert (await house.statement(org))[-1][3:] == ("-15", "0")

@@ -7,7 +7,7 @@ from typing import Final
 from libs.common.database import RawConnection
 from services.billing.subscription.domain import Subscription
 from services.billing.subscription.states import State
-from services.billing.subscription.store import SELECT, subscription_of
+from services.billing.subscription.store import REFERENCES_COLUMN, SELECT, SUBSCRIPTION_COLUMNS, subscription_of
 
 Due = tuple[datetime, str, str]
 """The time at which something is or was due, the organization and the subscription: the order of what is due."""
@@ -69,11 +69,14 @@ _TRIAL_OF_USER: Final = f"""
         AND s.trial_end_time IS NOT NULL
     ORDER BY s.subscription_id LIMIT 1
 """
+# The user's are read first (OFFSET keeps it so): a model may have those of many users.
 _TRIAL_OF_MODEL: Final = f"""
-    {SELECT} WHERE s.organization_id = $1::uuid AND s.user_id = $2::uuid AND s.model = $3
-        AND s.trial_end_time IS NOT NULL
+    SELECT {SUBSCRIPTION_COLUMNS}, {REFERENCES_COLUMN} FROM (
+        SELECT * FROM subscriptions WHERE organization_id = $1::uuid AND user_id = $2::uuid OFFSET 0
+    ) AS s
+    WHERE s.model = $3 AND s.trial_end_time IS NOT NULL
     ORDER BY s.subscription_id LIMIT 1
-"""
+"""  # noqa: S608 -- constants of ours alone.
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,23 +19,18 @@ from datetime import datetime
 from typing import Final
 
 import structlog
-from opentelemetry import metrics
 
-from libs.common.audit.recording import record_event
 from libs.common.clock import Clock
 from libs.common.database import Database, RawConnection
-from libs.common.errors import Conflict, NotFound, Refusal, StaleEtag
+from libs.common.errors import Conflict, NotFound, StaleEtag
 from libs.common.shards import Shards
-from libs.common.text import storable
 from services.billing import errors
-from services.billing.ledger.domain import GrantCredits, VoidGrant
 from services.billing.ledger.engine import Engine
 from services.billing.plan.domain import PastDueEnd
 from services.billing.subscription import run_store, store
-from services.billing.subscription.changes import audit_changes
-from services.billing.subscription.charger import REFUSED, Charger, is_passing, refills_of
+from services.billing.subscription.charger import Charger, is_passing
 from services.billing.subscription.domain import AgreedPlan, Agreement, Event, PlanTerms, Subscription
-from services.billing.subscription.entitlement_store import touch_entitlements
+from services.billing.subscription.execution import Counts, Execution, Work, count_set_aside, reason_of
 from services.billing.subscription.offers import Offers
 from services.billing.subscription.paid_changes import change_plan, change_problem, resume, step_of
 from services.billing.subscription.run_store import Due, Key
@@ -46,29 +41,21 @@ from services.billing.subscription.steps import (
     is_given_up,
     next_step,
     pay,
-    refused,
     source_reference,
-    written,
 )
 
 _log = structlog.get_logger("subscriptions")
 
-STEPS_METRIC: Final = "tollhouse.subscription_steps"
-SET_ASIDE_METRIC: Final = "tollhouse.subscriptions_set_aside"
 LOCKS_POOL_SIZE: Final = 8
 _BATCHES_AT_ONCE: Final = 2
 _SINGLES_AT_ONCE: Final = 2
 """With the batches, half of the pool of locks, which is what one of several shards may use of it."""
 _STEPS_MAX: Final = 400
 """How many steps of one subscription are worked off while a caller waits. The run does the rest."""
-_REASON_CHARS_MAX: Final = 256
 _ROUNDS_MAX: Final = 5
 """How often a change begins again because something else became due meanwhile."""
 
 Decide = Callable[[RawConnection, Agreement], Awaitable[Step | None]]
-_meter = metrics.get_meter("tollhouse")
-_steps = _meter.create_counter(STEPS_METRIC, description="Things that happened to subscriptions when they were due.")
-_set_aside = _meter.create_counter(SET_ASIDE_METRIC, description="Subscriptions left to an operator.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,42 +68,6 @@ class Changed:
     """Whether an earlier call with the same request_id has made it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What came of subscriptions for which something was due."""
-
-    done: int = 0
-    """Steps that were made."""
-    set_aside: int = 0
-    left: int = 0
-    """Those to come back to, because something that they need could not be reached."""
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(self.done + other.done, self.set_aside + other.set_aside, self.left + other.left)
-
-
-@dataclass(slots=True)
-class _Work:
-    """A step on its way."""
-
-    agreement: Agreement
-    step: Step
-    was_planned: bool
-    """Whether an earlier process has planned it."""
-    refusal: Refusal | None = None
-    """Why its price could not be taken."""
-    failure: Exception | None = None
-    """Why it could not be done."""
-    has_moved: bool = False
-    """Whether a part of its movements is made, though not all."""
-    is_audited: bool = False
-    """Whether somebody makes it by a call. What falls due is told by its event alone."""
-
-    @property
-    def key(self) -> Key:
-        return self.step.event.organization_id, self.step.event.subscription_id
-
-
 class Progress:
     """Makes steps of subscriptions; see the module."""
 
@@ -126,10 +77,9 @@ class Progress:
         """`locks` are the same shards over a pool of LOCKS_POOL_SIZE that nothing else uses."""
         self._shards = shards
         self._locks = locks
-        self._engine = engine
         self._clock = clock
         self._offers = offers
-        self._charger = charger
+        self._execution = Execution(engine, clock, charger)
         self._batches = asyncio.Semaphore(_BATCHES_AT_ONCE)
         self._singles = asyncio.Semaphore(_SINGLES_AT_ONCE)
 
@@ -191,10 +141,11 @@ class Progress:
         new = PlanTerms(plan, await self._offers.terms_of(plan))
         key = organization_id, subscription_id
         if request_id:
+            subscription = await self.run_due(*key, self._clock.now())
             async with self._locks.of(organization_id).raw_connection() as connection:
                 known = await run_store.find_event_of_request(connection, key, request_id)
             if known is not None:
-                return Changed(await self.run_due(*key, self._clock.now()), known, replayed=True)
+                return Changed(subscription, known, replayed=True)
 
         async def decide(held: RawConnection, agreement: Agreement) -> Step | None:
             problem = change_problem(agreement, new)
@@ -283,8 +234,8 @@ class Progress:
                 step = await decide(held, agreement)
                 if step is None:
                     return Changed(subscription, None)
-                work = _Work(agreement, step, was_planned=False, is_audited=True)
-                await self._carry_out(self._shards.of(key[0]), held, [work])
+                work = Work(agreement, step, was_planned=False, is_audited=True)
+                await self._execution.carry_out(self._shards.of(key[0]), held, [work])
             problem = work.failure or work.refusal
             if problem is not None:
                 raise problem
@@ -312,15 +263,15 @@ class Progress:
                     counts += Counts(left=1)
                     continue
                 async with self._locks[number].raw_transaction() as connection:
-                    await run_store.set_aside(connection, key, _reason(error), self._clock.now())
-                _count_set_aside(key, error)
+                    await run_store.set_aside(connection, key, reason_of(error), self._clock.now())
+                count_set_aside(key, error)
                 counts += Counts(set_aside=1)
         return counts
 
     async def _run_locked(self, database: Database, held: RawConnection, due: Sequence[Due], until: datetime) -> Counts:
         """Make one step of each subscription, whose rows are locked on the connection `held`."""
         planned = await run_store.find_planned(held, [one.key for one in due])
-        work: list[_Work] = []
+        work: list[Work] = []
         counts = Counts()
         for one in due:
             try:
@@ -329,17 +280,17 @@ class Progress:
                 if is_passing(error):
                     counts += Counts(left=1)
                     continue
-                await run_store.set_aside(held, one.key, _reason(error), self._clock.now())
-                _count_set_aside(one.key, error)
+                await run_store.set_aside(held, one.key, reason_of(error), self._clock.now())
+                count_set_aside(one.key, error)
                 counts += Counts(set_aside=1)
             else:
                 if found is not None:
                     work.append(found)
         if work:
-            counts += await self._carry_out(database, held, work)
+            counts += await self._execution.carry_out(database, held, work)
         return counts
 
-    async def _find_work(self, due: Due, planned: Event | None, until: datetime) -> _Work | None:
+    async def _find_work(self, due: Due, planned: Event | None, until: datetime) -> Work | None:
         if isinstance(due.found, Exception):
             raise due.found
         subscription = due.found
@@ -348,11 +299,11 @@ class Progress:
         agreement = await self._agreement(subscription)
         if planned is not None:
             new = None if planned.plan is None else PlanTerms(planned.plan, await self._offers.terms_of(planned.plan))
-            return _Work(agreement, Step(planned, step_of(agreement, planned, new).after), was_planned=True)
+            return Work(agreement, Step(planned, step_of(agreement, planned, new).after), was_planned=True)
         if is_given_up(agreement) and agreement.terms.past_due.end is PastDueEnd.CHANGE_PLAN:
             agreement = replace(agreement, fallback=await self._fallback(agreement))
         step = next_step(agreement, until, self._clock.now())
-        return None if step is None else _Work(agreement, step, was_planned=False)
+        return None if step is None else Work(agreement, step, was_planned=False)
 
     async def _agreement(self, subscription: Subscription) -> Agreement:
         terms = await self._offers.terms(subscription)
@@ -368,84 +319,6 @@ class Progress:
             return None
         return PlanTerms(offer.plan, offer.terms) if offer.terms.is_free else None
 
-    async def _carry_out(self, database: Database, held: RawConnection, work: Sequence[_Work]) -> Counts:
-        """Plan steps, move what they move, and complete them."""
-        new = [one.step.event for one in work if one.step.event.planned and not one.was_planned]
-        if new:
-            async with database.raw_transaction() as connection:
-                await run_store.add_events(connection, new)
-        await self._charge([one for one in work if one.step.event.charge is not None])
-        await self._grant(database, [one for one in work if one.refusal is None and one.failure is None])
-        return await self._complete(held, work)
-
-    async def _charge(self, work: Sequence[_Work]) -> None:
-        if not work:
-            return
-        answers = await self._charger.charge([one.step.event for one in work])
-        for one, answer in zip(work, answers, strict=True):
-            one.has_moved = answer is None
-            if isinstance(answer, REFUSED):
-                one.refusal = answer
-            elif answer is not None:
-                one.failure = answer
-
-    async def _grant(self, database: Database, work: Sequence[_Work]) -> None:
-        """Take back the credits that end with a plan, and grant those that begin."""
-        commands: list[GrantCredits | VoidGrant] = []
-        owners: list[_Work] = []
-        for one in work:
-            event = one.step.event
-            if event.voided_grant_operation_ids:
-                commands += (voids := await _voids_of(database, event))
-                owners += [one] * len(voids)
-            if event.refills:
-                commands += (refills := refills_of(one.step.after, event))
-                owners += [one] * len(refills)
-        if not commands:
-            return
-        for one, answer in zip(owners, await self._engine.submit(commands), strict=True):
-            if not isinstance(answer, Exception):
-                one.has_moved = True
-            elif not isinstance(answer, errors.GrantEnded):
-                one.failure = one.failure or answer
-
-    async def _complete(self, held: RawConnection, work: Sequence[_Work]) -> Counts:
-        """Write what came of steps."""
-        left = 0
-        done: list[_Work] = []
-        replaced: list[_Work] = []
-        for one in work:
-            if one.failure is not None and is_passing(one.failure):
-                left += 1
-            elif one.failure is not None and one.has_moved:
-                # A part of what it moves is moved: it stays planned, and goes on once an operator has looked at it.
-                await run_store.set_aside(held, one.key, _reason(one.failure), self._clock.now())
-            elif one.failure is not None:
-                one.step = _given_up(one, self._clock.now())
-                replaced.append(one)
-            elif one.refusal is not None:
-                one.step = refused(one.agreement, one.step)
-                replaced.append(one)
-            else:
-                done.append(one)
-        await run_store.add_events(held, [one.step.event for one in done if not one.step.event.planned])
-        await run_store.make_done(held, [one.step.event for one in done if one.step.event.planned])
-        await run_store.replace_events(held, [one.step.event for one in replaced])
-        await run_store.update(held, [one.step.after for one in (*done, *replaced)])
-        for one in (*done, *replaced):
-            if one.is_audited:
-                await _record(held, one)
-        await touch_entitlements(held, {one.key[0] for one in (*done, *replaced)})
-        failed = [one for one in work if one.failure is not None and not is_passing(one.failure)]
-        for one in failed:
-            assert one.failure is not None
-            _count_set_aside(one.key, one.failure)
-        for one in done:
-            one.step = Step(replace(one.step.event, planned=False), one.step.after)
-        counts = Counts(len(work) - len(failed) - left, len(failed), left)
-        _steps.add(counts.done)
-        return counts
-
     async def _find(self, key: Key) -> Subscription:
         async with self._locks.of(key[0]).raw_connection() as connection:
             found = await store.find(connection, *key)
@@ -454,66 +327,6 @@ class Progress:
         return found
 
 
-async def _record(held: RawConnection, work: _Work) -> None:
-    """Tell the audit trail of a change."""
-    after = work.step.after
-    await record_event(
-        held,
-        now=after.update_time,
-        organization_id=after.organization_id,
-        resource_type="subscription",
-        resource_id=after.subscription_id,
-        changed=audit_changes(work.agreement.subscription, after),
-    )
-
-
-async def _voids_of(database: Database, event: Event) -> list[VoidGrant]:
-    async with database.raw_connection() as connection:
-        grants = await run_store.find_grants(connection, event.organization_id, list(event.voided_grant_operation_ids))
-    return [
-        VoidGrant(event.organization_id, grant_id, None, currency_code, "the plan changed", event.actor)
-        for grant_id, currency_code in grants.values()
-    ]
-
-
-def _given_up(work: _Work, now: datetime) -> Step:
-    """Return what is written instead of a step of which nothing could be done."""
-    before, reason = work.agreement.subscription, _reason(work.failure or RuntimeError())
-    event = replace(
-        work.step.event,
-        kind=EventKind.UPDATED,
-        planned=False,
-        to_state=before.state,
-        reason=storable(f"set aside: {reason}", _REASON_CHARS_MAX),
-        plan=before.plan,
-        period_start_time=before.period_start_time,
-        period_end_time=before.period_end_time,
-        lines=(),
-        charge_operation_id=None,
-        charge=None,
-        refills=(),
-        voided_grant_operation_ids=(),
-    )
-    return Step(event, written(before, replace(before, set_aside_time=now, set_aside_reason=reason), now))
-
-
 def _no_longer_set_aside(subscription: Subscription, now: datetime) -> Subscription:
     revision = subscription.revision + 1
     return replace(subscription, set_aside_time=None, set_aside_reason="", revision=revision, update_time=now)
-
-
-def _reason(error: Exception) -> str:
-    text = f"{error.reason}: {error.message}" if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
-    return storable(text, _REASON_CHARS_MAX)
-
-
-def _count_set_aside(key: Key, error: Exception) -> None:
-    _set_aside.add(1)
-    known = isinstance(error, Refusal)
-    _log.warning(
-        "subscription set aside",
-        organization_id=key[0],
-        subscription_id=key[1],
-        reason=_reason(error),
-        exc_info=None if known else error,
-    )

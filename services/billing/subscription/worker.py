@@ -18,7 +18,8 @@ from libs.common.database import Database
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.shards import Shards
 from services.billing.subscription import run_store
-from services.billing.subscription.progress import Counts, Progress
+from services.billing.subscription.execution import Counts
+from services.billing.subscription.progress import Progress
 
 _log = structlog.get_logger("periods")
 

@@ -1,0 +1,34 @@
+"""Billing's tables, as its migrations make them.
+
+`metadata` has those of billing's own schema, `shard_metadata` those that each shard has: they have no schema here,
+since a shard's connection finds them on its search path.
+
+The organization leads every key and every index of what belongs to one. Text columns that are an enumeration hold the
+proto's value without its prefix. Nothing here is ever deleted, but for drafts of plans and what providers call a plan.
+"""
+
+from services.billing.tables.columns import SCHEMA as SCHEMA
+from services.billing.tables.columns import metadata as metadata
+from services.billing.tables.columns import shard_metadata as shard_metadata
+from services.billing.tables.credits import credit_grants as credit_grants
+from services.billing.tables.credits import grant_standings as grant_standings
+from services.billing.tables.credits import grant_uses as grant_uses
+from services.billing.tables.ledger import accounts as accounts
+from services.billing.tables.ledger import declines as declines
+from services.billing.tables.ledger import holds as holds
+from services.billing.tables.ledger import transactions as transactions
+from services.billing.tables.organizations import unhandled_organizations as unhandled_organizations
+from services.billing.tables.organizations import watch_positions as watch_positions
+from services.billing.tables.plans import plan_drafts as plan_drafts
+from services.billing.tables.plans import plan_references as plan_references
+from services.billing.tables.plans import plan_requests as plan_requests
+from services.billing.tables.plans import plan_versions as plan_versions
+from services.billing.tables.plans import plans as plans
+from services.billing.tables.subscriptions import ENTITLEMENTS_CHANNEL as ENTITLEMENTS_CHANNEL
+from services.billing.tables.subscriptions import entitlement_counter as entitlement_counter
+from services.billing.tables.subscriptions import entitlement_overrides as entitlement_overrides
+from services.billing.tables.subscriptions import entitlement_revisions as entitlement_revisions
+from services.billing.tables.subscriptions import subscription_events as subscription_events
+from services.billing.tables.subscriptions import subscription_references as subscription_references
+from services.billing.tables.subscriptions import subscription_requests as subscription_requests
+from services.billing.tables.subscriptions import subscriptions as subscriptions

@@ -31,6 +31,7 @@ GROUPS: Final = (
     "subscription",
     "periods",
     "credits",
+    "entitlements",
     "audit",
 )
 

@@ -1,20 +1,26 @@
 """Channels to peers: credentials, deadline and trace context are added to every call, and safe calls are retried."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 import grpc
+import structlog
 
 from libs.common.authentication import TokenSource
-from libs.common.deadline import time_for_peer_s
+from libs.common.deadline import leave_deadline, time_for_peer_s
 from libs.common.telemetry import TRACEPARENT, outbound_traceparent
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
+_log = structlog.get_logger("channel")
+_STREAM_AGAIN_AFTER_S: Final = 0.2
+_STREAM_AGAIN_AFTER_MAX_S: Final = 5.0
 _RECEIVE_MAX_BYTES: Final = 4 * 1024 * 1024
 
 # Every RPC of ours is either a read or carries an id that makes it safe to send again, so all may be retried.
@@ -79,6 +85,30 @@ def open_channel(
         certificate_chain=tls.certificate_file.read_bytes(),
     )
     return grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
+
+
+async def follow_stream(
+    open_stream: Callable[[], AsyncIterable[_Response]], take: Callable[[_Response], None], about: str
+) -> NoReturn:
+    """Take every message of a peer's stream until cancelled, and open the next one when it has ended.
+
+    `open_stream` asks to go on after the last message that was taken. After a stream that broke, or that ended at once,
+    the next one is opened after a delay, which grows to 5 s until a message comes. `about` names it in the log.
+    """
+    leave_deadline()
+    delay_s = _STREAM_AGAIN_AFTER_S
+    while True:
+        opened_s = time.monotonic()
+        try:
+            async for message in open_stream():
+                take(message)
+                delay_s = _STREAM_AGAIN_AFTER_S
+            if time.monotonic() >= opened_s + _STREAM_AGAIN_AFTER_S:
+                continue  # The peer ends every stream after some minutes.
+        except grpc.aio.AioRpcError as error:
+            _log.warning(f"the stream of {about} broke", code=error.code().name, again_in_s=delay_s)
+        await asyncio.sleep(delay_s)
+        delay_s = min(delay_s * 2, _STREAM_AGAIN_AFTER_MAX_S)
 
 
 @dataclass(frozen=True, slots=True)

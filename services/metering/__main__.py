@@ -27,6 +27,7 @@ from services.metering.admission.servicer import AdmissionServicer
 from services.metering.charge.charges import Charges
 from services.metering.charge.servicer import ChargeServicer
 from services.metering.clients.billing import BillingClient
+from services.metering.clients.entitlements import EntitlementsClient
 from services.metering.clients.identity import IdentityClient
 from services.metering.clients.organizations import Organizations
 from services.metering.invariants import CHECKS
@@ -115,6 +116,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     service.background(LatePricing(shards, catalogue, clock).run, "late pricing")
     service.background(months.run, "months")
     service.background(identity.watch, "key changes")
+    service.background(EntitlementsClient(to_billing, clock).watch, "entitlement changes")
     service.on_drain(admission.close)
     service.on_drain(engine.close)
     service.on_drain(to_billing.close)

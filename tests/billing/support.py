@@ -46,8 +46,10 @@ def usd(value: str | int | Decimal) -> Amount:
 class Ledger:
     """A server of billing with stubs that call it as an operator."""
 
-    def __init__(self, channel: grpc.aio.Channel, credentials: Callable[[], Metadata]) -> None:
+    def __init__(self, channel: grpc.aio.Channel, credentials: Callable[[], Metadata], target: str = "") -> None:
         self._credentials = credentials
+        self.target = target
+        """The server's address, where a test needs another channel."""
         self.channel = channel
         self.ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.accounts = account_pb2_grpc.AccountServiceStub(channel)
@@ -226,9 +228,10 @@ class BillingServer:
         service = await build(settings, clock)
         port = await service.start()
         try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            target = f"127.0.0.1:{port}"
+            async with grpc.aio.insecure_channel(target) as channel:
                 standing = self.callers.operator()
-                yield Ledger(channel, lambda: standing if clock is None else self._credentials_at(clock))
+                yield Ledger(channel, lambda: standing if clock is None else self._credentials_at(clock), target)
         finally:
             await service.stop(grace_s=0)
 

@@ -252,3 +252,10 @@ async def test_the_nil_user_and_foreign_tokens_are_refused(timed: Ledger) -> Non
     assert (await refusal(overrides(timed, organization(), page_token=token)))[0] is INVALID
     assert (await refusal(overrides(timed, org, user_id=USER, page_token=token)))[0] is INVALID
     assert (await refusal(overrides(timed, org, page_token="bm9uZQ==")))[0] is INVALID
+
+
+async def test_an_odd_revision_is_refused_before_anything_is_streamed(ledger: Ledger) -> None:
+    for revision in ("\0", "x" * 4_097):
+        request = pb.WatchEntitlementsRequest(revision=revision)
+        stream = aiter(ledger.subscriptions.WatchEntitlements(request, metadata=ledger.metadata, timeout=20))
+        assert set(await faults(anext(stream))) == {"revision"}

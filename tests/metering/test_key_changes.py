@@ -3,10 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import grpc
 import pytest
@@ -22,56 +21,13 @@ from services.identity.api_key.verify.guesses import GUESSES_A_MINUTE, Guesses
 from services.identity.api_key.watch.watch import Watchers
 from services.metering.clients.identity import VALID, IdentityClient
 from tests.identity.support import Identity, open_identity
+from tests.metering.held_answers import HeldAnswers, Streams
 from tests.metering.support import Metering, Platform, eventually, refused
-from tests.support.callers import Callers, Metadata, in_the_name_of
+from tests.support.callers import Callers
 from tollhouse.identity.v1 import api_key_pb2
 from tollhouse.metering.v1 import admission_pb2
 
-_Request = TypeVar("_Request")
-_Response = TypeVar("_Response")
 WITHIN_S = 1.0
-
-
-class HeldAnswers(grpc.aio.UnaryUnaryClientInterceptor):
-    """Forwards metering's calls to identity, and holds the answers back while it is closed."""
-
-    def __init__(self, metadata: Metadata) -> None:
-        self._metadata = metadata
-        self.answered = asyncio.Event()
-        self.open = asyncio.Event()
-        self.open.set()
-
-    async def intercept_unary_unary(
-        self,
-        continuation: Callable[
-            [grpc.aio.ClientCallDetails, _Request], Awaitable[grpc.aio.UnaryUnaryCall[_Request, _Response]]
-        ],
-        client_call_details: grpc.aio.ClientCallDetails,
-        request: _Request,
-    ) -> grpc.aio.UnaryUnaryCall[_Request, _Response] | _Response:
-        details = in_the_name_of(self._metadata, client_call_details)
-        answer = await (await continuation(details, request))
-        self.answered.set()
-        await self.open.wait()
-        return answer
-
-
-class Streams(grpc.aio.UnaryStreamClientInterceptor):
-    """Forwards metering's streams to identity."""
-
-    def __init__(self, metadata: Metadata) -> None:
-        self._metadata = metadata
-
-    async def intercept_unary_stream(
-        self,
-        continuation: Callable[
-            [grpc.aio.ClientCallDetails, _Request], Awaitable[grpc.aio.UnaryStreamCall[_Request, _Response]]
-        ],
-        client_call_details: grpc.aio.ClientCallDetails,
-        request: _Request,
-    ) -> grpc.aio.UnaryStreamCall[_Request, _Response]:
-        details = in_the_name_of(self._metadata, client_call_details)
-        return await continuation(details, request)
 
 
 class UnfencedClient(IdentityClient):

@@ -22,6 +22,7 @@ PAGES = {
         *(rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.CreditService/")),
         "billing.v1.LedgerService/Debit",
     },
+    "entitlements.md": {rpc for rpc in rpcs_of("billing") if "Entitlement" in rpc},
     "billing.md": {
         *(rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.SubscriptionService/")),
         *("billing.v1.LedgerService/Credit", "metering.v1.ModelService/CreateModel"),

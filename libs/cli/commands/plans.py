@@ -8,6 +8,7 @@ import typer
 from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.confirmation import YesOption, confirm
 from libs.cli.terminal.connection import Channels
+from libs.cli.terminal.entitled import entitlement_text
 from libs.cli.terminal.lookups import is_id
 from libs.cli.terminal.options import LIMIT, LimitOption
 from libs.cli.terminal.output import Output, as_dict, cell
@@ -133,7 +134,7 @@ def _print_version(output: Output, version: plan_pb2.PlanVersion) -> None:
     for one in terms.credits:
         _line(output, "credits", _credits(one))
     for one_allowed in terms.entitlements:
-        _line(output, one_allowed.entitlement_code, _entitlement(one_allowed))
+        _line(output, one_allowed.entitlement_code, entitlement_text(one_allowed))
     _line(output, "past due", ", ".join(_past_due(terms.past_due)))
     _line(output, "metadata", cell(terms, "metadata"))
     for name in ("create_time", "publish_time", "archive_time"):
@@ -162,18 +163,6 @@ def _credits(one: plan_pb2.IncludedCredits) -> str:
     rollover = cell(one, "rollover").replace("_", " ")
     rollover_max = f" {_amount(one.rollover_max)}" if one.HasField("rollover_max") else ""
     return f"{_amount(one.amount)}, rollover {rollover}{rollover_max}, priority {one.priority}"
-
-
-def _entitlement(one: plan_pb2.Entitlement) -> str:
-    kind = one.WhichOneof("value") or "enabled"
-    if kind == "text":
-        return f'"{one.text}"'
-    if kind != "limit":
-        return cell(one, kind)
-    limit = one.limit
-    maximum = "unlimited" if limit.unlimited else limit.value
-    what = f"{limit.metric} {limit.currency_code}".rstrip()
-    return f"{maximum} {what} per {cell(limit, 'window')}{', soft' if limit.soft else ''}"
 
 
 def _past_due(past_due: plan_pb2.PastDuePolicy) -> Iterator[str]:

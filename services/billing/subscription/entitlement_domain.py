@@ -75,7 +75,8 @@ class Effective:
     source: Source
     subscription_id: str | None
     until_time: datetime | None
-    """Until when it holds for sure, unless something is changed; None for no end."""
+    """Until when it holds for sure, unless something is changed; None for no end. It has passed where what is due for a
+    subscription was not done yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Entitled:
     subscriptions: tuple[Subscription, ...]
     """Those that entitle, the nearest first."""
     until_time: datetime | None
-    """Until when all of this holds for sure, unless something is changed; None for no end."""
+    """The earliest of those times, and of the ends of the subscriptions."""
 
     @property
     def period(self) -> tuple[datetime, datetime] | None:
@@ -151,14 +152,14 @@ def _rules_of_agreement(agreement: Agreement, now: datetime) -> Iterator[_Rule]:
     one = agreement.subscription
     begin = None
     if one.state is State.PENDING and one.waits_for is WaitsFor.START:
-        begin = max(one.start_time, now)
+        begin = one.start_time
     elif not entitles(one, now):
         return
-    end = _sure_until(one, now)
+    end = _sure_until(one)
     yield _Rule(_OF_SUBJECT[one.subject], _by_code(agreement.terms.entitlements), one.subscription_id, begin, end)
 
 
-def _sure_until(subscription: Subscription, now: datetime) -> datetime | None:
+def _sure_until(subscription: Subscription) -> datetime | None:
     """Return until when nothing falls due for a subscription that could change what it entitles to."""
     due = [
         subscription.period_end_time,
@@ -166,8 +167,7 @@ def _sure_until(subscription: Subscription, now: datetime) -> datetime | None:
         subscription.trial_end_time if subscription.state is State.TRIALING else None,
         subscription.next_payment_time,
     ]
-    earliest = _earliest(due)
-    return None if earliest is None else max(earliest, now)
+    return _earliest(due)
 
 
 def _nearest(code: str, rules: Sequence[_Rule]) -> Effective | None:

@@ -15,14 +15,14 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NoReturn
 
 import grpc
-import structlog
 
 from libs.common.addresses import AddressList
+from libs.common.channel import follow_stream
 from libs.common.clock import Clock
 from libs.common.deadline import leave_deadline
 from libs.common.errors import Unavailable
@@ -33,11 +33,7 @@ from services.metering.errors import TooManyUnknownKeys
 from tollhouse.identity.v1 import api_key_pb2 as pb
 from tollhouse.identity.v1 import api_key_pb2_grpc as rpc
 
-_log = structlog.get_logger("keys")
-
 _VERIFY_WITHIN_S: Final = 1.0
-_WATCH_AGAIN_AFTER_S: Final = 0.2
-_WATCH_AGAIN_AFTER_MAX_S: Final = 5.0
 _SECRET_MAX: Final = 512
 _RENEW_IN_LAST_PART: Final = 0.25
 """A call that uses an answer in this last part of its lifetime starts a refresh."""
@@ -205,23 +201,13 @@ class IdentityClient:
         # The shared request was refused because of another caller's address, so ask for this address.
         return await asyncio.shield(self._ask_once((digest, min_revision, client_address), secret, client_address))
 
-    async def watch(self) -> None:
+    async def watch(self) -> NoReturn:
         """Follow identity's stream of changes until cancelled. While no stream is open, cached answers just expire."""
-        leave_deadline()
-        delay_s = _WATCH_AGAIN_AFTER_S
-        while True:
-            opened_s = time.monotonic()
-            try:
-                request = pb.WatchApiKeysRequest(after_revision=self._watched_revision)
-                async for message in self._keys.WatchApiKeys(request):
-                    self._take_in(message)
-                    delay_s = _WATCH_AGAIN_AFTER_S
-                if time.monotonic() >= opened_s + _WATCH_AGAIN_AFTER_S:
-                    continue  # Identity ends every stream after some minutes; the next one goes on where it ended.
-            except grpc.aio.AioRpcError as error:
-                _log.warning("the stream of key changes broke", code=error.code().name, again_in_s=delay_s)
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, _WATCH_AGAIN_AFTER_MAX_S)
+
+        def open_stream() -> AsyncIterable[pb.WatchApiKeysResponse]:
+            return self._keys.WatchApiKeys(pb.WatchApiKeysRequest(after_revision=self._watched_revision))
+
+        await follow_stream(open_stream, self._take_in, "key changes")
 
     def _fresh(self, digest: bytes, min_revision: int) -> _Kept | None:
         kept = self._kept.get(digest)

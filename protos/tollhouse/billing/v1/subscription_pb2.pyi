@@ -1729,7 +1729,9 @@ class EffectiveEntitlement(_message.Message):
 
     @_builtins.property
     def until_time(self) -> _timestamp_pb2.Timestamp:
-        """Until when it holds for sure, unless something changes; absent for no end."""
+        """Until when it holds for sure, unless something is changed; absent for no end. It has passed where the time of something
+        due for a subscription has come and billing has not done it yet.
+        """
 
     def __init__(
         self,
@@ -1846,7 +1848,7 @@ class GetEntitlementsResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     UNTIL_TIME_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """The state of the entitlements that this answer shows; see WatchEntitlements."""
+    """The state that this answer shows: with it, WatchEntitlements tells of every later change of the organization."""
     @_builtins.property
     def entitlements(self) -> _containers.RepeatedCompositeFieldContainer[Global___EffectiveEntitlement]:
         """What may be used, by code."""
@@ -1865,7 +1867,9 @@ class GetEntitlementsResponse(_message.Message):
 
     @_builtins.property
     def until_time(self) -> _timestamp_pb2.Timestamp:
-        """Until when the answer holds, unless the organization is named by WatchEntitlements before; absent for no end."""
+        """Until when the answer holds, unless WatchEntitlements names the organization before; absent for no end. What ends at a
+        known time is told by this time alone. It has passed where billing is late with what is due for a subscription.
+        """
 
     def __init__(
         self,
@@ -2033,7 +2037,7 @@ class WatchEntitlementsRequest(_message.Message):
 
     REVISION_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
-    """The revision of the last message; empty to hear of changes from now on."""
+    """The revision of the last message, or of an answer of GetEntitlements; empty to hear of changes from now on."""
     def __init__(
         self,
         *,

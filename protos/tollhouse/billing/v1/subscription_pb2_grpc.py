@@ -337,8 +337,10 @@ class SubscriptionServiceServicer:
     def GetEntitlements(self, request, context):
         """Says what an organization, a user in it, or a user with one model may use now, and which rule gave each value.
 
-        For each entitlement code the nearest rule wins: an override of the subject, then the subscription to the model, then the
-        user's plan, then the organization's plan, then the platform's default.
+        For each entitlement code the nearest rule wins: an override, first for the user with the model, then for the user, for
+        the model, and for the organization; then the subscription to the model, the user's plan, the organization's plan, and the
+        platform's default. Subscriptions count while they are TRIALING, ACTIVE or PAST_DUE. A user or model of which nothing is
+        known has what its organization has.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -366,9 +368,11 @@ class SubscriptionServiceServicer:
 
         Each message carries a revision from which the stream can be resumed; without changes one is sent every second as a
         heartbeat. A cached answer may be used while no later message names its organization, and while the last message is less
-        than five seconds old. A stream ends with OK after about five minutes. A subscriber that reads too slowly, or comes with a
-        revision that this database never gave, gets `resync` and must drop its cache. Fails with RESOURCE_EXHAUSTED, reason
-        `TOO_MANY_WATCHERS`, when a process serves as many streams as it may.
+        than five seconds old; nor may one be cached whose request was sent before such a message. A stream ends with OK after
+        about five minutes, and the next one goes on without a gap. A subscriber gets `resync` and must drop its cache when it
+        comes with a revision that this database never gave, when another version of the plan `default` is published, and when
+        the changes cannot be read. Fails with RESOURCE_EXHAUSTED, reason `TOO_MANY_WATCHERS`, when a process serves as many
+        streams as it may.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

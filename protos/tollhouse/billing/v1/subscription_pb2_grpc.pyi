@@ -135,8 +135,10 @@ class SubscriptionServiceStub:
     GetEntitlements: _aio.UnaryUnaryMultiCallable[_subscription_pb2.GetEntitlementsRequest, _subscription_pb2.GetEntitlementsResponse]
     """Says what an organization, a user in it, or a user with one model may use now, and which rule gave each value.
 
-    For each entitlement code the nearest rule wins: an override of the subject, then the subscription to the model, then the
-    user's plan, then the organization's plan, then the platform's default.
+    For each entitlement code the nearest rule wins: an override, first for the user with the model, then for the user, for
+    the model, and for the organization; then the subscription to the model, the user's plan, the organization's plan, and the
+    platform's default. Subscriptions count while they are TRIALING, ACTIVE or PAST_DUE. A user or model of which nothing is
+    known has what its organization has.
     """
     SetEntitlementOverride: _aio.UnaryUnaryMultiCallable[_subscription_pb2.SetEntitlementOverrideRequest, _subscription_pb2.SetEntitlementOverrideResponse]
     """Gives a subject another value of one entitlement than its plan does, until a time or for good; or takes it back.
@@ -151,9 +153,11 @@ class SubscriptionServiceStub:
 
     Each message carries a revision from which the stream can be resumed; without changes one is sent every second as a
     heartbeat. A cached answer may be used while no later message names its organization, and while the last message is less
-    than five seconds old. A stream ends with OK after about five minutes. A subscriber that reads too slowly, or comes with a
-    revision that this database never gave, gets `resync` and must drop its cache. Fails with RESOURCE_EXHAUSTED, reason
-    `TOO_MANY_WATCHERS`, when a process serves as many streams as it may.
+    than five seconds old; nor may one be cached whose request was sent before such a message. A stream ends with OK after
+    about five minutes, and the next one goes on without a gap. A subscriber gets `resync` and must drop its cache when it
+    comes with a revision that this database never gave, when another version of the plan `default` is published, and when
+    the changes cannot be read. Fails with RESOURCE_EXHAUSTED, reason `TOO_MANY_WATCHERS`, when a process serves as many
+    streams as it may.
     """
 
 class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -385,8 +389,10 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_subscription_pb2.GetEntitlementsResponse]:
         """Says what an organization, a user in it, or a user with one model may use now, and which rule gave each value.
 
-        For each entitlement code the nearest rule wins: an override of the subject, then the subscription to the model, then the
-        user's plan, then the organization's plan, then the platform's default.
+        For each entitlement code the nearest rule wins: an override, first for the user with the model, then for the user, for
+        the model, and for the organization; then the subscription to the model, the user's plan, the organization's plan, and the
+        platform's default. Subscriptions count while they are TRIALING, ACTIVE or PAST_DUE. A user or model of which nothing is
+        known has what its organization has.
         """
 
     @_abc_1.abstractmethod
@@ -419,9 +425,11 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Each message carries a revision from which the stream can be resumed; without changes one is sent every second as a
         heartbeat. A cached answer may be used while no later message names its organization, and while the last message is less
-        than five seconds old. A stream ends with OK after about five minutes. A subscriber that reads too slowly, or comes with a
-        revision that this database never gave, gets `resync` and must drop its cache. Fails with RESOURCE_EXHAUSTED, reason
-        `TOO_MANY_WATCHERS`, when a process serves as many streams as it may.
+        than five seconds old; nor may one be cached whose request was sent before such a message. A stream ends with OK after
+        about five minutes, and the next one goes on without a gap. A subscriber gets `resync` and must drop its cache when it
+        comes with a revision that this database never gave, when another version of the plan `default` is published, and when
+        the changes cannot be read. Fails with RESOURCE_EXHAUSTED, reason `TOO_MANY_WATCHERS`, when a process serves as many
+        streams as it may.
         """
 
 def add_SubscriptionServiceServicer_to_server(servicer: SubscriptionServiceServicer, server: _aio.Server) -> None: ...

@@ -12,9 +12,10 @@ from libs.common.shards import Shards
 from libs.common.timestamps import render_time
 from services.billing.subscription import list_store
 from tests.billing.plan_calls import faults
-from tests.billing.subscription_calls import Subscriptions
+from tests.billing.subscription_calls import PERIOD_END, Subscriptions, settled
 from tests.billing.support import BillingServer, Ledger, organization
 from tests.support.clock import FixedClock
+from tests.support.sharded import execute_in_shards
 from tollhouse.billing.v1 import subscription_pb2 as pb
 
 DAY: Final = timedelta(days=1)
@@ -160,3 +161,28 @@ async def test_page_that_filters_much_out_is_short_and_has_a_next_one(
         assert (len(page.subscriptions), bool(page.next_page_token)) == (5, True)
         everything = await calls.listed(org, model="m3", plan_code="p3", state=pb.SUBSCRIPTION_STATE_SUSPENDED)
         assert len(everything) == 30
+
+
+async def test_subscription_that_was_set_aside_goes_on_when_an_operator_updates_it(
+    calls: Subscriptions, clock: FixedClock, database_admin_url: str
+) -> None:
+    made = await calls.create()
+    await execute_in_shards(
+        database_admin_url,
+        "UPDATE billing.subscriptions SET set_aside_time = $1, set_aside_reason = 'broken'",
+        clock.now() - DAY,
+    )
+    clock.advance(40 * DAY)
+
+    assert await calls.due() == []
+    (found,) = await calls.due(set_aside=True)
+    assert (found.subscription_id, found.set_aside_reason) == (made.subscription_id, "broken")
+    assert not (await calls.cancel(made, PERIOD_END)).HasField("next_payment_time")
+    assert (await calls.kinds(made))[2:] == ["CANCELLATION_SCHEDULED"]
+    await calls.withdraw_cancellation(made)
+
+    goes_on = await calls.update(made, metadata={})
+    assert goes_on.set_aside_reason == ""
+    assert goes_on.period_start_time == made.period_end_time
+    assert await calls.due(set_aside=True) == []
+    await settled(calls.ledger, made.organization_id)

@@ -177,7 +177,7 @@ async def test_subscription_is_paused_and_resumed(calls: Subscriptions) -> None:
     assert await reason(calls.change(paused, "basic", PERIOD_END)) == (FAILED, "SUBSCRIPTION_STATE")
     resumed = await calls.resume(made)
     assert state(resumed) == "ACTIVE"
-    assert await calls.resume(made) == resumed
+    assert await calls.resume(made, etag="stale") == resumed
     assert (await calls.kinds(made))[2:] == ["PAUSED", "RESUMED"]
     assert await calls.audited(made) == ["CreateSubscription", "PauseSubscription", "ResumeSubscription"]
 

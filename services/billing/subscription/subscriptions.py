@@ -92,16 +92,22 @@ class Subscriptions:
     async def resume(self, organization_id: str, subscription_id: str, etag: str, reason: str) -> Subscription:
         """Let a subscription go on; raises as `pause` does. One that was set aside is tried again."""
         key = organization_id, subscription_id
-        changes.require_live(await self._read(*key))
+        before = await self._read(*key)
+        changes.require_live(before)
+        if before.state.entitles and before.set_aside_time is None:
+            return before
         return (await self._progress.resume(*key, reason=reason, actor=current_actor(), etag=etag)).subscription
 
     async def retry_payment(self, organization_id: str, subscription_id: str) -> Subscription:
-        """Try to take what a subscription owes. One that was set aside is tried again.
+        """Try to take what a subscription owes. One that was set aside is tried again, unless its holder asks.
 
-        Raises NotFound, SubscriptionEnded, InsufficientBalance.
+        Raises NotFound, SubscriptionEnded, SubscriptionSetAside, InsufficientBalance.
         """
         key = organization_id, subscription_id
-        changes.require_live(await self._read(*key))
+        before = await self._read(*key)
+        changes.require_live(before)
+        if before.set_aside_time is not None and is_limited():
+            raise errors.SubscriptionSetAside(set_aside_reason=before.set_aside_reason)
         return (await self._progress.retry_payment(*key, actor=current_actor())).subscription
 
     async def cancel(
@@ -137,6 +143,7 @@ class Subscriptions:
         Raises what `decide` does, and:
             NotFound: there is no such subscription.
             StaleEtag: it has changed since it had this etag.
+            SubscriptionSetAside: a movement of it is half made, and an operator must look at it first.
         """
         key = organization_id, subscription_id
         for _ in range(_ATTEMPTS_MAX):
@@ -144,7 +151,11 @@ class Subscriptions:
             try:
                 async with self._shards.of(organization_id).raw_transaction() as connection:
                     before = existing(await store.lock(connection, *key), subscription_id)
-                    if self._is_due(before) or await event_store.find_planned(connection, *key) is not None:
+                    if self._is_due(before):
+                        continue
+                    if await event_store.find_planned(connection, *key) is not None:
+                        if before.set_aside_time is not None:
+                            raise errors.SubscriptionSetAside(set_aside_reason=before.set_aside_reason)
                         continue
                     if unless is not None and await event_store.has_happened(connection, *key, unless):
                         return before

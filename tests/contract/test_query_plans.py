@@ -23,6 +23,14 @@ _VERBS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
 _ON_THE_POOL_FOR_REPORTS: Final = ("services.billing.charge.store", "services.metering.charge.store")
 """These read whole ranges of many organizations. Their pool lets Postgres choose among all plans."""
 
+_OF_THE_PLATFORM: Final = "services.billing.clients.position_store"
+"""Its tables are in billing's own schema, and no pool of a shard reads them."""
+_NOT_OF_ONE_ORGANIZATION: Final = {
+    *("subscriptions_due", "entitlement_revisions_in_order", "entitlement_counter_pkey"),
+    *("plans_code_once", "plan_versions_published_once"),
+}
+"""Indexes by which a worker finds what is due in a shard, and those of rows that no organization has."""
+
 _Node = TypedDict(
     "_Node",
     {"Node Type": str, "Index Name": str, "Index Cond": str, "Relation Name": str, "Plans": list["_Node"]},
@@ -33,7 +41,8 @@ _Node = TypedDict(
 def _modules(context: str) -> Iterator[ModuleType]:
     package = importlib.import_module(f"services.{context}")
     for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        if found.name.endswith(("store", "statements")) and found.name not in _ON_THE_POOL_FOR_REPORTS:
+        elsewhere = (*_ON_THE_POOL_FOR_REPORTS, _OF_THE_PLATFORM)
+        if found.name.endswith(("store", "statements")) and found.name not in elsewhere:
             yield importlib.import_module(found.name)
 
 
@@ -65,8 +74,9 @@ async def _plan(connection: RawConnection, statement: str) -> _Node:
 def _read_without_key(node: _Node) -> list[str]:
     """Return the indexes and tables of which the plan reads more than what one organization has in an index."""
     found = [name for child in node.get("Plans", []) for name in _read_without_key(child)]
-    if "Index Name" in node and "organization_id" not in node.get("Index Cond", ""):
-        found.append(node["Index Name"])
+    index = node.get("Index Name", "")
+    if index and index not in _NOT_OF_ONE_ORGANIZATION and "organization_id" not in node.get("Index Cond", ""):
+        found.append(index)
     if node["Node Type"] == "Seq Scan":
         found.append(node["Relation Name"])
     return found

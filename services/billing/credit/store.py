@@ -44,7 +44,7 @@ _LAST_REFILL: Final = """
             AND ($3::uuid IS NULL OR user_id = $3) AND ($4::text IS NULL OR model = $4)
         ORDER BY effective_time DESC, grant_id DESC LIMIT 1
     ) AS g
-    JOIN transactions t ON t.organization_id = g.organization_id AND t.operation_id = g.grant_id::text
+    JOIN transactions t ON t.organization_id = ANY (ARRAY[g.organization_id]) AND t.operation_id = g.grant_id::text
 """
 
 # Every beginning has a standing, at its own movement or at a later one of the same moment; by primary key.

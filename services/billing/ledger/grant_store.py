@@ -99,7 +99,11 @@ _HELD_BEFORE: Final = """
 _RESERVED: Final = """
     SELECT k.account_id::text, u.key, sum(u.value::numeric)
     FROM unnest($1::uuid[], $2::uuid[]) AS k (organization_id, account_id)
-    JOIN holds h ON h.organization_id = k.organization_id AND h.account_id = k.account_id AND h.state = 'OPEN'
+    CROSS JOIN LATERAL (
+        SELECT reserves FROM holds
+        WHERE organization_id = k.organization_id AND account_id = k.account_id AND state = 'OPEN'
+        OFFSET 0
+    ) AS h
     CROSS JOIN LATERAL jsonb_each_text(h.reserves) AS u
     GROUP BY 1, 2
 """
@@ -120,7 +124,7 @@ _USES: Final = f"""
     SELECT g.*, k.transaction_id::text, u.amount
     FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[])
         AS k (organization_id, transaction_id, account_id, sequence)
-    JOIN grant_uses u ON u.organization_id = k.organization_id AND u.account_id = k.account_id
+    JOIN grant_uses u ON u.organization_id = ANY (ARRAY[k.organization_id]) AND u.account_id = k.account_id
         AND u.sequence = k.sequence
     CROSS JOIN LATERAL (
         SELECT {GRANT_COLUMNS} FROM credit_grants

@@ -106,7 +106,7 @@ _UPDATE_HOLD_AMOUNTS: Final = """
 _UPDATE_RESERVES: Final = """
     UPDATE holds h SET reserves = v.reserves::jsonb
     FROM unnest($1::uuid[], $2::text[], $3::text[]) AS v (organization_id, operation_id, reserves)
-    WHERE h.organization_id = v.organization_id AND h.operation_id = v.operation_id
+    WHERE h.organization_id = ANY (ARRAY[v.organization_id]) AND h.operation_id = v.operation_id
 """
 
 _INSERT_DECLINES: Final = """

@@ -157,6 +157,7 @@ class House:
 
     shards: Shards
     locks: Shards
+    reports: Shards
     platform: Database
     clock: Clock
     charger: Charger | None = None
@@ -271,7 +272,7 @@ class House:
 
     async def findings(self) -> list[str]:
         """Return what the invariants find."""
-        verification = Verification(self.shards, self.clock, CHECKS, Part(self.platform, PLATFORM_CHECKS))
+        verification = Verification(self.reports, self.clock, CHECKS, Part(self.platform, PLATFORM_CHECKS))
         return [
             f"{one.invariant}: {one.resource}: {one.detail}"
             async for one in verification.verify()
@@ -283,11 +284,12 @@ class House:
 async def open_house(url: str, clock: Clock, charger: Charger | None = None) -> AsyncIterator[House]:
     shards = open_shards(url, schema="billing", count=SHARDS, plan_by_key=True)
     locks = open_shards(url, schema="billing", count=SHARDS, pool_size=LOCKS_POOL_SIZE)
+    reports = open_shards(url, schema="billing", count=SHARDS, pool_size=4, statement_timeout_ms=30_000)
     platform = open_database(url, schema="billing")
-    house = House(shards, locks, platform, clock, charger)
+    house = House(shards, locks, reports, platform, clock, charger)
     try:
         yield house
     finally:
         await house.engine.drain()
-        for closing in (locks, shards, platform):
+        for closing in (locks, reports, shards, platform):
             await closing.close()

@@ -216,7 +216,7 @@ def check_tiling(events: Sequence[Event]) -> None:
             continue
         assert start < end
         if known is None:
-            assert start == event.effective_time
+            assert start <= event.effective_time
         elif (start, end) == known:
             pass
         elif event.kind is EventKind.PLAN_CHANGED:
@@ -355,6 +355,24 @@ def test_a_change_of_interval_begins_a_new_period_and_gives_back_the_old_one() -
     step = change_plan(agreement, yearly, utc("2026-09-16"), Cause(utc("2026-09-16")), ())
     assert amounts([step.event]) == ["-15", "300"]
     assert began(step) == (utc("2026-09-16"), utc("2027-09-16"))
+
+
+@pytest.mark.parametrize(("interval", "charge"), [(Interval(IntervalUnit.DAY), "5"), (MONTH, "35")])
+def test_a_change_after_an_owed_period_has_ended_pays_it_and_nothing_twice(interval: Interval, charge: str) -> None:
+    """A day at 5.00 that is not paid for two days: it is owed, and the day after it costs what the new plan does."""
+    daily = terms(5, interval=Interval(IntervalUnit.DAY), retries=(3 * DAY,))
+    agreement, _ = made(Agreement(pending(PLAN, utc("2026-09-01")), daily), utc("2026-09-01"))
+    agreement, _ = made(agreement, utc("2026-09-02"), pays=False)
+    assert agreement.subscription.state is State.PAST_DUE
+    new = terms(30 if interval == MONTH else 9, interval=interval)
+    moment = utc("2026-09-04T12:00")
+    step = change_plan(agreement, PlanTerms(OTHER, new), moment, Cause(moment), ())
+    assert step.event.charge is not None
+    assert step.event.charge.value == Decimal(charge)
+    agreement, steps = made(Agreement(step.after, new), moment)
+    check_tiling([step.event, *(one.event for one in steps)])
+    days = [one.event.effective_time.strftime("%m-%d") for one in steps]
+    assert days == (["09-03", "09-04"] if interval != MONTH else [])
 
 
 def test_what_cannot_be_changed_now_is_named() -> None:

@@ -223,9 +223,8 @@ class GrantCredits:
     opens_account: bool = False
     """Whether an account in this unit is opened for an owner that has accounts in others only."""
     user_id: str | None = None
-    """Where given, only charges of this user may use it."""
     model: str | None = None
-    """Where given, only charges for this model may use it."""
+    """Where given, only charges of this user, or for this model, may use it."""
     rollover_max: Decimal | None = None
     """Where given: when it begins, so much of the refills before it expires that they and it are at most this."""
     may_be_over: bool = False

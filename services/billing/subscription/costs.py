@@ -41,6 +41,15 @@ def part_from(anchor: datetime, terms: Terms, time_zone: str, moment: datetime, 
     return _part(found, zone, moment)
 
 
+def rest_of_period(subscription: Subscription, terms: Terms, moment: datetime) -> Part:
+    """Return what the subscription's period has from a moment on: no day where it has ended."""
+    s = subscription
+    assert s.anchor_time is not None
+    assert s.period_number is not None
+    zone = zone_named(s.time_zone)
+    return _part(period(s.anchor_time, terms.billing_interval, zone, s.period_number), zone, moment)
+
+
 def rest_of_trial(subscription: Subscription, moment: datetime) -> Part:
     """Return what a trial has from a moment on."""
     s = subscription

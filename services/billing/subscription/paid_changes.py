@@ -10,7 +10,7 @@ from datetime import datetime
 from libs.common.errors import Refusal
 from services.billing import errors
 from services.billing.plan.domain import Terms
-from services.billing.subscription.costs import Part, line, part_from, refills, rest_of_trial
+from services.billing.subscription.costs import Part, line, part_from, refills, rest_of_period, rest_of_trial
 from services.billing.subscription.domain import AgreedPlan, Agreement, Event, Line, PlanTerms, WaitsFor
 from services.billing.subscription.states import EventKind, State
 from services.billing.subscription.steps import (
@@ -70,8 +70,10 @@ def change_plan(agreement: Agreement, new: PlanTerms, moment: datetime, cause: C
         return step(s, after, kind, cause, moment, (), refills(new.terms, operation_id(s), part, moment), voided)
     given_back = _given_back(agreement, moment)
     if new.terms.billing_interval != agreement.terms.billing_interval:
-        return begin_period(changed, moment, cause, kind, anchor=moment, given_back=given_back, voided=voided)
-    part = _rest(agreement, moment)
+        # A period that is owed may have ended: no time is left out between it and the next.
+        begins = moment if s.period_end_time is None else min(moment, s.period_end_time)
+        return begin_period(changed, begins, cause, kind, anchor=begins, given_back=given_back, voided=voided)
+    part = rest_of_period(s, new.terms, moment)
     after = replace(settled(in_state(after, State.ACTIVE, cause.reason, moment)), period_paid=True)
     lines = (*given_back, *_line(new.plan, new.terms, part))
     return step(s, after, kind, cause, moment, lines, refills(new.terms, operation_id(s), part, moment), voided)
@@ -92,7 +94,7 @@ def resume(agreement: Agreement, moment: datetime, cause: Cause) -> Step:
         )
     if s.period_start_time is None:
         return begin_period(agreement, moment, cause, kind)
-    part = _rest(agreement, moment)
+    part = rest_of_period(s, terms, moment)
     after = replace(settled(in_state(s, State.ACTIVE, cause.reason, moment)), period_paid=True)
     return step(
         s, after, kind, cause, moment, _line(s.plan, terms, part), refills(terms, operation_id(s), part, moment)
@@ -128,7 +130,7 @@ def _given_back(agreement: Agreement, moment: datetime) -> tuple[Line, ...]:
     s, terms = agreement.subscription, agreement.terms
     if s.plan is None or terms.is_free:
         return ()
-    part = _rest(agreement, moment)
+    part = rest_of_period(s, terms, moment)
     owed: tuple[Line, ...] = ()
     if s.owed is not None:
         assert s.anchor_time is not None
@@ -138,13 +140,6 @@ def _given_back(agreement: Agreement, moment: datetime) -> tuple[Line, ...]:
     elif not s.period_paid:
         return ()
     return (*owed, *line(s.plan, part, terms.price.currency_code, -part.price(terms)))
-
-
-def _rest(agreement: Agreement, moment: datetime) -> Part:
-    """Return what is left of the period under way."""
-    s = agreement.subscription
-    assert s.anchor_time is not None
-    return part_from(s.anchor_time, agreement.terms, s.time_zone, moment, s.period_number or 0)
 
 
 def _line(plan: AgreedPlan | None, terms: Terms, part: Part) -> tuple[Line, ...]:

@@ -246,6 +246,7 @@ class Progress:
     async def _locked(self, key: Key) -> AsyncIterator[tuple[RawConnection, Subscription]]:
         """Lock a subscription for the length of a block, in a transaction that is committed at its end."""
         async with self._locks.of(key[0]).raw_transaction() as held:
+            await run_store.wait_for_locks(held)
             subscription = await store.lock(held, *key)
             if subscription is None:
                 raise NotFound(resource_type="subscription", resource_name=key[1])

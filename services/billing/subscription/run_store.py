@@ -27,6 +27,9 @@ _LOCK_DUE: Final = f"""
     FOR UPDATE OF s SKIP LOCKED
 """  # noqa: S608 -- constants of ours alone.
 
+# A batch that holds the lock is done sooner, and all statements are given up after two seconds.
+_WAIT: Final = "SET LOCAL lock_timeout = 1500"
+
 # One probe for each of the partial unique index on planned events. It is read once the rows are locked.
 _PLANNED: Final = f"""
     SELECT found.* FROM unnest($1::uuid[], $2::uuid[]) AS k (organization_id, subscription_id)
@@ -150,6 +153,11 @@ def _due(row: asyncpg.Record) -> Due:
         return Due(key, store.subscription_of(row))
     except Exception as error:  # noqa: BLE001 -- a row that cannot be read is set aside, and stops no other.
         return Due(key, error)
+
+
+async def wait_for_locks(connection: RawConnection) -> None:
+    """Let the transaction wait for a lock as long as a batch of the run may hold it."""
+    await connection.execute(_WAIT)
 
 
 async def find_planned(connection: RawConnection, keys: Sequence[Key]) -> dict[Key, Event]:

@@ -6,7 +6,8 @@ once, in order, with its own effective time. Several processes share the work, s
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NoReturn
@@ -61,15 +62,16 @@ class PeriodRun:
         if total != Counts():
             _log.info("periods run", schema=database.schema, done=total.done, set_aside=total.set_aside)
 
-    async def run_until(self, until: datetime) -> AsyncIterator[Counts]:
+    async def run_until(self, until: datetime) -> AsyncGenerator[Counts, None]:
         """Make every step of all shards that is due by a moment, shard by shard; yield what came of each batch.
 
         Raises:
             Unavailable: something that is needed cannot be reached. What was yielded is done.
         """
         for number in range(len(self._shards)):
-            async for counts in self._work_off(number, until):
-                yield counts
+            async with aclosing(self._work_off(number, until)) as batches:
+                async for counts in batches:
+                    yield counts
 
     async def report(self, until: datetime | None) -> AsyncIterator[Report]:
         """Make every step of all shards that is due by a moment, or by now; yield now and then how far it is.
@@ -84,11 +86,12 @@ class PeriodRun:
         until, total = until or now, Counts()
         yield Report(await self._count_due(until), total)
         told_s = time.monotonic()
-        async for counts in self.run_until(until):
-            total += counts
-            if time.monotonic() - told_s >= _REPORT_EVERY_S:
-                yield Report(await self._count_due(until), total)
-                told_s = time.monotonic()
+        async with aclosing(self.run_until(until)) as batches:
+            async for counts in batches:
+                total += counts
+                if time.monotonic() - told_s >= _REPORT_EVERY_S:
+                    yield Report(await self._count_due(until), total)
+                    told_s = time.monotonic()
         yield Report(await self._count_due(until), total)
 
     async def _count_due(self, until: datetime) -> int:
@@ -99,7 +102,7 @@ class PeriodRun:
                     due += await run_store.count_due(connection, until, _COUNTED_MAX - due)
         return due
 
-    async def _work_off(self, number: int, until: datetime) -> AsyncIterator[Counts]:
+    async def _work_off(self, number: int, until: datetime) -> AsyncGenerator[Counts, None]:
         """Run batches of a shard, some at a time, until none that is under way finds anything that it can do."""
         running: set[asyncio.Task[Counts]] = set()
         lanes = _LANES

@@ -257,8 +257,10 @@ class SubscriptionServiceServicer:
 
         Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SAME_PLAN`, when it has this version of the plan already and no
         other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_WITHOUT_PLAN` when it is to a
-        model, reason `SUBSCRIPTION_ENDED`, reason `SUBSCRIPTION_STATE` when its state does not allow it, and reason `INSUFFICIENT_BALANCE` when the account does not have the difference; with PERMISSION_DENIED, reason
-        `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
+        model, reason `SUBSCRIPTION_ENDED`, reason `SUBSCRIPTION_STATE` when its state does not allow it, reason
+        `INSUFFICIENT_BALANCE` when the account does not have the difference, reason `OTHER_CURRENCY` for a change now to a plan
+        whose price is in another currency than the period's, and reason `SUBSCRIPTION_SET_ASIDE` when an operator must look at it
+        first; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

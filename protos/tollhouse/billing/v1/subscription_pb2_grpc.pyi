@@ -87,8 +87,10 @@ class SubscriptionServiceStub:
 
     Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SAME_PLAN`, when it has this version of the plan already and no
     other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_WITHOUT_PLAN` when it is to a
-    model, reason `SUBSCRIPTION_ENDED`, reason `SUBSCRIPTION_STATE` when its state does not allow it, and reason `INSUFFICIENT_BALANCE` when the account does not have the difference; with PERMISSION_DENIED, reason
-    `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
+    model, reason `SUBSCRIPTION_ENDED`, reason `SUBSCRIPTION_STATE` when its state does not allow it, reason
+    `INSUFFICIENT_BALANCE` when the account does not have the difference, reason `OTHER_CURRENCY` for a change now to a plan
+    whose price is in another currency than the period's, and reason `SUBSCRIPTION_SET_ASIDE` when an operator must look at it
+    first; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
     """
     WithdrawPlanChange: _aio.UnaryUnaryMultiCallable[_subscription_pb2.WithdrawPlanChangeRequest, _subscription_pb2.WithdrawPlanChangeResponse]
     """Takes back a change of plan that waits for the end of the period. Where none waits, nothing changes.
@@ -293,8 +295,10 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SAME_PLAN`, when it has this version of the plan already and no
         other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_WITHOUT_PLAN` when it is to a
-        model, reason `SUBSCRIPTION_ENDED`, reason `SUBSCRIPTION_STATE` when its state does not allow it, and reason `INSUFFICIENT_BALANCE` when the account does not have the difference; with PERMISSION_DENIED, reason
-        `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
+        model, reason `SUBSCRIPTION_ENDED`, reason `SUBSCRIPTION_STATE` when its state does not allow it, reason
+        `INSUFFICIENT_BALANCE` when the account does not have the difference, reason `OTHER_CURRENCY` for a change now to a plan
+        whose price is in another currency than the period's, and reason `SUBSCRIPTION_SET_ASIDE` when an operator must look at it
+        first; with PERMISSION_DENIED, reason `NOT_FOR_SELF_SERVICE`; and with ABORTED, reason `STALE_ETAG`.
         """
 
     @_abc_1.abstractmethod

@@ -26,6 +26,7 @@ STATE_SETTING_VERBS = (
         "Delete",
         "Disable",
         "Enable",
+        "GetPlanOffer",
         "Import",
         "Link",
         "Pause",
@@ -33,8 +34,8 @@ STATE_SETTING_VERBS = (
         "Reactivate",
         "Reject",
     ),
-    *("Remove", "ReportLeaked", "Resume", "Retry", "Revoke", "SetEntitlementOverride", "SetPassword", "SignIn"),
-    *("SignOut", "Suspend", "Sweep", "Unlink", "Update", "Void", "Withdraw"),
+    *("Remove", "ReportLeaked", "Resume", "Retry", "Revoke", "SetEntitlementOverride", "SetPassword"),
+    *("SetPlanExperiment", "SignIn", "SignOut", "Suspend", "Sweep", "Unlink", "Update", "Void", "Withdraw"),
 )
 
 # Any content gets the same answer as any other wrong key. Only the maximum size of a request limits its length.

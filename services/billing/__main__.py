@@ -31,6 +31,7 @@ from services.billing.ledger.engine import Engine
 from services.billing.ledger.history import History
 from services.billing.ledger.servicer import LedgerServicer
 from services.billing.ledger.sweeper import Sweeper
+from services.billing.plan.experiments import Experiments
 from services.billing.plan.plans import Plans
 from services.billing.plan.servicer import PlanServicer
 from services.billing.settings import BillingSettings
@@ -88,7 +89,9 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
         credit_pb2_grpc.add_CreditServiceServicer_to_server, CreditServicer(Credits(shards, engine, clock), clock)
     )
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
-    service.add(plan_pb2_grpc.add_PlanServiceServicer_to_server, PlanServicer(Plans(platform, clock)))
+    members = Members(to_identity) if to_identity else None
+    experiments = Experiments(platform, shards, reports, clock, members=members)
+    service.add(plan_pb2_grpc.add_PlanServiceServicer_to_server, PlanServicer(Plans(platform, clock), experiments))
     trail = Trail(databases.home_of, databases.report_home_of)
     verification = Verification(reports, clock, CHECKS, Part(platform, PLATFORM_CHECKS))
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
@@ -99,7 +102,7 @@ async def build(settings: BillingSettings, clock: Clock | None = None) -> Servic
     service.background(Sweeper(shards, clock, settings.sweep_every_s).run, "expired holds")
     service.background(GrantWorker(shards, engine, clock, settings.sweep_every_s).run, "credit grants")
     service.on_drain(engine.drain)
-    _add_subscriptions(service, settings, databases, engine, clock, to_identity, to_metering)
+    _add_subscriptions(service, settings, databases, engine, clock, experiments, members, to_identity, to_metering)
     service.on_drain(databases.close)
     for channel in (to_identity, to_metering):
         if channel:
@@ -113,6 +116,8 @@ def _add_subscriptions(
     databases: ShardedDatabases,
     engine: Engine,
     clock: Clock,
+    experiments: Experiments,
+    members: Members | None,
     to_identity: grpc.aio.Channel | None,
     to_metering: grpc.aio.Channel | None,
 ) -> None:
@@ -125,15 +130,16 @@ def _add_subscriptions(
     creation = Creation(
         shards,
         offers,
+        experiments,
         progress,
         clock,
         self_service=self_service,
         models_need_approval=settings.model_subscriptions_need_approval,
-        members=Members(to_identity) if to_identity else None,
+        members=members,
         models=Models(to_metering) if to_metering else None,
     )
     subscriptions = Subscriptions(shards, offers, progress, clock, self_service=self_service)
-    plan_changes = PlanChanges(shards, offers, progress, subscriptions, clock, self_service=self_service)
+    plan_changes = PlanChanges(shards, offers, experiments, progress, subscriptions, clock, self_service=self_service)
     feed = EntitlementFeed(platform, shards, settings.watchers_max)
     entitlements = EntitlementServicer(Entitlements(shards, offers, clock), feed)
     service.add(

@@ -243,6 +243,22 @@ class InactivePlansForOperatorsOnly(Refusal):
     template = "Only operators and services may set include_inactive."
 
 
+class ExperimentRunning(Refusal):
+    """The variants of an experiment are fixed, since its subjects keep theirs."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "EXPERIMENT_RUNNING"
+    template = "An experiment with other variants runs on the plan {plan_code}: end it first."
+
+
+class PlanInExperiment(Refusal):
+    """While an experiment runs, its plans cannot be archived, nor be part of another experiment."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "PLAN_IN_EXPERIMENT"
+    template = "The plan {plan_code} is part of the experiment {experiment_id}: end that first."
+
+
 class PlanNotPublished(Refusal):
     """A draft cannot be subscribed to."""
 

@@ -7,6 +7,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from libs.common.ids import new_id
 from tests.billing.plan_calls import (
     SEEDED,
     codes,
@@ -295,6 +296,9 @@ async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
         neighbour = organization()
         await ledger.credit(neighbour, "top-up", "100000")
         plan = await created(ledger, new_plan("odd", terms=everything()))
+        halves = [pb.PlanVariant(plan_code=code, weight=1) for code in ("pro", "basic")]
+        begin = pb.SetPlanExperimentRequest(plan_code="pro", variants=halves)
+        await ledger.plans.SetPlanExperiment(begin, metadata=ledger.metadata)
         requests = {
             "CreatePlan": new_plan(
                 request_id="r", provider_references=[reference("of-another")], description="d", terms=everything()
@@ -310,6 +314,9 @@ async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
             ),
             "PublishPlanVersion": pb.PublishPlanVersionRequest(plan_id=plan.plan_id, version=1),
             "ArchivePlan": pb.ArchivePlanRequest(plan_id=plan.plan_id),
+            "SetPlanExperiment": pb.SetPlanExperimentRequest(plan_code="pro", variants=halves, etag="odd"),
+            "GetPlanExperiment": pb.GetPlanExperimentRequest(plan_code="pro"),
+            "GetPlanOffer": pb.GetPlanOfferRequest(organization_id=neighbour, user_id=new_id(), plan_code="pro"),
         }
         hostile = HostileCalls(ledger.channel, ledger.metadata)
 

@@ -82,3 +82,27 @@ def test_draft_is_published_and_the_plan_archived_after_confirmation(installatio
 def test_unknown_plan_is_one_line(installation: Installation) -> None:
     assert "There is no such plan." in refused(installation, 1, "plans", "show", "nothing")
     assert "plan_code" in refused(installation, 2, "plans", "show", "No Plan")
+
+
+async def test_experiment_is_set_shown_and_ended(installation: Installation, plan: pb.Plan) -> None:
+    code = plan.plan_code
+    done(installation, "plans", "publish", code, "1", "--yes")
+    begun: dict[str, object] = dict(made(installation, "plans", "experiment", "set", code, f"{code}=3", "basic=1"))
+    assert begun["variants"] == [{"plan_code": "basic", "weight": 1}, {"plan_code": code, "weight": 3}]
+    request = pb.GetPlanOfferRequest(organization_id=new_id(), plan_code=code)
+    async with installation.connection().open() as channels:
+        offered = await plan_pb2_grpc.PlanServiceStub(channels.billing).GetPlanOffer(request)
+
+    shown = done(installation, "plans", "experiment", "show", code).splitlines()
+    saw = {row[0]: row[1:] for row in (line.split() for line in shown[-2:])}
+    assert saw == {
+        one: [weight, "1" if one == offered.plan.plan_code else "0", "0", "0", "0"]
+        for one, weight in (("basic", "1"), (code, "3"))
+    }
+    document = json.loads(done(installation, "plans", "experiment", "show", code, "--json"))
+    assert sum(int(result["saw_count"]) for result in document["results"]) == 1
+    for wrong in ((), ("basic",), ("basic=1", "--end"), ("basic=many",)):
+        refused(installation, 2, "plans", "experiment", "set", code, *wrong)
+    assert "--yes" in refused(installation, 2, "plans", "experiment", "set", code, "--end")
+    assert "end time" in done(installation, "plans", "experiment", "set", code, "--end", "--yes")
+    assert "NOT_FOUND" in refused(installation, 1, "plans", "experiment", "show", "enterprise")

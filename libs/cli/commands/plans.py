@@ -5,6 +5,7 @@ from typing import Annotated, Final
 
 import typer
 
+from libs.cli.commands import plan_experiments
 from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.confirmation import YesOption, confirm
 from libs.cli.terminal.connection import Channels
@@ -16,6 +17,7 @@ from tollhouse.billing.v1 import plan_pb2, plan_pb2_grpc
 from tollhouse.common.v1.amount_pb2 import Amount
 
 group = typer.Typer(name="plans", help="The plans that can be subscribed to.", no_args_is_help=True)
+group.add_typer(plan_experiments.group)
 PlanArgument = Annotated[str, typer.Argument(help="The plan's code or id.", metavar="PLAN")]
 _BILLING: Final = ("billing",)
 _COLUMNS: Final = ("plan_code", "name", "version", "price", "every", "credits", "draft", "active", "archived")

@@ -39,6 +39,7 @@ from services.billing.plan.domain import (
     price_flaws,
     references_flaws,
 )
+from services.billing.plan.experiment_domain import variants_flaws
 from tollhouse.billing.v1 import plan_pb2 as pb
 from tollhouse.common.v1.amount_pb2 import Amount
 
@@ -104,6 +105,14 @@ def check_name(request: pb.GetPlanRequest) -> None:
         raise InvalidArgument([FieldViolation("plan_id", "must be given, unless plan_code is")])
     if request.plan_id and request.plan_code:
         raise InvalidArgument([FieldViolation("plan_code", "must not be given with plan_id")])
+
+
+def read_weights(request: pb.SetPlanExperimentRequest) -> Mapping[str, int]:
+    """Return the weights of variants by the codes of their plans. Raises InvalidArgument for a plan named twice."""
+    violations = list(variants_flaws("variants", [variant.plan_code for variant in request.variants]))
+    if violations:
+        raise InvalidArgument(violations)
+    return {variant.plan_code: variant.weight for variant in request.variants}
 
 
 def read_place(token: str, fingerprint: str) -> Place | None:

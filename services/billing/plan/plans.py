@@ -13,7 +13,7 @@ from libs.common.errors import FieldViolation, InvalidArgument, NotFound, StaleE
 from libs.common.ids import new_id
 from libs.common.repeats.once import Repeatable, once
 from services.billing import errors
-from services.billing.plan import store
+from services.billing.plan import experiment_store, store
 from services.billing.plan.changes import plan_changes
 from services.billing.plan.domain import (
     FALLBACK_FIELD,
@@ -218,13 +218,32 @@ class Plans:
             return await _replace(connection, before, replace(before, published=published, draft=None), now)
 
     async def archive(self, plan_id: str) -> Plan:
-        """Archive a plan, and return it; one that is archived stays as it is. Raises NotFound."""
+        """Archive a plan, and return it; one that is archived stays as it is. Raises NotFound, PlanInExperiment."""
         async with self._database.transaction() as connection:
             before = await _locked(connection, plan_id)
             if before.archive_time is not None:
                 return before
+            experiment = await experiment_store.find_running_with(connection, [plan_id])
+            if experiment is not None:
+                raise errors.PlanInExperiment(plan_code=before.plan_code, experiment_id=experiment.experiment_id)
             now = self._clock.now()
             return await _replace(connection, before, replace(before, archive_time=now), now)
+
+
+def require_subscribable(plan: Plan | None, plan_code: str) -> Plan:
+    """Return a plan that was looked for by its code and has a published version.
+
+    Raises:
+        NotFound: there is none, or it is a draft and the caller may see none.
+        PlanArchived, PlanNotPublished: nobody can subscribe to it.
+    """
+    if plan is None or (plan.published is None and is_limited()):
+        raise NotFound(resource_type="plan", resource_name=plan_code)
+    if plan.archive_time is not None:
+        raise errors.PlanArchived(plan_code=plan_code)
+    if plan.published is None:
+        raise errors.PlanNotPublished(plan_code=plan_code)
+    return plan
 
 
 def _new_plan(new: NewPlan, now: datetime) -> Plan:

@@ -16,6 +16,7 @@ from services.billing.plan.domain import (
     Terms,
     Version,
 )
+from services.billing.plan.experiment_domain import Experiment, Result
 from tollhouse.billing.v1 import plan_pb2 as pb
 from tollhouse.common.v1.amount_pb2 import Amount
 
@@ -37,6 +38,32 @@ def render_plan(plan: Plan, asked: Version | None = None) -> pb.Plan:
         create_time=render_time(plan.create_time),
         update_time=render_time(plan.update_time),
         etag=plan.etag,
+    )
+
+
+def render_experiment(experiment: Experiment) -> pb.PlanExperiment:
+    """Return an experiment as a message."""
+    return pb.PlanExperiment(
+        experiment_id=experiment.experiment_id,
+        plan_id=experiment.plan_id,
+        plan_code=experiment.plan_code,
+        variants=[pb.PlanVariant(plan_code=code, weight=weight) for code, weight in experiment.weights.items()],
+        start_time=render_time(experiment.start_time),
+        update_time=render_time(experiment.update_time),
+        end_time=render_optional_time(experiment.end_time),
+        etag=experiment.etag,
+    )
+
+
+def render_result(result: Result) -> pb.PlanVariantResult:
+    """Return what became of a variant's subjects as a message."""
+    return pb.PlanVariantResult(
+        plan_code=result.plan_code,
+        saw_count=result.saw,
+        tried_count=result.tried,
+        subscribed_count=result.subscribed,
+        stayed_count=result.stayed,
+        brought=[render_amount(currency_code, value) for currency_code, value in sorted(result.brought.items())],
     )
 
 

@@ -8,9 +8,10 @@ from libs.common.call import is_limited
 from libs.common.pages import encode_page_token, page_size
 from libs.common.repeats.parsing import repeatable
 from libs.common.validation import Reader
-from services.billing.plan.parsing import check_name, read_changes, read_new_plan, read_place
+from services.billing.plan.experiments import Experiments
+from services.billing.plan.parsing import check_name, read_changes, read_new_plan, read_place, read_weights
 from services.billing.plan.plans import Plans
-from services.billing.plan.rendering import render_plan
+from services.billing.plan.rendering import render_experiment, render_plan, render_result
 from tollhouse.billing.v1 import plan_pb2 as pb
 from tollhouse.billing.v1 import plan_pb2_grpc as rpc
 
@@ -20,13 +21,19 @@ _Context = grpc.aio.ServicerContext
 class PlanServicer(rpc.PlanServiceServicer):
     """Implements PlanService."""
 
-    def __init__(self, plans: Plans) -> None:
+    def __init__(self, plans: Plans, experiments: Experiments) -> None:
         self._plans = plans
+        self._experiments = experiments
 
     @property
     def readers(self) -> Mapping[str, Reader]:
         """What checks requests beyond their annotations, by the names of the RPCs."""
-        return {"CreatePlan": read_new_plan, "GetPlan": check_name, "UpdatePlan": read_changes}
+        return {
+            "CreatePlan": read_new_plan,
+            "GetPlan": check_name,
+            "UpdatePlan": read_changes,
+            "SetPlanExperiment": read_weights,
+        }
 
     async def CreatePlan(self, request: pb.CreatePlanRequest, context: _Context) -> pb.CreatePlanResponse:
         answer, replayed = await self._plans.create(
@@ -77,3 +84,23 @@ class PlanServicer(rpc.PlanServiceServicer):
 
     async def ArchivePlan(self, request: pb.ArchivePlanRequest, context: _Context) -> pb.ArchivePlanResponse:
         return pb.ArchivePlanResponse(plan=render_plan(await self._plans.archive(request.plan_id.lower())))
+
+    async def SetPlanExperiment(
+        self, request: pb.SetPlanExperimentRequest, context: _Context
+    ) -> pb.SetPlanExperimentResponse:
+        experiment = await self._experiments.set(request.plan_code, read_weights(request), request.etag)
+        return pb.SetPlanExperimentResponse(experiment=render_experiment(experiment))
+
+    async def GetPlanExperiment(
+        self, request: pb.GetPlanExperimentRequest, context: _Context
+    ) -> pb.GetPlanExperimentResponse:
+        experiment, results = await self._experiments.report(request.plan_code, request.experiment_id.lower())
+        return pb.GetPlanExperimentResponse(
+            experiment=render_experiment(experiment), results=map(render_result, results)
+        )
+
+    async def GetPlanOffer(self, request: pb.GetPlanOfferRequest, context: _Context) -> pb.GetPlanOfferResponse:
+        plan, experiment_id = await self._experiments.offer(
+            request.organization_id.lower(), request.user_id.lower(), request.plan_code
+        )
+        return pb.GetPlanOfferResponse(plan=render_plan(plan), experiment_id=experiment_id)

@@ -14,6 +14,7 @@ from libs.common.repeats.once import Repeatable, known_answer
 from libs.common.shards import Shards
 from services.billing import errors
 from services.billing.plan.domain import Entitlement, Interval, ProviderReference
+from services.billing.plan.experiments import Experiments, Members
 from services.billing.subscription import event_store, list_store, store
 from services.billing.subscription.changes import audit_changes
 from services.billing.subscription.domain import (
@@ -112,6 +113,7 @@ class Creation:
         self,
         shards: Shards,
         offers: Offers,
+        experiments: Experiments,
         progress: Progress,
         clock: Clock,
         *,
@@ -123,6 +125,7 @@ class Creation:
         """Without `members` any user is taken as one of the organization, without `models` any name as a model's."""
         self._shards = shards
         self._offers = offers
+        self._experiments = experiments
         self._progress = progress
         self._clock = clock
         self._self_service = self_service
@@ -147,6 +150,7 @@ class Creation:
         if known is None:
             offer = await self._allowed_offer(new)
             await self._require_user_and_model(new)
+            offer = await self._own_offer(new, offer)
             subscription = self._pending(new, offer)
             known = await self._insert(subscription, repeatable)
             replayed = known != subscription.subscription_id
@@ -162,11 +166,12 @@ class Creation:
         """
         if await self._known(organization_id, _FREE_REQUEST) is not None:
             return None
+        new = NewSubscription(organization_id, plan_code=FREE)
         try:
-            offer = await self._offers.published(FREE)
+            offer = await self._own_offer(new, await self._offers.published(FREE))
         except (NotFound, errors.PlanArchived, errors.PlanNotPublished):
             return None
-        subscription = self._pending(NewSubscription(organization_id, plan_code=FREE), offer)
+        subscription = self._pending(new, offer)
         try:
             made = await self._insert(subscription, _FREE_REQUEST)
         except (errors.SubscriptionExists, errors.TrialUsed):
@@ -193,6 +198,13 @@ class Creation:
         if limited and not self._self_service.offers(new.plan_code, active=offer.active):
             raise errors.NotForSelfService(what=f"The plan {new.plan_code}")
         return offer
+
+    async def _own_offer(self, new: NewSubscription, offer: Offer | None) -> Offer | None:
+        """Return what the subject gets for an offer: another plan where an experiment says so."""
+        if offer is None:
+            return None
+        plan_code = await self._experiments.plan_code_for(new.organization_id, new.user_id, new.plan_code)
+        return offer if plan_code == new.plan_code else await self._offers.published(plan_code)
 
     async def _require_user_and_model(self, new: NewSubscription) -> None:
         user_id, model, members, models = new.user_id, new.model, self._members, self._models

@@ -5,10 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from libs.common.call import is_limited
 from libs.common.database import Database
-from libs.common.errors import NotFound
-from services.billing import errors
 from services.billing.plan import store as plan_store
 from services.billing.plan.domain import (
     Entitlement,
@@ -21,6 +18,7 @@ from services.billing.plan.domain import (
     PastDueEnd,
     Terms,
 )
+from services.billing.plan.plans import require_subscribable
 from services.billing.subscription.domain import AgreedPlan, Subscription
 
 _TERMS_MAX: Final = 1_000
@@ -61,14 +59,9 @@ class Offers:
             PlanArchived, PlanNotPublished: nobody can subscribe to it.
         """
         async with self._platform.transaction() as connection:
-            plan = await plan_store.find_plan(connection, plan_code=plan_code)
-        if plan is None or (plan.published is None and is_limited()):
-            raise NotFound(resource_type="plan", resource_name=plan_code)
-        if plan.archive_time is not None:
-            raise errors.PlanArchived(plan_code=plan_code)
-        if plan.published is None:
-            raise errors.PlanNotPublished(plan_code=plan_code)
+            plan = require_subscribable(await plan_store.find_plan(connection, plan_code=plan_code), plan_code)
         version = plan.published
+        assert version is not None
         self._keep(plan.plan_id, version.version, version.terms)
         return Offer(AgreedPlan(plan.plan_id, plan.plan_code, version.version), version.terms, plan.active)
 

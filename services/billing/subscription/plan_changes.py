@@ -11,6 +11,7 @@ from libs.common.errors import StaleEtag
 from libs.common.repeats.once import Repeatable, known_answer
 from libs.common.shards import Shards
 from services.billing import errors
+from services.billing.plan.experiments import Experiments
 from services.billing.subscription import changes, event_store
 from services.billing.subscription.domain import Event, Line, Subscription
 from services.billing.subscription.offers import Offer, Offers
@@ -51,6 +52,7 @@ class PlanChanges:
         self,
         shards: Shards,
         offers: Offers,
+        experiments: Experiments,
         progress: Progress,
         subscriptions: Subscriptions,
         clock: Clock,
@@ -59,6 +61,7 @@ class PlanChanges:
     ) -> None:
         self._shards = shards
         self._offers = offers
+        self._experiments = experiments
         self._progress = progress
         self._subscriptions = subscriptions
         self._clock = clock
@@ -99,10 +102,15 @@ class PlanChanges:
 
     async def _allowed_offer(self, before: Subscription, wanted: PlanChange) -> Offer:
         offer = await self._offers.published(wanted.plan_code)
+        if is_limited() and not self._self_service.offers(wanted.plan_code, active=offer.active):
+            raise errors.NotForSelfService(what=f"The plan {wanted.plan_code}")
+        plan_code = await self._experiments.plan_code_for(
+            before.organization_id, before.user_id, wanted.plan_code, keep=not wanted.validate_only
+        )
+        if plan_code != wanted.plan_code:
+            offer = await self._offers.published(plan_code)
         if not is_limited():
             return offer
-        if not self._self_service.offers(wanted.plan_code, active=offer.active):
-            raise errors.NotForSelfService(what=f"The plan {wanted.plan_code}")
         if not self._self_service.offers_change(await self._offers.terms(before), offer.terms):
             raise errors.NotForSelfService(what=f"A change to {wanted.plan_code}, which costs less,")
         return offer

@@ -19,7 +19,9 @@ from services.billing.tables.ledger import holds as holds
 from services.billing.tables.ledger import transactions as transactions
 from services.billing.tables.organizations import unhandled_organizations as unhandled_organizations
 from services.billing.tables.organizations import watch_positions as watch_positions
+from services.billing.tables.plans import plan_assignments as plan_assignments
 from services.billing.tables.plans import plan_drafts as plan_drafts
+from services.billing.tables.plans import plan_experiments as plan_experiments
 from services.billing.tables.plans import plan_references as plan_references
 from services.billing.tables.plans import plan_requests as plan_requests
 from services.billing.tables.plans import plan_versions as plan_versions

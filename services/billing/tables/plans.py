@@ -19,7 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from libs.common.repeats.tables import declare_requests_table
-from services.billing.tables.columns import CODE, ID, TIME, metadata
+from services.billing.tables.columns import CODE, ID, TIME, metadata, shard_metadata
 
 # Plans belong to the platform, so they are in billing's own schema.
 
@@ -86,3 +86,39 @@ plan_references: Final = Table(
 )
 
 plan_requests: Final = declare_requests_table(metadata, "plan_requests")
+
+# Experiments on plans. `variants` are the plans that stand for one, with their weights, by their codes.
+plan_experiments: Final = Table(
+    "plan_experiments",
+    metadata,
+    Column("experiment_id", ID, nullable=False),
+    Column("plan_id", ID, nullable=False),
+    Column("variants", JSONB, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("start_time", TIME, nullable=False),
+    Column("update_time", TIME, nullable=False),
+    # Null while it runs.
+    Column("end_time", TIME),
+    PrimaryKeyConstraint("experiment_id", name="plan_experiments_pkey"),
+    ForeignKeyConstraint(["plan_id"], [plans.c.plan_id], name="plan_experiments_plan_known"),
+    Index("plan_experiments_running_once", "plan_id", unique=True, postgresql_where=text("end_time IS NULL")),
+    Index("plan_experiments_of_plan", "plan_id", "experiment_id"),
+)
+
+# Which variant of an experiment a subject has, for good. The service has no right to change or delete a row. It belongs
+# to the organization, so it is in its shard.
+plan_assignments: Final = Table(
+    "plan_assignments",
+    shard_metadata,
+    Column("organization_id", ID, nullable=False),
+    Column("experiment_id", ID, nullable=False),
+    # The nil id for the organization itself.
+    Column("user_id", ID, nullable=False),
+    # The plan of the variant.
+    Column("plan_id", ID, nullable=False),
+    # Who asked first.
+    Column("actor", Text, nullable=False),
+    Column("create_time", TIME, nullable=False),
+    PrimaryKeyConstraint("organization_id", "experiment_id", "user_id", name="plan_assignments_pkey"),
+    Index("plan_assignments_of_experiment", "experiment_id", "organization_id", "user_id"),
+)

@@ -6,7 +6,7 @@ import itertools
 from libs.cli.terminal.connection import Channels
 from libs.common.ids import new_id
 from tests.system.authorization.people import People
-from tests.system.authorization.requests import CURRENCY, MODEL
+from tests.system.authorization.requests import CURRENCY, EXPERIMENT_ON, MODEL
 from tests.system.authorization.targets import Target
 from tollhouse.billing.v1 import (
     account_pb2,
@@ -15,6 +15,8 @@ from tollhouse.billing.v1 import (
     credit_pb2_grpc,
     ledger_pb2,
     ledger_pb2_grpc,
+    plan_pb2,
+    plan_pb2_grpc,
     subscription_pb2,
     subscription_pb2_grpc,
 )
@@ -57,6 +59,7 @@ class Furniture:
         self._subscriptions: subscription_pb2_grpc.SubscriptionServiceStub = (
             subscription_pb2_grpc.SubscriptionServiceStub(operator.billing)
         )
+        self._plans: plan_pb2_grpc.PlanServiceStub = plan_pb2_grpc.PlanServiceStub(operator.billing)
         self._models: model_pb2_grpc.ModelServiceStub = model_pb2_grpc.ModelServiceStub(operator.metering)
         self._usage: usage_pb2_grpc.UsageServiceStub = usage_pb2_grpc.UsageServiceStub(operator.metering)
 
@@ -65,6 +68,12 @@ class Furniture:
         await self._models.CreateModel(model_pb2.CreateModelRequest(model_id=MODEL))
         prices = model_pb2.TokenPrices(input="1", output="1")
         await self._models.SetPrice(model_pb2.SetPriceRequest(model_id=MODEL, currency_code=CURRENCY, prices=prices))
+
+    async def add_experiment(self) -> None:
+        """Begin the experiment that calls name by its plan."""
+        variants = [plan_pb2.PlanVariant(plan_code=code, weight=1) for code in (EXPERIMENT_ON, "basic")]
+        request = plan_pb2.SetPlanExperimentRequest(plan_code=EXPERIMENT_ON, variants=variants)
+        await self._plans.SetPlanExperiment(request)
 
     async def project(self, organization_id: str) -> str:
         request = project_pb2.CreateProjectRequest(organization_id=organization_id, name=f"Project {next(_numbers)}")

@@ -15,6 +15,8 @@ from tests.system.authorization.targets import Target
 
 MODEL: Final = "matrix-model"
 CURRENCY: Final = "USD"
+# The plan on which an experiment runs.
+EXPERIMENT_ON: Final = "pro"
 # An etag that no resource has, so that an update that is let in changes nothing.
 STALE_ETAG: Final = "0"
 _UPDATED: Final = ("name", "full_name", "display_name", "metadata", "value")

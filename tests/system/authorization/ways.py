@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.common.ids import new_id
 from libs.common.timestamps import render_time
+from tests.system.authorization.requests import EXPERIMENT_ON
 from tests.system.authorization.rpcs import Rpc
 from tests.system.authorization.targets import Target
 from tollhouse.billing.v1 import plan_pb2, subscription_pb2
@@ -52,7 +53,7 @@ WAYS: Final[Mapping[str, Way]] = {
     **_all(Way.ADDS, "billing.v1.CreditService", "GrantCredits VoidGrant"),
     # Version 1 of the plan is published, and the plan that is archived is one that no other call names.
     **_all(Way.ADDS, "billing.v1.PlanService", "CreatePlan PublishPlanVersion ArchivePlan"),
-    **_all(Way.STALE, "billing.v1.PlanService", "UpdatePlan"),
+    **_all(Way.STALE, "billing.v1.PlanService", "UpdatePlan SetPlanExperiment"),
     # Nothing is owed, so nothing is paid; and billing does what is due by itself.
     **_all(
         Way.ADDS, "billing.v1.SubscriptionService", "CreateSubscription RetryPayment SetEntitlementOverride RunPeriods"
@@ -64,6 +65,8 @@ WAYS: Final[Mapping[str, Way]] = {
         "ApproveSubscription RejectSubscription UpdateSubscription WithdrawPlanChange PauseSubscription"
         " ResumeSubscription SuspendSubscription CancelSubscription WithdrawCancellation",
     ),
+    # A subject that has its variant keeps it.
+    **_all(Way.ADDS, "billing.v1.PlanService", "GetPlanOffer"),
     **_all(Way.ADDS, "identity.v1.ApiKeyService", "CreateApiKey ImportApiKeys ReportLeakedApiKey"),
     **_all(Way.STALE, "identity.v1.ApiKeyService", "UpdateApiKey"),
     **_all(Way.ON_KEY, "identity.v1.ApiKeyService", "RotateApiKey DisableApiKey EnableApiKey RevokeApiKey"),
@@ -161,6 +164,9 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     },
     "billing.v1.SubscriptionService.RunPeriods": lambda target: {"until_time": None},
     "billing.v1.SubscriptionService.ListSubscriptions": lambda target: {"model": None},
+    "billing.v1.PlanService.GetPlanExperiment": lambda target: {"plan_code": EXPERIMENT_ON, "experiment_id": None},
+    "billing.v1.PlanService.GetPlanOffer": lambda target: {"plan_code": EXPERIMENT_ON},
+    "billing.v1.PlanService.SetPlanExperiment": lambda target: {"plan_code": EXPERIMENT_ON, "variants": []},
     "billing.v1.SubscriptionService.SetEntitlementOverride": lambda target: {
         "entitlement_code": "tried",
         "entitlement": plan_pb2.Entitlement(entitlement_code="tried", enabled=True),

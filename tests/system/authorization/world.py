@@ -71,6 +71,7 @@ async def build(channels: Channels) -> World:
     people = People(channels)
     furniture = Furniture(channels, people)
     await furniture.add_model()
+    await furniture.add_experiment()
     owner, stranger = await asyncio.gather(people.person(), people.person())
     ours, sister_id, deleted_id, theirs = [
         await people.organization(user_id) for user_id in (*[owner.user_id] * 3, stranger.user_id)

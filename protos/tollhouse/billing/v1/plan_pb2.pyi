@@ -1012,3 +1012,315 @@ class ArchivePlanResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ArchivePlanResponse: _TypeAlias = ArchivePlanResponse  # noqa: Y015
+
+@_typing.final
+class PlanExperiment(_message.Message):
+    """A comparison of plans: who asks for one plan gets one of several.
+
+    Which one follows from the subject alone, so that every program can compute it. Take the text
+    `<experiment_id>/<organization_id>/<user_id>` with ids in lower case, the user_id empty for an organization; the first
+    four bytes of its SHA-256, as an unsigned number with the highest byte first; and the rest of its division by the sum of
+    the weights. Go through the variants in the order of their codes, and take each one's weight off as long as what is left
+    is not below it: the variant at which that ends is the subject's. A subject that has a variant keeps it when weights
+    change, so after a change ask GetPlanOffer.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_ID_FIELD_NUMBER: _builtins.int
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    PLAN_CODE_FIELD_NUMBER: _builtins.int
+    VARIANTS_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    experiment_id: _builtins.str
+    """The experiment's UUIDv7, in lower case."""
+    plan_id: _builtins.str
+    """The plan by whose code subjects ask."""
+    plan_code: _builtins.str
+    """The code of that plan."""
+    etag: _builtins.str
+    """Changes with every change of the experiment. Give it to SetPlanExperiment, so that a change is refused when the
+    experiment has changed since it was read.
+    """
+    @_builtins.property
+    def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanVariant]:
+        """What subjects get instead, by their codes."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When its weights last changed, or it ended."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended; absent while it runs."""
+
+    def __init__(
+        self,
+        *,
+        experiment_id: _builtins.str = ...,
+        plan_id: _builtins.str = ...,
+        plan_code: _builtins.str = ...,
+        variants: _abc.Iterable[Global___PlanVariant] | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "etag", b"etag", "experiment_id", b"experiment_id", "plan_code", b"plan_code", "plan_id", b"plan_id", "start_time", b"start_time", "update_time", b"update_time", "variants", b"variants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanExperiment: _TypeAlias = PlanExperiment  # noqa: Y015
+
+@_typing.final
+class PlanVariant(_message.Message):
+    """A plan that some subjects of an experiment get."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_CODE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    plan_code: _builtins.str
+    """The code of the plan; it may be the one the experiment is on."""
+    weight: _builtins.int
+    """How many get it, in proportion to the weights of the others."""
+    def __init__(
+        self,
+        *,
+        plan_code: _builtins.str = ...,
+        weight: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan_code", b"plan_code", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanVariant: _TypeAlias = PlanVariant  # noqa: Y015
+
+@_typing.final
+class PlanVariantResult(_message.Message):
+    """What became of the subjects that have one variant.
+
+    Each subject counts once, whatever it did again. Only subscriptions count that came to the variant's plan after the
+    subject got the variant and before the experiment ended, and of them all that happened since, to this day.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_CODE_FIELD_NUMBER: _builtins.int
+    SAW_COUNT_FIELD_NUMBER: _builtins.int
+    TRIED_COUNT_FIELD_NUMBER: _builtins.int
+    SUBSCRIBED_COUNT_FIELD_NUMBER: _builtins.int
+    STAYED_COUNT_FIELD_NUMBER: _builtins.int
+    BROUGHT_FIELD_NUMBER: _builtins.int
+    plan_code: _builtins.str
+    """The code of the variant's plan."""
+    saw_count: _builtins.int
+    """How many have the variant: they were offered it, or have asked to subscribe."""
+    tried_count: _builtins.int
+    """How many had a trial of it."""
+    subscribed_count: _builtins.int
+    """How many had a period of it, which was paid or costs nothing. A trial is none."""
+    stayed_count: _builtins.int
+    """How many had a second period of it: they have renewed at least once."""
+    @_builtins.property
+    def brought(self) -> _containers.RepeatedCompositeFieldContainer[_amount_pb2.Amount]:
+        """What was charged for it, less what was given back, in each currency; without taxes, credits and usage."""
+
+    def __init__(
+        self,
+        *,
+        plan_code: _builtins.str = ...,
+        saw_count: _builtins.int = ...,
+        tried_count: _builtins.int = ...,
+        subscribed_count: _builtins.int = ...,
+        stayed_count: _builtins.int = ...,
+        brought: _abc.Iterable[_amount_pb2.Amount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brought", b"brought", "plan_code", b"plan_code", "saw_count", b"saw_count", "stayed_count", b"stayed_count", "subscribed_count", b"subscribed_count", "tried_count", b"tried_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanVariantResult: _TypeAlias = PlanVariantResult  # noqa: Y015
+
+@_typing.final
+class SetPlanExperimentRequest(_message.Message):
+    """What SetPlanExperiment needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_CODE_FIELD_NUMBER: _builtins.int
+    VARIANTS_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    plan_code: _builtins.str
+    """The code of the plan."""
+    etag: _builtins.str
+    """The etag of the plan's latest experiment as last read; empty to set it without comparing etags."""
+    @_builtins.property
+    def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanVariant]:
+        """The variants, 2 to 8 with different plans; empty to end the experiment."""
+
+    def __init__(
+        self,
+        *,
+        plan_code: _builtins.str = ...,
+        variants: _abc.Iterable[Global___PlanVariant] | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "plan_code", b"plan_code", "variants", b"variants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPlanExperimentRequest: _TypeAlias = SetPlanExperimentRequest  # noqa: Y015
+
+@_typing.final
+class SetPlanExperimentResponse(_message.Message):
+    """What SetPlanExperiment answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def experiment(self) -> Global___PlanExperiment:
+        """The experiment as it is now."""
+
+    def __init__(
+        self,
+        *,
+        experiment: Global___PlanExperiment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPlanExperimentResponse: _TypeAlias = SetPlanExperimentResponse  # noqa: Y015
+
+@_typing.final
+class GetPlanExperimentRequest(_message.Message):
+    """What GetPlanExperiment needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_CODE_FIELD_NUMBER: _builtins.int
+    EXPERIMENT_ID_FIELD_NUMBER: _builtins.int
+    plan_code: _builtins.str
+    """The code of the plan."""
+    experiment_id: _builtins.str
+    """An experiment of the plan; its latest one when empty."""
+    def __init__(
+        self,
+        *,
+        plan_code: _builtins.str = ...,
+        experiment_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiment_id", b"experiment_id", "plan_code", b"plan_code"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPlanExperimentRequest: _TypeAlias = GetPlanExperimentRequest  # noqa: Y015
+
+@_typing.final
+class GetPlanExperimentResponse(_message.Message):
+    """What GetPlanExperiment answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def experiment(self) -> Global___PlanExperiment:
+        """The experiment."""
+
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanVariantResult]:
+        """What became of each variant's subjects, in the order of the variants."""
+
+    def __init__(
+        self,
+        *,
+        experiment: Global___PlanExperiment | None = ...,
+        results: _abc.Iterable[Global___PlanVariantResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPlanExperimentResponse: _TypeAlias = GetPlanExperimentResponse  # noqa: Y015
+
+@_typing.final
+class GetPlanOfferRequest(_message.Message):
+    """What GetPlanOffer needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    PLAN_CODE_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization: a lower-case UUID."""
+    user_id: _builtins.str
+    """The user the offer is for; empty for the organization itself."""
+    plan_code: _builtins.str
+    """The code of the plan."""
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        plan_code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "plan_code", b"plan_code", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPlanOfferRequest: _TypeAlias = GetPlanOfferRequest  # noqa: Y015
+
+@_typing.final
+class GetPlanOfferResponse(_message.Message):
+    """What GetPlanOffer answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    EXPERIMENT_ID_FIELD_NUMBER: _builtins.int
+    experiment_id: _builtins.str
+    """The experiment by which it gets this plan; empty where none runs."""
+    @_builtins.property
+    def plan(self) -> Global___Plan:
+        """The plan that the subject gets, with its published version."""
+
+    def __init__(
+        self,
+        *,
+        plan: Global___Plan | None = ...,
+        experiment_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiment_id", b"experiment_id", "plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPlanOfferResponse: _TypeAlias = GetPlanOfferResponse  # noqa: Y015

@@ -70,6 +70,21 @@ class PlanServiceStub:
                 request_serializer=tollhouse_dot_billing_dot_v1_dot_plan__pb2.ArchivePlanRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_billing_dot_v1_dot_plan__pb2.ArchivePlanResponse.FromString,
                 _registered_method=True)
+        self.SetPlanExperiment = channel.unary_unary(
+                '/tollhouse.billing.v1.PlanService/SetPlanExperiment',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_plan__pb2.SetPlanExperimentRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_plan__pb2.SetPlanExperimentResponse.FromString,
+                _registered_method=True)
+        self.GetPlanExperiment = channel.unary_unary(
+                '/tollhouse.billing.v1.PlanService/GetPlanExperiment',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_plan__pb2.GetPlanExperimentRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_plan__pb2.GetPlanExperimentResponse.FromString,
+                _registered_method=True)
+        self.GetPlanOffer = channel.unary_unary(
+                '/tollhouse.billing.v1.PlanService/GetPlanOffer',
+                request_serializer=tollhouse_dot_billing_dot_v1_dot_plan__pb2.GetPlanOfferRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_billing_dot_v1_dot_plan__pb2.GetPlanOfferResponse.FromString,
+                _registered_method=True)
 
 
 class PlanServiceServicer:
@@ -139,7 +154,48 @@ class PlanServiceServicer:
     def ArchivePlan(self, request, context):
         """Archives a plan, for good: nobody can subscribe to it any more. Its subscribers keep it.
 
-        Archiving an archived plan changes nothing. Fails with NOT_FOUND.
+        Archiving an archived plan changes nothing. Fails with NOT_FOUND, and with FAILED_PRECONDITION, reason
+        `PLAN_IN_EXPERIMENT`, while the plan is part of an experiment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetPlanExperiment(self, request, context):
+        """Begins an experiment on a plan, changes the weights of the one that runs, or ends it.
+
+        While an experiment runs, whoever subscribes to the plan by its code, or changes to it, gets the plan of one of the
+        variants instead: the one that GetPlanOffer names. Subjects that have a variant keep it, whatever the weights become.
+        Other variants make another experiment: end the one that runs first, with an empty list. Safe to retry: a request for
+        what is there already changes nothing, whatever its etag.
+
+        Fails with NOT_FOUND for a plan that does not exist, and when there is no experiment to end; with INVALID_ARGUMENT
+        naming each variant whose plan does not exist, is archived or has no published version; with FAILED_PRECONDITION,
+        reason `PLAN_ARCHIVED` or `PLAN_NOT_PUBLISHED`, when nobody can subscribe to the plan itself, reason
+        `EXPERIMENT_RUNNING` when one with other variants runs on it, and reason `PLAN_IN_EXPERIMENT` when one of the plans is
+        part of another plan's experiment; and with ABORTED, reason `STALE_ETAG`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPlanExperiment(self, request, context):
+        """Returns the latest experiment on a plan, or an earlier one, with what became of the subjects of each variant.
+
+        The figures are counted when they are asked for, from the subscriptions of all subjects that have a variant. Fails
+        with NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPlanOffer(self, request, context):
+        """Returns the plan that an organization, or a user in it, gets under the code of a plan.
+
+        That is the plan itself, or one of its variants while an experiment runs: then the subject is recorded with its
+        variant, once, and gets the same one as long as the experiment runs. Members may ask for themselves. Fails with
+        NOT_FOUND for a plan or user that does not exist or is not of the organization, and with FAILED_PRECONDITION, reason
+        `PLAN_ARCHIVED` or `PLAN_NOT_PUBLISHED`, when nobody can subscribe to the plan.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,6 +233,21 @@ def add_PlanServiceServicer_to_server(servicer, server):
                     servicer.ArchivePlan,
                     request_deserializer=tollhouse_dot_billing_dot_v1_dot_plan__pb2.ArchivePlanRequest.FromString,
                     response_serializer=tollhouse_dot_billing_dot_v1_dot_plan__pb2.ArchivePlanResponse.SerializeToString,
+            ),
+            'SetPlanExperiment': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPlanExperiment,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_plan__pb2.SetPlanExperimentRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_plan__pb2.SetPlanExperimentResponse.SerializeToString,
+            ),
+            'GetPlanExperiment': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPlanExperiment,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_plan__pb2.GetPlanExperimentRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_plan__pb2.GetPlanExperimentResponse.SerializeToString,
+            ),
+            'GetPlanOffer': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPlanOffer,
+                    request_deserializer=tollhouse_dot_billing_dot_v1_dot_plan__pb2.GetPlanOfferRequest.FromString,
+                    response_serializer=tollhouse_dot_billing_dot_v1_dot_plan__pb2.GetPlanOfferResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -347,6 +418,87 @@ class PlanService:
             '/tollhouse.billing.v1.PlanService/ArchivePlan',
             tollhouse_dot_billing_dot_v1_dot_plan__pb2.ArchivePlanRequest.SerializeToString,
             tollhouse_dot_billing_dot_v1_dot_plan__pb2.ArchivePlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPlanExperiment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.PlanService/SetPlanExperiment',
+            tollhouse_dot_billing_dot_v1_dot_plan__pb2.SetPlanExperimentRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_plan__pb2.SetPlanExperimentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPlanExperiment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.PlanService/GetPlanExperiment',
+            tollhouse_dot_billing_dot_v1_dot_plan__pb2.GetPlanExperimentRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_plan__pb2.GetPlanExperimentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPlanOffer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.billing.v1.PlanService/GetPlanOffer',
+            tollhouse_dot_billing_dot_v1_dot_plan__pb2.GetPlanOfferRequest.SerializeToString,
+            tollhouse_dot_billing_dot_v1_dot_plan__pb2.GetPlanOfferResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,7 +60,36 @@ class PlanServiceStub:
     ArchivePlan: _aio.UnaryUnaryMultiCallable[_plan_pb2.ArchivePlanRequest, _plan_pb2.ArchivePlanResponse]
     """Archives a plan, for good: nobody can subscribe to it any more. Its subscribers keep it.
 
-    Archiving an archived plan changes nothing. Fails with NOT_FOUND.
+    Archiving an archived plan changes nothing. Fails with NOT_FOUND, and with FAILED_PRECONDITION, reason
+    `PLAN_IN_EXPERIMENT`, while the plan is part of an experiment.
+    """
+    SetPlanExperiment: _aio.UnaryUnaryMultiCallable[_plan_pb2.SetPlanExperimentRequest, _plan_pb2.SetPlanExperimentResponse]
+    """Begins an experiment on a plan, changes the weights of the one that runs, or ends it.
+
+    While an experiment runs, whoever subscribes to the plan by its code, or changes to it, gets the plan of one of the
+    variants instead: the one that GetPlanOffer names. Subjects that have a variant keep it, whatever the weights become.
+    Other variants make another experiment: end the one that runs first, with an empty list. Safe to retry: a request for
+    what is there already changes nothing, whatever its etag.
+
+    Fails with NOT_FOUND for a plan that does not exist, and when there is no experiment to end; with INVALID_ARGUMENT
+    naming each variant whose plan does not exist, is archived or has no published version; with FAILED_PRECONDITION,
+    reason `PLAN_ARCHIVED` or `PLAN_NOT_PUBLISHED`, when nobody can subscribe to the plan itself, reason
+    `EXPERIMENT_RUNNING` when one with other variants runs on it, and reason `PLAN_IN_EXPERIMENT` when one of the plans is
+    part of another plan's experiment; and with ABORTED, reason `STALE_ETAG`.
+    """
+    GetPlanExperiment: _aio.UnaryUnaryMultiCallable[_plan_pb2.GetPlanExperimentRequest, _plan_pb2.GetPlanExperimentResponse]
+    """Returns the latest experiment on a plan, or an earlier one, with what became of the subjects of each variant.
+
+    The figures are counted when they are asked for, from the subscriptions of all subjects that have a variant. Fails
+    with NOT_FOUND.
+    """
+    GetPlanOffer: _aio.UnaryUnaryMultiCallable[_plan_pb2.GetPlanOfferRequest, _plan_pb2.GetPlanOfferResponse]
+    """Returns the plan that an organization, or a user in it, gets under the code of a plan.
+
+    That is the plan itself, or one of its variants while an experiment runs: then the subject is recorded with its
+    variant, once, and gets the same one as long as the experiment runs. Members may ask for themselves. Fails with
+    NOT_FOUND for a plan or user that does not exist or is not of the organization, and with FAILED_PRECONDITION, reason
+    `PLAN_ARCHIVED` or `PLAN_NOT_PUBLISHED`, when nobody can subscribe to the plan.
     """
 
 class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -145,7 +174,54 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_plan_pb2.ArchivePlanResponse]:
         """Archives a plan, for good: nobody can subscribe to it any more. Its subscribers keep it.
 
-        Archiving an archived plan changes nothing. Fails with NOT_FOUND.
+        Archiving an archived plan changes nothing. Fails with NOT_FOUND, and with FAILED_PRECONDITION, reason
+        `PLAN_IN_EXPERIMENT`, while the plan is part of an experiment.
+        """
+
+    @_abc_1.abstractmethod
+    def SetPlanExperiment(
+        self,
+        request: _plan_pb2.SetPlanExperimentRequest,
+        context: _aio.ServicerContext[_plan_pb2.SetPlanExperimentRequest, _abc.Awaitable[_plan_pb2.SetPlanExperimentResponse]],
+    ) -> _abc.Awaitable[_plan_pb2.SetPlanExperimentResponse]:
+        """Begins an experiment on a plan, changes the weights of the one that runs, or ends it.
+
+        While an experiment runs, whoever subscribes to the plan by its code, or changes to it, gets the plan of one of the
+        variants instead: the one that GetPlanOffer names. Subjects that have a variant keep it, whatever the weights become.
+        Other variants make another experiment: end the one that runs first, with an empty list. Safe to retry: a request for
+        what is there already changes nothing, whatever its etag.
+
+        Fails with NOT_FOUND for a plan that does not exist, and when there is no experiment to end; with INVALID_ARGUMENT
+        naming each variant whose plan does not exist, is archived or has no published version; with FAILED_PRECONDITION,
+        reason `PLAN_ARCHIVED` or `PLAN_NOT_PUBLISHED`, when nobody can subscribe to the plan itself, reason
+        `EXPERIMENT_RUNNING` when one with other variants runs on it, and reason `PLAN_IN_EXPERIMENT` when one of the plans is
+        part of another plan's experiment; and with ABORTED, reason `STALE_ETAG`.
+        """
+
+    @_abc_1.abstractmethod
+    def GetPlanExperiment(
+        self,
+        request: _plan_pb2.GetPlanExperimentRequest,
+        context: _aio.ServicerContext[_plan_pb2.GetPlanExperimentRequest, _abc.Awaitable[_plan_pb2.GetPlanExperimentResponse]],
+    ) -> _abc.Awaitable[_plan_pb2.GetPlanExperimentResponse]:
+        """Returns the latest experiment on a plan, or an earlier one, with what became of the subjects of each variant.
+
+        The figures are counted when they are asked for, from the subscriptions of all subjects that have a variant. Fails
+        with NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def GetPlanOffer(
+        self,
+        request: _plan_pb2.GetPlanOfferRequest,
+        context: _aio.ServicerContext[_plan_pb2.GetPlanOfferRequest, _abc.Awaitable[_plan_pb2.GetPlanOfferResponse]],
+    ) -> _abc.Awaitable[_plan_pb2.GetPlanOfferResponse]:
+        """Returns the plan that an organization, or a user in it, gets under the code of a plan.
+
+        That is the plan itself, or one of its variants while an experiment runs: then the subject is recorded with its
+        variant, once, and gets the same one as long as the experiment runs. Members may ask for themselves. Fails with
+        NOT_FOUND for a plan or user that does not exist or is not of the organization, and with FAILED_PRECONDITION, reason
+        `PLAN_ARCHIVED` or `PLAN_NOT_PUBLISHED`, when nobody can subscribe to the plan.
         """
 
 def add_PlanServiceServicer_to_server(servicer: PlanServiceServicer, server: _aio.Server) -> None: ...

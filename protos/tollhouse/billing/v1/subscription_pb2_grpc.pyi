@@ -30,6 +30,8 @@ class SubscriptionServiceStub:
     the subscription stays PENDING, and pays again on the plan's schedule, while the account does not have it. A
     subscription to a model needs no plan, and begins PENDING where the platform wants such subscriptions approved.
 
+    While an experiment runs on the plan, the subscription is to the plan that GetPlanOffer names for the subject.
+
     Callers that are not operators or services may subscribe to the plans that the platform offers for self-service only.
     They may choose the subject, the plan, skip_trial and the time zone, and nothing else. Fails with NOT_FOUND for a plan, user or model that
     does not exist or is not of the organization; with FAILED_PRECONDITION, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`,
@@ -83,7 +85,8 @@ class SubscriptionServiceStub:
     the day of the change included, is given back at the old price and taken at the new one. A change to a plan with another
     interval begins a new period. Included credits of the old plan that are left end, and those of the new plan are granted
     for the same share of days. A change at the end of the period waits until then, and replaces one that waits already.
-    With validate_only nothing is changed, and the lines say what would be. Safe to retry with the same request_id.
+    While an experiment runs on the plan, the change is to the plan that GetPlanOffer names for the subject. With
+    validate_only nothing is changed, and the lines say what would be. Safe to retry with the same request_id.
 
     Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SAME_PLAN`, when it has this version of the plan already and no
     other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_WITHOUT_PLAN` when it is to a
@@ -183,6 +186,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         where the plan has one, else with its first period: the price is taken from the organization's account in advance, and
         the subscription stays PENDING, and pays again on the plan's schedule, while the account does not have it. A
         subscription to a model needs no plan, and begins PENDING where the platform wants such subscriptions approved.
+
+        While an experiment runs on the plan, the subscription is to the plan that GetPlanOffer names for the subject.
 
         Callers that are not operators or services may subscribe to the plans that the platform offers for self-service only.
         They may choose the subject, the plan, skip_trial and the time zone, and nothing else. Fails with NOT_FOUND for a plan, user or model that
@@ -291,7 +296,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         the day of the change included, is given back at the old price and taken at the new one. A change to a plan with another
         interval begins a new period. Included credits of the old plan that are left end, and those of the new plan are granted
         for the same share of days. A change at the end of the period waits until then, and replaces one that waits already.
-        With validate_only nothing is changed, and the lines say what would be. Safe to retry with the same request_id.
+        While an experiment runs on the plan, the change is to the plan that GetPlanOffer names for the subject. With
+        validate_only nothing is changed, and the lines say what would be. Safe to retry with the same request_id.
 
         Fails with NOT_FOUND; with FAILED_PRECONDITION, reason `SAME_PLAN`, when it has this version of the plan already and no
         other change waits, reason `PLAN_NOT_PUBLISHED` or `PLAN_ARCHIVED`, reason `SUBSCRIPTION_WITHOUT_PLAN` when it is to a

@@ -9,6 +9,7 @@ from libs.common.clock import SystemClock
 from libs.common.database import open_database
 from libs.common.shards import Shards
 from services.billing.ledger.engine import Engine
+from services.billing.plan.experiments import Experiments
 from services.billing.subscription.charger import LedgerCharger
 from services.billing.subscription.creation import Creation
 from services.billing.subscription.domain import Subscription
@@ -30,6 +31,7 @@ async def creation(database_urls: dict[str, str], billing_shards: Shards) -> Asy
     yield Creation(
         billing_shards,
         offers,
+        Experiments(platform, billing_shards, billing_shards, clock, members=None),
         progress,
         clock,
         self_service=SelfService(),

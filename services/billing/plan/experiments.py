@@ -27,7 +27,7 @@ class Members(Protocol):
     """Knows who belongs to which organization."""
 
     async def is_member(self, organization_id: str, user_id: str) -> bool:
-        """Return whether a user belongs to an organization. Raises Unavailable."""
+        """Return whether a user belongs to an organization. Raises NotFound if there is none, and Unavailable."""
 
 
 class Experiments:

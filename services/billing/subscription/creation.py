@@ -92,13 +92,6 @@ class NewSubscription:
         return self == mine
 
 
-class Members(Protocol):
-    """Knows who belongs to which organization."""
-
-    async def is_member(self, organization_id: str, user_id: str) -> bool:
-        """Return whether a user belongs to an organization. Raises NotFound if there is none, and Unavailable."""
-
-
 class Models(Protocol):
     """Knows the catalogue of models."""
 

@@ -149,7 +149,9 @@ def _add_subscriptions(
     service.background(feed.run, "changes of entitlements")
     service.before_drain(feed.close)
     if to_identity:
-        handler = OrganizationSubscriptions(shards, creation, subscriptions)
+        handler = OrganizationSubscriptions(
+            shards, creation, subscriptions, free_plan_for_new_users=settings.free_plan_for_new_users
+        )
         watch = OrganizationWatch(to_identity, platform, clock, handler.handle)
         service.background(watch.run, "identity's organizations")
     service.background(period_run.run, "periods")

@@ -27,6 +27,8 @@ class BillingSettings(ShardedSettings):
 
     model_subscriptions_need_approval: bool = True
     """Whether subscriptions to models wait for an operator's approval."""
+    free_plan_for_new_users: bool = True
+    """Whether each new user's personal organization is subscribed to the plan `free`, once."""
     self_service_plans: list[str] | None = None
     """The codes of the plans that organizations may take by themselves, such as `["free", "pro"]`; all that are active
     and published where it is not set."""

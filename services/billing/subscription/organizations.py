@@ -17,16 +17,19 @@ _DELETED: Final = "the organization was deleted"
 class OrganizationSubscriptions:
     """Subscribes a new user's personal organization to the free plan, and ends the subscriptions of a deleted one."""
 
-    def __init__(self, shards: Shards, creation: Creation, subscriptions: Subscriptions) -> None:
+    def __init__(
+        self, shards: Shards, creation: Creation, subscriptions: Subscriptions, *, free_plan_for_new_users: bool
+    ) -> None:
         self._shards = shards
         self._creation = creation
         self._subscriptions = subscriptions
+        self._free_plan_for_new_users = free_plan_for_new_users
 
     async def handle(self, organization: Organization) -> None:
         """Do what is to be done about an organization. Doing it again changes nothing."""
         if organization.delete_time is not None:
             await self._end_all(organization.organization_id)
-        elif organization.personal:
+        elif organization.personal and self._free_plan_for_new_users:
             await self._creation.subscribe_to_free(organization.organization_id)
 
     async def _end_all(self, organization_id: str) -> None:

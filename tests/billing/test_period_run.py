@@ -10,10 +10,11 @@ from datetime import timedelta
 import pytest
 
 from libs.common.errors import Unavailable
+from libs.common.ids import new_id
 from services.billing import errors
 from services.billing.ledger.domain import SettleGrants
 from services.billing.plan.domain import PastDueEnd, Rollover
-from services.billing.subscription import execution
+from services.billing.subscription import execution, run_store
 from services.billing.subscription.domain import Subject, Subscription
 from services.billing.subscription.states import EventKind, State
 from tests.billing import dying_run
@@ -317,3 +318,22 @@ async def test_a_refused_change_changes_nothing_and_can_be_made_later(house: Hou
     assert changed.event is not None
     assert (preview.event.lines, preview.event.charge) == (changed.event.lines, changed.event.charge)
     assert (await house.statement(org))[-1][3:] == ("-15", "0")
+
+
+async def test_every_statement_of_the_run_reads_by_an_index(house: House) -> None:
+    org, some = new_id(), new_id()
+    asked: list[tuple[str, str, tuple[object, ...]]] = [
+        ("subscriptions_due", run_store._LOCK_DUE, (utc("2026-01-31"), 200)),
+        ("subscriptions_due", run_store._COUNT_DUE, (utc("2026-01-31"), 200)),
+        ("subscription_events_planned_once", run_store._PLANNED, ([org], [some])),
+        ("subscription_events_pkey", run_store._BY_REQUEST, (org, some, "r-1")),
+        ("subscription_events_planned_once", run_store._MAKE_DONE, ([org], [some], [3])),
+        ("credit_grants_operation_once", run_store._GRANTS, (org, ["a", "b"])),
+    ]
+    async with house.shards[0].raw_transaction() as connection:
+        for way in ("seqscan", "bitmapscan", "sort"):
+            await connection.execute(f"SET LOCAL enable_{way} = off")
+        for index, statement, values in asked:
+            plan = "\n".join(row[0] for row in await connection.fetch("EXPLAIN " + statement, *values))
+            assert f"using {index} on" in plan, plan
+            assert "Seq Scan" not in plan

@@ -54,7 +54,7 @@ _ADD_EVENTS: Final = f"""
     SELECT {_EVENT_VALUES} FROM unnest({_EVENT_ARRAYS}) AS v ({_EVENT_NAMES})
 """  # noqa: S608
 
-# By primary key; the rows of their subscriptions are locked.
+# By the partial index on planned events; the rows of their subscriptions are locked.
 _MAKE_DONE: Final = """
     UPDATE subscription_events AS e SET planned = false
     FROM unnest($1::uuid[], $2::uuid[], $3::bigint[]) AS v (organization_id, subscription_id, sequence)

@@ -320,7 +320,7 @@ async def test_a_refused_change_changes_nothing_and_can_be_made_later(house: Hou
     assert (await house.statement(org))[-1][3:] == ("-15", "0")
 
 
-async def test_every_statement_of_the_run_reads_by_an_index(house: House) -> None:
+async def test_what_is_due_and_planned_is_found_by_an_index(house: House) -> None:
     org, some = new_id(), new_id()
     asked: list[tuple[str, str, tuple[object, ...]]] = [
         ("subscriptions_due", run_store._LOCK_DUE, (utc("2026-01-31"), 200)),
@@ -328,7 +328,6 @@ async def test_every_statement_of_the_run_reads_by_an_index(house: House) -> Non
         ("subscription_events_planned_once", run_store._PLANNED, ([org], [some])),
         ("subscription_events_pkey", run_store._BY_REQUEST, (org, some, "r-1")),
         ("subscription_events_planned_once", run_store._MAKE_DONE, ([org], [some], [3])),
-        ("credit_grants_operation_once", run_store._GRANTS, (org, ["a", "b"])),
     ]
     async with house.shards[0].raw_transaction() as connection:
         for way in ("seqscan", "bitmapscan", "sort"):

@@ -203,17 +203,17 @@ async def test_subscriptions_that_fail_are_set_aside_and_stop_no_other(
 
 async def test_two_workers_do_each_period_once(house: House, clock: FixedClock, database_urls: dict[str, str]) -> None:
     plan = await house.plan("shared", terms(1, included=3))
-    subscriptions = [await house.add(pending(plan, clock.now())) for _ in range(300)]
+    subscriptions = [await house.add(pending(plan, clock.now())) for _ in range(450)]
     await asyncio.gather(*(house.pay_in(one.organization_id, "100") for one in subscriptions))
-    clock.set(utc("2026-04-01"))
+    clock.set(utc("2026-03-01"))
     async with open_house(database_urls["billing"], clock) as other:
         done = await asyncio.gather(house.work_off(), other.work_off())
-    # Both have work; which of them gets how much is chance.
+    # One locks 400 of a shard at most, so both have work; which of them gets how much is chance.
     assert sum(done) == 900
     assert all(done)
     for one in subscriptions:
-        assert await kinds(house, one) == [EventKind.CREATED, STARTED, STARTED, STARTED]
-        assert (await house.statement(one.organization_id))[-1][4] == "97"
+        assert await kinds(house, one) == [EventKind.CREATED, STARTED, STARTED]
+        assert (await house.statement(one.organization_id))[-1][4] == "98"
 
 
 async def test_a_caller_and_the_run_at_the_same_time_charge_once(house: House, clock: FixedClock) -> None:

@@ -10,10 +10,11 @@ from datetime import timedelta
 import pytest
 
 from libs.common.errors import Unavailable
+from libs.common.ids import new_id
 from services.billing import errors
 from services.billing.ledger.domain import SettleGrants
 from services.billing.plan.domain import PastDueEnd, Rollover
-from services.billing.subscription import execution
+from services.billing.subscription import execution, run_store
 from services.billing.subscription.domain import Subject, Subscription
 from services.billing.subscription.states import EventKind, State
 from tests.billing import dying_run
@@ -202,17 +203,17 @@ async def test_subscriptions_that_fail_are_set_aside_and_stop_no_other(
 
 async def test_two_workers_do_each_period_once(house: House, clock: FixedClock, database_urls: dict[str, str]) -> None:
     plan = await house.plan("shared", terms(1, included=3))
-    subscriptions = [await house.add(pending(plan, clock.now())) for _ in range(300)]
+    subscriptions = [await house.add(pending(plan, clock.now())) for _ in range(450)]
     await asyncio.gather(*(house.pay_in(one.organization_id, "100") for one in subscriptions))
-    clock.set(utc("2026-04-01"))
+    clock.set(utc("2026-03-01"))
     async with open_house(database_urls["billing"], clock) as other:
         done = await asyncio.gather(house.work_off(), other.work_off())
-    # Both have work; which of them gets how much is chance.
+    # One locks 400 of a shard at most, so both have work; which of them gets how much is chance.
     assert sum(done) == 900
     assert all(done)
     for one in subscriptions:
-        assert await kinds(house, one) == [EventKind.CREATED, STARTED, STARTED, STARTED]
-        assert (await house.statement(one.organization_id))[-1][4] == "97"
+        assert await kinds(house, one) == [EventKind.CREATED, STARTED, STARTED]
+        assert (await house.statement(one.organization_id))[-1][4] == "98"
 
 
 async def test_a_caller_and_the_run_at_the_same_time_charge_once(house: House, clock: FixedClock) -> None:
@@ -317,3 +318,21 @@ async def test_a_refused_change_changes_nothing_and_can_be_made_later(house: Hou
     assert changed.event is not None
     assert (preview.event.lines, preview.event.charge) == (changed.event.lines, changed.event.charge)
     assert (await house.statement(org))[-1][3:] == ("-15", "0")
+
+
+async def test_what_is_due_and_planned_is_found_by_an_index(house: House) -> None:
+    org, some = new_id(), new_id()
+    asked: list[tuple[str, str, tuple[object, ...]]] = [
+        ("subscriptions_due", run_store._LOCK_DUE, (utc("2026-01-31"), 200)),
+        ("subscriptions_due", run_store._COUNT_DUE, (utc("2026-01-31"), 200)),
+        ("subscription_events_planned_once", run_store._PLANNED, ([org], [some])),
+        ("subscription_events_pkey", run_store._BY_REQUEST, (org, some, "r-1")),
+        ("subscription_events_planned_once", run_store._MAKE_DONE, ([org], [some], [3])),
+    ]
+    async with house.shards[0].raw_transaction() as connection:
+        for way in ("seqscan", "bitmapscan", "sort"):
+            await connection.execute(f"SET LOCAL enable_{way} = off")
+        for index, statement, values in asked:
+            plan = "\n".join(row[0] for row in await connection.fetch("EXPLAIN " + statement, *values))
+            assert f"using {index} on" in plan, plan
+            assert "Seq Scan" not in plan

@@ -144,7 +144,11 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "billing.v1.PlanService.ArchivePlan": lambda target: {"plan_id": _ENTERPRISE},
     "billing.v1.PlanService.CreatePlan": lambda target: {"plan_code": "matrix", "terms": _SOME_TERMS},
     "billing.v1.PlanService.GetPlanExperiment": lambda target: {"plan_code": EXPERIMENT_ON, "experiment_id": None},
-    "billing.v1.PlanService.GetPlanOffer": lambda target: {"plan_code": EXPERIMENT_ON},
+    # Nobody is a member of a deleted organization, so the offer is for the organization itself.
+    "billing.v1.PlanService.GetPlanOffer": lambda target: {
+        "plan_code": EXPERIMENT_ON,
+        **({"user_id": None} if target.name == "deleted" else {}),
+    },
     "billing.v1.PlanService.SetPlanExperiment": lambda target: {"plan_code": EXPERIMENT_ON, "variants": []},
     "billing.v1.SubscriptionService.SetEntitlementOverride": lambda target: {
         "entitlement_code": "matrix",

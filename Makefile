@@ -46,7 +46,7 @@ test: $(READY)
 ONCE := tests/identity tests/contract tests/shards \
     $(filter-out $(addprefix tests/common/,test_audit.py test_digests.py test_group_commit.py test_integrity.py), \
     $(wildcard tests/common/test_*.py)) \
-    $(addprefix tests/billing/,test_decisions.py test_grant_rules.py test_periods.py test_plan_changes.py test_plan_input.py \
+    $(addprefix tests/billing/,test_decisions.py test_experiment_rules.py test_grant_rules.py test_periods.py test_plan_changes.py test_plan_input.py \
     test_plan_versions.py test_plans.py test_proration.py) \
     $(addprefix tests/metering/,test_estimates.py test_hour_cards.py test_hour_imports.py test_hours.py \
     test_listed_rates.py test_litellm_hours.py test_litellm_prices.py test_model.py test_odd_litellm_entries.py \

@@ -165,7 +165,11 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "billing.v1.SubscriptionService.RunPeriods": lambda target: {"until_time": None},
     "billing.v1.SubscriptionService.ListSubscriptions": lambda target: {"model": None},
     "billing.v1.PlanService.GetPlanExperiment": lambda target: {"plan_code": EXPERIMENT_ON, "experiment_id": None},
-    "billing.v1.PlanService.GetPlanOffer": lambda target: {"plan_code": EXPERIMENT_ON},
+    # Nobody is a member of a deleted organization, so the offer is for the organization itself.
+    "billing.v1.PlanService.GetPlanOffer": lambda target: {
+        "plan_code": EXPERIMENT_ON,
+        **({"user_id": None} if target.name == "deleted" else {}),
+    },
     "billing.v1.PlanService.SetPlanExperiment": lambda target: {"plan_code": EXPERIMENT_ON, "variants": []},
     "billing.v1.SubscriptionService.SetEntitlementOverride": lambda target: {
         "entitlement_code": "tried",

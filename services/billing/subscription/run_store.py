@@ -54,12 +54,13 @@ _ADD_EVENTS: Final = f"""
     SELECT {_EVENT_VALUES} FROM unnest({_EVENT_ARRAYS}) AS v ({_EVENT_NAMES})
 """  # noqa: S608
 
-# By the partial index on planned events; the rows of their subscriptions are locked.
+# By primary key; the rows of their subscriptions are locked. `planned` itself would let the planner take the index of
+# planned events, which it would read as a whole.
 _MAKE_DONE: Final = """
     UPDATE subscription_events AS e SET planned = false
     FROM unnest($1::uuid[], $2::uuid[], $3::bigint[]) AS v (organization_id, subscription_id, sequence)
-    WHERE e.organization_id = v.organization_id AND e.subscription_id = v.subscription_id AND e.sequence = v.sequence
-        AND e.planned
+    WHERE e.organization_id = ANY (ARRAY[v.organization_id]) AND e.subscription_id = v.subscription_id
+        AND e.sequence = v.sequence AND e.planned::integer = 1
 """
 
 # The same, with what came instead.
@@ -71,8 +72,8 @@ _REPLACE_EVENTS: Final = f"""
     )
 }
     FROM unnest({_EVENT_ARRAYS}) AS v ({_EVENT_NAMES})
-    WHERE e.organization_id = v.organization_id AND e.subscription_id = v.subscription_id AND e.sequence = v.sequence
-        AND e.planned
+    WHERE e.organization_id = ANY (ARRAY[v.organization_id]) AND e.subscription_id = v.subscription_id
+        AND e.sequence = v.sequence AND e.planned::integer = 1
 """  # noqa: S608
 
 _CHANGED: Final = frozenset(
@@ -95,7 +96,7 @@ _UPDATE: Final = f"""
     FROM unnest({
     ", ".join(f"${number}::{store.COLUMN_TYPES[place][1]}[]" for number, place in enumerate(_PLACES, start=1))
 }) AS v ({_NAMES})
-    WHERE s.organization_id = v.organization_id AND s.subscription_id = v.subscription_id
+    WHERE s.organization_id = ANY (ARRAY[v.organization_id]) AND s.subscription_id = v.subscription_id
 """  # noqa: S608
 
 # By primary key.

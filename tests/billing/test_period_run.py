@@ -327,7 +327,7 @@ async def test_what_is_due_and_planned_is_found_by_an_index(house: House) -> Non
         ("subscriptions_due", run_store._COUNT_DUE, (utc("2026-01-31"), 200)),
         ("subscription_events_planned_once", run_store._PLANNED, ([org], [some])),
         ("subscription_events_pkey", run_store._BY_REQUEST, (org, some, "r-1")),
-        ("subscription_events_planned_once", run_store._MAKE_DONE, ([org], [some], [3])),
+        ("subscription_events_pkey", run_store._MAKE_DONE, ([org], [some], [3])),
     ]
     async with house.shards[0].raw_transaction() as connection:
         for way in ("seqscan", "bitmapscan", "sort"):

@@ -112,7 +112,8 @@ async def show(
         left = cell(one, "remaining_amount")
         output.line(f"{cell(one, 'kind'):<24} {cell(one, 'amount')}, of which {left} is left")
     names = ("other_amount", "used_amount", "expired_amount", "next_expire_time", "next_expire_amount")
-    for name in (*names, "next_effective_time", "last_refill_time", "used_since_refill_amount"):
+    refills = ("next_effective_time", "last_refill_time", "used_since_refill_amount", "next_refill_time")
+    for name in (*names, *refills, "period_start_time", "period_end_time", "subscription_id"):
         output.line(f"{name.replace('_', ' '):<24} {cell(summary, name)}")
 
 

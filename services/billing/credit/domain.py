@@ -35,6 +35,7 @@ class Summary:
     next_effective_time: datetime | None
     last_refill_time: datetime | None
     used_since_refill: Decimal
+    source: "RefillSource | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,23 @@ class Beneficiary:
 
 
 @dataclass(frozen=True, slots=True)
+class RefillSource:
+    """The live subscription that brought a refill, and its period under way."""
+
+    subscription_id: str
+    period_start_time: datetime
+    period_end_time: datetime
+    renews: bool
+    """Whether it goes on, and is refilled, when the period ends, if nothing changes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Refill:
     """The last INCLUDED grant that has begun, and what was used until then."""
 
     effective_time: datetime
     used_before: Decimal
+    source: RefillSource | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +126,7 @@ def summarize(
         next_effective_time=min(scheduled, default=None),
         last_refill_time=None if refill is None else refill.effective_time,
         used_since_refill=ZERO if refill is None else used - refill.used_before,
+        source=None if refill is None else refill.source,
     )
 
 

@@ -70,6 +70,13 @@ def render_summary(summary: Summary) -> pb.GetCreditSummaryResponse:
     if summary.last_refill_time is not None:
         response.last_refill_time.CopyFrom(render_time(summary.last_refill_time))
         response.used_since_refill_amount.CopyFrom(render_amount(code, summary.used_since_refill))
+    source = summary.source
+    if source is not None:
+        response.subscription_id = source.subscription_id
+        response.period_start_time.CopyFrom(render_time(source.period_start_time))
+        response.period_end_time.CopyFrom(render_time(source.period_end_time))
+        if source.renews:
+            response.next_refill_time.CopyFrom(render_time(source.period_end_time))
     return response
 
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Final
 
 from libs.common.database import RawConnection
-from services.billing.credit.domain import Beneficiary, LastEvent, Refill, Totals, Use
+from services.billing.credit.domain import Beneficiary, LastEvent, Refill, RefillSource, Totals, Use
 from services.billing.ledger.grant_store import GRANT_COLUMNS, funding_sql, grant_of
 from services.billing.ledger.grants import Grant, GrantKind
 
@@ -33,18 +33,30 @@ _TOTALS: Final = """
     GROUP BY kind
 """
 
-# The last INCLUDED grant of an account that has begun, by the same index, and the number of the movement with which it
-# began, by primary key.
+# The last INCLUDED grant of an account that has begun, by the same index; the number of the movement with which it
+# began, and the subscription that brought it while it has a period, by primary keys.
 _LAST_REFILL: Final = """
-    SELECT g.effective_time, t.sequence
+    SELECT g.effective_time, t.sequence, s.subscription_id::text, s.period_start_time, s.period_end_time, s.renews
     FROM (
-        SELECT organization_id, grant_id, effective_time FROM credit_grants
+        SELECT organization_id, grant_id, effective_time, source_reference FROM credit_grants
         WHERE organization_id = $1::uuid AND account_id = $2::uuid AND kind = 'INCLUDED'
             AND state <> 'SCHEDULED' AND (void_time < effective_time) IS NOT TRUE
             AND ($3::uuid IS NULL OR user_id = $3) AND ($4::text IS NULL OR model = $4)
         ORDER BY effective_time DESC, grant_id DESC LIMIT 1
     ) AS g
     JOIN transactions t ON t.organization_id = ANY (ARRAY[g.organization_id]) AND t.operation_id = g.grant_id::text
+    LEFT JOIN LATERAL (
+        SELECT subscription_id, period_start_time, period_end_time,
+            state IN ('TRIALING', 'ACTIVE') AND NOT cancel_at_period_end
+                AND (expire_time IS NULL OR expire_time > period_end_time) AS renews
+        FROM subscriptions
+        WHERE organization_id = g.organization_id AND period_start_time IS NOT NULL
+            AND subscription_id = CASE
+                WHEN g.source_reference ~ '^subscription/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+                THEN substr(g.source_reference, 14)::uuid
+            END
+        OFFSET 0
+    ) AS s ON true
 """
 
 # Every beginning has a standing, at its own movement or at a later one of the same moment; by primary key.
@@ -120,7 +132,7 @@ async def last_refill(
         used = await connection.fetchval(
             _USED_OF_GRANTS_AT, organization_id, account_id, row[1], whose.user_id, whose.model
         )
-    return Refill(row[0], used)
+    return Refill(row[0], used, None if row[2] is None else RefillSource(*row[2:]))
 
 
 async def uses_of_movement(

@@ -562,6 +562,12 @@ class GetCreditSummaryResponse(_message.Message):
     NEXT_EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
     LAST_REFILL_TIME_FIELD_NUMBER: _builtins.int
     USED_SINCE_REFILL_AMOUNT_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    PERIOD_START_TIME_FIELD_NUMBER: _builtins.int
+    PERIOD_END_TIME_FIELD_NUMBER: _builtins.int
+    NEXT_REFILL_TIME_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """The subscription that brought it; empty where none did, or where it has ended."""
     @_builtins.property
     def balance(self) -> _ledger_pb2.Balance:
         """The account's balance now. With a user or model, available is what their charges can take, and scoped what they can
@@ -606,6 +612,18 @@ class GetCreditSummaryResponse(_message.Message):
     def used_since_refill_amount(self) -> _amount_pb2.Amount:
         """What was used since it began; absent without it."""
 
+    @_builtins.property
+    def period_start_time(self) -> _timestamp_pb2.Timestamp:
+        """The beginning of the subscription's period under way; absent without the subscription."""
+
+    @_builtins.property
+    def period_end_time(self) -> _timestamp_pb2.Timestamp:
+        """The end of that period."""
+
+    @_builtins.property
+    def next_refill_time(self) -> _timestamp_pb2.Timestamp:
+        """When the subscription is refilled next, if nothing changes; absent where it is not."""
+
     def __init__(
         self,
         *,
@@ -619,10 +637,14 @@ class GetCreditSummaryResponse(_message.Message):
         next_effective_time: _timestamp_pb2.Timestamp | None = ...,
         last_refill_time: _timestamp_pb2.Timestamp | None = ...,
         used_since_refill_amount: _amount_pb2.Amount | None = ...,
+        subscription_id: _builtins.str = ...,
+        period_start_time: _timestamp_pb2.Timestamp | None = ...,
+        period_end_time: _timestamp_pb2.Timestamp | None = ...,
+        next_refill_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "expired_amount", b"expired_amount", "last_refill_time", b"last_refill_time", "next_effective_time", b"next_effective_time", "next_expire_amount", b"next_expire_amount", "next_expire_time", b"next_expire_time", "other_amount", b"other_amount", "used_amount", b"used_amount", "used_since_refill_amount", b"used_since_refill_amount"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "expired_amount", b"expired_amount", "last_refill_time", b"last_refill_time", "next_effective_time", b"next_effective_time", "next_expire_amount", b"next_expire_amount", "next_expire_time", b"next_expire_time", "next_refill_time", b"next_refill_time", "other_amount", b"other_amount", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time", "used_amount", b"used_amount", "used_since_refill_amount", b"used_since_refill_amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "expired_amount", b"expired_amount", "granted", b"granted", "last_refill_time", b"last_refill_time", "next_effective_time", b"next_effective_time", "next_expire_amount", b"next_expire_amount", "next_expire_time", b"next_expire_time", "other_amount", b"other_amount", "used_amount", b"used_amount", "used_since_refill_amount", b"used_since_refill_amount"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "expired_amount", b"expired_amount", "granted", b"granted", "last_refill_time", b"last_refill_time", "next_effective_time", b"next_effective_time", "next_expire_amount", b"next_expire_amount", "next_expire_time", b"next_expire_time", "next_refill_time", b"next_refill_time", "other_amount", b"other_amount", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time", "subscription_id", b"subscription_id", "used_amount", b"used_amount", "used_since_refill_amount", b"used_since_refill_amount"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

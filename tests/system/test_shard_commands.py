@@ -134,11 +134,11 @@ async def test_distribute_spreads_all_shards_and_shards_says_where_they_are(targ
     await execute(target.url, [_SIZE_ON_NODE])
     made = json.loads(target.done("migrate", "--distribute", "--shards", "2", "--json"))
     of_shards = ["billing_00", "billing_01", "metering_00", "metering_01"]
-    assert made["distributed"] == ["metering.models", "metering.price_versions", *of_shards]
+    of_all = ["billing.plans", "billing.plan_versions", "metering.models", "metering.price_versions"]
+    assert made["distributed"] == [*of_all, *of_shards]
     calls = [call for (call,) in await target.fetch(_CALLS)]
     assert calls == [
-        "create_reference_table metering.models",
-        "create_reference_table metering.price_versions",
+        *(f"create_reference_table {table}" for table in of_all),
         *(f"citus_schema_distribute {schema}" for schema in of_shards),
     ]
     again = json.loads(target.done("migrate", "--distribute", "--json"))

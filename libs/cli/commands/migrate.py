@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from libs.common.migrate import MigrationStatus
 
 _T = TypeVar("_T")
-_REFERENCE_TABLES: Final = ("metering.models", "metering.price_versions")
+_REFERENCE_TABLES: Final = ("billing.plans", "billing.plan_versions", "metering.models", "metering.price_versions")
 """What statements of every shard join, a table after those that it refers to."""
 _SHARDED: Final = ("billing", "metering")
 

@@ -42,20 +42,24 @@ up: $(READY)
 test: $(READY)
 	@$(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
-# These tests meet no shard, or choose the number of shards themselves, so they are not run a second time.
+# These tests meet no shard, or choose the number of shards themselves, so they are not run a second time. Those of
+# commands are here, too: a demonstration with four shards and the tests of the RPCs behind them run.
 ONCE := tests/identity tests/contract tests/shards \
     $(filter-out $(addprefix tests/common/,test_audit.py test_digests.py test_group_commit.py test_integrity.py), \
     $(wildcard tests/common/test_*.py)) \
-    $(addprefix tests/billing/,test_decisions.py test_experiment_rules.py test_grant_rules.py test_periods.py test_plan_changes.py test_plan_input.py \
-    test_plan_versions.py test_plans.py test_proration.py) \
+    $(addprefix tests/billing/,test_decisions.py test_entitlement_position.py test_entitlement_rules.py \
+    test_experiment_rules.py test_grant_rules.py test_organization_watch.py test_periods.py test_plan_changes.py \
+    test_plan_input.py test_plan_versions.py test_plans.py test_proration.py test_subscription_steps.py) \
     $(addprefix tests/metering/,test_estimates.py test_hour_cards.py test_hour_imports.py test_hours.py \
     test_listed_rates.py test_litellm_hours.py test_litellm_prices.py test_model.py test_odd_litellm_entries.py \
     test_price_import.py test_price_lists.py test_provider_costs.py test_provider_usage.py \
     test_provider_usage_odd_objects.py test_provider_usage_refusals.py test_published_prices.py test_rate_checks.py \
     test_rates.py test_rating.py test_set_price.py test_unit_input.py test_units.py test_windows.py) \
-    $(addprefix tests/system/,test_access.py test_data_folder.py test_database_variables.py test_examples.py \
-    test_key_commands.py test_model_commands.py test_operations.py test_options.py test_plan_commands.py test_shard_commands.py \
-    test_shards_differ.py test_telemetry.py test_tls.py test_trace_files.py test_unit_commands.py test_upgrade.py)
+    $(addprefix tests/system/,test_access.py test_commands.py test_credit_commands.py test_data_folder.py \
+    test_database_variables.py test_entitlement_commands.py test_examples.py test_key_commands.py test_model_commands.py \
+    test_operations.py test_options.py test_period_commands.py test_plan_commands.py test_replay.py test_shard_commands.py \
+    test_shards_differ.py test_subscription_commands.py test_telemetry.py test_tls.py test_trace_files.py \
+    test_unit_commands.py test_upgrade.py)
 test-shards: $(READY)
 	@TOLLHOUSE_TEST_SHARDS=3 $(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS) $(addprefix --ignore=,$(ONCE))
 

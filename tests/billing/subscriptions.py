@@ -8,11 +8,19 @@ from typing import Final
 from libs.common.ids import new_id
 from libs.common.shards import Shards
 from services.billing.plan.domain import Entitlement
-from services.billing.subscription import store
-from services.billing.subscription.domain import AgreedPlan, Agreement, Subject, Subscription, WaitsFor
+from services.billing.subscription import event_store, store
+from services.billing.subscription.domain import (
+    AgreedPlan,
+    Agreement,
+    Event,
+    Subject,
+    Subscription,
+    WaitsFor,
+    due_time_of,
+)
 from services.billing.subscription.entitlement_store import touch_entitlements
 from services.billing.subscription.offers import terms_without_plan
-from services.billing.subscription.states import State
+from services.billing.subscription.states import EventKind, State
 
 ORGANIZATION: Final = "0197c5a8-0000-7000-8000-0000000000aa"
 USER: Final = "0197c5a8-0000-7000-8000-0000000000bb"
@@ -84,6 +92,26 @@ def agreement(of: Subscription, entitlements: Sequence[Entitlement]) -> Agreemen
 async def put(shards: Shards, *added: Subscription) -> None:
     """Store subscriptions as billing does, and say that their organizations' entitlements changed."""
     for one in added:
+        stored = replace(one, due_time=due_time_of(one))
         async with shards.of(one.organization_id).raw_transaction() as connection:
-            await store.insert(connection, one)
+            await store.insert(connection, stored)
+            await event_store.add(connection, _first_event(stored))
             await touch_entitlements(connection, [one.organization_id])
+
+
+def _first_event(one: Subscription) -> Event:
+    """The only event of a subscription that is stored as it is."""
+    return Event(
+        organization_id=one.organization_id,
+        subscription_id=one.subscription_id,
+        sequence=one.last_sequence,
+        kind=EventKind.CREATED,
+        planned=False,
+        from_state=None,
+        to_state=one.state,
+        reason="",
+        actor=one.actor,
+        effective_time=one.state_time,
+        create_time=one.create_time,
+        plan=one.plan,
+    )

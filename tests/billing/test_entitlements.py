@@ -1,8 +1,10 @@
 """GetEntitlements, and overrides: which rule wins, until when, who is told of it, and what is refused."""
 
+from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
 import grpc
+import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.common.shards import Shards
@@ -20,7 +22,7 @@ from tests.billing.entitlement_calls import (
 )
 from tests.billing.plan_calls import archived, faults, found, limit, published, update, updated
 from tests.billing.subscriptions import MODEL, USER, put, subscription
-from tests.billing.support import Ledger, organization, refusal
+from tests.billing.support import BillingServer, Ledger, organization, refusal
 from tests.support.clock import FixedClock
 from tollhouse.billing.v1 import plan_pb2
 from tollhouse.billing.v1 import subscription_pb2 as pb
@@ -35,6 +37,13 @@ def at(moment: datetime) -> Timestamp:
     message = Timestamp()
     message.FromDatetime(moment)
     return message
+
+
+@pytest.fixture
+async def timed(server: BillingServer, clock: FixedClock) -> AsyncIterator[Ledger]:
+    """Billing on a clock that the test moves. Some subscriptions here have no period, which its checks would find."""
+    async with server.start(clock, sweep_every_s=3600, period_run_every_s=3600) as ledger:
+        yield ledger
 
 
 async def test_each_value_comes_from_the_nearest_rule(timed: Ledger, clock: FixedClock, billing_shards: Shards) -> None:

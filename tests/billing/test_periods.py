@@ -2,13 +2,13 @@
 
 import zoneinfo
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import MAXYEAR, UTC, date, datetime, time, timedelta
 from functools import cache
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from services.billing.plan.domain import Interval, IntervalUnit
@@ -238,6 +238,7 @@ def test_periods_follow_each_other_without_gap_or_overlap(
 @given(schedules(), st.integers(-60, 60).filter(bool))
 def test_boundary_has_the_wall_clock_time_of_the_anchor(schedule: tuple[datetime, Interval, ZoneInfo], n: int) -> None:
     anchor, interval, zone = schedule
+    assume(interval.unit is not YEAR or 2 < anchor.year + n * interval.count < MAXYEAR - 1)
     began, found = wall(anchor, zone), boundary(anchor, interval, zone, n).astimezone(zone)
     day = period(anchor, interval, zone, n).first_day
     expected = datetime.combine(day, began.time())

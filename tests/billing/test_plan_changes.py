@@ -206,7 +206,8 @@ async def test_reference_of_a_provider_belongs_to_one_plan(ledger: Ledger) -> No
     ):
         status, taken, facts = await refusal(attempt)
         assert (status, taken) == (grpc.StatusCode.ALREADY_EXISTS, "PROVIDER_REFERENCE_TAKEN")
-        assert facts == {"provider": "lemon_squeezy", "kind": "variant", "external_id": "b"}
+        taken_by = {"provider": "lemon_squeezy", "kind": "variant", "external_id": "b", "resource_type": "plan"}
+        assert facts == taken_by
     await updated(ledger, update(plan, provider_references=[reference("a"), reference("b", kind="product")]))
     now = await updated(ledger, update(other, provider_references=[reference("b")]))
     assert list(now.provider_references) == [reference("b")]

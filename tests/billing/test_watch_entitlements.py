@@ -23,6 +23,13 @@ from tollhouse.billing.v1 import subscription_pb2 as pb
 Stream = AsyncIterator[pb.WatchEntitlementsResponse]
 
 
+@pytest.fixture
+async def ledger(server: BillingServer) -> AsyncIterator[Ledger]:
+    """Billing. Some subscriptions here have no period, which its checks would find."""
+    async with server.start() as ledger:
+        yield ledger
+
+
 def watch(ledger: Ledger, revision: str = "") -> Stream:
     request = pb.WatchEntitlementsRequest(revision=revision)
     return aiter(ledger.subscriptions.WatchEntitlements(request, metadata=ledger.metadata, timeout=30))

@@ -30,6 +30,7 @@ SCOPES = [
         "organization.write",
         "accounts.read",
         "credits.read",
+        "subscriptions.read",
         "usage.read",
         "keys.read",
         "audit.read",

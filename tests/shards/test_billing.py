@@ -8,6 +8,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from services.billing.subscription.progress import LOCKS_POOL_SIZE
 from tests.billing.support import BillingServer, Ledger, refusal, usd
 from tests.metering.support import eventually
 from tests.shards.support import SHARDS, answered, locked, one_in_each, organization_in, soon
@@ -187,7 +188,7 @@ async def test_sweeper_ends_holds_beside_a_locked_shard(server: BillingServer, a
 
 
 async def test_process_keeps_to_its_connections_over_all_shards(server: BillingServer, admin_url: str) -> None:
-    pool_size, platform_and_reports = 4, 2 + 2
+    pool_size, others = 4, 2 + 2 + LOCKS_POOL_SIZE
     async with server.start(pool_size=pool_size) as ledger:
         organizations = [organization_in(number % SHARDS) for number in range(60)]
         for turn in range(3):
@@ -199,7 +200,7 @@ async def test_process_keeps_to_its_connections_over_all_shards(server: BillingS
         )
         count = await value_over_shards(admin_url, opened)
         assert isinstance(count, int)
-        assert 0 < count <= pool_size + platform_and_reports
+        assert 0 < count <= pool_size + others
 
 
 async def test_calls_go_to_the_right_shard_through_a_transaction_pooler(

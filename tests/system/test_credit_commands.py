@@ -2,11 +2,13 @@
 
 from libs.common.ids import new_id
 from tests.system.commands import done, found, made
-from tests.system.installation import Installation
+from tests.system.installation import Installation, create_organization
 
 
-def test_credits_for_a_user_are_granted_listed_and_shown(installation: Installation) -> None:
-    org, anna, scope = new_id(), new_id(), ("--model", "gpt-x")
+async def test_credits_for_a_user_are_granted_listed_and_shown(installation: Installation) -> None:
+    anna, scope = new_id(), ("--model", "gpt-x")
+    async with installation.connection().open() as channels:
+        org = await create_organization(channels)
     granted = made(installation, "credits", "grant", org, "1000", "TOKEN", "--user", anna, *scope)
     assert (granted["user_id"], granted["model"]) == (anna, "gpt-x")
     (hers,) = found(installation, "credits", "list", org, "--user", anna)

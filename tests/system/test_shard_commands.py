@@ -206,7 +206,8 @@ async def test_shards_of_a_database_without_any_is_one_clear_line(target: Target
 
 
 async def test_up_makes_the_shards_and_later_takes_what_there_are(tmp_path: Path) -> None:
-    async with running(Installation(tmp_path, ["--shards", "3"], {"TOLLHOUSE_SHARDS": "2"})) as installation:
+    told = {"TOLLHOUSE_SHARDS": "2", "TOLLHOUSE_BILLING_FREE_PLAN_FOR_NEW_USERS": "false"}
+    async with running(Installation(tmp_path, ["--shards", "3"], told)) as installation:
         assert installation.ready()["shards"] == 3
         async with installation.connection().open() as channels:
             stub = ledger_pb2_grpc.LedgerServiceStub(channels.billing)

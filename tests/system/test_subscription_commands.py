@@ -2,19 +2,19 @@
 
 from libs.common.ids import new_id
 from tests.system.commands import done, found, made, refused
-from tests.system.installation import Installation
+from tests.system.installation import Installation, create_organization
 from tollhouse.billing.v1 import ledger_pb2, ledger_pb2_grpc
 from tollhouse.common.v1 import amount_pb2
 
 
 async def _funded(installation: Installation) -> str:
-    organization_id = new_id()
-    request = ledger_pb2.CreditRequest(
-        organization_id=organization_id,
-        operation_id="top-up",
-        amount=amount_pb2.Amount(currency_code="USD", value="100"),
-    )
     async with installation.connection().open() as channels:
+        organization_id = await create_organization(channels)
+        request = ledger_pb2.CreditRequest(
+            organization_id=organization_id,
+            operation_id="top-up",
+            amount=amount_pb2.Amount(currency_code="USD", value="100"),
+        )
         await ledger_pb2_grpc.LedgerServiceStub(channels.billing).Credit(request)
     return organization_id
 

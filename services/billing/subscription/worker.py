@@ -111,7 +111,7 @@ class PeriodRun:
                 while len(running) < lanes:
                     running.add(asyncio.create_task(self._progress.run_batch(number, until, _SUBSCRIPTIONS_MAX)))
                 finished, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                results = [task.result() for task in finished]
+                results = await asyncio.gather(*finished)
                 for counts in results:
                     yield counts
                 # Another batch may hold all that is due, and find more to do for the same subscriptions later.

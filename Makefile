@@ -17,7 +17,7 @@ NAME ?=
 TESTS ?= tests
 WORKERS ?= 2
 
-.PHONY: help demo up test test-shards check bench protos promise migration lock lint types borders contract buf FORCE
+.PHONY: help demo up test test-shards check bench protos promise migration lock lint types borders contract generated buf FORCE
 
 help:
 	@echo "make demo [TRACE=file.csv] [OUT=bill.json] [SHARDS=4]   meter and charge a usage trace, print the bill, verify it"
@@ -91,12 +91,14 @@ types: $(READY)
 borders: $(READY)
 	@$(VENV)/bin/lint-imports
 
-contract: $(READY)
+contract: generated
+	@$(RUN) pytest -q tests/contract
+
+generated: $(READY)
 	@$(VENV)/bin/python scripts/protos.py --check
 	@$(VENV)/bin/python scripts/access_page.py --check
 	@$(VENV)/bin/python scripts/settings_page.py --check
 	@$(VENV)/bin/python scripts/billing_page.py --check
-	@$(RUN) pytest -q tests/contract
 
 # buf is installed with npm. Without npm it is left out, and only the Python tests of the contract run; the continuous
 # integration requires it.

@@ -34,7 +34,7 @@ _POSTGRES_LOOKED_AT_EVERY_S: Final = 0.2
 _POSTGRES_AGAIN_AFTER_S: Final = 1.0
 _SERVING_WITHIN_S: Final = 60.0
 _HOPELESS_RESTARTS: Final = 4
-_CONNECTIONS_OF_A_WORKER: Final = 88
+_CONNECTIONS_OF_A_WORKER: Final = 98
 """How many connections one process of each service opens together, with the largest pools that shards bring."""
 _OTHER_CONNECTIONS: Final = 20
 """Connections of commands and of people beside the services."""

@@ -14,7 +14,7 @@ from libs.common.ids import new_id
 from services.billing import errors
 from services.billing.ledger.domain import SettleGrants
 from services.billing.plan.domain import PastDueEnd, Rollover
-from services.billing.subscription import execution, run_store
+from services.billing.subscription import event_store, execution, run_store
 from services.billing.subscription.domain import Subject, Subscription
 from services.billing.subscription.states import EventKind, State
 from tests.billing import dying_run
@@ -326,7 +326,7 @@ async def test_what_is_due_and_planned_is_found_by_an_index(house: House) -> Non
         ("subscriptions_due", run_store._LOCK_DUE, (utc("2026-01-31"), 200)),
         ("subscriptions_due", run_store._COUNT_DUE, (utc("2026-01-31"), 200)),
         ("subscription_events_planned_once", run_store._PLANNED, ([org], [some])),
-        ("subscription_events_pkey", run_store._BY_REQUEST, (org, some, "r-1")),
+        ("subscription_events_pkey", event_store._OF_REQUEST, (org, some, "r-1")),
         ("subscription_events_pkey", run_store._MAKE_DONE, ([org], [some], [3])),
     ]
     async with house.shards[0].raw_transaction() as connection:

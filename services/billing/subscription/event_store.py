@@ -46,19 +46,6 @@ _INSERT: Final = (
     f" VALUES ({', '.join(f'${number}::{kind}' for number, (_, kind) in enumerate(COLUMN_TYPES, start=1))})"
 )
 
-# By primary key; the subscription's row is locked.
-_COMPLETE: Final = (
-    "UPDATE subscription_events SET "  # noqa: S608 -- constants of ours alone.
-    + ", ".join(f"{name} = ${number}::{kind}" for number, (name, kind) in enumerate(COLUMN_TYPES[3:], start=4))
-    + " WHERE organization_id = $1::uuid AND subscription_id = $2::uuid AND sequence = $3 AND planned"
-)
-
-# One probe of the primary key.
-_FIND: Final = f"""
-    SELECT {EVENT_COLUMNS} FROM subscription_events AS e
-    WHERE e.organization_id = $1::uuid AND e.subscription_id = $2::uuid AND e.sequence = $3
-"""  # noqa: S608 -- constants of ours alone.
-
 # One probe of the partial unique index on planned events.
 _PLANNED: Final = f"""
     SELECT {EVENT_COLUMNS} FROM subscription_events AS e
@@ -105,18 +92,6 @@ _KEEP_REQUEST: Final = """
 async def add(connection: RawConnection, event: Event) -> None:
     """Add an event, planned or complete; its subscription's row is locked, and names its sequence as the last one."""
     await connection.execute(_INSERT, *values_of(event))
-
-
-async def complete(connection: RawConnection, event: Event) -> None:
-    """Put an event that is complete in the place of the planned one of the same sequence."""
-    status = await connection.execute(_COMPLETE, *values_of(event))
-    assert status == "UPDATE 1", status
-
-
-async def find(connection: RawConnection, organization_id: str, subscription_id: str, sequence: int) -> Event | None:
-    """Return one event, planned or complete."""
-    row = await connection.fetchrow(_FIND, organization_id, subscription_id, sequence)
-    return None if row is None else event_of(row)
 
 
 async def find_planned(connection: RawConnection, organization_id: str, subscription_id: str) -> Event | None:

@@ -27,7 +27,7 @@ from libs.common.shards import Shards
 from services.billing import errors
 from services.billing.ledger.engine import Engine
 from services.billing.plan.domain import PastDueEnd
-from services.billing.subscription import run_store, store
+from services.billing.subscription import event_store, run_store, store
 from services.billing.subscription.charger import Charger, is_passing
 from services.billing.subscription.domain import AgreedPlan, Agreement, Event, PlanTerms, Subscription
 from services.billing.subscription.execution import Counts, Execution, Work, count_set_aside, reason_of
@@ -143,7 +143,7 @@ class Progress:
         if request_id:
             subscription = await self.run_due(*key, self._clock.now())
             async with self._locks.of(organization_id).raw_connection() as connection:
-                known = await run_store.find_event_of_request(connection, key, request_id)
+                known = await event_store.find_of_request(connection, *key, request_id)
             if known is not None:
                 return Changed(subscription, known, replayed=True)
 

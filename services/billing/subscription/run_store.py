@@ -119,14 +119,6 @@ _GRANTS: Final = """
     WHERE organization_id = $1::uuid AND operation_id = ANY($2::text[])
 """
 
-# The events of one subscription: a range of the primary key.
-_BY_REQUEST: Final = f"""
-    SELECT {event_store.EVENT_COLUMNS} FROM subscription_events AS e
-    WHERE e.organization_id = $1::uuid AND e.subscription_id = $2::uuid AND e.request_id = $3 AND NOT e.planned
-        AND e.kind <> 'PAYMENT_REFUSED'
-    ORDER BY e.sequence DESC LIMIT 1
-"""  # noqa: S608
-
 # The index of what is due; of each shard some thousand at most are counted.
 _COUNT_DUE: Final = """
     SELECT count(*) FROM (
@@ -212,12 +204,6 @@ async def find_grants(
     """Return of grants, by their operation ids, the grant's id and its unit."""
     rows = await connection.fetch(_GRANTS, organization_id, operation_ids)
     return {row[0]: (row[1], row[2]) for row in rows}
-
-
-async def find_event_of_request(connection: RawConnection, key: Key, request_id: str) -> Event | None:
-    """Return what a request has made of a subscription; nothing where it was refused for lack of money."""
-    row = await connection.fetchrow(_BY_REQUEST, *key, request_id)
-    return None if row is None else event_store.event_of(row)
 
 
 async def count_due(connection: RawConnection, until: datetime, limit: int) -> int:

@@ -9,9 +9,7 @@ from libs.common.call import current_actor, is_limited
 from libs.common.clock import Clock
 from libs.common.database import ConstraintViolation, RawConnection
 from libs.common.errors import Conflict, FieldViolation, InvalidArgument, StaleEtag
-from libs.common.ids import NIL
 from libs.common.shards import Shards
-from libs.common.timestamps import EPOCH, time_text
 from services.billing import errors
 from services.billing.subscription import changes, event_store, store
 from services.billing.subscription.changes import Change, Decision, Intent
@@ -24,11 +22,8 @@ from services.billing.subscription.progress import Progress
 from services.billing.subscription.self_service import SelfService
 from services.billing.subscription.states import EventKind, State
 
-_SCAN_MIN: Final = 500
-"""A filtered page reads at least this many rows."""
 _ATTEMPTS_MAX: Final = 3
 """How often a change is tried while something falls due, or is done by others, at the same moment."""
-_FIRST_DUE: Final = (NIL, time_text(EPOCH), NIL)
 _TOUCHING: Final = frozenset(EventKind) - {
     EventKind.PLAN_CHANGE_SCHEDULED,
     EventKind.PLAN_CHANGE_WITHDRAWN,

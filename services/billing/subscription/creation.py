@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from libs.common.audit.recording import record_event
 from libs.common.call import current_actor, is_limited
 from libs.common.clock import Clock
 from libs.common.database import ConstraintViolation, RawConnection
@@ -16,7 +15,6 @@ from services.billing import errors
 from services.billing.plan.domain import Entitlement, Interval, ProviderReference
 from services.billing.plan.experiments import Experiments, Members
 from services.billing.subscription import event_store, list_store, store
-from services.billing.subscription.changes import audit_changes
 from services.billing.subscription.domain import (
     Event,
     Subject,
@@ -286,14 +284,7 @@ class Creation:
                 response=new.subscription_id.encode(),
                 now=new.create_time,
             )
-        await record_event(
-            connection,
-            now=new.create_time,
-            organization_id=organization_id,
-            resource_type="subscription",
-            resource_id=new.subscription_id,
-            changed=audit_changes(None, new),
-        )
+        await event_store.record_change(connection, None, new)
         await touch_entitlements(connection, [organization_id])
         return new.subscription_id
 

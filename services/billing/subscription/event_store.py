@@ -6,9 +6,11 @@ from typing import Final
 
 import asyncpg
 
+from libs.common.audit.recording import record_event
 from libs.common.database import RawConnection
 from services.billing.plan.domain import Money
-from services.billing.subscription.domain import AgreedPlan, Event
+from services.billing.subscription.changes import audit_changes
+from services.billing.subscription.domain import AgreedPlan, Event, Subscription
 from services.billing.subscription.event_json import details_json, details_of_json
 from services.billing.subscription.states import EventKind, State
 
@@ -141,6 +143,18 @@ async def keep_request(
 ) -> None:
     """Store a request with its response; `find_request` has locked its id."""
     await connection.execute(_KEEP_REQUEST, organization_id, request_id, rpc, request, response, now)
+
+
+async def record_change(connection: RawConnection, before: Subscription | None, after: Subscription) -> None:
+    """Tell the audit trail how a subscription was made or changed."""
+    await record_event(
+        connection,
+        now=after.update_time,
+        organization_id=after.organization_id,
+        resource_type="subscription",
+        resource_id=after.subscription_id,
+        changed=audit_changes(before, after),
+    )
 
 
 def values_of(event: Event) -> tuple[object, ...]:

@@ -11,7 +11,6 @@ from typing import Final
 import structlog
 from opentelemetry import metrics
 
-from libs.common.audit.recording import record_event
 from libs.common.clock import Clock
 from libs.common.database import Database, RawConnection
 from libs.common.errors import Refusal
@@ -19,8 +18,7 @@ from libs.common.text import storable
 from services.billing import errors
 from services.billing.ledger.domain import GrantCredits, VoidGrant
 from services.billing.ledger.engine import Engine
-from services.billing.subscription import run_store
-from services.billing.subscription.changes import audit_changes
+from services.billing.subscription import event_store, run_store
 from services.billing.subscription.charger import REFUSED, Charger, is_passing, refills_of
 from services.billing.subscription.domain import Agreement, Event
 from services.billing.subscription.entitlement_store import touch_entitlements
@@ -148,7 +146,7 @@ class Execution:
         await run_store.update(held, [one.step.after for one in (*done, *replaced)])
         for one in (*done, *replaced):
             if one.is_audited:
-                await _record(held, one)
+                await event_store.record_change(held, one.agreement.subscription, one.step.after)
         await touch_entitlements(held, {one.key[0] for one in (*done, *replaced)})
         failed = [one for one in work if one.failure is not None and not is_passing(one.failure)]
         for one in failed:
@@ -159,19 +157,6 @@ class Execution:
         counts = Counts(len(work) - len(failed) - left, len(failed), left)
         _steps.add(counts.done)
         return counts
-
-
-async def _record(held: RawConnection, work: Work) -> None:
-    """Tell the audit trail of a change."""
-    after = work.step.after
-    await record_event(
-        held,
-        now=after.update_time,
-        organization_id=after.organization_id,
-        resource_type="subscription",
-        resource_id=after.subscription_id,
-        changed=audit_changes(work.agreement.subscription, after),
-    )
 
 
 async def _voids_of(database: Database, event: Event) -> list[VoidGrant]:

@@ -4,7 +4,6 @@ from datetime import datetime
 from functools import partial
 from typing import Final
 
-from libs.common.audit.recording import record_event
 from libs.common.call import current_actor, is_limited
 from libs.common.clock import Clock
 from libs.common.database import ConstraintViolation, RawConnection
@@ -190,13 +189,6 @@ async def _make(connection: RawConnection, before: Subscription, change: Change)
         await require_free_references(connection, after)
     await store.update(connection, before, after)
     await event_store.add(connection, event)
-    await record_event(
-        connection,
-        now=event.create_time,
-        organization_id=after.organization_id,
-        resource_type="subscription",
-        resource_id=after.subscription_id,
-        changed=changes.audit_changes(before, after),
-    )
+    await event_store.record_change(connection, before, after)
     if event.kind in _TOUCHING:
         await touch_entitlements(connection, [after.organization_id])

@@ -24,7 +24,7 @@ from services.billing.subscription.domain import Agreement, Event
 from services.billing.subscription.entitlement_store import touch_entitlements
 from services.billing.subscription.run_store import Key
 from services.billing.subscription.states import EventKind
-from services.billing.subscription.steps import Step, refused, written
+from services.billing.subscription.steps import Step, instead, refused
 
 _log = structlog.get_logger("subscriptions")
 
@@ -171,22 +171,10 @@ async def _voids_of(database: Database, event: Event) -> list[VoidGrant]:
 def _given_up(work: Work, now: datetime) -> Step:
     """Return what is written instead of a step of which nothing could be done."""
     before, reason = work.agreement.subscription, reason_of(work.failure or RuntimeError())
-    event = replace(
-        work.step.event,
-        kind=EventKind.UPDATED,
-        planned=False,
-        to_state=before.state,
-        reason=storable(f"set aside: {reason}", _REASON_CHARS_MAX),
-        plan=before.plan,
-        period_start_time=before.period_start_time,
-        period_end_time=before.period_end_time,
-        lines=(),
-        charge_operation_id=None,
-        charge=None,
-        refills=(),
-        voided_grant_operation_ids=(),
-    )
-    return Step(event, written(before, replace(before, set_aside_time=now, set_aside_reason=reason), now))
+    event = replace(work.step.event, lines=())
+    after = replace(before, set_aside_time=now, set_aside_reason=reason)
+    told = storable(f"set aside: {reason}", _REASON_CHARS_MAX)
+    return instead(before, event, EventKind.UPDATED, after, told, now)
 
 
 def reason_of(error: Exception) -> str:

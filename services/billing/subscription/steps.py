@@ -94,6 +94,27 @@ def refused(agreement: Agreement, step: Step) -> Step:
     return _refusal(before, event, kind, owing)
 
 
+def instead(
+    before: Subscription, event: Event, kind: EventKind, after: Subscription, reason: str, now: datetime
+) -> Step:
+    """Return the step that comes in the place of one that was planned, and moves nothing."""
+    told = replace(
+        event,
+        kind=kind,
+        planned=False,
+        to_state=after.state,
+        reason=reason,
+        charge_operation_id=None,
+        charge=None,
+        refills=(),
+        voided_grant_operation_ids=(),
+        plan=after.plan,
+        period_start_time=after.period_start_time,
+        period_end_time=after.period_end_time,
+    )
+    return Step(told, written(before, after, now))
+
+
 def begin_period(
     agreement: Agreement,
     moment: datetime,
@@ -316,21 +337,7 @@ def _next_attempt(s: Subscription, terms: Terms) -> datetime:
 
 
 def _refusal(before: Subscription, event: Event, kind: EventKind, after: Subscription) -> Step:
-    told = replace(
-        event,
-        kind=kind,
-        planned=False,
-        to_state=after.state,
-        reason=NO_MONEY,
-        charge_operation_id=None,
-        charge=None,
-        refills=(),
-        voided_grant_operation_ids=(),
-        plan=after.plan,
-        period_start_time=after.period_start_time,
-        period_end_time=after.period_end_time,
-    )
-    return Step(told, written(before, after, event.create_time))
+    return instead(before, event, kind, after, NO_MONEY, event.create_time)
 
 
 def _sum_of(lines: Sequence[Line]) -> Money | None:

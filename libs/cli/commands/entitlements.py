@@ -115,24 +115,19 @@ async def list_overrides(
 
 
 def _print_overrides(output: Output, found: list[subscription_pb2.EntitlementOverride], *, more: bool) -> None:
-    if output.as_json:
-        output.many(found, (), more=more)
-        return
-    rows = [
-        [
-            one.entitlement.entitlement_code,
-            entitlement_text(one.entitlement),
-            one.user_id,
-            one.model,
-            cell(one, "expire_time"),
-            one.reason,
-            one.actor,
-        ]
-        for one in found
+    output.many_as(found, _OVERRIDES, _override_row, more=more)
+
+
+def _override_row(one: subscription_pb2.EntitlementOverride) -> list[str]:
+    return [
+        one.entitlement.entitlement_code,
+        entitlement_text(one.entitlement),
+        one.user_id,
+        one.model,
+        cell(one, "expire_time"),
+        one.reason,
+        one.actor,
     ]
-    output.table(_OVERRIDES, rows)
-    if more:
-        output.remark("There are more. Give a higher --limit to list them.")
 
 
 def _stub(channels: Channels) -> subscription_pb2_grpc.SubscriptionServiceStub:

@@ -36,12 +36,7 @@ async def list_plans(
     stub = plan_pb2_grpc.PlanServiceStub(channels.billing)
     request = plan_pb2.ListPlansRequest(include_inactive=include_inactive)
     plans, more = await listed(stub.ListPlans, request, lambda page: page.plans, limit)
-    if output.as_json:
-        output.many(plans, (), more=more)
-        return
-    output.table(_COLUMNS, [_row(plan) for plan in plans])
-    if more:
-        output.remark("There are more. Give a higher --limit to list them.")
+    output.many_as(plans, _COLUMNS, _row, more=more)
 
 
 @calling(group, "show", _BILLING)

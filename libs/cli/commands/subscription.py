@@ -1,6 +1,5 @@
 """`tollhouse subscription …`: who is subscribed to which plan or model, and what happened to it."""
 
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Final
 
@@ -129,7 +128,7 @@ async def list_subscriptions(
         expire_before_time=parse_future(expires_before) if expires_before else None,
     )
     found, more = await listed(_stub(channels).ListSubscriptions, request, lambda page: page.subscriptions, limit)
-    _print_list(output, found, more=more)
+    output.many_as(found, _COLUMNS, _row, more=more)
 
 
 @calling(group, "due", _BILLING)
@@ -145,12 +144,8 @@ async def due(
         set_aside=set_aside, due_before_time=parse_future(before) if before else None
     )
     found, more = await listed(_stub(channels).ListDueSubscriptions, request, lambda page: page.subscriptions, limit)
-    if output.as_json:
-        output.many(found, (), more=more)
-        return
-    rows = [[one.organization_id, *_row(one), one.set_aside_reason] for one in found]
-    output.table(("organization_id", *_COLUMNS, "set_aside_reason"), rows)
-    _remark_more(output, more=more)
+    columns = ("organization_id", *_COLUMNS, "set_aside_reason")
+    output.many_as(found, columns, lambda one: [one.organization_id, *_row(one), one.set_aside_reason], more=more)
 
 
 @calling(group, "events", _BILLING)
@@ -164,11 +159,7 @@ async def events(
     """List what happened to a subscription, in order."""
     request = pb.ListSubscriptionEventsRequest(organization_id=organization, subscription_id=subscription)
     found, more = await listed(_stub(channels).ListSubscriptionEvents, request, lambda page: page.events, limit)
-    if output.as_json:
-        output.many(found, (), more=more)
-        return
-    output.table(_EVENT_COLUMNS, [_event_row(event) for event in found])
-    _remark_more(output, more=more)
+    output.many_as(found, _EVENT_COLUMNS, _event_row, more=more)
 
 
 @calling(group, "change-plan", _BILLING)
@@ -360,14 +351,6 @@ def _print(output: Output, subscription: pb.Subscription) -> None:
         output.table(_COLUMNS, [_row(subscription)])
 
 
-def _print_list(output: Output, found: Sequence[pb.Subscription], *, more: bool) -> None:
-    if output.as_json:
-        output.many(found, (), more=more)
-        return
-    output.table(_COLUMNS, [_row(one) for one in found])
-    _remark_more(output, more=more)
-
-
 def _print_change(output: Output, answer: pb.ChangePlanResponse) -> None:
     if output.as_json:
         output.json(as_dict(answer))
@@ -389,11 +372,6 @@ def _print_change(output: Output, answer: pb.ChangePlanResponse) -> None:
         output.line(f"{'net amount':<24} {_amount(answer.net_amount)}")
     if answer.HasField("effective_time"):
         output.line(f"{'effective time':<24} {cell(answer, 'effective_time')}")
-
-
-def _remark_more(output: Output, *, more: bool) -> None:
-    if more:
-        output.remark("There are more. Give a higher --limit to list them.")
 
 
 def _row(one: pb.Subscription) -> list[str]:

@@ -2,9 +2,9 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC
-from typing import Final
+from typing import Final, TypeVar
 
 import typer
 from google.protobuf.descriptor import FieldDescriptor
@@ -17,6 +17,7 @@ from rich.table import Table
 # Lines that go to a file or another program are not wrapped.
 _WIDTH_OF_A_FILE: Final = 1_000
 _FOR_PROGRAMS_ALONE: Final = frozenset({"etag"})
+_M = TypeVar("_M", bound=Message)
 
 
 class Output:
@@ -40,10 +41,16 @@ class Output:
 
     def many(self, messages: Sequence[Message], columns: Sequence[str], *, more: bool) -> None:
         """Print a table with a row for each message and some of its fields; as JSON, all fields."""
+        self.many_as(messages, columns, lambda message: [cell(message, name) for name in columns], more=more)
+
+    def many_as(
+        self, messages: Sequence[_M], columns: Sequence[str], row: Callable[[_M], Sequence[str]], *, more: bool
+    ) -> None:
+        """Print a table with the row that is made of each message; as JSON, all fields."""
         if self.as_json:
             self.json([as_dict(message) for message in messages])
         else:
-            self.table(columns, [[cell(message, name) for name in columns] for message in messages])
+            self.table(columns, list(map(row, messages)))
         if more:
             self.remark("There are more. Give a higher --limit to list them.")
 

@@ -152,6 +152,11 @@ class Database:
         await self.engine.dispose()
 
 
+async def see_one_moment(connection: RawConnection) -> None:
+    """Let all statements of the driver's transaction that just began read, and see the same moment."""
+    await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+
+
 def set_path_statement(database: Database) -> str:
     """Return the statement that sets a connection to a schema of a shared pool."""
     return f"SET search_path = {database.search_path}"

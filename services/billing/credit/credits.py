@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 
 from libs.common.clock import Clock
-from libs.common.database import RawConnection
+from libs.common.database import RawConnection, see_one_moment
 from libs.common.pages import encode_page_token, id_in_token, page_size
 from libs.common.shards import Shards
 from services.billing import errors
@@ -115,7 +115,7 @@ class Credits:
             currency_code = await self._only_currency(organization_id, owner_id)
         await self._settle(organization_id, project_id, currency_code)
         async with self._shards.of(organization_id).raw_transaction() as connection:
-            await store.see_one_moment(connection)
+            await see_one_moment(connection)
             owned = await ledger_store.find_owned(connection, organization_id, owner_id)
             account = next(one for one in owned if one.currency_code == currency_code)
             grants = await grant_store.find_account_grants(connection, [account], self._clock.now())
@@ -131,7 +131,7 @@ class Credits:
             NotACharge: it is neither a charge nor the reversal of one.
         """
         async with self._shards.of(organization_id).raw_transaction() as connection:
-            await store.see_one_moment(connection)
+            await see_one_moment(connection)
             movement = await _find_movement(connection, organization_id, transaction_id, operation_id)
             if movement.system_account is not SystemAccount.REVENUE:
                 raise errors.NotACharge(transaction_id=movement.transaction_id, transaction_kind=movement.kind.value)
@@ -172,7 +172,7 @@ class Credits:
                 [SettleGrants(organization_id, "", *owner) for owner in sorted(owners, key=str)]
             )
         async with self._shards.of(organization_id).raw_transaction() as connection:
-            await store.see_one_moment(connection)
+            await see_one_moment(connection)
             accounts = await ledger_store.find_accounts(connection, organization_id, {g.account_id for g in live})
             by_account = await grant_store.find_account_grants(connection, accounts, now)
             stored = await store.find_grants(connection, organization_id, [grant.grant_id for grant in live])

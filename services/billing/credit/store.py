@@ -1,4 +1,4 @@
-"""The statements that read credits. They see one moment throughout: see `one_moment`."""
+"""The statements that read credits. They are to see one moment throughout: see `see_one_moment`."""
 
 import json
 from collections.abc import Collection
@@ -9,8 +9,6 @@ from libs.common.database import RawConnection
 from services.billing.credit.domain import Beneficiary, LastEvent, Refill, RefillSource, Totals, Use
 from services.billing.ledger.grant_store import GRANT_COLUMNS, funding_sql, grant_of
 from services.billing.ledger.grants import Grant, GrantKind
-
-_ONE_MOMENT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
 # A range of the primary key, which sorts by time, backwards.
 _PAGE: Final = f"""
@@ -96,11 +94,6 @@ _BEFORE: Final = f"""
         ORDER BY sequence DESC LIMIT 1
     ) AS s
 """  # noqa: S608
-
-
-async def see_one_moment(connection: RawConnection) -> None:
-    """Let all statements of the transaction that just began see the same moment."""
-    await connection.execute(_ONE_MOMENT)
 
 
 async def grants_before(connection: RawConnection, organization_id: str, before: str | None, limit: int) -> list[Grant]:

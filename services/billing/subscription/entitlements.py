@@ -7,12 +7,11 @@ from typing import Final
 from libs.common.audit.recording import Changed, differences, record_event
 from libs.common.call import current_actor
 from libs.common.clock import Clock
-from libs.common.database import RawConnection
+from libs.common.database import RawConnection, see_one_moment
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.ids import NIL
 from libs.common.shards import Shards
 from services.billing import errors
-from services.billing.credit.store import see_one_moment
 from services.billing.plan.changes import entitlement_text
 from services.billing.plan.domain import Entitlement
 from services.billing.subscription import entitlement_store as store

@@ -32,18 +32,12 @@ from services.billing.plan.domain import (
 )
 from services.billing.subscription import event_store, store
 from services.billing.subscription.charger import Charger, LedgerCharger
-from services.billing.subscription.domain import (
-    AgreedPlan,
-    Event,
-    Subject,
-    Subscription,
-    WaitsFor,
-    due_time_of,
-)
+from services.billing.subscription.domain import AgreedPlan, Event, Subject, Subscription, WaitsFor, due_time_of
 from services.billing.subscription.offers import LIMITS_OF_MODELS, Offers
 from services.billing.subscription.progress import LOCKS_POOL_SIZE, Progress
-from services.billing.subscription.states import EventKind, State
+from services.billing.subscription.states import State
 from services.billing.subscription.worker import PeriodRun
+from tests.billing.subscriptions import first_event, subscription
 from tests.support.sharded import SHARDS
 
 MONTH = Interval(IntervalUnit.MONTH)
@@ -92,63 +86,28 @@ def pending(
     expire: datetime | None = None,
 ) -> Subscription:
     """Return a subscription that was just made and waits for its start."""
-    made = Subscription(
-        organization_id=organization_id or new_id(),
-        subscription_id=new_id(),
-        subject=subject,
-        user_id=None if subject is Subject.ORGANIZATION else new_id(),
-        model="gpt" if subject is Subject.MODEL else None,
+    made = replace(
+        subscription(
+            subject,
+            organization_id=organization_id or new_id(),
+            user_id=new_id(),
+            plan=plan,
+            state=State.PENDING,
+            waits_for=WaitsFor.START,
+            start_time=start,
+            trial_end_time=trial_end,
+            expire_time=expire,
+        ),
         plan=plan,
         limits=LIMITS_OF_MODELS if plan is None else None,
-        state=State.PENDING,
-        state_reason="",
-        state_time=start,
-        waits_for=WaitsFor.START,
-        start_time=start,
-        trial_end_time=trial_end,
-        expire_time=expire,
         anchor_time=anchor,
         time_zone=zone,
-        period_number=None,
-        period_start_time=None,
-        period_end_time=None,
         period_paid=False,
-        cancel_at_period_end=False,
-        next_plan=None,
-        payment_attempts=0,
-        next_payment_time=None,
-        owed=None,
-        due_time=None,
-        set_aside_time=None,
-        set_aside_reason="",
-        last_sequence=1,
-        customer_reference="",
-        metadata={},
-        actor="operator:test",
-        revision=1,
+        state_time=start,
         create_time=start,
         update_time=start,
     )
     return replace(made, due_time=due_time_of(made))
-
-
-def created(subscription: Subscription) -> Event:
-    """Return the first event of a subscription."""
-    s = subscription
-    return Event(
-        organization_id=s.organization_id,
-        subscription_id=s.subscription_id,
-        sequence=1,
-        kind=EventKind.CREATED,
-        planned=False,
-        from_state=None,
-        to_state=s.state,
-        reason="",
-        actor=s.actor,
-        effective_time=s.create_time,
-        create_time=s.create_time,
-        plan=s.plan,
-    )
 
 
 @dataclass(slots=True)
@@ -195,7 +154,7 @@ class House:
         """Store a subscription that waits for its start."""
         async with self.shards.of(subscription.organization_id).raw_transaction() as connection:
             await store.insert(connection, subscription)
-            await event_store.add(connection, created(subscription))
+            await event_store.add(connection, first_event(subscription))
         return subscription
 
     async def put(self, subscription: Subscription) -> Subscription:

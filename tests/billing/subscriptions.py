@@ -95,11 +95,11 @@ async def put(shards: Shards, *added: Subscription) -> None:
         stored = replace(one, due_time=due_time_of(one))
         async with shards.of(one.organization_id).raw_transaction() as connection:
             await store.insert(connection, stored)
-            await event_store.add(connection, _first_event(stored))
+            await event_store.add(connection, first_event(stored))
             await touch_entitlements(connection, [one.organization_id])
 
 
-def _first_event(one: Subscription) -> Event:
+def first_event(one: Subscription) -> Event:
     """The only event of a subscription that is stored as it is."""
     return Event(
         organization_id=one.organization_id,

@@ -304,7 +304,9 @@ class Subscription(_message.Message):
     next_plan_version: _builtins.int
     """The version of that plan."""
     set_aside_reason: _builtins.str
-    """Whether an operator must look at it: what is due could not be done. Nothing more happens to it until then."""
+    """Why it was set aside: what is due could not be done, and nothing more happens until an operator has looked at it.
+    Empty for one that was not.
+    """
     customer_reference: _builtins.str
     """What the platform calls the customer."""
     actor: _builtins.str

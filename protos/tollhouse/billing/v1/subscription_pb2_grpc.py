@@ -202,8 +202,8 @@ class SubscriptionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSubscriptions(self, request, context):
-        """Lists an organization's subscriptions, the latest first; with expire_before_time those first that expire first. Each
-        filter, and none, has its index. Members may list those that are their own, by their user_id.
+        """Lists an organization's subscriptions, the latest first; with expire_before_time those first that expire first.
+        Members may list those that are their own, by their user_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,8 +52,8 @@ class SubscriptionServiceStub:
     GetSubscription: _aio.UnaryUnaryMultiCallable[_subscription_pb2.GetSubscriptionRequest, _subscription_pb2.GetSubscriptionResponse]
     """Returns one subscription. Members see those that are their own. Fails with NOT_FOUND."""
     ListSubscriptions: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ListSubscriptionsRequest, _subscription_pb2.ListSubscriptionsResponse]
-    """Lists an organization's subscriptions, the latest first; with expire_before_time those first that expire first. Each
-    filter, and none, has its index. Members may list those that are their own, by their user_id.
+    """Lists an organization's subscriptions, the latest first; with expire_before_time those first that expire first.
+    Members may list those that are their own, by their user_id.
     """
     ListDueSubscriptions: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ListDueSubscriptionsRequest, _subscription_pb2.ListDueSubscriptionsResponse]
     """Lists the subscriptions of all organizations that something is due for, or that were set aside, by the time at which it
@@ -233,8 +233,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_pb2.ListSubscriptionsRequest,
         context: _aio.ServicerContext[_subscription_pb2.ListSubscriptionsRequest, _abc.Awaitable[_subscription_pb2.ListSubscriptionsResponse]],
     ) -> _abc.Awaitable[_subscription_pb2.ListSubscriptionsResponse]:
-        """Lists an organization's subscriptions, the latest first; with expire_before_time those first that expire first. Each
-        filter, and none, has its index. Members may list those that are their own, by their user_id.
+        """Lists an organization's subscriptions, the latest first; with expire_before_time those first that expire first.
+        Members may list those that are their own, by their user_id.
         """
 
     @_abc_1.abstractmethod

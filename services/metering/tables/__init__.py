@@ -45,6 +45,9 @@ from services.metering.tables.columns import SCHEMA as SCHEMA
 from services.metering.tables.columns import TOKEN_CLASSES as TOKEN_CLASSES
 from services.metering.tables.columns import metadata as metadata
 from services.metering.tables.columns import shard_metadata as shard_metadata
+from services.metering.tables.limits import limit_counters as limit_counters
+from services.metering.tables.limits import limit_state as limit_state
+from services.metering.tables.limits import limits as limits
 
 
 def _token_columns() -> list[Column[int]]:
@@ -190,6 +193,9 @@ usage_records: Final = Table(
     Column("captured_before", AMOUNT),
     # The name of the rate card's hours that the usage was priced in; null at other times, and for a card without hours.
     Column("rate_hours", Text),
+    # The counters of limits that it is counted in, and how much in each; null where there are none.
+    Column("counters", ARRAY(ID)),
+    Column("counted", ARRAY(AMOUNT)),
     PrimaryKeyConstraint("organization_id", "occur_time", "usage_id", name="usage_records_pkey"),
     CheckConstraint(
         "least(input, output, cache_read, cache_write, reasoning, audio_input, audio_output, image) >= 0",

@@ -3,6 +3,7 @@
 from typing import Final
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -48,6 +49,11 @@ authorizations: Final = Table(
     Column("declined", Boolean, nullable=False, server_default=text("false")),
     # What the call may use and what is held for it, where that was enlarged. The columns above stay as they were asked.
     Column("enlarged", JSONB),
+    # The counters of limits in which the call has reserved something, and how much in each; null where there are none.
+    Column("counters", ARRAY(ID)),
+    Column("reserved", ARRAY(AMOUNT)),
+    # Whether the reservations were given back without a settlement: the call was cancelled or declined, or lapsed.
+    Column("limits_released", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("organization_id", "operation_id", name="authorizations_pkey"),
     Index("authorizations_by_time", "organization_id", "create_time", "operation_id"),
     CheckConstraint("amount >= 0", name="authorizations_amount_not_negative"),

@@ -14,6 +14,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from tollhouse.common.v1 import amount_pb2 as _amount_pb2
 from tollhouse.metering.v1 import model_pb2 as _model_pb2
+from tollhouse.metering.v1 import quota_pb2 as _quota_pb2
 from tollhouse.metering.v1 import unit_pb2 as _unit_pb2
 from tollhouse.metering.v1 import usage_pb2 as _usage_pb2
 import builtins as _builtins
@@ -193,6 +194,10 @@ class _DenialReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DenialRe
     """
     DENIAL_REASON_KEY_ADDRESS_NOT_ALLOWED: _DenialReason.ValueType  # 15
     """The key may not be used from the client's address, or none was given."""
+    DENIAL_REASON_LIMIT_EXCEEDED: _DenialReason.ValueType  # 16
+    """A limit leaves less than the call may use. The facts are those of the limit that refused: limit, metric, max, used,
+    reserved, remaining, needed and, where waiting helps, retry_after_ms. Nothing was taken from any limit.
+    """
 
 class DenialReason(_DenialReason, metaclass=_DenialReasonEnumTypeWrapper):
     """Why a call may not begin."""
@@ -231,6 +236,10 @@ needs a new operation_id.
 """
 DENIAL_REASON_KEY_ADDRESS_NOT_ALLOWED: DenialReason.ValueType  # 15
 """The key may not be used from the client's address, or none was given."""
+DENIAL_REASON_LIMIT_EXCEEDED: DenialReason.ValueType  # 16
+"""A limit leaves less than the call may use. The facts are those of the limit that refused: limit, metric, max, used,
+reserved, remaining, needed and, where waiting helps, retry_after_ms. Nothing was taken from any limit.
+"""
 Global___DenialReason: _TypeAlias = DenialReason  # noqa: Y015
 
 @_typing.final
@@ -333,50 +342,30 @@ class Denial(_message.Message):
 Global___Denial: _TypeAlias = Denial  # noqa: Y015
 
 @_typing.final
-class LimitStatus(_message.Message):
-    """Where one limit stands after this call."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    LIMIT_FIELD_NUMBER: _builtins.int
-    USED_FIELD_NUMBER: _builtins.int
-    REMAINING_FIELD_NUMBER: _builtins.int
-    RESET_TIME_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """The limit's name."""
-    limit: _builtins.int
-    """The maximum that is allowed in a window."""
-    used: _builtins.int
-    """What is used in the current window."""
-    remaining: _builtins.int
-    """What is left in the current window."""
-    @_builtins.property
-    def reset_time(self) -> _timestamp_pb2.Timestamp:
-        """When the window ends."""
-
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        limit: _builtins.int = ...,
-        used: _builtins.int = ...,
-        remaining: _builtins.int = ...,
-        reset_time: _timestamp_pb2.Timestamp | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["reset_time", b"reset_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "name", b"name", "remaining", b"remaining", "reset_time", b"reset_time", "used", b"used"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___LimitStatus: _TypeAlias = LimitStatus  # noqa: Y015
-
-@_typing.final
 class AuthorizeRequest(_message.Message):
     """What Authorize needs."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     OPERATION_ID_FIELD_NUMBER: _builtins.int
     API_KEY_FIELD_NUMBER: _builtins.int
@@ -393,6 +382,8 @@ class AuthorizeRequest(_message.Message):
     FAIL_IF_REPLAYED_FIELD_NUMBER: _builtins.int
     QUANTITIES_FIELD_NUMBER: _builtins.int
     SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """The caller's name for the work, unique within the organization for ever: 1 to 255 visible ASCII characters.
 
@@ -435,6 +426,8 @@ class AuthorizeRequest(_message.Message):
     """
     service_tier: _builtins.str
     """The service tier the work will be done in; `standard` when empty."""
+    items: _builtins.int
+    """How many of the platform's own items the work will produce or touch at most, for limits on `items`."""
     @_builtins.property
     def principal(self) -> Global___Principal:
         """A principal the caller has verified by itself."""
@@ -457,6 +450,10 @@ class AuthorizeRequest(_message.Message):
     def quantities(self) -> _containers.RepeatedCompositeFieldContainer[_unit_pb2.Quantity]:
         """The maximum quantities of any units that the call may use, beside the tokens; at most 64."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The caller's labels, for limits with the scope LABEL: at most 16, keys of 1 to 64 characters, values of at most 256."""
+
     def __init__(
         self,
         *,
@@ -475,10 +472,12 @@ class AuthorizeRequest(_message.Message):
         fail_if_replayed: _builtins.bool = ...,
         quantities: _abc.Iterable[_unit_pb2.Quantity] | None = ...,
         service_tier: _builtins.str = ...,
+        items: _builtins.int = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "api_key", b"api_key", "caller", b"caller", "estimate", b"estimate", "hold_ttl", b"hold_ttl", "max_output_tokens", b"max_output_tokens", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "api_key", b"api_key", "caller", b"caller", "client_address", b"client_address", "endpoint", b"endpoint", "estimate", b"estimate", "fail_if_replayed", b"fail_if_replayed", "hold_ttl", b"hold_ttl", "input_tokens", b"input_tokens", "max_output_tokens", b"max_output_tokens", "min_revision", b"min_revision", "model", b"model", "operation_id", b"operation_id", "principal", b"principal", "quantities", b"quantities", "required_scopes", b"required_scopes", "service_tier", b"service_tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "api_key", b"api_key", "caller", b"caller", "client_address", b"client_address", "endpoint", b"endpoint", "estimate", b"estimate", "fail_if_replayed", b"fail_if_replayed", "hold_ttl", b"hold_ttl", "input_tokens", b"input_tokens", "items", b"items", "labels", b"labels", "max_output_tokens", b"max_output_tokens", "min_revision", b"min_revision", "model", b"model", "operation_id", b"operation_id", "principal", b"principal", "quantities", b"quantities", "required_scopes", b"required_scopes", "service_tier", b"service_tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_output_tokens: _TypeAlias = _typing.Literal["max_output_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_output_tokens: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens"]  # noqa: Y015
@@ -544,8 +543,8 @@ class AuthorizeResponse(_message.Message):
         """When the hold ends by itself."""
 
     @_builtins.property
-    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitStatus]:
-        """The limits that apply to the call."""
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.LimitStatus]:
+        """The limits in force for the call, after it; for a repeat, as they are now. The limit that refused comes first."""
 
     def __init__(
         self,
@@ -556,7 +555,7 @@ class AuthorizeResponse(_message.Message):
         hold_id: _builtins.str = ...,
         held_amount: _amount_pb2.Amount | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
-        limits: _abc.Iterable[Global___LimitStatus] | None = ...,
+        limits: _abc.Iterable[_quota_pb2.LimitStatus] | None = ...,
         price_version_id: _builtins.str = ...,
         max_output_tokens: _builtins.int = ...,
         replayed: _builtins.bool = ...,
@@ -845,6 +844,7 @@ class SettleResponse(_message.Message):
     REPLAYED_FIELD_NUMBER: _builtins.int
     ADJUSTED_FIELDS_FIELD_NUMBER: _builtins.int
     CAPTURED_AMOUNT_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
     """Whether the usage had been recorded before."""
     @_builtins.property
@@ -873,6 +873,10 @@ class SettleResponse(_message.Message):
     def captured_amount(self) -> _amount_pb2.Amount:
         """What is captured of a call that is settled in parts, by this settlement and those before it; absent for other calls."""
 
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.LimitStatus]:
+        """The limits that the usage is counted in, after it. Absent for repeats and for parts of work that goes on."""
+
     def __init__(
         self,
         *,
@@ -883,10 +887,11 @@ class SettleResponse(_message.Message):
         replayed: _builtins.bool = ...,
         adjusted_fields: _abc.Iterable[_builtins.str] | None = ...,
         captured_amount: _amount_pb2.Amount | None = ...,
+        limits: _abc.Iterable[_quota_pb2.LimitStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "captured_amount", b"captured_amount", "overrun_amount", b"overrun_amount", "released_amount", b"released_amount", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjusted_fields", b"adjusted_fields", "balance", b"balance", "captured_amount", b"captured_amount", "overrun_amount", b"overrun_amount", "released_amount", b"released_amount", "replayed", b"replayed", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjusted_fields", b"adjusted_fields", "balance", b"balance", "captured_amount", b"captured_amount", "limits", b"limits", "overrun_amount", b"overrun_amount", "released_amount", b"released_amount", "replayed", b"replayed", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

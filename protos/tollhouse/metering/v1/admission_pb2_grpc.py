@@ -87,8 +87,9 @@ class AdmissionServiceServicer:
     """
 
     def Authorize(self, request, context):
-        """Decides whether a call may begin. The key must be valid; the model must be known, active and priced; and the
-        account must have the maximum cost of the call available. This amount is then held.
+        """Decides whether a call may begin. The key must be valid; the model must be known, active and priced; every limit in
+        force must leave what the call may use; and the account must have the maximum cost of the call available. This
+        amount is then held. One refusal undoes all.
 
         The hold covers every settlement of the authorized model within the authorized tokens. Without an `estimate`, all
         input tokens are counted at the price of the most expensive class of the input side (input, cache_read,
@@ -99,7 +100,7 @@ class AdmissionServiceServicer:
         A denial is a normal answer. Repeating it with the same operation_id and fields gives the same answer for as long
         as the key is valid; a hold that billing declined stays declined. After the authorization was settled or cancelled,
         or has expired, a repeat is denied with AUTHORIZATION_ENDED, because nothing is held any more. Denials because of
-        the key, the model or the price are not stored: a repeat is decided anew. Fails with ALREADY_EXISTS, reason
+        the key, the model, the price or a limit are not stored: a repeat is decided anew. Fails with ALREADY_EXISTS, reason
         `OPERATION_ID_REUSED`, when the operation_id was authorized with other fields, and with UNAVAILABLE when identity
         or billing cannot be reached: no call may begin then. An installation can be configured to use cached answers about
         keys for up to 30 seconds. Fails with RESOURCE_EXHAUSTED, reason `TOO_MANY_UNKNOWN_KEYS`, when the client_address

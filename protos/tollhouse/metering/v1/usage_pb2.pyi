@@ -12,6 +12,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from tollhouse.common.v1 import amount_pb2 as _amount_pb2
 from tollhouse.metering.v1 import model_pb2 as _model_pb2
+from tollhouse.metering.v1 import quota_pb2 as _quota_pb2
 from tollhouse.metering.v1 import unit_pb2 as _unit_pb2
 import builtins as _builtins
 import sys
@@ -604,6 +605,7 @@ class RecordUsageResponse(_message.Message):
     BALANCE_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     ADJUSTED_FIELDS_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
     """Whether the usage had been recorded before."""
     @_builtins.property
@@ -622,6 +624,12 @@ class RecordUsageResponse(_message.Message):
         same names.
         """
 
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.LimitStatus]:
+        """The limits that the usage is counted in, after it. Usage that is recorded without an authorization is counted and
+        never refused. Absent for repeats.
+        """
+
     def __init__(
         self,
         *,
@@ -629,10 +637,11 @@ class RecordUsageResponse(_message.Message):
         balance: Global___AccountBalance | None = ...,
         replayed: _builtins.bool = ...,
         adjusted_fields: _abc.Iterable[_builtins.str] | None = ...,
+        limits: _abc.Iterable[_quota_pb2.LimitStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjusted_fields", b"adjusted_fields", "balance", b"balance", "replayed", b"replayed", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjusted_fields", b"adjusted_fields", "balance", b"balance", "limits", b"limits", "replayed", b"replayed", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,202 @@
+"""The statements on the counters of limits, by primary key where they say nothing else."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Final, NamedTuple
+
+from libs.common.amount import format_amount
+from libs.common.database import RawConnection
+from libs.common.ids import NIL
+
+Key = tuple[str, str]
+"""The organization and the counter's id, or the operation's."""
+
+FIRST_KEY: Final[Key] = (NIL, NIL)
+SWEEP_MAX: Final = 5_000
+"""The most counters that one step of the sweep looks at."""
+
+
+class New(NamedTuple):
+    """A counter to create."""
+
+    organization_id: str
+    counter_id: str
+    limit_id: str
+    subject: str
+    window_start: datetime
+    window_end: datetime | None
+    drop_time: datetime | None
+    metric: str
+    currency_code: str
+
+
+class Change(NamedTuple):
+    """By how much a counter changes."""
+
+    used: Decimal
+    reserved: Decimal
+
+
+class Counted(NamedTuple):
+    """What a counter has."""
+
+    used: Decimal
+    reserved: Decimal
+
+
+class Reservation(NamedTuple):
+    """What an authorization has reserved in a counter."""
+
+    counter_id: str
+    amount: Decimal
+
+
+# Inserts in the order of the keys, in a transaction of its own: so no two processes can deadlock with each other, nor
+# with those that hold locks on counters. What authorizations of these organizations have reserved is given back when
+# they lapse: for that they are walked through from now on (see `services.metering.admission.lapse_store`).
+_CREATE: Final = """
+WITH item AS (
+    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::timestamptz[], $6::timestamptz[],
+        $7::timestamptz[], $8::text[], $9::text[])
+        AS t(organization_id, counter_id, limit_id, subject, window_start, window_end, drop_time, metric, currency_code)
+), walked AS (
+    INSERT INTO lapse_walks (organization_id, create_time, operation_id)
+    SELECT DISTINCT organization_id, $10::timestamptz, '' FROM item ORDER BY 1 ON CONFLICT DO NOTHING
+)
+INSERT INTO limit_counters (organization_id, counter_id, limit_id, subject, window_start, window_end, drop_time, metric,
+    currency_code, used, reserved)
+SELECT item.*, 0, 0 FROM item ORDER BY organization_id, counter_id ON CONFLICT DO NOTHING
+"""
+
+_WANTED: Final = """
+SELECT c.organization_id::text, c.counter_id::text, c.used, c.reserved
+FROM unnest($1::uuid[], $2::uuid[]) AS wanted(organization_id, counter_id)
+JOIN limit_counters c
+    ON c.organization_id = ANY (ARRAY[wanted.organization_id]) AND c.counter_id = wanted.counter_id
+"""
+# Locks in the order of the keys. It waits for decisions of other processes on the same limits.
+_LOCK: Final = f"{_WANTED} ORDER BY c.organization_id, c.counter_id FOR NO KEY UPDATE OF c"
+
+_ADD: Final = """
+UPDATE limit_counters c SET used = c.used + d.used::numeric, reserved = c.reserved + d.reserved::numeric
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) AS d(organization_id, counter_id, used, reserved)
+WHERE c.organization_id = ANY (ARRAY[d.organization_id]) AND c.counter_id = d.counter_id
+"""
+
+_METRICS: Final = """
+SELECT c.organization_id::text, c.counter_id::text, c.metric, c.currency_code
+FROM unnest($1::uuid[], $2::uuid[]) AS wanted(organization_id, counter_id)
+JOIN limit_counters c
+    ON c.organization_id = ANY (ARRAY[wanted.organization_id]) AND c.counter_id = wanted.counter_id
+"""
+
+_RESERVED: Final = """
+SELECT a.organization_id::text, a.operation_id, a.counters::text[], a.reserved
+FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
+JOIN authorizations a
+    ON a.organization_id = ANY (ARRAY[wanted.organization_id]) AND a.operation_id = wanted.operation_id
+WHERE a.counters IS NOT NULL AND NOT a.limits_released
+"""
+_RELEASED: Final = """
+SELECT a.organization_id::text, a.operation_id
+FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
+JOIN authorizations a
+    ON a.organization_id = ANY (ARRAY[wanted.organization_id]) AND a.operation_id = wanted.operation_id
+WHERE a.limits_released
+"""
+# Whoever runs this holds locks on the counters of these operations. A settlement takes the same locks after it has
+# written its usage, and only then reads what was released: so each reservation is given back by one of the two.
+_RELEASE: Final = """
+UPDATE authorizations a SET limits_released = true
+FROM unnest($1::uuid[], $2::text[]) AS ended(organization_id, operation_id)
+WHERE a.organization_id = ANY (ARRAY[ended.organization_id]) AND a.operation_id = ended.operation_id
+    AND a.counters IS NOT NULL AND NOT a.limits_released
+    AND NOT EXISTS (
+        SELECT FROM usage_operations o
+        WHERE o.organization_id = ANY (ARRAY[a.organization_id]) AND o.operation_id = a.operation_id
+            AND o.fingerprint <> ''
+    )
+RETURNING a.organization_id::text, a.operation_id
+"""
+
+# The last key of the next window; by the primary key.
+_SWEEP_END: Final = """
+SELECT organization_id::text, counter_id::text FROM limit_counters
+WHERE (organization_id, counter_id) > ($1::uuid, $2::uuid)
+ORDER BY organization_id, counter_id OFFSET $3 LIMIT 1
+"""
+# Reads a range of the primary key, without counters that are in use at this moment. Limits: by the primary key.
+_SWEEP: Final = """
+WITH over AS (
+    SELECT c.organization_id, c.counter_id FROM limit_counters c
+    WHERE (c.organization_id, c.counter_id) > ($1::uuid, $2::uuid)
+        AND ($3::uuid IS NULL OR (c.organization_id, c.counter_id) <= ($3::uuid, $4::uuid))
+        AND (c.drop_time < $5::timestamptz OR NOT EXISTS (
+            SELECT FROM limits l
+            WHERE l.organization_id = ANY (ARRAY[c.organization_id]) AND l.limit_id = c.limit_id
+        ))
+    ORDER BY c.organization_id, c.counter_id FOR UPDATE OF c SKIP LOCKED
+)
+DELETE FROM limit_counters c USING over
+WHERE c.organization_id = ANY (ARRAY[over.organization_id]) AND c.counter_id = over.counter_id
+"""
+
+
+async def create(connection: RawConnection, new: Sequence[New], walk_from: datetime) -> None:
+    """Create those counters that do not exist, and let authorizations of their organizations be looked at for lapses
+    that were created at `walk_from` or later."""
+    await connection.execute(_CREATE, *zip(*new, strict=True), walk_from)
+
+
+async def lock(connection: RawConnection, keys: Collection[Key]) -> dict[Key, Counted]:
+    """Lock counters until the end of the transaction, in the order of their keys, and return those that exist."""
+    return {(row[0], row[1]): Counted(row[2], row[3]) for row in await connection.fetch(_LOCK, *_arrays(keys))}
+
+
+async def read(connection: RawConnection, keys: Collection[Key]) -> dict[Key, Counted]:
+    """Return those of the counters that exist."""
+    return {(row[0], row[1]): Counted(row[2], row[3]) for row in await connection.fetch(_WANTED, *_arrays(keys))}
+
+
+async def add(connection: RawConnection, changes: Mapping[Key, Change]) -> None:
+    """Change counters that the transaction has locked."""
+    used = [format_amount(change.used) for change in changes.values()]
+    reserved = [format_amount(change.reserved) for change in changes.values()]
+    await connection.execute(_ADD, *_arrays(changes), used, reserved)
+
+
+async def metrics(connection: RawConnection, keys: Collection[Key]) -> dict[Key, tuple[str, str]]:
+    """Return the metric and currency of those of the counters that exist."""
+    return {(row[0], row[1]): (row[2], row[3]) for row in await connection.fetch(_METRICS, *_arrays(keys))}
+
+
+async def reserved_by(connection: RawConnection, operations: Collection[Key]) -> dict[Key, Sequence[Reservation]]:
+    """Return what authorizations have reserved and was not given back."""
+    rows = await connection.fetch(_RESERVED, *_arrays(operations))
+    return {(row[0], row[1]): [Reservation(*pair) for pair in zip(row[2], row[3], strict=True)] for row in rows}
+
+
+async def released(connection: RawConnection, operations: Collection[Key]) -> set[Key]:
+    """Return those of the operations whose reservations were given back before they were settled."""
+    return {(row[0], row[1]) for row in await connection.fetch(_RELEASED, *_arrays(operations))}
+
+
+async def release(connection: RawConnection, operations: Collection[Key]) -> set[Key]:
+    """Note that reservations are given back; return the operations for which that was still to be done."""
+    return {(row[0], row[1]) for row in await connection.fetch(_RELEASE, *_arrays(operations))}
+
+
+async def sweep_end(connection: RawConnection, after: Key) -> Key | None:
+    """Return the last key of the next step of the sweep; None when the rest fits into one step."""
+    row = await connection.fetchrow(_SWEEP_END, *after, SWEEP_MAX - 1)
+    return None if row is None else (row[0], row[1])
+
+
+async def sweep(connection: RawConnection, after: Key, until: Key | None, drop_time: datetime) -> None:
+    """Delete the counters of a range that nothing looks at any more, and those of deleted limits."""
+    await connection.execute(_SWEEP, *after, *(until or (None, None)), drop_time)
+
+
+def _arrays(keys: Collection[Key]) -> tuple[list[str], list[str]]:
+    return [key[0] for key in keys], [key[1] for key in keys]

@@ -1,0 +1,174 @@
+"""The counters of limits: they are created, locked, decided by, and changed.
+
+A decision locks the counters of all limits of its calls in the order of their keys, decides in memory, and changes them
+in the same transaction (see `decisions`). So a limit holds exactly, whatever the number of processes. Counters are
+created beforehand, in a transaction of its own, and stay while their window is looked at.
+"""
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final, NoReturn
+
+from libs.common.clock import Clock
+from libs.common.database import Database, RawConnection
+from libs.common.errors import Conflict
+from libs.common.shards import Shards
+from services.metering.quota import counter_store
+from services.metering.quota.counter_store import Change, Key, New
+from services.metering.quota.decisions import Counter, Place, Standing, Take, carried, place_of
+from services.metering.quota.domain import Applied, Limit, Window
+from services.metering.quota.windows import kept_until
+
+_PLACES_MAX: Final = 100_000
+_CREATED_MAX: Final = 200_000
+_ZERO: Final = Decimal(0)
+_WALK_FROM: Final = timedelta(minutes=1)
+"""How much earlier than now the first authorization may have been created that reserves in a new counter."""
+_CLOCKS_DIFFER: Final = timedelta(minutes=1)
+"""How long a counter is kept beyond its time, since the clocks of two processes differ."""
+
+Standings = Mapping[str, Mapping[str, Standing]]
+"""What is counted, by organization and counter."""
+
+
+class Counters:
+    """Knows where limits count, and which counters exist."""
+
+    def __init__(self, shards: Shards, clock: Clock) -> None:
+        self._shards = shards
+        self._clock = clock
+        self._places: OrderedDict[tuple[str, str], tuple[Limit, Place]] = OrderedDict()
+        self._created: OrderedDict[str, None] = OrderedDict()
+
+    def place_of(self, applied: Applied, moment: datetime) -> Place:
+        """Return where a limit counts what happens at a moment. The latest window of each is remembered."""
+        limit, subject = applied
+        key = limit.limit_id, subject
+        limit_before, place = self._places.get(key, (None, None))
+        if limit_before is limit and place is not None:
+            start, end = place.counter.span
+            if start <= moment and (end is None or moment < end):
+                return place
+        place = place_of(limit, subject, moment)
+        self._places.pop(key, None)
+        self._places[key] = limit, place
+        if len(self._places) > _PLACES_MAX:
+            self._places.popitem(last=False)
+        return place
+
+    async def create(self, database: Database, takes: Iterable[tuple[str, Take]]) -> None:
+        """Create the counters that takes of organizations need and that this process does not know to exist."""
+        new: dict[str, New] = {}
+        for organization_id, take in takes:
+            if take.limit.shape.window is Window.CALL:
+                continue
+            for counter in take.place.locked:
+                if counter.counter_id not in self._created:
+                    new[counter.counter_id] = _new(organization_id, counter)
+        if not new:
+            return
+        async with database.raw_connection() as connection:
+            await counter_store.create(connection, list(new.values()), self._clock.now() - _WALK_FROM)
+        for counter_id in new:
+            self._created[counter_id] = None
+        while len(self._created) > _CREATED_MAX:
+            self._created.popitem(last=False)
+
+    async def lock(self, connection: RawConnection, takes: Sequence[tuple[str, Take]]) -> Standings:
+        """Lock the counters of takes until the end of the transaction, and return what they have.
+
+        Raises:
+            Conflict: a counter was deleted meanwhile. It is created by the next attempt.
+        """
+        places = {
+            (organization_id, take.place.counter.counter_id): take.place
+            for organization_id, take in takes
+            if take.limit.shape.window is not Window.CALL
+        }
+        keys = {(key[0], counter.counter_id) for key, place in places.items() for counter in place.locked}
+        found = await counter_store.lock(connection, keys) if keys else {}
+        if len(found) < len(keys):
+            for _, counter_id in keys - found.keys():
+                self._created.pop(counter_id, None)
+            raise Conflict
+        steps = {(key[0], step) for key, place in places.items() for step in place.steps}
+        # With a statement of its own: it sees what was committed while the locks were waited for.
+        earlier = await counter_store.read(connection, steps) if steps else {}
+        standings: defaultdict[str, dict[str, Standing]] = defaultdict(dict)
+        for (organization_id, counter_id), place in places.items():
+            standing = Standing(*found[organization_id, counter_id])
+            if place.steps:
+                sums = (earlier.get((organization_id, step)) for step in place.steps)
+                standing.earlier = tuple(_ZERO if one is None else one.used + one.reserved for one in sums)
+                standing.earlier_sum = sum(standing.earlier, _ZERO)
+            elif place.before is not None:
+                before = Standing(*found[organization_id, place.before.counter_id])
+                standing.carried = carried(place.counter.limit, before)
+            standings[organization_id][counter_id] = standing
+        return standings
+
+    async def run(self) -> NoReturn:
+        """Delete counters that nothing looks at any more, until cancelled."""
+        await self._shards.visit(self.sweep, every_s=_SWEEP_EVERY_S)
+
+    async def sweep(self, database: Database) -> None:
+        """Go once through the counters of a shard, step by step."""
+        after: Key | None = counter_store.FIRST_KEY
+        drop_time = self._clock.now() - _CLOCKS_DIFFER
+        while after is not None:
+            async with database.raw_connection() as connection:
+                until = await counter_store.sweep_end(connection, after)
+                await counter_store.sweep(connection, after, until, drop_time)
+            after = until
+
+
+_SWEEP_EVERY_S: Final = 30.0
+
+
+def is_kept(place: Place, now: datetime) -> bool:
+    """Tell whether a window is still looked at, so that what belongs to it is counted."""
+    until = kept_until(place.counter.limit.shape, place.counter.span)
+    return until is None or now < until
+
+
+def sums(changes: Iterable[tuple[Key, Decimal, Decimal]]) -> dict[Key, Change]:
+    """Return by how much counters change, from single changes: key, used, reserved."""
+    summed: dict[Key, Change] = {}
+    for key, used, reserved in changes:
+        before = summed.get(key)
+        summed[key] = Change(used, reserved) if before is None else Change(before[0] + used, before[1] + reserved)
+    return summed
+
+
+async def give_back(connection: RawConnection, operations: Sequence[Key]) -> set[Key]:
+    """Give back what authorizations have reserved, in the running transaction; return those for which that was due.
+
+    Nothing is given back twice, and nothing that is settled. The counters are locked first, in the order of their keys.
+    """
+    reserved = await counter_store.reserved_by(connection, operations)
+    if not reserved:
+        return set()
+    keys = {(key[0], one.counter_id) for key, reservations in reserved.items() for one in reservations}
+    await counter_store.lock(connection, keys)
+    due = await counter_store.release(connection, list(reserved))
+    changes = sums(((key[0], one.counter_id), _ZERO, -one.amount) for key in due for one in reserved[key])
+    if changes:
+        await counter_store.add(connection, changes)
+    return due
+
+
+def _new(organization_id: str, counter: Counter) -> New:
+    shape, span = counter.limit.shape, counter.span
+    return New(
+        organization_id,
+        counter.counter_id,
+        counter.limit.limit_id,
+        counter.subject,
+        span.start,
+        span.end,
+        kept_until(shape, span),
+        shape.metric,
+        shape.currency_code,
+    )

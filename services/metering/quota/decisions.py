@@ -1,0 +1,188 @@
+"""What a call takes of limits, and whether they leave it: pure rules.
+
+A limit of the calendar leaves its maximum less what is used and reserved in the present window. A sliding one counts
+the earlier steps of its length, too. With a burst, what the window before left of the maximum may be used as well, up
+to the burst.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import lru_cache
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from services.metering.quota.domain import Amounts, Applied, Enforcement, Limit, Window, amount
+from services.metering.quota.windows import ALWAYS, Span, length_of, steps_of, window_before, window_of
+
+_ZERO: Final = Decimal(0)
+_KNOWN_MAX: Final = 100_000
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+class Counter(NamedTuple):
+    """What is counted for one limit, one subject and one window, or one step of a sliding window."""
+
+    counter_id: str
+    limit: Limit
+    subject: str
+    span: Span
+
+
+class Place(NamedTuple):
+    """Where a limit counts something at a moment."""
+
+    counter: Counter
+    head: Counter | None = None
+    """What is locked for a sliding window, since its steps come and go. It counts nothing itself."""
+    before: Counter | None = None
+    """The window before, which a burst looks at."""
+    steps: tuple[str, ...] = ()
+    """The earlier steps of a sliding window, the latest first."""
+
+    @property
+    def locked(self) -> tuple[Counter, ...]:
+        """The counters to lock before a decision, so that no other decision on the same limit is made meanwhile."""
+        if self.head is not None:
+            return self.counter, self.head
+        return (self.counter,) if self.before is None else (self.counter, self.before)
+
+
+class Take(NamedTuple):
+    """What a call takes of one limit."""
+
+    place: Place
+    amount: Decimal
+    asked: bool
+    """Whether the call wants anything of the metric, which a maximum of zero refuses."""
+
+    @property
+    def limit(self) -> Limit:
+        return self.place.counter.limit
+
+
+@dataclass(slots=True)
+class Standing:
+    """What is counted at a place."""
+
+    used: Decimal = _ZERO
+    reserved: Decimal = _ZERO
+    earlier: tuple[Decimal, ...] = ()
+    """What is used and reserved in each earlier step of a sliding window, the latest first."""
+    earlier_sum: Decimal = _ZERO
+    carried: Decimal = _ZERO
+    """What a burst adds to the maximum in this window."""
+
+    @property
+    def total(self) -> Decimal:
+        return self.used + self.reserved + self.earlier_sum
+
+
+class Refused(NamedTuple):
+    """Why a call may not take something."""
+
+    take: Take
+    standing: Standing
+    retry_after: timedelta | None
+    """When the same would be left if nothing else were taken; None where waiting does not help."""
+
+
+@lru_cache(maxsize=_KNOWN_MAX)
+def counter_id(limit_id: str, subject: str, start: datetime) -> str:
+    """Return the id of a counter: a UUID of version 8 (RFC 9562) made of a digest of what it counts."""
+    text = f"{limit_id}\x1f{subject}\x1f{(start - ALWAYS) // _MICROSECOND}"
+    digest = bytearray(hashlib.blake2b(text.encode(), digest_size=16).digest())
+    digest[6] = digest[6] & 0x0F | 0x80
+    digest[8] = digest[8] & 0x3F | 0x80
+    return str(UUID(bytes=bytes(digest)))
+
+
+def place_of(limit: Limit, subject: str, moment: datetime) -> Place:
+    """Return where a limit counts what happens to a subject at a moment."""
+    shape = limit.shape
+    span = window_of(shape, moment)
+    counter = _counter(limit, subject, span)
+    if shape.sliding:
+        steps = tuple(counter_id(limit.limit_id, subject, step.start) for step in steps_of(shape, span))
+        return Place(counter, head=_counter(limit, subject, Span(ALWAYS, None)), steps=steps)
+    if limit.terms.burst and span.end is not None:
+        return Place(counter, before=_counter(limit, subject, window_before(shape, span)))
+    return Place(counter)
+
+
+def take_of(applied: Applied, place: Place, amounts: Amounts) -> Take:
+    """Return what a call with these amounts takes of a limit."""
+    shape = applied.limit.shape
+    wanted = amount(shape.metric, shape.currency_code, amounts)
+    return Take(place, wanted, wanted > 0)
+
+
+def left(limit: Limit, standing: Standing) -> Decimal | None:
+    """Return how much a limit leaves, at least zero; None where it leaves any amount."""
+    if limit.terms.maximum is None:
+        return None
+    return max(limit.terms.maximum + standing.carried - standing.total, _ZERO)
+
+
+def carried(limit: Limit, before: Standing) -> Decimal:
+    """Return what a burst adds to the maximum after a window in which this was counted."""
+    if limit.terms.maximum is None:
+        return _ZERO
+    return min(limit.terms.burst, max(limit.terms.maximum - before.total, _ZERO))
+
+
+def exceeds(take: Take, standing: Standing) -> bool:
+    """Tell whether a limit leaves less than a call would take. Taking nothing is left, unless the maximum is zero."""
+    rest = left(take.limit, standing)
+    if rest is None or not take.asked:
+        return False
+    return take.amount > rest or take.limit.terms.maximum == 0
+
+
+def refusal(takes: Iterable[Take], standings: Mapping[str, Standing], now: datetime) -> Refused | None:
+    """Return the first hard limit that leaves less than a call would take; None where the call may take all."""
+    for take in takes:
+        if take.limit.terms.enforcement is Enforcement.HARD:
+            standing = standing_at(take.place, standings)
+            if exceeds(take, standing):
+                return Refused(take, standing, retry_after(take, standing, now))
+    return None
+
+
+def reserve(takes: Iterable[Take], standings: Mapping[str, Standing]) -> None:
+    """Add what a call takes to what is reserved, for the decisions that follow."""
+    for take in takes:
+        if take.limit.shape.window is not Window.CALL:
+            standings[take.place.counter.counter_id].reserved += take.amount
+
+
+def standing_at(place: Place, standings: Mapping[str, Standing]) -> Standing:
+    """Return what is counted at a place. A limit of single calls counts nothing."""
+    if place.counter.limit.shape.window is Window.CALL:
+        return Standing()
+    return standings[place.counter.counter_id]
+
+
+def retry_after(take: Take, standing: Standing, now: datetime) -> timedelta | None:
+    """Return after how long a limit leaves what a call would take; None where it never does by waiting."""
+    limit, span = take.limit, take.place.counter.span
+    maximum = limit.terms.maximum
+    if maximum is None or maximum == 0 or take.amount > maximum or span.end is None:
+        return None
+    if not limit.shape.sliding:
+        return span.end - now
+    # Step by step, from the earliest on, what was used is forgotten.
+    wanted = standing.total + take.amount - maximum
+    size, length = span.end - span.start, length_of(limit.shape)
+    counted: Sequence[Decimal] = (standing.used + standing.reserved, *standing.earlier)
+    for number in range(len(counted) - 1, -1, -1):
+        wanted -= counted[number]
+        if wanted <= 0:
+            return span.start - number * size + length + size - now
+    return None
+
+
+def _counter(limit: Limit, subject: str, span: Span) -> Counter:
+    return Counter(counter_id(limit.limit_id, subject, span.start), limit, subject, span)

@@ -1,0 +1,91 @@
+"""The tables of limits and of what they count."""
+
+from typing import Final
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from services.metering.tables.columns import AMOUNT, ID, KEY, TIME, shard_metadata
+
+# Numbers the changes of a shard's limits, so that a process can tell that what it knows is out of date.
+limit_state: Final = Table(
+    "limit_state",
+    shard_metadata,
+    Column("singleton", Boolean, nullable=False, server_default=text("true")),
+    Column("revision", BigInteger, nullable=False),
+    PrimaryKeyConstraint("singleton", name="limit_state_pkey"),
+    CheckConstraint("singleton", name="limit_state_one_row"),
+)
+
+limits: Final = Table(
+    "limits",
+    shard_metadata,
+    Column("organization_id", ID, nullable=False),
+    Column("limit_id", ID, nullable=False),
+    Column("name", KEY, nullable=False),
+    Column("metric", Text, nullable=False),
+    Column("currency_code", Text, nullable=False),
+    Column("window", Text, nullable=False),
+    Column("sliding", Boolean, nullable=False),
+    Column("time_zone", Text, nullable=False),
+    Column("week_start", SmallInteger, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("scope_value", Text, nullable=False),
+    Column("label", Text, nullable=False),
+    # Null where any amount may be used.
+    Column("maximum", AMOUNT),
+    Column("enforcement", Text, nullable=False),
+    Column("burst", AMOUNT, nullable=False),
+    Column("replaces", Boolean, nullable=False),
+    Column("thresholds", ARRAY(Integer), nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("create_time", TIME, nullable=False),
+    Column("update_time", TIME, nullable=False),
+    PrimaryKeyConstraint("organization_id", "limit_id", name="limits_pkey"),
+    UniqueConstraint("organization_id", "name", name="limits_name_once"),
+    CheckConstraint("maximum >= 0 AND burst >= 0", name="limits_not_negative"),
+    CheckConstraint(
+        "\"window\" IN ('NONE', 'CALL', 'MINUTE', 'HOUR', 'DAY', 'WEEK', 'MONTH', 'LIFETIME')", name="limits_window"
+    ),
+    CheckConstraint("enforcement IN ('HARD', 'SOFT', 'SHADOW')", name="limits_enforcement"),
+    CheckConstraint("(metric = 'spend') = (currency_code <> '')", name="limits_currency"),
+    CheckConstraint("(metric = 'concurrent_calls') = (\"window\" = 'NONE')", name="limits_concurrent"),
+)
+
+# What is used and reserved for one limit, one subject and one window, or one step of a sliding window. The id is
+# computed from these (`services.metering.quota.decisions`). A limit of concurrent calls only reserves.
+limit_counters: Final = Table(
+    "limit_counters",
+    shard_metadata,
+    Column("organization_id", ID, nullable=False),
+    Column("counter_id", ID, nullable=False),
+    Column("limit_id", ID, nullable=False),
+    # For whom: a project's id, a model, a label's value; empty for the whole organization.
+    Column("subject", KEY, nullable=False),
+    Column("window_start", TIME, nullable=False),
+    # Null for windows without end.
+    Column("window_end", TIME),
+    # From when nothing looks at it any more; null where that never comes.
+    Column("drop_time", TIME),
+    Column("metric", Text, nullable=False),
+    Column("currency_code", Text, nullable=False),
+    Column("used", AMOUNT, nullable=False),
+    Column("reserved", AMOUNT, nullable=False),
+    PrimaryKeyConstraint("organization_id", "counter_id", name="limit_counters_pkey"),
+    Index("limit_counters_of_limit", "organization_id", "limit_id", "subject", "window_start"),
+    # Counters of hot limits are updated often; the free space keeps new row versions on the same page.
+    postgresql_with={"fillfactor": 50, "autovacuum_vacuum_scale_factor": 0.0, "autovacuum_vacuum_threshold": 5000},
+)

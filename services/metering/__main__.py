@@ -35,6 +35,8 @@ from services.metering.model.catalogue import Catalogue
 from services.metering.model.models import Models
 from services.metering.model.price_import import PriceImport
 from services.metering.model.servicer import ModelServicer
+from services.metering.quota.book import LimitBook
+from services.metering.quota.counters import Counters
 from services.metering.settings import MeteringSettings
 from services.metering.tables import SCHEMA
 from services.metering.unit.servicer import UnitServicer
@@ -80,6 +82,8 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     )
 
     catalogue = Catalogue(platform)
+    limit_book = LimitBook(shards)
+    counters = Counters(shards, clock)
     relay_after = timedelta(seconds=settings.relay_after_s)
     charging = Charging(shards, billing, clock)
     engine = UsageEngine(shards, catalogue, charging, clock, queue_max=settings.queue_max, relay_after=relay_after)
@@ -115,6 +119,8 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     service.background(lapses.run, "lapses")
     service.background(LatePricing(shards, catalogue, clock).run, "late pricing")
     service.background(months.run, "months")
+    service.background(limit_book.watch, "limits")
+    service.background(counters.run, "counters of limits")
     service.background(identity.watch, "key changes")
     service.background(EntitlementsClient(to_billing, clock).watch, "entitlement changes")
     service.on_drain(admission.close)

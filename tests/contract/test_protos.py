@@ -31,6 +31,7 @@ STATE_SETTING_VERBS = (
         "Link",
         "Pause",
         "Publish",
+        "SetLimit",
         "Reactivate",
         "Reject",
     ),

@@ -149,6 +149,15 @@ class Applied(NamedTuple):
     subject: str
 
 
+class Reserved(NamedTuple):
+    """What an authorization has reserved in a counter."""
+
+    counter_id: str
+    metric: str
+    currency_code: str
+    amount: Decimal
+
+
 def amounts_of(quantities: Quantities, units: Units, spend: Decimal, currency_code: str, items: int = 0) -> Amounts:
     """Return what work with these quantities, tokens among them, uses of everything."""
     tokens = sum(value for unit, value in quantities.items() if unit in units and units[unit].kind is Kind.TOKEN)

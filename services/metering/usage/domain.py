@@ -13,6 +13,7 @@ from services.metering.errors import AuthorizationLapsed
 from services.metering.model.domain import PriceVersion, Rated, Tokens, format_nanos
 from services.metering.model.rates import STANDARD_TIER
 from services.metering.model.units import Quantities
+from services.metering.quota.domain import Reserved
 from services.metering.usage.dimensions import LABELS, LIVE, PLAIN, TEST, Dimensions
 
 PENDING: Final = "PENDING"
@@ -158,6 +159,8 @@ class Authorization(NamedTuple):
     service_account_id: str | None
     service_tier: str
     environment: str
+    reservations: tuple[Reserved, ...] = ()
+    """What is reserved of limits. Settle replaces it by what was used."""
 
 
 def time_violation(occur_time: datetime, now: datetime, *, backfilled: bool) -> FieldViolation | None:

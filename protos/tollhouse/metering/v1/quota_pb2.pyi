@@ -814,7 +814,7 @@ class AllocateQuotaRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
-    LEASE_TIME_FIELD_NUMBER: _builtins.int
+    LEASE_TTL_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization that calls."""
     operation_id: _builtins.str
@@ -846,7 +846,7 @@ class AllocateQuotaRequest(_message.Message):
         """The caller's labels, for limits with the scope LABEL: at most 16, keys of 1 to 64 characters, values of at most 256."""
 
     @_builtins.property
-    def lease_time(self) -> _duration_pb2.Duration:
+    def lease_ttl(self) -> _duration_pb2.Duration:
         """How long concurrent calls keep their places if nobody releases them, 1 second to 1 day; 10 minutes when absent. For
         allocations with `concurrent_calls` only.
         """
@@ -866,11 +866,11 @@ class AllocateQuotaRequest(_message.Message):
         model: _builtins.str = ...,
         provider: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        lease_time: _duration_pb2.Duration | None = ...,
+        lease_ttl: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lease_time", b"lease_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease_ttl", b"lease_ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "api_key_id", b"api_key_id", "labels", b"labels", "lease_time", b"lease_time", "mode", b"mode", "model", b"model", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "provider", b"provider", "service_account_id", b"service_account_id", "subscription_id", b"subscription_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "api_key_id", b"api_key_id", "labels", b"labels", "lease_ttl", b"lease_ttl", "mode", b"mode", "model", b"model", "operation_id", b"operation_id", "organization_id", b"organization_id", "project_id", b"project_id", "provider", b"provider", "service_account_id", b"service_account_id", "subscription_id", b"subscription_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,7 +15,7 @@ PROVIDER, LABEL = pb.LIMIT_SCOPE_PROVIDER, pb.LIMIT_SCOPE_LABEL
 
 def limit_request(organization_id: str, name: str = "requests", **fields: object) -> pb.SetLimitRequest:
     """Return a limit of 100 requests a minute, with these fields in place of its own; None leaves one out."""
-    asked = {"metric": "requests", "window": MINUTE, **fields}
+    asked: dict[str, object] = {"metric": "requests", "window": MINUTE, **fields}
     if "value" not in asked and "unlimited" not in asked:
         asked["value"] = "100"
     given = {field: value for field, value in asked.items() if value is not None}

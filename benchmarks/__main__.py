@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--only P1,P3] [--out FILE] [--charges N] [--subscriptions N] [--limits N]`: measure, print the table.
+"""`python -m benchmarks [--only P1,P3] [--out FILE] [--charges N] [--subscriptions N] [--limits N]`: measure and print.
 
 The exit status is 0 when everything could be measured and verified, whether or not the targets were met.
 """

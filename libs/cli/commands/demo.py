@@ -50,7 +50,7 @@ def demo(
     data_dir: DataDirOption = None,
     shards: ShardsOption = None,
 ) -> None:
-    """Meter and charge a trace for customers with plans and limits, and other sales; print the bill, verify it, stop."""
+    """Meter and charge a trace of customers with plans and limits, and other sales; print the bill, verify it, stop."""
     console = Console(highlight=False)
     if out is not None and not out.absolute().parent.is_dir():
         raise WrongUse(f"The folder {out.absolute().parent} for the totals does not exist.")

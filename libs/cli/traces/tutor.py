@@ -18,7 +18,7 @@ from libs.cli.traces.population import models
 from libs.common.amount import render_amount
 from tollhouse.billing.v1 import plan_pb2, plan_pb2_grpc, subscription_pb2, subscription_pb2_grpc
 from tollhouse.identity.v1 import organization_pb2, organization_pb2_grpc, user_pb2, user_pb2_grpc
-from tollhouse.metering.v1 import admission_pb2, admission_pb2_grpc, quota_pb2, usage_pb2
+from tollhouse.metering.v1 import admission_pb2, admission_pb2_grpc, model_pb2, quota_pb2
 
 _NAME: Final = "Pocket Tutor"
 _PREFIX: Final = "tutor"
@@ -87,7 +87,7 @@ async def call_too_often(channels: Channels) -> Attempts:
                     organization_id=organization_id,
                     operation_id=operation_id,
                     model=models()[0],
-                    tokens=usage_pb2.TokenCounts(input=_INPUT_TOKENS, output=_OUTPUT_TOKENS),
+                    tokens=model_pb2.TokenCounts(input=_INPUT_TOKENS, output=_OUTPUT_TOKENS),
                 )
             )
         attempts.append(_attempt(_INPUT_TOKENS + output_tokens, answer))

@@ -30,6 +30,7 @@ from services.metering.clients.billing import BillingClient
 from services.metering.clients.entitlements import EntitlementsClient
 from services.metering.clients.identity import IdentityClient
 from services.metering.clients.organizations import Organizations
+from services.metering.clients.subjects import Subjects
 from services.metering.invariants import CHECKS
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.models import Models
@@ -38,6 +39,9 @@ from services.metering.model.servicer import ModelServicer
 from services.metering.quota.book import LimitBook
 from services.metering.quota.calls import CallLimits
 from services.metering.quota.counters import Counters
+from services.metering.quota.limit_usage import LimitUsage
+from services.metering.quota.limits import Limits
+from services.metering.quota.servicer import QuotaServicer
 from services.metering.settings import MeteringSettings
 from services.metering.tables import SCHEMA
 from services.metering.unit.servicer import UnitServicer
@@ -50,7 +54,14 @@ from services.metering.usage.relay import Relay
 from services.metering.usage.servicer import UsageServicer
 from services.metering.usage.usages import Usages
 from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2_grpc
-from tollhouse.metering.v1 import admission_pb2_grpc, charge_pb2_grpc, model_pb2_grpc, unit_pb2_grpc, usage_pb2_grpc
+from tollhouse.metering.v1 import (
+    admission_pb2_grpc,
+    charge_pb2_grpc,
+    model_pb2_grpc,
+    quota_pb2_grpc,
+    unit_pb2_grpc,
+    usage_pb2_grpc,
+)
 
 _CHECK_TIMEOUT_MS = 30_000
 
@@ -112,6 +123,9 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         admission_pb2_grpc.add_AdmissionServiceServicer_to_server,
         AdmissionServicer(admission, authorizations, parts, policies, usages),
     )
+    limits = Limits(shards, limit_book, organizations, Subjects(to_identity, to_billing), clock)
+    quotas = QuotaServicer(limits, LimitUsage(shards, clock), catalogue)
+    service.add(quota_pb2_grpc.add_QuotaServiceServicer_to_server, quotas)
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
     trail = Trail(databases.home_of, databases.report_home_of)
     verification = Verification(reports, clock, CHECKS, Part(platform, AUDIT_CHECKS))

@@ -86,6 +86,27 @@ FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) AS d(organization_id
 WHERE c.organization_id = ANY (ARRAY[d.organization_id]) AND c.counter_id = d.counter_id
 """
 
+# From one subject to the next, by the index limit_counters_of_limit: each step reads an entry of it. Whether a subject
+# has used something in its present window is read from its counters of that time, by the same index.
+_SUBJECTS: Final = """
+WITH RECURSIVE looked AS (
+    (SELECT c.subject, 1 AS number FROM limit_counters c
+        WHERE c.organization_id = $1::uuid AND c.limit_id = $2::uuid AND c.subject > $3::text
+        ORDER BY c.subject LIMIT 1)
+    UNION ALL
+    SELECT following.subject, looked.number + 1 FROM looked, LATERAL (
+        SELECT c.subject FROM limit_counters c
+        WHERE c.organization_id = $1::uuid AND c.limit_id = $2::uuid AND c.subject > looked.subject
+        ORDER BY c.subject LIMIT 1
+    ) AS following WHERE looked.number < $5::integer
+)
+SELECT looked.subject, EXISTS (
+    SELECT FROM limit_counters c
+    WHERE c.organization_id = $1::uuid AND c.limit_id = $2::uuid AND c.subject = looked.subject
+        AND c.window_start >= $4::timestamptz AND (c.used > 0 OR c.reserved > 0)
+) FROM looked ORDER BY looked.number
+"""
+
 _METRICS: Final = """
 SELECT c.organization_id::text, c.counter_id::text, c.metric, c.currency_code
 FROM unnest($1::uuid[], $2::uuid[]) AS wanted(organization_id, counter_id)
@@ -166,6 +187,15 @@ async def add(connection: RawConnection, changes: Mapping[Key, Change]) -> None:
     used = [format_amount(change.used) for change in changes.values()]
     reserved = [format_amount(change.reserved) for change in changes.values()]
     await connection.execute(_ADD, *_arrays(changes), used, reserved)
+
+
+async def subjects(
+    connection: RawConnection, organization_id: str, limit_id: str, *, after: str, since: datetime, count: int
+) -> Sequence[tuple[str, bool]]:
+    """Return for whom a limit has counters, after a subject and in their order, at most `count`, and whether something
+    is used or reserved in those of windows that began at `since` or later."""
+    rows = await connection.fetch(_SUBJECTS, organization_id, limit_id, after, since, count)
+    return [(row[0], row[1]) for row in rows]
 
 
 async def metrics(connection: RawConnection, keys: Collection[Key]) -> dict[Key, tuple[str, str]]:

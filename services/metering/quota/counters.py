@@ -16,7 +16,7 @@ from libs.common.database import Database, RawConnection
 from libs.common.errors import Conflict
 from libs.common.shards import Shards
 from services.metering.quota import counter_store
-from services.metering.quota.counter_store import Change, Key, New
+from services.metering.quota.counter_store import Change, Counted, Key, New
 from services.metering.quota.decisions import Counter, Place, Standing, Take, carried, place_of
 from services.metering.quota.domain import Applied, Limit, Window
 from services.metering.quota.windows import kept_until
@@ -24,6 +24,7 @@ from services.metering.quota.windows import kept_until
 _PLACES_MAX: Final = 100_000
 _CREATED_MAX: Final = 200_000
 _ZERO: Final = Decimal(0)
+_NOTHING: Final = Counted(_ZERO, _ZERO)
 _WALK_FROM: Final = timedelta(minutes=1)
 """How much earlier than now the first authorization may have been created that reserves in a new counter."""
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)
@@ -96,17 +97,10 @@ class Counters:
         steps = {(key[0], step) for key, place in places.items() for step in place.steps}
         # With a statement of its own: it sees what was committed while the locks were waited for.
         earlier = await counter_store.read(connection, steps) if steps else {}
+        counted = {**found, **earlier} if earlier else found
         standings: defaultdict[str, dict[str, Standing]] = defaultdict(dict)
         for (organization_id, counter_id), place in places.items():
-            standing = Standing(*found[organization_id, counter_id])
-            if place.steps:
-                sums = (earlier.get((organization_id, step)) for step in place.steps)
-                standing.earlier = tuple(_ZERO if one is None else one.used + one.reserved for one in sums)
-                standing.earlier_sum = sum(standing.earlier, _ZERO)
-            elif place.before is not None:
-                before = Standing(*found[organization_id, place.before.counter_id])
-                standing.carried = carried(place.counter.limit, before)
-            standings[organization_id][counter_id] = standing
+            standings[organization_id][counter_id] = standing_of(organization_id, place, counted)
         return standings
 
     async def run(self) -> NoReturn:
@@ -125,6 +119,19 @@ class Counters:
 
 
 _SWEEP_EVERY_S: Final = 30.0
+
+
+def standing_of(organization_id: str, place: Place, counted: Mapping[Key, Counted]) -> Standing:
+    """Return what is counted at a place, from what its counters have. One that does not exist has counted nothing."""
+    standing = Standing(*counted.get((organization_id, place.counter.counter_id), _NOTHING))
+    if place.steps:
+        steps = (counted.get((organization_id, step)) for step in place.steps)
+        standing.earlier = tuple(_ZERO if one is None else one.used + one.reserved for one in steps)
+        standing.earlier_sum = sum(standing.earlier, _ZERO)
+    elif place.before is not None:
+        before = Standing(*counted.get((organization_id, place.before.counter_id), _NOTHING))
+        standing.carried = carried(place.counter.limit, before)
+    return standing
 
 
 def is_kept(place: Place, now: datetime) -> bool:

@@ -20,6 +20,8 @@ _LENGTHS: Final = {
     Window.DAY: _DAY,
     Window.WEEK: timedelta(days=7),
 }
+CALENDAR: Final = (Window.MINUTE, Window.HOUR, Window.DAY, Window.WEEK, Window.MONTH)
+"""The windows that begin and end, one after another, unless they slide."""
 STEPS: Final = {
     Window.MINUTE: _SECOND,
     Window.HOUR: timedelta(minutes=1),

@@ -224,9 +224,9 @@ class Limit(_message.Message):
     sliding: _builtins.bool
     """Whether the window is the time that ends now, and not one of the calendar."""
     time_zone: _builtins.str
-    """The zone of days, weeks and months; empty for other windows."""
+    """The zone of days, weeks and months of the calendar; empty for other windows."""
     week_start: _builtins.int
-    """The day on which weeks begin, 1 for Monday to 7 for Sunday; zero for other windows."""
+    """The day on which weeks of the calendar begin, 1 for Monday to 7 for Sunday; zero for other windows."""
     scope: Global___LimitScope.ValueType
     """Which calls are counted."""
     scope_value: _builtins.str
@@ -240,7 +240,7 @@ class Limit(_message.Message):
     enforcement: Global___LimitEnforcement.ValueType
     """What happens above `max`."""
     burst: _builtins.str
-    """How much more than `max` may be used in a window after one in which less was used; a plain decimal."""
+    """How much more than `max` may be used in a window after one in which less was used; a plain decimal. Empty: nothing."""
     replaces: _builtins.bool
     """Whether limits of the same metric and window with a wider scope do not hold for calls that this one holds for."""
     etag: _builtins.str
@@ -425,28 +425,31 @@ class SetLimitRequest(_message.Message):
     """The name: lower-case letters, digits, `_`, `-` and `.`, beginning with a letter or digit, at most 64."""
     metric: _builtins.str
     """What is counted: `requests`, `total_tokens` (all units of kind token), `spend`, `items`, `concurrent_calls`, or the id
-    of a unit.
+    of a unit that is not archived. Required without an update_mask.
     """
     currency_code: _builtins.str
     """For `spend`: the unit of money, such as `USD`. Empty for the others."""
     window: Global___LimitWindow.ValueType
-    """In what time. Unspecified for `concurrent_calls`."""
+    """In what time. Unspecified for `concurrent_calls`, required for the others without an update_mask."""
     sliding: _builtins.bool
-    """Whether the window is the time that ends now: the last minute, hour, day or week. It moves in steps of a second, a
-    minute, 15 minutes or 2 hours. In no time of the window's length is more than `max` used; what was used is forgotten
+    """Whether the window is the time that ends now: the last minute, hour, day or week; for no other window. It moves in
+    steps of a second, a minute, 15 minutes or 2 hours. In no time of the window's length is more than `max` used; what was used is forgotten
     at most one step later than that.
     """
     time_zone: _builtins.str
-    """For days, weeks and months: the IANA zone in which they begin at midnight; UTC when empty. Minutes and hours are
-    those of UTC.
+    """For days, weeks and months of the calendar: the IANA zone in which they begin at midnight; UTC when empty. Empty for
+    other windows: minutes and hours are those of UTC, and sliding windows begin at no midnight.
     """
     week_start: _builtins.int
-    """For weeks: the day on which they begin, 1 for Monday, which is also meant by zero, to 7 for Sunday."""
+    """For weeks of the calendar: the day on which they begin, 1 for Monday, which is also meant by zero, to 7 for Sunday.
+    Zero for other windows.
+    """
     scope: Global___LimitScope.ValueType
     """Which calls are counted; all of the organization when unspecified."""
     scope_value: _builtins.str
-    """Whose calls: the id of the project, user, service account, key or subscription, the model, the provider or the
-    label's value. Empty: each one has the limit for itself.
+    """Whose calls: the id of the project, user, service account, key or subscription, which the organization must have, a
+    model of the catalogue, the provider or the label's value. Empty: each one has the limit for itself, or all of the
+    organization together with ORGANIZATION.
     """
     label: _builtins.str
     """For LABEL: the label's key."""
@@ -458,7 +461,7 @@ class SetLimitRequest(_message.Message):
     """What happens above `max`; HARD when unspecified."""
     burst: _builtins.str
     """How much more than `max` may be used in a window, as far as less than `max` was used in the window before: a plain
-    decimal. For windows of the calendar only. Empty: nothing more.
+    decimal. For windows of the calendar with a `max` only: minutes, hours, days, weeks and months. Empty: nothing more.
     """
     replaces: _builtins.bool
     """Whether limits of the same metric and window with a wider scope do not hold for calls that this one holds for. From
@@ -699,18 +702,24 @@ class GetUsageAgainstLimitsRequest(_message.Message):
     SCOPE_VALUE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization."""
     name: _builtins.str
     """Only this limit, when given."""
     scope_value: _builtins.str
     """Only those whom the limits limit with this id, model, provider or label value, when given, and the limits of the
-    whole organization. Each has its place then, even if it has used nothing.
+    whole organization. Each has its place then, even if it has used nothing. Limits that each user, key or the like has
+    for itself are left out where the value is not of the form of an id.
     """
     page_size: _builtins.int
     """How many to return: 50 when zero, at most 1000."""
     page_token: _builtins.str
     """The next_page_token of the page before, with the other fields unchanged."""
+    scope: Global___LimitScope.ValueType
+    """Only limits with this scope, when given, and with a scope_value those of the whole organization, too. It says what
+    the scope_value is: without it, `gpt-4o` may be a model as well as a label's value.
+    """
     def __init__(
         self,
         *,
@@ -719,10 +728,11 @@ class GetUsageAgainstLimitsRequest(_message.Message):
         scope_value: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        scope: Global___LimitScope.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "scope_value", b"scope_value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "scope", b"scope", "scope_value", b"scope_value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,14 +25,17 @@ class QuotaServiceStub:
     """Creates a limit, or changes the one of this name.
 
     Without an update_mask the fields are set as given, so a repeat changes nothing. With one, only the fields that it
-    names are changed; a `max` that the mask names and the request does not have is cleared: the limit then refuses
-    nothing. What a limit counts (metric, window, scope and what belongs to them) can not be changed: ALREADY_EXISTS,
-    reason `LIMIT_EXISTS`, which names the differing field. Delete the limit and set another.
+    names are changed, and the others are not looked at; a `max` that the mask names and the request does not have is
+    cleared: the limit then refuses nothing. What a limit counts (metric, window, scope and what belongs to them) can not
+    be changed: ALREADY_EXISTS, reason `LIMIT_EXISTS`, which names the differing field. Delete the limit and set another.
 
     A change holds at once in the process that made it, and within two seconds in the others. What was used in the
     present window stays counted. Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, for an organization that
-    identity does not know; with ABORTED, reason `STALE_ETAG`; with FAILED_PRECONDITION, reason `TOO_MANY_LIMITS`, when
-    the organization has 1,000 limits; with NOT_FOUND for a mask without a limit of this name.
+    identity does not know; with NOT_FOUND, reason `LIMIT_SCOPE_NOT_FOUND`, for a new limit of a project, user, service
+    account, key or subscription that the organization does not have, and with UNAVAILABLE when the service that would
+    know can not be asked; with ABORTED, reason `STALE_ETAG`, also when an etag is given and there is no limit; with
+    FAILED_PRECONDITION, reason `TOO_MANY_LIMITS`, when the organization has 1,000 limits; with NOT_FOUND for a mask
+    without a limit of this name.
     """
     GetLimit: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetLimitRequest, _quota_pb2.GetLimitResponse]
     """Returns a limit. Fails with NOT_FOUND."""
@@ -41,13 +44,15 @@ class QuotaServiceStub:
     DeleteLimit: _aio.UnaryUnaryMultiCallable[_quota_pb2.DeleteLimitRequest, _quota_pb2.DeleteLimitResponse]
     """Deletes a limit with all that it counted. A limit of the same name that is set later begins at zero.
 
-    Deleting a limit that is gone changes nothing. Fails with ABORTED, reason `STALE_ETAG`.
+    Deleting a limit that is gone changes nothing, also with an etag. Fails with ABORTED, reason `STALE_ETAG`.
     """
     GetUsageAgainstLimits: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetUsageAgainstLimitsRequest, _quota_pb2.GetUsageAgainstLimitsResponse]
     """Returns where the limits of an organization stand now.
 
-    A limit that each user, key or the like has for itself is there once for each that has used something in its present
-    window, or only for those that the request names.
+    A limit that each user, key or the like has for itself is there once for each that has used or reserved something in
+    its present window, or only for those that the request names. One with the window CALL counts nothing, so it is there
+    once, for all. A page can have fewer limits than asked for, even none, while there is a next one: an answer looks at
+    5,000 users, keys or the like at most.
     """
     ListLimitAlerts: _aio.UnaryUnaryMultiCallable[_quota_pb2.ListLimitAlertsRequest, _quota_pb2.ListLimitAlertsResponse]
     """Lists the thresholds of limits that were reached, the latest first.
@@ -89,14 +94,17 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a limit, or changes the one of this name.
 
         Without an update_mask the fields are set as given, so a repeat changes nothing. With one, only the fields that it
-        names are changed; a `max` that the mask names and the request does not have is cleared: the limit then refuses
-        nothing. What a limit counts (metric, window, scope and what belongs to them) can not be changed: ALREADY_EXISTS,
-        reason `LIMIT_EXISTS`, which names the differing field. Delete the limit and set another.
+        names are changed, and the others are not looked at; a `max` that the mask names and the request does not have is
+        cleared: the limit then refuses nothing. What a limit counts (metric, window, scope and what belongs to them) can not
+        be changed: ALREADY_EXISTS, reason `LIMIT_EXISTS`, which names the differing field. Delete the limit and set another.
 
         A change holds at once in the process that made it, and within two seconds in the others. What was used in the
         present window stays counted. Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, for an organization that
-        identity does not know; with ABORTED, reason `STALE_ETAG`; with FAILED_PRECONDITION, reason `TOO_MANY_LIMITS`, when
-        the organization has 1,000 limits; with NOT_FOUND for a mask without a limit of this name.
+        identity does not know; with NOT_FOUND, reason `LIMIT_SCOPE_NOT_FOUND`, for a new limit of a project, user, service
+        account, key or subscription that the organization does not have, and with UNAVAILABLE when the service that would
+        know can not be asked; with ABORTED, reason `STALE_ETAG`, also when an etag is given and there is no limit; with
+        FAILED_PRECONDITION, reason `TOO_MANY_LIMITS`, when the organization has 1,000 limits; with NOT_FOUND for a mask
+        without a limit of this name.
         """
 
     @_abc_1.abstractmethod
@@ -123,7 +131,7 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_quota_pb2.DeleteLimitResponse]:
         """Deletes a limit with all that it counted. A limit of the same name that is set later begins at zero.
 
-        Deleting a limit that is gone changes nothing. Fails with ABORTED, reason `STALE_ETAG`.
+        Deleting a limit that is gone changes nothing, also with an etag. Fails with ABORTED, reason `STALE_ETAG`.
         """
 
     @_abc_1.abstractmethod
@@ -134,8 +142,10 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_quota_pb2.GetUsageAgainstLimitsResponse]:
         """Returns where the limits of an organization stand now.
 
-        A limit that each user, key or the like has for itself is there once for each that has used something in its present
-        window, or only for those that the request names.
+        A limit that each user, key or the like has for itself is there once for each that has used or reserved something in
+        its present window, or only for those that the request names. One with the window CALL counts nothing, so it is there
+        once, for all. A page can have fewer limits than asked for, even none, while there is a next one: an answer looks at
+        5,000 users, keys or the like at most.
         """
 
     @_abc_1.abstractmethod

@@ -36,6 +36,7 @@ from services.metering.model.catalogue import Catalogue
 from services.metering.model.models import Models
 from services.metering.model.price_import import PriceImport
 from services.metering.model.servicer import ModelServicer
+from services.metering.quota.alerts import Alerts
 from services.metering.quota.book import LimitBook
 from services.metering.quota.calls import CallLimits
 from services.metering.quota.counters import Counters
@@ -98,6 +99,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     limit_book = LimitBook(shards)
     call_limits = CallLimits(limit_book, entitlements, entitlements_required=settings.entitlements_required)
     counters = Counters(shards, clock)
+    alerts = Alerts(shards, clock)
     relay_after = timedelta(seconds=settings.relay_after_s)
     charging = Charging(shards, billing, clock)
     engine = UsageEngine(shards, catalogue, charging, clock, queue_max=settings.queue_max, relay_after=relay_after)
@@ -124,7 +126,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         AdmissionServicer(admission, authorizations, parts, policies, usages),
     )
     limits = Limits(shards, limit_book, organizations, Subjects(to_identity, to_billing), clock)
-    quotas = QuotaServicer(limits, LimitUsage(shards, clock), catalogue)
+    quotas = QuotaServicer(limits, LimitUsage(shards, clock), alerts, catalogue)
     service.add(quota_pb2_grpc.add_QuotaServiceServicer_to_server, quotas)
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
     trail = Trail(databases.home_of, databases.report_home_of)

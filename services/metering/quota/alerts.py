@@ -10,6 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
+from libs.common.clock import Clock
 from libs.common.database import RawConnection
 from libs.common.ids import NIL
 from libs.common.shards import Shards
@@ -33,10 +34,15 @@ def reached(limit: Limit, used: Decimal) -> Sequence[int]:
 class Alerts:
     """Stores and lists alerts."""
 
-    def __init__(self, shards: Shards) -> None:
+    def __init__(self, shards: Shards, clock: Clock) -> None:
         self._shards = shards
+        self._clock = clock
         self._stored: OrderedDict[tuple[str, int], None] = OrderedDict()
         """Alerts that this process has stored lately, by counter and threshold."""
+
+    def now(self) -> datetime:
+        """Return the moment by which lists end that are given no end."""
+        return self._clock.now()
 
     async def note(
         self, connection: RawConnection, counted: Iterable[tuple[str, Counter, Decimal]], now: datetime

@@ -67,7 +67,7 @@ CREATE TABLE limit_counters (
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000);
 CREATE INDEX limit_counters_of_limit ON limit_counters (organization_id, limit_id, subject, window_start);
 ALTER TABLE authorizations ADD COLUMN counters uuid[], ADD COLUMN reserved numeric(28, 9)[],
-    ADD COLUMN limits_released boolean NOT NULL DEFAULT false;
+    ADD COLUMN limits_released boolean NOT NULL DEFAULT false, ADD COLUMN items bigint, ADD COLUMN labels jsonb;
 ALTER TABLE usage_records ADD COLUMN counters uuid[], ADD COLUMN counted numeric(28, 9)[]
 """
 

@@ -82,6 +82,8 @@ limit_counters: Final = Table(
     Column("drop_time", TIME),
     Column("metric", Text, nullable=False),
     Column("currency_code", Text, nullable=False),
+    # Whether the limit is an entitlement, which has no row among the limits.
+    Column("entitled", Boolean, nullable=False),
     Column("used", AMOUNT, nullable=False),
     Column("reserved", AMOUNT, nullable=False),
     PrimaryKeyConstraint("organization_id", "counter_id", name="limit_counters_pkey"),

@@ -42,8 +42,10 @@ class _LimitWindowEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LimitWind
     """A calendar week."""
     LIMIT_WINDOW_MONTH: _LimitWindow.ValueType  # 6
     """A calendar month."""
+    LIMIT_WINDOW_PERIOD: _LimitWindow.ValueType  # 7
+    """A billing period of the subscription that the limit comes from. For entitlements only."""
     LIMIT_WINDOW_LIFETIME: _LimitWindow.ValueType  # 8
-    """All time, from when the limit was set."""
+    """All time, from when the limit was set, or from the beginning of the subscription that it comes from."""
 
 class LimitWindow(_LimitWindow, metaclass=_LimitWindowEnumTypeWrapper):
     """A window of time."""
@@ -62,8 +64,10 @@ LIMIT_WINDOW_WEEK: LimitWindow.ValueType  # 5
 """A calendar week."""
 LIMIT_WINDOW_MONTH: LimitWindow.ValueType  # 6
 """A calendar month."""
+LIMIT_WINDOW_PERIOD: LimitWindow.ValueType  # 7
+"""A billing period of the subscription that the limit comes from. For entitlements only."""
 LIMIT_WINDOW_LIFETIME: LimitWindow.ValueType  # 8
-"""All time, from when the limit was set."""
+"""All time, from when the limit was set, or from the beginning of the subscription that it comes from."""
 Global___LimitWindow: _TypeAlias = LimitWindow  # noqa: Y015
 
 class _LimitScope:
@@ -312,10 +316,11 @@ class LimitStatus(_message.Message):
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
     ENFORCEMENT_FIELD_NUMBER: _builtins.int
     EXCEEDED_FIELD_NUMBER: _builtins.int
+    ENTITLED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The limit's name."""
+    """The limit's name; for an entitlement, its code."""
     limit_id: _builtins.str
-    """The limit's id."""
+    """The limit's id; an entitlement has one, too."""
     metric: _builtins.str
     """What is counted."""
     currency_code: _builtins.str
@@ -342,6 +347,8 @@ class LimitStatus(_message.Message):
     """What happens above `max`."""
     exceeded: _builtins.bool
     """Whether more than `max` is used and reserved. With SOFT and SHADOW such calls pass."""
+    entitled: _builtins.bool
+    """Whether the limit is an entitlement: of a plan, of a subscription to a model, or one that overrides these."""
     @_builtins.property
     def window_start_time(self) -> _timestamp_pb2.Timestamp:
         """When the window began; absent for LIFETIME and `concurrent_calls`."""
@@ -377,10 +384,11 @@ class LimitStatus(_message.Message):
         retry_after: _duration_pb2.Duration | None = ...,
         enforcement: Global___LimitEnforcement.ValueType = ...,
         exceeded: _builtins.bool = ...,
+        entitled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reset_time", b"reset_time", "retry_after", b"retry_after", "window_start_time", b"window_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "enforcement", b"enforcement", "exceeded", b"exceeded", "limit_id", b"limit_id", "max", b"max", "metric", b"metric", "name", b"name", "needed", b"needed", "remaining", b"remaining", "reserved", b"reserved", "reset_time", b"reset_time", "retry_after", b"retry_after", "scope", b"scope", "scope_value", b"scope_value", "sliding", b"sliding", "used", b"used", "window", b"window", "window_start_time", b"window_start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "enforcement", b"enforcement", "entitled", b"entitled", "exceeded", b"exceeded", "limit_id", b"limit_id", "max", b"max", "metric", b"metric", "name", b"name", "needed", b"needed", "remaining", b"remaining", "reserved", b"reserved", "reset_time", b"reset_time", "retry_after", b"retry_after", "scope", b"scope", "scope_value", b"scope_value", "sliding", b"sliding", "used", b"used", "window", b"window", "window_start_time", b"window_start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

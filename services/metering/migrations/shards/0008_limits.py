@@ -61,6 +61,7 @@ CREATE TABLE limit_counters (
     drop_time timestamptz,
     metric text NOT NULL,
     currency_code text NOT NULL,
+    entitled boolean NOT NULL,
     used numeric(28, 9) NOT NULL,
     reserved numeric(28, 9) NOT NULL,
     CONSTRAINT limit_counters_pkey PRIMARY KEY (organization_id, counter_id)

@@ -114,7 +114,18 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     parts = Parts(shards, catalogue, charging, clock, relay_after=relay_after)
     callers = Callers(identity, organizations)
     policies = Policies(shards, organizations, clock)
-    admission = Admission(shards, catalogue, callers, policies, billing, engine, clock, queue_max=settings.queue_max)
+    admission = Admission(
+        shards,
+        catalogue,
+        callers,
+        policies,
+        billing,
+        engine,
+        limit_book,
+        counters,
+        clock,
+        queue_max=settings.queue_max,
+    )
 
     models = ModelServicer(Models(platform, shards, catalogue, clock), PriceImport(platform, catalogue, clock))
     service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, models)

@@ -135,6 +135,8 @@ UPDATE authorizations a SET limits_released = true
 FROM unnest($1::uuid[], $2::text[]) AS ended(organization_id, operation_id)
 WHERE a.organization_id = ANY (ARRAY[ended.organization_id]) AND a.operation_id = ended.operation_id
     AND a.counters IS NOT NULL AND NOT a.limits_released
+    AND ($3::timestamptz IS NULL OR a.cancelled OR a.declined
+        OR coalesce(a.expire_time, a.create_time + a.hold_ttl_ms * interval '1 millisecond') < $3::timestamptz)
     AND NOT EXISTS (
         SELECT FROM usage_operations o
         WHERE o.organization_id = ANY (ARRAY[a.organization_id]) AND o.operation_id = a.operation_id
@@ -214,9 +216,12 @@ async def released(connection: RawConnection, operations: Collection[Key]) -> se
     return {(row[0], row[1]) for row in await connection.fetch(_RELEASED, *_arrays(operations))}
 
 
-async def release(connection: RawConnection, operations: Collection[Key]) -> set[Key]:
-    """Note that reservations are given back; return the operations for which that was still to be done."""
-    return {(row[0], row[1]) for row in await connection.fetch(_RELEASE, *_arrays(operations))}
+async def release(connection: RawConnection, operations: Collection[Key], ended_before: datetime | None) -> set[Key]:
+    """Note that reservations are given back; return the operations for which that was still to be done.
+
+    Where a time is given, those whose holds end later are left out, but for cancelled and declined ones.
+    """
+    return {(row[0], row[1]) for row in await connection.fetch(_RELEASE, *_arrays(operations), ended_before)}
 
 
 async def sweep_end(connection: RawConnection, after: Key) -> Key | None:

@@ -87,7 +87,7 @@ CREATE TABLE limit_alerts (
 );
 CREATE INDEX limit_alerts_by_time ON limit_alerts (organization_id, create_time, counter_id, threshold);
 ALTER TABLE authorizations ADD COLUMN counters uuid[], ADD COLUMN reserved numeric(28, 9)[],
-    ADD COLUMN limits_released boolean NOT NULL DEFAULT false;
+    ADD COLUMN limits_released boolean NOT NULL DEFAULT false, ADD COLUMN items bigint, ADD COLUMN labels jsonb;
 ALTER TABLE usage_records ADD COLUMN counters uuid[], ADD COLUMN counted numeric(28, 9)[]
 """
 

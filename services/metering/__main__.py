@@ -36,6 +36,7 @@ from services.metering.model.models import Models
 from services.metering.model.price_import import PriceImport
 from services.metering.model.servicer import ModelServicer
 from services.metering.quota.book import LimitBook
+from services.metering.quota.calls import CallLimits
 from services.metering.quota.counters import Counters
 from services.metering.settings import MeteringSettings
 from services.metering.tables import SCHEMA
@@ -82,7 +83,9 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     )
 
     catalogue = Catalogue(platform)
+    entitlements = EntitlementsClient(to_billing, clock)
     limit_book = LimitBook(shards)
+    call_limits = CallLimits(limit_book, entitlements, entitlements_required=settings.entitlements_required)
     counters = Counters(shards, clock)
     relay_after = timedelta(seconds=settings.relay_after_s)
     charging = Charging(shards, billing, clock)
@@ -126,7 +129,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     service.background(limit_book.watch, "limits")
     service.background(counters.run, "counters of limits")
     service.background(identity.watch, "key changes")
-    service.background(EntitlementsClient(to_billing, clock).watch, "entitlement changes")
+    service.background(entitlements.watch, "entitlement changes")
     service.on_drain(admission.close)
     service.on_drain(engine.close)
     service.on_drain(to_billing.close)

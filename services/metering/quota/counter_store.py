@@ -29,6 +29,7 @@ class New(NamedTuple):
     drop_time: datetime | None
     metric: str
     currency_code: str
+    entitled: bool
 
 
 class Change(NamedTuple):
@@ -68,14 +69,15 @@ class Reservation(NamedTuple):
 _CREATE: Final = """
 WITH item AS (
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::timestamptz[], $6::timestamptz[],
-        $7::timestamptz[], $8::text[], $9::text[])
-        AS t(organization_id, counter_id, limit_id, subject, window_start, window_end, drop_time, metric, currency_code)
+        $7::timestamptz[], $8::text[], $9::text[], $10::boolean[])
+        AS t(organization_id, counter_id, limit_id, subject, window_start, window_end, drop_time, metric, currency_code,
+        entitled)
 ), walked AS (
     INSERT INTO lapse_walks (organization_id, create_time, operation_id)
-    SELECT DISTINCT organization_id, $10::timestamptz, '' FROM item ORDER BY 1 ON CONFLICT DO NOTHING
+    SELECT DISTINCT organization_id, $11::timestamptz, '' FROM item ORDER BY 1 ON CONFLICT DO NOTHING
 )
 INSERT INTO limit_counters (organization_id, counter_id, limit_id, subject, window_start, window_end, drop_time, metric,
-    currency_code, used, reserved)
+    currency_code, entitled, used, reserved)
 SELECT item.*, 0, 0 FROM item ORDER BY organization_id, counter_id ON CONFLICT DO NOTHING
 """
 
@@ -143,7 +145,7 @@ WITH over AS (
     SELECT c.organization_id, c.counter_id FROM limit_counters c
     WHERE (c.organization_id, c.counter_id) > ($1::uuid, $2::uuid)
         AND ($3::uuid IS NULL OR (c.organization_id, c.counter_id) <= ($3::uuid, $4::uuid))
-        AND (c.drop_time < $5::timestamptz OR NOT EXISTS (
+        AND (c.drop_time < $5::timestamptz OR NOT c.entitled AND NOT EXISTS (
             SELECT FROM limits l
             WHERE l.organization_id = ANY (ARRAY[c.organization_id]) AND l.limit_id = c.limit_id
         ))

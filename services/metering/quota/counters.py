@@ -171,4 +171,5 @@ def _new(organization_id: str, counter: Counter) -> New:
         kept_until(shape, span),
         shape.metric,
         shape.currency_code,
+        counter.limit.is_entitled,
     )

@@ -20,6 +20,7 @@ RENDERED_WINDOWS: Final = {
     Window.DAY: pb.LIMIT_WINDOW_DAY,
     Window.WEEK: pb.LIMIT_WINDOW_WEEK,
     Window.MONTH: pb.LIMIT_WINDOW_MONTH,
+    Window.PERIOD: pb.LIMIT_WINDOW_PERIOD,
     Window.LIFETIME: pb.LIMIT_WINDOW_LIFETIME,
 }
 RENDERED_SCOPES: Final = {
@@ -56,6 +57,7 @@ def render_status(place: Place, standing: Standing) -> pb.LimitStatus:
         used=format_amount(standing.used + standing.earlier_sum),
         reserved=format_amount(standing.reserved),
         enforcement=RENDERED_ENFORCEMENTS[limit.terms.enforcement],
+        entitled=limit.is_entitled,
     )
     if shape.sliding and span.end is not None:
         status.window_start_time.CopyFrom(render_time(span.end - length_of(shape)))

@@ -37,7 +37,11 @@ class Span(NamedTuple):
 
 
 def window_of(shape: Shape, moment: datetime) -> Span:
-    """Return the window that holds a moment; for a sliding one, the step that holds it."""
+    """Return the window that holds a moment; for a sliding one, the step that holds it.
+
+    A billing period is given with the limit. Where there is none, since the limit comes from no subscription, it is the
+    month.
+    """
     if shape.window in (Window.NONE, Window.CALL, Window.LIFETIME):
         return Span(ALWAYS, None)
     if shape.sliding:
@@ -103,7 +107,7 @@ def _calendar(shape: Shape, moment: datetime) -> Span:
 
 
 def _first_day(shape: Shape, day: date) -> date:
-    if shape.window is Window.MONTH:
+    if shape.window in (Window.MONTH, Window.PERIOD):
         return day.replace(day=1)
     if shape.window is Window.WEEK:
         return day - timedelta(days=(day.isoweekday() - (shape.week_start or 1)) % 7)
@@ -111,6 +115,6 @@ def _first_day(shape: Shape, day: date) -> date:
 
 
 def _next(window: Window, day: date) -> date:
-    if window is Window.MONTH:
+    if window in (Window.MONTH, Window.PERIOD):
         return (day.replace(day=1) + timedelta(days=32)).replace(day=1)
     return day + (_DAY if window is Window.DAY else timedelta(days=7))

@@ -45,6 +45,7 @@ from services.metering.tables.columns import SCHEMA as SCHEMA
 from services.metering.tables.columns import TOKEN_CLASSES as TOKEN_CLASSES
 from services.metering.tables.columns import metadata as metadata
 from services.metering.tables.columns import shard_metadata as shard_metadata
+from services.metering.tables.limits import limit_alerts as limit_alerts
 from services.metering.tables.limits import limit_counters as limit_counters
 from services.metering.tables.limits import limit_state as limit_state
 from services.metering.tables.limits import limits as limits

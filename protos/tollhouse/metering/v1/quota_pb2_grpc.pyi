@@ -49,6 +49,11 @@ class QuotaServiceStub:
     A limit that each user, key or the like has for itself is there once for each that has used something in its present
     window, or only for those that the request names.
     """
+    ListLimitAlerts: _aio.UnaryUnaryMultiCallable[_quota_pb2.ListLimitAlertsRequest, _quota_pb2.ListLimitAlertsResponse]
+    """Lists the thresholds of limits that were reached, the latest first.
+
+    Each threshold is reported once in a window, when what is used first reaches it. What is reserved does not count.
+    """
     AllocateQuota: _aio.UnaryUnaryMultiCallable[_quota_pb2.AllocateQuotaRequest, _quota_pb2.AllocateQuotaResponse]
     """Takes amounts from the limits in force for a call, for callers that meter without money.
 
@@ -131,6 +136,17 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
 
         A limit that each user, key or the like has for itself is there once for each that has used something in its present
         window, or only for those that the request names.
+        """
+
+    @_abc_1.abstractmethod
+    def ListLimitAlerts(
+        self,
+        request: _quota_pb2.ListLimitAlertsRequest,
+        context: _aio.ServicerContext[_quota_pb2.ListLimitAlertsRequest, _abc.Awaitable[_quota_pb2.ListLimitAlertsResponse]],
+    ) -> _abc.Awaitable[_quota_pb2.ListLimitAlertsResponse]:
+        """Lists the thresholds of limits that were reached, the latest first.
+
+        Each threshold is reported once in a window, when what is used first reaches it. What is reserved does not count.
         """
 
     @_abc_1.abstractmethod

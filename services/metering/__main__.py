@@ -102,7 +102,11 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     alerts = Alerts(shards, clock)
     relay_after = timedelta(seconds=settings.relay_after_s)
     charging = Charging(shards, billing, clock)
-    engine = UsageEngine(shards, catalogue, charging, clock, queue_max=settings.queue_max, relay_after=relay_after)
+    engine = UsageEngine(
+        *(shards, catalogue, charging, limit_book, counters, clock),
+        queue_max=settings.queue_max,
+        relay_after=relay_after,
+    )
     months = Months(shards, clock)
     organizations = Organizations(to_identity)
     usages = Usages(shards, catalogue, engine, organizations, months, clock)

@@ -46,6 +46,16 @@ class Counted(NamedTuple):
     reserved: Decimal
 
 
+class Added(NamedTuple):
+    """A counter after a change of what it has."""
+
+    limit_id: str
+    subject: str
+    window_start: datetime
+    used: Decimal
+    reserved: Decimal
+
+
 class Reservation(NamedTuple):
     """What an authorization has reserved in a counter."""
 
@@ -84,6 +94,7 @@ _ADD: Final = """
 UPDATE limit_counters c SET used = c.used + d.used::numeric, reserved = c.reserved + d.reserved::numeric
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) AS d(organization_id, counter_id, used, reserved)
 WHERE c.organization_id = ANY (ARRAY[d.organization_id]) AND c.counter_id = d.counter_id
+RETURNING c.organization_id::text, c.counter_id::text, c.limit_id::text, c.subject, c.window_start, c.used, c.reserved
 """
 
 # From one subject to the next, by the index limit_counters_of_limit: each step reads an entry of it. Whether a subject
@@ -121,12 +132,12 @@ JOIN authorizations a
     ON a.organization_id = ANY (ARRAY[wanted.organization_id]) AND a.operation_id = wanted.operation_id
 WHERE a.counters IS NOT NULL AND NOT a.limits_released
 """
-_RELEASED: Final = """
+_CONTRADICTED: Final = """
 SELECT a.organization_id::text, a.operation_id
-FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
+FROM unnest($1::uuid[], $2::text[], $3::bool[]) AS seen(organization_id, operation_id, reserves)
 JOIN authorizations a
-    ON a.organization_id = ANY (ARRAY[wanted.organization_id]) AND a.operation_id = wanted.operation_id
-WHERE a.limits_released
+    ON a.organization_id = ANY (ARRAY[seen.organization_id]) AND a.operation_id = seen.operation_id
+WHERE a.counters IS NOT NULL AND a.limits_released = seen.reserves
 """
 # Whoever runs this holds locks on the counters of these operations. A settlement takes the same locks after it has
 # written its usage, and only then reads what was released: so each reservation is given back by one of the two.
@@ -184,11 +195,12 @@ async def read(connection: RawConnection, keys: Collection[Key]) -> dict[Key, Co
     return {(row[0], row[1]): Counted(row[2], row[3]) for row in await connection.fetch(_WANTED, *_arrays(keys))}
 
 
-async def add(connection: RawConnection, changes: Mapping[Key, Change]) -> None:
-    """Change counters that the transaction has locked."""
+async def add(connection: RawConnection, changes: Mapping[Key, Change]) -> dict[Key, Added]:
+    """Change counters that the transaction has locked; return them as they are then."""
     used = [format_amount(change.used) for change in changes.values()]
     reserved = [format_amount(change.reserved) for change in changes.values()]
-    await connection.execute(_ADD, *_arrays(changes), used, reserved)
+    rows = await connection.fetch(_ADD, *_arrays(changes), used, reserved)
+    return {(row[0], row[1]): Added(*row[2:]) for row in rows}
 
 
 async def subjects(
@@ -211,9 +223,11 @@ async def reserved_by(connection: RawConnection, operations: Collection[Key]) ->
     return {(row[0], row[1]): [Reservation(*pair) for pair in zip(row[2], row[3], strict=True)] for row in rows}
 
 
-async def released(connection: RawConnection, operations: Collection[Key]) -> set[Key]:
-    """Return those of the operations whose reservations were given back before they were settled."""
-    return {(row[0], row[1]) for row in await connection.fetch(_RELEASED, *_arrays(operations))}
+async def contradicted(connection: RawConnection, reserves: Mapping[Key, bool]) -> set[Key]:
+    """Return the operations that are not as they were seen: what they had reserved was given back meanwhile, or they
+    have reserved something and were seen without it."""
+    rows = await connection.fetch(_CONTRADICTED, *_arrays(reserves), list(reserves.values()))
+    return {(row[0], row[1]) for row in rows}
 
 
 async def release(connection: RawConnection, operations: Collection[Key], ended_before: datetime | None) -> set[Key]:

@@ -78,7 +78,10 @@ def kept_until(shape: Shape, span: Span) -> datetime | None:
     """Return until when a window's counter is needed: as long as the next one looks at it. None: for ever."""
     if span.end is None:
         return None
-    return span.end + (length_of(shape) if shape.sliding else span.end - span.start)
+    if shape.sliding:
+        return span.end + length_of(shape)
+    # The next one may be longer: a March after a February, or a day after one on which the clocks went forward.
+    return window_of(shape, span.end).end
 
 
 def _whole(moment: datetime, length: timedelta) -> Span:

@@ -360,6 +360,9 @@ usage_pricings: Final = Table(
     Column("provider_cost", AMOUNT),
     Column("provider_currency_code", Text),
     Column("rate_hours", Text),
+    # The counters of spend limits that the cost was added to, and how much in each; null where there are none.
+    Column("counters", ARRAY(ID)),
+    Column("counted", ARRAY(AMOUNT)),
     PrimaryKeyConstraint("organization_id", "usage_id", name="usage_pricings_pkey"),
     CheckConstraint("charge_kind IN ('DEBIT', 'CAPTURE')", name="usage_pricings_charge_kind"),
 )

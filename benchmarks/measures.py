@@ -11,7 +11,7 @@ from benchmarks.measure import Comparison, Figure, PgbenchPeer, Side, compare, e
 from benchmarks.people import SignIns, make_people
 from benchmarks.periods import measure_periods
 from benchmarks.pgbench import Pgbench
-from benchmarks.preparation import Balances, Credits, Expected, PriceList, cost_of
+from benchmarks.preparation import Balances, Credits, Expected, Limits, PriceList, cost_of
 from benchmarks.tails import Paced, compare_tails
 from benchmarks.traffic import (
     DEBIT_VALUE,
@@ -43,9 +43,11 @@ ECHO = "bare grpc.aio echo, same client"
 class Bench:
     """The measures. The deployment starts each service when a measure first needs it."""
 
-    def __init__(self, deployment: Deployment, rounds: int, charges: int, subscriptions: int) -> None:
+    def __init__(self, deployment: Deployment, rounds: int, charges: int, subscriptions: int, limits: int) -> None:
+        """`limits` is how many limits are in force for each call of P5 to P7B."""
         self._deployment = deployment
         self._rounds = rounds
+        self._limits = limits
         self._tenants: tuple[Tenant, ...] = ()
         self._priced = False
         self.measures: dict[str, Callable[[], Figure]] = {
@@ -121,7 +123,7 @@ class Bench:
         script = UsageRecords(self._fund_tenants(), "record")
         side = self._side("metering", script, in_flight=64)
         echo = echo_of(self._deployment, script)
-        comparison = Comparison("RecordUsage, charged, durable in both", ECHO, "calls", 0.45)
+        comparison = Comparison(f"RecordUsage, charged, durable in both{self._with_limits}", ECHO, "calls", 0.45)
         figure = compare(self._deployment, comparison, side, echo, self._rounds)
         self._check_charges(script.tenants, side.calls)
         return figure
@@ -133,7 +135,9 @@ class Bench:
         records = UsageRecords(self._fund_tenants(), "batch")
         side = self._side("metering", UsageBatches(records, BATCH), BATCHES_IN_FLIGHT)
         against = f"AFTER INSERT trigger, one row at a time, pgbench, {peer.clients} clients"
-        comparison = Comparison(f"BatchRecordUsage of {BATCH}, charged", against, "calls", 1.5, units_per_call=BATCH)
+        comparison = Comparison(
+            f"BatchRecordUsage of {BATCH}, charged{self._with_limits}", against, "calls", 1.5, units_per_call=BATCH
+        )
         figure = compare(self._deployment, comparison, side, peer, self._rounds)
         self._check_charges(records.tenants, side.calls * BATCH)
         return figure
@@ -142,7 +146,7 @@ class Bench:
         script = MeteredCalls(self._fund_tenants(), "metered")
         side = self._side("metering", script, in_flight=64)
         echo = echo_of(self._deployment, script)
-        comparison = Comparison("Authorize + Settle, pairs", ECHO, "pairs", 0.20)
+        comparison = Comparison(f"Authorize + Settle, pairs{self._with_limits}", ECHO, "pairs", 0.20)
         figure = compare(self._deployment, comparison, side, echo, self._rounds)
         self._check_charges(script.tenants, side.calls)
         return figure
@@ -151,11 +155,15 @@ class Bench:
         script = MeteredCalls(self._fund_tenants(), "metered-batch")
         side = self._side("metering", MeteredBatches(script, PAIRS_IN_BATCH), BATCHES_IN_FLIGHT)
         echo = echo_of(self._deployment, script)
-        measured = f"BatchAuthorize + BatchSettle of {PAIRS_IN_BATCH}, pairs"
+        measured = f"BatchAuthorize + BatchSettle of {PAIRS_IN_BATCH}, pairs{self._with_limits}"
         comparison = Comparison(measured, ECHO, "pairs", 1.0, units_per_call=PAIRS_IN_BATCH)
         figure = compare(self._deployment, comparison, side, echo, self._rounds)
         self._check_charges(script.tenants, side.calls * PAIRS_IN_BATCH)
         return figure
+
+    @property
+    def _with_limits(self) -> str:
+        return f", {self._limits} limits in force" if self._limits else ""
 
     def _side(self, context: str, script: Script, in_flight: int) -> Side:
         return Side(self._deployment, self._deployment.service(context), script, in_flight)
@@ -182,6 +190,9 @@ class Bench:
         if not self._priced:
             self._once("metering", PriceList(), 1)
             self._priced = True
+        if self._limits:
+            limits = Limits(tuple(tenant.organization_id for tenant in tenants), self._limits)
+            self._once("metering", limits, taken * self._limits)
         return tenants
 
     def _once(self, context: str, script: Script, calls: int) -> None:

@@ -11,7 +11,7 @@ from benchmarks.load import Exchange, LoadError, Step
 from benchmarks.traffic import CURRENCY, MODELS, model_of, tokens_of
 from tollhouse.billing.v1 import account_pb2, ledger_pb2
 from tollhouse.common.v1 import amount_pb2
-from tollhouse.metering.v1 import model_pb2
+from tollhouse.metering.v1 import model_pb2, quota_pb2
 
 FUNDS = Decimal(1_000_000_000)
 
@@ -95,6 +95,52 @@ class PriceList:
         for (reply,) in replies:
             if not isinstance(reply, model_pb2.ImportModelsResponse) or reply.imported_count != len(PRICES):
                 raise LoadError(f"the price list was not imported: {reply}")
+
+
+# High enough to refuse nothing: metric, window, scope. Several windows, and counters for all, for each key and model.
+LIMITS = (
+    ("requests", quota_pb2.LIMIT_WINDOW_MINUTE, quota_pb2.LIMIT_SCOPE_ORGANIZATION),
+    ("requests", quota_pb2.LIMIT_WINDOW_HOUR, quota_pb2.LIMIT_SCOPE_ORGANIZATION),
+    ("requests", quota_pb2.LIMIT_WINDOW_MONTH, quota_pb2.LIMIT_SCOPE_ORGANIZATION),
+    ("requests", quota_pb2.LIMIT_WINDOW_MINUTE, quota_pb2.LIMIT_SCOPE_API_KEY),
+    ("requests", quota_pb2.LIMIT_WINDOW_DAY, quota_pb2.LIMIT_SCOPE_MODEL),
+    ("total_tokens", quota_pb2.LIMIT_WINDOW_MINUTE, quota_pb2.LIMIT_SCOPE_ORGANIZATION),
+    ("total_tokens", quota_pb2.LIMIT_WINDOW_DAY, quota_pb2.LIMIT_SCOPE_API_KEY),
+    ("output_tokens", quota_pb2.LIMIT_WINDOW_MINUTE, quota_pb2.LIMIT_SCOPE_MODEL),
+    ("spend", quota_pb2.LIMIT_WINDOW_DAY, quota_pb2.LIMIT_SCOPE_ORGANIZATION),
+    ("spend", quota_pb2.LIMIT_WINDOW_MONTH, quota_pb2.LIMIT_SCOPE_API_KEY),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sets the first `count` of `LIMITS` for each organization."""
+
+    organization_ids: tuple[str, ...]
+    count: int
+
+    def steps(self) -> tuple[Step, ...]:
+        return (Step("/tollhouse.metering.v1.QuotaService/SetLimit", quota_pb2.SetLimitResponse),)
+
+    def requests(self, first: int, count: int) -> list[Exchange]:
+        return [(self._request(number),) for number in range(first, first + count)]
+
+    def _request(self, number: int) -> quota_pb2.SetLimitRequest:
+        metric, window, scope = LIMITS[number % self.count]
+        return quota_pb2.SetLimitRequest(
+            organization_id=self.organization_ids[number // self.count],
+            name=f"limit-{number % self.count}",
+            metric=metric,
+            window=window,
+            scope=scope,
+            currency_code=CURRENCY if metric == "spend" else "",
+            value="1000000000000",
+        )
+
+    def check(self, requests: Sequence[Exchange], replies: Sequence[Exchange]) -> None:
+        for (reply,) in replies:
+            if not isinstance(reply, quota_pb2.SetLimitResponse):
+                raise LoadError(f"a limit was not set: {reply}")
 
 
 def cost_of(number: int, tenants: int) -> Decimal:

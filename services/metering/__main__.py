@@ -36,7 +36,9 @@ from services.metering.model.catalogue import Catalogue
 from services.metering.model.models import Models
 from services.metering.model.price_import import PriceImport
 from services.metering.model.servicer import ModelServicer
+from services.metering.quota.alerts import Alerts
 from services.metering.quota.book import LimitBook
+from services.metering.quota.calls import CallLimits
 from services.metering.quota.counters import Counters
 from services.metering.quota.limit_usage import LimitUsage
 from services.metering.quota.limits import Limits
@@ -93,11 +95,18 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     )
 
     catalogue = Catalogue(platform)
+    entitlements = EntitlementsClient(to_billing, clock)
     limit_book = LimitBook(shards)
+    call_limits = CallLimits(limit_book, entitlements, entitlements_required=settings.entitlements_required)
     counters = Counters(shards, clock)
+    alerts = Alerts(shards, clock)
     relay_after = timedelta(seconds=settings.relay_after_s)
     charging = Charging(shards, billing, clock)
-    engine = UsageEngine(shards, catalogue, charging, clock, queue_max=settings.queue_max, relay_after=relay_after)
+    engine = UsageEngine(
+        *(shards, catalogue, charging, limit_book, counters, clock),
+        queue_max=settings.queue_max,
+        relay_after=relay_after,
+    )
     months = Months(shards, clock)
     organizations = Organizations(to_identity)
     usages = Usages(shards, catalogue, engine, organizations, months, clock)
@@ -109,7 +118,18 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     parts = Parts(shards, catalogue, charging, clock, relay_after=relay_after)
     callers = Callers(identity, organizations)
     policies = Policies(shards, organizations, clock)
-    admission = Admission(shards, catalogue, callers, policies, billing, engine, clock, queue_max=settings.queue_max)
+    admission = Admission(
+        shards,
+        catalogue,
+        callers,
+        policies,
+        billing,
+        engine,
+        limit_book,
+        counters,
+        clock,
+        queue_max=settings.queue_max,
+    )
 
     models = ModelServicer(Models(platform, shards, catalogue, clock), PriceImport(platform, catalogue, clock))
     service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, models)
@@ -121,7 +141,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         AdmissionServicer(admission, authorizations, parts, policies, usages),
     )
     limits = Limits(shards, limit_book, organizations, Subjects(to_identity, to_billing), clock)
-    quotas = QuotaServicer(limits, LimitUsage(shards, clock), catalogue)
+    quotas = QuotaServicer(limits, LimitUsage(shards, clock), alerts, catalogue)
     service.add(quota_pb2_grpc.add_QuotaServiceServicer_to_server, quotas)
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
     trail = Trail(databases.home_of, databases.report_home_of)
@@ -136,7 +156,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     service.background(limit_book.watch, "limits")
     service.background(counters.run, "counters of limits")
     service.background(identity.watch, "key changes")
-    service.background(EntitlementsClient(to_billing, clock).watch, "entitlement changes")
+    service.background(entitlements.watch, "entitlement changes")
     service.on_drain(admission.close)
     service.on_drain(engine.close)
     service.on_drain(to_billing.close)

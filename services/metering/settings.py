@@ -29,6 +29,9 @@ class MeteringSettings(ShardedSettings):
     Not used for a key that a change has named, nor for a call with a `min_revision`."""
     key_answers_max: int = Field(default=100_000, ge=1, le=10_000_000)
     """How many such answers one process caches."""
+    entitlements_required: bool = True
+    """Whether a call fails while billing cannot be asked what its caller is entitled to. With false the last answer is
+    taken, however old, and no limit where there was none."""
     queue_max: int = Field(default=20_000, ge=500, le=1_000_000)
     """How many usages or authorizations may wait for their transaction; further calls are refused as overloaded."""
     relay_every_s: float = Field(default=0.2, ge=0.01, le=60)

@@ -33,6 +33,7 @@ from libs.cli.traces.population import make_population
 from libs.cli.traces.shop import Sales, print_sales, sell
 from libs.cli.traces.synthetic import write_synthetic_trace
 from libs.cli.traces.trace import Trace, read_trace
+from libs.cli.traces.tutor import Attempts, call_too_often, print_attempts
 from libs.cli.verdict import Verdict
 from libs.common import postgres
 from libs.common.amount import format_amount
@@ -49,7 +50,7 @@ def demo(
     data_dir: DataDirOption = None,
     shards: ShardsOption = None,
 ) -> None:
-    """Meter and charge a trace for customers with plans, and other sales; print the bill, verify it, and stop."""
+    """Meter and charge a trace of customers with plans and limits, and other sales; print the bill, verify it, stop."""
     console = Console(highlight=False)
     if out is not None and not out.absolute().parent.is_dir():
         raise WrongUse(f"The folder {out.absolute().parent} for the totals does not exist.")
@@ -78,6 +79,7 @@ class _Outcome:
     expected_cost: Decimal
     plans: list[PlanBill]
     sales: Sales
+    attempts: Attempts
 
 
 async def _demonstrate(console: Console, trace: Trace, options: StackOptions, out: Path | None) -> list[str]:
@@ -94,6 +96,7 @@ async def _demonstrate(console: Console, trace: Trace, options: StackOptions, ou
     print_bill(console, outcome.bill)
     print_plans(console, outcome.plans)
     print_sales(console, outcome.sales)
+    print_attempts(console, outcome.attempts)
     print_verdict(console, outcome.verdict)
     memory = ", ".join(f"{name} {sum(sizes):.0f} MiB" for name, sizes in resident.items())
     console.print(f"Resident memory: {memory}. {time.monotonic() - started_s:.1f} s in all.", soft_wrap=True)
@@ -118,8 +121,9 @@ async def _meter_and_reconcile(console: Console, channels: Channels, trace: Trac
     bill = await read_bill(channels, organizations, start=replayed.start, end=replayed.end, prefix=replayed.prefix)
     expected = costs(trace.rows, replayed.population, await list_prices(channels))
     plans = await read_plan_bills(channels, organizations, [one.charged for one in bill.organizations])
-    sales = await sell(channels)
-    return _Outcome(replayed, bill, await verify(channels), sum(expected.values(), Decimal(0)), plans, sales)
+    sales, attempts = await sell(channels), await call_too_often(channels)
+    verdict = await verify(channels)
+    return _Outcome(replayed, bill, verdict, sum(expected.values(), Decimal(0)), plans, sales, attempts)
 
 
 def _problems(trace: Trace, outcome: _Outcome) -> list[str]:
@@ -137,7 +141,9 @@ def _problems(trace: Trace, outcome: _Outcome) -> list[str]:
         ("violations of invariants", outcome.verdict.violation_count, 0),
     ]
     differing = [f"{what}: {found} instead of {wanted}" for what, found, wanted in pairs if found != wanted]
-    return differing + plan_problems(outcome.plans) + outcome.sales.problems + tally.refusals
+    return (
+        differing + plan_problems(outcome.plans) + outcome.sales.problems + outcome.attempts.problems + tally.refusals
+    )
 
 
 def _write_totals(out: Path, outcome: _Outcome, problems: list[str]) -> None:

@@ -34,10 +34,13 @@ class _Plan:
     name: str
     price: Decimal
     included: Decimal
+    requests_max: int
+    """How many calls a month may be made."""
 
 
-_TEAM: Final = _Plan("demo-team", "Team", Decimal("19.90"), Decimal(25))
-_STARTER: Final = _Plan("demo-starter", "Starter", Decimal(0), Decimal(1))
+# The limits are in force for every call of the trace, and refuse none.
+_TEAM: Final = _Plan("demo-team", "Team", Decimal("19.90"), Decimal(25), 10_000_000)
+_STARTER: Final = _Plan("demo-starter", "Starter", Decimal(0), Decimal(1), 1_000_000)
 # The first organizations make most of the calls.
 _TEAMS: Final = 2
 
@@ -88,6 +91,14 @@ async def _publish(channels: Channels, plan: _Plan) -> None:
         price=render_amount(CURRENCY, plan.price),
         billing_interval=plan_pb2.Interval(unit=plan_pb2.INTERVAL_UNIT_MONTH, count=1),
         credits=[plan_pb2.IncludedCredits(amount=render_amount(CURRENCY, plan.included))],
+        entitlements=[
+            plan_pb2.Entitlement(
+                entitlement_code="requests_per_month",
+                limit=plan_pb2.EntitledLimit(
+                    metric="requests", window=plan_pb2.LIMIT_WINDOW_MONTH, value=str(plan.requests_max)
+                ),
+            )
+        ],
     )
     created = await stub.CreatePlan(
         plan_pb2.CreatePlanRequest(

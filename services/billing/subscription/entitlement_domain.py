@@ -77,6 +77,8 @@ class Effective:
     until_time: datetime | None
     """Until when it holds for sure, unless something is changed; None for no end. It has passed where what is due for a
     subscription was not done yet."""
+    override: Override | None = None
+    """The override that gave it; None where none did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class _Rule:
     """When it will hold at the earliest; None where it holds now."""
     end: datetime | None = None
     """Until when it holds for sure, or will not begin; None for no end."""
+    override: Override | None = None
 
 
 def entitled(
@@ -145,7 +148,7 @@ def entitles(subscription: Subscription, now: datetime) -> bool:
 def _rules_of_overrides(overrides: Sequence[Override], now: datetime) -> Iterator[_Rule]:
     for one in sorted(overrides, key=lambda one: (one.user_id is None, one.model is None)):
         if one.expire_time is None or one.expire_time > now:
-            yield _Rule(Source.OVERRIDE, _by_code([one.entitlement]), end=one.expire_time)
+            yield _Rule(Source.OVERRIDE, _by_code([one.entitlement]), end=one.expire_time, override=one)
 
 
 def _rules_of_agreement(agreement: Agreement, now: datetime) -> Iterator[_Rule]:
@@ -177,7 +180,9 @@ def _nearest(code: str, rules: Sequence[_Rule]) -> Effective | None:
         if code in rule.entitlements:
             until.append(_next_turn(rule))
             if rule.begin is None:
-                return Effective(rule.entitlements[code], rule.source, rule.subscription_id, _earliest(until))
+                return Effective(
+                    rule.entitlements[code], rule.source, rule.subscription_id, _earliest(until), rule.override
+                )
     return None
 
 

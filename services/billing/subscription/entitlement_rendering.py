@@ -50,4 +50,6 @@ def _effective(one: Effective) -> pb.EffectiveEntitlement:
         source=_SOURCES[one.source],
         subscription_id=one.subscription_id or "",
         until_time=render_optional_time(one.until_time),
+        override_user_id=(one.override and one.override.user_id) or "",
+        override_model=(one.override and one.override.model) or "",
     )

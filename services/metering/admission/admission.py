@@ -5,7 +5,7 @@ Authorizations that arrive together share one statement and one call to billing 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
@@ -14,12 +14,13 @@ import structlog
 
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.errors import OperationIdReused, Refusal
+from libs.common.errors import OperationIdReused, Refusal, Unavailable
 from libs.common.group_commit import GroupCommit
 from libs.common.shards import Shards
 from services.metering.admission import store
 from services.metering.admission.callers import Caller, Callers
 from services.metering.admission.domain import (
+    HOLD_LATE,
     OUTPUT_TOKENS_DEFAULT,
     Allowed,
     Ask,
@@ -32,44 +33,32 @@ from services.metering.admission.domain import (
     held_nanos,
     refusal_of_repeat,
 )
+from services.metering.admission.limits import amounts_of_ask, call_of, message_of
 from services.metering.admission.policies import Known, Policies
 from services.metering.admission.policy import DEFAULT, Policy
+from services.metering.admission.writer import Waiting, Writer
 from services.metering.clients.billing import BATCH_MAX, BillingClient, Held, HoldRequest, NotHeld
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.errors import CostTooLarge
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import Rated, input_tokens_of, output_tokens_of, refusal_of_cost
 from services.metering.model.rates import Unpriced
+from services.metering.quota.book import LimitBook
+from services.metering.quota.counters import Counters, give_back
+from services.metering.quota.decisions import Refused
+from services.metering.quota.domain import Limit, in_force
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.engine import UsageEngine, writer_limits
-from services.metering.usage.store import quantities_text
+from services.metering.usage.store import label_text, quantities_text
 
 _log = structlog.get_logger("admission")
 
-_LATE: Final = timedelta(seconds=1)
-"""What a hold may end later than its authorization says, because billing counts from its own receipt of it."""
-_WRITTEN_WITHIN: Final = timedelta(seconds=10)
-"""How long after its create_time an authorization is written at the latest, but for the time of the statement."""
 _FACTS: Final = (
     *("posted", "held", "available", "needed", "currency_code", "earliest_release_time"),
     "scoped_to_others",
 )
 # Billing's reasons for declining a hold that are passed on unchanged; any other becomes ACCOUNT_CLOSED.
 _HOLD_REASONS: Final = ("INSUFFICIENT_BALANCE", "CURRENCY_MISMATCH", "ACCOUNT_CLOSED")
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """An authorization that waits for its batch."""
-
-    pinned: Pinned
-    principal: KeyPrincipal
-    written: bool = False
-    """Whether an earlier attempt of its batch has stored it. The next attempt must not treat it as a repeat then."""
-
-    @property
-    def key(self) -> store.Key:
-        return self.pinned.ask.organization_id, self.pinned.ask.operation_id
 
 
 class Admission:
@@ -83,6 +72,8 @@ class Admission:
         policies: Policies,
         billing: BillingClient,
         engine: UsageEngine,
+        limits: LimitBook,
+        counters: Counters,
         clock: Clock,
         *,
         queue_max: int,
@@ -93,10 +84,11 @@ class Admission:
         self._policies = policies
         self._billing = billing
         self._engine = engine
+        self._limits = limits
+        self._writer = Writer(counters, clock)
         self._clock = clock
-        limits = writer_limits(BATCH_MAX, queue_max)
-        self._commits: GroupCommit[_Waiting, Decision] = GroupCommit(
-            "authorizations", self._run, shards, limits, lambda one: one.key[0]
+        self._commits: GroupCommit[Waiting, Decision] = GroupCommit(
+            "authorizations", self._run, shards, writer_limits(BATCH_MAX, queue_max), lambda one: one.key[0]
         )
 
     async def authorize(self, requests: Sequence[Request]) -> list[Decision | Exception]:
@@ -108,7 +100,7 @@ class Admission:
             OrganizationNotFound: identity does not know the principal's organization.
             CostTooLarge: the call may cost more than an amount can be.
             TooManyUnknownKeys: the client's address has presented more unknown keys than are looked up.
-            Unavailable: identity or billing cannot be reached.
+            Unavailable: identity or billing cannot be reached, or the limits or policy of its organization not read.
 
         Raises:
             Overloaded: too many calls wait already. None was taken.
@@ -116,10 +108,11 @@ class Admission:
         """
         callers = await self._callers.identify(requests)
         outcomes: dict[int, Decision | Exception] = {}
-        waiting: dict[int, _Waiting] = {}
+        waiting: dict[int, Waiting] = {}
         stale: list[int] = []
         await self._know_all_prices(requests, callers)
         policies = await self._needed_policies(requests, callers)
+        limits = await self._limits.of({one.principal.organization_id for one in callers if isinstance(one, Caller)})
         now = self._clock.now()
         for place, (request, caller) in enumerate(zip(requests, callers, strict=True)):
             if not isinstance(caller, Caller):
@@ -132,10 +125,13 @@ class Admission:
                 outcomes[place] = policy
                 continue
             pinned = self._pin(request, caller.principal, policy, now)
+            in_book = limits[caller.principal.organization_id]
             if isinstance(pinned, Denied | CostTooLarge):
                 outcomes[place] = pinned
+            elif isinstance(in_book, Unavailable):
+                outcomes[place] = in_book
             else:
-                waiting[place] = _Waiting(pinned, caller.principal)
+                waiting[place] = self._waiting(request, caller.principal, pinned, in_book)
         if waiting:
             decisions = await self._commits.submit(list(waiting.values()))
             outcomes.update(zip(waiting, decisions, strict=True))
@@ -221,6 +217,8 @@ class Admission:
             quantities_text(request.quantities) if request.quantities else None,
             request.service_tier,
             TEST if principal.is_test else LIVE,
+            request.items or None,
+            label_text(request.labels) if request.labels else None,
         )
         # A repeat is recognised whatever the policy says by then, and as before there were policies.
         told = ask._replace(max_output_tokens=model_max) if request.needs_policy else ask
@@ -236,8 +234,19 @@ class Admission:
             request.needs_policy,
         )
 
+    def _waiting(self, request: Request, principal: KeyPrincipal, pinned: Pinned, limits: Sequence[Limit]) -> Waiting:
+        """Return an authorization with the limits in force for its call."""
+        if not limits:
+            return Waiting(pinned, principal)
+        model = self._catalogue.model(request.model)
+        applied = in_force(limits, call_of(request, pinned.ask, model.provider if model is not None else ""))
+        if not applied:
+            return Waiting(pinned, principal)
+        amounts = amounts_of_ask(request, pinned.ask, pinned.amount, pinned.currency_code, self._catalogue.units)
+        return Waiting(pinned, principal, applied, amounts)
+
     async def _run(
-        self, database: Database, waiting: Sequence[_Waiting], let_next_begin: Callable[[], None]
+        self, database: Database, waiting: Sequence[Waiting], let_next_begin: Callable[[], None]
     ) -> list[Decision | Exception]:
         """Decide a batch. If an operation id occurs in it more than once, the others are repeats of the first: they are
         decided together, after it.
@@ -255,41 +264,14 @@ class Admission:
         return [decisions[place] for place in range(len(waiting))]
 
     async def _decide(
-        self, database: Database, waiting: Sequence[_Waiting], let_next_begin: Callable[[], None]
+        self, database: Database, waiting: Sequence[Waiting], let_next_begin: Callable[[], None]
     ) -> list[Decision | Exception]:
-        known = await self._write(database, waiting)
+        known = await self._writer.write(database, waiting)
         let_next_begin()
         return await self._hold(database, waiting, known)
 
-    async def _write(self, database: Database, waiting: Sequence[_Waiting]) -> dict[store.Key, Stored]:
-        """Store the authorizations; return those that were stored before under the same operation ids.
-
-        An authorization that an earlier attempt of the same batch stored is not returned. With fail_if_replayed, an
-        operation whose usage is recorded is returned as well, even if it was never authorized.
-        """
-        own = {one.key for one in waiting if one.written}
-        exclusive = {one.key for one in waiting if one.pinned.fail_if_replayed}
-        async with database.raw_connection() as connection:
-            self._renew(waiting)
-            repeated = set(await store.add(connection, [one.pinned for one in waiting]))
-            for one in waiting:
-                one.written = one.written or one.key not in repeated
-            keys = list(repeated | exclusive)
-            found = await store.find(connection, keys) if keys else {}
-        return {key: stored for key, stored in found.items() if key in repeated - own or stored.settled}
-
-    def _renew(self, waiting: Sequence[_Waiting]) -> None:
-        """Give what has waited long the present time, since what is written late must not seem to have been there.
-
-        Whoever looks for authorizations that lapse goes by their times, and comes along once (see `lapses`).
-        """
-        now = self._clock.now()
-        for one in waiting:
-            if not one.written and one.pinned.create_time < now - _WRITTEN_WITHIN:
-                one.pinned = one.pinned._replace(create_time=now)
-
     async def _hold(
-        self, database: Database, waiting: Sequence[_Waiting], known: dict[store.Key, Stored]
+        self, database: Database, waiting: Sequence[Waiting], known: dict[store.Key, Stored]
     ) -> list[Decision | Exception]:
         """Place the holds. A repeat sends the first request's hold again, and billing returns that hold's state."""
         decisions: list[Decision | Exception | None] = []
@@ -300,7 +282,9 @@ class Admission:
             decisions.append(decision)
             if decision is None or isinstance(decision, Allowed):
                 pinned = before.pinned if before else one.pinned
-                self._engine.remember(authorization_of(pinned))
+                if before is None or not before.reserves:
+                    # What a repeat has reserved is read when it is settled.
+                    self._engine.remember(authorization_of(pinned))
                 if decision is None:
                     costly.append((place, pinned, before is not None))
         if costly:
@@ -316,34 +300,45 @@ class Admission:
     ) -> None:
         """Store which holds were declined, and which end later than the authorization says; usually there are none.
 
-        The decisions stand without it. If it fails, the list of authorizations tells the wrong state or end of these.
+        What declined calls have reserved of limits is given back. The decisions stand without all that. If it fails,
+        the list of authorizations tells the wrong state or end of these, and reservations are given back when the hold
+        would have ended.
         """
         declined: list[store.Key] = []
+        reserving: list[store.Key] = []
         later: dict[store.Key, datetime] = {}
         for pinned, result in zip(asked, results, strict=True):
             key = pinned.ask.organization_id, pinned.ask.operation_id
             if isinstance(result, NotHeld) and result.reason != OperationIdReused.reason:
-                declined.append(key)
-            elif isinstance(result, Held) and result.expire_time > _expire_time(pinned) + _LATE:
+                (reserving if pinned.reservations else declined).append(key)
+            elif isinstance(result, Held) and result.expire_time > _expire_time(pinned) + HOLD_LATE:
                 later[key] = result.expire_time
-        if not declined and not later:
+        if not declined and not reserving and not later:
             return
         try:
-            async with database.raw_connection() as connection:
-                if declined:
-                    await store.decline(connection, declined)
-                if later:
-                    await store.extend(connection, later)
+            if reserving:
+                async with database.raw_transaction() as connection:
+                    await give_back(connection, reserving)
+                    await store.decline(connection, reserving)
+            if declined or later:
+                async with database.raw_connection() as connection:
+                    if declined:
+                        await store.decline(connection, declined)
+                    if later:
+                        await store.extend(connection, later)
         except Refusal as refusal:
-            _log.warning("ends of holds not stored", reason=refusal.reason, holds=len(declined) + len(later))
+            holds = len(declined) + len(reserving) + len(later)
+            _log.warning("ends of holds not stored", reason=refusal.reason, holds=holds)
 
 
 def _expire_time(pinned: Pinned) -> datetime:
     return pinned.create_time + timedelta(milliseconds=pinned.ask.hold_ttl_ms)
 
 
-def _decided_without_hold(one: _Waiting, before: Stored | None) -> Decision | Exception | None:
+def _decided_without_hold(one: Waiting, before: Stored | None) -> Decision | Exception | None:
     """Return the decision where billing need not be asked, or None where an amount is to be held."""
+    if one.said.refused is not None:
+        return _over_limit(one, one.said.refused)
     refusal = refusal_of_repeat(before, one.pinned) if before is not None else None
     if refusal is not None:
         return refusal
@@ -352,30 +347,36 @@ def _decided_without_hold(one: _Waiting, before: Stored | None) -> Decision | Ex
     pinned = before.pinned if before else one.pinned
     if pinned.amount:
         return None
-    return Allowed(pinned, one.principal, "", None, before is not None)
+    return Allowed(pinned, one.principal, "", None, before is not None, limits=one.said.statuses)
 
 
-def _ended(one: _Waiting) -> Denied:
+def _over_limit(one: Waiting, refused: Refused) -> Denied:
+    message, limits = message_of(refused), one.said.statuses
+    return Denied("LIMIT_EXCEEDED", message, principal=one.principal, limits=limits, refused=refused)
+
+
+def _ended(one: Waiting) -> Denied:
     message = "The operation was authorized before, and that authorization has ended."
-    return Denied("AUTHORIZATION_ENDED", message, principal=one.principal, replayed=True)
+    return Denied("AUTHORIZATION_ENDED", message, principal=one.principal, replayed=True, limits=one.said.statuses)
 
 
 def _decision(
-    one: _Waiting, pinned: Pinned, replayed: bool, result: Held | NotHeld | Refusal, now: datetime
+    one: Waiting, pinned: Pinned, replayed: bool, result: Held | NotHeld | Refusal, now: datetime
 ) -> Decision | Refusal:
     if isinstance(result, Refusal):
         return result
     if isinstance(result, Held):
         if not result.open or result.expire_time <= now:
             return _ended(one)
-        return Allowed(pinned, one.principal, result.hold_id, result.expire_time, replayed)
+        return Allowed(pinned, one.principal, result.hold_id, result.expire_time, replayed, limits=one.said.statuses)
     if result.reason == OperationIdReused.reason:
         field = result.facts.get("field", "amount")
         return OperationIdReused(operation_id=pinned.ask.operation_id, field=field)
     reason = result.reason if result.reason in _HOLD_REASONS else "ACCOUNT_CLOSED"
     facts = {name: result.facts[name] for name in _FACTS if name in result.facts}
     facts.setdefault("currency_code", pinned.currency_code)
-    return Denied(reason, result.message, facts, one.principal, replayed)
+    limits = one.said.statuses if replayed else one.statuses_without
+    return Denied(reason, result.message, facts, one.principal, replayed, limits=limits)
 
 
 def _hold_request(pinned: Pinned) -> HoldRequest:

@@ -20,6 +20,7 @@ from services.metering.errors import (
 )
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.rates import Unpriced
+from services.metering.quota.counters import give_back
 
 EXTENSION_MAX: Final = timedelta(days=1)
 _NO_LONGER_MS: Final = 1
@@ -42,6 +43,8 @@ class Authorizations:
     async def cancel(self, organization_id: str, operation_id: str) -> tuple[str, Decimal, bool]:
         """Cancel an authorization; return the currency, the amount that is released, and whether this is a repeat.
 
+        What it has reserved of limits is given back, once.
+
         Raises:
             NotFound: the operation was never authorized.
             AlreadySettled: its usage is recorded, or parts of it are settled.
@@ -58,8 +61,13 @@ class Authorizations:
         released = Decimal(0)
         if stored.pinned.amount:
             released = Decimal((await self._billing.release(organization_id, operation_id)).amount or 0)
-        async with database.raw_connection() as connection:
-            await store.cancel(connection, key)
+        if stored.reserves:
+            async with database.raw_transaction() as connection:
+                await give_back(connection, [key])
+                await store.cancel(connection, key)
+        else:
+            async with database.raw_connection() as connection:
+                await store.cancel(connection, key)
         return stored.pinned.currency_code, Decimal(0) if stored.cancelled else released, stored.cancelled
 
     async def extend(
@@ -68,12 +76,12 @@ class Authorizations:
         """Hold the money of a call at least until then, and enough for what it may use as a whole.
 
         An earlier end than the present one changes nothing, and neither does a smaller amount. Billing is asked first:
-        if this process dies before the change is stored, a repeat stores it.
+        if this process dies before the change is stored, a repeat stores it. Nothing more is reserved of limits.
 
         Raises:
             InvalidArgument: the time is not in the future, or more than a day from now.
             NotFound: the operation was never authorized.
-            AuthorizationNotOpen: nothing is held for it any more.
+            AuthorizationNotOpen: nothing is held for it any more, or what it had reserved of limits was given back.
             AuthorizationNotHeld: more is to be held, and nothing is.
             InsufficientBalance: the account has not enough; nothing is changed.
             PriceUnknown: a unit has no rate.
@@ -88,6 +96,8 @@ class Authorizations:
         state = stored.state(now)
         if stored.settled or state not in (State.OPEN, State.LAPSED) or (state is State.LAPSED and not is_held):
             raise AuthorizationNotOpen(operation_id=operation_id, state=state)
+        if stored.gave_back:
+            raise AuthorizationNotOpen(operation_id=operation_id, state=State.LAPSED)
         larger = await self._larger(stored, more)
         if is_held:
             await self._extend_hold(stored, None if expire_time is None else expire_time - now, larger)
@@ -98,8 +108,8 @@ class Authorizations:
             async with self._shards.of(organization_id).raw_connection() as connection:
                 if larger is not None:
                     await store.enlarge(connection, key, larger)
-                if later is not None:
-                    await store.extend(connection, {key: later})
+                if later is not None and await store.extend(connection, {key: later}):
+                    raise AuthorizationNotOpen(operation_id=operation_id, state=State.LAPSED)
         return stored._replace(expire_time=later or stored.expire_time, allowance=larger or stored.allowance)
 
     async def _larger(self, stored: Stored, more: More | None) -> Allowance | None:

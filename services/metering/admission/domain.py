@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from libs.common.errors import OperationIdReused, Refusal
@@ -21,6 +22,8 @@ from services.metering.model.domain import (
 )
 from services.metering.model.rates import STANDARD_TIER, Unpriced
 from services.metering.model.units import THOUSANDTHS, Kind, Quantities, Units, input_context
+from services.metering.quota.decisions import Place, Refused, Standing
+from services.metering.quota.domain import Reserved
 from services.metering.usage.dimensions import LIVE
 from services.metering.usage.domain import Authorization, Captured
 from services.metering.usage.part_domain import PARTS_MAX, Part
@@ -30,6 +33,9 @@ OUTPUT_TOKENS_DEFAULT: Final = 4096
 HOLD_TTL_DEFAULT_MS: Final = 600_000
 HOLD_TTL_MAX: Final = timedelta(hours=1)
 """The longest that AuthorizeRequest may ask for."""
+HOLD_LATE: Final = timedelta(seconds=1)
+"""What a hold may end later than its authorization says, because billing counts from its own receipt of it."""
+NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
 _FINGERPRINT_BYTES: Final = 16
 _FIELDS_BEFORE: Final = 11
 
@@ -53,6 +59,8 @@ class Request:
     fail_if_replayed: bool
     quantities: Quantities
     service_tier: str
+    items: int = 0
+    labels: Mapping[str, str] = NO_LABELS
 
     @property
     def needs_policy(self) -> bool:
@@ -78,14 +86,22 @@ class Ask(NamedTuple):
     """Quantities beside the tokens, as JSON; None where there are none."""
     service_tier: str = STANDARD_TIER
     environment: str = LIVE
+    items: int | None = None
+    """How many of the platform's own items the work may touch; None where it is none."""
+    labels: str | None = None
+    """The labels as JSON with sorted keys; None where there are none."""
 
     def fingerprint(self, estimate: Tokens | None = None) -> bytes:
         """Return a digest of everything that a repeat must say again.
 
-        What is as it always was before there were tiers and other quantities has no part in it, so that the digests of
-        earlier versions still match.
+        What is as it always was before there were tiers, other quantities, items and labels has no part in it, so that
+        the digests of earlier versions still match.
         """
         further = [value for value in (self.quantities, self.service_tier) if value not in (None, STANDARD_TIER)]
+        if self.items is not None:
+            further.append(f"items={self.items}")
+        if self.labels is not None:
+            further.append(f"labels={self.labels}")
         values = (*self[:_FIELDS_BEFORE], *(estimate or ()), *further)
         text = "\x1f".join("" if value is None else str(value) for value in values)
         return hashlib.blake2b(text.encode(), digest_size=_FINGERPRINT_BYTES).digest()
@@ -104,6 +120,8 @@ class Pinned(NamedTuple):
     """Whether the caller wants a repeat refused. It is not stored and no part of the fingerprint."""
     by_policy: bool = False
     """Whether the maximum of output tokens is the policy's and not the caller's. Not stored either."""
+    reservations: tuple[Reserved, ...] = ()
+    """What the call reserves of limits. What was stored before is not read into it."""
 
 
 class Allowance(NamedTuple):
@@ -151,6 +169,10 @@ class Stored(NamedTuple):
     """What the call may use and what is held for it, which may be more than was asked for at first."""
     captured: Captured | None = None
     """What is captured in parts; None where there are none."""
+    reserves: bool = False
+    """Whether it has reserved something of limits that was not given back. A settlement takes that without a note."""
+    gave_back: bool = False
+    """Whether what it had reserved of limits was given back without a settlement."""
 
     def state(self, now: datetime) -> "State":
         """Return what has become of it."""
@@ -166,7 +188,12 @@ class Stored(NamedTuple):
 
     @property
     def ended(self) -> bool:
-        return self.cancelled or self.settled
+        """Whether the call may not begin any more, whatever billing says."""
+        return self.cancelled or self.settled or (self.gave_back and not self.declined)
+
+
+Status = tuple[Place, Standing]
+"""Where a limit stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +207,10 @@ class Denied:
     replayed: bool = False
     stale_key: bool = False
     """Whether it rests on an answer about the key that may be out of date."""
+    limits: Sequence[Status] = ()
+    """Where the limits in force for the call stand after it."""
+    refused: Refused | None = None
+    """Why a limit refused the call, with the facts; None where none did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +223,8 @@ class Allowed:
     expire_time: datetime | None
     replayed: bool
     stale_key: bool = False
+    limits: Sequence[Status] = ()
+    """Where the limits in force for the call stand after it."""
 
 
 Decision = Allowed | Denied
@@ -302,4 +335,5 @@ def authorization_of(pinned: Pinned) -> Authorization:
         ask.service_account_id,
         ask.service_tier,
         ask.environment,
+        pinned.reservations,
     )

@@ -1,11 +1,12 @@
 """Records the input of authorized calls whose settlement does not come, where their organization's policy says so.
 
-Of calls that were settled in parts the last part is recorded, whatever the policy says.
+Of calls that were settled in parts the last part is recorded, whatever the policy says. What a call has reserved of
+limits is given back as soon as its hold has ended, whatever the policy says, too.
 
-1. The authorizations of the organizations that charge for lapses are walked through once each, in the order in which
-   they were made. What is neither settled, cancelled nor declined by then is noted as a check. Authorizations that are
-   extended, and calls of which a part is settled, are noted when that is done. Nothing else is ever looked at, and
-   nothing on the way of a call is slower.
+1. The authorizations of the organizations that charge for lapses or have limits are walked through once each, in the
+   order in which they were made. What is neither settled, cancelled nor declined by then, or still reserves something
+   of limits, is noted as a check. Authorizations that are extended, and calls of which a part is settled, are noted
+   when that is done. Nothing else is ever looked at, and nothing on the way of a call is slower.
 2. Checks that are due are taken under a lease, so several processes share them. Each is decided by what is stored, the
    policy, and the hold as billing knows it, and is deleted then.
 3. Usage goes through the usage engine like any other. The operation id is recorded once, whoever comes first: the
@@ -14,7 +15,7 @@ Of calls that were settled in parts the last part is recorded, whatever the poli
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, NoReturn
@@ -24,11 +25,11 @@ from opentelemetry import metrics
 
 from libs.common.clock import Clock
 from libs.common.database import Database
-from libs.common.errors import OperationIdReused, Unavailable
+from libs.common.errors import Conflict, OperationIdReused, Unavailable
 from libs.common.ids import NIL
 from libs.common.shards import Shards
 from services.metering.admission import lapse_store, policy_store, store
-from services.metering.admission.domain import Stored
+from services.metering.admission.domain import HOLD_LATE, Stored
 from services.metering.admission.lapse import (
     Lapsed,
     Later,
@@ -42,6 +43,7 @@ from services.metering.admission.policy import Entry, LapseCharge
 from services.metering.admission.store import Key
 from services.metering.clients.billing import BillingClient
 from services.metering.model.catalogue import Catalogue
+from services.metering.quota.counters import give_back
 from services.metering.usage import part_store
 from services.metering.usage.domain import Accepted, Work
 from services.metering.usage.engine import UsageEngine
@@ -61,6 +63,7 @@ CHECKS_MAX: Final = 200
 """How many checks are decided together."""
 _QUESTIONS_MAX: Final = 16
 """How many questions about holds are with billing at once."""
+_MICROSECOND: Final = timedelta(microseconds=1)
 _WALK_WITHIN_S: Final = 2.0
 """How long one visit walks on where there is more to walk through."""
 
@@ -119,7 +122,7 @@ class Lapses:
         await self._walk(database)
 
     async def _walk(self, database: Database) -> None:
-        """Walk through the new authorizations of every organization that charges for lapses.
+        """Walk through the new authorizations of every organization that charges for lapses or has limits.
 
         Each has its turn in a pass. Where there is more than that, passes are made for two seconds.
         """
@@ -172,8 +175,13 @@ class Lapses:
             stored = await store.find(connection, keys)
             entries = await policy_store.find(connection, {organization_id for organization_id, _ in keys})
             parts = await part_store.last_requests(connection, keys)
+        reserving = await self._give_back(database, stored, checks)
         await asyncio.gather(
-            *(self._judge(key, stored.get(key), entries.get(key[0]), parts.get(key), checks) for key in keys)
+            *(
+                self._judge(key, stored.get(key), entries.get(key[0]), parts.get(key), checks)
+                for key in keys
+                if key not in reserving
+            )
         )
         if checks.works:
             await self._record(checks)
@@ -182,6 +190,48 @@ class Lapses:
                 await lapse_store.finish(connection, checks.done, checks.lease_time)
             if checks.later:
                 await lapse_store.put_off(connection, checks.later, checks.lease_time)
+
+    async def _give_back(self, database: Database, stored: Mapping[Key, Stored], checks: _Checks) -> set[Key]:
+        """Give back what calls have reserved of limits whose holds have ended; return those that still reserve some.
+
+        These are looked at when their holds have ended. One that fails is logged, and taken again when the lease ends.
+        """
+        ended_before = self._clock.now() - HOLD_LATE
+        reserving = {key: one for key, one in stored.items() if one.reserves and not one.settled}
+        due = [key for key, one in reserving.items() if one.cancelled or one.declined or one.expire_time < ended_before]
+        for key in reserving.keys() - set(due):
+            checks.later[key] = reserving[key].expire_time + HOLD_LATE + _MICROSECOND
+        failed = await self._give_back_each(database, due, ended_before) if due else []
+        return {*failed, *checks.later}
+
+    async def _give_back_each(self, database: Database, keys: Sequence[Key], ended_before: datetime) -> list[Key]:
+        """Give back what calls have reserved, in halves where one is at fault; return those for which it failed.
+
+        Raises:
+            Unavailable: the database cannot be reached.
+        """
+        try:
+            async with database.raw_transaction() as connection:
+                await give_back(connection, keys, ended_before=ended_before)
+        except Unavailable:
+            raise
+        except Conflict:
+            _log.warning("reservations wait for busy counters", schema=database.schema, reservations=len(keys))
+            return [*keys]
+        except Exception as error:  # noqa: BLE001 -- whatever is wrong with one must not reach the others.
+            if len(keys) == 1:
+                ((organization_id, operation_id),) = keys
+                _log.warning(
+                    "reservation not given back",
+                    organization_id=organization_id,
+                    operation_id=operation_id,
+                    exc_info=error,
+                )
+                return [*keys]
+            middle = len(keys) // 2
+            first = await self._give_back_each(database, keys[:middle], ended_before)
+            return first + await self._give_back_each(database, keys[middle:], ended_before)
+        return []
 
     async def _judge(
         self, key: Key, stored: Stored | None, entry: Entry | None, part: LastRequest | None, checks: _Checks

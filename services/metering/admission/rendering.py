@@ -11,6 +11,7 @@ from services.metering.admission.domain import Decision, Denied, Stored
 from services.metering.admission.policy import DEFAULT, Entry
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.model.units import Units, quantity_text
+from services.metering.quota.rendering import facts_of, render_statuses
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import Accepted, Outcome
 from services.metering.usage.rendering import fill_balance, fill_usage
@@ -118,6 +119,8 @@ def fill_decision(response: pb.AuthorizeResponse, decision: Decision) -> None:
     if isinstance(decision, Denied):
         _fill_denial(response, decision)
         return
+    if decision.limits:
+        response.limits.extend(render_statuses(decision.limits))
     pinned = decision.pinned
     response.decision = pb.DECISION_ALLOWED
     response.hold_id = decision.hold_id
@@ -134,7 +137,9 @@ def _fill_denial(response: pb.AuthorizeResponse, denied: Denied) -> None:
     response.decision = pb.DECISION_DENIED
     response.denial.reason = pb.DenialReason.Value(f"DENIAL_REASON_{denied.reason}")
     response.denial.message = denied.message
-    response.denial.facts.update(denied.facts)
+    response.denial.facts.update(denied.facts if denied.refused is None else facts_of(denied.refused))
+    if denied.limits:
+        response.limits.extend(render_statuses(denied.limits, denied.refused))
     if denied.principal is not None:
         _fill_principal(response.principal, denied.principal)
 

@@ -13,6 +13,7 @@ from libs.common.validation import Reader
 from services.metering.admission.admission import Admission
 from services.metering.admission.authorizations import Authorizations
 from services.metering.admission.domain import Decision, Request
+from services.metering.admission.hints import hints_of
 from services.metering.admission.parsing import (
     is_part,
     read_filters,
@@ -73,6 +74,8 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
             raise decision
         response = pb.AuthorizeResponse()
         fill_decision(response, decision)
+        if decision.limits:
+            context.set_trailing_metadata(hints_of(decision, self._authorizations.now()))
         return response
 
     async def BatchAuthorize(

@@ -13,7 +13,7 @@ from libs.common.database import RawConnection
 from services.metering.admission.domain import Allowance, Ask, Pinned, State, Stored
 from services.metering.model.units import thousandths_of
 from services.metering.usage.domain import LAPSED, Captured
-from services.metering.usage.store import quantities_text, read_quantities
+from services.metering.usage.store import label_text, quantities_text, read_quantities
 
 Key = tuple[str, str]
 Place = tuple[datetime, str]
@@ -37,18 +37,19 @@ class Filters(NamedTuple):
 _ADD: Final = """
 WITH item AS (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::text[],
-        $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::uuid[],
-        $17::text[], $18::text[], $19::timestamptz[])
+        $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::bigint[], $16::text[],
+        $17::bytea[], $18::uuid[], $19::text[], $20::text[], $21::timestamptz[], $22::text[], $23::text[])
         AS t(organization_id, operation_id, project_id, user_id, service_account_id, api_key_id, model, endpoint,
-        input_tokens, max_output_tokens, hold_ttl_ms, quantities, service_tier, environment, fingerprint,
-        price_version_id, currency_code, amount, create_time)
+        input_tokens, max_output_tokens, hold_ttl_ms, quantities, service_tier, environment, items, labels, fingerprint,
+        price_version_id, currency_code, amount, create_time, counters, reserved)
 ), added AS (
     INSERT INTO authorizations (organization_id, operation_id, project_id, user_id, service_account_id, api_key_id,
-        model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, quantities, service_tier, environment,
-        fingerprint, price_version_id, currency_code, amount, create_time)
+        model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, quantities, service_tier, environment, items,
+        labels, fingerprint, price_version_id, currency_code, amount, create_time, counters, reserved)
     SELECT organization_id, operation_id, project_id, user_id, service_account_id, api_key_id,
         model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, quantities::jsonb, service_tier, environment,
-        fingerprint, price_version_id, currency_code, amount::numeric, create_time
+        items, labels::jsonb, fingerprint, price_version_id, currency_code, amount::numeric, create_time,
+        counters::uuid[], reserved::numeric[]
     FROM item ORDER BY organization_id, operation_id
     ON CONFLICT DO NOTHING RETURNING organization_id, operation_id
 )
@@ -56,15 +57,30 @@ SELECT organization_id::text, operation_id FROM item
 WHERE ((organization_id, operation_id) IN (SELECT organization_id, operation_id FROM added)) IS NOT TRUE
 """
 
+# What was authorized or recorded before.
+_TAKEN: Final = """
+SELECT w.organization_id::text, w.operation_id
+FROM unnest($1::uuid[], $2::text[]) AS w(organization_id, operation_id)
+WHERE EXISTS (
+    SELECT FROM authorizations a
+    WHERE a.organization_id = ANY (ARRAY[w.organization_id]) AND a.operation_id = w.operation_id
+) OR EXISTS (
+    SELECT FROM usage_operations o
+    WHERE o.organization_id = ANY (ARRAY[w.organization_id]) AND o.operation_id = w.operation_id
+)
+"""
+
 _COLUMNS: Final = """a.organization_id::text, a.operation_id, a.project_id::text, a.user_id::text,
     a.service_account_id::text, a.api_key_id::text, a.model, a.endpoint, a.input_tokens, a.max_output_tokens,
-    a.hold_ttl_ms, a.quantities::text, a.service_tier, a.environment, a.fingerprint, a.price_version_id::text,
-    a.currency_code, a.amount, a.create_time, a.cancelled, coalesce(o.fingerprint <> '', false) AS settled,"""
+    a.hold_ttl_ms, a.quantities::text, a.service_tier, a.environment, a.items, a.labels::text, a.fingerprint,
+    a.price_version_id::text, a.currency_code, a.amount, a.create_time, a.cancelled,
+    coalesce(o.fingerprint <> '', false) AS settled,"""
 EXPIRE_TIME: Final = "coalesce(a.expire_time, a.create_time + a.hold_ttl_ms * interval '1 millisecond')"
 """When the hold of an authorization `a` ends."""
 _LAPSED: Final = f"coalesce(o.fingerprint = '{LAPSED.decode()}', false)"
 _ENDED: Final = f"""{EXPIRE_TIME}, a.declined, {_LAPSED}, a.enlarged::text,
-    l.captured_amount, l.currency_code AS captured_currency_code"""
+    l.captured_amount, l.currency_code AS captured_currency_code,
+    a.counters IS NOT NULL AND NOT a.limits_released AS reserves, a.limits_released"""
 # While a call is settled in parts, its operation has an empty fingerprint. Its last part says what is captured.
 _WITH_USAGE: Final = """LEFT JOIN usage_operations o
     ON o.organization_id = ANY (ARRAY[a.organization_id]) AND o.operation_id = a.operation_id
@@ -106,18 +122,22 @@ ORDER BY create_time DESC, operation_id DESC OFFSET $5 LIMIT 1
 """
 
 # An authorization that ends later is looked at then, should its settlement not come: whoever looks for such may have
-# walked past it. In the order of the keys, so that no two processes can deadlock.
+# walked past it. In the order of the keys, so that no two processes can deadlock. Returns those whose reservations
+# were given back before.
 _EXTEND: Final = """
 WITH extended AS (
     UPDATE authorizations a SET expire_time = greatest(a.expire_time, later.expire_time)
     FROM unnest($1::uuid[], $2::text[], $3::timestamptz[]) AS later(organization_id, operation_id, expire_time)
     WHERE a.organization_id = ANY (ARRAY[later.organization_id]) AND a.operation_id = later.operation_id
-    RETURNING a.organization_id, a.operation_id, a.expire_time, a.environment
+    RETURNING a.organization_id, a.operation_id, a.expire_time, a.environment, a.counters, a.limits_released
+), noted AS (
+    INSERT INTO lapse_checks (organization_id, operation_id, check_time)
+    SELECT organization_id, operation_id, expire_time FROM extended
+    WHERE environment = 'LIVE' OR (counters IS NOT NULL AND NOT limits_released)
+    ORDER BY organization_id, operation_id
+    ON CONFLICT (organization_id, operation_id) DO UPDATE SET check_time = excluded.check_time
 )
-INSERT INTO lapse_checks (organization_id, operation_id, check_time)
-SELECT organization_id, operation_id, expire_time FROM extended WHERE environment = 'LIVE'
-ORDER BY organization_id, operation_id
-ON CONFLICT (organization_id, operation_id) DO UPDATE SET check_time = excluded.check_time
+SELECT organization_id::text, operation_id FROM extended WHERE limits_released
 """
 
 # Only where it is more than what is noted, so that of two enlargements the larger stays.
@@ -141,9 +161,18 @@ UPDATE authorizations SET cancelled = true WHERE organization_id = $1::uuid AND 
 
 async def add(connection: RawConnection, pinned: Sequence[Pinned]) -> list[Key]:
     """Insert authorizations; return the keys of those that existed before."""
-    rows = [(*one.ask, *one[1:4], format_amount(one.amount), one.create_time) for one in pinned]
+    rows = [(*one.ask, *one[1:4], format_amount(one.amount), one.create_time, *_reserved(one)) for one in pinned]
     before = await connection.fetch(_ADD, *map(_sent, zip(*rows, strict=True)))
     return [(row[0], row[1]) for row in before]
+
+
+def _reserved(pinned: Pinned) -> tuple[str | None, str | None]:
+    """Return the counters in which an authorization reserves something, and how much in each, as arrays in text."""
+    if not pinned.reservations:
+        return None, None
+    counters = ",".join([one.counter_id for one in pinned.reservations])
+    amounts = ",".join([format_amount(one.amount) for one in pinned.reservations])
+    return f"{{{counters}}}", f"{{{amounts}}}"
 
 
 def _sent(column: Sequence[object]) -> Sequence[object]:
@@ -156,15 +185,25 @@ async def find(connection: RawConnection, keys: Sequence[Key]) -> dict[Key, Stor
     return {(row[0], row[1]): _stored(row) for row in rows}
 
 
+async def taken(connection: RawConnection, keys: Sequence[Key]) -> set[Key]:
+    """Return those of the operations that were authorized or recorded before."""
+    rows = await connection.fetch(_TAKEN, [key[0] for key in keys], [key[1] for key in keys])
+    return {(row[0], row[1]) for row in rows}
+
+
 async def cancel(connection: RawConnection, key: Key) -> None:
     await connection.execute(_CANCEL, *key)
 
 
-async def extend(connection: RawConnection, expire_times: Mapping[Key, datetime]) -> None:
-    """Note when holds end, where that is later than what is noted."""
-    await connection.execute(
+async def extend(connection: RawConnection, expire_times: Mapping[Key, datetime]) -> set[Key]:
+    """Note when holds end, where that is later than what is noted.
+
+    Return the operations whose reservations were given back before, because their holds had ended.
+    """
+    rows = await connection.fetch(
         _EXTEND, [key[0] for key in expire_times], [key[1] for key in expire_times], list(expire_times.values())
     )
+    return {(row[0], row[1]) for row in rows}
 
 
 async def enlarge(connection: RawConnection, key: Key, allowance: Allowance) -> None:
@@ -208,13 +247,15 @@ def _stored(row: asyncpg.Record) -> Stored:
     if ask.quantities is not None:
         # Postgres writes JSON in its own way.
         ask = ask._replace(quantities=quantities_text(read_quantities(ask.quantities)))
+    if ask.labels is not None:
+        ask = ask._replace(labels=label_text(json.loads(ask.labels)))
     pinned = Pinned(ask, *values[asked : asked + 5])
-    cancelled, settled, expire_time, declined, is_lapsed, enlarged, amount, currency_code = values[asked + 5 :]
+    cancelled, settled, expire_time, declined, is_lapsed, enlarged, amount, currency_code, *limits = values[asked + 5 :]
     allowance = Allowance(ask.input_tokens, ask.max_output_tokens, read_quantities(ask.quantities), pinned.amount)
     if enlarged is not None:
         allowance = _read_allowance(enlarged)
     captured = None if amount is None else Captured(format_amount(amount), currency_code or "")
-    return Stored(pinned, cancelled, settled, expire_time, declined, is_lapsed, allowance, captured)
+    return Stored(pinned, cancelled, settled, expire_time, declined, is_lapsed, allowance, captured, *limits)
 
 
 def _allowance_text(allowance: Allowance) -> str:

@@ -13,8 +13,8 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final, NoReturn
@@ -64,6 +64,10 @@ class Entitlement:
     source: str
     """Which rule gave it, such as `OVERRIDE` or `USER_PLAN`."""
     subscription_id: str | None
+    override_user_id: str = ""
+    """For an override: the user it is for; empty for all of the organization."""
+    override_model: str = ""
+    """For an override: the model it is for; empty for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,8 @@ class Entitlements:
     """The period of the nearest subscription that has one."""
     until_time: datetime | None
     """Until when all of it holds, unless something is changed; None for no end."""
+    periods: Mapping[str, tuple[datetime, datetime]] = field(default_factory=dict)
+    """The present period of each of the subscriptions that has one."""
 
 
 class EntitlementsClient:
@@ -112,6 +118,10 @@ class EntitlementsClient:
         if kept is None or not self.is_current:
             return None
         return None if kept.until_time is not None and self._clock.now() >= kept.until_time else kept
+
+    def last_known(self, organization_id: str, user_id: str = "", model: str = "") -> Entitlements | None:
+        """Return the last answer, which may be out of date; None where there was none. Ids are in lower case."""
+        return self._kept.get((organization_id, user_id, model))
 
     async def entitlements_of(self, organization_id: str, user_id: str = "", model: str = "") -> Entitlements:
         """Return what an organization, a user in it, or one of them with a model may use. Ids are in lower case.
@@ -208,10 +218,21 @@ def _entitlements(answer: subscription_pb2.GetEntitlementsResponse, asked_time: 
             _value(one.entitlement),
             subscription_pb2.EntitlementSource.Name(one.source).removeprefix("ENTITLEMENT_SOURCE_"),
             one.subscription_id or None,
+            one.override_user_id,
+            one.override_model,
         )
         for one in answer.entitlements
     }
-    return Entitlements(values, period, until_time)
+    return Entitlements(values, period, until_time, dict(_periods(answer)))
+
+
+def _periods(
+    answer: subscription_pb2.GetEntitlementsResponse,
+) -> Iterator[tuple[str, tuple[datetime, datetime]]]:
+    for one in answer.subscriptions:
+        if one.HasField("period_start_time") and one.HasField("period_end_time"):
+            start = parse_time("period_start_time", one.period_start_time, [])
+            yield one.subscription_id, (start, parse_time("period_end_time", one.period_end_time, []))
 
 
 def _value(one: plan_pb2.Entitlement) -> bool | Decimal | str | Limit:

@@ -48,13 +48,18 @@ def flaws_of_shape(shape: Shape) -> list[FieldViolation]:
 
 def flaws_of_terms(shape: Shape, terms: Terms) -> list[FieldViolation]:
     """Return what is wrong with what a limit would allow."""
-    if not terms.burst:
-        return []
-    if shape.sliding or shape.window not in CALENDAR:
-        return [FieldViolation("burst", "must be empty except for minutes, hours, days, weeks and months, not sliding")]
-    if terms.maximum is None:
-        return [FieldViolation("burst", "must be empty where any amount may be used")]
-    return []
+    flaws: list[FieldViolation] = []
+    if terms.burst and (shape.sliding or shape.window not in CALENDAR):
+        flaws.append(
+            FieldViolation("burst", "must be empty except for minutes, hours, days, weeks and months, not sliding")
+        )
+    elif terms.burst and terms.maximum is None:
+        flaws.append(FieldViolation("burst", "must be empty where any amount may be used"))
+    if terms.thresholds and (shape.sliding or shape.window in (Window.NONE, Window.CALL)):
+        flaws.append(
+            FieldViolation("thresholds", "must be empty for sliding windows, single calls and concurrent_calls")
+        )
+    return flaws
 
 
 def changes(before: Limit | None, after: Limit | None) -> tuple[Changed, ...]:
@@ -78,6 +83,8 @@ def _flaws_of_window(shape: Shape) -> list[FieldViolation]:
         flaws.append(FieldViolation("window", "must be unspecified for concurrent_calls"))
     elif shape.metric not in ("", CONCURRENT_CALLS) and window is Window.NONE:
         flaws.append(FieldViolation("window", "must be given except for concurrent_calls"))
+    if window is Window.PERIOD:
+        flaws.append(FieldViolation("window", "can be a billing period only for an entitlement of a plan"))
     if shape.sliding and window not in STEPS:
         flaws.append(FieldViolation("sliding", "can be true for minutes, hours, days and weeks only"))
     if shape.time_zone and (shape.sliding or window not in (Window.DAY, Window.WEEK, Window.MONTH)):

@@ -29,6 +29,7 @@ class New(NamedTuple):
     drop_time: datetime | None
     metric: str
     currency_code: str
+    entitled: bool
 
 
 class Change(NamedTuple):
@@ -41,6 +42,16 @@ class Change(NamedTuple):
 class Counted(NamedTuple):
     """What a counter has."""
 
+    used: Decimal
+    reserved: Decimal
+
+
+class Added(NamedTuple):
+    """A counter after a change of what it has."""
+
+    limit_id: str
+    subject: str
+    window_start: datetime
     used: Decimal
     reserved: Decimal
 
@@ -58,14 +69,15 @@ class Reservation(NamedTuple):
 _CREATE: Final = """
 WITH item AS (
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::timestamptz[], $6::timestamptz[],
-        $7::timestamptz[], $8::text[], $9::text[])
-        AS t(organization_id, counter_id, limit_id, subject, window_start, window_end, drop_time, metric, currency_code)
+        $7::timestamptz[], $8::text[], $9::text[], $10::boolean[])
+        AS t(organization_id, counter_id, limit_id, subject, window_start, window_end, drop_time, metric, currency_code,
+        entitled)
 ), walked AS (
     INSERT INTO lapse_walks (organization_id, create_time, operation_id)
-    SELECT DISTINCT organization_id, $10::timestamptz, '' FROM item ORDER BY 1 ON CONFLICT DO NOTHING
+    SELECT DISTINCT organization_id, $11::timestamptz, '' FROM item ORDER BY 1 ON CONFLICT DO NOTHING
 )
 INSERT INTO limit_counters (organization_id, counter_id, limit_id, subject, window_start, window_end, drop_time, metric,
-    currency_code, used, reserved)
+    currency_code, entitled, used, reserved)
 SELECT item.*, 0, 0 FROM item ORDER BY organization_id, counter_id ON CONFLICT DO NOTHING
 """
 
@@ -82,6 +94,7 @@ _ADD: Final = """
 UPDATE limit_counters c SET used = c.used + d.used::numeric, reserved = c.reserved + d.reserved::numeric
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) AS d(organization_id, counter_id, used, reserved)
 WHERE c.organization_id = ANY (ARRAY[d.organization_id]) AND c.counter_id = d.counter_id
+RETURNING c.organization_id::text, c.counter_id::text, c.limit_id::text, c.subject, c.window_start, c.used, c.reserved
 """
 
 # From one subject to the next, by the index limit_counters_of_limit: each step reads an entry of it. Whether a subject
@@ -119,12 +132,12 @@ JOIN authorizations a
     ON a.organization_id = ANY (ARRAY[wanted.organization_id]) AND a.operation_id = wanted.operation_id
 WHERE a.counters IS NOT NULL AND NOT a.limits_released
 """
-_RELEASED: Final = """
+_CONTRADICTED: Final = """
 SELECT a.organization_id::text, a.operation_id
-FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
+FROM unnest($1::uuid[], $2::text[], $3::bool[]) AS seen(organization_id, operation_id, reserves)
 JOIN authorizations a
-    ON a.organization_id = ANY (ARRAY[wanted.organization_id]) AND a.operation_id = wanted.operation_id
-WHERE a.limits_released
+    ON a.organization_id = ANY (ARRAY[seen.organization_id]) AND a.operation_id = seen.operation_id
+WHERE a.counters IS NOT NULL AND a.limits_released = seen.reserves
 """
 # Whoever runs this holds locks on the counters of these operations. A settlement takes the same locks after it has
 # written its usage, and only then reads what was released: so each reservation is given back by one of the two.
@@ -133,6 +146,8 @@ UPDATE authorizations a SET limits_released = true
 FROM unnest($1::uuid[], $2::text[]) AS ended(organization_id, operation_id)
 WHERE a.organization_id = ANY (ARRAY[ended.organization_id]) AND a.operation_id = ended.operation_id
     AND a.counters IS NOT NULL AND NOT a.limits_released
+    AND ($3::timestamptz IS NULL OR a.cancelled OR a.declined
+        OR coalesce(a.expire_time, a.create_time + a.hold_ttl_ms * interval '1 millisecond') < $3::timestamptz)
     AND NOT EXISTS (
         SELECT FROM usage_operations o
         WHERE o.organization_id = ANY (ARRAY[a.organization_id]) AND o.operation_id = a.operation_id
@@ -153,7 +168,7 @@ WITH over AS (
     SELECT c.organization_id, c.counter_id FROM limit_counters c
     WHERE (c.organization_id, c.counter_id) > ($1::uuid, $2::uuid)
         AND ($3::uuid IS NULL OR (c.organization_id, c.counter_id) <= ($3::uuid, $4::uuid))
-        AND (c.drop_time < $5::timestamptz OR NOT EXISTS (
+        AND (c.drop_time < $5::timestamptz OR NOT c.entitled AND NOT EXISTS (
             SELECT FROM limits l
             WHERE l.organization_id = ANY (ARRAY[c.organization_id]) AND l.limit_id = c.limit_id
         ))
@@ -180,11 +195,12 @@ async def read(connection: RawConnection, keys: Collection[Key]) -> dict[Key, Co
     return {(row[0], row[1]): Counted(row[2], row[3]) for row in await connection.fetch(_WANTED, *_arrays(keys))}
 
 
-async def add(connection: RawConnection, changes: Mapping[Key, Change]) -> None:
-    """Change counters that the transaction has locked."""
+async def add(connection: RawConnection, changes: Mapping[Key, Change]) -> dict[Key, Added]:
+    """Change counters that the transaction has locked; return them as they are then."""
     used = [format_amount(change.used) for change in changes.values()]
     reserved = [format_amount(change.reserved) for change in changes.values()]
-    await connection.execute(_ADD, *_arrays(changes), used, reserved)
+    rows = await connection.fetch(_ADD, *_arrays(changes), used, reserved)
+    return {(row[0], row[1]): Added(*row[2:]) for row in rows}
 
 
 async def subjects(
@@ -207,14 +223,19 @@ async def reserved_by(connection: RawConnection, operations: Collection[Key]) ->
     return {(row[0], row[1]): [Reservation(*pair) for pair in zip(row[2], row[3], strict=True)] for row in rows}
 
 
-async def released(connection: RawConnection, operations: Collection[Key]) -> set[Key]:
-    """Return those of the operations whose reservations were given back before they were settled."""
-    return {(row[0], row[1]) for row in await connection.fetch(_RELEASED, *_arrays(operations))}
+async def contradicted(connection: RawConnection, reserves: Mapping[Key, bool]) -> set[Key]:
+    """Return the operations that are not as they were seen: what they had reserved was given back meanwhile, or they
+    have reserved something and were seen without it."""
+    rows = await connection.fetch(_CONTRADICTED, *_arrays(reserves), list(reserves.values()))
+    return {(row[0], row[1]) for row in rows}
 
 
-async def release(connection: RawConnection, operations: Collection[Key]) -> set[Key]:
-    """Note that reservations are given back; return the operations for which that was still to be done."""
-    return {(row[0], row[1]) for row in await connection.fetch(_RELEASE, *_arrays(operations))}
+async def release(connection: RawConnection, operations: Collection[Key], ended_before: datetime | None) -> set[Key]:
+    """Note that reservations are given back; return the operations for which that was still to be done.
+
+    Where a time is given, those whose holds end later are left out, but for cancelled and declined ones.
+    """
+    return {(row[0], row[1]) for row in await connection.fetch(_RELEASE, *_arrays(operations), ended_before)}
 
 
 async def sweep_end(connection: RawConnection, after: Key) -> Key | None:

@@ -83,25 +83,23 @@ class Counters:
         Raises:
             Conflict: a counter was deleted meanwhile. It is created by the next attempt.
         """
-        places = {
-            (organization_id, take.place.counter.counter_id): take.place
-            for organization_id, take in takes
-            if take.limit.shape.window is not Window.CALL
-        }
-        keys = {(key[0], counter.counter_id) for key, place in places.items() for counter in place.locked}
+        places = _places(takes)
+        keys = _locked(places)
         found = await counter_store.lock(connection, keys) if keys else {}
         if len(found) < len(keys):
             for _, counter_id in keys - found.keys():
                 self._created.pop(counter_id, None)
             raise Conflict
-        steps = {(key[0], step) for key, place in places.items() for step in place.steps}
+        steps = _steps(places)
         # With a statement of its own: it sees what was committed while the locks were waited for.
         earlier = await counter_store.read(connection, steps) if steps else {}
-        counted = {**found, **earlier} if earlier else found
-        standings: defaultdict[str, dict[str, Standing]] = defaultdict(dict)
-        for (organization_id, counter_id), place in places.items():
-            standings[organization_id][counter_id] = standing_of(organization_id, place, counted)
-        return standings
+        return _standings(places, {**found, **earlier} if earlier else found)
+
+    async def read(self, connection: RawConnection, takes: Sequence[tuple[str, Take]]) -> Standings:
+        """Return what the counters of takes have, without locks. A counter that does not exist has nothing."""
+        places = _places(takes)
+        keys = _locked(places) | _steps(places)
+        return _standings(places, await counter_store.read(connection, keys) if keys else {})
 
     async def run(self) -> NoReturn:
         """Delete counters that nothing looks at any more, until cancelled."""
@@ -149,17 +147,46 @@ def sums(changes: Iterable[tuple[Key, Decimal, Decimal]]) -> dict[Key, Change]:
     return summed
 
 
-async def give_back(connection: RawConnection, operations: Sequence[Key]) -> set[Key]:
+def _places(takes: Sequence[tuple[str, Take]]) -> dict[Key, Place]:
+    """Return the places of takes by their keys. A limit of single calls has no counter."""
+    return {
+        (organization_id, take.place.counter.counter_id): take.place
+        for organization_id, take in takes
+        if take.limit.shape.window is not Window.CALL
+    }
+
+
+def _locked(places: Mapping[Key, Place]) -> set[Key]:
+    return {(key[0], counter.counter_id) for key, place in places.items() for counter in place.locked}
+
+
+def _steps(places: Mapping[Key, Place]) -> set[Key]:
+    return {(key[0], step) for key, place in places.items() for step in place.steps}
+
+
+def _standings(places: Mapping[Key, Place], found: Mapping[Key, Counted]) -> Standings:
+    """Return what is counted at places, from the counters that were found."""
+    standings: defaultdict[str, dict[str, Standing]] = defaultdict(dict)
+    for (organization_id, counter_id), place in places.items():
+        standings[organization_id][counter_id] = standing_of(organization_id, place, found)
+    return standings
+
+
+async def give_back(
+    connection: RawConnection, operations: Sequence[Key], *, ended_before: datetime | None = None
+) -> set[Key]:
     """Give back what authorizations have reserved, in the running transaction; return those for which that was due.
 
-    Nothing is given back twice, and nothing that is settled. The counters are locked first, in the order of their keys.
+    Nothing is given back twice, and nothing that is settled. Where a time is given, nothing is given back of those
+    whose holds end later, but for cancelled and declined ones. The counters are locked first, in the order of their
+    keys.
     """
     reserved = await counter_store.reserved_by(connection, operations)
     if not reserved:
         return set()
     keys = {(key[0], one.counter_id) for key, reservations in reserved.items() for one in reservations}
     await counter_store.lock(connection, keys)
-    due = await counter_store.release(connection, list(reserved))
+    due = await counter_store.release(connection, list(reserved), ended_before)
     changes = sums(((key[0], one.counter_id), _ZERO, -one.amount) for key in due for one in reserved[key])
     if changes:
         await counter_store.add(connection, changes)
@@ -178,4 +205,5 @@ def _new(organization_id: str, counter: Counter) -> New:
         kept_until(shape, span),
         shape.metric,
         shape.currency_code,
+        counter.limit.is_entitled,
     )

@@ -102,7 +102,7 @@ def counter_id(limit_id: str, subject: str, start: datetime) -> str:
 def place_of(limit: Limit, subject: str, moment: datetime) -> Place:
     """Return where a limit counts what happens to a subject at a moment."""
     shape = limit.shape
-    span = window_of(shape, moment)
+    span = window_of(shape, moment) if limit.period is None else _period(*limit.period, moment)
     counter = _counter(limit, subject, span)
     if shape.sliding:
         steps = tuple(counter_id(limit.limit_id, subject, step.start) for step in steps_of(shape, span))
@@ -182,6 +182,14 @@ def retry_after(take: Take, standing: Standing, now: datetime) -> timedelta | No
         if wanted <= 0:
             return span.start - number * size + length + size - now
     return None
+
+
+def _period(start: datetime, end: datetime, moment: datetime) -> Span:
+    """Return the present billing period, also after its end, since billing has not renewed it yet.
+
+    What is recorded late, of a time before it, must not count in it.
+    """
+    return Span(start, end) if moment >= start else Span(start - (end - start), start)
 
 
 def _counter(limit: Limit, subject: str, span: Span) -> Counter:

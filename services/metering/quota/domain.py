@@ -34,6 +34,8 @@ class Window(StrEnum):
     DAY = "DAY"
     WEEK = "WEEK"
     MONTH = "MONTH"
+    PERIOD = "PERIOD"
+    """The billing period of a subscription."""
     LIFETIME = "LIFETIME"
 
 
@@ -102,6 +104,10 @@ class Limit:
     name: str
     shape: Shape
     terms: Terms
+    period: tuple[datetime, datetime] | None = None
+    """For PERIOD: the present period."""
+    is_entitled: bool = False
+    """Whether it comes from an entitlement. Such a limit is stored in billing alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,13 +228,13 @@ def _value(scope: Scope, call: Call) -> str:
             return ""
 
 
-def in_force(limits: Iterable[Limit], call: Call) -> Sequence[Applied]:
-    """Return the limits that hold for a call, in the order of `limits`.
+def in_force(limits: Iterable[Limit], call: Call, entitled: Sequence[Applied] = ()) -> Sequence[Applied]:
+    """Return the limits that hold for a call: those of `limits` that count it, in their order, and the entitled ones.
 
-    All that count the call hold, but for those of a metric and window in which a limit with a narrower scope replaces
-    them.
+    All of them hold, but for those of a metric and window in which a limit with a narrower scope replaces them.
     """
     counting = [Applied(limit, subject) for limit in limits if (subject := subject_of(limit.shape, call)) is not None]
+    counting += entitled
     if not any(one.limit.terms.replaces for one in counting):
         return counting
     width_max: dict[tuple[object, ...], int] = {}

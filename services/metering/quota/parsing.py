@@ -4,13 +4,17 @@ import base64
 import binascii
 import hashlib
 import re
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
 from libs.common.errors import FieldViolation, InvalidArgument
+from libs.common.ids import is_id
 from libs.common.pages import decode_page_token, encode_page_token
 from libs.common.time_zones import parse_time_zone
+from libs.common.timestamps import parse_range, time_of_text, time_text
 from services.metering.model.catalogue import Catalogue
+from services.metering.quota.alert_store import Alert, Place
 from services.metering.quota.changes import UPDATABLE, flaws_of_shape, flaws_of_terms
 from services.metering.quota.domain import METRICS, Enforcement, Scope, Shape, Terms, Window, canonical_subject
 from services.metering.quota.limit_usage import START, Filters, Position
@@ -24,6 +28,10 @@ _ENFORCEMENTS: Final = {value: one for one, value in RENDERED_ENFORCEMENTS.items
 _DECIMAL: Final = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?", re.ASCII)
 _IN_ZONES: Final = (Window.DAY, Window.WEEK, Window.MONTH)
 _UTC: Final = "UTC"
+_DIGITS: Final = re.compile(r"[0-9]{1,20}", re.ASCII)
+_AHEAD: Final = timedelta(minutes=5)
+_ALERTS_OF: Final = timedelta(days=35)
+_RANGE_MAX: Final = timedelta(days=400)
 _MONDAY: Final = 1
 
 
@@ -158,3 +166,41 @@ def _flaws_beside(shape: Shape, catalogue: Catalogue) -> list[FieldViolation]:
     if shape.scope is Scope.MODEL and shape.scope_value and catalogue.model(shape.scope_value) is None:
         flaws.append(FieldViolation("scope_value", "is no model of the catalogue"))
     return flaws
+
+
+def read_alert_range(request: pb.ListLimitAlertsRequest, now: datetime) -> tuple[datetime, datetime]:
+    """Read the times between which alerts are asked for: the last 35 days where nothing is said.
+
+    Raises:
+        InvalidArgument: a time is no moment, or they are more than 400 days apart.
+    """
+    start_time, end_time = parse_range(request)
+    end_time = end_time or now + _AHEAD
+    start_time = start_time or end_time - _ALERTS_OF
+    if not timedelta(0) <= end_time - start_time <= _RANGE_MAX:
+        raise InvalidArgument([FieldViolation("end_time", "must be at most 400 days after start_time")])
+    return start_time, end_time
+
+
+def read_alert_token(token: str, fingerprint: str) -> Place | None:
+    """Return after which alert the page begins; None for the first page.
+
+    Raises:
+        InvalidArgument: the token is none of this list.
+    """
+    if not token:
+        return None
+    key = decode_page_token(token, fingerprint)
+    try:
+        micros, counter_id, threshold = key
+        if not is_id(counter_id) or not all(_DIGITS.fullmatch(part) for part in (micros, threshold)):
+            raise ValueError(key)
+        return time_of_text(micros), counter_id, int(threshold)
+    except ValueError as error:
+        raise InvalidArgument([FieldViolation("page_token", "is not a token of this list")]) from error
+
+
+def alert_token(alert: Alert, fingerprint: str) -> str:
+    """Return the token of the page after an alert."""
+    key = time_text(alert.create_time), alert.counter_id, str(alert.threshold)
+    return encode_page_token(*key, fingerprint=fingerprint)

@@ -7,6 +7,7 @@ from typing import Final
 
 from libs.common.amount import format_amount
 from libs.common.timestamps import render_time
+from services.metering.quota.alert_store import Alert
 from services.metering.quota.decisions import Place, Refused, Standing, left
 from services.metering.quota.domain import Enforcement, Entry, Scope, Window
 from services.metering.quota.windows import length_of
@@ -20,6 +21,7 @@ RENDERED_WINDOWS: Final = {
     Window.DAY: pb.LIMIT_WINDOW_DAY,
     Window.WEEK: pb.LIMIT_WINDOW_WEEK,
     Window.MONTH: pb.LIMIT_WINDOW_MONTH,
+    Window.PERIOD: pb.LIMIT_WINDOW_PERIOD,
     Window.LIFETIME: pb.LIMIT_WINDOW_LIFETIME,
 }
 RENDERED_SCOPES: Final = {
@@ -88,6 +90,7 @@ def render_status(place: Place, standing: Standing) -> pb.LimitStatus:
         used=format_amount(standing.used + standing.earlier_sum),
         reserved=format_amount(standing.reserved),
         enforcement=RENDERED_ENFORCEMENTS[limit.terms.enforcement],
+        entitled=limit.is_entitled,
     )
     if shape.sliding and span.end is not None:
         status.window_start_time.CopyFrom(render_time(span.end - length_of(shape)))
@@ -138,3 +141,23 @@ def facts_of(refused: Refused) -> dict[str, str]:
     if refused.retry_after is not None:
         facts["retry_after_ms"] = str(-(-refused.retry_after // timedelta(milliseconds=1)))
     return facts
+
+
+def render_alert(alert: Alert) -> pb.LimitAlert:
+    message = pb.LimitAlert(
+        name=alert.name,
+        limit_id=alert.limit_id,
+        threshold=alert.threshold,
+        metric=alert.metric,
+        currency_code=alert.currency_code,
+        scope=RENDERED_SCOPES[Scope(alert.scope)],
+        scope_value=alert.subject,
+        window=RENDERED_WINDOWS[Window(alert.window)],
+        max=format_amount(alert.maximum),
+        used=format_amount(alert.used),
+        create_time=render_time(alert.create_time),
+    )
+    if alert.window_end is not None:
+        message.window_start_time.CopyFrom(render_time(alert.window_start))
+        message.reset_time.CopyFrom(render_time(alert.window_end))
+    return message

@@ -8,17 +8,21 @@ import grpc
 from libs.common.pages import encode_page_token, page_size, text_in_token, that_fit
 from libs.common.validation import Reader
 from services.metering.model.catalogue import Catalogue
+from services.metering.quota.alerts import Alerts
 from services.metering.quota.limit_usage import LimitUsage, Position
 from services.metering.quota.limits import Limits
 from services.metering.quota.parsing import (
+    alert_token,
     needs_newer_catalogue,
+    read_alert_range,
+    read_alert_token,
     read_filters,
     read_setting,
     read_usage_token,
     usage_fingerprint,
     usage_token,
 )
-from services.metering.quota.rendering import render_limit, render_status
+from services.metering.quota.rendering import render_alert, render_limit, render_status
 from tollhouse.metering.v1 import quota_pb2 as pb
 from tollhouse.metering.v1 import quota_pb2_grpc as rpc
 
@@ -26,9 +30,10 @@ from tollhouse.metering.v1 import quota_pb2_grpc as rpc
 class QuotaServicer(rpc.QuotaServiceServicer):
     """Implements QuotaService."""
 
-    def __init__(self, limits: Limits, limit_usage: LimitUsage, catalogue: Catalogue) -> None:
+    def __init__(self, limits: Limits, limit_usage: LimitUsage, alerts: Alerts, catalogue: Catalogue) -> None:
         self._limits = limits
         self._limit_usage = limit_usage
+        self._alerts = alerts
         self._catalogue = catalogue
 
     @property
@@ -82,3 +87,20 @@ class QuotaServicer(rpc.QuotaServiceServicer):
             following = Position(limits[-1].name, limits[-1].scope_value)
         token = usage_token(following, fingerprint) if following else ""
         return pb.GetUsageAgainstLimitsResponse(limits=limits, next_page_token=token)
+
+    async def ListLimitAlerts(
+        self, request: pb.ListLimitAlertsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListLimitAlertsResponse:
+        start_time, end_time = read_alert_range(request, self._alerts.now())
+        fingerprint = f"alerts/{request.organization_id.lower()}"
+        size = page_size(request.page_size)
+        found = await self._alerts.page(
+            request.organization_id.lower(),
+            start_time=start_time,
+            end_time=end_time,
+            after=read_alert_token(request.page_token, fingerprint),
+            limit=size + 1,
+        )
+        alerts = that_fit(map(render_alert, found[:size]))
+        token = alert_token(found[len(alerts) - 1], fingerprint) if len(alerts) < len(found) else ""
+        return pb.ListLimitAlertsResponse(alerts=alerts, next_page_token=token)

@@ -39,7 +39,11 @@ class Span(NamedTuple):
 
 
 def window_of(shape: Shape, moment: datetime) -> Span:
-    """Return the window that holds a moment; for a sliding one, the step that holds it."""
+    """Return the window that holds a moment; for a sliding one, the step that holds it.
+
+    A billing period is given with the limit. Where there is none, since the limit comes from no subscription, it is the
+    month.
+    """
     if shape.window in (Window.NONE, Window.CALL, Window.LIFETIME):
         return Span(ALWAYS, None)
     if shape.sliding:
@@ -74,7 +78,10 @@ def kept_until(shape: Shape, span: Span) -> datetime | None:
     """Return until when a window's counter is needed: as long as the next one looks at it. None: for ever."""
     if span.end is None:
         return None
-    return span.end + (length_of(shape) if shape.sliding else span.end - span.start)
+    if shape.sliding:
+        return span.end + length_of(shape)
+    # The next one may be longer: a March after a February, or a day after one on which the clocks went forward.
+    return window_of(shape, span.end).end
 
 
 def _whole(moment: datetime, length: timedelta) -> Span:
@@ -102,7 +109,7 @@ def _calendar(shape: Shape, moment: datetime) -> Span:
 
 
 def _first_day(shape: Shape, day: date) -> date:
-    if shape.window is Window.MONTH:
+    if shape.window in (Window.MONTH, Window.PERIOD):
         return day.replace(day=1)
     if shape.window is Window.WEEK:
         return day - timedelta(days=(day.isoweekday() - (shape.week_start or 1)) % 7)
@@ -110,6 +117,6 @@ def _first_day(shape: Shape, day: date) -> date:
 
 
 def _next(window: Window, day: date) -> date:
-    if window is Window.MONTH:
+    if window in (Window.MONTH, Window.PERIOD):
         return (day.replace(day=1) + timedelta(days=32)).replace(day=1)
     return day + (_DAY if window is Window.DAY else timedelta(days=7))

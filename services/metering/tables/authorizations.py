@@ -54,6 +54,9 @@ authorizations: Final = Table(
     Column("reserved", ARRAY(AMOUNT)),
     # Whether the reservations were given back without a settlement: the call was cancelled or declined, or lapsed.
     Column("limits_released", Boolean, nullable=False, server_default=text("false")),
+    # What the caller said for limits alone; null where it said nothing.
+    Column("items", BigInteger),
+    Column("labels", JSONB),
     PrimaryKeyConstraint("organization_id", "operation_id", name="authorizations_pkey"),
     Index("authorizations_by_time", "organization_id", "create_time", "operation_id"),
     CheckConstraint("amount >= 0", name="authorizations_amount_not_negative"),

@@ -82,10 +82,36 @@ limit_counters: Final = Table(
     Column("drop_time", TIME),
     Column("metric", Text, nullable=False),
     Column("currency_code", Text, nullable=False),
+    # Whether the limit is an entitlement, which has no row among the limits.
+    Column("entitled", Boolean, nullable=False),
     Column("used", AMOUNT, nullable=False),
     Column("reserved", AMOUNT, nullable=False),
     PrimaryKeyConstraint("organization_id", "counter_id", name="limit_counters_pkey"),
     Index("limit_counters_of_limit", "organization_id", "limit_id", "subject", "window_start"),
     # Counters of hot limits are updated often; the free space keeps new row versions on the same page.
     postgresql_with={"fillfactor": 50, "autovacuum_vacuum_scale_factor": 0.0, "autovacuum_vacuum_threshold": 5000},
+)
+
+# The thresholds of limits that were reached, each once in a window.
+limit_alerts: Final = Table(
+    "limit_alerts",
+    shard_metadata,
+    Column("organization_id", ID, nullable=False),
+    Column("counter_id", ID, nullable=False),
+    # In percent of the maximum.
+    Column("threshold", Integer, nullable=False),
+    Column("limit_id", ID, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("metric", Text, nullable=False),
+    Column("currency_code", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("window", Text, nullable=False),
+    Column("window_start", TIME, nullable=False),
+    Column("window_end", TIME),
+    Column("maximum", AMOUNT, nullable=False),
+    Column("used", AMOUNT, nullable=False),
+    Column("create_time", TIME, nullable=False),
+    PrimaryKeyConstraint("organization_id", "counter_id", "threshold", name="limit_alerts_pkey"),
+    Index("limit_alerts_by_time", "organization_id", "create_time", "counter_id", "threshold"),
 )

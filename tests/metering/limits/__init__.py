@@ -1,0 +1,1 @@
+"""Limits: what they count, refuse and give back."""

@@ -1721,10 +1721,16 @@ class EffectiveEntitlement(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    OVERRIDE_USER_ID_FIELD_NUMBER: _builtins.int
+    OVERRIDE_MODEL_FIELD_NUMBER: _builtins.int
     source: Global___EntitlementSource.ValueType
     """Which rule gave the value."""
     subscription_id: _builtins.str
     """The subscription that gave it; empty where none did."""
+    override_user_id: _builtins.str
+    """For OVERRIDE: the user it is for; empty for all of the organization."""
+    override_model: _builtins.str
+    """For OVERRIDE: the model it is for; empty for all."""
     @_builtins.property
     def entitlement(self) -> _plan_pb2.Entitlement:
         """The code and the value."""
@@ -1742,10 +1748,12 @@ class EffectiveEntitlement(_message.Message):
         source: Global___EntitlementSource.ValueType = ...,
         subscription_id: _builtins.str = ...,
         until_time: _timestamp_pb2.Timestamp | None = ...,
+        override_user_id: _builtins.str = ...,
+        override_model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["entitlement", b"entitlement", "until_time", b"until_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entitlement", b"entitlement", "source", b"source", "subscription_id", b"subscription_id", "until_time", b"until_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entitlement", b"entitlement", "override_model", b"override_model", "override_user_id", b"override_user_id", "source", b"source", "subscription_id", b"subscription_id", "until_time", b"until_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

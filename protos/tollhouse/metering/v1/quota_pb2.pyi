@@ -42,8 +42,10 @@ class _LimitWindowEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LimitWind
     """A calendar week."""
     LIMIT_WINDOW_MONTH: _LimitWindow.ValueType  # 6
     """A calendar month."""
+    LIMIT_WINDOW_PERIOD: _LimitWindow.ValueType  # 7
+    """A billing period of the subscription that the limit comes from. For entitlements only."""
     LIMIT_WINDOW_LIFETIME: _LimitWindow.ValueType  # 8
-    """All time, from when the limit was set."""
+    """All time, from when the limit was set, or from the beginning of the subscription that it comes from."""
 
 class LimitWindow(_LimitWindow, metaclass=_LimitWindowEnumTypeWrapper):
     """A window of time."""
@@ -62,8 +64,10 @@ LIMIT_WINDOW_WEEK: LimitWindow.ValueType  # 5
 """A calendar week."""
 LIMIT_WINDOW_MONTH: LimitWindow.ValueType  # 6
 """A calendar month."""
+LIMIT_WINDOW_PERIOD: LimitWindow.ValueType  # 7
+"""A billing period of the subscription that the limit comes from. For entitlements only."""
 LIMIT_WINDOW_LIFETIME: LimitWindow.ValueType  # 8
-"""All time, from when the limit was set."""
+"""All time, from when the limit was set, or from the beginning of the subscription that it comes from."""
 Global___LimitWindow: _TypeAlias = LimitWindow  # noqa: Y015
 
 class _LimitScope:
@@ -312,10 +316,11 @@ class LimitStatus(_message.Message):
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
     ENFORCEMENT_FIELD_NUMBER: _builtins.int
     EXCEEDED_FIELD_NUMBER: _builtins.int
+    ENTITLED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The limit's name."""
+    """The limit's name; for an entitlement, its code."""
     limit_id: _builtins.str
-    """The limit's id."""
+    """The limit's id; an entitlement has one, too."""
     metric: _builtins.str
     """What is counted."""
     currency_code: _builtins.str
@@ -342,6 +347,8 @@ class LimitStatus(_message.Message):
     """What happens above `max`."""
     exceeded: _builtins.bool
     """Whether more than `max` is used and reserved. With SOFT and SHADOW such calls pass."""
+    entitled: _builtins.bool
+    """Whether the limit is an entitlement: of a plan, of a subscription to a model, or one that overrides these."""
     @_builtins.property
     def window_start_time(self) -> _timestamp_pb2.Timestamp:
         """When the window began; absent for LIFETIME and `concurrent_calls`."""
@@ -377,10 +384,11 @@ class LimitStatus(_message.Message):
         retry_after: _duration_pb2.Duration | None = ...,
         enforcement: Global___LimitEnforcement.ValueType = ...,
         exceeded: _builtins.bool = ...,
+        entitled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reset_time", b"reset_time", "retry_after", b"retry_after", "window_start_time", b"window_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "enforcement", b"enforcement", "exceeded", b"exceeded", "limit_id", b"limit_id", "max", b"max", "metric", b"metric", "name", b"name", "needed", b"needed", "remaining", b"remaining", "reserved", b"reserved", "reset_time", b"reset_time", "retry_after", b"retry_after", "scope", b"scope", "scope_value", b"scope_value", "sliding", b"sliding", "used", b"used", "window", b"window", "window_start_time", b"window_start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "enforcement", b"enforcement", "entitled", b"entitled", "exceeded", b"exceeded", "limit_id", b"limit_id", "max", b"max", "metric", b"metric", "name", b"name", "needed", b"needed", "remaining", b"remaining", "reserved", b"reserved", "reset_time", b"reset_time", "retry_after", b"retry_after", "scope", b"scope", "scope_value", b"scope_value", "sliding", b"sliding", "used", b"used", "window", b"window", "window_start_time", b"window_start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -463,7 +471,9 @@ class SetLimitRequest(_message.Message):
     """The limit's etag as last read; empty to set it without comparing etags."""
     @_builtins.property
     def thresholds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The percentages of `max` at which an alert is due: 1 to 1,000, each once, at most 10."""
+        """The percentages of `max` at which an alert is due: 1 to 1,000, each once, at most 10. Not for sliding windows, single
+        calls and `concurrent_calls`.
+        """
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
@@ -755,6 +765,152 @@ class GetUsageAgainstLimitsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetUsageAgainstLimitsResponse: _TypeAlias = GetUsageAgainstLimitsResponse  # noqa: Y015
+
+@_typing.final
+class LimitAlert(_message.Message):
+    """A threshold of a limit that was reached."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LIMIT_ID_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    SCOPE_VALUE_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    WINDOW_START_TIME_FIELD_NUMBER: _builtins.int
+    RESET_TIME_FIELD_NUMBER: _builtins.int
+    MAX_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The limit's name; for an entitlement, its code."""
+    limit_id: _builtins.str
+    """The limit's id."""
+    threshold: _builtins.int
+    """The threshold, in percent of `max`."""
+    metric: _builtins.str
+    """What is counted."""
+    currency_code: _builtins.str
+    """For `spend`: the unit of money."""
+    scope: Global___LimitScope.ValueType
+    """Which calls are counted."""
+    scope_value: _builtins.str
+    """Whose calls; empty for ORGANIZATION."""
+    window: Global___LimitWindow.ValueType
+    """The window."""
+    max: _builtins.str
+    """How much could be used in the window at that time."""
+    used: _builtins.str
+    """What was used when the threshold was reached."""
+    @_builtins.property
+    def window_start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the window began; absent for LIFETIME."""
+
+    @_builtins.property
+    def reset_time(self) -> _timestamp_pb2.Timestamp:
+        """When the window ends; absent for LIFETIME."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When that was."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        limit_id: _builtins.str = ...,
+        threshold: _builtins.int = ...,
+        metric: _builtins.str = ...,
+        currency_code: _builtins.str = ...,
+        scope: Global___LimitScope.ValueType = ...,
+        scope_value: _builtins.str = ...,
+        window: Global___LimitWindow.ValueType = ...,
+        window_start_time: _timestamp_pb2.Timestamp | None = ...,
+        reset_time: _timestamp_pb2.Timestamp | None = ...,
+        max: _builtins.str = ...,
+        used: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "reset_time", b"reset_time", "window_start_time", b"window_start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "currency_code", b"currency_code", "limit_id", b"limit_id", "max", b"max", "metric", b"metric", "name", b"name", "reset_time", b"reset_time", "scope", b"scope", "scope_value", b"scope_value", "threshold", b"threshold", "used", b"used", "window", b"window", "window_start_time", b"window_start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitAlert: _TypeAlias = LimitAlert  # noqa: Y015
+
+@_typing.final
+class ListLimitAlertsRequest(_message.Message):
+    """What ListLimitAlerts needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization."""
+    page_size: _builtins.int
+    """How many to return: 50 when zero, at most 1000."""
+    page_token: _builtins.str
+    """The next_page_token of the page before, with the other fields unchanged."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Only alerts at or after this time; 35 days before end_time when absent."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Only alerts before this time; 5 minutes from now when absent. At most 400 days after start_time."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLimitAlertsRequest: _TypeAlias = ListLimitAlertsRequest  # noqa: Y015
+
+@_typing.final
+class ListLimitAlertsResponse(_message.Message):
+    """What ListLimitAlerts answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALERTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty on the last one."""
+    @_builtins.property
+    def alerts(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitAlert]:
+        """The alerts, the latest create_time first."""
+
+    def __init__(
+        self,
+        *,
+        alerts: _abc.Iterable[Global___LimitAlert] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLimitAlertsResponse: _TypeAlias = ListLimitAlertsResponse  # noqa: Y015
 
 @_typing.final
 class QuotaAmount(_message.Message):

@@ -64,6 +64,11 @@ class QuotaServiceStub:
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_quota__pb2.GetUsageAgainstLimitsRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_metering_dot_v1_dot_quota__pb2.GetUsageAgainstLimitsResponse.FromString,
                 _registered_method=True)
+        self.ListLimitAlerts = channel.unary_unary(
+                '/tollhouse.metering.v1.QuotaService/ListLimitAlerts',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_quota__pb2.ListLimitAlertsRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_quota__pb2.ListLimitAlertsResponse.FromString,
+                _registered_method=True)
         self.AllocateQuota = channel.unary_unary(
                 '/tollhouse.metering.v1.QuotaService/AllocateQuota',
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_quota__pb2.AllocateQuotaRequest.SerializeToString,
@@ -139,6 +144,15 @@ class QuotaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListLimitAlerts(self, request, context):
+        """Lists the thresholds of limits that were reached, the latest first.
+
+        Each threshold is reported once in a window, when what is used first reaches it. What is reserved does not count.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AllocateQuota(self, request, context):
         """Takes amounts from the limits in force for a call, for callers that meter without money.
 
@@ -191,6 +205,11 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     servicer.GetUsageAgainstLimits,
                     request_deserializer=tollhouse_dot_metering_dot_v1_dot_quota__pb2.GetUsageAgainstLimitsRequest.FromString,
                     response_serializer=tollhouse_dot_metering_dot_v1_dot_quota__pb2.GetUsageAgainstLimitsResponse.SerializeToString,
+            ),
+            'ListLimitAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLimitAlerts,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_quota__pb2.ListLimitAlertsRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_quota__pb2.ListLimitAlertsResponse.SerializeToString,
             ),
             'AllocateQuota': grpc.unary_unary_rpc_method_handler(
                     servicer.AllocateQuota,
@@ -343,6 +362,33 @@ class QuotaService:
             '/tollhouse.metering.v1.QuotaService/GetUsageAgainstLimits',
             tollhouse_dot_metering_dot_v1_dot_quota__pb2.GetUsageAgainstLimitsRequest.SerializeToString,
             tollhouse_dot_metering_dot_v1_dot_quota__pb2.GetUsageAgainstLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLimitAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.QuotaService/ListLimitAlerts',
+            tollhouse_dot_metering_dot_v1_dot_quota__pb2.ListLimitAlertsRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_quota__pb2.ListLimitAlertsResponse.FromString,
             options,
             channel_credentials,
             insecure,

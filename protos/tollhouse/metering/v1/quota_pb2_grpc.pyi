@@ -54,6 +54,11 @@ class QuotaServiceStub:
     once, for all. A page can have fewer limits than asked for, even none, while there is a next one: an answer looks at
     5,000 users, keys or the like at most.
     """
+    ListLimitAlerts: _aio.UnaryUnaryMultiCallable[_quota_pb2.ListLimitAlertsRequest, _quota_pb2.ListLimitAlertsResponse]
+    """Lists the thresholds of limits that were reached, the latest first.
+
+    Each threshold is reported once in a window, when what is used first reaches it. What is reserved does not count.
+    """
     AllocateQuota: _aio.UnaryUnaryMultiCallable[_quota_pb2.AllocateQuotaRequest, _quota_pb2.AllocateQuotaResponse]
     """Takes amounts from the limits in force for a call, for callers that meter without money.
 
@@ -141,6 +146,17 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         its present window, or only for those that the request names. One with the window CALL counts nothing, so it is there
         once, for all. A page can have fewer limits than asked for, even none, while there is a next one: an answer looks at
         5,000 users, keys or the like at most.
+        """
+
+    @_abc_1.abstractmethod
+    def ListLimitAlerts(
+        self,
+        request: _quota_pb2.ListLimitAlertsRequest,
+        context: _aio.ServicerContext[_quota_pb2.ListLimitAlertsRequest, _abc.Awaitable[_quota_pb2.ListLimitAlertsResponse]],
+    ) -> _abc.Awaitable[_quota_pb2.ListLimitAlertsResponse]:
+        """Lists the thresholds of limits that were reached, the latest first.
+
+        Each threshold is reported once in a window, when what is used first reaches it. What is reserved does not count.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,137 @@
+"""What limits say to calls that ask to begin: pure rules."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final, NamedTuple
+
+from libs.common.amount import format_amount
+from services.metering.admission.domain import Ask, Request, Status
+from services.metering.model.units import THOUSANDTHS, TOKEN_CLASS_UNITS, Units
+from services.metering.quota.counters import Standings
+from services.metering.quota.decisions import Refused, Standing, Take, exceeds, left, refusal, reserve, standing_at
+from services.metering.quota.domain import Amounts, Call, Enforcement, Reserved, Window, amounts_of
+from services.metering.tables import TOKEN_CLASSES
+
+_SECOND: Final = timedelta(seconds=1)
+
+
+class Said(NamedTuple):
+    """What limits say to a call."""
+
+    refused: Refused | None
+    """The first limit that refuses it; None where it may begin."""
+    statuses: Sequence[Status]
+    """Where the limits stand: with what the call reserves, unless one refuses it."""
+    in_shadow: Sequence[str] = ()
+    """The metrics of SHADOW limits that would have refused it."""
+
+
+UNSAID: Final = Said(None, ())
+"""No limit is in force."""
+
+
+def call_of(request: Request, ask: Ask, provider: str) -> Call:
+    """Return what limits look at in a call."""
+    return Call(
+        ask.project_id or "",
+        ask.user_id or "",
+        ask.service_account_id or "",
+        ask.api_key_id or "",
+        "",
+        ask.model,
+        provider,
+        request.labels,
+    )
+
+
+def amounts_of_ask(request: Request, ask: Ask, held: Decimal, currency_code: str, units: Units) -> Amounts:
+    """Return the most that a call may use, for which this amount is held.
+
+    Without an estimate, the input tokens stand for all units of their side, and the output tokens for those of theirs.
+    """
+    if request.estimate is None:
+        quantities = {
+            "input_tokens": ask.input_tokens * THOUSANDTHS,
+            "output_tokens": ask.max_output_tokens * THOUSANDTHS,
+        }
+    else:
+        quantities = {
+            TOKEN_CLASS_UNITS[name]: count * THOUSANDTHS
+            for name, count in zip(TOKEN_CLASSES, request.estimate, strict=True)
+            if count
+        }
+    quantities.update(request.quantities)
+    return amounts_of(quantities, units, held, currency_code, request.items)._replace(concurrent_calls=1)
+
+
+def reservations_of(takes: Sequence[Take]) -> tuple[Reserved, ...]:
+    """Return what a call reserves. A limit of single calls has no counter."""
+    return tuple(
+        Reserved(take.place.counter.counter_id, take.limit.shape.metric, take.limit.shape.currency_code, take.amount)
+        for take in takes
+        if take.limit.shape.window is not Window.CALL
+    )
+
+
+def decide(asking: Sequence[tuple[str, Sequence[Take]]], standings: Standings, now: datetime) -> list[Said]:
+    """Decide calls one after the other: the organization of each, and what it would take.
+
+    What a call reserves is added to `standings`. A call that a limit refuses reserves nothing anywhere.
+    """
+    said: list[Said] = []
+    for organization_id, takes in asking:
+        standing = standings.get(organization_id, {})
+        refused = refusal(takes, standing, now)
+        in_shadow: Sequence[str] = ()
+        if refused is None:
+            in_shadow = [
+                take.limit.shape.metric
+                for take in takes
+                if take.limit.terms.enforcement is Enforcement.SHADOW
+                and exceeds(take, standing_at(take.place, standing))
+            ]
+            reserve(takes, standing)
+        else:
+            refused = refused._replace(standing=_copy(refused.standing))
+        said.append(Said(refused, statuses(takes, standing), in_shadow))
+    return said
+
+
+def statuses(takes: Sequence[Take], standing: Mapping[str, Standing]) -> list[Status]:
+    """Return where the limits stand now; what is counted later does not change it."""
+    return [(take.place, _copy(standing_at(take.place, standing))) for take in takes]
+
+
+def without(takes: Sequence[Take], before: Sequence[Status]) -> list[Status]:
+    """Return where the limits stand when what a call has reserved is given back."""
+    after: list[Status] = []
+    for take, (place, standing) in zip(takes, before, strict=True):
+        given_back = _copy(standing)
+        if take.limit.shape.window is not Window.CALL:
+            given_back.reserved -= take.amount
+        after.append((place, given_back))
+    return after
+
+
+def message_of(refused: Refused) -> str:
+    """Say in one line which limit refused a call, what it leaves, and when the call would pass."""
+    limit, standing = refused.take.limit, refused.standing
+    shape = limit.shape
+    counted = f"{shape.metric} in {shape.currency_code}" if shape.currency_code else shape.metric
+    rest = format_amount(left(limit, standing) or Decimal(0))
+    needed = format_amount(refused.take.amount)
+    seconds = retry_after_s(refused)
+    when = "waiting does not help" if seconds is None else f"it would pass in {seconds} s"
+    return f"The limit {limit.name} on {counted} leaves {rest}, and the call may use {needed}; {when}."
+
+
+def retry_after_s(refused: Refused) -> int | None:
+    """Return after how many whole seconds the call would pass; None where waiting does not help."""
+    if refused.retry_after is None:
+        return None
+    return max(-(-refused.retry_after // _SECOND), 1)
+
+
+def _copy(standing: Standing) -> Standing:
+    return Standing(standing.used, standing.reserved, standing.earlier, standing.earlier_sum, standing.carried)

@@ -1,0 +1,187 @@
+"""Stores authorizations in batches, within the limits in force.
+
+Without limits a batch is one statement. With them it is one transaction: the counters are locked, all calls of the
+batch are decided in their order, those that may begin are stored with what they reserve, and the counters are changed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+from opentelemetry import metrics
+
+from libs.common.clock import Clock
+from libs.common.database import Database, RawConnection
+from libs.common.errors import Conflict
+from services.metering.admission import store
+from services.metering.admission.domain import Pinned, Status, Stored
+from services.metering.admission.limits import UNSAID, Said, decide, reservations_of, statuses, without
+from services.metering.clients.identity import KeyPrincipal
+from services.metering.quota import counter_store
+from services.metering.quota.counters import Counters, sums
+from services.metering.quota.decisions import Take, take_of
+from services.metering.quota.domain import Amounts, Applied
+
+SHADOW_METRIC: Final = "tollhouse.limits_shadow_refused"
+_WRITTEN_WITHIN: Final = timedelta(seconds=10)
+"""How long after its create_time an authorization is written at the latest, but for the time of the statement."""
+_ZERO: Final = Decimal(0)
+
+
+@dataclass(slots=True)
+class Waiting:
+    """An authorization that waits for its batch."""
+
+    pinned: Pinned
+    principal: KeyPrincipal
+    applied: Sequence[Applied] = ()
+    """The limits in force for the call."""
+    amounts: Amounts | None = None
+    """What the call may use; None where no limit is in force."""
+    written: bool = False
+    """Whether an earlier attempt of its batch has stored it. The next attempt must not treat it as a repeat then."""
+    takes: Sequence[Take] = ()
+    """What it takes of each limit at the moment of the last attempt."""
+    said: Said = UNSAID
+    """What the limits said to it then."""
+
+    @property
+    def key(self) -> store.Key:
+        return self.pinned.ask.organization_id, self.pinned.ask.operation_id
+
+    @property
+    def statuses_without(self) -> Sequence[Status]:
+        """Where the limits stand when what the call has reserved is given back."""
+        return without(self.takes, self.said.statuses)
+
+
+class Writer:
+    """Stores authorizations."""
+
+    def __init__(self, counters: Counters, clock: Clock) -> None:
+        self._counters = counters
+        self._clock = clock
+        self._in_shadow = metrics.get_meter("tollhouse").create_counter(
+            SHADOW_METRIC, description="Calls that a limit in shadow mode would have refused, by the metric it counts."
+        )
+
+    async def write(self, database: Database, waiting: Sequence[Waiting]) -> dict[store.Key, Stored]:
+        """Store the authorizations that no limit refuses; return those that were stored before under the same ids.
+
+        What the limits said to each is noted with it. An authorization that an earlier attempt of the same batch stored
+        is not returned. With fail_if_replayed, an operation whose usage is recorded is returned as well, even if it was
+        never authorized.
+
+        Raises:
+            Conflict: a window ended, or the same operations were authorized elsewhere, while the counters were locked.
+        """
+        own = {one.key for one in waiting if one.written}
+        self._renew(waiting)
+        asking = [one for one in waiting if one.applied and not one.written]
+        if not asking:
+            async with database.raw_connection() as connection:
+                repeated = await self._add(connection, waiting)
+                _note_written(waiting, repeated)
+                return await self._known(connection, waiting, repeated, own)
+        repeated = await self._write_within_limits(database, waiting, asking)
+        if not repeated and not any(one.pinned.fail_if_replayed for one in waiting):
+            return {}
+        async with database.raw_connection() as connection:
+            return await self._known(connection, waiting, repeated, own)
+
+    async def _write_within_limits(
+        self, database: Database, waiting: Sequence[Waiting], asking: Sequence[Waiting]
+    ) -> set[store.Key]:
+        """Decide the calls that limits are in force for, and store the batch; return what was stored before.
+
+        All calls of a batch are decided for the same moment, so that each sees what those before it have reserved. It
+        is over when a window has ended by the time the counters are locked: another process may have decided in the
+        next window meanwhile, having read too little of this one.
+        """
+        now = self._clock.now()
+        takes = self._takes(asking, now)
+        await self._counters.create(database, takes)
+        async with database.raw_transaction() as connection:
+            standings = await self._counters.lock(connection, takes)
+            if _has_ended(takes, self._clock.now()):
+                raise Conflict
+            # Repeats take nothing, and no limit refuses them. What is recorded already is counted.
+            taken = await store.taken(connection, [one.key for one in asking])
+            new = [one for one in asking if one.key not in taken]
+            said = decide([(one.key[0], one.takes) for one in new], standings, now)
+            for one, told in zip(new, said, strict=True):
+                one.said = told
+                if told.refused is None:
+                    one.pinned = one.pinned._replace(reservations=reservations_of(one.takes))
+            entering = [one for one in waiting if one.said.refused is None]
+            repeated = await self._add(connection, entering)
+            if any(one.key in repeated for one in new):
+                raise Conflict
+            changes = sums(
+                ((one.key[0], reserved.counter_id), _ZERO, reserved.amount)
+                for one in new
+                if one.said.refused is None
+                for reserved in one.pinned.reservations
+            )
+            if changes:
+                await counter_store.add(connection, changes)
+        _note_written(entering, repeated)
+        for one in new:
+            for metric in one.said.in_shadow:
+                self._in_shadow.add(1, {"metric": metric})
+        return repeated
+
+    def _takes(self, asking: Sequence[Waiting], now: datetime) -> list[tuple[str, Take]]:
+        """Note what each call takes of limits at a moment, and return all of it by organization."""
+        takes: list[tuple[str, Take]] = []
+        for one in asking:
+            assert one.amounts is not None, "a call with limits has amounts"
+            one.takes = [
+                take_of(applied, self._counters.place_of(applied, now), one.amounts) for applied in one.applied
+            ]
+            one.said = UNSAID
+            one.pinned = one.pinned._replace(reservations=())
+            takes += [(one.key[0], take) for take in one.takes]
+        return takes
+
+    async def _add(self, connection: RawConnection, waiting: Sequence[Waiting]) -> set[store.Key]:
+        return set(await store.add(connection, [one.pinned for one in waiting])) if waiting else set()
+
+    async def _known(
+        self, connection: RawConnection, waiting: Sequence[Waiting], repeated: set[store.Key], own: set[store.Key]
+    ) -> dict[store.Key, Stored]:
+        """Return the authorizations that were stored before, and note where limits stand for them now."""
+        keys = list(repeated | {one.key for one in waiting if one.pinned.fail_if_replayed})
+        if not keys:
+            return {}
+        found = await store.find(connection, keys)
+        known = {key: stored for key, stored in found.items() if key in repeated - own or stored.settled}
+        repeats = [one for one in waiting if one.takes and one.key in known]
+        if repeats:
+            takes = [(one.key[0], take) for one in repeats for take in one.takes]
+            standings = await self._counters.read(connection, takes)
+            for one in repeats:
+                one.said = Said(None, statuses(one.takes, standings.get(one.key[0], {})))
+        return known
+
+    def _renew(self, waiting: Sequence[Waiting]) -> None:
+        """Give what has waited long the present time, since what is written late must not seem to have been there.
+
+        Whoever looks for authorizations that lapse goes by their times, and comes along once (see `lapses`).
+        """
+        now = self._clock.now()
+        for one in waiting:
+            if not one.written and one.pinned.create_time < now - _WRITTEN_WITHIN:
+                one.pinned = one.pinned._replace(create_time=now)
+
+
+def _note_written(waiting: Sequence[Waiting], repeated: set[store.Key]) -> None:
+    for one in waiting:
+        one.written = one.written or one.key not in repeated
+
+
+def _has_ended(takes: Sequence[tuple[str, Take]], now: datetime) -> bool:
+    """Tell whether the window of one of the takes is over."""
+    return any((end := take.place.counter.span.end) is not None and end <= now for _, take in takes)

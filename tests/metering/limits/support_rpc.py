@@ -13,7 +13,7 @@ SUBSCRIPTION, MODEL = pb.LIMIT_SCOPE_SUBSCRIPTION, pb.LIMIT_SCOPE_MODEL
 PROVIDER, LABEL = pb.LIMIT_SCOPE_PROVIDER, pb.LIMIT_SCOPE_LABEL
 
 
-def limit_request(organization_id: str, name: str = "requests", **fields: object) -> pb.SetLimitRequest:
+def limit_request(organization_id: str, name: str = "requests", /, **fields: object) -> pb.SetLimitRequest:
     """Return a limit of 100 requests a minute, with these fields in place of its own; None leaves one out."""
     asked: dict[str, object] = {"metric": "requests", "window": MINUTE, **fields}
     if "value" not in asked and "unlimited" not in asked:
@@ -22,13 +22,15 @@ def limit_request(organization_id: str, name: str = "requests", **fields: object
     return pb.SetLimitRequest(organization_id=organization_id, name=name, **given)  # type: ignore[arg-type]
 
 
-async def set_limit(metering: Metering, organization_id: str, name: str = "requests", **fields: object) -> pb.Limit:
+async def set_limit(metering: Metering, organization_id: str, name: str = "requests", /, **fields: object) -> pb.Limit:
     """Set the limit of `limit_request`, and return it."""
     request = limit_request(organization_id, name, **fields)
     return (await metering.quota.SetLimit(request, metadata=metering.operator)).limit
 
 
-async def change_limit(metering: Metering, organization_id: str, name: str, *paths: str, **fields: object) -> pb.Limit:
+async def change_limit(
+    metering: Metering, organization_id: str, name: str, /, *paths: str, **fields: object
+) -> pb.Limit:
     """Change the fields of a limit that the paths name, or those that are given where there are no paths."""
     request = pb.SetLimitRequest(organization_id=organization_id, name=name, **fields)  # type: ignore[arg-type]
     named = {"value": "max", "unlimited": "max"}

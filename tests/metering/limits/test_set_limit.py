@@ -59,7 +59,7 @@ async def test_limit_is_read_as_it_was_set(metering: Metering, organization_id: 
     assert made == await get_limit(metering, organization_id, "spend-of.month_1")
     assert (made.limit_id != "", made.etag != "", made.create_time) == (True, True, made.update_time)
     for field in ("limit_id", "etag", "create_time", "update_time"):
-        made.ClearField(field)  # type: ignore[arg-type]
+        made.ClearField(field)
     assert made == pb.Limit(
         organization_id=organization_id,
         name="spend-of.month_1",

@@ -1,7 +1,7 @@
 """`tollhouse limit`: limits from the command line, and where they stand."""
 
+import asyncio
 import signal
-import time
 
 import pytest
 
@@ -112,7 +112,7 @@ async def test_usage_is_shown_again_until_it_is_interrupted(installation: Instal
     org = await _organization(installation)
     done(installation, "limit", "set", org, "calls", "--metric", "requests", "--per", "lifetime", "--max", "4")
     process = installation.start_command("limit", "usage", org, "--watch")
-    time.sleep(4)
+    await asyncio.sleep(4)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=20)
 

@@ -35,8 +35,10 @@ from services.metering.model.catalogue import Catalogue
 from services.metering.model.models import Models
 from services.metering.model.price_import import PriceImport
 from services.metering.model.servicer import ModelServicer
+from services.metering.quota.allocations import Allocations
 from services.metering.quota.book import LimitBook
 from services.metering.quota.counters import Counters
+from services.metering.quota.servicer import QuotaServicer
 from services.metering.settings import MeteringSettings
 from services.metering.tables import SCHEMA
 from services.metering.unit.servicer import UnitServicer
@@ -49,7 +51,14 @@ from services.metering.usage.relay import Relay
 from services.metering.usage.servicer import UsageServicer
 from services.metering.usage.usages import Usages
 from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2_grpc
-from tollhouse.metering.v1 import admission_pb2_grpc, charge_pb2_grpc, model_pb2_grpc, unit_pb2_grpc, usage_pb2_grpc
+from tollhouse.metering.v1 import (
+    admission_pb2_grpc,
+    charge_pb2_grpc,
+    model_pb2_grpc,
+    quota_pb2_grpc,
+    unit_pb2_grpc,
+    usage_pb2_grpc,
+)
 
 _CHECK_TIMEOUT_MS = 30_000
 
@@ -100,6 +109,10 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     policies = Policies(shards, organizations, clock)
     admission = Admission(shards, catalogue, callers, policies, billing, engine, clock, queue_max=settings.queue_max)
 
+    allocations = Allocations(
+        shards, catalogue, organizations, limit_book, counters, clock, queue_max=settings.queue_max
+    )
+
     models = ModelServicer(Models(platform, shards, catalogue, clock), PriceImport(platform, catalogue, clock))
     service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, models)
     units = UnitServicer(CatalogueUnits(platform, catalogue, clock))
@@ -110,6 +123,9 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         AdmissionServicer(admission, authorizations, parts, policies, usages),
     )
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
+    # The RPCs on limits themselves are not there yet: they answer UNIMPLEMENTED.
+    quota = QuotaServicer(allocations)  # type: ignore[abstract]
+    service.add(quota_pb2_grpc.add_QuotaServiceServicer_to_server, quota)
     trail = Trail(databases.home_of, databases.report_home_of)
     verification = Verification(reports, clock, CHECKS, Part(platform, AUDIT_CHECKS))
     service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
@@ -121,9 +137,11 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     service.background(months.run, "months")
     service.background(limit_book.watch, "limits")
     service.background(counters.run, "counters of limits")
+    service.background(allocations.run, "leases of allocations")
     service.background(identity.watch, "key changes")
     service.background(EntitlementsClient(to_billing, clock).watch, "entitlement changes")
     service.on_drain(admission.close)
+    service.on_drain(allocations.close)
     service.on_drain(engine.close)
     service.on_drain(to_billing.close)
     service.on_drain(to_identity.close)

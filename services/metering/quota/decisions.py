@@ -185,8 +185,10 @@ def retry_after(take: Take, standing: Standing, now: datetime) -> timedelta | No
 
 
 def _period(start: datetime, end: datetime, moment: datetime) -> Span:
-    """Return the present billing period, also after its end: billing has not renewed it yet. What is recorded late, of a
-    time before it, must not count in it."""
+    """Return the present billing period, also after its end: billing has not renewed it yet.
+
+    What is recorded late, of a time before it, must not count in it.
+    """
     return Span(start, end) if moment >= start else Span(start - (end - start), start)
 
 

@@ -126,7 +126,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         policies,
         billing,
         engine,
-        limit_book,
+        call_limits,
         counters,
         clock,
         queue_max=settings.queue_max,

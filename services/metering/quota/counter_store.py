@@ -87,8 +87,9 @@ FROM unnest($1::uuid[], $2::uuid[]) AS wanted(organization_id, counter_id)
 JOIN limit_counters c
     ON c.organization_id = ANY (ARRAY[wanted.organization_id]) AND c.counter_id = wanted.counter_id
 """
-# Locks in the order of the keys. It waits for decisions of other processes on the same limits.
-_LOCK: Final = f"{_WANTED} ORDER BY c.organization_id, c.counter_id FOR NO KEY UPDATE OF c"
+# Locks in the order of the keys, of which each is wanted once. It waits for decisions of other processes on the same
+# limits. The order is that of the wanted keys, so that no plan reads the counters in their order to find these.
+_LOCK: Final = f"{_WANTED} ORDER BY wanted.organization_id, wanted.counter_id FOR NO KEY UPDATE OF c"
 
 _ADD: Final = """
 UPDATE limit_counters c SET used = c.used + d.used::numeric, reserved = c.reserved + d.reserved::numeric

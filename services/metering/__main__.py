@@ -104,7 +104,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     relay_after = timedelta(seconds=settings.relay_after_s)
     charging = Charging(shards, billing, clock)
     engine = UsageEngine(
-        *(shards, catalogue, charging, limit_book, counters, clock),
+        *(shards, catalogue, charging, limit_book, call_limits, counters, clock),
         queue_max=settings.queue_max,
         relay_after=relay_after,
     )

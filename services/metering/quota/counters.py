@@ -25,8 +25,6 @@ _PLACES_MAX: Final = 100_000
 _CREATED_MAX: Final = 200_000
 _ZERO: Final = Decimal(0)
 _NOTHING: Final = Counted(_ZERO, _ZERO)
-_WALK_FROM: Final = timedelta(minutes=1)
-"""How much earlier than now the first authorization may have been created that reserves in a new counter."""
 _SWEEP_EVERY_S: Final = 30.0
 _CLOCKS_DIFFER_BY: Final = timedelta(seconds=1)
 """How far the clock of another process is thought to be ahead."""
@@ -74,7 +72,7 @@ class Counters:
         if not new:
             return
         async with database.raw_connection() as connection:
-            await counter_store.create(connection, list(new.values()), self._clock.now() - _WALK_FROM)
+            await counter_store.create(connection, list(new.values()))
         for counter_id in new:
             self._created[counter_id] = None
         while len(self._created) > _CREATED_MAX:

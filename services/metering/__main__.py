@@ -37,6 +37,7 @@ from services.metering.model.models import Models
 from services.metering.model.price_import import PriceImport
 from services.metering.model.servicer import ModelServicer
 from services.metering.quota.alerts import Alerts
+from services.metering.quota.allocations import Allocations
 from services.metering.quota.book import LimitBook
 from services.metering.quota.calls import CallLimits
 from services.metering.quota.counters import Counters
@@ -103,7 +104,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     relay_after = timedelta(seconds=settings.relay_after_s)
     charging = Charging(shards, billing, clock)
     engine = UsageEngine(
-        *(shards, catalogue, charging, limit_book, counters, clock),
+        *(shards, catalogue, charging, limit_book, call_limits, counters, clock),
         queue_max=settings.queue_max,
         relay_after=relay_after,
     )
@@ -125,10 +126,14 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         policies,
         billing,
         engine,
-        limit_book,
+        call_limits,
         counters,
         clock,
         queue_max=settings.queue_max,
+    )
+
+    allocations = Allocations(
+        shards, catalogue, organizations, limit_book, counters, clock, queue_max=settings.queue_max
     )
 
     models = ModelServicer(Models(platform, shards, catalogue, clock), PriceImport(platform, catalogue, clock))
@@ -141,7 +146,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         AdmissionServicer(admission, authorizations, parts, policies, usages),
     )
     limits = Limits(shards, limit_book, organizations, Subjects(to_identity, to_billing), clock)
-    quotas = QuotaServicer(limits, LimitUsage(shards, clock), alerts, catalogue)
+    quotas = QuotaServicer(limits, LimitUsage(shards, clock), alerts, allocations, catalogue)
     service.add(quota_pb2_grpc.add_QuotaServiceServicer_to_server, quotas)
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
     trail = Trail(databases.home_of, databases.report_home_of)
@@ -155,9 +160,11 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     service.background(months.run, "months")
     service.background(limit_book.watch, "limits")
     service.background(counters.run, "counters of limits")
+    service.background(allocations.run, "leases of allocations")
     service.background(identity.watch, "key changes")
     service.background(entitlements.watch, "entitlement changes")
     service.on_drain(admission.close)
+    service.on_drain(allocations.close)
     service.on_drain(engine.close)
     service.on_drain(to_billing.close)
     service.on_drain(to_identity.close)

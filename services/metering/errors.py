@@ -189,6 +189,14 @@ class AuthorizationNotHeld(Refusal):
     template = "Nothing is held for the operation {operation_id}, so nothing more can be held for it."
 
 
+class CounterFull(Refusal):
+    """A limit has counted as much as can be counted in its window; nothing was allocated."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "COUNTER_FULL"
+    template = "The limit {limit} has counted {counted} and can not count {needed} more."
+
+
 class InsufficientBalance(Refusal):
     """The account has not enough for a larger hold; it may have later. The facts are billing's."""
 

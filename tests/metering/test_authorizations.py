@@ -238,10 +238,12 @@ async def test_hold_that_a_repeat_places_later_is_listed_with_its_own_end(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
     await platform.fund(organization_id, "1")
+    # What the caller is entitled to is known from then on.
+    await metering.authorize(ask(organization_id, "call-0", hold_ttl=SECOND))
     await platform.stop_billing()
     await refused(metering.authorize(ask(organization_id, "call-1", hold_ttl=SECOND)))
     await asyncio.sleep(2.5)
-    assert states(await metering.authorizations(organization_id)) == {"call-1": "LAPSED"}
+    assert states(await metering.authorizations(organization_id)) == {"call-0": "LAPSED", "call-1": "LAPSED"}
     await platform.start_billing()
 
     async def authorize() -> bool:

@@ -316,6 +316,8 @@ async def test_while_billing_is_away_nothing_is_allowed_and_all_usage_is_kept_an
     names = [f"call-{number}" for number in range(10)]
     await metering.authorize_batch([ask(organization_id, name) for name in names[:5]])
     await metering.set_price("gpt-4o", price_in="0", price_out="0", organization_id=(free := new_id()))
+    # What the callers are entitled to is known from then on.
+    await metering.authorize(ask(free, "call-0"))
     await platform.stop_billing()
 
     held = await metering.authorize_batch([*(ask(organization_id, name) for name in names[5:]), ask(free, "call-1")])

@@ -4,7 +4,7 @@ The price version is stored before the hold is placed, so a hold never exists wi
 Authorizations that arrive together share one statement and one call to billing (see `libs.common.group_commit`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -43,10 +43,9 @@ from services.metering.errors import CostTooLarge
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import Rated, input_tokens_of, output_tokens_of, refusal_of_cost
 from services.metering.model.rates import Unpriced
-from services.metering.quota.book import LimitBook
+from services.metering.quota.calls import CallLimits
 from services.metering.quota.counters import Counters, give_back
 from services.metering.quota.decisions import Refused
-from services.metering.quota.domain import Limit, in_force
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.engine import UsageEngine, writer_limits
 from services.metering.usage.store import label_text, quantities_text
@@ -72,7 +71,7 @@ class Admission:
         policies: Policies,
         billing: BillingClient,
         engine: UsageEngine,
-        limits: LimitBook,
+        limits: CallLimits,
         counters: Counters,
         clock: Clock,
         *,
@@ -112,7 +111,6 @@ class Admission:
         stale: list[int] = []
         await self._know_all_prices(requests, callers)
         policies = await self._needed_policies(requests, callers)
-        limits = await self._limits.of({one.principal.organization_id for one in callers if isinstance(one, Caller)})
         now = self._clock.now()
         for place, (request, caller) in enumerate(zip(requests, callers, strict=True)):
             if not isinstance(caller, Caller):
@@ -125,13 +123,13 @@ class Admission:
                 outcomes[place] = policy
                 continue
             pinned = self._pin(request, caller.principal, policy, now)
-            in_book = limits[caller.principal.organization_id]
             if isinstance(pinned, Denied | CostTooLarge):
                 outcomes[place] = pinned
-            elif isinstance(in_book, Unavailable):
-                outcomes[place] = in_book
             else:
-                waiting[place] = self._waiting(request, caller.principal, pinned, in_book)
+                waiting[place] = Waiting(pinned, caller.principal)
+        for place, unavailable in (await self._find_limits(requests, waiting)).items():
+            outcomes[place] = unavailable
+            del waiting[place]
         if waiting:
             decisions = await self._commits.submit(list(waiting.values()))
             outcomes.update(zip(waiting, decisions, strict=True))
@@ -234,16 +232,29 @@ class Admission:
             request.needs_policy,
         )
 
-    def _waiting(self, request: Request, principal: KeyPrincipal, pinned: Pinned, limits: Sequence[Limit]) -> Waiting:
-        """Return an authorization with the limits in force for its call."""
-        if not limits:
-            return Waiting(pinned, principal)
-        model = self._catalogue.model(request.model)
-        applied = in_force(limits, call_of(request, pinned.ask, model.provider if model is not None else ""))
-        if not applied:
-            return Waiting(pinned, principal)
-        amounts = amounts_of_ask(request, pinned.ask, pinned.amount, pinned.currency_code, self._catalogue.units)
-        return Waiting(pinned, principal, applied, amounts)
+    async def _find_limits(self, requests: Sequence[Request], waiting: Mapping[int, Waiting]) -> dict[int, Unavailable]:
+        """Note the limits in force for calls; return why they are not known, by the places of those calls."""
+        if not waiting:
+            return {}
+        unknown: dict[int, Unavailable] = {}
+        calls = [
+            (one.key[0], call_of(requests[place], one.pinned.ask, self._provider(requests[place].model)))
+            for place, one in waiting.items()
+        ]
+        for (place, one), applied in zip(waiting.items(), await self._limits.of(calls), strict=True):
+            if isinstance(applied, Unavailable):
+                unknown[place] = applied
+            elif applied:
+                pinned = one.pinned
+                one.applied = applied
+                one.amounts = amounts_of_ask(
+                    requests[place], pinned.ask, pinned.amount, pinned.currency_code, self._catalogue.units
+                )
+        return unknown
+
+    def _provider(self, model_id: str) -> str:
+        model = self._catalogue.model(model_id)
+        return "" if model is None else model.provider
 
     async def _run(
         self, database: Database, waiting: Sequence[Waiting], let_next_begin: Callable[[], None]
@@ -276,12 +287,15 @@ class Admission:
         """Place the holds. A repeat sends the first request's hold again, and billing returns that hold's state."""
         decisions: list[Decision | Exception | None] = []
         costly: list[tuple[int, Pinned, bool]] = []
+        reserving: set[store.Key] = set()
         for place, one in enumerate(waiting):
             before = known.get(one.key)
             decision = _decided_without_hold(one, before)
             decisions.append(decision)
             if decision is None or isinstance(decision, Allowed):
                 pinned = before.pinned if before else one.pinned
+                if pinned.reservations or (before is not None and before.reserves):
+                    reserving.add(one.key)
                 if before is None or not before.reserves:
                     # What a repeat has reserved is read when it is settled.
                     self._engine.remember(authorization_of(pinned))
@@ -292,34 +306,38 @@ class Admission:
             now = self._clock.now()
             for (place, pinned, replayed), result in zip(costly, results, strict=True):
                 decisions[place] = _decision(waiting[place], pinned, replayed, result, now)
-            await self._note(database, [pinned for _, pinned, _ in costly], results)
+            await self._note(database, [pinned for _, pinned, _ in costly], results, reserving)
         return [decision for decision in decisions if decision is not None]
 
     async def _note(
-        self, database: Database, asked: Sequence[Pinned], results: Sequence[Held | NotHeld | Refusal]
+        self,
+        database: Database,
+        asked: Sequence[Pinned],
+        results: Sequence[Held | NotHeld | Refusal],
+        reserving: Collection[store.Key],
     ) -> None:
         """Store which holds were declined, and which end later than the authorization says; usually there are none.
 
-        What declined calls have reserved of limits is given back. The decisions stand without all that. If it fails,
-        the list of authorizations tells the wrong state or end of these, and reservations are given back when the hold
-        would have ended.
+        What declined calls have reserved of limits is given back. `reserving` names those that have reserved something.
+        The decisions stand without all that. If it fails, the list of authorizations tells the wrong state or end of
+        these, and reservations are given back when the hold would have ended.
         """
         declined: list[store.Key] = []
-        reserving: list[store.Key] = []
+        given_back: list[store.Key] = []
         later: dict[store.Key, datetime] = {}
         for pinned, result in zip(asked, results, strict=True):
             key = pinned.ask.organization_id, pinned.ask.operation_id
             if isinstance(result, NotHeld) and result.reason != OperationIdReused.reason:
-                (reserving if pinned.reservations else declined).append(key)
+                (given_back if key in reserving else declined).append(key)
             elif isinstance(result, Held) and result.expire_time > _expire_time(pinned) + HOLD_LATE:
                 later[key] = result.expire_time
-        if not declined and not reserving and not later:
+        if not declined and not given_back and not later:
             return
         try:
-            if reserving:
+            if given_back:
                 async with database.raw_transaction() as connection:
-                    await give_back(connection, reserving)
-                    await store.decline(connection, reserving)
+                    await give_back(connection, given_back)
+                    await store.decline(connection, given_back)
             if declined or later:
                 async with database.raw_connection() as connection:
                     if declined:
@@ -327,7 +345,7 @@ class Admission:
                     if later:
                         await store.extend(connection, later)
         except Refusal as refusal:
-            holds = len(declined) + len(reserving) + len(later)
+            holds = len(declined) + len(given_back) + len(later)
             _log.warning("ends of holds not stored", reason=refusal.reason, holds=holds)
 
 

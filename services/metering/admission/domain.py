@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from libs.common.errors import OperationIdReused, Refusal
@@ -35,7 +34,6 @@ HOLD_TTL_MAX: Final = timedelta(hours=1)
 """The longest that AuthorizeRequest may ask for."""
 HOLD_LATE: Final = timedelta(seconds=1)
 """What a hold may end later than its authorization says, because billing counts from its own receipt of it."""
-NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
 _FINGERPRINT_BYTES: Final = 16
 _FIELDS_BEFORE: Final = 11
 
@@ -60,7 +58,7 @@ class Request:
     quantities: Quantities
     service_tier: str
     items: int = 0
-    labels: Mapping[str, str] = NO_LABELS
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def needs_policy(self) -> bool:

@@ -10,7 +10,7 @@ from libs.common.amount import parse_amount
 from libs.common.errors import FieldViolation, InvalidArgument
 from libs.common.pages import decode_page_token
 from libs.common.timestamps import fill_time, time_of_text
-from services.metering.admission.domain import HOLD_TTL_DEFAULT_MS, NO_LABELS, More, Request, State
+from services.metering.admission.domain import HOLD_TTL_DEFAULT_MS, More, Request, State
 from services.metering.admission.parts import PartRequest
 from services.metering.admission.policy import (
     LAPSE_AFTER_DEFAULT,
@@ -69,7 +69,7 @@ def read_request(request: pb.AuthorizeRequest, units: Units) -> Request:
         quantities=quantities,
         service_tier=request.service_tier or STANDARD_TIER,
         items=request.items,
-        labels=dict(request.labels) if request.labels else NO_LABELS,
+        labels=dict(request.labels),
     )
 
 

@@ -52,6 +52,7 @@ class Added(NamedTuple):
     limit_id: str
     subject: str
     window_start: datetime
+    window_end: datetime | None
     used: Decimal
     reserved: Decimal
 
@@ -87,14 +88,26 @@ FROM unnest($1::uuid[], $2::uuid[]) AS wanted(organization_id, counter_id)
 JOIN limit_counters c
     ON c.organization_id = ANY (ARRAY[wanted.organization_id]) AND c.counter_id = wanted.counter_id
 """
-# Locks in the order of the keys. It waits for decisions of other processes on the same limits.
-_LOCK: Final = f"{_WANTED} ORDER BY c.organization_id, c.counter_id FOR NO KEY UPDATE OF c"
+# Locks in the order of the keys, which are sorted before any row is looked for: sorted after that, Postgres could read
+# the whole index in its order instead. It waits for decisions of other processes on the same limits.
+_LOCK: Final = """
+SELECT c.organization_id::text, c.counter_id::text, c.used, c.reserved
+FROM (
+    SELECT organization_id, counter_id FROM unnest($1::uuid[], $2::uuid[]) AS t(organization_id, counter_id)
+    ORDER BY organization_id, counter_id
+) AS wanted
+CROSS JOIN LATERAL (
+    SELECT * FROM limit_counters
+    WHERE organization_id = wanted.organization_id AND counter_id = wanted.counter_id FOR NO KEY UPDATE
+) AS c
+"""
 
 _ADD: Final = """
 UPDATE limit_counters c SET used = c.used + d.used::numeric, reserved = c.reserved + d.reserved::numeric
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) AS d(organization_id, counter_id, used, reserved)
 WHERE c.organization_id = ANY (ARRAY[d.organization_id]) AND c.counter_id = d.counter_id
-RETURNING c.organization_id::text, c.counter_id::text, c.limit_id::text, c.subject, c.window_start, c.used, c.reserved
+RETURNING c.organization_id::text, c.counter_id::text, c.limit_id::text, c.subject, c.window_start, c.window_end,
+    c.used, c.reserved
 """
 
 # From one subject to the next, by the index limit_counters_of_limit: each step reads an entry of it. Whether a subject
@@ -132,10 +145,18 @@ JOIN authorizations a
     ON a.organization_id = ANY (ARRAY[wanted.organization_id]) AND a.operation_id = wanted.operation_id
 WHERE a.counters IS NOT NULL AND NOT a.limits_released
 """
+# Whether a settled call lapses need not be looked at any more. In the order of the keys; by primary keys.
 _CONTRADICTED: Final = """
+WITH seen AS (
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::bool[]) AS t(organization_id, operation_id, reserves)
+    ORDER BY organization_id, operation_id
+), looked_at AS (
+    DELETE FROM lapse_checks l USING seen
+    WHERE seen.reserves AND l.organization_id = ANY (ARRAY[seen.organization_id])
+        AND l.operation_id = seen.operation_id
+)
 SELECT a.organization_id::text, a.operation_id
-FROM unnest($1::uuid[], $2::text[], $3::bool[]) AS seen(organization_id, operation_id, reserves)
-JOIN authorizations a
+FROM seen JOIN authorizations a
     ON a.organization_id = ANY (ARRAY[seen.organization_id]) AND a.operation_id = seen.operation_id
 WHERE a.counters IS NOT NULL AND a.limits_released = seen.reserves
 """
@@ -225,7 +246,7 @@ async def reserved_by(connection: RawConnection, operations: Collection[Key]) ->
 
 async def contradicted(connection: RawConnection, reserves: Mapping[Key, bool]) -> set[Key]:
     """Return the operations that are not as they were seen: what they had reserved was given back meanwhile, or they
-    have reserved something and were seen without it."""
+    have reserved something and were seen without it. They are recorded now, so none of them is checked for a lapse."""
     rows = await connection.fetch(_CONTRADICTED, *_arrays(reserves), list(reserves.values()))
     return {(row[0], row[1]) for row in rows}
 

@@ -5,10 +5,15 @@ from functools import partial
 
 import grpc
 
+from libs.common.amount import format_amount
 from libs.common.pages import encode_page_token, page_size, text_in_token, that_fit
+from libs.common.timestamps import render_time
 from libs.common.validation import Reader
 from services.metering.model.catalogue import Catalogue
 from services.metering.quota.alerts import Alerts
+from services.metering.quota.allocation_parsing import read_ask, units_named
+from services.metering.quota.allocations import Allocations
+from services.metering.quota.domain import SPEND
 from services.metering.quota.limit_usage import LimitUsage, Position
 from services.metering.quota.limits import Limits
 from services.metering.quota.parsing import (
@@ -22,7 +27,7 @@ from services.metering.quota.parsing import (
     usage_fingerprint,
     usage_token,
 )
-from services.metering.quota.rendering import render_alert, render_limit, render_status
+from services.metering.quota.rendering import render_alert, render_limit, render_status, render_statuses
 from tollhouse.metering.v1 import quota_pb2 as pb
 from tollhouse.metering.v1 import quota_pb2_grpc as rpc
 
@@ -30,16 +35,27 @@ from tollhouse.metering.v1 import quota_pb2_grpc as rpc
 class QuotaServicer(rpc.QuotaServiceServicer):
     """Implements QuotaService."""
 
-    def __init__(self, limits: Limits, limit_usage: LimitUsage, alerts: Alerts, catalogue: Catalogue) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        limit_usage: LimitUsage,
+        alerts: Alerts,
+        allocations: Allocations,
+        catalogue: Catalogue,
+    ) -> None:
         self._limits = limits
         self._limit_usage = limit_usage
         self._alerts = alerts
+        self._allocations = allocations
         self._catalogue = catalogue
 
     @property
     def readers(self) -> Mapping[str, Reader]:
         """What checks requests beyond their annotations, by the names of the RPCs."""
-        return {"SetLimit": partial(read_setting, catalogue=self._catalogue)}
+        return {
+            "SetLimit": partial(read_setting, catalogue=self._catalogue),
+            "AllocateQuota": lambda request: read_ask(request, self._allocations.units),
+        }
 
     async def SetLimit(self, request: pb.SetLimitRequest, context: grpc.aio.ServicerContext) -> pb.SetLimitResponse:
         organization_id = request.organization_id.lower()
@@ -104,3 +120,27 @@ class QuotaServicer(rpc.QuotaServiceServicer):
         alerts = that_fit(map(render_alert, found[:size]))
         token = alert_token(found[len(alerts) - 1], fingerprint) if len(alerts) < len(found) else ""
         return pb.ListLimitAlertsResponse(alerts=alerts, next_page_token=token)
+
+    async def AllocateQuota(
+        self, request: pb.AllocateQuotaRequest, context: grpc.aio.ServicerContext
+    ) -> pb.AllocateQuotaResponse:
+        await self._allocations.know_units(units_named(request))
+        answer = await self._allocations.allocate(read_ask(request, self._allocations.units))
+        response = pb.AllocateQuotaResponse(
+            allocated=answer.allocated,
+            limits=render_statuses(answer.limits, answer.refused),
+            replayed=answer.replayed,
+        )
+        for metric, value in answer.amounts:
+            amount = response.allocated_amounts.add(metric=metric, value=format_amount(value))
+            if metric == SPEND:
+                amount.currency_code = answer.currency_code
+        if answer.lease_end_time is not None:
+            response.lease_end_time.CopyFrom(render_time(answer.lease_end_time))
+        return response
+
+    async def ReleaseQuota(
+        self, request: pb.ReleaseQuotaRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ReleaseQuotaResponse:
+        released = await self._allocations.release(request.organization_id.lower(), request.operation_id)
+        return pb.ReleaseQuotaResponse(replayed=released.replayed, lapsed=released.lapsed)

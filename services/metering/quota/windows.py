@@ -80,6 +80,8 @@ def kept_until(shape: Shape, span: Span) -> datetime | None:
         return None
     if shape.sliding:
         return span.end + length_of(shape)
+    if shape.window is Window.PERIOD:
+        return span.end + (span.end - span.start)
     # The next one may be longer: a March after a February, or a day after one on which the clocks went forward.
     return window_of(shape, span.end).end
 

@@ -49,6 +49,8 @@ from services.metering.tables.limits import limit_alerts as limit_alerts
 from services.metering.tables.limits import limit_counters as limit_counters
 from services.metering.tables.limits import limit_state as limit_state
 from services.metering.tables.limits import limits as limits
+from services.metering.tables.limits import quota_allocations as quota_allocations
+from services.metering.tables.limits import quota_leases as quota_leases
 
 
 def _token_columns() -> list[Column[int]]:

@@ -26,11 +26,12 @@ from libs.common.errors import Conflict, Refusal, Unavailable
 from services.metering.model.catalogue import Catalogue
 from services.metering.quota import counter_store
 from services.metering.quota.book import LimitBook
+from services.metering.quota.calls import CallLimits
 from services.metering.quota.counter_store import Added, Counted, Key
 from services.metering.quota.counters import Counters, is_kept, sums
-from services.metering.quota.decisions import Place, Standing, Take, carried
-from services.metering.quota.domain import SPEND, Amounts, Applied, Call, Limit, Window, amount, amounts_of, in_force
-from services.metering.quota.windows import ALWAYS, kept_until
+from services.metering.quota.decisions import Counter, Place, Standing, Take, carried
+from services.metering.quota.domain import SPEND, Amounts, Applied, Call, Limit, Window, amount, amounts_of
+from services.metering.quota.windows import ALWAYS, Span, kept_until
 from services.metering.usage.dimensions import TEST
 from services.metering.usage.domain import Authorization, Counts, LimitState, Recorded
 from services.metering.usage.part_domain import used_by
@@ -71,17 +72,17 @@ class _Caller(NamedTuple):
 class _Plan:
     """Where usage of a caller is counted from a time until before another."""
 
-    limits: Sequence[Limit]
-    """All limits of the organization. Where these are not the same object any more, the plan is out of date."""
+    applied: Sequence[Applied]
+    """The limits in force, whatever they count."""
     places: Sequence[Place]
     start: datetime
     end: datetime | None
     kept_until: datetime | None
     """When the first of the windows is dropped."""
 
-    def holds(self, limits: Sequence[Limit], occur_time: datetime, now: datetime) -> bool:
+    def holds(self, applied: Sequence[Applied], occur_time: datetime, now: datetime) -> bool:
         return (
-            self.limits is limits
+            self.applied == applied
             and self.start <= occur_time
             and (self.end is None or occur_time < self.end)
             and (self.kept_until is None or now < self.kept_until)
@@ -91,9 +92,12 @@ class _Plan:
 class Counting:
     """Counts usage in limits."""
 
-    def __init__(self, catalogue: Catalogue, book: LimitBook, counters: Counters, clock: Clock) -> None:
+    def __init__(
+        self, catalogue: Catalogue, book: LimitBook, limits: CallLimits, counters: Counters, clock: Clock
+    ) -> None:
         self._catalogue = catalogue
         self._book = book
+        self._limits = limits
         self._counters = counters
         self._clock = clock
         self._plans: OrderedDict[_Caller, _Plan] = OrderedDict()
@@ -110,22 +114,20 @@ class Counting:
         Raises:
             Unavailable: the limits of an organization cannot be read, nor can its usage be written then.
         """
-        free = {one.work.organization_id for one, authorization in proposed if authorization is None}
-        limits = await self._limits_of(free) if free else {}
+        callers = [None if one is not None else _caller(recorded) for recorded, one in proposed]
+        applied = await self._applied({caller for caller in callers if caller is not None})
         now = self._clock.now()
         counted: list[Recorded] = []
         used: dict[int, tuple[str, _Plan]] = {}
-        for recorded, authorization in proposed:
-            organization_id = recorded.work.organization_id
+        for (recorded, authorization), caller in zip(proposed, callers, strict=True):
             counts = None
-            if authorization is not None:
-                if authorization.reservations:
-                    counts = self._counts_of_reserved(recorded, authorization)
-            elif limits[organization_id]:
-                plan = self._plan(recorded, limits[organization_id], now)
+            if authorization is not None and authorization.reservations:
+                counts = self._counts_of_reserved(recorded, authorization)
+            elif caller is not None and applied[caller]:
+                plan = self._plan(caller, applied[caller], recorded.work.occur_time, now)
                 counts = self._counts_of_free(recorded, plan)
                 if counts.amounts:
-                    used[id(plan)] = organization_id, plan
+                    used[id(plan)] = caller.organization_id, plan
             counted.append(recorded if counts is None else recorded._replace(counts=counts))
         if used:
             takes = (
@@ -172,7 +174,7 @@ class Counting:
         The usage is durable. Where this cannot be read, the answers are given without it.
         """
         try:
-            states = await self._states(database, added)
+            states = await self._states(database, new, added)
         except Refusal as refusal:
             _log.warning("limits of recorded usage not read", schema=database.schema, reason=refusal.reason)
             return {}
@@ -186,13 +188,17 @@ class Counting:
             if recorded.counts is not None
         }
 
-    async def _limits_of(self, organization_ids: Collection[str]) -> dict[str, Sequence[Limit]]:
-        limits: dict[str, Sequence[Limit]] = {}
-        for organization_id, known in (await self._book.of(organization_ids)).items():
+    async def _applied(self, callers: Collection[_Caller]) -> dict[_Caller, Sequence[Applied]]:
+        """Return the limits in force for the usage of callers, as far as they are known."""
+        if not callers:
+            return {}
+        found = await self._limits.of([(one.organization_id, one.call) for one in callers], is_done=True)
+        applied: dict[_Caller, Sequence[Applied]] = {}
+        for caller, known in zip(callers, found, strict=True):
             if isinstance(known, Unavailable):
                 raise known
-            limits[organization_id] = known
-        return limits
+            applied[caller] = known
+        return applied
 
     def _counts_of_reserved(self, recorded: Recorded, authorization: Authorization) -> Counts:
         amounts = self._amounts(recorded)
@@ -220,40 +226,28 @@ class Counting:
             spend, currency_code = Decimal(cost.amount), cost.currency_code
         return amounts_of(used_by(work), self._catalogue.units, spend, currency_code, work.items or 0)
 
-    def _plan(self, recorded: Recorded, limits: Sequence[Limit], now: datetime) -> _Plan:
+    def _plan(self, caller: _Caller, applied: Sequence[Applied], occur_time: datetime, now: datetime) -> _Plan:
         """Return where usage without reservations is counted. The latest window of each caller is remembered."""
-        work = recorded.work
-        caller = _Caller(
-            work.organization_id,
-            work.project_id,
-            work.user_id,
-            work.service_account_id,
-            work.api_key_id,
-            work.subscription_id,
-            work.model,
-            recorded.dimensions.provider,
-            work.labels,
-        )
         plan = self._plans.get(caller)
-        if plan is None or not plan.holds(limits, work.occur_time, now):
-            plan = self._new_plan(caller, limits, work.occur_time, now)
+        if plan is None or not plan.holds(applied, occur_time, now):
+            plan = self._new_plan(applied, occur_time, now)
             self._plans.pop(caller, None)
             self._plans[caller] = plan
             if len(self._plans) > _KNOWN_MAX:
                 self._plans.popitem(last=False)
         return plan
 
-    def _new_plan(self, caller: _Caller, limits: Sequence[Limit], occur_time: datetime, now: datetime) -> _Plan:
+    def _new_plan(self, applied: Sequence[Applied], occur_time: datetime, now: datetime) -> _Plan:
         places = [
-            self._counters.place_of(applied, occur_time)
-            for applied in in_force(limits, caller.call)
-            if applied.limit.shape.window not in (Window.CALL, Window.NONE)
+            self._counters.place_of(one, occur_time)
+            for one in applied
+            if one.limit.shape.window not in (Window.CALL, Window.NONE)
         ]
         kept = [place for place in places if is_kept(place, now)]
         ends = [place.counter.span.end for place in places]
         untils = [kept_until(place.counter.limit.shape, place.counter.span) for place in kept]
         return _Plan(
-            limits,
+            applied,
             kept,
             max((place.counter.span.start for place in places), default=ALWAYS),
             min((end for end in ends if end is not None), default=None),
@@ -265,15 +259,15 @@ class Counting:
             self._sought.pop()
         self._sought.update(keys)
 
-    async def _states(self, database: Database, added: Mapping[Key, Added]) -> dict[Key, LimitState]:
-        limits = await self._limits_of({organization_id for organization_id, _ in added})
-        known = {organization_id: {one.limit_id: one for one in found} for organization_id, found in limits.items()}
+    async def _states(
+        self, database: Database, new: Sequence[Recorded], added: Mapping[Key, Added]
+    ) -> dict[Key, LimitState]:
+        limits = await self._limits_of(new, added)
         states: dict[Key, LimitState] = {}
-        for key, (limit_id, subject, window_start, used, reserved) in added.items():
-            limit = known[key[0]].get(limit_id)
+        for key, one in added.items():
+            limit = limits.get((key[0], one.limit_id))
             if limit is not None:
-                place = self._counters.place_of(Applied(limit, subject), window_start)
-                states[key] = LimitState(place, Standing(used, reserved))
+                states[key] = LimitState(self._place(limit, key[1], one), Standing(one.used, one.reserved))
         beside = {(key[0], one) for key, state in states.items() for one in _counters_beside(state.place)}
         if beside:
             async with database.raw_connection() as connection:
@@ -281,6 +275,40 @@ class Counting:
             for (organization_id, _), state in states.items():
                 _look_beside(state, partial(_counted_in, found, organization_id))
         return states
+
+    async def _limits_of(self, new: Sequence[Recorded], added: Mapping[Key, Added]) -> dict[Key, Limit]:
+        """Return limits by organization and id: those that are set, and those that the callers are entitled to."""
+        limits: dict[Key, Limit] = {}
+        for organization_id, known in (await self._book.of({key[0] for key in added})).items():
+            if isinstance(known, Unavailable):
+                raise known
+            limits |= {(organization_id, one.limit_id): one for one in known}
+        if any((key[0], one.limit_id) not in limits for key, one in added.items()):
+            for caller, applied in (await self._applied({_caller(one) for one in new})).items():
+                limits |= {(caller.organization_id, one.limit.limit_id): one.limit for one in applied}
+        return limits
+
+    def _place(self, limit: Limit, counter_id: str, added: Added) -> Place:
+        place = self._counters.place_of(Applied(limit, added.subject), added.window_start)
+        if place.counter.counter_id == counter_id:
+            return place
+        # An earlier billing period, of which the limit does not know any more how long it was.
+        return Place(Counter(counter_id, limit, added.subject, Span(added.window_start, added.window_end)))
+
+
+def _caller(recorded: Recorded) -> _Caller:
+    work = recorded.work
+    return _Caller(
+        work.organization_id,
+        work.project_id,
+        work.user_id,
+        work.service_account_id,
+        work.api_key_id,
+        work.subscription_id,
+        work.model,
+        recorded.dimensions.provider,
+        work.labels,
+    )
 
 
 def _stored(recorded: Recorded, used: Mapping[str, Decimal], spend: Collection[str]) -> dict[str, Decimal]:

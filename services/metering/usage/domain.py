@@ -26,6 +26,8 @@ REFUSED: Final = "REFUSED"
 
 LATE_MAX: Final = timedelta(days=35)
 EARLY_MAX: Final = timedelta(minutes=5)
+LIMITS_TOLD_MAX: Final = 5_000
+"""The most states of limits in the answer to a batch, which would be too large otherwise."""
 
 
 LAPSED: Final = b"lapsed"
@@ -267,6 +269,23 @@ def dimensions_of(work: Work, provider: str) -> Dimensions:
         work.endpoint or "",
         *(labels.get(name, "") for name in LABELS),
     )
+
+
+def tell_limits_once(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return the outcomes of a batch with each limit once for each that it limits: with the last usage counted in it.
+
+    All usage of a batch is counted together, so only then the numbers are those after the usage.
+    """
+    told: set[str] = set()
+    reduced = list(outcomes)
+    for place in reversed(range(len(outcomes))):
+        outcome = outcomes[place]
+        if isinstance(outcome, Accepted) and outcome.limits:
+            limits = [one for one in outcome.limits if one.place.counter.counter_id not in told]
+            limits = limits[: LIMITS_TOLD_MAX - len(told)]
+            told.update(one.place.counter.counter_id for one in limits)
+            reduced[place] = outcome._replace(limits=limits)
+    return reduced
 
 
 def differing_field(before: Work, now: Work) -> str:

@@ -21,6 +21,7 @@ from services.metering.clients.billing import Charge
 from services.metering.errors import AuthorizationLapsed, CostTooLarge
 from services.metering.model.catalogue import Catalogue
 from services.metering.quota.book import LimitBook
+from services.metering.quota.calls import CallLimits
 from services.metering.quota.counters import Counters
 from services.metering.usage import store
 from services.metering.usage.charging import Charging
@@ -93,6 +94,7 @@ class UsageEngine:
         catalogue: Catalogue,
         charging: Charging,
         book: LimitBook,
+        limits: CallLimits,
         counters: Counters,
         clock: Clock,
         *,
@@ -104,14 +106,13 @@ class UsageEngine:
         self._charging = charging
         self._clock = clock
         self._relay_after = relay_after
-        limits = writer_limits(BATCH_MAX, queue_max)
         self._commits: GroupCommit[Work, Accepted] = GroupCommit(
-            "usage", self._run, shards, limits, lambda work: work.organization_id
+            "usage", self._run, shards, writer_limits(BATCH_MAX, queue_max), lambda work: work.organization_id
         )
         self._authorizations: OrderedDict[Key, Authorization] = OrderedDict()
         self._dimensions = KnownDimensions()
         self._proposals = Proposals(catalogue)
-        self._counting = Counting(catalogue, book, counters, clock)
+        self._counting = Counting(catalogue, book, limits, counters, clock)
         self._last_settlements = LastSettlements(
             self._proposals, self._counting, self._dimensions, clock, relay_after=relay_after
         )

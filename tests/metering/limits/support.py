@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -15,10 +16,17 @@ from services.metering.quota import store
 from services.metering.quota.book import LimitBook
 from services.metering.quota.domain import Enforcement, Entry, Limit, Scope, Shape, Terms, Window
 from tests.metering.support import Platform
+from tests.support.clock import ShiftedClock
 from tests.support.sharded import in_shard_of, shard_count
 
 BOOKS: Final[list[LimitBook]] = []
 """The books of the processes that a test has started, which forget an organization when one of its limits is set."""
+
+
+def begin_minute(clock: ShiftedClock) -> None:
+    """Move the clock to just after the beginning of a minute, so that a test meets one window of a minute alone."""
+    now = clock.now()
+    clock.advance(timedelta(seconds=60 - now.second, microseconds=1000 - now.microsecond))
 
 
 async def set_limit(

@@ -10,22 +10,13 @@ import pytest
 
 from libs.common.ids import new_id
 from services.metering.quota.domain import Window
-from tests.metering.limits.support import counted, delete_limit, reserved, set_limit
+from tests.metering.limits.support import begin_minute, counted, delete_limit, reserved, set_limit
 from tests.metering.support import Metering, Platform, refused
 from tests.metering.test_batch_admission import ALLOWED, DENIED, ask
 from tests.support.clock import ShiftedClock
 from tollhouse.metering.v1 import admission_pb2, quota_pb2
 
 REFUSED = admission_pb2.DENIAL_REASON_LIMIT_EXCEEDED
-_SECONDS_IN_MINUTE = 60
-
-
-async def begin_minute(clock: ShiftedClock) -> None:
-    """Move the clock to just after the beginning of a minute, so that a test meets one window of a minute only."""
-    from datetime import timedelta
-
-    now = clock.now()
-    clock.advance(timedelta(seconds=_SECONDS_IN_MINUTE - now.second, microseconds=1000 - now.microsecond))
 
 
 async def items(metering: Metering, organization_id: str, count: int) -> admission_pb2.AuthorizeResponse:
@@ -41,7 +32,7 @@ async def test_call_that_one_of_two_limits_refuses_takes_from_none(
     platform: Platform, metering: Metering, organization_id: str, clock: ShiftedClock
 ) -> None:
     await platform.fund(organization_id)
-    await begin_minute(clock)
+    begin_minute(clock)
     a = await set_limit(platform, organization_id, "a", "100", window=Window.MINUTE)
     b = await set_limit(platform, organization_id, "b", "2", window=Window.MINUTE)
 
@@ -58,7 +49,7 @@ async def test_of_fifty_calls_at_once_the_smaller_limit_admits_two_and_the_large
     platform: Platform, metering: Metering, organization_id: str, clock: ShiftedClock
 ) -> None:
     await platform.fund(organization_id)
-    await begin_minute(clock)
+    begin_minute(clock)
     a = await set_limit(platform, organization_id, "a", "100", window=Window.MINUTE)
     b = await set_limit(platform, organization_id, "b", "2", window=Window.MINUTE)
 
@@ -74,7 +65,7 @@ async def test_calls_of_any_size_take_what_is_left_and_no_more(
     platform: Platform, metering: Metering, organization_id: str, clock: ShiftedClock
 ) -> None:
     await platform.fund(organization_id)
-    await begin_minute(clock)
+    begin_minute(clock)
     await set_limit(platform, organization_id, "items", "10", metric="items", window=Window.MINUTE)
 
     told = []
@@ -114,7 +105,7 @@ async def test_one_big_call_is_denied_before_the_work_and_a_smaller_one_passes(
     platform: Platform, metering: Metering, organization_id: str, clock: ShiftedClock
 ) -> None:
     await platform.fund(organization_id)
-    await begin_minute(clock)
+    begin_minute(clock)
     limit = await set_limit(platform, organization_id, "tokens", "100", metric="total_tokens", window=Window.MINUTE)
 
     big = await metering.authorize(ask(organization_id, "big", input_tokens=10, max_output_tokens=16_000))
@@ -140,7 +131,7 @@ async def test_lowered_limit_leaves_nothing_and_never_less(
     platform: Platform, metering: Metering, organization_id: str, clock: ShiftedClock
 ) -> None:
     await platform.fund(organization_id)
-    await begin_minute(clock)
+    begin_minute(clock)
     await set_limit(platform, organization_id, "tokens", "100", metric="total_tokens", window=Window.MINUTE)
     first = await metering.authorize(ask(organization_id, "call-1", input_tokens=80, max_output_tokens=0))
     await set_limit(platform, organization_id, "tokens", "50", metric="total_tokens", window=Window.MINUTE)
@@ -153,7 +144,7 @@ async def test_lowered_limit_leaves_nothing_and_never_less(
         resets.add(denied.limits[0].reset_time.ToJsonString())
     assert resets == {first.limits[0].reset_time.ToJsonString()}
 
-    await begin_minute(clock)
+    begin_minute(clock)
     answer = await metering.authorize(ask(organization_id, "more-0", input_tokens=1, max_output_tokens=0))
     assert answer.decision == ALLOWED
     assert answer.limits[0].remaining == "49"

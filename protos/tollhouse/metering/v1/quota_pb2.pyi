@@ -161,9 +161,9 @@ class _AllocationModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Alloca
     ALLOCATION_MODE_NORMAL: _AllocationMode.ValueType  # 1
     """All amounts are allocated, or none."""
     ALLOCATION_MODE_BEST_EFFORT: _AllocationMode.ValueType  # 2
-    """Of each metric as much as every limit leaves."""
+    """Of each metric as much as every limit leaves, in whole steps of the unit."""
     ALLOCATION_MODE_CHECK_ONLY: _AllocationMode.ValueType  # 3
-    """Nothing is taken; the answer says whether it would be."""
+    """Nothing is taken or stored; the answer says whether all amounts would be."""
     ALLOCATION_MODE_ADJUST_ONLY: _AllocationMode.ValueType  # 4
     """All amounts are taken, whatever the limits leave: for work that is done already."""
 
@@ -175,9 +175,9 @@ ALLOCATION_MODE_UNSPECIFIED: AllocationMode.ValueType  # 0
 ALLOCATION_MODE_NORMAL: AllocationMode.ValueType  # 1
 """All amounts are allocated, or none."""
 ALLOCATION_MODE_BEST_EFFORT: AllocationMode.ValueType  # 2
-"""Of each metric as much as every limit leaves."""
+"""Of each metric as much as every limit leaves, in whole steps of the unit."""
 ALLOCATION_MODE_CHECK_ONLY: AllocationMode.ValueType  # 3
-"""Nothing is taken; the answer says whether it would be."""
+"""Nothing is taken or stored; the answer says whether all amounts would be."""
 ALLOCATION_MODE_ADJUST_ONLY: AllocationMode.ValueType  # 4
 """All amounts are taken, whatever the limits leave: for work that is done already."""
 Global___AllocationMode: _TypeAlias = AllocationMode  # noqa: Y015
@@ -922,9 +922,11 @@ class QuotaAmount(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     CURRENCY_CODE_FIELD_NUMBER: _builtins.int
     metric: _builtins.str
-    """What is taken: a metric as in SetLimitRequest."""
+    """What is taken: a metric as in SetLimitRequest. Units must not be archived."""
     value: _builtins.str
-    """How much: a plain decimal with at most 9 fraction digits."""
+    """How much: a plain decimal, at least zero. For `spend` with at most 9 fraction digits; for a unit at most 1,000,000,000
+    and a multiple of the unit's step; for the other metrics a whole number of at most 1,000,000,000.
+    """
     currency_code: _builtins.str
     """For `spend`: the unit of money. Empty for the others."""
     def __init__(
@@ -985,7 +987,7 @@ class AllocateQuotaRequest(_message.Message):
     """The organization that calls."""
     operation_id: _builtins.str
     """The caller's name for the work, unique within the organization's allocations for ever: 1 to 255 visible ASCII
-    characters.
+    characters. CHECK_ONLY does not use it up, and is answered the same whether it is in use or not.
     """
     mode: Global___AllocationMode.ValueType
     """What happens where there is less; NORMAL when unspecified."""
@@ -1005,7 +1007,7 @@ class AllocateQuotaRequest(_message.Message):
     """The provider of the model; the catalogue's when empty."""
     @_builtins.property
     def amounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotaAmount]:
-        """The amounts to take, each metric once, 1 to 64."""
+        """The amounts to take, each metric once, 1 to 64. A repeat has them in the same order."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -1013,8 +1015,8 @@ class AllocateQuotaRequest(_message.Message):
 
     @_builtins.property
     def lease_ttl(self) -> _duration_pb2.Duration:
-        """How long concurrent calls keep their places if nobody releases them, 1 second to 1 day; 10 minutes when absent. For
-        allocations with `concurrent_calls` only.
+        """How long concurrent calls keep their places if nobody releases them, 1 second to 1 day; 10 minutes when absent. Their
+        places are free again within two seconds after that. For amounts with `concurrent_calls` only.
         """
 
     def __init__(
@@ -1054,13 +1056,15 @@ class AllocateQuotaResponse(_message.Message):
     LEASE_END_TIME_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     allocated: _builtins.bool
-    """Whether the amounts were allocated, or, for CHECK_ONLY, would be."""
+    """Whether the amounts were allocated, or, for CHECK_ONLY, would be. With BEST_EFFORT it is false only where no metric
+    had anything left.
+    """
     replayed: _builtins.bool
     """Whether the operation had been allocated before."""
     @_builtins.property
     def allocated_amounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotaAmount]:
         """The amounts that were allocated, in the order of the request: those that were asked for, or less with BEST_EFFORT.
-        Empty where nothing was.
+        Empty where nothing was, and for CHECK_ONLY.
         """
 
     @_builtins.property
@@ -1069,7 +1073,7 @@ class AllocateQuotaResponse(_message.Message):
 
     @_builtins.property
     def lease_end_time(self) -> _timestamp_pb2.Timestamp:
-        """When concurrent calls lose their places; absent without them."""
+        """When concurrent calls lose their places, unless they are released before; absent where none were allocated."""
 
     def __init__(
         self,
@@ -1123,9 +1127,9 @@ class ReleaseQuotaResponse(_message.Message):
     REPLAYED_FIELD_NUMBER: _builtins.int
     LAPSED_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
-    """Whether the allocation had been released before."""
+    """Whether a ReleaseQuota had released the allocation before."""
     lapsed: _builtins.bool
-    """Whether its lease had ended before it was released."""
+    """Whether its lease had ended before anybody released it."""
     def __init__(
         self,
         *,

@@ -63,18 +63,24 @@ class QuotaServiceStub:
     """Takes amounts from the limits in force for a call, for callers that meter without money.
 
     A refusal is a normal answer, which names the limit that refused. It is not stored: a repeat is decided anew. What was
-    allocated is stored: a repeat with the same operation_id and fields gets the same answer, with `replayed`. With other
-    fields it is ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, which names the differing field. What is allocated stays
-    used, but for concurrent calls, which ReleaseQuota or the end of the lease gives back.
+    allocated is stored: a repeat with the same operation_id and fields gets the same answer, with `replayed` and with the
+    limits as they are then. With other fields it is ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, which names the
+    differing field. What is allocated stays used, but for concurrent calls, which ReleaseQuota or the end of the lease
+    gives back.
 
-    Amounts of metrics without a limit in force are allocated in full. Fails with NOT_FOUND, reason
-    `ORGANIZATION_NOT_FOUND`.
+    An amount counts in the limits of its metric alone: `input_tokens` are in no limit of `total_tokens` unless the
+    request names those, too. Amounts of metrics without a limit in force are allocated in full. A limit whose metric is
+    not named refuses nothing; one with a `max` of zero refuses its metric even with the value zero.
+
+    Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`; and with FAILED_PRECONDITION, reason `COUNTER_FULL`, where a
+    limit would count more than 1,000,000,000,000,000,000 in a window.
     """
     ReleaseQuota: _aio.UnaryUnaryMultiCallable[_quota_pb2.ReleaseQuotaRequest, _quota_pb2.ReleaseQuotaResponse]
-    """Ends an allocation with concurrent calls, and gives their places back.
+    """Ends an allocation with concurrent calls, and gives their places back. All else that it took stays used.
 
-    Safe to repeat. Fails with NOT_FOUND for an operation that was never allocated. After the lease has ended it changes
-    nothing, and says so with `lapsed`.
+    Safe to repeat. After the lease has ended, which gave the places back, it changes nothing and says so with `lapsed`.
+    For an allocation without concurrent calls it changes nothing either: it is answered, with neither `replayed` nor
+    `lapsed`. Fails with NOT_FOUND for an operation that was never allocated.
     """
 
 class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -168,12 +174,17 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes amounts from the limits in force for a call, for callers that meter without money.
 
         A refusal is a normal answer, which names the limit that refused. It is not stored: a repeat is decided anew. What was
-        allocated is stored: a repeat with the same operation_id and fields gets the same answer, with `replayed`. With other
-        fields it is ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, which names the differing field. What is allocated stays
-        used, but for concurrent calls, which ReleaseQuota or the end of the lease gives back.
+        allocated is stored: a repeat with the same operation_id and fields gets the same answer, with `replayed` and with the
+        limits as they are then. With other fields it is ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, which names the
+        differing field. What is allocated stays used, but for concurrent calls, which ReleaseQuota or the end of the lease
+        gives back.
 
-        Amounts of metrics without a limit in force are allocated in full. Fails with NOT_FOUND, reason
-        `ORGANIZATION_NOT_FOUND`.
+        An amount counts in the limits of its metric alone: `input_tokens` are in no limit of `total_tokens` unless the
+        request names those, too. Amounts of metrics without a limit in force are allocated in full. A limit whose metric is
+        not named refuses nothing; one with a `max` of zero refuses its metric even with the value zero.
+
+        Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`; and with FAILED_PRECONDITION, reason `COUNTER_FULL`, where a
+        limit would count more than 1,000,000,000,000,000,000 in a window.
         """
 
     @_abc_1.abstractmethod
@@ -182,10 +193,11 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.ReleaseQuotaRequest,
         context: _aio.ServicerContext[_quota_pb2.ReleaseQuotaRequest, _abc.Awaitable[_quota_pb2.ReleaseQuotaResponse]],
     ) -> _abc.Awaitable[_quota_pb2.ReleaseQuotaResponse]:
-        """Ends an allocation with concurrent calls, and gives their places back.
+        """Ends an allocation with concurrent calls, and gives their places back. All else that it took stays used.
 
-        Safe to repeat. Fails with NOT_FOUND for an operation that was never allocated. After the lease has ended it changes
-        nothing, and says so with `lapsed`.
+        Safe to repeat. After the lease has ended, which gave the places back, it changes nothing and says so with `lapsed`.
+        For an allocation without concurrent calls it changes nothing either: it is answered, with neither `replayed` nor
+        `lapsed`. Fails with NOT_FOUND for an operation that was never allocated.
         """
 
 def add_QuotaServiceServicer_to_server(servicer: QuotaServiceServicer, server: _aio.Server) -> None: ...

@@ -11,7 +11,7 @@ from typing import Final
 
 from libs.common.audit.invariants import AUDIT_CHECKS
 from libs.common.integrity.domain import ORGANIZATION, Check, Column, Invariant, Pairing, Sweep, Walk
-from services.metering.limit_invariants import COUNTERS, WALKED
+from services.metering.limit_invariants import COUNTERS
 from services.metering.model.domain import INPUT_CLASSES
 from services.metering.model.units import TOKEN_CLASS_UNITS
 from services.metering.tables import HOUR_KEY, TOKEN_CLASSES
@@ -45,6 +45,10 @@ _COSTS: Final = Invariant(
 )
 _DIMENSIONS: Final = Invariant(
     "dimensions_are_known", "A usage record has dimensions, such as a service tier, that are not stored."
+)
+_WALKS: Final = Invariant(
+    "lapses_are_looked_for",
+    "An organization charges for lapsed authorizations and nobody looks for them, or the other way round.",
 )
 _UNPRICED: Final = Invariant(
     "unpriced_usage_waits", "A usage record without a cost is not waiting for a price, or one with a cost is."
@@ -352,6 +356,14 @@ _POLICIES: Final = """
         SELECT FROM lapse_walks AS w WHERE w.organization_id = p.organization_id)
 """
 
+_LAPSE_WALKS: Final = """
+    SELECT 'lapses_are_looked_for', w.organization_id, 'policies/' || w.organization_id, 'it charges for no lapses'
+    FROM (SELECT * FROM lapse_walks WHERE {range}) AS w
+    WHERE NOT EXISTS (
+        SELECT FROM admission_policies AS p
+        WHERE p.organization_id = w.organization_id AND p.lapse_charge = 'INPUT')
+"""
+
 # Looks for partitions in the schema where usage is, which is the first on the search path.
 _MISSING_MONTHS: Final = """
     SELECT 'months_are_ready', NULL, 'partitions/' || to_char(month AT TIME ZONE 'UTC', 'YYYY_MM'), 'is missing'
@@ -395,7 +407,8 @@ CHECKS: Final[Sequence[Check]] = (
     Walk("outbox", _BY_OPERATION, (_CHARGES, _WAITING), _OUTBOX),
     Walk("settlement_parts", (*_BY_OPERATION, Column("part", "int")), (_PARTS,), _SETTLEMENT_PARTS),
     Walk("unpriced_usages", (ORGANIZATION, Column("usage_id", "uuid")), (_UNPRICED,), _UNPRICED_USAGES),
-    Walk("admission_policies", (ORGANIZATION,), (WALKED,), _POLICIES),
+    Walk("admission_policies", (ORGANIZATION,), (_WALKS,), _POLICIES),
+    Walk("lapse_walks", (ORGANIZATION,), (_WALKS,), _LAPSE_WALKS),
     COUNTERS,
     Walk("usage_records_default", (*_OCCURRED, Column("usage_id", "uuid")), (_MONTHS,), _IN_DEFAULT),
     Walk("partitions", (), (_MONTHS,), _MISSING_MONTHS, organization_column=""),

@@ -29,10 +29,8 @@ RESERVED: Final = Invariant(
     "What a limit counts as reserved differs from the sum over the authorizations that are neither settled nor given"
     " back.",
 )
-WALKED: Final = Invariant(
-    "lapses_are_looked_for",
-    "An organization charges for lapsed authorizations, or its limits count what calls reserve, and nobody looks for"
-    " them.",
+SOUGHT: Final = Invariant(
+    "reservations_are_looked_for", "A call has reserved something of limits, and nobody looks for its end."
 )
 
 # Sums are made for all counters of the organizations in the range at once. The million is counted by index alone, for
@@ -69,7 +67,7 @@ _COUNTERS: Final = f"""
     ), used AS (
         SELECT organization_id, counter_id, sum(amount) AS amount FROM counted GROUP BY 1, 2
     ), held AS (
-        SELECT o.organization_id, c.counter_id, c.amount
+        SELECT o.organization_id, a.operation_id, c.counter_id, c.amount
         FROM organization AS o JOIN authorizations AS a
             ON a.organization_id = o.organization_id AND a.create_time >= o.since_time - {_AUTHORIZED_EARLY}
             AND (o.authorized_cut IS NULL OR a.create_time > o.authorized_cut)
@@ -97,16 +95,18 @@ _COUNTERS: Final = f"""
         format('it has reserved %s, but open authorizations add up to %s', reserved, authorized_reserved)
     FROM compared WHERE reserved < authorized_reserved OR (authorized_is_whole AND reserved > authorized_reserved)
     UNION ALL
-    SELECT 'lapses_are_looked_for', organization_id, 'policies/' || organization_id,
-        'nobody looks for what its lapsed calls have reserved'
-    FROM counter AS c
-    WHERE NOT EXISTS (SELECT FROM lapse_walks AS w WHERE w.organization_id = c.organization_id)
+    SELECT DISTINCT 'reservations_are_looked_for', h.organization_id, 'authorizations/' || h.operation_id,
+        'it has reserved something, and nobody looks for its end'
+    FROM held AS h
+    WHERE NOT EXISTS (
+        SELECT FROM lapse_checks AS l WHERE l.organization_id = h.organization_id AND l.operation_id = h.operation_id
+    )
 """  # noqa: S608 -- made of constants of ours alone.
 
 COUNTERS: Final = Walk(
     "limit_counters",
     (ORGANIZATION, Column("counter_id", "uuid")),
-    (USED, RESERVED, WALKED),
+    (USED, RESERVED, SOUGHT),
     _COUNTERS,
     rows_min=1,
 )

@@ -65,17 +65,13 @@ class Reservation(NamedTuple):
 
 
 # Inserts in the order of the keys, in a transaction of its own: so no two processes can deadlock with each other, nor
-# with those that hold locks on counters. What authorizations of these organizations have reserved is given back when
-# they lapse: for that they are walked through from now on (see `services.metering.admission.lapse_store`).
+# with those that hold locks on counters.
 _CREATE: Final = """
 WITH item AS (
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::timestamptz[], $6::timestamptz[],
         $7::timestamptz[], $8::text[], $9::text[], $10::boolean[])
         AS t(organization_id, counter_id, limit_id, subject, window_start, window_end, drop_time, metric, currency_code,
         entitled)
-), walked AS (
-    INSERT INTO lapse_walks (organization_id, create_time, operation_id)
-    SELECT DISTINCT organization_id, $11::timestamptz, '' FROM item ORDER BY 1 ON CONFLICT DO NOTHING
 )
 INSERT INTO limit_counters (organization_id, counter_id, limit_id, subject, window_start, window_end, drop_time, metric,
     currency_code, entitled, used, reserved)
@@ -176,6 +172,11 @@ WHERE a.organization_id = ANY (ARRAY[ended.organization_id]) AND a.operation_id 
     )
 RETURNING a.organization_id::text, a.operation_id
 """
+# By primary key. A settlement ends the search for the end of its call, in its own transaction.
+_STOP_LOOKING: Final = """
+DELETE FROM lapse_checks c USING unnest($1::uuid[], $2::text[]) AS settled(organization_id, operation_id)
+WHERE c.organization_id = ANY (ARRAY[settled.organization_id]) AND c.operation_id = settled.operation_id
+"""
 
 # The last key of the next window; by the primary key.
 _SWEEP_END: Final = """
@@ -200,10 +201,9 @@ WHERE c.organization_id = ANY (ARRAY[over.organization_id]) AND c.counter_id = o
 """
 
 
-async def create(connection: RawConnection, new: Sequence[New], walk_from: datetime) -> None:
-    """Create those counters that do not exist, and let authorizations of their organizations be looked at for lapses
-    that were created at `walk_from` or later."""
-    await connection.execute(_CREATE, *zip(*new, strict=True), walk_from)
+async def create(connection: RawConnection, new: Sequence[New]) -> None:
+    """Create those counters that do not exist."""
+    await connection.execute(_CREATE, *zip(*new, strict=True))
 
 
 async def lock(connection: RawConnection, keys: Collection[Key]) -> dict[Key, Counted]:
@@ -257,6 +257,11 @@ async def release(connection: RawConnection, operations: Collection[Key], ended_
     Where a time is given, those whose holds end later are left out, but for cancelled and declined ones.
     """
     return {(row[0], row[1]) for row in await connection.fetch(_RELEASE, *_arrays(operations), ended_before)}
+
+
+async def stop_looking(connection: RawConnection, operations: Collection[Key]) -> None:
+    """Look no more for the end of calls that are settled."""
+    await connection.execute(_STOP_LOOKING, *_arrays(operations))
 
 
 async def sweep_end(connection: RawConnection, after: Key) -> Key | None:

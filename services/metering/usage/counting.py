@@ -163,6 +163,9 @@ class Counting:
             raise Conflict
         if self._sought:
             self._sought -= reserves.keys()
+        reserving = [key for key, has_reserved in reserves.items() if has_reserved]
+        if reserving:
+            await counter_store.stop_looking(connection, reserving)
         changes = sums(change for one in new for change in _changes(one, found, contradicted))
         return await counter_store.add(connection, changes) if changes else {}
 

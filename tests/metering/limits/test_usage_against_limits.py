@@ -236,9 +236,9 @@ async def test_page_ends_after_five_thousand_who_have_used_nothing_and_the_next_
     async with house.shards.of(organization_id).raw_connection() as connection:
         await connection.execute(
             """INSERT INTO limit_counters (organization_id, counter_id, limit_id, subject, window_start, window_end,
-                drop_time, metric, currency_code, used, reserved)
+                drop_time, metric, currency_code, entitled, used, reserved)
             SELECT organization_id, gen_random_uuid(), limit_id, 'idle-' || number, window_start, window_end, drop_time,
-                metric, currency_code, 0, 0
+                metric, currency_code, entitled, 0, 0
             FROM limit_counters, generate_series(1, 5200) AS number WHERE organization_id = $1 AND subject = '~last'""",
             organization_id,
         )

@@ -36,6 +36,7 @@ from services.metering.quota.allocation_domain import (
     Released,
     differing_field,
     granted,
+    has_moved_on,
     lease_end,
     take,
     takes_of,
@@ -180,7 +181,7 @@ class Allocations:
         await self._counters.create(database, takes)
         async with database.raw_transaction() as connection:
             standings = await self._counters.lock(connection, takes)
-            if self._has_moved_on(take_ for _, take_ in takes):
+            if has_moved_on((each for _, each in takes), self._clock.now()):
                 raise Conflict
             # With a statement of its own: it sees what was committed while the locks were waited for.
             stored = await _stored(connection, [one.waiting for one in ready.values()])
@@ -194,15 +195,6 @@ class Allocations:
                 answers[place] = decided
             await _write(connection, new)
         return [answers[place] for place in range(len(waiting))]
-
-    def _has_moved_on(self, takes: Iterable[Take]) -> bool:
-        """Tell whether a sliding window has moved while its lock was waited for.
-
-        Then others may have counted in its next step already, which this decision would not see.
-        """
-        now = self._clock.now()
-        ends = (take_.place.counter.span.end for take_ in takes if take_.place.steps)
-        return any(end is not None and end <= now for end in ends)
 
     async def _release(
         self, database: Database, keys: Sequence[Key], let_next_begin: Callable[[], None]

@@ -32,6 +32,7 @@ GROUPS: Final = (
     "periods",
     "credits",
     "entitlements",
+    "limit",
     "audit",
 )
 

@@ -30,14 +30,20 @@ from services.metering.clients.billing import BillingClient
 from services.metering.clients.entitlements import EntitlementsClient
 from services.metering.clients.identity import IdentityClient
 from services.metering.clients.organizations import Organizations
+from services.metering.clients.subjects import Subjects
 from services.metering.invariants import CHECKS
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.models import Models
 from services.metering.model.price_import import PriceImport
 from services.metering.model.servicer import ModelServicer
+from services.metering.quota.alerts import Alerts
+from services.metering.quota.allocations import Allocations
 from services.metering.quota.book import LimitBook
 from services.metering.quota.calls import CallLimits
 from services.metering.quota.counters import Counters
+from services.metering.quota.limit_usage import LimitUsage
+from services.metering.quota.limits import Limits
+from services.metering.quota.servicer import QuotaServicer
 from services.metering.settings import MeteringSettings
 from services.metering.tables import SCHEMA
 from services.metering.unit.servicer import UnitServicer
@@ -50,7 +56,14 @@ from services.metering.usage.relay import Relay
 from services.metering.usage.servicer import UsageServicer
 from services.metering.usage.usages import Usages
 from tollhouse.common.v1 import audit_pb2_grpc, integrity_pb2_grpc
-from tollhouse.metering.v1 import admission_pb2_grpc, charge_pb2_grpc, model_pb2_grpc, unit_pb2_grpc, usage_pb2_grpc
+from tollhouse.metering.v1 import (
+    admission_pb2_grpc,
+    charge_pb2_grpc,
+    model_pb2_grpc,
+    quota_pb2_grpc,
+    unit_pb2_grpc,
+    usage_pb2_grpc,
+)
 
 _CHECK_TIMEOUT_MS = 30_000
 
@@ -87,9 +100,14 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     limit_book = LimitBook(shards)
     call_limits = CallLimits(limit_book, entitlements, entitlements_required=settings.entitlements_required)
     counters = Counters(shards, clock)
+    alerts = Alerts(shards, clock)
     relay_after = timedelta(seconds=settings.relay_after_s)
     charging = Charging(shards, billing, clock)
-    engine = UsageEngine(shards, catalogue, charging, clock, queue_max=settings.queue_max, relay_after=relay_after)
+    engine = UsageEngine(
+        *(shards, catalogue, charging, limit_book, call_limits, counters, clock),
+        queue_max=settings.queue_max,
+        relay_after=relay_after,
+    )
     months = Months(shards, clock)
     organizations = Organizations(to_identity)
     usages = Usages(shards, catalogue, engine, organizations, months, clock)
@@ -114,6 +132,10 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         queue_max=settings.queue_max,
     )
 
+    allocations = Allocations(
+        shards, catalogue, organizations, limit_book, counters, clock, queue_max=settings.queue_max
+    )
+
     models = ModelServicer(Models(platform, shards, catalogue, clock), PriceImport(platform, catalogue, clock))
     service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, models)
     units = UnitServicer(CatalogueUnits(platform, catalogue, clock))
@@ -123,6 +145,9 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         admission_pb2_grpc.add_AdmissionServiceServicer_to_server,
         AdmissionServicer(admission, authorizations, parts, policies, usages),
     )
+    limits = Limits(shards, limit_book, organizations, Subjects(to_identity, to_billing), clock)
+    quotas = QuotaServicer(limits, LimitUsage(shards, clock), alerts, allocations, catalogue)
+    service.add(quota_pb2_grpc.add_QuotaServiceServicer_to_server, quotas)
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
     trail = Trail(databases.home_of, databases.report_home_of)
     verification = Verification(reports, clock, CHECKS, Part(platform, AUDIT_CHECKS))
@@ -135,9 +160,11 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     service.background(months.run, "months")
     service.background(limit_book.watch, "limits")
     service.background(counters.run, "counters of limits")
+    service.background(allocations.run, "leases of allocations")
     service.background(identity.watch, "key changes")
     service.background(entitlements.watch, "entitlement changes")
     service.on_drain(admission.close)
+    service.on_drain(allocations.close)
     service.on_drain(engine.close)
     service.on_drain(to_billing.close)
     service.on_drain(to_identity.close)

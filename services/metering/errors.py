@@ -104,6 +104,34 @@ class OrganizationNotFound(Refusal):
         self.resource = ("organization", organization_id)
 
 
+class LimitExists(Refusal):
+    """The organization has a limit of this name that counts something else; what a limit counts is never changed."""
+
+    kind = Kind.ALREADY_EXISTS
+    reason = "LIMIT_EXISTS"
+    template = "The limit {limit} exists and has another {field}; delete it first."
+
+
+class TooManyLimits(Refusal):
+    """All limits of an organization are looked at for each of its calls, so their number is limited."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "TOO_MANY_LIMITS"
+    template = "The organization has {limits} limits, which is the maximum."
+
+
+class LimitScopeNotFound(Refusal):
+    """The organization has no project, user, service account, key or subscription of this id that could be limited."""
+
+    kind = Kind.NOT_FOUND
+    reason = "LIMIT_SCOPE_NOT_FOUND"
+    template = "The organization has no {scope} {scope_value}."
+
+    def __init__(self, *, scope: str, scope_value: str) -> None:
+        super().__init__(scope=scope, scope_value=scope_value)
+        self.resource = (scope, scope_value)
+
+
 class AlreadySettled(Refusal):
     """The usage of the operation is recorded, so it has no further parts; or a part is, so it cannot be cancelled."""
 
@@ -159,6 +187,14 @@ class AuthorizationNotHeld(Refusal):
     kind = Kind.FAILED_PRECONDITION
     reason = "AUTHORIZATION_NOT_HELD"
     template = "Nothing is held for the operation {operation_id}, so nothing more can be held for it."
+
+
+class CounterFull(Refusal):
+    """A limit has counted as much as can be counted in its window; nothing was allocated."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "COUNTER_FULL"
+    template = "The limit {limit} has counted {counted} and can not count {needed} more."
 
 
 class InsufficientBalance(Refusal):

@@ -11,6 +11,7 @@ from typing import Final
 
 from libs.common.audit.invariants import AUDIT_CHECKS
 from libs.common.integrity.domain import ORGANIZATION, Check, Column, Invariant, Pairing, Sweep, Walk
+from services.metering.limit_invariants import COUNTERS
 from services.metering.model.domain import INPUT_CLASSES
 from services.metering.model.units import TOKEN_CLASS_UNITS
 from services.metering.tables import HOUR_KEY, TOKEN_CLASSES
@@ -408,6 +409,7 @@ CHECKS: Final[Sequence[Check]] = (
     Walk("unpriced_usages", (ORGANIZATION, Column("usage_id", "uuid")), (_UNPRICED,), _UNPRICED_USAGES),
     Walk("admission_policies", (ORGANIZATION,), (_WALKS,), _POLICIES),
     Walk("lapse_walks", (ORGANIZATION,), (_WALKS,), _LAPSE_WALKS),
+    COUNTERS,
     Walk("usage_records_default", (*_OCCURRED, Column("usage_id", "uuid")), (_MONTHS,), _IN_DEFAULT),
     Walk("partitions", (), (_MONTHS,), _MISSING_MONTHS, organization_column=""),
     *AUDIT_CHECKS,

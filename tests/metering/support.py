@@ -43,6 +43,7 @@ from tollhouse.metering.v1 import (
     charge_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
+    quota_pb2_grpc,
     unit_pb2_grpc,
     usage_pb2,
     usage_pb2_grpc,
@@ -66,6 +67,7 @@ class Metering:
         self.usage = usage_pb2_grpc.UsageServiceStub(channel)
         self.admission = admission_pb2_grpc.AdmissionServiceStub(channel)
         self.charge = charge_pb2_grpc.ChargeServiceStub(channel)
+        self.quota = quota_pb2_grpc.QuotaServiceStub(channel)
         self.integrity = integrity_pb2_grpc.IntegrityServiceStub(channel)
         self.audit = audit_pb2_grpc.AuditServiceStub(channel)
 

@@ -62,6 +62,11 @@ class Output:
             table.add_row(*row)
         self._console.print(table, markup=False)
 
+    def clear(self) -> None:
+        """Clear the terminal for what is printed next. Elsewhere nothing is cleared."""
+        if not self.as_json and sys.stdout.isatty():
+            self._console.clear()
+
     def line(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)
 

@@ -62,6 +62,8 @@ class Walk:
     """What the check of one organization limits; empty if the walk is the same for all organizations."""
     digests: str = ""
     """See `Pairing`."""
+    rows_min: int = 500
+    """How few rows a range may have after others took too long: 1 where each row needs many rows of other tables."""
     by_pages: bool = False
     """Whether all rows are read in the order in which they lie in the table, which has no partitions, instead of the
     order of the index. Every range is of some pages then. One organization is read by the index."""

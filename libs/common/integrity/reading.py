@@ -20,7 +20,6 @@ _T = TypeVar("_T")
 FINDINGS_MAX: Final = 1_000
 _FOUND_MAX: Final = FINDINGS_MAX + 1
 ROWS_MAX: Final = 50_000
-_ROWS_MIN: Final = 500
 _ROWS_DIVISOR: Final = 5
 """By how much a range becomes smaller when it could not be read within the time of a statement."""
 _WINDOW_FACTOR: Final = 2
@@ -124,9 +123,9 @@ class Reading:
             try:
                 piece = await self._tried(partial(self._check_range, walk, after, rows), walk, where)
             except CheckFailed as failed:
-                if not failed.took_too_long or rows <= _ROWS_MIN:
+                if not failed.took_too_long or rows <= walk.rows_min:
                     raise
-                rows = max(rows // _ROWS_DIVISOR, _ROWS_MIN)
+                rows = max(rows // _ROWS_DIVISOR, walk.rows_min)
                 continue
             yield piece
             after, more = piece.until, piece.until is not None

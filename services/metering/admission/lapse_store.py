@@ -25,25 +25,18 @@ class Walked(NamedTuple):
     """Whether one of the organizations has more authorizations to look at."""
 
 
-# Takes the next organizations that charge for lapses or have limits, without those that another process walks through
-# at this moment; by primary keys. Looks at the next authorizations of each: a range of `authorizations_by_time`, usage
-# by its primary key. Of an organization that counts something for limits, they are looked at early, since what they
-# have reserved is given back as soon as their holds end. What may lapse is noted in the order of its keys, so that no
-# two processes can deadlock.
+# Takes the next organizations that charge for lapses, without those that another process walks through at this moment;
+# by primary keys. Looks at the next authorizations of each: a range of `authorizations_by_time`, usage by its primary
+# key. What may lapse is noted in the order of its keys, so that no two processes can deadlock.
 _WALK: Final = f"""
 WITH walk AS (
-    SELECT w.organization_id, w.create_time, w.operation_id, coalesce(p.lapse_charge = 'INPUT', false) AS charges,
-        CASE WHEN p.lapse_charge = 'INPUT' AND NOT EXISTS (
-            SELECT FROM limit_counters c WHERE c.organization_id = ANY (ARRAY[w.organization_id])
-        ) THEN least($2::timestamptz, $3::timestamptz - p.lapse_after_ms * interval '1 millisecond')
-        ELSE $2::timestamptz END AS until_time
-    FROM lapse_walks w LEFT JOIN admission_policies p ON p.organization_id = ANY (ARRAY[w.organization_id])
+    SELECT w.organization_id, w.create_time, w.operation_id,
+        least($2::timestamptz, $3::timestamptz - p.lapse_after_ms * interval '1 millisecond') AS until_time
+    FROM lapse_walks w JOIN admission_policies p ON p.organization_id = ANY (ARRAY[w.organization_id])
     WHERE w.organization_id > $1::uuid ORDER BY w.organization_id LIMIT $4 FOR UPDATE OF w SKIP LOCKED
 ), seen AS (
     SELECT a.organization_id, a.create_time, a.operation_id, {EXPIRE_TIME} AS expire_time,
-        ((walk.charges AND a.environment = 'LIVE' AND NOT a.cancelled AND NOT a.declined)
-            OR (a.counters IS NOT NULL AND NOT a.limits_released)
-        ) AND NOT EXISTS (
+        a.environment = 'LIVE' AND NOT a.cancelled AND NOT a.declined AND NOT EXISTS (
             SELECT FROM usage_operations o
             WHERE o.organization_id = ANY (ARRAY[a.organization_id]) AND o.operation_id = a.operation_id
         ) AS may_lapse

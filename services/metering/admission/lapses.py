@@ -3,10 +3,10 @@
 Of calls that were settled in parts the last part is recorded, whatever the policy says. What a call has reserved of
 limits is given back as soon as its hold has ended, whatever the policy says, too.
 
-1. The authorizations of the organizations that charge for lapses or have limits are walked through once each, in the
-   order in which they were made. What is neither settled, cancelled nor declined by then, or still reserves something
-   of limits, is noted as a check. Authorizations that are extended, and calls of which a part is settled, are noted
-   when that is done. Nothing else is ever looked at, and nothing on the way of a call is slower.
+1. The authorizations of the organizations that charge for lapses are walked through once each, in the order in which
+   they were made. What is neither settled, cancelled nor declined by then is noted as a check. Authorizations that
+   reserve something of limits are noted when they are made, and this note is deleted with their settlement. Those that
+   are extended, and calls of which a part is settled, are noted when that is done.
 2. Checks that are due are taken under a lease, so several processes share them. Each is decided by what is stored, the
    policy, and the hold as billing knows it, and is deleted then.
 3. Usage goes through the usage engine like any other. The operation id is recorded once, whoever comes first: the
@@ -122,7 +122,7 @@ class Lapses:
         await self._walk(database)
 
     async def _walk(self, database: Database) -> None:
-        """Walk through the new authorizations of every organization that charges for lapses or has limits.
+        """Walk through the new authorizations of every organization that charges for lapses.
 
         Each has its turn in a pass. Where there is more than that, passes are made for two seconds.
         """

@@ -27,18 +27,10 @@ UPDATE admission_policies SET output_hold = $2, output_tokens_cap = $3, fixed_am
 WHERE organization_id = $1::uuid
 """
 
-# A walk because of limits passes calls that have reserved nothing: it begins anew.
 _BEGIN_WALK: Final = """
-INSERT INTO lapse_walks AS w (organization_id, create_time, operation_id) VALUES ($1::uuid, $2, '')
-ON CONFLICT (organization_id) DO UPDATE SET create_time = least(w.create_time, excluded.create_time), operation_id = ''
+INSERT INTO lapse_walks (organization_id, create_time, operation_id) VALUES ($1::uuid, $2, '') ON CONFLICT DO NOTHING
 """
-# Limits need the walk as well, for as long as there are any or something is counted: without it, what lapsed calls have
-# reserved is never given back. Indexes: limits_pkey, limit_counters_pkey.
-_END_WALK: Final = """
-DELETE FROM lapse_walks w WHERE w.organization_id = $1::uuid
-    AND NOT EXISTS (SELECT FROM limits l WHERE l.organization_id = $1::uuid)
-    AND NOT EXISTS (SELECT FROM limit_counters c WHERE c.organization_id = $1::uuid)
-"""
+_END_WALK: Final = "DELETE FROM lapse_walks WHERE organization_id = $1::uuid"
 
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
@@ -64,12 +56,12 @@ async def change(connection: RawConnection, organization_id: str, entry: Entry) 
 
 
 async def begin_walk(connection: RawConnection, organization_id: str, start_time: datetime) -> None:
-    """Let the authorizations of an organization be looked through for those that lapse, from a moment on or earlier."""
+    """Let the authorizations of an organization be looked through for those that lapse, from a moment on."""
     await connection.execute(_BEGIN_WALK, organization_id, start_time)
 
 
 async def end_walk(connection: RawConnection, organization_id: str) -> None:
-    """Let the authorizations of an organization be looked through no more, unless it has limits."""
+    """Let the authorizations of an organization be looked through no more."""
     await connection.execute(_END_WALK, organization_id)
 
 

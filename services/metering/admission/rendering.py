@@ -14,7 +14,7 @@ from services.metering.model.units import Units, quantity_text
 from services.metering.quota.rendering import facts_of, fill_status, render_statuses
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import Accepted, Outcome
-from services.metering.usage.rendering import fill_balance, fill_usage
+from services.metering.usage.rendering import fill_balance, fill_usage, render_limit
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import admission_pb2 as pb
 from tollhouse.metering.v1 import usage_pb2
@@ -109,6 +109,8 @@ def fill_settled(response: pb.SettleResponse, outcome: Accepted, adjusted: Seque
     fill_usage(response.usage, outcome.recorded, units)
     if outcome.balance is not None:
         fill_balance(response.balance, outcome.balance)
+    if outcome.limits:
+        response.limits.extend(map(render_limit, outcome.limits))
 
 
 def fill_decision(response: pb.AuthorizeResponse, decision: Decision) -> None:

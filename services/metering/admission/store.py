@@ -32,8 +32,9 @@ class Filters(NamedTuple):
     state: State | None = None
 
 
-# Inserts in the order of the keys, so that two processes with the same operations cannot deadlock. Returns the keys
-# that existed before, which is nearly always none.
+# Inserts in the order of the keys, so that two processes with the same operations cannot deadlock. What has reserved
+# something of limits is looked at when its hold ends, should its settlement not come. Returns the keys that existed
+# before, which is nearly always none.
 _ADD: Final = """
 WITH item AS (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::text[],
@@ -51,7 +52,11 @@ WITH item AS (
         items, labels::jsonb, fingerprint, price_version_id, currency_code, amount::numeric, create_time,
         counters::uuid[], reserved::numeric[]
     FROM item ORDER BY organization_id, operation_id
-    ON CONFLICT DO NOTHING RETURNING organization_id, operation_id
+    ON CONFLICT DO NOTHING
+    RETURNING organization_id, operation_id, create_time + hold_ttl_ms * interval '1 millisecond' AS end_time, counters
+), noted AS (
+    INSERT INTO lapse_checks (organization_id, operation_id, check_time)
+    SELECT organization_id, operation_id, end_time FROM added WHERE counters IS NOT NULL
 )
 SELECT organization_id::text, operation_id FROM item
 WHERE ((organization_id, operation_id) IN (SELECT organization_id, operation_id FROM added)) IS NOT TRUE

@@ -46,6 +46,17 @@ class Counted(NamedTuple):
     reserved: Decimal
 
 
+class Added(NamedTuple):
+    """A counter after a change of what it has."""
+
+    limit_id: str
+    subject: str
+    window_start: datetime
+    window_end: datetime | None
+    used: Decimal
+    reserved: Decimal
+
+
 class Reservation(NamedTuple):
     """What an authorization has reserved in a counter."""
 
@@ -54,17 +65,13 @@ class Reservation(NamedTuple):
 
 
 # Inserts in the order of the keys, in a transaction of its own: so no two processes can deadlock with each other, nor
-# with those that hold locks on counters. What authorizations of these organizations have reserved is given back when
-# they lapse: for that they are walked through from now on (see `services.metering.admission.lapse_store`).
+# with those that hold locks on counters.
 _CREATE: Final = """
 WITH item AS (
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::timestamptz[], $6::timestamptz[],
         $7::timestamptz[], $8::text[], $9::text[], $10::boolean[])
         AS t(organization_id, counter_id, limit_id, subject, window_start, window_end, drop_time, metric, currency_code,
         entitled)
-), walked AS (
-    INSERT INTO lapse_walks (organization_id, create_time, operation_id)
-    SELECT DISTINCT organization_id, $11::timestamptz, '' FROM item ORDER BY 1 ON CONFLICT DO NOTHING
 )
 INSERT INTO limit_counters (organization_id, counter_id, limit_id, subject, window_start, window_end, drop_time, metric,
     currency_code, entitled, used, reserved)
@@ -77,14 +84,47 @@ FROM unnest($1::uuid[], $2::uuid[]) AS wanted(organization_id, counter_id)
 JOIN limit_counters c
     ON c.organization_id = ANY (ARRAY[wanted.organization_id]) AND c.counter_id = wanted.counter_id
 """
-# Locks in the order of the keys, of which each is wanted once. It waits for decisions of other processes on the same
-# limits. The order is that of the wanted keys, so that no plan reads the counters in their order to find these.
-_LOCK: Final = f"{_WANTED} ORDER BY wanted.organization_id, wanted.counter_id FOR NO KEY UPDATE OF c"
+# Locks in the order of the keys, which are sorted before any row is looked for: sorted after that, Postgres could read
+# the whole index in its order instead. It waits for decisions of other processes on the same limits.
+_LOCK: Final = """
+SELECT c.organization_id::text, c.counter_id::text, c.used, c.reserved
+FROM (
+    SELECT organization_id, counter_id FROM unnest($1::uuid[], $2::uuid[]) AS t(organization_id, counter_id)
+    ORDER BY organization_id, counter_id
+) AS wanted
+CROSS JOIN LATERAL (
+    SELECT * FROM limit_counters
+    WHERE organization_id = wanted.organization_id AND counter_id = wanted.counter_id FOR NO KEY UPDATE
+) AS c
+"""
 
 _ADD: Final = """
 UPDATE limit_counters c SET used = c.used + d.used::numeric, reserved = c.reserved + d.reserved::numeric
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) AS d(organization_id, counter_id, used, reserved)
 WHERE c.organization_id = ANY (ARRAY[d.organization_id]) AND c.counter_id = d.counter_id
+RETURNING c.organization_id::text, c.counter_id::text, c.limit_id::text, c.subject, c.window_start, c.window_end,
+    c.used, c.reserved
+"""
+
+# From one subject to the next, by the index limit_counters_of_limit: each step reads an entry of it. Whether a subject
+# has used something in its present window is read from its counters of that time, by the same index.
+_SUBJECTS: Final = """
+WITH RECURSIVE looked AS (
+    (SELECT c.subject, 1 AS number FROM limit_counters c
+        WHERE c.organization_id = $1::uuid AND c.limit_id = $2::uuid AND c.subject > $3::text
+        ORDER BY c.subject LIMIT 1)
+    UNION ALL
+    SELECT following.subject, looked.number + 1 FROM looked, LATERAL (
+        SELECT c.subject FROM limit_counters c
+        WHERE c.organization_id = $1::uuid AND c.limit_id = $2::uuid AND c.subject > looked.subject
+        ORDER BY c.subject LIMIT 1
+    ) AS following WHERE looked.number < $5::integer
+)
+SELECT looked.subject, EXISTS (
+    SELECT FROM limit_counters c
+    WHERE c.organization_id = $1::uuid AND c.limit_id = $2::uuid AND c.subject = looked.subject
+        AND c.window_start >= $4::timestamptz AND (c.used > 0 OR c.reserved > 0)
+) FROM looked ORDER BY looked.number
 """
 
 _METRICS: Final = """
@@ -101,12 +141,20 @@ JOIN authorizations a
     ON a.organization_id = ANY (ARRAY[wanted.organization_id]) AND a.operation_id = wanted.operation_id
 WHERE a.counters IS NOT NULL AND NOT a.limits_released
 """
-_RELEASED: Final = """
+# Whether a settled call lapses need not be looked at any more. In the order of the keys; by primary keys.
+_CONTRADICTED: Final = """
+WITH seen AS (
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::bool[]) AS t(organization_id, operation_id, reserves)
+    ORDER BY organization_id, operation_id
+), looked_at AS (
+    DELETE FROM lapse_checks l USING seen
+    WHERE seen.reserves AND l.organization_id = ANY (ARRAY[seen.organization_id])
+        AND l.operation_id = seen.operation_id
+)
 SELECT a.organization_id::text, a.operation_id
-FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
-JOIN authorizations a
-    ON a.organization_id = ANY (ARRAY[wanted.organization_id]) AND a.operation_id = wanted.operation_id
-WHERE a.limits_released
+FROM seen JOIN authorizations a
+    ON a.organization_id = ANY (ARRAY[seen.organization_id]) AND a.operation_id = seen.operation_id
+WHERE a.counters IS NOT NULL AND a.limits_released = seen.reserves
 """
 # Whoever runs this holds locks on the counters of these operations. A settlement takes the same locks after it has
 # written its usage, and only then reads what was released: so each reservation is given back by one of the two.
@@ -123,6 +171,11 @@ WHERE a.organization_id = ANY (ARRAY[ended.organization_id]) AND a.operation_id 
             AND o.fingerprint <> ''
     )
 RETURNING a.organization_id::text, a.operation_id
+"""
+# By primary key. A settlement ends the search for the end of its call, in its own transaction.
+_STOP_LOOKING: Final = """
+DELETE FROM lapse_checks c USING unnest($1::uuid[], $2::text[]) AS settled(organization_id, operation_id)
+WHERE c.organization_id = ANY (ARRAY[settled.organization_id]) AND c.operation_id = settled.operation_id
 """
 
 # The last key of the next window; by the primary key.
@@ -148,10 +201,9 @@ WHERE c.organization_id = ANY (ARRAY[over.organization_id]) AND c.counter_id = o
 """
 
 
-async def create(connection: RawConnection, new: Sequence[New], walk_from: datetime) -> None:
-    """Create those counters that do not exist, and let authorizations of their organizations be looked at for lapses
-    that were created at `walk_from` or later."""
-    await connection.execute(_CREATE, *zip(*new, strict=True), walk_from)
+async def create(connection: RawConnection, new: Sequence[New]) -> None:
+    """Create those counters that do not exist."""
+    await connection.execute(_CREATE, *zip(*new, strict=True))
 
 
 async def lock(connection: RawConnection, keys: Collection[Key]) -> dict[Key, Counted]:
@@ -164,11 +216,21 @@ async def read(connection: RawConnection, keys: Collection[Key]) -> dict[Key, Co
     return {(row[0], row[1]): Counted(row[2], row[3]) for row in await connection.fetch(_WANTED, *_arrays(keys))}
 
 
-async def add(connection: RawConnection, changes: Mapping[Key, Change]) -> None:
-    """Change counters that the transaction has locked."""
+async def add(connection: RawConnection, changes: Mapping[Key, Change]) -> dict[Key, Added]:
+    """Change counters that the transaction has locked; return them as they are then."""
     used = [format_amount(change.used) for change in changes.values()]
     reserved = [format_amount(change.reserved) for change in changes.values()]
-    await connection.execute(_ADD, *_arrays(changes), used, reserved)
+    rows = await connection.fetch(_ADD, *_arrays(changes), used, reserved)
+    return {(row[0], row[1]): Added(*row[2:]) for row in rows}
+
+
+async def subjects(
+    connection: RawConnection, organization_id: str, limit_id: str, *, after: str, since: datetime, count: int
+) -> Sequence[tuple[str, bool]]:
+    """Return for whom a limit has counters, after a subject and in their order, at most `count`, and whether something
+    is used or reserved in those of windows that began at `since` or later."""
+    rows = await connection.fetch(_SUBJECTS, organization_id, limit_id, after, since, count)
+    return [(row[0], row[1]) for row in rows]
 
 
 async def metrics(connection: RawConnection, keys: Collection[Key]) -> dict[Key, tuple[str, str]]:
@@ -182,9 +244,11 @@ async def reserved_by(connection: RawConnection, operations: Collection[Key]) ->
     return {(row[0], row[1]): [Reservation(*pair) for pair in zip(row[2], row[3], strict=True)] for row in rows}
 
 
-async def released(connection: RawConnection, operations: Collection[Key]) -> set[Key]:
-    """Return those of the operations whose reservations were given back before they were settled."""
-    return {(row[0], row[1]) for row in await connection.fetch(_RELEASED, *_arrays(operations))}
+async def contradicted(connection: RawConnection, reserves: Mapping[Key, bool]) -> set[Key]:
+    """Return the operations that are not as they were seen: what they had reserved was given back meanwhile, or they
+    have reserved something and were seen without it. They are recorded now, so none of them is checked for a lapse."""
+    rows = await connection.fetch(_CONTRADICTED, *_arrays(reserves), list(reserves.values()))
+    return {(row[0], row[1]) for row in rows}
 
 
 async def release(connection: RawConnection, operations: Collection[Key], ended_before: datetime | None) -> set[Key]:
@@ -193,6 +257,11 @@ async def release(connection: RawConnection, operations: Collection[Key], ended_
     Where a time is given, those whose holds end later are left out, but for cancelled and declined ones.
     """
     return {(row[0], row[1]) for row in await connection.fetch(_RELEASE, *_arrays(operations), ended_before)}
+
+
+async def stop_looking(connection: RawConnection, operations: Collection[Key]) -> None:
+    """Look no more for the end of calls that are settled."""
+    await connection.execute(_STOP_LOOKING, *_arrays(operations))
 
 
 async def sweep_end(connection: RawConnection, after: Key) -> Key | None:

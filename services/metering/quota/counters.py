@@ -17,7 +17,7 @@ from libs.common.errors import Conflict
 from libs.common.shards import Shards
 from services.metering.quota import counter_store
 from services.metering.quota.counter_store import Change, Counted, Key, New
-from services.metering.quota.decisions import Counter, Place, Standing, Take, carried, place_of
+from services.metering.quota.decisions import Counter, Place, Standing, Take, carried, later_steps, place_of
 from services.metering.quota.domain import Applied, Limit, Window
 from services.metering.quota.windows import kept_until
 
@@ -25,8 +25,9 @@ _PLACES_MAX: Final = 100_000
 _CREATED_MAX: Final = 200_000
 _ZERO: Final = Decimal(0)
 _NOTHING: Final = Counted(_ZERO, _ZERO)
-_WALK_FROM: Final = timedelta(minutes=1)
-"""How much earlier than now the first authorization may have been created that reserves in a new counter."""
+_SWEEP_EVERY_S: Final = 30.0
+_CLOCKS_DIFFER_BY: Final = timedelta(seconds=1)
+"""How far the clock of another process is thought to be ahead."""
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)
 """How long a counter is kept beyond its time, since the clocks of two processes differ."""
 
@@ -71,7 +72,7 @@ class Counters:
         if not new:
             return
         async with database.raw_connection() as connection:
-            await counter_store.create(connection, list(new.values()), self._clock.now() - _WALK_FROM)
+            await counter_store.create(connection, list(new.values()))
         for counter_id in new:
             self._created[counter_id] = None
         while len(self._created) > _CREATED_MAX:
@@ -91,9 +92,21 @@ class Counters:
                 self._created.pop(counter_id, None)
             raise Conflict
         steps = _steps(places)
+        if not steps:
+            return _standings(places, found)
         # With a statement of its own: it sees what was committed while the locks were waited for.
-        earlier = await counter_store.read(connection, steps) if steps else {}
-        return _standings(places, found | earlier)
+        later = {
+            key: later_steps(place, self._clock.now() + _CLOCKS_DIFFER_BY)
+            for key, place in places.items()
+            if place.steps
+        }
+        steps.update((key[0], step) for key, ids in later.items() for step in ids)
+        counted = {**found, **await counter_store.read(connection, steps)}
+        standings = _standings(places, counted)
+        for (organization_id, counter_id), ids in later.items():
+            standing = standings[organization_id][counter_id]
+            standing.used += sum((sum(counted.get((organization_id, step), _NOTHING)) for step in ids), _ZERO)
+        return standings
 
     async def read(self, connection: RawConnection, takes: Sequence[tuple[str, Take]]) -> Standings:
         """Return what the counters of takes have, without locks. A counter that does not exist has nothing."""
@@ -116,7 +129,17 @@ class Counters:
             after = until
 
 
-_SWEEP_EVERY_S: Final = 30.0
+def standing_of(organization_id: str, place: Place, counted: Mapping[Key, Counted]) -> Standing:
+    """Return what is counted at a place, from what its counters have. One that does not exist has counted nothing."""
+    standing = Standing(*counted.get((organization_id, place.counter.counter_id), _NOTHING))
+    if place.steps:
+        steps = (counted.get((organization_id, step)) for step in place.steps)
+        standing.earlier = tuple(_ZERO if one is None else one.used + one.reserved for one in steps)
+        standing.earlier_sum = sum(standing.earlier, _ZERO)
+    elif place.before is not None:
+        before = Standing(*counted.get((organization_id, place.before.counter_id), _NOTHING))
+        standing.carried = carried(place.counter.limit, before)
+    return standing
 
 
 def is_kept(place: Place, now: datetime) -> bool:
@@ -155,15 +178,7 @@ def _standings(places: Mapping[Key, Place], found: Mapping[Key, Counted]) -> Sta
     """Return what is counted at places, from the counters that were found."""
     standings: defaultdict[str, dict[str, Standing]] = defaultdict(dict)
     for (organization_id, counter_id), place in places.items():
-        standing = Standing(*found.get((organization_id, counter_id), _NOTHING))
-        if place.steps:
-            steps = (found.get((organization_id, step), _NOTHING) for step in place.steps)
-            standing.earlier = tuple(one.used + one.reserved for one in steps)
-            standing.earlier_sum = sum(standing.earlier, _ZERO)
-        elif place.before is not None:
-            before = Standing(*found.get((organization_id, place.before.counter_id), _NOTHING))
-            standing.carried = carried(place.counter.limit, before)
-        standings[organization_id][counter_id] = standing
+        standings[organization_id][counter_id] = standing_of(organization_id, place, found)
     return standings
 
 

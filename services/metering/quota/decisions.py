@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from services.metering.quota.domain import Amounts, Applied, Enforcement, Limit, Window, amount
-from services.metering.quota.windows import ALWAYS, Span, length_of, steps_of, window_before, window_of
+from services.metering.quota.windows import ALWAYS, STEPS, Span, length_of, steps_of, window_before, window_of
 
 _ZERO: Final = Decimal(0)
 _KNOWN_MAX: Final = 100_000
@@ -112,6 +112,20 @@ def place_of(limit: Limit, subject: str, moment: datetime) -> Place:
     return Place(counter)
 
 
+def later_steps(place: Place, until: datetime) -> list[str]:
+    """Return the steps of a sliding window after the one that is decided in, up to a moment.
+
+    Others count in them already if the lock was waited for, or if their clocks are ahead. What they have counted is
+    taken as if it were in this step, so that no window of any clock holds more than the maximum.
+    """
+    limit, subject, end = place.counter.limit, place.counter.subject, place.counter.span.end
+    ids: list[str] = []
+    while end is not None and end <= until:
+        ids.append(counter_id(limit.limit_id, subject, end))
+        end += STEPS[limit.shape.window]
+    return ids
+
+
 def take_of(applied: Applied, place: Place, amounts: Amounts) -> Take:
     """Return what a call with these amounts takes of a limit."""
     shape = applied.limit.shape
@@ -185,7 +199,7 @@ def retry_after(take: Take, standing: Standing, now: datetime) -> timedelta | No
 
 
 def _period(start: datetime, end: datetime, moment: datetime) -> Span:
-    """Return the present billing period, also after its end: billing has not renewed it yet.
+    """Return the present billing period, also after its end, since billing has not renewed it yet.
 
     What is recorded late, of a time before it, must not count in it.
     """

@@ -8,6 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from libs.common.ids import is_id
 from services.metering.model.units import Kind, Quantities, Units
 
 REQUESTS: Final = "requests"
@@ -52,6 +53,7 @@ class Scope(StrEnum):
     ORGANIZATION = "ORGANIZATION"
 
 
+_WITH_IDS: Final = (Scope.API_KEY, Scope.SERVICE_ACCOUNT, Scope.USER, Scope.SUBSCRIPTION, Scope.PROJECT)
 _WIDTH: Final = {scope: width for width, scope in enumerate(Scope)}
 
 
@@ -183,6 +185,16 @@ def amount(metric: str, currency_code: str, amounts: Amounts) -> Decimal:
     if metric == CONCURRENT_CALLS:
         return Decimal(amounts.concurrent_calls)
     return Decimal(amounts.quantities.get(metric, 0)).scaleb(_THOUSANDTHS_EXPONENT)
+
+
+def may_be_subject(scope: Scope, value: str) -> bool:
+    """Tell whether a scope can have a value, by its form alone: an id where it is one of something that has ids."""
+    return not value or scope not in _WITH_IDS or is_id(value)
+
+
+def canonical_subject(scope: Scope, value: str) -> str:
+    """Return a scope's value as it is stored and compared: ids are in lower case."""
+    return value.lower() if scope in _WITH_IDS else value
 
 
 def subject_of(shape: Shape, call: Call) -> str | None:

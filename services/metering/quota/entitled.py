@@ -29,6 +29,11 @@ _SOURCES: Final = {
     "PLATFORM_DEFAULT": Scope.ORGANIZATION,
 }
 
+_THRESHOLDS: Final = (50, 80, 100)
+"""The percentages of an entitled limit at which an alert is due."""
+_WITH_ALERTS: Final = (Window.DAY, Window.WEEK, Window.MONTH, Window.PERIOD, Window.LIFETIME)
+"""The windows that are long enough for an alert to be of use."""
+
 
 def entitled_limits(organization_id: str, user_id: str, entitlements: Entitlements) -> list[Applied]:
     """Return the limits among what a user, or an organization for itself, is entitled to, by their codes."""
@@ -50,7 +55,8 @@ def _applied(
         period = entitlements.periods.get(one.subscription_id or "", entitlements.period)
     subscription_id = one.subscription_id if window is Window.LIFETIME else None
     shape = Shape(value.metric, value.currency_code, window, False, "", 0, scope, subject, "")
-    terms = Terms(value.maximum, Enforcement.SOFT if value.soft else Enforcement.HARD)
+    thresholds = _THRESHOLDS if window in _WITH_ALERTS else ()
+    terms = Terms(value.maximum, Enforcement.SOFT if value.soft else Enforcement.HARD, thresholds=thresholds)
     limit_id = _limit_id(organization_id, code, *shape[:3], scope, subscription_id or "")
     return Applied(Limit(limit_id, code, shape, terms, period, is_entitled=True), subject)
 

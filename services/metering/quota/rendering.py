@@ -8,8 +8,9 @@ from typing import Final
 
 from libs.common.amount import format_amount
 from libs.common.timestamps import render_time
+from services.metering.quota.alert_store import Alert
 from services.metering.quota.decisions import Place, Refused, Standing, left
-from services.metering.quota.domain import Enforcement, Limit, Scope, Window
+from services.metering.quota.domain import Enforcement, Entry, Limit, Scope, Window
 from services.metering.quota.windows import length_of
 from tollhouse.metering.v1 import quota_pb2 as pb
 
@@ -43,6 +44,38 @@ RENDERED_ENFORCEMENTS: Final = {
     Enforcement.SOFT: pb.LIMIT_ENFORCEMENT_SOFT,
     Enforcement.SHADOW: pb.LIMIT_ENFORCEMENT_SHADOW,
 }
+
+
+def render_limit(organization_id: str, entry: Entry) -> pb.Limit:
+    """Return a limit as it is stored."""
+    limit = entry.limit
+    shape, terms = limit.shape, limit.terms
+    rendered = pb.Limit(
+        organization_id=organization_id,
+        name=limit.name,
+        limit_id=limit.limit_id,
+        metric=shape.metric,
+        currency_code=shape.currency_code,
+        window=RENDERED_WINDOWS[shape.window],
+        sliding=shape.sliding,
+        time_zone=shape.time_zone,
+        week_start=shape.week_start,
+        scope=RENDERED_SCOPES[shape.scope],
+        scope_value=shape.scope_value,
+        label=shape.label,
+        enforcement=RENDERED_ENFORCEMENTS[terms.enforcement],
+        burst=format_amount(terms.burst) if terms.burst else "",
+        replaces=terms.replaces,
+        thresholds=terms.thresholds,
+        etag=entry.etag,
+        create_time=render_time(entry.create_time),
+        update_time=render_time(entry.update_time),
+    )
+    if terms.maximum is None:
+        rendered.unlimited = True
+    else:
+        rendered.value = format_amount(terms.maximum)
+    return rendered
 
 
 def render_status(place: Place, standing: Standing) -> pb.LimitStatus:
@@ -139,3 +172,23 @@ def facts_of(refused: Refused) -> dict[str, str]:
     if refused.retry_after is not None:
         facts["retry_after_ms"] = str(-(-refused.retry_after // timedelta(milliseconds=1)))
     return facts
+
+
+def render_alert(alert: Alert) -> pb.LimitAlert:
+    message = pb.LimitAlert(
+        name=alert.name,
+        limit_id=alert.limit_id,
+        threshold=alert.threshold,
+        metric=alert.metric,
+        currency_code=alert.currency_code,
+        scope=RENDERED_SCOPES[Scope(alert.scope)],
+        scope_value=alert.subject,
+        window=RENDERED_WINDOWS[Window(alert.window)],
+        max=format_amount(alert.maximum),
+        used=format_amount(alert.used),
+        create_time=render_time(alert.create_time),
+    )
+    if alert.window_end is not None:
+        message.window_start_time.CopyFrom(render_time(alert.window_start))
+        message.reset_time.CopyFrom(render_time(alert.window_end))
+    return message

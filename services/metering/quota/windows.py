@@ -20,6 +20,8 @@ _LENGTHS: Final = {
     Window.DAY: _DAY,
     Window.WEEK: timedelta(days=7),
 }
+CALENDAR: Final = (Window.MINUTE, Window.HOUR, Window.DAY, Window.WEEK, Window.MONTH)
+"""The windows that begin and end, one after another, unless they slide."""
 STEPS: Final = {
     Window.MINUTE: _SECOND,
     Window.HOUR: timedelta(minutes=1),
@@ -76,7 +78,12 @@ def kept_until(shape: Shape, span: Span) -> datetime | None:
     """Return until when a window's counter is needed: as long as the next one looks at it. None: for ever."""
     if span.end is None:
         return None
-    return span.end + (length_of(shape) if shape.sliding else span.end - span.start)
+    if shape.sliding:
+        return span.end + length_of(shape)
+    if shape.window is Window.PERIOD:
+        return span.end + (span.end - span.start)
+    # The next one may be longer: a March after a February, or a day after one on which the clocks went forward.
+    return window_of(shape, span.end).end
 
 
 def _whole(moment: datetime, length: timedelta) -> Span:

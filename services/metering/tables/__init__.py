@@ -45,9 +45,12 @@ from services.metering.tables.columns import SCHEMA as SCHEMA
 from services.metering.tables.columns import TOKEN_CLASSES as TOKEN_CLASSES
 from services.metering.tables.columns import metadata as metadata
 from services.metering.tables.columns import shard_metadata as shard_metadata
+from services.metering.tables.limits import limit_alerts as limit_alerts
 from services.metering.tables.limits import limit_counters as limit_counters
 from services.metering.tables.limits import limit_state as limit_state
 from services.metering.tables.limits import limits as limits
+from services.metering.tables.limits import quota_allocations as quota_allocations
+from services.metering.tables.limits import quota_leases as quota_leases
 
 
 def _token_columns() -> list[Column[int]]:
@@ -359,6 +362,9 @@ usage_pricings: Final = Table(
     Column("provider_cost", AMOUNT),
     Column("provider_currency_code", Text),
     Column("rate_hours", Text),
+    # The counters of spend limits that the cost was added to, and how much in each; null where there are none.
+    Column("counters", ARRAY(ID)),
+    Column("counted", ARRAY(AMOUNT)),
     PrimaryKeyConstraint("organization_id", "usage_id", name="usage_pricings_pkey"),
     CheckConstraint("charge_kind IN ('DEBIT', 'CAPTURE')", name="usage_pricings_charge_kind"),
 )

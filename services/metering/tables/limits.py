@@ -10,6 +10,7 @@ from sqlalchemy import (
     Column,
     Index,
     Integer,
+    LargeBinary,
     PrimaryKeyConstraint,
     SmallInteger,
     Table,
@@ -90,4 +91,70 @@ limit_counters: Final = Table(
     Index("limit_counters_of_limit", "organization_id", "limit_id", "subject", "window_start"),
     # Counters of hot limits are updated often; the free space keeps new row versions on the same page.
     postgresql_with={"fillfactor": 50, "autovacuum_vacuum_scale_factor": 0.0, "autovacuum_vacuum_threshold": 5000},
+)
+
+# The thresholds of limits that were reached, each once in a window.
+limit_alerts: Final = Table(
+    "limit_alerts",
+    shard_metadata,
+    Column("organization_id", ID, nullable=False),
+    Column("counter_id", ID, nullable=False),
+    # In percent of the maximum.
+    Column("threshold", Integer, nullable=False),
+    Column("limit_id", ID, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("metric", Text, nullable=False),
+    Column("currency_code", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("window", Text, nullable=False),
+    Column("window_start", TIME, nullable=False),
+    Column("window_end", TIME),
+    Column("maximum", AMOUNT, nullable=False),
+    Column("used", AMOUNT, nullable=False),
+    Column("create_time", TIME, nullable=False),
+    PrimaryKeyConstraint("organization_id", "counter_id", "threshold", name="limit_alerts_pkey"),
+    Index("limit_alerts_by_time", "organization_id", "create_time", "counter_id", "threshold"),
+)
+
+# What AllocateQuota has allocated, for ever, since the operation ids are never used again. `counters`, `taken` and
+# `reserved` belong together: what was counted in each counter, and which places of concurrent calls it has there.
+quota_allocations: Final = Table(
+    "quota_allocations",
+    shard_metadata,
+    Column("organization_id", ID, nullable=False),
+    Column("operation_id", KEY, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    # The answer: what was allocated of each metric, and in which currency the spend is.
+    Column("metrics", ARRAY(Text), nullable=False),
+    Column("amounts", ARRAY(AMOUNT), nullable=False),
+    Column("currency_code", Text, nullable=False),
+    Column("counters", ARRAY(ID), nullable=False),
+    Column("taken", ARRAY(AMOUNT), nullable=False),
+    Column("reserved", ARRAY(AMOUNT), nullable=False),
+    # When concurrent calls lose their places; null where there are none.
+    Column("lease_end_time", TIME),
+    # Whether the places were given back, and whether that was because the lease had ended.
+    Column("released", Boolean, nullable=False),
+    Column("lapsed", Boolean, nullable=False),
+    Column("create_time", TIME, nullable=False),
+    PrimaryKeyConstraint("organization_id", "operation_id", name="quota_allocations_pkey"),
+    CheckConstraint(
+        "cardinality(metrics) = cardinality(amounts) AND cardinality(counters) = cardinality(taken)"
+        " AND cardinality(counters) = cardinality(reserved)",
+        name="quota_allocations_arrays",
+    ),
+    CheckConstraint("released OR NOT lapsed", name="quota_allocations_lapsed"),
+    CheckConstraint("lease_end_time IS NOT NULL OR NOT released", name="quota_allocations_released"),
+)
+
+# The allocations with concurrent calls that are not released. A row is deleted when the places are given back.
+quota_leases: Final = Table(
+    "quota_leases",
+    shard_metadata,
+    Column("organization_id", ID, nullable=False),
+    Column("operation_id", KEY, nullable=False),
+    Column("lease_end_time", TIME, nullable=False),
+    PrimaryKeyConstraint("organization_id", "operation_id", name="quota_leases_pkey"),
+    postgresql_with={"autovacuum_vacuum_scale_factor": 0.0, "autovacuum_vacuum_threshold": 5000},
 )

@@ -1,6 +1,8 @@
 """One usage: what was done, what it costs, and the state of its charge."""
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import MappingProxyType
@@ -13,6 +15,7 @@ from services.metering.errors import AuthorizationLapsed
 from services.metering.model.domain import PriceVersion, Rated, Tokens, format_nanos
 from services.metering.model.rates import STANDARD_TIER
 from services.metering.model.units import Quantities
+from services.metering.quota.decisions import Place, Standing
 from services.metering.quota.domain import Reserved
 from services.metering.usage.dimensions import LABELS, LIVE, PLAIN, TEST, Dimensions
 
@@ -23,6 +26,8 @@ REFUSED: Final = "REFUSED"
 
 LATE_MAX: Final = timedelta(days=35)
 EARLY_MAX: Final = timedelta(minutes=5)
+LIMITS_TOLD_MAX: Final = 5_000
+"""The most states of limits in the answer to a batch, which would be too large otherwise."""
 
 
 LAPSED: Final = b"lapsed"
@@ -97,6 +102,23 @@ class Captured(NamedTuple):
     """Empty while no part had a price, and in lists."""
 
 
+class Counts(NamedTuple):
+    """What usage counts in limits."""
+
+    amounts: Mapping[str, Decimal]
+    """How much in each counter, by its id."""
+    reservations: Sequence[Reserved]
+    """What its authorization has reserved, which is taken back with it."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LimitState:
+    """Where a limit stands after usage. Usage that is recorded together shares one for each counter."""
+
+    place: Place
+    standing: Standing
+
+
 class Recorded(NamedTuple):
     """Usage that is durable; or a part of it, which has no usage id."""
 
@@ -112,6 +134,8 @@ class Recorded(NamedTuple):
     """With the provider as the catalogue said when the usage was recorded."""
     captured_before: Captured | None = None
     """What parts had captured before the usage was recorded; None for a call without parts."""
+    counts: Counts | None = None
+    """None where no limit counts it, and for usage that was read back."""
 
     @property
     def charged_amount(self) -> str:
@@ -137,6 +161,8 @@ class Accepted(NamedTuple):
     balance: AccountBalance | None = None
     released: str | None = None
     overrun: str | None = None
+    limits: Sequence[LimitState] = ()
+    """The limits that the usage is counted in, after it; none for repeats."""
 
 
 Outcome = Accepted | Exception
@@ -160,7 +186,8 @@ class Authorization(NamedTuple):
     service_tier: str
     environment: str
     reservations: tuple[Reserved, ...] = ()
-    """What is reserved of limits. Settle replaces it by what was used."""
+    """What is reserved of limits. Settle replaces it by what was used. A call is counted in what was in force when it
+    was authorized, and in nothing else: without reservations its usage is in no limit."""
 
 
 def time_violation(occur_time: datetime, now: datetime, *, backfilled: bool) -> FieldViolation | None:
@@ -242,6 +269,23 @@ def dimensions_of(work: Work, provider: str) -> Dimensions:
         work.endpoint or "",
         *(labels.get(name, "") for name in LABELS),
     )
+
+
+def tell_limits_once(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return the outcomes of a batch with each limit once for each that it limits: with the last usage counted in it.
+
+    All usage of a batch is counted together, so only then the numbers are those after the usage.
+    """
+    told: set[str] = set()
+    reduced = list(outcomes)
+    for place in reversed(range(len(outcomes))):
+        outcome = outcomes[place]
+        if isinstance(outcome, Accepted) and outcome.limits:
+            limits = [one for one in outcome.limits if one.place.counter.counter_id not in told]
+            limits = limits[: LIMITS_TOLD_MAX - len(told)]
+            told.update(one.place.counter.counter_id for one in limits)
+            reduced[place] = outcome._replace(limits=limits)
+    return reduced
 
 
 def differing_field(before: Work, now: Work) -> str:

@@ -20,13 +20,18 @@ from libs.common.shards import Shards
 from services.metering.clients.billing import Charge
 from services.metering.errors import AuthorizationLapsed, CostTooLarge
 from services.metering.model.catalogue import Catalogue
+from services.metering.quota.book import LimitBook
+from services.metering.quota.calls import CallLimits
+from services.metering.quota.counters import Counters
 from services.metering.usage import store
 from services.metering.usage.charging import Charging
+from services.metering.usage.counting import Counting
 from services.metering.usage.dimensions import KnownDimensions
 from services.metering.usage.domain import (
     LAPSED,
     Accepted,
     Authorization,
+    LimitState,
     Outcome,
     Recorded,
     Work,
@@ -35,7 +40,7 @@ from services.metering.usage.domain import (
     lapsed,
     repeat_of,
 )
-from services.metering.usage.last_settlements import LastSettlements
+from services.metering.usage.last_settlements import LastRecorded, LastSettlements
 from services.metering.usage.proposals import Proposals
 from services.metering.usage.store import Key
 
@@ -76,6 +81,8 @@ class _Batch:
     """Places of works whose operation id occurs earlier in the batch, each with the place of its first occurrence."""
     in_parts: dict[int, Work] = field(default_factory=dict)
     """Works of calls that were settled in parts until now, by place."""
+    limits: dict[str, Sequence[LimitState]] = field(default_factory=dict)
+    """Where the limits stand that new usage is counted in, by usage id."""
 
 
 class UsageEngine:
@@ -86,6 +93,9 @@ class UsageEngine:
         shards: Shards,
         catalogue: Catalogue,
         charging: Charging,
+        book: LimitBook,
+        limits: CallLimits,
+        counters: Counters,
         clock: Clock,
         *,
         queue_max: int,
@@ -96,14 +106,16 @@ class UsageEngine:
         self._charging = charging
         self._clock = clock
         self._relay_after = relay_after
-        limits = writer_limits(BATCH_MAX, queue_max)
         self._commits: GroupCommit[Work, Accepted] = GroupCommit(
-            "usage", self._run, shards, limits, lambda work: work.organization_id
+            "usage", self._run, shards, writer_limits(BATCH_MAX, queue_max), lambda work: work.organization_id
         )
         self._authorizations: OrderedDict[Key, Authorization] = OrderedDict()
         self._dimensions = KnownDimensions()
         self._proposals = Proposals(catalogue)
-        self._last_settlements = LastSettlements(self._proposals, self._dimensions, clock, relay_after=relay_after)
+        self._counting = Counting(catalogue, book, limits, counters, clock)
+        self._last_settlements = LastSettlements(
+            self._proposals, self._counting, self._dimensions, clock, relay_after=relay_after
+        )
 
     async def record(self, works: Sequence[Work]) -> list[Outcome]:
         """Record works, at most 500, and return the outcome of each, in their order.
@@ -158,7 +170,12 @@ class UsageEngine:
                 # Unless it is a repeat: what it cost when it was recorded holds.
                 batch.outcomes[place] = refusal
                 repeats.append((place, work))
-        new = await self._commit(batch.database, [one for _, one in proposed], now) if proposed else set()
+        if proposed:
+            counted = await self._counting.propose(
+                batch.database, [(one, authorizations.get(_key(one.work))) for _, one in proposed]
+            )
+            proposed = [(place, one) for (place, _), one in zip(proposed, counted, strict=True)]
+        new = await self._commit(batch, [one for _, one in proposed], now) if proposed else set()
         for place, recorded in proposed:
             if recorded.usage_id in new:
                 batch.fresh.append((place, recorded))
@@ -173,7 +190,7 @@ class UsageEngine:
         first: dict[Key, int] = {}
         places: list[int] = []
         for place, work in enumerate(batch.works):
-            earlier = first.setdefault((work.organization_id, work.operation_id), place)
+            earlier = first.setdefault(_key(work), place)
             if earlier == place:
                 places.append(place)
             else:
@@ -184,8 +201,8 @@ class UsageEngine:
         found: dict[Key, Authorization] = {}
         missing: list[Key] = []
         for work in batch.works:
-            if work.settles:
-                key = (work.organization_id, work.operation_id)
+            key = _key(work)
+            if work.settles or self._counting.is_sought(key):
                 known = self._authorizations.pop(key, None)
                 if known is None:
                     missing.append(key)
@@ -197,25 +214,40 @@ class UsageEngine:
                     found[authorization.organization_id, authorization.operation_id] = authorization
         return found
 
-    async def _commit(self, database: Database, proposed: list[Recorded], now: datetime) -> set[str]:
-        """Write the batch, and with it delete the outbox rows of charges that billing has confirmed in the meantime."""
+    async def _commit(self, batch: _Batch, proposed: list[Recorded], now: datetime) -> set[str]:
+        """Write the batch, and with it delete the outbox rows of charges that billing has confirmed in the meantime.
+
+        Where limits count some of it, that is one transaction; else one statement is enough.
+        """
+        database = batch.database
+        await self._know_dimensions(database, proposed)
         done = self._charging.take_done(database)
-        unknown = self._dimensions.unknown((one.work.organization_id, one.dimensions) for one in proposed)
+        due_time = now + self._relay_after
         try:
-            async with database.raw_connection() as connection:
-                if unknown:
-                    await store.add_dimensions(connection, unknown)
-                new = await store.record(connection, proposed, now=now, due_time=now + self._relay_after, done=done)
+            if not any(one.counts is not None for one in proposed):
+                async with database.raw_connection() as connection:
+                    return await store.record(connection, proposed, now=now, due_time=due_time, done=done)
+            async with database.raw_transaction() as connection:
+                new_ids = await store.record(connection, proposed, now=now, due_time=due_time, done=done)
+                new = [one for one in proposed if one.usage_id in new_ids]
+                added = await self._counting.add(connection, new)
         except BaseException:
             self._charging.keep_done(database, done)
             raise
-        for key in unknown:
-            self._dimensions.add(key)
-        return new
+        batch.limits |= await self._counting.states(database, new, added)
+        return new_ids
+
+    async def _know_dimensions(self, database: Database, proposed: Sequence[Recorded]) -> None:
+        unknown = self._dimensions.unknown((one.work.organization_id, one.dimensions) for one in proposed)
+        if unknown:
+            async with database.raw_connection() as connection:
+                await store.add_dimensions(connection, unknown)
+            for key in unknown:
+                self._dimensions.add(key)
 
     async def _answer_repeats(self, batch: _Batch, repeats: list[tuple[int, Work]]) -> None:
         """Answer works whose operation ids are taken, by usage or by parts of the same call, or that cost too much."""
-        keys = [(work.organization_id, work.operation_id) for _, work in repeats]
+        keys = [_key(work) for _, work in repeats]
         async with batch.database.raw_connection() as connection:
             stored = await store.find(connection, keys)
         for (place, work), key in zip(repeats, keys, strict=True):
@@ -227,8 +259,9 @@ class UsageEngine:
     async def _record_last(self, batch: _Batch) -> None:
         """Record the usage of calls that were settled in parts."""
         for place, end in (await self._last_settlements.record(batch.database, batch.in_parts)).items():
-            if isinstance(end, Recorded):
-                batch.fresh.append((place, end))
+            if isinstance(end, LastRecorded):
+                batch.fresh.append((place, end.recorded))
+                batch.limits[end.recorded.usage_id] = end.limits
             else:
                 batch.outcomes[place] = end
 
@@ -245,6 +278,10 @@ class UsageEngine:
 
 def _outcomes(batch: _Batch) -> list[Outcome]:
     """Return the outcome of each work. If an operation id occurs twice in the batch, the second work is a repeat."""
+    for place, recorded in batch.fresh if batch.limits else ():
+        outcome = batch.outcomes[place]
+        if isinstance(outcome, Accepted):
+            batch.outcomes[place] = outcome._replace(limits=batch.limits.get(recorded.usage_id, ()))
     for place, earlier in batch.twins:
         batch.outcomes[place] = _twin_outcome(batch, place, earlier)
     outcomes = [outcome for outcome in batch.outcomes if outcome is not None]
@@ -252,8 +289,12 @@ def _outcomes(batch: _Batch) -> list[Outcome]:
     return outcomes
 
 
+def _key(work: Work) -> Key:
+    return work.organization_id, work.operation_id
+
+
 def _of(work: Work, authorizations: dict[Key, Authorization]) -> Authorization | None:
-    return authorizations.get((work.organization_id, work.operation_id)) if work.settles else None
+    return authorizations.get(_key(work)) if work.settles else None
 
 
 def _charge_of(recorded: Recorded) -> Charge | None:

@@ -6,23 +6,32 @@ that the operation is taken, and only then are the parts read: other usage costs
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from libs.common.clock import Clock
 from libs.common.database import Database
 from libs.common.errors import Conflict, DeadlineExceeded, Unavailable
 from services.metering.usage import part_store, store
+from services.metering.usage.counting import Counting
 from services.metering.usage.dimensions import KnownDimensions
-from services.metering.usage.domain import Accepted, Authorization, Recorded, Work, repeat_of
+from services.metering.usage.domain import Accepted, Authorization, LimitState, Recorded, Work, repeat_of
 from services.metering.usage.part_domain import TRIES_MAX, InParts, contradiction
 from services.metering.usage.proposals import Proposals
 from services.metering.usage.store import LastSettlement
 
 _PAUSE_MAX_S: Final = 0.1
 
-End = Recorded | Accepted | Exception
+
+class LastRecorded(NamedTuple):
+    """The usage of a call as it was recorded now, and the limits that it is counted in."""
+
+    recorded: Recorded
+    limits: Sequence[LimitState]
+
+
+End = LastRecorded | Accepted | Exception
 """The usage as it was recorded now, the answer to a repeat, or why nothing was recorded."""
 
 
@@ -30,9 +39,16 @@ class LastSettlements:
     """Records what a call has used as a whole, and charges what its parts have not captured."""
 
     def __init__(
-        self, proposals: Proposals, dimensions: KnownDimensions, clock: Clock, *, relay_after: timedelta
+        self,
+        proposals: Proposals,
+        counting: Counting,
+        dimensions: KnownDimensions,
+        clock: Clock,
+        *,
+        relay_after: timedelta,
     ) -> None:
         self._proposals = proposals
+        self._counting = counting
         self._dimensions = dimensions
         self._clock = clock
         self._relay_after = relay_after
@@ -88,8 +104,16 @@ class LastSettlements:
                 elif end is not None:
                     ends[place] = end
         if last:
-            claimed = await self._write(database, list(last.values()), now)
-            ends |= {place: one.recorded for place, one in last.items() if one.recorded.usage_id in claimed}
+            counted = await self._counting.propose(
+                database, [(one.recorded, authorizations.get(keys[place])) for place, one in last.items()]
+            )
+            written = [one._replace(recorded=recorded) for one, recorded in zip(last.values(), counted, strict=True)]
+            claimed = await self._write(database, written, now)
+            ends |= {
+                place: LastRecorded(one.recorded, claimed[one.recorded.usage_id])
+                for place, one in zip(last, written, strict=True)
+                if one.recorded.usage_id in claimed
+            }
         return ends
 
     async def _propose(
@@ -102,13 +126,23 @@ class LastSettlements:
         contradicts = contradiction(known.last, recorded.work, recorded.cost)
         return contradicts or LastSettlement(recorded, known.usage_id)
 
-    async def _write(self, database: Database, last: list[LastSettlement], now: datetime) -> set[str]:
-        """Write usages, and return the ids of those that were written."""
+    async def _write(
+        self, database: Database, last: Sequence[LastSettlement], now: datetime
+    ) -> dict[str, Sequence[LimitState]]:
+        """Write usages, and return the ids of those that were written, with the limits that they are counted in."""
         unknown = self._dimensions.unknown((one.recorded.work.organization_id, one.recorded.dimensions) for one in last)
-        async with database.raw_connection() as connection:
-            if unknown:
+        if unknown:
+            async with database.raw_connection() as connection:
                 await store.add_dimensions(connection, unknown)
-            claimed = await store.record_last(connection, last, now=now, due_time=now + self._relay_after)
-        for key in unknown:
-            self._dimensions.add(key)
-        return claimed
+            for key in unknown:
+                self._dimensions.add(key)
+        due_time = now + self._relay_after
+        if not any(one.recorded.counts is not None for one in last):
+            async with database.raw_connection() as connection:
+                return dict.fromkeys(await store.record_last(connection, last, now=now, due_time=due_time), ())
+        async with database.raw_transaction() as connection:
+            claimed = await store.record_last(connection, last, now=now, due_time=due_time)
+            new = [one.recorded for one in last if one.recorded.usage_id in claimed]
+            added = await self._counting.add(connection, new)
+        states = await self._counting.states(database, new, added)
+        return {usage_id: states.get(usage_id, ()) for usage_id in claimed}

@@ -1,27 +1,34 @@
 """Charges usage that had no price when it was recorded, as soon as there is one."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Final
 
 import structlog
 
 from libs.common.clock import Clock
-from libs.common.database import Database
+from libs.common.database import Database, RawConnection
 from libs.common.errors import Refusal
 from libs.common.ids import NIL
 from libs.common.shards import Shards
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import format_nanos, rate, refusal_of_cost
 from services.metering.model.rates import Unpriced
-from services.metering.usage import store
+from services.metering.quota import counter_store
+from services.metering.quota.counters import sums
+from services.metering.quota.domain import SPEND
+from services.metering.usage import pricing_store
+from services.metering.usage.dimensions import TEST
 from services.metering.usage.domain import charge_kind, is_above, is_below, rated_cost
-from services.metering.usage.store import Key, Pricing, Waiting
+from services.metering.usage.pricing_store import Pricing, Waiting
+from services.metering.usage.store import Key
 
 _log = structlog.get_logger("pricing")
 
 _PART_MAX: Final = 200
 _LOOK_EVERY_S: Final = 5.0
+_ZERO: Final = Decimal(0)
 
 
 class LatePricing:
@@ -60,8 +67,14 @@ class LatePricing:
         count = below = 0
         while True:
             async with database.raw_connection() as connection:
-                waiting = await store.next_unpriced(connection, after=after, limit=_PART_MAX)
-            priced = [(usage, pricing) for usage in waiting if (pricing := self._price(usage)) is not None]
+                waiting = await pricing_store.next_unpriced(connection, after=after, limit=_PART_MAX)
+                counters = {(usage.organization_id, one) for usage in waiting for one in usage.counters}
+                metrics = await counter_store.metrics(connection, counters) if counters else {}
+            priced = [
+                (usage, _counted(usage, pricing, metrics))
+                for usage in waiting
+                if (pricing := self._price(usage)) is not None
+            ]
             pricings = [pricing for usage, pricing in priced if not is_below(pricing.cost, usage.captured_before)]
             below += len(priced) - len(pricings)
             count += await self._write(database, pricings)
@@ -83,8 +96,14 @@ class LatePricing:
         if not pricings:
             return 0
         try:
-            async with database.raw_connection() as connection:
-                return await store.price(connection, pricings, self._clock.now())
+            if any(one.counters for one in pricings):
+                async with database.raw_transaction() as connection:
+                    freed = await pricing_store.price(connection, pricings, self._clock.now())
+                    await _count([one for one in pricings if one.usage_id in freed], connection)
+            else:
+                async with database.raw_connection() as connection:
+                    freed = await pricing_store.price(connection, pricings, self._clock.now())
+            return len(freed)
         except Refusal:
             raise
         except Exception as error:  # noqa: BLE001 -- whatever is wrong with one usage must not reach the others.
@@ -108,3 +127,25 @@ class LatePricing:
         costs = is_above(format_nanos(rated.amount_nanos), before)
         kind = charge_kind(costs=costs, is_held=usage.authorized, environment=usage.environment)
         return Pricing(usage.organization_id, usage.usage_id, rated_cost(rated, version, kind))
+
+
+def _counted(usage: Waiting, pricing: Pricing, metrics: Mapping[Key, tuple[str, str]]) -> Pricing:
+    """Return a price with the counters of spend limits that it is added to. The spend of tests is zero."""
+    if usage.environment == TEST or pricing.cost.amount == "0":
+        return pricing
+    spend = (SPEND, pricing.cost.currency_code)
+    return pricing._replace(
+        counters=[one for one in usage.counters if metrics.get((usage.organization_id, one)) == spend]
+    )
+
+
+async def _count(priced: Sequence[Pricing], connection: RawConnection) -> None:
+    """Add the cost of usages to their spend limits. What was in a window that is gone by now is added to nothing."""
+    changes = sums(
+        ((one.organization_id, counter_id), Decimal(one.cost.amount), _ZERO)
+        for one in priced
+        for counter_id in one.counters
+    )
+    found = await counter_store.lock(connection, changes) if changes else {}
+    if found:
+        await counter_store.add(connection, {key: changes[key] for key in found})

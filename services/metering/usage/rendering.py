@@ -1,6 +1,7 @@
 """Usage and its sums as messages."""
 
 import json
+from functools import lru_cache
 from typing import Final
 
 from libs.common.amount import format_amount
@@ -8,15 +9,17 @@ from libs.common.timestamps import fill_time, render_time
 from services.metering.clients.billing import AccountBalance
 from services.metering.model.rates import STANDARD_TIER
 from services.metering.model.units import Units, quantity_text, total_tokens
+from services.metering.quota.rendering import render_status
 from services.metering.tables import TOKEN_CLASSES
 from services.metering.usage.dimensions import TEST
-from services.metering.usage.domain import Cost, Recorded, Work
+from services.metering.usage.domain import Cost, LimitState, Recorded, Work
 from services.metering.usage.summaries import ORGANIZATION, UNIT, Summary
 from tollhouse.common.v1 import amount_pb2
-from tollhouse.metering.v1 import model_pb2, unit_pb2
+from tollhouse.metering.v1 import model_pb2, quota_pb2, unit_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
 
 _NAMES: Final = {UNIT: "unit"}
+_STATES_KNOWN_MAX: Final = 2_000
 _OWN_FIELDS: Final = ("organization_id", "model", "project_id", "user_id", "api_key_id")
 
 
@@ -119,6 +122,12 @@ def fill_balance(message: pb.AccountBalance, balance: AccountBalance) -> None:
 def fill_amount(amount: amount_pb2.Amount, currency_code: str, value: str) -> None:
     amount.currency_code = currency_code
     amount.value = value
+
+
+@lru_cache(maxsize=_STATES_KNOWN_MAX)
+def render_limit(state: LimitState) -> quota_pb2.LimitStatus:
+    """Return where a limit stands. Answers to usage that was recorded together share the message."""
+    return render_status(state.place, state.standing)
 
 
 def render_summary(summary: Summary, units: Units) -> pb.UsageSummary:

@@ -40,11 +40,12 @@ from services.metering.usage.domain import (
     Recorded,
     Stated,
     Work,
+    tell_limits_once,
     time_violation,
 )
 from services.metering.usage.parsing import read_description
 from services.metering.usage.query_parsing import list_fingerprint, read_filters, read_organizations, read_query
-from services.metering.usage.rendering import fill_balance, fill_usage, render_summary, render_usage
+from services.metering.usage.rendering import fill_balance, fill_usage, render_limit, render_summary, render_usage
 from services.metering.usage.usages import LIST_RANGE_MAX, ListPlace, Usages
 from tollhouse.metering.v1 import admission_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
@@ -235,7 +236,7 @@ async def record_each(
         works.append(work)
         places.append(place)
     if works:
-        recorded = await usages.record(works, backfilled=backfilled)
+        recorded = tell_limits_once(await usages.record(works, backfilled=backfilled))
         for place, work, outcome in zip(places, works, recorded, strict=True):
             outcomes[place] = outcome, work.adjusted
     return [outcomes[place] for place in range(len(requests))]
@@ -395,6 +396,8 @@ def _fill_accepted(response: pb.RecordUsageResponse, accepted: Accepted, adjuste
     fill_usage(response.usage, accepted.recorded, units)
     if accepted.balance is not None:
         fill_balance(response.balance, accepted.balance)
+    if accepted.limits:
+        response.limits.extend(map(render_limit, accepted.limits))
 
 
 def _fill_outcome(

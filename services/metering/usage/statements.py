@@ -49,6 +49,9 @@ ROW: Final = (
     Sent("provider_currency_code", "text"),
     Sent("rate_hours", "text"),
     Sent("stated", "bool", False),
+    # Arrays as text: an array of arrays would have to have as many elements in each row.
+    Sent("counters", "text"),
+    Sent("counted", "text"),
 )
 _COLUMNS: Final = ", ".join(column.name for column in ROW)
 _ARRAYS: Final = ", ".join(f"${number}::{column.kind}[]" for number, column in enumerate(ROW, start=1))
@@ -58,11 +61,16 @@ _DONE_ORGANIZATIONS: Final = f"${len(ROW) + 3}::uuid[]"
 _DONE_OPERATIONS: Final = f"${len(ROW) + 4}::text[]"
 
 
+_ARRAY_KINDS: Final = {"counters": "uuid[]", "counted": "numeric[]"}
+
+
 def _received(column: Sent) -> str:
     if column.name in ("cost", "provider_cost"):
         return f"{column.name}::numeric AS {column.name}"
     if column.name in ("labels", "quantities"):
         return f"{column.name}::jsonb AS {column.name}"
+    if column.name in _ARRAY_KINDS:
+        return f"{column.name}::{_ARRAY_KINDS[column.name]} AS {column.name}"
     if column.absent is None or column.absent is ...:
         return column.name
     return f"coalesce({column.name}, {str(column.absent).lower()}) AS {column.name}"
@@ -80,7 +88,7 @@ _PRICED: Final = (
     "provider_currency_code",
     "rate_hours",
 )
-_PLAIN: Final = tuple(column for column in ROW if column.name not in ("fingerprint", *_PRICED))
+_PLAIN: Final = tuple(column for column in ROW if column.name not in ("fingerprint", *_PRICED, *_ARRAY_KINDS))
 
 NIL: Final = f"'{ids.NIL}'::uuid"
 HOUR_SUMS: Final = (
@@ -250,22 +258,23 @@ ORDER BY 1, 2 ON CONFLICT DO NOTHING
 """
 
 # Moves usage from the summary without a price to that of its currency. Only the process that deletes the waiting row
-# does it, so it happens once.
+# does it, so it happens once. The result is the usages for which it did.
 PRICE: Final = f"""
 WITH item AS (
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::text[], $8::text[],
-            $9::text[])
+            $9::text[], $11::text[], $12::text[])
         AS t(organization_id, usage_id, cost, currency_code, price_version_id, charge_kind, provider_cost,
-            provider_currency_code, rate_hours)
+            provider_currency_code, rate_hours, counters, counted)
 ), freed AS (
     DELETE FROM unpriced_usages u USING item
     WHERE u.organization_id = ANY (ARRAY[item.organization_id]) AND u.usage_id = item.usage_id
     RETURNING item.*, u.occur_time
 ), priced AS (
     INSERT INTO usage_pricings (organization_id, usage_id, cost, currency_code, price_version_id, charge_kind,
-        provider_cost, provider_currency_code, rate_hours, create_time)
+        provider_cost, provider_currency_code, rate_hours, create_time, counters, counted)
     SELECT organization_id, usage_id, cost::numeric, currency_code, price_version_id, charge_kind,
-        provider_cost::numeric, provider_currency_code, rate_hours, $10::timestamptz
+        provider_cost::numeric, provider_currency_code, rate_hours, $10::timestamptz, counters::uuid[],
+        counted::numeric[]
     FROM freed
 ), usage AS MATERIALIZED (
     SELECT r.*, {LATENCY_BUCKET}, f.cost::numeric AS new_cost, f.currency_code AS new_currency_code,
@@ -296,7 +305,7 @@ WITH item AS (
     FROM usage CROSS JOIN LATERAL jsonb_each_text(quantities) AS unit {_GROUP_UNITS}
     {_ORDER_UNITS} {_ADD_TO_UNITS}
 )
-SELECT count(*) FROM freed
+SELECT usage_id::text FROM freed
 """
 
 
@@ -386,7 +395,8 @@ ORDER BY occur_time DESC, usage_id DESC OFFSET $5 LIMIT 1
 # By primary keys.
 AUTHORIZATIONS: Final = """
 SELECT a.organization_id::text, a.operation_id, project_id::text, user_id::text, api_key_id::text, model, endpoint,
-    price_version_id::text, currency_code, amount, service_account_id::text, service_tier, environment
+    price_version_id::text, currency_code, amount, service_account_id::text, service_tier, environment,
+    a.counters::text[], a.reserved
 FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
 JOIN authorizations a
     ON a.organization_id = ANY (ARRAY[wanted.organization_id]) AND a.operation_id = wanted.operation_id

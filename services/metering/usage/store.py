@@ -14,7 +14,9 @@ from libs.common.errors import Kind, Refusal
 from libs.common.ids import NIL
 from services.metering.clients.billing import Charge
 from services.metering.model.units import CLASS_OF_UNIT, Quantities, quantity_text, thousandths_of
-from services.metering.tables import DIMENSIONS, TOKEN_CLASSES
+from services.metering.quota import counter_store
+from services.metering.quota.domain import Reserved
+from services.metering.tables import DIMENSIONS
 from services.metering.usage import statements
 from services.metering.usage.dimensions import PLAIN, Dimensions, dimension_id
 from services.metering.usage.domain import (
@@ -36,29 +38,6 @@ Key = tuple[str, str]
 SCAN_MAX: Final = 5_000
 DIMENSIONS_MAX: Final = 10_000
 _NO_COST: Final = (None,) * len(Cost._fields)
-
-
-class Waiting(NamedTuple):
-    """Usage that waits for a price."""
-
-    organization_id: str
-    usage_id: str
-    occur_time: datetime
-    model: str
-    tokens: tuple[int, ...]
-    authorized: bool
-    quantities: Quantities
-    service_tier: str
-    environment: str
-    captured_before: Captured | None = None
-
-
-class Pricing(NamedTuple):
-    """What usage that had no price turns out to cost."""
-
-    organization_id: str
-    usage_id: str
-    cost: Cost
 
 
 class Filters(NamedTuple):
@@ -150,9 +129,26 @@ async def find(connection: RawConnection, keys: Sequence[Key]) -> dict[Key, tupl
 
 
 async def find_authorizations(connection: RawConnection, keys: Sequence[Key]) -> list[Authorization]:
-    """Return the authorizations of some operations, of those that have one."""
+    """Return the authorizations of some operations, of those that have one.
+
+    What is reserved in a counter that is gone is left out.
+    """
     rows = await connection.fetch(statements.AUTHORIZATIONS, [key[0] for key in keys], [key[1] for key in keys])
-    return [Authorization(*row) for row in rows]
+    counters = {(row[0], counter_id) for row in rows for counter_id in row["counters"] or ()}
+    metrics = await counter_store.metrics(connection, counters) if counters else {}
+    return [
+        Authorization._make(
+            (
+                *row[:-2],
+                tuple(
+                    Reserved(counter_id, *metrics[row[0], counter_id], amount)
+                    for counter_id, amount in zip(row["counters"] or (), row["reserved"] or (), strict=True)
+                    if (row[0], counter_id) in metrics
+                ),
+            )
+        )
+        for row in rows
+    ]
 
 
 async def list_usages(
@@ -222,68 +218,6 @@ async def organizations_after(
     """Return the next organizations, by id, that ever had usage, and whether each has any between two full hours."""
     rows = await connection.fetch(_ORGANIZATIONS, after, start_time, end_time, limit)
     return [(row[0], row[1]) for row in rows]
-
-
-_NEXT_UNPRICED: Final = f"""
-SELECT u.organization_id::text, u.usage_id::text, u.occur_time, u.model, {", ".join(f"r.{c}" for c in TOKEN_CLASSES)},
-    coalesce(a.amount > 0, false) AS authorized, r.quantities::text, d.service_tier, d.environment,
-    r.captured_before, l.currency_code
-FROM (
-    SELECT * FROM unpriced_usages WHERE (organization_id, usage_id) > ($1::uuid, $2::uuid)
-    ORDER BY organization_id, usage_id LIMIT $3
-) u
-JOIN usage_records r
-    ON r.organization_id = ANY (ARRAY[u.organization_id]) AND r.occur_time = u.occur_time AND r.usage_id = u.usage_id
-LEFT JOIN authorizations a
-    ON a.organization_id = ANY (ARRAY[r.organization_id]) AND a.operation_id = r.operation_id
-LEFT JOIN usage_dimensions d
-    ON d.organization_id = ANY (ARRAY[r.organization_id]) AND d.dimension_id = r.dimension_id
-LEFT JOIN LATERAL (
-    SELECT currency_code FROM settlement_parts p
-    WHERE r.captured_before > 0 AND p.organization_id = r.organization_id AND p.operation_id = r.operation_id
-    ORDER BY p.part DESC LIMIT 1
-) l ON true
-ORDER BY u.organization_id, u.usage_id
-"""  # noqa: S608 -- put together from the names of columns.
-
-
-async def next_unpriced(connection: RawConnection, *, after: Key, limit: int) -> list[Waiting]:
-    """Return usages that wait for a price, in the order of their primary key."""
-    rows = await connection.fetch(_NEXT_UNPRICED, *after, limit)
-    return [
-        Waiting._make(
-            (
-                *row[:4],
-                tuple(row[4:12]),
-                row[12],
-                read_quantities(row[13]),
-                row[14] or PLAIN.service_tier,
-                row[15] or PLAIN.environment,
-                None if row[16] is None else Captured(format_amount(row[16]), row[17] or ""),
-            )
-        )
-        for row in rows
-    ]
-
-
-async def price(connection: RawConnection, pricings: Sequence[Pricing], now: datetime) -> int:
-    """Charge usages that waited for a price, and return how many. If two processes try, only one charges."""
-    return int(
-        await connection.fetchval(
-            statements.PRICE,
-            [pricing.organization_id for pricing in pricings],
-            [pricing.usage_id for pricing in pricings],
-            [pricing.cost.amount for pricing in pricings],
-            [pricing.cost.currency_code for pricing in pricings],
-            [pricing.cost.price_version_id for pricing in pricings],
-            [pricing.cost.charge_kind for pricing in pricings],
-            [pricing.cost.provider_cost for pricing in pricings],
-            [pricing.cost.provider_currency_code for pricing in pricings],
-            [pricing.cost.rate_hours for pricing in pricings],
-            now,
-        )
-        or 0
-    )
 
 
 _WINDOW_END: Final = """
@@ -379,7 +313,15 @@ def _row(recorded: Recorded) -> tuple[object, ...]:
         work.items,
         *cost[4:],
         work.stated is not None,
+        *counts_text({} if recorded.counts is None else recorded.counts.amounts),
     )
+
+
+def counts_text(amounts: Mapping[str, Decimal]) -> tuple[str | None, str | None]:
+    """Return the counters and the amounts as Postgres writes arrays; nothing where there are none."""
+    if not amounts:
+        return None, None
+    return f"{{{','.join(amounts)}}}", f"{{{','.join(map(str, amounts.values()))}}}"
 
 
 def _recorded(row: asyncpg.Record) -> Recorded:

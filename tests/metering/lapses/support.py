@@ -16,8 +16,12 @@ from libs.common.shards import Shards, open_shards
 from services.metering.admission.lapses import LEASE, Lapses
 from services.metering.admission.parsing import read_kept
 from services.metering.clients.billing import BillingClient
+from services.metering.clients.entitlements import EntitlementsClient
 from services.metering.clients.organizations import Organizations
 from services.metering.model.catalogue import Catalogue
+from services.metering.quota.book import LimitBook
+from services.metering.quota.calls import CallLimits
+from services.metering.quota.counters import Counters
 from services.metering.usage.charging import Charging
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.months import Months
@@ -65,7 +69,13 @@ async def worker(platform: Platform, clock: ShiftedClock) -> AsyncIterator[Worke
     channel = open_channel(f"127.0.0.1:{platform.billing_port}", caller=tokens, audience="billing.tollhouse")
     billing = BillingClient(channel)
     charging = Charging(shards, billing, clock)
-    engine = UsageEngine(shards, catalogue, charging, clock, queue_max=1_000, relay_after=timedelta(seconds=1))
+    book = LimitBook(shards)
+    limits = CallLimits(book, EntitlementsClient(channel, clock))
+    engine = UsageEngine(
+        *(shards, catalogue, charging, book, limits, Counters(shards, clock), clock),
+        queue_max=1_000,
+        relay_after=timedelta(seconds=1),
+    )
     usages = Usages(shards, catalogue, engine, Organizations(channel), Months(shards, clock), clock)
     read_part = partial(read_kept, usages=usages)
     try:

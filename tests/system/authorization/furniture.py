@@ -29,7 +29,7 @@ from tollhouse.identity.v1 import (
     service_account_pb2,
     service_account_pb2_grpc,
 )
-from tollhouse.metering.v1 import model_pb2, model_pb2_grpc, usage_pb2, usage_pb2_grpc
+from tollhouse.metering.v1 import model_pb2, model_pb2_grpc, quota_pb2, quota_pb2_grpc, usage_pb2, usage_pb2_grpc
 
 # The ids of resources that cannot exist where the organization does not.
 NOTHING = frozenset({"organization", "user"})
@@ -37,7 +37,7 @@ _SUB_IDS = (
     *("account_id", "api_key_id", "grant_id", "invitation_id", "service_account_id", "subscription_id"),
     "transaction_id",
 )
-_OPERATIONS = ("debit_operation_id", "hold_operation_id", "usage_operation_id")
+_OPERATIONS = ("debit_operation_id", "hold_operation_id", "quota_operation_id", "usage_operation_id")
 _numbers = itertools.count(1)
 
 
@@ -61,6 +61,7 @@ class Furniture:
         )
         self._plans: plan_pb2_grpc.PlanServiceStub = plan_pb2_grpc.PlanServiceStub(operator.billing)
         self._models: model_pb2_grpc.ModelServiceStub = model_pb2_grpc.ModelServiceStub(operator.metering)
+        self._quota: quota_pb2_grpc.QuotaServiceStub = quota_pb2_grpc.QuotaServiceStub(operator.metering)
         self._usage: usage_pb2_grpc.UsageServiceStub = usage_pb2_grpc.UsageServiceStub(operator.metering)
 
     async def add_model(self) -> None:
@@ -115,7 +116,7 @@ class Furniture:
         return Target(name, organization_id, project_id, user_id, ids)
 
     async def own_things(self, organization_id: str, project_id: str, user_id: str) -> dict[str, str]:
-        """Create what belongs to a user: a key, usage, and a subscription, of which a user has one."""
+        """Create what belongs to a user: a key, usage, an allocation, and a subscription, of which a user has one."""
         api_key_id, _ = await self._people.key(organization_id, project_id=project_id, user_id=user_id)
         operation_id = f"used-{next(_numbers)}"
         await self._usage.RecordUsage(
@@ -128,6 +129,16 @@ class Furniture:
                 tokens=model_pb2.TokenCounts(input=1),
             )
         )
+        allocated = f"allocated-{next(_numbers)}"
+        await self._quota.AllocateQuota(
+            quota_pb2.AllocateQuotaRequest(
+                operation_id=allocated,
+                organization_id=organization_id,
+                project_id=project_id,
+                user_id=user_id,
+                amounts=[quota_pb2.QuotaAmount(metric="concurrent_calls", value="1")],
+            )
+        )
         subscribed = await self._subscriptions.CreateSubscription(
             subscription_pb2.CreateSubscriptionRequest(
                 organization_id=organization_id, user_id=user_id, plan_code="free", request_id=f"free-{user_id}"
@@ -136,6 +147,7 @@ class Furniture:
         return {
             "api_key_id": api_key_id,
             "usage_operation_id": operation_id,
+            "quota_operation_id": allocated,
             "subscription_id": subscribed.subscription.subscription_id,
         }
 

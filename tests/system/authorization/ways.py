@@ -19,7 +19,7 @@ from tests.system.authorization.targets import Target
 from tollhouse.billing.v1 import plan_pb2, subscription_pb2
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.identity.v1 import api_key_pb2, user_pb2
-from tollhouse.metering.v1 import model_pb2, unit_pb2, usage_pb2
+from tollhouse.metering.v1 import model_pb2, quota_pb2, unit_pb2, usage_pb2
 
 
 class Way(Enum):
@@ -100,6 +100,8 @@ WAYS: Final[Mapping[str, Way]] = {
     **_all(Way.ADDS, "metering.v1.ModelService", "CreateModel StreamImportModels"),
     **_all(Way.STALE, "metering.v1.ModelService", "UpdateModel"),
     **_all(Way.TRIED, "metering.v1.ModelService", "ImportModels SetPrice"),
+    # The allocation belongs to the target, and is released once; a repeat finds it so.
+    **_all(Way.ADDS, "metering.v1.QuotaService", "AllocateQuota ReleaseQuota"),
     **_all(Way.ADDS, "metering.v1.UnitService", "CreateUnit ArchiveUnit"),
     **_all(Way.STALE, "metering.v1.UnitService", "UpdateUnit"),
     **_all(Way.ADDS, "metering.v1.UsageService", "RecordUsage BatchRecordUsage StreamUsage"),
@@ -200,6 +202,10 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
     "metering.v1.ModelService.ImportModels": lambda target: {"yaml": _SOME_MODEL},
     "metering.v1.ModelService.StreamImportModels": lambda target: {"chunk": _SOME_MODEL},
     "metering.v1.ModelService.SetPrice": lambda target: {"prices": model_pb2.TokenPrices(input="1", output="1")},
+    "metering.v1.QuotaService.AllocateQuota": lambda target: {
+        "amounts": [quota_pb2.QuotaAmount(metric="requests", value="1")]
+    },
+    "metering.v1.QuotaService.ReleaseQuota": lambda target: {"operation_id": target.ids["quota_operation_id"]},
     "metering.v1.UnitService.ArchiveUnit": lambda target: {"unit_id": "code_sessions"},
     "metering.v1.UnitService.CreateUnit": lambda target: {
         "unit_id": "matrix_unit",

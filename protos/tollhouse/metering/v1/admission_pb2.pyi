@@ -875,7 +875,12 @@ class SettleResponse(_message.Message):
 
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.LimitStatus]:
-        """The limits that the usage is counted in, after it. Absent for repeats and for parts of work that goes on."""
+        """The limits that the usage is counted in, after it: those in which the call had reserved something, in the windows in
+        which it had. A call that was authorized while no limit was in force is counted in none. Parts of work that goes on
+        count nothing until the last settlement, which counts the whole call. In a batch, each limit is there once for each
+        that it limits, with the last item counted in it, and at most 5,000 in all; GetUsageAgainstLimits has all. Absent for
+        repeats, and where they could not be read after the usage was stored.
+        """
 
     def __init__(
         self,

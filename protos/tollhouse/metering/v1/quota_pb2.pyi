@@ -161,9 +161,9 @@ class _AllocationModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Alloca
     ALLOCATION_MODE_NORMAL: _AllocationMode.ValueType  # 1
     """All amounts are allocated, or none."""
     ALLOCATION_MODE_BEST_EFFORT: _AllocationMode.ValueType  # 2
-    """Of each metric as much as every limit leaves."""
+    """Of each metric as much as every limit leaves, in whole steps of the unit."""
     ALLOCATION_MODE_CHECK_ONLY: _AllocationMode.ValueType  # 3
-    """Nothing is taken; the answer says whether it would be."""
+    """Nothing is taken or stored; the answer says whether all amounts would be."""
     ALLOCATION_MODE_ADJUST_ONLY: _AllocationMode.ValueType  # 4
     """All amounts are taken, whatever the limits leave: for work that is done already."""
 
@@ -175,9 +175,9 @@ ALLOCATION_MODE_UNSPECIFIED: AllocationMode.ValueType  # 0
 ALLOCATION_MODE_NORMAL: AllocationMode.ValueType  # 1
 """All amounts are allocated, or none."""
 ALLOCATION_MODE_BEST_EFFORT: AllocationMode.ValueType  # 2
-"""Of each metric as much as every limit leaves."""
+"""Of each metric as much as every limit leaves, in whole steps of the unit."""
 ALLOCATION_MODE_CHECK_ONLY: AllocationMode.ValueType  # 3
-"""Nothing is taken; the answer says whether it would be."""
+"""Nothing is taken or stored; the answer says whether all amounts would be."""
 ALLOCATION_MODE_ADJUST_ONLY: AllocationMode.ValueType  # 4
 """All amounts are taken, whatever the limits leave: for work that is done already."""
 Global___AllocationMode: _TypeAlias = AllocationMode  # noqa: Y015
@@ -224,9 +224,9 @@ class Limit(_message.Message):
     sliding: _builtins.bool
     """Whether the window is the time that ends now, and not one of the calendar."""
     time_zone: _builtins.str
-    """The zone of days, weeks and months; empty for other windows."""
+    """The zone of days, weeks and months of the calendar; empty for other windows."""
     week_start: _builtins.int
-    """The day on which weeks begin, 1 for Monday to 7 for Sunday; zero for other windows."""
+    """The day on which weeks of the calendar begin, 1 for Monday to 7 for Sunday; zero for other windows."""
     scope: Global___LimitScope.ValueType
     """Which calls are counted."""
     scope_value: _builtins.str
@@ -240,7 +240,7 @@ class Limit(_message.Message):
     enforcement: Global___LimitEnforcement.ValueType
     """What happens above `max`."""
     burst: _builtins.str
-    """How much more than `max` may be used in a window after one in which less was used; a plain decimal."""
+    """How much more than `max` may be used in a window after one in which less was used; a plain decimal. Empty: nothing."""
     replaces: _builtins.bool
     """Whether limits of the same metric and window with a wider scope do not hold for calls that this one holds for."""
     etag: _builtins.str
@@ -425,28 +425,31 @@ class SetLimitRequest(_message.Message):
     """The name: lower-case letters, digits, `_`, `-` and `.`, beginning with a letter or digit, at most 64."""
     metric: _builtins.str
     """What is counted: `requests`, `total_tokens` (all units of kind token), `spend`, `items`, `concurrent_calls`, or the id
-    of a unit.
+    of a unit that is not archived. Required without an update_mask.
     """
     currency_code: _builtins.str
     """For `spend`: the unit of money, such as `USD`. Empty for the others."""
     window: Global___LimitWindow.ValueType
-    """In what time. Unspecified for `concurrent_calls`."""
+    """In what time. Unspecified for `concurrent_calls`, required for the others without an update_mask."""
     sliding: _builtins.bool
-    """Whether the window is the time that ends now: the last minute, hour, day or week. It moves in steps of a second, a
-    minute, 15 minutes or 2 hours. In no time of the window's length is more than `max` used; what was used is forgotten
+    """Whether the window is the time that ends now: the last minute, hour, day or week; for no other window. It moves in
+    steps of a second, a minute, 15 minutes or 2 hours. In no time of the window's length is more than `max` used; what was used is forgotten
     at most one step later than that.
     """
     time_zone: _builtins.str
-    """For days, weeks and months: the IANA zone in which they begin at midnight; UTC when empty. Minutes and hours are
-    those of UTC.
+    """For days, weeks and months of the calendar: the IANA zone in which they begin at midnight; UTC when empty. Empty for
+    other windows: minutes and hours are those of UTC, and sliding windows begin at no midnight.
     """
     week_start: _builtins.int
-    """For weeks: the day on which they begin, 1 for Monday, which is also meant by zero, to 7 for Sunday."""
+    """For weeks of the calendar: the day on which they begin, 1 for Monday, which is also meant by zero, to 7 for Sunday.
+    Zero for other windows.
+    """
     scope: Global___LimitScope.ValueType
     """Which calls are counted; all of the organization when unspecified."""
     scope_value: _builtins.str
-    """Whose calls: the id of the project, user, service account, key or subscription, the model, the provider or the
-    label's value. Empty: each one has the limit for itself.
+    """Whose calls: the id of the project, user, service account, key or subscription, which the organization must have, a
+    model of the catalogue, the provider or the label's value. Empty: each one has the limit for itself, or all of the
+    organization together with ORGANIZATION.
     """
     label: _builtins.str
     """For LABEL: the label's key."""
@@ -458,7 +461,7 @@ class SetLimitRequest(_message.Message):
     """What happens above `max`; HARD when unspecified."""
     burst: _builtins.str
     """How much more than `max` may be used in a window, as far as less than `max` was used in the window before: a plain
-    decimal. For windows of the calendar only. Empty: nothing more.
+    decimal. For windows of the calendar with a `max` only: minutes, hours, days, weeks and months. Empty: nothing more.
     """
     replaces: _builtins.bool
     """Whether limits of the same metric and window with a wider scope do not hold for calls that this one holds for. From
@@ -468,7 +471,9 @@ class SetLimitRequest(_message.Message):
     """The limit's etag as last read; empty to set it without comparing etags."""
     @_builtins.property
     def thresholds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The percentages of `max` at which an alert is due: 1 to 1,000, each once, at most 10."""
+        """The percentages of `max` at which an alert is due: 1 to 1,000, each once, at most 10. Not for sliding windows, single
+        calls and `concurrent_calls`.
+        """
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
@@ -697,18 +702,24 @@ class GetUsageAgainstLimitsRequest(_message.Message):
     SCOPE_VALUE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization."""
     name: _builtins.str
     """Only this limit, when given."""
     scope_value: _builtins.str
     """Only those whom the limits limit with this id, model, provider or label value, when given, and the limits of the
-    whole organization. Each has its place then, even if it has used nothing.
+    whole organization. Each has its place then, even if it has used nothing. Limits that each user, key or the like has
+    for itself are left out where the value is not of the form of an id.
     """
     page_size: _builtins.int
     """How many to return: 50 when zero, at most 1000."""
     page_token: _builtins.str
     """The next_page_token of the page before, with the other fields unchanged."""
+    scope: Global___LimitScope.ValueType
+    """Only limits with this scope, when given, and with a scope_value those of the whole organization, too. It says what
+    the scope_value is: without it, `gpt-4o` may be a model as well as a label's value.
+    """
     def __init__(
         self,
         *,
@@ -717,10 +728,11 @@ class GetUsageAgainstLimitsRequest(_message.Message):
         scope_value: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        scope: Global___LimitScope.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "scope_value", b"scope_value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "scope", b"scope", "scope_value", b"scope_value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -755,6 +767,152 @@ class GetUsageAgainstLimitsResponse(_message.Message):
 Global___GetUsageAgainstLimitsResponse: _TypeAlias = GetUsageAgainstLimitsResponse  # noqa: Y015
 
 @_typing.final
+class LimitAlert(_message.Message):
+    """A threshold of a limit that was reached."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LIMIT_ID_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    SCOPE_VALUE_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    WINDOW_START_TIME_FIELD_NUMBER: _builtins.int
+    RESET_TIME_FIELD_NUMBER: _builtins.int
+    MAX_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The limit's name; for an entitlement, its code."""
+    limit_id: _builtins.str
+    """The limit's id."""
+    threshold: _builtins.int
+    """The threshold, in percent of `max`."""
+    metric: _builtins.str
+    """What is counted."""
+    currency_code: _builtins.str
+    """For `spend`: the unit of money."""
+    scope: Global___LimitScope.ValueType
+    """Which calls are counted."""
+    scope_value: _builtins.str
+    """Whose calls; empty for ORGANIZATION."""
+    window: Global___LimitWindow.ValueType
+    """The window."""
+    max: _builtins.str
+    """How much could be used in the window at that time."""
+    used: _builtins.str
+    """What was used when the threshold was reached."""
+    @_builtins.property
+    def window_start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the window began; absent for LIFETIME."""
+
+    @_builtins.property
+    def reset_time(self) -> _timestamp_pb2.Timestamp:
+        """When the window ends; absent for LIFETIME."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When that was."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        limit_id: _builtins.str = ...,
+        threshold: _builtins.int = ...,
+        metric: _builtins.str = ...,
+        currency_code: _builtins.str = ...,
+        scope: Global___LimitScope.ValueType = ...,
+        scope_value: _builtins.str = ...,
+        window: Global___LimitWindow.ValueType = ...,
+        window_start_time: _timestamp_pb2.Timestamp | None = ...,
+        reset_time: _timestamp_pb2.Timestamp | None = ...,
+        max: _builtins.str = ...,
+        used: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "reset_time", b"reset_time", "window_start_time", b"window_start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "currency_code", b"currency_code", "limit_id", b"limit_id", "max", b"max", "metric", b"metric", "name", b"name", "reset_time", b"reset_time", "scope", b"scope", "scope_value", b"scope_value", "threshold", b"threshold", "used", b"used", "window", b"window", "window_start_time", b"window_start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitAlert: _TypeAlias = LimitAlert  # noqa: Y015
+
+@_typing.final
+class ListLimitAlertsRequest(_message.Message):
+    """What ListLimitAlerts needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    organization_id: _builtins.str
+    """The organization."""
+    page_size: _builtins.int
+    """How many to return: 50 when zero, at most 1000."""
+    page_token: _builtins.str
+    """The next_page_token of the page before, with the other fields unchanged."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Only alerts at or after this time; 35 days before end_time when absent."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Only alerts before this time; 5 minutes from now when absent. At most 400 days after start_time."""
+
+    def __init__(
+        self,
+        *,
+        organization_id: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLimitAlertsRequest: _TypeAlias = ListLimitAlertsRequest  # noqa: Y015
+
+@_typing.final
+class ListLimitAlertsResponse(_message.Message):
+    """What ListLimitAlerts answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALERTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty on the last one."""
+    @_builtins.property
+    def alerts(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitAlert]:
+        """The alerts, the latest create_time first."""
+
+    def __init__(
+        self,
+        *,
+        alerts: _abc.Iterable[Global___LimitAlert] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLimitAlertsResponse: _TypeAlias = ListLimitAlertsResponse  # noqa: Y015
+
+@_typing.final
 class QuotaAmount(_message.Message):
     """An amount of one metric."""
 
@@ -764,9 +922,11 @@ class QuotaAmount(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     CURRENCY_CODE_FIELD_NUMBER: _builtins.int
     metric: _builtins.str
-    """What is taken: a metric as in SetLimitRequest."""
+    """What is taken: a metric as in SetLimitRequest. Units must not be archived."""
     value: _builtins.str
-    """How much: a plain decimal with at most 9 fraction digits."""
+    """How much: a plain decimal, at least zero. For `spend` with at most 9 fraction digits; for a unit at most 1,000,000,000
+    and a multiple of the unit's step; for the other metrics a whole number of at most 1,000,000,000.
+    """
     currency_code: _builtins.str
     """For `spend`: the unit of money. Empty for the others."""
     def __init__(
@@ -827,7 +987,7 @@ class AllocateQuotaRequest(_message.Message):
     """The organization that calls."""
     operation_id: _builtins.str
     """The caller's name for the work, unique within the organization's allocations for ever: 1 to 255 visible ASCII
-    characters.
+    characters. CHECK_ONLY does not use it up, and is answered the same whether it is in use or not.
     """
     mode: Global___AllocationMode.ValueType
     """What happens where there is less; NORMAL when unspecified."""
@@ -847,7 +1007,7 @@ class AllocateQuotaRequest(_message.Message):
     """The provider of the model; the catalogue's when empty."""
     @_builtins.property
     def amounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotaAmount]:
-        """The amounts to take, each metric once, 1 to 64."""
+        """The amounts to take, each metric once, 1 to 64. A repeat has them in the same order."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -855,8 +1015,8 @@ class AllocateQuotaRequest(_message.Message):
 
     @_builtins.property
     def lease_ttl(self) -> _duration_pb2.Duration:
-        """How long concurrent calls keep their places if nobody releases them, 1 second to 1 day; 10 minutes when absent. For
-        allocations with `concurrent_calls` only.
+        """How long concurrent calls keep their places if nobody releases them, 1 second to 1 day; 10 minutes when absent. Their
+        places are free again within two seconds after that. For amounts with `concurrent_calls` only.
         """
 
     def __init__(
@@ -896,13 +1056,15 @@ class AllocateQuotaResponse(_message.Message):
     LEASE_END_TIME_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     allocated: _builtins.bool
-    """Whether the amounts were allocated, or, for CHECK_ONLY, would be."""
+    """Whether the amounts were allocated, or, for CHECK_ONLY, would be. With BEST_EFFORT it is false only where no metric
+    had anything left.
+    """
     replayed: _builtins.bool
     """Whether the operation had been allocated before."""
     @_builtins.property
     def allocated_amounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotaAmount]:
         """The amounts that were allocated, in the order of the request: those that were asked for, or less with BEST_EFFORT.
-        Empty where nothing was.
+        Empty where nothing was, and for CHECK_ONLY.
         """
 
     @_builtins.property
@@ -911,7 +1073,7 @@ class AllocateQuotaResponse(_message.Message):
 
     @_builtins.property
     def lease_end_time(self) -> _timestamp_pb2.Timestamp:
-        """When concurrent calls lose their places; absent without them."""
+        """When concurrent calls lose their places, unless they are released before; absent where none were allocated."""
 
     def __init__(
         self,
@@ -965,9 +1127,9 @@ class ReleaseQuotaResponse(_message.Message):
     REPLAYED_FIELD_NUMBER: _builtins.int
     LAPSED_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
-    """Whether the allocation had been released before."""
+    """Whether a ReleaseQuota had released the allocation before."""
     lapsed: _builtins.bool
-    """Whether its lease had ended before it was released."""
+    """Whether its lease had ended before anybody released it."""
     def __init__(
         self,
         *,

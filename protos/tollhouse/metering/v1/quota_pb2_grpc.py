@@ -64,6 +64,11 @@ class QuotaServiceStub:
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_quota__pb2.GetUsageAgainstLimitsRequest.SerializeToString,
                 response_deserializer=tollhouse_dot_metering_dot_v1_dot_quota__pb2.GetUsageAgainstLimitsResponse.FromString,
                 _registered_method=True)
+        self.ListLimitAlerts = channel.unary_unary(
+                '/tollhouse.metering.v1.QuotaService/ListLimitAlerts',
+                request_serializer=tollhouse_dot_metering_dot_v1_dot_quota__pb2.ListLimitAlertsRequest.SerializeToString,
+                response_deserializer=tollhouse_dot_metering_dot_v1_dot_quota__pb2.ListLimitAlertsResponse.FromString,
+                _registered_method=True)
         self.AllocateQuota = channel.unary_unary(
                 '/tollhouse.metering.v1.QuotaService/AllocateQuota',
                 request_serializer=tollhouse_dot_metering_dot_v1_dot_quota__pb2.AllocateQuotaRequest.SerializeToString,
@@ -88,14 +93,17 @@ class QuotaServiceServicer:
         """Creates a limit, or changes the one of this name.
 
         Without an update_mask the fields are set as given, so a repeat changes nothing. With one, only the fields that it
-        names are changed; a `max` that the mask names and the request does not have is cleared: the limit then refuses
-        nothing. What a limit counts (metric, window, scope and what belongs to them) can not be changed: ALREADY_EXISTS,
-        reason `LIMIT_EXISTS`, which names the differing field. Delete the limit and set another.
+        names are changed, and the others are not looked at; a `max` that the mask names and the request does not have is
+        cleared: the limit then refuses nothing. What a limit counts (metric, window, scope and what belongs to them) can not
+        be changed: ALREADY_EXISTS, reason `LIMIT_EXISTS`, which names the differing field. Delete the limit and set another.
 
         A change holds at once in the process that made it, and within two seconds in the others. What was used in the
         present window stays counted. Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, for an organization that
-        identity does not know; with ABORTED, reason `STALE_ETAG`; with FAILED_PRECONDITION, reason `TOO_MANY_LIMITS`, when
-        the organization has 1,000 limits; with NOT_FOUND for a mask without a limit of this name.
+        identity does not know; with NOT_FOUND, reason `LIMIT_SCOPE_NOT_FOUND`, for a new limit of a project, user, service
+        account, key or subscription that the organization does not have, and with UNAVAILABLE when the service that would
+        know can not be asked; with ABORTED, reason `STALE_ETAG`, also when an etag is given and there is no limit; with
+        FAILED_PRECONDITION, reason `TOO_MANY_LIMITS`, when the organization has 1,000 limits; with NOT_FOUND for a mask
+        without a limit of this name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -118,7 +126,7 @@ class QuotaServiceServicer:
     def DeleteLimit(self, request, context):
         """Deletes a limit with all that it counted. A limit of the same name that is set later begins at zero.
 
-        Deleting a limit that is gone changes nothing. Fails with ABORTED, reason `STALE_ETAG`.
+        Deleting a limit that is gone changes nothing, also with an etag. Fails with ABORTED, reason `STALE_ETAG`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,8 +135,19 @@ class QuotaServiceServicer:
     def GetUsageAgainstLimits(self, request, context):
         """Returns where the limits of an organization stand now.
 
-        A limit that each user, key or the like has for itself is there once for each that has used something in its present
-        window, or only for those that the request names.
+        A limit that each user, key or the like has for itself is there once for each that has used or reserved something in
+        its present window, or only for those that the request names. One with the window CALL counts nothing, so it is there
+        once, for all. A page can have fewer limits than asked for, even none, while there is a next one: an answer looks at
+        5,000 users, keys or the like at most.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLimitAlerts(self, request, context):
+        """Lists the thresholds of limits that were reached, the latest first.
+
+        Each threshold is reported once in a window, when what is used first reaches it. What is reserved does not count.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,22 +157,28 @@ class QuotaServiceServicer:
         """Takes amounts from the limits in force for a call, for callers that meter without money.
 
         A refusal is a normal answer, which names the limit that refused. It is not stored: a repeat is decided anew. What was
-        allocated is stored: a repeat with the same operation_id and fields gets the same answer, with `replayed`. With other
-        fields it is ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, which names the differing field. What is allocated stays
-        used, but for concurrent calls, which ReleaseQuota or the end of the lease gives back.
+        allocated is stored: a repeat with the same operation_id and fields gets the same answer, with `replayed` and with the
+        limits as they are then. With other fields it is ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, which names the
+        differing field. What is allocated stays used, but for concurrent calls, which ReleaseQuota or the end of the lease
+        gives back.
 
-        Amounts of metrics without a limit in force are allocated in full. Fails with NOT_FOUND, reason
-        `ORGANIZATION_NOT_FOUND`.
+        An amount counts in the limits of its metric alone: `input_tokens` are in no limit of `total_tokens` unless the
+        request names those, too. Amounts of metrics without a limit in force are allocated in full. A limit whose metric is
+        not named refuses nothing; one with a `max` of zero refuses its metric even with the value zero.
+
+        Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`; and with FAILED_PRECONDITION, reason `COUNTER_FULL`, where a
+        limit would count more than 1,000,000,000,000,000,000 in a window.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseQuota(self, request, context):
-        """Ends an allocation with concurrent calls, and gives their places back.
+        """Ends an allocation with concurrent calls, and gives their places back. All else that it took stays used.
 
-        Safe to repeat. Fails with NOT_FOUND for an operation that was never allocated. After the lease has ended it changes
-        nothing, and says so with `lapsed`.
+        Safe to repeat. After the lease has ended, which gave the places back, it changes nothing and says so with `lapsed`.
+        For an allocation without concurrent calls it changes nothing either: it is answered, with neither `replayed` nor
+        `lapsed`. Fails with NOT_FOUND for an operation that was never allocated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,6 +211,11 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     servicer.GetUsageAgainstLimits,
                     request_deserializer=tollhouse_dot_metering_dot_v1_dot_quota__pb2.GetUsageAgainstLimitsRequest.FromString,
                     response_serializer=tollhouse_dot_metering_dot_v1_dot_quota__pb2.GetUsageAgainstLimitsResponse.SerializeToString,
+            ),
+            'ListLimitAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLimitAlerts,
+                    request_deserializer=tollhouse_dot_metering_dot_v1_dot_quota__pb2.ListLimitAlertsRequest.FromString,
+                    response_serializer=tollhouse_dot_metering_dot_v1_dot_quota__pb2.ListLimitAlertsResponse.SerializeToString,
             ),
             'AllocateQuota': grpc.unary_unary_rpc_method_handler(
                     servicer.AllocateQuota,
@@ -338,6 +368,33 @@ class QuotaService:
             '/tollhouse.metering.v1.QuotaService/GetUsageAgainstLimits',
             tollhouse_dot_metering_dot_v1_dot_quota__pb2.GetUsageAgainstLimitsRequest.SerializeToString,
             tollhouse_dot_metering_dot_v1_dot_quota__pb2.GetUsageAgainstLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLimitAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollhouse.metering.v1.QuotaService/ListLimitAlerts',
+            tollhouse_dot_metering_dot_v1_dot_quota__pb2.ListLimitAlertsRequest.SerializeToString,
+            tollhouse_dot_metering_dot_v1_dot_quota__pb2.ListLimitAlertsResponse.FromString,
             options,
             channel_credentials,
             insecure,

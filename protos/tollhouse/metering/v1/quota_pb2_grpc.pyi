@@ -25,14 +25,17 @@ class QuotaServiceStub:
     """Creates a limit, or changes the one of this name.
 
     Without an update_mask the fields are set as given, so a repeat changes nothing. With one, only the fields that it
-    names are changed; a `max` that the mask names and the request does not have is cleared: the limit then refuses
-    nothing. What a limit counts (metric, window, scope and what belongs to them) can not be changed: ALREADY_EXISTS,
-    reason `LIMIT_EXISTS`, which names the differing field. Delete the limit and set another.
+    names are changed, and the others are not looked at; a `max` that the mask names and the request does not have is
+    cleared: the limit then refuses nothing. What a limit counts (metric, window, scope and what belongs to them) can not
+    be changed: ALREADY_EXISTS, reason `LIMIT_EXISTS`, which names the differing field. Delete the limit and set another.
 
     A change holds at once in the process that made it, and within two seconds in the others. What was used in the
     present window stays counted. Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, for an organization that
-    identity does not know; with ABORTED, reason `STALE_ETAG`; with FAILED_PRECONDITION, reason `TOO_MANY_LIMITS`, when
-    the organization has 1,000 limits; with NOT_FOUND for a mask without a limit of this name.
+    identity does not know; with NOT_FOUND, reason `LIMIT_SCOPE_NOT_FOUND`, for a new limit of a project, user, service
+    account, key or subscription that the organization does not have, and with UNAVAILABLE when the service that would
+    know can not be asked; with ABORTED, reason `STALE_ETAG`, also when an etag is given and there is no limit; with
+    FAILED_PRECONDITION, reason `TOO_MANY_LIMITS`, when the organization has 1,000 limits; with NOT_FOUND for a mask
+    without a limit of this name.
     """
     GetLimit: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetLimitRequest, _quota_pb2.GetLimitResponse]
     """Returns a limit. Fails with NOT_FOUND."""
@@ -41,30 +44,43 @@ class QuotaServiceStub:
     DeleteLimit: _aio.UnaryUnaryMultiCallable[_quota_pb2.DeleteLimitRequest, _quota_pb2.DeleteLimitResponse]
     """Deletes a limit with all that it counted. A limit of the same name that is set later begins at zero.
 
-    Deleting a limit that is gone changes nothing. Fails with ABORTED, reason `STALE_ETAG`.
+    Deleting a limit that is gone changes nothing, also with an etag. Fails with ABORTED, reason `STALE_ETAG`.
     """
     GetUsageAgainstLimits: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetUsageAgainstLimitsRequest, _quota_pb2.GetUsageAgainstLimitsResponse]
     """Returns where the limits of an organization stand now.
 
-    A limit that each user, key or the like has for itself is there once for each that has used something in its present
-    window, or only for those that the request names.
+    A limit that each user, key or the like has for itself is there once for each that has used or reserved something in
+    its present window, or only for those that the request names. One with the window CALL counts nothing, so it is there
+    once, for all. A page can have fewer limits than asked for, even none, while there is a next one: an answer looks at
+    5,000 users, keys or the like at most.
+    """
+    ListLimitAlerts: _aio.UnaryUnaryMultiCallable[_quota_pb2.ListLimitAlertsRequest, _quota_pb2.ListLimitAlertsResponse]
+    """Lists the thresholds of limits that were reached, the latest first.
+
+    Each threshold is reported once in a window, when what is used first reaches it. What is reserved does not count.
     """
     AllocateQuota: _aio.UnaryUnaryMultiCallable[_quota_pb2.AllocateQuotaRequest, _quota_pb2.AllocateQuotaResponse]
     """Takes amounts from the limits in force for a call, for callers that meter without money.
 
     A refusal is a normal answer, which names the limit that refused. It is not stored: a repeat is decided anew. What was
-    allocated is stored: a repeat with the same operation_id and fields gets the same answer, with `replayed`. With other
-    fields it is ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, which names the differing field. What is allocated stays
-    used, but for concurrent calls, which ReleaseQuota or the end of the lease gives back.
+    allocated is stored: a repeat with the same operation_id and fields gets the same answer, with `replayed` and with the
+    limits as they are then. With other fields it is ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, which names the
+    differing field. What is allocated stays used, but for concurrent calls, which ReleaseQuota or the end of the lease
+    gives back.
 
-    Amounts of metrics without a limit in force are allocated in full. Fails with NOT_FOUND, reason
-    `ORGANIZATION_NOT_FOUND`.
+    An amount counts in the limits of its metric alone: `input_tokens` are in no limit of `total_tokens` unless the
+    request names those, too. Amounts of metrics without a limit in force are allocated in full. A limit whose metric is
+    not named refuses nothing; one with a `max` of zero refuses its metric even with the value zero.
+
+    Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`; and with FAILED_PRECONDITION, reason `COUNTER_FULL`, where a
+    limit would count more than 1,000,000,000,000,000,000 in a window.
     """
     ReleaseQuota: _aio.UnaryUnaryMultiCallable[_quota_pb2.ReleaseQuotaRequest, _quota_pb2.ReleaseQuotaResponse]
-    """Ends an allocation with concurrent calls, and gives their places back.
+    """Ends an allocation with concurrent calls, and gives their places back. All else that it took stays used.
 
-    Safe to repeat. Fails with NOT_FOUND for an operation that was never allocated. After the lease has ended it changes
-    nothing, and says so with `lapsed`.
+    Safe to repeat. After the lease has ended, which gave the places back, it changes nothing and says so with `lapsed`.
+    For an allocation without concurrent calls it changes nothing either: it is answered, with neither `replayed` nor
+    `lapsed`. Fails with NOT_FOUND for an operation that was never allocated.
     """
 
 class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -84,14 +100,17 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a limit, or changes the one of this name.
 
         Without an update_mask the fields are set as given, so a repeat changes nothing. With one, only the fields that it
-        names are changed; a `max` that the mask names and the request does not have is cleared: the limit then refuses
-        nothing. What a limit counts (metric, window, scope and what belongs to them) can not be changed: ALREADY_EXISTS,
-        reason `LIMIT_EXISTS`, which names the differing field. Delete the limit and set another.
+        names are changed, and the others are not looked at; a `max` that the mask names and the request does not have is
+        cleared: the limit then refuses nothing. What a limit counts (metric, window, scope and what belongs to them) can not
+        be changed: ALREADY_EXISTS, reason `LIMIT_EXISTS`, which names the differing field. Delete the limit and set another.
 
         A change holds at once in the process that made it, and within two seconds in the others. What was used in the
         present window stays counted. Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`, for an organization that
-        identity does not know; with ABORTED, reason `STALE_ETAG`; with FAILED_PRECONDITION, reason `TOO_MANY_LIMITS`, when
-        the organization has 1,000 limits; with NOT_FOUND for a mask without a limit of this name.
+        identity does not know; with NOT_FOUND, reason `LIMIT_SCOPE_NOT_FOUND`, for a new limit of a project, user, service
+        account, key or subscription that the organization does not have, and with UNAVAILABLE when the service that would
+        know can not be asked; with ABORTED, reason `STALE_ETAG`, also when an etag is given and there is no limit; with
+        FAILED_PRECONDITION, reason `TOO_MANY_LIMITS`, when the organization has 1,000 limits; with NOT_FOUND for a mask
+        without a limit of this name.
         """
 
     @_abc_1.abstractmethod
@@ -118,7 +137,7 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_quota_pb2.DeleteLimitResponse]:
         """Deletes a limit with all that it counted. A limit of the same name that is set later begins at zero.
 
-        Deleting a limit that is gone changes nothing. Fails with ABORTED, reason `STALE_ETAG`.
+        Deleting a limit that is gone changes nothing, also with an etag. Fails with ABORTED, reason `STALE_ETAG`.
         """
 
     @_abc_1.abstractmethod
@@ -129,8 +148,21 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_quota_pb2.GetUsageAgainstLimitsResponse]:
         """Returns where the limits of an organization stand now.
 
-        A limit that each user, key or the like has for itself is there once for each that has used something in its present
-        window, or only for those that the request names.
+        A limit that each user, key or the like has for itself is there once for each that has used or reserved something in
+        its present window, or only for those that the request names. One with the window CALL counts nothing, so it is there
+        once, for all. A page can have fewer limits than asked for, even none, while there is a next one: an answer looks at
+        5,000 users, keys or the like at most.
+        """
+
+    @_abc_1.abstractmethod
+    def ListLimitAlerts(
+        self,
+        request: _quota_pb2.ListLimitAlertsRequest,
+        context: _aio.ServicerContext[_quota_pb2.ListLimitAlertsRequest, _abc.Awaitable[_quota_pb2.ListLimitAlertsResponse]],
+    ) -> _abc.Awaitable[_quota_pb2.ListLimitAlertsResponse]:
+        """Lists the thresholds of limits that were reached, the latest first.
+
+        Each threshold is reported once in a window, when what is used first reaches it. What is reserved does not count.
         """
 
     @_abc_1.abstractmethod
@@ -142,12 +174,17 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes amounts from the limits in force for a call, for callers that meter without money.
 
         A refusal is a normal answer, which names the limit that refused. It is not stored: a repeat is decided anew. What was
-        allocated is stored: a repeat with the same operation_id and fields gets the same answer, with `replayed`. With other
-        fields it is ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, which names the differing field. What is allocated stays
-        used, but for concurrent calls, which ReleaseQuota or the end of the lease gives back.
+        allocated is stored: a repeat with the same operation_id and fields gets the same answer, with `replayed` and with the
+        limits as they are then. With other fields it is ALREADY_EXISTS, reason `OPERATION_ID_REUSED`, which names the
+        differing field. What is allocated stays used, but for concurrent calls, which ReleaseQuota or the end of the lease
+        gives back.
 
-        Amounts of metrics without a limit in force are allocated in full. Fails with NOT_FOUND, reason
-        `ORGANIZATION_NOT_FOUND`.
+        An amount counts in the limits of its metric alone: `input_tokens` are in no limit of `total_tokens` unless the
+        request names those, too. Amounts of metrics without a limit in force are allocated in full. A limit whose metric is
+        not named refuses nothing; one with a `max` of zero refuses its metric even with the value zero.
+
+        Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`; and with FAILED_PRECONDITION, reason `COUNTER_FULL`, where a
+        limit would count more than 1,000,000,000,000,000,000 in a window.
         """
 
     @_abc_1.abstractmethod
@@ -156,10 +193,11 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.ReleaseQuotaRequest,
         context: _aio.ServicerContext[_quota_pb2.ReleaseQuotaRequest, _abc.Awaitable[_quota_pb2.ReleaseQuotaResponse]],
     ) -> _abc.Awaitable[_quota_pb2.ReleaseQuotaResponse]:
-        """Ends an allocation with concurrent calls, and gives their places back.
+        """Ends an allocation with concurrent calls, and gives their places back. All else that it took stays used.
 
-        Safe to repeat. Fails with NOT_FOUND for an operation that was never allocated. After the lease has ended it changes
-        nothing, and says so with `lapsed`.
+        Safe to repeat. After the lease has ended, which gave the places back, it changes nothing and says so with `lapsed`.
+        For an allocation without concurrent calls it changes nothing either: it is answered, with neither `replayed` nor
+        `lapsed`. Fails with NOT_FOUND for an operation that was never allocated.
         """
 
 def add_QuotaServiceServicer_to_server(servicer: QuotaServiceServicer, server: _aio.Server) -> None: ...

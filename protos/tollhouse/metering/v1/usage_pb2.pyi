@@ -626,8 +626,11 @@ class RecordUsageResponse(_message.Message):
 
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.LimitStatus]:
-        """The limits that the usage is counted in, after it. Usage that is recorded without an authorization is counted and
-        never refused. Absent for repeats.
+        """The limits that the usage is counted in, after it: those in force for it, in the windows of its occur_time. Usage is
+        never refused because of a limit. A window that is over is counted in until the next one is over, too. Usage without
+        a price counts in limits on `spend` when it gets one. In a batch, each limit is there once for each that it limits,
+        with the last item counted in it, and at most 5,000 in all; GetUsageAgainstLimits has all. Absent for repeats, and
+        where they could not be read after the usage was stored.
         """
 
     def __init__(

@@ -67,6 +67,25 @@ CREATE TABLE limit_counters (
     CONSTRAINT limit_counters_pkey PRIMARY KEY (organization_id, counter_id)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000);
 CREATE INDEX limit_counters_of_limit ON limit_counters (organization_id, limit_id, subject, window_start);
+CREATE TABLE limit_alerts (
+    organization_id uuid NOT NULL,
+    counter_id uuid NOT NULL,
+    threshold integer NOT NULL,
+    limit_id uuid NOT NULL,
+    name text NOT NULL,
+    metric text NOT NULL,
+    currency_code text NOT NULL,
+    scope text NOT NULL,
+    subject text NOT NULL,
+    "window" text NOT NULL,
+    window_start timestamptz NOT NULL,
+    window_end timestamptz,
+    maximum numeric(28, 9) NOT NULL,
+    used numeric(28, 9) NOT NULL,
+    create_time timestamptz NOT NULL,
+    CONSTRAINT limit_alerts_pkey PRIMARY KEY (organization_id, counter_id, threshold)
+);
+CREATE INDEX limit_alerts_by_time ON limit_alerts (organization_id, create_time, counter_id, threshold);
 ALTER TABLE authorizations ADD COLUMN counters uuid[], ADD COLUMN reserved numeric(28, 9)[],
     ADD COLUMN limits_released boolean NOT NULL DEFAULT false, ADD COLUMN items bigint, ADD COLUMN labels jsonb;
 ALTER TABLE usage_records ADD COLUMN counters uuid[], ADD COLUMN counted numeric(28, 9)[]

@@ -1,0 +1,238 @@
+"""`tollhouse limit …`: how much may be used in a window of time, and how much is."""
+
+import asyncio
+from enum import StrEnum
+from typing import Annotated, Final
+
+import typer
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from libs.cli.failures import WrongUse
+from libs.cli.terminal.calling import calling, listed
+from libs.cli.terminal.confirmation import YesOption, confirm
+from libs.cli.terminal.connection import Channels
+from libs.cli.terminal.limits import USAGE, limit_row, usage_row
+from libs.cli.terminal.options import LIMIT, LimitOption
+from libs.cli.terminal.output import Output, as_dict
+from tollhouse.metering.v1 import quota_pb2 as pb
+from tollhouse.metering.v1 import quota_pb2_grpc as rpc
+
+group = typer.Typer(
+    name="limit", help="How much may be used in a window of time, and how much is.", no_args_is_help=True
+)
+OrganizationArgument = Annotated[str, typer.Argument(help="The organization's id.", metavar="ORGANIZATION")]
+NameArgument = Annotated[str, typer.Argument(help="The limit's name, such as requests.", metavar="NAME")]
+_METERING: Final = ("metering",)
+_LIMITS: Final = ("name", "metric", "window", "for", "max", "enforcement", "burst", "replaces", "alerts_at")
+_WATCH_EVERY_S: Final = 1.0
+
+
+class Window(StrEnum):
+    """In what time something is counted."""
+
+    CALL = "call"
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    LIFETIME = "lifetime"
+
+
+class Scope(StrEnum):
+    """Which calls are counted."""
+
+    ORGANIZATION = "organization"
+    PROJECT = "project"
+    USER = "user"
+    SERVICE_ACCOUNT = "service-account"
+    API_KEY = "api-key"
+    SUBSCRIPTION = "subscription"
+    MODEL = "model"
+    PROVIDER = "provider"
+    LABEL = "label"
+
+
+class Weekday(StrEnum):
+    """The day on which weeks begin, in the order of ISO 8601."""
+
+    MONDAY = "monday"
+    TUESDAY = "tuesday"
+    WEDNESDAY = "wednesday"
+    THURSDAY = "thursday"
+    FRIDAY = "friday"
+    SATURDAY = "saturday"
+    SUNDAY = "sunday"
+
+
+ScopeOption = Annotated[Scope | None, typer.Option("--scope", help="Whose calls are counted.", show_default=False)]
+ScopeValueOption = Annotated[
+    str, typer.Option("--scope-value", help="The id, the model, the provider or the label's value.", show_default=False)
+]
+
+
+@calling(group, "set", _METERING)
+async def set_limit(
+    channels: Channels,
+    output: Output,
+    organization: OrganizationArgument,
+    name: NameArgument,
+    metric: Annotated[
+        str,
+        typer.Option(
+            help="requests, total_tokens, spend, items, concurrent_calls or a unit's id. "
+            "Without it only what is given changes, of a limit that there is.",
+            show_default=False,
+        ),
+    ] = "",
+    per: Annotated[
+        Window | None, typer.Option(help="In what time; never changes. Not for concurrent_calls.", show_default=False)
+    ] = None,
+    maximum: Annotated[str | None, typer.Option("--max", help="How much at most.", show_default=False)] = None,
+    unlimited: Annotated[bool, typer.Option("--unlimited", help="Any amount: it is counted alone.")] = False,
+    soft: Annotated[bool, typer.Option("--soft", help="Let calls pass that use more.")] = False,
+    shadow: Annotated[bool, typer.Option("--shadow", help="Let calls pass, and count what would be refused.")] = False,
+    hard: Annotated[bool, typer.Option("--hard", help="Refuse calls that would use more, as by default.")] = False,
+    scope: ScopeOption = None,
+    scope_value: ScopeValueOption = "",
+    label: Annotated[str, typer.Option(help="For the scope label: its key.", show_default=False)] = "",
+    currency: Annotated[str, typer.Option(help="For spend: the unit of money, such as USD.", show_default=False)] = "",
+    zone: Annotated[
+        str, typer.Option(help="For days, weeks and months: the zone, such as Asia/Tokyo. Default: UTC.")
+    ] = "",
+    week_start: Annotated[
+        Weekday | None, typer.Option(help="For weeks: the day on which they begin. Default: monday.")
+    ] = None,
+    sliding: Annotated[bool, typer.Option("--sliding", help="Count the time that ends now.")] = False,
+    burst: Annotated[
+        str | None, typer.Option(help="How much more after a window in which less was used.", show_default=False)
+    ] = None,
+    replaces: Annotated[
+        bool | None,
+        typer.Option("--replaces/--no-replaces", help="Whether limits of wider scopes do not hold beside it."),
+    ] = None,
+    threshold: Annotated[
+        list[int] | None, typer.Option(help="A percentage of the maximum at which an alert is due; may be repeated.")
+    ] = None,
+) -> None:
+    """Set a limit, or change what one allows. What it counts never changes."""
+    if maximum is not None and unlimited:
+        raise WrongUse("Give --max or --unlimited, and not both.")
+    enforcement = _enforcement(hard=hard, soft=soft, shadow=shadow)
+    request = pb.SetLimitRequest(
+        organization_id=organization,
+        name=name,
+        metric=metric,
+        currency_code=currency,
+        window=_window(per),
+        sliding=sliding,
+        time_zone=zone,
+        week_start=0 if week_start is None else list(Weekday).index(week_start) + 1,
+        scope=_scope(scope),
+        scope_value=scope_value,
+        label=label,
+        enforcement=enforcement,
+        burst=burst or "",
+        replaces=bool(replaces),
+        thresholds=threshold or (),
+    )
+    if maximum is not None:
+        request.value = maximum
+    elif unlimited:
+        request.unlimited = True
+    if not metric:
+        if per or scope or scope_value or label or currency or zone or week_start or sliding:
+            raise WrongUse("What a limit counts is said as a whole: give --metric, too.")
+        given = {
+            "max": maximum is not None or unlimited,
+            "enforcement": bool(enforcement),
+            "burst": burst is not None,
+            "replaces": replaces is not None,
+            "thresholds": bool(threshold),
+        }
+        request.update_mask.CopyFrom(FieldMask(paths=[field for field, is_given in given.items() if is_given]))
+        if not request.update_mask.paths:
+            raise WrongUse("Give --metric and what belongs to it, or what is to change.")
+    _print(output, (await _stub(channels).SetLimit(request)).limit)
+
+
+@calling(group, "get", _METERING)
+async def get(channels: Channels, output: Output, organization: OrganizationArgument, name: NameArgument) -> None:
+    """Show a limit."""
+    request = pb.GetLimitRequest(organization_id=organization, name=name)
+    _print(output, (await _stub(channels).GetLimit(request)).limit)
+
+
+@calling(group, "list", _METERING)
+async def list_limits(
+    channels: Channels, output: Output, organization: OrganizationArgument, limit: LimitOption = LIMIT
+) -> None:
+    """List the limits of an organization in the order of their names."""
+    request = pb.ListLimitsRequest(organization_id=organization)
+    limits, more = await listed(_stub(channels).ListLimits, request, lambda page: page.limits, limit)
+    output.many_as(limits, _LIMITS, limit_row, more=more)
+
+
+@calling(group, "delete", _METERING)
+async def delete(
+    channels: Channels, output: Output, organization: OrganizationArgument, name: NameArgument, yes: YesOption = False
+) -> None:
+    """Delete a limit with all that it counted."""
+    confirm(f"Delete the limit {name} with all that it counted?", yes=yes)
+    answer = await _stub(channels).DeleteLimit(pb.DeleteLimitRequest(organization_id=organization, name=name))
+    if output.as_json:
+        output.json(as_dict(answer))
+    else:
+        output.line(f"There is no limit {name} now.")
+
+
+@calling(group, "usage", _METERING)
+async def usage(
+    channels: Channels,
+    output: Output,
+    organization: OrganizationArgument,
+    name: Annotated[str, typer.Option("--name", help="Only this limit.", show_default=False)] = "",
+    scope: ScopeOption = None,
+    scope_value: ScopeValueOption = "",
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every second until Ctrl-C.")] = False,
+    limit: LimitOption = LIMIT,
+) -> None:
+    """Show where limits stand: # is used, = is reserved."""
+    while True:
+        request = pb.GetUsageAgainstLimitsRequest(
+            organization_id=organization, name=name, scope=_scope(scope), scope_value=scope_value
+        )
+        found, more = await listed(_stub(channels).GetUsageAgainstLimits, request, lambda page: page.limits, limit)
+        if watch:
+            output.clear()
+        output.many_as(found, USAGE, usage_row, more=more)
+        if not watch:
+            return
+        await asyncio.sleep(_WATCH_EVERY_S)
+
+
+def _stub(channels: Channels) -> rpc.QuotaServiceStub:
+    stub: rpc.QuotaServiceStub = rpc.QuotaServiceStub(channels.metering)
+    return stub
+
+
+def _print(output: Output, limit: pb.Limit) -> None:
+    if output.as_json:
+        output.json(as_dict(limit))
+    else:
+        output.table(_LIMITS, [limit_row(limit)])
+
+
+def _window(window: Window | None) -> pb.LimitWindow.ValueType:
+    return pb.LIMIT_WINDOW_UNSPECIFIED if window is None else pb.LimitWindow.Value(f"LIMIT_WINDOW_{window.name}")
+
+
+def _scope(scope: Scope | None) -> pb.LimitScope.ValueType:
+    return pb.LIMIT_SCOPE_UNSPECIFIED if scope is None else pb.LimitScope.Value(f"LIMIT_SCOPE_{scope.name}")
+
+
+def _enforcement(**given: bool) -> pb.LimitEnforcement.ValueType:
+    names = [name for name, is_given in given.items() if is_given]
+    if len(names) > 1:
+        raise WrongUse(f"Give one of --{', --'.join(names)}.")
+    return pb.LimitEnforcement.Value(f"LIMIT_ENFORCEMENT_{names[0].upper()}") if names else 0  # type: ignore[return-value]

@@ -1,0 +1,362 @@
+"""Counts usage in limits.
+
+An authorized call is counted where it has reserved, so in the windows of its authorization, and what it has reserved is
+taken back: in nothing else, and in nothing if no limit was in force when it was authorized. Other usage is counted in
+the limits in force for it, in the windows of its own time, and is never refused.
+
+The counters are created beforehand. In the transaction that writes the usage they are locked in the order of their
+keys, after it is written. Only then it is read which reservations were given back: whoever gives some back holds the
+same locks, and looks for usage first. So each reservation goes once.
+"""
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from functools import partial
+from typing import Final, NamedTuple
+
+import structlog
+
+from libs.common.clock import Clock
+from libs.common.database import Database, RawConnection
+from libs.common.errors import Conflict, Refusal, Unavailable
+from services.metering.model.catalogue import Catalogue
+from services.metering.quota import counter_store
+from services.metering.quota.book import LimitBook
+from services.metering.quota.calls import CallLimits
+from services.metering.quota.counter_store import Added, Counted, Key
+from services.metering.quota.counters import Counters, is_kept, sums
+from services.metering.quota.decisions import Counter, Place, Standing, Take, carried
+from services.metering.quota.domain import SPEND, Amounts, Applied, Call, Limit, Window, amount, amounts_of
+from services.metering.quota.windows import ALWAYS, Span, kept_until
+from services.metering.usage.dimensions import TEST
+from services.metering.usage.domain import Authorization, Counts, LimitState, Recorded
+from services.metering.usage.part_domain import used_by
+
+_log = structlog.get_logger("usage")
+
+_KNOWN_MAX: Final = 20_000
+_SOUGHT_MAX: Final = 10_000
+_ZERO: Final = Decimal(0)
+_NOTHING: Final = Counted(_ZERO, _ZERO)
+_NO_COUNTS: Final = Counts({}, ())
+
+Proposed = tuple[Recorded, Authorization | None]
+"""Usage as it is to be recorded, with the authorization whose reservations it replaces."""
+
+
+class _Caller(NamedTuple):
+    """What decides which limits are in force for usage."""
+
+    organization_id: str
+    project_id: str | None
+    user_id: str | None
+    service_account_id: str | None
+    api_key_id: str | None
+    subscription_id: str | None
+    model: str
+    provider: str
+    labels: str | None
+    """As JSON with sorted keys."""
+
+    @property
+    def call(self) -> Call:
+        labels = json.loads(self.labels) if self.labels else {}
+        return Call._make((*(value or "" for value in self[1:8]), labels))
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Where usage of a caller is counted from a time until before another."""
+
+    applied: Sequence[Applied]
+    """The limits in force, whatever they count."""
+    places: Sequence[Place]
+    start: datetime
+    end: datetime | None
+    kept_until: datetime | None
+    """When the first of the windows is dropped."""
+
+    def holds(self, applied: Sequence[Applied], occur_time: datetime, now: datetime) -> bool:
+        return (
+            self.applied == applied
+            and self.start <= occur_time
+            and (self.end is None or occur_time < self.end)
+            and (self.kept_until is None or now < self.kept_until)
+        )
+
+
+class Counting:
+    """Counts usage in limits."""
+
+    def __init__(
+        self, catalogue: Catalogue, book: LimitBook, limits: CallLimits, counters: Counters, clock: Clock
+    ) -> None:
+        self._catalogue = catalogue
+        self._book = book
+        self._limits = limits
+        self._counters = counters
+        self._clock = clock
+        self._plans: OrderedDict[_Caller, _Plan] = OrderedDict()
+        self._sought: set[Key] = set()
+        """Operations that turned out to be authorized, although their usage does not settle an authorization."""
+
+    def is_sought(self, key: Key) -> bool:
+        """Tell whether an authorization must be looked for, although the usage does not say that there is one."""
+        return key in self._sought
+
+    async def propose(self, database: Database, proposed: Sequence[Proposed]) -> list[Recorded]:
+        """Return usages with what they count in limits, and create the counters that are missing.
+
+        Raises:
+            Unavailable: the limits of an organization cannot be read, nor can its usage be written then.
+        """
+        callers = [None if one is not None else _caller(recorded) for recorded, one in proposed]
+        applied = await self._applied({caller for caller in callers if caller is not None})
+        now = self._clock.now()
+        counted: list[Recorded] = []
+        used: dict[int, tuple[str, _Plan]] = {}
+        for (recorded, authorization), caller in zip(proposed, callers, strict=True):
+            counts = None
+            if authorization is not None and authorization.reservations:
+                counts = self._counts_of_reserved(recorded, authorization)
+            elif caller is not None and applied[caller]:
+                plan = self._plan(caller, applied[caller], recorded.work.occur_time, now)
+                counts = self._counts_of_free(recorded, plan)
+                if counts.amounts:
+                    used[id(plan)] = caller.organization_id, plan
+            counted.append(recorded if counts is None else recorded._replace(counts=counts))
+        if used:
+            takes = (
+                (organization_id, Take(Place(place.counter), _ZERO, asked=False))
+                for organization_id, plan in used.values()
+                for place in plan.places
+            )
+            await self._counters.create(database, takes)
+        return counted
+
+    async def add(self, connection: RawConnection, new: Sequence[Recorded]) -> dict[Key, Added]:
+        """Count usage that the running transaction has written; return the counters as they are then.
+
+        A counter that is gone is left out: its window is over for good, or its limit was deleted.
+
+        Raises:
+            Conflict: an operation has reserved something and was recorded as if it had not. The next attempt knows it.
+        """
+        reserves: dict[Key, bool] = {}
+        keys: set[Key] = set()
+        for recorded in new:
+            if recorded.counts is not None:
+                organization_id = recorded.work.organization_id
+                amounts, reservations = recorded.counts
+                reserves[organization_id, recorded.work.operation_id] = bool(reservations)
+                keys.update((organization_id, counter_id) for counter_id in amounts)
+                keys.update((organization_id, one.counter_id) for one in reservations)
+        found = await counter_store.lock(connection, keys) if keys else {}
+        contradicted = await counter_store.contradicted(connection, reserves) if reserves else set()
+        unseen = [key for key in contradicted if not reserves[key]]
+        if unseen:
+            self._seek(unseen)
+            raise Conflict
+        if self._sought:
+            self._sought -= reserves.keys()
+        reserving = [key for key, has_reserved in reserves.items() if has_reserved]
+        if reserving:
+            await counter_store.stop_looking(connection, reserving)
+        changes = sums(change for one in new for change in _changes(one, found, contradicted))
+        return await counter_store.add(connection, changes) if changes else {}
+
+    async def states(
+        self, database: Database, new: Sequence[Recorded], added: Mapping[Key, Added]
+    ) -> dict[str, Sequence[LimitState]]:
+        """Return where the limits stand that usages are counted in, by usage id. A limit that was deleted is left out.
+
+        The usage is durable. Where this cannot be read, the answers are given without it.
+        """
+        try:
+            states = await self._states(database, new, added)
+        except Refusal as refusal:
+            _log.warning("limits of recorded usage not read", schema=database.schema, reason=refusal.reason)
+            return {}
+        return {
+            recorded.usage_id: [
+                state
+                for counter_id in _counters_of(recorded.counts)
+                if (state := states.get((recorded.work.organization_id, counter_id))) is not None
+            ]
+            for recorded in new
+            if recorded.counts is not None
+        }
+
+    async def _applied(self, callers: Collection[_Caller]) -> dict[_Caller, Sequence[Applied]]:
+        """Return the limits in force for the usage of callers, as far as they are known."""
+        if not callers:
+            return {}
+        found = await self._limits.of([(one.organization_id, one.call) for one in callers], is_done=True)
+        applied: dict[_Caller, Sequence[Applied]] = {}
+        for caller, known in zip(callers, found, strict=True):
+            if isinstance(known, Unavailable):
+                raise known
+            applied[caller] = known
+        return applied
+
+    def _counts_of_reserved(self, recorded: Recorded, authorization: Authorization) -> Counts:
+        amounts = self._amounts(recorded)
+        reservations = authorization.reservations
+        used = {one.counter_id: amount(one.metric, one.currency_code, amounts) for one in reservations}
+        spend = {one.counter_id for one in reservations if one.metric == SPEND}
+        return Counts(_stored(recorded, used, spend), reservations)
+
+    def _counts_of_free(self, recorded: Recorded, plan: _Plan) -> Counts:
+        amounts = self._amounts(recorded)
+        used: dict[str, Decimal] = {}
+        spend: set[str] = set()
+        for counter_id, limit, _, _ in (place.counter for place in plan.places):
+            shape = limit.shape
+            used[counter_id] = amount(shape.metric, shape.currency_code, amounts)
+            if shape.metric == SPEND:
+                spend.add(counter_id)
+        return Counts(_stored(recorded, used, spend), ())
+
+    def _amounts(self, recorded: Recorded) -> Amounts:
+        """Return what usage uses of everything. The spend of tests is zero, and so it is while no price is known."""
+        work, cost = recorded.work, recorded.cost
+        spend, currency_code = _ZERO, ""
+        if cost is not None and work.environment != TEST:
+            spend, currency_code = Decimal(cost.amount), cost.currency_code
+        return amounts_of(used_by(work), self._catalogue.units, spend, currency_code, work.items or 0)
+
+    def _plan(self, caller: _Caller, applied: Sequence[Applied], occur_time: datetime, now: datetime) -> _Plan:
+        """Return where usage without reservations is counted. The latest window of each caller is remembered."""
+        plan = self._plans.get(caller)
+        if plan is None or not plan.holds(applied, occur_time, now):
+            plan = self._new_plan(applied, occur_time, now)
+            self._plans.pop(caller, None)
+            self._plans[caller] = plan
+            if len(self._plans) > _KNOWN_MAX:
+                self._plans.popitem(last=False)
+        return plan
+
+    def _new_plan(self, applied: Sequence[Applied], occur_time: datetime, now: datetime) -> _Plan:
+        places = [
+            self._counters.place_of(one, occur_time)
+            for one in applied
+            if one.limit.shape.window not in (Window.CALL, Window.NONE)
+        ]
+        kept = [place for place in places if is_kept(place, now)]
+        ends = [place.counter.span.end for place in places]
+        untils = [kept_until(place.counter.limit.shape, place.counter.span) for place in kept]
+        return _Plan(
+            applied,
+            kept,
+            max((place.counter.span.start for place in places), default=ALWAYS),
+            min((end for end in ends if end is not None), default=None),
+            min((until for until in untils if until is not None), default=None),
+        )
+
+    def _seek(self, keys: Sequence[Key]) -> None:
+        while len(self._sought) + len(keys) > _SOUGHT_MAX:
+            self._sought.pop()
+        self._sought.update(keys)
+
+    async def _states(
+        self, database: Database, new: Sequence[Recorded], added: Mapping[Key, Added]
+    ) -> dict[Key, LimitState]:
+        limits = await self._limits_of(new, added)
+        states: dict[Key, LimitState] = {}
+        for key, one in added.items():
+            limit = limits.get((key[0], one.limit_id))
+            if limit is not None:
+                states[key] = LimitState(self._place(limit, key[1], one), Standing(one.used, one.reserved))
+        beside = {(key[0], one) for key, state in states.items() for one in _counters_beside(state.place)}
+        if beside:
+            async with database.raw_connection() as connection:
+                found = await counter_store.read(connection, beside)
+            for (organization_id, _), state in states.items():
+                _look_beside(state, partial(_counted_in, found, organization_id))
+        return states
+
+    async def _limits_of(self, new: Sequence[Recorded], added: Mapping[Key, Added]) -> dict[Key, Limit]:
+        """Return limits by organization and id: those that are set, and those that the callers are entitled to."""
+        limits: dict[Key, Limit] = {}
+        for organization_id, known in (await self._book.of({key[0] for key in added})).items():
+            if isinstance(known, Unavailable):
+                raise known
+            limits |= {(organization_id, one.limit_id): one for one in known}
+        if any((key[0], one.limit_id) not in limits for key, one in added.items()):
+            for caller, applied in (await self._applied({_caller(one) for one in new})).items():
+                limits |= {(caller.organization_id, one.limit.limit_id): one.limit for one in applied}
+        return limits
+
+    def _place(self, limit: Limit, counter_id: str, added: Added) -> Place:
+        place = self._counters.place_of(Applied(limit, added.subject), added.window_start)
+        if place.counter.counter_id == counter_id:
+            return place
+        # An earlier billing period, of which the limit does not know any more how long it was.
+        return Place(Counter(counter_id, limit, added.subject, Span(added.window_start, added.window_end)))
+
+
+def _caller(recorded: Recorded) -> _Caller:
+    work = recorded.work
+    return _Caller(
+        work.organization_id,
+        work.project_id,
+        work.user_id,
+        work.service_account_id,
+        work.api_key_id,
+        work.subscription_id,
+        work.model,
+        recorded.dimensions.provider,
+        work.labels,
+    )
+
+
+def _stored(recorded: Recorded, used: Mapping[str, Decimal], spend: Collection[str]) -> dict[str, Decimal]:
+    """Return what is stored with usage: what is not zero, and the counters of spend if that is not known yet."""
+    is_unpriced = recorded.cost is None
+    return {one: value for one, value in used.items() if value or (is_unpriced and one in spend)}
+
+
+def _counters_of(counts: Counts | None) -> Iterable[str]:
+    if counts is None:
+        return ()
+    return [one.counter_id for one in counts.reservations] if counts.reservations else counts.amounts
+
+
+def _changes(
+    recorded: Recorded, found: Collection[Key], contradicted: Collection[Key]
+) -> Iterator[tuple[Key, Decimal, Decimal]]:
+    """Return what usage changes in the counters that there are. What was given back already is not taken back."""
+    organization_id = recorded.work.organization_id
+    amounts, reservations = recorded.counts or _NO_COUNTS
+    taken_back = (
+        {}
+        if (organization_id, recorded.work.operation_id) in contradicted
+        else {one.counter_id: -one.amount for one in reservations}
+    )
+    for counter_id in _counters_of(recorded.counts):
+        key = organization_id, counter_id
+        if key in found:
+            yield key, amounts.get(counter_id, _ZERO), taken_back.get(counter_id, _ZERO)
+
+
+def _counters_beside(place: Place) -> Iterable[str]:
+    """Return the other counters that say how much a limit leaves at a place."""
+    return place.steps or (() if place.before is None else (place.before.counter_id,))
+
+
+def _counted_in(found: Mapping[Key, Counted], organization_id: str, counter_id: str) -> Counted:
+    return found.get((organization_id, counter_id), _NOTHING)
+
+
+def _look_beside(state: LimitState, counted: Callable[[str], Counted]) -> None:
+    """Add what is counted elsewhere and says how much a limit leaves."""
+    place, standing = state.place, state.standing
+    if place.steps:
+        standing.earlier = tuple(sum(counted(step), _ZERO) for step in place.steps)
+        standing.earlier_sum = sum(standing.earlier, _ZERO)
+    elif place.before is not None:
+        standing.carried = carried(place.counter.limit, Standing(*counted(place.before.counter_id)))

@@ -1,0 +1,1 @@
+"""AllocateQuota and ReleaseQuota."""

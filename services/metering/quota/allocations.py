@@ -18,7 +18,7 @@ import structlog
 
 from libs.common.clock import Clock
 from libs.common.database import Database, RawConnection
-from libs.common.errors import Conflict, NotFound, OperationIdReused, Refusal
+from libs.common.errors import Conflict, NotFound, OperationIdReused, Refusal, Unavailable
 from libs.common.group_commit import BatchLimits, GroupCommit
 from libs.common.shards import Shards
 from services.metering.clients.organizations import Organizations

@@ -125,15 +125,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     callers = Callers(identity, organizations)
     policies = Policies(shards, organizations, clock)
     admission = Admission(
-        shards,
-        catalogue,
-        callers,
-        policies,
-        billing,
-        engine,
-        call_limits,
-        counters,
-        clock,
+        *(shards, catalogue, callers, policies, billing, engine, call_limits, counters, clock),
         queue_max=settings.queue_max,
     )
 
@@ -146,18 +138,10 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         admission_pb2_grpc.add_AdmissionServiceServicer_to_server,
         AdmissionServicer(admission, authorizations, parts, policies, usages),
     )
+    subjects = Subjects(to_identity, to_billing)
     _serve_limits(
-        service,
-        settings,
-        shards,
-        catalogue,
-        organizations,
-        Subjects(to_identity, to_billing),
-        limit_book,
-        call_limits,
-        counters,
-        alerts,
-        clock,
+        *(service, settings, shards, catalogue, organizations, subjects),
+        *(limit_book, call_limits, counters, alerts, clock),
     )
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
     trail = Trail(databases.home_of, databases.report_home_of)

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from functools import partial
 
+import grpc
 from envoy.service.ratelimit.v3 import rls_pb2_grpc
 
 from libs.common.audit.invariants import AUDIT_CHECKS
@@ -12,11 +13,12 @@ from libs.common.authentication import SigningKey, TokenSource
 from libs.common.callers import RemoteDirectory
 from libs.common.channel import ClientTls, open_channel
 from libs.common.clock import Clock, SystemClock
+from libs.common.database import Database
 from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Part, Verification
 from libs.common.process import run_service
 from libs.common.server import Service
-from libs.common.shards import Shards, open_databases
+from libs.common.shards import ShardedDatabases, Shards, open_databases
 from libs.common.telemetry import start_process_telemetry
 from services.metering.admission.admission import Admission
 from services.metering.admission.authorizations import Authorizations
@@ -76,15 +78,8 @@ _CHECK_TIMEOUT_MS = 30_000
 async def build(settings: MeteringSettings, clock: Clock | None = None) -> Service:
     """Build metering's server with all that stands behind it; nothing runs yet, and no peer is needed for it."""
     clock = clock or SystemClock()
-    databases = open_databases(
-        settings.database_url.get_secret_value(),
-        schema=SCHEMA,
-        count=settings.shards,
-        pool_size=settings.pool_size,
-        report_timeout_ms=_CHECK_TIMEOUT_MS,
-        statement_cache_size=settings.statement_cache_size,
-    )
-    platform, shards, reports = databases.platform, databases.shards, databases.reports
+    databases = _databases(settings)
+    platform, shards = databases.platform, databases.shards
     telemetry = start_process_telemetry("tollhouse-metering", settings.otlp_endpoint)
     tokens = TokenSource(SigningKey.read(settings.signing_key_file), clock)
     tls = ClientTls(*settings.tls) if settings.tls else None
@@ -92,13 +87,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     to_identity = open_channel(settings.identity_target, caller=tokens, audience="identity.tollhouse", tls=tls)
     service = Service("metering", settings, platform, clock, telemetry, RemoteDirectory(to_identity), shards)
     billing = BillingClient(to_billing)
-    identity = IdentityClient(
-        to_identity,
-        clock,
-        ttl_s=settings.key_answer_ttl_s,
-        answers_max=settings.key_answers_max,
-        stale_max_s=settings.key_stale_max_s,
-    )
+    identity = _identity_client(to_identity, settings, clock)
 
     catalogue = Catalogue(platform)
     entitlements = EntitlementsClient(to_billing, clock)
@@ -129,10 +118,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         queue_max=settings.queue_max,
     )
 
-    models = ModelServicer(Models(platform, shards, catalogue, clock), PriceImport(platform, catalogue, clock))
-    service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, models)
-    units = UnitServicer(CatalogueUnits(platform, catalogue, clock))
-    service.add(unit_pb2_grpc.add_UnitServiceServicer_to_server, units)
+    _serve_catalogue(service, platform, shards, catalogue, clock)
     service.add(usage_pb2_grpc.add_UsageServiceServicer_to_server, UsageServicer(usages))
     service.add(
         admission_pb2_grpc.add_AdmissionServiceServicer_to_server,
@@ -143,15 +129,10 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         *(service, settings, shards, catalogue, organizations, subjects),
         *(limit_book, call_limits, counters, alerts, clock),
     )
-    service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
-    trail = Trail(databases.home_of, databases.report_home_of)
-    verification = Verification(reports, clock, CHECKS, Part(platform, AUDIT_CHECKS))
-    service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
-    service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(trail))
+    _serve_checks(service, databases, clock)
 
     service.background(relay.run, "relay")
     service.background(lapses.run, "lapses")
-    service.background(LatePricing(shards, catalogue, clock).run, "late pricing")
     service.background(months.run, "months")
     service.background(identity.watch, "key changes")
     service.background(entitlements.watch, "entitlement changes")
@@ -161,6 +142,46 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     service.on_drain(to_identity.close)
     service.on_drain(databases.close)
     return service
+
+
+def _databases(settings: MeteringSettings) -> ShardedDatabases:
+    return open_databases(
+        settings.database_url.get_secret_value(),
+        schema=SCHEMA,
+        count=settings.shards,
+        pool_size=settings.pool_size,
+        report_timeout_ms=_CHECK_TIMEOUT_MS,
+        statement_cache_size=settings.statement_cache_size,
+    )
+
+
+def _identity_client(channel: grpc.aio.Channel, settings: MeteringSettings, clock: Clock) -> IdentityClient:
+    return IdentityClient(
+        channel,
+        clock,
+        ttl_s=settings.key_answer_ttl_s,
+        answers_max=settings.key_answers_max,
+        stale_max_s=settings.key_stale_max_s,
+    )
+
+
+def _serve_catalogue(service: Service, platform: Database, shards: Shards, catalogue: Catalogue, clock: Clock) -> None:
+    """Add the services of models, prices and units."""
+    models = ModelServicer(Models(platform, shards, catalogue, clock), PriceImport(platform, catalogue, clock))
+    service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, models)
+    units = UnitServicer(CatalogueUnits(platform, catalogue, clock))
+    service.add(unit_pb2_grpc.add_UnitServiceServicer_to_server, units)
+    service.background(LatePricing(shards, catalogue, clock).run, "late pricing")
+
+
+def _serve_checks(service: Service, databases: ShardedDatabases, clock: Clock) -> None:
+    """Add the services that look at everything: charges, invariants and the audit trail."""
+    charges = ChargeServicer(Charges(databases.reports, clock))
+    service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, charges)
+    verification = Verification(databases.reports, clock, CHECKS, Part(databases.platform, AUDIT_CHECKS))
+    service.add(integrity_pb2_grpc.add_IntegrityServiceServicer_to_server, IntegrityServicer(verification))
+    trail = Trail(databases.home_of, databases.report_home_of)
+    service.add(audit_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(trail))
 
 
 def _serve_limits(

@@ -28,6 +28,13 @@ PAGES = {
         *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
     },
     "entitlements.md": {rpc for rpc in rpcs_of("billing") if "Entitlement" in rpc},
+    "limits.md": {
+        *(rpc for rpc in rpcs_of("metering") if rpc.startswith("metering.v1.QuotaService/")),
+        *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
+        *(f"metering.v1.ModelService/{rpc}" for rpc in ("CreateModel", "SetPrice")),
+        *(f"metering.v1.AdmissionService/{rpc}" for rpc in ("Authorize", "Settle")),
+        "metering.v1.UsageService/RecordUsage",
+    },
     "plans.md": {rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.PlanService/")},
 }
 """Pages below docs/ with examples that can be run, and the RPCs of which each has one."""

@@ -1,18 +1,31 @@
 """`tollhouse limit`: limits from the command line, and where they stand."""
 
 import asyncio
+import json
 import signal
 
 import pytest
 
 from libs.cli.terminal.limits import bar
 from libs.common.ids import new_id
-from tests.system.commands import done, found, made, refused
+from tests.system.commands import done, refused
 from tests.system.installation import Installation, create_organization
 from tollhouse.metering.v1 import model_pb2, model_pb2_grpc, usage_pb2, usage_pb2_grpc
 from tollhouse.metering.v1 import quota_pb2 as pb
 
 USER = "0197c5a8-0000-7000-8000-0000000000bb"
+
+
+def made(installation: Installation, *arguments: str) -> dict[str, object]:
+    """Return the JSON object that a command prints."""
+    document: dict[str, object] = json.loads(done(installation, *arguments, "--json"))
+    return document
+
+
+def found(installation: Installation, *arguments: str) -> list[dict[str, object]]:
+    """Return the list that a command prints as JSON."""
+    documents: list[dict[str, object]] = json.loads(done(installation, *arguments, "--json"))
+    return documents
 
 
 async def _organization(installation: Installation) -> str:

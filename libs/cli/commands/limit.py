@@ -71,24 +71,35 @@ ScopeValueOption = Annotated[
 ]
 
 
+MetricOption = Annotated[
+    str,
+    typer.Option(
+        help="requests, total_tokens, spend, items, concurrent_calls or a unit's id. "
+        "Without it only what is given changes, of a limit that there is.",
+        show_default=False,
+    ),
+]
+PerOption = Annotated[
+    Window | None, typer.Option(help="In what time; never changes. Not for concurrent_calls.", show_default=False)
+]
+MaximumOption = Annotated[str | None, typer.Option("--max", help="How much at most.", show_default=False)]
+ReplacesOption = Annotated[
+    bool | None, typer.Option("--replaces/--no-replaces", help="Whether limits of wider scopes do not hold beside it.")
+]
+ThresholdOption = Annotated[
+    list[int] | None, typer.Option(help="A percentage of the maximum at which an alert is due; may be repeated.")
+]
+
+
 @calling(group, "set", _METERING)
 async def set_limit(
     channels: Channels,
     output: Output,
     organization: OrganizationArgument,
     name: NameArgument,
-    metric: Annotated[
-        str,
-        typer.Option(
-            help="requests, total_tokens, spend, items, concurrent_calls or a unit's id. "
-            "Without it only what is given changes, of a limit that there is.",
-            show_default=False,
-        ),
-    ] = "",
-    per: Annotated[
-        Window | None, typer.Option(help="In what time; never changes. Not for concurrent_calls.", show_default=False)
-    ] = None,
-    maximum: Annotated[str | None, typer.Option("--max", help="How much at most.", show_default=False)] = None,
+    metric: MetricOption = "",
+    per: PerOption = None,
+    maximum: MaximumOption = None,
     unlimited: Annotated[bool, typer.Option("--unlimited", help="Any amount: it is counted alone.")] = False,
     soft: Annotated[bool, typer.Option("--soft", help="Let calls pass that use more.")] = False,
     shadow: Annotated[bool, typer.Option("--shadow", help="Let calls pass, and count what would be refused.")] = False,
@@ -97,31 +108,17 @@ async def set_limit(
     scope_value: ScopeValueOption = "",
     label: Annotated[str, typer.Option(help="For the scope label: its key.", show_default=False)] = "",
     currency: Annotated[str, typer.Option(help="For spend: the unit of money, such as USD.", show_default=False)] = "",
-    zone: Annotated[
-        str, typer.Option(help="For days, weeks and months: the zone, such as Asia/Tokyo. Default: UTC.")
-    ] = "",
-    week_start: Annotated[
-        Weekday | None, typer.Option(help="For weeks: the day on which they begin. Default: monday.")
-    ] = None,
+    zone: Annotated[str, typer.Option(help="For days, weeks and months: such as Asia/Tokyo. Default: UTC.")] = "",
+    week_start: Annotated[Weekday | None, typer.Option(help="For weeks: the first day. Default: monday.")] = None,
     sliding: Annotated[bool, typer.Option("--sliding", help="Count the time that ends now.")] = False,
-    burst: Annotated[
-        str | None, typer.Option(help="How much more after a window in which less was used.", show_default=False)
-    ] = None,
-    replaces: Annotated[
-        bool | None,
-        typer.Option("--replaces/--no-replaces", help="Whether limits of wider scopes do not hold beside it."),
-    ] = None,
-    threshold: Annotated[
-        list[int] | None, typer.Option(help="A percentage of the maximum at which an alert is due; may be repeated.")
-    ] = None,
+    burst: Annotated[str | None, typer.Option(help="How much more after a window in which less was used.")] = None,
+    replaces: ReplacesOption = None,
+    threshold: ThresholdOption = None,
 ) -> None:
     """Set a limit, or change what one allows. What it counts never changes."""
     if maximum is not None and unlimited:
         raise WrongUse("Give --max or --unlimited, and not both.")
-    enforcement = _enforcement(hard=hard, soft=soft, shadow=shadow)
-    request = pb.SetLimitRequest(
-        organization_id=organization,
-        name=name,
+    shape = pb.SetLimitRequest(
         metric=metric,
         currency_code=currency,
         window=_window(per),
@@ -131,28 +128,17 @@ async def set_limit(
         scope=_scope(scope),
         scope_value=scope_value,
         label=label,
-        enforcement=enforcement,
-        burst=burst or "",
-        replaces=bool(replaces),
-        thresholds=threshold or (),
     )
-    if maximum is not None:
-        request.value = maximum
-    elif unlimited:
-        request.unlimited = True
-    if not metric:
-        if per or scope or scope_value or label or currency or zone or week_start or sliding:
-            raise WrongUse("What a limit counts is said as a whole: give --metric, too.")
-        given = {
-            "max": maximum is not None or unlimited,
-            "enforcement": bool(enforcement),
-            "burst": burst is not None,
-            "replaces": replaces is not None,
-            "thresholds": bool(threshold),
-        }
-        request.update_mask.CopyFrom(FieldMask(paths=[field for field, is_given in given.items() if is_given]))
-        if not request.update_mask.paths:
-            raise WrongUse("Give --metric and what belongs to it, or what is to change.")
+    terms: dict[str, object] = {
+        "value": maximum,
+        "unlimited": unlimited or None,
+        "enforcement": _enforcement(hard=hard, soft=soft, shadow=shadow),
+        "burst": burst,
+        "replaces": replaces,
+        "thresholds": threshold,
+    }
+    request = _request(shape, {field: value for field, value in terms.items() if value is not None})
+    request.organization_id, request.name = organization, name
     _print(output, (await _stub(channels).SetLimit(request)).limit)
 
 
@@ -231,8 +217,23 @@ def _scope(scope: Scope | None) -> pb.LimitScope.ValueType:
     return pb.LIMIT_SCOPE_UNSPECIFIED if scope is None else pb.LimitScope.Value(f"LIMIT_SCOPE_{scope.name}")
 
 
-def _enforcement(**given: bool) -> pb.LimitEnforcement.ValueType:
+def _request(shape: pb.SetLimitRequest, terms: dict[str, object]) -> pb.SetLimitRequest:
+    """Return a request for a limit as it is given, or, where it is not said what it counts, for what is to change."""
+    request = pb.SetLimitRequest(**terms)  # type: ignore[arg-type]
+    if shape.metric:
+        request.MergeFrom(shape)
+    elif shape.ListFields():
+        raise WrongUse("What a limit counts is said as a whole: give --metric, too.")
+    elif not terms:
+        raise WrongUse("Give --metric and what belongs to it, or what is to change.")
+    else:
+        paths = ["max" if field in ("value", "unlimited") else field for field in terms]
+        request.update_mask.CopyFrom(FieldMask(paths=paths))
+    return request
+
+
+def _enforcement(**given: bool) -> pb.LimitEnforcement.ValueType | None:
     names = [name for name, is_given in given.items() if is_given]
     if len(names) > 1:
         raise WrongUse(f"Give one of --{', --'.join(names)}.")
-    return pb.LimitEnforcement.Value(f"LIMIT_ENFORCEMENT_{names[0].upper()}") if names else 0  # type: ignore[return-value]
+    return pb.LimitEnforcement.Value(f"LIMIT_ENFORCEMENT_{names[0].upper()}") if names else None

@@ -6,7 +6,7 @@ import itertools
 from libs.cli.terminal.connection import Channels
 from libs.common.ids import new_id
 from tests.system.authorization.people import People
-from tests.system.authorization.requests import CURRENCY, EXPERIMENT_ON, MODEL
+from tests.system.authorization.requests import CURRENCY, EXPERIMENT_ON, LIMIT, MODEL
 from tests.system.authorization.targets import Target
 from tollhouse.billing.v1 import (
     account_pb2,
@@ -116,7 +116,10 @@ class Furniture:
         return Target(name, organization_id, project_id, user_id, ids)
 
     async def own_things(self, organization_id: str, project_id: str, user_id: str) -> dict[str, str]:
-        """Create what belongs to a user: a key, usage, an allocation, and a subscription, of which a user has one."""
+        """Create what belongs to a user: a key, usage, an allocation, and a subscription, of which a user has one.
+
+        The organization has a limit then, too.
+        """
         api_key_id, _ = await self._people.key(organization_id, project_id=project_id, user_id=user_id)
         operation_id = f"used-{next(_numbers)}"
         await self._usage.RecordUsage(
@@ -127,6 +130,15 @@ class Furniture:
                 user_id=user_id,
                 model=MODEL,
                 tokens=model_pb2.TokenCounts(input=1),
+            )
+        )
+        await self._quota.SetLimit(
+            quota_pb2.SetLimitRequest(
+                organization_id=organization_id,
+                name=LIMIT,
+                metric="requests",
+                window=quota_pb2.LIMIT_WINDOW_DAY,
+                unlimited=True,
             )
         )
         allocated = f"allocated-{next(_numbers)}"

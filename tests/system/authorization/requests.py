@@ -17,6 +17,8 @@ MODEL: Final = "matrix-model"
 CURRENCY: Final = "USD"
 # The plan on which an experiment runs.
 EXPERIMENT_ON: Final = "pro"
+# The limit that each organization has.
+LIMIT: Final = "matrix"
 # An etag that no resource has, so that an update that is let in changes nothing.
 STALE_ETAG: Final = "0"
 _UPDATED: Final = ("name", "full_name", "display_name", "metadata", "value")

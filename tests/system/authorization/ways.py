@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.common.ids import new_id
 from libs.common.timestamps import render_time
-from tests.system.authorization.requests import EXPERIMENT_ON
+from tests.system.authorization.requests import EXPERIMENT_ON, LIMIT
 from tests.system.authorization.rpcs import Rpc
 from tests.system.authorization.targets import Target
 from tollhouse.billing.v1 import plan_pb2, subscription_pb2
@@ -102,6 +102,7 @@ WAYS: Final[Mapping[str, Way]] = {
     **_all(Way.TRIED, "metering.v1.ModelService", "ImportModels SetPrice"),
     # The allocation belongs to the target, and is released once; a repeat finds it so.
     **_all(Way.ADDS, "metering.v1.QuotaService", "AllocateQuota ReleaseQuota"),
+    **_all(Way.STALE, "metering.v1.QuotaService", "SetLimit DeleteLimit"),
     **_all(Way.ADDS, "metering.v1.UnitService", "CreateUnit ArchiveUnit"),
     **_all(Way.STALE, "metering.v1.UnitService", "UpdateUnit"),
     **_all(Way.ADDS, "metering.v1.UsageService", "RecordUsage BatchRecordUsage StreamUsage"),
@@ -206,6 +207,16 @@ OWN_FIELDS: Final[Mapping[str, Callable[[Target], dict[str, object]]]] = {
         "amounts": [quota_pb2.QuotaAmount(metric="requests", value="1")]
     },
     "metering.v1.QuotaService.ReleaseQuota": lambda target: {"operation_id": target.ids["quota_operation_id"]},
+    "metering.v1.QuotaService.SetLimit": lambda target: {
+        "name": LIMIT,
+        "metric": "requests",
+        "currency_code": None,
+        "window": quota_pb2.LIMIT_WINDOW_DAY,
+        "update_mask": None,
+    },
+    "metering.v1.QuotaService.GetLimit": lambda target: {"name": LIMIT},
+    "metering.v1.QuotaService.DeleteLimit": lambda target: {"name": LIMIT},
+    "metering.v1.QuotaService.GetUsageAgainstLimits": lambda target: {"name": None},
     "metering.v1.UnitService.ArchiveUnit": lambda target: {"unit_id": "code_sessions"},
     "metering.v1.UnitService.CreateUnit": lambda target: {
         "unit_id": "matrix_unit",

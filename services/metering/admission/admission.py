@@ -365,17 +365,17 @@ def _decided_without_hold(one: Waiting, before: Stored | None) -> Decision | Exc
     pinned = before.pinned if before else one.pinned
     if pinned.amount:
         return None
-    return Allowed(pinned, one.principal, "", None, before is not None, limits=one.said.statuses)
+    return Allowed(pinned, one.principal, "", None, before is not None, limits=one.statuses)
 
 
 def _over_limit(one: Waiting, refused: Refused) -> Denied:
-    message, limits = message_of(refused), one.said.statuses
+    message, limits = message_of(refused), one.statuses
     return Denied("LIMIT_EXCEEDED", message, principal=one.principal, limits=limits, refused=refused)
 
 
 def _ended(one: Waiting) -> Denied:
     message = "The operation was authorized before, and that authorization has ended."
-    return Denied("AUTHORIZATION_ENDED", message, principal=one.principal, replayed=True, limits=one.said.statuses)
+    return Denied("AUTHORIZATION_ENDED", message, principal=one.principal, replayed=True, limits=one.statuses)
 
 
 def _decision(
@@ -386,14 +386,14 @@ def _decision(
     if isinstance(result, Held):
         if not result.open or result.expire_time <= now:
             return _ended(one)
-        return Allowed(pinned, one.principal, result.hold_id, result.expire_time, replayed, limits=one.said.statuses)
+        return Allowed(pinned, one.principal, result.hold_id, result.expire_time, replayed, limits=one.statuses)
     if result.reason == OperationIdReused.reason:
         field = result.facts.get("field", "amount")
         return OperationIdReused(operation_id=pinned.ask.operation_id, field=field)
     reason = result.reason if result.reason in _HOLD_REASONS else "ACCOUNT_CLOSED"
     facts = {name: result.facts[name] for name in _FACTS if name in result.facts}
     facts.setdefault("currency_code", pinned.currency_code)
-    limits = one.said.statuses if replayed else one.statuses_without
+    limits = one.statuses if replayed else one.statuses_without
     return Denied(reason, result.message, facts, one.principal, replayed, limits=limits)
 
 

@@ -206,7 +206,7 @@ class Denied:
     stale_key: bool = False
     """Whether it rests on an answer about the key that may be out of date."""
     limits: Sequence[Status] = ()
-    """Where the limits in force for the call stand after it."""
+    """Where the limits in force for the call stand after its batch."""
     refused: Refused | None = None
     """Why a limit refused the call, with the facts; None where none did."""
 
@@ -222,7 +222,7 @@ class Allowed:
     replayed: bool
     stale_key: bool = False
     limits: Sequence[Status] = ()
-    """Where the limits in force for the call stand after it."""
+    """Where the limits in force for the call stand after its batch."""
 
 
 Decision = Allowed | Denied

@@ -7,13 +7,14 @@ may be used are rounded down, and a time until something is left is rounded up.
 
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
 from services.metering.admission.domain import Decision, Denied, Status
 from services.metering.admission.limits import retry_after_s
-from services.metering.quota.decisions import left
+from services.metering.quota.decisions import Refused, left
 from services.metering.quota.domain import REQUESTS, Enforcement, Limit, Window
 from services.metering.quota.windows import Span, length_of
 
@@ -29,12 +30,29 @@ _ZERO: Final = Decimal(0)
 _POLICIES_MAX: Final = 20_000
 _policies: OrderedDict[str, tuple[Limit, str]] = OrderedDict()
 """What was written of limits in windows, by their counters; the one that was written first comes first."""
+_RECENT_MAX: Final = 256
+_recent: OrderedDict[int, tuple[Sequence[Status], tuple[tuple[str, str], ...]]] = OrderedDict()
+"""The hints to the last lists of limits, by their identity: calls of a batch that are under the same ones share the
+list. The earliest comes first."""
 
 
 def hints_of(decision: Decision, now: datetime) -> tuple[tuple[str, str], ...]:
     """Return the hints to a decision: of hard limits that have a window and a maximum, by name and value."""
     refused = decision.refused if isinstance(decision, Denied) else None
-    limits = [(policy, one) for one in decision.limits if (policy := _policy(one))]
+    if refused is None:
+        known, hints = _recent.get(id(decision.limits), (None, ()))
+        if known is not decision.limits:
+            hints = _hints(decision.limits, None, now)
+            _recent.pop(id(decision.limits), None)
+            _recent[id(decision.limits)] = decision.limits, hints
+            if len(_recent) > _RECENT_MAX:
+                _recent.popitem(last=False)
+        return hints
+    return _hints(decision.limits, refused, now)
+
+
+def _hints(statuses: Sequence[Status], refused: Refused | None, now: datetime) -> tuple[tuple[str, str], ...]:
+    limits = [(policy, one) for one in statuses if (policy := _policy(one))]
     if refused is not None:
         limits.sort(key=lambda told: told[1][0].counter.limit is not refused.take.limit)
     limits = limits[:LIMITS_MAX]

@@ -9,8 +9,19 @@ from libs.common.amount import format_amount
 from services.metering.admission.domain import Ask, Request, Status
 from services.metering.model.units import THOUSANDTHS, TOKEN_CLASS_UNITS, Units
 from services.metering.quota.counters import Standings
-from services.metering.quota.decisions import Refused, Standing, Take, exceeds, left, refusal, reserve, standing_at
-from services.metering.quota.domain import Amounts, Call, Enforcement, Reserved, Window, amounts_of
+from services.metering.quota.decisions import (
+    Place,
+    Refused,
+    Standing,
+    Take,
+    exceeds,
+    left,
+    refusal,
+    reserve,
+    standing_at,
+    take_of,
+)
+from services.metering.quota.domain import Amounts, Applied, Call, Enforcement, Reserved, Window, amounts_of
 from services.metering.tables import TOKEN_CLASSES
 
 _SECOND: Final = timedelta(seconds=1)
@@ -21,14 +32,12 @@ class Said(NamedTuple):
 
     refused: Refused | None
     """The first limit that refuses it; None where it may begin."""
-    statuses: Sequence[Status]
-    """Where the limits stand: with what the call reserves, unless one refuses it."""
     in_shadow: Sequence[str] = ()
     """The metrics of SHADOW limits that would have refused it."""
 
 
-UNSAID: Final = Said(None, ())
-"""No limit is in force."""
+UNSAID: Final = Said(None)
+"""Nothing is said: no limit is in force, or the call was decided before."""
 
 
 def call_of(request: Request, ask: Ask, provider: str) -> Call:
@@ -65,13 +74,20 @@ def amounts_of_ask(request: Request, ask: Ask, held: Decimal, currency_code: str
     return amounts_of(quantities, units, held, currency_code, request.items)._replace(concurrent_calls=1)
 
 
+def takes_of(applied: Sequence[Applied], places: Sequence[Place], amounts: Amounts) -> list[Take]:
+    """Return what a call takes of the limits in force for it."""
+    return [take_of(one, place, amounts) for one, place in zip(applied, places, strict=True)]
+
+
 def reservations_of(takes: Sequence[Take]) -> tuple[Reserved, ...]:
     """Return what a call reserves. A limit of single calls has no counter."""
-    return tuple(
-        Reserved(take.place.counter.counter_id, take.limit.shape.metric, take.limit.shape.currency_code, take.amount)
-        for take in takes
-        if take.limit.shape.window is not Window.CALL
-    )
+    reserved: list[Reserved] = []
+    for place, amount, _ in takes:
+        counter = place.counter
+        shape = counter.limit.shape
+        if shape.window is not Window.CALL:
+            reserved.append(Reserved(counter.counter_id, shape.metric, shape.currency_code, amount))
+    return tuple(reserved)
 
 
 def decide(asking: Sequence[tuple[str, Sequence[Take]]], standings: Standings, now: datetime) -> list[Said]:
@@ -94,13 +110,13 @@ def decide(asking: Sequence[tuple[str, Sequence[Take]]], standings: Standings, n
             reserve(takes, standing)
         else:
             refused = refused._replace(standing=_copy(refused.standing))
-        said.append(Said(refused, statuses(takes, standing), in_shadow))
+        said.append(Said(refused, in_shadow))
     return said
 
 
-def statuses(takes: Sequence[Take], standing: Mapping[str, Standing]) -> list[Status]:
-    """Return where the limits stand now; what is counted later does not change it."""
-    return [(take.place, _copy(standing_at(take.place, standing))) for take in takes]
+def statuses(places: Sequence[Place], standing: Mapping[str, Standing]) -> list[Status]:
+    """Return where limits stand. It is what `standing` says, also when that changes."""
+    return [(place, standing_at(place, standing)) for place in places]
 
 
 def without(takes: Sequence[Take], before: Sequence[Status]) -> list[Status]:

@@ -1,5 +1,6 @@
 """Decisions and settlements as messages."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
@@ -7,18 +8,21 @@ from typing import Final
 from libs.common.amount import format_amount
 from libs.common.status import status_of_item
 from libs.common.timestamps import fill_time
-from services.metering.admission.domain import Decision, Denied, Stored
+from services.metering.admission.domain import Decision, Denied, Status, Stored
 from services.metering.admission.policy import DEFAULT, Entry
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.model.units import Units, quantity_text
-from services.metering.quota.rendering import facts_of, fill_status, render_statuses
+from services.metering.quota.rendering import facts_of, render_statuses
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import Accepted, Outcome
 from services.metering.usage.rendering import fill_balance, fill_usage, render_limit
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import admission_pb2 as pb
-from tollhouse.metering.v1 import usage_pb2
+from tollhouse.metering.v1 import quota_pb2, usage_pb2
 
+_RECENT_MAX: Final = 256
+_recent: OrderedDict[int, tuple[Sequence[Status], Sequence[quota_pb2.LimitStatus]]] = OrderedDict()
+"""The lists of limits that were rendered last, by their identity; the earliest comes first."""
 DOMAIN: Final = "metering.tollhouse"
 _OPERATION_ID_MAX: Final = 255
 _ID_LENGTH: Final = 36
@@ -121,8 +125,8 @@ def fill_decision(response: pb.AuthorizeResponse, decision: Decision) -> None:
     if isinstance(decision, Denied):
         _fill_denial(response, decision)
         return
-    for place, standing in decision.limits:
-        fill_status(response.limits.add(), place, standing)
+    if decision.limits:
+        response.limits.extend(_render_limits(decision.limits))
     pinned = decision.pinned
     response.decision = pb.DECISION_ALLOWED
     response.hold_id = decision.hold_id
@@ -135,13 +139,26 @@ def fill_decision(response: pb.AuthorizeResponse, decision: Decision) -> None:
         fill_time(response.expire_time, decision.expire_time)
 
 
+def _render_limits(limits: Sequence[Status]) -> Sequence[quota_pb2.LimitStatus]:
+    """Return where limits stand. Calls of a batch that are under the same ones share the list: it is rendered once."""
+    known, rendered = _recent.get(id(limits), (None, ()))
+    if known is not limits:
+        rendered = render_statuses(limits)
+        _recent.pop(id(limits), None)
+        _recent[id(limits)] = limits, rendered
+        if len(_recent) > _RECENT_MAX:
+            _recent.popitem(last=False)
+    return rendered
+
+
 def _fill_denial(response: pb.AuthorizeResponse, denied: Denied) -> None:
     response.decision = pb.DECISION_DENIED
     response.denial.reason = pb.DenialReason.Value(f"DENIAL_REASON_{denied.reason}")
     response.denial.message = denied.message
     response.denial.facts.update(denied.facts if denied.refused is None else facts_of(denied.refused))
     if denied.limits:
-        response.limits.extend(render_statuses(denied.limits, denied.refused))
+        rendered = _render_limits(denied.limits) if denied.refused is None else None
+        response.limits.extend(rendered or render_statuses(denied.limits, denied.refused))
     if denied.principal is not None:
         _fill_principal(response.principal, denied.principal)
 

@@ -17,11 +17,11 @@ from libs.common.database import Database, RawConnection
 from libs.common.errors import Conflict
 from services.metering.admission import store
 from services.metering.admission.domain import Pinned, Status, Stored
-from services.metering.admission.limits import UNSAID, Said, decide, reservations_of, statuses, without
+from services.metering.admission.limits import UNSAID, Said, decide, reservations_of, statuses, takes_of, without
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.quota import counter_store
-from services.metering.quota.counters import Counters
-from services.metering.quota.decisions import Take, take_of
+from services.metering.quota.counters import Counters, Standings
+from services.metering.quota.decisions import Place, Take
 from services.metering.quota.domain import Amounts, Applied
 
 SHADOW_METRIC: Final = "tollhouse.limits_shadow_refused"
@@ -46,6 +46,8 @@ class Waiting:
     """What it takes of each limit at the moment of the last attempt."""
     said: Said = UNSAID
     """What the limits said to it then."""
+    statuses: Sequence[Status] = ()
+    """Where they stand after its batch. Calls under the same limits share the list."""
 
     @property
     def key(self) -> store.Key:
@@ -54,7 +56,7 @@ class Waiting:
     @property
     def statuses_without(self) -> Sequence[Status]:
         """Where the limits stand when what the call has reserved is given back."""
-        return without(self.takes, self.said.statuses)
+        return without(self.takes, self.statuses)
 
 
 class Writer:
@@ -120,6 +122,7 @@ class Writer:
                 one.said = told
                 if told.refused is None:
                     one.pinned = one.pinned._replace(reservations=reservations_of(one.takes))
+            _note_statuses(new, standings)
             entering = [one for one in waiting if one.said.refused is None]
             repeated = await self._add(connection, entering)
             if any(one.key in repeated for one in new):
@@ -139,19 +142,22 @@ class Writer:
 
     def _takes(self, asking: Sequence[Waiting], now: datetime) -> list[tuple[str, Take]]:
         """Note what each call takes of limits at a moment; return one take of each place, with its organization."""
-        places: dict[int, tuple[str, Take]] = {}
+        # Calls under the same limits share the list of these, and so the places.
+        places_of: dict[int, list[Place]] = {}
+        needed: dict[int, tuple[str, Take]] = {}
         for one in asking:
             assert one.amounts is not None, "a call with limits has amounts"
-            one.takes = [
-                take_of(applied, self._counters.place_of(applied, now), one.amounts) for applied in one.applied
-            ]
+            places = places_of.get(id(one.applied))
+            is_first = places is None
+            if places is None:
+                places = [self._counters.place_of(applied, now) for applied in one.applied]
+                places_of[id(one.applied)] = places
+            one.takes = takes_of(one.applied, places, one.amounts)
             one.said = UNSAID
             one.pinned = one.pinned._replace(reservations=())
-            organization_id = one.key[0]
-            for take in one.takes:
-                # Calls under the same limit share the place, which belongs to one organization.
-                places[id(take.place)] = organization_id, take
-        return list(places.values())
+            if is_first:
+                needed.update((id(take.place), (one.key[0], take)) for take in one.takes)
+        return list(needed.values())
 
     async def _add(self, connection: RawConnection, waiting: Sequence[Waiting]) -> set[store.Key]:
         return set(await store.add(connection, [one.pinned for one in waiting])) if waiting else set()
@@ -168,9 +174,7 @@ class Writer:
         repeats = [one for one in waiting if one.takes and one.key in known]
         if repeats:
             takes = [(one.key[0], take) for one in repeats for take in one.takes]
-            standings = await self._counters.read(connection, takes)
-            for one in repeats:
-                one.said = Said(None, statuses(one.takes, standings.get(one.key[0], {})))
+            _note_statuses(repeats, await self._counters.read(connection, takes))
         return known
 
     def _renew(self, waiting: Sequence[Waiting]) -> None:
@@ -182,6 +186,17 @@ class Writer:
         for one in waiting:
             if not one.written and one.pinned.create_time < now - _WRITTEN_WITHIN:
                 one.pinned = one.pinned._replace(create_time=now)
+
+
+def _note_statuses(waiting: Sequence[Waiting], standings: Standings) -> None:
+    """Note where limits stand with each of the calls they are in force for."""
+    noted: dict[int, Sequence[Status]] = {}
+    for one in waiting:
+        found = noted.get(id(one.applied))
+        if found is None:
+            places = [take.place for take in one.takes]
+            found = noted[id(one.applied)] = statuses(places, standings.get(one.key[0], {}))
+        one.statuses = found
 
 
 def _note_written(waiting: Sequence[Waiting], repeated: set[store.Key]) -> None:

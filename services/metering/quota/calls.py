@@ -44,6 +44,10 @@ class CallLimits:
         self._ask_again_s = 0.0
         self._applied: OrderedDict[Subject, tuple[Entitlements, Sequence[Applied]]] = OrderedDict()
         """What the last answer about each subject makes of limits."""
+        self._in_force_before: OrderedDict[
+            tuple[str, ...], tuple[Sequence[Limit], Sequence[Applied], Sequence[Applied]]
+        ] = OrderedDict()
+        """The limits in force for calls without labels, with what was set and entitled then."""
         self._counter = metrics.get_meter("tollhouse").create_counter(
             METRIC, description="Calls that were decided or counted without knowing what their callers are entitled to."
         )
@@ -61,13 +65,18 @@ class CallLimits:
         books = await self._book.of({organization_id for organization_id, _ in calls})
         entitled = await self._entitled({_subject(*call) for call in calls}, is_done=is_done)
         return [
-            self._in_force(call, books[organization_id], entitled[_subject(organization_id, call)])
+            self._in_force(organization_id, call, books[organization_id], entitled[_subject(organization_id, call)])
             for organization_id, call in calls
         ]
 
     def _in_force(
-        self, call: Call, book: Sequence[Limit] | Unavailable, entitled: Sequence[Applied] | Unavailable | None
+        self,
+        organization_id: str,
+        call: Call,
+        book: Sequence[Limit] | Unavailable,
+        entitled: Sequence[Applied] | Unavailable | None,
     ) -> Sequence[Applied] | Unavailable:
+        """Return the limits in force for a call. Calls that differ in nothing share the list while nothing changes."""
         if isinstance(book, Unavailable):
             return book
         if isinstance(entitled, Unavailable):
@@ -75,7 +84,20 @@ class CallLimits:
         if entitled is None:
             self.unknown_count += 1
             self._counter.add(1)
-        return in_force(book, call, entitled or ())
+        entitled = entitled or ()
+        if not book and not entitled:
+            return ()
+        if call.labels:
+            return in_force(book, call, entitled)
+        key = organization_id, *call[:-1]
+        book_before, entitled_before, applied = self._in_force_before.get(key, (None, None, ()))
+        if book_before is not book or entitled_before is not entitled:
+            applied = in_force(book, call, entitled)
+            self._in_force_before.pop(key, None)
+            self._in_force_before[key] = book, entitled, applied
+            if len(self._in_force_before) > _SUBJECTS_MAX:
+                self._in_force_before.popitem(last=False)
+        return applied
 
     async def _entitled(
         self, subjects: set[Subject], *, is_done: bool

@@ -152,13 +152,18 @@ def exceeds(take: Take, standing: Standing) -> bool:
     maximum = take.place.counter.limit.terms.maximum
     if maximum is None or not take.asked:
         return False
-    return maximum == 0 or take.amount + standing.total > maximum + standing.carried
+    counted = standing.used + standing.reserved
+    if standing.earlier:
+        counted += standing.earlier_sum
+    if standing.carried:
+        maximum += standing.carried
+    return take.amount + counted > maximum or take.place.counter.limit.terms.maximum == 0
 
 
 def refusal(takes: Iterable[Take], standings: Mapping[str, Standing], now: datetime) -> Refused | None:
     """Return the first hard limit that leaves less than a call would take; None where the call may take all."""
     for take in takes:
-        if take.limit.terms.enforcement is Enforcement.HARD:
+        if take.asked and take.place.counter.limit.terms.enforcement is Enforcement.HARD:
             standing = standing_at(take.place, standings)
             if exceeds(take, standing):
                 return Refused(take, standing, retry_after(take, standing, now))
@@ -167,16 +172,15 @@ def refusal(takes: Iterable[Take], standings: Mapping[str, Standing], now: datet
 
 def reserve(takes: Iterable[Take], standings: Mapping[str, Standing]) -> None:
     """Add what a call takes to what is reserved, for the decisions that follow."""
-    for take in takes:
-        if take.limit.shape.window is not Window.CALL:
-            standings[take.place.counter.counter_id].reserved += take.amount
+    for place, amount_taken, asked in takes:
+        if asked and place.counter.limit.shape.window is not Window.CALL:
+            standings[place.counter.counter_id].reserved += amount_taken
 
 
 def standing_at(place: Place, standings: Mapping[str, Standing]) -> Standing:
     """Return what is counted at a place. A limit of single calls counts nothing."""
-    if place.counter.limit.shape.window is Window.CALL:
-        return Standing()
-    return standings[place.counter.counter_id]
+    counter = place.counter
+    return Standing() if counter.limit.shape.window is Window.CALL else standings[counter.counter_id]
 
 
 def retry_after(take: Take, standing: Standing, now: datetime) -> timedelta | None:

@@ -187,11 +187,10 @@ async def test_reservation_that_can_not_be_given_back_keeps_no_other_from_its_tu
     assert await reserved(platform, organization_id, limit) == [0]
 
 
-async def test_organization_with_limits_is_looked_at_whatever_becomes_of_its_policy(
+async def test_reservations_are_given_back_whatever_becomes_of_the_policy(
     platform: Platform, metering: Metering, organization_id: str, looking: Worker
 ) -> None:
     await platform.fund(organization_id)
-    await metering.authorize(ask(organization_id, "before"))
     limit = await set_limit(platform, organization_id, "calls", "60000", window=Window.LIFETIME)
     await metering.authorize(ask(organization_id, "counted"))
     await looking.look_later(timedelta(minutes=1))

@@ -121,7 +121,8 @@ async def test_batch_is_decided_in_its_order_and_later_smaller_calls_may_pass(
     outcomes = await metering.authorize_batch(asks)
 
     assert ends(outcomes) == ["ALLOWED", "LIMIT_EXCEEDED", "ALLOWED", "LIMIT_EXCEEDED", "ALLOWED"]
-    assert [one.decided.limits[0].remaining for one in outcomes] == ["40", "40", "0", "0", "0"]
+    # A refusal tells what was left when it was decided, and the others what the batch has left.
+    assert [one.decided.limits[0].remaining for one in outcomes] == ["0", "40", "0", "0", "0"]
     assert await reserved(platform, organization_id, limit) == [100]
 
 

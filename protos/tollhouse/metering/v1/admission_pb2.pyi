@@ -544,7 +544,9 @@ class AuthorizeResponse(_message.Message):
 
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[_quota_pb2.LimitStatus]:
-        """The limits in force for the call, after it; for a repeat, as they are now. The limit that refused comes first."""
+        """The limits in force for the call, after it and the calls that were decided together with it; for a repeat, as they
+        are now. The limit that refused comes first, as it was when it refused.
+        """
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ RELEASED = PROTOS / "released.binpb"
 
 # Modules are generated for these packages only. Those of google come from the googleapis-common-protos distribution,
 # because registering the same file twice would break the descriptor pool.
-GENERATED_PACKAGES = ("tollhouse", "buf")
+GENERATED_PACKAGES = ("tollhouse", "buf", "envoy")
 GENERATED_SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
 
 

@@ -3,6 +3,8 @@
 from datetime import timedelta
 from functools import partial
 
+from envoy.service.ratelimit.v3 import rls_pb2_grpc
+
 from libs.common.audit.invariants import AUDIT_CHECKS
 from libs.common.audit.servicer import AuditServicer
 from libs.common.audit.trail import Trail
@@ -14,7 +16,7 @@ from libs.common.integrity.servicer import IntegrityServicer
 from libs.common.integrity.verification import Part, Verification
 from libs.common.process import run_service
 from libs.common.server import Service
-from libs.common.shards import open_databases
+from libs.common.shards import Shards, open_databases
 from libs.common.telemetry import start_process_telemetry
 from services.metering.admission.admission import Admission
 from services.metering.admission.authorizations import Authorizations
@@ -44,6 +46,9 @@ from services.metering.quota.counters import Counters
 from services.metering.quota.limit_usage import LimitUsage
 from services.metering.quota.limits import Limits
 from services.metering.quota.servicer import QuotaServicer
+from services.metering.rate_limit.descriptors import read_descriptors
+from services.metering.rate_limit.rate_limits import RateLimits
+from services.metering.rate_limit.servicer import RateLimitServicer
 from services.metering.settings import MeteringSettings
 from services.metering.tables import SCHEMA
 from services.metering.unit.servicer import UnitServicer
@@ -132,10 +137,6 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         queue_max=settings.queue_max,
     )
 
-    allocations = Allocations(
-        shards, catalogue, organizations, limit_book, counters, clock, queue_max=settings.queue_max
-    )
-
     models = ModelServicer(Models(platform, shards, catalogue, clock), PriceImport(platform, catalogue, clock))
     service.add(model_pb2_grpc.add_ModelServiceServicer_to_server, models)
     units = UnitServicer(CatalogueUnits(platform, catalogue, clock))
@@ -145,9 +146,19 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         admission_pb2_grpc.add_AdmissionServiceServicer_to_server,
         AdmissionServicer(admission, authorizations, parts, policies, usages),
     )
-    limits = Limits(shards, limit_book, organizations, Subjects(to_identity, to_billing), clock)
-    quotas = QuotaServicer(limits, LimitUsage(shards, clock), alerts, allocations, catalogue)
-    service.add(quota_pb2_grpc.add_QuotaServiceServicer_to_server, quotas)
+    _serve_limits(
+        service,
+        settings,
+        shards,
+        catalogue,
+        organizations,
+        Subjects(to_identity, to_billing),
+        limit_book,
+        call_limits,
+        counters,
+        alerts,
+        clock,
+    )
     service.add(charge_pb2_grpc.add_ChargeServiceServicer_to_server, ChargeServicer(Charges(reports, clock)))
     trail = Trail(databases.home_of, databases.report_home_of)
     verification = Verification(reports, clock, CHECKS, Part(platform, AUDIT_CHECKS))
@@ -158,18 +169,46 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     service.background(lapses.run, "lapses")
     service.background(LatePricing(shards, catalogue, clock).run, "late pricing")
     service.background(months.run, "months")
-    service.background(limit_book.watch, "limits")
-    service.background(counters.run, "counters of limits")
-    service.background(allocations.run, "leases of allocations")
     service.background(identity.watch, "key changes")
     service.background(entitlements.watch, "entitlement changes")
     service.on_drain(admission.close)
-    service.on_drain(allocations.close)
     service.on_drain(engine.close)
     service.on_drain(to_billing.close)
     service.on_drain(to_identity.close)
     service.on_drain(databases.close)
     return service
+
+
+def _serve_limits(
+    service: Service,
+    settings: MeteringSettings,
+    shards: Shards,
+    catalogue: Catalogue,
+    organizations: Organizations,
+    subjects: Subjects,
+    book: LimitBook,
+    call_limits: CallLimits,
+    counters: Counters,
+    alerts: Alerts,
+    clock: Clock,
+) -> None:
+    """Add the services of limits, and those that take from them without money."""
+    queue_max = settings.queue_max
+    allocations = Allocations(shards, catalogue, organizations, call_limits, counters, clock, queue_max=queue_max)
+    limits = Limits(shards, book, organizations, subjects, clock)
+    quotas = QuotaServicer(limits, LimitUsage(shards, clock), alerts, allocations, catalogue)
+    service.add(quota_pb2_grpc.add_QuotaServiceServicer_to_server, quotas)
+    service.background(book.watch, "limits")
+    service.background(counters.run, "counters of limits")
+    service.background(allocations.run, "leases of allocations")
+    service.on_drain(allocations.close)
+    if settings.rate_limit_descriptors_file is not None:
+        descriptors = read_descriptors(settings.rate_limit_descriptors_file.read_text(encoding="utf-8"))
+        rate_limits = RateLimits(
+            descriptors, shards, catalogue, organizations, call_limits, counters, clock, queue_max=queue_max
+        )
+        service.add(rls_pb2_grpc.add_RateLimitServiceServicer_to_server, RateLimitServicer(rate_limits))
+        service.on_drain(rate_limits.close)
 
 
 def main() -> None:

@@ -22,12 +22,13 @@ _AUTHORIZED_EARLY: Final = "interval '10 minutes'"
 """How much earlier than its window an authorization that reserves in it may be created: it waited to be written."""
 
 USED: Final = Invariant(
-    "limits_used_matches_usage", "What a limit counts as used differs from the sum over the usage that it counts."
+    "limits_used_matches_usage",
+    "What a limit counts as used differs from the sum over the usage and allocations that it counts.",
 )
 RESERVED: Final = Invariant(
     "limits_reserved_matches_authorizations",
-    "What a limit counts as reserved differs from the sum over the authorizations that are neither settled nor given"
-    " back.",
+    "What a limit counts as reserved differs from the sum over the authorizations and leases that are neither settled"
+    " nor given back.",
 )
 SOUGHT: Final = Invariant(
     "reservations_are_looked_for", "A call has reserved something of limits, and nobody looks for its end."
@@ -64,6 +65,13 @@ _COUNTERS: Final = f"""
         JOIN usage_pricings AS p ON p.organization_id = r.organization_id AND p.usage_id = r.usage_id
         CROSS JOIN LATERAL unnest(p.counters, p.counted) AS c (counter_id, amount)
         WHERE r.counters IS NOT NULL AND r.cost IS NULL
+        UNION ALL
+        SELECT organization_id, counter_id, hits FROM counter WHERE hits <> 0
+        UNION ALL
+        SELECT q.organization_id, c.counter_id, c.amount
+        FROM organization AS o JOIN quota_allocations AS q
+            ON q.organization_id = o.organization_id AND q.create_time >= o.since_time - {_AUTHORIZED_EARLY}
+        CROSS JOIN LATERAL unnest(q.counters, q.taken) AS c (counter_id, amount)
     ), used AS (
         SELECT organization_id, counter_id, sum(amount) AS amount FROM counted GROUP BY 1, 2
     ), held AS (
@@ -76,8 +84,16 @@ _COUNTERS: Final = f"""
             SELECT FROM usage_operations AS s
             WHERE s.organization_id = a.organization_id AND s.operation_id = a.operation_id AND s.fingerprint <> ''
         )
+    ), leased AS (
+        SELECT o.organization_id, c.counter_id, c.amount
+        FROM organization AS o JOIN quota_allocations AS q
+            ON q.organization_id = o.organization_id AND q.create_time >= o.since_time - {_AUTHORIZED_EARLY}
+        CROSS JOIN LATERAL unnest(q.counters, q.reserved) AS c (counter_id, amount)
+        WHERE NOT q.released AND q.lease_end_time IS NOT NULL
     ), reserved AS (
-        SELECT organization_id, counter_id, sum(amount) AS amount FROM held GROUP BY 1, 2
+        SELECT organization_id, counter_id, sum(amount) AS amount FROM (
+            SELECT organization_id, counter_id, amount FROM held UNION ALL TABLE leased
+        ) AS r GROUP BY 1, 2
     ), compared AS (
         SELECT c.*, coalesce(u.amount, 0) AS usage_used, coalesce(r.amount, 0) AS authorized_reserved,
             o.usage_cut IS NULL OR o.usage_cut < c.window_start - {_USAGE_LATE} AS usage_is_whole,

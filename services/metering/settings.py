@@ -1,11 +1,13 @@
 """Metering's settings, beyond those that every service has."""
 
+from pathlib import Path
 from typing import Final
 
-from pydantic import Field, FilePath
+from pydantic import Field, FilePath, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from libs.common.settings import ShardedSettings
+from services.metering.rate_limit.descriptors import InvalidDescriptors, read_descriptors
 
 PREFIX: Final = "TOLLHOUSE_METERING_"
 
@@ -38,5 +40,18 @@ class MeteringSettings(ShardedSettings):
     """How often the relay looks for due charges in the outbox."""
     lapses_every_s: float = Field(default=5, ge=0.01, le=600)
     """How often metering looks for authorizations whose settlement does not come."""
+    rate_limit_descriptors_file: FilePath | None = None
+    """A JSON file that says what the descriptors of Envoy's rate limit service stand for; without it the service is not
+    there."""
     relay_after_s: float = Field(default=5, ge=0.1, le=300)
     """How long the process that recorded a usage has to charge it before the relay sends the charge."""
+
+    @field_validator("rate_limit_descriptors_file")
+    @classmethod
+    def _descriptors_make_sense(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            try:
+                read_descriptors(path.read_text(encoding="utf-8"))
+            except (InvalidDescriptors, ValueError) as error:
+                raise ValueError(str(error)) from None
+        return path

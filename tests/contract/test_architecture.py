@@ -35,7 +35,17 @@ MAY_BUILD_STATEMENTS = {
 }
 
 # Packages, and the modules that may import them. A use case imports neither gRPC and protobuf nor the database driver.
-WIRE_PACKAGES = {"buf", "google", "grpc", "grpc_health", "grpc_reflection", "grpc_status", "protovalidate", "tollhouse"}
+WIRE_PACKAGES = {
+    "buf",
+    "envoy",
+    "google",
+    "grpc",
+    "grpc_health",
+    "grpc_reflection",
+    "grpc_status",
+    "protovalidate",
+    "tollhouse",
+}
 MAY_KNOW_THE_WIRE = re.compile(
     r"libs\.cli\..*"
     r"|libs\.common\.(audit|integrity)\.servicer"

@@ -14,8 +14,8 @@ import pytest
 
 from tests.contract.sources import ROOT, sources
 
-PACKAGES = ("libs", "services", "protos/tollhouse", "protos/buf")
-OUR_PACKAGES = {"benchmarks", "buf", "libs", "scripts", "services", "tests", "tollhouse"}
+PACKAGES = ("libs", "services", "protos/tollhouse", "protos/buf", "protos/envoy")
+OUR_PACKAGES = {"benchmarks", "buf", "envoy", "libs", "scripts", "services", "tests", "tollhouse"}
 CARRIED_SUFFIXES = {".py", ".pyi", ".proto", ".typed", ".mako", ".sql", ".json", ".yaml"}
 
 

@@ -182,6 +182,8 @@ class Platform:
         self.folder = folder
         self.lapses_every_s = 600.0
         """How often each process looks for lapses; by default only when it starts."""
+        self.rate_limit_descriptors_file: Path | None = None
+        """What Envoy's descriptors stand for; without it metering has no rate limit service."""
         self.billing_port, self.identity_port, self.metering_port = free_port(), free_port(), 0
         self.billing_service: Service | None = None
         self.metering_service: Service | None = None
@@ -250,6 +252,7 @@ class Platform:
             relay_every_s=0.05,
             relay_after_s=0.3,
             lapses_every_s=self.lapses_every_s,
+            rate_limit_descriptors_file=self.rate_limit_descriptors_file,
             reflection=False,
         )
         self.metering_service = await build_metering(settings, self.clock)

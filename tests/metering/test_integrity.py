@@ -42,7 +42,8 @@ PLANTED = {
         " FROM metering.usage_records WHERE operation_id = 'call-1'"
     ),
     "lapses_are_looked_for": (
-        "INSERT INTO metering.lapse_walks SELECT organization_id, now(), '' FROM metering.usage_operations LIMIT 1"
+        "INSERT INTO metering.admission_policies SELECT organization_id, 'MODEL_MAX', 0, NULL, NULL, 'INPUT', now(), 0,"
+        " 1, now() FROM metering.usage_operations LIMIT 1"
     ),
     "audit_events_are_chained": (
         # Models and prices belong to the platform: their events are in metering's own schema.

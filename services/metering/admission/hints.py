@@ -6,6 +6,7 @@ may be used are rounded down, and a time until something is left is rounded up.
 """
 
 import re
+from collections import OrderedDict
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
@@ -14,7 +15,7 @@ from services.metering.admission.domain import Decision, Denied, Status
 from services.metering.admission.limits import retry_after_s
 from services.metering.quota.decisions import left
 from services.metering.quota.domain import REQUESTS, Enforcement, Limit, Window
-from services.metering.quota.windows import length_of
+from services.metering.quota.windows import Span, length_of
 
 LIMITS_MAX: Final = 16
 """The most limits in a header, since clients take 8 KiB of metadata. The one that refused is among them."""
@@ -24,48 +25,63 @@ _NAME: Final = re.compile(r"[a-z0-9_.-]+")
 """What a limit's name is made of. Anything else could break the header."""
 _SECOND: Final = timedelta(seconds=1)
 _NO_WINDOW: Final = (Window.NONE, Window.CALL, Window.LIFETIME)
+_ZERO: Final = Decimal(0)
+_POLICIES_MAX: Final = 20_000
+_policies: OrderedDict[str, tuple[Limit, str]] = OrderedDict()
+"""What was written of limits in windows, by their counters; the one that was written first comes first."""
 
 
 def hints_of(decision: Decision, now: datetime) -> tuple[tuple[str, str], ...]:
     """Return the hints to a decision: of hard limits that have a window and a maximum, by name and value."""
     refused = decision.refused if isinstance(decision, Denied) else None
-    limits = [one for one in decision.limits if _is_told(one[0].counter.limit)]
+    limits = [(policy, one) for one in decision.limits if (policy := _policy(one))]
     if refused is not None:
-        limits.sort(key=lambda one: one[0].counter.limit is not refused.take.limit)
+        limits.sort(key=lambda told: told[1][0].counter.limit is not refused.take.limit)
     limits = limits[:LIMITS_MAX]
     hints: list[tuple[str, str]] = []
     seconds = None if refused is None else retry_after_s(refused)
     if seconds is not None:
         hints.append(("retry-after", str(seconds)))
     if limits:
-        hints.append(("ratelimit-policy", ", ".join(map(_policy, limits))))
-        hints.append(("ratelimit", ", ".join([_left(one, now) for one in limits])))
+        hints.append(("ratelimit-policy", ", ".join([policy for policy, _ in limits])))
+        hints.append(("ratelimit", ", ".join([_left(one, now) for _, one in limits])))
     return tuple(hints)
 
 
-def _is_told(limit: Limit) -> bool:
-    terms = limit.terms
-    has_window = limit.shape.window not in _NO_WINDOW
-    is_hard = terms.maximum is not None and terms.enforcement is Enforcement.HARD
-    return has_window and is_hard and _NAME.fullmatch(limit.name) is not None
-
-
 def _policy(one: Status) -> str:
-    place, standing = one
-    limit, span = place.counter.limit, place.counter.span
-    shape, maximum = limit.shape, limit.terms.maximum or Decimal(0)
-    length = length_of(shape) if shape.sliding or span.end is None else span.end - span.start
+    """Return what a limit allows, empty where that is not told. It is written once for each window."""
+    (counter, _, before, _), standing = one
+    if before is not None:
+        return _policy_of(counter.limit, counter.span, standing.carried)
+    limit, policy = _policies.get(counter.counter_id, (None, ""))
+    if limit is not counter.limit:
+        policy = _policy_of(counter.limit, counter.span, _ZERO)
+        _policies.pop(counter.counter_id, None)
+        _policies[counter.counter_id] = counter.limit, policy
+        if len(_policies) > _POLICIES_MAX:
+            _policies.popitem(last=False)
+    return policy
+
+
+def _policy_of(limit: Limit, span: Span, carried: Decimal) -> str:
+    shape, terms = limit.shape, limit.terms
+    if terms.maximum is None or terms.enforcement is not Enforcement.HARD or span.end is None:
+        return ""
+    if shape.window in _NO_WINDOW or _NAME.fullmatch(limit.name) is None:
+        return ""
+    length = length_of(shape) if shape.sliding else span.end - span.start
     unit = "" if shape.metric == REQUESTS else f';qu="{shape.currency_code or shape.metric}"'
-    return f'"{limit.name}";q={_whole(maximum + standing.carried)}{unit};w={length // _SECOND}'
+    return f'"{limit.name}";q={_whole(terms.maximum + carried)}{unit};w={length // _SECOND}'
 
 
 def _left(one: Status, now: datetime) -> str:
     place, standing = one
     limit, span = place.counter.limit, place.counter.span
-    rest = left(limit, standing) or Decimal(0)
-    # In a sliding window there is no moment at which everything is left again.
-    reset = "" if limit.shape.sliding or span.end is None else f";t={max(-((now - span.end) // _SECOND), 0)}"
-    return f'"{limit.name}";r={_whole(rest)}{reset}'
+    rest = _whole(left(limit, standing) or _ZERO)
+    if limit.shape.sliding or span.end is None:
+        # In a sliding window there is no moment at which everything is left again.
+        return f'"{limit.name}";r={rest}'
+    return f'"{limit.name}";r={rest};t={max(-((now - span.end) // _SECOND), 0)}'
 
 
 def _whole(value: Decimal) -> int:

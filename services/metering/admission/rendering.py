@@ -11,7 +11,7 @@ from services.metering.admission.domain import Decision, Denied, Stored
 from services.metering.admission.policy import DEFAULT, Entry
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.model.units import Units, quantity_text
-from services.metering.quota.rendering import facts_of, render_statuses
+from services.metering.quota.rendering import facts_of, fill_status, render_statuses
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import Accepted, Outcome
 from services.metering.usage.rendering import fill_balance, fill_usage, render_limit
@@ -121,8 +121,8 @@ def fill_decision(response: pb.AuthorizeResponse, decision: Decision) -> None:
     if isinstance(decision, Denied):
         _fill_denial(response, decision)
         return
-    if decision.limits:
-        response.limits.extend(render_statuses(decision.limits))
+    for place, standing in decision.limits:
+        fill_status(response.limits.add(), place, standing)
     pinned = decision.pinned
     response.decision = pb.DECISION_ALLOWED
     response.hold_id = decision.hold_id

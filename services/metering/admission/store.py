@@ -176,7 +176,7 @@ def _reserved(pinned: Pinned) -> tuple[str | None, str | None]:
     if not pinned.reservations:
         return None, None
     counters = ",".join([one.counter_id for one in pinned.reservations])
-    amounts = ",".join([format_amount(one.amount) for one in pinned.reservations])
+    amounts = ",".join([str(one.amount) for one in pinned.reservations])
     return f"{{{counters}}}", f"{{{amounts}}}"
 
 

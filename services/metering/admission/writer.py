@@ -20,7 +20,7 @@ from services.metering.admission.domain import Pinned, Status, Stored
 from services.metering.admission.limits import UNSAID, Said, decide, reservations_of, statuses, without
 from services.metering.clients.identity import KeyPrincipal
 from services.metering.quota import counter_store
-from services.metering.quota.counters import Counters, sums
+from services.metering.quota.counters import Counters
 from services.metering.quota.decisions import Take, take_of
 from services.metering.quota.domain import Amounts, Applied
 
@@ -110,6 +110,11 @@ class Writer:
             # Repeats take nothing, and no limit refuses them. What is recorded already is counted.
             taken = await store.taken(connection, [one.key for one in asking])
             new = [one for one in asking if one.key not in taken]
+            before = {
+                (organization_id, counter_id): standing.reserved
+                for organization_id, of_organization in standings.items()
+                for counter_id, standing in of_organization.items()
+            }
             said = decide([(one.key[0], one.takes) for one in new], standings, now)
             for one, told in zip(new, said, strict=True):
                 one.said = told
@@ -119,12 +124,11 @@ class Writer:
             repeated = await self._add(connection, entering)
             if any(one.key in repeated for one in new):
                 raise Conflict
-            changes = sums(
-                ((one.key[0], reserved.counter_id), _ZERO, reserved.amount)
-                for one in new
-                if one.said.refused is None
-                for reserved in one.pinned.reservations
-            )
+            changes = {
+                key: counter_store.Change(_ZERO, change)
+                for key, reserved in before.items()
+                if (change := standings[key[0]][key[1]].reserved - reserved)
+            }
             if changes:
                 await counter_store.add(connection, changes)
         _note_written(entering, repeated)
@@ -134,8 +138,8 @@ class Writer:
         return repeated
 
     def _takes(self, asking: Sequence[Waiting], now: datetime) -> list[tuple[str, Take]]:
-        """Note what each call takes of limits at a moment, and return all of it by organization."""
-        takes: list[tuple[str, Take]] = []
+        """Note what each call takes of limits at a moment; return one take of each place, with its organization."""
+        places: dict[int, tuple[str, Take]] = {}
         for one in asking:
             assert one.amounts is not None, "a call with limits has amounts"
             one.takes = [
@@ -143,8 +147,11 @@ class Writer:
             ]
             one.said = UNSAID
             one.pinned = one.pinned._replace(reservations=())
-            takes += [(one.key[0], take) for take in one.takes]
-        return takes
+            organization_id = one.key[0]
+            for take in one.takes:
+                # Calls under the same limit share the place, which belongs to one organization.
+                places[id(take.place)] = organization_id, take
+        return list(places.values())
 
     async def _add(self, connection: RawConnection, waiting: Sequence[Waiting]) -> set[store.Key]:
         return set(await store.add(connection, [one.pinned for one in waiting])) if waiting else set()

@@ -141,14 +141,18 @@ def differing_field(before: bytes, now: bytes) -> str | None:
     return None
 
 
-def takes_of(places: Iterable[Place], amounts: Iterable[Asked]) -> list[Take]:
-    """Return what amounts take of each limit. Limits of metrics that are not named are asked for nothing."""
+def takes_of(places: Iterable[Place], amounts: Iterable[Asked], *, only_asked: bool = False) -> list[Take]:
+    """Return what amounts take of each limit.
+
+    Limits of metrics that are not named are asked for nothing; with `only_asked` they are left out.
+    """
     values = {(one.metric, one.currency_code): one.value for one in amounts}
     takes: list[Take] = []
     for place in places:
         shape = place.counter.limit.shape
         value = values.get((shape.metric, shape.currency_code))
-        takes.append(Take(place, _ZERO if value is None else value, value is not None))
+        if value is not None or not only_asked:
+            takes.append(Take(place, _ZERO if value is None else value, value is not None))
     return takes
 
 
@@ -170,6 +174,15 @@ def granted(
             return [one._replace(value=rest) for one, rest in zip(ask.amounts, rests, strict=True)]
     # What is decided next must not change what this answer says.
     return refused._replace(standing=replace(refused.standing))
+
+
+def has_moved_on(takes: Iterable[Take], now: datetime) -> bool:
+    """Tell whether a sliding window has moved while its lock was waited for.
+
+    Then others may have counted in its next step already, which a decision in the earlier one would not see.
+    """
+    ends = (one.place.counter.span.end for one in takes if one.place.steps)
+    return any(end is not None and end <= now for end in ends)
 
 
 def too_much(takes: Iterable[Take], standings: Mapping[str, Standing]) -> Take | None:

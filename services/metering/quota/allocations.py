@@ -18,7 +18,7 @@ import structlog
 
 from libs.common.clock import Clock
 from libs.common.database import Database, RawConnection
-from libs.common.errors import Conflict, NotFound, OperationIdReused, Refusal
+from libs.common.errors import Conflict, NotFound, OperationIdReused, Refusal, Unavailable
 from libs.common.group_commit import BatchLimits, GroupCommit
 from libs.common.shards import Shards
 from services.metering.clients.organizations import Organizations
@@ -36,16 +36,17 @@ from services.metering.quota.allocation_domain import (
     Released,
     differing_field,
     granted,
+    has_moved_on,
     lease_end,
     take,
     takes_of,
     too_much,
 )
 from services.metering.quota.allocation_store import Key
-from services.metering.quota.book import LimitBook
+from services.metering.quota.calls import CallLimits
 from services.metering.quota.counters import Counters, Standings, sums
 from services.metering.quota.decisions import Place, Refused, Standing, Take, standing_at
-from services.metering.quota.domain import SPEND, in_force
+from services.metering.quota.domain import SPEND, Applied
 
 _log = structlog.get_logger("allocations")
 
@@ -65,6 +66,8 @@ class _Waiting:
     """A request that waits for its batch."""
 
     ask: Ask
+    limits: Sequence[Applied]
+    """Those in force for it."""
     written: Allocation | None = None
     """What an attempt of its batch was about to store. If the next attempt finds it, it is no repeat."""
 
@@ -89,7 +92,7 @@ class Allocations:
         shards: Shards,
         catalogue: Catalogue,
         organizations: Organizations,
-        book: LimitBook,
+        call_limits: CallLimits,
         counters: Counters,
         clock: Clock,
         *,
@@ -98,7 +101,7 @@ class Allocations:
         self._shards = shards
         self._catalogue = catalogue
         self._organizations = organizations
-        self._book = book
+        self._call_limits = call_limits
         self._counters = counters
         self._clock = clock
         limits = _limits(queue_max)
@@ -136,7 +139,10 @@ class Allocations:
             model = self._catalogue.model(ask.call.model)
             if model is not None:
                 ask = ask._replace(call=ask.call._replace(provider=model.provider))
-        (answer,) = await self._allocations.submit([_Waiting(ask)])
+        (limits,) = await self._call_limits.of([(ask.organization_id, ask.call)])
+        if isinstance(limits, Unavailable):
+            raise limits
+        (answer,) = await self._allocations.submit([_Waiting(ask, limits)])
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -167,20 +173,15 @@ class Allocations:
     ) -> list[Answer | Exception]:
         answers: dict[int, Answer | Exception] = {}
         ready: dict[int, _Ready] = {}
-        known = await self._book.of({one.ask.organization_id for one in waiting})
         now = self._clock.now()
         for place, one in enumerate(waiting):
-            limits = known[one.ask.organization_id]
-            if isinstance(limits, Refusal):
-                answers[place] = limits
-            else:
-                places = [self._counters.place_of(applied, now) for applied in in_force(limits, one.ask.call)]
-                ready[place] = _Ready(one, places, takes_of(places, one.ask.amounts))
+            places = [self._counters.place_of(applied, now) for applied in one.limits]
+            ready[place] = _Ready(one, places, takes_of(places, one.ask.amounts))
         takes = [(one.waiting.ask.organization_id, each) for one in ready.values() for each in one.takes]
         await self._counters.create(database, takes)
         async with database.raw_transaction() as connection:
             standings = await self._counters.lock(connection, takes)
-            if self._has_moved_on(take_ for _, take_ in takes):
+            if has_moved_on((each for _, each in takes), self._clock.now()):
                 raise Conflict
             # With a statement of its own: it sees what was committed while the locks were waited for.
             stored = await _stored(connection, [one.waiting for one in ready.values()])
@@ -194,15 +195,6 @@ class Allocations:
                 answers[place] = decided
             await _write(connection, new)
         return [answers[place] for place in range(len(waiting))]
-
-    def _has_moved_on(self, takes: Iterable[Take]) -> bool:
-        """Tell whether a sliding window has moved while its lock was waited for.
-
-        Then others may have counted in its next step already, which this decision would not see.
-        """
-        now = self._clock.now()
-        ends = (take_.place.counter.span.end for take_ in takes if take_.place.steps)
-        return any(end is not None and end <= now for end in ends)
 
     async def _release(
         self, database: Database, keys: Sequence[Key], let_next_begin: Callable[[], None]

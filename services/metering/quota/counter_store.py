@@ -127,6 +127,13 @@ SELECT looked.subject, EXISTS (
 ) FROM looked ORDER BY looked.number
 """
 
+# What is counted for requests of proxies, of which nothing else is stored.
+_ADD_HITS: Final = """
+UPDATE limit_counters c SET used = c.used + d.used::numeric, hits = c.hits + d.used::numeric
+FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS d(organization_id, counter_id, used)
+WHERE c.organization_id = ANY (ARRAY[d.organization_id]) AND c.counter_id = d.counter_id
+"""
+
 _METRICS: Final = """
 SELECT c.organization_id::text, c.counter_id::text, c.metric, c.currency_code
 FROM unnest($1::uuid[], $2::uuid[]) AS wanted(organization_id, counter_id)
@@ -231,6 +238,12 @@ async def subjects(
     is used or reserved in those of windows that began at `since` or later."""
     rows = await connection.fetch(_SUBJECTS, organization_id, limit_id, after, since, count)
     return [(row[0], row[1]) for row in rows]
+
+
+async def add_hits(connection: RawConnection, changes: Mapping[Key, Change]) -> None:
+    """Count what requests of proxies use in counters that the transaction has locked. They reserve nothing."""
+    used = [format_amount(change.used) for change in changes.values()]
+    await connection.execute(_ADD_HITS, *_arrays(changes), used)
 
 
 async def metrics(connection: RawConnection, keys: Collection[Key]) -> dict[Key, tuple[str, str]]:

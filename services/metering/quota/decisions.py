@@ -149,10 +149,10 @@ def carried(limit: Limit, before: Standing) -> Decimal:
 
 def exceeds(take: Take, standing: Standing) -> bool:
     """Tell whether a limit leaves less than a call would take. Taking nothing is left, unless the maximum is zero."""
-    rest = left(take.limit, standing)
-    if rest is None or not take.asked:
+    maximum = take.place.counter.limit.terms.maximum
+    if maximum is None or not take.asked:
         return False
-    return take.amount > rest or take.limit.terms.maximum == 0
+    return maximum == 0 or take.amount + standing.total > maximum + standing.carried
 
 
 def refusal(takes: Iterable[Take], standings: Mapping[str, Standing], now: datetime) -> Refused | None:

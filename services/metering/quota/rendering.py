@@ -1,5 +1,6 @@
 """Limits in answers."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
@@ -9,7 +10,7 @@ from libs.common.amount import format_amount
 from libs.common.timestamps import render_time
 from services.metering.quota.alert_store import Alert
 from services.metering.quota.decisions import Place, Refused, Standing, left
-from services.metering.quota.domain import Enforcement, Entry, Scope, Window
+from services.metering.quota.domain import Enforcement, Entry, Limit, Scope, Window
 from services.metering.quota.windows import length_of
 from tollhouse.metering.v1 import quota_pb2 as pb
 
@@ -35,6 +36,9 @@ RENDERED_SCOPES: Final = {
     Scope.PROVIDER: pb.LIMIT_SCOPE_PROVIDER,
     Scope.LABEL: pb.LIMIT_SCOPE_LABEL,
 }
+_WINDOWS_MAX: Final = 20_000
+_windows: OrderedDict[str, tuple[Limit, pb.LimitStatus]] = OrderedDict()
+"""What was rendered of limits in windows, by their counters; the one that was rendered first comes first."""
 RENDERED_ENFORCEMENTS: Final = {
     Enforcement.HARD: pb.LIMIT_ENFORCEMENT_HARD,
     Enforcement.SOFT: pb.LIMIT_ENFORCEMENT_SOFT,
@@ -76,6 +80,39 @@ def render_limit(organization_id: str, entry: Entry) -> pb.Limit:
 
 def render_status(place: Place, standing: Standing) -> pb.LimitStatus:
     """Return where a limit stands."""
+    status = pb.LimitStatus()
+    fill_status(status, place, standing)
+    return status
+
+
+def fill_status(status: pb.LimitStatus, place: Place, standing: Standing) -> None:
+    """Write where a limit stands. What stays as it is during a window is rendered once, and copied."""
+    counter = place.counter
+    limit, known = _windows.get(counter.counter_id, (None, None))
+    if known is None or limit is not counter.limit:
+        known = _render_window(place)
+        _windows.pop(counter.counter_id, None)
+        _windows[counter.counter_id] = counter.limit, known
+        if len(_windows) > _WINDOWS_MAX:
+            _windows.popitem(last=False)
+    status.CopyFrom(known)
+    used = standing.used + standing.earlier_sum if standing.earlier else standing.used
+    status.used, status.reserved = format_amount(used), format_amount(standing.reserved)
+    maximum = counter.limit.terms.maximum
+    if maximum is None:
+        return
+    if standing.carried:
+        maximum += standing.carried
+        status.max = format_amount(maximum)
+    rest = maximum - used - standing.reserved
+    if rest < 0:
+        status.remaining, status.exceeded = "0", True
+    else:
+        status.remaining = format_amount(rest)
+
+
+def _render_window(place: Place) -> pb.LimitStatus:
+    """Return what of a limit stays as it is during a window."""
     limit, span = place.counter.limit, place.counter.span
     shape, maximum = limit.shape, limit.terms.maximum
     status = pb.LimitStatus(
@@ -87,8 +124,7 @@ def render_status(place: Place, standing: Standing) -> pb.LimitStatus:
         sliding=shape.sliding,
         scope=RENDERED_SCOPES[shape.scope],
         scope_value=place.counter.subject,
-        used=format_amount(standing.used + standing.earlier_sum),
-        reserved=format_amount(standing.reserved),
+        max="" if maximum is None else format_amount(maximum),
         enforcement=RENDERED_ENFORCEMENTS[limit.terms.enforcement],
         entitled=limit.is_entitled,
     )
@@ -97,11 +133,6 @@ def render_status(place: Place, standing: Standing) -> pb.LimitStatus:
     elif span.end is not None:
         status.window_start_time.CopyFrom(render_time(span.start))
         status.reset_time.CopyFrom(render_time(span.end))
-    rest = left(limit, standing)
-    if maximum is not None and rest is not None:
-        now_at_most = maximum + standing.carried
-        status.max, status.remaining = format_amount(now_at_most), format_amount(rest)
-        status.exceeded = standing.total > now_at_most
     return status
 
 

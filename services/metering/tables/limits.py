@@ -87,6 +87,8 @@ limit_counters: Final = Table(
     Column("entitled", Boolean, nullable=False),
     Column("used", AMOUNT, nullable=False),
     Column("reserved", AMOUNT, nullable=False),
+    # What of `used` was counted for requests of proxies, of which nothing else is stored.
+    Column("hits", AMOUNT, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("organization_id", "counter_id", name="limit_counters_pkey"),
     Index("limit_counters_of_limit", "organization_id", "limit_id", "subject", "window_start"),
     # Counters of hot limits are updated often; the free space keeps new row versions on the same page.
@@ -139,6 +141,7 @@ quota_allocations: Final = Table(
     Column("lapsed", Boolean, nullable=False),
     Column("create_time", TIME, nullable=False),
     PrimaryKeyConstraint("organization_id", "operation_id", name="quota_allocations_pkey"),
+    Index("quota_allocations_by_time", "organization_id", "create_time"),
     CheckConstraint(
         "cardinality(metrics) = cardinality(amounts) AND cardinality(counters) = cardinality(taken)"
         " AND cardinality(counters) = cardinality(reserved)",

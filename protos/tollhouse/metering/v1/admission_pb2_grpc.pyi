@@ -27,6 +27,13 @@ class AdmissionServiceStub:
     audio_output), since any of them may turn out to be of that class. For a model with expensive classes that the call
     does not use, such as audio, an `estimate` by class holds less. The price per request is added in both cases.
 
+    The most that the call may use is reserved of every limit in force, in the transaction that stores the
+    authorization, or of none: see docs/limits.md. It is given back when the call is cancelled, its hold is declined or
+    ends, and replaced by what was used when it is settled. A repeat reserves nothing more, and no limit refuses it.
+    For HTTP gateways the metadata of the answer to a single call has `ratelimit-policy` and `ratelimit`, as in the IETF
+    draft "RateLimit header fields for HTTP", and, where waiting helps a call that a limit refused, `retry-after` in
+    seconds. They tell of at most 16 hard limits with a window, in whole numbers.
+
     A denial is a normal answer. Repeating it with the same operation_id and fields gives the same answer for as long
     as the key is valid; a hold that billing declined stays declined. After the authorization was settled or cancelled,
     or has expired, a repeat is denied with AUTHORIZATION_ENDED, because nothing is held any more. Denials because of
@@ -94,8 +101,12 @@ class AdmissionServiceStub:
     What the call may use is priced with the price version of the authorization. Work that turns out to cost more than
     is held is charged in full all the same.
 
+    What the call has reserved of limits stays reserved until the later end. Nothing more is reserved, whatever the call
+    may use then: what it turns out to use is counted when it is settled.
+
     Fails with NOT_FOUND for an operation that was never authorized; with FAILED_PRECONDITION, reason
-    `AUTHORIZATION_NOT_OPEN`, when it was settled or cancelled, its hold was declined or has ended; with
+    `AUTHORIZATION_NOT_OPEN`, when it was settled or cancelled, its hold was declined or has ended, or what it had
+    reserved of limits was given back for that reason; with
     FAILED_PRECONDITION, reason `INSUFFICIENT_BALANCE`, when the account has not enough for the larger amount: nothing is
     changed then, and it may be asked again; with FAILED_PRECONDITION, reason `AUTHORIZATION_NOT_HELD`, when more is to
     be held for a call for which nothing is held, such as that of a test key; with FAILED_PRECONDITION, reason
@@ -115,7 +126,7 @@ class AdmissionServiceStub:
     ListAuthorizations: _aio.UnaryUnaryMultiCallable[_admission_pb2.ListAuthorizationsRequest, _admission_pb2.ListAuthorizationsResponse]
     """Lists an organization's authorizations, the latest first, with what became of each."""
     Cancel: _aio.UnaryUnaryMultiCallable[_admission_pb2.CancelRequest, _admission_pb2.CancelResponse]
-    """Ends an authorized call that did no work, and releases its hold.
+    """Ends an authorized call that did no work, releases its hold and gives back what it has reserved of limits.
 
     Safe to repeat. Fails with NOT_FOUND for an operation that was never authorized, with FAILED_PRECONDITION, reason
     `ALREADY_SETTLED`, when its usage is recorded or parts of it are settled, and with UNAVAILABLE when billing cannot be reached: the hold then
@@ -140,6 +151,13 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         cache_write, audio_input, image), and all output tokens at that of the output side (output, reasoning,
         audio_output), since any of them may turn out to be of that class. For a model with expensive classes that the call
         does not use, such as audio, an `estimate` by class holds less. The price per request is added in both cases.
+
+        The most that the call may use is reserved of every limit in force, in the transaction that stores the
+        authorization, or of none: see docs/limits.md. It is given back when the call is cancelled, its hold is declined or
+        ends, and replaced by what was used when it is settled. A repeat reserves nothing more, and no limit refuses it.
+        For HTTP gateways the metadata of the answer to a single call has `ratelimit-policy` and `ratelimit`, as in the IETF
+        draft "RateLimit header fields for HTTP", and, where waiting helps a call that a limit refused, `retry-after` in
+        seconds. They tell of at most 16 hard limits with a window, in whole numbers.
 
         A denial is a normal answer. Repeating it with the same operation_id and fields gives the same answer for as long
         as the key is valid; a hold that billing declined stays declined. After the authorization was settled or cancelled,
@@ -232,8 +250,12 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         What the call may use is priced with the price version of the authorization. Work that turns out to cost more than
         is held is charged in full all the same.
 
+        What the call has reserved of limits stays reserved until the later end. Nothing more is reserved, whatever the call
+        may use then: what it turns out to use is counted when it is settled.
+
         Fails with NOT_FOUND for an operation that was never authorized; with FAILED_PRECONDITION, reason
-        `AUTHORIZATION_NOT_OPEN`, when it was settled or cancelled, its hold was declined or has ended; with
+        `AUTHORIZATION_NOT_OPEN`, when it was settled or cancelled, its hold was declined or has ended, or what it had
+        reserved of limits was given back for that reason; with
         FAILED_PRECONDITION, reason `INSUFFICIENT_BALANCE`, when the account has not enough for the larger amount: nothing is
         changed then, and it may be asked again; with FAILED_PRECONDITION, reason `AUTHORIZATION_NOT_HELD`, when more is to
         be held for a call for which nothing is held, such as that of a test key; with FAILED_PRECONDITION, reason
@@ -277,7 +299,7 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admission_pb2.CancelRequest,
         context: _aio.ServicerContext[_admission_pb2.CancelRequest, _abc.Awaitable[_admission_pb2.CancelResponse]],
     ) -> _abc.Awaitable[_admission_pb2.CancelResponse]:
-        """Ends an authorized call that did no work, and releases its hold.
+        """Ends an authorized call that did no work, releases its hold and gives back what it has reserved of limits.
 
         Safe to repeat. Fails with NOT_FOUND for an operation that was never authorized, with FAILED_PRECONDITION, reason
         `ALREADY_SETTLED`, when its usage is recorded or parts of it are settled, and with UNAVAILABLE when billing cannot be reached: the hold then

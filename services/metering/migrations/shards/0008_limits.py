@@ -64,6 +64,7 @@ CREATE TABLE limit_counters (
     entitled boolean NOT NULL,
     used numeric(28, 9) NOT NULL,
     reserved numeric(28, 9) NOT NULL,
+    hits numeric(28, 9) NOT NULL DEFAULT 0,
     CONSTRAINT limit_counters_pkey PRIMARY KEY (organization_id, counter_id)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000);
 CREATE INDEX limit_counters_of_limit ON limit_counters (organization_id, limit_id, subject, window_start);

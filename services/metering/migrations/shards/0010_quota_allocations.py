@@ -32,6 +32,7 @@ CREATE TABLE quota_allocations (
     CONSTRAINT quota_allocations_lapsed CHECK (released OR NOT lapsed),
     CONSTRAINT quota_allocations_released CHECK (lease_end_time IS NOT NULL OR NOT released)
 );
+CREATE INDEX quota_allocations_by_time ON quota_allocations (organization_id, create_time);
 CREATE TABLE quota_leases (
     organization_id uuid NOT NULL,
     operation_id text COLLATE "C" NOT NULL,

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import grpc
@@ -116,20 +116,49 @@ async def test_sliding_window_holds_while_its_steps_go_by(
     await assert_counters_are_allocations(platform)
 
 
+async def test_allocation_that_waits_while_a_sliding_window_moves_counts_in_the_later_step(
+    platform: Platform, metering: Metering, limits: Limits, organization_id: str, clock: ShiftedClock
+) -> None:
+    await limits.set(organization_id, "10", name="ten", window=Window.MINUTE, sliding=True)
+    await allocate(metering, organization_id, {"requests": "1"})
+
+    async with limits.shards.of(organization_id).raw_transaction() as connection:
+        await connection.execute("SELECT FROM limit_counters FOR UPDATE")
+        waiting = asyncio.ensure_future(allocate(metering, organization_id, {"requests": "1"}))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        clock.advance(timedelta(seconds=5))
+        moved = clock.now()
+
+    assert (await waiting).allocated
+    latest = await platform.value("SELECT max(window_start) FROM metering.limit_counters WHERE used > 0")
+    assert isinstance(latest, datetime)
+    assert latest > moved - timedelta(seconds=1)
+
+
 @pytest.mark.parametrize("is_limited", [True, False])
 async def test_same_operation_at_once_from_four_processes_takes_once(
     platform: Platform, servers: list[Metering], limits: Limits, organization_id: str, is_limited: bool
 ) -> None:
     if is_limited:
-        await limits.set(organization_id, "1", name="one")
+        await limits.set(organization_id, "30", name="thirty")
+    for server in servers:
+        # It knows the limits now, so that all of them meet in the database.
+        await allocate(server, organization_id, {"requests": "0"})
+    names = [f"same-{number}" for number in range(30)]
 
-    outcomes = await asyncio.gather(
-        *(outcome(allocate(servers[n % PROCESSES], organization_id, {"requests": "1"}, "same")) for n in range(40))
-    )
+    async def send(name: str) -> list[str]:
+        return await asyncio.gather(
+            *(outcome(allocate(server, organization_id, {"requests": "1"}, name)) for server in servers for _ in (1, 2))
+        )
 
-    assert Counter(outcomes) == {"allocated": 1, "replayed": 39}
-    assert await platform.value("SELECT count(*) FROM metering.quota_allocations") == 1
-    assert await total(platform) == ("1" if is_limited else "0")
+    outcomes = await asyncio.gather(*map(send, names))
+
+    assert {tuple(sorted(each)) for each in outcomes} == {("allocated", *["replayed"] * (2 * PROCESSES - 1))}
+    stored = "SELECT count(*) FROM metering.quota_allocations WHERE operation_id LIKE 'same-%'"
+    assert await platform.value(stored) == len(names)
+    assert await total(platform) == ("30" if is_limited else "0")
+    await assert_counters_are_allocations(platform)
 
 
 async def test_same_operation_at_once_with_other_fields_takes_one_of_them(

@@ -1,5 +1,6 @@
 """Limits in answers."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
@@ -7,8 +8,8 @@ from typing import Final
 
 from libs.common.amount import format_amount
 from libs.common.timestamps import render_time
-from services.metering.quota.decisions import Place, Refused, Standing, left
-from services.metering.quota.domain import Enforcement, Scope, Window
+from services.metering.quota.decisions import Counter, Place, Refused, Standing, left
+from services.metering.quota.domain import Enforcement, Limit, Scope, Window
 from services.metering.quota.windows import length_of
 from tollhouse.metering.v1 import quota_pb2 as pb
 
@@ -40,11 +41,41 @@ RENDERED_ENFORCEMENTS: Final = {
     Enforcement.SHADOW: pb.LIMIT_ENFORCEMENT_SHADOW,
 }
 
+_NAMED_MAX: Final = 20_000
+_NAMED: Final[OrderedDict[str, tuple[Limit, pb.LimitStatus]]] = OrderedDict()
+
 
 def render_status(place: Place, standing: Standing) -> pb.LimitStatus:
     """Return where a limit stands."""
-    limit, span = place.counter.limit, place.counter.span
-    shape, maximum = limit.shape, limit.terms.maximum
+    limit = place.counter.limit
+    status = pb.LimitStatus()
+    status.CopyFrom(_named(place.counter))
+    status.used = format_amount(standing.used + standing.earlier_sum if standing.earlier else standing.used)
+    status.reserved = format_amount(standing.reserved)
+    maximum, rest = limit.terms.maximum, left(limit, standing)
+    if maximum is not None and rest is not None:
+        now_at_most = maximum + standing.carried
+        status.max, status.remaining = format_amount(now_at_most), format_amount(rest)
+        status.exceeded = standing.total > now_at_most
+    return status
+
+
+def _named(counter: Counter) -> pb.LimitStatus:
+    """Return what is told of a counter whatever it has. It is remembered, since it is told with every call."""
+    limit, status = _NAMED.get(counter.counter_id, (None, None))
+    if limit is counter.limit and status is not None:
+        return status
+    status = _new_named(counter)
+    _NAMED.pop(counter.counter_id, None)
+    _NAMED[counter.counter_id] = counter.limit, status
+    if len(_NAMED) > _NAMED_MAX:
+        _NAMED.popitem(last=False)
+    return status
+
+
+def _new_named(counter: Counter) -> pb.LimitStatus:
+    limit, span = counter.limit, counter.span
+    shape = limit.shape
     status = pb.LimitStatus(
         name=limit.name,
         limit_id=limit.limit_id,
@@ -53,9 +84,7 @@ def render_status(place: Place, standing: Standing) -> pb.LimitStatus:
         window=RENDERED_WINDOWS[shape.window],
         sliding=shape.sliding,
         scope=RENDERED_SCOPES[shape.scope],
-        scope_value=place.counter.subject,
-        used=format_amount(standing.used + standing.earlier_sum),
-        reserved=format_amount(standing.reserved),
+        scope_value=counter.subject,
         enforcement=RENDERED_ENFORCEMENTS[limit.terms.enforcement],
         entitled=limit.is_entitled,
     )
@@ -64,11 +93,6 @@ def render_status(place: Place, standing: Standing) -> pb.LimitStatus:
     elif span.end is not None:
         status.window_start_time.CopyFrom(render_time(span.start))
         status.reset_time.CopyFrom(render_time(span.end))
-    rest = left(limit, standing)
-    if maximum is not None and rest is not None:
-        now_at_most = maximum + standing.carried
-        status.max, status.remaining = format_amount(now_at_most), format_amount(rest)
-        status.exceeded = standing.total > now_at_most
     return status
 
 

@@ -14,7 +14,7 @@ from services.metering.clients.identity import KeyPrincipal
 from services.metering.model.units import Units, quantity_text
 from services.metering.quota.rendering import facts_of, render_statuses
 from services.metering.usage.dimensions import LIVE, TEST
-from services.metering.usage.domain import Accepted, Outcome
+from services.metering.usage.domain import Accepted, LimitState, Outcome
 from services.metering.usage.rendering import fill_balance, fill_usage, render_limit
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import admission_pb2 as pb
@@ -75,7 +75,12 @@ def fill_policy(target: pb.AdmissionPolicy, organization_id: str, entry: Entry |
 
 
 def fill_settle_outcome(
-    target: pb.SettleOutcome, request: pb.SettleRequest, outcome: Outcome, adjusted: Sequence[str], units: Units
+    target: pb.SettleOutcome,
+    request: pb.SettleRequest,
+    outcome: Outcome,
+    adjusted: Sequence[str],
+    units: Units,
+    limits: Sequence[LimitState],
 ) -> None:
     """Write what became of one item of a batch, where it stands."""
     target.operation_id = request.operation_id[:_OPERATION_ID_MAX]
@@ -83,7 +88,7 @@ def fill_settle_outcome(
     if isinstance(outcome, Exception):
         target.refused.CopyFrom(status_of_item(outcome, DOMAIN))
     else:
-        fill_settled(target.settled, outcome, adjusted, units)
+        fill_settled(target.settled, outcome, adjusted, units, limits)
 
 
 def fill_authorize_outcome(
@@ -97,7 +102,13 @@ def fill_authorize_outcome(
         fill_decision(target.decided, outcome)
 
 
-def fill_settled(response: pb.SettleResponse, outcome: Accepted, adjusted: Sequence[str], units: Units) -> None:
+def fill_settled(
+    response: pb.SettleResponse,
+    outcome: Accepted,
+    adjusted: Sequence[str],
+    units: Units,
+    limits: Sequence[LimitState],
+) -> None:
     if adjusted:
         response.adjusted_fields.extend(adjusted)
     code = outcome.recorded.cost.currency_code if outcome.recorded.cost else ""
@@ -113,8 +124,8 @@ def fill_settled(response: pb.SettleResponse, outcome: Accepted, adjusted: Seque
     fill_usage(response.usage, outcome.recorded, units)
     if outcome.balance is not None:
         fill_balance(response.balance, outcome.balance)
-    if outcome.limits:
-        response.limits.extend(map(render_limit, outcome.limits))
+    if limits:
+        response.limits.extend(map(render_limit, limits))
 
 
 def fill_decision(response: pb.AuthorizeResponse, decision: Decision) -> None:

@@ -33,7 +33,7 @@ from services.metering.admission.rendering import (
     fill_settled,
     render_authorization,
 )
-from services.metering.usage.domain import Outcome
+from services.metering.usage.domain import Outcome, limits_to_tell
 from services.metering.usage.query_parsing import list_fingerprint
 from services.metering.usage.servicer import check_usage, list_range, read_usage, record_each
 from services.metering.usage.usages import Usages
@@ -108,7 +108,7 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
         if isinstance(outcome, Exception):
             raise outcome
         response = pb.SettleResponse()
-        fill_settled(response, outcome, work.adjusted, self._usages.units)
+        fill_settled(response, outcome, work.adjusted, self._usages.units, outcome.limits)
         return response
 
     async def BatchSettle(
@@ -121,9 +121,10 @@ class AdmissionServicer(rpc.AdmissionServiceServicer):
         for places, settle in ((parts, self._settle_parts), (last, self._settle_last)):
             if places:
                 outcomes.update(zip(places, await settle([request.requests[place] for place in places]), strict=True))
+        limits = limits_to_tell([outcomes[place][0] for place in range(len(outcomes))])
         response = pb.BatchSettleResponse()
         for place, one in enumerate(request.requests):
-            fill_settle_outcome(response.outcomes.add(), one, *outcomes[place], self._usages.units)
+            fill_settle_outcome(response.outcomes.add(), one, *outcomes[place], self._usages.units, limits[place])
         return response
 
     async def _settle_last(self, requests: Sequence[pb.SettleRequest]) -> list[tuple[Outcome, Sequence[str]]]:

@@ -46,15 +46,13 @@ class Counted(NamedTuple):
     reserved: Decimal
 
 
-class Added(NamedTuple):
-    """A counter after a change of what it has."""
+class Identity(NamedTuple):
+    """What a counter counts. It never changes."""
 
     limit_id: str
     subject: str
     window_start: datetime
     window_end: datetime | None
-    used: Decimal
-    reserved: Decimal
 
 
 class Reservation(NamedTuple):
@@ -102,8 +100,6 @@ _ADD: Final = """
 UPDATE limit_counters c SET used = c.used + d.used::numeric, reserved = c.reserved + d.reserved::numeric
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) AS d(organization_id, counter_id, used, reserved)
 WHERE c.organization_id = ANY (ARRAY[d.organization_id]) AND c.counter_id = d.counter_id
-RETURNING c.organization_id::text, c.counter_id::text, c.limit_id::text, c.subject, c.window_start, c.window_end,
-    c.used, c.reserved
 """
 
 # From one subject to the next, by the index limit_counters_of_limit: each step reads an entry of it. Whether a subject
@@ -136,6 +132,13 @@ WHERE c.organization_id = ANY (ARRAY[d.organization_id]) AND c.counter_id = d.co
 
 _METRICS: Final = """
 SELECT c.organization_id::text, c.counter_id::text, c.metric, c.currency_code
+FROM unnest($1::uuid[], $2::uuid[]) AS wanted(organization_id, counter_id)
+JOIN limit_counters c
+    ON c.organization_id = ANY (ARRAY[wanted.organization_id]) AND c.counter_id = wanted.counter_id
+"""
+
+_IDENTITIES: Final = """
+SELECT c.counter_id::text, c.limit_id::text, c.subject, c.window_start, c.window_end
 FROM unnest($1::uuid[], $2::uuid[]) AS wanted(organization_id, counter_id)
 JOIN limit_counters c
     ON c.organization_id = ANY (ARRAY[wanted.organization_id]) AND c.counter_id = wanted.counter_id
@@ -223,12 +226,11 @@ async def read(connection: RawConnection, keys: Collection[Key]) -> dict[Key, Co
     return {(row[0], row[1]): Counted(row[2], row[3]) for row in await connection.fetch(_WANTED, *_arrays(keys))}
 
 
-async def add(connection: RawConnection, changes: Mapping[Key, Change]) -> dict[Key, Added]:
-    """Change counters that the transaction has locked; return them as they are then."""
+async def add(connection: RawConnection, changes: Mapping[Key, Change]) -> None:
+    """Change counters that the transaction has locked."""
     used = [format_amount(change.used) for change in changes.values()]
     reserved = [format_amount(change.reserved) for change in changes.values()]
-    rows = await connection.fetch(_ADD, *_arrays(changes), used, reserved)
-    return {(row[0], row[1]): Added(*row[2:]) for row in rows}
+    await connection.execute(_ADD, *_arrays(changes), used, reserved)
 
 
 async def subjects(
@@ -249,6 +251,11 @@ async def add_hits(connection: RawConnection, changes: Mapping[Key, Change]) -> 
 async def metrics(connection: RawConnection, keys: Collection[Key]) -> dict[Key, tuple[str, str]]:
     """Return the metric and currency of those of the counters that exist."""
     return {(row[0], row[1]): (row[2], row[3]) for row in await connection.fetch(_METRICS, *_arrays(keys))}
+
+
+async def identities(connection: RawConnection, keys: Collection[Key]) -> dict[str, Identity]:
+    """Return what those of the counters count that exist, by their ids."""
+    return {row[0]: Identity(*row[1:]) for row in await connection.fetch(_IDENTITIES, *_arrays(keys))}
 
 
 async def reserved_by(connection: RawConnection, operations: Collection[Key]) -> dict[Key, Sequence[Reservation]]:

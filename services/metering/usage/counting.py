@@ -10,8 +10,8 @@ same locks, and looks for usage first. So each reservation goes once.
 """
 
 import json
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -27,9 +27,9 @@ from services.metering.model.catalogue import Catalogue
 from services.metering.quota import counter_store
 from services.metering.quota.book import LimitBook
 from services.metering.quota.calls import CallLimits
-from services.metering.quota.counter_store import Added, Counted, Key
-from services.metering.quota.counters import Counters, is_kept, sums
-from services.metering.quota.decisions import Counter, Place, Standing, Take, carried
+from services.metering.quota.counter_store import Change, Counted, Identity, Key
+from services.metering.quota.counters import Counters, is_kept
+from services.metering.quota.decisions import Counter, Place, Standing, Take, carried, place_of
 from services.metering.quota.domain import SPEND, Amounts, Applied, Call, Limit, Window, amount, amounts_of
 from services.metering.quota.windows import ALWAYS, Span, kept_until
 from services.metering.usage.dimensions import TEST
@@ -39,10 +39,10 @@ from services.metering.usage.part_domain import used_by
 _log = structlog.get_logger("usage")
 
 _KNOWN_MAX: Final = 20_000
+_IDENTITIES_MAX: Final = 100_000
 _SOUGHT_MAX: Final = 10_000
 _ZERO: Final = Decimal(0)
 _NOTHING: Final = Counted(_ZERO, _ZERO)
-_NO_COUNTS: Final = Counts({}, ())
 
 Proposed = tuple[Recorded, Authorization | None]
 """Usage as it is to be recorded, with the authorization whose reservations it replaces."""
@@ -68,7 +68,7 @@ class _Caller(NamedTuple):
         return Call._make((*(value or "" for value in self[1:8]), labels))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Plan:
     """Where usage of a caller is counted from a time until before another."""
 
@@ -79,6 +79,10 @@ class _Plan:
     end: datetime | None
     kept_until: datetime | None
     """When the first of the windows is dropped."""
+    by_metric: Mapping[tuple[str, str], Sequence[str]]
+    """The counters by metric and currency."""
+    is_created: bool = False
+    """Whether the counters are known to exist. If one is gone all the same, its limit was deleted."""
 
     def holds(self, applied: Sequence[Applied], occur_time: datetime, now: datetime) -> bool:
         return (
@@ -101,6 +105,8 @@ class Counting:
         self._counters = counters
         self._clock = clock
         self._plans: OrderedDict[_Caller, _Plan] = OrderedDict()
+        self._identities: OrderedDict[str, Identity] = OrderedDict()
+        self._places: OrderedDict[str, Place] = OrderedDict()
         self._sought: set[Key] = set()
         """Operations that turned out to be authorized, although their usage does not settle an authorization."""
 
@@ -126,9 +132,10 @@ class Counting:
             elif caller is not None and applied[caller]:
                 plan = self._plan(caller, applied[caller], recorded.work.occur_time, now)
                 counts = self._counts_of_free(recorded, plan)
-                if counts.amounts:
+                if counts.amounts and not plan.is_created:
                     used[id(plan)] = caller.organization_id, plan
-            counted.append(recorded if counts is None else recorded._replace(counts=counts))
+            # Quicker than `_replace`: the last field is the one to be set.
+            counted.append(recorded if counts is None else Recorded(*recorded[:-1], counts))
         if used:
             takes = (
                 (organization_id, Take(Place(place.counter), _ZERO, asked=False))
@@ -136,9 +143,11 @@ class Counting:
                 for place in plan.places
             )
             await self._counters.create(database, takes)
+            for _, plan in used.values():
+                plan.is_created = True
         return counted
 
-    async def add(self, connection: RawConnection, new: Sequence[Recorded]) -> dict[Key, Added]:
+    async def add(self, connection: RawConnection, new: Sequence[Recorded]) -> dict[Key, Counted]:
         """Count usage that the running transaction has written; return the counters as they are then.
 
         A counter that is gone is left out: its window is over for good, or its limit was deleted.
@@ -146,17 +155,19 @@ class Counting:
         Raises:
             Conflict: an operation has reserved something and was recorded as if it had not. The next attempt knows it.
         """
-        reserves: dict[Key, bool] = {}
-        keys: set[Key] = set()
-        for recorded in new:
-            if recorded.counts is not None:
-                organization_id = recorded.work.organization_id
-                amounts, reservations = recorded.counts
-                reserves[organization_id, recorded.work.operation_id] = bool(reservations)
-                keys.update((organization_id, counter_id) for counter_id in amounts)
-                keys.update((organization_id, one.counter_id) for one in reservations)
+        counted = [
+            (one.work.organization_id, one.work.operation_id, one.counts) for one in new if one.counts is not None
+        ]
+        if not counted:
+            return {}
+        keys = {
+            (organization_id, counter_id)
+            for organization_id, _, counts in counted
+            for counter_id in counters_of(counts)
+        }
         found = await counter_store.lock(connection, keys) if keys else {}
-        contradicted = await counter_store.contradicted(connection, reserves) if reserves else set()
+        reserves = {(one[0], one[1]): bool(one[2].reservations) for one in counted}
+        contradicted = await counter_store.contradicted(connection, reserves)
         unseen = [key for key in contradicted if not reserves[key]]
         if unseen:
             self._seek(unseen)
@@ -166,30 +177,35 @@ class Counting:
         reserving = [key for key, has_reserved in reserves.items() if has_reserved]
         if reserving:
             await counter_store.stop_looking(connection, reserving)
-        changes = sums(change for one in new for change in _changes(one, found, contradicted))
-        return await counter_store.add(connection, changes) if changes else {}
+        changes = {key: change for key, change in _sums(counted, contradicted).items() if key in found}
+        if changes:
+            await counter_store.add(connection, changes)
+        return {
+            key: Counted(found[key].used + used, found[key].reserved + reserved)
+            for key, (used, reserved) in changes.items()
+        }
 
     async def states(
-        self, database: Database, new: Sequence[Recorded], added: Mapping[Key, Added]
+        self, database: Database, new: Sequence[Recorded], added: Mapping[Key, Counted]
     ) -> dict[str, Sequence[LimitState]]:
         """Return where the limits stand that usages are counted in, by usage id. A limit that was deleted is left out.
 
         The usage is durable. Where this cannot be read, the answers are given without it.
         """
+        if not added:
+            return {}
         try:
             states = await self._states(database, new, added)
         except Refusal as refusal:
             _log.warning("limits of recorded usage not read", schema=database.schema, reason=refusal.reason)
             return {}
-        return {
-            recorded.usage_id: [
-                state
-                for counter_id in _counters_of(recorded.counts)
-                if (state := states.get((recorded.work.organization_id, counter_id))) is not None
-            ]
-            for recorded in new
-            if recorded.counts is not None
-        }
+        found: dict[str, Sequence[LimitState]] = {}
+        for recorded in new:
+            known = states.get(recorded.work.organization_id)
+            if known is not None and recorded.counts is not None:
+                counters = counters_of(recorded.counts)
+                found[recorded.usage_id] = [known[one] for one in counters if one in known]
+        return found
 
     async def _applied(self, callers: Collection[_Caller]) -> dict[_Caller, Sequence[Applied]]:
         """Return the limits in force for the usage of callers, as far as they are known."""
@@ -205,21 +221,22 @@ class Counting:
 
     def _counts_of_reserved(self, recorded: Recorded, authorization: Authorization) -> Counts:
         amounts = self._amounts(recorded)
-        reservations = authorization.reservations
-        used = {one.counter_id: amount(one.metric, one.currency_code, amounts) for one in reservations}
-        spend = {one.counter_id for one in reservations if one.metric == SPEND}
-        return Counts(_stored(recorded, used, spend), reservations)
+        used: dict[str, Decimal] = {}
+        for counter_id, metric, currency_code, _ in authorization.reservations:
+            value = amount(metric, currency_code, amounts)
+            # Spend that is not known yet is added later, to the counters that the usage names.
+            if value or (metric == SPEND and recorded.cost is None):
+                used[counter_id] = value
+        return Counts(used, authorization.reservations)
 
     def _counts_of_free(self, recorded: Recorded, plan: _Plan) -> Counts:
         amounts = self._amounts(recorded)
         used: dict[str, Decimal] = {}
-        spend: set[str] = set()
-        for counter_id, limit, _, _ in (place.counter for place in plan.places):
-            shape = limit.shape
-            used[counter_id] = amount(shape.metric, shape.currency_code, amounts)
-            if shape.metric == SPEND:
-                spend.add(counter_id)
-        return Counts(_stored(recorded, used, spend), ())
+        for (metric, currency_code), counters in plan.by_metric.items():
+            value = amount(metric, currency_code, amounts)
+            if value or (metric == SPEND and recorded.cost is None):
+                used |= dict.fromkeys(counters, value)
+        return Counts(used, ())
 
     def _amounts(self, recorded: Recorded) -> Amounts:
         """Return what usage uses of everything. The spend of tests is zero, and so it is while no price is known."""
@@ -247,6 +264,9 @@ class Counting:
             if one.limit.shape.window not in (Window.CALL, Window.NONE)
         ]
         kept = [place for place in places if is_kept(place, now)]
+        by_metric: dict[tuple[str, str], list[str]] = {}
+        for counter_id, limit, _, _ in (place.counter for place in kept):
+            by_metric.setdefault((limit.shape.metric, limit.shape.currency_code), []).append(counter_id)
         ends = [place.counter.span.end for place in places]
         untils = [kept_until(place.counter.limit.shape, place.counter.span) for place in kept]
         return _Plan(
@@ -255,6 +275,7 @@ class Counting:
             max((place.counter.span.start for place in places), default=ALWAYS),
             min((end for end in ends if end is not None), default=None),
             min((until for until in untils if until is not None), default=None),
+            by_metric,
         )
 
     def _seek(self, keys: Sequence[Key]) -> None:
@@ -263,40 +284,65 @@ class Counting:
         self._sought.update(keys)
 
     async def _states(
-        self, database: Database, new: Sequence[Recorded], added: Mapping[Key, Added]
-    ) -> dict[Key, LimitState]:
+        self, database: Database, new: Sequence[Recorded], added: Mapping[Key, Counted]
+    ) -> dict[str, dict[str, LimitState]]:
+        """Return where limits stand, by organization and counter."""
+        await self._identify(database, added)
         limits = await self._limits_of(new, added)
-        states: dict[Key, LimitState] = {}
-        for key, one in added.items():
-            limit = limits.get((key[0], one.limit_id))
-            if limit is not None:
-                states[key] = LimitState(self._place(limit, key[1], one), Standing(one.used, one.reserved))
-        beside = {(key[0], one) for key, state in states.items() for one in _counters_beside(state.place)}
+        states: dict[str, dict[str, LimitState]] = {}
+        beside: set[Key] = set()
+        for (organization_id, counter_id), counted in added.items():
+            identity = self._identities.get(counter_id)
+            limit = None if identity is None else limits.get((organization_id, identity.limit_id))
+            if identity is not None and limit is not None:
+                place = self._place(limit, counter_id, identity)
+                states.setdefault(organization_id, {})[counter_id] = LimitState(place, Standing(*counted))
+                beside.update((organization_id, other) for other in _counters_beside(place))
         if beside:
             async with database.raw_connection() as connection:
                 found = await counter_store.read(connection, beside)
-            for (organization_id, _), state in states.items():
-                _look_beside(state, partial(_counted_in, found, organization_id))
+            for organization_id, of_organization in states.items():
+                for state in of_organization.values():
+                    _look_beside(state, partial(_counted_in, found, organization_id))
         return states
 
-    async def _limits_of(self, new: Sequence[Recorded], added: Mapping[Key, Added]) -> dict[Key, Limit]:
+    async def _identify(self, database: Database, added: Collection[Key]) -> None:
+        """Know what counters count. It is remembered, since calls that follow are counted in the same."""
+        unknown = [key for key in added if key[1] not in self._identities]
+        if unknown:
+            async with database.raw_connection() as connection:
+                self._identities |= await counter_store.identities(connection, unknown)
+        while len(self._identities) > _IDENTITIES_MAX:
+            self._identities.popitem(last=False)
+
+    async def _limits_of(self, new: Sequence[Recorded], added: Mapping[Key, Counted]) -> dict[Key, Limit]:
         """Return limits by organization and id: those that are set, and those that the callers are entitled to."""
         limits: dict[Key, Limit] = {}
         for organization_id, known in (await self._book.of({key[0] for key in added})).items():
             if isinstance(known, Unavailable):
                 raise known
             limits |= {(organization_id, one.limit_id): one for one in known}
-        if any((key[0], one.limit_id) not in limits for key, one in added.items()):
+        identities = ((organization_id, self._identities.get(one)) for organization_id, one in added)
+        if any(
+            one is not None and (organization_id, one.limit_id) not in limits for organization_id, one in identities
+        ):
             for caller, applied in (await self._applied({_caller(one) for one in new})).items():
                 limits |= {(caller.organization_id, one.limit.limit_id): one.limit for one in applied}
         return limits
 
-    def _place(self, limit: Limit, counter_id: str, added: Added) -> Place:
-        place = self._counters.place_of(Applied(limit, added.subject), added.window_start)
-        if place.counter.counter_id == counter_id:
-            return place
-        # An earlier billing period, of which the limit does not know any more how long it was.
-        return Place(Counter(counter_id, limit, added.subject, Span(added.window_start, added.window_end)))
+    def _place(self, limit: Limit, counter_id: str, identity: Identity) -> Place:
+        known = self._places.get(counter_id)
+        if known is not None and known.counter.limit is limit:
+            return known
+        place = place_of(limit, identity.subject, identity.window_start)
+        if place.counter.counter_id != counter_id:
+            # An earlier billing period, of which the limit does not know any more how long it was.
+            place = Place(Counter(counter_id, limit, identity.subject, Span(*identity[2:])))
+        self._places.pop(counter_id, None)
+        self._places[counter_id] = place
+        if len(self._places) > _IDENTITIES_MAX:
+            self._places.popitem(last=False)
+        return place
 
 
 def _caller(recorded: Recorded) -> _Caller:
@@ -314,33 +360,29 @@ def _caller(recorded: Recorded) -> _Caller:
     )
 
 
-def _stored(recorded: Recorded, used: Mapping[str, Decimal], spend: Collection[str]) -> dict[str, Decimal]:
-    """Return what is stored with usage: what is not zero, and the counters of spend if that is not known yet."""
-    is_unpriced = recorded.cost is None
-    return {one: value for one, value in used.items() if value or (is_unpriced and one in spend)}
-
-
-def _counters_of(counts: Counts | None) -> Iterable[str]:
-    if counts is None:
-        return ()
+def counters_of(counts: Counts) -> Iterable[str]:
+    """Return the counters that usage changes, by their ids."""
     return [one.counter_id for one in counts.reservations] if counts.reservations else counts.amounts
 
 
-def _changes(
-    recorded: Recorded, found: Collection[Key], contradicted: Collection[Key]
-) -> Iterator[tuple[Key, Decimal, Decimal]]:
-    """Return what usage changes in the counters that there are. What was given back already is not taken back."""
-    organization_id = recorded.work.organization_id
-    amounts, reservations = recorded.counts or _NO_COUNTS
-    taken_back = (
-        {}
-        if (organization_id, recorded.work.operation_id) in contradicted
-        else {one.counter_id: -one.amount for one in reservations}
-    )
-    for counter_id in _counters_of(recorded.counts):
-        key = organization_id, counter_id
-        if key in found:
-            yield key, amounts.get(counter_id, _ZERO), taken_back.get(counter_id, _ZERO)
+def _sums(counted: Iterable[tuple[str, str, Counts]], contradicted: Collection[Key]) -> dict[Key, Change]:
+    """Return by how much counters change. What was given back already is not taken back."""
+    used: defaultdict[str, defaultdict[str, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
+    taken_back: defaultdict[Key, Decimal] = defaultdict(Decimal)
+    for organization_id, operation_id, (amounts, reservations) in counted:
+        of_organization = used[organization_id]
+        for counter_id, value in amounts.items():
+            of_organization[counter_id] += value
+        is_reserved = bool(reservations) and (organization_id, operation_id) not in contradicted
+        for one in reservations:
+            of_organization[one.counter_id] += _ZERO
+            if is_reserved:
+                taken_back[organization_id, one.counter_id] -= one.amount
+    return {
+        (organization_id, counter_id): Change(value, taken_back.get((organization_id, counter_id), _ZERO))
+        for organization_id, of_organization in used.items()
+        for counter_id, value in of_organization.items()
+    }
 
 
 def _counters_beside(place: Place) -> Iterable[str]:

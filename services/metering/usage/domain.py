@@ -271,21 +271,21 @@ def dimensions_of(work: Work, provider: str) -> Dimensions:
     )
 
 
-def tell_limits_once(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Return the outcomes of a batch with each limit once for each that it limits: with the last usage counted in it.
+def limits_to_tell(outcomes: Sequence[Outcome]) -> list[Sequence[LimitState]]:
+    """Return the limits to tell with each outcome of a batch: each once for each that it limits, with the last usage.
 
     All usage of a batch is counted together, so only then the numbers are those after the usage.
     """
     told: set[str] = set()
-    reduced = list(outcomes)
+    limits: list[Sequence[LimitState]] = [()] * len(outcomes)
     for place in reversed(range(len(outcomes))):
         outcome = outcomes[place]
         if isinstance(outcome, Accepted) and outcome.limits:
-            limits = [one for one in outcome.limits if one.place.counter.counter_id not in told]
-            limits = limits[: LIMITS_TOLD_MAX - len(told)]
-            told.update(one.place.counter.counter_id for one in limits)
-            reduced[place] = outcome._replace(limits=limits)
-    return reduced
+            untold = [one for one in outcome.limits if one.place.counter.counter_id not in told]
+            if untold:
+                limits[place] = untold = untold[: LIMITS_TOLD_MAX - len(told)]
+                told.update(one.place.counter.counter_id for one in untold)
+    return limits
 
 
 def differing_field(before: Work, now: Work) -> str:
@@ -300,15 +300,15 @@ def differing_field(before: Work, now: Work) -> str:
     return "occur_time"
 
 
-def charged(recorded: Recorded, result: Charged | NotCharged) -> Accepted:
-    """Return the answer to what was recorded, with what became of its charge."""
+def charged(recorded: Recorded, result: Charged | NotCharged, limits: Sequence[LimitState] = ()) -> Accepted:
+    """Return the answer to what was recorded, with what became of its charge and the limits it is counted in."""
     if isinstance(result, Charged):
         balance = result.balance if result.balance.posted else None
         settled = recorded._replace(settlement=SETTLED)
-        return Accepted(settled, False, balance, result.released, result.overrun)
+        return Accepted(settled, False, balance, result.released, result.overrun, limits)
     if result.final:
-        return Accepted(recorded._replace(settlement=REFUSED, refusal_reason=result.reason), replayed=False)
-    return Accepted(recorded, replayed=False)
+        recorded = recorded._replace(settlement=REFUSED, refusal_reason=result.reason)
+    return Accepted(recorded, replayed=False, limits=limits)
 
 
 def lapsed(recorded: Recorded) -> AuthorizationLapsed:

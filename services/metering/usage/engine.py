@@ -267,21 +267,17 @@ class UsageEngine:
 
     async def _charge(self, batch: _Batch) -> None:
         for place, recorded in batch.fresh:
-            batch.outcomes[place] = Accepted(recorded, replayed=False)
+            batch.outcomes[place] = Accepted(recorded, replayed=False, limits=batch.limits.get(recorded.usage_id, ()))
         costly = [
             (place, recorded, charge) for place, recorded in batch.fresh if (charge := _charge_of(recorded)) is not None
         ]
         results = await self._charging.charge(batch.database, [charge for _, _, charge in costly])
         for (place, recorded, _), result in zip(costly, results, strict=True):
-            batch.outcomes[place] = charged(recorded, result)
+            batch.outcomes[place] = charged(recorded, result, batch.limits.get(recorded.usage_id, ()))
 
 
 def _outcomes(batch: _Batch) -> list[Outcome]:
     """Return the outcome of each work. If an operation id occurs twice in the batch, the second work is a repeat."""
-    for place, recorded in batch.fresh if batch.limits else ():
-        outcome = batch.outcomes[place]
-        if isinstance(outcome, Accepted):
-            batch.outcomes[place] = outcome._replace(limits=batch.limits.get(recorded.usage_id, ()))
     for place, earlier in batch.twins:
         batch.outcomes[place] = _twin_outcome(batch, place, earlier)
     outcomes = [outcome for outcome in batch.outcomes if outcome is not None]

@@ -36,11 +36,12 @@ from services.metering.usage.domain import (
     LATE_MAX,
     NO_QUANTITIES,
     Accepted,
+    LimitState,
     Outcome,
     Recorded,
     Stated,
     Work,
-    tell_limits_once,
+    limits_to_tell,
     time_violation,
 )
 from services.metering.usage.parsing import read_description
@@ -88,8 +89,9 @@ class UsageServicer(rpc.UsageServiceServicer):
     ) -> pb.BatchRecordUsageResponse:
         response = pb.BatchRecordUsageResponse()
         outcomes = await record_each(request.usages, self._usages)
-        for usage, (outcome, adjusted) in zip(request.usages, outcomes, strict=True):
-            _fill_outcome(response.outcomes.add(), usage, outcome, adjusted, self._usages.units)
+        limits = limits_to_tell([outcome for outcome, _ in outcomes])
+        for usage, (outcome, adjusted), told in zip(request.usages, outcomes, limits, strict=True):
+            _fill_outcome(response.outcomes.add(), usage, outcome, adjusted, self._usages.units, told)
         return response
 
     async def StreamUsage(
@@ -106,7 +108,8 @@ class UsageServicer(rpc.UsageServiceServicer):
             except Refusal as refusal:
                 outcome = refusal
             response = pb.StreamUsageResponse()
-            _fill_outcome(response.outcome, usage, outcome, adjusted, self._usages.units)
+            (limits,) = limits_to_tell([outcome])
+            _fill_outcome(response.outcome, usage, outcome, adjusted, self._usages.units, limits)
             await acknowledged.put(response)
 
         async def read() -> None:
@@ -236,7 +239,7 @@ async def record_each(
         works.append(work)
         places.append(place)
     if works:
-        recorded = tell_limits_once(await usages.record(works, backfilled=backfilled))
+        recorded = await usages.record(works, backfilled=backfilled)
         for place, work, outcome in zip(places, works, recorded, strict=True):
             outcomes[place] = outcome, work.adjusted
     return [outcomes[place] for place in range(len(requests))]
@@ -384,11 +387,17 @@ def _occur_time(request: pb.RecordUsageRequest | admission_pb2.SettleRequest, us
 
 def render_accepted(accepted: Accepted, adjusted: Sequence[str], units: Units) -> pb.RecordUsageResponse:
     response = pb.RecordUsageResponse()
-    _fill_accepted(response, accepted, adjusted, units)
+    _fill_accepted(response, accepted, adjusted, units, accepted.limits)
     return response
 
 
-def _fill_accepted(response: pb.RecordUsageResponse, accepted: Accepted, adjusted: Sequence[str], units: Units) -> None:
+def _fill_accepted(
+    response: pb.RecordUsageResponse,
+    accepted: Accepted,
+    adjusted: Sequence[str],
+    units: Units,
+    limits: Sequence[LimitState],
+) -> None:
     if adjusted:
         response.adjusted_fields.extend(adjusted)
     if accepted.replayed:
@@ -396,19 +405,24 @@ def _fill_accepted(response: pb.RecordUsageResponse, accepted: Accepted, adjuste
     fill_usage(response.usage, accepted.recorded, units)
     if accepted.balance is not None:
         fill_balance(response.balance, accepted.balance)
-    if accepted.limits:
-        response.limits.extend(map(render_limit, accepted.limits))
+    if limits:
+        response.limits.extend(map(render_limit, limits))
 
 
 def _fill_outcome(
-    target: pb.UsageOutcome, usage: pb.RecordUsageRequest, outcome: Outcome, adjusted: Sequence[str], units: Units
+    target: pb.UsageOutcome,
+    usage: pb.RecordUsageRequest,
+    outcome: Outcome,
+    adjusted: Sequence[str],
+    units: Units,
+    limits: Sequence[LimitState],
 ) -> None:
     target.operation_id = usage.operation_id[:_OPERATION_ID_MAX]
     target.organization_id = usage.organization_id[:_ID_LENGTH].lower()
     if isinstance(outcome, Exception):
         target.refused.CopyFrom(status_of_item(outcome, DOMAIN))
         return
-    _fill_accepted(target.recorded, outcome, adjusted, units)
+    _fill_accepted(target.recorded, outcome, adjusted, units, limits)
 
 
 def _read_list_token(token: str, fingerprint: str) -> tuple[datetime, str] | None:

@@ -255,7 +255,7 @@ async def test_hold_that_a_repeat_places_later_is_listed_with_its_own_end(
 
     await eventually(authorize, bool)
 
-    assert states(await metering.authorizations(organization_id)) == {"call-1": "OPEN"}
+    assert states(await metering.authorizations(organization_id)) == {"call-0": "LAPSED", "call-1": "OPEN"}
 
 
 async def test_lapsed_holds_are_counted_once(platform: Platform, metering: Metering, organization_id: str) -> None:

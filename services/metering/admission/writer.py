@@ -99,8 +99,8 @@ class Writer:
         """Decide the calls that limits are in force for, and store the batch; return what was stored before.
 
         All calls of a batch are decided for the same moment, so that each sees what those before it have reserved. That
-        moment is over when a step of a sliding window has ended by the time the counters are locked, or a window that
-        the next one looks back at: another process may have decided in the next one meanwhile.
+        moment is over when a window has ended, by the time the counters are locked, that a burst of the next one looks
+        back at: another process may have decided in the next one meanwhile.
         """
         now = self._clock.now()
         takes = self._takes(asking, now)
@@ -205,6 +205,6 @@ def _note_written(waiting: Sequence[Waiting], repeated: set[store.Key]) -> None:
 
 
 def _has_ended(takes: Sequence[tuple[str, Take]], now: datetime) -> bool:
-    """Tell whether the window of one of the takes is over that the next one looks at."""
-    places = [take.place for _, take in takes if take.place.head is not None or take.place.before is not None]
+    """Tell whether a window is over that a burst of the next one looks back at."""
+    places = [take.place for _, take in takes if take.place.before is not None]
     return any(place.counter.span.end is not None and place.counter.span.end <= now for place in places)

@@ -10,8 +10,10 @@ import pytest
 
 from libs.common.ids import new_id
 from services.metering.quota.domain import Window
+from tests.metering.lapses.support import Worker
 from tests.metering.limits.support import begin_minute, counted, delete_limit, reserved, set_limit
-from tests.metering.support import Metering, Platform, refused
+from tests.metering.support import Metering, Platform, refused, settlement
+from tests.metering.test_authorizations import cancel
 from tests.metering.test_batch_admission import ALLOWED, DENIED, ask
 from tests.support.clock import ShiftedClock
 from tollhouse.metering.v1 import admission_pb2, quota_pb2
@@ -125,6 +127,31 @@ async def test_one_big_call_is_denied_before_the_work_and_a_smaller_one_passes(
     told = status(small, "tokens")
     assert (told.max, told.used, told.reserved, told.remaining) == ("100", "0", "60", "40")
     assert await counted(platform, organization_id, limit) == (0, 60)
+
+
+async def test_call_gives_back_what_it_did_not_use_and_all_of_it_when_cancelled_or_expired(
+    platform: Platform, metering: Metering, organization_id: str, looking: Worker
+) -> None:
+    await platform.fund(organization_id)
+    limit = await set_limit(platform, organization_id, "tokens", "100", metric="total_tokens", window=Window.LIFETIME)
+
+    async def began(name: str) -> str:
+        answer = await metering.authorize(ask(organization_id, name, input_tokens=10, max_output_tokens=50))
+        return answer.limits[0].remaining if answer.decision == ALLOWED else "denied"
+
+    assert await began("cancelled") == "40"
+    assert await began("waits") == "denied"
+    await cancel(metering, organization_id, "cancelled")
+    assert await began("expires") == "40"
+    assert await began("waits") == "denied"
+    await looking.look_later()
+    assert await began("used") == "40"
+    settled = settlement(organization_id, "used")
+    settled.tokens.input, settled.tokens.output = 10, 20
+    await metering.settle(settled)
+    assert await counted(platform, organization_id, limit) == (30, 0)
+    assert await began("waits") == "10"
+    assert await metering.findings() == []
 
 
 async def test_lowered_limit_leaves_nothing_and_never_less(

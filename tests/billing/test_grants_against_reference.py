@@ -22,8 +22,8 @@ from tollhouse.billing.v1 import ledger_pb2 as pb
 _T = TypeVar("_T")
 UNITS = st.integers(1, 12)
 DAY = Duration(seconds=86_400)
-STEP = timedelta(minutes=10)
-"""An hour of the model. Holds last a day, which is longer than any sequence of commands."""
+STEP = timedelta(minutes=1)
+"""An hour of the model. Holds last a day, which is longer than all sequences of commands together."""
 
 
 def whole(value: str) -> int:

@@ -33,8 +33,8 @@ ANNA, BERT = new_id(), new_id()
 USERS = st.sampled_from(["", ANNA, BERT])
 MODELS = st.sampled_from(["", "m"])
 DAY = Duration(seconds=86_400)
-STEP = timedelta(minutes=10)
-"""An hour of the model. Holds last a day, which is longer than any sequence of commands."""
+STEP = timedelta(minutes=1)
+"""An hour of the model. Holds last a day, which is longer than all sequences of commands together."""
 MODES = {
     "GUARDED": pb.DEBIT_MODE_GUARDED,
     "MUST_POST": pb.DEBIT_MODE_MUST_POST,

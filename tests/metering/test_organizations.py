@@ -8,8 +8,9 @@ import pytest
 
 from libs.common.ids import new_id
 from libs.common.status import error_info, reason_of
+from services.metering.clients import organizations
 from tests.identity.support import Identity
-from tests.metering.support import Metering, Platform, eventually, refused, settlement, usage
+from tests.metering.support import WITHIN_S, Metering, Platform, eventually, refused, settlement, usage
 from tests.metering.test_admission import ask
 from tollhouse.billing.v1 import account_pb2
 from tollhouse.billing.v1 import charge_pb2 as billing_charge_pb2
@@ -21,7 +22,9 @@ NOBODY = (grpc.StatusCode.NOT_FOUND, "ORGANIZATION_NOT_FOUND")
 
 
 @pytest.fixture
-async def identity(platform: Platform, metering: Metering) -> Identity:
+async def identity(platform: Platform, metering: Metering, monkeypatch: pytest.MonkeyPatch) -> Identity:
+    """Identity, which is waited for as long as its answers may take on a busy machine."""
+    monkeypatch.setattr(organizations, "_ASK_WITHIN_S", WITHIN_S)
     identity = await platform.start_identity()
     await reached(metering)
     return identity

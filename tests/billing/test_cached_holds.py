@@ -112,6 +112,7 @@ async def test_hold_declined_by_one_process_is_never_placed_by_another(server: B
     await connection.close()
 
 
+@pytest.mark.own_database
 async def test_holds_and_captures_sent_to_two_processes_at_once_are_made_once(pair: tuple[Ledger, Ledger]) -> None:
     org = organization()
     await pair[0].credit(org, "top-up", "1000")

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 import grpc
+import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, settings
@@ -18,6 +19,8 @@ from tests.billing.support import BillingServer, Ledger, organization
 from tests.support.clock import FixedClock
 from tollhouse.billing.v1 import account_pb2, credit_pb2
 from tollhouse.billing.v1 import ledger_pb2 as pb
+
+pytestmark = pytest.mark.own_database
 
 _T = TypeVar("_T")
 UNITS = st.integers(1, 12)

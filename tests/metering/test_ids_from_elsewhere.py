@@ -69,6 +69,7 @@ async def test_model_of_any_name_is_priced_authorized_charged_found_and_summed(
     assert [event.resource_id for event in audited.events][-1:] == [model]
 
 
+@pytest.mark.own_database
 async def test_operation_of_any_id_is_held_charged_and_found_in_all_services(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:

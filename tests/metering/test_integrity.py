@@ -3,6 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.common.clock import SystemClock
@@ -147,6 +148,7 @@ async def test_sums_of_hours_are_compared_wherever_ranges_of_rows_end(
         assert await findings_of(Verification(metering_shards, SystemClock(), CHECKS, rows_max=rows_max)) == found
 
 
+@pytest.mark.own_database
 async def test_since_time_leaves_out_usage_of_earlier_hours_and_checks_whole_hours(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -194,6 +196,7 @@ async def test_check_during_live_usage_and_late_pricing_finds_no_violation(
     assert await metering.findings() == []
 
 
+@pytest.mark.own_database
 async def test_costs_are_recognized_as_rounded_half_to_even(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -212,6 +215,7 @@ async def test_costs_are_recognized_as_rounded_half_to_even(
     assert len([one for one in await metering.findings() if one.startswith("costs_derive")]) == len(counts)
 
 
+@pytest.mark.own_database
 async def test_month_without_a_partition_is_found_in_each_shard_also_for_one_organization(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:

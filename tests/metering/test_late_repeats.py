@@ -25,6 +25,7 @@ async def recorded_long_ago(
     return request
 
 
+@pytest.mark.own_database
 async def test_repeat_after_the_window_is_answered_as_replayed_by_every_rpc(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -69,6 +70,7 @@ async def test_new_usage_out_of_the_window_is_refused_item_by_item(metering: Met
     assert await metering.findings() == []
 
 
+@pytest.mark.own_database
 async def test_settlement_is_judged_by_its_own_time_not_by_the_authorization(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import grpc
+import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -39,6 +40,7 @@ def _known(organization_id: str) -> dict[str, object]:
     }
 
 
+@pytest.mark.own_database
 async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
     platform: Platform, metering: Metering
 ) -> None:

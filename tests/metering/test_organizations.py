@@ -18,6 +18,8 @@ from tollhouse.identity.v1 import organization_pb2
 from tollhouse.metering.v1 import admission_pb2, usage_pb2
 from tollhouse.metering.v1 import charge_pb2 as metering_charge_pb2
 
+pytestmark = pytest.mark.own_database
+
 NOBODY = (grpc.StatusCode.NOT_FOUND, "ORGANIZATION_NOT_FOUND")
 
 

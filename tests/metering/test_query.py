@@ -55,6 +55,7 @@ async def query(metering: Metering, organization_id: str, start: datetime, **fie
             return summaries
 
 
+@pytest.mark.own_database
 async def test_sums_equal_the_records_however_they_are_grouped_shuffled_and_repeated(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:

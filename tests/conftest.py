@@ -4,10 +4,14 @@ postgres            the server, one for each test process (under pytest-xdist ea
 template_database   the name of a database with every context migrated, made once; session
 database_admin_url  a clone of the template for this test alone, logged in as the owner of the schemas
 database_urls       the same clone, by context: the URL by which that context's service logs in
-module_database_urls  such URLs of a clone for all those tests of a module that leave each other's data alone
 identity_database   the same clone, opened as identity's service opens it; so also
 billing_shards      and
 metering_shards     the shards of both, as many as TOLLHOUSE_TEST_SHARDS says
+module_database_admin_url  and
+module_database_urls  such URLs of a clone that the tests of a module share
+
+The services of `identity`, `ledger` and `platform` are shared by the tests of a module. A test has its own, on its own
+database, if it asks for one of the fixtures of a database or is marked `own_database`; see `has_own_database`.
 
 Set TOLLHOUSE_TEST_DATABASE_URL to test on a real server instead of an embedded one.
 
@@ -116,15 +120,23 @@ async def database_admin_url(postgres: TestPostgres, clones: Clones) -> AsyncIte
 
 
 @pytest.fixture(scope="module")
-async def module_database_urls(postgres: TestPostgres, clones: Clones) -> AsyncIterator[dict[str, str]]:
+async def module_database_admin_url(postgres: TestPostgres, clones: Clones) -> AsyncIterator[str]:
     async with _clone(postgres, clones) as name:
-        yield {context: postgres.url(name, context) for context in migrated_contexts()}
+        yield postgres.admin_url_of(name)
 
 
 @pytest.fixture
 def database_urls(postgres: TestPostgres, database_admin_url: str) -> dict[str, str]:
-    name = database_name(database_admin_url)
-    return {context: postgres.url(name, context) for context in migrated_contexts()}
+    return _urls(postgres, database_admin_url)
+
+
+@pytest.fixture(scope="module")
+def module_database_urls(postgres: TestPostgres, module_database_admin_url: str) -> dict[str, str]:
+    return _urls(postgres, module_database_admin_url)
+
+
+def _urls(postgres: TestPostgres, admin_url: str) -> dict[str, str]:
+    return {context: postgres.url(database_name(admin_url), context) for context in migrated_contexts()}
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from libs.common.database import Database, open_database
 from tests.billing.support import BillingServer, Ledger
 from tests.support.callers import Callers
 from tests.support.clock import FixedClock
+from tests.support.own_database import has_own_database
 
 
 @pytest.fixture(scope="session")
@@ -21,9 +22,22 @@ def server(callers: Callers, database_urls: dict[str, str]) -> BillingServer:
 
 
 @pytest.fixture
-async def ledger(server: BillingServer) -> AsyncIterator[Ledger]:
-    """Billing on the system's clock; what the test leaves behind must be consistent."""
+def ledger(request: pytest.FixtureRequest) -> Ledger:
+    """Billing on the system's clock, of the test's own or of its module; what is left behind must be consistent."""
+    ledger: Ledger = request.getfixturevalue("own_ledger" if has_own_database(request) else "module_ledger")
+    return ledger
+
+
+@pytest.fixture
+async def own_ledger(server: BillingServer) -> AsyncIterator[Ledger]:
     async with server.start() as ledger:
+        yield ledger
+        assert await ledger.findings() == []
+
+
+@pytest.fixture(scope="module")
+async def module_ledger(callers: Callers, module_database_urls: dict[str, str]) -> AsyncIterator[Ledger]:
+    async with BillingServer(callers, module_database_urls["billing"]).start() as ledger:
         yield ledger
         assert await ledger.findings() == []
 

@@ -82,6 +82,7 @@ async def test_closed_account_takes_only_work_already_done(ledger: Ledger) -> No
     assert (await ledger.debit(org, "d", "1", project_id=project)).balance.posted == usd("4")
 
 
+@pytest.mark.own_database
 async def test_balance_and_statement_of_other_days(timed: Ledger, clock: FixedClock) -> None:
     org, project, start = organization(), new_id(), clock.now()
     for day in range(5):

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import TypeVar
 
 import grpc
+import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2
 from hypothesis import HealthCheck, settings
@@ -21,6 +22,8 @@ from tests.support.clock import FixedClock
 from tollhouse.billing.v1 import account_pb2
 from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.common.v1.amount_pb2 import Amount
+
+pytestmark = [pytest.mark.own_database, pytest.mark.shards]
 
 _T = TypeVar("_T")
 

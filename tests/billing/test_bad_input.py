@@ -2,7 +2,6 @@
 
 import base64
 import json
-from collections.abc import AsyncIterator
 
 import grpc
 import pytest
@@ -11,8 +10,7 @@ from google.rpc import error_details_pb2
 
 from libs.common.ids import new_id
 from libs.common.status import field_violations
-from tests.billing.support import BillingServer, Ledger, usd
-from tests.support.callers import Callers
+from tests.billing.support import Ledger, usd
 from tollhouse.billing.v1 import account_pb2, charge_pb2
 from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.common.v1.amount_pb2 import Amount
@@ -46,14 +44,6 @@ BAD_FIELDS = [
         for code in ("", "usd", "U", "US DOLLAR", "X" * 13)
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-async def ledger(callers: Callers, module_database_urls: dict[str, str]) -> AsyncIterator[Ledger]:
-    """One server for all cases, in organizations of their own where they change anything."""
-    async with BillingServer(callers, module_database_urls["billing"]).start() as ledger:
-        yield ledger
-        assert await ledger.findings() == []
 
 
 @pytest.mark.parametrize(("change", "field"), BAD_FIELDS)

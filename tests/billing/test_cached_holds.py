@@ -15,6 +15,8 @@ from tests.support.clock import FixedClock
 from tests.support.sharded import in_shard_of
 from tollhouse.billing.v1 import ledger_pb2 as pb
 
+pytestmark = pytest.mark.shards
+
 MINUTE = Duration(seconds=60)
 HOUR = Duration(seconds=3_600)
 _MORE_THAN_CAREFUL_BATCHES = 40
@@ -112,6 +114,7 @@ async def test_hold_declined_by_one_process_is_never_placed_by_another(server: B
     await connection.close()
 
 
+@pytest.mark.own_database
 async def test_holds_and_captures_sent_to_two_processes_at_once_are_made_once(pair: tuple[Ledger, Ledger]) -> None:
     org = organization()
     await pair[0].credit(org, "top-up", "1000")

@@ -6,9 +6,12 @@ from decimal import Decimal
 
 import asyncpg
 import grpc
+import pytest
 
 from libs.common.database_url import plain_url
 from tests.billing.support import BillingServer, Ledger, organization, until_answered, usd
+
+pytestmark = pytest.mark.shards
 
 
 async def _kill_connections(admin_url: str, rounds: int) -> int:
@@ -70,6 +73,7 @@ async def test_connections_killed_mid_batch_charge_every_part_and_the_rest_of_ea
     assert (last.balance.posted, last.balance.held) == (usd(Decimal("1000.01") - Decimal("0.05") * done), usd("0"))
 
 
+@pytest.mark.own_database
 async def test_two_servers_share_one_account_and_one_set_of_operation_ids(server: BillingServer) -> None:
     org = organization()
     async with server.start() as one, server.start() as two:

@@ -87,6 +87,7 @@ async def test_each_value_comes_from_the_nearest_rule(timed: Ledger, clock: Fixe
     assert {source for _, source in (await texts(timed, organization(), user_id=USER)).values()} == {"platform_default"}
 
 
+@pytest.mark.own_database
 async def test_overrides_of_a_user_with_a_model_win_over_those_of_either(timed: Ledger) -> None:
     org = organization()
     subjects: list[dict[str, str]] = [{}, {"model": MODEL}, {"user_id": USER}, {"user_id": USER, "model": MODEL}]
@@ -128,6 +129,7 @@ async def test_an_expired_override_and_subscription_end_without_any_call(
     assert (await set_override(timed, again)).entitlement_override.create_time == at(clock.now())
 
 
+@pytest.mark.own_database
 async def test_the_default_is_the_published_version_of_the_plan_of_that_code(timed: Ledger) -> None:
     org = organization()
     assert await texts(timed, org) == {}
@@ -143,6 +145,7 @@ async def test_the_default_is_the_published_version_of_the_plan_of_that_code(tim
     assert await texts(timed, org) == {}
 
 
+@pytest.mark.own_database
 async def test_setting_what_is_set_changes_nothing(timed: Ledger, clock: FixedClock) -> None:
     org = organization()
     first = (await set_override(timed, override(org))).entitlement_override
@@ -166,6 +169,7 @@ async def events(ledger: Ledger, org: str) -> list[str]:
     return [f"{change.field}: {change.after}" for event in reversed(listed) for change in event.changes]
 
 
+@pytest.mark.own_database
 async def test_the_audit_trail_tells_the_subject_and_the_value_but_no_texts(timed: Ledger, clock: FixedClock) -> None:
     org, end = organization(), clock.now() + DAY
     request = override(org, "requests_per_minute", user_id=USER, model=MODEL, expire_time=at(end))
@@ -183,6 +187,7 @@ async def test_the_audit_trail_tells_the_subject_and_the_value_but_no_texts(time
     ]
 
 
+@pytest.mark.own_database
 async def test_overrides_are_listed_in_pages_and_by_user(timed: Ledger) -> None:
     org, other = organization(), organization()
     codes = [f"code_{number}" for number in range(5)]
@@ -223,6 +228,7 @@ async def test_a_thousand_overrides_fit_and_no_more(timed: Ledger, billing_shard
     assert [one.entitlement.entitlement_code for one in await overrides(timed, org)] == ["one_more", "too_many"]
 
 
+@pytest.mark.own_database
 async def test_bad_overrides_are_refused_field_by_field(timed: Ledger, clock: FixedClock) -> None:
     org = organization()
     nil = "00000000-0000-0000-0000-000000000000"
@@ -249,6 +255,7 @@ async def test_bad_overrides_are_refused_field_by_field(timed: Ledger, clock: Fi
     assert await events(timed, org) == []
 
 
+@pytest.mark.own_database
 async def test_the_nil_user_and_foreign_tokens_are_refused(timed: Ledger) -> None:
     org = organization()
     nil = "00000000-0000-0000-0000-000000000000"

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 import grpc
+import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, settings
@@ -19,11 +20,13 @@ from tests.support.clock import FixedClock
 from tollhouse.billing.v1 import account_pb2, credit_pb2
 from tollhouse.billing.v1 import ledger_pb2 as pb
 
+pytestmark = pytest.mark.own_database
+
 _T = TypeVar("_T")
 UNITS = st.integers(1, 12)
 DAY = Duration(seconds=86_400)
-STEP = timedelta(minutes=10)
-"""An hour of the model. Holds last a day, which is longer than any sequence of commands."""
+STEP = timedelta(minutes=1)
+"""An hour of the model. Holds last a day, which is longer than all sequences of commands together."""
 
 
 def whole(value: str) -> int:

@@ -172,6 +172,7 @@ async def test_batch_decides_parts_and_the_last_capture_of_one_hold_in_order(led
     assert (await balance_of(ledger, org)).posted == usd(5)
 
 
+@pytest.mark.own_database
 async def test_two_processes_charge_each_part_once_whatever_ends_the_hold_meanwhile(
     server: BillingServer, clock: FixedClock
 ) -> None:
@@ -226,6 +227,7 @@ async def test_two_processes_charge_each_part_once_whatever_ends_the_hold_meanwh
         assert await two.findings() == []
 
 
+@pytest.mark.own_database
 async def test_one_part_id_for_two_holds_of_different_accounts_at_once_is_charged_once(server: BillingServer) -> None:
     async with server.start() as one, server.start() as two:
         org, project = await funded(one, "100", hold="50"), new_id()

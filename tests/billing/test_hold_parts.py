@@ -139,6 +139,7 @@ async def test_part_after_the_hold_has_ended_is_charged_in_full(
     assert {part.operation_id for part in await parts_of(timed, org)} == {"1", "2"}
 
 
+@pytest.mark.own_database
 async def test_sweeper_frees_the_rest_of_an_expired_hold(server: BillingServer, clock: FixedClock) -> None:
     async with server.start(clock, sweep_every_s=0.05) as ledger:
         org = await funded(ledger)
@@ -176,6 +177,7 @@ async def test_parts_are_listed_newest_first_with_the_other_filters(timed: Ledge
     assert (await refusal(timed.ledger.ListTransactions(other, metadata=timed.metadata)))[0] is INVALID
 
 
+@pytest.mark.own_database
 async def test_each_part_is_an_entry_of_the_statement_and_a_charge_under_its_own_id(ledger: Ledger) -> None:
     org = await funded(ledger)
     source = {"source": "metering"}

@@ -3,6 +3,8 @@
 import asyncio
 from datetime import timedelta
 
+import pytest
+
 from tests.billing.support import MINUTE, BillingServer, Ledger, balance_of, organization, refusal, usd
 from tests.support.clock import FixedClock
 from tests.support.sharded import execute_in_shards, value_over_shards
@@ -67,6 +69,7 @@ async def test_captures_racing_expiry_end_each_hold_once(timed: Ledger, clock: F
     assert (balance.posted, balance.held) == (usd("0.95"), usd("0"))
 
 
+@pytest.mark.own_database
 async def test_sweeper_ends_expired_holds_of_unused_accounts(server: BillingServer, clock: FixedClock) -> None:
     async with server.start(clock, sweep_every_s=0.05) as ledger:
         org = organization()

@@ -25,6 +25,8 @@ from tests.billing.plan_calls import (
 from tests.billing.support import BillingServer, Ledger, refusal, usd
 from tollhouse.billing.v1 import plan_pb2 as pb
 
+pytestmark = pytest.mark.own_database
+
 
 async def test_update_changes_the_fields_of_its_mask_alone(ledger: Ledger) -> None:
     before = await created(ledger, new_plan(description="For many.", sort_order=5, terms=everything()))

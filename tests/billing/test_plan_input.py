@@ -1,6 +1,5 @@
 """Plans that cannot be, and odd text in every field of PlanService, are refused with the fields at fault."""
 
-from collections.abc import AsyncIterator
 from typing import Final
 
 import pytest
@@ -34,13 +33,6 @@ from tollhouse.billing.v1 import plan_pb2 as pb
 from tollhouse.common.v1.amount_pb2 import Amount
 
 DAY_S: Final = 86_400
-
-
-@pytest.fixture(scope="module")
-async def ledger(callers: Callers, module_database_urls: dict[str, str]) -> AsyncIterator[Ledger]:
-    """One server for all cases, which add no plan."""
-    async with BillingServer(callers, module_database_urls["billing"]).start() as ledger:
-        yield ledger
 
 
 def interval(unit: pb.IntervalUnit.ValueType, count: int) -> pb.Interval:

@@ -41,6 +41,8 @@ from tests.support.invariants import findings_of
 from tollhouse.billing.v1 import plan_pb2 as pb
 from tollhouse.common.v1 import audit_pb2
 
+pytestmark = pytest.mark.own_database
+
 
 def changes(event: audit_pb2.AuditEvent) -> dict[str, tuple[str, str]]:
     return {change.field: (change.before, change.after) for change in event.changes}

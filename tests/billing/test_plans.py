@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 import grpc
+import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from libs.common.ids import new_id
@@ -38,6 +39,8 @@ from tests.billing.support import BillingServer, Ledger, refusal, usd
 from tests.identity.support import open_identity
 from tests.support.callers import Callers, bearer
 from tollhouse.billing.v1 import plan_pb2 as pb
+
+pytestmark = pytest.mark.own_database
 
 # Of each plan that comes with Tollhouse: the price, the credits, the requests a minute, an hour and a day, and the
 # features, of which each plan also has those of the plans before it.

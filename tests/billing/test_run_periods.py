@@ -12,6 +12,8 @@ from tests.billing.support import BillingServer, Ledger, organization
 from tests.support.clock import FixedClock
 from tollhouse.billing.v1 import subscription_pb2 as pb
 
+pytestmark = pytest.mark.shards
+
 
 async def run(ledger: Ledger, **fields: object) -> list[pb.RunPeriodsResponse]:
     stub = Subscriptions(ledger).stub
@@ -19,6 +21,7 @@ async def run(ledger: Ledger, **fields: object) -> list[pb.RunPeriodsResponse]:
     return [report async for report in stub.RunPeriods(request, metadata=ledger.metadata, timeout=20)]
 
 
+@pytest.mark.own_database
 async def test_a_year_is_caught_up_by_a_call_and_counted(server: BillingServer, clock: FixedClock) -> None:
     async with server.start(clock, sweep_every_s=3600, period_run_every_s=3600) as ledger:
         subscriptions = Subscriptions(ledger)

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import TypeVar
 
 import grpc
+import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, settings
@@ -27,14 +28,16 @@ from tests.support.clock import FixedClock
 from tollhouse.billing.v1 import credit_pb2
 from tollhouse.billing.v1 import ledger_pb2 as pb
 
+pytestmark = pytest.mark.shards
+
 _T = TypeVar("_T")
 UNITS = st.integers(1, 9)
 ANNA, BERT = new_id(), new_id()
 USERS = st.sampled_from(["", ANNA, BERT])
 MODELS = st.sampled_from(["", "m"])
 DAY = Duration(seconds=86_400)
-STEP = timedelta(minutes=10)
-"""An hour of the model. Holds last a day, which is longer than any sequence of commands."""
+STEP = timedelta(minutes=1)
+"""An hour of the model. Holds last a day, which is longer than all sequences of commands together."""
 MODES = {
     "GUARDED": pb.DEBIT_MODE_GUARDED,
     "MUST_POST": pb.DEBIT_MODE_MUST_POST,

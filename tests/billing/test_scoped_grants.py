@@ -4,6 +4,7 @@ import asyncio
 from datetime import timedelta
 
 import grpc
+import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from libs.common.ids import new_id
@@ -303,6 +304,7 @@ async def test_the_summary_of_a_user_says_limit_used_remaining_and_expired(timed
     assert await timed.grants(org, model=MODEL) == []
 
 
+@pytest.mark.own_database
 async def test_users_of_one_account_never_use_each_others_grants_at_once(server: BillingServer) -> None:
     """Two processes, three users with 20 each, and 40 debits of 1 by each user at once: 20 of each are made."""
     users = [new_id() for _ in range(3)]
@@ -334,6 +336,7 @@ async def test_users_of_one_account_never_use_each_others_grants_at_once(server:
         assert await one.findings() == []
 
 
+@pytest.mark.own_database
 async def test_a_process_that_knows_the_account_learns_of_its_first_scoped_grant(server: BillingServer) -> None:
     """The other process has the account and a hold cached, and would post by the quick way."""
     org = organization()

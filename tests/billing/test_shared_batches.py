@@ -10,6 +10,8 @@ from tests.billing.support import BillingServer, Ledger, organization
 from tests.support.poison import SQLSTATES, plant_poison, poisoned
 from tollhouse.billing.v1 import ledger_pb2
 
+pytestmark = pytest.mark.shards
+
 HONEST = 40
 MUST_POST = ledger_pb2.DEBIT_MODE_MUST_POST
 POISONED = 3

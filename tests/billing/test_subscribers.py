@@ -182,6 +182,7 @@ async def test_nobody_is_taken_as_a_member_while_identity_is_away(
         assert state(await calls.create(org)) == "ACTIVE"
 
 
+@pytest.mark.own_database
 async def test_models_need_no_approval_where_the_platform_wants_none(server: BillingServer) -> None:
     async with server.start(model_subscriptions_need_approval=False) as ledger:
         calls = Subscriptions(ledger)

@@ -13,6 +13,8 @@ from tests.billing.support import BillingServer, Ledger, organization
 from tests.support.invariants import findings_of
 from tests.support.sharded import execute_in_shards
 
+pytestmark = pytest.mark.shards
+
 SUBSCRIPTION_DAMAGE: Final = {
     "subscription_periods_tile": (
         "UPDATE billing.subscription_events SET period_end_time = period_end_time + interval '1 s'"

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
 import grpc
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
@@ -22,6 +23,8 @@ from tests.billing.support import BillingServer
 from tests.support.clock import FixedClock
 from tollhouse.billing.v1 import plan_pb2
 from tollhouse.billing.v1 import subscription_pb2 as pb
+
+pytestmark = [pytest.mark.own_database, pytest.mark.shards]
 
 _T = TypeVar("_T")
 PERIOD: Final = timedelta(days=7)

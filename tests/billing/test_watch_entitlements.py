@@ -20,6 +20,8 @@ from tests.billing.support import BillingServer, Ledger, organization, refusal
 from tests.support.sharded import shard_count
 from tollhouse.billing.v1 import subscription_pb2 as pb
 
+pytestmark = pytest.mark.shards
+
 Stream = AsyncIterator[pb.WatchEntitlementsResponse]
 
 
@@ -68,6 +70,7 @@ async def test_a_change_of_any_kind_is_told_within_a_second(ledger: Ledger, bill
         await told(stream, other)
 
 
+@pytest.mark.own_database
 async def test_heartbeats_come_every_second_with_the_same_revision(ledger: Ledger) -> None:
     stream = watch(ledger)
     async with asyncio.timeout(4):
@@ -138,6 +141,7 @@ async def test_a_subscriber_that_reads_slowly_is_told_of_each_organization_once(
     assert sum(revision or 0 for revision in position.revisions) == 50
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("revision", ["nonsense", "AQAA", str(Position(0, (10**6,) * 256)), str(Position(7, (0,)))])
 async def test_a_revision_that_was_never_given_makes_the_subscriber_start_over(ledger: Ledger, revision: str) -> None:
     stream = watch(ledger, revision)
@@ -148,6 +152,7 @@ async def test_a_revision_that_was_never_given_makes_the_subscriber_start_over(l
     assert (resumed.resync, resumed.revision) == (False, first.revision)
 
 
+@pytest.mark.own_database
 async def test_a_revision_that_is_ahead_of_the_database_makes_the_subscriber_start_over(ledger: Ledger) -> None:
     ahead = Position(0, (None,) * (shard_count() - 1) + (1,))
     assert (await anext(watch(ledger, str(ahead)))).resync
@@ -155,6 +160,7 @@ async def test_a_revision_that_is_ahead_of_the_database_makes_the_subscriber_sta
     assert not (await anext(watch(ledger, str(level)))).resync
 
 
+@pytest.mark.own_database
 async def test_a_new_default_makes_everybody_start_over_also_after_a_gap(ledger: Ledger) -> None:
     stream = watch(ledger)
     before = await anext(stream)
@@ -170,6 +176,7 @@ async def test_a_new_default_makes_everybody_start_over_also_after_a_gap(ledger:
             pass
 
 
+@pytest.mark.own_database
 async def test_a_process_serves_a_bounded_number_of_streams(server: BillingServer) -> None:
     async with server.start(watchers_max=1) as ledger:
         stream = watch(ledger)

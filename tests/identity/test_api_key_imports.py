@@ -161,6 +161,7 @@ async def test_prefixes_are_few(identity: Identity, organization: tuple[str, str
     assert answer.imported_count == 1
 
 
+@pytest.mark.own_database
 async def test_import_of_another_process_is_known_with_min_revision_at_once(start_identity: OpenIdentity) -> None:
     here, there = await start_identity(), await start_identity()
     organization_id, owner = await here.create_organization()

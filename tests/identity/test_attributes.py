@@ -104,6 +104,7 @@ async def test_an_external_id_is_unique_until_its_resource_is_deleted(kind: Kind
     assert await kind.ids("x-1") == [kind.id_of(again)]
 
 
+@pytest.mark.own_database
 async def test_updates_replace_and_clear_what_the_mask_names(kind: Kind) -> None:
     made = await kind.create(metadata=METADATA, external_id="x-1")
     changed = await kind.update(made, "metadata", metadata={"a": "b"})
@@ -117,6 +118,7 @@ async def test_updates_replace_and_clear_what_the_mask_names(kind: Kind) -> None
     assert await refused(kind.update(made, "metadata", etag=made.etag)) == ("ABORTED", "STALE_ETAG")
 
 
+@pytest.mark.own_database
 async def test_a_creation_is_repeated_with_the_same_attributes_alone(kind: Kind) -> None:
     first = await kind.create(request_id="r-1", metadata=METADATA, external_id="x-1", **_named(kind))
     again = await kind.create(request_id="r-1", metadata=METADATA, external_id="x-1", **_named(kind))
@@ -147,9 +149,9 @@ def _named(kind: Kind) -> dict[str, object]:
     ids=lambda value: str(value)[:30],
 )
 async def test_attributes_out_of_bounds_are_refused_by_name(
-    module_identity: Identity, name: str, fields: dict[str, object], named: str
+    identity: Identity, name: str, fields: dict[str, object], named: str
 ) -> None:
-    kind = Kind(module_identity, name, *await module_identity.create_organization())
+    kind = Kind(identity, name, *await identity.create_organization())
     made = await kind.create()
     field = named.replace('["', "[").replace('"]', "]")
     assert await violated_fields(kind.create(**fields)) == {field}

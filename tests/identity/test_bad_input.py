@@ -11,13 +11,6 @@ from libs.common.status import field_violations
 from tests.identity.support import Identity
 from tollhouse.identity.v1 import api_key_pb2, organization_pb2, project_pb2, user_pb2
 
-
-@pytest.fixture(scope="module")
-def identity(module_identity: Identity) -> Identity:
-    """One server for all cases: what is refused changes nothing."""
-    return module_identity
-
-
 ID = "0198f0aa-0000-7000-8000-000000000001"
 KEY = api_key_pb2.CreateApiKeyRequest
 USER = user_pb2.CreateUserRequest

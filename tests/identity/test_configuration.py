@@ -95,6 +95,7 @@ async def test_stale_etag_changes_nothing(identity: Identity) -> None:
     assert await _get_system(identity) == told
 
 
+@pytest.mark.own_database
 async def test_changes_at_once_are_all_kept(identity: Identity) -> None:
     user = await identity.create_user()
     await asyncio.gather(
@@ -106,6 +107,7 @@ async def test_changes_at_once_are_all_kept(identity: Identity) -> None:
     assert set((await _get_system(identity)).entries) == keys
 
 
+@pytest.mark.own_database
 async def test_configurations_are_bounded(identity: Identity) -> None:
     user = await identity.create_user()
     await _update(identity, Request(user_id=user.user_id, entries={f"key{n}": "x" for n in range(100)}))

@@ -41,6 +41,7 @@ async def test_user_is_created_found_and_listed(identity: Identity) -> None:
     assert user.full_name == "Grace Hopper"
 
 
+@pytest.mark.own_database
 async def test_users_without_username_are_many(identity: Identity) -> None:
     made = [(await identity.create_user()).user_id for _ in range(3)]
     listed = await identity.users.ListUsers(user_pb2.ListUsersRequest(), metadata=identity.metadata)

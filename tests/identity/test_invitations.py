@@ -218,6 +218,7 @@ async def test_address_has_one_open_invitation_without_regard_to_case(identity: 
     assert (await _invited(identity, organization_id, "grace@example.com")).token
 
 
+@pytest.mark.own_database
 async def test_members_are_not_invited_and_do_not_accept(identity: Identity, people: People) -> None:
     organization_id, _ = await identity.create_organization()
     grace = await people.person("grace@example.com")

@@ -65,6 +65,7 @@ async def test_refused_user_leaves_no_organization_behind(identity: Identity, id
         assert (await tx.execute(text("SELECT count(*) FROM identity.organizations"))).scalar_one() == 1
 
 
+@pytest.mark.own_database
 async def test_two_creates_with_one_email_at_once_make_one_user(identity: Identity) -> None:
     for number in range(5):
         outcomes = await asyncio.gather(
@@ -76,6 +77,7 @@ async def test_two_creates_with_one_email_at_once_make_one_user(identity: Identi
     assert len(listed.users) == 5
 
 
+@pytest.mark.own_database
 async def test_user_changes_what_the_mask_names_and_nothing_else(identity: Identity, people: People) -> None:
     ada = await people.person("ada@example.com")
     before = await _get(identity, ada.user_id)
@@ -102,6 +104,7 @@ async def test_username_can_be_removed_and_taken_by_another(identity: Identity) 
     assert (await identity.users.UpdateUser(taken, metadata=identity.metadata)).user.username == "ADA"
 
 
+@pytest.mark.own_database
 async def test_email_of_another_user_is_refused_in_any_case(identity: Identity, people: People) -> None:
     await identity.create_user("ada@example.com")
     grace = await people.person("grace@example.com")
@@ -264,6 +267,7 @@ async def test_what_was_selected_and_deleted_is_selected_no_more(
         assert (user.last_selected_organization_id, user.last_selected_project_id) == left
 
 
+@pytest.mark.own_database
 async def test_users_are_found_by_name_identity_and_activity(identity: Identity) -> None:
     ada = await identity.create_user("ada@example.com", "Ada")
     grace = await identity.create_user("grace@example.com", "grace")
@@ -287,6 +291,7 @@ async def test_users_are_found_by_name_identity_and_activity(identity: Identity)
         assert [user.user_id for user in listed.users] == found
 
 
+@pytest.mark.own_database
 async def test_page_token_is_of_no_use_with_another_filter(identity: Identity) -> None:
     for _ in range(3):
         await identity.create_user()

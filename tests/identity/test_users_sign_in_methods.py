@@ -104,6 +104,7 @@ async def test_identities_are_bounded(identity: Identity) -> None:
     assert await refused(more) == ("FAILED_PRECONDITION", "TOO_MANY_IDENTITIES")
 
 
+@pytest.mark.own_database
 async def test_last_way_to_sign_in_cannot_be_taken(identity: Identity) -> None:
     user = await identity.create_user()
     await identity.users.LinkIdentity(_link(user.user_id), metadata=identity.metadata)
@@ -206,6 +207,7 @@ async def test_new_password_ends_the_other_sessions(identity: Identity, people: 
     assert (await refused(identity.users.GetUser(request, metadata=here.metadata)))[0] == "UNAUTHENTICATED"
 
 
+@pytest.mark.own_database
 async def test_password_set_twice_at_once_is_one_of_the_two(identity: Identity, people: People) -> None:
     ada = await people.person()
     await _set_password(identity, ada.user_id, GOOD)
@@ -220,6 +222,7 @@ async def test_password_set_twice_at_once_is_one_of_the_two(identity: Identity, 
     assert sum(isinstance(outcome, pb.SetPasswordResponse) for outcome in outcomes) == 1
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize(
     "password",
     ["short", "password1234", "iloveyou!2026", "aaaaaaaaaaaaaaa", "123456789012", "x" * 129, "my ada.lovelace key"],

@@ -51,6 +51,7 @@ async def _soon(answers: Callable[[], object], within_s: float = 1) -> None:
         await asyncio.sleep(0.005)
 
 
+@pytest.mark.own_database
 async def test_key_works_from_its_addresses_alone(identity: Identity) -> None:
     organization_id, owner = await identity.create_organization()
     created = await _key(
@@ -82,6 +83,7 @@ async def test_key_works_from_its_addresses_alone(identity: Identity) -> None:
     )
 
 
+@pytest.mark.own_database
 async def test_demoted_owner_takes_their_keys_scopes_along(start_identity: OpenIdentity) -> None:
     here, there = await start_identity(), await start_identity()
     organization_id, _ = await here.create_organization()

@@ -91,6 +91,7 @@ async def test_watch_resumes_after_the_last_revision_without_gap(identity: Ident
     assert [change.revision for change in changes] == list(range(seen + 1, revoked[-1] + 1))
 
 
+@pytest.mark.own_database
 async def test_watch_on_another_process_sees_what_this_one_changes(start_identity: OpenIdentity) -> None:
     here, there = await start_identity(), await start_identity()
     created = await here.create_key()
@@ -187,6 +188,7 @@ async def test_more_watchers_than_allowed_are_refused(identity_database: Databas
         await anext(stream)
 
 
+@pytest.mark.own_database
 async def test_stopping_server_ends_its_streams(start_identity: OpenIdentity) -> None:
     identity = await start_identity()
     stream = _watch(identity, 0)

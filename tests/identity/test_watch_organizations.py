@@ -80,6 +80,7 @@ async def _newest(identity: Identity) -> int:
     raise AssertionError("the stream ended")
 
 
+@pytest.mark.own_database
 @pytest.mark.usefixtures("quick")
 async def test_stream_from_the_beginning_tells_every_organization_as_it_is(
     identity: Identity, monkeypatch: pytest.MonkeyPatch
@@ -107,6 +108,7 @@ async def test_stream_from_the_beginning_tells_every_organization_as_it_is(
     assert all(one.HasField("create_time") for one in told)
 
 
+@pytest.mark.own_database
 async def test_creations_and_deletions_are_told_within_a_second(start_identity: OpenIdentity) -> None:
     here, there = await start_identity(), await start_identity()
     streams = [_watch(here), _watch(there)]
@@ -129,6 +131,7 @@ async def test_creations_and_deletions_are_told_within_a_second(start_identity: 
     assert 2 * feed_module._ROUND_S < 1, "one process numbers, and another finds the number"
 
 
+@pytest.mark.own_database
 async def test_heartbeat_comes_every_second_without_changes(identity: Identity) -> None:
     stream = _watch(identity)
     messages = [await anext(stream), await anext(stream)]
@@ -138,6 +141,7 @@ async def test_heartbeat_comes_every_second_without_changes(identity: Identity) 
     assert messages == [pb.WatchOrganizationsResponse()] * 3
 
 
+@pytest.mark.own_database
 @pytest.mark.usefixtures("quick")
 async def test_watch_goes_on_after_any_revision_with_what_is_new_alone(start_identity: OpenIdentity) -> None:
     here, there = await start_identity(), await start_identity()
@@ -167,6 +171,7 @@ async def test_organization_is_told_again_after_a_change(identity: Identity) -> 
     assert [one for one in of_all if one.organization_id == organization_id] == [told], "at its latest revision alone"
 
 
+@pytest.mark.own_database
 @pytest.mark.usefixtures("quick")
 async def test_many_creations_at_once_are_all_told_to_subscribers_of_two_processes(
     start_identity: OpenIdentity,
@@ -174,12 +179,17 @@ async def test_many_creations_at_once_are_all_told_to_subscribers_of_two_process
     here, there = await start_identity(), await start_identity()
     following = [asyncio.create_task(_all_that_is_told(_watch(process), 60)) for process in (here, there)]
 
-    users = await asyncio.gather(*(process.create_user() for _ in range(30) for process in (here, there)))
+    async def create(process: Identity) -> list[user_pb2.User]:
+        return [await process.create_user() for _ in range(6)]
+
+    # No more at a time than the two have connections, so that none waits for one for too long.
+    created = await asyncio.gather(*(create(process) for _ in range(5) for process in (here, there)))
+    ids = {user.personal_organization_id for users in created for user in users}
 
     for told in await asyncio.gather(*following):
         revisions = [one.revision for one in told]
         assert revisions == sorted(set(revisions))
-        assert {one.organization_id for one in told} == {user.personal_organization_id for user in users}
+        assert {one.organization_id for one in told} == ids
 
 
 async def _all_that_is_told(stream: Stream, count: int) -> list[pb.WatchedOrganization]:
@@ -267,6 +277,7 @@ async def test_more_watchers_than_allowed_are_refused_and_all_end_when_the_proce
         await anext(feed.watch(0))
 
 
+@pytest.mark.own_database
 async def test_stopping_server_ends_its_streams(start_identity: OpenIdentity) -> None:
     identity = await start_identity()
     stream = _watch(identity)

@@ -7,8 +7,9 @@ import pytest
 
 from libs.common.clock import SystemClock
 from libs.common.ids import new_id
-from tests.metering.support import Metering, Platform
+from tests.metering.support import Metering, Platform, priced
 from tests.support.callers import Callers
+from tests.support.own_database import has_own_database
 
 
 @pytest.fixture(scope="session")
@@ -17,18 +18,31 @@ def callers(tmp_path_factory: pytest.TempPathFactory) -> Callers:
 
 
 @pytest.fixture
-async def platform(
+def platform(request: pytest.FixtureRequest) -> Platform:
+    """Billing and metering, with gpt-4o at 2.5 and 10 dollars; a test that needs identity starts it in its own."""
+    platform: Platform = request.getfixturevalue("own_platform" if has_own_database(request) else "module_platform")
+    return platform
+
+
+@pytest.fixture
+async def own_platform(
     callers: Callers, database_urls: dict[str, str], database_admin_url: str, tmp_path: Path
 ) -> AsyncIterator[Platform]:
-    """Billing and metering, with gpt-4o at 2.5 and 10 dollars; a test that needs identity starts it."""
-    platform = Platform(callers, database_urls, database_admin_url, tmp_path, SystemClock())
-    try:
-        await platform.start()
-        await platform.metering.add_model()
-        await platform.metering.set_price()
+    async with priced(Platform(callers, database_urls, database_admin_url, tmp_path, SystemClock())) as platform:
         yield platform
-    finally:
-        await platform.close()
+
+
+@pytest.fixture(scope="module")
+async def module_platform(
+    callers: Callers,
+    module_database_urls: dict[str, str],
+    module_database_admin_url: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Platform]:
+    folder = tmp_path_factory.mktemp("platform")
+    platform = Platform(callers, module_database_urls, module_database_admin_url, folder, SystemClock())
+    async with priced(platform):
+        yield platform
 
 
 @pytest.fixture

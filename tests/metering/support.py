@@ -315,6 +315,18 @@ class Platform:
             yield channel
 
 
+@asynccontextmanager
+async def priced(platform: Platform) -> AsyncIterator[Platform]:
+    """Run billing and metering, with gpt-4o at 2.5 and 10 dollars, for as long as the context lasts."""
+    try:
+        await platform.start()
+        await platform.metering.add_model()
+        await platform.metering.set_price()
+        yield platform
+    finally:
+        await platform.close()
+
+
 async def eventually(ask: Callable[[], Awaitable[_T]], good: Callable[[_T], bool]) -> _T:
     """Return the first good answer; fail when there is none within 20 seconds."""
     deadline_s = time.monotonic() + WITHIN_S

@@ -33,6 +33,7 @@ async def held(platform: Platform, organization_id: str) -> str:
     return ledger_pb2.HoldState.Name(hold.state)
 
 
+@pytest.mark.own_database
 async def test_authorized_call_is_held_then_captured_and_the_rest_released(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -106,6 +107,7 @@ async def test_declined_hold_stays_declined_after_a_top_up(
     assert other.decision == admission_pb2.DECISION_ALLOWED
 
 
+@pytest.mark.own_database
 async def test_settle_uses_the_price_of_the_authorization_whatever_happened_since(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -121,6 +123,7 @@ async def test_settle_uses_the_price_of_the_authorization_whatever_happened_sinc
     assert await metering.findings() == []
 
 
+@pytest.mark.own_database
 async def test_settle_knows_the_authorization_of_another_process(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -138,6 +141,7 @@ async def test_settle_knows_the_authorization_of_another_process(
     assert settled.released_amount.value == "0.009"
 
 
+@pytest.mark.own_database
 async def test_settle_above_the_hold_charges_everything(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -152,6 +156,7 @@ async def test_settle_above_the_hold_charges_everything(
     assert await platform.posted(organization_id) == Decimal("-0.089")
 
 
+@pytest.mark.own_database
 async def test_settle_without_an_authorization_works_like_record_usage(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -163,6 +168,7 @@ async def test_settle_without_an_authorization_works_like_record_usage(
     assert await platform.posted(organization_id) == Decimal("-0.0035")
 
 
+@pytest.mark.own_database
 async def test_settle_without_tokens_releases_the_hold(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -179,6 +185,7 @@ async def test_settle_without_tokens_releases_the_hold(
     assert await metering.findings() == []
 
 
+@pytest.mark.own_database
 async def test_cancel_releases_the_hold_once_and_not_after_settling(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -227,6 +234,7 @@ async def test_repeat_of_an_ended_authorization_is_denied(
     assert (await metering.authorize(ask(organization_id, "next"))).decision == ALLOWED
 
 
+@pytest.mark.own_database
 async def test_key_names_the_principal_and_is_refused_once_its_revocation_is_pushed(
     platform: Platform, metering: Metering
 ) -> None:

@@ -118,6 +118,7 @@ async def test_first_policies_at_once_leave_one_policy_with_an_event_for_each_ch
     assert len(await events(metering, organization_id)) == len(made)
 
 
+@pytest.mark.own_database
 async def test_policy_of_an_organization_that_does_not_exist_is_refused(platform: Platform, metering: Metering) -> None:
     await platform.start_identity()
     unknown = new_id()

@@ -1,5 +1,6 @@
 """Metering's audit trail: one event for each change of the catalogue and each charge made due, and none for usage."""
 
+import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from libs.common.audit.recording import PLATFORM
@@ -9,6 +10,8 @@ from tests.metering.test_rating import LITELLM
 from tollhouse.common.v1 import audit_pb2
 from tollhouse.metering.v1 import charge_pb2
 from tollhouse.metering.v1 import model_pb2 as pb
+
+pytestmark = pytest.mark.shards
 
 
 async def events(metering: Metering, organization_id: str = "", **filters: str) -> list[audit_pb2.AuditEvent]:
@@ -110,6 +113,7 @@ async def test_import_has_one_event_and_none_if_it_changes_nothing(metering: Met
     assert after(event)["imported_count"] == str(first.imported_count)
 
 
+@pytest.mark.own_database
 async def test_charges_made_due_have_an_event_and_usage_has_none(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:

@@ -130,6 +130,7 @@ async def test_list_is_paged_filtered_and_of_one_organization(
         assert answer == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
 
 
+@pytest.mark.own_database
 async def test_page_of_a_filter_with_few_matches_reads_a_bounded_number_of_rows(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -207,6 +208,7 @@ async def test_extension_ends_in_the_future_and_within_a_day(
     assert answer == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
 
 
+@pytest.mark.own_database
 async def test_extension_while_billing_is_away_is_refused_and_can_be_repeated(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -234,6 +236,7 @@ async def test_extension_while_billing_is_away_is_refused_and_can_be_repeated(
     assert extended.expire_time.ToDatetime() == until.ToDatetime()
 
 
+@pytest.mark.own_database
 async def test_hold_that_a_repeat_places_later_is_listed_with_its_own_end(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 
 import grpc
+import pytest
 
 from libs.common.clock import SystemClock
 from libs.common.errors import Unavailable
@@ -16,6 +17,8 @@ from tests.metering.support import Metering, Platform
 from tests.metering.test_batch_admission import ask, ends
 from tests.metering.test_keys import Gate
 from tollhouse.metering.v1 import admission_pb2
+
+pytestmark = pytest.mark.own_database
 
 
 def ask_by_key(secret: str, operation_id: str, **fields: object) -> admission_pb2.AuthorizeRequest:

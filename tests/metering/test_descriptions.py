@@ -152,6 +152,7 @@ async def test_every_outcome_says_whose_it_is(metering: Metering, organization_i
     assert sorted((outcome.organization_id, outcome.operation_id) for outcome in streamed) == sorted(whose)
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("key", ["", "x" * 513, "x" * 10_000, "a\x00b", SURROGATE, "th_live_\N{SNOWMAN}"], ids=ascii)
 async def test_text_that_no_key_can_be_is_denied_as_an_unknown_key(
     platform: Platform, metering: Metering, key: str

@@ -11,6 +11,8 @@ from tests.metering.support import Metering, Platform, eventually, refused, sett
 from tests.metering.test_admission import ask
 from tollhouse.metering.v1 import admission_pb2, model_pb2, usage_pb2
 
+pytestmark = pytest.mark.own_database
+
 NOTHING: Final = model_pb2.TokenCounts()
 
 

@@ -147,6 +147,7 @@ async def test_lines_say_which_rate_holds_and_why(metering: Metering) -> None:
     assert (answer.cost.value, answer.total_tokens) == ("0.520015", 200_001)
 
 
+@pytest.mark.own_database
 async def test_threshold_itself_is_the_lower_rate_and_a_tier_has_its_own(metering: Metering) -> None:
     await add(metering, "tiered", TIERED)
     for tokens, service_tier, cost in (
@@ -159,6 +160,7 @@ async def test_threshold_itself_is_the_lower_rate_and_a_tier_has_its_own(meterin
         assert answer.cost.value == cost
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize(
     ("used", "service_tier", "unit", "tier"),
     [
@@ -220,6 +222,7 @@ async def test_everything_wrong_with_a_call_is_named_at_once(metering: Metering)
     }
 
 
+@pytest.mark.own_database
 async def test_archived_unit_is_refused_by_name(platform: Platform, metering: Metering) -> None:
     await platform.execute("UPDATE metering.catalogue_state SET revision = revision + 1")
     await platform.execute(
@@ -286,6 +289,7 @@ async def test_odd_text_in_any_part_of_a_price_or_call_is_answered_or_refused(me
             }, (text, answer)
 
 
+@pytest.mark.own_database
 async def test_unit_that_another_process_has_just_made_is_known(platform: Platform, metering: Metering) -> None:
     await estimate(metering, tokens=pb.TokenCounts(input=1))
     await platform.execute("UPDATE metering.catalogue_state SET revision = revision + 1")

@@ -177,6 +177,7 @@ async def test_quantities_of_the_whole_call_are_priced_and_kept(
     assert await metering.authorizations(organization_id) == [written]
 
 
+@pytest.mark.own_database
 async def test_call_is_enlarged_at_the_price_it_was_authorized_at(
     platform: Platform, metering: Metering, authorized: str
 ) -> None:
@@ -185,6 +186,7 @@ async def test_call_is_enlarged_at_the_price_it_was_authorized_at(
     assert (await metering.extend(authorized, "call-1", max_output_tokens=2000)).held_amount.value == "0.0225"
 
 
+@pytest.mark.own_database
 async def test_call_that_was_held_for_by_the_policy_is_enlarged_to_what_it_may_cost(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -240,6 +242,7 @@ async def test_nothing_more_is_held_for_a_call_without_a_hold(metering: Metering
     assert (await metering.extend(organization_id, "free", max_output_tokens=5000)).held_amount.value == "0"
 
 
+@pytest.mark.own_database
 async def test_nothing_is_held_for_a_call_of_a_test_key_however_much_it_may_use(
     platform: Platform, metering: Metering
 ) -> None:
@@ -281,6 +284,7 @@ async def test_extension_that_makes_no_sense_is_refused_with_each_field(
     assert set(await faults(metering.extend(authorized, "call-1", None, **more))) == at_fault
 
 
+@pytest.mark.own_database
 async def test_enlargement_while_billing_is_away_is_refused_and_can_be_repeated(
     platform: Platform, metering: Metering, authorized: str
 ) -> None:
@@ -302,6 +306,7 @@ async def test_enlargement_while_billing_is_away_is_refused_and_can_be_repeated(
     assert await held_amount(platform, authorized) == "0.0525"
 
 
+@pytest.mark.own_database
 async def test_enlargement_that_only_billing_knows_of_is_stored_by_a_repeat(
     platform: Platform, metering: Metering, authorized: str
 ) -> None:

@@ -101,6 +101,7 @@ async def test_calls_with_a_maximum_or_an_estimate_are_held_for_whatever_the_pol
     assert await held(platform, funded, estimate) == ("0.0225", 2000)
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("policy", [cap, fix])
 async def test_model_that_costs_nothing_needs_no_hold_and_no_money(
     platform: Platform, metering: Metering, organization_id: str, policy: object
@@ -177,6 +178,7 @@ async def test_authorization_stored_before_there_were_policies_is_recognised(
     assert (again.replayed, again.hold_id, again.max_output_tokens) == (True, explicit.hold_id, 4096)
 
 
+@pytest.mark.own_database
 async def test_calls_whose_policy_cannot_be_read_fail_and_no_others(platform: Platform, metering: Metering) -> None:
     organizations = [new_id() for _ in range(4)]
     for organization_id in organizations:
@@ -194,6 +196,7 @@ async def test_calls_whose_policy_cannot_be_read_fail_and_no_others(platform: Pl
     assert ends(await metering.authorize_batch(asked)) == ["ALLOWED", "ALLOWED again", "ALLOWED"]
 
 
+@pytest.mark.own_database
 async def test_change_by_another_process_holds_within_five_seconds(platform: Platform, funded: str) -> None:
     here, first_service = platform.metering, platform.metering_service
     assert first_service is not None

@@ -131,6 +131,7 @@ async def test_authorize_is_denied_where_the_most_expensive_classes_are_not_cove
     assert await platform.posted(organization_id) == 0
 
 
+@pytest.mark.own_database
 async def test_estimate_by_class_holds_what_exactly_these_tokens_cost(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:

@@ -13,6 +13,8 @@ from tests.metering.test_quantities import usd
 from tests.metering.test_set_price import listed
 from tollhouse.metering.v1 import model_pb2 as pb
 
+pytestmark = pytest.mark.own_database
+
 YAML: Final = """
 models:
   - model_id: hourly

@@ -94,6 +94,7 @@ def local_moments(time_zone: str) -> list[tuple[str, datetime]]:
     return found
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("time_zone", ZONES)
 async def test_usage_is_charged_by_its_hours_and_the_check_computes_the_same(
     platform: Platform, metering: Metering, organization_id: str, time_zone: str
@@ -157,6 +158,7 @@ async def test_the_check_needs_no_time_zone_of_the_database(
     assert await metering.findings() == []
 
 
+@pytest.mark.own_database
 async def test_usage_that_waited_for_its_price_is_charged_by_the_hours_it_occurred_in(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -181,6 +183,7 @@ async def test_usage_that_waited_for_its_price_is_charged_by_the_hours_it_occurr
     assert len([one for one in await metering.findings() if one.startswith("costs_derive_from_prices")]) == nights
 
 
+@pytest.mark.own_database
 async def test_what_is_held_covers_a_settlement_in_any_hours(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -216,6 +219,7 @@ async def test_what_is_held_covers_a_settlement_in_any_hours(
     assert await metering.findings() == []
 
 
+@pytest.mark.own_database
 async def test_an_authorized_call_is_settled_by_the_hours_of_the_price_it_was_authorized_at(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -233,6 +237,7 @@ async def test_an_authorized_call_is_settled_by_the_hours_of_the_price_it_was_au
     assert await metering.findings() == []
 
 
+@pytest.mark.own_database
 async def test_card_with_hours_is_answered_and_listed_as_it_was_set(metering: Metering) -> None:
     await metering.add_model(MODEL)
     expected = card()
@@ -249,6 +254,7 @@ async def test_card_with_hours_is_answered_and_listed_as_it_was_set(metering: Me
         assert (await listed(metering, model_id=MODEL))[0] == answered
 
 
+@pytest.mark.own_database
 async def test_margin_on_a_card_with_hours_keeps_them(metering: Metering, organization_id: str) -> None:
     await metering.add_model(MODEL)
     base = await set_price(metering, price(model_id=MODEL, rate_card=card(), effective_time=Timestamp(seconds=1)))
@@ -263,6 +269,7 @@ async def test_margin_on_a_card_with_hours_keeps_them(metering: Metering, organi
     assert await metering.findings() == []
 
 
+@pytest.mark.own_database
 async def test_estimate_says_which_hours_hold_and_why(metering: Metering) -> None:
     await price_by_hours(metering)
 
@@ -325,7 +332,6 @@ SPAN: Final = {"start": "22:00", "end": "06:00"}
 async def test_hours_that_are_wrong_are_refused_by_name(
     metering: Metering, changed: dict[str, object], fields: set[str]
 ) -> None:
-    await metering.add_model(MODEL)
     good = {
         "rates": [{"unit": "images", "price": "2"}, {"unit": "images", "price": "1", "hours": "night"}],
         "timeZone": "UTC",
@@ -333,10 +339,11 @@ async def test_hours_that_are_wrong_are_refused_by_name(
     }
     given = pb.RateCard()
     json_format.ParseDict(good | changed, given)
-    named = await faults(metering.models.SetPrice(price(model_id=MODEL, rate_card=given), metadata=metering.operator))
+    named = await faults(metering.models.SetPrice(price(rate_card=given), metadata=metering.operator))
     assert named.keys() == {f"rate_card.{field}" for field in fields}
 
 
+@pytest.mark.own_database
 async def test_the_example_of_the_page_of_rate_cards_can_be_set(metering: Metering) -> None:
     page = (repository() / "docs" / "rates.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)

@@ -11,6 +11,8 @@ from tollhouse.billing.v1 import ledger_pb2
 from tollhouse.common.v1 import audit_pb2
 from tollhouse.metering.v1 import admission_pb2, model_pb2, usage_pb2
 
+pytestmark = pytest.mark.shards
+
 OPERATION_IDS: Final = (
     *(
         "_x",
@@ -69,6 +71,7 @@ async def test_model_of_any_name_is_priced_authorized_charged_found_and_summed(
     assert [event.resource_id for event in audited.events][-1:] == [model]
 
 
+@pytest.mark.own_database
 async def test_operation_of_any_id_is_held_charged_and_found_in_all_services(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:

@@ -27,6 +27,8 @@ from tests.support.callers import Callers
 from tollhouse.identity.v1 import api_key_pb2
 from tollhouse.metering.v1 import admission_pb2
 
+pytestmark = pytest.mark.own_database
+
 WITHIN_S = 1.0
 
 

@@ -6,11 +6,14 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import grpc
+import pytest
 
 from libs.common.clock import SystemClock
 from services.metering.clients.identity import VALID, IdentityClient
 from tests.metering.support import Platform
 from tests.support.callers import Metadata, in_the_name_of
+
+pytestmark = pytest.mark.own_database
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")

@@ -3,6 +3,7 @@
 from typing import Final
 
 import grpc
+import pytest
 
 from libs.common.ids import new_id
 from tests.metering.support import Metering, Platform, eventually, refused, stamp, usage
@@ -11,6 +12,8 @@ from tests.metering.test_quantities import of
 from tests.metering.test_rated_usage import rate
 from tollhouse.metering.v1 import model_pb2, unit_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
+
+pytestmark = pytest.mark.own_database
 
 TOO_LARGE: Final = (grpc.StatusCode.FAILED_PRECONDITION, "COST_TOO_LARGE")
 MOST: Final = "1000000000"

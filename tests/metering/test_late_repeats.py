@@ -11,6 +11,8 @@ from tests.metering.support import Metering, Platform, refused, settlement, stam
 from tests.metering.test_admission import ask
 from tollhouse.metering.v1 import usage_pb2
 
+pytestmark = pytest.mark.shards
+
 REUSED = (grpc.StatusCode.ALREADY_EXISTS, "OPERATION_ID_REUSED")
 INVALID = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
 
@@ -25,6 +27,7 @@ async def recorded_long_ago(
     return request
 
 
+@pytest.mark.own_database
 async def test_repeat_after_the_window_is_answered_as_replayed_by_every_rpc(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -69,6 +72,7 @@ async def test_new_usage_out_of_the_window_is_refused_item_by_item(metering: Met
     assert await metering.findings() == []
 
 
+@pytest.mark.own_database
 async def test_settlement_is_judged_by_its_own_time_not_by_the_authorization(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:

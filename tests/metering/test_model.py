@@ -34,6 +34,7 @@ async def test_model_is_created_once_and_changed_by_mask(metering: Metering) -> 
     assert code == grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.own_database
 async def test_models_and_prices_are_listed_in_pages(metering: Metering) -> None:
     for number in range(5):
         await metering.add_model(f"m-{number}")
@@ -62,6 +63,7 @@ async def test_models_and_prices_are_listed_in_pages(metering: Metering) -> None
     assert prices == sorted(prices, reverse=True)
 
 
+@pytest.mark.own_database
 async def test_pages_of_large_models_fit_into_answers_and_have_every_model(metering: Metering) -> None:
     """Each model is about 80 KB, all of them 4.8 MB, and a client takes answers of 4 MiB."""
     metadata = {f"key-{number}": "\U0001f602" * 512 for number in range(32)}
@@ -84,6 +86,7 @@ async def test_pages_of_large_models_fit_into_answers_and_have_every_model(meter
     assert len(sizes) == 3
 
 
+@pytest.mark.own_database
 async def test_price_in_force_at_the_moment_of_use_is_charged(metering: Metering, organization_id: str) -> None:
     boundary = stamp(minutes=-10)
     await metering.set_price(price_in="5", price_out="5", effective_time=boundary)
@@ -96,6 +99,7 @@ async def test_price_in_force_at_the_moment_of_use_is_charged(metering: Metering
     assert costs == ["0.0035", "0.0055"]
 
 
+@pytest.mark.own_database
 async def test_own_price_of_an_organization_comes_before_everybodys(metering: Metering, organization_id: str) -> None:
     await metering.set_price(price_in="1", price_out="1", organization_id=organization_id)
 
@@ -104,6 +108,7 @@ async def test_own_price_of_an_organization_comes_before_everybodys(metering: Me
     assert (own.usage.cost.value, others.usage.cost.value) == ("0.0011", "0.0035")
 
 
+@pytest.mark.own_database
 async def test_price_versions_of_one_moment_exclude_each_other(metering: Metering) -> None:
     moment = stamp(hours=1)
     await metering.set_price(effective_time=moment)
@@ -145,6 +150,7 @@ async def test_shipped_catalogue_is_imported(metering: Metering) -> None:
     assert answer.skipped_count == 0
 
 
+@pytest.mark.own_database
 async def test_estimate_names_the_price_and_every_class(metering: Metering) -> None:
     request = pb.EstimateCostRequest(model_id="gpt-4o", tokens=pb.TokenCounts(input=1_000_000, reasoning=1))
     unknown = pb.EstimateCostRequest(model_id="nobody")

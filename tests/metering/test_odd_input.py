@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import grpc
+import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -13,6 +14,8 @@ from tests.support.hostile_calls import HostileCalls
 from tests.support.odd_requests import TEXTS, as_sent, filled, methods_of, variants
 from tollhouse.common.v1 import audit_pb2, integrity_pb2
 from tollhouse.metering.v1 import admission_pb2, charge_pb2, model_pb2, unit_pb2, usage_pb2
+
+pytestmark = pytest.mark.shards
 
 _METHODS: Final = methods_of((model_pb2, unit_pb2, usage_pb2, admission_pb2, charge_pb2, integrity_pb2, audit_pb2))
 _BATCH_TEXTS: Final = tuple(text for text in TEXTS if len(text) < 50)
@@ -39,6 +42,7 @@ def _known(organization_id: str) -> dict[str, object]:
     }
 
 
+@pytest.mark.own_database
 async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
     platform: Platform, metering: Metering
 ) -> None:

@@ -4,6 +4,7 @@ import asyncio
 
 import asyncpg
 import grpc
+import pytest
 
 from libs.common.database_url import plain_url
 from libs.common.status import reason_of
@@ -25,6 +26,7 @@ async def outcome(metering: Metering, request: admission_pb2.AuthorizeRequest) -
     return admission_pb2.Decision.Name(answer.decision)
 
 
+@pytest.mark.own_database
 async def test_of_many_callers_with_one_operation_id_exactly_one_is_allowed(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -84,6 +86,7 @@ async def test_operation_that_was_denied_settled_or_cancelled_is_in_use(
         assert await refused(metering.authorize(request)) == IN_USE, operation_id
 
 
+@pytest.mark.own_database
 async def test_attempt_that_billing_did_not_answer_is_no_repeat_of_itself(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -102,6 +105,7 @@ async def test_attempt_that_billing_did_not_answer_is_no_repeat_of_itself(
     assert plain == "DECISION_ALLOWED"
 
 
+@pytest.mark.own_database
 async def test_attempt_that_failed_after_it_was_written_is_no_repeat_of_itself(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:

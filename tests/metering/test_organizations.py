@@ -8,8 +8,9 @@ import pytest
 
 from libs.common.ids import new_id
 from libs.common.status import error_info, reason_of
+from services.metering.clients import organizations
 from tests.identity.support import Identity
-from tests.metering.support import Metering, Platform, eventually, refused, settlement, usage
+from tests.metering.support import WITHIN_S, Metering, Platform, eventually, refused, settlement, usage
 from tests.metering.test_admission import ask
 from tollhouse.billing.v1 import account_pb2
 from tollhouse.billing.v1 import charge_pb2 as billing_charge_pb2
@@ -17,11 +18,15 @@ from tollhouse.identity.v1 import organization_pb2
 from tollhouse.metering.v1 import admission_pb2, usage_pb2
 from tollhouse.metering.v1 import charge_pb2 as metering_charge_pb2
 
+pytestmark = pytest.mark.own_database
+
 NOBODY = (grpc.StatusCode.NOT_FOUND, "ORGANIZATION_NOT_FOUND")
 
 
 @pytest.fixture
-async def identity(platform: Platform, metering: Metering) -> Identity:
+async def identity(platform: Platform, metering: Metering, monkeypatch: pytest.MonkeyPatch) -> Identity:
+    """Identity, which is waited for as long as its answers may take on a busy machine."""
+    monkeypatch.setattr(organizations, "_ASK_WITHIN_S", WITHIN_S)
     identity = await platform.start_identity()
     await reached(metering)
     return identity
@@ -169,6 +174,7 @@ async def test_usage_is_taken_while_identity_is_away_and_verify_finds_the_money_
     assert all(nobody in finding for finding in found)
 
 
+@pytest.mark.shards
 async def test_organizations_with_money_or_usage_are_listed_once_in_pages(
     platform: Platform, metering: Metering, identity: Identity
 ) -> None:

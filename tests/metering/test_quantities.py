@@ -44,6 +44,7 @@ async def summaries(metering: Metering, request: pb.QueryUsageRequest) -> list[p
             return found
 
 
+@pytest.mark.own_database
 async def test_usage_keeps_every_quantity_and_dimension(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -127,6 +128,7 @@ async def test_quantity_without_a_rate_waits_for_a_price_and_is_summed_apart(
     assert await metering.findings() == []
 
 
+@pytest.mark.own_database
 async def test_usage_of_test_keys_is_priced_not_charged_and_left_out_of_sums_unless_asked(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -247,6 +249,7 @@ async def test_list_is_filtered_by_dimensions_labels_and_units(metering: Meterin
     assert await listed(provider="nobody") == set()
 
 
+@pytest.mark.own_database
 async def test_damaged_sums_of_units_and_lost_dimensions_are_found(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
@@ -288,6 +291,7 @@ async def test_archived_unit_is_refused_in_new_usage_and_answered_in_repeats_and
     assert await metering.findings() == []
 
 
+@pytest.mark.own_database
 async def test_unit_that_another_process_added_is_known_at_once(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:

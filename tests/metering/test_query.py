@@ -12,6 +12,8 @@ from tests.metering.support import Metering, Platform, refused, usage
 from tollhouse.metering.v1 import model_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
 
+pytestmark = pytest.mark.shards
+
 SEED = 20260301
 
 
@@ -55,6 +57,7 @@ async def query(metering: Metering, organization_id: str, start: datetime, **fie
             return summaries
 
 
+@pytest.mark.own_database
 async def test_sums_equal_the_records_however_they_are_grouped_shuffled_and_repeated(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:

@@ -12,6 +12,8 @@ from tests.metering.test_quantities import of, usd
 from tollhouse.metering.v1 import admission_pb2, model_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
 
+pytestmark = pytest.mark.own_database
+
 MODEL: Final = "everything"
 
 

@@ -11,6 +11,8 @@ from tests.metering.support import Metering, Platform, settlement, usage
 from tests.support.poison import SQLSTATES, plant_poison, poisoned
 from tollhouse.metering.v1 import admission_pb2, usage_pb2
 
+pytestmark = [pytest.mark.own_database, pytest.mark.shards]
+
 HONEST = 40
 POISONED = 3
 

@@ -9,8 +9,8 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
+from libs.common.ids import new_id
 from libs.common.status import field_violations
-from services.metering.model.units import SEEDED_UNITS
 from tests.metering.support import Metering
 from tests.metering.unit_calls import INVALID, created, faults, found, listed, new_unit, update
 from tests.support.odd_requests import SURROGATE, TEXTS, as_sent
@@ -27,6 +27,11 @@ class Sent:
     code: grpc.StatusCode
     at_fault: set[str]
     answer: bytes = b""
+
+
+def new_unit_id() -> str:
+    """Return an id that no other test has taken."""
+    return f"u{new_id().replace('-', '')}"
 
 
 def at_fault_with(field: str, text: str) -> set[str]:
@@ -76,11 +81,12 @@ async def test_unit_that_cannot_be_is_refused_with_every_field_at_fault(
     metering: Metering, fields: dict[str, object], at_fault: set[str]
 ) -> None:
     request = new_unit(**fields)  # type: ignore[arg-type]
+    before = await listed(metering)
 
     named = await faults(metering.units.CreateUnit(request, metadata=metering.operator))
 
     assert named.keys() == at_fault
-    assert len(await listed(metering)) == len(SEEDED_UNITS)
+    assert await listed(metering) == before
 
 
 @pytest.mark.parametrize(
@@ -104,7 +110,7 @@ async def test_unit_that_cannot_be_is_refused_with_every_field_at_fault(
 async def test_update_that_cannot_be_made_is_refused_with_every_field_at_fault(
     metering: Metering, request_: pb.UpdateUnitRequest, at_fault: set[str]
 ) -> None:
-    before = await created(metering)
+    before = await created(metering, new_unit(request_id="sheets-once-for-all-cases"))
 
     named = await faults(metering.units.UpdateUnit(request_, metadata=metering.operator))
 
@@ -126,15 +132,16 @@ async def test_page_token_is_good_for_its_list_alone(metering: Metering) -> None
 
 @pytest.mark.parametrize("text", TEXTS_SENT)
 async def test_text_for_people_is_kept_to_the_letter_or_refused_by_its_field(metering: Metering, text: str) -> None:
-    await created(metering, new_unit("base"))
+    base, odd = new_unit_id(), new_unit_id()
+    await created(metering, new_unit(base))
     for number, (field, chars_max) in enumerate((("name", 256), ("description", 4096))):
         is_good = "\x00" not in text and SURROGATE not in text and len(text) <= chars_max
         is_blank = field == "name" and not text.strip()
-        new = await sent(metering, "CreateUnit", new_unit(f"odd_{number}", **{field: text}))
-        changed = await sent(metering, "UpdateUnit", update("base", **{field: text}))
+        new = await sent(metering, "CreateUnit", new_unit(f"{odd}_{number}", **{field: text}))
+        changed = await sent(metering, "UpdateUnit", update(base, **{field: text}))
 
         if is_good and not (is_blank and text):
-            default = f"Odd {number}" if field == "name" else ""
+            default = f"{odd.capitalize()} {number}" if field == "name" else ""
             assert getattr(pb.CreateUnitResponse.FromString(new.answer).unit, field) == (text or default)
         else:
             assert new.at_fault == at_fault_with(field, text)
@@ -148,20 +155,21 @@ async def test_text_for_people_is_kept_to_the_letter_or_refused_by_its_field(met
 async def test_text_for_programs_is_refused_by_its_field_where_it_cannot_be_right(
     metering: Metering, text: str
 ) -> None:
-    await created(metering, new_unit("base"))
+    base, odd = new_unit_id(), new_unit_id()
+    await created(metering, new_unit(base))
     for rpc, request, field in (
-        ("CreateUnit", new_unit("odd"), "unit_id"),
-        ("CreateUnit", new_unit("odd"), "step"),
-        ("UpdateUnit", update("base", name="Base"), "unit_id"),
-        ("GetUnit", pb.GetUnitRequest(unit_id="base"), "unit_id"),
-        ("ArchiveUnit", pb.ArchiveUnitRequest(unit_id="base"), "unit_id"),
+        ("CreateUnit", new_unit(odd), "unit_id"),
+        ("CreateUnit", new_unit(odd), "step"),
+        ("UpdateUnit", update(base, name="Base"), "unit_id"),
+        ("GetUnit", pb.GetUnitRequest(unit_id=base), "unit_id"),
+        ("ArchiveUnit", pb.ArchiveUnitRequest(unit_id=base), "unit_id"),
         ("ListUnits", pb.ListUnitsRequest(), "page_token"),
     ):
         setattr(request, field, text)
         assert (await sent(metering, rpc, request)).at_fault == at_fault_with(field, text)
-    stale = await sent(metering, "UpdateUnit", update("base", name="Base", etag=text))
+    stale = await sent(metering, "UpdateUnit", update(base, name="Base", etag=text))
     assert stale.code is grpc.StatusCode.ABORTED or stale.at_fault == at_fault_with("etag", text)
-    repeatable = await sent(metering, "CreateUnit", new_unit("odd", request_id=text))
+    repeatable = await sent(metering, "CreateUnit", new_unit(odd, request_id=text))
     is_id = re.fullmatch("[!-~]{1,255}", text) is not None
     assert repeatable.at_fault == (set() if is_id else at_fault_with("request_id", text))
-    assert (await found(metering, "base")).name == "Base"
+    assert (await found(metering, base)).name == base.capitalize()

@@ -21,6 +21,8 @@ from tests.support.callers import bearer
 from tollhouse.metering.v1 import model_pb2, usage_pb2
 from tollhouse.metering.v1 import unit_pb2 as pb
 
+pytestmark = pytest.mark.own_database
+
 
 @pytest.fixture
 async def metering_database(database_urls: dict[str, str]) -> AsyncIterator[Database]:

@@ -2,10 +2,14 @@
 
 from decimal import Decimal
 
+import pytest
+
 from libs.common.ids import new_id
 from tests.metering.support import Metering, Platform, eventually, settlement, usage
 from tests.metering.test_admission import ask
 from tollhouse.metering.v1 import admission_pb2
+
+pytestmark = pytest.mark.own_database
 
 COST = Decimal("0.0035")
 

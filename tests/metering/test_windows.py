@@ -130,6 +130,7 @@ async def test_times_at_the_end_of_the_calendar_are_answered(metering: Metering,
     assert not (await metering.usage.ListUsage(listing, metadata=metering.operator)).usages
 
 
+@pytest.mark.own_database
 @pytest.mark.parametrize("window", [pb.USAGE_WINDOW_HOUR, pb.USAGE_WINDOW_DAY, pb.USAGE_WINDOW_UNSPECIFIED])
 @pytest.mark.parametrize(
     "key",

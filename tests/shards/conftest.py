@@ -10,7 +10,7 @@ from libs.common.database_url import database_name
 from libs.common.databases import create_database, drop_database
 from libs.common.migrate import migrate
 from tests.billing.support import BillingServer
-from tests.metering.support import Platform
+from tests.metering.support import Platform, priced
 from tests.shards.support import SHARDS
 from tests.support.callers import Callers
 from tests.support.database import TestPostgres, migrated_contexts, new_database_name
@@ -60,11 +60,5 @@ def server(callers: Callers, urls: dict[str, str]) -> BillingServer:
 @pytest.fixture
 async def platform(callers: Callers, urls: dict[str, str], admin_url: str, tmp_path: Path) -> AsyncIterator[Platform]:
     """Billing and metering, with gpt-4o at 2.5 and 10 dollars."""
-    platform = Platform(callers, urls, admin_url, tmp_path, SystemClock())
-    try:
-        await platform.start()
-        await platform.metering.add_model()
-        await platform.metering.set_price()
+    async with priced(Platform(callers, urls, admin_url, tmp_path, SystemClock())) as platform:
         yield platform
-    finally:
-        await platform.close()

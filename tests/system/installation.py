@@ -25,6 +25,7 @@ from libs.cli.traces.trace import Trace
 from libs.common.authentication import SigningKey
 from libs.common.ids import new_id
 from tests.support.secrecy import WATCH
+from tests.system.forked_commands import run_command
 from tollhouse.identity.v1 import organization_pb2, organization_pb2_grpc, user_pb2, user_pb2_grpc
 
 READY_WITHIN_S = 60
@@ -132,23 +133,22 @@ class Installation:
         return subprocess.Popen(
             [sys.executable, "-m", "libs.cli", *arguments],
             cwd=repository(),
-            env=dict(os.environ) | {"TOLLHOUSE_READY_FILE": str(self.ready_file)},
+            env=self._command_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
+    def _command_environment(self) -> dict[str, str]:
+        return dict(os.environ) | {"TOLLHOUSE_READY_FILE": str(self.ready_file)}
+
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `tollhouse ARGUMENT…` against this installation to its end."""
-        process = self.start_command(*arguments)
-        try:
-            output, errors = process.communicate(timeout=COMMAND_WITHIN_S)
-        finally:
-            end(process)
+        done = run_command(arguments, self._command_environment(), COMMAND_WITHIN_S)
         # Standard output may contain a secret, because new keys are printed there. Standard error never may.
-        WATCH.scan(f"the errors of `tollhouse {' '.join(arguments[:2])}`", errors)
-        return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+        WATCH.scan(f"the errors of `tollhouse {' '.join(arguments[:2])}`", done.stderr)
+        return done
 
     def verify(self) -> dict[str, object]:
         """Return the report of `tollhouse verify`, whose exit status must agree with it."""

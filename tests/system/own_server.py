@@ -6,7 +6,7 @@ The services' login roles belong to a whole server, and migrating gives them new
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from libs.common.database_url import plain_url
 from libs.common.databases import create_database, drop_database
 from libs.common.postgres import PostgresServer
 from tests.support.database import new_database_name
+from tests.system.forked_commands import run_command
 
 _WITHIN_S = 120
 _DATABASE_VARIABLES = ("DATABASE_URL", "DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD", "TOLLHOUSE_SHARDS")
@@ -32,13 +33,10 @@ class Target:
 
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         """Start `tollhouse ARGUMENT…` in the folder, without settings from outside except those given."""
-        environment = {name: value for name, value in os.environ.items() if name not in _DATABASE_VARIABLES}
-        environment |= {"PYTHONPATH": f"{repository()}:{repository() / 'protos'}"} | variables
-        options = ("--data-dir", str(self.folder / "data"), "--database-url", self.url)
         return subprocess.Popen(
-            [sys.executable, "-m", "libs.cli", arguments[0], *options, *arguments[1:]],
+            [sys.executable, "-m", "libs.cli", *self._arguments(arguments)],
             cwd=self.folder,
-            env=environment,
+            env=_environment(variables),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -47,18 +45,17 @@ class Target:
 
     def tollhouse(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run `tollhouse ARGUMENT…` to its end."""
-        with self.start(*arguments, **variables) as process:
-            try:
-                output, errors = process.communicate(timeout=_WITHIN_S)
-            finally:
-                process.kill()
-        return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+        return run_command(self._arguments(arguments), _environment(variables), _WITHIN_S, self.folder)
 
     def done(self, *arguments: str, **variables: str) -> str:
         """Return the output of a command that must succeed."""
         finished = self.tollhouse(*arguments, **variables)
         assert finished.returncode == 0, finished.stderr
         return finished.stdout
+
+    def _arguments(self, arguments: Sequence[str]) -> list[str]:
+        options = ("--data-dir", str(self.folder / "data"), "--database-url", self.url)
+        return [arguments[0], *options, *arguments[1:]]
 
     def refused(self, status: int, *arguments: str, **variables: str) -> str:
         """Return the single line that a failing command prints."""
@@ -82,6 +79,11 @@ class Target:
             "SELECT nspname::text FROM pg_namespace WHERE nspname !~ '^pg_|^information_schema$|^public$' ORDER BY 1"
         )
         return [name for (name,) in await self.fetch(query)]
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if name not in _DATABASE_VARIABLES}
+    return environment | {"PYTHONPATH": f"{repository()}:{repository() / 'protos'}"} | dict(variables)
 
 
 @asynccontextmanager

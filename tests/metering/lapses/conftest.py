@@ -7,7 +7,7 @@ import pytest
 
 from tests.metering.lapses.support import Worker, worker
 from tests.metering.policy_calls import charge_input
-from tests.metering.support import Metering, Platform
+from tests.metering.support import Metering, Platform, priced
 from tests.support.callers import Callers
 from tests.support.clock import ShiftedClock
 
@@ -21,14 +21,8 @@ def clock() -> ShiftedClock:
 async def platform(
     callers: Callers, database_urls: dict[str, str], database_admin_url: str, tmp_path: Path, clock: ShiftedClock
 ) -> AsyncIterator[Platform]:
-    platform = Platform(callers, database_urls, database_admin_url, tmp_path, clock)
-    try:
-        await platform.start()
-        await platform.metering.add_model()
-        await platform.metering.set_price()
+    async with priced(Platform(callers, database_urls, database_admin_url, tmp_path, clock)) as platform:
         yield platform
-    finally:
-        await platform.close()
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     relay_after = timedelta(seconds=settings.relay_after_s)
     charging = Charging(shards, billing, clock)
     engine = UsageEngine(
-        *(shards, catalogue, charging, limit_book, call_limits, counters, clock),
+        *(shards, catalogue, charging, limit_book, call_limits, counters, alerts, clock),
         queue_max=settings.queue_max,
         relay_after=relay_after,
     )
@@ -199,9 +199,11 @@ def _serve_limits(
 ) -> None:
     """Add the services of limits, and those that take from them without money."""
     queue_max = settings.queue_max
-    allocations = Allocations(shards, catalogue, organizations, call_limits, counters, clock, queue_max=queue_max)
+    allocations = Allocations(
+        shards, catalogue, organizations, call_limits, counters, alerts, clock, queue_max=queue_max
+    )
     limits = Limits(shards, book, organizations, subjects, clock)
-    quotas = QuotaServicer(limits, LimitUsage(shards, clock), alerts, allocations, catalogue)
+    quotas = QuotaServicer(limits, LimitUsage(shards, call_limits, clock), alerts, allocations, catalogue)
     service.add(quota_pb2_grpc.add_QuotaServiceServicer_to_server, quotas)
     service.background(book.watch, "limits")
     service.background(counters.run, "counters of limits")
@@ -210,7 +212,7 @@ def _serve_limits(
     if settings.rate_limit_descriptors_file is not None:
         descriptors = read_descriptors(settings.rate_limit_descriptors_file.read_text(encoding="utf-8"))
         rate_limits = RateLimits(
-            descriptors, shards, catalogue, organizations, call_limits, counters, clock, queue_max=queue_max
+            descriptors, shards, catalogue, organizations, call_limits, counters, alerts, clock, queue_max=queue_max
         )
         service.add(rls_pb2_grpc.add_RateLimitServiceServicer_to_server, RateLimitServicer(rate_limits))
         service.on_drain(rate_limits.close)

@@ -1,7 +1,7 @@
 """Alerts: a limit's thresholds, each reported once in a window.
 
-An alert is stored in the transaction that counts what reaches the threshold. So none is lost and none is there for what
-was not counted.
+An alert is stored as soon as what reaches the threshold is counted. Should the process die in between, the next use
+that is counted in the window stores it.
 """
 
 from collections import OrderedDict
@@ -10,14 +10,19 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
+import structlog
+
 from libs.common.clock import Clock
-from libs.common.database import RawConnection
+from libs.common.database import Database
+from libs.common.errors import Refusal
 from libs.common.ids import NIL
 from libs.common.shards import Shards
 from services.metering.quota import alert_store
 from services.metering.quota.alert_store import Alert, Place
 from services.metering.quota.decisions import Counter
 from services.metering.quota.domain import Limit
+
+_log = structlog.get_logger("limits")
 
 _STORED_MAX: Final = 100_000
 _HUNDRED: Final = 100
@@ -44,13 +49,13 @@ class Alerts:
         """Return the moment by which lists end that are given no end."""
         return self._clock.now()
 
-    async def note(
-        self, connection: RawConnection, counted: Iterable[tuple[str, Counter, Decimal]], now: datetime
-    ) -> None:
-        """Store, in the running transaction, an alert for each threshold that is reached the first time in a window.
+    async def note(self, database: Database, counted: Iterable[tuple[str, Counter, Decimal]]) -> None:
+        """Store an alert for each threshold that is reached the first time in a window.
 
-        `counted` are organizations with counters and what is used in them now.
+        `counted` are organizations of a shard with counters and what is used in them now, which is committed. Where
+        alerts cannot be stored, it is logged, and the next use that is counted stores them.
         """
+        now = self._clock.now()
         due = {
             (counter.counter_id, threshold): _alert(organization_id, counter, threshold, used, now)
             for organization_id, counter, used in counted
@@ -58,14 +63,15 @@ class Alerts:
             for threshold in reached(counter.limit, used)
             if (counter.counter_id, threshold) not in self._stored
         }
-        if due:
-            await alert_store.add(connection, due.values())
-
-    def remember(self, counted: Iterable[tuple[str, Counter, Decimal]]) -> None:
-        """Note what `note` has stored, when the transaction is committed."""
-        for _, counter, used in counted:
-            for threshold in reached(counter.limit, used) if counter.limit.terms.thresholds else ():
-                self._stored[counter.counter_id, threshold] = None
+        if not due:
+            return
+        try:
+            async with database.raw_connection() as connection:
+                await alert_store.add(connection, due.values())
+        except Refusal as refusal:
+            _log.warning("alerts of limits not stored", schema=database.schema, reason=refusal.reason)
+            return
+        self._stored.update(dict.fromkeys(due))
         while len(self._stored) > _STORED_MAX:
             self._stored.popitem(last=False)
 

@@ -69,6 +69,15 @@ class CallLimits:
             for organization_id, call in calls
         ]
 
+    async def entitled_to(self, organization_id: str, user_id: str = "") -> Sequence[Applied]:
+        """Return the limits that an organization, or a user in it, is entitled to, beside those for single models.
+
+        Raises:
+            Unavailable: billing cannot be asked.
+        """
+        subject = organization_id, user_id, ""
+        return self._limits_of(subject, await self._entitlements.entitlements_of(*subject))
+
     def _in_force(
         self,
         organization_id: str,

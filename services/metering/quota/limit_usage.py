@@ -8,6 +8,7 @@ from libs.common.clock import Clock
 from libs.common.database import RawConnection
 from libs.common.shards import Shards
 from services.metering.quota import counter_store, store
+from services.metering.quota.calls import CallLimits
 from services.metering.quota.counter_store import Counted, Key
 from services.metering.quota.counters import standing_of
 from services.metering.quota.decisions import Place, Standing, place_of
@@ -44,18 +45,26 @@ START: Final = Position("", "")
 class LimitUsage:
     """Reads where limits stand."""
 
-    def __init__(self, shards: Shards, clock: Clock) -> None:
+    def __init__(self, shards: Shards, call_limits: CallLimits, clock: Clock) -> None:
         self._shards = shards
+        self._call_limits = call_limits
         self._clock = clock
 
     async def page(
         self, organization_id: str, filters: Filters, after: Position, size: int
     ) -> tuple[Standings, Position | None]:
-        """Return where limits stand, in the order of their names and subjects, and after which the next page begins."""
+        """Return where limits stand, in the order of their names and subjects, and after which the next page begins.
+
+        Raises:
+            Unavailable: billing cannot be asked what the organization is entitled to.
+        """
         now = self._clock.now()
+        user_id = canonical_subject(Scope.USER, filters.scope_value) if filters.scope is Scope.USER else ""
+        entitled = [one.limit for one in await self._call_limits.entitled_to(organization_id, user_id)]
         async with self._shards.of(organization_id).raw_connection() as connection:
             entries = (await store.of(connection, [organization_id])).get(organization_id, ())
-            limits = (entry.limit for entry in entries if _is_asked_for(entry.limit, filters))
+            known = sorted([*(entry.limit for entry in entries), *entitled], key=lambda limit: limit.name)
+            limits = (limit for limit in known if _is_asked_for(limit, filters))
             search = _Search(connection, organization_id, now, size)
             following = await search.run(limits, filters.scope_value, after)
             places = [place_of(limit, subject, now) for limit, subject in search.found[:size]]

@@ -21,6 +21,7 @@ from libs.common.shards import Shards
 from services.metering.clients.organizations import Organizations
 from services.metering.model.catalogue import Catalogue
 from services.metering.quota import counter_store
+from services.metering.quota.alerts import Alerts
 from services.metering.quota.allocation_domain import Asked, has_moved_on, takes_of
 from services.metering.quota.calls import CallLimits
 from services.metering.quota.counters import Counters, sums
@@ -59,6 +60,7 @@ class RateLimits:
         organizations: Organizations,
         call_limits: CallLimits,
         counters: Counters,
+        alerts: Alerts,
         clock: Clock,
         *,
         queue_max: int,
@@ -68,6 +70,7 @@ class RateLimits:
         self._organizations = organizations
         self._call_limits = call_limits
         self._counters = counters
+        self._alerts = alerts
         self._clock = clock
         limits = BatchLimits(
             items_max=500, queued_max=queue_max, running_max=2, shards_max=3, full_at=100, wait_max_s=0.05
@@ -162,6 +165,14 @@ class RateLimits:
                 taken += (((organization_id, one.counter_id), one.used, one.reserved) for one in counted)
             if taken:
                 await counter_store.add_hits(connection, sums(taken))
+        await self._alerts.note(
+            database,
+            (
+                (organization_id, each.place.counter, standings[organization_id][each.place.counter.counter_id].used)
+                for organization_id, each in takes
+                if each.limit.terms.thresholds
+            ),
+        )
         return answers
 
     def _takes(self, request: _Request, now: datetime) -> list[list[Take]]:

@@ -25,6 +25,7 @@ from libs.common.database import Database, RawConnection
 from libs.common.errors import Conflict, Refusal, Unavailable
 from services.metering.model.catalogue import Catalogue
 from services.metering.quota import counter_store
+from services.metering.quota.alerts import Alerts
 from services.metering.quota.book import LimitBook
 from services.metering.quota.calls import CallLimits
 from services.metering.quota.counter_store import Change, Counted, Identity, Key
@@ -97,12 +98,19 @@ class Counting:
     """Counts usage in limits."""
 
     def __init__(
-        self, catalogue: Catalogue, book: LimitBook, limits: CallLimits, counters: Counters, clock: Clock
+        self,
+        catalogue: Catalogue,
+        book: LimitBook,
+        limits: CallLimits,
+        counters: Counters,
+        alerts: Alerts,
+        clock: Clock,
     ) -> None:
         self._catalogue = catalogue
         self._book = book
         self._limits = limits
         self._counters = counters
+        self._alerts = alerts
         self._clock = clock
         self._plans: OrderedDict[_Caller, _Plan] = OrderedDict()
         self._identities: OrderedDict[str, Identity] = OrderedDict()
@@ -199,6 +207,14 @@ class Counting:
         except Refusal as refusal:
             _log.warning("limits of recorded usage not read", schema=database.schema, reason=refusal.reason)
             return {}
+        await self._alerts.note(
+            database,
+            (
+                (organization_id, state.place.counter, state.standing.used)
+                for organization_id, of_organization in states.items()
+                for state in of_organization.values()
+            ),
+        )
         found: dict[str, Sequence[LimitState]] = {}
         for recorded in new:
             known = states.get(recorded.work.organization_id)

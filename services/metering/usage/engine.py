@@ -20,6 +20,7 @@ from libs.common.shards import Shards
 from services.metering.clients.billing import Charge
 from services.metering.errors import AuthorizationLapsed, CostTooLarge
 from services.metering.model.catalogue import Catalogue
+from services.metering.quota.alerts import Alerts
 from services.metering.quota.book import LimitBook
 from services.metering.quota.calls import CallLimits
 from services.metering.quota.counters import Counters
@@ -96,6 +97,7 @@ class UsageEngine:
         book: LimitBook,
         limits: CallLimits,
         counters: Counters,
+        alerts: Alerts,
         clock: Clock,
         *,
         queue_max: int,
@@ -112,7 +114,7 @@ class UsageEngine:
         self._authorizations: OrderedDict[Key, Authorization] = OrderedDict()
         self._dimensions = KnownDimensions()
         self._proposals = Proposals(catalogue)
-        self._counting = Counting(catalogue, book, limits, counters, clock)
+        self._counting = Counting(catalogue, book, limits, counters, alerts, clock)
         self._last_settlements = LastSettlements(
             self._proposals, self._counting, self._dimensions, clock, relay_after=relay_after
         )

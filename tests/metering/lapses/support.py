@@ -19,6 +19,7 @@ from services.metering.clients.billing import BillingClient
 from services.metering.clients.entitlements import EntitlementsClient
 from services.metering.clients.organizations import Organizations
 from services.metering.model.catalogue import Catalogue
+from services.metering.quota.alerts import Alerts
 from services.metering.quota.book import LimitBook
 from services.metering.quota.calls import CallLimits
 from services.metering.quota.counters import Counters
@@ -72,7 +73,7 @@ async def worker(platform: Platform, clock: ShiftedClock) -> AsyncIterator[Worke
     book = LimitBook(shards)
     limits = CallLimits(book, EntitlementsClient(channel, clock))
     engine = UsageEngine(
-        *(shards, catalogue, charging, book, limits, Counters(shards, clock), clock),
+        *(shards, catalogue, charging, book, limits, Counters(shards, clock), Alerts(shards, clock), clock),
         queue_max=1_000,
         relay_after=timedelta(seconds=1),
     )

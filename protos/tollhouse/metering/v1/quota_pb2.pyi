@@ -706,7 +706,7 @@ class GetUsageAgainstLimitsRequest(_message.Message):
     organization_id: _builtins.str
     """The organization."""
     name: _builtins.str
-    """Only this limit, when given."""
+    """Only this limit, when given; for an entitlement, its code."""
     scope_value: _builtins.str
     """Only those whom the limits limit with this id, model, provider or label value, when given, and the limits of the
     whole organization. Each has its place then, even if it has used nothing. Limits that each user, key or the like has

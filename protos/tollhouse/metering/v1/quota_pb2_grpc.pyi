@@ -53,6 +53,9 @@ class QuotaServiceStub:
     its present window, or only for those that the request names. One with the window CALL counts nothing, so it is there
     once, for all. A page can have fewer limits than asked for, even none, while there is a next one: an answer looks at
     5,000 users, keys or the like at most.
+
+    The limits of the organization's plan are there, too; with the scope USER and a scope_value, those that the user is
+    entitled to. Fails with UNAVAILABLE when billing cannot be asked for them.
     """
     ListLimitAlerts: _aio.UnaryUnaryMultiCallable[_quota_pb2.ListLimitAlertsRequest, _quota_pb2.ListLimitAlertsResponse]
     """Lists the thresholds of limits that were reached, the latest first.
@@ -152,6 +155,9 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         its present window, or only for those that the request names. One with the window CALL counts nothing, so it is there
         once, for all. A page can have fewer limits than asked for, even none, while there is a next one: an answer looks at
         5,000 users, keys or the like at most.
+
+        The limits of the organization's plan are there, too; with the scope USER and a scope_value, those that the user is
+        entitled to. Fails with UNAVAILABLE when billing cannot be asked for them.
         """
 
     @_abc_1.abstractmethod

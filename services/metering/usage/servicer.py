@@ -16,20 +16,12 @@ from libs.common.errors import FieldViolation, InvalidArgument, Refusal
 from libs.common.ids import is_id
 from libs.common.pages import decode_page_token, encode_page_token, page_size, that_fit
 from libs.common.status import status_of_item
-from libs.common.timestamps import (
-    parse_optional_time,
-    parse_range,
-    time_of_text,
-    time_text,
-)
+from libs.common.timestamps import parse_optional_time, parse_range, time_of_text, time_text
 from libs.common.validation import Reader
 from services.metering.errors import BackfillForOperatorsOnly
 from services.metering.model.parsing import read_tokens, read_used
 from services.metering.model.rates import STANDARD_TIER
-from services.metering.model.units import (
-    Quantities,
-    Units,
-)
+from services.metering.model.units import Quantities, Units
 from services.metering.usage.dimensions import LIVE, TEST
 from services.metering.usage.domain import (
     EARLY_MAX,

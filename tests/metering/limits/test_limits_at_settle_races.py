@@ -53,9 +53,12 @@ async def test_settlements_and_lapses_at_once_give_each_reservation_back_once(
             await asyncio.sleep(chance.uniform(0, 0.3))
             await chance.choice(servers).settle(settling(organization_id, name, 30))
 
+        at_once = asyncio.Semaphore(4)
+
         async def give_back(some: list[str]) -> None:
             await asyncio.sleep(chance.uniform(0, 0.3))
-            await limits.give_back(organization_id, some)
+            async with at_once:
+                await limits.give_back(organization_id, some)
 
         lapses = [chance.sample(names, 7) for _ in range(20)]
         await asyncio.gather(*map(settle, names * 2), *map(give_back, lapses))

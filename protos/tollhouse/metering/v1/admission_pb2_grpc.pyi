@@ -76,6 +76,7 @@ class AdmissionServiceStub:
     figures. A part needs an authorization: NOT_FOUND without one, FAILED_PRECONDITION, reason `AUTHORIZATION_NOT_OPEN`,
     when it was cancelled or declined, and reason `ALREADY_SETTLED` when the usage is recorded. A part after the hold
     has ended is charged in full. A call can have 10,000 parts, then FAILED_PRECONDITION, reason `TOO_MANY_PARTS`.
+    Limits count nothing of parts: what the call has reserved stays reserved until the last Settle, which counts it all.
 
     When the last Settle never comes, the usage of the last part is recorded as `partial`, as the organization's
     admission policy says when. So is the authorized input, if the policy says so. A Settle that comes after that is
@@ -213,6 +214,7 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         figures. A part needs an authorization: NOT_FOUND without one, FAILED_PRECONDITION, reason `AUTHORIZATION_NOT_OPEN`,
         when it was cancelled or declined, and reason `ALREADY_SETTLED` when the usage is recorded. A part after the hold
         has ended is charged in full. A call can have 10,000 parts, then FAILED_PRECONDITION, reason `TOO_MANY_PARTS`.
+        Limits count nothing of parts: what the call has reserved stays reserved until the last Settle, which counts it all.
 
         When the last Settle never comes, the usage of the last part is recorded as `partial`, as the organization's
         admission policy says when. So is the authorized input, if the policy says so. A Settle that comes after that is

@@ -103,7 +103,8 @@ async def test_limit_that_makes_no_sense_is_refused_in_one_line(installation: In
 
 async def test_usage_shows_a_bar_for_each_limit(installation: Installation) -> None:
     org = await _organization(installation)
-    done(installation, "limit", "set", org, "calls", "--metric", "requests", "--per", "lifetime", "--max", "4")
+    limit = "limit", "set", org, "calls"
+    done(installation, *limit, "--metric", "requests", "--per", "lifetime", "--max", "4", "--threshold", "50")
     done(
         *(installation, "limit", "set", org, "each", "--metric", "requests", "--per", "month", "--unlimited"),
         *("--scope", "user"),
@@ -120,6 +121,9 @@ async def test_usage_shows_a_bar_for_each_limit(installation: Installation) -> N
     names = [one["name"] for one in found(installation, "limit", "usage", org, "--scope", "organization")]
     assert names == ["calls"]
     assert "Give a higher --limit" in installation.command("limit", "usage", org, "--limit", "1").stderr
+    heading, alert = done(installation, "limit", "alerts", org).splitlines()
+    assert heading.split() == ["time", "name", "for", "reached", "used", "max"]
+    assert alert.split()[2:] == ["calls", "organization", "50%", "2", "requests", "4"]
 
 
 async def test_usage_is_shown_again_until_it_is_interrupted(installation: Installation) -> None:

@@ -11,7 +11,7 @@ from libs.cli.failures import WrongUse
 from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.confirmation import YesOption, confirm
 from libs.cli.terminal.connection import Channels
-from libs.cli.terminal.limits import USAGE, limit_row, usage_row
+from libs.cli.terminal.limits import ALERTS, USAGE, alert_row, limit_row, usage_row
 from libs.cli.terminal.options import LIMIT, LimitOption
 from libs.cli.terminal.output import Output, as_dict
 from tollhouse.metering.v1 import quota_pb2 as pb
@@ -192,6 +192,26 @@ async def usage(
         if watch:
             output.clear()
         output.many_as(found, USAGE, usage_row, more=more)
+        if not watch:
+            return
+        await asyncio.sleep(_WATCH_EVERY_S)
+
+
+@calling(group, "alerts", _METERING)
+async def alerts(
+    channels: Channels,
+    output: Output,
+    organization: OrganizationArgument,
+    watch: Annotated[bool, typer.Option("--watch", help="Show them again every second until Ctrl-C.")] = False,
+    limit: LimitOption = LIMIT,
+) -> None:
+    """Show the thresholds of limits that were reached in the last 35 days, the latest first."""
+    while True:
+        request = pb.ListLimitAlertsRequest(organization_id=organization)
+        found, more = await listed(_stub(channels).ListLimitAlerts, request, lambda page: page.alerts, limit)
+        if watch:
+            output.clear()
+        output.many_as(found, ALERTS, alert_row, more=more)
         if not watch:
             return
         await asyncio.sleep(_WATCH_EVERY_S)

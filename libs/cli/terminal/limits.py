@@ -8,6 +8,7 @@ from libs.cli.terminal.output import cell
 from tollhouse.metering.v1 import quota_pb2 as pb
 
 USAGE: Final = ("name", "for", "usage", "used", "reserved", "max", "remaining", "resets")
+ALERTS: Final = ("time", "name", "for", "reached", "used", "max")
 _BAR_CHARS: Final = 20
 _USED: Final = "#"
 _RESERVED: Final = "="
@@ -37,6 +38,12 @@ def usage_row(status: pb.LimitStatus) -> list[str]:
     return [status.name, _for(status), bar(status), used, status.reserved, status.max or "unlimited", left, resets]
 
 
+def alert_row(alert: pb.LimitAlert) -> list[str]:
+    """Return a threshold that was reached as the cells of a table."""
+    time = alert.create_time.ToDatetime(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    return [time, alert.name, _for(alert), f"{alert.threshold}%", f"{alert.used} {_metric(alert)}", alert.max]
+
+
 def bar(status: pb.LimitStatus, chars: int = _BAR_CHARS) -> str:
     """Return a bar of what is used and reserved of a maximum, as full as it is but never rounded up to full.
 
@@ -60,7 +67,7 @@ def _chars(value: Decimal, maximum: Decimal, chars: int) -> int:
     return max(1, min(chars, int(value * chars / maximum)))
 
 
-def _metric(message: pb.Limit | pb.LimitStatus) -> str:
+def _metric(message: pb.Limit | pb.LimitStatus | pb.LimitAlert) -> str:
     return " ".join(filter(None, (message.metric, message.currency_code)))
 
 
@@ -72,7 +79,7 @@ def _window_text(limit: pb.Limit) -> str:
     return " ".join(filter(None, (window, begins, limit.time_zone)))
 
 
-def _for(message: pb.Limit | pb.LimitStatus, label: str = "") -> str:
+def _for(message: pb.Limit | pb.LimitStatus | pb.LimitAlert, label: str = "") -> str:
     scope = cell(message, "scope").replace("_", " ")
     if message.scope == pb.LIMIT_SCOPE_ORGANIZATION:
         return scope

@@ -182,12 +182,6 @@ WHERE a.organization_id = ANY (ARRAY[ended.organization_id]) AND a.operation_id 
     )
 RETURNING a.organization_id::text, a.operation_id
 """
-# By primary key. A settlement ends the search for the end of its call, in its own transaction.
-_STOP_LOOKING: Final = """
-DELETE FROM lapse_checks c USING unnest($1::uuid[], $2::text[]) AS settled(organization_id, operation_id)
-WHERE c.organization_id = ANY (ARRAY[settled.organization_id]) AND c.operation_id = settled.operation_id
-"""
-
 # The last key of the next window; by the primary key.
 _SWEEP_END: Final = """
 SELECT organization_id::text, counter_id::text FROM limit_counters
@@ -277,11 +271,6 @@ async def release(connection: RawConnection, operations: Collection[Key], ended_
     Where a time is given, those whose holds end later are left out, but for cancelled and declined ones.
     """
     return {(row[0], row[1]) for row in await connection.fetch(_RELEASE, *_arrays(operations), ended_before)}
-
-
-async def stop_looking(connection: RawConnection, operations: Collection[Key]) -> None:
-    """Look no more for the end of calls that are settled."""
-    await connection.execute(_STOP_LOOKING, *_arrays(operations))
 
 
 async def sweep_end(connection: RawConnection, after: Key) -> Key | None:

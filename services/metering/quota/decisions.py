@@ -157,7 +157,7 @@ def exceeds(take: Take, standing: Standing) -> bool:
         counted += standing.earlier_sum
     if standing.carried:
         maximum += standing.carried
-    return take.amount + counted > maximum or take.place.counter.limit.terms.maximum == 0
+    return (take.amount > 0 and take.amount + counted > maximum) or take.place.counter.limit.terms.maximum == 0
 
 
 def refusal(takes: Iterable[Take], standings: Mapping[str, Standing], now: datetime) -> Refused | None:

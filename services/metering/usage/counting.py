@@ -182,9 +182,6 @@ class Counting:
             raise Conflict
         if self._sought:
             self._sought -= reserves.keys()
-        reserving = [key for key, has_reserved in reserves.items() if has_reserved]
-        if reserving:
-            await counter_store.stop_looking(connection, reserving)
         changes = {key: change for key, change in _sums(counted, contradicted).items() if key in found}
         if changes:
             await counter_store.add(connection, changes)

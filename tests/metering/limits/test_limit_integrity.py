@@ -35,8 +35,8 @@ PLANTED = {
     "UPDATE metering.authorizations SET limits_released = true WHERE operation_id = 'open'": {RESERVED},
     "UPDATE metering.authorizations SET reserved = ARRAY[reserved[1] + 1] || reserved[2:]"
     " WHERE operation_id = 'open'": {RESERVED},
-    "DELETE FROM metering.usage_operations WHERE operation_id = 'settled'": {RESERVED},
-    "DELETE FROM metering.lapse_walks": {"lapses_are_looked_for"},
+    "DELETE FROM metering.usage_operations WHERE operation_id = 'settled'": {RESERVED, "reservations_are_looked_for"},
+    "DELETE FROM metering.lapse_checks": {"reservations_are_looked_for"},
 }
 
 

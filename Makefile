@@ -23,7 +23,7 @@ help:
 	@echo "make demo [TRACE=file.csv] [OUT=bill.json] [SHARDS=4]   meter and charge a usage trace, print the bill, verify it"
 	@echo "make up [SHARDS=4]                           run the services on ports 7001 to 7003 until Ctrl-C"
 	@echo "make test [TESTS=tests/billing]              run the tests on a Postgres of their own"
-	@echo "make test-shards [TESTS=tests/billing]       the same with three organization shards, each kept from the others"
+	@echo "make test-shards [TESTS=tests/billing]       those marked so with three shards, each kept from the others"
 	@echo "make check                                   lint, types, borders, contract, generated code, migrations"
 	@echo "make bench [OUT=figures.json] [CHARGES=n]    measure, as ratios to the peers"
 	@echo "make protos                                  regenerate the stubs and docs/access.md after a change of a proto"
@@ -42,26 +42,9 @@ up: $(READY)
 test: $(READY)
 	@$(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
-# These tests meet no shard, or choose the number of shards themselves, so they are not run a second time. Those of
-# commands are here, too: a demonstration with four shards and the tests of the RPCs behind them run.
-ONCE := tests/identity tests/contract tests/shards \
-    $(filter-out $(addprefix tests/common/,test_audit.py test_digests.py test_group_commit.py test_integrity.py), \
-    $(wildcard tests/common/test_*.py)) \
-    $(addprefix tests/billing/,test_decisions.py test_entitlement_position.py test_entitlement_rules.py \
-    test_experiment_rules.py test_grant_rules.py test_organization_watch.py test_periods.py test_plan_changes.py \
-    test_plan_input.py test_plan_versions.py test_plans.py test_proration.py test_subscription_steps.py) \
-    $(addprefix tests/metering/,test_estimates.py test_hour_cards.py test_hour_imports.py test_hours.py \
-    test_listed_rates.py test_litellm_hours.py test_litellm_prices.py test_model.py test_odd_litellm_entries.py \
-    test_price_import.py test_price_lists.py test_provider_costs.py test_provider_usage.py \
-    test_provider_usage_odd_objects.py test_provider_usage_refusals.py test_published_prices.py test_rate_checks.py \
-    test_rates.py test_rating.py test_set_price.py test_unit_input.py test_units.py test_windows.py) \
-    $(addprefix tests/system/,test_access.py test_commands.py test_credit_commands.py test_data_folder.py \
-    test_database_variables.py test_entitlement_commands.py test_examples.py test_key_commands.py test_model_commands.py \
-    test_operations.py test_options.py test_period_commands.py test_plan_commands.py test_replay.py test_shard_commands.py \
-    test_shards_differ.py test_subscription_commands.py test_telemetry.py test_tls.py test_trace_files.py \
-    test_unit_commands.py test_upgrade.py)
+# Only the tests marked `shards` run a second time: CONTRIBUTING.md says which these are.
 test-shards: $(READY)
-	@TOLLHOUSE_TEST_SHARDS=3 $(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS) $(addprefix --ignore=,$(ONCE))
+	@TOLLHOUSE_TEST_SHARDS=3 $(RUN) pytest -n $(WORKERS) --dist worksteal -m shards $(TESTS)
 
 bench: $(READY)
 	@$(RUN) benchmarks $(if $(OUT),--out "$(OUT)") $(if $(CHARGES),--charges "$(CHARGES)") $(if $(SUBSCRIPTIONS),--subscriptions "$(SUBSCRIPTIONS)")

@@ -23,7 +23,7 @@ from tollhouse.billing.v1 import account_pb2
 from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.common.v1.amount_pb2 import Amount
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.shards]
 
 _T = TypeVar("_T")
 

@@ -13,6 +13,8 @@ from tollhouse.billing.v1 import account_pb2
 from tollhouse.common.v1 import audit_pb2 as pb
 from tollhouse.common.v1 import audit_pb2_grpc
 
+pytestmark = pytest.mark.shards
+
 
 class Audit:
     """Stubs of billing's AuditService, called as an operator."""

@@ -11,6 +11,8 @@ from tests.billing.support import Ledger, organization, usd
 from tollhouse.billing.v1 import ledger_pb2 as pb
 from tollhouse.common.v1.amount_pb2 import Amount
 
+pytestmark = pytest.mark.shards
+
 HOSTILE = ("a\0b", "", "x" * 100_000, "a b", "\x7f", "é")
 
 

@@ -15,6 +15,8 @@ from tests.support.clock import FixedClock
 from tests.support.sharded import in_shard_of
 from tollhouse.billing.v1 import ledger_pb2 as pb
 
+pytestmark = pytest.mark.shards
+
 MINUTE = Duration(seconds=60)
 HOUR = Duration(seconds=3_600)
 _MORE_THAN_CAREFUL_BATCHES = 40

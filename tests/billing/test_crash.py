@@ -11,6 +11,8 @@ import pytest
 from libs.common.database_url import plain_url
 from tests.billing.support import BillingServer, Ledger, organization, until_answered, usd
 
+pytestmark = pytest.mark.shards
+
 
 async def _kill_connections(admin_url: str, rounds: int) -> int:
     connection = await asyncpg.connect(plain_url(admin_url))

@@ -9,6 +9,8 @@ from libs.common.ids import new_id
 from libs.common.shards import Shards
 from services.billing.subscription.entitlement_store import touch_entitlements
 
+pytestmark = pytest.mark.shards
+
 
 async def _revisions(database: Database) -> tuple[int, dict[str, int]]:
     async with database.raw_connection() as connection:

@@ -126,6 +126,7 @@ async def test_of_many_offers_at_once_one_assignment_is_made(experiments: Experi
     assert (await experiments.report()).experiment.experiment_id == running.experiment_id
 
 
+@pytest.mark.shards
 async def test_subscription_is_to_the_variant_that_was_offered(
     experiments: Experiments, calls: Subscriptions, timed: Ledger
 ) -> None:
@@ -169,6 +170,7 @@ async def test_change_of_plan_is_to_the_variant(
     assert await experiments.counts() == {"pro": (0, 0, 0, 0), "pro-cheap": (1, 0, 1, 0, "10 USD")}
 
 
+@pytest.mark.shards
 async def test_report_counts_who_saw_tried_subscribed_and_stayed_and_what_they_brought(
     experiments: Experiments, calls: Subscriptions, timed: Ledger, clock: FixedClock
 ) -> None:
@@ -239,6 +241,7 @@ async def test_change_at_the_end_of_a_period_counts_once_the_period_of_the_varia
         assert (await experiments.counts())["pro-cheap"] == expected_counts
 
 
+@pytest.mark.shards
 async def test_report_reads_all_subjects_of_all_shards_page_by_page(
     experiments: Experiments, calls: Subscriptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:

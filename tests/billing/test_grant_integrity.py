@@ -2,9 +2,13 @@
 
 from typing import Final
 
+import pytest
+
 from tests.billing.support import BillingServer
 from tests.billing.test_integrity import live
 from tests.support.sharded import execute_in_shards
+
+pytestmark = pytest.mark.shards
 
 # Damage to what was used of a grant for one user, what is found for it, and what repairs it.
 BROKEN_USES: Final = (

@@ -225,6 +225,7 @@ async def test_broken_chain_of_movements_is_found_wherever_ranges_of_rows_end(
     assert {finding.invariant for finding in await _found_wherever_ranges_end(billing_shards)} == invariants
 
 
+@pytest.mark.shards
 async def test_check_during_live_writes_finds_no_violation(server: BillingServer, billing_shards: Shards) -> None:
     organizations = [(organization(), organization()) for _ in range(3)]
     user = organization()
@@ -258,6 +259,7 @@ async def test_check_during_live_writes_finds_no_violation(server: BillingServer
         await workers
 
 
+@pytest.mark.shards
 async def test_since_time_leaves_out_older_movements_and_checks_newer_ones(
     server: BillingServer, database_admin_url: str, billing_shards: Shards
 ) -> None:
@@ -296,6 +298,7 @@ async def test_since_time_leaves_out_older_movements_and_checks_newer_ones(
     assert {finding.split()[0] for finding in await found(yesterday)} == {"movements_follow_each_other"}
 
 
+@pytest.mark.shards
 async def test_check_of_one_organization_finds_its_own_violations_only(
     server: BillingServer, database_admin_url: str
 ) -> None:
@@ -318,6 +321,7 @@ async def test_check_of_one_organization_finds_its_own_violations_only(
             assert {check.invariant for check in pieces[-1].summary.checks} == set(DAMAGE) | set(SUBSCRIPTION_DAMAGE)
 
 
+@pytest.mark.shards
 async def test_check_that_cannot_read_a_table_fails_and_has_no_summary(
     server: BillingServer, database_admin_url: str
 ) -> None:
@@ -383,6 +387,7 @@ async def test_nothing_is_found_in_a_consistent_ledger_wherever_ranges_of_rows_e
         assert await findings_of(Verification(billing_shards, SystemClock(), CHECKS, rows_max=rows_max)) == []
 
 
+@pytest.mark.shards
 async def test_every_invariant_has_damage_that_it_finds(ledger: Ledger) -> None:
     pieces = [
         piece
@@ -391,6 +396,7 @@ async def test_every_invariant_has_damage_that_it_finds(ledger: Ledger) -> None:
     assert {check.invariant for check in pieces[-1].summary.checks} == set(DAMAGE) | set(SUBSCRIPTION_DAMAGE)
 
 
+@pytest.mark.shards
 async def test_charges_are_listed_in_pages_by_operation(ledger: Ledger) -> None:
     org = await live(ledger)
     found = []
@@ -415,6 +421,7 @@ async def test_charges_are_listed_in_pages_by_operation(ledger: Ledger) -> None:
     ]
 
 
+@pytest.mark.shards
 async def test_charges_and_holds_are_listed_in_byte_order_of_operation_ids(
     billing_shards: Shards,
 ) -> None:

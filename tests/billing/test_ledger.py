@@ -218,6 +218,7 @@ async def test_reversed_transfer_moves_the_money_back(ledger: Ledger) -> None:
     assert undone.transaction.overdrawn
 
 
+@pytest.mark.shards
 async def test_batch_decides_in_order_with_an_outcome_per_item(ledger: Ledger) -> None:
     org, other = organization(), organization()
     await ledger.credit(org, "top-up", "5")
@@ -243,6 +244,7 @@ async def test_batch_decides_in_order_with_an_outcome_per_item(ledger: Ledger) -
     assert [o.WhichOneof("outcome") for o in done.outcomes] == ["response", "error"]
 
 
+@pytest.mark.shards
 async def test_ten_thousand_concurrent_debits_post_exactly_what_there_are_funds_for(ledger: Ledger) -> None:
     org = organization()
     await ledger.credit(org, "top-up", "7000")

@@ -16,6 +16,8 @@ from tests.support.callers import Callers
 from tollhouse.billing.v1 import subscription_pb2 as pb
 from tollhouse.identity.v1 import organization_pb2
 
+pytestmark = pytest.mark.shards
+
 
 async def test_new_user_is_subscribed_to_the_free_plan_once_whatever_happens(
     callers: Callers, database_urls: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -12,6 +13,8 @@ from tests.support.hostile_calls import HostileCalls
 from tests.support.odd_requests import TEXTS, filled, methods_of, variants
 from tollhouse.billing.v1 import account_pb2, charge_pb2, ledger_pb2, plan_pb2, subscription_pb2
 from tollhouse.common.v1 import audit_pb2, integrity_pb2
+
+pytestmark = pytest.mark.shards
 
 _METHODS: Final = methods_of((ledger_pb2, account_pb2, charge_pb2, integrity_pb2, audit_pb2))
 _OF_SUBSCRIPTIONS: Final = tuple(method for method in methods_of((subscription_pb2,)) if not method.server_streaming)

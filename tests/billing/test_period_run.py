@@ -41,6 +41,7 @@ async def kinds(house: House, subscription: Subscription) -> list[EventKind]:
     return [event.kind for event in await house.events(subscription)]
 
 
+@pytest.mark.shards
 async def test_a_year_without_any_run_is_caught_up_in_order(house: House, clock: FixedClock) -> None:
     plan = await house.plan("monthly", terms(10, included=100))
     subscription = await house.add(pending(plan, clock.now()))
@@ -143,6 +144,7 @@ async def test_money_in_another_currency_is_no_money(house: House, clock: FixedC
     assert found.next_payment_time == clock.now() + timedelta(days=1)
 
 
+@pytest.mark.shards
 async def test_subscriptions_that_fail_are_set_aside_and_stop_no_other(
     house: House, clock: FixedClock, database_admin_url: str
 ) -> None:
@@ -201,6 +203,7 @@ async def test_subscriptions_that_fail_are_set_aside_and_stop_no_other(
     await damage("UPDATE billing.subscriptions SET last_sequence = 2", twice)
 
 
+@pytest.mark.shards
 async def test_two_workers_do_each_period_once(house: House, clock: FixedClock, database_urls: dict[str, str]) -> None:
     plan = await house.plan("shared", terms(1, included=3))
     subscriptions = [await house.add(pending(plan, clock.now())) for _ in range(450)]
@@ -216,6 +219,7 @@ async def test_two_workers_do_each_period_once(house: House, clock: FixedClock, 
         assert (await house.statement(one.organization_id))[-1][4] == "98"
 
 
+@pytest.mark.shards
 async def test_a_caller_and_the_run_at_the_same_time_charge_once(house: House, clock: FixedClock) -> None:
     plan = await house.plan("paid", terms(10, included=100))
     subscriptions = [await house.add(pending(plan, clock.now())) for _ in range(20)]
@@ -228,6 +232,7 @@ async def test_a_caller_and_the_run_at_the_same_time_charge_once(house: House, c
         assert await kinds(house, one) == [EventKind.CREATED, STARTED]
 
 
+@pytest.mark.shards
 async def test_sigkill_at_every_commit_leaves_nothing_missed_or_doubled(
     house: House, clock: FixedClock, database_urls: dict[str, str]
 ) -> None:
@@ -320,6 +325,7 @@ async def test_a_refused_change_changes_nothing_and_can_be_made_later(house: Hou
     assert (await house.statement(org))[-1][3:] == ("-15", "0")
 
 
+@pytest.mark.shards
 async def test_what_is_due_and_planned_is_found_by_an_index(house: House) -> None:
     org, some = new_id(), new_id()
     asked: list[tuple[str, str, tuple[object, ...]]] = [

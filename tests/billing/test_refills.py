@@ -89,6 +89,7 @@ async def test_of_100_a_month_with_30_used_the_next_month_has_100_or_170_or_120(
     assert (summary.last_refill_time, summary.used_since_refill_amount) == (at(second), usd("0"))
 
 
+@pytest.mark.shards
 @pytest.mark.parametrize(
     ("rollover", "limit", "left", "lost"), [(Rollover.NONE, None, "100", "100"), (Rollover.UP_TO, 120, "120", "80")]
 )
@@ -157,6 +158,7 @@ async def test_what_is_held_when_the_limit_cuts_stays_with_its_hold(
     assert await rests(timed, org) == {"subscription/1/1": "0", "subscription/1/2": "20", "subscription/1/3": "100"}
 
 
+@pytest.mark.shards
 async def test_a_process_that_ends_after_the_refill_repeats_it_and_nothing_is_granted_twice(
     server: BillingServer, billing_shards: Shards, clock: FixedClock
 ) -> None:

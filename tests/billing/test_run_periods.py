@@ -12,6 +12,8 @@ from tests.billing.support import BillingServer, Ledger, organization
 from tests.support.clock import FixedClock
 from tollhouse.billing.v1 import subscription_pb2 as pb
 
+pytestmark = pytest.mark.shards
+
 
 async def run(ledger: Ledger, **fields: object) -> list[pb.RunPeriodsResponse]:
     stub = Subscriptions(ledger).stub

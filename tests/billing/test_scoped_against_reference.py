@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import TypeVar
 
 import grpc
+import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, settings
@@ -26,6 +27,8 @@ from tests.billing.test_grants_against_reference import whole
 from tests.support.clock import FixedClock
 from tollhouse.billing.v1 import credit_pb2
 from tollhouse.billing.v1 import ledger_pb2 as pb
+
+pytestmark = pytest.mark.shards
 
 _T = TypeVar("_T")
 UNITS = st.integers(1, 9)

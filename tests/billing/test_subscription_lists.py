@@ -18,6 +18,8 @@ from tests.support.clock import FixedClock
 from tests.support.sharded import execute_in_shards
 from tollhouse.billing.v1 import subscription_pb2 as pb
 
+pytestmark = pytest.mark.shards
+
 DAY: Final = timedelta(days=1)
 _MANY: Final = """
     INSERT INTO subscriptions (

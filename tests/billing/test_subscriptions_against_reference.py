@@ -24,7 +24,7 @@ from tests.support.clock import FixedClock
 from tollhouse.billing.v1 import plan_pb2
 from tollhouse.billing.v1 import subscription_pb2 as pb
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.shards]
 
 _T = TypeVar("_T")
 PERIOD: Final = timedelta(days=7)

@@ -20,6 +20,8 @@ from tests.billing.support import BillingServer, Ledger, organization, refusal
 from tests.support.sharded import shard_count
 from tollhouse.billing.v1 import subscription_pb2 as pb
 
+pytestmark = pytest.mark.shards
+
 Stream = AsyncIterator[pb.WatchEntitlementsResponse]
 
 

@@ -12,6 +12,8 @@ from services.billing.subscription.states import State
 from tests.billing.period_house import DAY, House, open_house, pending, terms, utc
 from tests.support.clock import FixedClock
 
+pytestmark = pytest.mark.shards
+
 PRO = terms(30, included=300, trial=Interval(IntervalUnit.DAY, 14), retries=(1 * DAY, 3 * DAY))
 TEAM = terms(60, included=600, retries=(1 * DAY, 3 * DAY))
 

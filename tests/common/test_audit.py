@@ -18,6 +18,8 @@ from libs.common.database import Database, RawConnection, Transaction
 from libs.common.ids import new_id
 from libs.common.timestamps import EPOCH
 
+pytestmark = pytest.mark.shards
+
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 CONTEXTS = ("identity", "billing", "metering")
 

@@ -25,6 +25,8 @@ from tests.support.charges import NOW, Charge, put_billed, put_metered
 from tests.support.sharded import SHARDS
 from tollhouse.common.v1 import digest_pb2
 
+pytestmark = pytest.mark.shards
+
 Both = tuple[list[digest_pb2.ChargeDigest], list[digest_pb2.ChargeDigest]]
 
 OPERATION_IDS = st.one_of(

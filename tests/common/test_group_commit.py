@@ -13,6 +13,8 @@ from libs.common.ids import new_id
 from libs.common.shards import Shards, open_shards
 from tests.support.outage import cut_off
 
+pytestmark = pytest.mark.shards
+
 ORGANIZATION = new_id()
 LIMITS = BatchLimits(items_max=50, queued_max=200, running_max=2, shards_max=4, full_at=20, wait_max_s=0.02)
 

@@ -31,6 +31,8 @@ from libs.common.integrity.verification import Part, Verification, _Run
 from libs.common.shards import Shards
 from tollhouse.common.v1 import integrity_pb2 as pb
 
+pytestmark = pytest.mark.shards
+
 RULE: Final = Invariant("nothing_is_wrong", "Something is wrong.")
 OTHER_RULE: Final = Invariant("nothing_else_is_wrong", "Something else is wrong.")
 ONCE: Final = Walk("nothing", (), (RULE,), "SELECT '', NULL, '', '' WHERE false", organization_column="")

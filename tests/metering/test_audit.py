@@ -11,6 +11,8 @@ from tollhouse.common.v1 import audit_pb2
 from tollhouse.metering.v1 import charge_pb2
 from tollhouse.metering.v1 import model_pb2 as pb
 
+pytestmark = pytest.mark.shards
+
 
 async def events(metering: Metering, organization_id: str = "", **filters: str) -> list[audit_pb2.AuditEvent]:
     """An organization's events, or those of the platform, the oldest first."""

@@ -15,6 +15,8 @@ from tests.support.poison import plant_poison, poisoned
 from tollhouse.billing.v1 import account_pb2
 from tollhouse.metering.v1 import admission_pb2, model_pb2, usage_pb2
 
+pytestmark = pytest.mark.shards
+
 ALLOWED, DENIED = admission_pb2.DECISION_ALLOWED, admission_pb2.DECISION_DENIED
 SETTLED, PENDING = usage_pb2.SETTLEMENT_SETTLED, usage_pb2.SETTLEMENT_PENDING
 ITEMS_MAX = 200

@@ -7,7 +7,7 @@ from tests.metering.support import Metering, Platform, eventually, refused, sett
 from tollhouse.billing.v1 import account_pb2
 from tollhouse.metering.v1 import admission_pb2, charge_pb2, usage_pb2
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.shards]
 
 
 async def test_usage_is_recorded_while_billing_is_down_and_charged_once_when_it_is_back(

@@ -11,6 +11,8 @@ from tollhouse.billing.v1 import ledger_pb2
 from tollhouse.common.v1 import audit_pb2
 from tollhouse.metering.v1 import admission_pb2, model_pb2, usage_pb2
 
+pytestmark = pytest.mark.shards
+
 OPERATION_IDS: Final = (
     *(
         "_x",

@@ -53,6 +53,7 @@ PLANTED = {
 }
 
 
+@pytest.mark.shards
 async def test_every_invariant_fires_on_planted_damage_and_is_silent_before(
     platform: Platform, metering: Metering, metering_shards: Shards, organization_id: str
 ) -> None:
@@ -74,6 +75,7 @@ async def test_every_invariant_fires_on_planted_damage_and_is_silent_before(
         assert await findings_of(verification) == found
 
 
+@pytest.mark.shards
 async def test_digests_lead_to_the_rows_that_differ_and_to_no_others(
     platform: Platform, metering: Metering, metering_shards: Shards
 ) -> None:
@@ -172,6 +174,7 @@ async def test_since_time_leaves_out_usage_of_earlier_hours_and_checks_whole_hou
     assert await checked(stamp(minutes=-1)) == ({"costs_derive_from_prices", "summaries_equal_usage"}, 3)
 
 
+@pytest.mark.shards
 async def test_check_during_live_usage_and_late_pricing_finds_no_violation(
     platform: Platform, metering: Metering, metering_shards: Shards
 ) -> None:
@@ -215,6 +218,7 @@ async def test_costs_are_recognized_as_rounded_half_to_even(
     assert len([one for one in await metering.findings() if one.startswith("costs_derive")]) == len(counts)
 
 
+@pytest.mark.shards
 @pytest.mark.own_database
 async def test_month_without_a_partition_is_found_in_each_shard_also_for_one_organization(
     platform: Platform, metering: Metering, organization_id: str

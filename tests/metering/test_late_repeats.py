@@ -11,6 +11,8 @@ from tests.metering.support import Metering, Platform, refused, settlement, stam
 from tests.metering.test_admission import ask
 from tollhouse.metering.v1 import usage_pb2
 
+pytestmark = pytest.mark.shards
+
 REUSED = (grpc.StatusCode.ALREADY_EXISTS, "OPERATION_ID_REUSED")
 INVALID = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
 

@@ -15,6 +15,8 @@ from tests.support.odd_requests import TEXTS, as_sent, filled, methods_of, varia
 from tollhouse.common.v1 import audit_pb2, integrity_pb2
 from tollhouse.metering.v1 import admission_pb2, charge_pb2, model_pb2, unit_pb2, usage_pb2
 
+pytestmark = pytest.mark.shards
+
 _METHODS: Final = methods_of((model_pb2, unit_pb2, usage_pb2, admission_pb2, charge_pb2, integrity_pb2, audit_pb2))
 _BATCH_TEXTS: Final = tuple(text for text in TEXTS if len(text) < 50)
 

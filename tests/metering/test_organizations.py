@@ -174,6 +174,7 @@ async def test_usage_is_taken_while_identity_is_away_and_verify_finds_the_money_
     assert all(nobody in finding for finding in found)
 
 
+@pytest.mark.shards
 async def test_organizations_with_money_or_usage_are_listed_once_in_pages(
     platform: Platform, metering: Metering, identity: Identity
 ) -> None:

@@ -12,6 +12,8 @@ from tests.metering.support import Metering, Platform, refused, usage
 from tollhouse.metering.v1 import model_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
 
+pytestmark = pytest.mark.shards
+
 SEED = 20260301
 
 

@@ -150,6 +150,7 @@ async def test_stream_acknowledges_every_message(platform: Platform, metering: M
     assert await platform.posted(organization_id) == Decimal("-0.0035") * 300
 
 
+@pytest.mark.shards
 @pytest.mark.own_database
 async def test_backfill_is_for_operators_and_makes_its_month(
     platform: Platform, metering: Metering, organization_id: str
@@ -165,6 +166,7 @@ async def test_backfill_is_for_operators_and_makes_its_month(
     assert await metering.findings() == []
 
 
+@pytest.mark.shards
 @pytest.mark.own_database
 async def test_usage_at_the_edges_of_a_month_falls_into_its_own_partition(
     platform: Platform, metering: Metering, organization_id: str
@@ -184,6 +186,7 @@ async def test_usage_at_the_edges_of_a_month_falls_into_its_own_partition(
     assert partitions == [f"{shard}_{m:%Y_%m}" for m in (before, month)]
 
 
+@pytest.mark.shards
 @pytest.mark.own_database
 async def test_missing_month_goes_to_the_default_partition_and_moves_when_it_is_made(
     platform: Platform, metering: Metering, organization_id: str
@@ -231,6 +234,7 @@ async def test_free_usage_is_settled_without_a_charge(
     assert await metering.findings() == []
 
 
+@pytest.mark.shards
 @pytest.mark.own_database
 async def test_usage_without_a_price_waits_and_is_charged_once_when_it_comes(
     platform: Platform, metering: Metering, organization_id: str
@@ -255,6 +259,7 @@ async def test_usage_without_a_price_waits_and_is_charged_once_when_it_comes(
     assert await metering.findings() == []
 
 
+@pytest.mark.shards
 async def test_lists_are_paged_and_filtered_and_closed_to_others(metering: Metering, organization_id: str) -> None:
     user_id = new_id()
     for number in range(7):

@@ -20,7 +20,7 @@ from tests.metering.test_quantities import of
 from tollhouse.metering.v1 import model_pb2
 from tollhouse.metering.v1 import usage_pb2 as pb
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.shards]
 
 SEED: Final = 20261126
 START: Final = datetime(2026, 9, 1, tzinfo=UTC)

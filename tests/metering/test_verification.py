@@ -28,7 +28,7 @@ from tollhouse.billing.v1 import charge_pb2 as billing_pb2
 from tollhouse.billing.v1 import ledger_pb2
 from tollhouse.metering.v1 import charge_pb2 as metering_pb2
 
-pytestmark = pytest.mark.own_database
+pytestmark = [pytest.mark.own_database, pytest.mark.shards]
 
 COMPARED = ("X1_charges_agree", "X2_settled_is_charged", "organizations_exist")
 Digest = tuple[int, str, int, Decimal, int]

@@ -10,6 +10,8 @@ from tests.system.commands import done, found, made, refused
 from tests.system.installation import Installation
 from tollhouse.billing.v1 import account_pb2, account_pb2_grpc
 
+pytestmark = pytest.mark.shards
+
 
 @pytest.fixture(scope="module")
 def owner() -> str:

@@ -61,6 +61,7 @@ async def assert_exact(installation: Installation, trace: Trace, prefix: str) ->
     assert verdict["violations"] == 0, verdict["findings"]
 
 
+@pytest.mark.shards
 @pytest.mark.timeout(300)
 async def test_killing_anything_at_any_moment_charges_every_call_exactly_once(tmp_path: Path) -> None:
     print(f"seed {SEED}")

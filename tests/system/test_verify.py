@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import asyncpg
+import pytest
 from rich.console import Console
 
 from libs.cli.terminal.progress import Lines, Progress, TerminalBars
@@ -14,6 +15,8 @@ from tests.support.sharded import in_each_shard
 from tests.system.installation import Installation, create_organization, running
 from tollhouse.billing.v1 import ledger_pb2, ledger_pb2_grpc
 from tollhouse.common.v1 import amount_pb2
+
+pytestmark = pytest.mark.shards
 
 PREFIX = "verified"
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 import grpc
+import pytest
 
 from libs.common.ids import new_id
 from libs.common.sharding import shard_number
@@ -31,6 +32,8 @@ from tests.shards.support import locked
 from tests.support.clock import ShiftedClock
 from tests.support.sharded import shard_count
 from tollhouse.metering.v1 import admission_pb2
+
+pytestmark = pytest.mark.shards
 
 
 async def test_lapse_waits_for_billing_and_is_recorded_when_it_is_back(

@@ -131,6 +131,7 @@ async def test_damage_to_parts_is_found_wherever_ranges_end(
             assert named[0].startswith(detail), (rows_max, named)
 
 
+@pytest.mark.shards
 async def test_charges_of_parts_have_the_same_digest_in_both_services_and_differences_are_named(
     platform: Platform, metering: Metering, organization_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +164,7 @@ async def test_charges_of_parts_have_the_same_digest_in_both_services_and_differ
     assert await differences(platform, Scope(since_time=stamp(hours=1))) == set()
 
 
+@pytest.mark.shards
 async def test_lists_of_charges_go_past_calls_that_are_not_ended(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Final, TypeVar
 
 import grpc
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -17,6 +18,8 @@ from tests.metering.support import Metering, Platform
 from tests.metering.test_admission import ask
 from tollhouse.metering.v1 import admission_pb2 as pb
 from tollhouse.metering.v1 import usage_pb2
+
+pytestmark = pytest.mark.shards
 
 _T = TypeVar("_T")
 

@@ -44,6 +44,7 @@ async def test_a_command_that_cannot_be_stored_fails_no_other_callers_command(
     assert await ledger.findings() == []
 
 
+@pytest.mark.shards
 async def test_four_processes_share_hostile_and_honest_callers(server: BillingServer, database_admin_url: str) -> None:
     await plant_poison(database_admin_url, "billing.transactions")
     honest, hostile = organization(), organization()

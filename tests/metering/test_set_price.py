@@ -16,6 +16,8 @@ from tests.metering.test_bad_input import faults
 from tollhouse.metering.v1 import model_pb2 as pb
 from tollhouse.metering.v1 import unit_pb2
 
+pytestmark = pytest.mark.own_database
+
 RATES = (
     pb.Rate(unit="input_tokens", price="1.25", per=1_000_000, provider_cost="1"),
     pb.Rate(unit="input_tokens", price="2.5", per=1_000_000, above=200_000, provider_cost="2"),
@@ -75,7 +77,6 @@ async def give_back(metering: Metering) -> None:
     await metering.models.UpdateModel(request, metadata=metering.operator)
 
 
-@pytest.mark.own_database
 async def test_rate_card_is_answered_listed_and_charged_as_it_was_set(metering: Metering) -> None:
     answered = await set_price(metering, price(rate_card=CARD))
 
@@ -91,7 +92,6 @@ async def test_rate_card_is_answered_listed_and_charged_as_it_was_set(metering: 
     assert (answer.provider_cost.value, answer.provider_cost.currency_code) == ("0.490002", "EUR")
 
 
-@pytest.mark.own_database
 async def test_prices_of_token_classes_are_answered_as_before_and_as_a_card(metering: Metering) -> None:
     request = price(prices=pb.TokenPrices(input="2.50", output="10", per_request="0.01"))
     version = await set_price(metering, request)
@@ -105,7 +105,6 @@ async def test_prices_of_token_classes_are_answered_as_before_and_as_a_card(mete
     assert (await listed(metering))[0] == version
 
 
-@pytest.mark.own_database
 async def test_card_that_says_no_more_than_prices_of_token_classes_is_answered_as_them_too(metering: Metering) -> None:
     plain = await set_price(metering, price(prices=pb.TokenPrices(input="1", output="2"), effective_time=stamp(days=1)))
     card = pb.RateCard(rates=reversed(plain.rate_card.rates), fallbacks=plain.rate_card.fallbacks)
@@ -185,7 +184,6 @@ async def test_card_without_a_rate_or_with_too_many_is_refused(metering: Meterin
         assert named.keys() == {"rate_card.rates"}
 
 
-@pytest.mark.own_database
 async def test_archived_unit_is_refused_in_new_prices_and_old_ones_stay(platform: Platform, metering: Metering) -> None:
     first = await set_price(metering, price(request_id="first", rate_card=CARD, effective_time=stamp(hours=1)))
     await platform.execute("UPDATE metering.units SET archived = true WHERE unit_id = 'images'")
@@ -202,7 +200,6 @@ async def test_archived_unit_is_refused_in_new_prices_and_old_ones_stay(platform
     assert (await listed(metering))[0] == first
 
 
-@pytest.mark.own_database
 async def test_request_that_is_repeated_after_its_unit_was_archived_has_its_first_answer(
     platform: Platform, metering: Metering
 ) -> None:
@@ -215,7 +212,6 @@ async def test_request_that_is_repeated_after_its_unit_was_archived_has_its_firs
     assert (again.replayed, again.price_version) == (True, first)
 
 
-@pytest.mark.own_database
 @pytest.mark.parametrize(("margin", "cost"), [({"percent": "20"}, "0.036"), ({"factor": "1.333333"}, "0.03999999")])
 async def test_margin_multiplies_the_provider_costs_and_is_rounded_once(
     metering: Metering, margin: dict[str, str], cost: str
@@ -244,7 +240,6 @@ async def test_margin_multiplies_the_provider_costs_and_is_rounded_once(
     assert sum(Decimal(line.amount) for line in tiny.lines) == exact
 
 
-@pytest.mark.own_database
 async def test_margin_is_refused_by_name(metering: Metering) -> None:
     base = await set_price(metering, price(rate_card=CARD, effective_time=stamp(hours=1)))
     bad: list[tuple[dict[str, str], str, str]] = [
@@ -292,7 +287,6 @@ async def test_preview_shows_the_whole_version_and_changes_nothing(metering: Met
         )
 
 
-@pytest.mark.own_database
 async def test_two_organizations_have_cards_of_their_own_units(metering: Metering) -> None:
     first, second = new_id(), new_id()
     for organization_id, rates, currency in (
@@ -316,7 +310,6 @@ async def test_two_organizations_have_cards_of_their_own_units(metering: Meterin
     assert not await listed(metering, new_id())
 
 
-@pytest.mark.own_database
 async def test_pages_of_large_cards_fit_into_answers_and_have_every_version(metering: Metering) -> None:
     """Each card is about 40 KB, and an answer may have 4 MB."""
     units = ("input_tokens", "output_tokens", "images", "pixels")
@@ -344,7 +337,6 @@ async def test_pages_of_large_cards_fit_into_answers_and_have_every_version(mete
     assert sum(version.ByteSize() for version in found) > 2_000_000
 
 
-@pytest.mark.own_database
 async def test_price_set_by_hand_survives_imports_until_it_is_given_back(metering: Metering) -> None:
     (before,) = await listed(metering)
     assert await by_hand(metering)
@@ -367,7 +359,6 @@ async def test_price_set_by_hand_survives_imports_until_it_is_given_back(meterin
     assert (await imported(metering)).result == pb.IMPORT_RESULT_KEPT
 
 
-@pytest.mark.own_database
 async def test_prices_of_organizations_and_of_the_past_leave_imports_free(metering: Metering) -> None:
     await give_back(metering)
     await imported(metering)
@@ -381,7 +372,6 @@ async def test_prices_of_organizations_and_of_the_past_leave_imports_free(meteri
     assert await by_hand(metering)
 
 
-@pytest.mark.own_database
 async def test_only_false_can_be_given_for_a_price_set_by_hand(metering: Metering) -> None:
     request = pb.UpdateModelRequest(
         model_id="gpt-4o", price_set_by_hand=True, update_mask=FieldMask(paths=["price_set_by_hand"])
@@ -393,7 +383,6 @@ async def test_only_false_can_be_given_for_a_price_set_by_hand(metering: Meterin
     assert await by_hand(metering)
 
 
-@pytest.mark.own_database
 async def test_dry_run_shows_old_and_new_rates(metering: Metering) -> None:
     await give_back(metering)
     outcome = await imported(metering, validate_only=True, margin_percent="50")
@@ -407,7 +396,6 @@ async def test_dry_run_shows_old_and_new_rates(metering: Metering) -> None:
     assert not (await imported(metering)).changes
 
 
-@pytest.mark.own_database
 async def test_dry_run_names_currencies_and_rates_that_would_go(metering: Metering) -> None:
     await set_price(metering, price(rate_card=CARD))
     await give_back(metering)
@@ -439,7 +427,6 @@ async def test_margin_of_an_import_is_refused_by_name(metering: Metering, margin
     assert named.keys() == {"margin_percent"}
 
 
-@pytest.mark.own_database
 async def test_examples_of_the_page_of_rate_cards_give_what_it_says(metering: Metering) -> None:
     page = (repository() / "docs" / "rates.md").read_text(encoding="utf-8")
     (card, call) = re.findall(r"ModelService/(?:SetPrice|EstimateCost) '(.*?)'\n#", page, re.DOTALL)

@@ -86,6 +86,7 @@ async def test_an_authorization_that_cannot_be_stored_fails_no_other_callers_aut
     assert [name for name, good in allowed.items() if good == name.startswith("poison")] == []
 
 
+@pytest.mark.shards
 async def test_a_hold_and_a_charge_that_billing_cannot_store_fail_no_other_callers(
     platform: Platform, metering: Metering
 ) -> None:
@@ -110,6 +111,7 @@ async def test_a_hold_and_a_charge_that_billing_cannot_store_fail_no_other_calle
     assert {name: end for name, end in ended.items() if end != (waiting if name.startswith("poison") else good)} == {}
 
 
+@pytest.mark.shards
 async def test_the_relay_makes_the_charges_beside_one_that_billing_cannot_store(
     platform: Platform, metering: Metering
 ) -> None:
@@ -131,6 +133,7 @@ async def test_the_relay_makes_the_charges_beside_one_that_billing_cannot_store(
     assert await charged() == HONEST
 
 
+@pytest.mark.shards
 async def test_usage_that_cannot_be_priced_later_leaves_the_others_priced(
     platform: Platform, metering: Metering
 ) -> None:
@@ -155,6 +158,7 @@ async def test_usage_that_cannot_be_priced_later_leaves_the_others_priced(
     assert await waiting() == 1
 
 
+@pytest.mark.shards
 async def test_four_processes_share_hostile_and_honest_callers(platform: Platform, metering: Metering) -> None:
     """Four servers with queues of their own before one database; each has poisoned items in its batches."""
     await plant_poison(platform.admin_url, "metering.usage_operations")

@@ -36,8 +36,8 @@ WITH noted AS (
 )
 INSERT INTO authorizations (organization_id, operation_id, fingerprint, model, input_tokens, max_output_tokens,
     hold_ttl_ms, price_version_id, currency_code, amount, create_time, environment, counters, reserved)
-SELECT $1::uuid, $2::text, '', v.model_id, 0, 0, 600000, v.price_version_id, v.currency_code, 0, $3::timestamptz, $4, $5::uuid[],
-    $6::numeric[]
+SELECT $1::uuid, $2::text, '', v.model_id, 0, 0, 600000, v.price_version_id, v.currency_code, 0, $3::timestamptz, $4,
+    $5::uuid[], $6::numeric[]
 FROM metering.price_versions v WHERE v.model_id = 'gpt-4o' ORDER BY v.create_time LIMIT 1
 """
 

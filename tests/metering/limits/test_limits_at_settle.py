@@ -315,10 +315,5 @@ async def test_settled_calls_are_not_looked_at_for_lapses(
     used = await limits.set(organization_id, TOKENS)
     for name in ("call-1", "call-2"):
         await limits.authorize(organization_id, name, {used: 5_000})
-        await platform.execute(
-            "INSERT INTO metering.lapse_checks SELECT organization_id, operation_id, now() + interval '1 hour'"
-            " FROM metering.authorizations WHERE operation_id = $1",
-            name,
-        )
     await metering.settle(settlement(organization_id, "call-1"))
     assert await platform.value("SELECT array_agg(operation_id) FROM metering.lapse_checks") == ["call-2"]

@@ -130,11 +130,6 @@ async def test_settlement_whose_connection_dies_between_its_statements_counts_on
     await limits.authorize(organization_id, "call-1", {used: 100})
     if last:
         await metering.settle(settling(organization_id, "call-1", 10, final=False))
-    else:
-        await platform.execute(
-            "INSERT INTO metering.lapse_checks SELECT organization_id, operation_id, now() + interval '1 hour'"
-            " FROM metering.authorizations"
-        )
     lock = f"SELECT FROM {point} WHERE organization_id = $1 FOR UPDATE"
     async with limits.database(organization_id).raw_transaction() as connection:
         await connection.execute(lock, organization_id)

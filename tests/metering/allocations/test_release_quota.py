@@ -24,6 +24,8 @@ from tests.metering.allocations.support import (
 from tests.metering.support import Metering, Platform, eventually, refused
 from tests.support.clock import ShiftedClock
 
+pytestmark = pytest.mark.shards
+
 MINUTE = Duration(seconds=60)
 
 

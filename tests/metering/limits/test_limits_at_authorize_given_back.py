@@ -21,6 +21,8 @@ from tests.support.clock import ShiftedClock
 from tollhouse.identity.v1 import api_key_pb2
 from tollhouse.metering.v1 import admission_pb2
 
+pytestmark = pytest.mark.shards
+
 NOT_OPEN = (grpc.StatusCode.FAILED_PRECONDITION, "AUTHORIZATION_NOT_OPEN")
 
 

@@ -30,6 +30,18 @@ PATTERN_WORDS: Final[Mapping[str, str]] = {
     r"^[a-z][a-z0-9._-]*$": "must begin with a lower-case letter and hold only those, digits and . _ -",
     r"^[a-z][a-z0-9_.:-]*$": "must begin with a lower-case letter and hold only those, digits and . _ : -",
     r"^[A-Z][A-Z0-9]{1,11}$": "must be a code of 2 to 12 upper-case letters and digits, such as USD or CREDIT",
+    r"^([a-z][a-z0-9_]{0,63})?$": (
+        "must be at most 64 lower-case letters, digits and underscores, beginning with a letter, or empty"
+    ),
+    r"^[a-z0-9][a-z0-9_.-]{0,63}$": (
+        "must be 1 to 64 lower-case letters, digits and _ . -, beginning with a letter or digit"
+    ),
+    r"^([a-z0-9][a-z0-9_.-]{0,63})?$": (
+        "must be at most 64 lower-case letters, digits and _ . -, beginning with a letter or digit, or empty"
+    ),
+    r"^([0-9]{1,15}(\.[0-9]{1,9})?)?$": (
+        "must be a plain decimal of at most 15 integer and 9 fraction digits, not negative, or empty"
+    ),
     r"^([A-Z][A-Z0-9]{1,11})?$": "must be a code of 2 to 12 upper-case letters and digits, such as USD, or empty",
     r"^-?[0-9]{1,15}(\.[0-9]{1,9})?$": "must be a plain decimal of at most 15 integer and 9 fraction digits",
     r"^[0-9]{1,15}(\.[0-9]{1,9})?$": (

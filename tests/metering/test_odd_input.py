@@ -9,6 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.common.ids import new_id
+from tests.metering.limits.support_rpc import set_limit
 from tests.metering.support import Metering, Platform, stamp, usage
 from tests.support.hostile_calls import HostileCalls
 from tests.support.odd_requests import TEXTS, as_sent, filled, methods_of, variants
@@ -21,6 +22,14 @@ _METHODS: Final = methods_of(
     (model_pb2, unit_pb2, usage_pb2, admission_pb2, quota_pb2, charge_pb2, integrity_pb2, audit_pb2)
 )
 _BATCH_TEXTS: Final = tuple(text for text in TEXTS if len(text) < 50)
+
+_OF_LIMITS: Final[dict[str, object]] = {
+    "name": "odd",
+    "metric": "requests",
+    "currency_code": "",
+    "value": "1",
+    "update_mask": FieldMask(paths=["max"]),
+}
 
 
 def _known(organization_id: str) -> dict[str, object]:
@@ -53,6 +62,7 @@ async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
     organization_id, _ = await identity.create_organization()
     known = _known(organization_id)
     hostile = HostileCalls(metering.channel, metering.operator)
+    await set_limit(metering, organization_id, "odd")
 
     async def send_all() -> None:
         for method in _METHODS:
@@ -63,6 +73,8 @@ async def test_odd_requests_are_answered_or_refused_and_fail_no_neighbours_call(
                 own = {"name": "Odd", "update_mask": FieldMask(paths=["name", "description"])}
             if method.name == "UpdateAdmissionPolicy":
                 own = {"update_mask": FieldMask(paths=["output_hold", "lapse_charge", "lapse_after"])}
+            if method.containing_service.name == "QuotaService":
+                own = _OF_LIMITS
             request = filled(method.input_type, known | own | {"bucket_count": len(own)})
             texts = _BATCH_TEXTS if method.name.startswith("Batch") else TEXTS
             await hostile.send(method, [request, *variants(request, texts)])

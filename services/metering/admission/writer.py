@@ -43,7 +43,7 @@ class Waiting:
     written: bool = False
     """Whether an earlier attempt of its batch has stored it. The next attempt must not treat it as a repeat then."""
     takes: Sequence[Take] = ()
-    """What it takes of each limit at the moment of the last attempt."""
+    """What it takes of each limit at the moment of the last attempt; nothing where it was stored or recorded before."""
     said: Said = UNSAID
     """What the limits said to it then."""
     statuses: Sequence[Status] = ()
@@ -56,7 +56,7 @@ class Waiting:
     @property
     def statuses_without(self) -> Sequence[Status]:
         """Where the limits stand when what the call has reserved is given back."""
-        return without(self.takes, self.statuses)
+        return without(self.takes, self.statuses) if self.takes else self.statuses
 
 
 class Writer:
@@ -122,7 +122,10 @@ class Writer:
                 one.said = told
                 if told.refused is None:
                     one.pinned = one.pinned._replace(reservations=reservations_of(one.takes))
-            _note_statuses(new, standings)
+            _note_statuses(asking, standings)
+            for one in asking:
+                if one.key in taken:
+                    one.takes = ()
             entering = [one for one in waiting if one.said.refused is None]
             repeated = await self._add(connection, entering)
             if any(one.key in repeated for one in new):

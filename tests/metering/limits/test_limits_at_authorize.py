@@ -12,7 +12,7 @@ from libs.common.ids import new_id
 from services.metering.quota.domain import Window
 from tests.metering.lapses.support import Worker
 from tests.metering.limits.support import begin_minute, counted, delete_limit, reserved, set_limit
-from tests.metering.support import Metering, Platform, refused, settlement
+from tests.metering.support import Metering, Platform, refused, settlement, usage
 from tests.metering.test_authorizations import cancel
 from tests.metering.test_batch_admission import ALLOWED, DENIED, ask
 from tests.support.clock import ShiftedClock
@@ -175,3 +175,15 @@ async def test_lowered_limit_leaves_nothing_and_never_less(
     answer = await metering.authorize(ask(organization_id, "more-0", input_tokens=1, max_output_tokens=0))
     assert answer.decision == ALLOWED
     assert answer.limits[0].remaining == "49"
+
+
+async def test_call_whose_usage_was_recorded_before_reserves_nothing_and_is_answered_without_funds(
+    platform: Platform, metering: Metering, organization_id: str
+) -> None:
+    limit = await set_limit(platform, organization_id, "calls", "5", window=Window.LIFETIME)
+    await metering.record(usage(organization_id, "call-1"))
+
+    answer = await metering.authorize(ask(organization_id, "call-1"))
+
+    assert answer.denial.reason == admission_pb2.DENIAL_REASON_INSUFFICIENT_BALANCE
+    assert await counted(platform, organization_id, limit) == (1, 0)

@@ -1,4 +1,6 @@
-"""`python -m benchmarks [--only P1,P3] [--out FILE] [--charges N] [--subscriptions N] [--limits N]`: measure and print.
+"""`python -m benchmarks [--only P1,P3] [--out FILE] [--charges N] [--subscriptions N] [--limits N] [--grants N]`.
+
+It measures and prints.
 
 The exit status is 0 when everything could be measured and verified, whether or not the targets were met.
 """
@@ -28,6 +30,7 @@ def main() -> int:
     parser.add_argument("--charges", type=int, default=1_000_000, help="how many charges P9 verifies")
     parser.add_argument("--subscriptions", type=int, default=10_000, help="how many subscriptions P10 renews")
     parser.add_argument("--limits", type=int, default=10, choices=range(11), help="limits in force in P5 to P7B")
+    parser.add_argument("--grants", type=int, default=0, choices=range(11), help="grants on each account of P1 to P3")
     parser.add_argument("--shards", type=int, default=1, help="organization shards of billing and metering")
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 180)
@@ -36,7 +39,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with Deployment(arguments.shards) as deployment:
         print_versions(console, str(deployment.postgres), deployment.server_settings())
-        bench = Bench(deployment, arguments.rounds, arguments.charges, arguments.subscriptions, arguments.limits)
+        bench = Bench(
+            deployment, arguments.rounds, arguments.charges, arguments.subscriptions, arguments.limits, arguments.grants
+        )
         for name in arguments.only:
             try:
                 figures[name] = bench.measures[name]()

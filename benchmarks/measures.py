@@ -11,7 +11,7 @@ from benchmarks.measure import Comparison, Figure, PgbenchPeer, Side, compare, e
 from benchmarks.people import SignIns, make_people
 from benchmarks.periods import measure_periods
 from benchmarks.pgbench import Pgbench
-from benchmarks.preparation import Balances, Credits, Expected, Limits, PriceList, cost_of
+from benchmarks.preparation import Balances, Credits, Expected, Grants, Limits, PriceList, cost_of
 from benchmarks.tails import Paced, compare_tails
 from benchmarks.traffic import (
     DEBIT_VALUE,
@@ -43,11 +43,14 @@ ECHO = "bare grpc.aio echo, same client"
 class Bench:
     """The measures. The deployment starts each service when a measure first needs it."""
 
-    def __init__(self, deployment: Deployment, rounds: int, charges: int, subscriptions: int, limits: int) -> None:
-        """`limits` is how many limits are in force for each call of P5 to P7B."""
+    def __init__(
+        self, deployment: Deployment, rounds: int, charges: int, subscriptions: int, limits: int, grants: int
+    ) -> None:
+        """`limits` are in force for each call of P5 to P7B; the accounts of P1 to P3 have `grants` of credits."""
         self._deployment = deployment
         self._rounds = rounds
         self._limits = limits
+        self._grants = grants
         self._tenants: tuple[Tenant, ...] = ()
         self._priced = False
         self.measures: dict[str, Callable[[], Figure]] = {
@@ -66,10 +69,10 @@ class Bench:
         }
 
     def debit_of_one_account(self) -> Figure:
-        return self._debits("Debit, one hot account", target=0.75, accounts=1)
+        return self._debits(f"Debit, one hot account{self._with_grants}", target=0.75, accounts=1)
 
     def debit_of_many_accounts(self) -> Figure:
-        return self._debits(f"Debit, {ACCOUNTS} accounts", target=0.70, accounts=ACCOUNTS)
+        return self._debits(f"Debit, {ACCOUNTS} accounts{self._with_grants}", target=0.70, accounts=ACCOUNTS)
 
     def _debits(self, measured: str, *, target: float, accounts: int) -> Figure:
         script = Debits(self._open_accounts(accounts), f"single-{accounts}")
@@ -87,7 +90,9 @@ class Bench:
         debits = Debits(self._open_accounts(1), "batched")
         side = self._side("billing", DebitBatches(debits, BATCH), BATCHES_IN_FLIGHT)
         against = f"SELECT … FOR UPDATE, one hot row, pgbench, {peer.clients} clients"
-        comparison = Comparison(f"BatchDebit of {BATCH}, hot account", against, "debits", 10, units_per_call=BATCH)
+        comparison = Comparison(
+            f"BatchDebit of {BATCH}, hot account{self._with_grants}", against, "debits", 10, units_per_call=BATCH
+        )
         figure = compare(self._deployment, comparison, side, peer, self._rounds)
         self._check_debits(debits, side.calls * BATCH)
         return figure
@@ -165,6 +170,10 @@ class Bench:
     def _with_limits(self) -> str:
         return f", {self._limits} limits in force" if self._limits else ""
 
+    @property
+    def _with_grants(self) -> str:
+        return f", {self._grants} grants on each" if self._grants else ""
+
     def _side(self, context: str, script: Script, in_flight: int) -> Side:
         return Side(self._deployment, self._deployment.service(context), script, in_flight)
 
@@ -174,7 +183,10 @@ class Bench:
 
     def _open_accounts(self, count: int) -> tuple[str, ...]:
         organization_ids = tuple(new_id() for _ in range(count))
-        self._once("billing", Credits(organization_ids), count)
+        if self._grants:
+            self._once("billing", Grants(organization_ids, self._grants), count * self._grants)
+        else:
+            self._once("billing", Credits(organization_ids), count)
         return organization_ids
 
     def _load_keys(self) -> tuple[Tenant, ...]:
@@ -202,7 +214,7 @@ class Bench:
     def _check_debits(self, debits: Debits, made: int) -> None:
         accounts = Counter(number % len(debits.organization_ids) for number in range(made))
         expected = (
-            Expected(organization_id, accounts[place], accounts[place] * Decimal(DEBIT_VALUE))
+            Expected(organization_id, accounts[place], accounts[place] * Decimal(DEBIT_VALUE), self._grants or 1)
             for place, organization_id in enumerate(debits.organization_ids)
         )
         self._once("billing", Balances(tuple(expected)), len(debits.organization_ids))

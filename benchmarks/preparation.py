@@ -5,11 +5,12 @@ They are scripts as well, so that the same client runs them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from benchmarks.load import Exchange, LoadError, Step
 from benchmarks.traffic import CURRENCY, MODELS, model_of, tokens_of
-from tollhouse.billing.v1 import account_pb2, ledger_pb2
+from tollhouse.billing.v1 import account_pb2, credit_pb2, ledger_pb2
 from tollhouse.common.v1 import amount_pb2
 from tollhouse.metering.v1 import model_pb2, quota_pb2
 
@@ -42,12 +43,44 @@ class Credits:
 
 
 @dataclass(frozen=True, slots=True)
+class Grants:
+    """Opens each organization's account with some grants of credits, of `FUNDS` each and with an end of its own."""
+
+    organization_ids: tuple[str, ...]
+    each: int
+
+    def steps(self) -> tuple[Step, ...]:
+        return (Step("/tollhouse.billing.v1.CreditService/GrantCredits", credit_pb2.GrantCreditsResponse),)
+
+    def requests(self, first: int, count: int) -> list[Exchange]:
+        return [(self._request(number),) for number in range(first, first + count)]
+
+    def _request(self, number: int) -> credit_pb2.GrantCreditsRequest:
+        place = number % self.each
+        request = credit_pb2.GrantCreditsRequest(
+            organization_id=self.organization_ids[number // self.each],
+            operation_id=f"grant-{place}",
+            amount=amount_pb2.Amount(currency_code=CURRENCY, value=str(FUNDS)),
+            kind=credit_pb2.GRANT_KIND_PURCHASED,
+            priority=place,
+        )
+        request.expire_time.FromDatetime(datetime.now(UTC) + timedelta(days=30 + place))
+        return request
+
+    def check(self, requests: Sequence[Exchange], replies: Sequence[Exchange]) -> None:
+        for (reply,) in replies:
+            if not isinstance(reply, credit_pb2.GrantCreditsResponse):
+                raise LoadError(f"no grant: {reply}")
+
+
+@dataclass(frozen=True, slots=True)
 class Expected:
-    """The expected state of an organization's account, which begins with one credit of `FUNDS`."""
+    """The expected state of an organization's account, which begins with some movements of `FUNDS` each."""
 
     organization_id: str
     movements: int
     spent: Decimal
+    openings: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +103,13 @@ class Balances:
             if not isinstance(reply, account_pb2.GetBalanceResponse):
                 raise LoadError(f"no balance: {reply}")
             balance = reply.balance
-            if balance.sequence != account.movements + 1:
-                raise LoadError(f"{balance.sequence - 1} movements, but {account.movements} were acknowledged")
-            if Decimal(balance.posted.value) != FUNDS - account.spent or Decimal(balance.held.value) != 0:
+            if balance.sequence != account.movements + account.openings:
+                made = balance.sequence - account.openings
+                raise LoadError(f"{made} movements, but {account.movements} were acknowledged")
+            if (
+                Decimal(balance.posted.value) != account.openings * FUNDS - account.spent
+                or Decimal(balance.held.value) != 0
+            ):
                 raise LoadError(f"{account.spent} was charged, but the balance is {balance}")
 
 

@@ -3,6 +3,7 @@
 They sort by the time they were made, which keeps new index entries side by side. They are not secret.
 """
 
+import hashlib
 import os
 import re
 import time
@@ -75,3 +76,11 @@ def highest_id_at(time_ms: int) -> str:
 def time_ms_of(any_id: str) -> int:
     """Return the time with which a UUID begins, in milliseconds after 1970; any number, if it is not of version 7."""
     return UUID(any_id).int >> _TIME_SHIFT
+
+
+def id_of_digest(text: str) -> str:
+    """Return a UUID of version 8 (RFC 9562) made of a digest of a text: the same text always has the same id."""
+    digest = bytearray(hashlib.blake2b(text.encode(), digest_size=16).digest())
+    digest[6] = digest[6] & 0x0F | 0x80
+    digest[8] = digest[8] & 0x3F | 0x80
+    return str(UUID(bytes=bytes(digest)))

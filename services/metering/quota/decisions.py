@@ -5,15 +5,14 @@ the earlier steps of its length, too. With a burst, what the window before left 
 to the burst.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from typing import Final, NamedTuple
-from uuid import UUID
 
+from libs.common.ids import id_of_digest
 from services.metering.quota.domain import Amounts, Applied, Enforcement, Limit, Window, amount
 from services.metering.quota.windows import ALWAYS, STEPS, Span, length_of, steps_of, window_before, window_of
 
@@ -93,10 +92,7 @@ class Refused(NamedTuple):
 def counter_id(limit_id: str, subject: str, start: datetime) -> str:
     """Return the id of a counter: a UUID of version 8 (RFC 9562) made of a digest of what it counts."""
     text = f"{limit_id}\x1f{subject}\x1f{(start - ALWAYS) // _MICROSECOND}"
-    digest = bytearray(hashlib.blake2b(text.encode(), digest_size=16).digest())
-    digest[6] = digest[6] & 0x0F | 0x80
-    digest[8] = digest[8] & 0x3F | 0x80
-    return str(UUID(bytes=bytes(digest)))
+    return id_of_digest(text)
 
 
 def place_of(limit: Limit, subject: str, moment: datetime) -> Place:

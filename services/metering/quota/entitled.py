@@ -5,10 +5,9 @@ one of a subscription to a model those under that subscription. An override coun
 stays counted when a plan is changed, but for limits without end, which belong to their subscription.
 """
 
-import hashlib
 from typing import Final
-from uuid import UUID
 
+from libs.common.ids import id_of_digest
 from services.metering.clients.entitlements import Entitlement, Entitlements
 from services.metering.clients.entitlements import Limit as EntitledLimit
 from services.metering.quota.domain import (
@@ -75,7 +74,4 @@ def _counted_for(user_id: str, one: Entitlement) -> tuple[Scope, str]:
 
 def _limit_id(*values: str) -> str:
     """Return a UUID of version 8 (RFC 9562) made of a digest of what an entitled limit counts."""
-    digest = bytearray(hashlib.blake2b("\x1f".join(values).encode(), digest_size=16).digest())
-    digest[6] = digest[6] & 0x0F | 0x80
-    digest[8] = digest[8] & 0x3F | 0x80
-    return str(UUID(bytes=bytes(digest)))
+    return id_of_digest("\x1f".join(values))

@@ -4,15 +4,13 @@ Usage has one of few combinations of them, so each combination is stored once fo
 computed from it. Usage and its hourly sums carry that id. The nil id stands for `PLAIN`, which is not stored.
 """
 
-import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final, NamedTuple
-from uuid import UUID
 
-from libs.common.ids import NIL
+from libs.common.ids import NIL, id_of_digest
 from services.metering.model.rates import STANDARD_TIER
 from services.metering.tables import DIMENSIONS
 
@@ -48,10 +46,7 @@ def dimension_id(dimensions: Dimensions) -> str:
     if dimensions == PLAIN:
         return NIL
     text = json.dumps(dimensions, ensure_ascii=False, separators=(",", ":"))
-    digest = bytearray(hashlib.blake2b(text.encode(), digest_size=16).digest())
-    digest[6] = digest[6] & 0x0F | 0x80
-    digest[8] = digest[8] & 0x3F | 0x80
-    return str(UUID(bytes=bytes(digest)))
+    return id_of_digest(text)
 
 
 class KnownDimensions:

@@ -26,9 +26,9 @@ _CREATED_MAX: Final = 200_000
 _ZERO: Final = Decimal(0)
 _NOTHING: Final = Counted(_ZERO, _ZERO)
 _SWEEP_EVERY_S: Final = 30.0
-_CLOCKS_DIFFER_BY: Final = timedelta(seconds=1)
+_CLOCK_AHEAD: Final = timedelta(seconds=1)
 """How far the clock of another process is thought to be ahead."""
-_CLOCKS_DIFFER: Final = timedelta(minutes=1)
+_KEPT_LONGER: Final = timedelta(minutes=1)
 """How long a counter is kept beyond its time, since the clocks of two processes differ."""
 
 Standings = Mapping[str, Mapping[str, Standing]]
@@ -96,9 +96,7 @@ class Counters:
             return _standings(places, found)
         # With a statement of its own: it sees what was committed while the locks were waited for.
         later = {
-            key: later_steps(place, self._clock.now() + _CLOCKS_DIFFER_BY)
-            for key, place in places.items()
-            if place.steps
+            key: later_steps(place, self._clock.now() + _CLOCK_AHEAD) for key, place in places.items() if place.steps
         }
         steps.update((key[0], step) for key, ids in later.items() for step in ids)
         counted = {**found, **await counter_store.read(connection, steps)}
@@ -121,7 +119,7 @@ class Counters:
     async def sweep(self, database: Database) -> None:
         """Go once through the counters of a shard, step by step."""
         after: Key | None = counter_store.FIRST_KEY
-        drop_time = self._clock.now() - _CLOCKS_DIFFER
+        drop_time = self._clock.now() - _KEPT_LONGER
         while after is not None:
             async with database.raw_connection() as connection:
                 until = await counter_store.sweep_end(connection, after)

@@ -35,6 +35,7 @@ from services.metering.clients.entitlements import EntitlementsClient
 from services.metering.clients.identity import IdentityClient
 from services.metering.clients.organizations import Organizations
 from services.metering.clients.subjects import Subjects
+from services.metering.clients.subscriptions import SubscriptionsClient
 from services.metering.invariants import CHECKS
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.models import Models
@@ -48,6 +49,7 @@ from services.metering.quota.counters import Counters
 from services.metering.quota.limit_usage import LimitUsage
 from services.metering.quota.limits import Limits
 from services.metering.quota.servicer import QuotaServicer
+from services.metering.quota.subscription_usage import SubscriptionUsage
 from services.metering.rate_limit.descriptors import read_descriptors
 from services.metering.rate_limit.rate_limits import RateLimits
 from services.metering.rate_limit.servicer import RateLimitServicer
@@ -58,6 +60,7 @@ from services.metering.unit.units import CatalogueUnits
 from services.metering.usage.charging import Charging
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.months import Months
+from services.metering.usage.named_subscriptions import NamedSubscriptions
 from services.metering.usage.pricing import LatePricing
 from services.metering.usage.relay import Relay
 from services.metering.usage.servicer import UsageServicer
@@ -97,8 +100,11 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     alerts = Alerts(shards, clock)
     relay_after = timedelta(seconds=settings.relay_after_s)
     charging = Charging(shards, billing, clock)
+    subscriptions = SubscriptionsClient(to_billing)
+    named_subscriptions = NamedSubscriptions(subscriptions)
     engine = UsageEngine(
         *(shards, catalogue, charging, limit_book, call_limits, counters, alerts, clock),
+        named_subscriptions=named_subscriptions,
         queue_max=settings.queue_max,
         relay_after=relay_after,
     )
@@ -110,7 +116,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         shards, catalogue, billing, engine, clock, partial(read_kept, usages=usages), every_s=settings.lapses_every_s
     )
     authorizations = Authorizations(shards, catalogue, billing, clock)
-    parts = Parts(shards, catalogue, charging, clock, relay_after=relay_after)
+    parts = Parts(shards, catalogue, charging, named_subscriptions, clock, relay_after=relay_after)
     callers = Callers(identity, organizations)
     policies = Policies(shards, organizations, clock)
     admission = Admission(
@@ -126,7 +132,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
     )
     subjects = Subjects(to_identity, to_billing)
     _serve_limits(
-        *(service, settings, shards, catalogue, organizations, subjects),
+        *(service, settings, shards, catalogue, organizations, subjects, subscriptions),
         *(limit_book, call_limits, counters, alerts, clock),
     )
     _serve_checks(service, databases, clock)
@@ -191,6 +197,7 @@ def _serve_limits(
     catalogue: Catalogue,
     organizations: Organizations,
     subjects: Subjects,
+    subscriptions: SubscriptionsClient,
     book: LimitBook,
     call_limits: CallLimits,
     counters: Counters,
@@ -200,10 +207,12 @@ def _serve_limits(
     """Add the services of limits, and those that take from them without money."""
     queue_max = settings.queue_max
     allocations = Allocations(
-        shards, catalogue, organizations, call_limits, counters, alerts, clock, queue_max=queue_max
+        shards, catalogue, organizations, call_limits, subscriptions, counters, alerts, clock, queue_max=queue_max
     )
     limits = Limits(shards, book, organizations, subjects, clock)
-    quotas = QuotaServicer(limits, LimitUsage(shards, call_limits, clock), alerts, allocations, catalogue)
+    limit_usage = LimitUsage(shards, call_limits, clock)
+    subscription_usage = SubscriptionUsage(shards, call_limits, subscriptions, clock)
+    quotas = QuotaServicer(limits, limit_usage, subscription_usage, alerts, allocations, catalogue)
     service.add(quota_pb2_grpc.add_QuotaServiceServicer_to_server, quotas)
     service.background(book.watch, "limits")
     service.background(counters.run, "counters of limits")

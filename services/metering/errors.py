@@ -205,6 +205,50 @@ class InsufficientBalance(Refusal):
     template = "{needed} {currency_code} more is needed and {available} is available ({posted} posted, {held} held)."
 
 
+class SubscriptionNotFound(Refusal):
+    """The organization has no subscription of the id that the request names."""
+
+    kind = Kind.NOT_FOUND
+    reason = "SUBSCRIPTION_NOT_FOUND"
+    template = "The organization has no subscription {subscription_id}."
+
+    def __init__(self, *, subscription_id: str) -> None:
+        super().__init__(field="subscription_id", subscription_id=subscription_id)
+        self.resource = ("subscription", subscription_id)
+
+
+class SubscriptionMismatch(Refusal):
+    """The subscription is for another user or model, or the operation was authorized under another one.
+
+    The fact `contradicts` names the field that contradicts it.
+    """
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "SUBSCRIPTION_MISMATCH"
+    template = "The subscription {subscription_id} is not for the {contradicts} of the request."
+
+    def __init__(self, *, subscription_id: str, contradicts: str) -> None:
+        super().__init__(field="subscription_id", subscription_id=subscription_id, contradicts=contradicts)
+
+    @property
+    def message(self) -> str:
+        """The sentence, which says of an operation what is meant."""
+        if self.facts["contradicts"] == "operation_id":
+            return f"The operation was authorized under another subscription than {self.facts['subscription_id']}."
+        return super().message
+
+
+class SubscriptionNotLive(Refusal):
+    """The subscription that a call is to fall under entitles to nothing now."""
+
+    kind = Kind.FAILED_PRECONDITION
+    reason = "SUBSCRIPTION_NOT_LIVE"
+    template = "The subscription {subscription_id} is not live."
+
+    def __init__(self, *, subscription_id: str) -> None:
+        super().__init__(field="subscription_id", subscription_id=subscription_id)
+
+
 class BackfillForOperatorsOnly(Refusal):
     """Only operators may load historical usage."""
 

@@ -285,7 +285,7 @@ async def test_service_accounts_own_keys_within_their_role(
 
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-LIMITS = Limits("p", Environment.TEST, ("a*",), ("10.0.0.0/8",), NOON + timedelta(hours=1))
+LIMITS = Limits("p", Environment.TEST, ("a*",), ("10.0.0.0/8",), NOON + timedelta(hours=1), "s")
 
 
 def test_end_is_the_earliest_that_is_allowed_when_none_is_asked_for() -> None:

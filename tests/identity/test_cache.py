@@ -32,6 +32,7 @@ def _record(*, revoked: bool = False) -> KeyRecord:
         disabled=False,
         revoked=revoked,
         owner_active=True,
+        subscription_id=None,
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from libs.common.ids import new_id
 from libs.common.status import field_violations
+from tests.billing.subscription_calls import Subscriptions
 from tests.metering.support import Metering, Platform, settlement, stamp, usage
 from tests.metering.test_admission import ask
 from tollhouse.common.v1 import amount_pb2
@@ -48,7 +49,8 @@ async def summaries(metering: Metering, request: pb.QueryUsageRequest) -> list[p
 async def test_usage_keeps_every_quantity_and_dimension(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
-    account, subscription = new_id(), new_id()
+    account = new_id()
+    subscription = (await Subscriptions(platform.ledger).create(organization_id)).subscription_id
     request = usage(
         organization_id,
         quantities=of(images="2", input_seconds="12.5", image_output_tokens="30", pages="0"),

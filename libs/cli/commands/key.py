@@ -42,6 +42,9 @@ async def create(
         list[str] | None, typer.Option(help="An IP address or range the key can be used from; may be repeated.")
     ] = None,
     metadata: Annotated[list[str] | None, typer.Option(help="Metadata as NAME=VALUE; may be repeated.")] = None,
+    subscription: Annotated[
+        str, typer.Option(help="The subscription that calls with the key fall under; it stops with it.", metavar="ID")
+    ] = "",
     external_id: Annotated[str, typer.Option(help="Your own id for the user of the key.")] = "",
     expires: Annotated[str, typer.Option(help="When the key expires: a time, or a span from now such as 30d.")] = "",
     test: Annotated[
@@ -66,6 +69,7 @@ async def create(
         allowed_addresses=address,
         metadata=_pairs(metadata or []),
         external_id=external_id,
+        subscription_id=subscription,
     )
     if expires:
         request.expire_time.CopyFrom(parse_future(expires))

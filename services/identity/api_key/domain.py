@@ -59,6 +59,8 @@ class NewApiKey:
     external_id: str
     expire_time: datetime | None
     rotated_from_api_key_id: str | None = None
+    subscription_id: str | None = None
+    """The subscription that metered calls with the key fall under; None where it is bound to none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class ApiKey:
     rotated_to_api_key_id: str | None
     imported_prefix: str | None
     version: int
+    subscription_id: str | None
 
     @property
     def etag(self) -> str:
@@ -117,7 +120,7 @@ class ApiKey:
 
 UPDATABLE: Final = (
     *("name", "metadata", "external_id"),
-    *("scopes", "allowed_models", "allowed_addresses", "expire_time"),
+    *("scopes", "allowed_models", "allowed_addresses", "expire_time", "subscription_id"),
 )
 """The fields of a key that UpdateApiKey can change."""
 
@@ -158,6 +161,7 @@ class KeyRecord:
     disabled: bool
     revoked: bool
     owner_active: bool
+    subscription_id: str | None
 
     def subjects(self) -> tuple[str, ...]:
         """Return the ids of everything whose change alters the decision."""

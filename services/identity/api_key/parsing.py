@@ -50,6 +50,7 @@ def read_update(request: pb.UpdateApiKeyRequest) -> dict[str, object]:
         "allowed_models": tuple(sorted(request.allowed_models)),
         "allowed_addresses": _addresses(request.allowed_addresses, "", violations),
         "expire_time": read_expire_time(request, "", violations),
+        "subscription_id": request.subscription_id.lower() or None,
     }
     if violations:
         raise InvalidArgument(violations)
@@ -124,6 +125,7 @@ def _new_api_key(
         metadata=dict(request.metadata),
         external_id=request.external_id,
         expire_time=read_expire_time(request, place, violations),
+        subscription_id=request.subscription_id.lower() or None,
     )
 
 

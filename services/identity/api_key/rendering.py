@@ -72,6 +72,7 @@ def render_api_key(api_key: ApiKey, state: State) -> pb.ApiKey:
         rotated_to_api_key_id=api_key.rotated_to_api_key_id or "",
         etag=api_key.etag,
         imported_prefix=api_key.imported_prefix or "",
+        subscription_id=api_key.subscription_id or "",
     )
     if api_key.user_id is not None:
         rendered.user_id = api_key.user_id
@@ -108,6 +109,7 @@ def _principal(record: KeyRecord) -> pb.Principal:
         project_id=record.project_id or "",
         api_key_id=record.api_key_id,
         scopes=record.scopes,
+        subscription_id=record.subscription_id or "",
     )
     if record.user_id is not None:
         principal.user_id = record.user_id

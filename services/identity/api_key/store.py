@@ -44,6 +44,7 @@ def values_of(api_key_id: str, new: NewApiKey, *, digest: Digest, now: datetime)
         "external_id": new.external_id,
         "expire_time": new.expire_time,
         "rotated_from_api_key_id": new.rotated_from_api_key_id,
+        "subscription_id": new.subscription_id,
         "create_time": now,
         "update_time": now,
     }

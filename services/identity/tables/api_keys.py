@@ -48,6 +48,8 @@ api_keys: Final = Table(
     id_column("rotated_to_api_key_id", nullable=True),
     Column("imported_prefix", Text),
     version_column(),
+    # The subscription in billing that metered calls with the key fall under. Identity does not know whether it is live.
+    id_column("subscription_id", nullable=True),
     PrimaryKeyConstraint("organization_id", "api_key_id", name="api_keys_pkey"),
     UniqueConstraint("api_key_id", name="api_keys_id_once"),
     UniqueConstraint("digest", name="api_keys_digest_once"),

@@ -43,7 +43,7 @@ from services.metering.errors import CostTooLarge
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.domain import Rated, input_tokens_of, output_tokens_of, refusal_of_cost
 from services.metering.model.rates import Unpriced
-from services.metering.quota.calls import CallLimits
+from services.metering.quota.calls import CallLimits, InForce
 from services.metering.quota.counters import Counters, give_back
 from services.metering.quota.decisions import Refused
 from services.metering.usage.dimensions import LIVE, TEST
@@ -127,16 +127,16 @@ class Admission:
                 outcomes[place] = pinned
             else:
                 waiting[place] = Waiting(pinned, caller.principal)
-        for place, unavailable in (await self._find_limits(requests, waiting)).items():
-            outcomes[place] = unavailable
+        for place, outcome in (await self._find_limits(requests, waiting)).items():
+            outcomes[place] = outcome
             del waiting[place]
         if waiting:
             decisions = await self._commits.submit(list(waiting.values()))
             outcomes.update(zip(waiting, decisions, strict=True))
         for place in stale:
-            outcome = outcomes[place]
-            if not isinstance(outcome, Exception):
-                outcomes[place] = replace(outcome, stale_key=True)
+            decided = outcomes[place]
+            if not isinstance(decided, Exception):
+                outcomes[place] = replace(decided, stale_key=True)
         return [outcomes[place] for place in range(len(requests))]
 
     async def close(self) -> None:
@@ -217,6 +217,7 @@ class Admission:
             TEST if principal.is_test else LIVE,
             request.items or None,
             label_text(request.labels) if request.labels else None,
+            request.subscription_id,
         )
         # A repeat is recognised whatever the policy says by then, and as before there were policies.
         told = ask._replace(max_output_tokens=model_max) if request.needs_policy else ask
@@ -232,25 +233,46 @@ class Admission:
             request.needs_policy,
         )
 
-    async def _find_limits(self, requests: Sequence[Request], waiting: Mapping[int, Waiting]) -> dict[int, Unavailable]:
-        """Note the limits in force for calls; return why they are not known, by the places of those calls."""
+    async def _find_limits(
+        self, requests: Sequence[Request], waiting: Mapping[int, Waiting]
+    ) -> dict[int, Unavailable | Denied]:
+        """Note the subscriptions that calls fall under, and the limits in force for them.
+
+        Return why they are not known, or why the calls cannot fall under those they name, by the places of those calls.
+        """
         if not waiting:
             return {}
-        unknown: dict[int, Unavailable] = {}
+        refused: dict[int, Unavailable | Denied] = {}
         calls = [
-            (one.key[0], call_of(requests[place], one.pinned.ask, self._provider(requests[place].model)))
+            (
+                one.key[0],
+                call_of(
+                    requests[place],
+                    one.pinned.ask,
+                    self._provider(requests[place].model),
+                    one.principal.subscription_id or requests[place].subscription_id,
+                ),
+            )
             for place, one in waiting.items()
         ]
-        for (place, one), applied in zip(waiting.items(), await self._limits.of(calls), strict=True):
-            if isinstance(applied, Unavailable):
-                unknown[place] = applied
-            elif applied:
-                pinned = one.pinned
-                one.applied = applied
+        for (place, one), found in zip(waiting.items(), await self._limits.of(calls), strict=True):
+            if isinstance(found, Unavailable):
+                refused[place] = found
+                continue
+            not_live = _not_live(one, found)
+            if not_live is not None:
+                refused[place] = not_live
+                continue
+            pinned = one.pinned
+            if found.subscription_id:
+                ask = pinned.ask._replace(subscription_id=found.subscription_id)
+                one.pinned = pinned = pinned._replace(ask=ask)
+            if found.applied:
+                one.applied = found.applied
                 one.amounts = amounts_of_ask(
                     requests[place], pinned.ask, pinned.amount, pinned.currency_code, self._catalogue.units
                 )
-        return unknown
+        return refused
 
     def _provider(self, model_id: str) -> str:
         model = self._catalogue.model(model_id)
@@ -366,6 +388,22 @@ def _decided_without_hold(one: Waiting, before: Stored | None) -> Decision | Exc
     if pinned.amount:
         return None
     return Allowed(pinned, one.principal, "", None, before is not None, limits=one.statuses)
+
+
+def _not_live(one: Waiting, found: InForce) -> Denied | None:
+    """Return why a call cannot fall under the subscription that its key is bound to, or that its request names."""
+    bound, named = one.principal.subscription_id, one.pinned.ask.subscription_id
+    if bound and named and bound != named:
+        field, subscription_id = "subscription_id", named
+        message = "The key is bound to another subscription than the request names."
+    elif not found.is_live:
+        field, subscription_id = ("api_key" if bound else "subscription_id"), found.subscription_id
+        owner = "The subscription that the key is bound to" if bound else "The subscription that the request names"
+        message = f"{owner} is no live one of the organization for this user and model."
+    else:
+        return None
+    facts = {"field": field, "subscription_id": subscription_id}
+    return Denied("SUBSCRIPTION_NOT_LIVE", message, facts, one.principal)
 
 
 def _over_limit(one: Waiting, refused: Refused) -> Denied:

@@ -59,6 +59,8 @@ class Request:
     service_tier: str
     items: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
+    subscription_id: str | None = None
+    """The subscription that it names."""
 
     @property
     def needs_policy(self) -> bool:
@@ -88,18 +90,22 @@ class Ask(NamedTuple):
     """How many of the platform's own items the work may touch; None where it is none."""
     labels: str | None = None
     """The labels as JSON with sorted keys; None where there are none."""
+    subscription_id: str | None = None
+    """The subscription that the call falls under, once that is known; before, the one that the request names."""
 
     def fingerprint(self, estimate: Tokens | None = None) -> bytes:
         """Return a digest of everything that a repeat must say again.
 
-        What is as it always was before there were tiers, other quantities, items and labels has no part in it, so that
-        the digests of earlier versions still match.
+        What is as it always was before there were tiers, other quantities, items, labels and named subscriptions has no
+        part in it, so that the digests of earlier versions still match.
         """
         further = [value for value in (self.quantities, self.service_tier) if value not in (None, STANDARD_TIER)]
         if self.items is not None:
             further.append(f"items={self.items}")
         if self.labels is not None:
             further.append(f"labels={self.labels}")
+        if self.subscription_id is not None:
+            further.append(f"subscription={self.subscription_id}")
         values = (*self[:_FIELDS_BEFORE], *(estimate or ()), *further)
         text = "\x1f".join("" if value is None else str(value) for value in values)
         return hashlib.blake2b(text.encode(), digest_size=_FINGERPRINT_BYTES).digest()
@@ -295,12 +301,13 @@ def _differing_field(before: Ask, now: Pinned) -> str:
 def differing_field(before: Ask, now: Ask) -> str:
     """Name the first field in which two asks of one operation id differ.
 
-    The counts of an estimate are not stored, only their sums: where nothing else differs, the estimates do.
+    The counts of an estimate are not stored, only their sums: where nothing else differs, the estimates do. The
+    subscription comes last, since another one may have been found for a request that names none.
     """
     for name in Ask._fields:
-        if getattr(before, name) != getattr(now, name):
+        if name != "subscription_id" and getattr(before, name) != getattr(now, name):
             return "hold_ttl" if name == "hold_ttl_ms" else name
-    return "estimate"
+    return "estimate" if before.subscription_id == now.subscription_id else "subscription_id"
 
 
 def refusal_of_part(stored: Stored, last: Part | None) -> Refusal | None:
@@ -333,5 +340,6 @@ def authorization_of(pinned: Pinned) -> Authorization:
         ask.service_account_id,
         ask.service_tier,
         ask.environment,
+        ask.subscription_id,
         pinned.reservations,
     )

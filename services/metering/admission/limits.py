@@ -19,6 +19,7 @@ from services.metering.quota.decisions import (
     refusal,
     reserve,
     standing_at,
+    subscription_of,
     take_of,
 )
 from services.metering.quota.domain import Amounts, Applied, Call, Enforcement, Reserved, Window, amounts_of
@@ -40,14 +41,14 @@ UNSAID: Final = Said(None)
 """Nothing is said: no limit is in force, or the call was decided before."""
 
 
-def call_of(request: Request, ask: Ask, provider: str) -> Call:
-    """Return what limits look at in a call."""
+def call_of(request: Request, ask: Ask, provider: str, subscription_id: str | None) -> Call:
+    """Return what limits look at in a call that is to fall under a subscription; None for the nearest."""
     return Call(
         ask.project_id or "",
         ask.user_id or "",
         ask.service_account_id or "",
         ask.api_key_id or "",
-        "",
+        subscription_id or "",
         ask.model,
         provider,
         request.labels,
@@ -139,7 +140,9 @@ def message_of(refused: Refused) -> str:
     needed = format_amount(refused.take.amount)
     seconds = retry_after_s(refused)
     when = "waiting does not help" if seconds is None else f"it would pass in {seconds} s"
-    return f"The limit {limit.name} on {counted} leaves {rest}, and the call may use {needed}; {when}."
+    given_by = subscription_of(refused)
+    owner = f" of the subscription {given_by}" if given_by else ""
+    return f"The limit {limit.name}{owner} on {counted} leaves {rest}, and the call may use {needed}; {when}."
 
 
 def retry_after_s(refused: Refused) -> int | None:

@@ -68,6 +68,7 @@ def read_request(request: pb.AuthorizeRequest, units: Units) -> Request:
         fail_if_replayed=request.fail_if_replayed,
         quantities=quantities,
         service_tier=request.service_tier or STANDARD_TIER,
+        subscription_id=request.subscription_id.lower() or None,
         items=request.items,
         labels=dict(request.labels),
     )

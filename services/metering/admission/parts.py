@@ -44,6 +44,7 @@ from services.metering.usage.domain import (
     lapsed,
     time_violation,
 )
+from services.metering.usage.named_subscriptions import NamedSubscriptions
 from services.metering.usage.part_domain import TRIES_MAX, InParts, Part, amount_of_part, contradiction, used_by
 from services.metering.usage.part_store import Repeated
 from services.metering.usage.proposals import Proposals
@@ -67,8 +68,16 @@ class Parts:
     """Settles parts of calls."""
 
     def __init__(
-        self, shards: Shards, catalogue: Catalogue, charging: Charging, clock: Clock, *, relay_after: timedelta
+        self,
+        shards: Shards,
+        catalogue: Catalogue,
+        charging: Charging,
+        named_subscriptions: NamedSubscriptions,
+        clock: Clock,
+        *,
+        relay_after: timedelta,
     ) -> None:
+        self._named_subscriptions = named_subscriptions
         self._shards = shards
         self._catalogue = catalogue
         self._proposals = Proposals(catalogue)
@@ -85,6 +94,7 @@ class Parts:
             AlreadySettled: the usage of the call is recorded.
             AuthorizationLapsed: it was recorded because no settlement had come.
             AuthorizationNotOpen: the call was cancelled, or its hold was declined.
+            SubscriptionNotFound, SubscriptionMismatch: it names a subscription that it cannot fall under.
             BelowEarlierPart: an earlier part of the call had more, or another model or service tier.
             TooManyParts: the call has as many parts as it can have.
             InvalidArgument: the time is outside of the window in which usage is taken.
@@ -141,6 +151,8 @@ class Parts:
             raise await self._lapsed(database, key)
         last = None if known is None else known.last
         self._refuse(work, found, last)
+        for refusal in (await self._named_subscriptions.refusals([(request.work, authorization)])).values():
+            raise refusal
         if last is not None and not await self._proposals.knows_price(last):
             return None
         await self._proposals.know_prices([(work, authorization)])

@@ -54,6 +54,7 @@ def render_authorization(stored: Stored, now: datetime) -> pb.Authorization:
         _fill_amount(target.captured_amount, code, stored.captured.amount)
     fill_time(target.create_time, pinned.create_time)
     fill_time(target.expire_time, stored.expire_time)
+    target.subscription_id = ask.subscription_id or ""
     principal = KeyPrincipal(ask.organization_id, ask.project_id, ask.user_id, ask.service_account_id, ask.api_key_id)
     _fill_principal(target.principal, principal)
     return target
@@ -144,6 +145,8 @@ def fill_decision(response: pb.AuthorizeResponse, decision: Decision) -> None:
     response.price_version_id = pinned.price_version_id
     response.max_output_tokens = pinned.ask.max_output_tokens
     response.environment = _ENVIRONMENTS[pinned.ask.environment]
+    if pinned.ask.subscription_id:
+        response.subscription_id = pinned.ask.subscription_id
     _fill_principal(response.principal, decision.principal)
     _fill_amount(response.held_amount, pinned.currency_code, format_amount(pinned.amount))
     if decision.expire_time is not None:

@@ -39,18 +39,18 @@ _ADD: Final = """
 WITH item AS (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::text[],
         $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::bigint[], $16::text[],
-        $17::bytea[], $18::uuid[], $19::text[], $20::text[], $21::timestamptz[], $22::text[], $23::text[])
+        $17::uuid[], $18::bytea[], $19::uuid[], $20::text[], $21::text[], $22::timestamptz[], $23::text[], $24::text[])
         AS t(organization_id, operation_id, project_id, user_id, service_account_id, api_key_id, model, endpoint,
-        input_tokens, max_output_tokens, hold_ttl_ms, quantities, service_tier, environment, items, labels, fingerprint,
-        price_version_id, currency_code, amount, create_time, counters, reserved)
+        input_tokens, max_output_tokens, hold_ttl_ms, quantities, service_tier, environment, items, labels,
+        subscription_id, fingerprint, price_version_id, currency_code, amount, create_time, counters, reserved)
 ), added AS (
     INSERT INTO authorizations (organization_id, operation_id, project_id, user_id, service_account_id, api_key_id,
         model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, quantities, service_tier, environment, items,
-        labels, fingerprint, price_version_id, currency_code, amount, create_time, counters, reserved)
+        labels, subscription_id, fingerprint, price_version_id, currency_code, amount, create_time, counters, reserved)
     SELECT organization_id, operation_id, project_id, user_id, service_account_id, api_key_id,
         model, endpoint, input_tokens, max_output_tokens, hold_ttl_ms, quantities::jsonb, service_tier, environment,
-        items, labels::jsonb, fingerprint, price_version_id, currency_code, amount::numeric, create_time,
-        counters::uuid[], reserved::numeric[]
+        items, labels::jsonb, subscription_id, fingerprint, price_version_id, currency_code, amount::numeric,
+        create_time, counters::uuid[], reserved::numeric[]
     FROM item ORDER BY organization_id, operation_id
     ON CONFLICT DO NOTHING
     RETURNING organization_id, operation_id, create_time + hold_ttl_ms * interval '1 millisecond' AS end_time, counters
@@ -77,7 +77,8 @@ WHERE EXISTS (
 
 _COLUMNS: Final = """a.organization_id::text, a.operation_id, a.project_id::text, a.user_id::text,
     a.service_account_id::text, a.api_key_id::text, a.model, a.endpoint, a.input_tokens, a.max_output_tokens,
-    a.hold_ttl_ms, a.quantities::text, a.service_tier, a.environment, a.items, a.labels::text, a.fingerprint,
+    a.hold_ttl_ms, a.quantities::text, a.service_tier, a.environment, a.items, a.labels::text,
+    a.subscription_id::text, a.fingerprint,
     a.price_version_id::text, a.currency_code, a.amount, a.create_time, a.cancelled,
     coalesce(o.fingerprint <> '', false) AS settled,"""
 EXPIRE_TIME: Final = "coalesce(a.expire_time, a.create_time + a.hold_ttl_ms * interval '1 millisecond')"

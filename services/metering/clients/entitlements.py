@@ -17,7 +17,7 @@ from collections.abc import AsyncIterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 import grpc
 from opentelemetry import metrics
@@ -70,6 +70,17 @@ class Entitlement:
     """For an override: the model it is for; empty for all."""
 
 
+class Subscribed(NamedTuple):
+    """A live subscription that calls can fall under."""
+
+    subscription_id: str
+    user_id: str
+    """Empty for the organization's own."""
+    model: str
+    """Empty for a subscription to a plan."""
+    start_time: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class Entitlements:
     """What a subject may use, by the codes of the entitlements."""
@@ -81,6 +92,8 @@ class Entitlements:
     """Until when all of it holds, unless something is changed; None for no end."""
     periods: Mapping[str, tuple[datetime, datetime]] = field(default_factory=dict)
     """The present period of each of the subscriptions that has one."""
+    subscriptions: tuple[Subscribed, ...] = ()
+    """The live ones, the nearest first."""
 
 
 class EntitlementsClient:
@@ -223,7 +236,11 @@ def _entitlements(answer: subscription_pb2.GetEntitlementsResponse, asked_time: 
         )
         for one in answer.entitlements
     }
-    return Entitlements(values, period, until_time, dict(_periods(answer)))
+    subscriptions = tuple(
+        Subscribed(one.subscription_id, one.user_id, one.model, parse_time("start_time", one.start_time, []))
+        for one in answer.subscriptions
+    )
+    return Entitlements(values, period, until_time, dict(_periods(answer)), subscriptions)
 
 
 def _periods(

@@ -58,6 +58,8 @@ class KeyPrincipal:
     scopes: tuple[str, ...] = ()
     is_test: bool = False
     """Whether the key is of the test environment."""
+    subscription_id: str | None = None
+    """The subscription that calls with the key fall under; None where it is bound to none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +279,7 @@ class IdentityClient:
                 api_key_id=principal.api_key_id or None,
                 scopes=tuple(principal.scopes),
                 is_test=answer.environment == pb.API_KEY_ENVIRONMENT_TEST,
+                subscription_id=principal.subscription_id or None,
             ),
             allowed_models=tuple(answer.allowed_models),
             allowed_addresses=AddressList(answer.allowed_addresses) if answer.allowed_addresses else None,

@@ -22,7 +22,8 @@ from libs.common.errors import Conflict, NotFound, OperationIdReused, Refusal, U
 from libs.common.group_commit import BatchLimits, GroupCommit
 from libs.common.shards import Shards
 from services.metering.clients.organizations import Organizations
-from services.metering.errors import CounterFull, OrganizationNotFound
+from services.metering.clients.subscriptions import SubscriptionsClient
+from services.metering.errors import CounterFull, OrganizationNotFound, SubscriptionNotLive
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.units import Units
 from services.metering.quota import allocation_store as store
@@ -48,6 +49,7 @@ from services.metering.quota.calls import CallLimits
 from services.metering.quota.counters import Counters, Standings, sums
 from services.metering.quota.decisions import Counter, Place, Refused, Standing, Take, standing_at
 from services.metering.quota.domain import SPEND, Applied
+from services.metering.quota.named_subscriptions import refusal_of_subscription
 
 _log = structlog.get_logger("allocations")
 
@@ -69,6 +71,8 @@ class _Waiting:
     ask: Ask
     limits: Sequence[Applied]
     """Those in force for it."""
+    refusal: Refusal | None = None
+    """Why it cannot fall under the subscription that it names; a repeat is answered all the same."""
     written: Allocation | None = None
     """What an attempt of its batch was about to store. If the next attempt finds it, it is no repeat."""
 
@@ -94,12 +98,14 @@ class Allocations:
         catalogue: Catalogue,
         organizations: Organizations,
         call_limits: CallLimits,
+        subscriptions: SubscriptionsClient,
         counters: Counters,
         alerts: Alerts,
         clock: Clock,
         *,
         queue_max: int,
     ) -> None:
+        self._subscriptions = subscriptions
         self._shards = shards
         self._catalogue = catalogue
         self._organizations = organizations
@@ -133,6 +139,8 @@ class Allocations:
             OrganizationNotFound: identity does not know the organization.
             OperationIdReused: the operation id was allocated with other fields.
             CounterFull: a limit has counted as much as can be counted.
+            SubscriptionNotFound, SubscriptionMismatch, SubscriptionNotLive: it cannot fall under the subscription that
+                it names.
             Unavailable: the limits cannot be read.
             Overloaded: too many requests wait already.
         """
@@ -142,13 +150,28 @@ class Allocations:
             model = self._catalogue.model(ask.call.model)
             if model is not None:
                 ask = ask._replace(call=ask.call._replace(provider=model.provider))
-        (limits,) = await self._call_limits.of([(ask.organization_id, ask.call)])
-        if isinstance(limits, Unavailable):
-            raise limits
-        (answer,) = await self._allocations.submit([_Waiting(ask, limits)])
+        (found,) = await self._call_limits.of([(ask.organization_id, ask.call)])
+        if isinstance(found, Unavailable):
+            raise found
+        refusal = None if found.is_live else await self._refusal(ask)
+        (answer,) = await self._allocations.submit([_Waiting(ask, found.applied, refusal)])
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    async def _refusal(self, ask: Ask) -> Refusal | None:
+        """Return why a request cannot fall under the subscription it names, which is no live one of its caller.
+
+        Raises:
+            Unavailable: billing cannot be asked.
+        """
+        call = ask.call
+        refusal = await refusal_of_subscription(
+            self._subscriptions, ask.organization_id, call.subscription_id, call.user_id, call.model
+        )
+        if refusal is not None or ask.mode is Mode.ADJUST_ONLY:
+            return refusal
+        return SubscriptionNotLive(subscription_id=call.subscription_id)
 
     async def release(self, organization_id: str, operation_id: str) -> Released:
         """Give the places of an allocation back.
@@ -272,6 +295,8 @@ def _decide(
             return OperationIdReused(operation_id=ask.operation_id, field=field)
         replayed = before != ready.waiting.written
         return _answer(before, _as_they_are(ready, standings), replayed=replayed)
+    if ready.waiting.refusal is not None:
+        return ready.waiting.refusal
     amounts = granted(ask, takes, counted, now)
     if isinstance(amounts, Refused):
         return Answer(

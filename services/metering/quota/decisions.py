@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from libs.common.ids import id_of_digest
-from services.metering.quota.domain import Amounts, Applied, Enforcement, Limit, Window, amount
+from services.metering.quota.domain import Amounts, Applied, Enforcement, Limit, Scope, Window, amount
 from services.metering.quota.windows import ALWAYS, STEPS, Span, length_of, steps_of, window_before, window_of
 
 _ZERO: Final = Decimal(0)
@@ -154,6 +154,14 @@ def exceeds(take: Take, standing: Standing) -> bool:
     if standing.carried:
         maximum += standing.carried
     return (take.amount > 0 and take.amount + counted > maximum) or take.place.counter.limit.terms.maximum == 0
+
+
+def subscription_of(refused: Refused) -> str:
+    """Return the subscription whose limit refused; empty where it is none of a subscription."""
+    counter = refused.take.place.counter
+    if counter.limit.subscription_id:
+        return counter.limit.subscription_id
+    return counter.subject if counter.limit.shape.scope is Scope.SUBSCRIPTION else ""
 
 
 def refusal(takes: Iterable[Take], standings: Mapping[str, Standing], now: datetime) -> Refused | None:

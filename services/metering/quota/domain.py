@@ -108,6 +108,8 @@ class Limit:
     """For PERIOD: the present period."""
     is_entitled: bool = False
     """Whether it comes from an entitlement. Such a limit is stored in billing alone."""
+    subscription_id: str = ""
+    """For an entitlement that a subscription gives: the subscription."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ one of a subscription to a model those under that subscription. An override coun
 stays counted when a plan is changed, but for limits without end, which belong to their subscription.
 """
 
+from dataclasses import replace
 from typing import Final
 
 from libs.common.ids import id_of_digest
@@ -21,6 +22,7 @@ from services.metering.quota.domain import (
     Window,
 )
 
+OVERRIDE: Final = "OVERRIDE"
 _SOURCES: Final = {
     "MODEL_SUBSCRIPTION": Scope.SUBSCRIPTION,
     "USER_PLAN": Scope.USER,
@@ -43,6 +45,26 @@ def entitled_limits(organization_id: str, user_id: str, entitlements: Entitlemen
     ]
 
 
+def entitlements_under(nearest: Entitlements, without_nearer: Entitlements) -> Entitlements:
+    """Return what holds for calls under a subscription that is not the nearest of their caller.
+
+    `nearest` is what the caller is entitled to, and `without_nearer` what is so without the nearer subscriptions. Every
+    override stands before every subscription.
+    """
+    overrides = {code: one for code, one in nearest.values.items() if one.source == OVERRIDE}
+    return replace(without_nearer, values={**without_nearer.values, **overrides})
+
+
+def entitlements_of_subscription(entitlements: Entitlements, subscription_id: str) -> Entitlements:
+    """Return of what a subscription's subject is entitled to what the subscription gives, and overrides."""
+    values = {
+        code: one
+        for code, one in entitlements.values.items()
+        if one.source == OVERRIDE or one.subscription_id == subscription_id
+    }
+    return replace(entitlements, values=values)
+
+
 def _applied(
     organization_id: str, user_id: str, code: str, one: Entitlement, value: EntitledLimit, entitlements: Entitlements
 ) -> Applied:
@@ -57,7 +79,9 @@ def _applied(
     thresholds = _THRESHOLDS if window in _WITH_ALERTS else ()
     terms = Terms(value.maximum, Enforcement.SOFT if value.soft else Enforcement.HARD, thresholds=thresholds)
     limit_id = _limit_id(organization_id, code, *shape[:3], scope, subscription_id or "")
-    return Applied(Limit(limit_id, code, shape, terms, period, is_entitled=True), subject)
+    given_by = one.subscription_id or ""
+    limit = Limit(limit_id, code, shape, terms, period, is_entitled=True, subscription_id=given_by)
+    return Applied(limit, subject)
 
 
 def _counted_for(user_id: str, one: Entitlement) -> tuple[Scope, str]:

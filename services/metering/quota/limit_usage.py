@@ -69,7 +69,7 @@ class LimitUsage:
             search = _Search(connection, organization_id, now, size)
             following = await search.run(limits, filters.scope_value, after)
             places = [place_of(limit, subject, now) for limit, subject in search.found[:size]]
-            return await _standings(connection, organization_id, places), following
+            return await standings_at(connection, organization_id, places), following
 
 
 class _Search:
@@ -152,7 +152,8 @@ def _present_since(shape: Shape, now: datetime) -> datetime:
     return steps_of(shape, span)[-1].start if shape.sliding else span.start
 
 
-async def _standings(connection: RawConnection, organization_id: str, places: Sequence[Place]) -> Standings:
+async def standings_at(connection: RawConnection, organization_id: str, places: Sequence[Place]) -> Standings:
+    """Return what is counted at places, in their order."""
     found: list[tuple[Place, Standing]] = []
     for some, keys in _portions(organization_id, places):
         counted: dict[Key, Counted] = await counter_store.read(connection, keys) if keys else {}

@@ -13,6 +13,7 @@ from libs.common.ids import is_id
 from libs.common.pages import decode_page_token, encode_page_token
 from libs.common.time_zones import parse_time_zone
 from libs.common.timestamps import parse_range, time_of_text, time_text
+from services.metering.clients.subscriptions import Subject
 from services.metering.model.catalogue import Catalogue
 from services.metering.quota.alert_store import Alert, Place
 from services.metering.quota.changes import UPDATABLE, flaws_of_shape, flaws_of_terms
@@ -20,6 +21,7 @@ from services.metering.quota.domain import METRICS, Enforcement, Scope, Shape, T
 from services.metering.quota.limit_usage import START, Filters, Position
 from services.metering.quota.limits import Setting
 from services.metering.quota.rendering import RENDERED_ENFORCEMENTS, RENDERED_SCOPES, RENDERED_WINDOWS
+from services.metering.quota.subscription_usage import Asked
 from tollhouse.metering.v1 import quota_pb2 as pb
 
 _WINDOWS: Final = {value: window for window, value in RENDERED_WINDOWS.items()}
@@ -28,6 +30,8 @@ _ENFORCEMENTS: Final = {value: one for one, value in RENDERED_ENFORCEMENTS.items
 _DECIMAL: Final = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?", re.ASCII)
 _IN_ZONES: Final = (Window.DAY, Window.WEEK, Window.MONTH)
 _UTC: Final = "UTC"
+_VISIBLE: Final = re.compile(r"[!-~]{1,256}", re.ASCII)
+"""What a model's name is made of."""
 _DIGITS: Final = re.compile(r"[0-9]{1,20}", re.ASCII)
 _AHEAD: Final = timedelta(minutes=5)
 _ALERTS_OF: Final = timedelta(days=35)
@@ -65,6 +69,38 @@ def needs_newer_catalogue(request: pb.SetLimitRequest, catalogue: Catalogue) -> 
 
 def read_filters(request: pb.GetUsageAgainstLimitsRequest) -> Filters:
     return Filters(request.name, _SCOPES.get(request.scope), request.scope_value)
+
+
+def read_subscriptions_asked(request: pb.GetUsageAgainstLimitsRequest) -> Asked | None:
+    """Return which subscriptions are asked for; None where there can be none of these.
+
+    Raises:
+        InvalidArgument: subscriptions cannot be told by the scope, or it is given without its value.
+    """
+    scope, value = _SCOPES.get(request.scope), request.scope_value
+    flaws: list[FieldViolation] = []
+    if scope not in (None, Scope.USER, Scope.MODEL, Scope.SUBSCRIPTION):
+        flaws.append(FieldViolation("scope", "must be USER, MODEL or SUBSCRIPTION with by_subscription"))
+    elif (scope is None) != (not value):
+        flaws.append(FieldViolation("scope_value", "must be given with a scope, and with by_subscription not without"))
+    if flaws:
+        raise InvalidArgument(flaws)
+    if scope is None:
+        return Asked(Subject("", ""), "", request.name)
+    if scope is Scope.MODEL:
+        return Asked(Subject("", value), "", request.name) if _VISIBLE.fullmatch(value) else None
+    if not is_id(value):
+        return None
+    value = canonical_subject(scope, value)
+    if scope is Scope.USER:
+        return Asked(Subject(value, ""), "", request.name)
+    return Asked(Subject("", ""), value, request.name)
+
+
+def check_usage_asked(request: pb.GetUsageAgainstLimitsRequest) -> None:
+    """Check what annotations cannot; raises as `read_subscriptions_asked`."""
+    if request.by_subscription:
+        read_subscriptions_asked(request)
 
 
 def usage_fingerprint(request: pb.GetUsageAgainstLimitsRequest) -> str:

@@ -7,10 +7,11 @@ from decimal import Decimal
 from typing import Final
 
 from libs.common.amount import format_amount
-from libs.common.timestamps import render_time
+from libs.common.timestamps import render_optional_time, render_time
 from services.metering.quota.alert_store import Alert
-from services.metering.quota.decisions import Place, Refused, Standing, left
+from services.metering.quota.decisions import Place, Refused, Standing, left, subscription_of
 from services.metering.quota.domain import Enforcement, Entry, Limit, Scope, Window
+from services.metering.quota.subscription_usage import Listed
 from services.metering.quota.windows import length_of
 from tollhouse.metering.v1 import quota_pb2 as pb
 
@@ -36,6 +37,8 @@ RENDERED_SCOPES: Final = {
     Scope.PROVIDER: pb.LIMIT_SCOPE_PROVIDER,
     Scope.LABEL: pb.LIMIT_SCOPE_LABEL,
 }
+QUOTA: Final = "QUOTA"
+"""Why a subscription is suspended of which a limit leaves nothing."""
 _WINDOWS_MAX: Final = 20_000
 _windows: OrderedDict[str, tuple[Limit, pb.LimitStatus]] = OrderedDict()
 """What was rendered of limits in windows, by their counters; the one that was rendered first comes first."""
@@ -127,6 +130,7 @@ def _render_window(place: Place) -> pb.LimitStatus:
         max="" if maximum is None else format_amount(maximum),
         enforcement=RENDERED_ENFORCEMENTS[limit.terms.enforcement],
         entitled=limit.is_entitled,
+        subscription_id=limit.subscription_id,
     )
     if shape.sliding and span.end is not None:
         status.window_start_time.CopyFrom(render_time(span.end - length_of(shape)))
@@ -169,9 +173,37 @@ def facts_of(refused: Refused) -> dict[str, str]:
         facts["currency_code"] = limit.shape.currency_code
     if refused.take.place.counter.subject:
         facts["scope_value"] = refused.take.place.counter.subject
+    given_by = subscription_of(refused)
+    if given_by:
+        facts["subscription_id"] = given_by
     if refused.retry_after is not None:
         facts["retry_after_ms"] = str(-(-refused.retry_after // timedelta(milliseconds=1)))
     return facts
+
+
+def render_subscription(listed: Listed, provider: str) -> pb.SubscriptionUsage:
+    """Return a subscription with its limits; the provider is that of its model."""
+    one = listed.subscription
+    state = pb.SubscriptionState.Value(f"SUBSCRIPTION_STATE_{one.state}")
+    rendered = pb.SubscriptionUsage(
+        subscription_id=one.subscription_id,
+        user_id=one.subject.user_id,
+        model=one.subject.model,
+        provider=provider,
+        plan_code=one.plan_code,
+        plan_version=one.plan_version,
+        state=state,
+        state_reason=one.state_reason,
+        billing_state=state,
+        period_start_time=render_optional_time(one.period_start_time),
+        period_end_time=render_optional_time(one.period_end_time),
+        cancel_at_period_end=one.cancel_at_period_end,
+        expire_time=render_optional_time(one.expire_time),
+        limits=[render_status(place, standing) for place, standing in listed.standings],
+    )
+    if listed.is_used_up:
+        rendered.state, rendered.state_reason = pb.SUBSCRIPTION_STATE_SUSPENDED, QUOTA
+    return rendered
 
 
 def render_alert(alert: Alert) -> pb.LimitAlert:

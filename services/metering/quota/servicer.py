@@ -18,16 +18,25 @@ from services.metering.quota.limit_usage import LimitUsage, Position
 from services.metering.quota.limits import Limits
 from services.metering.quota.parsing import (
     alert_token,
+    check_usage_asked,
     needs_newer_catalogue,
     read_alert_range,
     read_alert_token,
     read_filters,
     read_setting,
+    read_subscriptions_asked,
     read_usage_token,
     usage_fingerprint,
     usage_token,
 )
-from services.metering.quota.rendering import render_alert, render_limit, render_status, render_statuses
+from services.metering.quota.rendering import (
+    render_alert,
+    render_limit,
+    render_status,
+    render_statuses,
+    render_subscription,
+)
+from services.metering.quota.subscription_usage import SUBSCRIPTIONS_MAX, Listed, SubscriptionUsage
 from tollhouse.metering.v1 import quota_pb2 as pb
 from tollhouse.metering.v1 import quota_pb2_grpc as rpc
 
@@ -39,12 +48,14 @@ class QuotaServicer(rpc.QuotaServiceServicer):
         self,
         limits: Limits,
         limit_usage: LimitUsage,
+        subscription_usage: SubscriptionUsage,
         alerts: Alerts,
         allocations: Allocations,
         catalogue: Catalogue,
     ) -> None:
         self._limits = limits
         self._limit_usage = limit_usage
+        self._subscription_usage = subscription_usage
         self._alerts = alerts
         self._allocations = allocations
         self._catalogue = catalogue
@@ -53,6 +64,7 @@ class QuotaServicer(rpc.QuotaServiceServicer):
     def readers(self) -> Mapping[str, Reader]:
         """What checks requests beyond their annotations, by the names of the RPCs."""
         return {
+            "GetUsageAgainstLimits": check_usage_asked,
             "SetLimit": partial(read_setting, catalogue=self._catalogue),
             "AllocateQuota": lambda request: read_ask(request, self._allocations.units),
         }
@@ -91,6 +103,8 @@ class QuotaServicer(rpc.QuotaServiceServicer):
     async def GetUsageAgainstLimits(
         self, request: pb.GetUsageAgainstLimitsRequest, context: grpc.aio.ServicerContext
     ) -> pb.GetUsageAgainstLimitsResponse:
+        if request.by_subscription:
+            return await self._usage_by_subscription(request)
         fingerprint = usage_fingerprint(request)
         standings, following = await self._limit_usage.page(
             request.organization_id.lower(),
@@ -103,6 +117,27 @@ class QuotaServicer(rpc.QuotaServiceServicer):
             following = Position(limits[-1].name, limits[-1].scope_value)
         token = usage_token(following, fingerprint) if following else ""
         return pb.GetUsageAgainstLimitsResponse(limits=limits, next_page_token=token)
+
+    async def _usage_by_subscription(
+        self, request: pb.GetUsageAgainstLimitsRequest
+    ) -> pb.GetUsageAgainstLimitsResponse:
+        asked = read_subscriptions_asked(request)
+        if asked is None:
+            return pb.GetUsageAgainstLimitsResponse()
+        await self._catalogue.refresh()
+        size = min(page_size(request.page_size), SUBSCRIPTIONS_MAX)
+        organization_id = request.organization_id.lower()
+        while True:
+            found, token = await self._subscription_usage.page(organization_id, asked, size, request.page_token)
+            rendered = that_fit(render_subscription(one, self._provider(one)) for one in found)
+            if len(rendered) == len(found):
+                return pb.GetUsageAgainstLimitsResponse(subscriptions=rendered, next_page_token=token)
+            # Billing's page must end where this one does.
+            size = found[len(rendered)].number
+
+    def _provider(self, listed: Listed) -> str:
+        model = self._catalogue.model(listed.subscription.subject.model)
+        return "" if model is None else model.provider
 
     async def ListLimitAlerts(
         self, request: pb.ListLimitAlertsRequest, context: grpc.aio.ServicerContext

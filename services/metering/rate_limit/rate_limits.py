@@ -113,7 +113,7 @@ class RateLimits:
         for in_force in await self._call_limits.of([(organization_id, hit.call) for hit in hits]):
             if isinstance(in_force, Unavailable):
                 raise in_force
-            limits.append(in_force)
+            limits.append(in_force.applied)
         (statuses,) = await self._commits.submit([_Request(organization_id, hits, limits)])
         if isinstance(statuses, Exception):
             raise statuses

@@ -57,6 +57,8 @@ authorizations: Final = Table(
     # What the caller said for limits alone; null where it said nothing.
     Column("items", BigInteger),
     Column("labels", JSONB),
+    # The subscription that the call falls under; null for none.
+    Column("subscription_id", ID),
     PrimaryKeyConstraint("organization_id", "operation_id", name="authorizations_pkey"),
     Index("authorizations_by_time", "organization_id", "create_time", "operation_id"),
     CheckConstraint("amount >= 0", name="authorizations_amount_not_negative"),

@@ -27,7 +27,7 @@ from services.metering.model.catalogue import Catalogue
 from services.metering.quota import counter_store
 from services.metering.quota.alerts import Alerts
 from services.metering.quota.book import LimitBook
-from services.metering.quota.calls import CallLimits
+from services.metering.quota.calls import CallLimits, InForce, under
 from services.metering.quota.counter_store import Change, Counted, Identity, Key
 from services.metering.quota.counters import Counters, is_kept
 from services.metering.quota.decisions import Counter, Place, Standing, Take, carried, place_of
@@ -125,11 +125,13 @@ class Counting:
     async def propose(self, database: Database, proposed: Sequence[Proposed]) -> list[Recorded]:
         """Return usages with what they count in limits, and create the counters that are missing.
 
+        Usage without an authorization that names no subscription gets the one that it falls under.
+
         Raises:
             Unavailable: the limits of an organization cannot be read, nor can its usage be written then.
         """
         callers = [None if one is not None else _caller(recorded) for recorded, one in proposed]
-        applied = await self._applied({caller for caller in callers if caller is not None})
+        found = await self._found({caller for caller in callers if caller is not None})
         now = self._clock.now()
         counted: list[Recorded] = []
         used: dict[int, tuple[str, _Plan]] = {}
@@ -137,11 +139,15 @@ class Counting:
             counts = None
             if authorization is not None and authorization.reservations:
                 counts = self._counts_of_reserved(recorded, authorization)
-            elif caller is not None and applied[caller]:
-                plan = self._plan(caller, applied[caller], recorded.work.occur_time, now)
-                counts = self._counts_of_free(recorded, plan)
-                if counts.amounts and not plan.is_created:
-                    used[id(plan)] = caller.organization_id, plan
+            elif caller is not None:
+                subscription_id, applied = _under(caller, found[caller], recorded.work.occur_time)
+                if subscription_id != caller.subscription_id:
+                    recorded = _with_subscription(recorded, subscription_id)
+                if applied:
+                    plan = self._plan(caller, applied, recorded.work.occur_time, now)
+                    counts = self._counts_of_free(recorded, plan)
+                    if counts.amounts and not plan.is_created:
+                        used[id(plan)] = caller.organization_id, plan
             # Quicker than `_replace`: the last field is the one to be set.
             counted.append(recorded if counts is None else Recorded(*recorded[:-1], counts))
         if used:
@@ -220,17 +226,17 @@ class Counting:
                 found[recorded.usage_id] = [known[one] for one in counters if one in known]
         return found
 
-    async def _applied(self, callers: Collection[_Caller]) -> dict[_Caller, Sequence[Applied]]:
-        """Return the limits in force for the usage of callers, as far as they are known."""
+    async def _found(self, callers: Collection[_Caller]) -> dict[_Caller, InForce]:
+        """Return what holds for the usage of callers, as far as it is known."""
         if not callers:
             return {}
-        found = await self._limits.of([(one.organization_id, one.call) for one in callers], is_done=True)
-        applied: dict[_Caller, Sequence[Applied]] = {}
-        for caller, known in zip(callers, found, strict=True):
+        found: dict[_Caller, InForce] = {}
+        calls = [(one.organization_id, one.call) for one in callers]
+        for caller, known in zip(callers, await self._limits.of(calls, is_done=True), strict=True):
             if isinstance(known, Unavailable):
                 raise known
-            applied[caller] = known
-        return applied
+            found[caller] = known
+        return found
 
     def _counts_of_reserved(self, recorded: Recorded, authorization: Authorization) -> Counts:
         amounts = self._amounts(recorded)
@@ -339,8 +345,8 @@ class Counting:
         if any(
             one is not None and (organization_id, one.limit_id) not in limits for organization_id, one in identities
         ):
-            for caller, applied in (await self._applied({_caller(one) for one in new})).items():
-                limits |= {(caller.organization_id, one.limit.limit_id): one.limit for one in applied}
+            for caller, found in (await self._found({_caller(one) for one in new})).items():
+                limits |= {(caller.organization_id, one.limit.limit_id): one.limit for one in found.applied}
         return limits
 
     def _place(self, limit: Limit, counter_id: str, identity: Identity) -> Place:
@@ -370,6 +376,27 @@ def _caller(recorded: Recorded) -> _Caller:
         work.model,
         recorded.dimensions.provider,
         work.labels,
+    )
+
+
+def _under(caller: _Caller, found: InForce, occur_time: datetime) -> tuple[str | None, Sequence[Applied]]:
+    """Return the subscription that usage of a caller falls under, and the limits in force for it.
+
+    Usage that names none falls under the nearest that had begun then.
+    """
+    if caller.subscription_id is not None or not found.subscriptions:
+        return caller.subscription_id, found.applied
+    if found.subscriptions[0].start_time <= occur_time:
+        return found.subscription_id, found.applied
+    begun = (one.subscription_id for one in found.subscriptions if one.start_time <= occur_time)
+    subscription_id = next(begun, None)
+    return subscription_id, under(found.applied, subscription_id or "")
+
+
+def _with_subscription(recorded: Recorded, subscription_id: str | None) -> Recorded:
+    return recorded._replace(
+        work=recorded.work._replace(subscription_id=subscription_id),
+        dimensions=recorded.dimensions._replace(subscription_id=subscription_id or ""),
     )
 
 

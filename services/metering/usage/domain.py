@@ -185,6 +185,8 @@ class Authorization(NamedTuple):
     service_account_id: str | None
     service_tier: str
     environment: str
+    subscription_id: str | None
+    """The subscription that the call falls under, whatever has become of it."""
     reservations: tuple[Reserved, ...] = ()
     """What is reserved of limits. Settle replaces it by what was used. A call is counted in what was in force when it
     was authorized, and in nothing else: without reservations its usage is in no limit."""
@@ -248,6 +250,7 @@ def completed(work: Work, authorization: Authorization) -> Work:
         project_id=work.project_id or authorization.project_id,
         user_id=work.user_id or authorization.user_id,
         api_key_id=work.api_key_id or authorization.api_key_id,
+        subscription_id=work.subscription_id or authorization.subscription_id,
         endpoint=work.endpoint or authorization.endpoint,
         service_account_id=work.service_account_id or authorization.service_account_id,
         service_tier=work.service_tier or authorization.service_tier,
@@ -289,12 +292,17 @@ def limits_to_tell(outcomes: Sequence[Outcome]) -> list[Sequence[LimitState]]:
 
 
 def differing_field(before: Work, now: Work) -> str:
-    """Name the first field in which two usages of one operation id differ."""
+    """Name the first field in which two usages of one operation id differ.
+
+    The subscription comes after what was sent, since another one may have been found for usage that names none.
+    """
     for field in Work._fields:
-        if field in ("fingerprint", "settles", "occur_time", "adjusted"):
+        if field in ("fingerprint", "settles", "occur_time", "adjusted", "subscription_id"):
             continue
         if getattr(before, field) != getattr(now, field):
             return field
+    if before.subscription_id != now.subscription_id:
+        return "subscription_id"
     if before.occur_time == now.occur_time and now.adjusted:
         return now.adjusted[0]  # They differ in what was not stored of it.
     return "occur_time"

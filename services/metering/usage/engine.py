@@ -42,6 +42,7 @@ from services.metering.usage.domain import (
     repeat_of,
 )
 from services.metering.usage.last_settlements import LastRecorded, LastSettlements
+from services.metering.usage.named_subscriptions import NamedSubscriptions
 from services.metering.usage.proposals import Proposals
 from services.metering.usage.store import Key
 
@@ -100,9 +101,11 @@ class UsageEngine:
         alerts: Alerts,
         clock: Clock,
         *,
+        named_subscriptions: NamedSubscriptions,
         queue_max: int,
         relay_after: timedelta,
     ) -> None:
+        self._named_subscriptions = named_subscriptions
         self._shards = shards
         self._catalogue = catalogue
         self._charging = charging
@@ -165,13 +168,17 @@ class UsageEngine:
         await self._proposals.know_prices(wanted)
         proposed: list[tuple[int, Recorded]] = []
         repeats: list[tuple[int, Work]] = []
-        for place, (work, authorization) in zip(places, wanted, strict=True):
-            try:
-                proposed.append((place, self._proposals.propose(work, authorization, now)))
-            except CostTooLarge as refusal:
-                # Unless it is a repeat: what it cost when it was recorded holds.
-                batch.outcomes[place] = refusal
-                repeats.append((place, work))
+        refused = dict(await self._named_subscriptions.refusals(wanted))
+        for number, (place, (work, authorization)) in enumerate(zip(places, wanted, strict=True)):
+            if number not in refused:
+                try:
+                    proposed.append((place, self._proposals.propose(work, authorization, now)))
+                    continue
+                except CostTooLarge as too_large:
+                    refused[number] = too_large
+            # Unless it is a repeat: what was recorded of it holds.
+            batch.outcomes[place] = refused[number]
+            repeats.append((place, work))
         if proposed:
             counted = await self._counting.propose(
                 batch.database, [(one, authorizations.get(_key(one.work))) for _, one in proposed]

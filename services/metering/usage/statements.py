@@ -396,7 +396,7 @@ ORDER BY occur_time DESC, usage_id DESC OFFSET $5 LIMIT 1
 AUTHORIZATIONS: Final = """
 SELECT a.organization_id::text, a.operation_id, project_id::text, user_id::text, api_key_id::text, model, endpoint,
     price_version_id::text, currency_code, amount, service_account_id::text, service_tier, environment,
-    a.counters::text[], a.reserved
+    a.subscription_id::text, a.counters::text[], a.reserved
 FROM unnest($1::uuid[], $2::text[]) AS wanted(organization_id, operation_id)
 JOIN authorizations a
     ON a.organization_id = ANY (ARRAY[wanted.organization_id]) AND a.operation_id = wanted.operation_id

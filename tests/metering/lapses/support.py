@@ -18,6 +18,7 @@ from services.metering.admission.parsing import read_kept
 from services.metering.clients.billing import BillingClient
 from services.metering.clients.entitlements import EntitlementsClient
 from services.metering.clients.organizations import Organizations
+from services.metering.clients.subscriptions import SubscriptionsClient
 from services.metering.model.catalogue import Catalogue
 from services.metering.quota.alerts import Alerts
 from services.metering.quota.book import LimitBook
@@ -26,6 +27,7 @@ from services.metering.quota.counters import Counters
 from services.metering.usage.charging import Charging
 from services.metering.usage.engine import UsageEngine
 from services.metering.usage.months import Months
+from services.metering.usage.named_subscriptions import NamedSubscriptions
 from services.metering.usage.usages import Usages
 from tests.metering.support import Metering, Platform
 from tests.support.clock import ShiftedClock
@@ -74,6 +76,7 @@ async def worker(platform: Platform, clock: ShiftedClock) -> AsyncIterator[Worke
     limits = CallLimits(book, EntitlementsClient(channel, clock))
     engine = UsageEngine(
         *(shards, catalogue, charging, book, limits, Counters(shards, clock), Alerts(shards, clock), clock),
+        named_subscriptions=NamedSubscriptions(SubscriptionsClient(channel)),
         queue_max=1_000,
         relay_after=timedelta(seconds=1),
     )

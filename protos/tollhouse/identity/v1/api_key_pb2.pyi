@@ -254,6 +254,7 @@ class ApiKey(_message.Message):
     ROTATED_TO_API_KEY_ID_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     IMPORTED_PREFIX_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     api_key_id: _builtins.str
     """The id, a UUIDv7 in lower case. It is no secret."""
     organization_id: _builtins.str
@@ -284,6 +285,8 @@ class ApiKey(_message.Message):
     """Changes with every change of the key; give it to UpdateApiKey to refuse a lost update."""
     imported_prefix: _builtins.str
     """The prefix of the secret of an imported key; empty for keys made here."""
+    subscription_id: _builtins.str
+    """The subscription that metered calls with the key fall under; empty when it is bound to none."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the key may do, sorted. A key without scopes passes only where no scope is required."""
@@ -356,10 +359,11 @@ class ApiKey(_message.Message):
         rotated_to_api_key_id: _builtins.str = ...,
         etag: _builtins.str = ...,
         imported_prefix: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "disable_time", b"disable_time", "expire_time", b"expire_time", "last_used_time", b"last_used_time", "owner", b"owner", "revoke_time", b"revoke_time", "service_account_id", b"service_account_id", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_addresses", b"allowed_addresses", "allowed_models", b"allowed_models", "api_key_id", b"api_key_id", "create_time", b"create_time", "disable_time", b"disable_time", "environment", b"environment", "etag", b"etag", "expire_time", b"expire_time", "external_id", b"external_id", "imported_prefix", b"imported_prefix", "last_used_time", b"last_used_time", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "owner", b"owner", "project_id", b"project_id", "revoke_time", b"revoke_time", "rotated_from_api_key_id", b"rotated_from_api_key_id", "rotated_to_api_key_id", b"rotated_to_api_key_id", "scopes", b"scopes", "secret_prefix", b"secret_prefix", "secret_suffix", b"secret_suffix", "service_account_id", b"service_account_id", "state", b"state", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_addresses", b"allowed_addresses", "allowed_models", b"allowed_models", "api_key_id", b"api_key_id", "create_time", b"create_time", "disable_time", b"disable_time", "environment", b"environment", "etag", b"etag", "expire_time", b"expire_time", "external_id", b"external_id", "imported_prefix", b"imported_prefix", "last_used_time", b"last_used_time", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "owner", b"owner", "project_id", b"project_id", "revoke_time", b"revoke_time", "rotated_from_api_key_id", b"rotated_from_api_key_id", "rotated_to_api_key_id", b"rotated_to_api_key_id", "scopes", b"scopes", "secret_prefix", b"secret_prefix", "secret_suffix", b"secret_suffix", "service_account_id", b"service_account_id", "state", b"state", "subscription_id", b"subscription_id", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_owner: _TypeAlias = _typing.Literal["user_id", "service_account_id"]  # noqa: Y015
     _WhichOneofArgType_owner: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
@@ -379,6 +383,7 @@ class Principal(_message.Message):
     SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     API_KEY_ID_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization."""
     project_id: _builtins.str
@@ -389,6 +394,10 @@ class Principal(_message.Message):
     """The service account that owns the key."""
     api_key_id: _builtins.str
     """The key."""
+    subscription_id: _builtins.str
+    """The subscription that metered calls with the key fall under; empty when the key is bound to none. Whether it is live
+    is billing's to say.
+    """
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the key may do, sorted: of its scopes those that its owner still holds by their roles in the organization and
@@ -404,10 +413,11 @@ class Principal(_message.Message):
         service_account_id: _builtins.str = ...,
         api_key_id: _builtins.str = ...,
         scopes: _abc.Iterable[_builtins.str] | None = ...,
+        subscription_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "service_account_id", b"service_account_id", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "api_key_id", b"api_key_id", "organization_id", b"organization_id", "project_id", b"project_id", "scopes", b"scopes", "service_account_id", b"service_account_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "api_key_id", b"api_key_id", "organization_id", b"organization_id", "project_id", b"project_id", "scopes", b"scopes", "service_account_id", b"service_account_id", "subscription_id", b"subscription_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_actor: _TypeAlias = _typing.Literal["user_id", "service_account_id"]  # noqa: Y015
     _WhichOneofArgType_actor: _TypeAlias = _typing.Literal["actor", b"actor"]  # noqa: Y015
@@ -515,6 +525,7 @@ class CreateApiKeyRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     ALLOWED_ADDRESSES_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat: the same id with the same body returns the key made by the first call, without its
     secret. The same id with another body fails with ALREADY_EXISTS and reason `REQUEST_ID_REUSED`. Optional.
@@ -535,6 +546,11 @@ class CreateApiKeyRequest(_message.Message):
     """Whether the key is for production; live when unspecified."""
     external_id: _builtins.str
     """The caller's own id for whoever uses the key, at most 255 characters without control characters. Optional."""
+    subscription_id: _builtins.str
+    """The subscription that metered calls with the key fall under, and no other: the key stops with it, and works again
+    when it is live again. Identity does not look whether there is one: metering refuses calls under a subscription that
+    is not live, or not for the key's owner. Optional.
+    """
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the key may do: at most 64 different names such as `usage:write`. None when empty. Names that begin with
@@ -580,10 +596,11 @@ class CreateApiKeyRequest(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         external_id: _builtins.str = ...,
         allowed_addresses: _abc.Iterable[_builtins.str] | None = ...,
+        subscription_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "owner", b"owner", "service_account_id", b"service_account_id", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_addresses", b"allowed_addresses", "allowed_models", b"allowed_models", "environment", b"environment", "expire_time", b"expire_time", "external_id", b"external_id", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "owner", b"owner", "project_id", b"project_id", "request_id", b"request_id", "scopes", b"scopes", "service_account_id", b"service_account_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_addresses", b"allowed_addresses", "allowed_models", b"allowed_models", "environment", b"environment", "expire_time", b"expire_time", "external_id", b"external_id", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "owner", b"owner", "project_id", b"project_id", "request_id", b"request_id", "scopes", b"scopes", "service_account_id", b"service_account_id", "subscription_id", b"subscription_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_owner: _TypeAlias = _typing.Literal["user_id", "service_account_id"]  # noqa: Y015
     _WhichOneofArgType_owner: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
@@ -792,6 +809,7 @@ class UpdateApiKeyRequest(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization."""
     api_key_id: _builtins.str
@@ -802,10 +820,12 @@ class UpdateApiKeyRequest(_message.Message):
     """The name, at most 255 characters without control characters."""
     external_id: _builtins.str
     """The caller's own id for whoever uses the key, at most 255 characters without control characters."""
+    subscription_id: _builtins.str
+    """The subscription that metered calls with the key fall under from now on, as in CreateApiKey; empty for none."""
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to change, out of name, metadata, external_id, scopes, allowed_models, allowed_addresses and expire_time.
-        Required.
+        """The fields to change, out of name, metadata, external_id, scopes, allowed_models, allowed_addresses, expire_time and
+        subscription_id. Required.
         """
 
     @_builtins.property
@@ -846,10 +866,11 @@ class UpdateApiKeyRequest(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         external_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_addresses", b"allowed_addresses", "allowed_models", b"allowed_models", "api_key_id", b"api_key_id", "etag", b"etag", "expire_time", b"expire_time", "external_id", b"external_id", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "scopes", b"scopes", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_addresses", b"allowed_addresses", "allowed_models", b"allowed_models", "api_key_id", b"api_key_id", "etag", b"etag", "expire_time", b"expire_time", "external_id", b"external_id", "metadata", b"metadata", "name", b"name", "organization_id", b"organization_id", "scopes", b"scopes", "subscription_id", b"subscription_id", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1044,6 +1065,7 @@ class ImportedApiKey(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """The SHA-256 digest of the secret's bytes as they are presented, as 64 hexadecimal digits."""
     secret_suffix: _builtins.str
@@ -1060,6 +1082,8 @@ class ImportedApiKey(_message.Message):
     """Whether the key is for production; live when unspecified."""
     external_id: _builtins.str
     """The caller's own id for whoever uses the key, at most 255 characters without control characters. Optional."""
+    subscription_id: _builtins.str
+    """The subscription that metered calls with the key fall under, as in CreateApiKey."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the key may do, as in CreateApiKey."""
@@ -1098,10 +1122,11 @@ class ImportedApiKey(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         external_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "owner", b"owner", "service_account_id", b"service_account_id", "user_id", b"user_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_addresses", b"allowed_addresses", "allowed_models", b"allowed_models", "digest", b"digest", "environment", b"environment", "expire_time", b"expire_time", "external_id", b"external_id", "metadata", b"metadata", "name", b"name", "owner", b"owner", "project_id", b"project_id", "scopes", b"scopes", "secret_suffix", b"secret_suffix", "service_account_id", b"service_account_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_addresses", b"allowed_addresses", "allowed_models", b"allowed_models", "digest", b"digest", "environment", b"environment", "expire_time", b"expire_time", "external_id", b"external_id", "metadata", b"metadata", "name", b"name", "owner", b"owner", "project_id", b"project_id", "scopes", b"scopes", "secret_suffix", b"secret_suffix", "service_account_id", b"service_account_id", "subscription_id", b"subscription_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_owner: _TypeAlias = _typing.Literal["user_id", "service_account_id"]  # noqa: Y015
     _WhichOneofArgType_owner: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015

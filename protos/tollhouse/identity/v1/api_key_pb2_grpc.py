@@ -34,8 +34,8 @@ class ApiKeyServiceStub:
 
     A key never may do more than its creator and its owner. Whoever creates a key, gives it scopes, or has it rotated
     must hold those scopes, and so must the owner: PERMISSION_DENIED, reason `SCOPE_NOT_HELD`, names the scope that is
-    not held. A caller who comes with a key cannot create a key that exceeds it in project, models, addresses,
-    environment or time: PERMISSION_DENIED, reason `KEY_LIMIT_EXCEEDED`, names the field. When the owner loses a role
+    not held. A caller who comes with a key cannot create a key that exceeds it in project, subscription, models,
+    addresses, environment or time: PERMISSION_DENIED, reason `KEY_LIMIT_EXCEEDED`, names the field. When the owner loses a role
     later, VerifyApiKey takes the scopes the owner no longer holds out of its answers.
 
     Every change that can alter an answer of VerifyApiKey takes the next revision. Revisions are numbered in the order in
@@ -121,8 +121,8 @@ class ApiKeyServiceServicer:
 
     A key never may do more than its creator and its owner. Whoever creates a key, gives it scopes, or has it rotated
     must hold those scopes, and so must the owner: PERMISSION_DENIED, reason `SCOPE_NOT_HELD`, names the scope that is
-    not held. A caller who comes with a key cannot create a key that exceeds it in project, models, addresses,
-    environment or time: PERMISSION_DENIED, reason `KEY_LIMIT_EXCEEDED`, names the field. When the owner loses a role
+    not held. A caller who comes with a key cannot create a key that exceeds it in project, subscription, models,
+    addresses, environment or time: PERMISSION_DENIED, reason `KEY_LIMIT_EXCEEDED`, names the field. When the owner loses a role
     later, VerifyApiKey takes the scopes the owner no longer holds out of its answers.
 
     Every change that can alter an answer of VerifyApiKey takes the next revision. Revisions are numbered in the order in
@@ -358,8 +358,8 @@ class ApiKeyService:
 
     A key never may do more than its creator and its owner. Whoever creates a key, gives it scopes, or has it rotated
     must hold those scopes, and so must the owner: PERMISSION_DENIED, reason `SCOPE_NOT_HELD`, names the scope that is
-    not held. A caller who comes with a key cannot create a key that exceeds it in project, models, addresses,
-    environment or time: PERMISSION_DENIED, reason `KEY_LIMIT_EXCEEDED`, names the field. When the owner loses a role
+    not held. A caller who comes with a key cannot create a key that exceeds it in project, subscription, models,
+    addresses, environment or time: PERMISSION_DENIED, reason `KEY_LIMIT_EXCEEDED`, names the field. When the owner loses a role
     later, VerifyApiKey takes the scopes the owner no longer holds out of its answers.
 
     Every change that can alter an answer of VerifyApiKey takes the next revision. Revisions are numbered in the order in

@@ -196,7 +196,13 @@ class _DenialReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DenialRe
     """The key may not be used from the client's address, or none was given."""
     DENIAL_REASON_LIMIT_EXCEEDED: _DenialReason.ValueType  # 16
     """A limit leaves less than the call may use. The facts are those of the limit that refused: limit, metric, max, used,
-    reserved, remaining, needed and, where waiting helps, retry_after_ms. Nothing was taken from any limit.
+    reserved, remaining, needed and, where waiting helps, retry_after_ms; where it is that of a subscription,
+    subscription_id. Nothing was taken from any limit.
+    """
+    DENIAL_REASON_SUBSCRIPTION_NOT_LIVE: _DenialReason.ValueType  # 17
+    """The subscription that the key is bound to, or that the request names, is no live one (TRIALING, ACTIVE or PAST_DUE) of
+    the organization that is for this user and this model; or the request names another than the key is bound to. The
+    facts are subscription_id, and the field at fault: `api_key` or `subscription_id`.
     """
 
 class DenialReason(_DenialReason, metaclass=_DenialReasonEnumTypeWrapper):
@@ -238,7 +244,13 @@ DENIAL_REASON_KEY_ADDRESS_NOT_ALLOWED: DenialReason.ValueType  # 15
 """The key may not be used from the client's address, or none was given."""
 DENIAL_REASON_LIMIT_EXCEEDED: DenialReason.ValueType  # 16
 """A limit leaves less than the call may use. The facts are those of the limit that refused: limit, metric, max, used,
-reserved, remaining, needed and, where waiting helps, retry_after_ms. Nothing was taken from any limit.
+reserved, remaining, needed and, where waiting helps, retry_after_ms; where it is that of a subscription,
+subscription_id. Nothing was taken from any limit.
+"""
+DENIAL_REASON_SUBSCRIPTION_NOT_LIVE: DenialReason.ValueType  # 17
+"""The subscription that the key is bound to, or that the request names, is no live one (TRIALING, ACTIVE or PAST_DUE) of
+the organization that is for this user and this model; or the request names another than the key is bound to. The
+facts are subscription_id, and the field at fault: `api_key` or `subscription_id`.
 """
 Global___DenialReason: _TypeAlias = DenialReason  # noqa: Y015
 
@@ -321,7 +333,7 @@ class Denial(_message.Message):
     """The reason, for people."""
     @_builtins.property
     def facts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The numbers behind the reason. INSUFFICIENT_BALANCE has posted, held, available, needed, currency_code and, where
+        """What is behind the reason. INSUFFICIENT_BALANCE has posted, held, available, needed, currency_code and, where
         the account has open holds, earliest_release_time: when the first of them expires. It has scoped_to_others where
         credits for other users or models are a reason why less is available than is posted.
         """
@@ -384,6 +396,7 @@ class AuthorizeRequest(_message.Message):
     SERVICE_TIER_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """The caller's name for the work, unique within the organization for ever: 1 to 255 visible ASCII characters.
 
@@ -428,6 +441,11 @@ class AuthorizeRequest(_message.Message):
     """The service tier the work will be done in; `standard` when empty."""
     items: _builtins.int
     """How many of the platform's own items the work will produce or touch at most, for limits on `items`."""
+    subscription_id: _builtins.str
+    """The subscription that the call is to fall under: a live one of the organization that is for this user, or for all, and
+    for this model, or for all. Empty: the one that the key is bound to, or else the nearest. Whoever verifies keys by
+    itself gives the principal's here.
+    """
     @_builtins.property
     def principal(self) -> Global___Principal:
         """A principal the caller has verified by itself."""
@@ -474,10 +492,11 @@ class AuthorizeRequest(_message.Message):
         service_tier: _builtins.str = ...,
         items: _builtins.int = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        subscription_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "api_key", b"api_key", "caller", b"caller", "estimate", b"estimate", "hold_ttl", b"hold_ttl", "max_output_tokens", b"max_output_tokens", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "api_key", b"api_key", "caller", b"caller", "client_address", b"client_address", "endpoint", b"endpoint", "estimate", b"estimate", "fail_if_replayed", b"fail_if_replayed", "hold_ttl", b"hold_ttl", "input_tokens", b"input_tokens", "items", b"items", "labels", b"labels", "max_output_tokens", b"max_output_tokens", "min_revision", b"min_revision", "model", b"model", "operation_id", b"operation_id", "principal", b"principal", "quantities", b"quantities", "required_scopes", b"required_scopes", "service_tier", b"service_tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "api_key", b"api_key", "caller", b"caller", "client_address", b"client_address", "endpoint", b"endpoint", "estimate", b"estimate", "fail_if_replayed", b"fail_if_replayed", "hold_ttl", b"hold_ttl", "input_tokens", b"input_tokens", "items", b"items", "labels", b"labels", "max_output_tokens", b"max_output_tokens", "min_revision", b"min_revision", "model", b"model", "operation_id", b"operation_id", "principal", b"principal", "quantities", b"quantities", "required_scopes", b"required_scopes", "service_tier", b"service_tier", "subscription_id", b"subscription_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_output_tokens: _TypeAlias = _typing.Literal["max_output_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_output_tokens: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens"]  # noqa: Y015
@@ -508,6 +527,7 @@ class AuthorizeResponse(_message.Message):
     REPLAYED_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     STALE_KEY_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     decision: Global___Decision.ValueType
     """Whether the call may begin."""
     hold_id: _builtins.str
@@ -526,6 +546,8 @@ class AuthorizeResponse(_message.Message):
     """Whether the call is charged: calls with a test key are recorded and priced, and nothing is held for them."""
     stale_key: _builtins.bool
     """Whether the decision rests on an answer about the key that may be out of date, because identity cannot be reached."""
+    subscription_id: _builtins.str
+    """The subscription that the call falls under; empty where it falls under none, and when it is denied."""
     @_builtins.property
     def denial(self) -> Global___Denial:
         """Why it may not; absent when allowed."""
@@ -563,10 +585,11 @@ class AuthorizeResponse(_message.Message):
         replayed: _builtins.bool = ...,
         environment: _usage_pb2.Environment.ValueType = ...,
         stale_key: _builtins.bool = ...,
+        subscription_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["denial", b"denial", "expire_time", b"expire_time", "held_amount", b"held_amount", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "denial", b"denial", "environment", b"environment", "expire_time", b"expire_time", "held_amount", b"held_amount", "hold_id", b"hold_id", "limits", b"limits", "max_output_tokens", b"max_output_tokens", "price_version_id", b"price_version_id", "principal", b"principal", "replayed", b"replayed", "stale_key", b"stale_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "denial", b"denial", "environment", b"environment", "expire_time", b"expire_time", "held_amount", b"held_amount", "hold_id", b"hold_id", "limits", b"limits", "max_output_tokens", b"max_output_tokens", "price_version_id", b"price_version_id", "principal", b"principal", "replayed", b"replayed", "stale_key", b"stale_key", "subscription_id", b"subscription_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -718,7 +741,10 @@ class SettleRequest(_message.Message):
     api_key_id: _builtins.str
     """The API key the work was requested with; the authorization's when empty."""
     subscription_id: _builtins.str
-    """The subscription the work falls under."""
+    """The subscription the work falls under; the authorization's when empty. Another one than the authorization's is
+    refused: FAILED_PRECONDITION, reason `SUBSCRIPTION_MISMATCH`. Without an authorization, or with one under no
+    subscription, it is as in RecordUsageRequest.
+    """
     model: _builtins.str
     """The model that did the work. A model other than the authorized one is charged at its own price in force at the
     occur_time.
@@ -1156,6 +1182,7 @@ class Authorization(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     CAPTURED_AMOUNT_FIELD_NUMBER: _builtins.int
     RECORDED_WHEN_LAPSED_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization that pays."""
     operation_id: _builtins.str
@@ -1178,6 +1205,8 @@ class Authorization(_message.Message):
     """The price version the call is settled with."""
     recorded_when_lapsed: _builtins.bool
     """Whether its usage was recorded because no settlement had come. Its state stays LAPSED then."""
+    subscription_id: _builtins.str
+    """The subscription that the call falls under; empty for none."""
     @_builtins.property
     def principal(self) -> Global___Principal:
         """On whose behalf the call is; without scopes."""
@@ -1226,10 +1255,11 @@ class Authorization(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         captured_amount: _amount_pb2.Amount | None = ...,
         recorded_when_lapsed: _builtins.bool = ...,
+        subscription_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["captured_amount", b"captured_amount", "create_time", b"create_time", "expire_time", b"expire_time", "held_amount", b"held_amount", "principal", b"principal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["captured_amount", b"captured_amount", "create_time", b"create_time", "endpoint", b"endpoint", "environment", b"environment", "expire_time", b"expire_time", "held_amount", b"held_amount", "input_tokens", b"input_tokens", "max_output_tokens", b"max_output_tokens", "model", b"model", "operation_id", b"operation_id", "organization_id", b"organization_id", "price_version_id", b"price_version_id", "principal", b"principal", "quantities", b"quantities", "recorded_when_lapsed", b"recorded_when_lapsed", "service_tier", b"service_tier", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["captured_amount", b"captured_amount", "create_time", b"create_time", "endpoint", b"endpoint", "environment", b"environment", "expire_time", b"expire_time", "held_amount", b"held_amount", "input_tokens", b"input_tokens", "max_output_tokens", b"max_output_tokens", "model", b"model", "operation_id", b"operation_id", "organization_id", b"organization_id", "price_version_id", b"price_version_id", "principal", b"principal", "quantities", b"quantities", "recorded_when_lapsed", b"recorded_when_lapsed", "service_tier", b"service_tier", "state", b"state", "subscription_id", b"subscription_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -34,10 +34,14 @@ class AdmissionServiceStub:
     draft "RateLimit header fields for HTTP", and, where waiting helps a call that a limit refused, `retry-after` in
     seconds. They tell of at most 16 hard limits with a window, in whole numbers.
 
+    The call falls under a live subscription: that of the user to the model, else the user's, else the organization's;
+    or the one that the request names, or that the key is bound to. The authorization keeps it, and Settle records it
+    with the usage, whatever becomes of the subscription meanwhile. docs/limits.md has the rule.
+
     A denial is a normal answer. Repeating it with the same operation_id and fields gives the same answer for as long
     as the key is valid; a hold that billing declined stays declined. After the authorization was settled or cancelled,
     or has expired, a repeat is denied with AUTHORIZATION_ENDED, because nothing is held any more. Denials because of
-    the key, the model, the price or a limit are not stored: a repeat is decided anew. Fails with ALREADY_EXISTS, reason
+    the key, the model, the price, the subscription or a limit are not stored: a repeat is decided anew. Fails with ALREADY_EXISTS, reason
     `OPERATION_ID_REUSED`, when the operation_id was authorized with other fields, and with UNAVAILABLE when identity
     or billing cannot be reached: no call may begin then. An installation can be configured to use cached answers about
     keys for up to 30 seconds. Fails with RESOURCE_EXHAUSTED, reason `TOO_MANY_UNKNOWN_KEYS`, when the client_address
@@ -160,10 +164,14 @@ class AdmissionServiceServicer(metaclass=_abc_1.ABCMeta):
         draft "RateLimit header fields for HTTP", and, where waiting helps a call that a limit refused, `retry-after` in
         seconds. They tell of at most 16 hard limits with a window, in whole numbers.
 
+        The call falls under a live subscription: that of the user to the model, else the user's, else the organization's;
+        or the one that the request names, or that the key is bound to. The authorization keeps it, and Settle records it
+        with the usage, whatever becomes of the subscription meanwhile. docs/limits.md has the rule.
+
         A denial is a normal answer. Repeating it with the same operation_id and fields gives the same answer for as long
         as the key is valid; a hold that billing declined stays declined. After the authorization was settled or cancelled,
         or has expired, a repeat is denied with AUTHORIZATION_ENDED, because nothing is held any more. Denials because of
-        the key, the model, the price or a limit are not stored: a repeat is decided anew. Fails with ALREADY_EXISTS, reason
+        the key, the model, the price, the subscription or a limit are not stored: a repeat is decided anew. Fails with ALREADY_EXISTS, reason
         `OPERATION_ID_REUSED`, when the operation_id was authorized with other fields, and with UNAVAILABLE when identity
         or billing cannot be reached: no call may begin then. An installation can be configured to use cached answers about
         keys for up to 30 seconds. Fails with RESOURCE_EXHAUSTED, reason `TOO_MANY_UNKNOWN_KEYS`, when the client_address

@@ -150,6 +150,54 @@ LIMIT_ENFORCEMENT_SHADOW: LimitEnforcement.ValueType  # 3
 """They pass; what HARD would have refused is counted in a metric. To try a limit out before it holds."""
 Global___LimitEnforcement: _TypeAlias = LimitEnforcement  # noqa: Y015
 
+class _SubscriptionState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SubscriptionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SubscriptionState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SUBSCRIPTION_STATE_UNSPECIFIED: _SubscriptionState.ValueType  # 0
+    """Never sent."""
+    SUBSCRIPTION_STATE_PENDING: _SubscriptionState.ValueType  # 1
+    """It waits for its start, its approval, or its first payment."""
+    SUBSCRIPTION_STATE_TRIALING: _SubscriptionState.ValueType  # 2
+    """It is in its trial, free of charge."""
+    SUBSCRIPTION_STATE_ACTIVE: _SubscriptionState.ValueType  # 3
+    """It is paid, or costs nothing."""
+    SUBSCRIPTION_STATE_PAST_DUE: _SubscriptionState.ValueType  # 4
+    """Its period could not be paid; payment is tried again. It still entitles."""
+    SUBSCRIPTION_STATE_PAUSED: _SubscriptionState.ValueType  # 5
+    """It rests until it is resumed."""
+    SUBSCRIPTION_STATE_SUSPENDED: _SubscriptionState.ValueType  # 6
+    """It was stopped by an operator, because it was not paid, or because its quota is used up."""
+    SUBSCRIPTION_STATE_CANCELLED: _SubscriptionState.ValueType  # 7
+    """It was cancelled or rejected, for good."""
+    SUBSCRIPTION_STATE_EXPIRED: _SubscriptionState.ValueType  # 8
+    """Its expire_time has come, for good."""
+
+class SubscriptionState(_SubscriptionState, metaclass=_SubscriptionStateEnumTypeWrapper):
+    """Where a subscription is in its life, as in billing."""
+
+SUBSCRIPTION_STATE_UNSPECIFIED: SubscriptionState.ValueType  # 0
+"""Never sent."""
+SUBSCRIPTION_STATE_PENDING: SubscriptionState.ValueType  # 1
+"""It waits for its start, its approval, or its first payment."""
+SUBSCRIPTION_STATE_TRIALING: SubscriptionState.ValueType  # 2
+"""It is in its trial, free of charge."""
+SUBSCRIPTION_STATE_ACTIVE: SubscriptionState.ValueType  # 3
+"""It is paid, or costs nothing."""
+SUBSCRIPTION_STATE_PAST_DUE: SubscriptionState.ValueType  # 4
+"""Its period could not be paid; payment is tried again. It still entitles."""
+SUBSCRIPTION_STATE_PAUSED: SubscriptionState.ValueType  # 5
+"""It rests until it is resumed."""
+SUBSCRIPTION_STATE_SUSPENDED: SubscriptionState.ValueType  # 6
+"""It was stopped by an operator, because it was not paid, or because its quota is used up."""
+SUBSCRIPTION_STATE_CANCELLED: SubscriptionState.ValueType  # 7
+"""It was cancelled or rejected, for good."""
+SUBSCRIPTION_STATE_EXPIRED: SubscriptionState.ValueType  # 8
+"""Its expire_time has come, for good."""
+Global___SubscriptionState: _TypeAlias = SubscriptionState  # noqa: Y015
+
 class _AllocationMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -317,6 +365,7 @@ class LimitStatus(_message.Message):
     ENFORCEMENT_FIELD_NUMBER: _builtins.int
     EXCEEDED_FIELD_NUMBER: _builtins.int
     ENTITLED_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The limit's name; for an entitlement, its code."""
     limit_id: _builtins.str
@@ -349,6 +398,8 @@ class LimitStatus(_message.Message):
     """Whether more than `max` is used and reserved. With SOFT and SHADOW such calls pass."""
     entitled: _builtins.bool
     """Whether the limit is an entitlement: of a plan, of a subscription to a model, or one that overrides these."""
+    subscription_id: _builtins.str
+    """For an entitlement that a subscription gives: the subscription."""
     @_builtins.property
     def window_start_time(self) -> _timestamp_pb2.Timestamp:
         """When the window began; absent for LIFETIME and `concurrent_calls`."""
@@ -385,10 +436,11 @@ class LimitStatus(_message.Message):
         enforcement: Global___LimitEnforcement.ValueType = ...,
         exceeded: _builtins.bool = ...,
         entitled: _builtins.bool = ...,
+        subscription_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reset_time", b"reset_time", "retry_after", b"retry_after", "window_start_time", b"window_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "enforcement", b"enforcement", "entitled", b"entitled", "exceeded", b"exceeded", "limit_id", b"limit_id", "max", b"max", "metric", b"metric", "name", b"name", "needed", b"needed", "remaining", b"remaining", "reserved", b"reserved", "reset_time", b"reset_time", "retry_after", b"retry_after", "scope", b"scope", "scope_value", b"scope_value", "sliding", b"sliding", "used", b"used", "window", b"window", "window_start_time", b"window_start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "enforcement", b"enforcement", "entitled", b"entitled", "exceeded", b"exceeded", "limit_id", b"limit_id", "max", b"max", "metric", b"metric", "name", b"name", "needed", b"needed", "remaining", b"remaining", "reserved", b"reserved", "reset_time", b"reset_time", "retry_after", b"retry_after", "scope", b"scope", "scope_value", b"scope_value", "sliding", b"sliding", "subscription_id", b"subscription_id", "used", b"used", "window", b"window", "window_start_time", b"window_start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -703,6 +755,7 @@ class GetUsageAgainstLimitsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
+    BY_SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """The organization."""
     name: _builtins.str
@@ -720,6 +773,12 @@ class GetUsageAgainstLimitsRequest(_message.Message):
     """Only limits with this scope, when given, and with a scope_value those of the whole organization, too. It says what
     the scope_value is: without it, `gpt-4o` may be a model as well as a label's value.
     """
+    by_subscription: _builtins.bool
+    """Whether to list the subscriptions of the organization that have not ended, the latest first, each with its limits,
+    instead of the limits. A page has 100 at most, and can have fewer than asked for, even none, while there is a next one.
+    The scope, which needs a scope_value then, can be USER, MODEL or SUBSCRIPTION: only those of the user, to the model,
+    or that one. With a name, only limits of this name are with them.
+    """
     def __init__(
         self,
         *,
@@ -729,10 +788,11 @@ class GetUsageAgainstLimitsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         scope: Global___LimitScope.ValueType = ...,
+        by_subscription: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "scope", b"scope", "scope_value", b"scope_value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_subscription", b"by_subscription", "name", b"name", "organization_id", b"organization_id", "page_size", b"page_size", "page_token", b"page_token", "scope", b"scope", "scope_value", b"scope_value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -746,25 +806,118 @@ class GetUsageAgainstLimitsResponse(_message.Message):
 
     LIMITS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTIONS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """The token of the next page; empty on the last one."""
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitStatus]:
         """Where each limit stands, in the order of their names and of the scope values."""
 
+    @_builtins.property
+    def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubscriptionUsage]:
+        """With `by_subscription`: the subscriptions. Empty without."""
+
     def __init__(
         self,
         *,
         limits: _abc.Iterable[Global___LimitStatus] | None = ...,
         next_page_token: _builtins.str = ...,
+        subscriptions: _abc.Iterable[Global___SubscriptionUsage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "next_page_token", b"next_page_token", "subscriptions", b"subscriptions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetUsageAgainstLimitsResponse: _TypeAlias = GetUsageAgainstLimitsResponse  # noqa: Y015
+
+@_typing.final
+class SubscriptionUsage(_message.Message):
+    """A subscription, and where its limits stand."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    PLAN_CODE_FIELD_NUMBER: _builtins.int
+    PLAN_VERSION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STATE_REASON_FIELD_NUMBER: _builtins.int
+    BILLING_STATE_FIELD_NUMBER: _builtins.int
+    PERIOD_START_TIME_FIELD_NUMBER: _builtins.int
+    PERIOD_END_TIME_FIELD_NUMBER: _builtins.int
+    CANCEL_AT_PERIOD_END_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """The subscription's id in billing."""
+    user_id: _builtins.str
+    """The user it is for; empty for the organization's own."""
+    model: _builtins.str
+    """The model it is for; empty for a subscription to a plan."""
+    provider: _builtins.str
+    """The provider of the model; empty for a subscription to a plan, and where the catalogue does not know the model."""
+    plan_code: _builtins.str
+    """The plan; empty for a subscription to a model without one."""
+    plan_version: _builtins.int
+    """The version of the plan that was agreed to; 0 without a plan."""
+    state: Global___SubscriptionState.ValueType
+    """Its state as billing says it; or SUSPENDED, with the state_reason `QUOTA`, while it is TRIALING, ACTIVE or PAST_DUE and
+    one of its limits has nothing left: a HARD one above zero, whose window ends. That follows from the window at this
+    moment and is stored nowhere, so that it is over with the window, or when something is given back.
+    """
+    state_reason: _builtins.str
+    """`QUOTA`, or why it is in this state, as billing says it."""
+    billing_state: Global___SubscriptionState.ValueType
+    """Its state as billing says it."""
+    cancel_at_period_end: _builtins.bool
+    """Whether it is cancelled at the end of the period."""
+    @_builtins.property
+    def period_start_time(self) -> _timestamp_pb2.Timestamp:
+        """The beginning of the billing period under way; absent before the first and after the last."""
+
+    @_builtins.property
+    def period_end_time(self) -> _timestamp_pb2.Timestamp:
+        """The end of that period."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it expires, whatever else happens; absent where it does not."""
+
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitStatus]:
+        """Its limits, in the order of their names, while it is TRIALING, ACTIVE or PAST_DUE: those that it gives, overrides,
+        which stand in for these, and limits that are set for subscriptions.
+        """
+
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        plan_code: _builtins.str = ...,
+        plan_version: _builtins.int = ...,
+        state: Global___SubscriptionState.ValueType = ...,
+        state_reason: _builtins.str = ...,
+        billing_state: Global___SubscriptionState.ValueType = ...,
+        period_start_time: _timestamp_pb2.Timestamp | None = ...,
+        period_end_time: _timestamp_pb2.Timestamp | None = ...,
+        cancel_at_period_end: _builtins.bool = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        limits: _abc.Iterable[Global___LimitStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_state", b"billing_state", "cancel_at_period_end", b"cancel_at_period_end", "expire_time", b"expire_time", "limits", b"limits", "model", b"model", "period_end_time", b"period_end_time", "period_start_time", b"period_start_time", "plan_code", b"plan_code", "plan_version", b"plan_version", "provider", b"provider", "state", b"state", "state_reason", b"state_reason", "subscription_id", b"subscription_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubscriptionUsage: _TypeAlias = SubscriptionUsage  # noqa: Y015
 
 @_typing.final
 class LimitAlert(_message.Message):
@@ -1000,7 +1153,7 @@ class AllocateQuotaRequest(_message.Message):
     api_key_id: _builtins.str
     """The key that is used."""
     subscription_id: _builtins.str
-    """The subscription the work falls under."""
+    """The subscription the work falls under; when empty, the nearest live one, as for Authorize."""
     model: _builtins.str
     """The model that is called."""
     provider: _builtins.str

@@ -141,7 +141,8 @@ class QuotaServiceServicer:
         5,000 users, keys or the like at most.
 
         The limits of the organization's plan are there, too; with the scope USER and a scope_value, those that the user is
-        entitled to. Fails with UNAVAILABLE when billing cannot be asked for them.
+        entitled to. With `by_subscription` the answer has the organization's subscriptions instead, each with its limits.
+        Fails with UNAVAILABLE when billing cannot be asked for them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,8 +170,11 @@ class QuotaServiceServicer:
         request names those, too. Amounts of metrics without a limit in force are allocated in full. A limit whose metric is
         not named refuses nothing; one with a `max` of zero refuses its metric even with the value zero.
 
-        Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`; and with FAILED_PRECONDITION, reason `COUNTER_FULL`, where a
-        limit would count more than 1,000,000,000,000,000,000 in a window.
+        Fails with NOT_FOUND, reason `ORGANIZATION_NOT_FOUND`; with FAILED_PRECONDITION, reason `COUNTER_FULL`, where a
+        limit would count more than 1,000,000,000,000,000,000 in a window; and, where the request names a subscription, with
+        NOT_FOUND, reason `SUBSCRIPTION_NOT_FOUND`, if the organization has none of this id, with FAILED_PRECONDITION, reason
+        `SUBSCRIPTION_MISMATCH`, if it is for another user or model, and reason `SUBSCRIPTION_NOT_LIVE`, if it is not
+        TRIALING, ACTIVE or PAST_DUE. ADJUST_ONLY takes one that is not live, too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

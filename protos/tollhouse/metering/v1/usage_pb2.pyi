@@ -271,7 +271,7 @@ class UsageRecord(_message.Message):
     api_key_id: _builtins.str
     """The API key, empty when none was named."""
     subscription_id: _builtins.str
-    """The subscription, empty when none was named."""
+    """The subscription the work falls under; empty for none."""
     model: _builtins.str
     """The model's name as the caller gave it."""
     latency_ms: _builtins.int
@@ -481,7 +481,7 @@ class RecordUsageRequest(_message.Message):
     api_key_id: _builtins.str
     """The API key the work was requested with."""
     subscription_id: _builtins.str
-    """The subscription the work falls under."""
+    """The subscription the work falls under; when empty, the nearest live one."""
     model: _builtins.str
     """The model's id in the catalogue. Usage of a model that is not there is recorded and waits for a price."""
     latency_ms: _builtins.int

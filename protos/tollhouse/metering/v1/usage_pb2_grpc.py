@@ -93,6 +93,12 @@ class UsageServiceServicer:
         recorded then. An unknown model or a missing price is not a failure: the settlement is PENDING_PRICE. Work that is
         done is charged even if the account's funds do not cover it. A field that only describes the work does not cause a
         failure either: an invalid value is cut or left out, and the field is named in adjusted_fields.
+
+        Usage falls under the subscription that it names, also one that has ended. Fails with NOT_FOUND, reason
+        `SUBSCRIPTION_NOT_FOUND`, when the organization has none of this id, and with FAILED_PRECONDITION, reason
+        `SUBSCRIPTION_MISMATCH`, when it is for another user or model than the usage: nothing is recorded then. Where none is
+        named, usage falls under the nearest live one that had begun at the occur_time, as for Authorize. While billing cannot
+        be asked, usage is recorded with what is known: with the subscription it names, or the last one that was found.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,7 +26,7 @@ from services.identity.revisions import ChangeKind, SubjectType, current_revisio
 _HINT_LENGTH = 12
 _TERMS = (
     *("project_id", "user_id", "service_account_id", "name", "environment", "scopes", "allowed_models"),
-    *("allowed_addresses", "metadata", "external_id", "expire_time"),
+    *("allowed_addresses", "metadata", "external_id", "expire_time", "subscription_id"),
 )
 
 

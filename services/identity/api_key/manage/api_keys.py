@@ -88,6 +88,7 @@ class ApiKeys:
             creator.limits.require_place(project_id=new.project_id, environment=new.environment)
             creator.limits.require_models(new.allowed_models)
             creator.limits.require_addresses(new.allowed_addresses)
+            creator.limits.require_subscription(new.subscription_id)
         expire_time = end_of(
             new.expire_time,
             now=now,
@@ -188,6 +189,8 @@ class ApiKeys:
             creator.limits.require_models(wanted.allowed_models)
         if creator.limits is not None and "allowed_addresses" in asked:
             creator.limits.require_addresses(wanted.allowed_addresses)
+        if creator.limits is not None and "subscription_id" in asked:
+            creator.limits.require_subscription(wanted.subscription_id)
         if "expire_time" not in asked:
             return wanted
         if api_key.rotated_to_api_key_id is not None:
@@ -233,7 +236,7 @@ async def announce(tx: Transaction, api_key: ApiKey, kind: ChangeKind, now: date
     )
 
 
-_TOLD = ("scopes", "allowed_models", "allowed_addresses", "expire_time")
+_TOLD = ("scopes", "allowed_models", "allowed_addresses", "expire_time", "subscription_id")
 """Return the fields whose values the audit trail may show: those that are neither secret nor personal."""
 
 
@@ -246,6 +249,8 @@ def _audited(name: str, before: ApiKey, after: ApiKey) -> Changed:
 def _text(value: object) -> str:
     if isinstance(value, tuple):
         return " ".join(value)
+    if isinstance(value, str):
+        return value
     return value.isoformat() if isinstance(value, datetime) else ""
 
 
@@ -262,5 +267,9 @@ def _body(new: NewApiKey) -> dict[str, Field]:
         "expire_time": new.expire_time,
     }
     # Left out when empty, so that a request from before these fields existed can still be repeated.
-    later = {"service_account_id": new.service_account_id, "allowed_addresses": new.allowed_addresses}
+    later: dict[str, Field] = {
+        "service_account_id": new.service_account_id,
+        "allowed_addresses": new.allowed_addresses,
+        "subscription_id": new.subscription_id,
+    }
     return body | {name: value for name, value in later.items() if value}

@@ -40,6 +40,7 @@ class Limits:
     allowed_models: tuple[str, ...]
     allowed_addresses: tuple[str, ...]
     expire_time: datetime | None
+    subscription_id: str | None
 
     @classmethod
     def of(cls, api_key: ApiKey) -> "Limits":
@@ -49,6 +50,7 @@ class Limits:
             api_key.allowed_models,
             api_key.allowed_addresses,
             api_key.expire_time,
+            api_key.subscription_id,
         )
 
     def require_place(self, *, project_id: str | None, environment: Environment) -> None:
@@ -71,6 +73,11 @@ class Limits:
         theirs = [parse_network(address) for address in addresses]
         if mine and not (theirs and all(any(covers(outer, inner) for outer in mine) for inner in theirs)):
             raise KeyLimitExceeded(field="allowed_addresses")
+
+    def require_subscription(self, subscription_id: str | None) -> None:
+        """Raise KeyLimitExceeded unless calls with the other key fall under the same subscription."""
+        if self.subscription_id is not None and self.subscription_id != subscription_id:
+            raise KeyLimitExceeded(field="subscription_id")
 
     def require_end(self, expire_time: datetime | None) -> None:
         """Raise KeyLimitExceeded when the end is later than that of the caller's key."""

@@ -112,6 +112,7 @@ class Rotation:
             creator.limits.require_place(project_id=old.project_id, environment=old.environment)
             creator.limits.require_models(old.allowed_models)
             creator.limits.require_addresses(old.allowed_addresses)
+            creator.limits.require_subscription(old.subscription_id)
         end = end_of(
             expire_time,
             now=now,
@@ -139,6 +140,7 @@ def _terms(old: ApiKey) -> NewApiKey:
         external_id=old.external_id,
         expire_time=old.expire_time,
         rotated_from_api_key_id=old.api_key_id,
+        subscription_id=old.subscription_id,
     )
 
 

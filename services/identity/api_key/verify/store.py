@@ -19,7 +19,7 @@ from services.identity.revisions import Change, ChangeKind, SubjectType
 _READ_KEYS: Final = """
     SELECT c.revision, k.digest, k.pepper_version, k.organization_id::text, k.api_key_id::text, k.project_id::text,
            k.user_id::text, k.service_account_id::text, k.environment, k.scopes, k.allowed_models, k.allowed_addresses,
-           k.metadata::text, k.external_id, k.expire_time,
+           k.metadata::text, k.external_id, k.expire_time, k.subscription_id::text,
            k.disable_time IS NOT NULL AS disabled, k.revoke_time IS NOT NULL AS revoked,
            coalesce(m.role, a.role, '') AS organization_role,
            CASE WHEN m.role IS NOT NULL AND cardinality(k.scopes) > 0 THEN ARRAY(
@@ -108,6 +108,7 @@ def _record(row: asyncpg.Record) -> KeyRecord:
         disabled=row["disabled"],
         revoked=row["revoked"],
         owner_active=row["owner_active"],
+        subscription_id=row["subscription_id"],
     )
 
 

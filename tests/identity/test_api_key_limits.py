@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from libs.common.database import Database
 from libs.common.errors import InvalidArgument
+from libs.common.ids import new_id
 from services.identity.api_key.domain import Environment
 from services.identity.api_key.manage.limits import Limits, end_of
 from services.identity.errors import KeyLimitExceeded
@@ -150,6 +151,7 @@ async def test_key_makes_no_key_beyond_its_own_limits(identity: Identity, people
         "allowed_models": ["gpt-4o", "acme/swift-*"],
         "allowed_addresses": ["127.0.0.0/8"],
         "expire_time": end,
+        "subscription_id": new_id(),
     }
     maker = await _create(
         identity,
@@ -174,6 +176,8 @@ async def test_key_makes_no_key_beyond_its_own_limits(identity: Identity, people
     assert await exceeded(allowed_addresses=["127.0.0.1", "10.0.0.1"]) == ("KEY_LIMIT_EXCEEDED", "allowed_addresses")
     assert await exceeded(environment=pb.API_KEY_ENVIRONMENT_LIVE) == ("KEY_LIMIT_EXCEEDED", "environment")
     assert await exceeded(expire_time=later) == ("KEY_LIMIT_EXCEEDED", "expire_time")
+    for other in ("", new_id()):
+        assert await exceeded(subscription_id=other) == ("KEY_LIMIT_EXCEEDED", "subscription_id")
     assert await refused(_create(identity, with_key, **{**names, **within, "project_id": ""})) == DENIED
     held = _create(identity, with_key, scopes=["tollhouse:audit.read"], **names, **within)
     assert await refused(held) == SCOPE_NOT_HELD
@@ -209,6 +213,8 @@ async def test_key_neither_widens_itself_nor_takes_over_a_wider_one(
     assert await refused_field(rotate(same_scopes.api_key)) == ("KEY_LIMIT_EXCEEDED", "allowed_models")
     renamed = await update(narrow.api_key, "name", name="narrow")
     assert renamed.api_key.name == "narrow"
+    bound = await update(narrow.api_key, "subscription_id", subscription_id=new_id())
+    assert await refused_field(update(bound.api_key, "subscription_id")) == ("KEY_LIMIT_EXCEEDED", "subscription_id")
 
 
 @pytest.fixture

@@ -49,7 +49,9 @@ def test_key_carries_what_it_was_made_with(installation: Installation, of_it: li
     project = made(installation, "project", "create", "Keys", *of_it)["project_id"]
     command = ["key", "create", "whole", *of_it, "--user", owner, "--project", project, "--test"]
     command += ["--scope", "chat.write", "--scope", "chat.read", "--model", "swift-*", "--metadata", "team=blue"]
+    subscription = new_id()
     command += ["--external-id", "crm-7", "--expires", "30d", "--address", "192.0.2.0/24"]
+    command += ["--subscription", subscription]
     created = json.loads(done(installation, *command, "--json"))
     key = created["api_key"]
     assert SECRET.fullmatch(created["secret"])
@@ -58,12 +60,14 @@ def test_key_carries_what_it_was_made_with(installation: Installation, of_it: li
     assert (key["allowed_models"], key["allowed_addresses"]) == (["swift-*"], ["192.0.2.0/24"])
     assert (key["metadata"], key["external_id"], key["project_id"]) == ({"team": "blue"}, "crm-7", project)
     assert key["expire_time"]
+    assert key["subscription_id"] == subscription
     for filters in (["--project", project], ["--external-id", "crm-7"]):
         assert [one["api_key_id"] for one in found(installation, "key", "list", *of_it, *filters)] == [
             key["api_key_id"]
         ]
     shown = done(installation, "key", "show", key["api_key_id"], *of_it)
     assert "team=blue" in shown
+    assert subscription in shown
     assert created["secret"] not in shown
 
 

@@ -126,6 +126,26 @@ async def test_usage_shows_a_bar_for_each_limit(installation: Installation) -> N
     assert alert.split()[2:] == ["calls", "organization", "50%", "2", "requests", "4"]
 
 
+async def test_usage_lists_subscriptions_with_their_limits(installation: Installation) -> None:
+    org = await _organization(installation)
+    subscription = made(installation, "subscription", "create", org, "free")["subscription_id"]
+    done(
+        *(installation, "limit", "set", org, "few", "--metric", "requests", "--per", "hour", "--max", "3"),
+        *("--scope", "subscription"),
+    )
+    await _use(installation, org, 3)
+
+    heading, *lines = done(installation, "limit", "usage", org, "--subscriptions", "--name", "few").splitlines()
+    assert heading.split()[:6] == ["subscription", "id", "for", "state", "ends", "name"]
+    (line,) = lines
+    assert line.split()[:6] == [subscription, "organization", "plan", "free", "suspended", "(QUOTA)"]
+    assert f"few [{'#' * 20}] 3 requests 0 3 0" in " ".join(line.split())
+    filters = "--scope", "subscription", "--scope-value", str(subscription)
+    (one,) = found(installation, "limit", "usage", org, "--subscriptions", *filters)
+    assert (one["state"], one["billing_state"]) == ("SUBSCRIPTION_STATE_SUSPENDED", "SUBSCRIPTION_STATE_ACTIVE")
+    assert "scope" in refused(installation, 2, "limit", "usage", org, "--subscriptions", "--scope", "project")
+
+
 async def test_usage_is_shown_again_until_it_is_interrupted(installation: Installation) -> None:
     org = await _organization(installation)
     done(installation, "limit", "set", org, "calls", "--metric", "requests", "--per", "lifetime", "--max", "4")

@@ -11,7 +11,15 @@ from libs.cli.failures import WrongUse
 from libs.cli.terminal.calling import calling, listed
 from libs.cli.terminal.confirmation import YesOption, confirm
 from libs.cli.terminal.connection import Channels
-from libs.cli.terminal.limits import ALERTS, USAGE, alert_row, limit_row, usage_row
+from libs.cli.terminal.limits import (
+    ALERTS,
+    SUBSCRIPTIONS,
+    USAGE,
+    alert_row,
+    limit_row,
+    subscription_rows,
+    usage_row,
+)
 from libs.cli.terminal.options import LIMIT, LimitOption
 from libs.cli.terminal.output import Output, as_dict
 from tollhouse.metering.v1 import quota_pb2 as pb
@@ -180,18 +188,32 @@ async def usage(
     name: Annotated[str, typer.Option("--name", help="Only this limit.", show_default=False)] = "",
     scope: ScopeOption = None,
     scope_value: ScopeValueOption = "",
+    subscriptions: Annotated[
+        bool, typer.Option("--subscriptions", help="List subscriptions, each with its limits.")
+    ] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Show it again every second until Ctrl-C.")] = False,
     limit: LimitOption = LIMIT,
 ) -> None:
     """Show where limits stand: # is used, = is reserved."""
+    stub = _stub(channels)
     while True:
         request = pb.GetUsageAgainstLimitsRequest(
-            organization_id=organization, name=name, scope=_scope(scope), scope_value=scope_value
+            organization_id=organization,
+            name=name,
+            scope=_scope(scope),
+            scope_value=scope_value,
+            by_subscription=subscriptions,
         )
-        found, more = await listed(_stub(channels).GetUsageAgainstLimits, request, lambda page: page.limits, limit)
-        if watch:
-            output.clear()
-        output.many_as(found, USAGE, usage_row, more=more)
+        if subscriptions:
+            listing = await listed(stub.GetUsageAgainstLimits, request, lambda page: page.subscriptions, limit)
+            if watch:
+                output.clear()
+            output.many_rows(listing[0], SUBSCRIPTIONS, subscription_rows, more=listing[1])
+        else:
+            found, more = await listed(stub.GetUsageAgainstLimits, request, lambda page: page.limits, limit)
+            if watch:
+                output.clear()
+            output.many_as(found, USAGE, usage_row, more=more)
         if not watch:
             return
         await asyncio.sleep(_WATCH_EVERY_S)

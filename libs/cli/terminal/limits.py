@@ -8,6 +8,7 @@ from libs.cli.terminal.output import cell
 from tollhouse.metering.v1 import quota_pb2 as pb
 
 USAGE: Final = ("name", "for", "usage", "used", "reserved", "max", "remaining", "resets")
+SUBSCRIPTIONS: Final = ("subscription_id", "for", "state", "ends", *USAGE[:1], *USAGE[2:])
 ALERTS: Final = ("time", "name", "for", "reached", "used", "max")
 _BAR_CHARS: Final = 20
 _USED: Final = "#"
@@ -36,6 +37,18 @@ def usage_row(status: pb.LimitStatus) -> list[str]:
     used = f"{status.used} {_metric(status)}"
     left = f"{status.remaining} (exceeded)" if status.exceeded else status.remaining
     return [status.name, _for(status), bar(status), used, status.reserved, status.max or "unlimited", left, resets]
+
+
+def subscription_rows(one: pb.SubscriptionUsage) -> list[list[str]]:
+    """Return a subscription as the cells of a table, with a row for each of its limits."""
+    plan = f"plan {one.plan_code}" if one.plan_code else ""
+    subject = " ".join(filter(None, (one.user_id or "organization", one.model, plan)))
+    state = cell(one, "state").replace("_", " ")
+    state = f"{state} ({one.state_reason})" if one.state != one.billing_state else state
+    ends = next((name for name in ("expire_time", "period_end_time") if one.HasField(name)), "")
+    shown = [one.subscription_id, subject, state, cell(one, ends) if ends else ""]
+    cells = [usage_row(limit) for limit in one.limits] or [[""] * len(USAGE)]
+    return [[*shown, *row[:1], *row[2:]] for row in cells]
 
 
 def alert_row(alert: pb.LimitAlert) -> list[str]:

@@ -47,10 +47,21 @@ class Output:
         self, messages: Sequence[_M], columns: Sequence[str], row: Callable[[_M], Sequence[str]], *, more: bool
     ) -> None:
         """Print a table with the row that is made of each message; as JSON, all fields."""
+        self.many_rows(messages, columns, lambda message: [row(message)], more=more)
+
+    def many_rows(
+        self,
+        messages: Sequence[_M],
+        columns: Sequence[str],
+        rows: Callable[[_M], Sequence[Sequence[str]]],
+        *,
+        more: bool,
+    ) -> None:
+        """Print a table with the rows that are made of each message; as JSON, all fields."""
         if self.as_json:
             self.json([as_dict(message) for message in messages])
         else:
-            self.table(columns, list(map(row, messages)))
+            self.table(columns, [row for message in messages for row in rows(message)])
         if more:
             self.remark("There are more. Give a higher --limit to list them.")
 

@@ -89,9 +89,9 @@ def read_subscriptions_asked(request: pb.GetUsageAgainstLimitsRequest) -> Asked 
         return Asked(Subject("", ""), "", request.name)
     if scope is Scope.MODEL:
         return Asked(Subject("", value), "", request.name) if _VISIBLE.fullmatch(value) else None
+    value = canonical_subject(scope, value)
     if not is_id(value):
         return None
-    value = canonical_subject(scope, value)
     if scope is Scope.USER:
         return Asked(Subject(value, ""), "", request.name)
     return Asked(Subject("", ""), value, request.name)

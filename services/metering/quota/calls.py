@@ -144,12 +144,15 @@ class CallLimits:
             applied = self._in_force(organization_id, call, book, self._limits_of(subject, known))
             return InForce(applied, nearest, True, subscriptions)
         wider = _wider(organization_id, call, known)
-        without_nearer = None if wider is None else entitled[wider]
+        if wider is None:
+            # Nothing of it is remembered: anybody can name anything.
+            applied = in_force(book, call, under(self._limits_of(subject, known), named))
+            return InForce(applied, named, False, subscriptions)
+        without_nearer = entitled[wider]
         if isinstance(without_nearer, Unavailable):
             return without_nearer
         limits = self._limits_of(subject, known, named, without_nearer)
-        applied = self._in_force(organization_id, call, book, limits)
-        return InForce(applied, named, wider is not None, subscriptions)
+        return InForce(self._in_force(organization_id, call, book, limits), named, True, subscriptions)
 
     def _in_force(
         self, organization_id: str, call: Call, book: Sequence[Limit], entitled: Sequence[Applied]

@@ -26,6 +26,7 @@ from tests.metering.lapses.support import (
     lapsed,
     recorded_count,
 )
+from tests.metering.limits.support_subscriptions import subscribe
 from tests.metering.policy_calls import RELEASE, cap, charge_input, open_ask, updated
 from tests.metering.support import Metering, Platform, eventually, refused, settlement, stamp, usage
 from tests.metering.test_authorizations import cancel, states
@@ -58,6 +59,7 @@ async def test_input_of_a_call_that_lapsed_is_charged_once_as_partial_usage(
         project_id,
         api_key_id,
     )
+    subscription_id = (await subscribe(platform, charging, user_id=user_id)).subscription_id
     allowed = await metering.authorize(request)
     (authorization,) = await metering.authorizations(charging)
 
@@ -72,6 +74,7 @@ async def test_input_of_a_call_that_lapsed_is_charged_once_as_partial_usage(
     assert (recorded.cost.value, recorded.settlement) == ("0.0025", usage_pb2.SETTLEMENT_SETTLED)
     assert (recorded.price_version_id, recorded.endpoint) == (allowed.price_version_id, "/v1/chat")
     assert (recorded.user_id, recorded.project_id, recorded.api_key_id) == (user_id, project_id, api_key_id)
+    assert recorded.subscription_id == subscription_id
     assert recorded.occur_time == authorization.create_time
     assert await platform.posted(charging) == 1 - INPUT_COST
     assert await held_amount(platform, charging) == "0"

@@ -35,9 +35,11 @@ PAGES = {
     "limits.md": {
         *(rpc for rpc in rpcs_of("metering") if rpc.startswith("metering.v1.QuotaService/")),
         *("identity.v1.UserService/CreateUser", "identity.v1.OrganizationService/CreateOrganization"),
+        "identity.v1.ApiKeyService/CreateApiKey",
         *(f"metering.v1.ModelService/{rpc}" for rpc in ("CreateModel", "SetPrice")),
         *(f"metering.v1.AdmissionService/{rpc}" for rpc in ("Authorize", "Settle")),
         "metering.v1.UsageService/RecordUsage",
+        *(f"billing.v1.SubscriptionService/{rpc}" for rpc in ("CreateSubscription", "ApproveSubscription")),
     },
     "plans.md": {rpc for rpc in rpcs_of("billing") if rpc.startswith("billing.v1.PlanService/")},
 }

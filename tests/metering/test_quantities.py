@@ -50,6 +50,7 @@ async def test_usage_keeps_every_quantity_and_dimension(
     platform: Platform, metering: Metering, organization_id: str
 ) -> None:
     account = new_id()
+    await platform.fund(organization_id)
     subscription = (await Subscriptions(platform.ledger).create(organization_id)).subscription_id
     request = usage(
         organization_id,

@@ -59,7 +59,7 @@ async def test_input_of_a_call_that_lapsed_is_charged_once_as_partial_usage(
         project_id,
         api_key_id,
     )
-    subscription_id = (await subscribe(platform, charging, user_id=user_id)).subscription_id
+    subscription_id = (await subscribe(platform, charging, user_id=user_id, model="gpt-4o")).subscription_id
     allowed = await metering.authorize(request)
     (authorization,) = await metering.authorizations(charging)
 

@@ -11,6 +11,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final, NoReturn
 
+from opentelemetry import metrics
+
 from libs.common.clock import Clock
 from libs.common.database import Database, RawConnection
 from libs.common.errors import Conflict
@@ -21,6 +23,7 @@ from services.metering.quota.decisions import Counter, Place, Standing, Take, ca
 from services.metering.quota.domain import Applied, Limit, Window
 from services.metering.quota.windows import kept_until
 
+SHADOW_METRIC: Final = "tollhouse.limits_shadow_refused"
 _PLACES_MAX: Final = 100_000
 _CREATED_MAX: Final = 200_000
 _ZERO: Final = Decimal(0)
@@ -43,6 +46,14 @@ class Counters:
         self._clock = clock
         self._places: OrderedDict[tuple[str, str], tuple[Limit, Place]] = OrderedDict()
         self._created: OrderedDict[str, None] = OrderedDict()
+        self._in_shadow = metrics.get_meter("tollhouse").create_counter(
+            SHADOW_METRIC, description="Calls that a limit in shadow mode would have refused, by the metric it counts."
+        )
+
+    def note_in_shadow(self, limit_metrics: Iterable[str]) -> None:
+        """Count what SHADOW limits would have refused, by the metrics of these limits."""
+        for metric in limit_metrics:
+            self._in_shadow.add(1, {"metric": metric})
 
     def place_of(self, applied: Applied, moment: datetime) -> Place:
         """Return where a limit counts what happens at a moment. The latest window of each is remembered."""

@@ -61,7 +61,7 @@ def read_route(extensions: Mapping[str, str]) -> Route:
     """
     violations: list[FieldViolation] = []
     labels: dict[str, str] = {}
-    for name, value in extensions.items():
+    for name, value in sorted(extensions.items()):
         label = name.removeprefix(_LABELS)
         if label != name:
             labels[label] = value

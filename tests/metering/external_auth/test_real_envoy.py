@@ -189,7 +189,7 @@ async def test_failure_mode_decides_while_metering_is_away_or_the_route_demands_
     with envoy_before(platform) as denying, envoy_before(platform, allows) as allowing:
         assert (await denying.get(CHAT, bearer(created.secret))).status == 200
         # No client can make a check fail, which this Envoy would let pass.
-        for odd in ("nothing", "\xff\xfe", "\xed\xa0\x80", "x" * 50_000, "a,b;c\t\""):
+        for odd in ("nothing", "\xff\xfe", "\xed\xa0\x80", "x" * 50_000, 'a,b;c\t"'):
             assert (await allowing.get(CHAT, bearer(odd), ("x-odd", odd[:100]))).status == 401
         await platform.stop_billing()
         await asyncio.sleep(1.1)

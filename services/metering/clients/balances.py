@@ -39,7 +39,7 @@ class Funds:
 
     any_left: bool
     facts: Mapping[str, str] = field(default_factory=dict)
-    """The figures, as billing's refusals name them."""
+    """The currency, where there is an account. No figures: whoever has a key need not know them."""
 
 
 class Balances:
@@ -116,12 +116,6 @@ class Balances:
 
 def _funds(response: pb.GetBalanceResponse) -> Funds:
     balance = response.balance
-    facts = {
-        "posted": balance.posted.value,
-        "held": balance.held.value,
-        "available": balance.available.value,
-        "currency_code": balance.available.currency_code,
-    }
     # What is left for certain users and models may be for this one: only a hold decides that.
     any_left = Decimal(balance.available.value) > 0 or bool(balance.scoped.value and Decimal(balance.scoped.value) > 0)
-    return Funds(any_left, facts)
+    return Funds(any_left, {"currency_code": balance.available.currency_code})

@@ -1,11 +1,13 @@
 """Check lets a request pass by its key, its route, money and limits, and takes of limits only where it is to."""
 
 import asyncio
+import json
 from collections import Counter
 from datetime import timedelta
 
 import grpc
 import pytest
+from envoy.service.auth.v3 import external_auth_pb2_grpc as rpc
 
 from libs.common.ids import new_id
 from services.identity.api_key.secret import new_secret
@@ -201,6 +203,34 @@ async def test_check_fails_where_billing_or_identity_cannot_be_asked(platform: P
     # As an answer it would be final; as an error Envoy's own setting decides.
     assert await refused(outcome(platform.metering, bearer(created.secret))) == UNAVAILABLE
     assert await outcome(platform.metering) == "401 KEY_MISSING"
+
+
+async def test_refusal_for_want_of_money_tells_no_figures(platform: Platform, identity: Identity) -> None:
+    created = await identity.create_key()
+    await platform.fund(created.api_key.organization_id, "12.34")
+    await platform.ledger.debit(created.api_key.organization_id, "all", "12.34")
+    response = await check(platform.metering, request_of(bearer(created.secret)))
+    assert json.loads(response.denied_response.body)["facts"] == {"currency_code": "USD"}
+    assert "12.34" not in str(response)
+
+
+async def test_only_services_and_operators_may_ask_and_only_where_it_is_configured(
+    platform: Platform, identity: Identity
+) -> None:
+    created = await funded_key(platform, identity)
+    request = request_of(bearer(created.secret))
+    stub: rpc.AuthorizationStub = rpc.AuthorizationStub(platform.metering.channel)
+    assert (await refused(stub.Check(request)))[0] is grpc.StatusCode.UNAUTHENTICATED
+    as_user = (("authorization", f"Bearer {created.secret}"),)
+    assert (await refused(stub.Check(request, metadata=as_user)))[0] is grpc.StatusCode.PERMISSION_DENIED
+    assert said(await stub.Check(request, metadata=platform.metering.operator)) == "200"
+    configured = platform.metering
+    platform.external_auth_file = None
+    try:
+        without = await platform.start_metering()
+        assert (await refused(check(without, request)))[0] is grpc.StatusCode.UNIMPLEMENTED
+    finally:
+        await configured.service.stop(0)
 
 
 async def test_guessing_keys_is_answered_and_never_an_error(platform: Platform, identity: Identity) -> None:

@@ -1,10 +1,12 @@
 """Takes what requests of proxies use of limits, or looks whether it could be taken.
 
-Requests that arrive together are decided in their order in one transaction, which locks the counters of all their
-limits first. Nothing is stored for a request: one that is sent again is counted again, and so is one whose transaction
+Requests that arrive together are decided in their order. Where all limits leave what all of them take, which is the
+usual case, one statement looks and takes. Otherwise a transaction locks the counters first, so that some of them can
+pass. Nothing is stored for a request: one that is sent again is counted again, and so is one whose transaction
 was tried again because nobody could tell whether it had been committed. More than a limit allows never passes.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,12 +23,13 @@ from services.metering.quota import counter_store
 from services.metering.quota.alerts import Alerts
 from services.metering.quota.allocation_domain import Asked, has_moved_on, takes_of
 from services.metering.quota.calls import CallLimits
-from services.metering.quota.counters import Counters, sums
+from services.metering.quota.counters import Counters, Standings, sums
 from services.metering.quota.decisions import Place, Standing, Take, standing_at
 from services.metering.quota.domain import Applied
 from services.metering.rate_limit.decisions import Hit, Status, decide, give_back
 
 _STEP: Final = Decimal(1)
+_FULL_MAX: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class Hits:
         self._counters = counters
         self._alerts = alerts
         self._clock = clock
+        self._full: OrderedDict[str, None] = OrderedDict()
+        """Counters that left too little when they were last decided by: it is not tried to take of them at once."""
         limits = BatchLimits(
             items_max=500, queued_max=queue_max, running_max=2, shards_max=3, full_at=100, wait_max_s=0.05
         )
@@ -138,22 +143,20 @@ class Hits:
         if not takes:
             return [[_UNLIMITED] * len(request.hits) for request in requests]
         await self._counters.create(database, takes)
-        shadowed: list[str] = []
-        async with database.raw_transaction() as connection:
-            standings = await self._counters.lock(connection, takes)
-            if has_moved_on((each for _, each in takes), self._clock.now()):
-                raise Conflict
-            answers: list[Sequence[Looked] | Exception] = []
-            taken: list[tuple[counter_store.Key, Decimal, Decimal]] = []
-            for request, hits in zip(requests, asked, strict=True):
-                organization_id = request.organization_id
-                standing = standings.get(organization_id, {})
-                decided = decide(hits, standing, now)
-                answers.append(_looked(request, decided.statuses, hits, standing))
-                taken += (((organization_id, one.counter_id), one.used, one.reserved) for one in decided.taken)
-                shadowed += decided.in_shadow
-            if taken:
-                await counter_store.add_hits(connection, sums(taken))
+        standings = None
+        if not any(take.place.counter.counter_id in self._full for _, take in takes):
+            async with database.raw_connection() as connection:
+                standings = await self._counters.take_if_left(connection, takes)
+        if standings is not None:
+            answers, _, shadowed = self._decide(requests, asked, standings, now)
+        else:
+            async with database.raw_transaction() as connection:
+                standings = await self._counters.lock(connection, takes)
+                if has_moved_on((each for _, each in takes), self._clock.now()):
+                    raise Conflict
+                answers, taken, shadowed = self._decide(requests, asked, standings, now)
+                if taken:
+                    await counter_store.add_hits(connection, sums(taken))
         self._counters.note_in_shadow(shadowed)
         await self._alerts.note(
             database,
@@ -164,6 +167,34 @@ class Hits:
             ),
         )
         return answers
+
+    def _decide(
+        self,
+        requests: Sequence[_Request],
+        asked: Sequence[Sequence[Sequence[Take]]],
+        standings: Standings,
+        now: datetime,
+    ) -> tuple[list[Sequence[Looked] | Exception], list[tuple[counter_store.Key, Decimal, Decimal]], list[str]]:
+        """Decide requests in their order; return the answers, what is taken, and what limits in shadow would refuse."""
+        answers: list[Sequence[Looked] | Exception] = []
+        taken: list[tuple[counter_store.Key, Decimal, Decimal]] = []
+        shadowed: list[str] = []
+        for request, hits in zip(requests, asked, strict=True):
+            organization_id = request.organization_id
+            standing = standings.get(organization_id, {})
+            decided = decide(hits, standing, now)
+            answers.append(_looked(request, decided.statuses, hits, standing))
+            taken += (((organization_id, one.counter_id), one.used, one.reserved) for one in decided.taken)
+            shadowed += decided.in_shadow
+            for status in decided.statuses:
+                if status.refused is not None:
+                    self._note_full(status.refused.take.place.counter.counter_id)
+        return answers, taken, shadowed
+
+    def _note_full(self, counter_id: str) -> None:
+        self._full[counter_id] = None
+        if len(self._full) > _FULL_MAX:
+            self._full.popitem(last=False)
 
     async def _look(
         self, database: Database, requests: Sequence[_Request], let_next_begin: Callable[[], None]

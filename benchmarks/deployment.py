@@ -22,6 +22,7 @@ import asyncpg
 import psutil
 
 from benchmarks.load import LoadError, Round, Timing, run_round
+from benchmarks.traffic import PROXY_DOMAIN
 from libs.common import postgres
 from libs.common.authentication import SigningKey, TrustBundle, mint_token
 from libs.common.clock import SystemClock
@@ -31,6 +32,15 @@ from libs.common.ports import free_port
 from libs.common.roles import role_of
 
 _ROOT = Path(__file__).resolve().parent.parent
+_DESCRIPTORS = {
+    "unknown": "DENY",
+    "rules": [
+        {
+            "domain": PROXY_DOMAIN,
+            "entries": [{"key": "organization", "field": "organization_id"}, {"key": "key", "field": "api_key_id"}],
+        }
+    ],
+}
 _START_LIMIT_S = 30.0
 _STOP_LIMIT_S = 15.0
 _DATABASE = "tollhouse"
@@ -160,6 +170,9 @@ class Deployment(AbstractContextManager["Deployment"]):
             settings["SIGN_IN_ATTEMPTS_PER_ACCOUNT_MAX"] = "1000"
         if context == "metering":
             settings["SIGNING_KEY_FILE"] = str(self.folder / "metering_key.json")
+            descriptors = self.folder / "descriptors.json"
+            descriptors.write_text(json.dumps(_DESCRIPTORS))
+            settings["RATE_LIMIT_DESCRIPTORS_FILE"] = str(descriptors)
         environment = {f"{context.upper()}_{name}": value for name, value in settings.items()} | dict(peers)
         process = self._launch(
             context,

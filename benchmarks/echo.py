@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 # Importing the stubs registers the message types, which are then looked up by name.
 _STUBS = (
+    "envoy.service.ratelimit.v3.rls_pb2",
     "tollhouse.identity.v1.api_key_pb2",
     "tollhouse.billing.v1.ledger_pb2",
     "tollhouse.metering.v1.admission_pb2",

@@ -1,4 +1,4 @@
-"""The measures P1 to P7, P9, P10, P4C, P4S and P7B: what each sets up, compares and verifies."""
+"""The measures P1 to P7, P9 to P11, P4C, P4S and P7B: what each sets up, compares and verifies."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from benchmarks.measure import Comparison, Figure, PgbenchPeer, Side, compare, e
 from benchmarks.people import SignIns, make_people
 from benchmarks.periods import measure_periods
 from benchmarks.pgbench import Pgbench
-from benchmarks.preparation import Balances, Credits, Expected, Grants, Limits, PriceList, cost_of
+from benchmarks.preparation import Balances, Credits, Expected, Grants, Limits, PriceList, Used, cost_of
 from benchmarks.tails import Paced, compare_tails
 from benchmarks.traffic import (
     DEBIT_VALUE,
@@ -21,6 +21,7 @@ from benchmarks.traffic import (
     KeyChecks,
     MeteredBatches,
     MeteredCalls,
+    ProxyRequests,
     Tenant,
     UsageBatches,
     UsageRecords,
@@ -37,6 +38,8 @@ CHECKS_PER_S = 500
 BATCH = 100
 PAIRS_IN_BATCH = 50
 BATCHES_IN_FLIGHT = 8
+MONTHLY = 2
+"""The place in `LIMITS` of the one on requests in a month."""
 ECHO = "bare grpc.aio echo, same client"
 
 
@@ -66,6 +69,7 @@ class Bench:
             "P7B": self.metered_batches,
             "P9": lambda: measure_verification(charges, deployment.shards),
             "P10": lambda: measure_periods(subscriptions, deployment.shards),
+            "P11": self.proxy_request,
         }
 
     def debit_of_one_account(self) -> Figure:
@@ -166,6 +170,20 @@ class Bench:
         self._check_charges(script.tenants, side.calls * PAIRS_IN_BATCH)
         return figure
 
+    def proxy_request(self) -> Figure:
+        tenants = self._take_tenants()
+        organization_ids = tuple(tenant.organization_id for tenant in tenants)
+        # A window that hardly ends during the run, so that what is counted can be compared.
+        self._once("metering", Limits(organization_ids, 1, first=MONTHLY), len(tenants))
+        side = self._side("metering", ProxyRequests(tenants), in_flight=64)
+        echo = echo_of(self._deployment, ProxyRequests(tenants))
+        comparison = Comparison("ShouldRateLimit, a limit in force", ECHO, "requests", 0.75)
+        figure = compare(self._deployment, comparison, side, echo, self._rounds)
+        made = Counter(number % len(tenants) for number in range(side.calls))
+        expected = tuple((organization_id, made[place]) for place, organization_id in enumerate(organization_ids))
+        self._once("metering", Used(expected), len(tenants))
+        return figure
+
     @property
     def _with_limits(self) -> str:
         return f", {self._limits} limits in force" if self._limits else ""
@@ -196,8 +214,7 @@ class Bench:
 
     def _fund_tenants(self) -> tuple[Tenant, ...]:
         """Creates separate tenants for each measure, so that their final balances can be computed."""
-        taken, keys = TENANTS, self._load_keys()
-        tenants, self._tenants = keys[-taken:], keys[:-taken]
+        taken, tenants = TENANTS, self._take_tenants()
         self._once("billing", Credits(tuple(tenant.organization_id for tenant in tenants)), taken)
         if not self._priced:
             self._once("metering", PriceList(), 1)
@@ -205,6 +222,11 @@ class Bench:
         if self._limits:
             limits = Limits(tuple(tenant.organization_id for tenant in tenants), self._limits)
             self._once("metering", limits, taken * self._limits)
+        return tenants
+
+    def _take_tenants(self) -> tuple[Tenant, ...]:
+        keys = self._load_keys()
+        tenants, self._tenants = keys[-TENANTS:], keys[:-TENANTS]
         return tenants
 
     def _once(self, context: str, script: Script, calls: int) -> None:

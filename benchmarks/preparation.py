@@ -151,10 +151,11 @@ LIMITS = (
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sets the first `count` of `LIMITS` for each organization."""
+    """Sets `count` of `LIMITS` for each organization, from one on."""
 
     organization_ids: tuple[str, ...]
     count: int
+    first: int = 0
 
     def steps(self) -> tuple[Step, ...]:
         return (Step("/tollhouse.metering.v1.QuotaService/SetLimit", quota_pb2.SetLimitResponse),)
@@ -163,7 +164,7 @@ class Limits:
         return [(self._request(number),) for number in range(first, first + count)]
 
     def _request(self, number: int) -> quota_pb2.SetLimitRequest:
-        metric, window, scope = LIMITS[number % self.count]
+        metric, window, scope = LIMITS[self.first + number % self.count]
         return quota_pb2.SetLimitRequest(
             organization_id=self.organization_ids[number // self.count],
             name=f"limit-{number % self.count}",
@@ -178,6 +179,31 @@ class Limits:
         for (reply,) in replies:
             if not isinstance(reply, quota_pb2.SetLimitResponse):
                 raise LoadError(f"a limit was not set: {reply}")
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """Checks that the one limit of each organization has counted exactly what was acknowledged."""
+
+    expected: tuple[tuple[str, int], ...]
+
+    def steps(self) -> tuple[Step, ...]:
+        path = "/tollhouse.metering.v1.QuotaService/GetUsageAgainstLimits"
+        return (Step(path, quota_pb2.GetUsageAgainstLimitsResponse),)
+
+    def requests(self, first: int, count: int) -> list[Exchange]:
+        return [
+            (quota_pb2.GetUsageAgainstLimitsRequest(organization_id=organization_id),)
+            for organization_id, _ in self.expected[first : first + count]
+        ]
+
+    def check(self, requests: Sequence[Exchange], replies: Sequence[Exchange]) -> None:
+        for (_, made), (reply,) in zip(self.expected, replies, strict=True):
+            if not isinstance(reply, quota_pb2.GetUsageAgainstLimitsResponse):
+                raise LoadError(f"no limits: {reply}")
+            counted = [limit.used for limit in reply.limits]
+            if counted != [str(made)]:
+                raise LoadError(f"{made} requests were let pass, but the limits have counted {counted}")
 
 
 def cost_of(number: int, tenants: int) -> Decimal:

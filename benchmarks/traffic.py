@@ -7,6 +7,7 @@ beforehand.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from envoy.service.ratelimit.v3 import rls_pb2
 from google.protobuf.message import Message
 
 from benchmarks.load import Exchange, LoadError, Script, Step
@@ -18,6 +19,7 @@ from tollhouse.metering.v1 import admission_pb2, model_pb2, usage_pb2
 CURRENCY = "USD"
 DEBIT_VALUE = "0.0125"
 MODELS = ("bench-small", "bench-medium", "bench-large", "bench-vision", "bench-code")
+PROXY_DOMAIN = "bench"
 
 _LEDGER = "/tollhouse.billing.v1.LedgerService"
 _API_KEYS = "/tollhouse.identity.v1.ApiKeyService"
@@ -288,6 +290,36 @@ def check_pair(authorized: Message, settled: Message) -> None:
         and not settled.replayed
     ):
         raise _unexpected(settled)
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyRequests:
+    """ShouldRateLimit, as Envoy asks it: one descriptor with an organization and a key, by tenants in turn."""
+
+    tenants: tuple[Tenant, ...]
+
+    def steps(self) -> tuple[Step, ...]:
+        return (Step("/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit", rls_pb2.RateLimitResponse),)
+
+    def requests(self, first: int, count: int) -> list[Exchange]:
+        return [(self._request(number),) for number in range(first, first + count)]
+
+    def _request(self, number: int) -> rls_pb2.RateLimitRequest:
+        tenant = self.tenants[number % len(self.tenants)]
+        request = rls_pb2.RateLimitRequest(domain=PROXY_DOMAIN)
+        descriptor = request.descriptors.add()
+        descriptor.entries.add(key="organization", value=tenant.organization_id)
+        descriptor.entries.add(key="key", value=tenant.api_key_id)
+        return request
+
+    def check(self, requests: Sequence[Exchange], replies: Sequence[Exchange]) -> None:
+        for (reply,) in replies:
+            if not (
+                isinstance(reply, rls_pb2.RateLimitResponse)
+                and reply.overall_code == rls_pb2.RateLimitResponse.OK
+                and [status.current_limit.name for status in reply.statuses] == ["limit-0"]
+            ):
+                raise _unexpected(reply)
 
 
 def model_of(number: int, tenants: int) -> str:

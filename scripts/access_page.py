@@ -66,7 +66,7 @@ def main() -> int:
     """Parses the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare with the committed page, write nothing")
-    page = render(services())
+    page = render(services() + proxy_services())
     if not parser.parse_args().check:
         PAGE.write_text(page, encoding="utf-8")
         return 0
@@ -78,8 +78,17 @@ def main() -> int:
 
 def services() -> list[ServiceDescriptor]:
     """Returns every service that our protos declare, in a stable order."""
+    return _declared_in((PROTOS / "tollhouse").glob("*/v1/*.proto"))
+
+
+def proxy_services() -> list[ServiceDescriptor]:
+    """Returns the services of Envoy's protocols, which metering has where they are configured."""
+    return _declared_in((PROTOS / "envoy" / "service").glob("*/v3/*.proto"))
+
+
+def _declared_in(paths: Iterable[Path]) -> list[ServiceDescriptor]:
     found: list[ServiceDescriptor] = []
-    for path in sorted((PROTOS / "tollhouse").glob("*/v1/*.proto")):
+    for path in sorted(paths):
         name = path.relative_to(PROTOS)
         importlib.import_module(".".join(name.with_suffix("").parts) + "_pb2")
         found += descriptor_pool.Default().FindFileByName(name.as_posix()).services_by_name.values()

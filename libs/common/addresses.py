@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 _MAPPED_BITS: Final = 96
+_HOPS_MAX: Final = 16
 _SITE_BITS: Final = 64
 """The length of the IPv6 prefix that one customer usually owns."""
 
@@ -40,6 +41,21 @@ def parse_network(text: str) -> Network:
         if mapped is not None:
             return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
     return network
+
+
+def client_behind(address: Address, forwarded_for: str, proxies: Collection[Network]) -> Address:
+    """Return the nearest address of an HTTP header `x-forwarded-for` that is none of our proxies.
+
+    That is the connected address itself where it is no proxy, or where the header tells nothing of it.
+    """
+    for hop in reversed(forwarded_for.split(",")[-_HOPS_MAX:]):
+        if not any(address in network for network in proxies):
+            break
+        try:
+            address = ip_address(hop.strip())
+        except ValueError:
+            break
+    return address
 
 
 def network_text(network: Network) -> str:

@@ -13,14 +13,13 @@ from urllib.parse import unquote
 from google.protobuf.message import Message
 
 from libs.common.access import ANONYMOUS, Caller, CallerKind, Rights, Scope
-from libs.common.addresses import Address, Network
+from libs.common.addresses import Address, Network, client_behind
 from libs.common.callers import Credential, Resolved
 from libs.common.errors import NotFound, PermissionDenied
 
 _FORWARDED_FOR: Final = "x-forwarded-for"
 _USER_AGENT: Final = "user-agent"
 _USER_AGENT_MAX: Final = 200
-_HOPS_MAX: Final = 16
 _SYSTEM: Final = "system"
 _ACTOR_MAX: Final = 255
 
@@ -86,14 +85,7 @@ class Call:
         address = _address_in_peer(self._transport.peer())
         if not self._proxies or address is None:
             return str(address or "")
-        for hop in reversed(self._metadata(_FORWARDED_FOR).split(",")[-_HOPS_MAX:]):
-            if not any(address in network for network in self._proxies):
-                break
-            try:
-                address = ip_address(hop.strip())
-            except ValueError:
-                break
-        return str(address)
+        return str(client_behind(address, self._metadata(_FORWARDED_FOR), self._proxies))
 
     @property
     def user_agent(self) -> str:

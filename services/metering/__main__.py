@@ -4,6 +4,7 @@ from datetime import timedelta
 from functools import partial
 
 import grpc
+from envoy.service.auth.v3 import external_auth_pb2_grpc
 from envoy.service.ratelimit.v3 import rls_pb2_grpc
 
 from libs.common.audit.invariants import AUDIT_CHECKS
@@ -30,12 +31,16 @@ from services.metering.admission.policies import Policies
 from services.metering.admission.servicer import AdmissionServicer
 from services.metering.charge.charges import Charges
 from services.metering.charge.servicer import ChargeServicer
+from services.metering.clients.balances import Balances
 from services.metering.clients.billing import BillingClient
 from services.metering.clients.entitlements import EntitlementsClient
 from services.metering.clients.identity import IdentityClient
 from services.metering.clients.organizations import Organizations
 from services.metering.clients.subjects import Subjects
 from services.metering.clients.subscriptions import SubscriptionsClient
+from services.metering.external_auth.checks import Checks
+from services.metering.external_auth.configuration import read_external_auth
+from services.metering.external_auth.servicer import ExternalAuthServicer
 from services.metering.invariants import CHECKS
 from services.metering.model.catalogue import Catalogue
 from services.metering.model.models import Models
@@ -51,6 +56,7 @@ from services.metering.quota.limits import Limits
 from services.metering.quota.servicer import QuotaServicer
 from services.metering.quota.subscription_usage import SubscriptionUsage
 from services.metering.rate_limit.descriptors import read_descriptors
+from services.metering.rate_limit.hits import Hits
 from services.metering.rate_limit.rate_limits import RateLimits
 from services.metering.rate_limit.servicer import RateLimitServicer
 from services.metering.settings import MeteringSettings
@@ -135,6 +141,8 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         *(service, settings, shards, catalogue, organizations, subjects, subscriptions),
         *(limit_book, call_limits, counters, alerts, clock),
     )
+    hits = Hits(shards, catalogue, call_limits, counters, alerts, clock, queue_max=settings.queue_max)
+    _serve_proxies(service, settings, hits, organizations, callers, Balances(to_billing))
     _serve_checks(service, databases, clock)
 
     service.background(relay.run, "relay")
@@ -218,13 +226,26 @@ def _serve_limits(
     service.background(counters.run, "counters of limits")
     service.background(allocations.run, "leases of allocations")
     service.on_drain(allocations.close)
+
+
+def _serve_proxies(
+    service: Service,
+    settings: MeteringSettings,
+    hits: Hits,
+    organizations: Organizations,
+    callers: Callers,
+    balances: Balances,
+) -> None:
+    """Add the services that Envoy asks, as far as they are configured."""
     if settings.rate_limit_descriptors_file is not None:
         descriptors = read_descriptors(settings.rate_limit_descriptors_file.read_text(encoding="utf-8"))
-        rate_limits = RateLimits(
-            descriptors, shards, catalogue, organizations, call_limits, counters, alerts, clock, queue_max=queue_max
-        )
-        service.add(rls_pb2_grpc.add_RateLimitServiceServicer_to_server, RateLimitServicer(rate_limits))
-        service.on_drain(rate_limits.close)
+        rate_limits = RateLimitServicer(RateLimits(descriptors, organizations, hits))
+        service.add(rls_pb2_grpc.add_RateLimitServiceServicer_to_server, rate_limits)
+    if settings.external_auth_file is not None:
+        configuration = read_external_auth(settings.external_auth_file.read_text(encoding="utf-8"))
+        checks = Checks(configuration, callers, balances, hits)
+        service.add(external_auth_pb2_grpc.add_AuthorizationServicer_to_server, ExternalAuthServicer(checks))
+    service.on_drain(hits.close)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from pydantic import Field, FilePath, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from libs.common.settings import ShardedSettings
+from services.metering.external_auth.configuration import InvalidExternalAuth, read_external_auth
 from services.metering.rate_limit.descriptors import InvalidDescriptors, read_descriptors
 
 PREFIX: Final = "TOLLHOUSE_METERING_"
@@ -43,6 +44,8 @@ class MeteringSettings(ShardedSettings):
     rate_limit_descriptors_file: FilePath | None = None
     """A JSON file that says what the descriptors of Envoy's rate limit service stand for; without it the service is not
     there."""
+    external_auth_file: FilePath | None = None
+    """A JSON file that says how Envoy's external authorization is decided; without it the service is not there."""
     relay_after_s: float = Field(default=5, ge=0.1, le=300)
     """How long the process that recorded a usage has to charge it before the relay sends the charge."""
 
@@ -53,5 +56,15 @@ class MeteringSettings(ShardedSettings):
             try:
                 read_descriptors(path.read_text(encoding="utf-8"))
             except (InvalidDescriptors, ValueError) as error:
+                raise ValueError(str(error)) from None
+        return path
+
+    @field_validator("external_auth_file")
+    @classmethod
+    def _external_auth_makes_sense(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            try:
+                read_external_auth(path.read_text(encoding="utf-8"))
+            except (InvalidExternalAuth, ValueError) as error:
                 raise ValueError(str(error)) from None
         return path

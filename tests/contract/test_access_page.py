@@ -7,7 +7,9 @@ from scripts import access_page
 
 
 def test_committed_page_matches_the_protos() -> None:
-    assert access_page.PAGE.read_text(encoding="utf-8") == access_page.render(access_page.services())
+    assert access_page.PAGE.read_text(encoding="utf-8") == access_page.render(
+        access_page.services() + access_page.proxy_services()
+    )
 
 
 def test_page_has_a_row_for_every_rpc() -> None:

@@ -19,14 +19,15 @@ OUR_PACKAGES = {"benchmarks", "buf", "envoy", "libs", "scripts", "services", "te
 CARRIED_SUFFIXES = {".py", ".pyi", ".proto", ".typed", ".mako", ".sql", ".json", ".yaml"}
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "package-lock.json"])
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-envoy.lock", "package-lock.json"])
 def test_lock_files_name_no_address(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     assert re.findall(r"\w+://|--(?:index|extra-index|find-links|trusted-host)\S*|\"resolved\"", text) == []
 
 
-def test_every_locked_requirement_is_exact_and_hashed() -> None:
-    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", " ")
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-envoy.lock"])
+def test_every_locked_requirement_is_exact_and_hashed(name: str) -> None:
+    lock = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
     loose = [line for line in lock.splitlines() if line and not re.match(r"^[a-z0-9-]+==\S+ .*--hash=sha256:", line)]
     assert loose == []
 
@@ -42,6 +43,12 @@ def test_every_declared_requirement_is_locked() -> None:
     names = {re.split(r"[\[<>=~! ]", requirement)[0].lower() for requirement in declared}
     locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE))
     assert names - locked == set()
+
+
+def test_proxy_of_the_tests_is_locked_by_itself() -> None:
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
+    locked = re.findall(r"^(\S+==\S+)", (ROOT / "requirements-envoy.lock").read_text(encoding="utf-8"), re.MULTILINE)
+    assert locked == groups["envoy"]
 
 
 @pytest.mark.parametrize(

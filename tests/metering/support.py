@@ -184,6 +184,8 @@ class Platform:
         """How often each process looks for lapses; by default only when it starts."""
         self.rate_limit_descriptors_file: Path | None = None
         """What Envoy's descriptors stand for; without it metering has no rate limit service."""
+        self.external_auth_file: Path | None = None
+        """How Envoy's external authorization is decided; without it metering has none."""
         self.billing_port, self.identity_port, self.metering_port = free_port(), free_port(), 0
         self.billing_service: Service | None = None
         self.metering_service: Service | None = None
@@ -253,6 +255,7 @@ class Platform:
             relay_after_s=0.3,
             lapses_every_s=self.lapses_every_s,
             rate_limit_descriptors_file=self.rate_limit_descriptors_file,
+            external_auth_file=self.external_auth_file,
             reflection=False,
         )
         self.metering_service = await build_metering(settings, self.clock)

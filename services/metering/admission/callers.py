@@ -74,6 +74,20 @@ class Callers:
         await self._refuse_unknown_organizations(requests, found)
         return [found[place] for place in range(len(requests))]
 
+    async def of_key(
+        self, secret: str, *, model: str, required_scopes: Sequence[str], client_address: str
+    ) -> Caller | Denied:
+        """Return on whose behalf a key acts, or why it may not be used.
+
+        Raises:
+            TooManyUnknownKeys: the address has presented more unknown keys than identity looks up.
+            Unavailable: identity cannot be reached.
+        """
+        answer = await self._identity.verify(
+            secret, model=model, required_scopes=required_scopes, min_revision=0, client_address=client_address
+        )
+        return _caller(answer)
+
     async def _ask_in_turn(self, secret: str, requests: Sequence[Request]) -> list[Caller | Denied | Exception]:
         async with self._questions:
             return await self._ask(secret, requests)

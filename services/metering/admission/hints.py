@@ -42,16 +42,17 @@ def hints_of(decision: Decision, now: datetime) -> tuple[tuple[str, str], ...]:
     if refused is None:
         known, hints = _recent.get(id(decision.limits), (None, ()))
         if known is not decision.limits:
-            hints = _hints(decision.limits, None, now)
+            hints = hints_of_limits(decision.limits, None, now)
             _recent.pop(id(decision.limits), None)
             _recent[id(decision.limits)] = decision.limits, hints
             if len(_recent) > _RECENT_MAX:
                 _recent.popitem(last=False)
         return hints
-    return _hints(decision.limits, refused, now)
+    return hints_of_limits(decision.limits, refused, now)
 
 
-def _hints(statuses: Sequence[Status], refused: Refused | None, now: datetime) -> tuple[tuple[str, str], ...]:
+def hints_of_limits(statuses: Sequence[Status], refused: Refused | None, now: datetime) -> tuple[tuple[str, str], ...]:
+    """Return the hints to where limits stand, of which one may have refused a call, by name and value."""
     limits = [(policy, one) for one in statuses if (policy := _policy(one))]
     if refused is not None:
         limits.sort(key=lambda told: told[1][0].counter.limit is not refused.take.limit)

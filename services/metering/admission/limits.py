@@ -14,7 +14,7 @@ from services.metering.quota.decisions import (
     Refused,
     Standing,
     Take,
-    exceeds,
+    in_shadow,
     left,
     refusal,
     reserve,
@@ -22,7 +22,7 @@ from services.metering.quota.decisions import (
     subscription_of,
     take_of,
 )
-from services.metering.quota.domain import Amounts, Applied, Call, Enforcement, Reserved, Window, amounts_of
+from services.metering.quota.domain import Amounts, Applied, Call, Reserved, Window, amounts_of
 from services.metering.tables import TOKEN_CLASSES
 
 _SECOND: Final = timedelta(seconds=1)
@@ -100,18 +100,13 @@ def decide(asking: Sequence[tuple[str, Sequence[Take]]], standings: Standings, n
     for organization_id, takes in asking:
         standing = standings.get(organization_id, {})
         refused = refusal(takes, standing, now)
-        in_shadow: Sequence[str] = ()
+        shadowed: Sequence[str] = ()
         if refused is None:
-            in_shadow = [
-                take.limit.shape.metric
-                for take in takes
-                if take.limit.terms.enforcement is Enforcement.SHADOW
-                and exceeds(take, standing_at(take.place, standing))
-            ]
+            shadowed = in_shadow(takes, standing)
             reserve(takes, standing)
         else:
             refused = refused._replace(standing=_copy(refused.standing))
-        said.append(Said(refused, in_shadow))
+        said.append(Said(refused, shadowed))
     return said
 
 

@@ -10,8 +10,6 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
-from opentelemetry import metrics
-
 from libs.common.clock import Clock
 from libs.common.database import Database, RawConnection
 from libs.common.errors import Conflict
@@ -24,7 +22,6 @@ from services.metering.quota.counters import Counters, Standings
 from services.metering.quota.decisions import Place, Take
 from services.metering.quota.domain import Amounts, Applied
 
-SHADOW_METRIC: Final = "tollhouse.limits_shadow_refused"
 _WRITTEN_WITHIN: Final = timedelta(seconds=10)
 """How long after its create_time an authorization is written at the latest, but for the time of the statement."""
 _ZERO: Final = Decimal(0)
@@ -65,9 +62,6 @@ class Writer:
     def __init__(self, counters: Counters, clock: Clock) -> None:
         self._counters = counters
         self._clock = clock
-        self._in_shadow = metrics.get_meter("tollhouse").create_counter(
-            SHADOW_METRIC, description="Calls that a limit in shadow mode would have refused, by the metric it counts."
-        )
 
     async def write(self, database: Database, waiting: Sequence[Waiting]) -> dict[store.Key, Stored]:
         """Store the authorizations that no limit refuses; return those that were stored before under the same ids.
@@ -139,8 +133,7 @@ class Writer:
                 await counter_store.add(connection, changes)
         _note_written(entering, repeated)
         for one in new:
-            for metric in one.said.in_shadow:
-                self._in_shadow.add(1, {"metric": metric})
+            self._counters.note_in_shadow(one.said.in_shadow)
         return repeated
 
     def _takes(self, asking: Sequence[Waiting], now: datetime) -> list[tuple[str, Take]]:

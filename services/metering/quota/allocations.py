@@ -47,7 +47,7 @@ from services.metering.quota.allocation_domain import (
 from services.metering.quota.allocation_store import Key
 from services.metering.quota.calls import CallLimits
 from services.metering.quota.counters import Counters, Standings, sums
-from services.metering.quota.decisions import Counter, Place, Refused, Standing, Take, standing_at
+from services.metering.quota.decisions import Counter, Place, Refused, Standing, Take, in_shadow, standing_at
 from services.metering.quota.domain import SPEND, Applied
 from services.metering.quota.named_subscriptions import refusal_of_subscription
 
@@ -75,6 +75,8 @@ class _Waiting:
     """Why it cannot fall under the subscription that it names; a repeat is answered all the same."""
     written: Allocation | None = None
     """What an attempt of its batch was about to store. If the next attempt finds it, it is no repeat."""
+    in_shadow: Sequence[str] = ()
+    """The metrics of SHADOW limits that would have refused it."""
 
     @property
     def key(self) -> Key:
@@ -220,6 +222,8 @@ class Allocations:
                     decided = _answer(decided, _as_they_are(request, standings))
                 answers[place] = decided
             await _write(connection, new)
+        for one, _ in new:
+            self._counters.note_in_shadow(one.in_shadow)
         await self._alerts.note(database, _counted(takes, standings))
         return [answers[place] for place in range(len(waiting))]
 
@@ -309,6 +313,7 @@ def _decide(
     if full is not None:
         standing = standing_at(full.place, counted)
         return CounterFull(limit=full.limit.name, counted=standing.used + standing.reserved, needed=full.amount)
+    ready.waiting.in_shadow = () if ask.mode is Mode.ADJUST_ONLY else in_shadow(takes, counted)
     return Allocation(
         organization_id=ask.organization_id,
         operation_id=ask.operation_id,

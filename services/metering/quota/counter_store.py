@@ -130,6 +130,31 @@ FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS d(organization_id, counter_id
 WHERE c.organization_id = ANY (ARRAY[d.organization_id]) AND c.counter_id = d.counter_id
 """
 
+# Takes of several counters what all of them leave, or nothing of any: it locks them in the order of their keys, as
+# _LOCK does, compares what they have then, and changes them only if each has enough.
+_TAKE_IF_LEFT: Final = """
+WITH wanted AS MATERIALIZED (
+    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[])
+        AS t(organization_id, counter_id, used, maximum)
+    ORDER BY organization_id, counter_id
+), found AS MATERIALIZED (
+    SELECT wanted.organization_id, wanted.counter_id, c.used, c.reserved,
+        c.used + c.reserved + wanted.used::numeric <= wanted.maximum::numeric AS is_left
+    FROM wanted
+    CROSS JOIN LATERAL (
+        SELECT used, reserved FROM limit_counters
+        WHERE organization_id = wanted.organization_id AND counter_id = wanted.counter_id FOR NO KEY UPDATE
+    ) AS c
+), changed AS (
+    UPDATE limit_counters c SET used = c.used + d.used::numeric, hits = c.hits + d.used::numeric
+    FROM wanted AS d
+    WHERE c.organization_id = ANY (ARRAY[d.organization_id]) AND c.counter_id = d.counter_id
+        AND (SELECT count(*) = cardinality($1::uuid[]) AND bool_and(is_left) FROM found)
+    RETURNING c.counter_id
+)
+SELECT organization_id::text, counter_id::text, used, reserved FROM found WHERE EXISTS (SELECT FROM changed)
+"""
+
 _METRICS: Final = """
 SELECT c.organization_id::text, c.counter_id::text, c.metric, c.currency_code
 FROM unnest($1::uuid[], $2::uuid[]) AS wanted(organization_id, counter_id)
@@ -240,6 +265,15 @@ async def add_hits(connection: RawConnection, changes: Mapping[Key, Change]) -> 
     """Count what requests of proxies use in counters that the transaction has locked. They reserve nothing."""
     used = [format_amount(change.used) for change in changes.values()]
     await connection.execute(_ADD_HITS, *_arrays(changes), used)
+
+
+async def take_if_left(connection: RawConnection, wanted: Mapping[Key, tuple[Decimal, Decimal]]) -> dict[Key, Counted]:
+    """Count what requests of proxies use in counters, if none would have more than its maximum then; return what they
+    had before, or nothing where nothing was counted. What is wanted of each comes with its maximum."""
+    used = [format_amount(one) for one, _ in wanted.values()]
+    maxima = [format_amount(maximum) for _, maximum in wanted.values()]
+    rows = await connection.fetch(_TAKE_IF_LEFT, *_arrays(wanted), used, maxima)
+    return {(row[0], row[1]): Counted(row[2], row[3]) for row in rows}
 
 
 async def metrics(connection: RawConnection, keys: Collection[Key]) -> dict[Key, tuple[str, str]]:

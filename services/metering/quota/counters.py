@@ -11,16 +11,20 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final, NoReturn
 
+from opentelemetry import metrics
+
 from libs.common.clock import Clock
 from libs.common.database import Database, RawConnection
 from libs.common.errors import Conflict
 from libs.common.shards import Shards
 from services.metering.quota import counter_store
+from services.metering.quota.allocation_domain import COUNTED_MAX
 from services.metering.quota.counter_store import Change, Counted, Key, New
 from services.metering.quota.decisions import Counter, Place, Standing, Take, carried, later_steps, place_of
-from services.metering.quota.domain import Applied, Limit, Window
+from services.metering.quota.domain import Applied, Enforcement, Limit, Window
 from services.metering.quota.windows import kept_until
 
+SHADOW_METRIC: Final = "tollhouse.limits_shadow_refused"
 _PLACES_MAX: Final = 100_000
 _CREATED_MAX: Final = 200_000
 _ZERO: Final = Decimal(0)
@@ -43,6 +47,14 @@ class Counters:
         self._clock = clock
         self._places: OrderedDict[tuple[str, str], tuple[Limit, Place]] = OrderedDict()
         self._created: OrderedDict[str, None] = OrderedDict()
+        self._in_shadow = metrics.get_meter("tollhouse").create_counter(
+            SHADOW_METRIC, description="Calls that a limit in shadow mode would have refused, by the metric it counts."
+        )
+
+    def note_in_shadow(self, limit_metrics: Iterable[str]) -> None:
+        """Count what SHADOW limits would have refused, by the metrics of these limits."""
+        for metric in limit_metrics:
+            self._in_shadow.add(1, {"metric": metric})
 
     def place_of(self, applied: Applied, moment: datetime) -> Place:
         """Return where a limit counts what happens at a moment. The latest window of each is remembered."""
@@ -105,6 +117,26 @@ class Counters:
             standing = standings[organization_id][counter_id]
             standing.used += sum((sum(counted.get((organization_id, step), _NOTHING)) for step in ids), _ZERO)
         return standings
+
+    async def take_if_left(self, connection: RawConnection, takes: Sequence[tuple[str, Take]]) -> Standings | None:
+        """Count all takes in one statement, if every limit leaves it; return what the counters had before.
+
+        None where nothing was counted: a limit leaves too little, or only a decision under locks can tell.
+        """
+        wanted: dict[Key, tuple[Decimal, Decimal]] = {}
+        for organization_id, take in takes:
+            counter, terms = take.place.counter, take.limit.terms
+            if len(take.place.locked) > 1 or take.limit.shape.window is Window.CALL or terms.maximum == 0:
+                return None
+            key = organization_id, counter.counter_id
+            used, maximum = wanted.get(key, (_ZERO, COUNTED_MAX))
+            if terms.maximum is not None and terms.enforcement is Enforcement.HARD:
+                maximum = min(maximum, terms.maximum)
+            wanted[key] = used + take.amount, maximum
+            if wanted[key][0] > maximum:
+                return None
+        before = await counter_store.take_if_left(connection, wanted)
+        return _standings(_places(takes), before) if before else None
 
     async def read(self, connection: RawConnection, takes: Sequence[tuple[str, Take]]) -> Standings:
         """Return what the counters of takes have, without locks. A counter that does not exist has nothing."""

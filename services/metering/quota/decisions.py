@@ -174,6 +174,15 @@ def refusal(takes: Iterable[Take], standings: Mapping[str, Standing], now: datet
     return None
 
 
+def in_shadow(takes: Iterable[Take], standings: Mapping[str, Standing]) -> list[str]:
+    """Return the metrics of the SHADOW limits that leave less than a call takes."""
+    return [
+        take.limit.shape.metric
+        for take in takes
+        if take.limit.terms.enforcement is Enforcement.SHADOW and exceeds(take, standing_at(take.place, standings))
+    ]
+
+
 def reserve(takes: Iterable[Take], standings: Mapping[str, Standing]) -> None:
     """Add what a call takes to what is reserved, for the decisions that follow."""
     for place, amount_taken, asked in takes:

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 
 from services.metering.quota.allocation_domain import Taken, take, too_much
-from services.metering.quota.decisions import Refused, Standing, Take, left, refusal, standing_at
+from services.metering.quota.decisions import Refused, Standing, Take, in_shadow, left, refusal, standing_at
 from services.metering.quota.domain import Call, Enforcement, Limit
 
 _ZERO: Final = Decimal(0)
@@ -33,28 +33,44 @@ class Status:
     left: Decimal = _ZERO
     reset: timedelta | None = None
     """After how long the limit's window ends, or leaves what the descriptor takes; None where waiting does not help."""
+    refused: Refused | None = None
+    """Why it does not pass."""
 
 
-def decide(
-    hits: Sequence[Sequence[Take]], standings: Mapping[str, Standing], now: datetime
-) -> tuple[list[Status], list[Taken]]:
-    """Decide a request by what each of its descriptors takes; return the answers, and what is taken of counters.
+class Decided(NamedTuple):
+    """What became of a request."""
+
+    statuses: Sequence[Status]
+    taken: Sequence[Taken]
+    in_shadow: Sequence[str]
+    """The metrics of SHADOW limits that would have refused it."""
+
+
+def decide(hits: Sequence[Sequence[Take]], standings: Mapping[str, Standing], now: datetime) -> Decided:
+    """Decide a request by what each of its descriptors takes, and take that.
 
     Descriptors are decided in their order. Those that meet the same limit take of it one after another. If a limit
     refuses one of them, nothing is taken by any.
     """
     refusals: list[Refused | None] = []
     taken: list[Taken] = []
+    shadowed: list[str] = []
     for takes in hits:
         refused = refusal(takes, standings, now) or _full(takes, standings)
         refusals.append(refused)
         if refused is None:
+            shadowed += in_shadow(takes, standings)
             taken += take(takes, standings)
     if any(refusals):
-        for one in taken:
-            standings[one.counter_id].used -= one.used
-        taken = []
-    return [_status(*each, standings, now) for each in zip(hits, refusals, strict=True)], taken
+        give_back(taken, standings)
+        taken, shadowed = [], []
+    return Decided([_status(*each, standings, now) for each in zip(hits, refusals, strict=True)], taken, shadowed)
+
+
+def give_back(taken: Iterable[Taken], standings: Mapping[str, Standing]) -> None:
+    """Make standings what they were before something was taken."""
+    for one in taken:
+        standings[one.counter_id].used -= one.used
 
 
 def _full(takes: Sequence[Take], standings: Mapping[str, Standing]) -> Refused | None:
@@ -73,7 +89,7 @@ def _status(takes: Iterable[Take], refused: Refused | None, standings: Mapping[s
     if reset is None and span.end is not None and not limit.shape.sliding:
         reset = span.end - now
     maximum = (limit.terms.maximum or _ZERO) + standing.carried
-    return Status(refused is None, limit, maximum, left(limit, standing) or _ZERO, reset)
+    return Status(refused is None, limit, maximum, left(limit, standing) or _ZERO, reset, refused)
 
 
 def _tightest(takes: Iterable[Take], standings: Mapping[str, Standing]) -> Take | None:

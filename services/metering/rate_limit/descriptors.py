@@ -157,5 +157,9 @@ def read_descriptors(text: str) -> Descriptors:
     try:
         return Descriptors.model_validate_json(text)
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in error.errors())
-        raise InvalidDescriptors("; ".join(problems)) from None
+        raise InvalidDescriptors(problems_in(error)) from None
+
+
+def problems_in(error: ValidationError) -> str:
+    """Return in one line what is wrong with a configuration, and where."""
+    return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in error.errors())

@@ -32,7 +32,7 @@ def test_request_takes_all_or_nothing(
         takes_of(places, [Asked(metric, "", Decimal(value), Decimal(1))], only_asked=True) for metric, value in hits
     ]
 
-    statuses, taken = decide(takes, standings, NOW)
+    statuses, taken, _ = decide(takes, standings, NOW)
 
     counted = [used] * len(maxima)
     passes = []

@@ -179,6 +179,8 @@ async def test_thousand_at_once_from_four_processes_let_exactly_five_hundred_pas
     await limits.set(organization_id, "500", name="hot")
     servers = [metering, *[await platform.start_metering() for _ in range(3)]]
     try:
+        for server in servers:
+            await ask(server, descriptor(organization_id, 0))
         answers = await asyncio.gather(
             *(ask(servers[number % 4], descriptor(organization_id)) for number in range(1_000))
         )

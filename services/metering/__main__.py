@@ -142,7 +142,7 @@ async def build(settings: MeteringSettings, clock: Clock | None = None) -> Servi
         *(limit_book, call_limits, counters, alerts, clock),
     )
     hits = Hits(shards, catalogue, call_limits, counters, alerts, clock, queue_max=settings.queue_max)
-    _serve_proxies(service, settings, hits, organizations, callers, Balances(to_billing))
+    _serve_proxies(service, settings, hits, organizations, callers, call_limits, Balances(to_billing))
     _serve_checks(service, databases, clock)
 
     service.background(relay.run, "relay")
@@ -234,6 +234,7 @@ def _serve_proxies(
     hits: Hits,
     organizations: Organizations,
     callers: Callers,
+    call_limits: CallLimits,
     balances: Balances,
 ) -> None:
     """Add the services that Envoy asks, as far as they are configured."""
@@ -243,7 +244,7 @@ def _serve_proxies(
         service.add(rls_pb2_grpc.add_RateLimitServiceServicer_to_server, rate_limits)
     if settings.external_auth_file is not None:
         configuration = read_external_auth(settings.external_auth_file.read_text(encoding="utf-8"))
-        checks = Checks(configuration, callers, balances, hits)
+        checks = Checks(configuration, callers, call_limits, balances, hits)
         service.add(external_auth_pb2_grpc.add_AuthorizationServicer_to_server, ExternalAuthServicer(checks))
     service.on_drain(hits.close)
 

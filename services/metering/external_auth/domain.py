@@ -53,6 +53,8 @@ class Passes:
     """The request may pass."""
 
     principal: KeyPrincipal
+    subscription_id: str
+    """The subscription that the request falls under; empty for none."""
     hints: Headers
 
 

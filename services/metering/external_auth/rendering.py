@@ -9,10 +9,12 @@ from envoy.config.core.v3 import base_pb2
 from envoy.service.auth.v3 import external_auth_pb2 as pb
 from envoy.type.v3 import http_status_pb2
 
-from services.metering.clients.identity import KeyPrincipal
 from services.metering.external_auth.domain import PREFIX, Denied, Passes, Status
 
-_NAMES: Final = ("organization-id", "project-id", "user-id", "service-account-id", "api-key-id", "environment")
+_NAMES: Final = (
+    *("organization-id", "project-id", "user-id", "service-account-id", "api-key-id", "subscription-id"),
+    "environment",
+)
 _OVERWRITE: Final = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _CODES: Final = {
     Status.UNAUTHORIZED: (http_status_pb2.Unauthorized, grpc.StatusCode.UNAUTHENTICATED),
@@ -33,7 +35,7 @@ def render(outcome: Passes | Denied, removed: Sequence[str]) -> pb.CheckResponse
 
 
 def _fill_passes(response: pb.OkHttpResponse, passes: Passes, removed: Sequence[str]) -> None:
-    told = _told(passes.principal)
+    told = _told(passes)
     for name, value in told.items():
         response.headers.append(_header(name, value))
     names = dict.fromkeys([*(PREFIX + name for name in _NAMES), *removed])
@@ -57,14 +59,16 @@ def _fill_denied(response: pb.CheckResponse, denied: Denied) -> None:
     answer.body = json.dumps({"reason": denied.reason, "message": denied.message, "facts": dict(denied.facts)})
 
 
-def _told(principal: KeyPrincipal) -> dict[str, str]:
+def _told(passes: Passes) -> dict[str, str]:
     """Return the headers that tell whose request it is."""
+    principal = passes.principal
     values = (
         principal.organization_id,
         principal.project_id,
         principal.user_id,
         principal.service_account_id,
         principal.api_key_id,
+        passes.subscription_id,
         "test" if principal.is_test else "live",
     )
     return {PREFIX + name: value for name, value in zip(_NAMES, values, strict=True) if value}

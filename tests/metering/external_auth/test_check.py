@@ -13,9 +13,11 @@ from libs.common.ids import new_id
 from services.identity.api_key.secret import new_secret
 from services.metering.clients.balances import Balances
 from services.metering.quota.domain import Enforcement, Scope, Window
+from tests.billing.subscription_calls import Subscriptions
 from tests.identity.support import Identity
 from tests.metering.allocations.support import Limits, at_the_start_of_a_minute, total
 from tests.metering.external_auth.support import bearer, check, funded_key, outcome, request_of, said
+from tests.metering.limits.support_subscriptions import MODEL, quota, subscribe
 from tests.metering.support import Platform, eventually, refused
 from tests.metering.test_keys import Gate
 from tests.support.clock import ShiftedClock
@@ -75,7 +77,11 @@ async def test_key_of_a_project_or_a_service_account_is_told_as_that(platform: P
         "x-tollhouse-api-key-id": created.api_key.api_key_id,
         "x-tollhouse-environment": "live",
     }
-    assert list(response.ok_response.headers_to_remove) == ["x-tollhouse-user-id", "authorization"]
+    assert list(response.ok_response.headers_to_remove) == [
+        "x-tollhouse-user-id",
+        "x-tollhouse-subscription-id",
+        "authorization",
+    ]
     assert owner not in str(response)
 
 
@@ -242,3 +248,24 @@ async def test_guessing_keys_is_answered_and_never_an_error(platform: Platform, 
         )
     assert set(outcomes) == {"401 KEY_NOT_FOUND", "429 TOO_MANY_UNKNOWN_KEYS"}
     assert await outcome(platform.metering, bearer(new_secret(live=True)), address="203.0.113.7") == "401 KEY_NOT_FOUND"
+
+
+async def test_key_of_a_subscription_passes_under_it_and_stops_with_it(platform: Platform, identity: Identity) -> None:
+    organization_id, user_id = await identity.create_organization()
+    await platform.fund(organization_id)
+    bound_to = await subscribe(platform, organization_id, quota("1"), user_id=user_id, model=MODEL)
+    created = await identity.create_key(
+        api_key_pb2.CreateApiKeyRequest(
+            organization_id=organization_id, user_id=user_id, subscription_id=bound_to.subscription_id
+        )
+    )
+
+    async def found() -> str:
+        return await outcome(platform.metering, bearer(created.secret), model=MODEL)
+
+    response = await check(platform.metering, request_of(bearer(created.secret), model=MODEL))
+    told = {one.header.key: one.header.value for one in response.ok_response.headers}
+    assert told["x-tollhouse-subscription-id"] == bound_to.subscription_id
+    assert await outcome(platform.metering, bearer(created.secret), model="gpt-9") == "403 SUBSCRIPTION_NOT_LIVE"
+    await Subscriptions(platform.ledger).cancel(bound_to)
+    assert await eventually(found, lambda said: said != "200") == "403 SUBSCRIPTION_NOT_LIVE"

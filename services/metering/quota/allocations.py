@@ -8,7 +8,7 @@ Whoever gives places back takes their leases out of the queue first, then locks 
 end of the lease one finds the lease there, and neither waits for the other in a circle.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -27,7 +27,7 @@ from services.metering.model.catalogue import Catalogue
 from services.metering.model.units import Units
 from services.metering.quota import allocation_store as store
 from services.metering.quota import counter_store
-from services.metering.quota.alerts import Alerts
+from services.metering.quota.alerts import Alerts, used_of
 from services.metering.quota.allocation_domain import (
     Allocation,
     Amount,
@@ -46,7 +46,7 @@ from services.metering.quota.allocation_domain import (
 from services.metering.quota.allocation_store import Key
 from services.metering.quota.calls import CallLimits
 from services.metering.quota.counters import Counters, Standings, sums
-from services.metering.quota.decisions import Counter, Place, Refused, Standing, Take, standing_at
+from services.metering.quota.decisions import Place, Refused, Standing, Take, standing_at
 from services.metering.quota.domain import SPEND, Applied
 
 _log = structlog.get_logger("allocations")
@@ -197,7 +197,9 @@ class Allocations:
                     decided = _answer(decided, _as_they_are(request, standings))
                 answers[place] = decided
             await _write(connection, new)
-        await self._alerts.note(database, _counted(takes, standings))
+            counted = used_of(takes, standings) if new else ()
+            await self._alerts.add(connection, counted)
+        self._alerts.remember(counted)
         return [answers[place] for place in range(len(waiting))]
 
     async def _release(
@@ -350,11 +352,3 @@ async def _give_back(
     if changes:
         await counter_store.add(connection, changes)
     return found, ended
-
-
-def _counted(takes: Sequence[tuple[str, Take]], standings: Standings) -> Iterator[tuple[str, Counter, Decimal]]:
-    """Return what is used now of limits that alerts are due for."""
-    for organization_id, take_ in takes:
-        counter = take_.place.counter
-        if counter.limit.terms.thresholds:
-            yield organization_id, counter, standings[organization_id][counter.counter_id].used

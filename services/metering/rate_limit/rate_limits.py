@@ -21,7 +21,7 @@ from libs.common.shards import Shards
 from services.metering.clients.organizations import Organizations
 from services.metering.model.catalogue import Catalogue
 from services.metering.quota import counter_store
-from services.metering.quota.alerts import Alerts
+from services.metering.quota.alerts import Alerts, used_of
 from services.metering.quota.allocation_domain import Asked, has_moved_on, takes_of
 from services.metering.quota.calls import CallLimits
 from services.metering.quota.counters import Counters, sums
@@ -160,19 +160,14 @@ class RateLimits:
             taken: list[tuple[counter_store.Key, Decimal, Decimal]] = []
             for request, descriptors in zip(requests, asked, strict=True):
                 organization_id = request.organization_id
-                statuses, counted = decide(descriptors, standings.get(organization_id, {}), now)
+                statuses, hits = decide(descriptors, standings.get(organization_id, {}), now)
                 answers.append(statuses)
-                taken += (((organization_id, one.counter_id), one.used, one.reserved) for one in counted)
+                taken += (((organization_id, one.counter_id), one.used, one.reserved) for one in hits)
             if taken:
                 await counter_store.add_hits(connection, sums(taken))
-        await self._alerts.note(
-            database,
-            (
-                (organization_id, each.place.counter, standings[organization_id][each.place.counter.counter_id].used)
-                for organization_id, each in takes
-                if each.limit.terms.thresholds
-            ),
-        )
+            counted = used_of(takes, standings) if taken else ()
+            await self._alerts.add(connection, counted)
+        self._alerts.remember(counted)
         return answers
 
     def _takes(self, request: _Request, now: datetime) -> list[list[Take]]:

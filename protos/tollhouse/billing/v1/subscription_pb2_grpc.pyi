@@ -149,7 +149,7 @@ class SubscriptionServiceStub:
     """Gives a subject another value of one entitlement than its plan does, until a time or for good; or takes it back.
 
     Safe to retry: setting what is set changes nothing. Fails with INVALID_ARGUMENT for an expire_time that has passed, and
-    with RESOURCE_EXHAUSTED, reason `TOO_MANY_OVERRIDES`, when the organization has 1,000.
+    with FAILED_PRECONDITION, reason `TOO_MANY_OVERRIDES`, when the organization has 1,000.
     """
     ListEntitlementOverrides: _aio.UnaryUnaryMultiCallable[_subscription_pb2.ListEntitlementOverridesRequest, _subscription_pb2.ListEntitlementOverridesResponse]
     """Lists an organization's overrides that have not expired."""
@@ -161,7 +161,7 @@ class SubscriptionServiceStub:
     than five seconds old; nor may one be cached whose request was sent before such a message. A stream ends with OK after
     about five minutes, and the next one goes on without a gap. A subscriber gets `resync` and must drop its cache when it
     comes with a revision that this database never gave, when another version of the plan `default` is published, and when
-    the changes cannot be read. Fails with RESOURCE_EXHAUSTED, reason `TOO_MANY_WATCHERS`, when a process serves as many
+    the changes cannot be read. Fails with UNAVAILABLE, reason `TOO_MANY_WATCHERS`, when a process serves as many
     streams as it may.
     """
 
@@ -414,7 +414,7 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Gives a subject another value of one entitlement than its plan does, until a time or for good; or takes it back.
 
         Safe to retry: setting what is set changes nothing. Fails with INVALID_ARGUMENT for an expire_time that has passed, and
-        with RESOURCE_EXHAUSTED, reason `TOO_MANY_OVERRIDES`, when the organization has 1,000.
+        with FAILED_PRECONDITION, reason `TOO_MANY_OVERRIDES`, when the organization has 1,000.
         """
 
     @_abc_1.abstractmethod
@@ -438,7 +438,7 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         than five seconds old; nor may one be cached whose request was sent before such a message. A stream ends with OK after
         about five minutes, and the next one goes on without a gap. A subscriber gets `resync` and must drop its cache when it
         comes with a revision that this database never gave, when another version of the plan `default` is published, and when
-        the changes cannot be read. Fails with RESOURCE_EXHAUSTED, reason `TOO_MANY_WATCHERS`, when a process serves as many
+        the changes cannot be read. Fails with UNAVAILABLE, reason `TOO_MANY_WATCHERS`, when a process serves as many
         streams as it may.
         """
 
